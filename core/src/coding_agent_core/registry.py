@@ -1,8 +1,8 @@
 """The forges' products, and where the code of each one is found. Pure.
 
 `forge/` has a folder for each platform, with modules of the same names. They are in different layers: items
-need `facts` at once, and only `client` needs an HTTP library. `part` therefore imports a module where it is
-needed; import-linter checks each of them by itself.
+need `facts` at once, and only `client` needs an HTTP library. Therefore `forge_module` imports a module where
+it is needed; import-linter checks each of them by itself.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ class Platform(StrEnum):
     GITLAB = "gitlab"
 
 
-def part(platform: Platform, name: str) -> ModuleType:
+def forge_module(platform: Platform, name: str) -> ModuleType:
     """The module of this name in the platform's folder."""
     return import_module(f"{__package__}.forge.{platform}.{name}")
 
 
-FACTS: Mapping[Platform, PlatformFacts] = {platform: part(platform, "facts").FACTS for platform in Platform}
+FACTS: Mapping[Platform, PlatformFacts] = {
+    platform: forge_module(platform, "facts").FACTS for platform in Platform
+}
 KEY_FIELDS = frozenset({"type", "owner", "repo", "project_id"}) | {
     form.number for facts in FACTS.values() for form in facts.keys.values()
 }

@@ -13,30 +13,32 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from coding_agent_core.admission import Keep
 from coding_agent_core.commands import CommandIgnored, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.messages import TaskSink
-from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.settings.forges import networks
-from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.section import Secrets
-from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
-from coding_agent_core.telemetry import bound, safe
-from starlette.types import Receive, Scope, Send
-
-from coding_agent_receiver import events, github, gitlab
-from coding_agent_receiver.events import (
+from coding_agent_core.forge.events import (
     Accepted,
-    Answer,
     Commanded,
     Delivery,
     Ignored,
     Meaning,
     PlatformWebhooks,
 )
+from coding_agent_core.forge.payload import FieldError
+from coding_agent_core.forge.proof import Verification
+from coding_agent_core.messages import TaskSink
+from coding_agent_core.registry import FACTS, Platform, forge_module
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.section import Secrets
+from coding_agent_core.settings.webhook import networks
+from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
+from coding_agent_core.telemetry import bound, safe
+from starlette.types import Receive, Scope, Send
+
+from coding_agent_receiver import answers
+from coding_agent_receiver.answers import Answer
 from coding_agent_receiver.limits import (
     SMALL_BODY,
     AddressCheck,
@@ -51,8 +53,6 @@ from coding_agent_receiver.metrics import ReceiverMetrics
 from coding_agent_receiver.request import (
     Address,
     BodyError,
-    FieldError,
-    Verification,
     client_address,
     client_group,
     decode_payload,
@@ -72,7 +72,9 @@ BODY_TIMEOUT = 30.0
 
 Headers = Mapping[str, str]
 
-WEBHOOKS: Mapping[Platform, PlatformWebhooks] = {Platform.GITHUB: github, Platform.GITLAB: gitlab}
+WEBHOOKS: Mapping[Platform, PlatformWebhooks] = {
+    platform: cast("PlatformWebhooks", forge_module(platform, "webhook")) for platform in Platform
+}
 
 
 class _DisconnectedError(Exception):
@@ -93,7 +95,7 @@ class Webhooks:
 
 
 class WebhookEndpoint:
-    """Answers `POST /webhook/github` and `/webhook/gitlab`."""
+    """Answers `POST /webhook/<platform>`."""
 
     def __init__(self, settings: Settings, intake: Intake, allowlist: Allowlist) -> None:
         self._intake, self._allowlist = intake, allowlist
@@ -114,7 +116,7 @@ class WebhookEndpoint:
         if webhooks is None:
             return False
         if scope["method"] != "POST":
-            await _send(send, events.refused(405, "Method Not Allowed", "refused", Allow="POST"))
+            await _send(send, answers.refused(405, "Method Not Allowed", "refused", Allow="POST"))
             return True
         start = time.perf_counter()
         headers = {
@@ -144,11 +146,11 @@ class WebhookEndpoint:
             return await self._intake.answer(webhooks, delivery, checked)
         except _DisconnectedError:
             _logger.warning("The sender closed the connection before its request was complete")
-            return events.refused(400, "the body was cut short", "disconnected")
+            return answers.refused(400, "the body was cut short", "disconnected")
         except Exception:
             # 503, not 500: an event that a defect of ours lost can be sent again, e.g. by a redelivery.
             _logger.exception("Unexpected error while answering a %s webhook", webhooks.title)
-            return events.unavailable("an internal error; the event was not processed", "internal_error")
+            return answers.unavailable("an internal error; the event was not processed", "internal_error")
 
     async def _verified_payload(
         self,
@@ -166,27 +168,27 @@ class WebhookEndpoint:
         if verification is None:
             return self._not_verified(webhooks, delivery, client)
         if self._intake.limit.overloaded:
-            return events.overloaded()
+            return answers.overloaded()
         try:
             body = await self._read(receive, verification, headers, client_group(client))
         except BodyError as error:
             _logger.error("Refused a %s webhook: %s", webhooks.title, error)  # noqa: TRY400 - not our error
-            return events.unreadable(error)
+            return answers.unreadable(error)
         except NoRoomError:
             _logger.warning("Refused a %s webhook: too many bodies at once", webhooks.title)
-            return events.unavailable("too many bodies at once", "overloaded")
+            return answers.unavailable("too many bodies at once", "overloaded")
         if not verification.valid():
             return self._not_verified(webhooks, delivery, client)
         wait = self._limits.verified(client_group(client))
         if wait is not None:
             _logger.error("Too many webhooks from %s; this event is lost", client)
-            return events.too_many(wait)
+            return answers.too_many(wait)
         try:
             require_json(headers.get("content-type"))
             return decode_payload(body)
         except BodyError as error:
             _logger.error("Cannot read the %s payload: %s", webhooks.title, error)  # noqa: TRY400
-            return events.unreadable(error)
+            return answers.unreadable(error)
 
     def _client(self, scope: Scope) -> Address | None:
         peer = scope["client"][0] if scope.get("client") else ""
@@ -203,17 +205,17 @@ class WebhookEndpoint:
                 return None
             case AddressCheck.UNKNOWN:
                 _logger.error("GitHub's hook addresses are not known yet; refused %s", client)
-                return events.unavailable("the addresses of GitHub's webhooks are not known yet")
+                return answers.unavailable("the addresses of GitHub's webhooks are not known yet")
             case AddressCheck.REFUSED:
                 _logger.error("Refused %s: not in webhook.allowed_networks", client)
-                return events.refused(403, "your address is not allowed to send webhooks", "forbidden")
+                return answers.refused(403, "your address is not allowed to send webhooks", "forbidden")
 
     def _not_verified(self, webhooks: Webhooks, delivery: Delivery, client: Address | None) -> Answer:
         self._metrics.signature_failed(webhooks.platform)
         wait = self._limits.failed(client_group(client))
         if wait is not None:
             _logger.debug("Too many requests without a valid %s", webhooks.module.PROOF)
-            return events.too_many(wait)
+            return answers.too_many(wait)
         _logger.error(
             "%s validation failed for a %s webhook: event=%s, client=%s",
             webhooks.module.PROOF.capitalize(),
@@ -221,7 +223,7 @@ class WebhookEndpoint:
             safe(delivery.event, 60),
             client,
         )
-        return events.refused(401, f"the {webhooks.module.PROOF} is missing or wrong", "unauthorized")
+        return answers.refused(401, f"the {webhooks.module.PROOF} is missing or wrong", "unauthorized")
 
     async def _read(
         self, receive: Receive, verification: Verification, headers: Headers, client: str
@@ -298,12 +300,12 @@ class Intake:
         """Act on one authentic webhook."""
         if not delivery.event:
             _logger.error("The request has no %s header", webhooks.module.EVENT_HEADER)
-            return events.refused(400, f"the header {webhooks.module.EVENT_HEADER} is missing", "unreadable")
+            return answers.refused(400, f"the header {webhooks.module.EVENT_HEADER} is missing", "unreadable")
         try:
             meaning = webhooks.module.interpret(delivery, payload, self.settings, self.clock())
         except FieldError as error:
             _logger.error("Cannot use the payload: %s", error)  # noqa: TRY400
-            return events.refused(422, str(error), "unreadable")
+            return answers.refused(422, str(error), "unreadable")
         if _logger.isEnabledFor(logging.DEBUG):
             action = safe(webhooks.module.action_of(payload), 60)
             event = safe(delivery.event, 60)
@@ -315,7 +317,7 @@ class Intake:
         if isinstance(meaning, Ignored):
             level = logging.WARNING if meaning.unexpected else logging.INFO
             _logger.log(level, "Ignored: %s", meaning.reason)
-            return events.ignored(meaning.reason)
+            return answers.ignored(meaning.reason)
         try:
             async with self.limit.turn(), asyncio.timeout(STORE_TIMEOUT):
                 if isinstance(meaning, Accepted):
@@ -325,40 +327,40 @@ class Intake:
                 return await self._withdraw(meaning.withdrawal)
         except OverloadedError:
             _logger.warning("Not stored: more events arrive than the queue can take")
-            return events.overloaded()
+            return answers.overloaded()
         except (QueueUnavailableError, TimeoutError) as error:
             self.metrics.queue_failed(webhooks.platform)
             problem = str(error) or "the queue did not answer in time"
             what = "Command not stored" if isinstance(meaning, Commanded) else "Task not queued"
             _logger.error("%s: %s", what, problem)  # noqa: TRY400 - the sentence says it all
-            return events.unavailable("the task queue is not reachable; send the event again later")
+            return answers.unavailable("the task queue is not reachable; send the event again later")
 
     async def _submit(self, webhooks: Webhooks, request: TaskRequest) -> Answer:
         _logger.debug("Label matched: %s", self.settings.labels(webhooks.platform).bot_label)
         submission = await self.sink.submit(request)
         if submission.duplicate is not None:
             _logger.info("Duplicate of task %s: %s", submission.task, submission.duplicate)
-            return events.duplicate(submission.task)
+            return answers.duplicate(submission.task)
         _logger.info("Task queued successfully: %s: %s", submission.task, task_text(request.item))
-        return events.success(submission.task)
+        return answers.success(submission.task)
 
     async def _withdraw(self, withdrawal: Withdrawal) -> Answer:
         decision = await self.sink.withdraw(withdrawal)
         if isinstance(decision, Keep):
             reason = f"{withdrawal.reason}, but {decision.why}"
             _logger.info("Ignored: %s", reason)
-            return events.ignored(reason)
+            return answers.ignored(reason)
         _logger.info("Cancelling task %s: %s", decision.task, withdrawal.reason)
-        return events.cancelled(decision.task)
+        return answers.cancelled(decision.task)
 
     async def _command(self, command: IssueCommand) -> Answer:
         what = f"/{command.name} by {command.user} on {command.item.display}"
         stored = await self.sink.command(command)
         if isinstance(stored, CommandIgnored):
             _logger.warning("Ignored: %s: %s", what, stored.why)
-            return events.ignored(stored.why)
+            return answers.ignored(stored.why)
         _logger.info("Command stored: %s, on %s", what, stored.place)
-        return events.command_stored(command.name, stored.place)
+        return answers.command_stored(command.name, stored.place)
 
 
 def task_text(item: Item) -> str:

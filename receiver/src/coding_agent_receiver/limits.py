@@ -13,8 +13,9 @@ from enum import Enum
 from ipaddress import ip_network
 
 import httpx
-from coding_agent_core.settings.forges import RateLimit, networks
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.webhook import RateLimit, networks
 from limits import RateLimitItem, parse_many
 
 from coding_agent_receiver.request import Address, Network, contains
@@ -64,7 +65,7 @@ class Allowlist:
         entries = settings.webhook.allowed_networks
         self._open = not entries
         self._fixed = networks(entries)
-        self._url = f"{settings.github.api_url.rstrip('/')}/meta"
+        self._url = f"{settings.forge(Platform.GITHUB).api_url.rstrip('/')}/meta"
         self._github: list[Network] | None = [] if "github" not in entries else None
         self.follows_github = "github" in entries
         self._client = client

@@ -1,29 +1,17 @@
-"""A webhook's request: who sends it, whether the forge does, and what its body holds. Pure.
-
-Nothing is parsed before it is verified. A header that is missing, malformed or not ASCII does not verify.
-Every valid secret is always compared, in constant time, so that the time of an answer reveals nothing about
-them.
-"""
+"""A webhook's request: who sends it, and whether its body is JSON. Pure."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from coding_agent_core.errors import CodingAgentError
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-_LARGEST = 2**53
-"""Larger integers are not item or project numbers, and lose digits in other JSON readers."""
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_SIGNATURE = re.compile(r"sha256=([0-9a-fA-F]{64})", re.ASCII)
 
 
 def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address | None:
@@ -80,71 +68,6 @@ def client_group(address: Address | None) -> str:
     return str(address)
 
 
-class Verification(Protocol):
-    """The check of one request, fed with its raw body as it arrives."""
-
-    def update(self, chunk: bytes) -> None: ...
-
-    def valid(self) -> bool: ...
-
-
-class GitHubSignature:
-    """`X-Hub-Signature-256`: the HMAC-SHA256 of the raw body with one of the secrets."""
-
-    def __init__(self, given: bytes, secrets: Sequence[str]) -> None:
-        self._given = given
-        self._macs = [hmac.new(_encoded(secret), digestmod=hashlib.sha256) for secret in secrets if secret]
-
-    @staticmethod
-    def of(header: str | None, secrets: Sequence[str]) -> GitHubSignature | None:
-        """The check, or `None` if no body can pass it: a malformed header, or no secret.
-
-        The older `X-Hub-Signature` (SHA-1) is not accepted: GitHub keeps it for old receivers only.
-        """
-        match = _SIGNATURE.fullmatch(header or "")
-        return GitHubSignature(bytes.fromhex(match.group(1)), secrets) if match and any(secrets) else None
-
-    def update(self, chunk: bytes) -> None:
-        for mac in self._macs:
-            mac.update(chunk)
-
-    def valid(self) -> bool:
-        return _any(hmac.compare_digest(mac.digest(), self._given) for mac in self._macs)
-
-
-class GitLabToken:
-    """`X-Gitlab-Token`, which does not depend on the body."""
-
-    @staticmethod
-    def of(header: str | None, tokens: Sequence[str]) -> GitLabToken | None:
-        """The check, or `None` if the header is not one of the tokens.
-
-        Args:
-            header: as ASGI servers give it, decoded as Latin-1.
-        """
-        try:
-            given = (header or "").encode("latin-1")
-        except UnicodeEncodeError:
-            return None
-        matches = _any(hmac.compare_digest(_encoded(token), given) for token in tokens if token)
-        return GitLabToken() if given and matches else None
-
-    def update(self, chunk: bytes) -> None:
-        pass
-
-    def valid(self) -> bool:
-        return True
-
-
-def _encoded(secret: str) -> bytes:
-    return secret.encode("utf-8", "surrogateescape")
-
-
-def _any(results: Iterable[bool]) -> bool:
-    # A list first: `any` over a generator stops at the first match.
-    return any(list(results))
-
-
 class BodyError(CodingAgentError):
     """The body cannot be read as a webhook's payload.
 
@@ -199,109 +122,3 @@ def decode_payload(body: bytes | bytearray) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise BodyError(400, f"the body is not JSON: {name} is not a JSON value")
-
-
-class FieldError(CodingAgentError):
-    """A field of a relevant event is missing or has the wrong type; answered 422.
-
-    Attributes:
-        field: its path, e.g. `issue.number`.
-    """
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field = field
-
-
-class Fields:
-    """A JSON object of the payload that knows its own path."""
-
-    def __init__(self, data: Mapping[str, Any], path: str = "") -> None:
-        self._data = data
-        self._path = path
-
-    def has(self, name: str) -> bool:
-        """Whether the field is present and not null."""
-        return self._data.get(name) is not None
-
-    def object(self, name: str) -> Fields:
-        value = self._present(name)
-        if not isinstance(value, Mapping):
-            raise FieldError(self._at(name), "must be an object")
-        return Fields(value, self._at(name))
-
-    def objects(self, name: str) -> list[Fields]:
-        """The objects of a list; none where it is missing or null."""
-        value = self._data.get(name)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            raise FieldError(self._at(name), "must be a list")
-        found = []
-        for index, entry in enumerate(value):
-            path = f"{self._at(name)}[{index}]"
-            if not isinstance(entry, Mapping):
-                raise FieldError(path, "must be an object")
-            found.append(Fields(entry, path))
-        return found
-
-    def text(self, name: str) -> str:
-        value = self._present(name)
-        if not isinstance(value, str):
-            raise FieldError(self._at(name), "must be a string")
-        return value
-
-    def matching(self, name: str, pattern: re.Pattern[str], what: str) -> str:
-        value = self.text(name)
-        if not pattern.fullmatch(value):
-            raise FieldError(self._at(name), f"is not a {what}")
-        return value
-
-    def url(self, name: str) -> str:
-        """An http(s) URL of at most 2,048 characters."""
-        value = self.text(name)
-        if not value.startswith(("https://", "http://")) or len(value) > 2048 or value != display_text(value):
-            raise FieldError(self._at(name), "is not an http(s) URL")
-        return value
-
-    def optional_text(self, name: str) -> str:
-        """A string, empty where it is missing or null."""
-        return self.text(name) if self.has(name) else ""
-
-    def flag(self, name: str) -> bool:
-        """A boolean, false where it is missing or null."""
-        value = self._data.get(name)
-        if value is None:
-            return False
-        if not isinstance(value, bool):
-            raise FieldError(self._at(name), "must be true or false")
-        return value
-
-    def number(self, name: str) -> int:
-        value = self._present(name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _LARGEST:
-            raise FieldError(self._at(name), "must be a positive integer")
-        return value
-
-    def integer(self, name: str) -> int | None:
-        """An integer of any sign, `None` where it is missing or null."""
-        value = self._data.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | None):
-            raise FieldError(self._at(name), "must be an integer")
-        return value
-
-    def _present(self, name: str) -> Any:
-        if name not in self._data:
-            raise FieldError(self._at(name), "is missing")
-        value = self._data[name]
-        if value is None:
-            raise FieldError(self._at(name), "must not be null")
-        return value
-
-    def _at(self, name: str) -> str:
-        return f"{self._path}.{name}" if self._path else name
-
-
-def display_text(text: str) -> str:
-    """Text without control characters and lone surrogates, to be shown to people."""
-    return _UNPRINTABLE.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))

@@ -16,8 +16,8 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.messages import TaskSink
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.credentials import credential_place
-from coding_agent_core.settings.forges import WebhookServer
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.webhook import WebhookServer
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from coding_agent_receiver import events
+from coding_agent_receiver import answers
 from coding_agent_receiver.app import Intake, WebhookEndpoint
 from coding_agent_receiver.limits import Allowlist
 from coding_agent_receiver.metrics import ReceiverMetrics, exposition, wants_text
@@ -219,13 +219,13 @@ def _add_operation(app: FastAPI, intake: Intake) -> None:
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        answer = events.refused(error.status_code, str(error.detail), "refused")
+        answer = answers.refused(error.status_code, str(error.detail), "refused")
         return JSONResponse(answer.body, answer.status, error.headers)
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
         # Starlette raises the error again after this answer, and the server logs it with its trace.
-        answer = events.unavailable("an internal error")
+        answer = answers.unavailable("an internal error")
         return JSONResponse(answer.body, answer.status, answer.headers)
 
 

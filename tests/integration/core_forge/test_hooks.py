@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.values import Hook, HookDelivery, Hooks
+from coding_agent_core.forge.github.redelivery import GitHubHooks, Hook, HookDelivery
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_forge import ForgeServer
@@ -26,11 +26,9 @@ def settings(server: ForgeServer, token: str) -> Settings:
 
 
 @pytest.fixture
-async def hooks(github_forge: ForgeServer) -> AsyncIterator[Hooks]:
+async def hooks(github_forge: ForgeServer) -> AsyncIterator[GitHubHooks]:
     forge = connect_forge(settings(github_forge, PERSON_TOKEN), Platform.GITHUB)
-    found = forge.hooks()
-    assert found is not None
-    yield found
+    yield GitHubHooks(forge.client)
     await forge.aclose()
 
 
@@ -58,7 +56,7 @@ def fits_the_description(server: ForgeServer) -> None:
 
 
 async def test_a_failed_delivery_is_found_read_and_sent_again(
-    hooks: Hooks, github_forge: ForgeServer, hook_receiver: HookReceiver
+    hooks: GitHubHooks, github_forge: ForgeServer, hook_receiver: HookReceiver
 ) -> None:
     github_forge.add_hook(REPOSITORY, hook_receiver.url, "a secret", ("issues",))
     hook_receiver.status = 503
@@ -83,7 +81,7 @@ async def test_a_failed_delivery_is_found_read_and_sent_again(
 
 
 async def test_an_organisations_webhooks_are_asked_for_as_described(
-    hooks: Hooks, github_forge: ForgeServer
+    hooks: GitHubHooks, github_forge: ForgeServer
 ) -> None:
     """The sandbox has no organisations: it knows none of these paths."""
     hook = Hook("/orgs/acme/hooks/1", "https://hooks.example.com", "the webhook 1 of acme")
@@ -102,7 +100,7 @@ async def test_an_organisations_webhooks_are_asked_for_as_described(
 
 
 async def test_the_log_is_read_page_by_page_and_no_further_than_asked(
-    hooks: Hooks, github_forge: ForgeServer, hook_receiver: HookReceiver
+    hooks: GitHubHooks, github_forge: ForgeServer, hook_receiver: HookReceiver
 ) -> None:
     github_forge.add_hook(REPOSITORY, hook_receiver.url, "a secret", ("issues",))
     for _ in range(75):
@@ -117,7 +115,7 @@ async def test_the_log_is_read_page_by_page_and_no_further_than_asked(
 
 
 async def test_an_inactive_webhook_is_none_and_without_the_right_there_is_an_error(
-    hooks: Hooks, github_forge: ForgeServer
+    hooks: GitHubHooks, github_forge: ForgeServer
 ) -> None:
     hook_id = github_forge.add_hook(REPOSITORY, "http://127.0.0.1:1/", "a secret", ("issues",))
     hook = next(entry for entry in github_forge.sandbox.store.hooks if entry.id == hook_id)
@@ -125,8 +123,7 @@ async def test_an_inactive_webhook_is_none_and_without_the_right_there_is_an_err
     assert await hooks.of_repository(REPOSITORY) == []
     forge = connect_forge(settings(github_forge, BOT_TOKEN), Platform.GITHUB)
     try:
-        theirs = forge.hooks()
-        assert theirs is not None
+        theirs = GitHubHooks(forge.client)
         with pytest.raises(ForgeNotFoundError, match=f"reading the webhooks of {REPOSITORY}"):
             await theirs.of_repository(REPOSITORY)
     finally:

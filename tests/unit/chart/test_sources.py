@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.settings.forges import GitHub, GitLab
+from coding_agent_core.forge.events import Accepted, Delivery
+from coding_agent_core.forge.github import webhook as github
+from coding_agent_core.forge.github.settings import GitHub
+from coding_agent_core.forge.gitlab import webhook as gitlab
+from coding_agent_core.forge.gitlab.settings import GitLab
 from coding_agent_core.settings.model import Settings
-from coding_agent_receiver import github, gitlab
-from coding_agent_receiver.events import Accepted, Delivery
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "charts" / "coding-agent"

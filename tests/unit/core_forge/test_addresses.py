@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from coding_agent_core.forge.calls import path
 from coding_agent_core.forge.github.client import repository_of, search_query
+from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.gitlab.client import list_params, list_paths
 from coding_agent_core.forge.gitlab.client import repository_of as gitlab_repository_of
+from coding_agent_core.forge.gitlab.settings import GitLab
 from coding_agent_core.platforms import ItemKind, clone_url, web_base
-from coding_agent_core.settings.forges import GitHub, GitLab
 
 ANY = (
     '"coding agent","coding agent: builtin","coding agent: claude-code","coding agent: codex",'

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from coding_agent_core.admission import answered_by, works
 from coding_agent_core.agenttask import LABEL_REPORTED, Condition, conditions_patch
+from coding_agent_core.forge.events import cancels
 from coding_agent_core.forge.values import Comment, ItemState, LabelEvent
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
@@ -41,7 +42,6 @@ from coding_agent_core.tasks import (
 from coding_agent_operator.observed import read_task
 from coding_agent_operator.reporter.reconcile import ForgeContext, TaskChangedError, reconcile
 from coding_agent_operator.reporter.report import TaskMemory
-from coding_agent_receiver.events import cancels
 
 from tests.unit.operator.test_one_run_for_each_label import ITEM, Server, others_act
 

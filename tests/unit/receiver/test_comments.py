@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from coding_agent_core.commands import CommandName, IssueCommand
+from coding_agent_core.forge.events import Accepted, Commanded, Delivery, Ignored, Meaning
+from coding_agent_core.forge.github import webhook as github
+from coding_agent_core.forge.gitlab import webhook as gitlab
+from coding_agent_core.forge.payload import FieldError
 from coding_agent_core.settings.model import Settings
-from coding_agent_receiver import github, gitlab
-from coding_agent_receiver.events import Accepted, Commanded, Delivery, Ignored, Meaning
-from coding_agent_receiver.request import FieldError
 
 from tests.fixtures.deliveries import NOW, github_issue, gitlab_issue, settings
 

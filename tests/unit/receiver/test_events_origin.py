@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from coding_agent_core.forge.events import Delivery, accept
+from coding_agent_core.forge.payload import Fields
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, Trust
-from coding_agent_receiver.events import Delivery, accept
-from coding_agent_receiver.request import Fields
 
 ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
 LABELED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

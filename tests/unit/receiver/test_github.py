@@ -3,12 +3,12 @@
 from datetime import UTC, datetime
 
 import pytest
+from coding_agent_core.forge.events import Accepted, Delivery, Ignored, Withdrawn
+from coding_agent_core.forge.github.webhook import delivery, interpret
+from coding_agent_core.forge.payload import FieldError
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Origin, RunnerName
-from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
-from coding_agent_receiver.github import delivery, interpret
-from coding_agent_receiver.request import FieldError
 
 from tests.fixtures.deliveries import NOW, github_issue, github_pull_request, settings
 

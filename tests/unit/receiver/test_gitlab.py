@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 
 import pytest
+from coding_agent_core.forge.events import Accepted, Delivery, Ignored, Withdrawn
+from coding_agent_core.forge.gitlab.webhook import delivery, interpret
+from coding_agent_core.forge.payload import FieldError
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Origin, RunnerName
-from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
-from coding_agent_receiver.gitlab import delivery, interpret
-from coding_agent_receiver.request import FieldError
 
 from tests.fixtures.deliveries import NOW, gitlab_issue, gitlab_labels, gitlab_merge_request, settings
 

@@ -47,6 +47,9 @@ class ListedForge:
     async def whoami(self) -> str:
         return "coding-agent-bot"
 
+    async def redeliver_missed(self, settings: Settings) -> int:
+        return 0
+
     async def find_labeled(self, labels: object = None) -> AsyncIterator[TaskRequest]:
         self.asked += 1
         for index, number in enumerate(self.numbers):

@@ -5,10 +5,20 @@ from random import Random
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.values import Hook, HookDelivery, ItemState, LabelEvent
+from coding_agent_core.forge.github.redelivery import (
+    LIMIT,
+    Hook,
+    HookDelivery,
+    Missed,
+    is_withdrawn,
+    missed,
+    ours,
+    relevant_events,
+    turns,
+)
+from coding_agent_core.forge.values import ItemState, LabelEvent
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
-from coding_agent_receiver.poller import LIMIT, Missed, events, is_withdrawn, missed, ours, turns, wanted
 
 from tests.fixtures.deliveries import NOW
 
@@ -135,15 +145,9 @@ def configured(**more: object) -> Settings:
     return Settings.model_validate({"github": {"redelivery": redelivery}, **more})
 
 
-def test_it_is_off_unless_configured_and_on_github_alone():
-    assert not wanted(Settings())
-    assert wanted(configured())
-    assert not wanted(configured(task_source="gitlab"))
-
-
 def test_comments_matter_where_commands_are_on():
-    assert events(configured()) == {"issues", "pull_request"}
-    assert "issue_comment" in events(configured(webhook={"commands": {"enabled": True}}))
+    assert relevant_events(configured()) == {"issues", "pull_request"}
+    assert "issue_comment" in relevant_events(configured(webhook={"commands": {"enabled": True}}))
 
 
 @pytest.mark.parametrize(

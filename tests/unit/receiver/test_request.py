@@ -8,10 +8,10 @@ import hmac
 from ipaddress import ip_address, ip_network
 
 import pytest
+from coding_agent_core.forge.github.webhook import GitHubSignature
+from coding_agent_core.forge.gitlab.webhook import GitLabToken
 from coding_agent_receiver.request import (
     BodyError,
-    GitHubSignature,
-    GitLabToken,
     client_address,
     client_group,
     decode_payload,

@@ -41,6 +41,9 @@ class CommentedForge:
     async def whoami(self) -> str:
         return "coding-agent-bot"
 
+    async def redeliver_missed(self, settings: Settings) -> int:
+        return 0
+
     async def find_labeled(self, labels: frozenset[str] | None = None) -> AsyncIterator[TaskRequest]:
         if labels == {"coding agent processing"}:
             trigger = labeled(1).trigger.model_copy(update={"labeled_at": NOW})

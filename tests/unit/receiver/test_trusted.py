@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from coding_agent_core.forge.events import Accepted, Delivery
+from coding_agent_core.forge.github import webhook as github
+from coding_agent_core.forge.gitlab import webhook as gitlab
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.tasks import TaskRequest
-from coding_agent_receiver import github, gitlab
-from coding_agent_receiver.events import Accepted, Delivery
 
 from tests.fixtures.deliveries import NOW, github_issue, github_pull_request, gitlab_issue, settings
 from tests.fixtures.deliveries import gitlab_merge_request as merge_request

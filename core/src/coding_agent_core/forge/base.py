@@ -25,7 +25,6 @@ from coding_agent_core.forge.values import (
     Comment,
     CommitIdentity,
     Discussion,
-    Hooks,
     ItemDetails,
     ItemState,
     LabelEvent,
@@ -34,7 +33,8 @@ from coding_agent_core.forge.values import (
 )
 from coding_agent_core.platforms import ItemKind, clone_url, web_base
 from coding_agent_core.registry import Platform
-from coding_agent_core.settings.forges import GitHub, GitLab
+from coding_agent_core.settings.forges import ForgeSettings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import (
     GITHUB_MEMBERS,
     Head,
@@ -160,7 +160,7 @@ class Forge(ABC):
     ID_MARK: ClassVar[str]
     """Between id and login in an account's private e-mail address."""
 
-    settings: GitHub | GitLab
+    settings: ForgeSettings
     client: ForgeClient
     branch_prefix: str
     """Starts the agent's branches for issues."""
@@ -372,9 +372,9 @@ class Forge(ABC):
     def _labels(self, found: ItemAnswer) -> frozenset[str]:
         return frozenset(map(self._spelled, found.label_names))
 
-    def hooks(self) -> Hooks | None:
-        """The log of its webhook deliveries; `None` if we cannot read one."""
-        return None
+    async def redeliver_missed(self, settings: Settings) -> int:
+        """Ask the forge to send the webhooks again that the receiver missed; for how many it was asked."""
+        return 0
 
     async def locate(self, item: Item) -> Item:
         """The item with its repository path filled in (a bare GitLab key has only the project id)."""

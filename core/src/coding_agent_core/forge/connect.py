@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import assert_never
 
 import httpx
 
 from coding_agent_core.errors import SettingsError, TokenMissingError
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.github.client import GitHubForge
-from coding_agent_core.forge.gitlab.client import GitLabForge
 from coding_agent_core.forge.http import ForgeClient, Token
 from coding_agent_core.forge.pacing import Paced
-from coding_agent_core.registry import Platform
+from coding_agent_core.registry import Platform, forge_module
 from coding_agent_core.retry import Clock, RetryPolicy
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
@@ -45,17 +42,9 @@ def connect_forge(
     token = Token(platform, Secrets(section.personal_access_token), token_place(settings, platform))
     token.current()
 
-    def client(headers: Mapping[str, str]) -> ForgeClient:
-        return ForgeClient(section.host, section.api_url, token, headers, policy, clock, pace, transport)
-
-    prefix = settings.consumer.branch_prefix
-    match platform:
-        case Platform.GITHUB:
-            return GitHubForge(settings.github, client(GitHubForge.HEADERS), prefix)
-        case Platform.GITLAB:
-            return GitLabForge(settings.gitlab, client(GitLabForge.HEADERS), prefix)
-        case _:
-            assert_never(platform)
+    kind: type[Forge] = forge_module(platform, "client").CLIENT
+    client = ForgeClient(section.host, section.api_url, token, kind.HEADERS, policy, clock, pace, transport)
+    return kind(section, client, settings.consumer.branch_prefix)
 
 
 def connect_all(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Any, Protocol
 
 from coding_agent_core.tasks import Item
 
@@ -260,61 +259,3 @@ class Checks:
 
     failed: tuple[FailedCheck, ...] = ()
     unreadable: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Hook:
-    """A webhook.
-
-    Attributes:
-        path: of the hook in the forge's API.
-        url: its payload URL.
-        name: for log lines and errors.
-    """
-
-    path: str
-    url: str
-    name: str
-
-
-@dataclass(frozen=True)
-class HookDelivery:
-    """One delivery of an event to a webhook; redeliveries of the event have the same `guid`.
-
-    Attributes:
-        at: by the forge's clock.
-        status: the receiver's HTTP status, or the forge's own if there was no answer (GitHub: 502 no
-            connection, 504 too late).
-    """
-
-    id: int
-    guid: str
-    at: datetime
-    status: int
-    event: str
-
-    @property
-    def succeeded(self) -> bool:
-        return 200 <= self.status < 300
-
-
-class Hooks(Protocol):
-    """A forge's log of webhook deliveries. All methods raise `ForgeError`."""
-
-    async def of_repository(self, repository: str) -> list[Hook]:
-        """The active webhooks of a repository, by its full path."""
-        ...
-
-    async def of_organization(self, organization: str) -> list[Hook]: ...
-
-    def deliveries(
-        self, hook: Hook, since: datetime, *, failed_only: bool = False
-    ) -> AsyncIterator[HookDelivery]:
-        """The deliveries since a time, newest first; with `failed_only` only those without a 2xx answer."""
-        ...
-
-    async def payload(self, hook: Hook, delivery: HookDelivery) -> dict[str, Any]: ...
-
-    async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
-        """Ask the forge for a redelivery, which it sends after this returns."""
-        ...

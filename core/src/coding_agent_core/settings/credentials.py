@@ -9,17 +9,16 @@ from __future__ import annotations
 from functools import reduce
 from typing import cast
 
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.model import VARIABLES, Backend, Settings
 from coding_agent_core.settings.section import SecretSettings
 
 CHART_VALUES = {
-    "github.personal_access_token": "secrets.github.token",
-    "gitlab.personal_access_token": "secrets.gitlab.token",
+    **{f"{platform}.personal_access_token": f"secrets.{platform}.token" for platform in Platform},
     "llm.openai.api_key": "secrets.model.apiKey",
     "llm.anthropic.api_key": "secrets.model.apiKey",
     "llm.google.api_key": "secrets.model.apiKey",
-    "webhook.github.secret": "secrets.webhook.github",
-    "webhook.gitlab.token": "secrets.webhook.gitlab",
+    **{f"webhook.{name}.{facts.webhook_setting}": f"secrets.webhook.{name}" for name, facts in FACTS.items()},
 }
 """The chart's value for each setting; beside it, `existingSecret` names a Secret of one's own."""
 

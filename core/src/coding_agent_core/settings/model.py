@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
-from coding_agent_core.registry import Platform
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.attempts import (
     Consumer,
     ContextStorage,
@@ -20,10 +20,11 @@ from coding_agent_core.settings.attempts import (
     RepositoryEnvironment,
     UserConfigApi,
 )
-from coding_agent_core.settings.forges import GitHub, GitLab, Labels, Webhook
+from coding_agent_core.settings.forges import ForgeSettings, Labels, forge_sections
 from coding_agent_core.settings.llm import LLM, GatewaySettings
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, for_repository
+from coding_agent_core.settings.webhook import Webhook
 from coding_agent_core.tasks import RunnerName
 
 
@@ -139,13 +140,20 @@ class Logging(Section):
     """File to which the log is written too."""
 
 
-class Settings(Section):
-    """All settings. Only `load_settings` reads the file and the environment."""
+if TYPE_CHECKING:
+    ForgeSections = Section
+else:
+    ForgeSections = create_model("ForgeSections", __base__=Section, **forge_sections("SECTION"))
+
+
+class Settings(ForgeSections):
+    """All settings. Only `load_settings` reads the file and the environment.
+
+    Each forge has a section of its name.
+    """
 
     task_source: Platform = Platform.GITHUB
     """Forge that the poller searches."""
-    github: GitHub = GitHub()
-    gitlab: GitLab = GitLab()
     webhook: Webhook = Webhook()
     authorize: Authorize = Authorize.WRITE
     """What the person who applied the label must be allowed to do in the repository; commands in comments
@@ -236,15 +244,10 @@ class Settings(Section):
         """
         return self.backend is Backend.RABBITMQ and self.webhook.commands.enabled
 
-    def forge(self, platform: Platform) -> GitHub | GitLab:
+    def forge(self, platform: Platform) -> ForgeSettings:
         """The section of a platform."""
-        match platform:
-            case Platform.GITHUB:
-                return self.github
-            case Platform.GITLAB:
-                return self.gitlab
-            case _:
-                assert_never(platform)
+        section: ForgeSettings = getattr(self, platform)
+        return section
 
     def labels(self, platform: Platform) -> Labels:
         """The labels of a platform."""
@@ -264,19 +267,23 @@ RUNNER_FORMATS = {
 }
 """The wire format that a runner's program speaks, by the name of the vendor's section in `llm`."""
 
+_FORGE_VARIABLES: dict[str, tuple[str, ...]] = {
+    f"{platform.upper()}_{name}": path
+    for platform, facts in FACTS.items()
+    for name, path in (
+        ("API_URL", (platform, "api_url")),
+        ("BOT_NAME", (platform, "assignee")),
+        ("PERSONAL_ACCESS_TOKEN", (platform, "personal_access_token")),
+        (f"WEBHOOK_{facts.webhook_setting.upper()}", ("webhook", platform, facts.webhook_setting)),
+    )
+}
+
 VARIABLES: dict[str, tuple[str, ...]] = {
     "TASK_SOURCE": ("task_source",),
-    "GITHUB_API_URL": ("github", "api_url"),
-    "GITHUB_BOT_NAME": ("github", "assignee"),
-    "GITHUB_PERSONAL_ACCESS_TOKEN": ("github", "personal_access_token"),
-    "GITLAB_API_URL": ("gitlab", "api_url"),
-    "GITLAB_BOT_NAME": ("gitlab", "assignee"),
-    "GITLAB_PERSONAL_ACCESS_TOKEN": ("gitlab", "personal_access_token"),
+    **_FORGE_VARIABLES,
     "WEBHOOK_ENABLED": ("webhook", "enabled"),
     "WEBHOOK_SERVER_HOST": ("webhook", "server", "host"),
     "WEBHOOK_SERVER_PORT": ("webhook", "server", "port"),
-    "GITHUB_WEBHOOK_SECRET": ("webhook", "github", "secret"),
-    "GITLAB_WEBHOOK_TOKEN": ("webhook", "gitlab", "token"),
     "LLM_PROVIDER": ("llm", "provider"),
     "OPENAI_API_KEY": ("llm", "openai", "api_key"),
     "OPENAI_BASE_URL": ("llm", "openai", "base_url"),
@@ -312,10 +319,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 
 SECRET_VARIABLES = frozenset(
     {
-        "GITHUB_PERSONAL_ACCESS_TOKEN",
-        "GITLAB_PERSONAL_ACCESS_TOKEN",
-        "GITHUB_WEBHOOK_SECRET",
-        "GITLAB_WEBHOOK_TOKEN",
+        *(name for name, path in _FORGE_VARIABLES.items() if path[-1] not in ("api_url", "assignee")),
         "OPENAI_API_KEY",
         "ANTHROPIC_API_KEY",
         "GEMINI_API_KEY",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coding_agent_core.settings.forges import GitHub
+from coding_agent_core.registry import Platform, forge_module
 
 KeyPath = tuple[str | int, ...]
 """The keys, and the indices of list entries, that lead to a value."""
@@ -188,7 +188,7 @@ OLD_VARIABLES: tuple[OldKey, ...] = (
     OldKey("PROJECT_AGENT_RULES_ENABLED", "", _RULES),
 )
 
-_DEFAULT_QUERY = GitHub.model_fields["query"].default
+_DEFAULT_QUERY = forge_module(Platform.GITHUB, "settings").SECTION.model_fields["query"].default
 _PARAMETERS = re.compile(r"\w+=[^&]*(&\w+=[^&]*)*")
 _FORGES = ("github", "gitlab")
 

@@ -210,7 +210,10 @@ def attribute_docstrings(cls: type) -> dict[str, str]:
 
 
 def _own_docstrings(cls: type) -> dict[str, str]:
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except OSError:  # made of the sections in the folders of the forges
+        return {}
     assert isinstance(definition, ast.ClassDef)
     found: dict[str, str] = {}
     for statement, after in zip(definition.body, definition.body[1:], strict=False):

@@ -11,7 +11,6 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from pydantic import AliasPath, Field
 
@@ -19,31 +18,27 @@ from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, CommentAnswer, Forge, ItemAnswer
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.github.discussion import GitHubDiscussion
+from coding_agent_core.forge.github.redelivery import GitHubHooks, Redelivery
 from coding_agent_core.forge.github.revisions import GitHubRevisions
-from coding_agent_core.forge.http import ForgeClient
+from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.values import (
     BranchFacts,
     Change,
     Checks,
     Comment,
     Discussion,
-    Hook,
-    HookDelivery,
     ItemDetails,
     Permission,
     Revision,
 )
 from coding_agent_core.platforms import ItemKind, web_base
 from coding_agent_core.registry import Platform
-from coding_agent_core.settings.forges import GitHub
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Head, Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _SEARCH_PAGES = 10
 """GitHub's search gives the first 1,000 results at most."""
-_HOOK_PAGES = 10
-_LOG_PAGES = 30
-"""Pages of a webhook's log that are read: the newest 3,000 deliveries."""
 _TITLE_LIMIT = 256
 _BODY_LIMIT = 65_536
 """Characters of a pull request's title and body that GitHub takes."""
@@ -94,24 +89,6 @@ class _Permission(ResponseModel):
 
     permission: str = "none"
     triage: bool = Field(default=False, validation_alias=AliasPath("user", "permissions", "triage"))
-
-
-class _HookResponse(ResponseModel):
-    id: int
-    active: bool
-    url: str = Field(default="", validation_alias=AliasPath("config", "url"))
-
-
-class _HookDeliveryResponse(ResponseModel):
-    id: int
-    guid: str
-    delivered_at: datetime
-    status_code: int
-    event: str
-
-
-class _HookDeliveryDetail(ResponseModel):
-    payload: dict[str, Any] | None = Field(default=None, validation_alias=AliasPath("request", "payload"))
 
 
 @dataclass
@@ -305,66 +282,8 @@ class GitHubForge(Forge):
             return Attachment(link, with_token=True)
         return None
 
-    def hooks(self) -> GitHubHooks:
-        return GitHubHooks(self.client)
-
-
-@dataclass(frozen=True)
-class GitHubHooks:
-    """The log of webhook deliveries, which GitHub keeps for 3 days.
-
-    The token needs the permission *Webhooks*, write. The API is the same below a repository and below an
-    organization: https://docs.github.com/rest/repos/webhooks, https://docs.github.com/rest/orgs/webhooks
-    """
-
-    client: ForgeClient
-
-    async def of_repository(self, repository: str) -> list[Hook]:
-        return await self._hooks(path("repos", *repository.split("/", 1), "hooks"), repository)
-
-    async def of_organization(self, organization: str) -> list[Hook]:
-        return await self._hooks(path("orgs", organization, "hooks"), organization)
-
-    async def deliveries(
-        self, hook: Hook, since: datetime, *, failed_only: bool = False
-    ) -> AsyncIterator[HookDelivery]:
-        params: dict[str, str | int] = {"per_page": PAGE_SIZE}
-        if failed_only:
-            params["status"] = "failure"
-        call = Call("GET", f"{hook.path}/deliveries", f"reading the deliveries of {hook.name}", params)
-        for _ in range(_LOG_PAGES):
-            response = await self.client.send(call)
-            for entry in self.client.parse(list[_HookDeliveryResponse], response, call):
-                if entry.delivered_at < since:
-                    return
-                delivery = HookDelivery(
-                    entry.id, entry.guid, entry.delivered_at, entry.status_code, entry.event
-                )
-                if not (failed_only and delivery.succeeded):  # an older Enterprise may not know `status`
-                    yield delivery
-            following = response.links.get("next", {}).get("url")
-            if following is None:
-                return
-            call = Call("GET", following, call.what)
-
-    async def payload(self, hook: Hook, delivery: HookDelivery) -> dict[str, Any]:
-        what = f"reading delivery {delivery.guid} of {hook.name}"
-        call = Call("GET", f"{hook.path}/deliveries/{delivery.id}", what)
-        return (await self.client.get(_HookDeliveryDetail, call)).payload or {}
-
-    async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
-        """See `Hooks`. The redelivery has the same `X-GitHub-Delivery`."""
-        what = f"having delivery {delivery.guid} of {hook.name} sent again"
-        address = f"{hook.path}/deliveries/{delivery.id}/attempts"
-        await self.client.send(Call("POST", address, what, repeat=Repeat.UNLESS_PROCESSED))
-
-    async def _hooks(self, where: str, owner: str) -> list[Hook]:
-        call = Call("GET", where, f"reading the webhooks of {owner}")
-        return [
-            Hook(path=f"{where}/{hook.id}", url=hook.url, name=f"the webhook {hook.id} of {owner}")
-            for hook in await self.client.entries(list[_HookResponse], call, limit=_HOOK_PAGES)
-            if hook.active
-        ]
+    async def redeliver_missed(self, settings: Settings) -> int:
+        return await Redelivery(settings, self, self.settings.redelivery, GitHubHooks(self.client)).run()
 
 
 def _repo_path(item: Item, *rest: str | int) -> str:
@@ -395,3 +314,6 @@ def repository_of(repository_url: str) -> str:
     """`owner/repo` from a search result's `repository_url`, empty if it has another form."""
     parts = repository_url.rstrip("/").split("/")
     return "/".join(parts[-2:]) if len(parts) > 3 and parts[-3] == "repos" and all(parts[-2:]) else ""
+
+
+CLIENT = GitHubForge

@@ -23,6 +23,7 @@ from coding_agent_core.forge.base import (
 from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.gitlab.discussion import GitLabDiscussion
 from coding_agent_core.forge.gitlab.revisions import GitLabRevisions
+from coding_agent_core.forge.gitlab.settings import GitLab
 from coding_agent_core.forge.values import (
     BranchFacts,
     Change,
@@ -35,7 +36,6 @@ from coding_agent_core.forge.values import (
 )
 from coding_agent_core.platforms import ItemKind, web_base
 from coding_agent_core.registry import Platform
-from coding_agent_core.settings.forges import GitLab
 from coding_agent_core.tasks import Head, Item
 
 _logger = logging.getLogger("coding_agent.forge")
@@ -334,3 +334,6 @@ def repository_of(reference: str) -> str:
         if found and number.isdigit():
             return repository
     return ""
+
+
+CLIENT = GitLabForge

@@ -6,20 +6,22 @@ Shapes: https://docs.github.com/webhooks/webhook-events-and-payloads (`issues`, 
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from coding_agent_core.forge import events
+from coding_agent_core.forge.events import Delivery, Ignored, Meaning
+from coding_agent_core.forge.payload import Fields
+from coding_agent_core.forge.proof import Verification, any_equal, encoded
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import GITHUB_MEMBERS, Head, Item, Trust, trust_of
 from coding_agent_core.telemetry import safe
-
-from coding_agent_receiver import events
-from coding_agent_receiver.events import Delivery, Ignored, Meaning
-from coding_agent_receiver.request import Fields, GitHubSignature, Verification
 
 EVENT_HEADER = "X-GitHub-Event"
 PROOF = "signature"
@@ -27,8 +29,33 @@ COMMENT_EVENT = "issue_comment"
 """Comments on issues and pull requests; the item is in `issue`."""
 _ITEM_FIELDS = {"issues": "issue", "pull_request": "pull_request"}
 _ENDED = {"closed": "was closed", "deleted": "was deleted", "transferred": "was moved to another repository"}
+_SIGNATURE = re.compile(r"sha256=([0-9a-fA-F]{64})", re.ASCII)
 _LOGIN = re.compile(r"[A-Za-z0-9._-]{1,100}(\[bot\])?", re.ASCII)
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}", re.ASCII)
+
+
+class GitHubSignature:
+    """`X-Hub-Signature-256`: the HMAC-SHA256 of the raw body with one of the secrets."""
+
+    def __init__(self, given: bytes, secrets: Sequence[str]) -> None:
+        self._given = given
+        self._macs = [hmac.new(encoded(secret), digestmod=hashlib.sha256) for secret in secrets if secret]
+
+    @staticmethod
+    def of(header: str | None, secrets: Sequence[str]) -> GitHubSignature | None:
+        """The check, or `None` if no body can pass it: a malformed header, or no secret.
+
+        The older `X-Hub-Signature` (SHA-1) is not accepted: GitHub keeps it for old receivers only.
+        """
+        match = _SIGNATURE.fullmatch(header or "")
+        return GitHubSignature(bytes.fromhex(match.group(1)), secrets) if match and any(secrets) else None
+
+    def update(self, chunk: bytes) -> None:
+        for mac in self._macs:
+            mac.update(chunk)
+
+    def valid(self) -> bool:
+        return any_equal(self._given, (mac.digest() for mac in self._macs))
 
 
 def verification(headers: Mapping[str, str], secrets: Sequence[str]) -> Verification | None:
@@ -59,7 +86,7 @@ def interpret(
         return Ignored("pong: the webhook is set up")
     if event == COMMENT_EVENT and settings.webhook.commands.enabled:
         return _comment(delivered, Fields(payload), settings, received_at)
-    if event not in settings.webhook.github.events or event not in _ITEM_FIELDS:
+    if event not in settings.webhook.of(Platform.GITHUB).events or event not in _ITEM_FIELDS:
         return Ignored(f"unsupported event type: {safe(event, 60)}")
     fields = Fields(payload)
     subject = _ITEM_FIELDS[event]
@@ -68,9 +95,9 @@ def interpret(
         return _withdraw(delivered, fields, settings, _ENDED[action], ended=True)
     if action == "unlabeled":
         return _unlabeled(delivered, fields, settings)
-    if action not in settings.webhook.github.actions:
+    if action not in settings.webhook.of(Platform.GITHUB).actions:
         return Ignored(f"not a labeled action: {safe(action, 60)}")
-    triggers = settings.github.triggers
+    triggers = settings.forge(Platform.GITHUB).triggers
     applied = {fields.object("label").text("name")} if action == "labeled" else set[str]()
     if applied and not applied & triggers:
         return Ignored("not the target label")
@@ -90,7 +117,7 @@ def interpret(
         fields.object(subject),
         user=user,
         url=fields.object(subject).url("html_url"),
-        runner=settings.github.runner(labels),
+        runner=settings.forge(Platform.GITHUB).runner(labels),
         trust=_trust(fields, item, subject, settings),
         delivered=delivered,
         received_at=received_at,
@@ -129,13 +156,13 @@ def _unlabeled(delivered: Delivery, fields: Fields, settings: Settings) -> Meani
     left = _labels(fields.object(_ITEM_FIELDS[delivered.event]))
     if fields.has("label"):
         removed = fields.object("label").text("name")
-        if removed not in settings.github.active:
+        if removed not in settings.forge(Platform.GITHUB).active:
             return Ignored("not the target label")
-        withdrawn = events.cancels({removed}, left - {removed}, settings.github) is not None
+        withdrawn = events.cancels({removed}, left - {removed}, settings.forge(Platform.GITHUB)) is not None
         what = f"lost the label {removed!r}"
-        of_trigger = removed in settings.github.triggers
+        of_trigger = removed in settings.forge(Platform.GITHUB).triggers
     else:
-        withdrawn = not settings.github.active & left
+        withdrawn = not settings.forge(Platform.GITHUB).active & left
         what = "lost a label that was deleted from the repository"
         of_trigger = True
     if not withdrawn:
@@ -189,10 +216,10 @@ def _comment(delivered: Delivery, fields: Fields, settings: Settings, received_a
 
 
 def _item(fields: Fields, name: str, settings: Settings) -> Item | Ignored:
-    subject = fields.object(name)
-    host = events.foreign_host(subject.url("html_url"), f"{name}.html_url", settings.github.host)
+    subject, own = fields.object(name), settings.forge(Platform.GITHUB).host
+    host = events.foreign_host(subject.url("html_url"), f"{name}.html_url", own)
     if host is not None:
-        reason = f"the event is from {safe(host)}, but github.api_url points to {settings.github.host}"
+        reason = f"the event is from {safe(host)}, but github.api_url points to {own}"
         return Ignored(reason, unexpected=True)
     repository = fields.object("repository")
     owner = repository.object("owner").matching("login", _NAME, "GitHub login")
@@ -201,7 +228,7 @@ def _item(fields: Fields, name: str, settings: Settings) -> Item | Ignored:
     is_change = name == "pull_request" or subject.has("pull_request")
     return Item(
         platform=Platform.GITHUB,
-        host=settings.github.host,
+        host=own,
         repository=f"{owner}/{repo}",
         kind=ItemKind.CHANGE if is_change else ItemKind.ISSUE,
         number=subject.number("number"),

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from coding_agent_core.forge import events
+from coding_agent_core.forge.events import Delivery, Ignored, Meaning
+from coding_agent_core.forge.payload import Fields
+from coding_agent_core.forge.proof import Verification, any_equal, encoded
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Head, Item, Trust, trust_of
 from coding_agent_core.telemetry import safe
-
-from coding_agent_receiver import events
-from coding_agent_receiver.events import Delivery, Ignored, Meaning
-from coding_agent_receiver.request import Fields, GitLabToken, Verification
 
 EVENT_HEADER = "X-Gitlab-Event"
 PROOF = "token"
@@ -40,6 +40,30 @@ _NOTEABLE = {"Issue": "issue", "MergeRequest": "merge_request"}
 """Items that a note can be on, and the payload's field with the item; commits and snippets are not items."""
 _LOGIN = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
 _PATH = re.compile(r"[A-Za-z0-9_.-]{1,255}(/[A-Za-z0-9_.-]{1,255}){1,21}", re.ASCII)
+
+
+class GitLabToken:
+    """`X-Gitlab-Token`, which does not depend on the body."""
+
+    @staticmethod
+    def of(header: str | None, tokens: Sequence[str]) -> GitLabToken | None:
+        """The check, or `None` if the header is not one of the tokens.
+
+        Args:
+            header: as ASGI servers give it, decoded as Latin-1.
+        """
+        try:
+            given = (header or "").encode("latin-1")
+        except UnicodeEncodeError:
+            return None
+        matches = any_equal(given, (encoded(token) for token in tokens if token))
+        return GitLabToken() if given and matches else None
+
+    def update(self, chunk: bytes) -> None:
+        pass
+
+    def valid(self) -> bool:
+        return True
 
 
 def verification(headers: Mapping[str, str], secrets: Sequence[str]) -> Verification | None:
@@ -80,7 +104,7 @@ def interpret(
         return Ignored(f"unsupported object kind: {safe(kind, 60) if isinstance(kind, str) else 'none'}")
     if _HOOKS[delivered.event] not in (None, kind):
         return Ignored(f"unsupported object kind for {delivered.event}: {kind}")
-    if _EVENT_OF_KIND[kind] not in settings.webhook.gitlab.events:
+    if _EVENT_OF_KIND[kind] not in settings.webhook.of(Platform.GITLAB).events:
         return Ignored(f"unsupported event type: {_EVENT_OF_KIND[kind]} is not in webhook.gitlab.events")
     fields = Fields(payload)
     attributes = fields.object("object_attributes")
@@ -90,10 +114,10 @@ def interpret(
         return Ignored(f"not an action that adds a label: {safe(action, 60) or 'none'}")
     ends = _ENDED.get(action)
     change = _LabelChange() if ends else _change(fields, action)
-    lost = events.cancels(change.removed, change.left, settings.gitlab)
-    added = settings.gitlab.triggers & change.added
+    lost = events.cancels(change.removed, change.left, settings.forge(Platform.GITLAB))
+    added = settings.forge(Platform.GITLAB).triggers & change.added
     if not (ends or added or lost):
-        if settings.gitlab.triggers & change.left:
+        if settings.forge(Platform.GITLAB).triggers & change.left:
             return Ignored("the item had the target label before this change")
         return Ignored("the target label was not added")
     url = attributes.url("url")
@@ -104,7 +128,7 @@ def interpret(
         return Ignored(events.OWN_LABEL, unexpected=True) if added else Ignored(events.OWN_REMOVAL)
     if not added:
         what = ends or f"lost the label {lost!r}"
-        of_trigger = bool(ends or settings.gitlab.triggers & change.removed)
+        of_trigger = bool(ends or settings.forge(Platform.GITLAB).triggers & change.removed)
         return events.withdrawal_of(
             item, attributes, what, delivered, ended=bool(ends), of_trigger=of_trigger
         )
@@ -115,7 +139,7 @@ def interpret(
         attributes,
         user=fields.object("user").text("username"),
         url=url,
-        runner=settings.gitlab.runner(change.left),
+        runner=settings.forge(Platform.GITLAB).runner(change.left),
         trust=_trust(fields, item, attributes, settings),
         delivered=delivered,
         received_at=received_at,
@@ -208,14 +232,15 @@ def _is_new(note: Fields) -> bool:
 
 
 def _item(fields: Fields, kind: str, subject: Fields, url: str, settings: Settings) -> Item | Ignored:
-    host = events.foreign_host(url, "object_attributes.url", settings.gitlab.host)
+    own = settings.forge(Platform.GITLAB).host
+    host = events.foreign_host(url, "object_attributes.url", own)
     if host is not None:
-        reason = f"the event is from {safe(host)}, but gitlab.api_url points to {settings.gitlab.host}"
+        reason = f"the event is from {safe(host)}, but gitlab.api_url points to {own}"
         return Ignored(reason, unexpected=True)
     project = fields.object("project")
     return Item(
         platform=Platform.GITLAB,
-        host=settings.gitlab.host,
+        host=own,
         repository=project.matching("path_with_namespace", _PATH, "project path"),
         kind=ItemKind.ISSUE if kind == "issue" else ItemKind.CHANGE,
         number=subject.number("iid"),

@@ -1,0 +1,83 @@
+"""Settings of GitHub and of its webhooks."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from coding_agent_core.settings.forges import ForgeSettings
+from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretSettings, Section, Url
+from coding_agent_core.tasks import host_of
+
+_SCOPE = re.compile(r"\b(repo|org|user|assignee|author|involves):\S")
+"""Qualifiers of a search that finds no items of strangers."""
+
+
+class Redelivery(Section):
+    """Webhooks whose failed deliveries the poll asks GitHub to send again. GitHub never does so by itself.
+
+    Off while both lists are empty. The token needs the permission *Webhooks* (write) on each of them.
+    """
+
+    repositories: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")], ...] = ()
+    """Repositories that have the webhook, as `OWNER/NAME`."""
+    organizations: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...] = ()
+    """Organizations that have the webhook."""
+    webhook_url: OptionalUrl = ""
+    """The webhook's Payload URL, as in GitHub's form; webhooks with another URL are left alone."""
+
+    @model_validator(mode="after")
+    def _knows_the_webhook(self) -> Self:
+        if (self.repositories or self.organizations) and not self.webhook_url:
+            raise ValueError("webhook_url is missing: set it to the Payload URL of the webhook")
+        return self
+
+
+class GitHub(ForgeSettings):
+    """GitHub. For GitHub Enterprise, set `api_url`."""
+
+    SCOPE: ClassVar[str] = (
+        "set github.owner, github.assignee, or a qualifier such as `org:NAME` or `repo:OWNER/NAME` in "
+        "github.query"
+    )
+
+    api_url: Url = "https://api.github.com"
+    """REST base URL; GitHub Enterprise: `https://HOST/api/v3`."""
+    owner: str = ""
+    """Polling: only repositories of this user or organization."""
+    query: str = "state:open archived:false sort:updated-desc"
+    """Polling: appended to the search."""
+    redelivery: Redelivery = Redelivery()
+    personal_access_token: SecretField = SecretSettings()
+    """Token of the account that labels, comments, pushes and opens pull requests."""
+
+    @property
+    def host(self) -> str:
+        """The web host: the API's host, without `api.` on github.com and GHE.com.
+
+        GitHub's documentation, *Network details for GHE.com*: the API of SUBDOMAIN.ghe.com is at
+        `https://api.SUBDOMAIN.ghe.com`.
+        """
+        host = host_of(self.api_url)
+        bare = host.removeprefix("api.")
+        return bare if bare == "github.com" or bare.endswith(".ghe.com") else host
+
+    @property
+    def narrowed(self) -> bool:
+        return bool(self.owner or self.assignee or _SCOPE.search(self.query))
+
+
+class GitHubWebhook(Section):
+    """GitHub webhooks."""
+
+    secret: SecretField = SecretSettings()
+    """Secret of the webhook, or several while you rotate it."""
+    events: tuple[str, ...] = ("issues", "pull_request")
+    """Events that can create a task, by `X-GitHub-Event`."""
+    actions: tuple[str, ...] = ("labeled",)
+    """Actions of these events that can create a task."""
+
+
+SECTION, WEBHOOK_SECTION = GitHub, GitHubWebhook

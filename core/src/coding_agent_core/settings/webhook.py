@@ -1,0 +1,106 @@
+"""Settings of the receiver: where it listens, from whom it accepts what, and how much."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field, create_model, field_validator
+
+from coding_agent_core.commands import CommandName
+from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.settings.forges import forge_sections
+from coding_agent_core.settings.section import SecretSettings, Section
+
+
+class WebhookServer(Section):
+    """Where the receiver listens."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a container must listen on all addresses
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 chooses a free port."""
+
+
+class Commands(Section):
+    """Commands that people with write access give as comments: `/cancel`, `/retry`, `/run`.
+
+    The webhook must send comments too: GitHub's event `issue_comment`, GitLab's *Comments*.
+    """
+
+    enabled: bool = False
+    """Whether comments are read."""
+    allowed: tuple[CommandName, ...] = tuple(CommandName)
+    """Commands that are accepted; any other text is an ordinary comment."""
+
+
+_RATE = re.compile(r"\s*\d+\s*(/|per)\s*(\d+\s*)?(second|minute|hour|day|month|year)s?\s*", re.IGNORECASE)
+
+
+def _rates(value: str) -> str:
+    if not all(_RATE.fullmatch(part) for part in re.split(r"[,;|]", value)):
+        raise ValueError(f"{value!r} is not a rate limit; write for example 100/minute")
+    return value
+
+
+Rates = Annotated[str, AfterValidator(_rates)]
+"""One or several limits, in the notation of the library `limits`: `10/second; 100/minute`."""
+
+
+class RateLimit(Section):
+    """Requests for each client address, in the notation of the library `limits` (`100/minute`)."""
+
+    failed: Rates = "100/minute"
+    """Limit for requests that fail verification; beyond it they are answered 429."""
+    verified: Rates | None = None
+    """Limit for authentic requests. Off by default: GitHub does not resend what was answered 429."""
+
+
+if TYPE_CHECKING:
+    WebhookSections = Section
+else:
+    WebhookSections = create_model("WebhookSections", __base__=Section, **forge_sections("WEBHOOK_SECTION"))
+
+
+class Webhook(WebhookSections):
+    """The receiver. Each forge has a section of its name here."""
+
+    enabled: bool = True
+    """If false, `--mode webhook` refuses to start."""
+    server: WebhookServer = WebhookServer()
+    commands: Commands = Commands()
+    rate_limit: RateLimit = RateLimit()
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of proxies whose X-Forwarded-For header is trusted."""
+    allowed_networks: tuple[str, ...] = ()
+    """If not empty, only these networks may send webhooks; `github` stands for GitHub's published hook
+    addresses."""
+    max_body_bytes: int = Field(default=25 * 1024 * 1024, gt=0)
+    """Size of the largest body; larger ones are answered 413. GitHub caps its payloads at 25 MB."""
+
+    def of(self, platform: Platform) -> Any:
+        """The section of a platform: its `WEBHOOK_SECTION`."""
+        return getattr(self, platform)
+
+    def secret(self, platform: Platform) -> SecretSettings:
+        """The secret that verifies a platform's webhooks."""
+        secret: SecretSettings = getattr(self.of(platform), FACTS[platform].webhook_setting)
+        return secret
+
+    @field_validator("trusted_proxies", "allowed_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        for entry in value:
+            if entry == "github" and info.field_name == "allowed_networks":
+                continue
+            try:
+                ip_network(entry, strict=False)
+            except ValueError as error:
+                raise ValueError(f"{entry!r} is not a network; write for example 10.0.0.0/8") from error
+        return value
+
+
+def networks(entries: tuple[str, ...]) -> list[IPv4Network | IPv6Network]:
+    """The parsed networks of the entries, without keywords."""
+    return [ip_network(entry, strict=False) for entry in entries if entry != "github"]

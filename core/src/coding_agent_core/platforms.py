@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -57,6 +58,12 @@ class PlatformFacts:
         change_mark: precedes a change's number; an issue's mark is always `#`.
         change_word: means a change in a task's name.
         by_project_id: API and queue keys identify a repository by a number that does not change.
+        project_id_help: where people find that number.
+        address: the path of an item's web address, with the groups `path`, `number`, and `change` for a
+            change.
+        example: of such an address.
+        active_text: regular expressions of what has an effect in the forge's Markdown; see `text`.
+        active_blocks: the same, of what has it at the start of a line, and in code.
         webhook_setting: verifies webhooks, in `webhook.<platform>`.
     """
 
@@ -70,7 +77,12 @@ class PlatformFacts:
     change_word: str
     by_project_id: bool
     keys: Mapping[ItemKind, KeyForm]
+    address: re.Pattern[str]
+    example: str
+    active_text: tuple[str, ...]
     webhook_setting: str
+    active_blocks: tuple[str, ...] = ()
+    project_id_help: str = ""
 
 
 def web_base(api_url: str) -> str:

@@ -36,3 +36,4 @@ KEY_FIELDS = frozenset({"type", "owner", "repo", "project_id"}) | {
 KEY_TYPES: Mapping[str, tuple[Platform, ItemKind]] = {
     form.type: (platform, kind) for platform, facts in FACTS.items() for kind, form in facts.keys.items()
 }
+WEB_HOSTS: Mapping[str, Platform] = {facts.web_host: platform for platform, facts in FACTS.items()}

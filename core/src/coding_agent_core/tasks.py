@@ -17,16 +17,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import FACTS, KEY_TYPES, Platform
+from coding_agent_core.registry import FACTS, KEY_TYPES, WEB_HOSTS, Platform
 from coding_agent_core.text import first_problem
 
 _NAME_LENGTH = 52
 """Characters of a task name without `-r<run>` and `-<attempt>`, with which it has at most 63 (RFC 1123)."""
-_GITHUB = re.compile(r"/(?P<path>[^/]+/[^/]+)/(?P<kind>issues|pull)/(?P<number>[1-9]\d{0,9})(/.*)?")
-# GitLab shows issues as work items too; a group has at least one level.
-_GITLAB = re.compile(
-    r"/(?P<path>[^/]+(/[^/]+)+)/-/(?P<kind>issues|work_items|merge_requests)/(?P<number>[1-9]\d{0,9})(/.*)?"
-)
+_SCHEMES = ("http", "https")
 
 
 class Origin(StrEnum):
@@ -93,7 +89,7 @@ class Item(Frozen):
     """The issue, pull request or merge request that a task is about.
 
     Attributes:
-        host: the forge's web host with port if any, e.g. `github.com`, `gitlab.example.com:8443`.
+        host: the forge's web host with port if any, e.g. `github.com`, `forge.example.com:8443`.
         repository: full path, e.g. `owner/repo` or `group/subgroup/project`; empty if only the project id is
             known, until `Forge.locate`.
         number: as people see it: `#7`, `!7`.
@@ -211,7 +207,7 @@ def task_name(item: Item, run: int = 1) -> str:
     It is a valid RFC 1123 label with room for `-<attempt>`.
     """
     kind = FACTS[item.platform].change_word if item.kind is ItemKind.CHANGE else "issue"
-    # The identity, not the path: a renamed GitLab project must keep the names of its tasks.
+    # The identity, not the path: a renamed repository must keep the names of its tasks.
     place = item.identity.split("|")[2]
     slug = re.sub(r"[^a-z0-9]+", "-", place.rsplit("/", 1)[-1].lower()).strip("-")
     if FACTS[item.platform].by_project_id:  # a bare number says nothing
@@ -224,8 +220,8 @@ def task_name(item: Item, run: int = 1) -> str:
 def whole_second(moment: datetime) -> datetime:
     """Without the fraction of a second.
 
-    The forges' webhooks give whole seconds, GitLab's API also milliseconds. Times of one event are equal
-    only without them.
+    The forges' webhooks give whole seconds, some of their APIs also milliseconds. Times of one event are
+    equal only without them.
     """
     return moment.replace(microsecond=0)
 
@@ -266,8 +262,6 @@ class Trigger(Frozen):
 
 
 _ISSUE_BRANCH = re.compile(r"issue-([1-9]\d{0,9})(?:-r\d{1,9})?", re.ASCII)
-GITHUB_MEMBERS = frozenset({"OWNER", "MEMBER", "COLLABORATOR"})
-"""Values of GitHub's `author_association` of people whom the repository's owner has chosen."""
 
 
 @dataclass(frozen=True)
@@ -299,9 +293,9 @@ def trust_of(item: Item, head: Head | None, *, closed: bool, member: bool, ours:
 
     Args:
         head: of a change; `None`: it is an issue.
-        closed: only people with an account that somebody has approved see the repository: on GitHub a
-            private or internal one, on GitLab a private or internal project.
-        member: its author belongs to the repository (`GITHUB_MEMBERS`). GitLab does not say so.
+        closed: only people with an account that somebody has approved see the repository, because it is
+            private or internal.
+        member: the forge says that its author belongs to the repository.
         ours: its author is our own account.
         prefix: starts the agent's branches for issues.
     """
@@ -411,46 +405,56 @@ def host_of(url: str) -> str:
     """
     parts = urlsplit(url)
     if not parts.hostname:
-        raise ValueError(f"{url!r} has no host; give a URL such as https://gitlab.example.com")
+        raise ValueError(f"{url!r} has no host; give a URL such as https://forge.example.com")
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.hostname}{port}"
 
 
-def item_of(url: str, project_id: int | None = None) -> Item:
-    """The issue, pull request or merge request at a web address.
+def item_of(url: str, project_id: int | None = None, *, hosts: Mapping[str, Platform] = WEB_HOSTS) -> Item:
+    """The issue or change at a web address.
 
     Args:
-        project_id: GitLab's id of the project. Its addresses do not contain the id; without it, the item's
-            identity differs from that of the item in webhooks.
+        project_id: the repository's number, if the platform uses one. Its addresses do not contain the
+            number; without it, the item's identity differs from that of the item in webhooks.
+        hosts: the platform of each host that is known. The path decides on any other host.
 
     Raises:
-        ValueError: it is not the address of an item, or the platform has no such id.
+        ValueError: it is not the address of an item, several platforms have such addresses, or the platform
+            has no such number.
     """
     parts = urlsplit(url.strip())
-    if parts.scheme in ("http", "https") and parts.hostname:
-        for platform, pattern in ((Platform.GITLAB, _GITLAB), (Platform.GITHUB, _GITHUB)):
-            if found := pattern.fullmatch(parts.path):
-                if project_id is not None and platform is Platform.GITHUB:
-                    raise ValueError("A project id is for GitLab; this is an address of GitHub. Omit the id.")
-                return Item(
-                    platform=platform,
-                    host=host_of(url.strip()).removeprefix("www."),
-                    repository=found["path"],
-                    kind=ItemKind.CHANGE if found["kind"] in ("pull", "merge_requests") else ItemKind.ISSUE,
-                    number=int(found["number"]),
-                    project_id=project_id,
-                )
-    raise ValueError(
-        f"{url!r} is not the address of an issue, pull request or merge request. Copy it from the browser, "
-        "for example https://github.com/OWNER/REPO/issues/7 or "
-        "https://gitlab.com/GROUP/PROJECT/-/merge_requests/7."
+    host = host_of(url.strip()).removeprefix("www.") if parts.scheme in _SCHEMES and parts.hostname else ""
+    candidates = [hosts[host]] if host in hosts else list(Platform) if host else []
+    matches = {one: found for one in candidates if (found := FACTS[one].address.fullmatch(parts.path))}
+    if not matches:
+        examples = " or ".join(facts.example for facts in FACTS.values())
+        raise ValueError(
+            f"{url!r} is not the address of an issue, pull request or merge request. Copy it from the "
+            f"browser, for example {examples}."
+        )
+    if len(matches) > 1:
+        titles = " and ".join(FACTS[platform].title for platform in matches)
+        raise ValueError(f"{titles} have addresses like {url!r}. Set `spec.source` of the AgentTask instead.")
+    platform, found = next(iter(matches.items()))
+    if project_id is not None and not FACTS[platform].by_project_id:
+        titles = ", ".join(facts.title for facts in FACTS.values() if facts.by_project_id)
+        raise ValueError(
+            f"A project id is for {titles}; this is an address of {FACTS[platform].title}. Omit the id."
+        )
+    return Item(
+        platform=platform,
+        host=host,
+        repository=found["path"],
+        kind=ItemKind.CHANGE if found["change"] else ItemKind.ISSUE,
+        number=int(found["number"]),
+        project_id=project_id,
     )
 
 
 def parse_time(value: object) -> datetime | None:
     """A forge's time stamp as an aware datetime, `None` if it is missing or malformed.
 
-    Both forges write ISO 8601; GitLab's webhooks also `2024-01-15 10:30:45 UTC` (see its documentation).
+    The forges write ISO 8601; some webhooks also `2024-01-15 10:30:45 UTC` (see its documentation).
     """
     if not isinstance(value, str):
         return None

@@ -3,14 +3,12 @@
 Forges execute text with the rights of the account that wrote it, which is ours. Everything that can reach a
 comment, the title or description of a change, or a commit's message goes through `inline`, `quotation` or
 `quoted_code`. A zero width space behind the first characters of whatever has an effect breaks it and leaves
-it readable; several lines become a quotation, in which no line is a command. What has an effect, by the
-vendors' documentation:
+it readable; several lines become a quotation, in which no line is a command. The rules of all forges hold
+everywhere. What has an effect, by the vendors' documentation:
 
-- GitHub: *Autolinked references and URLs*, *Linking a pull request to an issue*, *Skipping workflow runs*.
-- GitLab: *Quick actions* (a line that starts with `/`; not in quotations), *GitLab Flavored Markdown*
-  (references, `>>>`), *Closing issues automatically* (which also knows keys of Jira), *Skip a pipeline*.
+- On one forge: `active_text` and `active_blocks` of its `PlatformFacts`.
 - Azure Pipelines: *Skipping CI for individual pushes*. Jira: *Process work items with smart commits*.
-- Both render Markdown first: character references and HTML become text that counts, or hide it. Images are
+- All render Markdown first: character references and HTML become text that counts, or hide it. Images are
   fetched when they are shown, and could carry what the model has read to the image's server.
 """
 
@@ -20,29 +18,30 @@ import re
 
 from pydantic import ValidationError
 
+from coding_agent_core.registry import FACTS
+
 _OTHER_SPACES = re.compile(r"[\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 BREAK = "\u200b"
 """ZERO WIDTH SPACE: it has no width, and belongs to no name, number, keyword or address."""
 _ACTIVE = re.compile(
-    r"""
-      @ (?=\S)                                        # mentions, also owner@commit
-    | \# (?=[^\s#])                                   # references to items; smart commits: PROJ-1 #close
-    | \b G[HL]- (?=\d)                                # GH-1, GL-1
-    | [!&$%] (?=\d)                                   # merge request, epic, snippet, milestone
-    | \[ (?=[a-z_]+:)                                 # [work_item:1]
-    | / (?:issues|pulls?|merge_requests|work_items|epics|discussions|incident) / (?=\d)
-    | \b (?:clos|fix|resolv|implement) [a-z]{0,3} :? \s+ (?=[a-z][a-z0-9_]+-\d)  # Closes PROJ-1
-    | \[ (?=[^\]\n]{0,80}(?:skip|no[ _-]?ci))         # [skip ci], [ci skip], [no ci], [skip azurepipelines]
-    | \b no_ (?=ci\b)                                 # ***NO_CI***
-    | \b skip- (?=checks)                             # skip-checks: true
-    | & (?=\#?\w{1,40};)                              # character references: &#64; is an @
-    | < (?=[a-z/!?])                                  # HTML, its comments, <https://...>
-    | ! (?=\[)                                        # images
-    """,
-    re.IGNORECASE | re.VERBOSE,
+    "|".join(
+        (
+            r"@(?=\S)",  # mentions, also owner@commit
+            r"\#(?=[^\s#])",  # references to items; smart commits: PROJ-1 #close
+            r"\[(?=[^\]\n]{0,80}(?:skip|no[ _-]?ci))",  # [skip ci], [ci skip], [no ci], [skip azurepipelines]
+            r"\bno_(?=ci\b)",  # ***NO_CI***
+            r"&(?=\#?\w{1,40};)",  # character references: &#64; is an @
+            r"<(?=[a-z/!?])",  # HTML, its comments, <https://...>
+            r"!(?=\[)",  # images
+            *(pattern for facts in FACTS.values() for pattern in facts.active_text),
+        )
+    ),
+    re.IGNORECASE,
 )
-_BLOCK = re.compile(r"`` (?=`) | ~~ (?=~) | >> (?=>) | ^ (?=/)", re.VERBOSE)
-"""Fences, GitLab's multiline quotations, and a line that would be a command."""
+_BLOCK = re.compile(
+    "|".join((r"``(?=`)", r"~~(?=~)", *(block for facts in FACTS.values() for block in facts.active_blocks)))
+)
+"""Fences, and what the forges know like them."""
 
 
 def first_problem(error: ValidationError) -> str:

@@ -242,7 +242,7 @@ def run(session: Session, arguments: Namespace) -> None:
     if FACTS[item.platform].by_project_id and item.project_id is None:
         session.notes.print(
             "Without --project-id this task does not count as a run of the item that a label starts: both "
-            "can run at the same time. GitLab shows the id in the project's menu (Copy project ID)."
+            f"can run at the same time. {FACTS[item.platform].project_id_help}"
         )
     request = TaskRequest(
         item=item,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import item_of
 
 
@@ -74,12 +75,20 @@ def test_items(url: str, project_id: int | None, host: str, repository: str, key
         ("https://github.com/octo/demo/issues/seven", None, "not the address"),
         ("ftp://github.com/octo/demo/issues/7", None, "not the address"),
         ("https:///octo/demo/issues/7", None, "not the address"),
+        ("https://github.com/octo/demo/-/issues/7", None, "not the address"),
         ("https://github.com/octo/demo/issues/7", 4242, "for GitLab"),
     ],
 )
 def test_what_is_none_is_said_with_the_remedy(url: str, project_id: int | None, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         item_of(url, project_id)
+
+
+def test_the_host_decides_where_platforms_have_the_same_addresses() -> None:
+    url = "https://code.example.com/octo/demo/issues/7"
+    assert item_of(url, hosts={"code.example.com": Platform.GITHUB}).platform is Platform.GITHUB
+    with pytest.raises(ValueError, match="not the address"):
+        item_of(url, hosts={"code.example.com": Platform.GITLAB})
 
 
 def test_gitlab_without_the_id_is_known_by_its_path() -> None:

@@ -36,7 +36,6 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import (
-    GITHUB_MEMBERS,
     Head,
     Item,
     Origin,
@@ -68,11 +67,14 @@ class ItemAnswer(ResponseModel):
     url: str = Field(validation_alias=AliasChoices("html_url", "web_url"))
     state: str
     labels: list[Label | str]
-    # `author` first: GitLab's merge requests also have a `user`, with what we may do.
+    # `author` first: beside it, `user` can say what we may do.
     author: Author = Field(default=GHOST, validation_alias=AliasChoices("author", "user"))
-    author_association: Text = ""
-    """GitHub alone says it."""
     updated_at: datetime | None = None
+
+    @property
+    def by_member(self) -> bool:
+        """Whether the forge says that the author belongs to the repository."""
+        return False
 
     @property
     def open(self) -> bool:
@@ -88,7 +90,7 @@ class ItemAnswer(ResponseModel):
 
 
 class CommentAnswer(ResponseModel):
-    """A comment, or what GitLab writes itself (`system`)."""
+    """A comment, or what the forge writes itself (`system`)."""
 
     id: int
     body: Text = ""
@@ -223,7 +225,7 @@ class Forge(ABC):
     async def comments(self, item: Item) -> list[Comment]:
         """All comments, oldest first, our own included, system notes excluded; the newest 1,000 at most.
 
-        GitLab's include those on lines of a merge request.
+        Comments on lines of a change may be among them.
         """
 
     @abstractmethod
@@ -311,7 +313,7 @@ class Forge(ABC):
                     head = None if item.kind is ItemKind.ISSUE else await self._head_of(found, item)
                 except ForgeNotFoundError:  # gone since it was listed
                     continue
-                member = found.author_association in GITHUB_MEMBERS  # GitLab says nothing like it
+                member = found.by_member
                 trust = trust_of(
                     item,
                     head,
@@ -377,7 +379,7 @@ class Forge(ABC):
         return 0
 
     async def locate(self, item: Item) -> Item:
-        """The item with its repository path filled in (a bare GitLab key has only the project id)."""
+        """The item with its repository path filled in (a key may have only the project id)."""
         return item
 
     async def read_state(self, item: Item) -> ItemState:
@@ -510,7 +512,7 @@ class Forge(ABC):
         try:
             await self.client.send(call)
         except ForgeNotFoundError:
-            # GitLab answers a second reaction with 404, as if there were no comment.
+            # Some forges answer a second reaction with 404, as if there were no comment.
             if not await self.has_reacted(item, comment):
                 raise
 

@@ -27,7 +27,7 @@ Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else val
 
 
 class User(ResponseModel):
-    """An account; `commit_email` is shown by GitLab to the account itself."""
+    """An account; `commit_email` is shown to the account itself, if at all."""
 
     id: int
     login: str = Field(validation_alias=AliasChoices("login", "username"))

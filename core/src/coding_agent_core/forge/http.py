@@ -35,9 +35,6 @@ _LONGEST = 64 * 2**20
 _LOG_BYTES = 64 * 1024
 """Bytes that are kept of the end of a log."""
 _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_GITLAB_SECTION = re.compile(r"section_(?:start|end):\d+:[^\r\n]*\r?")
-_GITHUB_TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ?", re.MULTILINE)
-_GITHUB_ERROR = "##[error]"
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -148,10 +145,14 @@ class ForgeClient:
         response = await self.send(numbered)
         return self.parse(type_, response, numbered), response.links
 
-    async def log(self, call: Call) -> str:
-        """The end of a log as plain text; empty if it cannot be read: it expired, or is not shown to us."""
+    async def log(self, call: Call, marks: re.Pattern[str]) -> str:
+        """The end of a log as plain text; empty if it cannot be read: it expired, or is not shown to us.
+
+        Args:
+            marks: what the forge itself writes into it.
+        """
         try:
-            return log_text(await self.end_of(call, _LOG_BYTES))
+            return log_text(await self.end_of(call, _LOG_BYTES), marks)
         except ForgeError as error:
             _logger.info("%s", error)
             return ""
@@ -292,17 +293,13 @@ class ForgeClient:
         return self._pool
 
 
-def log_text(content: bytes) -> str:
-    """The end of a log as plain text: no terminal sequences, times or section marks.
+def log_text(content: bytes, marks: re.Pattern[str]) -> str:
+    """The end of a log as plain text: no terminal sequences, and no marks of the forge.
 
-    After a failed step GitHub Actions still cleans up; that is left out. A line that was overwritten (`\\r`)
-    shows what it became last.
+    A line that was overwritten (`\\r`) shows what it became last.
     """
-    text = _TERMINAL.sub("", content.decode("utf-8", "replace"))
-    text = _GITHUB_TIME.sub("", _GITLAB_SECTION.sub("", text))
-    text = "\n".join(line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n"))
-    before, error, after = text.rpartition(_GITHUB_ERROR)
-    return (f"{before}{error}{after.partition(chr(10))[0]}" if error else text).strip()
+    text = marks.sub("", _TERMINAL.sub("", content.decode("utf-8", "replace")))
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")).strip()
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -16,8 +16,9 @@ from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, CommentAnswer, Forge, ItemAnswer
-from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, User, path
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, Text, User, path
 from coding_agent_core.forge.github.discussion import GitHubDiscussion
+from coding_agent_core.forge.github.facts import MEMBERS
 from coding_agent_core.forge.github.redelivery import GitHubHooks, Redelivery
 from coding_agent_core.forge.github.revisions import GitHubRevisions
 from coding_agent_core.forge.github.settings import GitHub
@@ -50,6 +51,11 @@ _PUBLIC_ATTACHMENT = re.compile(r"https://user-images\.githubusercontent\.com/\d
 class _FoundItem(ItemAnswer):
     pull_request: dict[str, object] | None = None
     repository_url: str = ""
+    author_association: Text = ""
+
+    @property
+    def by_member(self) -> bool:
+        return self.author_association in MEMBERS
 
 
 class _SearchPage(ResponseModel):

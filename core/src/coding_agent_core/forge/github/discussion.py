@@ -7,6 +7,7 @@ GraphQL API says that.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -35,6 +36,9 @@ from coding_agent_core.forge.values import (
 from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("coding_agent.forge")
+_TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ?", re.MULTILINE)
+"""Starts each line of a job's log."""
+_ERROR = "##[error]"
 _PAGES = 5
 """Pages of reviews, comments, threads and files that are read: the newest 500."""
 _CHECK_PAGES = 2
@@ -359,7 +363,8 @@ class GitHubDiscussion:
 
     async def _log(self, job: int) -> str:
         what = f"reading the log of a check of {self.item.display}"
-        return await self.client.log(Call("GET", self._repository("actions", "jobs", job, "logs"), what))
+        call = Call("GET", self._repository("actions", "jobs", job, "logs"), what)
+        return until_error(await self.client.log(call, _TIME))
 
     async def _statuses(self, sha: str) -> list[FailedCheck]:
         what = f"reading the commit statuses of {self.item.display}"
@@ -420,3 +425,9 @@ def graphql_url(api_url: str) -> str:
 
 def _joined(*texts: str) -> str:
     return "\n\n".join(text.strip() for text in texts if text.strip())
+
+
+def until_error(log: str) -> str:
+    """A job's log up to its error: after a failed step GitHub Actions still cleans up."""
+    before, error, after = log.rpartition(_ERROR)
+    return f"{before}{error}{after.partition(chr(10))[0]}".rstrip() if error else log

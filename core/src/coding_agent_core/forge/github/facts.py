@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from coding_agent_core.platforms import ItemKind, KeyForm, PlatformFacts, RequestLimits
 
 _LIMITS = RequestLimits(
@@ -25,5 +27,16 @@ FACTS = PlatformFacts(
         ItemKind.ISSUE: KeyForm("github_issue", "number", "TaskGitHubIssue"),
         ItemKind.CHANGE: KeyForm("github_pull_request", "number", "TaskGitHubPullRequest"),
     },
+    address=re.compile(r"/(?P<path>[^/]+/[^/]+)/(issues|(?P<change>pull))/(?P<number>[1-9]\d{0,9})(/.*)?"),
+    example="https://github.com/OWNER/REPO/issues/7",
+    # *Autolinked references and URLs*, *Linking a pull request to an issue*, *Skipping workflow runs*.
+    active_text=(
+        r"\bGH-(?=\d)",
+        r"/(?:issues|pulls?|discussions)/(?=\d)",
+        r"\bskip-(?=checks)",  # skip-checks: true
+    ),
     webhook_setting="secret",
 )
+
+MEMBERS = frozenset({"OWNER", "MEMBER", "COLLABORATOR"})
+"""Values of `author_association` of people whom the repository's owner has chosen."""

@@ -15,12 +15,13 @@ from typing import Any
 
 from coding_agent_core.forge import events
 from coding_agent_core.forge.events import Delivery, Ignored, Meaning
+from coding_agent_core.forge.github.facts import MEMBERS
 from coding_agent_core.forge.payload import Fields
 from coding_agent_core.forge.proof import Verification, any_equal, encoded
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import GITHUB_MEMBERS, Head, Item, Trust, trust_of
+from coding_agent_core.tasks import Head, Item, Trust, trust_of
 from coding_agent_core.telemetry import safe
 
 EVENT_HEADER = "X-GitHub-Event"
@@ -131,7 +132,7 @@ def _trust(fields: Fields, item: Item, name: str, settings: Settings) -> Trust:
         item,
         None if item.kind is ItemKind.ISSUE else _head(subject, repository),
         closed=repository.flag("private"),  # an internal repository has the flag too
-        member=subject.optional_text("author_association") in GITHUB_MEMBERS,
+        member=subject.optional_text("author_association") in MEMBERS,
         ours=events.is_ours(author, Platform.GITHUB, settings),
         prefix=settings.consumer.branch_prefix,
     )

@@ -17,6 +17,8 @@ from coding_agent_core.forge.calls import Call, ResponseModel, Text, path
 from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Thread
 
+_SECTION = re.compile(r"section_(?:start|end):\d+:[^\r\n]*\r?")
+"""Marks a section of a job's log."""
 _PAGES = 10
 """Pages of discussions: GitLab lists them oldest first only."""
 _VERSIONS = 5
@@ -136,7 +138,7 @@ class GitLabDiscussion:
         except ForgeError as error:
             return Checks(unreadable=(f"the pipeline ({error.status or 'no answer'})",))
         failed = [job for job in jobs if job.status == "failed" and not job.allow_failure]
-        log = f"reading the log of a job of {self.display}"
+        what = f"reading the log of a job of {self.display}"
         return Checks(
             tuple(
                 [
@@ -145,7 +147,9 @@ class GitLabDiscussion:
                         result=job.status,
                         url=job.web_url,
                         summary=job.failure_reason,
-                        log=await self.client.log(Call("GET", f"{project}/jobs/{job.id}/trace", log)),
+                        log=await self.client.log(
+                            Call("GET", f"{project}/jobs/{job.id}/trace", what), _SECTION
+                        ),
                     )
                     for job in failed[:CHECKS_LIMIT]
                 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from coding_agent_core.platforms import ItemKind, KeyForm, PlatformFacts, RequestLimits
 
 FACTS = PlatformFacts(
@@ -19,5 +21,22 @@ FACTS = PlatformFacts(
         ItemKind.ISSUE: KeyForm("gitlab_issue", "issue_iid", "TaskGitLabIssue"),
         ItemKind.CHANGE: KeyForm("gitlab_merge_request", "mr_iid", "TaskGitLabMergeRequest"),
     },
+    # GitLab shows issues as work items too; a group has at least one level.
+    address=re.compile(
+        r"/(?P<path>[^/]+(/[^/]+)+)/-/(issues|work_items|(?P<change>merge_requests))/(?P<number>[1-9]\d{0,9})(/.*)?"
+    ),
+    example="https://gitlab.com/GROUP/PROJECT/-/merge_requests/7",
+    # *GitLab Flavored Markdown* (references), *Closing issues automatically*, which also knows
+    # keys of Jira, and *Skip a pipeline*, which the rules of all forges cover.
+    active_text=(
+        r"\bGL-(?=\d)",
+        r"[!&$%](?=\d)",  # merge request, epic, snippet, milestone
+        r"\[(?=[a-z_]+:)",  # [work_item:1]
+        r"/(?:issues|merge_requests|work_items|epics|incident)/(?=\d)",
+        r"\b(?:clos|fix|resolv|implement)[a-z]{0,3}:?\s+(?=[a-z][a-z0-9_]+-\d)",  # Closes PROJ-1
+    ),
+    # Multiline quotations, and *Quick actions*: a line that starts with `/`, not in quotations.
+    active_blocks=(r">>(?=>)", r"^(?=/)"),
     webhook_setting="token",
+    project_id_help="GitLab shows the id in the project's menu (Copy project ID).",
 )

@@ -15,8 +15,9 @@ WORKDIR /src
 
 # Per-user settings over HTTP, from files that are mounted at /etc/coding-agent/users.
 FROM tools AS user-config-app
+COPY core core
 COPY user-config user-config
-RUN build-app.sh ./user-config
+RUN build-app.sh ./core ./user-config
 
 FROM ${BASE_IMAGE} AS user-config
 COPY requirements/user-config.txt /opt/requirements.txt

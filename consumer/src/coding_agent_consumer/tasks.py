@@ -16,7 +16,7 @@ from coding_agent_core.forge.values import MARKER, ItemDetails, ItemState, Label
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.registry import FACTS
 from coding_agent_core.reporting import (
     Report,
     State,
@@ -401,25 +401,6 @@ class _ChangeTask(ForgeTask):
         return PushTarget(details.head_repository, details.head_branch, details.head_branch)
 
 
-class TaskGitHubIssue(_IssueTask): ...
-
-
-class TaskGitHubPullRequest(_ChangeTask): ...
-
-
-class TaskGitLabIssue(_IssueTask): ...
-
-
-class TaskGitLabMergeRequest(_ChangeTask): ...
-
-
-TASK_CLASSES: dict[tuple[Platform, ItemKind], type[ForgeTask]] = {
-    (Platform.GITHUB, ItemKind.ISSUE): TaskGitHubIssue,
-    (Platform.GITHUB, ItemKind.CHANGE): TaskGitHubPullRequest,
-    (Platform.GITLAB, ItemKind.ISSUE): TaskGitLabIssue,
-    (Platform.GITLAB, ItemKind.CHANGE): TaskGitLabMergeRequest,
-}
-
-
 def task_for(forge: Forge, item: Item, labels: Labels, state: State, *, max_attempts: int) -> ForgeTask:
-    return TASK_CLASSES[item.platform, item.kind](forge, item, labels, state, max_attempts)
+    kind = _IssueTask if item.kind is ItemKind.ISSUE else _ChangeTask
+    return kind(forge, item, labels, state, max_attempts)

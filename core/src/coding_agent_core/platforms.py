@@ -22,7 +22,7 @@ class KeyForm:
 
     Attributes:
         number: the field with the item's number.
-        task_class: the consumer's task class in log lines.
+        task_class: names such an item in the receiver's log lines.
     """
 
     type: str

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
+from coding_agent_core.registry import FACTS
 from coding_agent_core.tasks import RunnerName
 from coding_agent_core.usage import Allowance
 
@@ -145,8 +146,9 @@ def _where() -> argparse.ArgumentParser:
 
 def _add_run(one: argparse.ArgumentParser) -> None:
     one.add_argument("url", metavar="URL", help="address of the issue, pull request or merge request")
+    numbered = ", ".join(facts.title for facts in FACTS.values() if facts.by_project_id)
     one.add_argument(
-        "--project-id", type=_positive, metavar="ID", help="numeric id of the project, for GitLab"
+        "--project-id", type=_positive, metavar="ID", help=f"numeric id of the project, for {numbered}"
     )
     one.add_argument(
         "--user", default="", metavar="LOGIN", help="person whose settings apply (default: nobody)"

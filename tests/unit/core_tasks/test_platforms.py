@@ -1,7 +1,6 @@
 """A new member of `Platform` fails here and in mypy (`assert_never`) until each of these places knows it."""
 
 import pytest
-from coding_agent_consumer.tasks import TASK_CLASSES
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.credentials import CHART_VALUES
@@ -22,9 +21,3 @@ def test_every_platform_has_settings_and_their_variables(platform: Platform) -> 
     assert {(platform, "personal_access_token"), ("webhook", platform, facts.webhook_setting)} <= secrets
     for setting in (f"{platform}.personal_access_token", f"webhook.{platform}.{facts.webhook_setting}"):
         assert setting in CHART_VALUES
-
-
-@pytest.mark.parametrize("platform", Platform)
-@pytest.mark.parametrize("kind", ItemKind)
-def test_every_kind_of_item_has_its_task(platform: Platform, kind: ItemKind) -> None:
-    assert TASK_CLASSES[platform, kind].__name__ == FACTS[platform].keys[kind].task_class

@@ -29,14 +29,14 @@ from typing import Annotated, Any
 
 import uvicorn
 import yaml
+from coding_agent_core.registry import Platform
 from fastapi import FastAPI, Header
 from fastapi.responses import JSONResponse
 
-PLATFORMS = ("github", "gitlab")
 EX_CONFIG = 78
 
 _USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
-"""GitHub and GitLab logins; no match can lead out of the folder."""
+"""Logins; no match can lead out of the folder."""
 _logger = logging.getLogger("coding_agent.user_config")
 
 
@@ -113,7 +113,7 @@ def read_settings(directory: Path, platform: str, username: str) -> dict[str, An
     Raises:
         UnreadableError: a file is not a YAML mapping.
     """
-    if platform not in PLATFORMS or not _USERNAME.fullmatch(username):
+    if platform not in list(Platform) or not _USERNAME.fullmatch(username):
         return None
     paths = (directory / "default.yaml", directory / platform / f"{username.lower()}.yaml")
     found = [data for path in paths if (data := _read(path, directory)) is not None]

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from coding_agent_core.registry import FACTS, Platform
 from rich.console import Console
 from rich.panel import Panel
 from rich.syntax import Syntax
@@ -27,7 +28,7 @@ _TIMEOUT = 250.0
 def main() -> int:
     """Run the demo; 0 when the pull request is there and its tests pass."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--forge", choices=["github", "gitlab"], default="github")
+    parser.add_argument("--forge", choices=[one.value for one in Platform], default="github")
     parser.add_argument(
         "--runner",
         choices=["builtin", *PACKAGES],
@@ -46,7 +47,7 @@ def main() -> int:
             if arguments.keep:
                 _keep(console, world)
             else:
-                keep = "make demo KEEP=1" + (" FORGE=gitlab" if arguments.forge == "gitlab" else "")
+                keep = f"make demo KEEP=1 FORGE={arguments.forge}"
                 console.print(f"Its pages disappear when the demo ends; `{keep}` leaves everything running.")
         # Only a demo that did not work leaves its logs behind.
         shutil.rmtree(folder, ignore_errors=True)
@@ -71,7 +72,7 @@ def _show(console: Console, world: World) -> None:
     console.print(
         Panel(
             f"A sandbox {world.forge} at {world.forge_url}, a scripted model, and the coding agent.\n"
-            f"Alice puts the label “{LABEL}” on {world.issue_url}",
+            f"Alice puts the label “{LABEL}” on {person.issue_url()}",
             title="Label in, pull request out",
             border_style="blue",
         )
@@ -102,15 +103,16 @@ def _show(console: Console, world: World) -> None:
     console.print(f"The repository's own tests on that branch: {passed}, [green]OK[/green]")
     counted = re.search(r"\d+ model requests?, [^·\n]*(· cost [^·\n]*)?", seen.comment)
     console.print(f"The gateway counted: {counted[0].strip() if counted else 'nothing'}", highlight=False)
-    noun = "Pull request" if world.forge == "github" else "Merge request"
+    noun = FACTS[Platform(world.forge)].change_noun.capitalize()
     console.print(f"[bold green]{noun}:[/bold green] {seen.change_url}", soft_wrap=True)
 
 
 def _keep(console: Console, world: World) -> None:
-    another = world.issue_url.removesuffix("1") + "2"
+    issue = Person(world).issue_url()
+    another = issue.removesuffix("1") + "2"
     console.print(
         Panel(
-            f"Issue       {world.issue_url}\n"
+            f"Issue       {issue}\n"
             f"Try it      {another}  (click the label “{LABEL}”)\n"
             f"Webhook     {world.receiver_url}/webhook/{world.forge}\n"
             f"Metrics     {world.receiver_url}/metrics\n"

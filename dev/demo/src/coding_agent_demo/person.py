@@ -1,12 +1,22 @@
-"""What a person does and sees on the forge, over its public REST API."""
+"""What a person does and sees on the forge, with the client that the product has for each forge."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
-import httpx
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.connect import connect_forge
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import Item
 
 from coding_agent_demo.world import LABEL, PERSON_TOKEN, REPOSITORY, World
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -25,53 +35,50 @@ class Person:
     """Alice, who applies the label and watches."""
 
     world: World
-    client: httpx.Client = field(init=False)
-
-    def __post_init__(self) -> None:
-        github = self.world.forge == "github"
-        headers = {"Authorization": f"Bearer {PERSON_TOKEN}"} if github else {"PRIVATE-TOKEN": PERSON_TOKEN}
-        place = f"/api/v3/repos/{REPOSITORY}" if github else "/api/v4/projects/acme%2Fpricing"
-        self.client = httpx.Client(
-            base_url=self.world.forge_url + place, headers=headers, timeout=60, trust_env=False
-        )
 
     def apply_label(self) -> None:
         """Put the label on the issue."""
-        if self.world.forge == "github":
-            self.client.post("/issues/1/labels", json={"labels": [LABEL]}).raise_for_status()
-        else:
-            self.client.put("/issues/1", json={"add_labels": LABEL}).raise_for_status()
+        self._with_forge(lambda forge, issue: forge.add_label(issue, LABEL))
+
+    def issue_url(self) -> str:
+        """The page of the demo's issue."""
+        return self._with_forge(lambda forge, issue: forge.read(issue)).url
 
     def look(self) -> Seen:
         """The issue, the agent's comment and the change, now."""
-        return self._github() if self.world.forge == "github" else self._gitlab()
+        return self._with_forge(_look)
 
-    def _get(self, path: str, **query: str) -> object:
-        answer = self.client.get(path, params=query)
-        answer.raise_for_status()
-        return answer.json()
+    def _with_forge(self, use: Callable[[Forge, Item], Awaitable[_Result]]) -> _Result:
+        platform = Platform(self.world.forge)
+        section = {"api_url": self.world.api_url, "personal_access_token": PERSON_TOKEN}
+        settings = Settings.model_validate({platform.value: section})
 
-    def _github(self) -> Seen:
-        issue: dict = self._get("/issues/1")  # type: ignore[type-arg,assignment]
-        comments: list = self._get("/issues/1/comments")  # type: ignore[type-arg,assignment]
-        pulls: list = self._get("/pulls", state="all")  # type: ignore[type-arg,assignment]
-        return Seen(
-            labels=tuple(label["name"] for label in issue["labels"]),
-            comment=comments[-1]["body"] if comments else "",
-            comments=len(comments),
-            change_url=pulls[0]["html_url"] if pulls else "",
-            change_branch=pulls[0]["head"]["ref"] if pulls else "",
-        )
+        async def run() -> _Result:
+            forge = connect_forge(settings, platform)
+            try:
+                issue = Item(
+                    platform=platform,
+                    host=forge.host,
+                    repository=REPOSITORY,
+                    kind=ItemKind.ISSUE,
+                    number=1,
+                )
+                return await use(forge, issue)
+            finally:
+                await forge.aclose()
 
-    def _gitlab(self) -> Seen:
-        issue: dict = self._get("/issues/1")  # type: ignore[type-arg,assignment]
-        notes: list = self._get("/issues/1/notes", sort="asc")  # type: ignore[type-arg,assignment]
-        comments = [note for note in notes if not note["system"]]
-        changes: list = self._get("/merge_requests", state="all")  # type: ignore[type-arg,assignment]
-        return Seen(
-            labels=tuple(issue["labels"]),
-            comment=comments[-1]["body"] if comments else "",
-            comments=len(comments),
-            change_url=changes[0]["web_url"] if changes else "",
-            change_branch=changes[0]["source_branch"] if changes else "",
-        )
+        return asyncio.run(run())
+
+
+async def _look(forge: Forge, issue: Item) -> Seen:
+    branch = f"{Settings().consumer.branch_prefix}issue-{issue.number}"
+    shown = await forge.read_state(issue)
+    comments = await forge.comments(issue)
+    change = await forge.find_change(issue, branch=branch)
+    return Seen(
+        labels=tuple(sorted(shown.labels)),
+        comment=comments[-1].body if comments else "",
+        comments=len(comments),
+        change_url=change.url if change else "",
+        change_branch=branch if change else "",
+    )

@@ -13,11 +13,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import yaml
+from coding_agent_core.registry import FACTS, Platform
 
 ROOT = Path(__file__).resolve().parents[4]
 _CACHE = os.environ.get("CODING_AGENT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -70,10 +72,10 @@ class World:
         return self.folder / "logs"
 
     @property
-    def issue_url(self) -> str:
-        """The page of the demo's issue."""
-        middle = "" if self.forge == "github" else "/-"
-        return f"{self.forge_url}/{REPOSITORY}{middle}/issues/1"
+    def api_url(self) -> str:
+        """The forge's REST API."""
+        prefix: str = import_module(f"coding_agent_forge.{self.forge}.flavour").PREFIX
+        return self.forge_url + prefix
 
 
 @contextlib.contextmanager
@@ -82,7 +84,7 @@ def running_world(forge: str, folder: Path, runner: Runner | None = None) -> Ite
 
     Args:
         runner: works instead of the built-in agent.
-        forge: `github` or `gitlab`.
+        forge: a platform.
         folder: for logs, repositories and the configuration; must exist.
 
     Raises:
@@ -178,14 +180,12 @@ def _config(world: World, port: int, runner: Runner | None) -> dict[str, object]
         "model": "scripted",
     }
     workspace = {"readable": [str(runner.root)]} if runner else {}
-    api = f"{world.forge_url}/api/{'v3' if world.forge == 'github' else 'v4'}"
-    secret = "secret" if world.forge == "github" else "token"
     return {
         "task_source": world.forge,
-        world.forge: {"api_url": api, "personal_access_token": "bot-sandbox-token"},
+        world.forge: {"api_url": world.api_url, "personal_access_token": "bot-sandbox-token"},
         "webhook": {
             "server": {"host": "127.0.0.1", "port": port},
-            world.forge: {secret: "sandbox-secret"},
+            world.forge: {FACTS[Platform(world.forge)].webhook_setting: "sandbox-secret"},
             "commands": {"enabled": True},
         },
         "llm": {"provider": provider, provider: service},

@@ -1,5 +1,7 @@
 """`python charts/schema.py`: makes values.schema.json from values.schema.yaml and the settings' own types.
 
+It also makes files/forges.json, which is all that the templates know of the forges, from the forges' folders.
+
 `config` takes what config.yaml takes, except what the chart sets itself.
 """
 
@@ -8,12 +10,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
+from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.model import Settings
 
 FOLDER = Path(__file__).parent
 TARGET = FOLDER / "coding-agent" / "values.schema.json"
+FORGES = FOLDER / "coding-agent" / "files" / "forges.json"
 MOVED = FOLDER / "coding-agent" / "files" / "moved.yaml"
 
 CHART_SETS = {
@@ -22,10 +27,8 @@ CHART_SETS = {
     "use_rabbitmq": "",
     "rabbitmq": "",
     "webhook.server": "",
-    "webhook.github.secret": "secrets.webhook",
-    "webhook.gitlab.token": "secrets.webhook",
-    "github.personal_access_token": "secrets.github",
-    "gitlab.personal_access_token": "secrets.gitlab",
+    **{f"webhook.{name}.{facts.webhook_setting}": "secrets.webhook" for name, facts in FACTS.items()},
+    **{f"{platform}.personal_access_token": f"secrets.{platform}" for platform in Platform},
     "llm.openai.api_key": "secrets.model",
     "user_config_api.enabled": "userConfig.enabled",
     "user_config_api.api_key": "secrets.userConfig",
@@ -53,6 +56,12 @@ CHART_SETS = {
 def values_schema() -> dict[str, Any]:
     """The schema, whole."""
     schema: dict[str, Any] = yaml.safe_load((FOLDER / "values.schema.yaml").read_text(encoding="utf-8"))
+    secrets, users = (schema["properties"][name]["properties"] for name in ("secrets", "userConfig"))
+    for platform in Platform:
+        secrets[platform] = {"$ref": "#/$defs/tokenSecret"}
+        secrets["webhook"]["properties"][platform] = {"$ref": "#/$defs/webhookSecret"}
+        secrets["webhook"]["properties"][f"{platform}Previous"] = {"type": "string"}
+        users["users"]["properties"][platform] = {"$ref": "#/$defs/users"}
     settings = Settings.model_json_schema()
     definitions = settings.pop("$defs")
     for key in CHART_SETS:
@@ -150,6 +159,23 @@ def _reference(node: dict[str, Any]) -> str:
     return str(next(candidate["$ref"] for candidate in candidates if "$ref" in candidate))
 
 
+def forges() -> str:
+    """The contents of files/forges.json."""
+    found = {}
+    for platform, facts in FACTS.items():
+        section = Settings().forge(platform)
+        place = Path(str(forge_module(platform, "facts").__file__)).with_name("chart.yaml")
+        found[platform.value] = {
+            "title": facts.title,
+            "host": facts.web_host,
+            "api": urlsplit(section.api_url).netloc,
+            "webhook": facts.webhook_setting,
+            "scope": section.SCOPE,
+            **yaml.safe_load(place.read_text(encoding="utf-8")),
+        }
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
 def text() -> str:
     """The file's contents."""
     return json.dumps(values_schema(), indent=1, ensure_ascii=False) + "\n"
@@ -157,3 +183,4 @@ def text() -> str:
 
 if __name__ == "__main__":
     TARGET.write_text(text(), encoding="utf-8")
+    FORGES.write_text(forges(), encoding="utf-8")

@@ -30,57 +30,37 @@ The receiver works, but config.webhook.allowed_networks does not include this po
 network of the cluster's pods to it while `helm test` runs. Or redeliver a webhook from the forge instead."""
 
 
-def delivery(platform: str, host: str, label: str, number: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """A payload and its headers, but for the signature."""
+def filled(node: Any, values: dict[str, str | int]) -> Any:
+    """The node of a sample with the values in place of their names in braces."""
+    if isinstance(node, dict):
+        return {key: filled(value, values) for key, value in node.items()}
+    if isinstance(node, list):
+        return [filled(value, values) for value in node]
+    if isinstance(node, str):
+        if node[1:-1] in values and node == f"{{{node[1:-1]}}}":
+            return values[node[1:-1]]
+        for name, value in values.items():
+            node = node.replace(f"{{{name}}}", str(value))
+    return node
+
+
+def delivery(
+    sample: dict[str, Any], secret: str, host: str, label: str, number: int
+) -> tuple[bytes, dict[str, str]]:
+    """The body and the headers of a forge's webhook.
+
+    Args:
+        sample: `payload` and `headers`, as in the file `chart.yaml` of the forge.
+    """
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    path = f"{OWNER}/{REPOSITORY}"
-    if platform not in ("github", "gitlab"):
-        raise SystemExit(f"{platform}: this test has no webhook of this forge; add one to `delivery`")
-    if platform == "github":
-        issue = {
-            "number": number,
-            "title": "helm test",
-            "state": "open",
-            "html_url": f"https://{host}/{path}/issues/{number}",
-            "labels": [{"name": label}],
-            "updated_at": now,
-        }
-        repository = {"name": REPOSITORY, "full_name": path, "owner": {"login": OWNER}}
-        payload: dict[str, Any] = {
-            "action": "labeled",
-            "label": {"name": label},
-            "issue": issue,
-            "repository": repository,
-            "sender": {"login": "helm-test"},
-        }
-        return payload, {"X-GitHub-Event": "issues", "X-GitHub-Delivery": str(uuid.uuid4())}
-    attributes = {
-        "iid": number,
-        "title": "helm test",
-        "state": "opened",
-        "action": "open",
-        "url": f"https://{host}/{path}/-/issues/{number}",
-        "updated_at": now,
-    }
-    payload = {
-        "object_kind": "issue",
-        "user": {"username": "helm-test"},
-        "project": {"id": number, "path_with_namespace": path, "web_url": f"https://{host}/{path}"},
-        "object_attributes": attributes,
-        "labels": [{"title": label}],
-    }
-    return payload, {"X-Gitlab-Event": "Issue Hook", "X-Gitlab-Webhook-UUID": str(uuid.uuid4())}
+    values = {"host": host, "label": label, "number": number, "now": now, "owner": OWNER, "name": REPOSITORY}
+    body = json.dumps(filled(sample["payload"], values)).encode()
+    signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return body, filled(sample["headers"], {"uuid": str(uuid.uuid4()), "hmac": signature, "secret": secret})
 
 
-def send(base: str, platform: str, payload: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-    """Sign and send; the receiver's answer."""
-    body = json.dumps(payload).encode()
-    secret = (SECRETS / platform).read_text(encoding="utf-8").strip()
-    if platform == "github":
-        signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-        headers = headers | {"X-Hub-Signature-256": f"sha256={signature}"}
-    else:
-        headers = headers | {"X-Gitlab-Token": secret}
+def send(base: str, platform: str, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
+    """The receiver's answer."""
     url = f"{base}/webhook/{platform}"
     return answer_of(urllib.request.Request(url, body, headers | {"Content-Type": "application/json"}), None)  # noqa: S310
 
@@ -106,11 +86,12 @@ def answer_of(request: urllib.request.Request, context: ssl.SSLContext | None) -
 def main() -> int:
     """Once for each forge."""
     base, label_of = os.environ["RECEIVER_URL"], json.loads(os.environ["LABELS"])
-    hosts = json.loads(os.environ["HOSTS"])
+    hosts, samples = json.loads(os.environ["HOSTS"]), json.loads(os.environ["SAMPLES"])
     for platform in sorted(label_of):
         number = int(time.time()) % 1_000_000_000 + 1
-        payload, headers = delivery(platform, hosts[platform], label_of[platform], number)
-        answer = patiently("the receiver", lambda: send(base, platform, payload, headers))  # noqa: B023
+        secret = (SECRETS / platform).read_text(encoding="utf-8").strip()
+        body, headers = delivery(samples[platform], secret, hosts[platform], label_of[platform], number)
+        answer = patiently("the receiver", lambda: send(base, platform, body, headers))  # noqa: B023
         # A duplicate: an earlier try made the task, and its answer was lost. Whose it is, the task says.
         if answer.get("status") not in ("success", "duplicate"):
             print(f"{platform}: the receiver did not create a task: {answer}", file=sys.stderr)

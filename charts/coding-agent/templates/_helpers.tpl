@@ -5,6 +5,10 @@ missing. Every template starts with this.
 */}}
 {{- define "coding-agent.defaults" -}}
 {{- include "coding-agent.fill" (list .Values (.Files.Get "files/defaults.yaml" | fromYaml)) -}}
+{{- range $forge, $_ := include "coding-agent.forgeFacts" . | fromJson -}}
+  {{- $webhook := dict $forge "" (printf "%sPrevious" $forge) "" -}}
+  {{- include "coding-agent.fill" (list $.Values.secrets (dict $forge (dict "existingSecret" "" "token" "") "webhook" $webhook)) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* In maps that a person gives as one value, null removes an entry. */}}
@@ -115,12 +119,12 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Values.image.tag | default $root.Chart.AppVersion }}{{ end -}}
 {{- end -}}
 
-{{/* What the chart knows of each forge: its public host, and the setting that holds the secret of its webhooks. */}}
+{{/*
+What the chart knows of each forge. charts/schema.py makes the file from the folders of the forges; nothing else in the
+chart names one.
+*/}}
 {{- define "coding-agent.forgeFacts" -}}
-{{- toJson (dict
-  "github" (dict "host" "github.com" "webhook" "secret")
-  "gitlab" (dict "host" "gitlab.com" "webhook" "token")
-) -}}
+{{- .Files.Get "files/forges.json" | fromJson | toJson -}}
 {{- end -}}
 
 {{/* The forges that the values have a token for, as a list of names. */}}

@@ -1,13 +1,16 @@
 {{/* Checks that the schema cannot express. Every message names the key. */}}
 {{- define "coding-agent.validate" -}}
 {{- $forges := include "coding-agent.forges" . | fromJsonArray -}}
+{{- $facts := include "coding-agent.forgeFacts" . | fromJson -}}
+{{- $tokens := dict -}}
+{{- range $forge, $_ := $facts -}}{{- $_ := set $tokens $forge "token" -}}{{- end -}}
 {{- $problems := list -}}
 {{- range $old, $new := .Files.Get "files/moved.yaml" | fromYaml -}}
   {{- if include "coding-agent.hasPath" (list $.Values.config $old) -}}
     {{- $problems = append $problems (printf "config.%s: this setting moved; write instead: %s" $old $new) -}}
   {{- end -}}
 {{- end -}}
-{{- range $kind, $field := dict "github" "token" "gitlab" "token" "model" "apiKey" -}}
+{{- range $kind, $field := merge (dict "model" "apiKey") $tokens -}}
   {{- $secret := index $.Values.secrets $kind -}}
   {{- $name := include "coding-agent.secretName" (list $ $kind) -}}
   {{- $expected := or (has $kind $forges) (and (eq $kind "model") (include "coding-agent.modelEnabled" $)) (and (ne $kind "model") (not (include "coding-agent.tokensGiven" $ | fromJsonArray))) -}}
@@ -15,14 +18,14 @@
     {{- $problems = append $problems (printf "secrets.%s.%s: the release has the Secret %s, and without this value it would be deleted; pass your values again, or add --reset-then-reuse-values" $kind $field $name) -}}
   {{- end -}}
 {{- end -}}
-{{- range $kind, $field := dict "github" "token" "gitlab" "token" "model" "apiKey" "userConfig" "apiKey" "egress" "key" -}}
+{{- range $kind, $field := merge (dict "model" "apiKey" "userConfig" "apiKey" "egress" "key") $tokens -}}
   {{- $secret := index $.Values.secrets $kind -}}
   {{- if and $secret.existingSecret (index $secret $field) -}}
     {{- $problems = append $problems (printf "secrets.%s: give either existingSecret or %s, not both" $kind $field) -}}
   {{- end -}}
 {{- end -}}
 {{- with .Values.secrets.webhook -}}
-  {{- if and .existingSecret (or .github .gitlab .githubPrevious .gitlabPrevious) -}}
+  {{- if and .existingSecret (omit . "existingSecret" "rotating" | values | compact) -}}
     {{- $problems = append $problems "secrets.webhook: give either existingSecret or the secrets themselves, not both" -}}
   {{- end -}}
   {{- if and $.Values.receiver.enabled .rotating (not .existingSecret) -}}
@@ -118,15 +121,15 @@
   {{- $problems = append $problems "receiver.autoscaling.maxReplicas: must not be less than minReplicas" -}}
 {{- end -}}
 {{- if .Values.polling.enabled -}}
-  {{- $github := .Values.config.github | default dict -}}
-  {{- $public := or (not $github.api_url) (contains "//api.github.com" ($github.api_url | default "")) -}}
-  {{- if and (has "github" $forges) $public (not (or $github.owner $github.assignee $github.query)) -}}
-    {{- $problems = append $problems "config.github.owner: polling github.com without a scope finds the items of strangers; set it, or config.github.assignee, or config.github.query with a qualifier such as org:NAME" -}}
-  {{- end -}}
-  {{- $gitlab := .Values.config.gitlab | default dict -}}
-  {{- $public := or (not $gitlab.api_url) (contains "//gitlab.com" ($gitlab.api_url | default "")) -}}
-  {{- if and (has "gitlab" $forges) $public (not (or $gitlab.project_id $gitlab.group_id $gitlab.assignee)) -}}
-    {{- $problems = append $problems "config.gitlab.group_id or .project_id: polling gitlab.com without a scope finds the items of strangers; set one of them, or config.gitlab.assignee" -}}
+  {{- range $forge := $forges -}}
+    {{- $known := index $facts $forge -}}
+    {{- $own := get $.Values.config $forge | default dict -}}
+    {{- $public := or (not $own.api_url) (contains (printf "//%s" $known.api) ($own.api_url | default "")) -}}
+    {{- $narrowed := false -}}
+    {{- range $setting := $known.narrowed_by -}}{{- if get $own $setting -}}{{- $narrowed = true -}}{{- end -}}{{- end -}}
+    {{- if and $public (not $narrowed) -}}
+      {{- $problems = append $problems (printf "config.%s.%s: polling %s without a scope finds the items of strangers; in config, %s" $forge (first $known.narrowed_by) $known.host $known.scope) -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- range $deployment := (lookup "apps/v1" "Deployment" .Release.Namespace "").items | default list -}}

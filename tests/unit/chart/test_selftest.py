@@ -103,6 +103,7 @@ def place() -> Place:
 def selftest(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The program of the chart, in its place."""
     module = load(CHART / "files" / "selftest.py")
+    forges = json.loads((CHART / "files" / "forges.json").read_text())
     file = certificate(tmp_path, "IP:127.0.0.1")
     file.rename(tmp_path / "ca.crt")
     (tmp_path / "token").write_text("t")
@@ -116,6 +117,7 @@ def selftest(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
             "RECEIVER_URL": f"http://127.0.0.1:{receiver}",
             "LABELS": json.dumps({"github": "coding agent"}),
             "HOSTS": json.dumps({"github": "github.com"}),
+            "SAMPLES": json.dumps({name: facts["sample"] for name, facts in forges.items()}),
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
             "KUBERNETES_SERVICE_PORT": str(api),
             "POD_NAMESPACE": "agents",

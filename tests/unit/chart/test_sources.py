@@ -12,11 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.forge.events import Accepted, Delivery
-from coding_agent_core.forge.github import webhook as github
-from coding_agent_core.forge.github.settings import GitHub
-from coding_agent_core.forge.gitlab import webhook as gitlab
-from coding_agent_core.forge.gitlab.settings import GitLab
+from coding_agent_core.forge.events import Accepted, PlatformWebhooks
+from coding_agent_core.registry import Platform, forge_module
 from coding_agent_core.settings.model import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,6 +38,7 @@ def load(file: Path) -> ModuleType:
 def test_the_schema_of_the_values_is_that_of_the_settings() -> None:
     schema = load(ROOT / "charts" / "schema.py")
     assert (CHART / "values.schema.json").read_text() == schema.text(), "run: python charts/schema.py"
+    assert (CHART / "files" / "forges.json").read_text() == schema.forges(), "run: python charts/schema.py"
 
 
 def test_the_schema_knows_every_value_and_no_other() -> None:
@@ -51,7 +49,7 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
         node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node
         if path == ".config" or "properties" not in node or not isinstance(value, dict) or not value:
             return
-        optional = {"global", "claims"}
+        optional = {"global", "claims"} | {f"{one}{end}" for one in Platform for end in ("", "Previous")}
         assert set(node["properties"]) - optional == set(value) - optional, path
         for key in value:
             compare(node["properties"][key], value[key], f"{path}.{key}")
@@ -135,18 +133,20 @@ def test_every_alert_has_a_runbook() -> None:
     assert {alert["alert"] for alert in alerts} <= headings
 
 
-@pytest.mark.parametrize("platform", ["github", "gitlab"])
-def test_what_helm_test_sends_becomes_a_task(platform: str) -> None:
+@pytest.mark.parametrize("platform", Platform)
+def test_what_helm_test_sends_becomes_a_task(platform: Platform) -> None:
     selftest = load(CHART / "files" / "selftest.py")
-    settings = Settings(
-        github=GitHub(api_url="https://forge.example.com/api/v3", bot_label="robot"),
-        gitlab=GitLab(api_url="https://forge.example.com/api/v4", bot_label="robot"),
-    )
-    payload, headers = selftest.delivery(platform, "forge.example.com", "robot", 7)
+    sample = json.loads((CHART / "files" / "forges.json").read_text())[platform]["sample"]
+    section = {"api_url": "https://forge.example.com/api/v4", "bot_label": "robot"}
+    settings = Settings.model_validate({platform.value: section})
+    body, headers = selftest.delivery(sample, "a-secret", "forge.example.com", "robot", 7)
     lower = {name.lower(): value for name, value in headers.items()}
-    module: Any = github if platform == "github" else gitlab
-    delivered: Delivery = module.delivery(lower)
-    meaning = module.interpret(delivered, payload, settings, datetime.now(UTC))
+    webhooks: PlatformWebhooks = forge_module(platform, "webhook")  # type: ignore[assignment]
+    proof = webhooks.verification(lower, ["a-secret"])
+    assert proof is not None
+    proof.update(body)
+    assert proof.valid()
+    meaning = webhooks.interpret(webhooks.delivery(lower), json.loads(body), settings, datetime.now(UTC))
     assert isinstance(meaning, Accepted), meaning
     assert meaning.request.item.repository == "selftest.invalid/helm-test"
     assert meaning.request.item.host == "forge.example.com"

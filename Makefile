@@ -69,6 +69,10 @@ sweep: setup-sweep $(VENV)/.dev sweep-parts sweep-packages ## run the exhaustive
 test-packages sweep-packages: $(VENV)/.dev
 	@dev/again.sh $(PY) -m tests.packages $(@:%-packages=%)
 
+.PHONY: mutants
+mutants: setup-test $(VENV)/.dev test-parts ## plant 60 defects, one at a time, and list those that no test sees (a clean checkout; about an hour; PART=operator)
+	@$(PY) -m tests.mutants $(PART)
+
 .PHONY: docs
 docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: serve it to a browser)
 	@$(PY) -m coding_agent_docs reference

@@ -213,8 +213,7 @@ def _report(item: RaceItem, story: Story, lines: Sequence[str]) -> str:
     ("count", "mode", "flavour"),
     [
         (12, "kubernetes", "gitlab"),
-        (12, "rabbitmq", "github"),
-        (12, "memory", "gitlab"),
+        (12, "memory", "github"),
         *(
             pytest.param(60, mode, flavour, marks=pytest.mark.long)
             for mode in MODES
@@ -233,7 +232,7 @@ def test_every_label_that_stays_has_its_run_and_no_other_label_has_one(
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("mode", ["rabbitmq", "memory"])
+@pytest.mark.parametrize("mode", ["memory", pytest.param("rabbitmq", marks=pytest.mark.long)])
 def test_a_forge_that_is_down_keeps_nobody_waiting_on_the_other(
     open_forge: OpenForge, start: Start, mode: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""S14: modes, and sentences instead of stack traces for what is not configured."""
+"""Modes, and sentences instead of stack traces for what is not configured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.fixtures.preloaded import start_main
 
 ROOT = Path(__file__).parents[3]
 SECRET = {"GITHUB_WEBHOOK_SECRET": "s"}
@@ -52,12 +54,14 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
 def test_what_is_missing_is_named(
     tmp_path: Path, arguments: list[str], environment: dict[str, str], expected: str
 ) -> None:
-    done = run(tmp_path, *arguments, **environment)
-    assert done.returncode == 78, done.stderr
-    assert "Configuration error:" in done.stderr
-    assert expected in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Traceback" not in done.stdout
+    log = tmp_path / "log"
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **environment}
+    code = start_main(arguments, env=env, cwd=tmp_path, log=log).wait(150)
+    said = log.read_text()
+    assert code == 78, said
+    assert "Configuration error:" in said
+    assert expected in said
+    assert "Traceback" not in said
 
 
 def test_check_names_what_is_replaced_ignored_and_missing_and_starts_nothing(tmp_path: Path) -> None:

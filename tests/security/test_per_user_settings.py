@@ -449,7 +449,7 @@ async def test_whatever_a_person_stores_no_secret_leaves_to_an_address_of_theirs
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@settings(max_examples=2000, suppress_health_check=_SHARED)
+@settings(max_examples=500, suppress_health_check=_SHARED)
 @given(data=st.data(), default=st.sampled_from(DEFAULTS), by_file=st.booleans())
 async def test_the_same_at_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject, default: Any, by_file: bool

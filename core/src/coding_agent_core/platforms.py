@@ -1,4 +1,4 @@
-"""What differs between the platforms outside their clients; `forge.registry` has the facts of each. Pure."""
+"""What differs between the platforms outside their clients; `registry` has those of each. Pure."""
 
 from __future__ import annotations
 

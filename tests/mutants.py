@@ -108,7 +108,7 @@ def _red(folder: str) -> str | None:
         return f"{folder} did not end"
     if run.returncode == 0:
         return None
-    lines = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    lines = [line for line in run.stdout.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))]
     return lines[0].split(" - ")[0] if lines else f"{folder}: {run.stdout[-200:]}"
 
 

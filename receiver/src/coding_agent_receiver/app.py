@@ -31,8 +31,8 @@ from coding_agent_core.forge.proof import Verification
 from coding_agent_core.messages import TaskSink
 from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.receiver import networks
 from coding_agent_core.settings.section import Secrets
-from coding_agent_core.settings.webhook import networks
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
 from coding_agent_core.telemetry import bound, safe
 from starlette.types import Receive, Scope, Send

@@ -15,7 +15,7 @@ from ipaddress import ip_network
 import httpx
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.webhook import RateLimit, networks
+from coding_agent_core.settings.receiver import RateLimit, networks
 from limits import RateLimitItem, parse_many
 
 from coding_agent_receiver.request import Address, Network, contains

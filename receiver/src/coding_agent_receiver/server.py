@@ -17,7 +17,7 @@ from coding_agent_core.messages import TaskSink
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.webhook import WebhookServer
+from coding_agent_core.settings.receiver import WebhookServer
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Backend
+from coding_agent_core.settings.receiver import networks
 from coding_agent_core.settings.section import Secrets
-from coding_agent_core.settings.webhook import networks
 from coding_agent_core.tasks import RunnerName
 from coding_agent_egress.squid import agent_targets
 

@@ -23,8 +23,8 @@ from coding_agent_core.settings.attempts import (
 from coding_agent_core.settings.forges import ForgeSettings, Labels, forge_sections
 from coding_agent_core.settings.llm import LLM, GatewaySettings
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
+from coding_agent_core.settings.receiver import Webhook
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, for_repository
-from coding_agent_core.settings.webhook import Webhook
 from coding_agent_core.tasks import RunnerName
 
 

@@ -19,7 +19,7 @@ from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, CommentAnswe
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, Text, User, path
 from coding_agent_core.forge.github.discussion import GitHubDiscussion
 from coding_agent_core.forge.github.facts import MEMBERS
-from coding_agent_core.forge.github.redelivery import GitHubHooks, Redelivery
+from coding_agent_core.forge.github.redelivery import GitHubHooks, RedeliveryRound
 from coding_agent_core.forge.github.revisions import GitHubRevisions
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.values import (
@@ -289,7 +289,7 @@ class GitHubForge(Forge):
         return None
 
     async def redeliver_missed(self, settings: Settings) -> int:
-        return await Redelivery(settings, self, self.settings.redelivery, GitHubHooks(self.client)).run()
+        return await RedeliveryRound(settings, self, self.settings.redelivery, GitHubHooks(self.client)).run()
 
 
 def _repo_path(item: Item, *rest: str | int) -> str:

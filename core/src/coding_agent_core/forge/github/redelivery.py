@@ -19,7 +19,7 @@ from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, path
 from coding_agent_core.forge.events import Accepted, Delivery
 from coding_agent_core.forge.github import webhook
-from coding_agent_core.forge.github.settings import Redelivery as RedeliverySettings
+from coding_agent_core.forge.github.settings import Redelivery
 from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.payload import FieldError
 from coding_agent_core.forge.values import ItemState, LabelEvent
@@ -240,8 +240,8 @@ def _in_vain(tries: list[HookDelivery], accepted: list[datetime]) -> bool:
 
 
 @dataclass
-class Redelivery:
-    """One round over the configured webhooks.
+class RedeliveryRound:
+    """One round over the webhooks that the settings name.
 
     A webhook that cannot be read causes a warning only, because the label search finds missed items too.
 
@@ -252,7 +252,7 @@ class Redelivery:
 
     settings: Settings
     forge: Forge
-    of: RedeliverySettings
+    of: Redelivery
     hooks: GitHubHooks
     asked: int = 0
 

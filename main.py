@@ -46,6 +46,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
+from coding_agent_core.registry import HOSTS
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Backend, Settings
 from coding_agent_core.telemetry import configure, process_registry, served
@@ -89,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = findings.require()
         configure(settings.logging)
         findings.log()
+        HOSTS.update({host: platform for platform, host in settings.hosts.items()})
         if arguments.mode == "webhook" and settings.backend is not Backend.MEMORY:
             from coding_agent_receiver.server import run
 

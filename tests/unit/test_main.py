@@ -1,14 +1,30 @@
 """The settings decide which queue there is."""
 
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
+from coding_agent_core.agenttask import Spec
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
+from coding_agent_core.registry import HOSTS, Platform
 from coding_agent_core.settings.model import Backend, Queue, Settings
 
-from main import connect_sink, connect_source
+from main import connect_sink, connect_source, main
+
+
+def test_the_configured_host_decides_on_the_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("github: {api_url: 'https://code.example.com/api/v3'}\n")
+    monkeypatch.setitem(HOSTS, "code.example.com", Platform.GITLAB)
+    monkeypatch.setattr("main.configure", lambda _: None)
+    monkeypatch.setattr("main._run", AsyncMock())
+    assert main(["--config", str(config), "--mode", "webhook"]) == 0
+    spec = Spec.model_validate({"url": "https://code.example.com/octo/demo/issues/7"})
+    assert spec.item.platform is Platform.GITHUB
+    with pytest.raises(ValueError, match="not the address"):
+        Spec.model_validate({"url": "https://code.example.com/octo/demo/-/issues/7"})
 
 
 def test_memory_cannot_cross_processes() -> None:

@@ -36,4 +36,6 @@ KEY_FIELDS = frozenset({"type", "owner", "repo", "project_id"}) | {
 KEY_TYPES: Mapping[str, tuple[Platform, ItemKind]] = {
     form.type: (platform, kind) for platform, facts in FACTS.items() for kind, form in facts.keys.items()
 }
-WEB_HOSTS: Mapping[str, Platform] = {facts.web_host: platform for platform, facts in FACTS.items()}
+HOSTS: dict[str, Platform] = {facts.web_host: platform for platform, facts in FACTS.items()}
+"""The platform of each known host: of the public installations, and of those that `main.py` adds from the
+settings."""

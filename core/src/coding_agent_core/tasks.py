@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import FACTS, KEY_TYPES, WEB_HOSTS, Platform
+from coding_agent_core.registry import FACTS, HOSTS, KEY_TYPES, Platform
 from coding_agent_core.text import first_problem
 
 _NAME_LENGTH = 52
@@ -410,13 +410,13 @@ def host_of(url: str) -> str:
     return f"{parts.hostname}{port}"
 
 
-def item_of(url: str, project_id: int | None = None, *, hosts: Mapping[str, Platform] = WEB_HOSTS) -> Item:
+def item_of(url: str, project_id: int | None = None, *, hosts: Mapping[str, Platform] = HOSTS) -> Item:
     """The issue or change at a web address.
 
     Args:
         project_id: the repository's number, if the platform uses one. Its addresses do not contain the
             number; without it, the item's identity differs from that of the item in webhooks.
-        hosts: the platform of each host that is known. The path decides on any other host.
+        hosts: the platform of each known host. The path decides on any other host.
 
     Raises:
         ValueError: it is not the address of an item, several platforms have such addresses, or the platform

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import json
 import os
 import shutil
@@ -17,8 +18,9 @@ import yaml
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.events import PlatformWebhooks
 from coding_agent_core.platforms import ItemKind, PlatformFacts
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.credentials import CHART_VALUES
+from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
 
 from tests.chart.helm import helm
@@ -113,6 +115,18 @@ def test_a_registered_forge_has_every_part(platform: Platform) -> None:
         assert setting in CHART_VALUES
 
 
+@pytest.mark.parametrize("platform", Platform)
+def test_its_modules_have_what_the_programs_call(platform: Platform) -> None:
+    webhooks = forge_module(platform, "webhook")
+    for name in sorted(_WEBHOOKS - {*PlatformWebhooks.__annotations__}):
+        taken = list(inspect.signature(getattr(PlatformWebhooks, name)).parameters)
+        assert ["self", *inspect.signature(getattr(webhooks, name)).parameters] == taken
+    client = forge_module(platform, "client").CLIENT
+    assert issubclass(client, Forge)
+    assert not inspect.isabstract(client)
+    assert issubclass(forge_module(platform, "settings").SECTION, ForgeSettings)
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """The repository's files that a forge is added to."""
@@ -126,19 +140,15 @@ def test_a_new_forge_lacks_every_part_of_the_list(tree: Path) -> None:
     assert missing(tree, "example") == [str(part) for part in parts("example")]
 
 
-def _add_example(tree: Path) -> None:
-    """Add a forge that is GitLab in all but its name: its folder, its line, its value in the CRD."""
-    folder = tree / CORE / "forge" / "example"
-    shutil.copytree(tree / CORE / "forge" / "gitlab", folder)
+def _add_example(tree: Path, original: Platform) -> None:
+    """Add a forge that is another one in all but its name: its folder, its line, its value in the CRD."""
+    folder, title = tree / CORE / "forge" / "example", FACTS[original].title
+    shutil.copytree(tree / CORE / "forge" / original, folder)
     for file in folder.iterdir():
-        text = file.read_text(encoding="utf-8")
-        for old, new in (
-            ("gitlab", "example"),
-            ("GitLab", "Example"),
-            ("GITLAB", "EXAMPLE"),
-            ("Gitlab", "Example"),
-        ):
-            text = text.replace(old, new)
+        text = (
+            file.read_text(encoding="utf-8").replace(original.upper(), "EXAMPLE").replace(original, "example")
+        )
+        text = text.replace(title, "Example").replace(title.capitalize(), "Example")
         file.write_text(text, encoding="utf-8")
     registry = tree / CORE / "registry.py"
     line = '    GITLAB = "gitlab"\n'
@@ -147,8 +157,9 @@ def _add_example(tree: Path) -> None:
         crd.write_text(crd.read_text().replace("enum: [github, gitlab]", "enum: [github, gitlab, example]"))
 
 
-def test_a_third_forge_is_its_folder_and_two_lines(tree: Path, tmp_path: Path) -> None:
-    _add_example(tree)
+@pytest.mark.parametrize("original", Platform)
+def test_a_third_forge_is_its_folder_and_two_lines(tree: Path, tmp_path: Path, original: Platform) -> None:
+    _add_example(tree, original)
     environment = {**os.environ, "PYTHONPATH": str(tree / CORE.parent)}
 
     def python(*arguments: str) -> None:
@@ -164,7 +175,7 @@ def test_a_third_forge_is_its_folder_and_two_lines(tree: Path, tmp_path: Path) -
     python(str(Path(__file__).with_name("third_forge.py")), str(place))
     values = {
         "secrets": {"example": {"token": "a-token"}, "model": {"apiKey": "a-key"}},
-        "config": {"example": {"group_id": "acme"}},
+        "config": {"example": {"assignee": "coding-agent-bot"}},
         "polling": {"enabled": True},
         "userConfig": {"enabled": True, "users": {"example": {"alice": {}}}},
     }

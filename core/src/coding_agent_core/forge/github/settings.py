@@ -50,8 +50,6 @@ class GitHub(ForgeSettings):
     query: str = "state:open archived:false sort:updated-desc"
     """Polling: appended to the search."""
     redelivery: Redelivery = Redelivery()
-    personal_access_token: SecretField = SecretSettings()
-    """Token of the account that labels, comments, pushes and opens pull requests."""
 
     @property
     def host(self) -> str:

@@ -63,6 +63,7 @@ ATTACKS = (
     "fixes: GH-1",
     "Resolves https://github.com/other/repo/issues/1",
     "Closes PROJ-12",
+    "#closeImplements PROJ-12",
     "see !3",
     "chore: x [skip ci]",
     "***NO_CI***",

@@ -33,7 +33,7 @@ FACTS = PlatformFacts(
         r"[!&$%](?=\d)",  # merge request, epic, snippet, milestone
         r"\[(?=[a-z_]+:)",  # [work_item:1]
         r"/(?:issues|merge_requests|work_items|epics|incident)/(?=\d)",
-        r"\b(?:clos|fix|resolv|implement)[a-z]{0,3}:?\s+(?=[a-z][a-z0-9_]+-\d)",  # Closes PROJ-1
+        r"\b(?:clos|fix|resolv|implement)\w*:?\s+(?=[a-z][a-z0-9_]+-\d)",  # Closes PROJ-1
     ),
     # Multiline quotations, and *Quick actions*: a line that starts with `/`, not in quotations.
     active_blocks=(r">>(?=>)", r"^(?=/)"),

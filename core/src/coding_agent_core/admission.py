@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from coding_agent_core.agenttask import (
@@ -24,20 +24,17 @@ from coding_agent_core.agenttask import (
     ANNOTATION_LABELED_AT,
     ANNOTATION_NEXT_RUN_AT,
     ANNOTATION_WITHDRAWN_BEFORE,
-    Spec,
-    parse_spec,
+    AgentTask,
 )
 from coding_agent_core.tasks import (
     Cause,
     Item,
     Origin,
-    Phase,
     Trigger,
     Withdrawal,
     WithdrawalCause,
     parse_time,
     task_name,
-    terminal_phase,
     whole_second,
 )
 
@@ -47,11 +44,8 @@ SETTLED = timedelta(minutes=10)
 """A run that was announced longer ago is stored, or never will be: a submission takes seconds."""
 _DELIVERIES = 20
 """Further delivery ids kept on a task; the first one is in its spec."""
-_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 """The precision of forge times (`whole_second`)."""
-
-Body = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -231,72 +225,65 @@ def _newer(candidate: datetime | None, known: datetime | None) -> datetime | Non
     return candidate if candidate is not None and (known is None or candidate > known) else None
 
 
-def runs_of(item: Item, objects: Iterable[Body]) -> list[Body]:
+def runs_of(item: Item, tasks: Iterable[AgentTask]) -> list[AgentTask]:
     """The runs of exactly this item, the newest last: labels hold a hash, which other items may share.
 
     The newest is the one that works; if none does, the one that was created last. Numbers alone do not say
     it: if a person deleted run 1, the next run can be run 1 again.
     """
-    return [body for _, body in sorted(_of(item, objects), key=_order)]
+    same = [task for task in tasks if task.readable and task.spec.item.identity == item.identity]
+    return sorted(same, key=_order)
 
 
-def free_run(item: Item, run: int, objects: Iterable[Body]) -> int:
-    """The first number from `run` on whose name none of these objects has.
+def free_run(item: Item, run: int, tasks: Iterable[AgentTask]) -> int:
+    """The first number from `run` on whose name none of these tasks has.
 
     A task of another item can have the name of one of this item's runs: a person may choose any name, and
     two items may have the same hash.
     """
-    taken = {body["metadata"]["name"] for body in objects}
+    taken = {task.name for task in tasks}
     while task_name(item, run) in taken:
         run += 1
     return run
 
 
-def latest_of(runs: Iterable[Body]) -> LatestTask | None:
+def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
     """The facts of an item's newest run.
 
     Its deliveries and its last `labeledAt` are those of all runs together: a delivery that an older run
     answers for asks for nothing new, and a newer run does not make the forge's clock go back. What was
     withdrawn with an older run counts as answered.
     """
-    readable = [(spec, body) for body in runs if (spec := _spec(body)) is not None]
+    readable = [task for task in runs if task.readable]
     if not readable:
         return None
-    spec, newest = max(readable, key=_order)
-    labeled = [_labeled_at(spec_, body) for spec_, body in readable]
-    older = [body for _, body in readable if body is not newest]
-    labeled += [answered_by_withdrawal(_time(body, ANNOTATION_WITHDRAWN_BEFORE)) for body in older]
+    newest = max(readable, key=_order)
+    labeled = [labeled_at(task) for task in readable]
+    labeled += [answered_by_withdrawal(withdrawn_before(task)) for task in readable if task is not newest]
     return LatestTask(
-        name=newest["metadata"]["name"],
-        run=max(spec_.run for spec_, _ in readable),
-        terminal=_terminal(newest),
-        cancel_requested=spec.cancel,
-        acknowledged=_condition(newest, "Acknowledged").get("status") == "True",
+        name=newest.name,
+        run=max(task.spec.run for task in readable),
+        terminal=newest.over,
+        cancel_requested=newest.spec.cancel,
+        acknowledged=newest.acknowledged,
         labeled_at=max(filter(None, labeled), default=None),
-        withdrawn_before=_time(newest, ANNOTATION_WITHDRAWN_BEFORE),
-        delivery_ids=frozenset().union(*(_deliveries(spec_, body) for spec_, body in readable)),
+        withdrawn_before=withdrawn_before(newest),
+        delivery_ids=frozenset().union(*(_deliveries(task) for task in readable)),
     )
 
 
-def works(body: Body) -> bool:
+def works(task: AgentTask) -> bool:
     """The run has not ended, and nobody asked to stop it: normally at most one run of an item does."""
-    spec = _spec(body)
-    return spec is not None and not spec.cancel and not _terminal(body)
+    return task.readable and not task.spec.cancel and not task.over
 
 
-def first_run(item: Item, runs: Iterable[Body]) -> Body | None:
+def first_run(item: Item, runs: Iterable[AgentTask]) -> AgentTask | None:
     """The run whose name a fresh webhook tries to take."""
-    return next((body for body in runs if body["metadata"]["name"] == task_name(item)), None)
-
-
-def phase_of(newest: Body) -> Phase:
-    """How a run ended, by its conditions, which are the truth; Running while it has not."""
-    end = _condition(newest, "Succeeded")
-    return terminal_phase(end.get("status"), end.get("reason")) or Phase.RUNNING
+    return next((task for task in runs if task.name == task_name(item)), None)
 
 
 def note(
-    newest: Body, trigger: Trigger, labeled_at: datetime | None, latest: LatestTask
+    newest: AgentTask, trigger: Trigger, labeled_at: datetime | None, latest: LatestTask
 ) -> dict[str, Any] | None:
     """The merge patch that records a duplicate on its task; `None` if there is nothing to record.
 
@@ -312,11 +299,9 @@ def note(
     # A delivery with a time that the task knows is recognized by that time when it comes again.
     unknown_by_time = labeled_at is not None or trigger.labeled_at is None
     if delivery and unknown_by_time and "," not in delivery and delivery not in latest.delivery_ids:
-        known = [*_noted(newest), delivery]
+        known = [*_further_deliveries(newest), delivery]
         annotations[ANNOTATION_DELIVERIES] = ",".join(known[-_DELIVERIES:])
-    if not annotations:
-        return None
-    return {"metadata": {"annotations": annotations}}
+    return _annotated(annotations) if annotations else None
 
 
 def announcement(now: datetime) -> dict[str, str]:
@@ -324,12 +309,12 @@ def announcement(now: datetime) -> dict[str, str]:
     return {ANNOTATION_NEXT_RUN_AT: now.isoformat()}
 
 
-def is_announced(first: Body) -> bool:
+def is_announced(first: AgentTask) -> bool:
     """Whether the item may have more runs than this run 1."""
-    return ANNOTATION_NEXT_RUN_AT in (first["metadata"].get("annotations") or {})
+    return ANNOTATION_NEXT_RUN_AT in first.metadata.annotations
 
 
-def may_delete_first(item: Item, runs: Iterable[Body], now: datetime) -> bool:
+def may_delete_first(item: Item, runs: Iterable[AgentTask], now: datetime) -> bool:
     """Whether the ended run 1 of an item may be deleted: it is the only run, and no other is about to
     come.
 
@@ -340,20 +325,17 @@ def may_delete_first(item: Item, runs: Iterable[Body], now: datetime) -> bool:
         runs: a consistent list; the deletion is for exactly that version of run 1, so that it fails if a
             further run was announced meanwhile.
     """
-    readable = _of(item, runs)
-    if len(readable) != 1:
+    same = runs_of(item, runs)
+    if len(same) != 1:
         return False
-    notes = readable[0][1]["metadata"].get("annotations") or {}
-    announced = parse_time(notes.get(ANNOTATION_NEXT_RUN_AT))
+    announced = parse_time(same[0].metadata.annotations.get(ANNOTATION_NEXT_RUN_AT))
     return announced is None or announced + SETTLED <= now
 
 
 def duplicate_of(duplicate: Duplicate) -> dict[str, Any]:
     """The merge patch for a task that should not have been created: it is cancelled, and never the newest."""
     because = f"{duplicate.task} already covers it: {duplicate.why}"
-    patch = cancellation(because)
-    patch["metadata"]["annotations"][ANNOTATION_DUPLICATE_OF] = duplicate.task
-    return patch
+    return _cancelled({ANNOTATION_CANCELLED: because, ANNOTATION_DUPLICATE_OF: duplicate.task})
 
 
 def cancellation(why: str, withdrawn_before: datetime | None = None) -> dict[str, Any]:
@@ -365,84 +347,65 @@ def cancellation(why: str, withdrawn_before: datetime | None = None) -> dict[str
     annotations = {ANNOTATION_CANCELLED: why}
     if withdrawn_before is not None:
         annotations[ANNOTATION_WITHDRAWN_BEFORE] = withdrawn_before.isoformat()
-    return {"metadata": {"annotations": annotations}, "spec": {"cancel": True}}
+    return _cancelled(annotations)
 
 
 def withdrawn(before: datetime) -> dict[str, Any]:
     """The merge patch that records a withdrawal on a task that it does not cancel."""
-    return {"metadata": {"annotations": {ANNOTATION_WITHDRAWN_BEFORE: before.isoformat()}}}
+    return _annotated({ANNOTATION_WITHDRAWN_BEFORE: before.isoformat()})
 
 
 def answered(until: datetime) -> dict[str, Any]:
     """The merge patch that records that applications of the label up to this forge time are the task's."""
-    return {"metadata": {"annotations": {ANNOTATION_LABELED_AT: until.isoformat()}}}
+    return _annotated({ANNOTATION_LABELED_AT: until.isoformat()})
 
 
 def check_label(why: str | None) -> dict[str, Any]:
     """The merge patch that asks the reporter to read the item; `None`: it has."""
-    return {"metadata": {"annotations": {ANNOTATION_CHECK_LABEL: why}}}
+    return _annotated({ANNOTATION_CHECK_LABEL: why})
 
 
-def must_check_label(body: Body) -> bool:
-    return ANNOTATION_CHECK_LABEL in (body["metadata"].get("annotations") or {})
+def must_check_label(task: AgentTask) -> bool:
+    """The reporter has to read the item's labels."""
+    return ANNOTATION_CHECK_LABEL in task.metadata.annotations
 
 
-def trigger_of(body: Body) -> Trigger | None:
-    """What made a task; `None` if it cannot be read."""
-    spec = _spec(body)
-    return spec.trigger if spec else None
+def labeled_at(task: AgentTask) -> datetime | None:
+    """Applications of the label up to this time are known to be the task's, by the forge's clock."""
+    times = (task.spec.trigger.labeled_at, _time(task, ANNOTATION_LABELED_AT))
+    return max((time for time in times if time is not None), default=None)
 
 
-def _of(item: Item, objects: Iterable[Body]) -> list[tuple[Spec, Body]]:
-    return [(spec, body) for body in objects if (spec := _spec(body)) and spec.item.identity == item.identity]
+def withdrawn_before(task: AgentTask) -> datetime | None:
+    """As in `LatestTask`."""
+    return _time(task, ANNOTATION_WITHDRAWN_BEFORE)
 
 
-def _spec(body: Body) -> Spec | None:
-    try:
-        return parse_spec(body)
-    except ValueError:  # pydantic's are ValueErrors: another release may have stored it
-        return None
+def _annotated(annotations: Mapping[str, str | None]) -> dict[str, Any]:
+    return {"metadata": {"annotations": annotations}}
 
 
-def _order(run: tuple[Spec, Body]) -> tuple[bool, bool, bool, datetime, int]:
+def _cancelled(annotations: Mapping[str, str]) -> dict[str, Any]:
+    return _annotated(annotations) | {"spec": {"cancel": True}}
+
+
+def _order(task: AgentTask) -> tuple[bool, bool, bool, datetime, int]:
     """Sorts the runs of an item, the newest last."""
-    spec, body = run
-    original = ANNOTATION_DUPLICATE_OF not in (body["metadata"].get("annotations") or {})
-    active = not _terminal(body)
-    return original, active and not spec.cancel, active, _created(body), spec.run
+    original, active = ANNOTATION_DUPLICATE_OF not in task.metadata.annotations, not task.over
+    return original, active and not task.spec.cancel, active, task.metadata.created, task.spec.run
 
 
-def _terminal(body: Body) -> bool:
-    # A run that is being deleted starts nothing any more: its item can have its next run.
-    return phase_of(body) is not Phase.RUNNING or bool(body["metadata"].get("deletionTimestamp"))
-
-
-def _created(body: Body) -> datetime:
-    return parse_time(body["metadata"].get("creationTimestamp")) or _NEVER
-
-
-def _labeled_at(spec: Spec, body: Body) -> datetime | None:
-    noted = _time(body, ANNOTATION_LABELED_AT)
-    return max((time for time in (spec.trigger.labeled_at, noted) if time is not None), default=None)
-
-
-def _time(body: Body, annotation: str) -> datetime | None:
+def _time(task: AgentTask, annotation: str) -> datetime | None:
     """A time by the forge's clock."""
-    noted = parse_time((body["metadata"].get("annotations") or {}).get(annotation))
-    return None if noted is None else whole_second(noted)
+    time = parse_time(task.metadata.annotations.get(annotation))
+    return None if time is None else whole_second(time)
 
 
-def _deliveries(spec: Spec, body: Body) -> set[str]:
-    first = spec.trigger.delivery_id
-    return {*_noted(body), *([first] if first else [])}
+def _deliveries(task: AgentTask) -> set[str]:
+    first = task.spec.trigger.delivery_id
+    return {*_further_deliveries(task), *([first] if first else [])}
 
 
-def _noted(body: Body) -> list[str]:
-    noted = (body["metadata"].get("annotations") or {}).get(ANNOTATION_DELIVERIES, "")
-    return [delivery for delivery in noted.split(",") if delivery]
-
-
-def _condition(body: Body, name: str) -> Body:
-    """The condition of this type; empty if there is none."""
-    conditions = (body.get("status") or {}).get("conditions") or []
-    return next((condition for condition in conditions if condition.get("type") == name), {})
+def _further_deliveries(task: AgentTask) -> list[str]:
+    known = task.metadata.annotations.get(ANNOTATION_DELIVERIES, "")
+    return [delivery for delivery in known.split(",") if delivery]

@@ -6,16 +6,19 @@ Field names in Python are snake_case, on the wire camelCase as Kubernetes has it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import Environment
+from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.objects import Metadata, manager_of
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import (
@@ -30,6 +33,7 @@ from coding_agent_core.tasks import (
     task_name,
     terminal_phase,
 )
+from coding_agent_core.text import first_problem
 from coding_agent_core.usage import Allowance, Usage
 
 GROUP, VERSION, PLURAL, KIND = "coding-agent.dev", "v1alpha1", "agenttasks", "AgentTask"
@@ -255,6 +259,186 @@ class Status(_Wire):
         return terminal_phase(succeeded.status, succeeded.reason) if succeeded else None
 
 
+class UnreadableTaskError(CodingAgentError):
+    """The spec of an AgentTask does not fit the schema: another release has stored it.
+
+    Attributes:
+        why: what is wrong with the spec.
+    """
+
+    def __init__(self, name: str, error: ValueError) -> None:
+        super().__init__(f"AgentTask {name} cannot be read: {error}")
+        self.why = first_problem(error) if isinstance(error, ValidationError) else str(error)
+
+
+@dataclass(frozen=True, eq=False)
+class AgentTask:
+    """An AgentTask as the API server stores it: metadata, spec and status.
+
+    Spec and status are parsed when they are first read, because most tasks of a list are known already:
+
+        task = AgentTask.of(body)
+        task.metadata.labels, task.spec.item, task.status.phase
+
+    Only the metadata is certain. `spec` raises `UnreadableTaskError` if another release has stored something
+    else; `status` leaves out what cannot be read.
+    """
+
+    metadata: Metadata
+    _body: Mapping[str, Any] | None = field(repr=False)
+
+    @staticmethod
+    def of(body: Mapping[str, Any]) -> AgentTask:
+        """The task in an answer or a watch event of the API server."""
+        return AgentTask(Metadata.of(body), body)
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        return self.metadata.namespace
+
+    @property
+    def uid(self) -> str:
+        return self.metadata.uid
+
+    @property
+    def version(self) -> str:
+        return self.metadata.version
+
+    @property
+    def body(self) -> Mapping[str, Any]:
+        """Its JSON, for patches that depend on what is stored; a task of a cache has none (`compact`)."""
+        if self._body is None:
+            raise RuntimeError(f"AgentTask {self.name} comes from a cache: read it again")
+        return self._body
+
+    @cached_property
+    def spec(self) -> Spec:
+        """What to do.
+
+        Raises:
+            UnreadableTaskError: it does not fit the schema.
+        """
+        try:
+            spec = Spec.model_validate(self.body.get("spec") or {})
+            _ = spec.item
+        except ValueError as error:  # pydantic's are ValueErrors
+            raise UnreadableTaskError(self.name, error) from error
+        return spec
+
+    @property
+    def readable(self) -> bool:
+        """Its spec can be read."""
+        try:
+            _ = self.spec
+        except UnreadableTaskError:
+            return False
+        return True
+
+    @cached_property
+    def _stored_status(self) -> tuple[Status, bool]:
+        return _read_status(self.body.get("status"))
+
+    @cached_property
+    def status(self) -> Status:
+        """The state of the task, without what cannot be read."""
+        return self._stored_status[0]
+
+    @property
+    def intact(self) -> bool:
+        """Nothing had to be left out of the status."""
+        return self._stored_status[1]
+
+    def compact(self) -> AgentTask:
+        """Itself, parsed and without its JSON: caches hold thousands of tasks for as long as they run.
+
+        Raises:
+            UnreadableTaskError: its spec cannot be read.
+        """
+        _ = self.spec, self.status, self.cancelled_by
+        self.__dict__["_body"] = None
+        return self
+
+    @cached_property
+    def ended(self) -> bool:
+        """Its `Succeeded` condition is True or False: conditions are the truth, not the phase."""
+        return self.status.terminal_phase is not None
+
+    @property
+    def over(self) -> bool:
+        """It starts nothing any more, so that its item can have its next run."""
+        return self.ended or self.metadata.deleting
+
+    @property
+    def acknowledged(self) -> bool:
+        """The item has shown our label swap at least once."""
+        condition = self.status.condition("Acknowledged")
+        return condition is not None and condition.status == "True"
+
+    @cached_property
+    def item_hash(self) -> str:
+        """Of the item's identity, as its label has it unless somebody has changed the label."""
+        return identity_hash(self.spec.item.identity)
+
+    @cached_property
+    def repository_hash(self) -> str:
+        """Of the repository's identity."""
+        return identity_hash(self.spec.item.repository_identity)
+
+    @property
+    def missing_labels(self) -> dict[str, str]:
+        """The labels that tasks of its item have and this one lacks."""
+        labels = self.metadata.labels
+        return {key: value for key, value in labels_for(self.spec.item).items() if labels.get(key) != value}
+
+    @cached_property
+    def cancelled_by(self) -> str:
+        """The field manager that set `spec.cancel`, as far as that is known."""
+        return manager_of(self.body, "cancel") if self.spec.cancel else ""
+
+    def newly_ended(self, new: Status) -> list[AttemptStatus]:
+        """The attempts that have ended in the new status, and had not in this task's."""
+        known = {attempt.number for attempt in self.status.attempts if attempt.outcome is not None}
+        return [attempt for attempt in new.attempts if attempt.outcome and attempt.number not in known]
+
+
+def _read_status(raw: Any) -> tuple[Status, bool]:
+    """The status without what cannot be read, and whether nothing had to be left out."""
+    if not isinstance(raw, Mapping):
+        return Status(), raw is None
+    intact = True
+    try:
+        status = Status.model_validate(raw)
+    except ValidationError:
+        intact = False
+        entries: dict[str, type[BaseModel]] = {"conditions": Condition, "attempts": AttemptStatus}
+        readable = {
+            name: [entry for entry in value if _fits(entries[name], entry)]
+            if name in entries and isinstance(value, list)
+            else value
+            for name, value in raw.items()
+        }
+        status = Status.model_validate(
+            {name: value for name, value in readable.items() if _fits(Status, {name: value})}
+        )
+    attempts = {attempt.number: attempt for attempt in status.attempts}
+    unique = tuple(attempts[number] for number in sorted(attempts))
+    if unique != status.attempts:
+        return status.model_copy(update={"attempts": unique}), False
+    return status, intact
+
+
+def _fits(model: type[BaseModel], value: Any) -> bool:
+    try:
+        model.model_validate(value)
+    except ValidationError:
+        return False
+    return True
+
+
 def duration(start: datetime, end: datetime) -> str:
     """From one to the other as kubectl writes it: `45s`, `3m12s`, `2h5m`, `3d4h`."""
     seconds = max(0, round((end - start).total_seconds()))
@@ -332,7 +516,7 @@ def manifest(
 
 
 def completion(
-    body: Mapping[str, Any], *, run: int, timeout_seconds: int, max_attempts: int
+    task: AgentTask, *, run: int, timeout_seconds: int, max_attempts: int
 ) -> dict[str, Any] | None:
     """The merge patch that fills in what the author of a task left out; `None` if nothing is missing.
 
@@ -340,69 +524,58 @@ def completion(
         run: number of the item's next run.
 
     Raises:
-        ValueError: the spec does not name an item, or does not fit the schema.
+        UnreadableTaskError: the spec does not name an item, or does not fit the schema.
     """
-    given, spec = body.get("spec") or {}, parse_spec(body)
-    created = body["metadata"]["creationTimestamp"]
+    given, created = task.body.get("spec") or {}, task.metadata.created
     filled = {
-        "source": spec.source.to_wire(),
-        "trigger": {"origin": Origin.MANUAL.value, "receivedAt": created},
+        "source": task.spec.source.to_wire(),
+        "trigger": {"origin": Origin.MANUAL.value, "receivedAt": f"{created:%Y-%m-%dT%H:%M:%SZ}"},
         "run": run,
         "timeoutSeconds": timeout_seconds,
         "maxAttempts": max_attempts,
     }
-    labels = body["metadata"].get("labels") or {}
-    missing_labels = {k: v for k, v in labels_for(spec.item).items() if labels.get(k) != v}
     missing = {name: value for name, value in filled.items() if name not in given}
-    if not missing_labels and not missing:
+    if not task.missing_labels and not missing:
         return None
-    return {"metadata": {"labels": missing_labels}, "spec": missing}
-
-
-def parse_spec(body: Mapping[str, Any]) -> Spec:
-    """The spec of an AgentTask as read from the API server.
-
-    Raises:
-        ValueError: it does not fit the schema (it was stored by another release).
-    """
-    return Spec.model_validate(body.get("spec") or {})
+    return {"metadata": {"labels": task.missing_labels}, "spec": missing}
 
 
 def conditions_patch(
-    body: Mapping[str, Any], wanted: Sequence[Condition], now: datetime
+    task: AgentTask, wanted: Sequence[Condition], now: datetime
 ) -> list[dict[str, Any]] | None:
     """The JSON patch that sets conditions on exactly this version of a task; `None`: they are set already.
 
-    The operator replaces the whole status, the reporter the list of conditions; both test the resourceVersion
-    that they have read. Whoever comes second is refused, reads again and decides again: no change is lost.
+    The operator replaces the whole status, the reporter single conditions; both test the resourceVersion that
+    they have read. Whoever comes second is refused, reads again and decides again: no change is lost.
     """
-    status = body.get("status")
-    stored: list[dict[str, Any]] = list((status or {}).get("conditions") or [])
-    result, changed = list(stored), False
+    status = task.body.get("status")
+    stored = status.get("conditions") if isinstance(status, Mapping) else None
+    entries = stored if isinstance(stored, list) else []
+    places = {entry.get("type"): place for place, entry in enumerate(entries) if isinstance(entry, Mapping)}
+    changes: list[dict[str, Any]] = []
     for condition in wanted:
-        known = next((c for c in stored if c.get("type") == condition.type), None)
+        known, place = task.status.condition(condition.type), places.get(condition.type, "-")
         if known is not None and _same(known, condition):
             continue
-        changed = True
-        entry = {
-            **condition.to_wire(),
-            "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "observedGeneration": body["metadata"].get("generation", 1),
-        }
-        if known is not None and known.get("status") == condition.status:
-            entry["lastTransitionTime"] = known["lastTransitionTime"]
-        result = [c for c in result if c.get("type") != condition.type] + [entry]
-    if not changed:
+        same_status = known is not None and known.status == condition.status
+        since = known.last_transition_time if known and same_status else now.replace(microsecond=0)
+        update = {"last_transition_time": since, "observed_generation": task.metadata.generation}
+        value = condition.model_copy(update=update).to_wire()
+        op = "add" if place == "-" else "replace"
+        changes.append({"op": op, "path": f"/status/conditions/{place}", "value": value})
+    if not changes:
         return None
-    test = {"op": "test", "path": "/metadata/resourceVersion", "value": body["metadata"]["resourceVersion"]}
-    if status is None:
-        return [test, {"op": "add", "path": "/status", "value": {"conditions": result}}]
-    return [test, {"op": "add", "path": "/status/conditions", "value": result}]
+    if not isinstance(stored, list):
+        values = [change["value"] for change in changes]
+        whole = (
+            ("/status/conditions", values)
+            if isinstance(status, Mapping)
+            else ("/status", {"conditions": values})
+        )
+        changes = [{"op": "add", "path": whole[0], "value": whole[1]}]
+    test = {"op": "test", "path": "/metadata/resourceVersion", "value": task.version}
+    return [test, *changes]
 
 
-def _same(known: Mapping[str, Any], wanted: Condition) -> bool:
-    return (known.get("status"), known.get("reason"), known.get("message", "")) == (
-        wanted.status,
-        wanted.reason,
-        wanted.message,
-    )
+def _same(known: Condition, wanted: Condition) -> bool:
+    return (known.status, known.reason, known.message) == (wanted.status, wanted.reason, wanted.message)

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, Spec
+from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, AgentTask, Spec
 from coding_agent_core.tasks import (
     Cause,
     ForgeTime,
@@ -151,14 +151,13 @@ class CommandIgnored:
     why: str
 
 
-Body = Mapping[str, Any]
-
-
-def stored_commands(body: Body) -> list[StoredCommand]:
+def stored_commands(task: AgentTask) -> list[StoredCommand]:
     """The commands that wait on an AgentTask, in order of arrival. Unreadable entries are left out."""
-    text = (body["metadata"].get("annotations") or {}).get(ANNOTATION_COMMANDS, "")
+    text = task.metadata.annotations.get(ANNOTATION_COMMANDS)
+    if not text:
+        return []
     try:
-        entries = json.loads(text or "[]")
+        entries = json.loads(text)
     except (ValueError, RecursionError):
         return []
     found = []
@@ -168,20 +167,29 @@ def stored_commands(body: Body) -> list[StoredCommand]:
     return found
 
 
-def next_command(body: Body) -> StoredCommand | None:
+def cancel_asked(task: AgentTask) -> datetime | None:
+    """When we learned of the oldest `/cancel` that waits on a task.
+
+    Nobody has checked yet whether its author may give it.
+    """
+    cancels = [entry for entry in stored_commands(task) if entry.name is CommandName.CANCEL]
+    return min((entry.received_at for entry in cancels), default=None)
+
+
+def next_command(task: AgentTask) -> StoredCommand | None:
     """The command to execute next: `/cancel` before all others."""
-    stored = stored_commands(body)
+    stored = stored_commands(task)
     cancels = (entry for entry in stored if entry.name is CommandName.CANCEL)
     return next(cancels, stored[0] if stored else None)
 
 
-def store(body: Body, command: IssueCommand) -> dict[str, Any] | CommandIgnored:
+def store(task: AgentTask, command: IssueCommand) -> dict[str, Any] | CommandIgnored:
     """The merge patch that stores a command on exactly this version of an AgentTask.
 
     The newest command of an author replaces an older one of the same name. No command replaces that of
     another author, and `/cancel` does not compete for room with the others.
     """
-    stored = stored_commands(body)
+    stored = stored_commands(task)
     same = [entry for entry in stored if entry.name is command.name]
     own = next((entry for entry in same if entry.user.casefold() == command.user.casefold()), None)
     entry = command.stored()
@@ -191,33 +199,28 @@ def store(body: Body, command: IssueCommand) -> dict[str, Any] | CommandIgnored:
         return CommandIgnored(
             f"{len(same)} commands /{command.name} are already waiting; is the reporter running?"
         )
-    patch = _patch(body, [*(other for other in stored if other is not own), entry])
     # The reporter watches the tasks whose end it has not shown yet.
-    patch["metadata"]["labels"][LABEL_REPORTED] = None
-    return patch
+    return _patch([*(other for other in stored if other is not own), entry], {LABEL_REPORTED: None})
 
 
-def executed(body: Body, command: StoredCommand, *, stopped: bool) -> dict[str, Any]:
+def executed(task: AgentTask, command: StoredCommand, *, stopped: bool) -> dict[str, Any]:
     """The merge patch that removes a command from exactly this version of an AgentTask.
 
     With `stopped` it was a `/cancel` by someone who may give it: older requests for a run end with it, as if
     commands were executed in order.
     """
-    left = [entry for entry in stored_commands(body) if entry.comment != command.comment]
+    left = [entry for entry in stored_commands(task) if entry.comment != command.comment]
     if stopped:
         left = [entry for entry in left if entry.name is CommandName.CANCEL or entry.time > command.time]
-    return _patch(body, left)
+    return _patch(left, {})
 
 
-def _patch(body: Body, stored: Iterable[StoredCommand]) -> dict[str, Any]:
+def _patch(stored: Iterable[StoredCommand], labels: Mapping[str, str | None]) -> dict[str, Any]:
     entries = [entry.model_dump(mode="json", exclude_none=True) for entry in stored]
+    annotation = json.dumps(entries, ensure_ascii=False) if entries else None
     return {
         "metadata": {
-            # A merge patch with a resourceVersion is refused with 409 if the object has another one by now.
-            "resourceVersion": body["metadata"]["resourceVersion"],
-            "labels": {LABEL_COMMANDS: PENDING if entries else None},
-            "annotations": {
-                ANNOTATION_COMMANDS: json.dumps(entries, ensure_ascii=False) if entries else None
-            },
+            "labels": {**labels, LABEL_COMMANDS: PENDING if entries else None},
+            "annotations": {ANNOTATION_COMMANDS: annotation},
         }
     }

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.retry import backoff
 
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.observed import ATTEMPTS, Job
-from coding_agent_operator.observed_pod import Pod, read_pod
+from coding_agent_operator.observed_pod import Pod
 
 _logger = logging.getLogger("operator.attempt_pods")
 
@@ -66,14 +65,13 @@ class AttemptPods:
         found = [pod for pod in pods if pod.job_name == job and pod.created >= since.replace(microsecond=0)]
         return tuple(sorted(found, key=lambda pod: (pod.created, pod.name)))
 
-    def take(self, kind: str, body: Mapping[str, Any]) -> None:
+    def take(self, kind: str, pod: Pod) -> None:
         """Take a watch event of a pod."""
-        pod, uid = read_pod(body), str(body["metadata"].get("uid"))
         if kind == "DELETED" or pod.over:
-            if self._running.pop(uid, None) is not None:
+            if self._running.pop(pod.uid, None) is not None:
                 self._gone()
         else:
-            self._running[uid] = pod
+            self._running[pod.uid] = pod
         if pod.exit_code is None or not pod.job_uid:
             return
         if kind == "DELETED":
@@ -94,12 +92,12 @@ class AttemptPods:
         while True:
             began, problem = clock(), "the API server ended the watch at once"
             try:
-                bodies, version = await self._cluster.list_running_pods(ATTEMPTS)
-                self._running = {body["metadata"]["uid"]: read_pod(body) for body in bodies}
+                pods, version = await self._cluster.list_running_pods(ATTEMPTS)
+                self._running = {pod.uid: pod for pod in pods}
                 self.listed.set()
                 self._gone()
-                async for event in self._cluster.watch_pods(ATTEMPTS, version, _WATCH_S):
-                    self.take(event["type"], event["object"])
+                async for kind, pod in self._cluster.watch_pods(ATTEMPTS, version, _WATCH_S):
+                    self.take(kind, pod)
             except ApiError as error:
                 problem = str(error)
             if clock() - began > _RETRY_MAX_S:

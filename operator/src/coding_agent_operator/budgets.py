@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
 
-from coding_agent_core.agenttask import ENDED, LABEL_REPOSITORY, AttemptStatus
+from coding_agent_core.agenttask import ENDED, LABEL_REPOSITORY, AgentTask, AttemptStatus
 from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.usage import Allowance
 
-from coding_agent_operator.observed import Job, Task, read_status
+from coding_agent_operator.observed import Job
 
 NAMESPACE = "namespace"
 """Key of the namespace's budget; a repository's is the hash in its label."""
@@ -114,14 +113,7 @@ def charges(attempts: Iterable[AttemptStatus]) -> dict[date, dict[str, Decimal]]
     return {day: units for day, units in found.items() if units}
 
 
-def read_spent(body: Mapping[str, Any]) -> tuple[str, str, Charges]:
-    """An ended task's uid, its repository's hash, and what it spent; what cannot be read is left out."""
-    repository = (body["metadata"].get("labels") or {}).get(LABEL_REPOSITORY) or ""
-    status, _ = read_status(body.get("status"))
-    return body["metadata"]["uid"], repository, charges(status.attempts)
-
-
-def next_allowance(task: Task, budgets: Budgets) -> Allowance | None:
+def next_allowance(task: AgentTask, budgets: Budgets) -> Allowance | None:
     """What the next attempt of a task may spend: what the earlier ones left of its budget.
 
     A budget larger than one that the task shares is cut to it: more could never be left there.
@@ -153,7 +145,7 @@ def _rest(attempt: AttemptStatus) -> Allowance:
     return allowance.with_value(allowance.value - charge(attempt).get(allowance.unit, Decimal(0)))
 
 
-def reserved(task: Task, jobs: Sequence[Job], budgets: Budgets) -> Decimal:
+def reserved(task: AgentTask, jobs: Sequence[Job], budgets: Budgets) -> Decimal:
     """What a task's attempts whose end is not recorded may still spend, in the unit of the budgets."""
     open_ = {a.number: a.allowance for a in task.status.attempts if a.outcome is None}
     recorded = {a.number for a in task.status.attempts if a.outcome is not None}
@@ -229,16 +221,17 @@ class Spending:
         # A field selector cannot name several values. A task with its own ttlSecondsAfterFinished has no day.
         return [*(f"status.keptSince={day}" for day in days), f"{ENDED},status.keptSince="]
 
-    def put(self, body: Mapping[str, Any]) -> None:
-        """Count an ended task as it is stored."""
-        self._spent.put(*read_spent(body))
+    def put(self, task: AgentTask) -> None:
+        """Count an ended task as it is stored. Its spec may be of another release."""
+        repository = task.metadata.labels.get(LABEL_REPOSITORY) or ""
+        self._spent.put(task.uid, repository, charges(task.status.attempts))
 
-    def ended(self, task: Task) -> None:
+    def ended(self, task: AgentTask) -> None:
         """A task has ended, and its status is stored."""
         if self._budgets.shared:
-            self._spent.put(task.uid, task.repository, charges(task.status.attempts))
+            self._spent.put(task.uid, task.repository_hash, charges(task.status.attempts))
 
-    def share(self, task: Task, own: Sequence[Job], *, starts: bool) -> tuple[tuple[str, ...], Decimal]:
+    def share(self, task: AgentTask, own: Sequence[Job], *, starts: bool) -> tuple[tuple[str, ...], Decimal]:
         """The keys of the budgets that a task shares, and what it may spend of each.
 
         Args:
@@ -250,9 +243,9 @@ class Spending:
         keys = []
         repository = budgets.of(source.host, source.repository)
         if repository is not None:
-            self._limits[task.repository] = repository
-            self._names[task.repository] = source.repository
-            keys.append(task.repository)
+            self._limits[task.repository_hash] = repository
+            self._names[task.repository_hash] = source.repository
+            keys.append(task.repository_hash)
         if budgets.namespace is not None:
             keys.append(NAMESPACE)
         if keys and task.spec.budget and budgets.task and task.spec.budget.unit != budgets.task.unit:
@@ -270,7 +263,7 @@ class Spending:
         keys = tuple(key for key in (repository, NAMESPACE) if key in self._limits)
         return keys, allowance.value if allowance is not None else Decimal(0)
 
-    def unspent(self, tasks: Iterable[Task], demands: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    def unspent(self, tasks: Iterable[AgentTask], demands: Mapping[str, Decimal]) -> dict[str, Decimal]:
         """By budget, what ended attempts have not spent in the current period.
 
         Args:
@@ -293,11 +286,11 @@ class Spending:
             if task.uid in self._spent:
                 continue  # it has ended
             found = charges(task.status.attempts)
-            _add(spent, task.repository, found, today, unit)
+            _add(spent, task.repository_hash, found, today, unit)
             if demand := demands.get(task.name):
                 units = found.setdefault(today, {})
                 units[unit] = units.get(unit, Decimal(0)) + demand
-            self._open[task.uid] = task.repository, found
+            self._open[task.uid] = task.repository_hash, found
         for uid, (repository, found) in before.items():
             if uid not in self._spent:
                 self._spent.put(uid, repository, found)  # deleted while it ran: it may have spent it all
@@ -306,7 +299,7 @@ class Spending:
             key: limit.value - spent.get(key, Decimal(0)) for key, limit in self._limits.items()
         }
 
-    def exhausted(self, task: Task, key: str) -> Exhausted:
+    def exhausted(self, task: AgentTask, key: str) -> Exhausted:
         """What the status says of a task that waits for a budget."""
         source = task.spec.source
         allowance = next_allowance(task, self._budgets) or Allowance(tokens=0)

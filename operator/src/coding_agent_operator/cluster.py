@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,9 +20,11 @@ from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, PLURAL, VERSION
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer, Body
+from coding_agent_core.objects import Metadata
 
 from coding_agent_operator.metrics import LEADER
-from coding_agent_operator.observed import ACTIVE, MANAGER, WORKLOADS, Job
+from coding_agent_operator.observed import ACTIVE, MANAGER, WORKLOADS, Job, read_job
+from coding_agent_operator.observed_pod import Pod, read_pod, read_pods
 
 _logger = logging.getLogger("operator.cluster")
 
@@ -41,17 +43,11 @@ async def namespaces_with_tasks(server: ApiServer, fields: str = "", page: int =
     Raises:
         ApiError: the API server did not answer, or not for the whole cluster.
     """
-    found: set[str] = set()
-    token = ""
-    while True:
-        query = [("limit", str(page))]
-        query += [("fieldSelector", fields)] if fields else []
-        query += [("continue", token)] if token else []
-        part = await server.request("GET", f"/apis/{GROUP}/{VERSION}/{PLURAL}", query=query)
-        found.update(body["metadata"]["namespace"] for body in part["items"])
-        token = part["metadata"].get("continue") or ""
-        if not token:
-            return found
+    query = [("fieldSelector", fields)] if fields else []
+    path = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
+    return {
+        Metadata.of(body).namespace async for part in server.pages(path, query, page) for body in part.items
+    }
 
 
 class Cluster:
@@ -91,17 +87,19 @@ class Cluster:
         except ApiError:
             return True
 
-    async def list_jobs(self, labels: str) -> tuple[list[Body], int]:
+    async def list_jobs(self, labels: str) -> tuple[list[Job], int]:
         """A consistent list, and its resourceVersion."""
-        found = await self._server.request("GET", self._jobs, query=[("labelSelector", labels)])
-        return list(found["items"]), int(found["metadata"]["resourceVersion"])
+        found = await self._server.list(self._jobs, [("labelSelector", labels)])
+        return [read_job(body) for body in found.items], int(found.version)
 
-    async def get_job(self, name: str) -> Body | None:
-        return await self._server.get(f"{self._jobs}/{name}")
+    async def get_job(self, name: str) -> Job | None:
+        body = await self._server.get(f"{self._jobs}/{name}")
+        return None if body is None else read_job(body)
 
-    async def pods_of(self, job: str) -> list[Body]:
+    async def pods_of(self, job: str) -> tuple[Pod, ...]:
+        """The pods of a Job, oldest first."""
         query = [("labelSelector", f"batch.kubernetes.io/job-name={job}"), ("limit", "100")]
-        return list((await self._server.request("GET", f"{self._core}/pods", query=query))["items"])
+        return read_pods((await self._server.list(f"{self._core}/pods", query)).items)
 
     async def mount_failures(self, pod: str) -> list[str]:
         """What the kubelet says about volumes that it cannot set up for a pod; the newest last."""
@@ -114,26 +112,26 @@ class Cluster:
 
     async def _events(self, selector: str) -> list[tuple[str, str]]:
         query = [("fieldSelector", selector), ("limit", "50")]
-        found = await self._server.request("GET", f"{self._core}/events", query=query)
-        events = sorted(found["items"], key=lambda event: event.get("lastTimestamp") or "")
+        found = await self._server.list(f"{self._core}/events", query)
+        events = sorted(found.items, key=lambda event: event.get("lastTimestamp") or "")
         return [(str(event.get("reason") or ""), str(event.get("message") or "")) for event in events]
 
-    async def list_running_pods(self, labels: str) -> tuple[list[Body], str]:
+    async def list_running_pods(self, labels: str) -> tuple[Sequence[Pod], str]:
         """The pods that have not ended, and the list's resourceVersion."""
         fields = "status.phase!=Succeeded,status.phase!=Failed"
         query = [("labelSelector", labels), ("fieldSelector", fields)]
-        found = await self._server.request("GET", f"{self._core}/pods", query=query)
-        return list(found["items"]), str(found["metadata"]["resourceVersion"])
+        found = await self._server.list(f"{self._core}/pods", query)
+        return read_pods(found.items), found.version
 
-    async def watch_pods(self, labels: str, version: str, seconds: int) -> AsyncIterator[Body]:
-        """The watch events of pods since this resourceVersion, for so many seconds.
+    async def watch_pods(self, labels: str, version: str, seconds: int) -> AsyncIterator[tuple[str, Pod]]:
+        """The watch events of pods since this resourceVersion, for so many seconds: types and pods.
 
         Raises:
             ApiError: it was refused or broke off.
         """
         query = [("labelSelector", labels), ("resourceVersion", version)]
         async for change in self._server.watch(f"{self._core}/pods", query, seconds):
-            yield change
+            yield change["type"], read_pod(change["object"])
 
     async def list_workloads(self) -> list[Body]:
         """What Kueue knows. It may be a little old, which is cheaper to read.
@@ -141,16 +139,15 @@ class Cluster:
         Raises:
             ApiError: 404 if Kueue is not installed.
         """
-        found = await self._server.request("GET", self._workloads, query=[("resourceVersion", "0")])
-        return list(found["items"])
+        return (await self._server.list(self._workloads, [("resourceVersion", "0")])).items
 
-    async def create_job(self, manifest: Body) -> Body:
+    async def create_job(self, manifest: Body) -> Job:
         """Create a Job.
 
         Raises:
             ApiError: 409 if its name is taken; status `None` if nobody knows whether it was created.
         """
-        return await self._create(self._jobs, manifest)
+        return read_job(await self._create(self._jobs, manifest))
 
     async def get_claim(self, name: str) -> Body | None:
         """Read a PersistentVolumeClaim."""
@@ -164,7 +161,7 @@ class Cluster:
         """
         return await self._create(self._claims, manifest)
 
-    async def delete_job(self, job: Job) -> Body | None:
+    async def delete_job(self, job: Job) -> Job | None:
         """Delete exactly this Job in the foreground: it stays until its pods are gone.
 
         Returns:
@@ -178,16 +175,17 @@ class Cluster:
             if error.status not in (404, 409):
                 raise
             return None
-        return answer if answer.get("kind") == "Job" else None  # else a Status: it is gone
+        return read_job(answer) if answer.get("kind") == "Job" else None  # else a Status: it is gone
 
-    async def release_job(self, job: Job, keep_seconds: int) -> Body | None:
+    async def release_job(self, job: Job, keep_seconds: int) -> Job | None:
         """Stop watching a Job that has ended; it is deleted after `keep_seconds`. `None`: it is gone."""
         self._require_lease()
         patch = {
             "metadata": {"labels": {LABEL_ACTIVE: None}, "uid": job.uid},
             "spec": {"ttlSecondsAfterFinished": keep_seconds},
         }
-        return await self._server.merge(f"{self._jobs}/{job.name}", patch)
+        body = await self._server.merge(f"{self._jobs}/{job.name}", patch)
+        return None if body is None else read_job(body)
 
     async def get_lease(self) -> Body | None:
         return await self._server.get(f"{self._leases}/{LEASE}")
@@ -245,7 +243,7 @@ class Seen:
 
 
 def seen(body: Mapping[str, Any], before: Seen | None, now: float) -> Seen:
-    spec, version = body.get("spec") or {}, str(body["metadata"]["resourceVersion"])
+    spec, version = body.get("spec") or {}, Metadata.of(body).version
     since = before.since if before is not None and before.version == version else now
     return Seen(
         version, spec.get("holderIdentity") or "", float(spec.get("leaseDurationSeconds") or 0), since

@@ -15,6 +15,7 @@ from coding_agent_core.agenttask import (
     LABEL_ATTEMPT,
     LABEL_DEFAULTED,
     LABEL_TASK,
+    AgentTask,
     Status,
     TaskResult,
     labels_for,
@@ -30,7 +31,7 @@ from coding_agent_core.settings.model import Kueue
 from coding_agent_core.tasks import Item, TaskRequest
 from coding_agent_core.usage import Allowance
 
-from coding_agent_operator.observed import ATTEMPT, MANAGER, QUEUE_LABEL, Task, job_name, label_value
+from coding_agent_operator.observed import ATTEMPT, MANAGER, QUEUE_LABEL, job_name, label_value
 from coding_agent_operator.observed_pod import AGENT_CONTAINER
 from coding_agent_operator.pod_spec import pod_spec
 
@@ -45,7 +46,7 @@ _NO_NAME_SERVER = "127.0.0.1"
 
 
 def build_job(
-    task: Task,
+    task: AgentTask,
     number: int,
     template: JobTemplate,
     allowance: Allowance | None = None,
@@ -129,7 +130,7 @@ def build_job(
     }
 
 
-def attempt_input(task: Task, number: int, allowance: Allowance | None = None) -> AttemptInput:
+def attempt_input(task: AgentTask, number: int, allowance: Allowance | None = None) -> AttemptInput:
     """What attempt `number` gets: the task, and what the earlier ones left."""
     spec = task.spec
     request = TaskRequest(
@@ -168,7 +169,7 @@ def earlier_of(status: Status) -> EarlierAttempts:
 
 
 def with_transcript_annotations(
-    manifest: Mapping[str, Any], task: Task, number: int, storage: ContextStorage
+    manifest: Mapping[str, Any], task: AgentTask, number: int, storage: ContextStorage
 ) -> dict[str, Any]:
     """The manifest of attempt `number` with the place of its transcript, if it is kept anywhere."""
     key = transcript_key(task.spec.item, task.spec.run, task.uid, number)
@@ -181,7 +182,7 @@ def with_transcript_annotations(
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
-def with_kueue_labels(manifest: Mapping[str, Any], task: Task, kueue: Kueue) -> dict[str, Any]:
+def with_kueue_labels(manifest: Mapping[str, Any], task: AgentTask, kueue: Kueue) -> dict[str, Any]:
     """The manifest of an attempt's Job for Kueue: suspended, in the queue of its repository.
 
     The contract is Kueue's own for plain Jobs (https://kueue.sigs.k8s.io/docs/tasks/run/jobs/): they are

@@ -12,9 +12,10 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 
-from coding_agent_core.agenttask import LABEL_PLATFORM, LABEL_REPOSITORY, Event, labels_for
+from coding_agent_core.agenttask import LABEL_PLATFORM, LABEL_REPOSITORY, AgentTask, Event, labels_for
 from coding_agent_core.environment import Environment
 from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.objects import Metadata
 from coding_agent_core.settings.attempts import Egress
 from coding_agent_core.settings.job import MIRROR_VARIABLE, Cache, JobTemplate
 from coding_agent_core.settings.model import Engine, Settings
@@ -24,7 +25,7 @@ from coding_agent_core.tasks import Item
 from coding_agent_operator.budgets import next_allowance
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.job import build_job, with_egress, with_kueue_labels, with_transcript_annotations
-from coding_agent_operator.observed import ATTEMPT, MANAGER, Task
+from coding_agent_operator.observed import ATTEMPT, MANAGER
 from coding_agent_operator.pod_spec import init_container, mount
 
 _logger = logging.getLogger("operator.job_builder")
@@ -65,7 +66,7 @@ class JobBuilder:
         self._caches = RepositoryCaches(cluster, settings.operator.job)
         self._proxy = EgressProxy(settings.egress)
 
-    async def build(self, task: Task, number: int) -> Mapping[str, Any]:
+    async def build(self, task: AgentTask, number: int) -> Mapping[str, Any]:
         """The manifest of attempt `number`.
 
         Raises:
@@ -82,7 +83,7 @@ class JobBuilder:
             manifest = with_kueue_labels(manifest, task, settings.queue.kueue)
         with_cache, event = await self._caches.given_to(manifest, task)
         if event is not None:
-            await self._cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
+            await self._cluster.tasks.emit(event, task, self._now())
         return await self._proxy.given_to(with_cache, task.spec.item, environment.egress)
 
     def refusal(self, environment: Environment) -> str | None:
@@ -90,7 +91,7 @@ class JobBuilder:
         settings = self._settings
         return settings.repository_environment.pod_refusal(environment, settings.egress.presets)
 
-    def _environment_of(self, task: Task) -> Environment:
+    def _environment_of(self, task: AgentTask) -> Environment:
         """What the task's last attempt asked for, if it is allowed; otherwise the task ends anyway."""
         asked = task.status.environment
         return Environment() if asked is None or self.refusal(asked) is not None else asked
@@ -132,7 +133,7 @@ def why_unusable(claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | N
     Args:
         events: reasons and messages of the claim's Events, the newest last.
     """
-    if claim["metadata"].get("deletionTimestamp"):
+    if Metadata.of(claim).deleting:
         return "it is being deleted"
     phase, spec = (claim.get("status") or {}).get("phase"), claim["spec"]
     if phase == "Lost":
@@ -170,7 +171,7 @@ def with_cache(manifest: Mapping[str, Any], claim: Body, template: JobTemplate, 
     pod = job["template"]["spec"]
     *programs, workspace = pod["initContainers"]
     [agent] = pod["containers"]
-    volumes = [{"name": _VOLUME, "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}]
+    volumes = [{"name": _VOLUME, "persistentVolumeClaim": {"claimName": Metadata.of(claim).name}}]
     workspace = _with_variables(workspace, VARIABLES)
     if trusted:
         workspace = _mounting(workspace, mount(_VOLUME, PACKAGES, sub_path="packages"))
@@ -187,7 +188,7 @@ def with_cache(manifest: Mapping[str, Any], claim: Body, template: JobTemplate, 
         "volumes": [*pod["volumes"], *volumes],
     }
     if claim["spec"]["accessModes"] == ["ReadWriteOnce"]:
-        pod["affinity"] = _on_one_node(pod.get("affinity") or {}, claim)
+        pod["affinity"] = _on_one_node(pod.get("affinity") or {}, Metadata.of(job["template"]).labels)
     return {**manifest, "spec": {**job, "template": {**job["template"], "spec": pod}}}
 
 
@@ -214,16 +215,13 @@ def _with_variables(container: Mapping[str, Any], values: Mapping[str, str]) -> 
     }
 
 
-def _on_one_node(affinity: Mapping[str, Any], claim: Body) -> Body:
+def _on_one_node(affinity: Mapping[str, Any], labels: Mapping[str, str]) -> Body:
     """Where the repository's other attempts run at the moment: on another node this volume cannot be mounted.
 
     Kubernetes would start the pod there nevertheless, and its deadline would pass while it waits.
     """
-    labels = {
-        "app.kubernetes.io/component": ATTEMPT,
-        LABEL_REPOSITORY: claim["metadata"]["labels"][LABEL_REPOSITORY],
-    }
-    term = {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+    same = {"app.kubernetes.io/component": ATTEMPT, LABEL_REPOSITORY: labels[LABEL_REPOSITORY]}
+    term = {"labelSelector": {"matchLabels": same}, "topologyKey": "kubernetes.io/hostname"}
     key = "requiredDuringSchedulingIgnoredDuringExecution"
     pods = affinity.get("podAffinity") or {}
     return {**affinity, "podAffinity": {**pods, key: [*(pods.get(key) or ()), term]}}
@@ -237,7 +235,7 @@ class RepositoryCaches:
         self._template = template
 
     async def given_to(
-        self, manifest: Mapping[str, Any], task: Task
+        self, manifest: Mapping[str, Any], task: AgentTask
     ) -> tuple[Mapping[str, Any], Event | None]:
         """The manifest of an attempt's Job with the repository's cache, if there is one.
 
@@ -251,7 +249,7 @@ class RepositoryCaches:
         if not cache.enabled:
             return manifest, None
         wanted = claim_for(task.spec.item, cache)
-        name = wanted["metadata"]["name"]
+        name = Metadata.of(wanted).name
         try:
             claim = await self._cluster.get_claim(name) or await self._cluster.create_claim(wanted)
             problem = why_unusable(claim, await self._events_of(claim))
@@ -264,7 +262,6 @@ class RepositoryCaches:
             _logger.warning("%s: %s", task.name, text)
             return manifest, Event("Warning", "CacheUnavailable", text[:1000])
         # What the claim is, not what a new one would be: the settings may have changed since.
-        claim = {**claim, "metadata": {**claim["metadata"], "labels": wanted["metadata"]["labels"]}}
         return with_cache(manifest, claim, self._template, trusted=task.spec.trusted), None
 
     async def _events_of(self, claim: Body) -> list[tuple[str, str]]:
@@ -275,7 +272,7 @@ class RepositoryCaches:
         """
         if waits_for_class(claim):
             for _ in range(_EVENT_TRIES):
-                if events := await self._cluster.claim_events(claim["metadata"]["uid"]):
+                if events := await self._cluster.claim_events(Metadata.of(claim).uid):
                     return events
                 await asyncio.sleep(_EVENT_INTERVAL_S)
         return []

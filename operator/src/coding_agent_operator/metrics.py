@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 
-from coding_agent_core.agenttask import Status
+from coding_agent_core.agenttask import AgentTask, Status
 from coding_agent_core.reasons import REASONS, Reason
 from coding_agent_core.tasks import Origin, Phase
 from coding_agent_core.telemetry import UsageMetrics
 from coding_agent_core.usage import Allowance
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
-
-from coding_agent_operator.observed import Task
 
 _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
@@ -90,14 +88,14 @@ for _reason in REASONS:
     ENDED.labels(_NOT_FAILED.get(_reason, Phase.FAILED).value, _reason)
 
 
-def count_change(task: Task, new: Status) -> None:
+def count_change(task: AgentTask, new: Status) -> None:
     """Count what a status change shows; call it once per change, after it is stored."""
     if task.status.phase is None and task.intact:
         ACCEPTED.labels(task.spec.trigger.origin).inc()
     before = {attempt.number for attempt in task.status.attempts}
     for attempt in new.attempts:
         if not before and attempt is new.attempts[0]:
-            QUEUE_WAIT.observe(max(0.0, (attempt.start_time - task.created).total_seconds()))
+            QUEUE_WAIT.observe(max(0.0, (attempt.start_time - task.metadata.created).total_seconds()))
         elif attempt.number not in before:
             RETRIES.inc()
     for attempt in task.newly_ended(new):

@@ -14,26 +14,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from coding_agent_core.admission import latest_of, runs_of
-from coding_agent_core.agenttask import (
-    LABEL_ITEM,
-    NOT_ENDED,
-    Event,
-    completion,
-    labels_for,
-    parse_spec,
-)
+from coding_agent_core.agenttask import NOT_ENDED, AgentTask, Event, UnreadableTaskError, completion
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue
-from coding_agent_core.kubernetes.transport import ApiError, ApiServer, Body
+from coding_agent_core.kubernetes.transport import ApiError, ApiServer
 from coding_agent_core.settings.model import Engine, Settings
-from coding_agent_core.text import first_problem
-from pydantic import ValidationError
 
 from coding_agent_operator import metrics
 from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.cluster import Cluster, Lease, identity
 from coding_agent_operator.job_builder import JobBuilder
-from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job, Task
+from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job
 from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError
 from coding_agent_operator.refused_requests import RefusedRequests
 from coding_agent_operator.runs import Duplicates, sweep_forever
@@ -68,7 +59,7 @@ class NamespaceController:
         namespace: str,
         settings: Settings,
         *,
-        tasks: ObjectCache[Task],
+        tasks: ObjectCache[AgentTask],
         jobs: ObjectCache[Job],
         controller: Controller,
         behind: Callable[[int], None],
@@ -206,7 +197,7 @@ class NamespaceController:
     def _queue(self, name: str, *, urgent: bool = False) -> None:
         self._controller.queue.add(Key(self.namespace, name), urgent=urgent)
 
-    def _ended(self, task: Task) -> None:
+    def _ended(self, task: AgentTask) -> None:
         """The end of a task is recorded, and the cache does not have it any more."""
         self._duplicates.ended(task)
         self.scheduler.spending.ended(task)
@@ -274,7 +265,7 @@ class NamespaceController:
             return
         self._reported.add(name)
         event = Event("Warning", "Refused", str(error))
-        await self.cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
+        await self.cluster.tasks.emit(event, task, self._now())
 
     async def _listed(self, _: set[Key]) -> None:
         if self._kueue:
@@ -301,7 +292,7 @@ class NamespaceController:
                 "needs it.",
             )
             _logger.warning("Job %s has no task; it is left alone", job.name)
-            await self.cluster.tasks.emit(event, kind="Job", name=job.name, uid=job.uid, now=self._now())
+            await self.cluster.tasks.emit(event, job, self._now(), kind="Job")
 
     async def _adopt_unlabeled(self) -> None:
         """Adopt tasks without the label of complete ones, those that are there and those that come.
@@ -312,37 +303,36 @@ class NamespaceController:
         tasks, seconds = self.cluster.tasks, int(self._settings.operator.sweep_interval)
         while True:
             try:
-                bodies, version = await tasks.list(NOT_DEFAULTED, NOT_ENDED)
-                for body in bodies:
-                    await self._adopt(body)
-                async for change in tasks.watch(NOT_DEFAULTED, NOT_ENDED, version, seconds):
-                    if change["type"] in ("ADDED", "MODIFIED"):
-                        await self._adopt(change["object"])
+                listed, version = await tasks.list(NOT_DEFAULTED, NOT_ENDED)
+                for task in listed:
+                    await self._adopt(task)
+                async for kind, task in tasks.watch(NOT_DEFAULTED, NOT_ENDED, version, seconds):
+                    if kind in ("ADDED", "MODIFIED"):
+                        await self._adopt(task)
             except ApiError as error:
                 _logger.warning("Tasks without labels cannot be adopted: %s", error)
                 await asyncio.sleep(_ADOPTION_RETRY_S)
 
-    async def _adopt(self, body: Body) -> None:
+    async def _adopt(self, task: AgentTask) -> None:
         """Fill in what the task lacks, its labels too."""
-        name, uid, defaults = body["metadata"]["name"], body["metadata"]["uid"], self._settings.consumer
+        tasks, defaults = self.cluster.tasks, self._settings.consumer
         try:
-            item = parse_spec(body).item
-            runs = await self.cluster.tasks.runs(labels_for(item)[LABEL_ITEM])
-            latest = latest_of(runs_of(item, [run for run in runs if run["metadata"]["uid"] != uid]))
-            patch = completion(
-                body,
-                run=latest.run + 1 if latest else 1,
-                timeout_seconds=defaults.timeout_seconds,
-                max_attempts=defaults.max_attempts,
-            )
-        except ValueError as error:
-            why = first_problem(error) if isinstance(error, ValidationError) else str(error)
-            _logger.warning("AgentTask %s cannot be read: %s", name, why)
-            if uid not in self._invalid:
-                self._invalid.add(uid)
-                event = Event("Warning", "InvalidSpec", f"The spec cannot be used: {why}")
-                await self.cluster.tasks.emit(event, name=name, uid=uid, now=self._now())
+            item = task.spec.item
+        except UnreadableTaskError as error:
+            _logger.warning("%s", error)
+            if task.uid not in self._invalid:
+                self._invalid.add(task.uid)
+                event = Event("Warning", "InvalidSpec", f"The spec cannot be used: {error.why}")
+                await tasks.emit(event, task, self._now())
             return
+        others = [run for run in await tasks.runs(item) if run.uid != task.uid]
+        latest = latest_of(runs_of(item, others))
+        patch = completion(
+            task,
+            run=latest.run + 1 if latest else 1,
+            timeout_seconds=defaults.timeout_seconds,
+            max_attempts=defaults.max_attempts,
+        )
         # If somebody else changes the task at this moment, it is listed or watched again.
-        if patch is not None and await self.cluster.tasks.patch(body, patch) is not None:
-            _logger.info("Adopted task %s", name)
+        if patch is not None and await tasks.patch(task, patch) is not None:
+            _logger.info("Adopted task %s", task.name)

@@ -8,38 +8,23 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
-from coding_agent_core.admission import must_check_label
 from coding_agent_core.agenttask import (
     ANNOTATION_ALLOWANCE,
     ANNOTATION_TRANSCRIPT,
     ANNOTATION_TRANSCRIPT_URL,
     LABEL_ACTIVE,
     LABEL_DEFAULTED,
-    LABEL_ITEM,
-    LABEL_REPOSITORY,
-    AttemptStatus,
-    Condition,
-    Spec,
-    Status,
-    TaskResult,
-    labels_for,
-    parse_spec,
 )
 from coding_agent_core.attempts import MAX_PLACE
-from coding_agent_core.commands import CommandName, stored_commands
-from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.objects import Metadata, controller_of
 from coding_agent_core.tasks import parse_time
 from coding_agent_core.usage import Allowance
-from pydantic import BaseModel, ValidationError
 
-from coding_agent_operator.observed_pod import Pod, read_allowance, time_of
-
-_M = TypeVar("_M", bound=BaseModel)
+from coding_agent_operator.observed_pod import Pod, read_allowance
 
 MANAGER = "coding-agent-operator"
 """Field manager of writes and source of events."""
@@ -62,57 +47,6 @@ KUEUE_NOT_INSTALLED = (
 )
 _LENGTH = 63
 """RFC 1123 label: a Job's name becomes a label value of its pods."""
-
-
-class UnreadableTaskError(CodingAgentError):
-    """An AgentTask whose spec this release cannot read."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """An AgentTask.
-
-    Attributes:
-        status: as far as it could be read; what was wrong in it is left out.
-        intact: nothing was wrong in it.
-        item: hash of the item's identity, as in its label.
-        repository: hash of the repository's identity, as in its label.
-        labels: as stored; `missing_labels` are those that it lacks.
-        check_label: the reporter has to read the item's labels.
-        cancel_asked: when we learned of the oldest `/cancel` that waits on it; nobody has checked yet whether
-            its author may give it.
-    """
-
-    name: str
-    uid: str
-    version: str
-    generation: int
-    created: datetime
-    deleting: bool
-    labels: Mapping[str, str]
-    spec: Spec
-    status: Status
-    item: str
-    repository: str
-    wanted_labels: Mapping[str, str]
-    intact: bool = True
-    check_label: bool = False
-    cancel_asked: datetime | None = None
-
-    @cached_property
-    def ended(self) -> bool:
-        """Its `Succeeded` condition is True or False: conditions are the truth, not the phase."""
-        return self.status.terminal_phase is not None
-
-    @property
-    def missing_labels(self) -> dict[str, str]:
-        """The labels that tasks of its item have and this one lacks."""
-        return {key: value for key, value in self.wanted_labels.items() if self.labels.get(key) != value}
-
-    def newly_ended(self, new: Status) -> list[AttemptStatus]:
-        """The attempts that have ended in the new status, and had not in this task's."""
-        known = {attempt.number for attempt in self.status.attempts if attempt.outcome is not None}
-        return [attempt for attempt in new.attempts if attempt.outcome and attempt.number not in known]
 
 
 @dataclass(frozen=True)
@@ -142,6 +76,8 @@ class Job:
     number: int | None
     created: datetime
     labels: Mapping[str, str]
+    namespace: str = ""
+    version: str = field(default="0", compare=False)
     complete: bool = False
     failure: str | None = None
     failure_detail: str = ""
@@ -175,110 +111,37 @@ class Job:
         return self.started if self.queue and self.started else self.created
 
 
-def read_task(body: Mapping[str, Any]) -> Task:
-    """An AgentTask as the API server has it.
-
-    Raises:
-        UnreadableTaskError: its spec does not fit; the message names the task and the field.
-    """
-    meta = body["metadata"]
-    try:
-        spec = parse_spec(body)
-        wanted = labels_for(spec.item)
-    except (ValidationError, ValueError) as error:
-        raise UnreadableTaskError(f"AgentTask {meta['name']} cannot be read: {error}") from error
-    status, intact = read_status(body.get("status"))
-    return Task(
-        name=meta["name"],
-        uid=meta["uid"],
-        version=meta["resourceVersion"],
-        generation=int(meta.get("generation") or 1),
-        created=time_of(meta.get("creationTimestamp")),
-        deleting=bool(meta.get("deletionTimestamp")),
-        labels=dict(meta.get("labels") or {}),
-        spec=spec,
-        status=status,
-        item=wanted[LABEL_ITEM],
-        repository=wanted[LABEL_REPOSITORY],
-        wanted_labels=wanted,
-        intact=intact,
-        check_label=must_check_label(body),
-        cancel_asked=min(
-            (entry.received_at for entry in stored_commands(body) if entry.name is CommandName.CANCEL),
-            default=None,
-        ),
-    )
-
-
-def read_status(raw: Any) -> tuple[Status, bool]:
-    """The status without what cannot be read, and whether nothing had to be left out."""
-    if raw is None:
-        return Status(), True
-    if not isinstance(raw, Mapping):
-        return Status(), False
-    fields = {key: value for key, value in raw.items() if key not in ("conditions", "attempts", "result")}
-    conditions, conditions_ok = _readable(Condition, raw.get("conditions"))
-    attempts, attempts_ok = _readable(AttemptStatus, raw.get("attempts"))
-    results, result_ok = _readable(TaskResult, [raw["result"]] if raw.get("result") is not None else [])
-    numbers = [attempt.number for attempt in attempts]
-    unique = tuple({attempt.number: attempt for attempt in attempts}[n] for n in sorted(set(numbers)))
-    intact = conditions_ok and attempts_ok and result_ok and [a.number for a in unique] == numbers
-    parts: dict[str, Any] = {"conditions": conditions, "attempts": unique}
-    if results:
-        parts["result"] = results[0]
-    for key in list(fields):
-        try:
-            Status.model_validate({key: fields[key]})
-        except ValidationError:
-            del fields[key]
-            intact = False
-    return Status.model_validate({**fields, **parts}), intact
-
-
-def _readable(model: type[_M], raw: Any) -> tuple[tuple[_M, ...], bool]:
-    if raw is None:
-        return (), True
-    if not isinstance(raw, list):
-        return (), False
-    found: list[_M] = []
-    for entry in raw:
-        try:
-            found.append(model.model_validate(entry))
-        except ValidationError:
-            continue
-    return tuple(found), len(found) == len(raw)
-
-
 def read_job(body: Mapping[str, Any]) -> Job:
-    meta, status = body["metadata"], body.get("status") or {}
-    owner: Mapping[str, Any] = next((o for o in meta.get("ownerReferences") or () if o.get("controller")), {})
+    meta, status = Metadata.of(body), body.get("status") or {}
+    owner = controller_of(body)
     task = owner.get("name") if owner.get("kind") == "AgentTask" else None
     conditions = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
-    notes = meta.get("annotations") or {}
     failed, complete = conditions.get("Failed"), conditions.get("Complete")
     last = failed or complete or {}
-    queue = (meta.get("labels") or {}).get(QUEUE_LABEL) or ""
+    queue = meta.labels.get(QUEUE_LABEL) or ""
     return Job(
-        name=meta["name"],
-        uid=meta["uid"],
+        name=meta.name,
+        uid=meta.uid,
         owner=owner.get("uid") if task else None,
         task=task,
-        number=attempt_number(task, meta["name"]) if task else None,
-        created=time_of(meta.get("creationTimestamp")),
-        labels=dict(meta.get("labels") or {}),
+        number=attempt_number(task, meta.name) if task else None,
+        created=meta.created,
+        labels=meta.labels,
+        namespace=meta.namespace,
+        version=meta.version,
         complete=complete is not None,
         failure=(failed.get("reason") or "Failed") if failed else None,
         failure_detail=(failed or {}).get("message") or "",
         finished_at=parse_time(status.get("completionTime") or last.get("lastTransitionTime")),
-        deleting=bool(meta.get("deletionTimestamp")),
+        deleting=meta.deleting,
         ready=int(status.get("ready") or 0),
-        active_label=(meta.get("labels") or {}).get(LABEL_ACTIVE) == "true",
+        active_label=meta.labels.get(LABEL_ACTIVE) == "true",
         suspended=bool((body.get("spec") or {}).get("suspend")),
         started=parse_time(status.get("startTime")) if queue else None,
         queue=queue,
-        transcript=(notes.get(ANNOTATION_TRANSCRIPT) or "")[:MAX_PLACE] or None,
-        transcript_url=(notes.get(ANNOTATION_TRANSCRIPT_URL) or "")[:MAX_PLACE] or None,
-        allowance=read_allowance(notes.get(ANNOTATION_ALLOWANCE)),
+        transcript=(meta.annotations.get(ANNOTATION_TRANSCRIPT) or "")[:MAX_PLACE] or None,
+        transcript_url=(meta.annotations.get(ANNOTATION_TRANSCRIPT_URL) or "")[:MAX_PLACE] or None,
+        allowance=read_allowance(meta.annotations.get(ANNOTATION_ALLOWANCE)),
     )
 
 
@@ -320,4 +183,4 @@ def workload_waits_for(workload: Mapping[str, Any]) -> str | None:
 
 
 def workload_job_uid(workload: Mapping[str, Any]) -> str:
-    return str((workload["metadata"].get("labels") or {}).get(_WORKLOAD_JOB_LABEL, ""))
+    return Metadata.of(workload).labels.get(_WORKLOAD_JOB_LABEL, "")

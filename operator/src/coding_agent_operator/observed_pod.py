@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from coding_agent_core.agenttask import ANNOTATION_ALLOWANCE, LABEL_ITEM, LABEL_REPOSITORY
-from coding_agent_core.tasks import parse_time
+from coding_agent_core.objects import Metadata, time_of
 from coding_agent_core.usage import Allowance
 from pydantic import ValidationError
 
@@ -22,7 +22,6 @@ AGENT_CONTAINER = "agent"
 WORKSPACE_CONTAINER = "workspace"
 NOT_READY_TO_START = "PodNotReadyToStart"
 """Our word for a pod on a node whose volumes or network are not set up: no container status says so."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Pod:
     name: str
     phase: str
     created: datetime
+    uid: str = ""
     reason: str = ""
     detail: str = ""
     disruption: str = ""
@@ -92,7 +92,7 @@ def read_pods(bodies: Iterable[Mapping[str, Any]]) -> tuple[Pod, ...]:
 
 
 def read_pod(body: Mapping[str, Any]) -> Pod:
-    meta, status = body["metadata"], body.get("status") or {}
+    meta, status = Metadata.of(body), body.get("status") or {}
     conditions = {c.get("type"): c for c in status.get("conditions") or ()}
     disruption, scheduled = conditions.get("DisruptionTarget") or {}, conditions.get("PodScheduled") or {}
     containers = list(status.get("containerStatuses") or ())
@@ -115,9 +115,10 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
     if not (waiting or began) and ready.get("status") == "False" and scheduled.get("status") == "True":
         waiting = {"reason": NOT_READY_TO_START}
     return Pod(
-        name=meta["name"],
+        name=meta.name,
+        uid=meta.uid,
         phase=status.get("phase") or "Pending",
-        created=time_of(meta.get("creationTimestamp")),
+        created=meta.created,
         reason=status.get("reason") or "",
         detail=status.get("message") or "",
         disruption=(disruption.get("reason") or "Disrupted") if disruption.get("status") == "True" else "",
@@ -133,13 +134,13 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
             default=None,
         ),
         # The API server writes the time at which the grace period is over.
-        gone_by=time_of(meta["deletionTimestamp"]) if meta.get("deletionTimestamp") else None,
+        gone_by=meta.deleted_at,
         node=(body.get("spec") or {}).get("nodeName") or "",
-        job_uid=(meta.get("labels") or {}).get(JOB_UID_LABEL) or "",
-        job_name=(meta.get("labels") or {}).get(JOB_NAME_LABEL) or "",
-        item=(meta.get("labels") or {}).get(LABEL_ITEM) or "",
-        repository=(meta.get("labels") or {}).get(LABEL_REPOSITORY) or "",
-        allowance=read_allowance((meta.get("annotations") or {}).get(ANNOTATION_ALLOWANCE)),
+        job_uid=meta.labels.get(JOB_UID_LABEL) or "",
+        job_name=meta.labels.get(JOB_NAME_LABEL) or "",
+        item=meta.labels.get(LABEL_ITEM) or "",
+        repository=meta.labels.get(LABEL_REPOSITORY) or "",
+        allowance=read_allowance(meta.annotations.get(ANNOTATION_ALLOWANCE)),
         started=began,
         began=began
         or bool((body.get("spec") or {}).get("nodeName") and "waiting" not in (agent.get("state") or {})),
@@ -182,8 +183,3 @@ def read_allowance(text: str | None) -> Allowance | None:
         return Allowance.model_validate_json(text) if text else None
     except ValidationError:
         return None
-
-
-def time_of(value: object) -> datetime:
-    """A time as the API server writes it; the first one of all if there is none."""
-    return parse_time(value) or _EPOCH

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coding_agent_core.agenttask import GROUP, NOT_ENDED, PLURAL, VERSION
+from coding_agent_core.agenttask import GROUP, NOT_ENDED, PLURAL, VERSION, AgentTask
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import (
     Controller,
@@ -29,7 +29,7 @@ from coding_agent_core.telemetry import bound
 from coding_agent_operator import metrics
 from coding_agent_operator.cluster import namespaces_with_tasks
 from coding_agent_operator.namespace import NamespaceController
-from coding_agent_operator.observed import ACTIVE, DEFAULTED, Job, Task, read_job, read_task
+from coding_agent_operator.observed import ACTIVE, DEFAULTED, Job, read_job
 from coding_agent_operator.watching import Resource, Selector, serve_probes, watch
 
 _logger = logging.getLogger("operator.program")
@@ -90,8 +90,8 @@ class Namespaces:
             else list(settings.operator.namespaces or (settings.operator.own_namespace,))
         )
         """The configured ones; empty: all."""
-        self._tasks: ObjectCache[Task] = ObjectCache(read_task)
-        self._jobs: ObjectCache[Job] = ObjectCache(read_job)
+        self._tasks: ObjectCache[AgentTask] = ObjectCache(AgentTask.compact)
+        self._jobs: ObjectCache[Job] = ObjectCache()
         self._controller = Controller(
             self._reconcile, workers=settings.operator.workers, on_error=self._failed
         )
@@ -124,19 +124,19 @@ class Namespaces:
 
     def observe(self, resource: Resource, kind: str | None, body: Mapping[str, Any]) -> None:
         """Take a watch event; with `"*"` the first one of a namespace starts to serve it."""
-        key = key_of(body)
+        stored: AgentTask | Job = AgentTask.of(body) if resource == TASKS else read_job(body)
+        key, urgent = key_of(stored), False
         if self._everywhere and kind != "DELETED":
             self._open(key.namespace)
-        urgent = False
-        if resource == TASKS:
-            if not self._tasks.observe(kind, body):
+        if isinstance(stored, AgentTask):
+            if not self._tasks.observe(kind, stored):
                 return
             task = self._tasks.get(key)
             urgent = task is not None and (task.spec.cancel or task.spec.suspend)
         else:
-            if not self._jobs.observe(kind, body):
+            if not self._jobs.observe(kind, stored):
                 return
-            job = self._jobs.get(key) or read_job(body)
+            job = self._jobs.get(key) or stored
             key, urgent = Key(key.namespace, job.task or ""), job.deleting and kind != "DELETED"
         if key.name:
             self._controller.queue.add(key, urgent=urgent)

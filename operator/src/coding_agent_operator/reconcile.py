@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from coding_agent_core.agenttask import AttemptStatus, Event, Status
+from coding_agent_core.agenttask import AgentTask, AttemptStatus, Event, Status, UnreadableTaskError
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.operator import Policy
@@ -16,15 +16,8 @@ from coding_agent_core.settings.operator import Policy
 from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.metrics import count_change
-from coding_agent_operator.observed import (
-    Job,
-    Task,
-    UnreadableTaskError,
-    read_job,
-    read_status,
-    read_task,
-)
-from coding_agent_operator.observed_pod import NOT_READY_TO_START, Pod, missing_secrets, read_pods
+from coding_agent_operator.observed import Job, job_name
+from coding_agent_operator.observed_pod import NOT_READY_TO_START, Pod, missing_secrets
 from coding_agent_operator.task_plan import Plan, Refusal, SchedulingDecision, plan_task
 
 _logger = logging.getLogger("operator.reconcile")
@@ -35,7 +28,7 @@ _NO_WEBHOOK = "failed calling webhook"
 (k8s.io/apiserver/pkg/util/webhook/error.go)."""
 _SHOWN_AFTER = timedelta(seconds=30)
 """When people see what the scheduler or the kubelet says about a pod that does not start."""
-Builder = Callable[[Task, int], Awaitable[Mapping[str, Any]]]
+Builder = Callable[[AgentTask, int], Awaitable[Mapping[str, Any]]]
 
 
 class RefusedError(ApiError):
@@ -59,16 +52,16 @@ class Reconciler:
     def __init__(
         self,
         cluster: Cluster,
-        tasks: ObjectCache[Task],
+        tasks: ObjectCache[AgentTask],
         jobs: ObjectCache[Job],
         pods: AttemptPods,
         *,
         policy: Policy,
         build: Builder,
         refusal: Refusal,
-        unauthorized: Callable[[Task], str | None],
+        unauthorized: Callable[[AgentTask], str | None],
         waits: Mapping[str, str],
-        ended: Callable[[Task], None],
+        ended: Callable[[AgentTask], None],
         now: Callable[[], datetime],
     ) -> None:
         self._cluster = cluster
@@ -118,7 +111,7 @@ class Reconciler:
         await self._clean_up(task, plan)
         return plan
 
-    def _plan(self, task: Task, jobs: Sequence[Job], decision: SchedulingDecision) -> Plan:
+    def _plan(self, task: AgentTask, jobs: Sequence[Job], decision: SchedulingDecision) -> Plan:
         return plan_task(
             task,
             jobs,
@@ -132,7 +125,7 @@ class Reconciler:
     def _own_jobs(self) -> list[Job]:
         return self._jobs.of(self._cluster.namespace)
 
-    async def _of_a_stray_job(self, name: str) -> Task | None:
+    async def _of_a_stray_job(self, name: str) -> AgentTask | None:
         """An ended task, which no watch shows, that still has a Job.
 
         Creating the Job got no answer, and the task was cancelled before the Job existed. Or the end of the
@@ -140,14 +133,14 @@ class Reconciler:
         """
         if not any(job.task == name for job in self._own_jobs()):
             return None
-        body = await self._cluster.tasks.get(name)
+        task = await self._cluster.tasks.get(name)
         try:
-            return None if body is None else read_task(body)
+            return None if task is None else task.compact()
         except UnreadableTaskError as error:
             _logger.warning("%s", error)
             return None
 
-    async def _jobs_of(self, task: Task) -> list[Job]:
+    async def _jobs_of(self, task: AgentTask) -> list[Job]:
         """All Jobs of the task, with recorded ones that the cache lacks, and the pods that are needed."""
         found = {job.name: job for job in self._own_jobs() if job.owner == task.uid or job.task == task.name}
         for job in self._foreign.get(task.name, []):
@@ -156,11 +149,13 @@ class Reconciler:
             for attempt in task.status.attempts:
                 if attempt.outcome is None and attempt.job not in found:
                     # That the watch does not show it does not mean that it is gone.
-                    body = await self._cluster.get_job(attempt.job)
-                    if body is not None:
-                        found[attempt.job] = self._jobs.put(body) or read_job(body)
-                    elif (left := await self._left_behind(task, attempt)) is not None:
-                        found[attempt.job] = left
+                    unseen = await self._cluster.get_job(attempt.job)
+                    if unseen is not None:
+                        self._jobs.put(unseen)
+                    else:
+                        unseen = await self._left_behind(task, attempt)
+                    if unseen is not None:
+                        found[attempt.job] = unseen
         outcomes = {attempt.number: attempt.outcome for attempt in task.status.attempts}
         return [
             await self._with_pods(job)
@@ -169,9 +164,9 @@ class Reconciler:
             for job in found.values()
         ]
 
-    async def _left_behind(self, task: Task, attempt: AttemptStatus) -> Job | None:
+    async def _left_behind(self, task: AgentTask, attempt: AttemptStatus) -> Job | None:
         """A deleted Job: while its pod runs, it counts as ending; after that, the pod's report remains."""
-        pods = read_pods(await self._cluster.pods_of(attempt.job))
+        pods = await self._cluster.pods_of(attempt.job)
         gone = all(pod.over for pod in pods)
         if gone:
             pods = self._pods.of(attempt.job, attempt.start_time)
@@ -201,7 +196,7 @@ class Reconciler:
         going, age = not job.finished and not job.deleting, self._now() - job.began
         if going and (job.ready or age < min(self._patience, self._first_check)):
             return job
-        pods = read_pods(await self._cluster.pods_of(job.name))
+        pods = await self._cluster.pods_of(job.name)
         if going:
             pods = tuple([await self._with_mount_failures(pod) for pod in pods])
             # What a pod waits for is usually there soon, and nobody needs to hear of it.
@@ -224,12 +219,12 @@ class Reconciler:
             return pod
         return replace(pod, missing=missing_secrets(failures), waiting_detail=(failures or [""])[-1])
 
-    async def _create(self, task: Task, number: int) -> Job:
+    async def _create(self, task: AgentTask, number: int) -> Job:
         """Create the attempt's Job, or find it. A Job of another owner that has its name is remembered."""
         manifest = dict(await self._build(task, number))
-        name = manifest["metadata"]["name"]
+        name = job_name(task.name, number)
         try:
-            body = await self._cluster.create_job(manifest)
+            job = await self._cluster.create_job(manifest)
         except ApiError as error:
             if error.status in _REFUSALS or (error.status == 500 and _NO_WEBHOOK in str(error)):
                 raise JobRefusedError(str(error), error.status, error.retry_after) from error
@@ -238,20 +233,20 @@ class Reconciler:
             existing = await self._cluster.get_job(name)
             if existing is None:
                 raise
-            job = read_job(existing)
-            if job.owner != task.uid:
+            if existing.owner != task.uid:
                 _logger.warning("Job %s does not belong to task %s; it is left alone", name, task.name)
-                self._foreign.setdefault(task.name, []).append(job)
-                return job
+                self._foreign.setdefault(task.name, []).append(existing)
+                return existing
             self._jobs.put(existing)
-            return await self._with_pods(job)
+            return await self._with_pods(existing)
         _logger.info("Created Job %s", name)
-        return self._jobs.put(body) or read_job(body)
+        self._jobs.put(job)
+        return job
 
-    async def _record(self, task: Task, plan: Plan, status: Status) -> Task | None:
+    async def _record(self, task: AgentTask, plan: Plan, status: Status) -> AgentTask | None:
         """Write the status; `None` if the task is gone."""
         try:
-            body = await self._cluster.tasks.set_status(task.name, task.version, status)
+            recorded = await self._cluster.tasks.set_status(task, status)
         except ApiError as error:
             if error.status == 404:
                 self._tasks.forget(Key(self._cluster.namespace, task.name), task.uid)
@@ -262,45 +257,45 @@ class Reconciler:
             raise
         count_change(task, status)
         _log_ends(task, status)
-        recorded = self._tasks.put(body) or read_task(body)
+        self._tasks.put(recorded)
         if recorded.ended:
             # No watch shows it any more.
-            self._tasks.remove(body)
+            self._tasks.remove(recorded)
             self._foreign.pop(task.name, None)
             self._ended(recorded)
         await self._emit(task, plan.events)
         return recorded
 
-    async def _is_newer(self, task: Task) -> bool:
+    async def _is_newer(self, task: AgentTask) -> bool:
         """Read the task again, and say whether it has changed."""
-        body = await self._cluster.tasks.get(task.name)
-        if body is None or body["metadata"]["uid"] != task.uid:
+        newest = await self._cluster.tasks.newest(task)
+        if newest is None:
             self._tasks.forget(Key(self._cluster.namespace, task.name), task.uid)
-        elif read_status(body.get("status"))[0].terminal_phase is None:
-            self._tasks.put(body)
-        return body is None or body["metadata"]["resourceVersion"] != task.version
+        elif not newest.ended:
+            self._tasks.put(newest)
+        return newest is None or newest.version != task.version
 
-    async def _clean_up(self, task: Task, plan: Plan) -> None:
+    async def _clean_up(self, task: AgentTask, plan: Plan) -> None:
         for job in plan.delete:
-            body = await self._cluster.delete_job(job)
-            if body is not None:
-                self._jobs.put(body)  # so that it is not deleted again before the watch shows it
+            deleted = await self._cluster.delete_job(job)
+            if deleted is not None:
+                self._jobs.put(deleted)  # so that it is not deleted again before the watch shows it
             _logger.info("Deleted Job %s", job.name)
         for job in plan.release:
-            body = await self._cluster.release_job(job, self._policy.keep_jobs)
-            if body is not None:
-                self._jobs.remove(body)
+            released = await self._cluster.release_job(job, self._policy.keep_jobs)
+            if released is not None:
+                self._jobs.remove(released)
         if plan.labels:
-            body = await self._cluster.tasks.set_labels(task.name, task.uid, plan.labels)
-            if body is not None:
-                self._tasks.put(body)
+            labeled = await self._cluster.tasks.set_labels(task, plan.labels)
+            if labeled is not None:
+                self._tasks.put(labeled)
 
-    async def _emit(self, task: Task, events: Sequence[Event]) -> None:
+    async def _emit(self, task: AgentTask, events: Sequence[Event]) -> None:
         for event in events:
-            await self._cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
+            await self._cluster.tasks.emit(event, task, self._now())
 
 
-def _log_ends(task: Task, new: Status) -> None:
+def _log_ends(task: AgentTask, new: Status) -> None:
     """Log how attempts ended, and how the task did, once that is stored."""
     for attempt in task.newly_ended(new):
         why = f": {attempt.message}" if attempt.message else ""

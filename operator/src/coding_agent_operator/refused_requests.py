@@ -10,10 +10,9 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import Cause
-
-from coding_agent_operator.observed import Task
 
 MOST = 3
 """Refused requests of a person in a repository that may cost a pod within `PERIOD`."""
@@ -33,7 +32,7 @@ class RefusedRequests:
         self._now = now
         self._ends: dict[_Person, deque[datetime]] = defaultdict(lambda: deque(maxlen=MOST))
 
-    def ended(self, task: Task) -> None:
+    def ended(self, task: AgentTask) -> None:
         """A task has ended, and its status is stored."""
         # A task without an attempt was refused because of these: it must not make the time longer.
         if task.status.reason != Reason.NOT_AUTHORIZED or not task.status.attempts:
@@ -45,7 +44,7 @@ class RefusedRequests:
         if len(self._ends) > _PEOPLE:
             del self._ends[next(iter(self._ends))]
 
-    def refusal(self, task: Task) -> str | None:
+    def refusal(self, task: AgentTask) -> str | None:
         """Why a task that has not started ends without an attempt, for people; `None` if it may start."""
         if task.spec.trigger.cause is not Cause.LABEL or not task.spec.user or task.status.attempts:
             return None
@@ -58,5 +57,5 @@ class RefusedRequests:
         )
 
 
-def _person(task: Task) -> _Person:
-    return task.repository, task.spec.user.casefold()
+def _person(task: AgentTask) -> _Person:
+    return task.repository_hash, task.spec.user.casefold()

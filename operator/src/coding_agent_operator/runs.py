@@ -20,7 +20,7 @@ from coding_agent_core.admission import (
     note,
     runs_of,
 )
-from coding_agent_core.agenttask import ENDED, LABEL_REPORTED
+from coding_agent_core.agenttask import ENDED, LABEL_REPORTED, AgentTask
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
@@ -28,7 +28,6 @@ from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.tasks import Origin, task_name
 
 from coding_agent_operator.budgets import charges, counted_until, day_of
-from coding_agent_operator.observed import Task, UnreadableTaskError, read_task
 
 _logger = logging.getLogger("operator.runs")
 
@@ -54,23 +53,25 @@ class Duplicates:
         active: the cache of the tasks that have not ended.
     """
 
-    def __init__(self, tasks: AgentTasks, active: ObjectCache[Task], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, tasks: AgentTasks, active: ObjectCache[AgentTask], now: Callable[[], datetime]
+    ) -> None:
         self._tasks = tasks
         self._active = active
         self._now = now
         self._ended: dict[str, datetime] = {}
         """By item, when a task of it was found to have ended; the oldest first."""
 
-    def ended(self, task: Task) -> None:
+    def ended(self, task: AgentTask) -> None:
         """Remember a task that has ended, which the cache forgets."""
-        self._ended.pop(task.item, None)
-        self._ended[task.item] = self._now()
+        self._ended.pop(task.item_hash, None)
+        self._ended[task.item_hash] = self._now()
         for item, at in list(self._ended.items()):
             if at + _REMEMBERED > self._now():
                 break
             del self._ended[item]
 
-    async def cancelled(self, task: Task) -> bool:
+    async def cancelled(self, task: AgentTask) -> bool:
         """Cancel the task if another one answers for its label application; whether it had to be.
 
         Raises:
@@ -79,32 +80,32 @@ class Duplicates:
         if task.status.phase is not None or task.spec.cancel or not self._suspect(task):
             return False
         for _ in range(_RACES):
-            runs = runs_of(task.spec.item, await self._tasks.runs(task.item))
-            body = next((run for run in runs if run["metadata"]["uid"] == task.uid), None)
-            others = [run for run in runs if _is_older(read_task(run), task)]
+            runs = runs_of(task.spec.item, await self._tasks.runs(task.spec.item))
+            stored = next((run for run in runs if run.uid == task.uid), None)
+            others = [run for run in runs if _is_older(run, task)]
             latest = latest_of(others)
             decision = admit(task.spec.trigger, latest)
-            if body is None or latest is None or not isinstance(decision, Duplicate):
+            if stored is None or latest is None or not isinstance(decision, Duplicate):
                 return False
             # As in the sink: it is recorded on the task that answers for it, or the decision is made again.
             record = note(others[-1], task.spec.trigger, decision.labeled_at, latest)
             if record is not None and await self._tasks.patch(others[-1], record) is None:
                 continue
-            if await self._tasks.patch(body, duplicate_of(decision)) is not None:
+            if await self._tasks.patch(stored, duplicate_of(decision)) is not None:
                 _logger.info("%s is a duplicate of %s: %s", task.name, decision.task, decision.why)
                 return True
         raise ApiError(f"The tasks of {task.spec.item.display} change too quickly to decide on one.", 409)
 
-    def _suspect(self, task: Task) -> bool:
+    def _suspect(self, task: AgentTask) -> bool:
         if task.name != task_name(task.spec.item) or task.spec.trigger.origin is Origin.MANUAL:
             return False
-        if task.item in self._ended:
+        if task.item_hash in self._ended:
             return True
         active = self._active.of(self._tasks.namespace)
-        return any(other.item == task.item and _is_older(other, task) for other in active)
+        return any(other.item_hash == task.item_hash and _is_older(other, task) for other in active)
 
 
-def _is_older(other: Task, task: Task) -> bool:
+def _is_older(other: AgentTask, task: AgentTask) -> bool:
     """Whether it existed when the task, a run 1, was created.
 
     The API server keeps times in whole seconds. Of two tasks of one second, only another run 1 can be older:
@@ -112,7 +113,8 @@ def _is_older(other: Task, task: Task) -> bool:
     """
     if other.uid == task.uid:
         return False
-    return other.created < task.created or (other.created == task.created and other.spec.run == 1)
+    before, at = other.metadata.created, task.metadata.created
+    return before < at or (before == at and other.spec.run == 1)
 
 
 async def sweep_forever(
@@ -142,12 +144,8 @@ async def sweep(tasks: AgentTasks, keep: timedelta, budgets: Budgets, now: datet
     else:
         listed = keep
     async for page in tasks.pages(due(now, listed), _PAGE):
-        for body in page:
-            try:
-                task = read_task(body)
-            except UnreadableTaskError:
-                continue
-            if expired(task, now, keep) and not is_counted(task, budgets, now):
+        for task in page:
+            if task.readable and expired(task, now, keep) and not is_counted(task, budgets, now):
                 deleted += await delete(tasks, task, now)
     return deleted
 
@@ -163,34 +161,34 @@ def due(now: datetime, keep: timedelta) -> str:
     return ",".join([ENDED, *(f"status.keptSince!={day}" for day in lately)])
 
 
-async def delete(tasks: AgentTasks, task: Task, now: datetime) -> bool:
+async def delete(tasks: AgentTasks, task: AgentTask, now: datetime) -> bool:
     """Delete an ended task; run 1 only as the last run of its item.
 
     Raises:
         ApiError: the API server refused something or did not answer.
     """
-    item, version = task.spec.item, task.version
+    item = task.spec.item
     if task.name == task_name(item):
-        runs = await tasks.runs(task.item)
+        runs = await tasks.runs(item)
         first = first_run(item, runs)
-        if first is None or not may_delete_first(item, runs, now):
+        if first is None or first.uid != task.uid or not may_delete_first(item, runs, now):
             return False
-        version = first["metadata"]["resourceVersion"]
-    return await tasks.delete(task.name, task.uid, version)
+        task = first
+    return await tasks.delete(task)
 
 
-def expired(task: Task, now: datetime, keep: timedelta) -> bool:
+def expired(task: AgentTask, now: datetime, keep: timedelta) -> bool:
     """Whether the task ended long enough ago to be deleted.
 
     One whose end is not shown on its item yet stays a day longer: the forge may not answer.
     """
     own, ended = task.spec.ttl_seconds_after_finished, ended_at(task)
     keep = keep if own is None else timedelta(seconds=own)
-    keep = keep if task.labels.get(LABEL_REPORTED) == "true" else keep + _UNREPORTED
+    keep = keep if task.metadata.labels.get(LABEL_REPORTED) == "true" else keep + _UNREPORTED
     return task.ended and ended is not None and ended + keep <= now
 
 
-def is_counted(task: Task, budgets: Budgets, now: datetime) -> bool:
+def is_counted(task: AgentTask, budgets: Budgets, now: datetime) -> bool:
     """Whether a budget's current period counts what an ended task spent, so that the task has to stay."""
     ended, source = ended_at(task), task.spec.source
     if ended is None or not charges(task.status.attempts):
@@ -199,7 +197,7 @@ def is_counted(task: Task, budgets: Budgets, now: datetime) -> bool:
     return until is not None and now < until
 
 
-def ended_at(task: Task) -> datetime | None:
+def ended_at(task: AgentTask) -> datetime | None:
     """When a task ended; `None` if its status does not say it."""
     succeeded = task.status.condition("Succeeded")
     return task.status.completion_time or (succeeded.last_transition_time if succeeded else None)

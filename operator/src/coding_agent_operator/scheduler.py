@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 
+from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.model import Engine, Settings
@@ -30,13 +31,7 @@ from coding_agent_operator.fair_share import (
     fair_schedule,
     orphans_of,
 )
-from coding_agent_operator.observed import (
-    KUEUE_NOT_INSTALLED,
-    Job,
-    Task,
-    workload_job_uid,
-    workload_waits_for,
-)
+from coding_agent_operator.observed import KUEUE_NOT_INSTALLED, Job, workload_job_uid, workload_waits_for
 from coding_agent_operator.task_plan import SchedulingDecision
 from coding_agent_operator.task_state import Stage, stage_of
 
@@ -58,7 +53,7 @@ class Scheduler:
         cluster: Cluster,
         settings: Settings,
         *,
-        tasks: ObjectCache[Task],
+        tasks: ObjectCache[AgentTask],
         jobs: ObjectCache[Job],
         pods: AttemptPods,
         controller: Controller,
@@ -78,7 +73,7 @@ class Scheduler:
         self._changed = asyncio.Event()
         self._schedule = Schedule()
         self._granted: set[str] = set()
-        self._ready: dict[str, tuple[Task, Candidate]] = {}
+        self._ready: dict[str, tuple[AgentTask, Candidate]] = {}
         """By name, the tasks that were ready in the last pass: what a long queue costs is remembered."""
         self._positions_due: set[str] = set()
         self.kueue_messages: dict[str, str] = {}
@@ -98,8 +93,8 @@ class Scheduler:
         await self._pods.listed.wait()
         for fields in self.spending.selectors():
             async for page in self._cluster.tasks.pages(fields, _PAGE):
-                for body in page:
-                    self.spending.put(body)
+                for task in page:
+                    self.spending.put(task)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._schedule_passes())
             group.create_task(self._show_positions())
@@ -169,7 +164,7 @@ class Scheduler:
         new = [(uid, text) for uid, text in found.items() if uid in waiting and known.get(uid) != text]
         known.update(new[:_KUEUE_MESSAGES_AT_A_TIME])
 
-    def _task(self, name: str) -> Task | None:
+    def _task(self, name: str) -> AgentTask | None:
         return self._tasks.get((self._namespace, name))
 
     def _queue(self, name: str) -> None:
@@ -219,7 +214,7 @@ class Scheduler:
             jobs.setdefault(job.owner or "", []).append(job)
         self._granted = {name for name in self._granted if self._task(name) is not None}
         found = []
-        ready: dict[str, tuple[Task, Candidate]] = {}
+        ready: dict[str, tuple[AgentTask, Candidate]] = {}
         for task in self._tasks.of(self._namespace):
             own = jobs.pop(task.uid, ())
             known = self._ready.get(task.name)
@@ -258,12 +253,12 @@ class Scheduler:
             )
         return found
 
-    def _held(self, task: Task) -> bool:
+    def _held(self, task: AgentTask) -> bool:
         """It was granted its start, or was refused and is tried again later."""
         key = Key(self._namespace, task.name)
         return task.name in self._granted or self._controller.retries_later(key)
 
-    def _candidate(self, task: Task, own: Sequence[Job], now: datetime) -> Candidate:
+    def _candidate(self, task: AgentTask, own: Sequence[Job], now: datetime) -> Candidate:
         stage = stage_of(task, own, now, self._policy)
         if task.name in self._granted:
             stage = Stage.ACTIVE
@@ -274,9 +269,9 @@ class Scheduler:
         budgets, demand = self.spending.share(task, own, starts=starts)
         return Candidate(
             name=task.name,
-            item=task.item,
-            repository=task.repository,
-            created=task.created,
+            item=task.item_hash,
+            repository=task.repository_hash,
+            created=task.metadata.created,
             stage=stage,
             limit=self._limits.of(source.host, source.repository) if self._limits else UNLIMITED,
             run=task.spec.run,

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from coding_agent_core.agenttask import (
+    AgentTask,
     AttemptStatus,
     Condition,
     Event,
@@ -22,7 +23,7 @@ from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Phase
 
 from coding_agent_operator.budgets import Exhausted, day_of
-from coding_agent_operator.observed import Job, Task, attempt_number
+from coding_agent_operator.observed import Job, attempt_number
 from coding_agent_operator.outcome_of import PodProblem, sentence
 from coding_agent_operator.task_state import COMMAND_WAIT, Stage, TaskOutcome, TaskState, task_state
 
@@ -87,14 +88,14 @@ class Plan:
 
 
 def plan_task(
-    task: Task,
+    task: AgentTask,
     jobs: Sequence[Job],
     decision: SchedulingDecision,
     now: datetime,
     policy: Policy,
     *,
     refusal: Refusal = lambda _: None,
-    unauthorized: Callable[[Task], str | None] = lambda _: None,
+    unauthorized: Callable[[AgentTask], str | None] = lambda _: None,
 ) -> Plan:
     """Decide what to do for a task, only from what exists.
 
@@ -104,7 +105,7 @@ def plan_task(
         refusal: of the environment that the next attempt would need.
         unauthorized: why the person who asked may not, if that is known before the first attempt.
     """
-    if task.deleting:
+    if task.metadata.deleting:
         return Plan(Stage.ENDED)
     state = _if_allowed(task_state(task, jobs, now, policy), refusal)
     if state.stage is Stage.READY and not state.attempts and (why := unauthorized(task)) is not None:
@@ -163,7 +164,7 @@ def _requeue_at(state: TaskState, now: datetime, policy: Policy) -> datetime | N
     return None
 
 
-def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: datetime) -> Status:
+def status_of(task: AgentTask, state: TaskState, decision: SchedulingDecision, now: datetime) -> Status:
     """The status to be stored, conditions first; equal to the stored one when nothing has changed."""
     phase, reason, message = _summary(task, state, decision)
     if reason == WAITING_FOR_BUDGET:
@@ -182,7 +183,7 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
             reason=why,
             message=text,
             last_transition_time=since,
-            observed_generation=task.generation,
+            observed_generation=task.metadata.generation,
         )
 
     conditions = [
@@ -218,7 +219,7 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
         result=state.result,
         environment=state.environment,
         next_attempt_time=state.next_attempt_time if phase is Phase.BACKOFF else None,
-        observed_generation=task.generation,
+        observed_generation=task.metadata.generation,
     )
 
 
@@ -233,12 +234,12 @@ def _running(state: TaskState) -> tuple[str, str]:
     return "PodStarting", "The attempt's Job exists; its agent has not started."
 
 
-def _waits_since(task: Task, now: datetime) -> datetime:
+def _waits_since(task: AgentTask, now: datetime) -> datetime:
     known = task.status.condition("WithinBudget")
     return known.last_transition_time if known is not None and known.status == "False" else now
 
 
-def _summary(task: Task, state: TaskState, decision: SchedulingDecision) -> tuple[Phase, str, str]:
+def _summary(task: AgentTask, state: TaskState, decision: SchedulingDecision) -> tuple[Phase, str, str]:
     """Phase, reason and message."""
     if state.outcome is not None:
         return state.outcome.phase, state.outcome.reason, state.outcome.message[:4096]
@@ -275,7 +276,9 @@ def _summary(task: Task, state: TaskState, decision: SchedulingDecision) -> tupl
     )
 
 
-def _summary_of_active(task: Task, state: TaskState, last: AttemptStatus | None) -> tuple[Phase, str, str]:
+def _summary_of_active(
+    task: AgentTask, state: TaskState, last: AttemptStatus | None
+) -> tuple[Phase, str, str]:
     job, problem = state.waiting, state.problem
     phase = Phase.QUEUED if job is not None else Phase.RUNNING if state.started else Phase.STARTING
     ending = "its attempt is ending."
@@ -300,7 +303,7 @@ def _summary_of_active(task: Task, state: TaskState, last: AttemptStatus | None)
     return phase, "WaitingForKueue", job.waits_for or f"The attempt waits in Kueue's queue {job.queue}."
 
 
-def _problem_message(task: Task, problem: PodProblem, last: AttemptStatus | None) -> str:
+def _problem_message(task: AgentTask, problem: PodProblem, last: AttemptStatus | None) -> str:
     """Why the attempt does not start. The first message stays: a pull that fails has two in turn."""
     outcome, number = problem.outcome, last.number if last else 1
     begin = f"Attempt {number} has not started yet. {REASONS[outcome.reason].message}"
@@ -370,7 +373,7 @@ def _attempt_ended(attempt: AttemptStatus, max_attempts: int) -> Event:
     return Event("Warning" if bad else "Normal", f"Attempt{outcome.value}", text)
 
 
-def _lasting(task: Task, jobs: Sequence[Job], problem: PodProblem | None) -> Iterator[Event]:
+def _lasting(task: AgentTask, jobs: Sequence[Job], problem: PodProblem | None) -> Iterator[Event]:
     """States in which only a person can help."""
     if problem is not None and problem.at_end:
         yield Event("Warning", problem.outcome.reason, problem.outcome.message)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
+from coding_agent_core.agenttask import AgentTask, AttemptStatus, OutcomeType, TaskResult
 from coding_agent_core.attempts import MAX_TAIL, Outcome
+from coding_agent_core.commands import cancel_asked
 from coding_agent_core.environment import Environment
 from coding_agent_core.reasons import PodReason, Reason
 from coding_agent_core.settings.operator import Policy
@@ -20,7 +21,7 @@ from coding_agent_core.text import last_lines
 from coding_agent_core.usage import Usage
 
 from coding_agent_operator.budgets import used_up
-from coding_agent_operator.observed import Job, Task, attempt_number
+from coding_agent_operator.observed import Job, attempt_number
 from coding_agent_operator.outcome_of import (
     AT_ONCE,
     AttemptOutcome,
@@ -99,7 +100,7 @@ class TaskState:
         return job if job is not None and job.waiting else None
 
 
-def stage_of(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> Stage:
+def stage_of(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Policy) -> Stage:
     """The stage without reading pods; in doubt ACTIVE, so that no limit is ever exceeded.
 
     `jobs` need not be complete: an attempt whose end is not recorded is active.
@@ -113,11 +114,13 @@ def stage_of(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> 
     if len(recorded) < len(task.status.attempts) or any(job.number not in recorded for job in own):
         return Stage.ACTIVE
     return (
-        Stage.ENDED if task.deleting else _between_attempts(task, task.status.attempts, None, now, policy)[0]
+        Stage.ENDED
+        if task.metadata.deleting
+        else _between_attempts(task, task.status.attempts, None, now, policy)[0]
     )
 
 
-def task_state(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> TaskState:
+def task_state(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Policy) -> TaskState:
     """The state of the task.
 
     Args:
@@ -157,7 +160,7 @@ def task_state(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -
     return replace(state, environment=(changed[-1] if changed else task.status.environment) or None)
 
 
-def _agent_started(task: Task, job: Job) -> bool:
+def _agent_started(task: AgentTask, job: Job) -> bool:
     """Whether the agent of a Job that has not ended has started, as far as that is known.
 
     Where neither the Job nor its pods say so now (its workspace starts again, or the pod has just ended),
@@ -174,7 +177,11 @@ def _agent_started(task: Task, job: Job) -> bool:
 
 
 def _between_attempts(
-    task: Task, attempts: Sequence[AttemptStatus], last: AttemptOutcome | None, now: datetime, policy: Policy
+    task: AgentTask,
+    attempts: Sequence[AttemptStatus],
+    last: AttemptOutcome | None,
+    now: datetime,
+    policy: Policy,
 ) -> tuple[Stage, TaskOutcome | None, datetime | None]:
     """What follows when no attempt runs and every end is in `attempts`; `last` is not recorded yet.
 
@@ -196,13 +203,14 @@ def _between_attempts(
         return Stage.SUSPENDED, None, soonest
     if soonest is not None and soonest > now:
         return Stage.BACKOFF, None, soonest
-    if task.cancel_asked is not None and now < (until := task.cancel_asked + COMMAND_WAIT):
+    asked = cancel_asked(task)
+    if asked is not None and now < (until := asked + COMMAND_WAIT):
         return Stage.HELD, None, until
     return Stage.READY, None, soonest
 
 
 def _attempts(
-    task: Task, own: Mapping[int, Job], live: Sequence[Job], now: datetime, policy: Policy
+    task: AgentTask, own: Mapping[int, Job], live: Sequence[Job], now: datetime, policy: Policy
 ) -> tuple[list[AttemptStatus], list[Outcome], AttemptOutcome | None]:
     """The attempts up to date, the new reports of their agents, and the newest end that was not recorded."""
     attempts: list[AttemptStatus] = []
@@ -233,7 +241,7 @@ def _attempts(
 
 
 def _settle(
-    task: Task, attempt: AttemptStatus, job: Job | None, *, first: bool, now: datetime, policy: Policy
+    task: AgentTask, attempt: AttemptStatus, job: Job | None, *, first: bool, now: datetime, policy: Policy
 ) -> tuple[AttemptStatus, AttemptOutcome | None]:
     """An attempt without a recorded end: its end, or why to delete its Job, or nothing new."""
     if job is None or job.gone:
@@ -274,7 +282,7 @@ def _as_intended(intended: AttemptOutcome, seen: AttemptOutcome) -> AttemptOutco
 
 
 def _task_outcome(
-    task: Task, attempts: Sequence[AttemptStatus], last: AttemptOutcome | None, policy: Policy
+    task: AgentTask, attempts: Sequence[AttemptStatus], last: AttemptOutcome | None, policy: Policy
 ) -> TaskOutcome | None:
     if task.spec.cancel:
         when = "" if attempts else " before it started"
@@ -309,7 +317,7 @@ def _task_outcome(
     return None
 
 
-def _recorded_outcome(task: Task) -> TaskOutcome:
+def _recorded_outcome(task: AgentTask) -> TaskOutcome:
     """The outcome that the conditions of an ended task show."""
     condition, phase = task.status.condition("Succeeded"), task.status.terminal_phase
     assert condition is not None  # noqa: S101 - the task has ended

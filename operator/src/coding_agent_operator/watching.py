@@ -17,7 +17,7 @@ import kopf
 from aiohttp import web
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
-from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.kubernetes.transport import ApiError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 _logger = logging.getLogger("operator.watching")
@@ -186,7 +186,7 @@ def _settings(selectors: Mapping[Resource, Selector]) -> kopf.OperatorSettings:
     return settings
 
 
-Lists = Callable[[], Awaitable[tuple[list[Body], int]]]
+Lists = Callable[[], Awaitable[tuple[list[Any], int]]]
 """Lists what a cache selects: the objects, and the list's resourceVersion. It may raise `ApiError`."""
 
 
@@ -243,14 +243,14 @@ class Relist:
         lists = [await lists_all() for _, lists_all in self._sources]
         behind = sum(cache.behind(self._namespace) for cache, _ in self._sources)
         changed: set[Key] = set()
-        for (cache, _), (bodies, version) in zip(self._sources, lists, strict=True):
-            changed |= cache.replace(self._namespace, bodies, version)
+        for (cache, _), (objects, version) in zip(self._sources, lists, strict=True):
+            changed |= cache.replace(self._namespace, objects, version)
         if behind and not self._dead:
             _logger.error("A watch is dead: %d objects have versions that it never showed", behind)
         self._dead = bool(behind)
         self._behind(behind)
         if not self.synced.is_set():
-            _logger.info("Listed %d objects", sum(len(bodies) for bodies, _ in lists))
+            _logger.info("Listed %d objects", sum(len(objects) for objects, _ in lists))
             self.synced.set()
         await self._listed(changed)
 

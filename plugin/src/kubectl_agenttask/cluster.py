@@ -22,8 +22,10 @@ from coding_agent_core.agenttask import (
     NOT_ENDED,
     PLURAL,
     VERSION,
+    AgentTask,
     labels_for,
 )
+from coding_agent_core.objects import Metadata
 from coding_agent_core.tasks import Item
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException, NotFoundException
@@ -83,7 +85,7 @@ class ClusterAccess:
                 f"no usable kubeconfig: {why}. Give --kubeconfig FILE (and --context NAME) or set KUBECONFIG."
             ) from error
 
-    def tasks(self, *, everywhere: bool, active: bool, repository: str | None) -> Iterator[Body]:
+    def tasks(self, *, everywhere: bool, active: bool, repository: str | None) -> Iterator[AgentTask]:
         """The tasks, a page at a time; letter case of the repository is ignored, as forges do."""
         options: dict[str, Any] = {"limit": _PAGE, "_request_timeout": _TIMEOUT}
         if active:
@@ -94,38 +96,36 @@ class ClusterAccess:
                     page = self._tasks.list_cluster_custom_object(GROUP, VERSION, PLURAL, **options)
                 else:
                     page = self._tasks.list_namespaced_custom_object(*self._where, **options)
-            for task in page["items"]:
+            for body in page["items"]:
                 # The API server can only compare exactly.
-                if repository is None or _repository_of(task).lower() == repository.lower():
-                    yield task
+                if repository is None or _repository_of(body).lower() == repository.lower():
+                    yield AgentTask.of(body)
             token = page["metadata"].get("continue")
             if not token:
                 return
             options["_continue"] = token
 
-    def task(self, name: str) -> Body:
+    def task(self, name: str) -> AgentTask:
         """A task by its name."""
         with _sentences(f"get agenttask {name}", missing=self._no_task(name)):
-            found: Body = self._tasks.get_namespaced_custom_object(
-                *self._where, name, _request_timeout=_TIMEOUT
-            )
-        return found
+            found = self._tasks.get_namespaced_custom_object(*self._where, name, _request_timeout=_TIMEOUT)
+        return AgentTask.of(found)
 
-    def runs(self, item: Item) -> list[Body]:
+    def runs(self, item: Item) -> list[AgentTask]:
         """The tasks that carry the item's label, read consistently."""
         selector = f"{LABEL_ITEM}={labels_for(item)[LABEL_ITEM]}"
         with _sentences("list agenttasks"):
             found = self._tasks.list_namespaced_custom_object(
                 *self._where, label_selector=selector, _request_timeout=_TIMEOUT
             )
-        return list(found["items"])
+        return [AgentTask.of(body) for body in found["items"]]
 
     def create(self, manifest: Body) -> None:
         """Create a task that names our account as its creator, if the API server says which one it is."""
-        name = manifest["metadata"]["name"]
+        name, metadata = Metadata.of(manifest).name, manifest["metadata"]
         if account := self._account():
-            annotations = {**manifest["metadata"].get("annotations", {}), ANNOTATION_CREATED_BY: account}
-            manifest = {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}
+            annotations = {**metadata.get("annotations", {}), ANNOTATION_CREATED_BY: account}
+            manifest = {**manifest, "metadata": {**metadata, "annotations": annotations}}
         taken = f"somebody else has just created {name}: see `kubectl agenttask describe {name}`."
         with _sentences(f"create agenttask {name}", conflict=taken):
             self._tasks.create_namespaced_custom_object(
@@ -225,7 +225,7 @@ class ClusterAccess:
 
 def attempt_of_pod(pod: Mapping[str, Any]) -> int:
     """The number of the attempt that a pod belongs to; 0 if that is unknown."""
-    value = str((pod["metadata"].get("labels") or {}).get(LABEL_ATTEMPT, ""))
+    value = Metadata.of(pod).labels.get(LABEL_ATTEMPT, "")
     return int(value) if value.isdigit() else 0
 
 
@@ -243,7 +243,7 @@ def choose(pods: Sequence[Mapping[str, Any]], attempt: int | None) -> Mapping[st
         there = ", ".join(str(number) for number in numbers)
         raise PluginError(f"attempt {wanted} has no pod. Attempts that have one: {there}.")
     of_attempt = [pod for pod in pods if attempt_of_pod(pod) == wanted]
-    return max(of_attempt, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
+    return max(of_attempt, key=lambda pod: Metadata.of(pod).created)
 
 
 def has_started(pod: Mapping[str, Any], container: str) -> bool:
@@ -256,7 +256,7 @@ def has_started(pod: Mapping[str, Any], container: str) -> bool:
     names = [known["name"] for key in ("containers", "initContainers") for known in spec.get(key) or ()]
     if container not in names:
         raise PluginError(
-            f"pod {pod['metadata']['name']} has no container {container}: choose --container "
+            f"pod {Metadata.of(pod).name} has no container {container}: choose --container "
             f"{' or '.join(names)}."
         )
     states = [
@@ -336,7 +336,7 @@ def _repository_of(task: Body) -> str:
 
 def _moment(event: Body) -> tuple[str, int]:
     """When an Event last occurred; within one second, in the order in which they were written."""
-    version = str(event["metadata"].get("resourceVersion") or "")
+    version = Metadata.of(event).version
     time = str(event.get("lastTimestamp") or event.get("eventTime") or "")
     return time, int(version) if version.isdigit() else 0
 

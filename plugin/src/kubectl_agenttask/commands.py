@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from coding_agent_core.admission import free_run, latest_of, runs_of
-from coding_agent_core.agenttask import LABEL_DEFAULTED, manifest, parse_spec
+from coding_agent_core.agenttask import LABEL_DEFAULTED, AgentTask, UnreadableTaskError, manifest
+from coding_agent_core.objects import Metadata
 from coding_agent_core.registry import FACTS
 from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger, item_of
 from rich.console import Console
@@ -69,13 +70,12 @@ def list_tasks(session: Session, arguments: Namespace) -> None:
         return
     now = session.clock()
     if not arguments.all_namespaces:
-        show_table(session.out, tables.COLUMNS, tables.task_rows(found, now))
+        show_table(session.out, tables.COLUMNS, tables.task_rows((task.body for task in found), now))
         return
-    spaces = sorted({task["metadata"]["namespace"] for task in found})
     rows = [
         (space, *row)
-        for space in spaces
-        for row in tables.task_rows((t for t in found if t["metadata"]["namespace"] == space), now)
+        for space in sorted({task.namespace for task in found})
+        for row in tables.task_rows((task.body for task in found if task.namespace == space), now)
     ]
     show_table(session.out, ("NAMESPACE", *tables.COLUMNS), rows)
 
@@ -86,7 +86,7 @@ def spend(session: Session, arguments: Namespace) -> None:
     found = session.cluster.tasks(
         everywhere=arguments.all_namespaces, active=False, repository=arguments.repo
     )
-    rows = tables.spent_rows(found, arguments.by, since)
+    rows = tables.spent_rows((task.body for task in found), arguments.by, since)
     if not rows:
         session.notes.print(f"No attempt whose usage is known has ended since {since:%Y-%m-%d}.")
         return
@@ -95,7 +95,7 @@ def spend(session: Session, arguments: Namespace) -> None:
 
 def describe(session: Session, arguments: Namespace) -> None:
     """`describe`: print everything about one task."""
-    task, now = session.cluster.task(arguments.name), session.clock()
+    task, now = session.cluster.task(arguments.name).body, session.clock()
     show_facts(session.out, tables.facts(task, now))
     parts = [
         ("Conditions", tables.CONDITIONS, tables.condition_rows(task, now)),
@@ -126,7 +126,7 @@ def describe(session: Session, arguments: Namespace) -> None:
 def logs(session: Session, arguments: Namespace) -> None:
     """`logs`: print the log of a container of an attempt."""
     pod = _pod(session, arguments)
-    name = pod["metadata"]["name"]
+    name = Metadata.of(pod).name
     session.notes.print(f"Attempt {attempt_of_pod(pod)}, pod {name}, container {arguments.container}:")
     for chunk in session.cluster.log(name, arguments.container, follow=arguments.follow):
         session.raw.write(chunk)
@@ -143,8 +143,8 @@ def _pod(session: Session, arguments: Namespace) -> Body:
             return dict(pod)
         why = f"its pod waits: {waiting_for(pod)}" if pod is not None else _no_pod(task)
         problem = f"{arguments.name} has no log at the moment: {why}."
-        if not arguments.follow or _ended(task) or session.monotonic() > end:
-            hint = "" if arguments.follow or _ended(task) else " With -f this command waits."
+        if not arguments.follow or task.over or session.monotonic() > end:
+            hint = "" if arguments.follow or task.over else " With -f this command waits."
             raise PluginError(problem + hint)
         if why != said:
             session.notes.print(f"Waiting: {why}")
@@ -152,28 +152,27 @@ def _pod(session: Session, arguments: Namespace) -> Body:
         session.sleep(_POLL)
 
 
-def _no_pod(task: Body) -> str:
-    position = (task.get("status") or {}).get("queuePosition")
+def _no_pod(task: AgentTask) -> str:
+    position = task.status.queue_position
     place = f", position {position}" if position else ""
-    return f"it is {tables.phase(task)}{place}, and has no pod{_left(task) if _ended(task) else ''}"
+    return f"it is {tables.phase(task.body)}{place}, and has no pod{_left(task) if task.over else ''}"
 
 
-def _left(task: Body) -> str:
+def _left(task: AgentTask) -> str:
     """Where to look when the pods of a task are gone."""
-    kept = tables.transcript_rows(task)
+    kept = tables.transcript_rows(task.body)
     if kept:
         _, place, link = kept[-1]
         return f"; its pods are gone, its transcript is at {link or place}"
-    if tables.last_steps(task) is not None:
-        name = task["metadata"]["name"]
-        return f"; its pods are gone, `kubectl agenttask describe {name}` shows its last steps"
+    if tables.last_steps(task.body) is not None:
+        return f"; its pods are gone, `kubectl agenttask describe {task.name}` shows its last steps"
     return "; its pods are gone, read them in your log store"
 
 
 def cancel(session: Session, arguments: Namespace) -> None:
     """`cancel`: stop a task."""
     task = _not_ended(session, arguments.name, "there is nothing to cancel")
-    if (task.get("spec") or {}).get("cancel"):
+    if _has(task, "cancel"):
         session.notes.print(f"{arguments.name} is already being cancelled.")
         return
     session.cluster.patch_spec(arguments.name, cancel=True)
@@ -183,7 +182,7 @@ def cancel(session: Session, arguments: Namespace) -> None:
 def suspend(session: Session, arguments: Namespace) -> None:
     """`suspend`: suspend a task until it is resumed."""
     task = _not_ended(session, arguments.name, "there is nothing to suspend")
-    if (task.get("spec") or {}).get("suspend"):
+    if _has(task, "suspend"):
         session.notes.print(f"{arguments.name} is suspended already.")
         return
     session.cluster.patch_spec(arguments.name, suspend=True)
@@ -193,7 +192,7 @@ def suspend(session: Session, arguments: Namespace) -> None:
 def resume(session: Session, arguments: Namespace) -> None:
     """`resume`: resume a suspended task."""
     task = _not_ended(session, arguments.name, f"`kubectl agenttask retry {arguments.name}` starts a new run")
-    if not (task.get("spec") or {}).get("suspend"):
+    if not _has(task, "suspend"):
         session.notes.print(f"{arguments.name} is not suspended.")
         return
     session.cluster.patch_spec(arguments.name, suspend=False)
@@ -216,9 +215,9 @@ def retry(session: Session, arguments: Namespace) -> None:
     """`retry`: create the next run of a task's item, with the same options."""
     earlier = session.cluster.task(arguments.name)
     try:
-        spec = parse_spec(earlier)
-    except ValueError as error:
-        raise PluginError(f"{arguments.name} was stored by another release: {error}") from error
+        spec = earlier.spec
+    except UnreadableTaskError as error:
+        raise PluginError(f"{arguments.name} was stored by another release: {error.why}") from error
     request = TaskRequest(
         item=spec.item,
         user=spec.user,
@@ -228,7 +227,7 @@ def retry(session: Session, arguments: Namespace) -> None:
         trigger=_by_hand(session),
     )
     task = _next_task(session, request)
-    given = earlier.get("spec") or {}
+    given = earlier.body["spec"]
     task["spec"] |= {name: given[name] for name in OPTIONS if name in given}
     _create(session, task, spec.priority if arguments.priority is None else arguments.priority)
 
@@ -282,10 +281,10 @@ def _create(session: Session, task: dict[str, Any], priority: int) -> None:
     if priority:
         task["spec"]["priority"] = priority
     session.cluster.create(task)
-    session.out.print(f"agenttask {task['metadata']['name']} created")
+    session.out.print(f"agenttask {Metadata.of(task).name} created")
 
 
-def _next_run(item: Item, listed: list[Body]) -> tuple[int, str | None]:
+def _next_run(item: Item, listed: list[AgentTask]) -> tuple[int, str | None]:
     """The number of the next run by hand, and the run that must end before it."""
     latest = latest_of(runs_of(item, listed))
     if latest is None:
@@ -304,16 +303,16 @@ def _by_hand(session: Session) -> Trigger:
     return Trigger(origin=Origin.MANUAL, cause=None, received_at=session.clock())
 
 
-def _not_ended(session: Session, name: str, hint: str) -> Body:
+def _not_ended(session: Session, name: str, hint: str) -> AgentTask:
     task = session.cluster.task(name)
-    if _ended(task):
-        raise PluginError(f"{name} has ended ({tables.phase(task)}): {hint}.")
+    if task.over:
+        raise PluginError(f"{name} has ended ({tables.phase(task.body)}): {hint}.")
     return task
 
 
-def _ended(task: Body) -> bool:
-    latest = latest_of([task])
-    return latest is not None and latest.terminal
+def _has(task: AgentTask, field: str) -> bool:
+    """Whether this field of the spec is set; the rest of the spec may be of another release."""
+    return bool((task.body.get("spec") or {}).get(field))
 
 
 _CANNOT_START = frozenset(

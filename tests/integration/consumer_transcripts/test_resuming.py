@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from coding_agent_core import agenttask
-from coding_agent_core.agenttask import OutcomeType, Status
+from coding_agent_core.agenttask import AgentTask, OutcomeType, Status
 from coding_agent_core.attempts import ENVIRONMENT_VARIABLE
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
@@ -25,7 +25,7 @@ from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_model.script import Failure, Script, Turn
 from coding_agent_operator.job import attempt_input, build_job, with_transcript_annotations
-from coding_agent_operator.observed import Task, job_name, read_job, read_task
+from coding_agent_operator.observed import job_name, read_job
 from coding_agent_operator.observed_pod import read_pod
 from coding_agent_operator.task_state import TaskState, task_state
 
@@ -43,7 +43,7 @@ SCRIPTS = [
 ]
 
 
-def the_task(system: System, status: Status | None = None) -> Task:
+def the_task(system: System, status: Status | None = None) -> AgentTask:
     gitlab = system.flavour == "gitlab"
     if ("labeled", BOT) not in system.label_history(1):
         system.put_label(1)
@@ -60,10 +60,10 @@ def the_task(system: System, status: Status | None = None) -> Task:
     body["metadata"] |= {"uid": "uid-1", "resourceVersion": "1", "creationTimestamp": NOW.isoformat()}
     if status is not None:
         body["status"] = status.to_wire()
-    return read_task(body)
+    return AgentTask.of(body)
 
 
-def attempt(system: System, task: Task, number: int, storage: dict[str, Any]) -> TaskState:
+def attempt(system: System, task: AgentTask, number: int, storage: dict[str, Any]) -> TaskState:
     """Run one attempt as its Job's pod would, and take in what the operator then sees."""
     config = system.folder / "config.yaml"
     settings = system._config() | {"context_storage": storage}

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
+from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.commands import (
     LIMIT_PER_NAME,
     CommandIgnored,
@@ -65,7 +66,7 @@ async def test_a_command_is_stored_on_the_newest_run(place: Place, sinks: list[K
     # Another delivery of the same comment, e.g. by the organization's webhook beside the repository's.
     again = await sinks[1].command(told[0].model_copy(update={"delivery_id": "other"}))
     assert isinstance(again, CommandIgnored)
-    stored = stored_commands(place.task(first))
+    stored = stored_commands(AgentTask.of(place.task(first)))
     assert [(found.name, found.comment, found.delivery_id) for found in stored] == [
         (CANCEL, "1", "d-1"),
         (RETRY, "2", "d-2"),
@@ -80,7 +81,7 @@ async def test_commands_sent_to_three_receivers_at_once_are_each_stored_once(
     told = [command(RUN, comment, item(1), user=f"u{comment}") for comment in range(1, 8)]
     answers = await asyncio.gather(*(sink.command(candidate) for candidate in told for sink in sinks))
     assert answers.count(CommandStored(name)) == len(told)
-    assert sorted(found.comment for found in stored_commands(place.task(name))) == [
+    assert sorted(found.comment for found in stored_commands(AgentTask.of(place.task(name)))) == [
         entry.comment for entry in told
     ]
 
@@ -111,5 +112,5 @@ async def test_ninety_comments_by_strangers_are_never_an_error_and_a_cancel_is_s
     for comment in range(2, 92):
         await sinks[0].command(command(RUN, comment, item(1), user=f"stranger-{comment}"))
     assert await sinks[0].command(command(CANCEL, 99, item(1))) == mine == CommandStored(name)
-    stored = [entry.comment for entry in stored_commands(place.task(name))]
+    stored = [entry.comment for entry in stored_commands(AgentTask.of(place.task(name)))]
     assert (stored[0], stored[-1], len(stored)) == ("1", "99", LIMIT_PER_NAME + 1)

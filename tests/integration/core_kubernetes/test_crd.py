@@ -235,8 +235,8 @@ def test_what_does_not_fit_together_is_refused(create: Try, form: str, changes: 
 @pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "//x/1", "https://x/1 onclick=y"])
 def test_an_address_is_http_and_one_word(create: Try, url: str) -> None:
     assert "spec.url" in create(changed(task("github_issue"), "spec.url", url))
-    with pytest.raises(ValueError, match="url"):
-        agenttask.parse_spec(changed(task("github_issue"), "spec.url", url))
+    with pytest.raises(agenttask.UnreadableTaskError, match="url"):
+        _ = agenttask.AgentTask.of(changed(task("github_issue"), "spec.url", url)).spec
 
 
 def test_every_rule_is_tried() -> None:

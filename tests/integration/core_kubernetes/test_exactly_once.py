@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import httpx
-from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, manifest, parse_spec
+from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, AgentTask, manifest
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
@@ -124,7 +124,10 @@ async def test_each_relabel_is_one_new_run_after_success_after_failure_and_durin
         assert await label(number, f"first-{number}", -60) == {"duplicate": 6}
         assert await label(number, f"second-{number}", 60) == once
         assert await label(number, f"second-{number}", 60) == {"duplicate": 6}
-    runs = {name: (parse_spec(body).run, parse_spec(body).cancel) for name, body in place.tasks().items()}
+    runs = {
+        name: (AgentTask.of(body).spec.run, AgentTask.of(body).spec.cancel)
+        for name, body in place.tasks().items()
+    }
     assert runs == {
         **{task_name(item(number)): (1, number == 3) for number in (1, 2, 3)},
         **{task_name(item(number), 2): (2, False) for number in (1, 2, 3)},
@@ -174,7 +177,7 @@ async def test_an_item_whose_name_a_task_of_another_item_has_gets_its_task_all_t
         assert results(answers) == once
         assert {answer.json()["task"] for answer in answers} == {task_name(item(7), run)}
         place.end(task_name(item(7), run), succeeded=True)
-    numbers = {name: parse_spec(body).item.number for name, body in place.tasks().items()}
+    numbers = {name: AgentTask.of(body).spec.item.number for name, body in place.tasks().items()}
     assert numbers == {name: 8, task_name(item(7), 2): 7, task_name(item(7), 3): 7}
 
 

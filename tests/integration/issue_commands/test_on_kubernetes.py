@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.commands import stored_commands
 from coding_agent_core.tasks import Phase, task_name
 from coding_agent_forge import ForgeServer
@@ -45,7 +46,9 @@ class Team(World):
 
     def waits(self, name: str, comment: Comment) -> bool:
         """Whether the AgentTask stores the command."""
-        return str(comment.id) in {command.comment for command in stored_commands(self.read(name))}
+        return str(comment.id) in {
+            command.comment for command in stored_commands(AgentTask.of(self.read(name)))
+        }
 
     def redeliver_everything(self) -> None:
         """The forge sends every event once more."""
@@ -142,7 +145,7 @@ def test_people_with_write_access_command_the_agent_by_comments(
     team.redeliver_everything()
     again = team.say(number, "/run")
     until("the last command is executed", lambda: bool(seen(again)))
-    until("none waits", lambda: not stored_commands(team.read(f"{name}-r2")))
+    until("none waits", lambda: not stored_commands(AgentTask.of(team.read(f"{name}-r2"))))
     assert set(team.tasks()) == {name, f"{name}-r2"}, "nothing that was delivered again was done again"
     assert team.read(f"{name}-r2")["spec"].get("cancel", False) is False
     team.shows(number, "working on it", {PROCESSING})

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
-from coding_agent_core.admission import answered_by, phase_of
+from coding_agent_core.admission import answered_by
+from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_core.registry import Platform
@@ -243,7 +244,8 @@ class Kubernetes:
             item = self.tasks.get(name) or self.tasks[name.rpartition("-r")[0]]
             # The played pod reads its item in the moment in which its work ends.
             ended = self.ended.get(name)
-            found.setdefault(item, []).append(SeenRun(name, phase_of(body), ended, ended))
+            phase = AgentTask.of(body).status.terminal_phase or Phase.RUNNING
+            found.setdefault(item, []).append(SeenRun(name, phase, ended, ended))
         return {item: found.get(item.name, []) for item in items}
 
     def logs(self) -> str:

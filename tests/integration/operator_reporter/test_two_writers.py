@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import Condition, Status
+from coding_agent_core.agenttask import AgentTask, Condition, Status
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.observed import read_task
 from coding_agent_operator.reporter.report import acknowledged, unreported
 
 from tests.integration.operator_reporter.world import World
@@ -22,10 +20,10 @@ from tests.integration.operator_reporter.world import World
 WRITES = 25
 
 
-def number(body: dict[str, Any], kind: str) -> int:
+def number(task: AgentTask, kind: str) -> int:
     """The number in a condition's message, 0 if it is not there."""
-    conditions = (body.get("status") or {}).get("conditions") or []
-    return next((int(condition["message"]) for condition in conditions if condition["type"] == kind), 0)
+    found = task.status.condition(kind)
+    return int(found.message) if found is not None and found.message else 0
 
 
 class Turns:
@@ -64,9 +62,9 @@ class Turns:
             self._changed.notify_all()
 
 
-def status_of(body: dict[str, Any], count: int) -> Status:
+def status_of(task: AgentTask, count: int) -> Status:
     """The status as it was read, with a new condition of the operator's."""
-    status = read_task(body).status
+    status = task.status
     mine = Condition(
         type="Succeeded",
         status="Unknown",
@@ -93,16 +91,14 @@ async def test_no_write_is_lost(world: World) -> None:
             waits = True
             while True:
                 other = done["Reported"]
-                body = await cluster.tasks.get(name)
-                assert body is not None
-                assert number(body, "Reported") >= other
+                task = await cluster.tasks.get(name)
+                assert task is not None
+                assert number(task, "Reported") >= other
                 if waits:
                     await turns.operator_has_read()
                     waits = False
                 try:
-                    written = await cluster.tasks.set_status(
-                        name, body["metadata"]["resourceVersion"], status_of(body, count)
-                    )
+                    written = await cluster.tasks.set_status(task, status_of(task, count))
                 except ApiError as error:
                     if not error.conflict:
                         raise
@@ -113,15 +109,15 @@ async def test_no_write_is_lost(world: World) -> None:
                 break
 
     async def reporter(tasks: AgentTasks) -> None:
-        body = await tasks.get(name)
+        task = await tasks.get(name)
         for count in range(1, WRITES + 1):
             await turns.reporters()
             other = done["Succeeded"]
-            assert body is not None
+            assert task is not None
             wanted = (unreported("ForgeUnavailable", str(count)), acknowledged(""))
-            body = await tasks.set_conditions(body, wanted, datetime.now(UTC))
-            assert body is not None
-            assert number(body, "Succeeded") >= other
+            task = await tasks.set_conditions(task, wanted, datetime.now(UTC))
+            assert task is not None
+            assert number(task, "Succeeded") >= other
             done["Reported"] = count
             await turns.reporter_has_written(last=count == WRITES)
 
@@ -134,7 +130,7 @@ async def test_no_write_is_lost(world: World) -> None:
         async with asyncio.timeout(90), asyncio.TaskGroup() as both:
             both.create_task(operator(Cluster(servers[0], world.namespace)))
             both.create_task(reporter(AgentTasks(servers[1], world.namespace, "test")))
-    body = world.read(name)
-    assert (number(body, "Succeeded"), number(body, "Reported")) == (WRITES, WRITES)
+    task = AgentTask.of(world.read(name))
+    assert (number(task, "Succeeded"), number(task, "Reported")) == (WRITES, WRITES)
     assert world.condition(name, "Acknowledged")["status"] == "True"
     assert min(refused["operator"], refused["reporter"]) > 0, "they did meet, and each was second"

@@ -19,6 +19,7 @@ from coding_agent_core.admission import (
     free_run,
     withdraw,
 )
+from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, Trigger, Withdrawal, WithdrawalCause, task_name
@@ -163,7 +164,7 @@ UNLABELED, CLOSED, COMMAND = WithdrawalCause
     ("run", "taken", "free"), [(1, [], 1), (1, [1], 2), (2, [1], 2), (2, [1, 2, 3, 5], 4)]
 )
 def test_a_run_has_the_first_number_whose_name_is_free(run: int, taken: list[int], free: int) -> None:
-    stored = [{"metadata": {"name": task_name(ITEM, number)}} for number in taken]
+    stored = [AgentTask.of({"metadata": {"name": task_name(ITEM, number)}}) for number in taken]
     assert free_run(ITEM, run, stored) == free
 
 

@@ -23,6 +23,7 @@ from coding_agent_core.agenttask import (
     ANNOTATION_DUPLICATE_OF,
     ANNOTATION_LABELED_AT,
     ANNOTATION_WITHDRAWN_BEFORE,
+    AgentTask,
     manifest,
 )
 from coding_agent_core.platforms import ItemKind
@@ -55,9 +56,10 @@ def task(
     cancel: bool = False,
     annotations: dict[str, str] | None = None,
     deleting: bool = False,
+    spec: dict[str, Any] | None = None,
     created: datetime = T0,
     **conditions: str,
-) -> dict[str, Any]:
+) -> AgentTask:
     request = TaskRequest(item=of or item(), trigger=by or trigger())
     body = manifest(request, run=run, timeout_seconds=60, max_attempts=3)
     body["metadata"] |= {"creationTimestamp": created.isoformat(), "resourceVersion": f"{run}0"}
@@ -65,8 +67,17 @@ def task(
     if deleting:
         body["metadata"]["deletionTimestamp"] = "2026-11-25T12:05:00Z"
     body["spec"]["cancel"] = cancel
-    body["status"] = {"conditions": [{"type": name, "status": is_} for name, is_ in conditions.items()]}
-    return body
+    body["spec"] |= spec or {}
+    body["status"] = {
+        "conditions": [
+            {"type": name, "status": is_, "reason": "Because", "lastTransitionTime": created.isoformat()}
+            for name, is_ in conditions.items()
+        ]
+    }
+    return AgentTask.of(body)
+
+
+SPEC = manifest(TaskRequest(item=item(), trigger=trigger()), run=1)["spec"]
 
 
 def test_no_task_no_facts() -> None:
@@ -74,7 +85,7 @@ def test_no_task_no_facts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "terminal", "cancel", "acknowledged"),
+    ("of", "terminal", "cancel", "acknowledged"),
     [
         (task(), False, False, False),
         (task(Succeeded="Unknown"), False, False, False),
@@ -86,16 +97,15 @@ def test_no_task_no_facts() -> None:
         (task(deleting=True), True, False, False),
     ],
 )
-def test_conditions_are_the_truth(
-    body: dict[str, Any], terminal: bool, cancel: bool, acknowledged: bool
-) -> None:
-    facts = latest_of([body])
+def test_conditions_are_the_truth(of: AgentTask, terminal: bool, cancel: bool, acknowledged: bool) -> None:
+    facts = latest_of([of])
     assert facts is not None
     assert (facts.terminal, facts.cancel_requested, facts.acknowledged) == (terminal, cancel, acknowledged)
 
 
 def test_a_hand_edited_phase_changes_nothing() -> None:
-    facts = latest_of([{**task(), "status": {"phase": "Succeeded"}}])
+    edited = AgentTask(task().metadata, {"spec": SPEC, "status": {"phase": "Succeeded"}})
+    facts = latest_of([edited])
     assert facts is not None
     assert not facts.terminal
 
@@ -143,17 +153,16 @@ def test_a_newer_run_does_not_make_the_clock_go_back() -> None:
 
 
 def test_others_with_the_same_hash_and_what_cannot_be_read_are_not_the_items() -> None:
-    unreadable = {**task(3), "spec": {"source": "of another release"}}
-    unknown = task(4)
-    unknown["spec"]["source"]["platform"] = "gerrit"
+    unreadable = task(3, spec={"source": "of another release"})
+    unknown = task(4, spec={"source": SPEC["source"] | {"platform": "gerrit"}})
     runs = runs_of(item(), [task(2), task(1, of=item(8)), unreadable, unknown, task(1)])
-    assert [run["spec"]["run"] for run in runs] == [1, 2]
+    assert [run.spec.run for run in runs] == [1, 2]
 
 
-def _note(body: dict[str, Any], event: Trigger, newer: datetime | None) -> dict[str, Any] | None:
-    facts = latest_of([body])
+def _note(of: AgentTask, event: Trigger, newer: datetime | None) -> dict[str, Any] | None:
+    facts = latest_of([of])
     assert facts is not None
-    return note(body, event, newer, facts)
+    return note(of, event, newer, facts)
 
 
 def test_a_newer_labeling_moves_the_annotation() -> None:
@@ -197,8 +206,7 @@ def test_a_cancel_says_why() -> None:
 
 def test_a_cancel_says_before_when_labels_were_withdrawn() -> None:
     patch = cancellation("the issue lost the label", T2)
-    body = task(by=trigger(T1), cancel=True, annotations=patch["metadata"]["annotations"])
-    facts = latest_of([body])
+    facts = latest_of([task(by=trigger(T1), cancel=True, annotations=patch["metadata"]["annotations"])])
     assert facts is not None
     assert (facts.labeled_at, facts.withdrawn_before) == (T1, T2)
     assert facts.answered_until == T2 - timedelta(seconds=1)
@@ -231,13 +239,13 @@ DUPLICATE = {ANNOTATION_DUPLICATE_OF: "another"}
         (task(1, created=T1, annotations=DUPLICATE, cancel=True), task(3, Succeeded="True")),
     ],
 )
-def test_the_newest_run_works_or_was_created_last(older: dict[str, Any], newest: dict[str, Any]) -> None:
+def test_the_newest_run_works_or_was_created_last(older: AgentTask, newest: AgentTask) -> None:
     for runs in ([older, newest], [newest, older]):
         assert runs_of(item(), runs) == [older, newest]
         facts = latest_of(runs)
         assert facts is not None
-        assert facts.name == newest["metadata"]["name"]
-        assert facts.run == max(older["spec"]["run"], newest["spec"]["run"])
+        assert facts.name == newest.name
+        assert facts.run == max(older.spec.run, newest.spec.run)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +281,5 @@ def test_a_webhook_soon_after_its_label_is_fresh(
         ([], False),
     ],
 )
-def test_run_1_may_go_as_the_only_run_if_no_other_is_about_to_come(
-    runs: list[dict[str, Any]], may: bool
-) -> None:
+def test_run_1_may_go_as_the_only_run_if_no_other_is_about_to_come(runs: list[AgentTask], may: bool) -> None:
     assert may_delete_first(item(), runs, T0 + SETTLED) is may

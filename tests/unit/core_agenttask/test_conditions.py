@@ -5,8 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.agenttask import conditions_patch as patch
 from coding_agent_operator.reporter.report import acknowledged, reported, unreported
+
+from tests.unit.operator.making import task_body
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SUCCEEDED = {
@@ -18,52 +22,63 @@ SUCCEEDED = {
 }
 
 
-def body(*conditions: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "metadata": {"resourceVersion": "42", "generation": 3},
-        "status": {"phase": "Running", "conditions": [*conditions]},
-    }
+def task(*conditions: dict[str, Any]) -> AgentTask:
+    return AgentTask.of(
+        {
+            "metadata": {"resourceVersion": "42", "generation": 3},
+            "status": {"phase": "Running", "conditions": [*conditions]},
+        }
+    )
 
 
 def test_it_is_added_beside_what_others_wrote() -> None:
-    made = patch(body(SUCCEEDED), (acknowledged("shown"),), NOW)
+    made = patch(task(SUCCEEDED), (acknowledged("shown"),), NOW)
     assert made is not None
     assert made[0] == {"op": "test", "path": "/metadata/resourceVersion", "value": "42"}
-    assert made[1]["path"] == "/status/conditions"
-    assert made[1]["value"] == [
-        SUCCEEDED,
+    assert made[1:] == [
         {
-            "type": "Acknowledged",
-            "status": "True",
-            "reason": "Shown",
-            "message": "shown",
-            "lastTransitionTime": "2026-01-02T03:04:05Z",
-            "observedGeneration": 3,
-        },
-    ]
+            "op": "add",
+            "path": "/status/conditions/-",
+            "value": {
+                "type": "Acknowledged",
+                "status": "True",
+                "reason": "Shown",
+                "message": "shown",
+                "lastTransitionTime": "2026-01-02T03:04:05Z",
+                "observedGeneration": 3,
+            },
+        }
+    ], "nothing else is written, whatever it is"
 
 
 def test_a_task_without_status_gets_one() -> None:
-    made = patch({"metadata": {"resourceVersion": "1", "generation": 1}}, (acknowledged(""),), NOW)
+    new = AgentTask.of({"metadata": {"resourceVersion": "1", "generation": 1}})
+    made = patch(new, (acknowledged(""),), NOW)
     assert made is not None
     assert made[1]["path"] == "/status"
 
 
+def test_a_task_of_a_cache_does_not_say_what_is_stored() -> None:
+    with pytest.raises(RuntimeError, match="read it again"):
+        patch(AgentTask.of(task_body()).compact(), (acknowledged(""),), NOW)
+
+
 def test_nothing_is_written_that_is_so_already() -> None:
-    first = patch(body(SUCCEEDED), (acknowledged("shown"), unreported("ForgeUnavailable", "away")), NOW)
+    first = patch(task(SUCCEEDED), (acknowledged("shown"), unreported("ForgeUnavailable", "away")), NOW)
     assert first is not None
-    stored = body(*first[1]["value"])
+    stored = task(SUCCEEDED, *(change["value"] for change in first[1:]))
     again = (acknowledged("shown"), unreported("ForgeUnavailable", "away"))
     assert patch(stored, again, NOW.replace(hour=9)) is None
 
 
 def test_the_time_is_that_of_the_change_of_status() -> None:
-    first = patch(body(), (unreported("ForgeUnavailable", "away"),), NOW)
+    first = patch(task(), (unreported("ForgeUnavailable", "away"),), NOW)
     assert first is not None
     later = NOW.replace(hour=9)
-    second = patch(body(*first[1]["value"]), (unreported("ForgeRefused", "no right"),), later)
+    second = patch(task(SUCCEEDED, first[1]["value"]), (unreported("ForgeRefused", "no right"),), later)
     assert second is not None
-    assert second[1]["value"][0]["lastTransitionTime"] == "2026-01-02T03:04:05Z"
-    third = patch(body(*second[1]["value"]), (reported(),), later)
+    assert (second[1]["op"], second[1]["path"]) == ("replace", "/status/conditions/1")
+    assert second[1]["value"]["lastTransitionTime"] == "2026-01-02T03:04:05Z"
+    third = patch(task(second[1]["value"]), (reported(),), later)
     assert third is not None
-    assert third[1]["value"][0]["lastTransitionTime"] == "2026-01-02T09:04:05Z"
+    assert third[1]["value"]["lastTransitionTime"] == "2026-01-02T09:04:05Z"

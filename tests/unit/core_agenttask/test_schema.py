@@ -132,6 +132,6 @@ def test_a_request_becomes_a_task_and_is_read_back(key: dict[str, Any]) -> None:
     )
     body = agenttask.manifest(request, run=2, timeout_seconds=60, max_attempts=2)
     assert body["spec"]["trigger"]["deliveryID"] == "d"
-    assert agenttask.parse_spec(body).item == item
+    assert agenttask.AgentTask.of(body).spec.item == item
     assert all(len(value) <= 63 for value in body["metadata"]["labels"].values())
     assert body["metadata"]["name"].endswith("-r2")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import LABEL_REPORTED, manifest, parse_spec
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, manifest
 from coding_agent_core.commands import (
     ANNOTATION_COMMANDS,
     LABEL_COMMANDS,
@@ -45,54 +45,57 @@ def command(name: CommandName = RUN, comment: int = 1, user: str = "alice", minu
     )
 
 
-def task(*commands: IssueCommand, annotation: str | None = None) -> dict[str, Any]:
+def task(
+    *commands: IssueCommand, annotation: str | None = None, labels: dict[str, str] | None = None
+) -> AgentTask:
     body = manifest(command().request(None), run=1, timeout_seconds=60, max_attempts=3)
-    body["metadata"] |= {"resourceVersion": "10"}
+    body["metadata"]["labels"] |= labels or {}
     if annotation is not None:
         body["metadata"]["annotations"] = {ANNOTATION_COMMANDS: annotation}
+    stored_on = AgentTask.of(body)
     for entry in commands:
-        patch = store(body, entry)
+        patch = store(stored_on, entry)
         assert not isinstance(patch, CommandIgnored), patch.why
-        body = patched(body, patch)
-    return body
+        stored_on = patched(stored_on, patch)
+    return stored_on
 
 
-def patched(body: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    assert patch["metadata"]["resourceVersion"] == body["metadata"]["resourceVersion"]
-    merged = {
+def patched(known: AgentTask, patch: dict[str, Any]) -> AgentTask:
+    merged: dict[str, Any] = {
         part: {
             name: value
-            for name, value in {**body["metadata"].get(part, {}), **patch["metadata"][part]}.items()
+            for name, value in {**getattr(known.metadata, part), **patch["metadata"][part]}.items()
             if value is not None
         }
         for part in ("labels", "annotations")
     }
-    return {**body, "metadata": {**body["metadata"], **merged}}
+    body = {"spec": known.spec.to_wire()}
+    return AgentTask(known.metadata._replace(**merged), body)
 
 
-def waiting(body: dict[str, Any]) -> list[str]:
-    return [entry.comment for entry in stored_commands(body)]
+def waiting(on: AgentTask) -> list[str]:
+    return [entry.comment for entry in stored_commands(on)]
 
 
-def run_next(body: dict[str, Any], *, stopped: bool = False) -> dict[str, Any]:
-    following = next_command(body)
+def run_next(on: AgentTask, *, stopped: bool = False) -> AgentTask:
+    following = next_command(on)
     assert following is not None
-    return patched(body, executed(body, following, stopped=stopped))
+    return patched(on, executed(on, following, stopped=stopped))
 
 
 def test_a_command_is_stored_and_comes_back_as_it_was() -> None:
     body = task(command())
-    assert body["metadata"]["labels"][LABEL_COMMANDS] == "pending"
+    assert body.metadata.labels[LABEL_COMMANDS] == "pending"
     (stored,) = stored_commands(body)
-    assert stored.on(parse_spec(body)) == command()
+    assert stored.on(body.spec) == command()
     body = run_next(body)
     assert next_command(body) is None
-    assert LABEL_COMMANDS not in body["metadata"]["labels"]
-    assert ANNOTATION_COMMANDS not in body["metadata"]["annotations"]
+    assert LABEL_COMMANDS not in body.metadata.labels
+    assert ANNOTATION_COMMANDS not in body.metadata.annotations
 
 
 def test_the_annotation_is_the_documented_list() -> None:
-    assert json.loads(task(command())["metadata"]["annotations"][ANNOTATION_COMMANDS]) == [
+    assert json.loads(task(command()).metadata.annotations[ANNOTATION_COMMANDS]) == [
         {
             "delivery_id": "d-1",
             "name": "run",
@@ -105,14 +108,12 @@ def test_the_annotation_is_the_documented_list() -> None:
 
 
 def test_a_task_whose_end_was_shown_is_watched_again() -> None:
-    shown = task()
-    shown["metadata"]["labels"][LABEL_REPORTED] = "true"
+    shown = task(labels={LABEL_REPORTED: "true"})
     patch = store(shown, command())
     assert not isinstance(patch, CommandIgnored)
-    assert LABEL_REPORTED not in patched(shown, patch)["metadata"]["labels"]
-    ended = task(command())
-    ended["metadata"]["labels"][LABEL_REPORTED] = "true"
-    assert LABEL_REPORTED in run_next(ended)["metadata"]["labels"]
+    assert LABEL_REPORTED not in patched(shown, patch).metadata.labels
+    ended = patched(task(command()), {"metadata": {"labels": {LABEL_REPORTED: "true"}, "annotations": {}}})
+    assert LABEL_REPORTED in run_next(ended).metadata.labels
 
 
 def test_an_author_has_one_command_of_each_name_the_newest() -> None:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import Event
+from coding_agent_core.agenttask import AgentTask, Event
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import ApiError
 
-BODY: dict[str, Any] = {"metadata": {"name": "a", "uid": "u", "resourceVersion": "10"}}
+TASK = AgentTask.of({"metadata": {"name": "a", "uid": "u", "resourceVersion": "10"}})
 
 
 class Server:
@@ -29,7 +29,7 @@ class Server:
 async def test_a_patch_names_the_version_that_was_read() -> None:
     server = Server()
     tasks = AgentTasks(server, "ns", "me")  # type: ignore[arg-type]
-    await tasks.patch(BODY, {"metadata": {"labels": {"x": "y"}}, "spec": {"cancel": True}})
+    await tasks.patch(TASK, {"metadata": {"labels": {"x": "y"}}, "spec": {"cancel": True}})
     assert server.sent == [
         (
             "/apis/coding-agent.dev/v1alpha1/namespaces/ns/agenttasks/a",
@@ -47,9 +47,9 @@ async def test_nothing_is_written_behind_a_closed_fence() -> None:
     tasks = AgentTasks(server, "ns", "me", fence=closed)  # type: ignore[arg-type]
     for write in (
         tasks.create({}),
-        tasks.patch(BODY, {}),
-        tasks.set_labels("a", "u", {}),
-        tasks.delete("a", "u", "10"),
+        tasks.patch(TASK, {}),
+        tasks.set_labels(TASK, {}),
+        tasks.delete(TASK),
     ):
         with pytest.raises(ApiError, match="closed"):
             await write
@@ -62,7 +62,5 @@ async def test_an_event_that_cannot_be_written_stops_nothing(caplog: pytest.LogC
             raise ApiError("refused", 403)
 
     tasks = AgentTasks(Refusing(), "ns", "me")  # type: ignore[arg-type]
-    await tasks.emit(
-        Event("Warning", "Refused", "m"), name="a", uid="u", now=datetime(2026, 1, 1, tzinfo=UTC)
-    )
+    await tasks.emit(Event("Warning", "Refused", "m"), TASK, datetime(2026, 1, 1, tzinfo=UTC))
     assert "Event Refused of a could not be written: refused" in caplog.text

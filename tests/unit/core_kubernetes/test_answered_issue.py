@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
-from coding_agent_core.agenttask import LABEL_ITEM, manifest
+from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
@@ -37,12 +37,12 @@ class Stored:
     def __init__(self, *bodies: Mapping[str, Any]) -> None:
         self.bodies = list(bodies)
 
-    async def runs(self, item_label: str) -> Sequence[Mapping[str, Any]]:
-        return [body for body in self.bodies if body["metadata"]["labels"][LABEL_ITEM] == item_label]
+    async def runs(self, of: Item) -> Sequence[AgentTask]:
+        return [task for body in self.bodies if (task := AgentTask.of(body)).spec.item == of]
 
-    async def create(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def create(self, body: Mapping[str, Any]) -> AgentTask:
         self.bodies.append(body)
-        return body
+        return AgentTask.of(body)
 
 
 def task(run: int, *, trusted: bool, of: Item = ISSUE) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import dataclass, field
 
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import (
@@ -21,81 +21,92 @@ KEY = Key("team", "one")
 A, B, C, D = (Key("team", name) for name in "abcd")
 
 
-def body(version: int, uid: str = "uid-1", namespace: str = "team", name: str = "one") -> dict[str, Any]:
-    return {"metadata": {"namespace": namespace, "name": name, "uid": uid, "resourceVersion": str(version)}}
+@dataclass(frozen=True)
+class Stored:
+    """An object of which its name alone is read."""
+
+    version: str = field(compare=False)
+    uid: str = field(default="uid-1", compare=False)
+    namespace: str = "team"
+    name: str = "one"
 
 
-def cache() -> ObjectCache[int]:
-    return ObjectCache(lambda body: int(body["metadata"]["resourceVersion"]))
+def stored(version: int, **fields: str) -> Stored:
+    return Stored(str(version), **fields)
+
+
+def version_of(objects: ObjectCache[Stored]) -> int | None:
+    found = objects.get(KEY)
+    return None if found is None else int(found.version)
 
 
 def test_the_newest_version_stays_in_whatever_order_they_come() -> None:
     for order in itertools.permutations([3, 5, 9]):
-        objects = cache()
+        objects = ObjectCache[Stored]()
         for version in order:
-            objects.observe("MODIFIED", body(version))
-        assert objects.get(KEY) == 9
+            objects.observe("MODIFIED", stored(version))
+        assert version_of(objects) == 9
 
 
 def test_an_answer_that_comes_late_does_not_bring_back_what_is_gone() -> None:
-    objects = cache()
-    objects.put(body(5))
-    assert objects.remove(body(7))
-    assert objects.put(body(6)) is None
+    objects = ObjectCache[Stored]()
+    objects.put(stored(5))
+    assert objects.remove(stored(7))
+    assert not objects.put(stored(6))
     assert objects.get(KEY) is None
-    assert objects.put(body(8)) == 8, "its label was put on again"
+    assert objects.put(stored(8)), "its label was put on again"
 
 
 def test_a_version_in_which_nothing_that_is_read_has_changed_is_not_new() -> None:
-    objects = ObjectCache(lambda body: str(body["metadata"]["name"]))
-    assert objects.observe("ADDED", body(5))
-    assert not objects.observe("MODIFIED", body(6))
-    assert objects.replace("team", [body(7)], 7) == set()
-    assert objects.observe("MODIFIED", body(8, uid="uid-2")), "it is another object"
-    assert not objects.remove(body(7)), "the version counts all the same"
+    objects = ObjectCache[Stored]()
+    assert objects.observe("ADDED", stored(5))
+    assert not objects.observe("MODIFIED", stored(6))
+    assert objects.replace("team", [stored(7)], 7) == set()
+    assert objects.observe("MODIFIED", stored(8, uid="uid-2")), "it is another object"
+    assert not objects.remove(stored(7)), "the version counts all the same"
 
 
 def test_a_deletion_that_comes_late_does_not_take_a_newer_object() -> None:
-    objects = cache()
-    objects.put(body(9, uid="uid-2"))
-    assert not objects.observe("DELETED", body(7, uid="uid-1"))
-    assert objects.get(KEY) == 9
+    objects = ObjectCache[Stored]()
+    objects.put(stored(9, uid="uid-2"))
+    assert not objects.observe("DELETED", stored(7, uid="uid-1"))
+    assert version_of(objects) == 9
 
 
 def test_a_list_removes_what_it_lacks_but_not_what_is_newer() -> None:
-    objects = cache()
-    objects.put(body(5))
+    objects = ObjectCache[Stored]()
+    objects.put(stored(5))
     assert objects.replace("team", [], 4) == set()
-    assert objects.get(KEY) == 5
+    assert version_of(objects) == 5
     assert objects.replace("team", [], 6) == {KEY}
     assert objects.get(KEY) is None
 
 
 def test_a_list_of_one_namespace_leaves_the_others_alone() -> None:
-    objects = cache()
-    objects.put(body(5))
-    objects.put(body(6, uid="uid-2", namespace="other"))
+    objects = ObjectCache[Stored]()
+    objects.put(stored(5))
+    objects.put(stored(6, uid="uid-2", namespace="other"))
     assert objects.replace("other", [], 9) == {Key("other", "one")}
-    assert (objects.of("team"), objects.of("other"), len(objects)) == ([5], [], 1)
+    assert (objects.of("team"), objects.of("other"), len(objects)) == ([stored(5)], [], 1)
 
 
 def test_a_dead_watch_is_noticed_and_a_slow_one_is_not() -> None:
-    objects = cache()
-    objects.replace("team", [body(5)], 6)
+    objects = ObjectCache[Stored]()
+    objects.replace("team", [stored(5)], 6)
     assert objects.behind("team") == 1, "nothing has come since"
-    objects.observe(None, body(5))
+    objects.observe(None, stored(5))
     assert objects.behind("team") == 0
-    objects.replace("team", [body(8)], 8)
-    objects.remove(body(9))
+    objects.replace("team", [stored(8)], 8)
+    objects.remove(stored(9))
     assert objects.behind("team") == 0, "what is gone cannot be shown"
 
 
 def test_an_object_that_cannot_be_read_is_left_out() -> None:
-    def refuse(_: object) -> int:
+    def refuse(_: Stored) -> Stored:
         raise CodingAgentError("unreadable")
 
     objects = ObjectCache(refuse)
-    assert not objects.observe("ADDED", body(5))
+    assert not objects.observe("ADDED", stored(5))
     assert len(objects) == 0
 
 

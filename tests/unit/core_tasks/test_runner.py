@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.agenttask import manifest, parse_spec
+from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.attempts import AttemptInput
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind
@@ -46,7 +46,7 @@ def test_the_choice_is_kept_from_the_label_to_the_attempt(runner: RunnerName | N
     item = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
     trigger = Trigger(origin=Origin.WEBHOOK, received_at=now)
     request = TaskRequest(item=item, trigger=trigger, runner=runner)
-    assert parse_spec(manifest(request, run=1)).runner is runner
+    assert AgentTask.of(manifest(request, run=1)).spec.runner is runner
     queued = QueuedTask(request=request, uuid="u")
     given = AttemptInput(task=queued, max_attempts=1, timeout_seconds=1).to_json()
     assert AttemptInput.from_json(given, now=now).task == queued

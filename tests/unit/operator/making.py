@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from coding_agent_core import agenttask
-from coding_agent_core.agenttask import AttemptStatus, Condition, OutcomeType, Status
+from coding_agent_core.agenttask import AgentTask, AttemptStatus, Condition, OutcomeType, Spec, Status
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.commands import CommandName, IssueCommand, store
 from coding_agent_core.platforms import ItemKind
@@ -14,7 +14,7 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
-from coding_agent_operator.observed import Job, Task, job_name, read_task
+from coding_agent_operator.observed import Job, job_name
 from coding_agent_operator.observed_pod import Pod
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -43,25 +43,33 @@ def task_body(
     return body
 
 
-def task(status: Status | None = None, number: int = 7, **spec: Any) -> Task:
+def task(status: Status | None = None, number: int = 7, **spec: Any) -> AgentTask:
     body = task_body(number, **spec)
     if status is not None:
         body["status"] = status.to_wire()
-    return read_task(body)
+    return AgentTask.of(body)
 
 
 def commanded(
     received: datetime, stored: Status | None = None, name: CommandName = CommandName.CANCEL
-) -> Task:
+) -> AgentTask:
     """A task on which somebody's command waits."""
     body = task_body()
     if stored is not None:
         body["status"] = stored.to_wire()
     command = IssueCommand(name=name, comment="1", user="eve", received_at=received, item=task().spec.item)
-    patch = store(body, command)
+    patch = store(AgentTask.of(body), command)
     assert isinstance(patch, dict)
     body["metadata"]["annotations"] = patch["metadata"]["annotations"]
-    return read_task(body)
+    return AgentTask.of(body)
+
+
+def changed(
+    known: AgentTask, *, spec: Spec | None = None, status: Status | None = None, **metadata: Any
+) -> AgentTask:
+    """The task with another spec, status or metadata."""
+    body = {"spec": (spec or known.spec).to_wire(), "status": (status or known.status).to_wire()}
+    return AgentTask(known.metadata._replace(**metadata), body)
 
 
 def attempt(number: int = 1, outcome: OutcomeType | None = None, **fields: Any) -> AttemptStatus:

@@ -6,15 +6,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from coding_agent_core.agenttask import Status
+from coding_agent_core.agenttask import AgentTask, Status
 from coding_agent_core.settings.operator import Limits, Policy
 from coding_agent_operator.fair_share import UNLIMITED, Candidate, coarse, fair_schedule
-from coding_agent_operator.observed import Job, Task, job_name, read_task
+from coding_agent_operator.observed import Job, job_name
 from coding_agent_operator.observed_pod import Pod
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import Stage, stage_of
 
-from tests.unit.operator.making import NOW, pod, task_body
+from tests.unit.operator.making import NOW, changed, pod, task_body
 
 _T = TypeVar("_T")
 
@@ -28,7 +28,7 @@ class Cluster:
     def __init__(self, *, kueue: bool = False) -> None:
         self.kueue = kueue
         self.now: datetime = NOW
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[str, AgentTask] = {}
         self.jobs: dict[str, Job] = {}
         self._version = 0
         self.ran: dict[str, set[str]] = {}
@@ -43,14 +43,16 @@ class Cluster:
             number, repository=repository, run=run, uid=f"uid-{repository}-{number}-{run}", **spec
         )
         body["metadata"]["creationTimestamp"] = self.now.isoformat()
-        task = replace(read_task(body), version=self.version())
+        task = changed(AgentTask.of(body), version=self.version())
         self.tasks.setdefault(task.name, task)
 
     def change(self, name: str, **fields: Any) -> None:
         known = self.tasks[name]
-        self.tasks[name] = replace(known, version=self.version(), generation=known.generation + 1, **fields)
+        self.tasks[name] = changed(
+            known, version=self.version(), generation=known.metadata.generation + 1, **fields
+        )
 
-    def create_job(self, task: Task, number: int) -> Job:
+    def create_job(self, task: AgentTask, number: int) -> Job:
         """As the API server does it: a name is taken once (409 gives back the one that has it)."""
         name = job_name(task.name, number)
         if name in self.jobs:
@@ -112,7 +114,7 @@ class Operator:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.seen: dict[str, Task] = {}
+        self.seen: dict[str, AgentTask] = {}
         self.jobs: dict[str, Job] = {}
         self.granted: set[str] = set()
         self.decisions: dict[str, SchedulingDecision] = {}
@@ -138,9 +140,9 @@ class Operator:
             candidates.append(
                 Candidate(
                     name=task.name,
-                    item=task.item,
-                    repository=task.repository,
-                    created=task.created,
+                    item=task.item_hash,
+                    repository=task.repository_hash,
+                    created=task.metadata.created,
                     stage=stage,
                     limit=UNLIMITED if self.cluster.kueue else LIMITS.of(source.host, source.repository),
                     run=task.spec.run,
@@ -185,11 +187,11 @@ class Operator:
                 self.cluster.jobs[job.name] = replace(self.cluster.jobs[job.name], deleting=True)
                 self.watch(job.name)
 
-    def _write(self, task: Task, status: Status) -> bool:
+    def _write(self, task: AgentTask, status: Status) -> bool:
         known = self.cluster.tasks.get(task.name)
         if known is None or known.version != task.version:
             return False
-        self.cluster.tasks[task.name] = replace(known, status=status, version=self.cluster.version())
+        self.cluster.tasks[task.name] = changed(known, status=status, version=self.cluster.version())
         self.seen[task.name] = self.cluster.tasks[task.name]
         return True
 

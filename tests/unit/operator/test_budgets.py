@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import OutcomeType, Status
+from coding_agent_core.agenttask import AgentTask, OutcomeType
 from coding_agent_core.reasons import PodReason, Reason
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.operator import Budgets
@@ -22,7 +22,6 @@ from coding_agent_operator.budgets import (
     exhausted,
     next_allowance,
     period_end,
-    read_spent,
     reserved,
 )
 from coding_agent_operator.fair_share import Candidate, fair_schedule
@@ -76,14 +75,11 @@ def test_an_attempt_counts_on_the_day_on_which_it_ended() -> None:
         date(2026, 1, 1): Decimal("1.00"),
         date(2026, 1, 2): Decimal("2.00"),
     }
-    metadata = {"uid": "u", "labels": {"coding-agent.dev/repository": "r"}}
-    stored = {"metadata": metadata, "status": Status(attempts=(late, early)).to_wire()}
-    assert read_spent(stored) == ("u", "r", found)
 
 
 @pytest.mark.parametrize("status", [None, [], {"attempts": 3}, {"attempts": [{"number": "x"}]}])
 def test_a_status_that_cannot_be_read_counts_nothing(status: Any) -> None:
-    assert read_spent({"metadata": {"uid": "u"}, "status": status}) == ("u", "", {})
+    assert charges(AgentTask.of({"metadata": {"uid": "u"}, "status": status}).status.attempts) == {}
 
 
 def test_each_task_is_counted_once_and_by_period() -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from coding_agent_core.agenttask import AttemptStatus, OutcomeType
+from coding_agent_core.agenttask import AgentTask, AttemptStatus, OutcomeType
 from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.usage import Allowance, Usage
 from coding_agent_operator.budgets import Spending, next_allowance, used_up
 from coding_agent_operator.fair_share import Candidate, fair_schedule
-from coding_agent_operator.observed import Job, Task, job_name, read_task
+from coding_agent_operator.observed import Job, job_name
 from coding_agent_operator.task_state import Stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.operator.making import task_body
+from tests.unit.operator.making import changed, task_body
 
 ONE_DAY, ONE_MONTH = 12, 30
 BUDGETS = Budgets(
@@ -32,12 +31,12 @@ class Model:
 
     def __init__(self) -> None:
         self.now = datetime.fromisoformat("2026-01-30T12:00:00Z")
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[str, AgentTask] = {}
         for number in range(TASKS):
             body = task_body(number + 1, repository=REPOSITORIES[number % 2], uid=f"uid-{number}")
-            self.tasks[body["metadata"]["name"]] = read_task(body)
+            self.tasks[body["metadata"]["name"]] = AgentTask.of(body)
         self.jobs: dict[str, Job] = {}
-        self.ended: dict[str, Task] = {}
+        self.ended: dict[str, AgentTask] = {}
         self.spent_by: Counter[str] = Counter()
         self.days: Counter[tuple[str, str]] = Counter()
         self.months: Counter[str] = Counter()
@@ -57,8 +56,8 @@ class Model:
             stage = Stage.ACTIVE if own else Stage.READY
             budgets, demand = self.spending.share(task, own, starts=not own)
             candidates.append(
-                Candidate(name=name, item=name, repository=task.repository, created=task.created, stage=stage,
-                          limit=99, budgets=budgets, demand=demand)
+                Candidate(name=name, item=name, repository=task.repository_hash, stage=stage,
+                          created=task.metadata.created, limit=99, budgets=budgets, demand=demand)
             )  # fmt: skip
         running = {c.name: c.demand for c in candidates if c.stage is Stage.ACTIVE}
         unspent = self.spending.unspent(self.tasks.values(), running)
@@ -80,7 +79,7 @@ class Model:
             return
         answers = min(answers, int(job.allowance.value) - self.spent_by[job.name])
         self.spent_by[job.name] += answers
-        self.days[self.tasks[job.task].repository, f"{self.now:%Y-%m-%d}"] += answers
+        self.days[self.tasks[job.task].repository_hash, f"{self.now:%Y-%m-%d}"] += answers
         self.months[f"{self.now:%Y-%m}"] += answers
 
     def end(self, which: int, how: str) -> None:
@@ -95,7 +94,7 @@ class Model:
         )  # fmt: skip
         task = self.tasks[job.task]
         attempts = (*task.status.attempts, attempt)
-        task = replace(task, status=task.status.model_copy(update={"attempts": attempts}))
+        task = changed(task, status=task.status.model_copy(update={"attempts": attempts}))
         del self.jobs[job.task]
         if how == "done" or used_up(attempts) is not None:
             del self.tasks[task.name]
@@ -148,8 +147,8 @@ def test_a_task_that_is_gone_takes_nothing_from_what_the_others_have_spent() -> 
     """The cache drops a task that has ended, and a pass may come before its end is counted."""
     model = Model()
     model.start()
-    mine = model.tasks[next(iter(model.jobs))].repository
-    first, second = [name for name in model.jobs if model.tasks[name].repository == mine][:2]
+    mine = model.tasks[next(iter(model.jobs))].repository_hash
+    first, second = [name for name in model.jobs if model.tasks[name].repository_hash == mine][:2]
     model.spend(list(model.jobs).index(first), 3)
     model.end(list(model.jobs).index(first), "failed")
     running = {second: Decimal(5)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.agenttask import parse_spec
+from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.job import Credential
@@ -81,7 +81,7 @@ def test_a_key_beside_the_source_chooses_nothing() -> None:
         "metadata": {"name": "x", "labels": {"coding-agent.dev/repository": "acme-secret"}},
         "spec": spec,
     }
-    item = parse_spec(body).item
+    item = AgentTask.of(body).spec.item
     assert item == GITHUB
     of_secret = credential("of-secret", repository="acme/secret")
     assert [found.secret for found in credentials_for([of_secret, OF_REPOSITORY], item)] == ["of-repository"]

@@ -7,9 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import ANNOTATION_DUPLICATE_OF, ANNOTATION_LABELED_AT, manifest
+from coding_agent_core.agenttask import ANNOTATION_DUPLICATE_OF, ANNOTATION_LABELED_AT, AgentTask, manifest
 from coding_agent_core.tasks import Origin, TaskRequest, Trigger
-from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.runs import Duplicates
 
 from tests.unit.operator.test_one_run_for_each_label import ITEM, Server
@@ -19,9 +18,9 @@ class Cache:
     """The operator's, which shows what it is told."""
 
     def __init__(self) -> None:
-        self.tasks: list[Task] = []
+        self.tasks: list[AgentTask] = []
 
-    def of(self, _: str) -> list[Task]:
+    def of(self, _: str) -> list[AgentTask]:
         return self.tasks
 
 
@@ -31,26 +30,26 @@ class Operator:
         self.cache = Cache()
         self.duplicates = Duplicates(self.server, self.cache, lambda: self.server.now)  # type: ignore[arg-type]
 
-    def add(self, run: int, delivery: str, *, origin: Origin = Origin.WEBHOOK) -> Task:
+    def add(self, run: int, delivery: str, *, origin: Origin = Origin.WEBHOOK) -> AgentTask:
         """A task of the item, whose label was put on now; a second later."""
         now = self.server.now
         trigger = Trigger(origin=origin, delivery_id=delivery, labeled_at=now, received_at=now)
-        body = self.server.add(manifest(TaskRequest(item=ITEM, trigger=trigger), run=run))
+        added = self.server.add(manifest(TaskRequest(item=ITEM, trigger=trigger), run=run))
         self.server.now += timedelta(seconds=1)
-        self.cache.tasks.append(read_task(body))
-        return read_task(body)
+        self.cache.tasks.append(added)
+        return added
 
-    def end(self, task: Task) -> None:
+    def end(self, task: AgentTask) -> None:
         condition = {"type": "Succeeded", "status": "True", "reason": "Completed"}
         conditions = [{**condition, "lastTransitionTime": self.server.now.isoformat()}]
         self.server.write({**self.server.stored[task.name], "status": {"conditions": conditions}})
         self.cache.tasks.remove(task)
         self.duplicates.ended(task)
 
-    def cancels(self, task: Task) -> bool:
+    def cancels(self, task: AgentTask) -> bool:
         return _result(self.duplicates.cancelled(task))
 
-    def notes(self, task: Task) -> dict[str, str]:
+    def notes(self, task: AgentTask) -> dict[str, str]:
         notes: dict[str, str] = self.server.stored[task.name]["metadata"]["annotations"]
         return notes
 

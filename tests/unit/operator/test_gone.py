@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from coding_agent_core.agenttask import OutcomeType
+from coding_agent_core.agenttask import AgentTask, OutcomeType
 from coding_agent_core.kubernetes.controller import ObjectCache
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.usage import Cost, Usage
 from coding_agent_operator.attempt_pods import AttemptPods
-from coding_agent_operator.observed import read_job, read_task
+from coding_agent_operator.observed import Job
+from coding_agent_operator.observed_pod import Pod, read_pod
 from coding_agent_operator.reconcile import Reconciler
 from coding_agent_operator.task_plan import SchedulingDecision
 
@@ -35,12 +36,12 @@ class Cluster:
     async def get_job(self, _: str) -> None:
         return None
 
-    async def pods_of(self, _: str) -> list[dict[str, Any]]:
-        return []
+    async def pods_of(self, _: str) -> tuple[Pod, ...]:
+        return ()
 
-    async def set_status(self, _: str, __: str, new: Any) -> dict[str, Any]:
+    async def set_status(self, _: AgentTask, new: Any) -> AgentTask:
         self.written = new.to_wire()
-        return cancelled() | {"status": self.written}
+        return AgentTask.of(cancelled() | {"status": self.written})
 
     async def emit(self, *_: Any, **__: Any) -> None: ...
 
@@ -74,16 +75,16 @@ def pod(created: float) -> dict[str, Any]:
 
 async def recorded(*pods: dict[str, Any]) -> dict[str, Any]:
     """What is written after the watch has shown the ends of the pods, and then nothing is there any more."""
-    cluster, tasks = Cluster(), ObjectCache(read_task)
+    cluster, tasks = Cluster(), ObjectCache(AgentTask.compact)
     messages = AttemptPods(cluster, lambda _: None, lambda: None)  # type: ignore[arg-type]
     for body in pods:
-        messages.take("MODIFIED", body)
-        messages.take("DELETED", body)
-    tasks.put(cancelled())
+        messages.take("MODIFIED", read_pod(body))
+        messages.take("DELETED", read_pod(body))
+    tasks.put(AgentTask.of(cancelled()))
     reconciler = Reconciler(
         cluster,  # type: ignore[arg-type]
         tasks,
-        ObjectCache(read_job),
+        ObjectCache[Job](),
         messages,
         policy=Policy(),
         build=None,  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ class Fleet(RuleBasedStateMachine):
             assert len(running) <= LIMITS.global_
             per = Counter(tasks[job.owner or ""].spec.source.repository for job in running)
             assert all(count <= LIMITS.of("github.com", path) for path, count in per.items())
-        items = Counter(tasks[job.owner or ""].item for job in running)
+        items = Counter(tasks[job.owner or ""].item_hash for job in running)
         assert all(count == 1 for count in items.values()), "one active Job of an item"
 
     @invariant()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from coding_agent_core.agenttask import AgentTask, UnreadableTaskError
 from coding_agent_core.tasks import Phase
-from coding_agent_operator.observed import UnreadableTaskError, read_job, read_task
+from coding_agent_operator.observed import read_job
 from coding_agent_operator.observed_pod import missing_secrets, read_pod
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 
@@ -32,17 +33,17 @@ EDITED: list[Any] = [
 
 @pytest.mark.parametrize("raw", EDITED, ids=str)
 def test_a_status_edited_by_hand_is_read_and_repaired(raw: Any) -> None:
-    task = read_task({**task_body(), "status": raw})
+    task = AgentTask.of({**task_body(), "status": raw})
     assert not task.ended, "a phase alone ends nothing"
     plan = plan_task(task, [], SchedulingDecision(position=1), NOW, POLICY)
     assert plan.status is not None
-    repaired = read_task({**task_body(), "status": plan.status.to_wire()})
+    repaired = AgentTask.of({**task_body(), "status": plan.status.to_wire()})
     assert repaired.intact
     assert plan_task(repaired, [], SchedulingDecision(position=1), NOW, POLICY).status is None
 
 
 def test_what_can_be_read_is_kept() -> None:
-    task = read_task({**task_body(), "status": {"phase": "Dreaming", "attempts": [GOOD, {"number": 0}]}})
+    task = AgentTask.of({**task_body(), "status": {"phase": "Dreaming", "attempts": [GOOD, {"number": 0}]}})
     assert [attempt.number for attempt in task.status.attempts] == [1]
     assert task.status.phase is None
 
@@ -51,7 +52,7 @@ def test_a_task_of_another_release_is_named() -> None:
     body = task_body()
     body["spec"]["source"]["platform"] = "gerrit"
     with pytest.raises(UnreadableTaskError, match=body["metadata"]["name"]):
-        read_task(body)
+        AgentTask.of(body).compact()
 
 
 def test_a_job_is_terminal_by_its_conditions_alone() -> None:
@@ -100,7 +101,7 @@ def test_phases_end_only_by_conditions() -> None:
         "reason": "Completed",
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }
-    task = read_task({**task_body(), "status": {"phase": "Queued", "conditions": [condition]}})
+    task = AgentTask.of({**task_body(), "status": {"phase": "Queued", "conditions": [condition]}})
     assert task.ended
     plan = plan_task(task, [], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None

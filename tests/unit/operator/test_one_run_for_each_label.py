@@ -14,15 +14,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.admission import Create, admit, latest_of, parse_spec, works
-from coding_agent_core.agenttask import LABEL_REPORTED, manifest
+from coding_agent_core.admission import Create, admit, latest_of, works
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, manifest
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal, task_name
-from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.runs import Duplicates, delete, expired
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -59,65 +58,71 @@ class Server:
     def of_item(self) -> list[dict[str, Any]]:
         return list(self.stored.values())
 
+    def tasks(self) -> list[AgentTask]:
+        return [AgentTask.of(deepcopy(body)) for body in self.of_item()]
+
     def write(self, body: dict[str, Any]) -> dict[str, Any]:
         self._version += 1
         body["metadata"]["resourceVersion"] = str(self._version)
         self.stored[body["metadata"]["name"]] = body
         return deepcopy(body)
 
-    def add(self, body: dict[str, Any]) -> dict[str, Any]:
+    def add(self, body: dict[str, Any]) -> AgentTask:
         at = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
         self._version += 1
         meta = {"uid": f"u{self._version}", "namespace": self.namespace, "creationTimestamp": at}
-        trigger = parse_spec(body).trigger
-        if not isinstance(admit(trigger, latest_of(self.of_item())), Create):
+        trigger = AgentTask.of(body).spec.trigger
+        if not isinstance(admit(trigger, latest_of(self.tasks())), Create):
             self.unjustified.add(meta["uid"])
-        return self.write({**body, "metadata": {**body["metadata"], **meta}})
+        metadata = {"labels": {}, **body["metadata"], **meta}
+        return AgentTask.of(self.write({**body, "metadata": metadata}))
 
-    async def runs(self, _: str) -> Sequence[dict[str, Any]]:
+    async def runs(self, _: Item) -> Sequence[AgentTask]:
         await others_act()
         if self.refused_lists:
             self.refused_lists -= 1
             raise ApiError("429: storage is (re)initializing", 429)
-        answer = deepcopy(self.of_item())
+        answer = self.tasks()
         await self._answer()
         return answer
 
-    async def get(self, name: str) -> dict[str, Any] | None:
+    async def get(self, name: str) -> AgentTask | None:
         await others_act()
-        return deepcopy(self.stored.get(name))
+        return next((task for task in self.tasks() if task.name == name), None)
 
-    async def create(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+    async def create(self, body: Mapping[str, Any]) -> AgentTask | None:
         await others_act()
         answer = None if body["metadata"]["name"] in self.stored else self.add(deepcopy(dict(body)))
         await self._answer()
         return answer
 
-    async def patch(self, read: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any] | None:
+    async def newest(self, read: AgentTask) -> AgentTask | None:
+        found = await self.get(read.name)
+        return found if found is not None and found.uid == read.uid else None
+
+    async def patch(self, read: AgentTask, patch: Mapping[str, Any]) -> AgentTask | None:
         await others_act()
-        body = self.stored.get(read["metadata"]["name"])
-        if body is None or body["metadata"]["resourceVersion"] != read["metadata"]["resourceVersion"]:
+        body = self.stored.get(read.name)
+        if body is None or body["metadata"]["resourceVersion"] != read.version:
             return None
-        answer = self._merge(body, patch)
+        answer = AgentTask.of(self._merge(body, patch))
         await self._answer()
         return answer
 
-    async def annotate(
-        self, read: Mapping[str, Any], annotations: Mapping[str, str]
-    ) -> dict[str, Any] | None:
+    async def annotate(self, read: AgentTask, annotations: Mapping[str, str]) -> AgentTask | None:
         await others_act()
-        body = self.stored.get(read["metadata"]["name"])
-        if body is None or body["metadata"]["uid"] != read["metadata"]["uid"]:
+        body = self.stored.get(read.name)
+        if body is None or body["metadata"]["uid"] != read.uid:
             return None
-        return self._merge(body, {"metadata": {"annotations": annotations}})
+        return AgentTask.of(self._merge(body, {"metadata": {"annotations": annotations}}))
 
-    async def delete(self, name: str, uid: str, version: str) -> bool:
+    async def delete(self, read: AgentTask) -> bool:
         await others_act()
-        body = self.stored.get(name)
+        body = self.stored.get(read.name)
         found = None if body is None else (body["metadata"]["uid"], body["metadata"]["resourceVersion"])
-        if found != (uid, version):
+        if found != (read.uid, read.version):
             return False
-        del self.stored[name]
+        del self.stored[read.name]
         return True
 
     def _merge(self, body: dict[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +150,7 @@ class OneItem(RuleBasedStateMachine):
         self.sink = KubernetesSink(Access(None), "ns", Consumer(), now=lambda: self.server.now)
         self.duplicates = Duplicates(self.server, self, lambda: self.server.now)  # type: ignore[arg-type]
         self.acting: list[Coroutine[Any, Any, None]] = []
-        self.cached: dict[str, Task] = {}
+        self.cached: dict[str, AgentTask] = {}
         self.started: set[str] = set()
         self.judging: set[str] = set()
         self.labeled: list[datetime] = []
@@ -153,7 +158,7 @@ class OneItem(RuleBasedStateMachine):
         self.label_on = False
         self.answered: list[datetime] = []
 
-    def of(self, _: str) -> list[Task]:
+    def of(self, _: str) -> list[AgentTask]:
         """The operator's cache."""
         return list(self.cached.values())
 
@@ -233,7 +238,7 @@ class OneItem(RuleBasedStateMachine):
     def watch(self) -> None:
         """The operator's cache shows what is stored."""
         known = {name: body for name, body in self.server.stored.items() if _active(body)}
-        self.cached = {name: read_task(body) for name, body in known.items()}
+        self.cached = {name: AgentTask.of(body) for name, body in known.items()}
 
     @rule(which=st.integers(0, 9))
     def reconcile(self, which: int) -> None:
@@ -257,7 +262,7 @@ class OneItem(RuleBasedStateMachine):
 
         self.acting.append(act())
 
-    def start(self, task: Task) -> None:
+    def start(self, task: AgentTask) -> None:
         body = self.server.stored.get(task.name)
         if body is None or body["metadata"]["uid"] != task.uid or body["spec"].get("cancel"):
             return
@@ -265,7 +270,7 @@ class OneItem(RuleBasedStateMachine):
             return  # the cache was behind; the API server refuses it
         # With requests under way, a person who deletes run 1 can also make run 2 one too many.
         if task.uid in self.server.unjustified and task.name == task_name(ITEM):
-            others = [other for other in self.server.of_item() if other is not body]
+            others = [other for other in self.server.tasks() if other.uid != task.uid]
             decision = admit(task.spec.trigger, latest_of(others))
             assert isinstance(decision, Create), f"{task.name} is started, and {decision}"
         self.started.add(task.uid)
@@ -306,7 +311,7 @@ class OneItem(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 9))
     def sweep(self, which: int) -> None:
-        tasks = [read_task(body) for body in self.server.of_item() if not _active(body)]
+        tasks = [AgentTask.of(body) for body in self.server.of_item() if not _active(body)]
         due = [task for task in tasks if expired(task, self.server.now, KEEP)]
         if not due:
             return
@@ -343,14 +348,14 @@ class OneItem(RuleBasedStateMachine):
             self.watch()
             self.reconcile(0)
             self.finish()
-        working = [body for body in self.server.of_item() if works(body)]
+        working = [task for task in self.server.tasks() if works(task)]
         assert self.by_hand or len(working) <= 1
         last = max(self.answered, default=None)
         taken_back = any(last is None or at >= last for at in self.withdrawn)
         if last is None or taken_back or self.by_hand:
             return
         if self.server.now - last < timedelta(hours=1):
-            known = latest_of(self.server.of_item())
+            known = latest_of(self.server.tasks())
             assert known is not None
             assert known.labeled_at == last
 
@@ -384,7 +389,7 @@ def test_the_sweep_and_a_further_run_in_every_order(origin: Origin) -> None:
             {"type": "Succeeded", "status": "True", "reason": "Completed", "lastTransitionTime": ended},
             {"type": "Acknowledged", "status": "True", "reason": "Shown", "lastTransitionTime": ended},
         ]
-        task = read_task(server.write({**first, "status": {"conditions": conditions}}))
+        task = AgentTask.of(server.write({**server.stored[first.name], "status": {"conditions": conditions}}))
         server.now += KEEP + timedelta(days=1)
         sink = KubernetesSink(Access(None), "ns", Consumer(), now=lambda: server.now)  # noqa: B023
         webhook = TaskRequest(item=ITEM, trigger=_applied(server, "d1"))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from coding_agent_core.agenttask import OutcomeType
+from coding_agent_core.agenttask import AgentTask, OutcomeType
 from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import Phase
-from coding_agent_operator.observed import Task
 from coding_agent_operator.refused_requests import MOST, PERIOD, RefusedRequests
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 
@@ -26,7 +25,7 @@ class Clock:
 
 def refused(
     user: str = "mallory", reason: str = Reason.NOT_AUTHORIZED, repository: str = "octo/demo"
-) -> Task:
+) -> AgentTask:
     ended = attempt(outcome=OutcomeType.FAILED, reason=reason)
     return task(status(ended, reason=reason), user=user, repository=repository)
 
@@ -70,7 +69,7 @@ def test_after_some_refusals_a_request_costs_no_pod_until_an_hour_has_passed() -
     ],
     ids=["a person", "a repository", "fewer", "another reason", "nobody", "a started task", "a person's own"],
 )
-def test_others_are_not_affected(other: Task, ends: list[Task]) -> None:
+def test_others_are_not_affected(other: AgentTask, ends: list[AgentTask]) -> None:
     requests = RefusedRequests(lambda: NOW)
     for end in ends:
         requests.ended(end)

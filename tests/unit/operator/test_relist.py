@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_operator.observed import Job
 from coding_agent_operator.watching import Relist
+
+from tests.unit.operator import making
 
 KEY = Key("team", "one")
 
 
-def body(version: int) -> dict[str, Any]:
-    return {"metadata": {"namespace": "team", "name": "one", "uid": "1", "resourceVersion": str(version)}}
-
-
-def cache() -> ObjectCache[int]:
-    return ObjectCache(lambda body: int(body["metadata"]["resourceVersion"]))
+def stored(version: int) -> Job:
+    return making.job(namespace="team", name="one", version=str(version))
 
 
 async def test_a_relist_tells_what_is_new_and_of_a_watch_that_shows_nothing() -> None:
-    objects = cache()
-    stored = [body(5)]
+    objects = ObjectCache[Job]()
+    there = [stored(5)]
     changes: list[set[Key]] = []
     behind: list[int] = []
 
-    async def lists() -> tuple[list[dict[str, Any]], int]:
-        return stored, 9
+    async def lists() -> tuple[list[Job], int]:
+        return there, 9
 
     async def listed(changed: set[Key]) -> None:
         changes.append(changed)
@@ -40,7 +38,7 @@ async def test_a_relist_tells_what_is_new_and_of_a_watch_that_shows_nothing() ->
     assert (changes, behind, relist.watch_dead) == ([{KEY}], [0], False)
     await relist.once()
     assert (changes[1:], behind, relist.watch_dead) == ([set()], [0, 1], True)
-    objects.observe(None, body(5))
+    objects.observe(None, stored(5))
     assert not relist.watch_dead, "the watch has caught up"
     await relist.once()
     assert behind == [0, 1, 0]
@@ -50,7 +48,7 @@ async def test_a_relist_that_is_refused_is_repeated_soon(monkeypatch: pytest.Mon
     monkeypatch.setattr("coding_agent_operator.watching._RELIST_RETRY_S", 0.01)
     tries: list[int] = []
 
-    async def lists() -> tuple[list[dict[str, Any]], int]:
+    async def lists() -> tuple[list[Job], int]:
         tries.append(1)
         if len(tries) < 3:
             raise ApiError("away", None)
@@ -58,7 +56,7 @@ async def test_a_relist_that_is_refused_is_repeated_soon(monkeypatch: pytest.Mon
 
     async def listed(_: set[Key]) -> None: ...
 
-    relist = Relist("team", [(cache(), lists)], 60, listed=listed, behind=lambda _: None)
+    relist = Relist("team", [(ObjectCache[Job](), lists)], 60, listed=listed, behind=lambda _: None)
     work = asyncio.create_task(relist.run())
     await asyncio.wait_for(relist.synced.wait(), 60)
     work.cancel()

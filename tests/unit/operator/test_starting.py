@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.kubernetes.controller import ObjectCache
 from coding_agent_operator.attempt_pods import AttemptPods
-from coding_agent_operator.observed import read_job, read_task
+from coding_agent_operator.observed import Job, read_job
+from coding_agent_operator.observed_pod import Pod, read_pods
 from coding_agent_operator.reconcile import Reconciler
 from coding_agent_operator.task_plan import SchedulingDecision
 
@@ -36,15 +38,16 @@ class Cluster:
         self._mount_failures = mount_failures
         self.written: dict[str, Any] = {}
 
-    async def pods_of(self, _: str) -> list[dict[str, Any]]:
-        return [{"metadata": {"name": "p", "creationTimestamp": ago(30).isoformat()}, "status": self._pod}]
+    async def pods_of(self, _: str) -> tuple[Pod, ...]:
+        metadata = {"name": "p", "creationTimestamp": ago(30).isoformat()}
+        return read_pods([{"metadata": metadata, "status": self._pod}])
 
     async def mount_failures(self, _: str) -> list[str]:
         return self._mount_failures
 
-    async def set_status(self, _: str, __: str, new: Any) -> dict[str, Any]:
+    async def set_status(self, _: AgentTask, new: Any) -> AgentTask:
         self.written = new.to_wire()
-        return stored() | {"status": self.written}
+        return AgentTask.of(stored() | {"status": self.written})
 
     async def emit(self, *_: Any, **__: Any) -> None: ...
 
@@ -105,9 +108,9 @@ UNSCHEDULABLE = {
 async def test_the_words_of_the_cluster(
     age: float, pod: dict[str, Any], mount_failures: list[str], reason: str, words: str
 ) -> None:
-    cluster, tasks, jobs = Cluster(pod, mount_failures), ObjectCache(read_task), ObjectCache(read_job)
-    tasks.put(stored())
-    jobs.put(job_body(age))
+    cluster, tasks, jobs = Cluster(pod, mount_failures), ObjectCache(AgentTask.compact), ObjectCache[Job]()
+    tasks.put(AgentTask.of(stored()))
+    jobs.put(read_job(job_body(age)))
     reconciler = Reconciler(
         cluster,  # type: ignore[arg-type]
         tasks,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from coding_agent_core.agenttask import LABEL_REPORTED, Status
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Status
 from coding_agent_core.tasks import Phase
-from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.runs import due, expired
 from coding_agent_operator.task_plan import SchedulingDecision, status_of
 from coding_agent_operator.task_state import task_state
@@ -20,7 +18,7 @@ WEEK = timedelta(days=7)
 _DURATIONS = st.timedeltas(timedelta(0), timedelta(days=30))
 
 
-def ended(at: datetime, ttl: int | None = None) -> Task:
+def ended(at: datetime, ttl: int | None = None) -> AgentTask:
     body = task_body(7)
     body["metadata"]["labels"] = {LABEL_REPORTED: "true"}
     if ttl is not None:
@@ -28,10 +26,10 @@ def ended(at: datetime, ttl: int | None = None) -> Task:
     condition = {"type": "Succeeded", "status": "True", "reason": "Completed"}
     conditions = [{**condition, "lastTransitionTime": at.isoformat()}]
     status = Status.model_validate({"conditions": conditions, "completionTime": at.isoformat()})
-    return replace(read_task(body), status=status)
+    return AgentTask.of(body | {"status": status.to_wire()})
 
 
-def lists(selector: str, task: Task) -> bool:
+def lists(selector: str, task: AgentTask) -> bool:
     """Whether the API server lists the task."""
     stored = {"status.phase": Phase.SUCCEEDED.value, "status.keptSince": kept_since(task) or ""}
     excluded = (term.split("!=") for term in terms(selector))
@@ -42,7 +40,7 @@ def terms(selector: str) -> list[str]:
     return selector.split(",")
 
 
-def kept_since(task: Task) -> str | None:
+def kept_since(task: AgentTask) -> str | None:
     """As the operator writes it."""
     return status_of(task, task_state(task, [], NOW, POLICY), SchedulingDecision(), NOW).kept_since
 

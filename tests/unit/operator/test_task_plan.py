@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import Condition, OutcomeType, Status
+from coding_agent_core.agenttask import AgentTask, Condition, OutcomeType, Status
 from coding_agent_core.commands import CommandName
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Phase
 from coding_agent_core.usage import Usage
-from coding_agent_operator.observed import Job, Task
+from coding_agent_operator.observed import Job
 from coding_agent_operator.outcome_of import delay_after
 from coding_agent_operator.task_plan import Plan, SchedulingDecision, plan_task
 from coding_agent_operator.task_state import Stage, stage_of
@@ -23,6 +22,7 @@ from tests.unit.operator.making import (
     POLICY,
     ago,
     attempt,
+    changed,
     commanded,
     complete,
     ended,
@@ -50,7 +50,7 @@ RUNNING = Status(
     ),
 )
 
-NEXT: list[tuple[str, Task, list[Job], SchedulingDecision, Phase | int]] = [
+NEXT: list[tuple[str, AgentTask, list[Job], SchedulingDecision, Phase | int]] = [
     ("new, not its turn", task(), [], WAIT, Phase.QUEUED),
     ("new, its turn", task(), [], GO, 1),
     ("cancelled before it started", task(cancel=True), [], GO, Phase.CANCELLED),
@@ -132,7 +132,7 @@ NEXT: list[tuple[str, Task, list[Job], SchedulingDecision, Phase | int]] = [
     ("task", "jobs", "decision", "expected"), [row[1:] for row in NEXT], ids=[row[0] for row in NEXT]
 )
 def test_what_is_next(
-    task: Task, jobs: list[Job], decision: SchedulingDecision, expected: Phase | int
+    task: AgentTask, jobs: list[Job], decision: SchedulingDecision, expected: Phase | int
 ) -> None:
     plan = plan_task(task, jobs, decision, NOW, POLICY)
     if isinstance(expected, int) and not isinstance(expected, Phase):
@@ -145,7 +145,7 @@ def test_what_is_next(
     assert again == plan, "nothing is remembered"
 
 
-def shown(task: Task, plan: Plan) -> Status:
+def shown(task: AgentTask, plan: Plan) -> Status:
     return plan.status or task.status
 
 
@@ -153,7 +153,7 @@ def shown(task: Task, plan: Plan) -> Status:
     ("task_", "jobs", "decision"), [row[1:4] for row in NEXT], ids=[row[0] for row in NEXT]
 )
 def test_a_written_status_is_not_written_again(
-    task_: Task, jobs: list[Job], decision: SchedulingDecision
+    task_: AgentTask, jobs: list[Job], decision: SchedulingDecision
 ) -> None:
     waiting = SchedulingDecision(position=decision.position)
     plan = plan_task(task_, jobs, waiting, NOW, POLICY)
@@ -162,7 +162,8 @@ def test_a_written_status_is_not_written_again(
         "cancel": task_.spec.cancel,
         "suspend": task_.spec.suspend,
     }
-    written = replace(task(shown(task_, plan), **spec), cancel_asked=task_.cancel_asked)
+    commands = task_.metadata.annotations
+    written = changed(task(shown(task_, plan), **spec), annotations=commands)
     later = plan_task(written, jobs, waiting, NOW + timedelta(milliseconds=1), POLICY)
     assert later.status is None
 
@@ -358,7 +359,7 @@ STAGES = [
 @pytest.mark.parametrize(
     ("task", "jobs", "stage"), [row[1:] for row in STAGES], ids=[row[0] for row in STAGES]
 )
-def test_the_stage_counts_whatever_may_run(task: Task, jobs: list[Job], stage: Stage) -> None:
+def test_the_stage_counts_whatever_may_run(task: AgentTask, jobs: list[Job], stage: Stage) -> None:
     assert stage_of(task, jobs, NOW, POLICY) is stage
 
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 import pytest
-from coding_agent_core.agenttask import LABEL_REPORTED, Condition, Event, Status
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, Status
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
@@ -18,13 +18,12 @@ from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import Phase
-from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter import program
 from coding_agent_operator.reporter.forge_worker import FAILED, Backlog, ForgeWorker, Rank
 from coding_agent_operator.reporter.reconcile import NotConfiguredError, record_problem
 from coding_agent_operator.reporter.report import TaskMemory
 
-from tests.unit.operator.making import task
+from tests.unit.operator.making import changed, task
 
 SETTINGS = Reporter(workers=4, retry_first=0.02, retry_max=60.0, outage_shown_after=0.0)
 UNAVAILABLE = ForgeUnavailableError("forge.example could not answer (503)", status=503)
@@ -38,18 +37,18 @@ class RecordedProblems:
         settled: tasks that are settled while a problem is written.
     """
 
-    tasks: dict[str, Task]
+    tasks: dict[str, AgentTask]
     reasons: list[tuple[str, str]] = field(default_factory=list)
     settled: set[str] = field(default_factory=set)
 
-    async def get(self, name: str) -> dict[str, Any]:
-        return {"metadata": {"name": name, "uid": self.tasks[name].uid}}
+    async def newest(self, read: AgentTask) -> AgentTask | None:
+        return self.tasks[read.name]
 
-    async def set_conditions(self, body: Any, wanted: tuple[Condition, ...], _: datetime) -> Any:
-        name = body["metadata"]["name"]
-        self.reasons += [(name, entry.reason) for entry in wanted]
-        labels = {LABEL_REPORTED: "true"} if name in self.settled else {}
-        return {"metadata": {**body["metadata"], "labels": labels}}
+    async def set_conditions(
+        self, read: AgentTask, wanted: tuple[Condition, ...], _: datetime
+    ) -> AgentTask | None:
+        self.reasons += [(read.name, entry.reason) for entry in wanted]
+        return changed(read, labels={LABEL_REPORTED: "true"} if read.name in self.settled else {})
 
     async def emit(self, *_: object, **__: object) -> None:
         return
@@ -59,7 +58,7 @@ class Scene:
     """A worker whose reconciles do what the test says."""
 
     def __init__(self) -> None:
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[str, AgentTask] = {}
         self.problems = RecordedProblems(self.tasks)
         self.answers = 0
         self.reconciles: list[str] = []
@@ -80,7 +79,7 @@ class Scene:
             answers=lambda: self.answers,
         )
 
-    async def _reconcile(self, seen: Task, _: TaskMemory) -> Requeue | None:
+    async def _reconcile(self, seen: AgentTask, _: TaskMemory) -> Requeue | None:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.reconciles.append(seen.name)
@@ -456,7 +455,7 @@ async def test_a_problem_that_could_not_be_recorded_is_recorded_later() -> None:
     memory, problem = TaskMemory(found.uid), Event("Warning", "ForgeUnavailable", "It does not answer.")
 
     class Away(RecordedProblems):
-        async def get(self, name: str) -> dict[str, Any]:
+        async def newest(self, read: AgentTask) -> AgentTask | None:
             raise ApiError("the API server does not answer", None)
 
     now, tasks = datetime.now(UTC), {found.name: found}

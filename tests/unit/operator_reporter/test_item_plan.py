@@ -10,13 +10,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from coding_agent_core.agenttask import (
+    ANNOTATION_LABELED_AT,
+    ANNOTATION_WITHDRAWN_BEFORE,
+    AgentTask,
+    AttemptStatus,
+    Condition,
+    Status,
+    manifest,
+)
 from coding_agent_core.forge.values import ItemState, LabelEvent
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Origin, Phase
+from coding_agent_core.tasks import Cause, Item, Origin, Phase, TaskRequest, Trigger
 from coding_agent_operator.reporter.item_plan import (
     ItemPlan,
     LabelContradiction,
-    NewestRun,
     PendingCorrection,
     plan_item,
 )
@@ -30,6 +40,9 @@ T = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
 FORGE = T - timedelta(hours=5)
 GRACE = timedelta(seconds=60)
 US = "coding-agent-bot"
+ITEM = Item(
+    platform=Platform.GITHUB, host="github.com", repository="octo/demo", kind=ItemKind.ISSUE, number=7
+)
 
 
 def at(seconds: float) -> datetime:
@@ -54,21 +67,47 @@ SWAPPED = (on(0), off(10, user=US))
 """The history of a task whose label the reporter has taken off, the oldest first."""
 
 
-def newest_run(phase: Phase, **more: Any) -> NewestRun:
+Run = tuple[AgentTask, datetime | None]
+"""The newest run of an item, and since when the item shows its end."""
+
+
+def newest_run(
+    phase: Phase,
+    *,
+    end_shown: datetime | None = None,
+    origin: Origin = Origin.WEBHOOK,
+    by_label: bool = True,
+    cancel_requested: bool = False,
+    acknowledged: bool = True,
+    labeled_at: datetime | None = None,
+    answered_until: datetime | None = FORGE + timedelta(seconds=100),
+    withdrawn_before: datetime | None = None,
+) -> Run:
     """A task whose label was put on at 0 and whose work, if it has ended, was over at 100."""
-    known: dict[str, Any] = {
-        "origin": Origin.WEBHOOK,
-        "cancel_requested": False,
-        "acknowledged": True,
-        "applied_for": forge(0),
-        "labeled_at": forge(0),
-        "answered_until": forge(100),
-    }
-    return NewestRun(phase=phase, **{**known, **more})
+    cause = Cause.LABEL if by_label else Cause.COMMAND
+    trigger = Trigger(origin=origin, cause=cause, labeled_at=forge(0), received_at=T)
+    body = manifest(TaskRequest(item=ITEM, trigger=trigger), run=1)
+    notes = {ANNOTATION_LABELED_AT: labeled_at, ANNOTATION_WITHDRAWN_BEFORE: withdrawn_before}
+    body["metadata"]["annotations"] |= {name: time.isoformat() for name, time in notes.items() if time}
+    body["spec"]["cancel"] = cancel_requested
+    succeeded = {Phase.SUCCEEDED: "True", Phase.FAILED: "False", Phase.CANCELLED: "False"}
+    conditions = {"Succeeded": succeeded.get(phase, "Unknown"), "Acknowledged": str(acknowledged)}
+    attempt = AttemptStatus(number=1, job="job-1", start_time=T, answered_until=answered_until)
+    status = Status(
+        phase=phase,
+        attempts=(attempt,),
+        conditions=tuple(
+            Condition.model_validate(
+                {"type": name, "status": is_, "reason": phase.value, "lastTransitionTime": T}
+            )
+            for name, is_ in conditions.items()
+        ),
+    )
+    return AgentTask.of(body | {"status": status.to_wire()}), end_shown
 
 
 def plan(
-    task: NewestRun,
+    task: Run,
     present: set[str],
     *,
     history: Sequence[LabelEvent] = (),
@@ -80,26 +119,27 @@ def plan(
     """Args: history: the oldest first."""
     item = ItemState(frozenset(present), open_, forge(199))
     return plan_item(
-        task,
+        task[0],
         item,
         LABELS,
         history=history[::-1],
         own_login=US.upper(),
         removal_reported=removal_reported,
         pending=pending,
+        end_shown=task[1],
         now=at(now),
         grace=GRACE,
     )
 
 
-NEW = {"acknowledged": False}
+NEW: dict[str, Any] = {"acknowledged": False}
 REMOVED, CLOSED, AGAIN = (
     LabelContradiction.LABEL_REMOVED,
     LabelContradiction.ITEM_CLOSED,
     LabelContradiction.LABEL_APPLIED_AGAIN,
 )
 HISTORY = tuple[LabelEvent, ...]
-ACTIVE: list[tuple[str, NewestRun, set[str], bool, HISTORY, LabelContradiction | None]] = [
+ACTIVE: list[tuple[str, Run, set[str], bool, HISTORY, LabelContradiction | None]] = [
     ("waits with its label", newest_run(Phase.QUEUED, **NEW), {BOT}, True, (), None),
     ("waits without its label", newest_run(Phase.QUEUED, **NEW), {"bug"}, True, (on(0), off(5)), REMOVED),
     ("waits, its label is not in the history", newest_run(Phase.QUEUED, **NEW), set(), True, (), REMOVED),
@@ -133,7 +173,7 @@ ACTIVE: list[tuple[str, NewestRun, set[str], bool, HISTORY, LabelContradiction |
 DONE_RUN, FAILED_NEW = newest_run(Phase.SUCCEEDED), newest_run(Phase.FAILED, **NEW)
 SHOWN = newest_run(Phase.SUCCEEDED, end_shown=at(120))
 NOBODY_SAW_THE_END = newest_run(Phase.FAILED, answered_until=None)
-ENDED: list[tuple[str, NewestRun, set[str], bool, HISTORY, LabelContradiction | None]] = [
+ENDED: list[tuple[str, Run, set[str], bool, HISTORY, LabelContradiction | None]] = [
     ("done", DONE_RUN, {PROCESSING}, True, (), None),
     ("done, all labels gone", DONE_RUN, set(), True, (), None),
     ("done, applied during the work", DONE_RUN, {PROCESSING, BOT}, True, (*SWAPPED, on(99)), None),
@@ -205,7 +245,7 @@ ENDED: list[tuple[str, NewestRun, set[str], bool, HISTORY, LabelContradiction | 
 KUBECTL = newest_run(Phase.CANCELLED, answered_until=None)
 WITHDRAWN = newest_run(Phase.CANCELLED, answered_until=None, withdrawn_before=forge(50))
 WITHDRAWN_NEW = newest_run(Phase.CANCELLED, **NEW, answered_until=None, withdrawn_before=forge(50))
-CANCELLED: list[tuple[str, NewestRun, set[str], bool, HISTORY, LabelContradiction | None]] = [
+CANCELLED: list[tuple[str, Run, set[str], bool, HISTORY, LabelContradiction | None]] = [
     ("with kubectl, never swapped", newest_run(Phase.CANCELLED, **NEW), {BOT}, True, (on(1),), None),
     ("with kubectl, applied again", KUBECTL, {BOT}, True, (*SWAPPED, on(60)), AGAIN),
     (
@@ -238,7 +278,7 @@ CASES = [*ACTIVE, *ENDED, *CANCELLED]
     ("task", "present", "opened", "history", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
 def test_contradictions(
-    task: NewestRun,
+    task: Run,
     present: set[str],
     opened: bool,
     history: HISTORY,
@@ -260,7 +300,7 @@ def test_contradictions(
 
 @pytest.mark.parametrize(("task", "present", "opened", "history"), [c[1:5] for c in (*ENDED, *CANCELLED)])
 def test_a_label_is_taken_off_only_if_it_is_known_to_be_old(
-    task: NewestRun, present: set[str], opened: bool, history: HISTORY
+    task: Run, present: set[str], opened: bool, history: HISTORY
 ) -> None:
     found = plan(task, present, open_=opened, history=history)
     triggers = {BOT, CODEX} & present
@@ -270,7 +310,7 @@ def test_a_label_is_taken_off_only_if_it_is_known_to_be_old(
         assert not (opened and history) or history[-1].added, (
             "the history says it is off: somebody is at work"
         )
-    elif triggers and task.end_shown is None:
+    elif triggers and task[1] is None:
         assert found.pending is not None or (history and not history[-1].added)
 
 
@@ -302,7 +342,7 @@ def test_the_grace_time_starts_again_when_the_contradiction_changes() -> None:
     ],
 )
 def test_label_changes_and_acknowledgement(
-    task: NewestRun, present: set[str], add: tuple[str, ...], remove: tuple[str, ...], acknowledge: bool
+    task: Run, present: set[str], add: tuple[str, ...], remove: tuple[str, ...], acknowledge: bool
 ) -> None:
     found = plan(task, present)
     assert (found.add, found.remove, found.acknowledge) == (add, remove, acknowledge)

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.admission import answered_by, works
-from coding_agent_core.agenttask import LABEL_REPORTED, Condition, conditions_patch
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, conditions_patch
 from coding_agent_core.forge.events import cancels
 from coding_agent_core.forge.values import Comment, ItemState, LabelEvent
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
@@ -39,7 +39,6 @@ from coding_agent_core.tasks import (
     WithdrawalCause,
     whole_second,
 )
-from coding_agent_operator.observed import read_task
 from coding_agent_operator.reporter.reconcile import ForgeContext, TaskChangedError, reconcile
 from coding_agent_operator.reporter.report import TaskMemory
 
@@ -58,20 +57,15 @@ class TaskServer(Server):
     """With what the reporter writes."""
 
     async def set_conditions(
-        self, body: dict[str, Any], wanted: Sequence[Condition], now: datetime
-    ) -> dict[str, Any] | None:
+        self, read: AgentTask, wanted: Sequence[Condition], now: datetime
+    ) -> AgentTask | None:
         await others_act()
-        stored = self.stored.get(body["metadata"]["name"])
-        if stored is None or stored["metadata"]["uid"] != body["metadata"]["uid"]:
+        stored = self.stored.get(read.name)
+        if stored is None or stored["metadata"]["uid"] != read.uid:
             return None
-        patch = conditions_patch(stored, wanted, now)
-        if patch is None:
-            return deepcopy(stored)
-        changed, value = deepcopy(stored), patch[1]["value"]
-        changed["status"] = (
-            value if patch[1]["path"] == "/status" else {**stored["status"], "conditions": value}
-        )
-        return self.write(changed)
+        for change in (conditions_patch(AgentTask.of(stored), wanted, now) or [])[1:]:
+            stored = self.write(_patched(deepcopy(stored), change))
+        return AgentTask.of(deepcopy(stored))
 
     async def emit(self, *_: object, **__: object) -> None:
         await others_act()
@@ -83,6 +77,20 @@ class TaskServer(Server):
         stored["metadata"]["annotations"] = {key: note for key, note in notes.items() if note is not None}
         stored["metadata"]["labels"].update((patch.get("metadata") or {}).get("labels") or {})
         return deepcopy(stored)
+
+
+def _patched(body: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The task after one operation of a JSON patch of its conditions."""
+    match change["path"].split("/")[1:]:
+        case ["status"]:
+            body["status"] = change["value"]
+        case ["status", "conditions"]:
+            body["status"]["conditions"] = change["value"]
+        case ["status", "conditions", "-"]:
+            body["status"]["conditions"].append(change["value"])
+        case ["status", "conditions", place]:
+            body["status"]["conditions"][int(place)] = change["value"]
+    return body
 
 
 @dataclass
@@ -307,7 +315,7 @@ class LabelRace:
         unreported = [body for body in self.runs() if LABEL_REPORTED not in body["metadata"]["labels"]]
         if not unreported or self.reconciling:
             return
-        task = read_task(self.chance.choice(unreported))
+        task = AgentTask.of(self.chance.choice(unreported))
         memory = self.memories.setdefault(task.uid, TaskMemory(task.uid))
         self.reconciling = True
 
@@ -320,7 +328,7 @@ class LabelRace:
 
     def operate(self) -> None:
         """The operator starts the oldest run, or ends it if it was cancelled."""
-        body = next((body for body in self.runs() if not read_task(body).ended), None)
+        body = next((body for body in self.runs() if not AgentTask.of(body).ended), None)
         if body is None:
             return
         if body["spec"].get("cancel"):
@@ -339,7 +347,7 @@ class LabelRace:
         last = self.forge.second(self.forge.history[-1].at)
         if self.reconciling or last == self.forge.second(self.server.now):
             return
-        body = next((body for body in self.runs() if not read_task(body).ended), None)
+        body = next((body for body in self.runs() if not AgentTask.of(body).ended), None)
         if body is None or body.get("status", {}).get("phase") != "Running" or body["spec"].get("cancel"):
             return
         name, at = body["metadata"]["name"], self.server.now
@@ -350,7 +358,7 @@ class LabelRace:
         async def act() -> None:
             await others_act()
             stored = self.server.stored[name]
-            if not read_task(stored).ended and not stored["spec"].get("cancel"):
+            if not AgentTask.of(stored).ended and not stored["spec"].get("cancel"):
                 self.worked_until[name] = at
                 self.end(stored, "True", "Completed", answered)
                 self.did["completed"] += 1
@@ -404,7 +412,7 @@ def test_every_label_that_stays_has_its_run_and_no_label_that_went_has_one(first
         race = LabelRace(seed)
         race.run()
         did += race.did
-        active = [body for body in race.server.of_item() if works(body)]
+        active = [task for task in race.server.tasks() if works(task)]
         uncancelled = [body for body in race.server.of_item() if not body["spec"].get("cancel")]
         assert len(active) <= 1, seed
         assert len(uncancelled) <= len(race.applied), f"a label was doubled: {seed}"

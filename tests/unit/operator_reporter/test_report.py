@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from coding_agent_core.agenttask import (
     ANNOTATION_CANCELLED,
+    AgentTask,
     Condition,
     OutcomeType,
     Status,
@@ -15,7 +16,6 @@ from coding_agent_core.agenttask import (
 from coding_agent_core.reporting import Links, State, comment
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Phase
-from coding_agent_operator.observed import read_task
 from coding_agent_operator.reporter.report import cancellation_cause, link_problems, report_of
 
 from tests.unit.operator.making import NOW, attempt, task, task_body
@@ -151,7 +151,7 @@ CANCEL: dict[str, Any] = {"f:spec": {"f:cancel": {}}}
     ],
 )
 def test_the_cause_of_a_cancellation(given: dict[str, Any], expected: str) -> None:
-    assert cancellation_cause(given) == expected
+    assert cancellation_cause(AgentTask.of(given)) == expected
 
 
 def comment_of(cause: str, message: str, result: TaskResult | None = None) -> str:
@@ -160,7 +160,7 @@ def comment_of(cause: str, message: str, result: TaskResult | None = None) -> st
     )
     status = Status(phase=Phase.CANCELLED, conditions=(succeeded,), attempts=(attempt(),), result=result)
     return comment(
-        report_of(read_task(task_body() | {"status": status.to_wire()}), Labels(), LINKS, (), cause)
+        report_of(AgentTask.of(task_body() | {"status": status.to_wire()}), Labels(), LINKS, (), cause)
     )
 
 

@@ -14,12 +14,16 @@ from coding_agent_core.agenttask import (
     LABEL_ITEM,
     PLURAL,
     VERSION,
+    AgentTask,
     Condition,
     Event,
     Status,
     conditions_patch,
+    labels_for,
 )
-from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer, Body
+from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer
+from coding_agent_core.objects import Stored
+from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("agenttasks")
 
@@ -47,148 +51,129 @@ class AgentTasks:
         self._fence = fence
         self._path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
 
-    async def list(self, labels: str, fields: str = "") -> tuple[list[Body], int]:
+    async def list(self, labels: str, fields: str = "") -> tuple[list[AgentTask], int]:
         """The tasks that the selectors match, and the list's resourceVersion."""
         query = [("labelSelector", labels)] + ([("fieldSelector", fields)] if fields else [])
-        found = await self._server.request("GET", self._path, query=query)
-        return found["items"], int(found["metadata"]["resourceVersion"])
+        found = await self._server.list(self._path, query)
+        return [AgentTask.of(body) for body in found.items], int(found.version)
 
-    async def pages(self, fields: str, size: int) -> AsyncIterator[Sequence[Body]]:
+    async def pages(self, fields: str, size: int) -> AsyncIterator[Sequence[AgentTask]]:
         """The tasks, a page at a time, so that memory does not grow with their number."""
-        token = ""
-        while True:
-            query = [("fieldSelector", fields), ("limit", str(size))]
-            page = await self._server.request(
-                "GET", self._path, query=[*query, ("continue", token)] if token else query
-            )
-            yield page["items"] or ()  # an empty list of metadata has null here
-            token = page["metadata"].get("continue") or ""
-            if not token:
-                return
+        async for page in self._server.pages(self._path, [("fieldSelector", fields)], size):
+            yield [AgentTask.of(body) for body in page.items]
 
-    async def watch(self, labels: str, fields: str, version: int, seconds: int) -> AsyncIterator[Body]:
-        """The watch events after `version`, for so many seconds."""
+    async def watch(
+        self, labels: str, fields: str, version: int, seconds: int
+    ) -> AsyncIterator[tuple[str, AgentTask]]:
+        """The watch events after `version`, for so many seconds: their types, and the tasks."""
         query = [("labelSelector", labels), ("fieldSelector", fields), ("resourceVersion", str(version))]
         async for change in self._server.watch(self._path, query, seconds):
-            yield change
+            yield change["type"], AgentTask.of(change["object"])
 
-    async def runs(self, item: str) -> Sequence[Body]:
-        """Every run of an item, and of other items whose hash is the same.
+    async def runs(self, item: Item) -> Sequence[AgentTask]:
+        """Every run of an item, and of other items whose hash is the same."""
+        return (await self.list(f"{LABEL_ITEM}={labels_for(item)[LABEL_ITEM]}"))[0]
 
-        Args:
-            item: the hash of the item's identity, as in its label.
-        """
-        found, _ = await self.list(f"{LABEL_ITEM}={item}")
-        return found
+    async def get(self, name: str) -> AgentTask | None:
+        body = await self._server.get(f"{self._path}/{name}")
+        return None if body is None else AgentTask.of(body)
 
-    async def get(self, name: str) -> Body | None:
-        return await self._server.get(f"{self._path}/{name}")
+    async def newest(self, task: AgentTask) -> AgentTask | None:
+        """The task as it is now; `None` if it is gone, also if another one has its name."""
+        found = await self.get(task.name)
+        return found if found is not None and found.uid == task.uid else None
 
     async def probe(self) -> None:
         """Read one task: connection, credentials, schema and storage work."""
         await self._server.request("GET", self._path, query=[("limit", "1")])
 
-    async def create(self, manifest: Mapping[str, Any]) -> Body | None:
+    async def create(self, manifest: Mapping[str, Any]) -> AgentTask | None:
         """Create a task; `None` if its name is taken."""
         self._fence()
         try:
-            return await self._server.request(
+            body = await self._server.request(
                 "POST", self._path, body=dict(manifest), query=[("fieldManager", self._manager)]
             )
         except ApiError as error:
             if error.status == 409:
                 return None
             raise
+        return AgentTask.of(body)
 
-    async def patch(self, body: Mapping[str, Any], patch: Mapping[str, Any]) -> Body | None:
+    async def patch(self, task: AgentTask, patch: Mapping[str, Any]) -> AgentTask | None:
         """Apply a merge patch to exactly this version of a task; `None` if it has another, or is gone."""
         # A merge patch with a resourceVersion is refused with 409 when the object has another by now.
-        version = {"resourceVersion": body["metadata"]["resourceVersion"]}
-        return await self._merge(
-            body["metadata"]["name"], {**patch, "metadata": {**patch.get("metadata", {}), **version}}
-        )
+        return await self._merge(task, patch, {"resourceVersion": task.version})
 
-    async def set_labels(self, name: str, uid: str, labels: Mapping[str, str]) -> Body | None:
+    async def set_labels(self, task: AgentTask, labels: Mapping[str, str]) -> AgentTask | None:
         """Set labels of a task whatever its version; `None` if it is gone."""
-        return await self._merge(name, {"metadata": {"labels": dict(labels), "uid": uid}})
+        return await self._merge(task, {"metadata": {"labels": dict(labels)}}, {"uid": task.uid})
 
-    async def annotate(self, body: Mapping[str, Any], annotations: Mapping[str, str]) -> Body | None:
+    async def annotate(self, task: AgentTask, annotations: Mapping[str, str]) -> AgentTask | None:
         """Set annotations of a task whatever its version; `None` if it is gone."""
-        name, uid = body["metadata"]["name"], body["metadata"]["uid"]
-        return await self._merge(name, {"metadata": {"annotations": dict(annotations), "uid": uid}})
+        return await self._merge(task, {"metadata": {"annotations": dict(annotations)}}, {"uid": task.uid})
 
-    async def set_status(self, name: str, version: str, status: Status) -> Body:
+    async def set_status(self, task: AgentTask, status: Status) -> AgentTask:
         """Replace the status of exactly this version of a task.
 
         Raises:
             ApiError: `conflict` if it has another by now.
         """
-        return await self._patch_status(
-            name,
-            [
-                {"op": "test", "path": "/metadata/resourceVersion", "value": version},
-                {"op": "add", "path": "/status", "value": status.to_wire()},
-            ],
-        )
+        test = {"op": "test", "path": "/metadata/resourceVersion", "value": task.version}
+        replace = {"op": "add", "path": "/status", "value": status.to_wire()}
+        return await self._patch_status(task, [test, replace])
 
-    async def set_conditions(self, body: Body, wanted: Sequence[Condition], now: datetime) -> Body | None:
+    async def set_conditions(
+        self, task: AgentTask, wanted: Sequence[Condition], now: datetime
+    ) -> AgentTask | None:
         """Set conditions of a task whatever others write meanwhile; the task then, `None` if it is gone.
 
         Raises:
             ApiError: `conflict` if others have written ten times in between.
         """
-        name, uid = body["metadata"]["name"], body["metadata"]["uid"]
-        newest: Body | None = body
-        for left in range(_RACES - 1, -1, -1):
-            if newest is None or newest["metadata"]["uid"] != uid:
+        newest: AgentTask | None = task
+        for left in reversed(range(_RACES)):
+            if newest is None:
                 return None
             patch = conditions_patch(newest, wanted, now)
             if patch is None:
                 return newest
             try:
-                return await self._patch_status(name, patch)
+                return await self._patch_status(newest, patch)
             except ApiError as error:
                 if error.status != 404 and (not error.conflict or left == 0):
                     raise
-            newest = await self.get(name)
+            newest = await self.newest(task)
         return None
 
-    async def delete(self, name: str, uid: str, version: str) -> bool:
+    async def delete(self, task: AgentTask) -> bool:
         """Delete exactly this version of a task, and what it owns; `False` if it has another, or is gone."""
         self._fence()
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Background",
-            "preconditions": {"uid": uid, "resourceVersion": version},
+            "preconditions": {"uid": task.uid, "resourceVersion": task.version},
         }
         try:
-            await self._server.request("DELETE", f"{self._path}/{name}", body=options)
+            await self._server.request("DELETE", f"{self._path}/{task.name}", body=options)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
             return False
         return True
 
-    async def emit(
-        self,
-        event: Event,
-        *,
-        name: str,
-        uid: str,
-        now: datetime,
-        kind: str = KIND,
-    ) -> None:
+    async def emit(self, event: Event, about: Stored, now: datetime, *, kind: str = KIND) -> None:
         """Write an Event about a task, or about a Job of one; a failure is logged, and it is not repeated."""
         at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
         body = {
-            "metadata": {"generateName": f"{name[:200]}."},
+            "metadata": {"generateName": f"{about.name[:200]}."},
             "involvedObject": {
                 "apiVersion": API_VERSION if kind == KIND else "batch/v1",
                 "kind": kind,
-                "name": name,
+                "name": about.name,
                 "namespace": self.namespace,
-                "uid": uid,
+                "uid": about.uid,
             },
             "type": event.type,
             "reason": event.reason,
@@ -204,7 +189,7 @@ class AgentTasks:
             self._fence()
             await self._server.request("POST", f"/api/v1/namespaces/{self.namespace}/events", body=body)
         except ApiError as error:
-            _logger.warning("Event %s of %s could not be written: %s", event.reason, name, error)
+            _logger.warning("Event %s of %s could not be written: %s", event.reason, about.name, error)
 
     async def renew(self) -> None:
         """Read the credentials again: they were replaced, or have expired."""
@@ -213,11 +198,16 @@ class AgentTasks:
     async def aclose(self) -> None:
         await self._server.aclose()
 
-    async def _merge(self, name: str, patch: Body) -> Body | None:
+    async def _merge(
+        self, task: AgentTask, patch: Mapping[str, Any], read: Mapping[str, str]
+    ) -> AgentTask | None:
+        """Apply a merge patch whose metadata names what was read of the task."""
         self._fence()
-        return await self._server.merge(f"{self._path}/{name}", patch)
+        patch = {**patch, "metadata": {**patch.get("metadata", {}), **read}}
+        body = await self._server.merge(f"{self._path}/{task.name}", patch)
+        return None if body is None else AgentTask.of(body)
 
-    async def _patch_status(self, name: str, patch: Sequence[Mapping[str, Any]]) -> Body:
+    async def _patch_status(self, task: AgentTask, patch: Sequence[Mapping[str, Any]]) -> AgentTask:
         self._fence()
-        path = f"{self._path}/{name}/status"
-        return await self._server.request("PATCH", path, body=list(patch), kind=JSON_PATCH)
+        path = f"{self._path}/{task.name}/status"
+        return AgentTask.of(await self._server.request("PATCH", path, body=list(patch), kind=JSON_PATCH))

@@ -12,17 +12,18 @@ import asyncio
 import heapq
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.objects import Stored
 from coding_agent_core.retry import backoff
 from coding_agent_core.telemetry import bound
 
 _logger = logging.getLogger("controller")
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=Stored)
 
 _NEVER = 2**63
 _GONE = 4096
@@ -42,15 +43,12 @@ class Key(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
-def key_of(body: Mapping[str, Any]) -> Key:
-    return Key(body["metadata"]["namespace"], body["metadata"]["name"])
+def key_of(stored: Stored) -> Key:
+    return Key(stored.namespace, stored.name)
 
 
-@dataclass(frozen=True)
-class _Cached(Generic[_T]):
-    uid: str
-    version: int
-    value: _T
+def _as_it_is(stored: _T) -> _T:
+    return stored
 
 
 class ObjectCache(Generic[_T]):
@@ -61,10 +59,11 @@ class ObjectCache(Generic[_T]):
     https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions).
     """
 
-    def __init__(self, parse: Callable[[Mapping[str, Any]], _T]) -> None:
-        """`parse` may raise a `CodingAgentError`: then the object is logged and left out."""
-        self._parse = parse
-        self._objects: dict[str, dict[str, _Cached[_T]]] = {}
+    def __init__(self, compact: Callable[[_T], _T] = _as_it_is) -> None:
+        """`compact` makes an object ready to be kept. It may raise a `CodingAgentError`: then the object is
+        logged and left out."""
+        self._compact = compact
+        self._objects: dict[str, dict[str, _T]] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()
         self._watched: dict[str, int] = {}
         self._unwatched: dict[str, dict[str, int]] = {}
@@ -74,37 +73,35 @@ class ObjectCache(Generic[_T]):
         return sum(len(objects) for objects in self._objects.values())
 
     def get(self, key: tuple[str, str]) -> _T | None:
-        found = self._objects.get(key[0], {}).get(key[1])
-        return None if found is None else found.value
+        return self._objects.get(key[0], {}).get(key[1])
 
     def of(self, namespace: str) -> list[_T]:
-        return [cached.value for cached in self._objects.get(namespace, {}).values()]
+        return list(self._objects.get(namespace, {}).values())
 
-    def observe(self, kind: str | None, body: Mapping[str, Any]) -> bool:
+    def observe(self, kind: str | None, stored: _T) -> bool:
         """Take a watch event; `kind` is its type, `None` in the initial list. Returns whether it was new."""
         if kind == "DELETED":
-            return self.remove(body)
-        self._watched[body["metadata"]["uid"]] = _version(body)
-        return self.put(body) is not None
+            return self.remove(stored)
+        self._watched[stored.uid] = int(stored.version)
+        return self.put(stored)
 
-    def put(self, body: Mapping[str, Any]) -> _T | None:
-        """Take an answer of the API server; returns the object if anything that is read of it was new."""
-        key, uid, version = key_of(body), body["metadata"]["uid"], _version(body)
-        known = self._objects.get(key.namespace, {}).get(key.name)
-        if version <= self._gone.get(uid, -1) or (known is not None and version <= known.version):
-            return None
+    def put(self, stored: _T) -> bool:
+        """Take an answer of the API server; returns whether anything that is read of the object was new."""
+        known = self._objects.get(stored.namespace, {}).get(stored.name)
+        version = int(stored.version)
+        if version <= self._gone.get(stored.uid, -1) or (known is not None and version <= int(known.version)):
+            return False
         try:
-            value = self._parse(body)
+            compact = self._compact(stored)
         except CodingAgentError as error:
             _logger.warning("%s", error)
-            return None
-        unchanged = known is not None and known.uid == uid and known.value == value
-        self._objects.setdefault(key.namespace, {})[key.name] = _Cached(uid, version, value)
-        return None if unchanged else value
+            return False
+        self._objects.setdefault(stored.namespace, {})[stored.name] = compact
+        return known is None or known.uid != stored.uid or known != compact
 
-    def remove(self, body: Mapping[str, Any]) -> bool:
+    def remove(self, stored: _T) -> bool:
         """Handle an event or answer that shows that the object is gone or no longer selected."""
-        return self.forget(key_of(body), body["metadata"]["uid"], _version(body))
+        return self.forget(key_of(stored), stored.uid, int(stored.version))
 
     def forget(self, key: tuple[str, str], uid: str, version: int | None = None) -> bool:
         """The object is gone since `version` (`None`: for good); older versions are ignored.
@@ -118,28 +115,28 @@ class ObjectCache(Generic[_T]):
             self._gone.popitem(last=False)
         objects = self._objects.get(key[0], {})
         known = objects.get(key[1])
-        if known is None or known.uid != uid or known.version > self._gone.get(uid, _NEVER):
+        if known is None or known.uid != uid or int(known.version) > self._gone.get(uid, _NEVER):
             return False
         del objects[key[1]]
         if not objects:
             del self._objects[key[0]]
         return True
 
-    def replace(self, namespace: str, bodies: Iterable[Mapping[str, Any]], version: int) -> set[Key]:
+    def replace(self, namespace: str, listed: Iterable[_T], version: int) -> set[Key]:
         """Take a consistent list of a namespace: what is not in it is gone, unless it is newer than the list.
 
         Returns:
             The keys that changed.
         """
         changed: set[Key] = set()
-        listed: dict[str, int] = {}
-        for body in bodies:
-            listed[body["metadata"]["uid"]] = _version(body)
-            if self.put(body) is not None:
-                changed.add(key_of(body))
+        versions: dict[str, int] = {}
+        for stored in listed:
+            versions[stored.uid] = int(stored.version)
+            if self.put(stored):
+                changed.add(key_of(stored))
         objects = self._objects.get(namespace, {})
         for name, known in list(objects.items()):
-            if known.uid not in listed and known.version <= version:
+            if known.uid not in versions and int(known.version) <= version:
                 del objects[name]
                 self._watched.pop(known.uid, None)
                 changed.add(Key(namespace, name))
@@ -147,7 +144,7 @@ class ObjectCache(Generic[_T]):
             self._objects.pop(namespace, None)
         self._unwatched[namespace] = {
             uid: listed_version
-            for uid, listed_version in listed.items()
+            for uid, listed_version in versions.items()
             if self._watched.get(uid, -1) < listed_version
         }
         return changed
@@ -160,10 +157,6 @@ class ObjectCache(Generic[_T]):
             for uid, version in self._unwatched.get(namespace, {}).items()
             if uid in present and self._watched.get(uid, -1) < version
         )
-
-
-def _version(body: Mapping[str, Any]) -> int:
-    return int(body["metadata"]["resourceVersion"])
 
 
 class WorkQueue:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from coding_agent_core.admission import (
     Cancel,
@@ -25,12 +25,11 @@ from coding_agent_core.admission import (
     latest_of,
     note,
     runs_of,
-    trigger_of,
     withdraw,
     withdrawn,
     works,
 )
-from coding_agent_core.agenttask import LABEL_ITEM, labels_for, manifest, parse_spec
+from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand, store
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
@@ -134,9 +133,9 @@ class KubernetesSink:
         for _ in range(_RACES):
             stored = await _stored(tasks, request.item, taken)
             runs = runs_of(request.item, stored)
-            own = next((body for body in runs if body["metadata"]["name"] in unanswered), None)
-            if own is not None and trigger_of(own) == request.trigger:
-                return Submission(task=own["metadata"]["name"])
+            own = next((task for task in runs if task.name in unanswered), None)
+            if own is not None and own.spec.trigger == request.trigger:
+                return Submission(task=own.name)
             latest = latest_of(runs)
             decision = admit(request.trigger, latest)
             if isinstance(decision, Duplicate):
@@ -166,7 +165,7 @@ class KubernetesSink:
             timeout_seconds=self._limits.timeout_seconds,
             max_attempts=self._limits.max_attempts,
         )
-        name = task["metadata"]["name"]
+        name = task_name(request.item, run)
         # A name that is taken at the first try is another submission's, even of the same microsecond.
         first = name not in unanswered
         unanswered.add(name)
@@ -189,7 +188,7 @@ class KubernetesSink:
                 case Cancel() as cancelled:
                     # It is one run, unless the operator has not yet found that another is a duplicate.
                     patch = cancellation(withdrawal.reason, cancelled.withdrawn_before)
-                    if all([await tasks.patch(body, patch) for body in runs if works(body)]):
+                    if all([await tasks.patch(task, patch) for task in runs if works(task)]):
                         return cancelled
         raise QueueUnavailableError(
             f"The tasks of {withdrawal.item.display} change too quickly to cancel one."
@@ -261,16 +260,16 @@ async def _as_trusted_as_its_issue(tasks: AgentTasks, request: TaskRequest) -> T
     if request.trusted or request.answers is None:
         return request
     runs = await _runs(tasks, request.answers)
-    trusted = bool(runs) and all(parse_spec(body).trusted for body in runs)
+    trusted = bool(runs) and all(task.spec.trusted for task in runs)
     return request.model_copy(update={"trusted": trusted})
 
 
-async def _runs(tasks: AgentTasks, item: Item) -> list[Mapping[str, Any]]:
+async def _runs(tasks: AgentTasks, item: Item) -> list[AgentTask]:
     """The item's runs, the newest last."""
     return runs_of(item, await _stored(tasks, item, ()))
 
 
-async def _stored(tasks: AgentTasks, item: Item, taken: Collection[str]) -> list[Mapping[str, Any]]:
+async def _stored(tasks: AgentTasks, item: Item, taken: Collection[str]) -> list[AgentTask]:
     """The tasks with the item's label, and those whose names were found taken: the item's runs among them.
 
     The latter are in the list already, unless someone took their labels away, or they are of another item.
@@ -278,7 +277,7 @@ async def _stored(tasks: AgentTasks, item: Item, taken: Collection[str]) -> list
     announced on it.
     """
     try:
-        listed: list[Mapping[str, Any]] = list(await tasks.runs(labels_for(item)[LABEL_ITEM]))
+        listed = list(await tasks.runs(item))
     except ApiError as error:
         if not error.uncached:
             raise
@@ -286,7 +285,7 @@ async def _stored(tasks: AgentTasks, item: Item, taken: Collection[str]) -> list
         if first is not None and (is_announced(first) or not runs_of(item, [first])):
             raise
         listed = [first] if first is not None else []
-    for name in sorted(set(taken) - {body["metadata"]["name"] for body in listed}):
+    for name in sorted(set(taken) - {task.name for task in listed}):
         unlabeled = await tasks.get(name)
         listed += [unlabeled] if unlabeled is not None else []
     return listed

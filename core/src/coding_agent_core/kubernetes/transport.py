@@ -14,7 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import aiohttp
@@ -27,6 +27,7 @@ from coding_agent_core.errors import CodingAgentError, SettingsError
 from coding_agent_core.kubernetes.connections import Connections, Response
 
 Body = dict[str, Any]
+Query = list[tuple[str, str]]
 
 OnAnswer = Callable[[str, str], None]
 """Is called after every answer: the method, and its status or `none`."""
@@ -117,6 +118,19 @@ def _read(file: Path) -> str | None:
         return None
 
 
+class Page(NamedTuple):
+    """A list of objects, or a part of one.
+
+    Attributes:
+        version: the list's resourceVersion, from which it can be watched.
+        rest: the token with which the next part is read; empty: this is the last one.
+    """
+
+    items: list[Body]
+    version: str
+    rest: str
+
+
 class ApiError(CodingAgentError):
     """The API server refused a request, or did not answer.
 
@@ -203,6 +217,22 @@ class ApiServer:
                 return None
             raise
 
+    async def list(self, path: str, query: Query) -> Page:
+        """The objects that a query selects, as they are now; all of them unless it has a `limit`."""
+        found = await self.request("GET", path, query=query)
+        metadata = found["metadata"]
+        items = found["items"] or []  # an empty list of metadata has null here
+        return Page(items, str(metadata["resourceVersion"]), metadata.get("continue") or "")
+
+    async def pages(self, path: str, query: Query, size: int) -> AsyncIterator[Page]:
+        """The same, `size` objects at a time, so that memory does not grow with their number."""
+        query = [*query, ("limit", str(size))]
+        page = await self.list(path, query)
+        yield page
+        while page.rest:
+            page = await self.list(path, [*query, ("continue", page.rest)])
+            yield page
+
     async def merge(self, path: str, patch: Body) -> Body | None:
         """Apply a merge patch; `None` if the object is gone, or is no longer the one that was read."""
         try:
@@ -219,7 +249,7 @@ class ApiServer:
         path: str,
         *,
         body: Any = None,
-        query: list[tuple[str, str]] | None = None,
+        query: Query | None = None,
         kind: str = "application/json",
     ) -> Body:
         target = path + ("?" + urlencode(query) if query else "")
@@ -234,7 +264,7 @@ class ApiServer:
             raise self._refusal(method, path, answer)
         return _parsed(answer.body)
 
-    async def watch(self, path: str, query: list[tuple[str, str]], seconds: int) -> AsyncIterator[Body]:
+    async def watch(self, path: str, query: Query, seconds: int) -> AsyncIterator[Body]:
         """What has happened since the `resourceVersion` in the query, event by event, for so many seconds.
 
         Raises:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import IntEnum
 
-from coding_agent_core.agenttask import Event
+from coding_agent_core.agenttask import AgentTask, Event
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
@@ -20,7 +20,6 @@ from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.telemetry import bound
 from prometheus_client import Counter
 
-from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter.item_plan import phase_to_show
 from coding_agent_operator.reporter.reconcile import (
     NotConfiguredError,
@@ -39,7 +38,7 @@ _SHARE_OF_CHECKS = 0.25
 """Share of the request rate that checks of items to which nothing happens may use."""
 _API_RETRY_FIRST_S, _API_RETRY_MAX_S = 0.5, 30.0
 
-ReconcileTask = Callable[[Task, TaskMemory], Awaitable[Requeue | None]]
+ReconcileTask = Callable[[AgentTask, TaskMemory], Awaitable[Requeue | None]]
 
 
 class Rank(IntEnum):
@@ -171,7 +170,7 @@ class ForgeWorker:
         host: str,
         reconcile: ReconcileTask,
         *,
-        task: Callable[[str], Task | None],
+        task: Callable[[str], AgentTask | None],
         tasks: AgentTasks,
         settings: Reporter,
         clock: Callable[[], datetime],
@@ -191,12 +190,12 @@ class ForgeWorker:
         self._probe: str | None = None
         self._rate_limited_until = 0.0
 
-    def add(self, task: Task, rank: Rank, delay: float = 0.0) -> None:
+    def add(self, task: AgentTask, rank: Rank, delay: float = 0.0) -> None:
         memory = self._memory(task)
         if rank is Rank.CHANGE and memory.comment is None:
             rank = Rank.NEW
         creates = memory.postponed is not None and memory.postponed is phase_to_show(task)
-        self.backlog.add(task.name, rank, _now(), item=task.item, delay=delay, creates=creates)
+        self.backlog.add(task.name, rank, _now(), item=task.item_hash, delay=delay, creates=creates)
         self._wake.set()
 
     def forget(self, name: str) -> None:
@@ -316,7 +315,7 @@ class ForgeWorker:
             memory.failures, memory.outage, memory.postponed = 0, None, None
             self._requeue(task, memory, requeue)
 
-    def _requeue(self, task: Task, memory: TaskMemory, requeue: Requeue | None) -> None:
+    def _requeue(self, task: AgentTask, memory: TaskMemory, requeue: Requeue | None) -> None:
         """What follows a reconcile that succeeded."""
         found = self._task(task.name)
         if found is not None and found.uid != task.uid:
@@ -334,7 +333,7 @@ class ForgeWorker:
         checks_per_second = settings.requests_per_second * _SHARE_OF_CHECKS
         return max(settings.check_interval, len(self._memories) / checks_per_second)
 
-    def _memory(self, task: Task) -> TaskMemory:
+    def _memory(self, task: AgentTask) -> TaskMemory:
         memory = self._memories.get(task.name)
         if memory is None or memory.uid != task.uid:
             memory = self._memories[task.name] = TaskMemory(task.uid)

@@ -12,7 +12,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION
+from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION, AgentTask
 from coding_agent_core.errors import TokenMissingError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all, connect_forge
@@ -20,7 +20,7 @@ from coding_agent_core.forge.pacing import Paced, Rate
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
-from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
+from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import web_base
 from coding_agent_core.registry import FACTS, Platform
@@ -30,7 +30,6 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.operator import Reporter
 from prometheus_client import Counter, Gauge
 
-from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
 from coding_agent_operator.reporter.reconcile import ForgeContext, NotConfiguredError, reconcile
 from coding_agent_operator.watching import Relist, Selector, serve_probes, watch
@@ -130,7 +129,7 @@ class ReporterController:
     ) -> None:
         self._tasks = tasks
         self._settings = settings
-        self._cache: ObjectCache[Task] = ObjectCache(read_task)
+        self._cache: ObjectCache[AgentTask] = ObjectCache(AgentTask.compact)
         self.relist = Relist(
             tasks.namespace,
             [(self._cache, self._list)],
@@ -157,8 +156,9 @@ class ReporterController:
 
     def observe(self, kind: str | None, body: Mapping[str, Any]) -> None:
         """Take a watch event; `kind` is its type, `None` in the initial list."""
-        if self._cache.observe(kind, body):
-            self._changed(body["metadata"]["name"])
+        task = AgentTask.of(body)
+        if self._cache.observe(kind, task):
+            self._changed(task.name)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -169,7 +169,7 @@ class ReporterController:
                 group.create_task(worker.run())
             group.create_task(self._tick_forever())
 
-    async def _list(self) -> tuple[list[Body], int]:
+    async def _list(self) -> tuple[list[AgentTask], int]:
         try:
             return await self._tasks.list(_SELECTOR)
         except ApiError as error:
@@ -190,7 +190,7 @@ class ReporterController:
             worker = self._workers.get(task.spec.source.host.lower(), self._unconfigured)
             worker.add(task, Rank.END if task.ended else Rank.CHANGE)
 
-    def _task(self, name: str) -> Task | None:
+    def _task(self, name: str) -> AgentTask | None:
         return self._cache.get((self._tasks.namespace, name))
 
     async def _tick_forever(self) -> None:
@@ -214,7 +214,7 @@ class ReporterController:
             answers=lambda: pace.answers if pace else 0,
         )
 
-    async def _not_configured(self, task: Task, _: object) -> None:
+    async def _not_configured(self, task: AgentTask, _: object) -> None:
         source = task.spec.source
         raise NotConfiguredError(
             f"The item is on {source.host}, which is not configured here. Hosts with a token: "

@@ -9,21 +9,23 @@ reconcile ends the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import inf
+from typing import Any
 
 from coding_agent_core.admission import (
-    LatestTask,
     answered,
+    answered_by_withdrawal,
     cancellation,
     check_label,
-    latest_of,
-    phase_of,
+    labeled_at,
+    must_check_label,
     runs_of,
+    withdrawn_before,
 )
-from coding_agent_core.agenttask import LABEL_REPORTED, Condition, Event, parse_spec
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, UnreadableTaskError
 from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
 from coding_agent_core.commands import LABEL_COMMANDS, PENDING, CommandName, executed, next_command
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
@@ -32,7 +34,7 @@ from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.values import MARKER, ItemState, LabelEvent
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
-from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.messages import TaskSink
 from coding_agent_core.reporting import Links, Report, comment, read_state, swap_labels
 from coding_agent_core.settings.forges import Labels
@@ -47,15 +49,13 @@ from coding_agent_core.tasks import (
 )
 from prometheus_client import REGISTRY, Counter
 
-from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter.item_plan import (
     CANCELLATION_CAUSES,
     CORRECTION_EVENTS,
     ItemPlan,
     LabelContradiction,
-    NewestRun,
     needs_history,
-    newest_run,
+    phase_to_show,
     plan_item,
 )
 from coding_agent_operator.reporter.report import (
@@ -107,7 +107,7 @@ class ForgeContext:
     monotonic: Callable[[], float]
 
 
-async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Requeue | None:
+async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) -> Requeue | None:
     """Make the item show the task's current state.
 
     Returns:
@@ -128,40 +128,40 @@ async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Re
             f"{source.host} is configured as {context.forge.platform}, not as {source.platform}."
         )
     # A task with a reporting problem is read again: the problem may be over.
-    must_read = seen.labels.get(LABEL_COMMANDS) == PENDING or seen.check_label or has_problem(seen)
+    commanded = seen.metadata.labels.get(LABEL_COMMANDS) == PENDING
+    must_read = commanded or must_check_label(seen) or has_problem(seen)
     if not must_read and (requeue := _nothing_to_do(context, seen, memory)) is not None:
         return requeue
     memory.due = -inf
-    listed = list(await context.tasks.runs(seen.item))
-    body = next((run for run in listed if run["metadata"]["uid"] == seen.uid), None)
-    if body is None:
+    listed = list(await context.tasks.runs(seen.spec.item))
+    task = next((run for run in listed if run.uid == seen.uid), None)
+    if task is None:
         # A task whose labels a person removed is not in that list.
-        body = await context.tasks.get(seen.name)
-        if body is None or body["metadata"]["uid"] != seen.uid:
+        task = await context.tasks.newest(seen)
+        if task is None:
             return None
-        listed.append(body)
-    if await _execute_command(context, body):
+        listed.append(task)
+    if await _execute_command(context, task):
         raise TaskChangedError(f"{seen.name} was changed by a command")
-    task, memory.cause = read_task(body), cancellation_cause(body)
-    newest_first = [read_task(run) for run in reversed(runs_of(seen.spec.item, listed))]
-    if newest_first[0].uid != task.uid:
+    memory.cause = cancellation_cause(task)
+    *earlier, newest = runs_of(seen.spec.item, listed)
+    if newest.uid != task.uid:
         # The item shows a newer run: an older one writes nothing on it, whenever it ends.
         if not task.ended:
             return Requeue()
-        return await _settle(context, body, acknowledged("The item shows a newer run."))
-    earlier = newest_first[1:]
+        return await _settle(context, task, acknowledged("The item shows a newer run."))
     try:
-        return await _newest(context, task, body, earlier, memory)
+        return await _newest(context, task, earlier[::-1], memory)
     except ForgeNotFoundError as error:
         # The item was deleted, or our token cannot see it: nothing can be shown on it any more.
         if task.ended:
-            return await _settle(context, body, acknowledged("The item is gone, or the token cannot see it."))
+            return await _settle(context, task, acknowledged("The item is gone, or the token cannot see it."))
         problem = Event("Warning", "ItemNotFound", str(error))
         await record_problem(context.tasks, task, memory, problem, context.clock())
         return Requeue()
 
 
-def _nothing_to_do(context: ForgeContext, task: Task, memory: TaskMemory) -> Requeue | None:
+def _nothing_to_do(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Requeue | None:
     """When to reconcile again, if the comment shows the task as the watch has shown it."""
     now = context.monotonic()
     remaining = memory.due - now
@@ -176,42 +176,39 @@ def _nothing_to_do(context: ForgeContext, task: Task, memory: TaskMemory) -> Req
     return None
 
 
-async def _execute_command(context: ForgeContext, body: Body) -> bool:
+async def _execute_command(context: ForgeContext, task: AgentTask) -> bool:
     """Execute one command that waits on the AgentTask, and remove it; `False`: none waits."""
-    stored = next_command(body)
+    stored = next_command(task)
     if stored is None:
         return False
+
     try:
-        command = stored.on(parse_spec(body))
-    except ValueError as error:
-        _logger.warning("A command on %s cannot be read: %s", body["metadata"]["name"], error)
+        command = stored.on(task.spec)
+    except (UnreadableTaskError, ValueError) as error:
+        _logger.warning("A command on %s cannot be read: %s", task.name, error)
         result = ExecutionResult.FAILED
     else:
 
         async def last() -> LastTask:
-            runs = runs_of(command.item, await context.tasks.runs(read_task(body).item))
-            latest = latest_of(runs)
-            if latest is None:
+            runs = runs_of(command.item, await context.tasks.runs(command.item))
+            if not runs:
                 return LastTask()
-            phase = Phase.CANCELLED if latest.cancel_requested else phase_of(runs[-1])
-            return LastTask(phase, parse_spec(runs[-1]).runner)
+            ended = runs[-1].status.terminal_phase or Phase.RUNNING
+            return LastTask(Phase.CANCELLED if runs[-1].spec.cancel else ended, runs[-1].spec.runner)
 
         result = await execute(command, Target(context.forge, context.sink, last), _COMMAND_METRICS)
     done = result in (ExecutionResult.DONE, ExecutionResult.NOTHING)
-    patch = executed(body, stored, stopped=done and stored.name is CommandName.CANCEL)
+    patch = executed(task, stored, stopped=done and stored.name is CommandName.CANCEL)
     # If the task has changed meanwhile the command is executed again, which does nothing twice.
-    await context.tasks.patch(body, patch)
+    await context.tasks.patch(task, patch)
     return True
 
 
 async def _newest(
-    context: ForgeContext, task: Task, body: Body, earlier: list[Task], memory: TaskMemory
+    context: ForgeContext, task: AgentTask, earlier: list[AgentTask], memory: TaskMemory
 ) -> Requeue | None:
-    latest = latest_of([body])
-    assert latest is not None  # noqa: S101 - its spec was read
-    run = newest_run(task, latest, memory.end_shown)
     now = context.clock()
-    item, plan = await _planned(context, task, run, memory, now)
+    item, plan = await _planned(context, task, memory, now)
     postponed: NotYetError | None = None
     try:
         await _update_comment(context, task, earlier, memory)
@@ -219,64 +216,64 @@ async def _newest(
         if error.kind is not Kind.CREATE:
             raise
         postponed = error  # labels cost less than a new comment, and are a sign too
-    body = await _answered(context, task, body, latest, plan.answered_until)
+    newest = await _answered(context, task, plan.answered_until)
     await swap_labels(context.forge, task.spec.item, plan.add, plan.remove)
+    phase = phase_to_show(task)
     if plan.add or plan.remove:
-        SHOWN.labels(run.phase).inc()
+        SHOWN.labels(phase).inc()
         _logger.info(
             "%s: labels added: %s; labels removed: %s", task.spec.item.display, plan.add, plan.remove
         )
     if postponed is not None:
         if plan.acknowledge:
-            await context.tasks.set_conditions(body, (acknowledged("The item shows our labels."),), now)
+            await context.tasks.set_conditions(newest, (acknowledged("The item shows our labels."),), now)
         raise postponed
     memory.pending = plan.pending
     if plan.correct is not None:
-        await _correct(context, task, body, plan.correct, item=item)
+        await _correct(context, newest, plan.correct, item=item)
         memory.pending = None
         return Requeue(0.5)
-    if task.check_label:
-        body = await _patched(context, task, body, check_label(None))
-    if run.phase.terminal and memory.end_shown is None and plan.pending is None:
+    if must_check_label(task):
+        newest = await _patched(context, newest, check_label(None))
+    if task.ended and memory.end_shown is None and plan.pending is None:
         memory.end_shown = now
     wanted: list[Condition] = [acknowledged("The item shows our labels.")] if plan.acknowledge else []
     if has_problem(task):
         wanted.append(reported())
-    recorded = await context.tasks.set_conditions(body, tuple(wanted), now)
+    recorded = await context.tasks.set_conditions(newest, tuple(wanted), now)
     memory.problem = ""
     if plan.settled:
         return await _settle(context, recorded)
     since = memory.pending.since if memory.pending is not None else memory.end_shown
-    if since is None or not (run.phase.terminal or memory.pending):
+    if since is None or not (task.ended or memory.pending):
         return Requeue()
     return Requeue(max(0.05, context.settings.grace - (now - since).total_seconds()))
 
 
 async def _planned(
-    context: ForgeContext, task: Task, run: NewestRun, memory: TaskMemory, now: datetime
+    context: ForgeContext, task: AgentTask, memory: TaskMemory, now: datetime
 ) -> tuple[ItemState, ItemPlan]:
     """Read the item, and decide what to do on it."""
-    item = await context.forge.read_state(task.spec.item)
+    item, removal_reported = await context.forge.read_state(task.spec.item), must_check_label(task)
     history: list[LabelEvent] = []
-    if needs_history(run, item, context.labels, removal_reported=task.check_label):
-        history = await context.forge.label_history(task.spec.item, run.applied_for)
+    if needs_history(task, item, context.labels, removal_reported=removal_reported):
+        history = await context.forge.label_history(task.spec.item, task.spec.trigger.labeled_at)
     plan = plan_item(
-        run,
+        task,
         item,
         context.labels,
         history=history,
         own_login=await context.forge.whoami() if history else "",
-        removal_reported=task.check_label,
+        removal_reported=removal_reported,
         pending=memory.pending,
+        end_shown=memory.end_shown,
         now=now,
         grace=timedelta(seconds=context.settings.grace),
     )
     return item, plan
 
 
-async def _answered(
-    context: ForgeContext, task: Task, body: Body, latest: LatestTask, until: datetime | None
-) -> Body:
+async def _answered(context: ForgeContext, task: AgentTask, until: datetime | None) -> AgentTask:
     """Record that applications of the label up to this forge time are the task's, before it is removed.
 
     Args:
@@ -286,28 +283,31 @@ async def _answered(
         TaskChangedError: it has changed since its item was read, or the item has a newer run.
     """
     if until is None:
-        return body
-    uids = [run["metadata"]["uid"] for run in runs_of(task.spec.item, await context.tasks.runs(task.item))]
+        return task
+    uids = [run.uid for run in runs_of(task.spec.item, await context.tasks.runs(task.spec.item))]
     if task.uid in uids and uids[-1] != task.uid:
         raise TaskChangedError(f"{task.name} is no longer the newest run of its item")
-    if latest.labeled_at is not None and until <= latest.labeled_at:
-        return body
-    return await _patched(context, task, body, answered(until))
+    known = labeled_at(task)
+    if known is not None and until <= known:
+        return task
+    return await _patched(context, task, answered(until))
 
 
-async def _patched(context: ForgeContext, task: Task, body: Body, patch: Body) -> Body:
+async def _patched(context: ForgeContext, task: AgentTask, patch: Mapping[str, Any]) -> AgentTask:
     """The task after a merge patch.
 
     Raises:
         TaskChangedError: it has changed since its item was read.
     """
-    patched = await context.tasks.patch(body, patch)
+    patched = await context.tasks.patch(task, patch)
     if patched is None:
         raise TaskChangedError(f"{task.name} has changed since its item was read")
     return patched
 
 
-async def _update_comment(context: ForgeContext, task: Task, earlier: list[Task], memory: TaskMemory) -> None:
+async def _update_comment(
+    context: ForgeContext, task: AgentTask, earlier: list[AgentTask], memory: TaskMemory
+) -> None:
     """Bring the one comment up to date; no request is made if it is."""
     item = task.spec.item
     if memory.earlier is None:
@@ -331,17 +331,16 @@ def _without_position(report: Report) -> str:
     return comment(replace(report, position=None))
 
 
-async def _settle(context: ForgeContext, body: Body | None, *wanted: Condition) -> Requeue | None:
+async def _settle(context: ForgeContext, task: AgentTask | None, *wanted: Condition) -> Requeue | None:
     """Set conditions of a task that has ended, and stop watching it."""
-    if body is not None and wanted:
-        body = await context.tasks.set_conditions(body, wanted, context.clock())
-    return None if body is None or await context.tasks.patch(body, _REPORTED) else Requeue(0.0)
+    if task is not None and wanted:
+        task = await context.tasks.set_conditions(task, wanted, context.clock())
+    return None if task is None or await context.tasks.patch(task, _REPORTED) else Requeue(0.0)
 
 
 async def _correct(
     context: ForgeContext,
-    task: Task,
-    body: Body,
+    task: AgentTask,
     contradiction: LabelContradiction,
     *,
     item: ItemState,
@@ -349,14 +348,14 @@ async def _correct(
     """Cancel the task or start a new run, as the item's labels demand.
 
     Args:
-        body: the task as it was decided on.
+        task: as it was decided on.
         item: as it was read.
 
     Raises:
         TaskChangedError: it has changed since; nothing was corrected.
     """
     if contradiction is LabelContradiction.LABEL_APPLIED_AGAIN:
-        await _start_new_run(context, task, body, item)
+        await _start_new_run(context, task, item)
     else:
         closed = contradiction is LabelContradiction.ITEM_CLOSED
         withdrawal = Withdrawal(
@@ -365,33 +364,32 @@ async def _correct(
             cause=WithdrawalCause.CLOSED if closed else WithdrawalCause.UNLABELED,
             at=item.updated_at,
         )
-        await _patched(context, task, body, cancellation(withdrawal.reason, withdrawal.before))
+        await _patched(context, task, cancellation(withdrawal.reason, withdrawal.before))
     CORRECTIONS.labels(contradiction).inc()
     reason, message = CORRECTION_EVENTS[contradiction]
     _logger.info("%s: %s", task.spec.item.display, message)
     event = Event("Normal", reason, message)
-    await context.tasks.emit(event, name=task.name, uid=task.uid, now=context.clock())
+    await context.tasks.emit(event, task, context.clock())
 
 
-async def _start_new_run(context: ForgeContext, task: Task, body: Body, item: ItemState) -> None:
+async def _start_new_run(context: ForgeContext, task: AgentTask, item: ItemState) -> None:
     now = context.clock()
     applied = await context.forge.label_application(task.spec.item)
     # From here on such a label on the item is a new application, whoever finds it.
     again = acknowledged("The label was applied again.")
-    if await context.tasks.set_conditions(body, (again,), now) is None:
+    if await context.tasks.set_conditions(task, (again,), now) is None:
         raise TaskChangedError(f"{task.name} is gone")
-    latest = latest_of([body])
-    known = latest.answered_until if latest is not None else None
+    known = answered_by_withdrawal(withdrawn_before(task)) or labeled_at(task)
     # Admission answered "duplicate" for a time that the task already knows, because the task had not ended
     # then. This application asks for a run of its own, so such a time is left out.
-    labeled_at = applied.at if applied is not None and (known is None or applied.at > known) else None
+    at = applied.at if applied is not None and (known is None or applied.at > known) else None
     request = TaskRequest(
         item=task.spec.item,
         user=applied.user if applied is not None and applied.user else task.spec.user,
         title=task.spec.title,
         url=task.spec.url,
         trusted=task.spec.trusted,
-        trigger=Trigger(origin=Origin.POLL, labeled_at=labeled_at, received_at=now),
+        trigger=Trigger(origin=Origin.POLL, labeled_at=at, received_at=now),
         runner=context.labels.runner(item.labels | ({applied.label} if applied is not None else set())),
     )
     submission = await context.sink.submit(request)
@@ -400,7 +398,7 @@ async def _start_new_run(context: ForgeContext, task: Task, body: Body, item: It
 
 
 async def record_problem(
-    tasks: AgentTasks, task: Task, memory: TaskMemory, problem: Event, now: datetime
+    tasks: AgentTasks, task: AgentTask, memory: TaskMemory, problem: Event, now: datetime
 ) -> None:
     """Record why the item does not show the task's state: a condition and an Event, once for each reason.
 
@@ -415,14 +413,14 @@ async def record_problem(
     # Set first: a reconcile that shows the task while this waits for an answer clears it.
     memory.problem = problem.reason
     try:
-        body = await tasks.get(task.name)
-        if body is not None and body["metadata"]["uid"] == task.uid:
-            written = await tasks.set_conditions(body, (unreported(problem.reason, problem.message),), now)
-            if written is not None and LABEL_REPORTED in written["metadata"].get("labels", {}):
+        newest = await tasks.newest(task)
+        if newest is not None:
+            written = await tasks.set_conditions(newest, (unreported(problem.reason, problem.message),), now)
+            if written is not None and LABEL_REPORTED in written.metadata.labels:
                 # It was settled while this waited for an answer, and nobody would correct the condition.
                 await tasks.set_conditions(written, (reported(),), now)
                 return
-            await tasks.emit(problem, name=task.name, uid=task.uid, now=now)
+            await tasks.emit(problem, task, now)
     except ApiError:
         memory.problem = ""
         raise

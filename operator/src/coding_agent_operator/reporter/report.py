@@ -6,14 +6,15 @@ The same task always gives the same report, so nothing is written when nothing h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
-from typing import Any, Literal
+from typing import Literal
 
 from coding_agent_core.agenttask import (
     ANNOTATION_CANCELLED,
+    AgentTask,
     AttemptStatus,
     Condition,
     OutcomeType,
@@ -28,10 +29,7 @@ from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.usage import Usage
 
-from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter.item_plan import PendingCorrection, phase_to_show
-
-Body = Mapping[str, Any]
 
 _SAME_AS_PHASE = ("Waiting", "Starting", "Running")
 """Reasons whose message says no more than the phase."""
@@ -95,7 +93,7 @@ class TaskMemory:
 
 
 def report_of(
-    task: Task, labels: Labels, links: Links, earlier: Iterable[State] = (), cause: str = ""
+    task: AgentTask, labels: Labels, links: Links, earlier: Iterable[State] = (), cause: str = ""
 ) -> Report:
     """The report of an item's newest run.
 
@@ -146,7 +144,7 @@ def report_of(
     )
 
 
-def link_problems(task: Task, links: Links) -> list[str]:
+def link_problems(task: AgentTask, links: Links) -> list[str]:
     """Why what the task's agents say they have published is not shown, in sentences."""
     result, item = task.status.result or TaskResult(), task.spec.item
     return [
@@ -168,7 +166,7 @@ def _checked(
     )
 
 
-def _message(task: Task, phase: Phase, cause: str) -> str:
+def _message(task: AgentTask, phase: Phase, cause: str) -> str:
     condition = task.status.condition("Succeeded")
     if condition is None:
         return ""
@@ -208,13 +206,13 @@ def _activity(phase: Phase, reason: str) -> str:
     return _ACTIVITIES.get(reason, "starting" if phase is Phase.STARTING else "working on it")
 
 
-def _since(task: Task, phase: Phase) -> datetime:
+def _since(task: AgentTask, phase: Phase) -> datetime:
     """When the phase started, as far as the status shows it."""
     attempts, condition = task.status.attempts, task.status.condition("Succeeded")
     if phase.terminal and condition is not None:
         return condition.last_transition_time
     if not attempts:
-        return task.created
+        return task.metadata.created
     last = attempts[-1]
     return (
         last.start_time
@@ -223,26 +221,21 @@ def _since(task: Task, phase: Phase) -> datetime:
     )
 
 
-def cancellation_cause(body: Body) -> str:
+def cancellation_cause(task: AgentTask) -> str:
     """Who or what cancelled the task, as half a sentence; empty if that is not known.
 
     Our own programs write the cause into an annotation. For a person with kubectl or our plugin, the API
     server keeps the name of the program that set `spec.cancel`.
     """
-    meta = body["metadata"]
-    if not (body.get("spec") or {}).get("cancel"):
+    if not task.spec.cancel:
         return ""
-    written = str((meta.get("annotations") or {}).get(ANNOTATION_CANCELLED, ""))
-    if written.strip():
-        return " ".join(written.split())[:_CAUSE_LIMIT].removesuffix(".")
-    for entry in meta.get("managedFields") or ():
-        if "f:cancel" in ((entry.get("fieldsV1") or {}).get("f:spec") or {}):
-            by_kubectl = str(entry.get("manager", "")).startswith("kubectl")
-            return "somebody cancelled it with kubectl" if by_kubectl else ""
-    return ""
+    written = " ".join(task.metadata.annotations.get(ANNOTATION_CANCELLED, "").split())
+    if written:
+        return written[:_CAUSE_LIMIT].removesuffix(".")
+    return "somebody cancelled it with kubectl" if task.cancelled_by.startswith("kubectl") else ""
 
 
-def has_problem(task: Task) -> bool:
+def has_problem(task: AgentTask) -> bool:
     """Whether the task's conditions show that its item is not up to date."""
     condition = task.status.condition("Reported")
     return condition is not None and condition.status == "False"

@@ -162,6 +162,12 @@ class Spec(_Wire):
     def item(self) -> Item:
         return Item(**self.source.model_dump())
 
+    @property
+    def request(self) -> TaskRequest:
+        """The request that the task was created for."""
+        same = TaskRequest.model_fields.keys() & Spec.model_fields.keys()
+        return TaskRequest(item=self.item, **{name: getattr(self, name) for name in same})
+
 
 class Condition(_Wire):
     """A condition as in Kubernetes' own API conventions."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
+from pydantic.alias_generators import to_camel
 
 from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import Environment
@@ -69,20 +70,9 @@ class AttemptInput(Frozen):
 
     def to_json(self) -> str:
         """The queue's message with further fields."""
-        options = {
-            "model": self.model,
-            "instructions": self.instructions,
-            "allowance": None if self.allowance is None else self.allowance.to_wire(),
-            "environment": self.environment.to_wire() or None,
-        }
+        options = self.model_dump(mode="json", by_alias=True, exclude={"task"}, exclude_defaults=True)
         return json.dumps(
-            {
-                **self.task.to_message(),
-                "maxAttempts": self.max_attempts,
-                "timeoutSeconds": self.timeout_seconds,
-                "earlier": self.earlier.model_dump(mode="json", exclude_defaults=True),
-                **{name: value for name, value in options.items() if value is not None},
-            },
+            {**self.task.to_message(), **{to_camel(name): value for name, value in options.items()}},
             ensure_ascii=False,
         )
 
@@ -98,16 +88,11 @@ class AttemptInput(Frozen):
         except ValueError as error:
             raise ValueError(f"not an attempt's input: not JSON: {error}") from error
         task = QueuedTask.from_message(data, now=now)
+        names = AttemptInput.model_fields.keys() - {"task"}
+        given = {name: data[to_camel(name)] for name in names if to_camel(name) in data}
         try:
             return AttemptInput(
-                task=task,
-                max_attempts=data.get("maxAttempts", task.attempt),
-                timeout_seconds=data.get("timeoutSeconds", 3600),
-                earlier=EarlierAttempts.model_validate(data.get("earlier") or {}),
-                model=data.get("model"),
-                instructions=data.get("instructions"),
-                allowance=data.get("allowance"),
-                environment=data.get("environment") or Environment(),
+                **{"task": task, "max_attempts": task.attempt, "timeout_seconds": 3600, **given}
             )
         except ValidationError as error:
             raise ValueError(f"not an attempt's input: {first_problem(error)}") from error

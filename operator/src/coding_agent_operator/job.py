@@ -16,6 +16,7 @@ from coding_agent_core.agenttask import (
     LABEL_DEFAULTED,
     LABEL_TASK,
     AgentTask,
+    Spec,
     Status,
     TaskResult,
     labels_for,
@@ -28,7 +29,7 @@ from coding_agent_core.reasons import ExitCode
 from coding_agent_core.settings.attempts import ContextStorage, Egress, ServiceResources
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.model import Kueue
-from coding_agent_core.tasks import Item, TaskRequest
+from coding_agent_core.tasks import Item
 from coding_agent_core.usage import Allowance
 
 from coding_agent_operator.observed import ATTEMPT, MANAGER, QUEUE_LABEL, job_name, label_value
@@ -133,23 +134,15 @@ def build_job(
 def attempt_input(task: AgentTask, number: int, allowance: Allowance | None = None) -> AttemptInput:
     """What attempt `number` gets: the task, and what the earlier ones left."""
     spec = task.spec
-    request = TaskRequest(
-        item=spec.item,
-        user=spec.user,
-        title=spec.title,
-        url=spec.url,
-        trigger=spec.trigger,
-        runner=spec.runner,
-        trusted=spec.trusted,
-    )
+    # The fields of the same name are options that attempts get as they are.
+    options = {
+        name: getattr(spec, name) for name in AttemptInput.model_fields.keys() & Spec.model_fields.keys()
+    }
     return AttemptInput(
-        task=QueuedTask(request=request, uuid=task.uid, run=spec.run, attempt=number),
-        max_attempts=spec.max_attempts,
-        timeout_seconds=spec.timeout_seconds,
-        model=spec.model,
-        instructions=spec.instructions,
+        task=QueuedTask(request=spec.request, uuid=task.uid, run=spec.run, attempt=number),
         allowance=allowance,
         earlier=earlier_of(task.status),
+        **options,
     )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from coding_agent_core.admission import free_run, latest_of, runs_of
-from coding_agent_core.agenttask import LABEL_DEFAULTED, AgentTask, UnreadableTaskError, manifest
+from coding_agent_core.agenttask import LABEL_DEFAULTED, AgentTask, Spec, UnreadableTaskError, manifest
 from coding_agent_core.objects import Metadata
 from coding_agent_core.registry import FACTS
 from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger, item_of
@@ -199,15 +199,19 @@ def resume(session: Session, arguments: Namespace) -> None:
     session.out.print(f"agenttask {arguments.name} resumed")
 
 
-OPTIONS = (
-    "timeoutSeconds",
-    "maxAttempts",
-    "budget",
-    "model",
-    "runner",
-    "instructions",
-    "ttlSecondsAfterFinished",
+_OF_ONE_TASK = (
+    "source",
+    "user",
+    "title",
+    "url",
+    "trigger",
+    "run",
+    "trusted",
+    "cancel",
+    "suspend",
+    "priority",
 )
+OPTIONS = tuple(str(field.alias) for name, field in Spec.model_fields.items() if name not in _OF_ONE_TASK)
 """Fields of a task's spec that its next run keeps."""
 
 
@@ -218,14 +222,7 @@ def retry(session: Session, arguments: Namespace) -> None:
         spec = earlier.spec
     except UnreadableTaskError as error:
         raise PluginError(f"{arguments.name} was stored by another release: {error.why}") from error
-    request = TaskRequest(
-        item=spec.item,
-        user=spec.user,
-        title=spec.title,
-        url=spec.url,
-        trusted=spec.trusted,
-        trigger=_by_hand(session),
-    )
+    request = spec.request.model_copy(update={"trigger": _by_hand(session)})
     task = _next_task(session, request)
     given = earlier.body["spec"]
     task["spec"] |= {name: given[name] for name in OPTIONS if name in given}

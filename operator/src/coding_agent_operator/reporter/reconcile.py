@@ -42,7 +42,6 @@ from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import (
     Origin,
     Phase,
-    TaskRequest,
     Trigger,
     Withdrawal,
     WithdrawalCause,
@@ -383,14 +382,13 @@ async def _start_new_run(context: ForgeContext, task: AgentTask, item: ItemState
     # Admission answered "duplicate" for a time that the task already knows, because the task had not ended
     # then. This application asks for a run of its own, so such a time is left out.
     at = applied.at if applied is not None and (known is None or applied.at > known) else None
-    request = TaskRequest(
-        item=task.spec.item,
-        user=applied.user if applied is not None and applied.user else task.spec.user,
-        title=task.spec.title,
-        url=task.spec.url,
-        trusted=task.spec.trusted,
-        trigger=Trigger(origin=Origin.POLL, labeled_at=at, received_at=now),
-        runner=context.labels.runner(item.labels | ({applied.label} if applied is not None else set())),
+    present = item.labels | ({applied.label} if applied is not None else set())
+    request = task.spec.request.model_copy(
+        update={
+            "user": applied.user if applied is not None and applied.user else task.spec.user,
+            "trigger": Trigger(origin=Origin.POLL, labeled_at=at, received_at=now),
+            "runner": context.labels.runner(present),
+        }
     )
     submission = await context.sink.submit(request)
     if submission.duplicate is not None:

@@ -16,7 +16,7 @@ from coding_agent_core.environment import Environment
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
 from coding_agent_core.tasks import Frozen, Item
-from coding_agent_core.text import beginning, first_problem, last_lines, one_line
+from coding_agent_core.text import beginning, first_problem, last_lines, one_line, printable
 from coding_agent_core.usage import Allowance, Usage
 
 ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
@@ -26,6 +26,10 @@ MAX_MESSAGE_BYTES = 4096
 MAX_PLACE = 1024
 """Characters that name a transcript's place, or its web address."""
 _ENDED_LENGTH = 500
+MAX_MESSAGE = 1024
+"""Characters of the sentence that says why an attempt ended."""
+_KEPT = {"branch": 255, "change_url": 2048, "summary": 4096}
+"""Characters that a status can hold of what an attempt reports."""
 MAX_TAIL = 2048
 """Characters of an attempt's last steps that are kept with its outcome."""
 
@@ -176,11 +180,17 @@ class Outcome(Frozen, extra="ignore"):
 
     @staticmethod
     def from_termination_message(text: str) -> Outcome | None:
-        """The outcome that a container left; `None` for other text, such as a log's last lines."""
+        """The outcome that a container left; `None` for other text, such as a log's last lines.
+
+        Its texts are cut to what a status can hold: a compromised agent can leave anything.
+        """
         try:
-            return Outcome.model_validate_json(text) if text else None
+            left = Outcome.model_validate_json(text)
         except ValidationError:
             return None
+        cut = {name: value[:most] for name, most in _KEPT.items() if (value := getattr(left, name))}
+        message, tail = printable(left.message)[:MAX_MESSAGE], last_lines(left.tail, MAX_TAIL)
+        return left.model_copy(update={**cut, "message": message, "tail": tail})
 
     @property
     def _fits(self) -> bool:

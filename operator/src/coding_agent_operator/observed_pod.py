@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from coding_agent_core.agenttask import ANNOTATION_ALLOWANCE, LABEL_ITEM, LABEL_REPOSITORY
+from coding_agent_core.attempts import MAX_TAIL, Outcome
 from coding_agent_core.objects import Metadata, time_of
+from coding_agent_core.text import last_lines
 from coding_agent_core.usage import Allowance
 from pydantic import ValidationError
 
@@ -33,7 +35,9 @@ class Pod:
             (https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions).
         exit_code: of the agent's container, once it ended.
         ended: why the container ended, as the kubelet says (`OOMKilled`, `Error`, `Completed`).
-        message: the container's termination message.
+        report: what the agent left as the container's termination message.
+        log: the last lines of its log, which the kubelet took where the agent left nothing that can be read
+            (`FallbackToLogsOnError`).
         waiting: why a container waits (`ErrImagePull`, `CreateContainerConfigError`, …).
         waiting_detail: the kubelet's words for that, or the scheduler's for `unschedulable`.
         not_prepared: which init container failed, and its message, if the agent never started.
@@ -58,7 +62,8 @@ class Pod:
     disruption: str = ""
     exit_code: int | None = None
     ended: str = ""
-    message: str = ""
+    report: Outcome | None = None
+    log: str = ""
     waiting: str = ""
     waiting_detail: str = ""
     unschedulable: bool = False
@@ -124,7 +129,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         disruption=(disruption.get("reason") or "Disrupted") if disruption.get("status") == "True" else "",
         exit_code=ended.get("exitCode"),
         ended=ended.get("reason") or "",
-        message=ended.get("message") or "",
+        **left_in(ended.get("message") or ""),
         waiting=waiting.get("reason") or "",
         waiting_detail=waiting.get("message") or "",
         unschedulable=unschedulable,
@@ -145,6 +150,12 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         began=began
         or bool((body.get("spec") or {}).get("nodeName") and "waiting" not in (agent.get("state") or {})),
     )
+
+
+def left_in(message: str) -> dict[str, Any]:
+    """What a termination message says: the agent's report, or the end of its log."""
+    report = Outcome.from_termination_message(message)
+    return {"report": report, "log": "" if report else last_lines(message, MAX_TAIL)}
 
 
 _MISSING_SECRET = re.compile(r'secret "([a-z0-9][-a-z0-9.]{0,252})" not found')

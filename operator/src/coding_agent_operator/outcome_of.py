@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from math import inf
 
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType
-from coding_agent_core.attempts import MAX_TAIL, Outcome
+from coding_agent_core.attempts import MAX_MESSAGE, Outcome
 from coding_agent_core.reasons import REASONS, ExitCode, PodReason, Reason, ReasonClass
 from coding_agent_core.retry import asked_wait, backoff
 from coding_agent_core.settings.operator import Policy
-from coding_agent_core.text import last_lines, printable
+from coding_agent_core.text import printable
 
 from coding_agent_operator.observed import Job
 from coding_agent_operator.observed_pod import NOT_READY_TO_START, Pod
@@ -27,40 +27,46 @@ _DEADLINE = "DeadlineExceeded"
 
 @dataclass(frozen=True)
 class AttemptOutcome:
-    """The end of an attempt and what follows.
+    """The end of an attempt. What follows from its reason is in the table of reasons.
 
     Attributes:
-        reason: one CamelCase word.
         message: a sentence for the person who applied the label.
-        retried: another attempt can help.
-        counted: it counts against the task's maximum.
         report: the agent's own outcome, where it left one.
         log: the last lines of its log, where it left none.
         never_began: its agent is known not to have started.
     """
 
-    type: OutcomeType
-    reason: str
+    reason: Reason | PodReason
     message: str
-    retried: bool
-    counted: bool
     report: Outcome | None = None
     log: str = ""
     never_began: bool = False
 
+    @property
+    def type(self) -> OutcomeType:
+        return _TYPES[self._class]
+
+    @property
+    def retried(self) -> bool:
+        """Another attempt can help."""
+        return self._class.retried
+
+    @property
+    def counted(self) -> bool:
+        """It counts against the task's maximum."""
+        return self._class.counted
+
+    @property
+    def _class(self) -> ReasonClass:
+        return REASONS[self.reason].outcome_class
+
 
 def attempt_outcome(reason: Reason | PodReason, detail: str = "") -> AttemptOutcome:
-    """What follows from a reason, by the table of reasons; `detail` is added to its sentence."""
+    """The end of an attempt for a reason; `detail` is added to the reason's sentence."""
     facts = REASONS[reason]
-    return AttemptOutcome(
-        type=_TYPES[facts.outcome_class],
-        reason=reason.value,
-        message=sentence(f"{facts.message} {detail}"[:1023]) if detail else facts.message,
-        retried=facts.outcome_class.retried,
-        counted=facts.outcome_class.counted,
-        # The operator loses its patience only with pods whose agent does not start.
-        never_began=facts.patience is not None,
-    )
+    message = sentence(f"{facts.message} {detail}"[: MAX_MESSAGE - 1]) if detail else facts.message
+    # The operator loses its patience only with pods whose agent does not start.
+    return AttemptOutcome(reason, message, never_began=facts.patience is not None)
 
 
 _TYPES = {
@@ -134,28 +140,26 @@ AT_ONCE = (PodReason.SUSPENDED, Reason.ENVIRONMENT_CHANGED)
 
 def outcome_of(job: Job) -> AttemptOutcome:
     """How the attempt of a finished Job ended; its pods must have been read."""
-    pod = _speaker(job)
+    pod = _deciding_pod(job)
     if pod is None:
         if job.failure == _DEADLINE:
             return attempt_outcome(PodReason.JOB_DEADLINE_EXCEEDED)
         if job.complete:
             return attempt_outcome(Reason.COMPLETED)
         return attempt_outcome(PodReason.POD_LOST, job.failure_detail)
-    report = Outcome.from_termination_message(pod.message)
+    report = pod.report
     if report is not None and pod.exit_code == report.exit_code and _its_own_end(job, pod, report):
         # A pod that reports "cancelled" was stopped from outside: who cancels a task says so in its spec.
         reason = PodReason.STOPPED if report.reason is Reason.CANCELLED else report.reason
-        return replace(attempt_outcome(reason), message=printable(report.message), report=report)
+        return replace(attempt_outcome(reason), message=report.message, report=report)
     if job.complete:
         outcome = attempt_outcome(Reason.COMPLETED)
     elif job.failure == _DEADLINE and pod.reason != _DEADLINE:
         outcome = attempt_outcome(PodReason.JOB_DEADLINE_EXCEEDED)
     else:
         outcome = _cluster_did(pod) or _exit(pod)
-    # The kubelet took the end of the log where the agent wrote nothing (`FallbackToLogsOnError`).
-    log = "" if report else last_lines(pod.message, MAX_TAIL)
     never_began = not any(pod.began for pod in job.pods or ())
-    return replace(outcome, report=report, log=log, never_began=never_began)
+    return replace(outcome, report=report, log=pod.log, never_began=never_began)
 
 
 def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:
@@ -168,8 +172,8 @@ def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:
 
 def agent_report(job: Job) -> Outcome | None:
     """The agent's own report of its work, whether or not the Job has ended."""
-    pod = _speaker(job)
-    return None if pod is None else Outcome.from_termination_message(pod.message)
+    pod = _deciding_pod(job)
+    return None if pod is None else pod.report
 
 
 @dataclass(frozen=True)
@@ -248,7 +252,7 @@ def stopped(reason: str | None, message: str | None = None) -> AttemptOutcome:
     return outcome if message is None else replace(outcome, message=message)
 
 
-def _speaker(job: Job) -> Pod | None:
+def _deciding_pod(job: Job) -> Pod | None:
     """The pod that decided the Job: the one that succeeded, else the newest that ended."""
     pods = job.pods or ()
     ended = [pod for pod in pods if pod.exit_code is not None or pod.over]

@@ -11,13 +11,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coding_agent_core.agenttask import AgentTask, AttemptStatus, OutcomeType, TaskResult
-from coding_agent_core.attempts import MAX_TAIL, Outcome
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.commands import cancel_asked
 from coding_agent_core.environment import Environment
 from coding_agent_core.reasons import PodReason, Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Phase
-from coding_agent_core.text import last_lines
 from coding_agent_core.usage import Usage
 
 from coding_agent_operator.budgets import used_up
@@ -338,20 +337,13 @@ def started_attempt(job: Job, number: int) -> AttemptStatus:
 
 
 def with_report(attempt: AttemptStatus, report: Outcome) -> AttemptStatus:
-    return attempt.model_copy(
-        update={
-            "usage": report.usage,
-            "transcript": report.transcript,
-            "transcript_url": report.transcript_url,
-            "tail": last_lines(report.tail, MAX_TAIL) or None,
-            "denied": report.denied or None,
-            "answered_until": report.answered_until,
-        }
-    )
+    """The attempt with what its agent reported. The operator decides about reason and message."""
+    same = (AttemptStatus.model_fields.keys() & Outcome.model_fields.keys()) - {"reason", "message"}
+    return attempt.model_copy(update={name: getattr(report, name) or None for name in same})
 
 
 def ended(attempt: AttemptStatus, outcome: AttemptOutcome, when: datetime) -> AttemptStatus:
-    """The attempt with its end, within the CRD's bounds."""
+    """The attempt with its end."""
     if outcome.report is not None:
         attempt = with_report(attempt, outcome.report)
     elif outcome.never_began and attempt.allowance is not None:
@@ -360,8 +352,8 @@ def ended(attempt: AttemptStatus, outcome: AttemptOutcome, when: datetime) -> At
         update={
             "completion_time": max(when, attempt.start_time),
             "outcome": outcome.type,
-            "reason": outcome.reason,
-            "message": outcome.message[:1024],
+            "reason": outcome.reason.value,
+            "message": outcome.message,
             "counted": outcome.counted,
             "tail": attempt.tail or outcome.log or None,
         }
@@ -384,14 +376,10 @@ def result_of(
 ) -> TaskResult | None:
     """The task's result so far; its usage is the sum over all attempts, however they ended."""
     known = before or TaskResult()
+    same = (TaskResult.model_fields.keys() & Outcome.model_fields.keys()) - {"usage"}
     for report in reports:
-        known = known.model_copy(
-            update={
-                "branch": (report.branch or known.branch or "")[:255] or None,
-                "change_url": (report.change_url or known.change_url or "")[:2048] or None,
-                "summary": (report.summary or known.summary or "")[:4096] or None,
-            }
-        )
+        told = {name: value for name in same if (value := getattr(report, name))}
+        known = known.model_copy(update=told)
     used = [attempt.usage for attempt in attempts if attempt.usage is not None]
     if used:
         total = Usage()

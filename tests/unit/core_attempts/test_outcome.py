@@ -113,6 +113,14 @@ def test_the_last_lines(text: str, length: int, kept: str) -> None:
     assert len(last_lines(text, length)) <= length
 
 
+def test_what_is_read_has_no_control_characters_and_fits_a_status() -> None:
+    left = Outcome(reason=Reason.COMPLETED, message="\x1b[31m" + "m" * 2000, tail="\x07end")
+    read = Outcome.from_termination_message(left.model_dump_json())
+    assert read is not None
+    assert read.message.isprintable()
+    assert (len(read.message), read.tail) == (1024, "end")
+
+
 def test_denials_are_hosts_and_give_way_to_what_matters_more() -> None:
     denied = tuple(Denial(host=f"{'a' * 200}{number}.test", count=number) for number in range(1, 11))
     outcome = Outcome(reason=Reason.COMPLETED, message="m" * 500, denied=denied)
@@ -120,7 +128,7 @@ def test_denials_are_hosts_and_give_way_to_what_matters_more() -> None:
     crowded = outcome.model_copy(update={"branch": "b" * 2000, "change_url": "u" * 1500})
     read = Outcome.from_termination_message(crowded.to_termination_message())
     assert read is not None
-    assert (read.denied, read.branch) == ((), crowded.branch)
+    assert (read.denied, read.branch) == ((), "b" * 255), "a status holds no more"
     for wrong in ("`x`", "a b", "<a>", "a/b", ""):
         with pytest.raises(ValidationError):
             Denial(host=wrong, count=1)

@@ -15,7 +15,7 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_operator.observed import Job, job_name
-from coding_agent_operator.observed_pod import Pod
+from coding_agent_operator.observed_pod import Pod, left_in
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 POLICY = Policy()
@@ -105,9 +105,10 @@ def job(number: int = 1, *, owner: str = "uid-1", **fields: Any) -> Job:
     return Job(**(plain | fields))
 
 
-def pod(**fields: Any) -> Pod:
+def pod(message: str = "", **fields: Any) -> Pod:
+    """A pod that has failed, with its termination message."""
     plain: dict[str, Any] = {"name": "p", "phase": "Failed", "created": ago(20)}
-    return Pod(**(plain | fields))
+    return Pod(**(plain | left_in(message) | fields))
 
 
 def said(reason: Reason, **fields: Any) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from coding_agent_core.forge.values import MARKER, ItemDetails, ItemState, Label
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
-from coding_agent_core.registry import FACTS
 from coding_agent_core.reporting import (
     Report,
     State,
@@ -350,6 +349,8 @@ class ForgeTask:
         self.state = self.state.model_copy(update=update)
         report = Report(
             task=self.name,
+            item=self.item,
+            labels=self.labels,
             state=self.state,
             max_attempts=self.max_attempts,
             since=self.since,
@@ -358,15 +359,12 @@ class ForgeTask:
             message=outcome.message if outcome else self.state.retry_cause or "",
             summary=outcome.summary if outcome else "",
             usage=outcome.usage if outcome else Usage(),
-            transcript=(outcome.transcript_url or outcome.transcript) if outcome else None,
             tail=outcome.tail if outcome and not outcome.succeeded else "",
-            denied=outcome.denied if outcome else (),
+            last=outcome,
             pushed=outcome is not None and outcome.branch is not None,
             began=self.state.attempt > 0,
-            bot_label=self.labels.trigger(self.state.runner),
-            change_noun=FACTS[self.item.platform].change_noun,
         )
-        await publish(self.forge, self.item, self.labels, report, answered_until=self.answered_until)
+        await publish(self.forge, report, answered_until=self.answered_until)
 
     async def finish(self, outcome: Outcome) -> None:
         """Show the end. A label that is applied from now on stays."""

@@ -14,6 +14,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, ValidationError
 
+from coding_agent_core.agenttask import AttemptStatus
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.egress import Denial
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import MARKER, LabelEvent
@@ -64,7 +66,7 @@ class State(Frozen):
 
 @dataclass(frozen=True)
 class Report:
-    """The state of a task, for people.
+    """The state of a task, for people; where tasks are AgentTasks as well as with a queue.
 
     Attributes:
         since: when the phase started; aware.
@@ -75,13 +77,13 @@ class Report:
         message: one sentence on the end of the task or on the last attempt.
         pushed: whether the state's branch exists on the forge.
         began: whether any attempt has started.
-        transcript: where the transcript of the last attempt is, a URL if there is one.
         tail: the last lines of the log of a failed attempt, plain text.
-        denied: hosts that the egress proxy has denied to the last attempt.
-        change_noun: `pull request` or `merge request`.
+        last: the last attempt: where its transcript is, and which hosts the egress proxy has denied to it.
     """
 
     task: str
+    item: Item
+    labels: Labels
     state: State
     max_attempts: int
     since: datetime
@@ -94,11 +96,8 @@ class Report:
     usage: Usage = field(default_factory=Usage)
     pushed: bool = False
     began: bool = True
-    transcript: str | None = None
     tail: str = ""
-    denied: tuple[Denial, ...] = ()
-    bot_label: str = "coding agent"
-    change_noun: str = "change"
+    last: Outcome | AttemptStatus | None = None
 
 
 @dataclass(frozen=True)
@@ -152,9 +151,7 @@ def _host(parts: SplitResult) -> tuple[str | None, int | None]:
     return parts.hostname, None if parts.port in (None, default) else parts.port
 
 
-async def publish(
-    forge: Forge, item: Item, labels: Labels, report: Report, *, answered_until: datetime | None = None
-) -> None:
+async def publish(forge: Forge, report: Report, *, answered_until: datetime | None = None) -> None:
     """Write the comment, then show the phase with labels. It can be repeated.
 
     The comment comes first because a consumer reads it after a crash: if the labels changed without it,
@@ -164,8 +161,9 @@ async def publish(
         answered_until: at the end of a task, a label that asks for one and was applied after this time, by
             the forge's clock, asks for the next: it stays.
     """
-    await forge.upsert_comment(item, MARKER, comment(report))
-    await show_labels(forge, item, labels, report.state.phase, answered_until=answered_until)
+    await forge.upsert_comment(report.item, MARKER, comment(report))
+    phase = report.state.phase
+    await show_labels(forge, report.item, report.labels, phase, answered_until=answered_until)
 
 
 async def show_labels(
@@ -248,7 +246,7 @@ def comment(report: Report) -> str:
     if report.message:
         lines += [inline(report.message), ""]
     if state.change_url:
-        lines += [f"{report.change_noun.capitalize()}: {state.change_url}", ""]
+        lines += [f"{FACTS[report.item.platform].change_noun.capitalize()}: {state.change_url}", ""]
     shown_by_change = state.change_url and state.phase is Phase.SUCCEEDED
     if state.branch and report.pushed and state.phase.terminal and not shown_by_change:
         branch = inline(state.branch).replace("`", "")
@@ -257,14 +255,15 @@ def comment(report: Report) -> str:
         lines += [quotation(_cut(report.summary, _SUMMARY_LIMIT)), ""]
     if state.phase in (Phase.FAILED, Phase.CANCELLED):
         hint = advice(report.reason) if state.phase is Phase.FAILED else ""
-        again = f"To try again, add the label `{report.bot_label}` again."
+        again = f"To try again, add the label `{report.labels.trigger(state.runner)}` again."
         lines += [f"{hint} {again}".strip(), ""]
-    if report.denied:
-        lines += [_denied(report.denied), ""]
+    last = report.last
+    if last is not None and last.denied:
+        lines += [_denied(last.denied), ""]
     if report.tail:
         lines += _details("Last lines of the log", _cut(report.tail, _TAIL_LIMIT))
-    if report.transcript:
-        lines += [_transcript(report.transcript), ""]
+    if last is not None and (transcript := last.transcript_url or last.transcript):
+        lines += [_transcript(transcript), ""]
     lines += _models(report.usage)
     lines.append(f"<sub>{' · '.join(_facts(report))}</sub>")
     # In JSON these characters can be written so that no value ends the HTML comment.

@@ -15,6 +15,7 @@ from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import Report, State, comment
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Phase
 from coding_agent_forge.model import Item
 from coding_agent_model.script import Script, Turn
@@ -357,9 +358,9 @@ def close(place: AttemptPlace, item: Item) -> None:
 async def remember(place: AttemptPlace, outcome: Outcome) -> None:
     """What the reporter writes at the end of a task."""
     state = State(uuid="uuid-1", phase=Phase.SUCCEEDED, branch=outcome.branch, change_url=outcome.change_url)
-    report = Report(
-        task="t", state=state, max_attempts=3, since=place.given().task.request.trigger.received_at
-    )
+    request = place.given().task.request
+    since = request.trigger.received_at
+    report = Report(task="t", item=request.item, labels=Labels(), state=state, max_attempts=3, since=since)
     place.system.forge.comment(REPOSITORY, 1, comment(report), by="coding-agent-bot")
 
 

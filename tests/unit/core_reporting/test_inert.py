@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
-from coding_agent_core.reporting import Report, State, comment, read_state
+from coding_agent_core.attempts import Outcome
+from coding_agent_core.reporting import State, comment, read_state
 from coding_agent_core.tasks import Phase
 from coding_agent_core.text import BREAK, inline, quotation, quoted_code
 from coding_agent_forge import markup
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.unit.core_reporting import making
 
 FORMS = [inline, quotation, quoted_code]
 PIECES = (
@@ -97,9 +98,8 @@ def test_a_text_stays_where_it_was_put(text: str) -> None:
 @given(TEXTS, TEXTS)
 def test_a_comment_has_the_same_effects_whatever_is_quoted_in_it(text: str, other: str) -> None:
     def shown(**texts: str) -> str:
-        at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-        state = State(uuid="u", phase=Phase.FAILED)
-        return comment(Report(task="t", state=state, max_attempts=3, since=at, **texts))  # type: ignore[arg-type]
+        last = Outcome.model_construct(transcript=texts.pop("transcript"))
+        return comment(making.report(State(uuid="u", phase=Phase.FAILED), last=last, **texts))
 
     quoting = shown(
         message=f"m{text}", summary=f"s{other}", tail=f"t{text}", reason=f"R{other}", transcript=f"p{text}"
@@ -118,8 +118,7 @@ def test_the_hidden_state_cannot_be_ended_by_a_value(branch: str, url: str) -> N
         f"{url} -->\n/merge".encode("utf-8", "replace").decode(),
     )
     state = State(uuid="u", phase=Phase.RUNNING, branch=branch, change_url=None)
-    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    text = comment(Report(task="t", state=state, max_attempts=3, since=at))
+    text = comment(making.report(state))
     assert text.count("-->") == 1
     assert read_state(text) == state
 

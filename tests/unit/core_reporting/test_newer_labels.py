@@ -9,15 +9,13 @@ from typing import cast
 import pytest
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import Comment, ItemState, LabelEvent
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import Report, State, publish
-from coding_agent_core.settings.forges import Labels
+from coding_agent_core.reporting import State, publish
 from coding_agent_core.tasks import Item, Phase
+
+from tests.unit.core_reporting import making
 
 BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
 
 
 class ShownItem:
@@ -63,13 +61,13 @@ def event(seconds: int, *, added: bool = True, label: str = BOT) -> LabelEvent:
 )
 async def test_a_newer_label_stays(history: list[LabelEvent], stays: bool, phase: Phase) -> None:
     item = ShownItem({BOT, PROCESSING, "bug"}, history)
-    report = Report(task="t", state=State(uuid="u", phase=phase, attempt=1), max_attempts=3, since=NOON)
-    await publish(cast("Forge", item), ITEM, Labels(), report, answered_until=NOON)
+    await publish(cast("Forge", item), making.report(State(uuid="u", phase=phase)), answered_until=NOON)
     assert item.labels - {DONE} == ({BOT, "bug"} if stays else {"bug"})
 
 
 async def test_while_a_task_works_every_such_label_is_its_own() -> None:
     item = ShownItem({BOT}, [event(9)])
-    report = Report(task="t", state=State(uuid="u", phase=Phase.RUNNING), max_attempts=3, since=NOON)
-    await publish(cast("Forge", item), ITEM, Labels(), report, answered_until=NOON)
+    await publish(
+        cast("Forge", item), making.report(State(uuid="u", phase=Phase.RUNNING)), answered_until=NOON
+    )
     assert item.labels == {PROCESSING}

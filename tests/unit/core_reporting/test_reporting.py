@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.egress import Denial
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reasons import Reason
@@ -16,13 +18,14 @@ from coding_agent_core.usage import Usage
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.core_reporting import making
+
 BOT, PROCESSING, DONE, FAILED = "coding agent", "coding agent processing", "coding agent done", "failed"
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def report(phase: Phase, **more: object) -> Report:
-    state = State(uuid="u", phase=phase, attempt=2, branch="coding-agent/issue-7")
-    return Report(task="r-issue-7-abcdef0123456789", state=state, max_attempts=3, since=AT, **more)  # type: ignore[arg-type]
+def report(phase: Phase, **more: Any) -> Report:
+    return making.report(State(uuid="u", phase=phase, attempt=2, branch="coding-agent/issue-7"), **more)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,8 @@ def test_a_comment_without_readable_state_has_none(body: str) -> None:
 
 def test_a_comment_says_what_the_egress_proxy_has_denied() -> None:
     denied = (Denial(host="a.example.com", count=3), Denial(host="b.example.com:22", count=1))
-    text = comment(report(Phase.FAILED, denied=denied))
+    last = Outcome(reason=Reason.TOOL_FAILING, message="", denied=denied)
+    text = comment(report(Phase.FAILED, last=last))
     assert (
         "Blocked by the egress proxy: `a.example.com` (3 times), `b.example.com:22` (1 time). "
         "An administrator can allow a host in `egress.allow`." in text

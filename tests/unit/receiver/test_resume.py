@@ -13,13 +13,14 @@ from coding_agent_core.forge.values import Comment
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.processes import Process
 from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import Report, State, comment
+from coding_agent_core.reporting import State, comment
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Phase, RunnerName, TaskRequest
 from coding_agent_receiver.poller import poll_once
 from coding_agent_receiver.resume import resumed
 
 from tests.fixtures.deliveries import NOW
+from tests.unit.core_reporting import making
 from tests.unit.receiver.test_poller import labeled
 
 ENDED = "0" * 32
@@ -52,7 +53,7 @@ class CommentedForge:
     async def find_comment(self, *_: object) -> Comment | None:
         if self.shown is None:
             return None
-        body = comment(Report(task="t", state=self.shown, max_attempts=3, since=NOW))
+        body = comment(making.report(self.shown))
         return Comment("1", "coding-agent-bot", body, NOW)
 
 

@@ -23,7 +23,6 @@ from coding_agent_core.agenttask import (
 )
 from coding_agent_core.forge.values import Comment
 from coding_agent_core.reasons import REASONS, PodReason
-from coding_agent_core.registry import FACTS
 from coding_agent_core.reporting import Links, Report, State, retry_cause
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
@@ -116,6 +115,8 @@ def report_of(
     condition = task.status.condition("Succeeded")
     return Report(
         task=task.name,
+        item=item,
+        labels=labels,
         state=State(
             uuid=task.uid,
             run=task.spec.run,
@@ -136,11 +137,8 @@ def report_of(
         usage=usage or Usage(),
         pushed=pushed is not None,
         began=bool(attempts),
-        transcript=(last.transcript_url or last.transcript) if last else None,
         tail=(last.tail or "") if last and last.outcome is OutcomeType.FAILED and show_reason else "",
-        denied=(last.denied or ()) if last else (),
-        bot_label=labels.trigger(task.spec.runner),
-        change_noun=FACTS[task.spec.source.platform].change_noun,
+        last=last,
     )
 
 

@@ -1,0 +1,20 @@
+"""A report for the tests of what an item shows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
+from coding_agent_core.reporting import Report, State
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.tasks import Item
+
+ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def report(state: State, **more: Any) -> Report:
+    name = "r-issue-7-abcdef0123456789"
+    return Report(task=name, item=ITEM, labels=Labels(), state=state, max_attempts=3, since=AT, **more)

@@ -13,8 +13,7 @@ from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.retry import backoff
 
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.observed import ATTEMPTS, Job
-from coding_agent_operator.observed_pod import Pod
+from coding_agent_operator.observed import ATTEMPTS, Job, Pod
 
 _logger = logging.getLogger("operator.attempt_pods")
 

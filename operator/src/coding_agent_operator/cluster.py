@@ -23,8 +23,7 @@ from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServ
 from coding_agent_core.objects import Metadata
 
 from coding_agent_operator.metrics import LEADER
-from coding_agent_operator.observed import ACTIVE, MANAGER, WORKLOADS, Job, read_job
-from coding_agent_operator.observed_pod import Pod, read_pod, read_pods
+from coding_agent_operator.observed import ACTIVE, MANAGER, WORKLOADS, Job, Pod, read_job, read_pod, read_pods
 
 _logger = logging.getLogger("operator.cluster")
 

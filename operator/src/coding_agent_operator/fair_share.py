@@ -19,8 +19,7 @@ from decimal import Decimal
 from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.usage import Allowance
 
-from coding_agent_operator.observed import Job
-from coding_agent_operator.observed_pod import Pod
+from coding_agent_operator.observed import Job, Pod
 from coding_agent_operator.task_state import Stage
 
 UNLIMITED = 2**63

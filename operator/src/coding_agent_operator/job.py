@@ -32,8 +32,14 @@ from coding_agent_core.settings.model import Kueue
 from coding_agent_core.tasks import Item
 from coding_agent_core.usage import Allowance
 
-from coding_agent_operator.observed import ATTEMPT, MANAGER, QUEUE_LABEL, job_name, label_value
-from coding_agent_operator.observed_pod import AGENT_CONTAINER
+from coding_agent_operator.observed import (
+    AGENT_CONTAINER,
+    ATTEMPT,
+    MANAGER,
+    QUEUE_LABEL,
+    job_name,
+    label_value,
+)
 from coding_agent_operator.pod_spec import pod_spec
 
 PERMANENT = (ExitCode.CANNOT, ExitCode.REFUSED, ExitCode.CONFIGURATION)

@@ -19,8 +19,7 @@ from coding_agent_core.retry import asked_wait, backoff
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.text import printable
 
-from coding_agent_operator.observed import Job
-from coding_agent_operator.observed_pod import NOT_READY_TO_START, Pod
+from coding_agent_operator.observed import NOT_READY_TO_START, Job, Pod
 
 _DEADLINE = "DeadlineExceeded"
 

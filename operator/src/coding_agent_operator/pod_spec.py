@@ -24,7 +24,7 @@ from coding_agent_core.settings.job import (
 )
 from coding_agent_core.tasks import Item
 
-from coding_agent_operator.observed_pod import AGENT_CONTAINER, WORKSPACE_CONTAINER
+from coding_agent_operator.observed import AGENT_CONTAINER, WORKSPACE_CONTAINER
 
 CONFIG_FILE = "/etc/coding-agent/config.yaml"
 CREDENTIALS = "/etc/coding-agent/credentials"

@@ -16,8 +16,7 @@ from coding_agent_core.settings.operator import Policy
 from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.metrics import count_change
-from coding_agent_operator.observed import Job, job_name
-from coding_agent_operator.observed_pod import NOT_READY_TO_START, Pod, missing_secrets
+from coding_agent_operator.observed import NOT_READY_TO_START, Job, Pod, job_name, missing_secrets
 from coding_agent_operator.task_plan import Plan, Refusal, SchedulingDecision, plan_task
 
 _logger = logging.getLogger("operator.reconcile")

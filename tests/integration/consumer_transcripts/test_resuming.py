@@ -25,8 +25,7 @@ from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_model.script import Failure, Script, Turn
 from coding_agent_operator.job import attempt_input, build_job, with_transcript_annotations
-from coding_agent_operator.observed import job_name, read_job
-from coding_agent_operator.observed_pod import read_pod
+from coding_agent_operator.observed import job_name, read_job, read_pod
 from coding_agent_operator.task_state import TaskState, task_state
 
 from tests.fixtures.preloaded import start_main

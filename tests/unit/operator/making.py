@@ -14,8 +14,7 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
-from coding_agent_operator.observed import Job, job_name
-from coding_agent_operator.observed_pod import Pod, left_in
+from coding_agent_operator.observed import Job, Pod, job_name, left_in
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 POLICY = Policy()

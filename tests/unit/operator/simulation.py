@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from coding_agent_core.agenttask import AgentTask, Status
 from coding_agent_core.settings.operator import Limits, Policy
 from coding_agent_operator.fair_share import UNLIMITED, Candidate, coarse, fair_schedule
-from coding_agent_operator.observed import Job, job_name
-from coding_agent_operator.observed_pod import Pod
+from coding_agent_operator.observed import Job, Pod, job_name
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import Stage, stage_of
 

@@ -26,8 +26,7 @@ from coding_agent_operator.budgets import (
 )
 from coding_agent_operator.fair_share import Candidate, fair_schedule
 from coding_agent_operator.job import build_job
-from coding_agent_operator.observed import read_job
-from coding_agent_operator.observed_pod import read_pod
+from coding_agent_operator.observed import read_job, read_pod
 from coding_agent_operator.runs import is_counted
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import Stage, task_state

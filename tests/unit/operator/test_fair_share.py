@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from coding_agent_core.settings.operator import Limits
 from coding_agent_operator.fair_share import Candidate, coarse, fair_schedule, orphans_of
-from coding_agent_operator.observed import Job
-from coding_agent_operator.observed_pod import Pod
+from coding_agent_operator.observed import Job, Pod
 from coding_agent_operator.task_state import Stage
 from hypothesis import given, settings
 from hypothesis import strategies as st

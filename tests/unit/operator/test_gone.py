@@ -10,8 +10,7 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.usage import Cost, Usage
 from coding_agent_operator.attempt_pods import AttemptPods
-from coding_agent_operator.observed import Job
-from coding_agent_operator.observed_pod import Pod, read_pod
+from coding_agent_operator.observed import Job, Pod, read_pod
 from coding_agent_operator.reconcile import Reconciler
 from coding_agent_operator.task_plan import SchedulingDecision
 

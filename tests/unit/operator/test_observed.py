@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from coding_agent_core.agenttask import AgentTask, UnreadableTaskError
 from coding_agent_core.tasks import Phase
-from coding_agent_operator.observed import read_job
-from coding_agent_operator.observed_pod import missing_secrets, read_pod
+from coding_agent_operator.observed import missing_secrets, read_job, read_pod
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 
 from tests.unit.operator.making import NOW, POLICY, task_body

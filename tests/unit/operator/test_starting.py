@@ -8,8 +8,7 @@ import pytest
 from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.kubernetes.controller import ObjectCache
 from coding_agent_operator.attempt_pods import AttemptPods
-from coding_agent_operator.observed import Job, read_job
-from coding_agent_operator.observed_pod import Pod, read_pods
+from coding_agent_operator.observed import Job, Pod, read_job, read_pods
 from coding_agent_operator.reconcile import Reconciler
 from coding_agent_operator.task_plan import SchedulingDecision
 

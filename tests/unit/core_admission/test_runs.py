@@ -103,13 +103,6 @@ def test_conditions_are_the_truth(of: AgentTask, terminal: bool, cancel: bool, a
     assert (facts.terminal, facts.cancel_requested, facts.acknowledged) == (terminal, cancel, acknowledged)
 
 
-def test_a_hand_edited_phase_changes_nothing() -> None:
-    edited = AgentTask(task().metadata, {"spec": SPEC, "status": {"phase": "Succeeded"}})
-    facts = latest_of([edited])
-    assert facts is not None
-    assert not facts.terminal
-
-
 def test_the_newest_run_is_the_one_of_the_highest_number_whatever_the_order() -> None:
     facts = latest_of([task(10), task(9, Succeeded="True"), task(2)])
     assert facts is not None

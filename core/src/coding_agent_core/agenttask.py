@@ -482,11 +482,13 @@ def manifest(
     max_attempts: int | None = None,
     model: str | None = None,
     instructions: str | None = None,
+    check_label: str | None = None,
 ) -> dict[str, Any]:
     """The AgentTask to create for a request; its name is the same for the same item and run.
 
     Args:
         timeout_seconds: `None`: the operator's default; `max_attempts` alike.
+        check_label: why the reporter has to read the item's labels.
     """
     item, trigger = request.item, request.trigger
     options = {
@@ -506,9 +508,11 @@ def manifest(
         **({"trusted": True} if request.trusted else {}),
         **{name: value for name, value in options.items() if value is not None},
     }
-    annotations = (
-        {ANNOTATION_LABELED_AT: trigger.labeled_at.isoformat()} if trigger.labeled_at is not None else {}
-    )
+    notes = {
+        ANNOTATION_LABELED_AT: trigger.labeled_at.isoformat() if trigger.labeled_at is not None else None,
+        ANNOTATION_CHECK_LABEL: check_label,
+    }
+    annotations = {name: value for name, value in notes.items() if value is not None}
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,

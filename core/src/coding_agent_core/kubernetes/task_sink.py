@@ -150,20 +150,29 @@ class KubernetesSink:
                 continue  # it was deleted just now: the name is free
             run = free_run(request.item, decision.run, stored)
             name = task_name(request.item, run)
-            if await self._create(tasks, request, run, unanswered):
+            if await self._create(tasks, request, run, unanswered, check=decision.check):
                 return Submission(task=name)
             taken.add(name)
         raise QueueUnavailableError(
             f"The tasks of {request.item.display} change too quickly to decide on one."
         )
 
-    async def _create(self, tasks: AgentTasks, request: TaskRequest, run: int, unanswered: set[str]) -> bool:
+    async def _create(
+        self,
+        tasks: AgentTasks,
+        request: TaskRequest,
+        run: int,
+        unanswered: set[str],
+        *,
+        check: str | None = None,
+    ) -> bool:
         """Create a run; whether its name was free."""
         task = manifest(
             request,
             run=run,
             timeout_seconds=self._limits.timeout_seconds,
             max_attempts=self._limits.max_attempts,
+            check_label=check,
         )
         name = task_name(request.item, run)
         # A name that is taken at the first try is another submission's, even of the same microsecond.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import apt, build, cgroups, cluster, parts, paths, sandbox, standalone
+from coding_agent_cluster import apt, build, cgroups, cluster, paths, sandbox
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.wait import until
 
@@ -22,7 +22,6 @@ NAME = "lifecycle"
 # On two cores that do nothing else.
 WARM_UP_S = 40.0
 DOWN_S = 15.0
-PLANE_UP_S = 8.0
 TRIES = 3
 """The machine is shared: the best of so many counts."""
 
@@ -115,47 +114,25 @@ def test_up_is_quick_and_idempotent_and_down_leaves_nothing(scatter: list[str]) 
     assert nothing_left()
 
 
-def test_a_control_plane_alone_starts_in_seconds() -> None:
-    root = paths.clusters_root() / f"test-timed-{os.getpid()}"
-    seconds: list[float] = []
-    standalone.binaries(parts.CONTROL_PLANE)  # built, if that is still to do, before the clock runs
-    try:
-        while not seconds or (min(seconds) >= PLANE_UP_S and len(seconds) < TRIES):
-            begin = time.monotonic()
-            standalone.up(root)
-            seconds.append(time.monotonic() - begin)
-            standalone.down(root)
-    finally:
-        standalone.down(root)
-    assert min(seconds) < PLANE_UP_S, seconds
-
-
 def kill_sandbox(running: cluster.Cluster) -> None:
     os.kill(running.processes.pid("sandbox") or 0, signal.SIGKILL)
     until("the end of the sandbox", lambda: not sandbox.is_up(running.processes), timeout=60)
 
 
-def test_down_after_a_kill_of_the_whole_sandbox_leaves_nothing(scatter: list[str]) -> None:
-    kill_sandbox(cluster.up(NAME))
-    cluster.down(NAME)
-    assert nothing_left()
-
-
-def test_a_cluster_whose_sandbox_died_starts_afresh(scatter: list[str]) -> None:
+def test_a_cluster_whose_sandbox_died_starts_afresh_and_its_end_builds_nothing(
+    scatter: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     running = cluster.up(NAME)
     running.access.kubectl("create", "namespace", "ghost")
     kill_sandbox(running)
     again = cluster.up(NAME)
     assert "ghost" not in again.access.kubectl("get", "namespaces")
 
-
-def test_ending_a_cluster_builds_nothing(scatter: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a change of the pins too: it must not take minutes to end what an older checkout started."""
-    cluster.up(NAME)
-
     def refuse(*_: object) -> None:
         raise AssertionError("built something")
 
+    kill_sandbox(again)
+    # After a change of the pins too, it must not take minutes to end what an older checkout started.
     monkeypatch.setattr(build, "binaries", refuse)
     cluster.down(NAME)
     monkeypatch.undo()

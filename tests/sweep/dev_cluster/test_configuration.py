@@ -8,21 +8,22 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 from coding_agent_cluster import (
     buildah,
     control_plane_commands,
     foreign,
-    images,
-    network_policies,
+    manifests,
     node_config,
     paths,
     pki,
     sandbox,
 )
 from coding_agent_cluster.control_plane_commands import Folders
-from coding_agent_cluster.manifests import manifest
 from coding_agent_cluster.network import SLOTS, free_ports, node_network
 from coding_agent_cluster.node_config import NodeFolders
+
+PODS = {"Deployment", "DaemonSet"}
 
 
 @pytest.mark.parametrize(
@@ -50,29 +51,11 @@ def test_no_two_clusters_share_an_address() -> None:
     assert max(len(n.host_interface) for n in networks) <= 15
 
 
-def test_a_slot_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="slot 16: 0 to 15"):
-        node_network(16)
-
-
-def test_the_service_addresses_are_those_that_kubernetes_expects() -> None:
-    network = node_network(2)
-    assert (network.api_service, network.dns_service) == ("10.96.32.1", "10.96.32.10")
-
-
-def test_free_ports_are_different_even_if_chance_repeats_itself() -> None:
-    draws = iter([20001, 20001, *range(20002, 20100)])
-    assert len(set(free_ports(2, choose=lambda _: next(draws)))) == 2
-
-
-def test_a_port_is_drawn_once_although_nothing_listens_there_yet() -> None:
-    [first] = free_ports(1)
-    draws = iter([first, *range(first + 1, first + 100)])
-    assert free_ports(1, choose=lambda _: next(draws)) != [first]
-
-
-def test_two_processes_never_draw_the_same_port_although_nothing_listens_there_yet() -> None:
+def test_no_port_is_drawn_twice_although_nothing_listens_there_yet() -> None:
     [ours] = free_ports(1)
+    draws = iter([ours, ours + 1, ours + 1, *range(ours + 2, ours + 100)])
+    drawn = free_ports(2, choose=lambda _: next(draws))
+    assert len({ours, *drawn}) == 3, "by this process"
     program = f"""
 from coding_agent_cluster.network import free_ports
 draws = iter([{ours}, *range({ours} + 1, {ours} + 100)])
@@ -81,50 +64,26 @@ print(*free_ports(1, choose=lambda _: next(draws)))
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
-    assert ours < int(run.stdout) < ours + 100
+    assert int(run.stdout) not in (ours, *drawn), "by another process"
 
 
-def test_the_api_server_is_closed_to_strangers_and_keeps_an_audit_log() -> None:
-    command = control_plane_commands.api_server(Folders(Path("/c")), node_network(0))
-    for flag in (
-        "--authorization-mode=Node,RBAC",
-        "--anonymous-auth=false",
-        "--enable-admission-plugins=NodeRestriction",
-        "--audit-log-path=/c/logs/audit.jsonl",
-    ):
-        assert flag in command
-
-
-def test_only_a_plane_without_node_hides_its_loopback_endpoint() -> None:
-    alone = node_network(0).__class__("127.0.0.1", 1, 2, 3, "10.96.0.0/20", "10.244.0.0/24")
-    flag = "--endpoint-reconciler-type=none"
-    assert flag in control_plane_commands.api_server(Folders(Path("/c")), alone)
-    assert flag not in control_plane_commands.api_server(Folders(Path("/c")), node_network(0))
-
-
-def test_the_kubelet_authenticates_and_authorizes() -> None:
-    config = node_config.kubelet(NodeFolders(Path("/c")), node_network(0), "/group")
-    assert config["authentication"]["anonymous"] == {"enabled": False}
-    assert config["authorization"] == {"mode": "Webhook"}
-    assert config["cgroupRoot"] == "/group"
-
-
-def test_the_node_has_no_way_out() -> None:
+def test_strangers_on_the_machine_may_do_nothing_and_the_node_has_no_way_out() -> None:
+    api_server = control_plane_commands.api_server(Folders(Path("/c")), node_network(0))
+    assert {"--authorization-mode=Node,RBAC", "--anonymous-auth=false"} <= set(api_server)
+    kubelet = node_config.kubelet(NodeFolders(Path("/c")), node_network(0), "/group")
+    assert kubelet["authentication"]["anonymous"] == {"enabled": False}
+    assert kubelet["authorization"] == {"mode": "Webhook"}
     commands = [" ".join(c) for c in sandbox.cable_commands(node_network(0), 1)]
     assert not any("default" in c or "0.0.0.0" in c for c in commands)
 
 
-def test_the_nodes_own_packets_pass_before_a_policy_is_asked() -> None:
-    rules = [" ".join(r) for r in network_policies.firewall_rules(node_network(0))]
-    assert "ACCEPT" in rules[1]
-    assert "--uid-owner 0" in rules[1]
-    assert all("NFQUEUE" in rule for rule in rules[-2:])
-
-
-def test_certificates_name_every_address_that_clients_use() -> None:
-    network = node_network(3)
-    server = next(c for c in pki.certificates(network) if c.name == "apiserver")
-    assert {f"IP:{network.address}", f"IP:{network.api_service}", "IP:127.0.0.1"} <= set(server.alternatives)
+def test_each_pod_of_the_cluster_itself_requests_cpu() -> None:
+    """All pods without a request share a weight of 2; a request of 100m is a weight of about 100."""
+    folder = Path(manifests.__file__).parent
+    objects = [found for file in folder.glob("*.yaml") for found in yaml.safe_load_all(file.read_text())]
+    pods = [found["spec"]["template"]["spec"] for found in objects if found["kind"] in PODS]
+    assert len(pods) == 3
+    assert all("cpu" in main["resources"]["requests"] for pod in pods for main in pod["containers"])
 
 
 def test_keys_that_were_made_halfway_for_another_network_are_made_anew(
@@ -142,21 +101,7 @@ def test_keys_that_were_made_halfway_for_another_network_are_made_anew(
     pki.openssl(tmp_path, "verify", "-CAfile", "ca.crt", "apiserver.crt")
 
 
-def test_a_manifest_has_its_words_filled_in() -> None:
-    text = manifest("coredns", IMAGE="localhost/coredns:1", ADDRESS="10.96.0.10")
-    assert "image: localhost/coredns:1" in text
-    assert "clusterIP: 10.96.0.10" in text
-
-
-def test_a_local_base_is_never_looked_for_in_a_registry() -> None:
-    def arguments(base: str) -> list[str]:
-        return buildah.build_arguments(Path("Dockerfile"), Path(), "localhost/x:1", base, {})
-
-    assert "--pull-never" in arguments("localhost/python:3.13-slim")
-    assert "--pull-never" not in arguments("python:3.13-slim")
-
-
-def test_pips_sources_reach_a_build_and_paths_of_this_machine_do_not() -> None:
+def test_sources_of_packages_reach_a_build_and_paths_of_this_machine_do_not() -> None:
     settings = buildah.pip_settings(
         [
             "global.index-url='https://example.com/simple'",
@@ -179,6 +124,10 @@ def test_pips_sources_reach_a_build_and_paths_of_this_machine_do_not() -> None:
         assert "/opt/w" not in text
         assert "/c.pem" not in text
     assert buildah.uv_configuration({}) == ""
+    listing = ["; a comment", 'registry = "https://example.com/npm"', 'nodedir = "/usr"']
+    npm = buildah.npm_configuration(listing)
+    assert 'registry="https://example.com/npm"\n' in npm
+    assert "/usr" not in npm
 
 
 @pytest.mark.parametrize(
@@ -190,16 +139,3 @@ def test_pips_sources_reach_a_build_and_paths_of_this_machine_do_not() -> None:
 )
 def test_an_image_is_loaded_with_the_persons_own_command(template: str, expected: list[str]) -> None:
     assert foreign.load_command("localhost/x:1", template) == expected
-
-
-def test_npms_registry_reaches_a_build_and_paths_of_this_machine_do_not() -> None:
-    listing = ["; a comment", 'registry = "https://example.com/npm"', 'nodedir = "/usr"']
-    found = buildah.npm_configuration(listing)
-    assert 'registry="https://example.com/npm"\n' in found
-    assert "/usr" not in found
-
-
-def test_the_image_of_a_coding_agent_is_one_target_of_its_dockerfile() -> None:
-    image = images.runner_image("codex")
-    assert (image.dockerfile.name, image.target) == ("runners.Dockerfile", "codex")
-    assert "AS codex\n" in image.dockerfile.read_text()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from coding_agent_cluster import layout, oci
-from coding_agent_cluster.errors import ClusterError
 
 
 def names(archive: io.BytesIO) -> set[str]:
@@ -32,23 +31,6 @@ def folder(tmp_path: Path) -> Path:
     return target
 
 
-def test_the_same_files_give_the_same_archive(tmp_path: Path) -> None:
-    program = tmp_path / "program"
-    program.write_text("x")
-    for archive in ("a.tar", "b.tar"):
-        oci.write(tmp_path / archive, "localhost/x:1", {"/program": program}, ["/program"])
-    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
-
-
-def test_every_blob_is_named_by_its_digest_and_described_with_its_size(folder: Path) -> None:
-    entry = layout.manifest_entry(folder, "localhost/x:1")
-    manifest = json.loads(layout.blob(folder, entry["digest"]).read_text())
-    for descriptor in [entry, manifest["config"], *manifest["layers"]]:
-        content = layout.blob(folder, descriptor["digest"]).read_bytes()
-        assert len(content) == descriptor["size"]
-        assert oci._digest(content) == descriptor["digest"]
-
-
 def test_only_layers_that_are_missing_are_sent(folder: Path) -> None:
     manifest, config, layer = layout.digests(folder, layout.manifest_entry(folder, "localhost/x:1"))
     whole, rest = io.BytesIO(), io.BytesIO()
@@ -57,17 +39,6 @@ def test_only_layers_that_are_missing_are_sent(folder: Path) -> None:
     sent = {f"blobs/{d.replace(':', '/')}" for d in (manifest, config, layer)}
     assert names(whole) == {"oci-layout", "index.json"} | sent
     assert names(whole) - names(rest) == {f"blobs/{layer.replace(':', '/')}"}
-
-
-def test_pruning_keeps_what_an_image_uses(folder: Path) -> None:
-    layout.prune(folder)
-    assert not (folder / "blobs/sha256/unused").exists()
-    layout.write_archive(folder, "localhost/x:1", [], io.BytesIO())
-
-
-def test_an_unknown_image_is_an_error_that_names_it(folder: Path) -> None:
-    with pytest.raises(ClusterError, match="no image localhost/y:1"):
-        layout.manifest_entry(folder, "localhost/y:1")
 
 
 def test_a_layout_with_half_an_index_is_removed_and_a_whole_one_is_not(folder: Path) -> None:

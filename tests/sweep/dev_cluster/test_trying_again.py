@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from coding_agent_cluster import locks
-from coding_agent_cluster.access import Access, KubectlError
 from coding_agent_cluster.again import again
 from coding_agent_cluster.errors import BuildError, ClusterError
 
@@ -90,34 +89,3 @@ def test_a_lock_that_its_former_holder_has_removed_is_held_all_the_same(
     monkeypatch.setattr(locks.fcntl, "flock", flock)
     with locks.locked(file), pytest.raises(ClusterError, match="using plane"), locks.try_locked(file):
         pass
-
-
-# A `kubectl` that fails the first time with what $SAID has.
-KUBECTL = """#!/bin/sh
-[ -e "$CALLED" ] && { echo '{"kind": "Pod"}'; exit; }
-touch "$CALLED"
-echo "$SAID" >&2
-exit 1
-"""
-
-
-@pytest.fixture
-def access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Access:
-    program = tmp_path / "kubectl"
-    program.write_text(KUBECTL)
-    program.chmod(0o755)
-    monkeypatch.setenv("CALLED", str(tmp_path / "called"))
-    return Access(tmp_path / "kubeconfig", program)
-
-
-def test_reading_an_object_outlasts_an_api_server_that_is_away(
-    access: Access, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SAID", "Error from server (ServiceUnavailable): the server cannot handle it now")
-    assert access.get("pod", "web") == {"kind": "Pod"}
-
-
-def test_an_object_that_is_not_there_is_said_at_once(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAID", 'Error from server (NotFound): pods "web" not found')
-    with pytest.raises(KubectlError, match="NotFound"):
-        access.get("pod", "web")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -19,9 +18,7 @@ class Fault(BaseModel):
     Attributes:
         id: by which it is read and ended; one is made up if none is given.
         method, path: regular expressions, matched from the start against the request's own.
-        start_after: seconds from now before which it hits nothing.
-        end_after: seconds from now after which it hits nothing; `None`: `times` or `end` ends it.
-        times: how many requests it hits. Without it: one, or all until `end_after`; `None`: all until `end`.
+        times: how many requests it hits; `None`: all until `end`.
         status, headers, body: the answer to give instead; 403 with `secondary_rate_limit` for GitHub's.
         delay_ms: wait so long first; alone, the request then goes its way.
         close: cut the connection: `before` the request is worked on, or `after` it was, its answer lost.
@@ -32,8 +29,6 @@ class Fault(BaseModel):
     id: str = Field(default_factory=lambda: uuid4().hex[:8], min_length=1, max_length=64)
     method: str = ".*"
     path: str
-    start_after: float = Field(default=0.0, ge=0, le=86_400)
-    end_after: float | None = Field(default=None, ge=0, le=86_400)
     times: int | None = Field(default=1, ge=1, le=10_000)
     status: int | None = Field(default=None, ge=200, le=599)
     headers: dict[str, str] = {}
@@ -44,12 +39,7 @@ class Fault(BaseModel):
     close: Literal["before", "after"] | None = None
 
     _hits: int = PrivateAttr(default=0)
-    _planted_at: float = PrivateAttr(default_factory=time.monotonic)
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Without a number of times, an end in time is the only end."""
-        if self.end_after is not None and "times" not in self.model_fields_set:
-            self.times = None
+    _stopped: bool = PrivateAttr(default=False)
 
     @property
     def hits(self) -> int:
@@ -59,13 +49,11 @@ class Fault(BaseModel):
     @property
     def ended(self) -> bool:
         """Whether it hits nothing any more."""
-        age = time.monotonic() - self._planted_at
-        late = self.end_after is not None and age >= self.end_after
-        return late or (self.times is not None and self._hits >= self.times)
+        return self._stopped or (self.times is not None and self._hits >= self.times)
 
     def end(self) -> None:
         """Hit nothing from now on; `hits` stays."""
-        self.end_after = 0.0
+        self._stopped = True
 
     def hit(self) -> None:
         """Count a request."""
@@ -73,9 +61,7 @@ class Fault(BaseModel):
 
     def matches(self, method: str, path: str) -> bool:
         """Whether it hits this request."""
-        if self.ended or time.monotonic() - self._planted_at < self.start_after:
-            return False
-        return bool(re.fullmatch(self.method, method) and re.match(self.path, path))
+        return not self.ended and bool(re.fullmatch(self.method, method) and re.match(self.path, path))
 
     def answer(self) -> tuple[int, dict[str, str], bytes] | None:
         """Status, headers and body to give instead of the real ones; `None`: the real ones."""

@@ -1,0 +1,185 @@
+"""The sandbox forges' webhooks: proven as the vendor does, in its shapes, logged, and sent again."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_forge import ForgeServer
+
+from tests.fixtures.forge import PERSON_TOKEN, REPOSITORY, client, commit, git, push_fix
+from tests.fixtures.github_webhook_schema import validate_payload
+from tests.fixtures.gitlab_schema import validate_answer
+from tests.fixtures.gitlab_webhook_schema import validate_event
+from tests.fixtures.hook_receiver import HookReceiver, Received
+
+SECRET = "a secret of the test"
+PROJECT = "/projects/acme%2Fpricing"
+ID = {"github": "x-github-delivery", "gitlab": "idempotency-key"}
+TOLD = {
+    "github": {
+        "issues.labeled": 1,
+        "issues.unlabeled": 1,
+        "issues.opened": 1,
+        "issues.edited": 1,
+        "issues.closed": 1,
+        "issues.reopened": 1,
+        "issue_comment.created": 2,
+        "pull_request.opened": 2,
+        "pull_request.labeled": 1,
+        "pull_request.unlabeled": 2,
+        "pull_request.synchronize": 1,
+        "pull_request.closed": 1,
+    },
+    "gitlab": {
+        "Issue Hook.open": 1,
+        "Issue Hook.update": 3,
+        "Issue Hook.close": 1,
+        "Issue Hook.reopen": 1,
+        "Note Hook.create": 2,
+        "Merge Request Hook.open": 2,
+        "Merge Request Hook.update": 4,
+        "Merge Request Hook.merge": 1,
+    },
+}
+"""What is told, and how often, of what `everything` does."""
+
+
+@pytest.fixture(params=["github", "gitlab"])
+def forge(request: pytest.FixtureRequest) -> ForgeServer:
+    """Both forges."""
+    forge: ForgeServer = request.getfixturevalue(f"{request.param}_forge")
+    return forge
+
+
+def everything(forge: ForgeServer, folder: Path) -> None:
+    """All that is told, once at least; one change is merged, the other one loses its fork."""
+    forge.add_label(REPOSITORY, 1, "coding agent")
+    forge.add_label(REPOSITORY, 1, "coding agent")  # it is there already: nothing is told
+    forge.remove_label(REPOSITORY, 1, "coding agent", by="coding-agent-bot")
+    forge.open_issue(REPOSITORY, "Another")
+    forge.edit(REPOSITORY, 1, title="New", body="Text")
+    forge.close(REPOSITORY, 1)
+    forge.reopen(REPOSITORY, 1)
+    forge.comment(REPOSITORY, 1, "Please hurry")
+    push_fix(forge, folder)
+    number = forge.open_change(REPOSITORY, "fix", "main")
+    forge.comment(REPOSITORY, number, "Seen", kind="change")
+    forge.add_label(REPOSITORY, number, "coding agent", kind="change")
+    forge.remove_label(REPOSITORY, number, "coding agent", kind="change")
+    git("commit", "--allow-empty", "-m", "more", cwd=folder / "tree-fix")
+    git("push", "origin", "fix", cwd=folder / "tree-fix")
+    fork = forge.fork(REPOSITORY, "mallory")
+    commit(fork.path, "main")
+    number = forge.open_change(REPOSITORY, "main", "main", source=fork)
+    forge.run(
+        lambda: forge.item(REPOSITORY, number, "change").labels.append(forge.item(REPOSITORY, 1).labels[0])
+    )
+    forge.delete("mallory/pricing")
+    forge.remove_label(REPOSITORY, number, "bug", kind="change")
+    git("push", "origin", "fix:main", cwd=folder / "tree-fix")
+
+
+def event_of(forge: ForgeServer, received: Received) -> str:
+    if forge.flavour == "github":
+        return f"{received.headers['x-github-event']}.{received.payload['action']}"
+    return f"{received.headers['x-gitlab-event']}.{received.payload['object_attributes']['action']}"
+
+
+def test_every_payload_fits_what_the_vendor_publishes(
+    forge: ForgeServer, hook_receiver: HookReceiver, tmp_path: Path
+) -> None:
+    forge.add_hook(REPOSITORY, hook_receiver.url)
+    everything(forge, tmp_path)
+    told = Counter(TOLD[forge.flavour.value])
+    received = hook_receiver.wait_for_count(told.total())
+    assert Counter(event_of(forge, entry) for entry in received) == told
+    for entry in received:
+        if forge.flavour == "github":
+            validate_payload(entry.headers["x-github-event"], entry.payload)
+        else:
+            validate_event(entry.payload)
+    actors = {
+        "github": lambda payload: payload["sender"]["login"],
+        "gitlab": lambda payload: payload["user"]["username"],
+    }
+    assert {actors[forge.flavour.value](entry.payload) for entry in received} == {"alice", "coding-agent-bot"}
+
+
+def test_a_hook_proves_itself_and_gets_only_what_it_wants(
+    forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    forge.add_hook(REPOSITORY, hook_receiver.url, SECRET, ("issues",))
+    forge.comment(REPOSITORY, 1, "not for this hook")
+    forge.add_label(REPOSITORY, 1, "coding agent")
+
+    [received] = hook_receiver.wait_for_count(1)
+
+    assert len(forge.sandbox.deliveries.log) == 1
+    headers = received.headers
+    if forge.flavour == "gitlab":
+        assert (headers["x-gitlab-event"], headers["x-gitlab-token"]) == ("Issue Hook", SECRET)
+        assert headers["x-gitlab-instance"] == forge.base_url
+        for header in ("x-gitlab-event-uuid", "x-gitlab-webhook-uuid", "idempotency-key"):
+            assert len(headers[header]) == 36
+        return
+    digest = hmac.new(SECRET.encode(), received.body, hashlib.sha256).hexdigest()
+    assert headers["x-hub-signature-256"] == f"sha256={digest}"
+    assert (headers["x-github-event"], headers["content-type"]) == ("issues", "application/json")
+    assert headers["user-agent"].startswith("GitHub-Hookshot/")
+
+
+def test_gitlab_tells_confidential_items_and_system_hooks_apart(
+    gitlab_forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    gitlab_forge.add_hook(REPOSITORY, hook_receiver.url)
+    with client(gitlab_forge) as api:
+        secret = {"title": "Secret", "confidential": True}
+        api.post(f"{PROJECT}/issues", json=secret).raise_for_status()
+        api.post(f"{PROJECT}/issues/2/notes", json={"body": "Seen"}).raise_for_status()
+    hook_receiver.wait_for_count(2)
+    gitlab_forge.add_hook(None, hook_receiver.url)
+    gitlab_forge.add_label(REPOSITORY, 1, "coding agent")
+    received = hook_receiver.wait_for_count(4)
+    for entry in received:
+        validate_event(entry.payload)
+    assert sorted(entry.headers["x-gitlab-event"] for entry in received) == [
+        "Confidential Issue Hook",
+        "Confidential Note Hook",
+        "Issue Hook",
+        "System Hook",
+    ]
+
+
+def test_a_failed_delivery_is_logged_and_sent_again_under_the_same_id(
+    forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    hook = forge.add_hook(REPOSITORY, hook_receiver.url, SECRET)
+    forge.add_hook(REPOSITORY, "http://127.0.0.1:1/hook")  # nobody is there
+    hook_receiver.status = 503
+    forge.add_label(REPOSITORY, 1, "coding agent")
+    [first] = hook_receiver.wait_for_count(1)
+    forge.wait_for(forge.sandbox.deliveries.all_ended)
+    assert sorted(entry.status_code for entry in forge.sandbox.deliveries.log) == [502, 503]
+    hook_receiver.status = 200
+
+    shown: Any
+    with client(forge, PERSON_TOKEN) as api:
+        if forge.flavour == "github":
+            deliveries = f"/repos/{REPOSITORY}/hooks/{hook}/deliveries"
+            [failed] = shown = api.get(f"{deliveries}?status=failure").json()
+            assert (failed["status_code"], failed["redelivery"]) == (503, False)
+            assert api.post(f"{deliveries}/{failed['id']}/attempts").status_code == 202
+        else:
+            [failed] = shown = api.get(f"{PROJECT}/hooks/{hook}/events").json()
+            resend = f"{PROJECT}/hooks/{hook}/events/{failed['id']}/resend"
+            validate_answer("POST", resend, 201, api.post(resend).json())
+
+    second = hook_receiver.wait_for_count(2)[1]
+    assert second.headers[ID[forge.flavour]] == first.headers[ID[forge.flavour]]
+    assert second.body == first.body
+    assert SECRET not in str(shown)

@@ -63,13 +63,6 @@ async def test_another_answer_ends_the_measurement(tmp_path: Path) -> None:
             await Loads(tmp_path).at_once(requests, 2)
 
 
-async def test_nobody_listening_is_said(tmp_path: Path) -> None:
-    async with answering(200) as (port, _):
-        pass
-    with pytest.raises(BenchError, match="were not answered"):
-        await Loads(tmp_path).at_once([webhooks.labeled(1, port)], 1)
-
-
 def test_the_seconds_of_a_load_count_over_midnight() -> None:
     hits = [
         {"timestamp": "2026-01-01T23:59:59.900000000Z", "latency": 50_000_000, "code": 200},

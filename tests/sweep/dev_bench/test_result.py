@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 from coding_agent_bench.benchmark import Benchmark
 from coding_agent_bench.result import Case, Measure, Result, median_case, percentile
-from coding_agent_bench.show import as_json, show
-from rich.console import Console
+from coding_agent_bench.show import as_json
 
 MS, ERRORS = Measure("ms", "time (ms)"), Measure("errors", "errors", 0)
 RESULT = Result(
@@ -24,13 +21,6 @@ BENCHMARK = Benchmark("demo", "What is compared", frozenset(), 1.0, _run)
 
 
 def test_a_ratio_is_to_the_first_case_and_there_is_none_to_nothing() -> None:
-    base, other = RESULT.cases
-    assert RESULT.ratio(other, MS) == 2.5
-    assert RESULT.ratio(base, MS) is None
-    assert RESULT.ratio(other, ERRORS) is None
-
-
-def test_a_ratio_can_be_to_another_value_of_the_first_case() -> None:
     share = Measure("cpu", "CPU", of="ms")
     result = Result((share,), (Case("base", {"ms": 4.0}), Case("other", {"cpu": 1.0}), Case("none", {})))
     base, other, none = result.cases
@@ -58,18 +48,6 @@ def test_the_median_of_rounds_is_taken_value_by_value() -> None:
 )
 def test_percentiles(values: list[float], percent: float, is_: float) -> None:
     assert percentile(values, percent) == is_
-
-
-def test_the_table_shows_values_and_ratios() -> None:
-    console = Console(file=io.StringIO(), width=100)
-    show(console, BENCHMARK, RESULT)
-    assert isinstance(console.file, io.StringIO)
-    lines = console.file.getvalue().splitlines()
-    assert any("What is compared" in line for line in lines)
-    many = next(line for line in lines if "many" in line)
-    assert "5.0" in many
-    assert "×2.50" in many
-    assert "×" not in next(line for line in lines if "alone" in line)
 
 
 def test_the_data_have_values_and_ratios() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from coding_agent_docs.blocks import blocks
+from coding_agent_docs.blocks import blocks, script
 from coding_agent_docs.paths import ROOT, pages
 
 from tests.sweep.docs.conftest import MakeShell
@@ -18,13 +19,28 @@ ELSEWHERE = ("cluster",)
 """Run by test_docs_install.py on a real node."""
 
 
+def to_do(page: Path, setting: str) -> frozenset[tuple[str, str]]:
+    """The page's commands of this setting without their comments, each with what it says that they print."""
+    done, last = [], False
+    for block in blocks(page):
+        if block.word == "run":
+            last = block.what == setting
+            if last:
+                done.append((re.sub(r"\s+#.*", "", script(block)), ""))
+        elif block.word == "prints" and last:
+            done[-1] = (done[-1][0], block.text)
+    return frozenset(done)
+
+
 def pages_with(setting: str) -> list[str]:
-    """The pages that have blocks to be run in this setting."""
-    return [
-        str(page.relative_to(ROOT))
-        for page in pages()
-        if any(block.word == "run" and block.what == setting for block in blocks(page))
-    ]
+    """The pages that have blocks to be run in this setting, without those of which another one has all."""
+    found: dict[Path, frozenset[tuple[str, str]]] = {}
+    # Translations come last.
+    for page in sorted(pages(), key=lambda page: page.name.endswith(".ja.md")):
+        work = to_do(page, setting)
+        if work and not any(work <= more for more in found.values()):
+            found[page] = work
+    return [str(page.relative_to(ROOT)) for page in found]
 
 
 @pytest.mark.parametrize("page", pages_with("checkout"))

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.timeout(1200)
 SETTINGS = ("checkout", "receiver", "tasks", "install", "release")
 ELSEWHERE = ("cluster",)
 """Run by test_docs_install.py on a real node."""
+CHANGING = ("docs/kubectl.md", "docs/operations/index.md", "docs/troubleshooting.md")
+"""Pages whose commands change the tasks of a cluster."""
 
 
 def to_do(page: Path, setting: str) -> frozenset[tuple[str, str]]:
@@ -53,10 +55,18 @@ def test_commands_beside_a_receiver(page: str, receiver: MakeShell) -> None:
     assert receiver().play(blocks(ROOT / page), "receiver")
 
 
+def clusters_with_tasks() -> list[list[str]]:
+    """The pages that share a cluster: one for each page that changes its tasks, one for all others."""
+    changing = [page for page in pages_with("tasks") if page in CHANGING]
+    return [[page] for page in changing] + [[page for page in pages_with("tasks") if page not in CHANGING]]
+
+
 @pytest.mark.xdist_group("docs-tasks")
-@pytest.mark.parametrize("page", pages_with("tasks"))
-def test_commands_on_a_cluster_with_tasks(page: str, tasks: MakeShell) -> None:
-    assert tasks().play(blocks(ROOT / page), "tasks")
+@pytest.mark.parametrize("sharing", clusters_with_tasks(), ids=", ".join)
+def test_commands_on_a_cluster_with_tasks(sharing: list[str], tasks: MakeShell) -> None:
+    shell = tasks()
+    for page in sharing:
+        assert shell.play(blocks(ROOT / page), "tasks"), page
 
 
 @pytest.mark.xdist_group("docs-tasks")

@@ -89,7 +89,7 @@ def finish(place: Place, pods: Kubelet, *jobs: str) -> None:
             raise
 
 
-def test_quota_for_two_of_three_and_the_next_follows(
+def test_quota_for_two_of_three_a_cancelled_one_leaves_and_the_next_follows(
     place: Place, pods: Kubelet, admissions: Admissions, operator: Start
 ) -> None:
     place.queues()
@@ -109,15 +109,24 @@ def test_quota_for_two_of_three_and_the_next_follows(
     process.stop(signal.SIGKILL)
     process.start()
     first, second = place.running()
+    later = place.create(names.index(waiting) + 1, run=2)
+    place.until("the next run waits", lambda: place.because(later, "WaitingForRun"), timeout=60)
+    assert f"{waiting}-1" in place.workloads()
+    place.patch(waiting, cancel=True)
+    status = place.until_phase(waiting, "Cancelled", timeout=60)
+    assert status["attempts"] == [], "it never ran"
+    place.until("no workload", lambda: f"{waiting}-1" not in place.workloads() or None, timeout=60)
+    assert f"{waiting}-1" not in place.jobs()
+    place.until("the next run's turn", lambda: place.waits(later, NO_QUOTA), timeout=60)
     finish(place, pods, f"{first}-1")
-    place.until_phase(waiting, "Running", timeout=60)
-    assert place.status(waiting)["attempt"] == "1/3"
+    place.until_phase(later, "Running", timeout=60)
+    assert place.status(later)["attempt"] == "1/3"
     place.until_phase(first, "Succeeded", timeout=60)
-    finish(place, pods, f"{second}-1", f"{waiting}-1")
-    for name in names:
+    finish(place, pods, f"{second}-1", f"{later}-1")
+    for name in (second, later):
         assert place.until_phase(name, "Succeeded", timeout=60)["attempt"] == "1/3"
     assert admissions.most == 2, "the quota is used, and never exceeded"
-    assert set(admissions.first) == {f"{name}-1" for name in names}
+    assert set(admissions.first) == {f"{name}-1" for name in (*names, later)}
 
 
 def test_a_repository_in_another_queue_which_is_made_late(
@@ -135,30 +144,6 @@ def test_a_repository_in_another_queue_which_is_made_late(
     place.until_phase(urgent, "Running", timeout=60)
     queues = {job: workload["spec"]["queueName"] for job, workload in place.workloads().items()}
     assert queues == {f"{usual}-1": "coding-agent", f"{urgent}-1": "urgent"}
-
-
-def test_what_keeps_every_attempt_out_is_said(place: Place, pods: Kubelet, operator: Start) -> None:
-    (queue,) = [body for body in QUEUES if body["kind"] == "ClusterQueue"]
-    (group,) = queue["spec"]["resourceGroups"]
-    (flavor,) = group["flavors"]
-    cpu = {
-        "coveredResources": ["cpu"],
-        "flavors": [
-            {
-                **flavor,
-                "resources": [resource for resource in flavor["resources"] if resource["name"] == "cpu"],
-            }
-        ],
-    }
-    place.queues(stopPolicy="Hold", resourceGroups=[cpu])
-    operator()
-    name = place.create(1)
-    held = f"ClusterQueue {place.cluster_queue} is "  # "stopped" or "inactive", as Kueue finds it
-    place.until("the stop", lambda: place.waits(name, held), timeout=60)
-    place.queues(resourceGroups=[cpu])
-    place.until("the resource", lambda: place.waits(name, "unavailable in ClusterQueue"), timeout=60)
-    place.queues()
-    place.until_phase(name, "Running", timeout=60)
 
 
 def test_a_preempted_attempt_is_not_counted_and_goes_on(
@@ -186,28 +171,6 @@ def test_a_preempted_attempt_is_not_counted_and_goes_on(
         status = place.until_phase(name, "Succeeded", timeout=60)
         assert (status["attempt"], len(status["attempts"])) == ("1/3", 1)
     assert set(admissions.first) == {*(f"{name}-1" for name in names), "training"}
-
-
-def test_a_cancelled_task_that_waits_takes_its_job_and_workload_along(
-    place: Place, pods: Kubelet, operator: Start
-) -> None:
-    place.queues()
-    operator()
-    names = [place.create(n) for n in (1, 2, 3)]
-    place.until("two run", lambda: len(place.running()) == 2 or None, timeout=60)
-    (waiting,) = set(names) - set(place.running())
-    place.until("Kueue's words", lambda: place.waits(waiting, NO_QUOTA), timeout=60)
-    number = names.index(waiting) + 1
-    later = place.create(number, run=2)
-    place.until("the next run waits", lambda: place.because(later, "WaitingForRun"), timeout=60)
-    assert f"{waiting}-1" in place.workloads()
-    place.patch(waiting, cancel=True)
-    status = place.until_phase(waiting, "Cancelled", timeout=60)
-    assert status["attempts"] == [], "it never ran"
-    place.until("no workload", lambda: f"{waiting}-1" not in place.workloads() or None, timeout=60)
-    assert f"{waiting}-1" not in place.jobs()
-    place.until("the next run's turn", lambda: place.waits(later, NO_QUOTA), timeout=60)
-    assert set(place.jobs()) == {*(f"{name}-1" for name in place.running()), f"{later}-1"}
 
 
 def test_while_kueue_is_away_tasks_wait_and_then_go_on(place: Place, pods: Kubelet, operator: Start) -> None:

@@ -75,11 +75,6 @@ def test_documented_command_lines_of_the_plugin(arguments: list[str]) -> None:
     plugin().parse_args(arguments)
 
 
-@pytest.mark.parametrize("arguments", commands("python", "-m", "coding_agent_docs"))
-def test_documented_command_lines_of_the_documentation(arguments: list[str]) -> None:
-    assert arguments[0] in ("reference", "build", "serve")
-
-
 @pytest.mark.parametrize("arguments", commands("make"))
 def test_documented_make_targets(arguments: list[str]) -> None:
     known = set()
@@ -119,34 +114,6 @@ def test_documented_settings_are_taken(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(block.text)
     load_settings(file, {})
-
-
-def values_blocks() -> list[Block]:
-    return [b for b in ALL if b.word in ("values", "add") or b.what.endswith("values.yaml")]
-
-
-@pytest.mark.parametrize("block", values_blocks(), ids=place)
-def test_documented_values_are_of_the_chart(block: Block, tmp_path: Path) -> None:
-    given = yaml.safe_load(block.text)
-    known = yaml.safe_load((ROOT / "charts" / "coding-agent" / "values.yaml").read_text())
-    assert unknown(given, known) == []
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(given.get("config", {})))
-    load_settings(config, {})
-
-
-def unknown(given: dict[str, Any], known: dict[str, Any], path: str = "") -> list[str]:
-    """The keys of `given` that the chart does not have; what is empty in the chart is free to fill."""
-    found = []
-    for key, value in given.items():
-        at = f"{path}.{key}".lstrip(".")
-        if at == "config":
-            continue
-        if key not in known:
-            found.append(at)
-        elif isinstance(value, dict) and isinstance(known[key], dict) and known[key]:
-            found += unknown(value, known[key], at)
-    return found
 
 
 def test_every_reason_has_its_remedy() -> None:

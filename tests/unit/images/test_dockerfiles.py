@@ -39,17 +39,15 @@ def test_the_last_stage_of_a_programs_own_dockerfile_is_its_image() -> None:
         assert last.endswith(f" AS {name}")
 
 
-@pytest.mark.parametrize("shared", ["ARG ", "ENV ", "USER ", "RUN --mount=type=bind"])
-def test_what_images_share_is_written_the_same(shared: str) -> None:
-    for_each = {tuple(line for line in stage(name) if line.startswith(shared)) for name in PROGRAMS}
-    assert len(for_each) == 1, for_each
-
-
-def test_images_are_built_with_the_same_tools() -> None:
+def test_what_images_share_is_written_the_same() -> None:
+    for shared in ("ARG ", "ENV ", "USER ", "RUN --mount=type=bind"):
+        for_each = {tuple(line for line in stage(name) if line.startswith(shared)) for name in PROGRAMS}
+        assert len(for_each) == 1, for_each
     first = steps(DOCKERFILES[0])
     tools = first[: first.index("WORKDIR /src") + 1]
     for file in DOCKERFILES:
         assert steps(file)[: len(tools)] == tools, file.name
+        assert steps(file)[0] == f"ARG BASE_IMAGE={base_image()}", file.name
 
 
 def base_image() -> str:
@@ -62,11 +60,6 @@ def base_image() -> str:
     return f"{found['depName']}:{found['currentValue']}@{found['currentDigest']}"
 
 
-def test_compose_builds_on_the_same_base() -> None:
-    for file in DOCKERFILES:
-        assert steps(file)[0] == f"ARG BASE_IMAGE={base_image()}", file.name
-
-
 @pytest.mark.parametrize("script", ["build-environment.sh", "../dev/make/venv.mk"])
 def test_what_is_installed_has_a_hash(script: str) -> None:
     installs = [
@@ -77,7 +70,7 @@ def test_what_is_installed_has_a_hash(script: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_an_image_is_built_from_a_lock_and_runs_as_a_number(name: str) -> None:
+def test_an_image_is_built_from_a_lock_runs_as_a_number_and_what_changes_often_comes_last(name: str) -> None:
     lines = stage(name)
     assert lines[0] == f"FROM ${{BASE_IMAGE}} AS {name}"
     assert f"COPY requirements/{name}.txt /opt/requirements.txt" in lines
@@ -87,12 +80,8 @@ def test_an_image_is_built_from_a_lock_and_runs_as_a_number(name: str) -> None:
         "Kubernetes and compose have their own"
     )
 
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_what_changes_often_comes_last(name: str) -> None:
-    final = stage(name)
     order = [
-        next(i for i, line in enumerate(final) if line.startswith(start))
+        next(i for i, line in enumerate(lines) if line.startswith(start))
         for start in (
             "COPY requirements/",
             "RUN --mount",

@@ -1,18 +1,11 @@
 """Archives and layouts of images, with bytes alone."""
 
-import io
 import json
 import tarfile
 from pathlib import Path
 
 import pytest
 from coding_agent_cluster import layout, oci
-
-
-def names(archive: io.BytesIO) -> set[str]:
-    archive.seek(0)
-    with tarfile.open(fileobj=archive) as tar:
-        return set(tar.getnames())
 
 
 @pytest.fixture
@@ -29,16 +22,6 @@ def folder(tmp_path: Path) -> Path:
     (target / "index.json").write_text(json.dumps(index))
     (target / "blobs/sha256/unused").touch()
     return target
-
-
-def test_only_layers_that_are_missing_are_sent(folder: Path) -> None:
-    manifest, config, layer = layout.digests(folder, layout.manifest_entry(folder, "localhost/x:1"))
-    whole, rest = io.BytesIO(), io.BytesIO()
-    layout.write_archive(folder, "localhost/x:1", [], whole)
-    layout.write_archive(folder, "localhost/x:1", [layer, config], rest)
-    sent = {f"blobs/{d.replace(':', '/')}" for d in (manifest, config, layer)}
-    assert names(whole) == {"oci-layout", "index.json"} | sent
-    assert names(whole) - names(rest) == {f"blobs/{layer.replace(':', '/')}"}
 
 
 def test_a_layout_with_half_an_index_is_removed_and_a_whole_one_is_not(folder: Path) -> None:

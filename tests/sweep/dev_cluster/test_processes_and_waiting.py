@@ -21,17 +21,6 @@ def processes(tmp_path: Path) -> Processes:
     return Processes(tmp_path)
 
 
-def test_a_process_is_started_once_found_again_and_ended(processes: Processes, tmp_path: Path) -> None:
-    processes.start("sleeper", ["sleep", "60"])
-    pid = processes.pid("sleeper")
-    assert pid is not None
-    processes.start("sleeper", ["sleep", "60"])
-    assert Processes(tmp_path).pid("sleeper") == pid
-    processes.stop("sleeper", how=signal.SIGKILL, timeout=5)
-    assert fingerprint(pid) is None
-    assert processes.names() == []
-
-
 def test_a_pid_that_another_process_has_by_now_is_left_alone(processes: Processes, tmp_path: Path) -> None:
     (tmp_path / "pids").mkdir()
     (tmp_path / "pids" / "old").write_text(f"{os.getpid()} 1")

@@ -86,6 +86,6 @@ def test_a_lock_that_its_former_holder_has_removed_is_held_all_the_same(
         for gone in removals:  # the first time: whoever held it before us removed it at its end
             gone.unlink()
 
-    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    monkeypatch.setattr("fcntl.flock", flock)
     with locks.locked(file), pytest.raises(ClusterError, match="using plane"), locks.try_locked(file):
         pass

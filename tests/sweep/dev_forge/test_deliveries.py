@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.delivery_settings import Copy, DeliverySettings
-from pydantic import ValidationError
 
 from tests.fixtures.forge import REPOSITORY, admin, client, sample_seed
 from tests.fixtures.github_webhook_schema import validate_payload
@@ -58,14 +57,6 @@ def test_the_same_seed_gives_the_same_event_the_same_fate_and_another_seed_anoth
     assert 500 < len(copies) < 700
     assert 0.1 < sum(copy.dropped for copy in copies) / len(copies) < 0.3
     assert 0.2 < sum(copy.held is not None for copy in copies) / len(copies) < 0.4
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"doubled": 2}, {"late_seconds": (3, 1)}, {"late_seconds": (-1, 1)}, {"lost": 1}], ids=str
-)
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        DeliverySettings(**wrong)
 
 
 @pytest.mark.parametrize("other_ids", [0, 1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from coding_agent_bench import machine
@@ -77,8 +78,8 @@ def test_the_processor_time_of_descendants_is_our_own() -> None:
 
 def test_what_is_not_our_own_is_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, busy, own = [100.0, 110.0], [50.0, 58.0], [5.0, 8.0]
-    monkeypatch.setattr(machine.time, "monotonic", lambda: clock.pop(0))
+    monkeypatch.setattr(machine, "time", SimpleNamespace(monotonic=lambda: clock.pop(0)))
     monkeypatch.setattr(machine, "busy_seconds", lambda: busy.pop(0))
     monkeypatch.setattr(machine, "own_seconds", lambda: own.pop(0))
-    monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     assert Watched().others() == 0.25

@@ -21,6 +21,8 @@ from pydantic import TypeAdapter
 
 from tests.fixtures.model import API_KEY, model_server, script
 
+# One for all, because each client loads all certificate authorities.
+HTTP = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
 PATHS = {
     "anthropic": "/v1/messages?beta=true",
     "responses": "/v1/responses",
@@ -70,9 +72,7 @@ def request(wire: str, text: str = "hello", *, stream: bool = False, tools: tupl
 def post(server: ModelServer, wire: str, *, stream: bool = False, **more: Any) -> httpx.Response:
     path = PATHS["google-stream"] if (wire, stream) == ("google", True) else PATHS[wire]
     headers = {"x-api-key": API_KEY}
-    return httpx.post(
-        server.url + path, json=request(wire, stream=stream, **more), headers=headers, timeout=60
-    )
+    return HTTP.post(server.url + path, json=request(wire, stream=stream, **more), headers=headers)
 
 
 def data(answer: httpx.Response) -> Iterator[Any]:
@@ -99,8 +99,8 @@ EVENT: dict[str, Callable[[Any], Any]] = {
 def test_answers_and_events_have_the_vendors_own_form_and_are_counted(wire: str) -> None:
     with model_server(script(TURN)) as server:
         answer, streamed = post(server, wire), post(server, wire, stream=True)
-        assert server.usage == httpx.get(f"{server.url}/_sandbox/usage", timeout=60).json()
-        log = httpx.get(f"{server.url}/_sandbox/requests", timeout=60)
+        assert server.usage == HTTP.get(f"{server.url}/_sandbox/usage").json()
+        log = HTTP.get(f"{server.url}/_sandbox/requests")
     assert answer.status_code == 200
     WHOLE[wire](answer.json())
     events = [entry for entry in data(streamed) if entry.get("type") != "ping"]
@@ -149,15 +149,11 @@ def test_the_next_turn_follows_the_result_of_a_call(wire: str) -> None:
     with model_server(turns) as server:
         body = request(wire, tools=("Bash",))
         headers = {"x-api-key": API_KEY}
-        first = httpx.post(server.url + PATHS[wire], json=body, headers=headers, timeout=60).json()
-        wrong = httpx.post(
-            server.url + PATHS[wire], json=_next(wire, body, first, "b.txt"), headers=headers, timeout=60
-        )
+        first = HTTP.post(server.url + PATHS[wire], json=body, headers=headers).json()
+        wrong = HTTP.post(server.url + PATHS[wire], json=_next(wire, body, first, "b.txt"), headers=headers)
         assert wrong.status_code == 409
         assert "got: 'b.txt'" in wrong.json()["error"]["message"]
-        right = httpx.post(
-            server.url + PATHS[wire], json=_next(wire, body, first, "a.txt"), headers=headers, timeout=60
-        )
+        right = HTTP.post(server.url + PATHS[wire], json=_next(wire, body, first, "a.txt"), headers=headers)
         assert "I saw it." in right.text
         assert [entry["position"] for entry in server.requests] == [0, 1, 1]
 
@@ -207,8 +203,8 @@ def test_the_key_is_taken_from_where_the_clients_put_it(wire: str) -> None:
     with model_server(script({"text": "Hi."}), api_key="k") as server:
         url, body = server.url + PATHS[wire], request(wire)
         for headers in ({"x-api-key": "k"}, {"x-goog-api-key": "k"}, {"Authorization": "Bearer k"}):
-            assert httpx.post(url, json=body, headers=headers, timeout=60).status_code == 200
-            refused = httpx.post(url, json=body, headers=dict.fromkeys(headers, "Bearer wrong"), timeout=60)
+            assert HTTP.post(url, json=body, headers=headers).status_code == 200
+            refused = HTTP.post(url, json=body, headers=dict.fromkeys(headers, "Bearer wrong"))
             assert refused.status_code == 401
 
 
@@ -217,8 +213,8 @@ def test_a_bad_request_is_refused_and_a_script_that_is_over_says_so(wire: str) -
     with model_server(script({"calls": [{"run": "ls"}]}), api_key=None) as server:
         url, body = server.url + PATHS[wire], request(wire, tools=("Bash",))
         for content in (b"{", b"[]", b'{"messages": 1, "input": 1, "contents": [1]}'):
-            assert httpx.post(url, content=content, timeout=60).status_code == 400
-        first = httpx.post(url, json=body, timeout=60).json()
-        over = httpx.post(url, json=_next(wire, body, first, "a.txt"), timeout=60)
+            assert HTTP.post(url, content=content).status_code == 400
+        first = HTTP.post(url, json=body).json()
+        over = HTTP.post(url, json=_next(wire, body, first, "a.txt"))
     assert over.status_code == 409
     assert "is over" in over.json()["error"]["message"]

@@ -84,12 +84,10 @@ class Create:
 
     Attributes:
         after: name of the run that must end before this one may start, if one is still active.
-        check: why the label may have been withdrawn already, which somebody who can read the item decides.
     """
 
     run: int
     after: str | None = None
-    check: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,9 +137,7 @@ def admit(event: Trigger, latest: LatestTask | None) -> Decision:
         return Duplicate(latest.name, "the label may be left from the last run; it was never swapped")
     if at is not None and known is not None and at <= known:
         return Duplicate(latest.name, "this label was applied before the last run ended or was cancelled")
-    same_second = at is not None and at == latest.withdrawn_before
-    check = "a label was removed within the second in which this one was applied" if same_second else None
-    return Create(run=latest.run + 1, after=None if latest.terminal else latest.name, check=check)
+    return Create(run=latest.run + 1, after=None if latest.terminal else latest.name)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,16 @@ from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.attempts import Consumer
-from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, task_name
+from coding_agent_core.tasks import (
+    Cause,
+    Item,
+    Origin,
+    Submission,
+    TaskRequest,
+    Trigger,
+    Withdrawal,
+    task_name,
+)
 
 _logger = logging.getLogger("coding_agent.queue")
 _T = TypeVar("_T")
@@ -150,7 +159,7 @@ class KubernetesSink:
                 continue  # it was deleted just now: the name is free
             run = free_run(request.item, decision.run, stored)
             name = task_name(request.item, run)
-            if await self._create(tasks, request, run, unanswered, check=decision.check):
+            if await self._create(tasks, request, run, unanswered, check=_doubt(request.trigger)):
                 return Submission(task=name)
             taken.add(name)
         raise QueueUnavailableError(
@@ -259,6 +268,16 @@ class KubernetesSink:
     async def _renew(self) -> None:
         if self._tasks is not None:
             await self._tasks.renew()
+
+
+def _doubt(trigger: Trigger) -> str | None:
+    """Why the reporter must see whether the label of a further run is still there; `None`: it need not.
+
+    A withdrawal is recorded on the runs that exist: one that is handled at the same time, or was before and
+    happened in the second of the label, does not cancel a run that is created now.
+    """
+    by_label = trigger.origin is Origin.WEBHOOK and trigger.cause is Cause.LABEL
+    return "a withdrawal may have been handled while this run was created" if by_label else None
 
 
 async def _as_trusted_as_its_issue(tasks: AgentTasks, request: TaskRequest) -> TaskRequest:

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
+from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_core.settings.model import Logging, Settings
 from coding_agent_core.telemetry import configure
 

@@ -36,10 +36,8 @@ from coding_agent_core.tasks import RunnerName, TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
 from coding_agent_core.usage import Usage
 
-from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.models import allowed_models, upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
-from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.approval import ApprovalCheck, NotApprovedError, Unapproved
 from coding_agent_consumer.background import (
     Conversation,
@@ -51,6 +49,7 @@ from coding_agent_consumer.background import (
     read_images,
     set_up,
 )
+from coding_agent_consumer.brief import Agent, Brief, Step
 from coding_agent_consumer.commits import PatchRefusedError, SshSigner, co_author, commit_author
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
@@ -59,6 +58,7 @@ from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.push_permit import PushNotAllowedError, PushPermit, SourceRepositoryGoneError
 from coding_agent_consumer.repository import BareClone, Publisher
 from coding_agent_consumer.tasks import ForgeTask, PushTarget, approval_of, refusal
+from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 

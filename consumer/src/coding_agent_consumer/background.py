@@ -30,9 +30,9 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 from coding_agent_core.text import last_lines, one_line, printable
 
-from coding_agent_consumer.agent import Image
-from coding_agent_consumer.agent.transcript import Scrub
+from coding_agent_consumer.brief import Image
 from coding_agent_consumer.repository import BareClone, TreeEntry
+from coding_agent_consumer.transcript import Scrub
 from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.attempt")

@@ -27,17 +27,17 @@ from coding_agent_core.tasks import Item, Phase, RunnerName
 from coding_agent_core.telemetry import UsageMetrics, configure
 from prometheus_client import CollectorRegistry
 
-from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import model_spec
-from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of_error
+from coding_agent_consumer.brief import Agent
 from coding_agent_consumer.egress import Identities, denials
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.runners.agent import CliAgent, runner_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
+from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace

@@ -22,7 +22,7 @@ from coding_agent_core.reporting import is_branch_name
 from coding_agent_core.retry import while_unavailable
 from coding_agent_core.text import one_line
 
-from coding_agent_consumer.agent import OnStep, Step
+from coding_agent_consumer.brief import OnStep, Step
 from coding_agent_consumer.commits import (
     PatchRefusedError,
     SshSigner,

@@ -27,7 +27,7 @@ from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
 from coding_agent_core.text import last_lines
 
-from coding_agent_consumer.agent.transcript import LastLines, recap
+from coding_agent_consumer.transcript import LastLines, recap
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta

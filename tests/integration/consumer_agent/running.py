@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coding_agent_consumer.agent import Brief, Image, Step
 from coding_agent_consumer.agent.loop import ModelAgent
+from coding_agent_consumer.brief import Brief, Image, Step
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.retry import Clock

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent import Image
 from coding_agent_consumer.agent.models import upstreams
+from coding_agent_consumer.brief import Image
 from coding_agent_consumer.gateway import open_gateway
 from coding_agent_core.reasons import Reason
 from pydantic_ai.models import anthropic, google, openai  # noqa: F401 - before an attempt's clock runs

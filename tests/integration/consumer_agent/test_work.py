@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.agent.transcript import read, recap
+from coding_agent_consumer.transcript import read, recap
 from coding_agent_core.reasons import Reason
 from coding_agent_model import ModelServer, load_scripts
 

@@ -6,7 +6,7 @@ import asyncio
 from decimal import Decimal
 
 import httpx
-from coding_agent_consumer.agent import Brief
+from coding_agent_consumer.brief import Brief
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.attempts import Outcome

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
+from coding_agent_consumer.brief import Agent
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_core.attempts import MAX_MESSAGE_BYTES, AttemptInput, Outcome
 from coding_agent_core.environment import MAX_POD_BYTES, Environment, read_file

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from coding_agent_consumer.agent.transcript import Scrub, Transcript
+from coding_agent_consumer.transcript import Scrub, Transcript
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform

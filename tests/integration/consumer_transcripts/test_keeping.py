@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent.transcript import Scrub, Transcript, read
+from coding_agent_consumer.transcript import Scrub, Transcript, read
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_core.attempts import MAX_TAIL, Outcome
 from coding_agent_core.reasons import Reason

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent import Brief, Step
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import ModelSpec
 from coding_agent_consumer.agent.tools import show
+from coding_agent_consumer.brief import Brief, Step
 from coding_agent_consumer.workspace.protocol import CommandResult
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason

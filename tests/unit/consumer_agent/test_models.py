@@ -15,7 +15,7 @@ from coding_agent_consumer.agent.models import (
     transient,
     upstreams,
 )
-from coding_agent_consumer.agent.transcript import Scrub
+from coding_agent_consumer.transcript import Scrub
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.model import Settings

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.agent import Image
+from coding_agent_consumer.brief import Image
 from coding_agent_consumer.per_user import with_task_options
 from coding_agent_consumer.program import check_model
 from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Runner, Said, Warned

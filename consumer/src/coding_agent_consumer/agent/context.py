@@ -24,8 +24,8 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 
-from coding_agent_consumer.agent import Image
-from coding_agent_consumer.agent.transcript import digest
+from coding_agent_consumer.brief import Image
+from coding_agent_consumer.transcript import digest
 
 _CHARS_PER_TOKEN = 4
 """Of English and code; a character beyond ASCII counts as one token."""

@@ -41,7 +41,7 @@ from pydantic_ai.messages import (
 )
 
 from coding_agent_consumer.agent.models import ModelSpec, short_name, transient
-from coding_agent_consumer.agent.transcript import Scrub
+from coding_agent_consumer.transcript import Scrub
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
 _CLEANUP_SECONDS = 5.0

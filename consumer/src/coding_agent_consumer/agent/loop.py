@@ -28,7 +28,7 @@ from pydantic_ai.toolsets import AbstractToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_graph import End
 
-from coding_agent_consumer.agent import Brief, Image, OnStep, Step, context
+from coding_agent_consumer.agent import context
 from coding_agent_consumer.agent.failures import (
     LimitReachedError,
     Round,
@@ -56,14 +56,9 @@ from coding_agent_consumer.agent.tools import (
     outcome_of_finish,
     workspace_tools,
 )
-from coding_agent_consumer.agent.transcript import (
-    Scrub,
-    Transcript,
-    scrub_for,
-    step_of_answer,
-    steps_of_results,
-)
+from coding_agent_consumer.brief import Brief, Image, OnStep, Step
 from coding_agent_consumer.gateway import Gateway
+from coding_agent_consumer.transcript import Scrub, Transcript, scrub_for, step_of_answer, steps_of_results
 from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.agent")

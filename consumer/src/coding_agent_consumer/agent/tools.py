@@ -29,9 +29,9 @@ from pydantic_ai import FunctionToolset, ModelRetry, RunContext, ToolFailed, Too
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.toolsets import AbstractToolset
 
-from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_consumer.commits import PatchRefusedError, require_bounded
 from coding_agent_consumer.egress import proxy_variables
+from coding_agent_consumer.transcript import Scrub
 from coding_agent_consumer.workspace.processes import cut_middle
 from coding_agent_consumer.workspace.protocol import CommandResult, Workspace, WorkspaceRefusedError
 

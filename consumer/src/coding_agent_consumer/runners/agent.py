@@ -29,16 +29,9 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 
-from coding_agent_consumer.agent import Brief, Image, OnStep, Step
 from coding_agent_consumer.agent.failures import work_until
 from coding_agent_consumer.agent.models import model_spec, upstreams
-from coding_agent_consumer.agent.transcript import (
-    Scrub,
-    Transcript,
-    scrub_for,
-    step_of_answer,
-    steps_of_results,
-)
+from coding_agent_consumer.brief import Brief, Image, OnStep, Step
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.runners import (
     FOLDER,
@@ -52,6 +45,7 @@ from coding_agent_consumer.runners import (
     Warned,
 )
 from coding_agent_consumer.runners.programs import RUNNERS, command_runner
+from coding_agent_consumer.transcript import Scrub, Transcript, scrub_for, step_of_answer, steps_of_results
 from coding_agent_consumer.workspace.protocol import (
     ProcessResult,
     RunningProcess,

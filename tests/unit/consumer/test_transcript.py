@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
-from coding_agent_consumer.agent.transcript import Scrub, Transcript, read, recap, scrub_for, scrub_logs
+from coding_agent_consumer.transcript import Scrub, Transcript, read, recap, scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import cleanup
 from coding_agent_core.settings.model import Settings
 from hypothesis import given

@@ -1,0 +1,75 @@
+"""What an agent is asked to do, what it reports while it works, and the interface to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from coding_agent_core.attempts import Outcome
+
+from coding_agent_consumer.transcript import LastLines
+from coding_agent_consumer.workspace.protocol import Workspace
+
+
+@dataclass(frozen=True)
+class Image:
+    """
+    Attributes:
+        link: as written in the text.
+        media_type: for example `image/png`.
+    """
+
+    link: str
+    media_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What the agent is asked to do.
+
+    Attributes:
+        instructions: the system prompt.
+        prompt: the item with its comments, and what happened in earlier attempts.
+        images: that belong to the prompt.
+        transcript: JSON-lines file that the agent appends its messages to as they happen; `None` keeps none.
+        last_lines: receives what the agent says and does, in short lines, as it happens.
+    """
+
+    instructions: str
+    prompt: str
+    images: tuple[Image, ...] = ()
+    transcript: Path | None = None
+    last_lines: LastLines | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that the agent did, for the log. The title is short and without secrets."""
+
+    number: int
+    kind: str
+    """`model`, `tool` or `compress`."""
+    title: str
+
+
+OnStep = Callable[[Step], Awaitable[None]]
+
+
+class Agent(Protocol):
+    async def work(
+        self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
+    ) -> Outcome:
+        """Work until it is done, cannot go on, or is stopped; errors become part of the outcome.
+
+        The outcome has no branch and no change: the work itself is in the workspace.
+
+        Args:
+            stop: set to cancel; the agent returns within seconds with reason `Cancelled`.
+            timeout: seconds of wall clock after which it returns with `DeadlineExceeded`.
+            on_step: awaited after each step.
+        """
+        ...

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -30,7 +29,15 @@ from coding_agent_core.errors import (
 from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
-from coding_agent_core.retry import StoppedError, either, pause_until, run_until, while_unavailable
+from coding_agent_core.retry import (
+    Clock,
+    Deadline,
+    StoppedError,
+    either,
+    pause_until,
+    run_until,
+    while_unavailable,
+)
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName, TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
@@ -142,7 +149,8 @@ class Attempt:
     record: Callable[[Outcome], None] | None = None
     mirror: Mirror | None = None
     patience: float = inf
-    _deadline: float = field(init=False)
+    clock: Clock = field(default_factory=Clock)
+    _deadline: Deadline = field(init=False)
     _worked: Outcome | None = field(default=None, init=False)
     """The agent's own outcome, once it has one."""
     _change: str | None = field(default=None, init=False)
@@ -157,7 +165,7 @@ class Attempt:
     async def run(self) -> Outcome:
         """Run it to its end. It raises only if it is cancelled from outside."""
         timeout = self.given.timeout_seconds
-        self._deadline = time.monotonic() + timeout
+        self._deadline = Deadline.after(timeout, self.clock)
         reserve = min(_RESERVE, self.grace / 3)
         try:
             outcome = await run_until(
@@ -190,7 +198,7 @@ class Attempt:
     @property
     def hurried(self) -> bool:
         """Whether what is left to do must be quick: the attempt was stopped, or its time is over."""
-        return self.stop.is_set() or time.monotonic() > self._deadline
+        return self.stop.is_set() or self._deadline.passed
 
     def _cut_off(self, reason: Reason, message: str) -> Outcome:
         if self._worked is not None and self._worked.reason is Reason.COMPLETED:
@@ -414,7 +422,7 @@ class Attempt:
                 brief,
                 workspace,
                 stop=stop,
-                timeout=max(1.0, self._deadline - time.monotonic()),
+                timeout=max(1.0, self._deadline.left),
                 on_step=publisher.with_checkpoints(
                     workspace, log_step, settings.consumer.checkpoint_interval
                 ),
@@ -479,8 +487,10 @@ class Attempt:
 
     async def _prepared(self, action: Callable[[], Awaitable[_T]]) -> _T:
         """Before the work: wait while the forge is down, but give up at once when stopped."""
-        within = min(self._deadline - time.monotonic(), self.patience)
-        return await run_until(lambda: while_unavailable(action, within=within, logger=_logger), self.stop)
+        within = min(self._deadline.left, self.patience)
+        return await run_until(
+            lambda: while_unavailable(action, within=within, logger=_logger, clock=self.clock), self.stop
+        )
 
     async def _delivered(self, action: Callable[[], Awaitable[_T]]) -> _T:
         """After the work: wait until the end while the forge is down. The work exists nowhere else yet.
@@ -490,8 +500,8 @@ class Attempt:
         """
         return await while_unavailable(
             action,
-            within=self._deadline + self.overtime - time.monotonic(),
+            within=self._deadline.left + self.overtime,
             logger=_logger,
-            pause=lambda seconds: pause_until(self.stop, seconds),
+            clock=replace(self.clock, sleep=lambda seconds: pause_until(self.stop, seconds)),
             longest_wait=_LONGEST_PAUSE,
         )

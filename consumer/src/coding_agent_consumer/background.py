@@ -10,7 +10,6 @@ import html
 import logging
 import re
 import secrets
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -26,6 +25,7 @@ from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import BranchFacts, Checks, Comment, Discussion, ItemDetails
 from coding_agent_core.platforms import ItemKind
+from coding_agent_core.retry import Deadline
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 from coding_agent_core.text import last_lines, one_line, printable
@@ -317,14 +317,14 @@ def pod_environment(file: RepositoryFile, settings: Settings) -> Environment:
     return pod if settings.egress.proxy is not None else pod.model_copy(update={"egress": ()})
 
 
-async def set_up(workspace: Workspace, file: RepositoryFile, deadline: float, scrub: Scrub) -> str:
+async def set_up(workspace: Workspace, file: RepositoryFile, deadline: Deadline, scrub: Scrub) -> str:
     """Run the setup commands in turn until one fails.
 
     Returns:
         what to add to the prompt; empty without such a file.
 
     Args:
-        deadline: of the attempt, by the monotonic clock.
+        deadline: of the attempt.
         scrub: removes secrets from text, before the text is cut: half of a secret is not found.
 
     Raises:
@@ -333,7 +333,7 @@ async def set_up(workspace: Workspace, file: RepositoryFile, deadline: float, sc
     services = ", ".join(f"{name} at 127.0.0.1:{one.port}" for name, one in file.services.items())
     notes = [f"These services run next to your workspace: {services}."] if services else []
     for number, command in enumerate(file.setup, 1):
-        result = await workspace.run(command, timeout=max(1.0, deadline - time.monotonic()))
+        result = await workspace.run(command, timeout=max(1.0, deadline.left))
         shown, which = one_line(scrub(printable(command)), _SHOWN_COMMAND), f"{number} of {len(file.setup)}"
         _logger.info("Setup command %s took %.1f s: %s", which, result.seconds, shown)
         if result.exit_code == 0:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeNotFoundError, SettingsError
 from coding_agent_core.forge.values import CommitIdentity
 from coding_agent_core.reporting import is_branch_name
-from coding_agent_core.retry import while_unavailable
+from coding_agent_core.retry import Deadline, while_unavailable
 from coding_agent_core.text import one_line
 
 from coding_agent_consumer.brief import OnStep, Step
@@ -353,15 +352,15 @@ class Publisher:
         """
         if not interval:
             return on_step
-        last = time.monotonic()
+        due = Deadline.after(interval)
 
         async def then_push(step: Step) -> None:
-            nonlocal last
+            nonlocal due
             await on_step(step)
-            if time.monotonic() - last >= interval:
+            if due.passed:
                 # In a task of its own, so that stopping the agent does not interrupt a push.
                 await asyncio.shield(asyncio.ensure_future(self._checkpoint(workspace)))
-                last = time.monotonic()
+                due = Deadline.after(interval)
 
         return then_push
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.messages import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
-from coding_agent_core.retry import asked_wait, backoff, first_of, while_unavailable
+from coding_agent_core.retry import Clock, Deadline, asked_wait, backoff, first_of, while_unavailable
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Origin, Phase
 from coding_agent_core.telemetry import UsageMetrics
@@ -102,6 +102,18 @@ class _Progress:
 
 
 @dataclass
+class _GivenBack:
+    """How often a task was given back because its forge is down.
+
+    Attributes:
+        patience: a task that is given back after it fails an attempt.
+    """
+
+    patience: Deadline
+    times: int = 0
+
+
+@dataclass
 class TaskHandler:
     """Handles claims; several may be handled at a time.
 
@@ -122,13 +134,14 @@ class TaskHandler:
     usage: UsageMetrics = field(default_factory=lambda: UsageMetrics(CollectorRegistry()))
     identities: Identities | None = None
     process: str | None = None
+    clock: Clock = field(default_factory=Clock)
     _breakers: dict[str, CircuitBreaker] = field(init=False)
     """By host."""
-    _given_back: dict[str, list[float]] = field(default_factory=dict, init=False)
-    """By uuid of a task whose forge is down: the monotonic times at which it was given back."""
+    _given_back: dict[str, _GivenBack] = field(default_factory=dict, init=False)
+    """By uuid of a task."""
 
     def __post_init__(self) -> None:
-        self._breakers = {host: CircuitBreaker() for host in self.forges}
+        self._breakers = {host: CircuitBreaker(self.clock) for host in self.forges}
 
     async def handle(self, claim: Claim) -> None:
         """Work on a task until its claim is settled. Only a shutdown or a lost claim leaves it unsettled.
@@ -177,12 +190,13 @@ class TaskHandler:
 
     async def _give_back(self, claim: Claim, progress: _Progress, error: _ForgeDownError) -> None:
         """Free the place of a task whose forge is down. It counts as an attempt only after a long time."""
-        item, uuid, now = claim.task.request.item, claim.task.uuid, asyncio.get_running_loop().time()
-        for other in [one for one, at in self._given_back.items() if at[0] < now - 2 * _FORGE_PATIENCE]:
+        item, uuid = claim.task.request.item, claim.task.uuid
+        for other in [one for one, it in self._given_back.items() if it.patience.left < -_FORGE_PATIENCE]:
             del self._given_back[other]  # another consumer has it
-        times = self._given_back.setdefault(uuid, [])
-        times.append(now)
-        if times[0] < now - _FORGE_PATIENCE:
+        patience = Deadline.after(_FORGE_PATIENCE, self.clock)
+        given_back = self._given_back.setdefault(uuid, _GivenBack(patience))
+        given_back.times += 1
+        if given_back.patience.passed:
             del self._given_back[uuid]
             await self._settle_failure(claim, progress, ForgeUnavailableError(str(error)))
             return
@@ -192,7 +206,7 @@ class TaskHandler:
             outcome = Outcome(reason=Reason.FORGE_UNAVAILABLE, message=str(error))
             await self._comment(task, Phase.QUEUED, outcome, None)
             # The forge answers some requests, and each further try changes the comment twice.
-            delay = max(delay, self._delay(len(times), error.asked))
+            delay = max(delay, self._delay(given_back.times, error.asked))
         wait = await claim.retry(delay, progress.attempt)
         _logger.warning("Gave %s back to the queue for %.0f s: %s", item.display, wait, error)
 
@@ -200,8 +214,8 @@ class TaskHandler:
         """Another consumer holds the item: settle this message; `False`: the item is free now."""
         item = claim.task.request.item
         triggers = self.settings.labels(item.platform).triggers
-        deadline = asyncio.get_running_loop().time() + _OTHER_CONSUMER_PATIENCE
-        while asyncio.get_running_loop().time() < deadline:
+        deadline = Deadline.after(_OTHER_CONSUMER_PATIENCE, self.clock)
+        while not deadline.passed:
             details = await self._before_work(claim, progress, lambda: forge.read(item))
             progress.trial.answered()
             if not triggers & details.labels:
@@ -327,6 +341,7 @@ class TaskHandler:
                 grace=_GRACE,
                 overtime=_OVERTIME,
                 patience=_START_PATIENCE,
+                clock=self.clock,
             )
             outcome = await attempt.run()
         if identities is not None:
@@ -359,7 +374,7 @@ class TaskHandler:
     async def _try_again(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
         attempt = task.state.attempt
         wait = await claim.retry(self._delay(attempt, outcome.retry_after), attempt + 1)
-        await self._comment(task, Phase.BACKOFF, outcome, datetime.now(UTC) + timedelta(seconds=wait))
+        await self._comment(task, Phase.BACKOFF, outcome, self.clock.now() + timedelta(seconds=wait))
 
     async def _finish(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
         claim.ending()
@@ -415,7 +430,7 @@ class TaskHandler:
 
         async def check_labels() -> None:
             while True:
-                await asyncio.sleep(self.settings.consumer.cancel_check_interval)
+                await self.clock.sleep(self.settings.consumer.cancel_check_interval)
                 try:
                     reason = await task.check()
                 except ForgeNotFoundError as error:
@@ -479,21 +494,18 @@ class TaskHandler:
             action,
             within=within,
             logger=_logger,
-            pause=lambda seconds: self._pause(claim, seconds),
+            clock=replace(self.clock, sleep=lambda seconds: self._pause(claim, seconds)),
         )
 
     async def _pause(self, claim: Claim, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await first_of(self.shutdown.wait(), claim.lost.wait())
-        except TimeoutError:
-            return
-        raise _TaskStoppedError
+        await first_of(self.clock.sleep(seconds), self.shutdown.wait(), claim.lost.wait())
+        if self.shutdown.is_set() or claim.lost.is_set():
+            raise _TaskStoppedError
 
     def _delay(self, attempt: int, asked: float | None) -> float:
         consumer = self.settings.consumer
-        own = backoff(attempt, consumer.retry_delay, consumer.retry_delay_max)
-        return max(own, asked_wait(asked or 0.0, consumer.retry_delay_max))
+        own = backoff(attempt, consumer.retry_delay, consumer.retry_delay_max, self.clock.chance())
+        return max(own, asked_wait(asked or 0.0, consumer.retry_delay_max, self.clock.chance()))
 
 
 async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from coding_agent_core.attempts import MAX_TAIL, Outcome, attempt_of_key, folder_of, transcript_key
 from coding_agent_core.errors import StoreError
+from coding_agent_core.retry import Deadline
 from coding_agent_core.settings.attempts import S3, ContextStorage
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
@@ -199,14 +200,13 @@ class Transcripts:
         """Whether the transcript is complete where it is kept."""
         if self.storage.s3 is None:
             return self.path is not None and self.path.exists()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + within
+        deadline = Deadline.after(within)
         if self._putting is not None and not self._putting.done():
             await asyncio.wait({self._putting}, timeout=within)
             if self._putting.done():
                 self._putting.exception()  # only the upload below matters now
         for _ in range(self.storage.s3.max_retries + 1):
-            left = deadline - loop.time()
+            left = deadline.left
             bucket = self._bucket(left) if left > 0 else None
             if bucket is None:
                 break
@@ -214,7 +214,7 @@ class Transcripts:
                 await self._upload(bucket)
             except (OSError, StoreError) as error:
                 self._failed(error)
-                await self.sleep(min(_PAUSE, max(0.0, deadline - loop.time())))
+                await self.sleep(min(_PAUSE, max(0.0, deadline.left)))
             else:
                 return self._uploaded >= 0
         return False

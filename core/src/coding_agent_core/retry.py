@@ -8,11 +8,11 @@ import math
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
@@ -30,6 +30,28 @@ class Clock:
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     chance: Callable[[], float] = random.random
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A moment of a monotonic clock: `Deadline.after(30.0)` passes in 30 seconds."""
+
+    at: float
+    clock: Clock
+
+    @classmethod
+    def after(cls, seconds: float, clock: Clock | None = None) -> Deadline:
+        clock = clock or Clock()
+        return cls(clock.monotonic() + seconds, clock)
+
+    @property
+    def left(self) -> float:
+        """Seconds until then; negative afterwards."""
+        return self.at - self.clock.monotonic()
+
+    @property
+    def passed(self) -> bool:
+        return self.left <= 0
 
 
 def backoff(failures: int, first: float, longest: float, chance: float | None = None) -> float:
@@ -152,15 +174,14 @@ async def while_unavailable(
     *,
     within: float,
     logger: logging.Logger,
-    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    chance: Callable[[], float] = random.random,
+    clock: Clock | None = None,
     longest_wait: float = 60.0,
 ) -> _T:
     """Run it, and retry while the forge is not available: for work that must not fail because of that.
 
     Args:
         within: seconds after which the last error is raised.
-        pause: waits a number of seconds; raises if waiting any longer makes no sense.
+        clock: its `sleep` raises if waiting any longer makes no sense.
 
     Raises:
         ForgeError: the forge refused, or was unavailable for longer than `within`.
@@ -168,7 +189,7 @@ async def while_unavailable(
     return await retry(
         action,
         RetryPolicy(sys.maxsize, within, 1.0, longest_wait, longest_retry_after=math.inf),
-        Clock(sleep=pause, chance=chance),
+        clock or Clock(),
         retryable=lambda error: isinstance(error, ForgeUnavailableError),
         before_wait=lambda error, seconds, _: logger.warning(
             "The forge is not available, retrying in %.0f s: %s", seconds, error
@@ -180,7 +201,7 @@ class StoppedError(Exception):
     """The work was cancelled because of a stop."""
 
 
-async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
+async def first_of(*waits: Awaitable[object]) -> None:
     """Wait until one of them ends and cancel the others. Raises the first one's error."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.retry import while_unavailable
+from coding_agent_core.retry import Clock, while_unavailable
 
 LOGGER = logging.getLogger("test")
 
@@ -33,7 +33,10 @@ async def waited(forge: Forge, within: float) -> list[float]:
         waits.append(seconds)
 
     await while_unavailable(
-        forge.call, within=within, logger=LOGGER, pause=pause, chance=random.Random(1).random
+        forge.call,
+        within=within,
+        logger=LOGGER,
+        clock=Clock(sleep=pause, chance=random.Random(1).random),
     )
     return waits
 

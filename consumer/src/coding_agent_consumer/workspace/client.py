@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from coding_agent_core.retry import Deadline
+
 from coding_agent_consumer.workspace import wire
 from coding_agent_consumer.workspace.files import cut_end
 from coding_agent_consumer.workspace.processes import END_SECONDS
@@ -86,13 +88,13 @@ class WorkspaceClient:
         Raises:
             WorkspaceGoneError: it does not answer within `patience` seconds.
         """
-        deadline = time.monotonic() + patience
+        deadline = Deadline.after(patience)
         while True:
             try:
                 await self._open_session(deadline)
                 await self.ping()
             except WorkspaceGoneError as error:
-                if time.monotonic() > deadline:
+                if deadline.passed:
                     raise WorkspaceGoneError(
                         f"The workspace's container has not answered for {patience:.0f} s: {error}"
                     ) from error
@@ -106,7 +108,7 @@ class WorkspaceClient:
             self._session.close()
             self._session = None
 
-    async def _open_session(self, deadline: float) -> None:
+    async def _open_session(self, deadline: Deadline) -> None:
         """Open a session, unless there is one whose program has not ended.
 
         Raises:
@@ -130,9 +132,9 @@ class WorkspaceClient:
             raise
         self._session = session
 
-    async def _restarted(self, restarts: asyncio.StreamReader, deadline: float) -> None:
+    async def _restarted(self, restarts: asyncio.StreamReader, deadline: Deadline) -> None:
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            async with asyncio.timeout(max(0.0, deadline.left)):
                 line = await restarts.readline()
         except (OSError, ValueError) as error:
             raise WorkspaceGoneError("The workspace was not restarted.") from error
@@ -318,7 +320,7 @@ class WorkspaceClient:
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         if self._session is None:
-            await self._open_session(time.monotonic() + _CONNECT_SECONDS)
+            await self._open_session(Deadline.after(_CONNECT_SECONDS))
         assert self._session is not None  # noqa: S101 - opened just above
         ours, theirs = socket.socketpair()
         try:

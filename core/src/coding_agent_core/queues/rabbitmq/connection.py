@@ -14,6 +14,7 @@ from pika import exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.retry import Deadline
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.settings.section import Secrets
 
@@ -207,7 +208,7 @@ class Connection:
         Raises:
             BrokerError: the connection is gone.
         """
-        deadline = asyncio.get_running_loop().time() + patience
+        deadline = Deadline.after(patience)
         while True:
             try:
                 await self.declare(name, exclusive=True)
@@ -216,7 +217,7 @@ class Connection:
                     raise
             else:
                 return True
-            if asyncio.get_running_loop().time() >= deadline:
+            if deadline.passed:
                 return False
             await asyncio.sleep(_LOCK_PAUSE)
 

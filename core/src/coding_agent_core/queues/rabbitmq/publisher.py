@@ -41,7 +41,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     waiting_message,
     waiting_queue,
 )
-from coding_agent_core.retry import StoppedError, first_of, run_until
+from coding_agent_core.retry import Deadline, StoppedError, first_of, run_until
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Withdrawal, new_uuid, task_name
@@ -201,26 +201,24 @@ class RabbitMQSink:
         Raises:
             BrokerError: not confirmed.
         """
-        loop = asyncio.get_running_loop()
         budget = self._settings.publish_timeout
-        deadline = loop.time() + budget
+        deadline = Deadline.after(budget)
         problem: Exception = BrokerError(f"RabbitMQ did not confirm it within {budget:g} s")
         tries = 0
-        while tries < 2 and loop.time() < deadline:
+        while tries < 2 and not deadline.passed:
             is_new = not self._is_alive()
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout(deadline.left):
                     channel = await self._open_channel()
             except TimeoutError:
                 break
             except BrokerError as error:
                 problem = error
-                await asyncio.sleep(min(_RECONNECT_SECONDS, max(0.0, deadline - loop.time())))
+                await asyncio.sleep(min(_RECONNECT_SECONDS, max(0.0, deadline.left)))
                 continue
             tries += 1
-            now = loop.time()
             try:
-                async with asyncio.timeout_at(deadline if is_new or tries > 1 else (now + deadline) / 2):
+                async with asyncio.timeout(deadline.left if is_new or tries > 1 else deadline.left / 2):
                     await self._send(channel, message)
             except TimeoutError:
                 _logger.warning("RabbitMQ did not confirm %s in time", what)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -67,13 +67,12 @@ from coding_agent_consumer.repository import BareClone, Publisher
 from coding_agent_consumer.tasks import ForgeTask, PushTarget, approval_of, refusal
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
+from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.attempt")
 
 _T = TypeVar("_T")
-OpenWorkspace = Callable[[], AbstractAsyncContextManager[Workspace]]
-"""Starts a workspace, or connects to one that runs, for the time of the context."""
 MakeAgent = Callable[[Settings, Gateway], Agent]
 """Makes the agent that works with these settings; it reaches the model through the gateway."""
 Load = Callable[[], Awaitable[tuple[ForgeTask, ItemDetails]]]
@@ -124,8 +123,8 @@ class Attempt:
     """
     Attributes:
         settings: before those of the user and of the task are applied.
-        given: the task, and what the operator says about this attempt. The agent must have finished within
-            its time.
+        given: the task with the numbers of this run and attempt, and what the operator says about the
+            attempt. The agent must have finished within its time.
         stop: set to end the attempt early; what was done is still pushed.
         grace: seconds after `stop` until the attempt returns.
         overtime: seconds after its time until the attempt returns: for work that cannot be pushed yet.
@@ -134,14 +133,14 @@ class Attempt:
         record: saves what is known so far, in case this process is killed. It is called only with an
             allowance, because all of that counts as spent if an attempt leaves no outcome.
         mirror: of the item's repository, if there is a cache.
+        variables: for the commands in the workspace.
     """
 
     settings: Settings
     given: AttemptInput
     load: Load
-    transcripts: Transcripts
+    transcript_folder: Path
     make_agent: MakeAgent
-    open_workspace: OpenWorkspace
     stop: asyncio.Event
     grace: float
     overtime: float
@@ -149,7 +148,9 @@ class Attempt:
     record: Callable[[Outcome], None] | None = None
     mirror: Mirror | None = None
     patience: float = inf
+    variables: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
+    transcripts: Transcripts = field(init=False)
     _deadline: Deadline = field(init=False)
     _worked: Outcome | None = field(default=None, init=False)
     """The agent's own outcome, once it has one."""
@@ -157,6 +158,17 @@ class Attempt:
     """The open change that the work continues, however the attempt ends."""
     _gateway: Gateway | None = field(default=None, init=False)
     """Open while the agent works. What it counted is read afterwards too."""
+
+    def __post_init__(self) -> None:
+        queued = self.given.task
+        self.transcripts = Transcripts(
+            self.settings.context_storage,
+            self.transcript_folder,
+            queued.request.item,
+            run=queued.run,
+            uuid=queued.uuid,
+            attempt=queued.attempt,
+        )
 
     @property
     def _request(self) -> TaskRequest:
@@ -264,7 +276,7 @@ class Attempt:
             publisher = await self._prepared(
                 lambda: self._publisher(settings, task, details, repository, user)
             )
-            async with self.open_workspace() as workspace:
+            async with self._open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), repository.branch)
                 scrub = scrub_for(settings)
                 notes = await run_until(lambda: set_up(workspace, file, self._deadline, scrub), self.stop)
@@ -277,6 +289,15 @@ class Attempt:
         outcome = await self._conclude(task, details, worked, publisher.pushed_branch)
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome
+
+    def _open_workspace(self) -> AbstractAsyncContextManager[Workspace]:
+        workspace = self.settings.consumer.workspace
+        return launch_workspace(
+            workspace,
+            hidden=[self.settings.context_storage.base_dir],
+            readable=workspace.readable,
+            environment=self.variables,
+        )
 
     async def _refusal(self, task: ForgeTask, user: str) -> str | None:
         return await refusal(

@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,9 +38,7 @@ from coding_agent_consumer.runners.agent import CliAgent, runner_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
-from coding_agent_consumer.transcript_store import Transcripts
-from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
-from coding_agent_consumer.workspace.protocol import Workspace
+from coding_agent_consumer.workspace.launch import harden_agent_process
 
 _logger = logging.getLogger("coding_agent.consumer")
 _TERMINATION_LOG = "/dev/termination-log"
@@ -93,7 +91,6 @@ async def run_consumer(
             settings=settings,
             forges=forges,
             make_agent=make_agent,
-            open_workspace=lambda environment: _open_workspace(settings, environment),
             shutdown=stop,
             usage=UsageMetrics(registry),
             identities=identities,
@@ -242,22 +239,13 @@ def build_attempt(
         )
         return task, details
 
-    # A relative folder is a scratch folder here: the program's own folder is read-only in its image.
-    base = Path(tempfile.gettempdir()) / settings.context_storage.base_dir
     return Attempt(
         settings=settings,
         given=given,
         load=load,
-        transcripts=Transcripts(
-            settings.context_storage,
-            base,
-            queued.request.item,
-            run=queued.run,
-            uuid=queued.uuid,
-            attempt=queued.attempt,
-        ),
+        # A relative folder is a scratch folder here: the program's own folder is read-only in its image.
+        transcript_folder=Path(tempfile.gettempdir()) / settings.context_storage.base_dir,
         make_agent=make_agent,
-        open_workspace=lambda: _open_workspace(settings, {}),
         stop=stop,
         grace=grace,
         overtime=grace,
@@ -294,15 +282,3 @@ def check_model(settings: Settings) -> None:
         chosen = {settings.consumer.runner, *settings.consumer.runners.values()}
         for name in (chosen | set(settings.repository_environment.runners)) - {RunnerName.BUILTIN}:
             runner_of(name, settings)
-
-
-def _open_workspace(
-    settings: Settings, environment: Mapping[str, str]
-) -> AbstractAsyncContextManager[Workspace]:
-    workspace = settings.consumer.workspace
-    return launch_workspace(
-        workspace,
-        hidden=[settings.context_storage.base_dir],
-        readable=workspace.readable,
-        environment=environment,
-    )

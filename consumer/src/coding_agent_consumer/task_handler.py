@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -43,8 +43,6 @@ from coding_agent_consumer.tasks import (
     show_end_again,
     task_for,
 )
-from coding_agent_consumer.transcript_store import Transcripts
-from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.task_handler")
 _T = TypeVar("_T")
@@ -120,7 +118,6 @@ class TaskHandler:
     Attributes:
         forges: by host.
         shutdown: set when the consumer is to end.
-        open_workspace: opens a workspace whose commands get these variables.
         usage: counts what attempts used.
         identities: at the egress proxy; `None`: there is none.
         process: this process's id if the queue is in its memory.
@@ -129,7 +126,6 @@ class TaskHandler:
     settings: Settings
     forges: Mapping[str, Forge]
     make_agent: MakeAgent
-    open_workspace: Callable[[Mapping[str, str]], AbstractAsyncContextManager[Workspace]]
     shutdown: asyncio.Event
     usage: UsageMetrics = field(default_factory=lambda: UsageMetrics(CollectorRegistry()))
     identities: Identities | None = None
@@ -307,7 +303,8 @@ class TaskHandler:
                 return
             if act is not None:
                 claim.labeled(act.at)
-        consumer, storage = self.settings.consumer, self.settings.context_storage
+        request = claim.task.request.model_copy(update={"item": task.item})
+        numbers = {"run": task.state.run, "attempt": task.state.attempt}
         identities = self.identities
         job = f"{task.name}-{task.state.attempt}"
         variables = identities.workspace(job, task.item) if identities else {}
@@ -319,28 +316,21 @@ class TaskHandler:
             attempt = Attempt(
                 settings=self.settings,
                 given=AttemptInput(
-                    task=claim.task,
+                    task=claim.task.model_copy(update={"request": request, **numbers}),
                     max_attempts=task.max_attempts,
-                    timeout_seconds=consumer.timeout_seconds,
+                    timeout_seconds=self.settings.consumer.timeout_seconds,
                     earlier=earlier,
                     # No queue stores what earlier attempts spent: each attempt has the whole budget.
                     allowance=self.settings.budgets.task,
                 ),
                 load=load,
-                transcripts=Transcripts(
-                    storage,
-                    storage.base_dir,
-                    task.item,
-                    run=task.state.run,
-                    uuid=task.state.uuid,
-                    attempt=task.state.attempt,
-                ),
+                transcript_folder=self.settings.context_storage.base_dir,
                 make_agent=self.make_agent,
-                open_workspace=lambda: self.open_workspace(variables),
                 stop=stop,
                 grace=_GRACE,
                 overtime=_OVERTIME,
                 patience=_START_PATIENCE,
+                variables=variables,
                 clock=self.clock,
             )
             outcome = await attempt.run()

@@ -262,7 +262,7 @@ class World:
     def consumer(self) -> TaskHandler:
         """A consumer that has just started."""
         forges: Any = {self.forge.host: self.forge}
-        return TaskHandler(SETTINGS, forges, UNUSED, UNUSED, asyncio.Event())
+        return TaskHandler(SETTINGS, forges, UNUSED, asyncio.Event())
 
     async def deliver(self, fatal: int = 0, consumer: TaskHandler | None = None) -> bool:
         """A consumer takes the next message, and dies after its request `fatal`; whether it lives."""

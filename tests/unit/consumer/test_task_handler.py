@@ -20,7 +20,7 @@ UNUSED: Any = None
 )
 def test_an_asked_wait_is_kept_spread_and_capped(asked: float | None, least: float, most: float) -> None:
     """A task waits no longer than its comment says, whatever the model or the forge asks for."""
-    handler = TaskHandler(Settings(), {}, UNUSED, UNUSED, asyncio.Event())
+    handler = TaskHandler(Settings(), {}, UNUSED, asyncio.Event())
     waits = [handler._delay(1, asked) for _ in range(50)]
     assert least <= min(waits) < max(waits) <= most
 
@@ -29,7 +29,7 @@ def test_an_asked_wait_is_kept_spread_and_capped(asked: float | None, least: flo
 async def test_a_check_that_failed_is_repeated(error: Exception) -> None:
     """While an attempt works, its consumer checks again and again whether it is still wanted."""
     settings = Settings.model_validate({"consumer": {"cancel_check_interval": 0.01}})
-    handler = TaskHandler(settings, {}, UNUSED, UNUSED, asyncio.Event())
+    handler = TaskHandler(settings, {}, UNUSED, asyncio.Event())
     answers: list[Exception | str] = [error, "", "The label was removed."]
 
     async def check() -> str:

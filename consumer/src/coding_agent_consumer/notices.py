@@ -136,7 +136,10 @@ class NoticeHandler:
                 await self._execute(notice, forge)
 
     async def _show_waiting(self, task: QueuedTask, forge: Forge) -> None:
-        """Show that a task waits, unless a worker has the item's lock, or had it: it shows more."""
+        """Show that a task waits, unless a worker has the item's lock, or had it: it shows more.
+
+        The comment of a task that has not ended stays: only there are the numbers of its attempts.
+        """
         age = (datetime.now(UTC) - task.request.trigger.received_at).total_seconds()
         await asyncio.sleep(min(_WAITS_AFTER, max(0.0, _WAITS_AFTER - age)))
         async with self.source.item_lock(task.request.item) as is_free:
@@ -144,7 +147,7 @@ class NoticeHandler:
                 return
             item = await forge.locate(task.request.item)
             state = await remembered(forge, item)
-            if state is not None and (state.uuid == task.uuid or state.waits_for_first_attempt):
+            if state is not None and (state.uuid == task.uuid or not state.phase.terminal):
                 return
             limit = self.settings.consumer.max_attempts
             labels = self.settings.labels(item.platform)

@@ -200,11 +200,11 @@ class TaskHandler:
         if task is not None and not claim.lost.is_set():
             # The comment may show a running attempt, and the next delivery would count that one.
             outcome = Outcome(reason=Reason.FORGE_UNAVAILABLE, message=str(error))
-            await self._comment(task, Phase.QUEUED, outcome, None)
+            await self._comment(claim, task, Phase.QUEUED, outcome, None)
             # The forge answers some requests, and each further try changes the comment twice.
             delay = max(delay, self._delay(given_back.times, error.asked))
         wait = await claim.retry(delay, progress.attempt)
-        _logger.warning("Gave %s back to the queue for %.0f s: %s", item.display, wait, error)
+        _logger.warning("Gave %s back to the queue for %.0f s: %s", item.display, wait or 0.0, error)
 
     async def _settle_locked_out(self, claim: Claim, forge: Forge, progress: _Progress) -> bool:
         """Another consumer holds the item: settle this message; `False`: the item is free now."""
@@ -293,7 +293,11 @@ class TaskHandler:
         details: ItemDetails,
         earlier: EarlierAttempts,
     ) -> None:
-        await self._before_work(claim, progress, task.prepare)
+        async def prepare() -> None:
+            await self._require_ours(claim, task)
+            await task.prepare()
+
+        await self._before_work(claim, progress, prepare)
         trigger = claim.task.request.trigger
         if trigger.cause is Cause.LABEL and trigger.origin is not Origin.MANUAL:
             act = await self._before_work(claim, progress, task.last_act)
@@ -346,13 +350,35 @@ class TaskHandler:
                     task.answered_until = answered_by_withdrawal(claim.withdrawn_before) or _EVERY_LABEL_STAYS
                 outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped."})
             else:  # the consumer ends, but the task is still wanted: another consumer continues it
-                await self._comment(task, Phase.QUEUED, outcome, None)
+                await self._comment(claim, task, Phase.QUEUED, outcome, None)
                 raise _TaskStoppedError
         if outcome.reason is Reason.FORGE_UNAVAILABLE and not attempt.began:
             progress.trial.failed(outcome.retry_after)
             raise _ForgeDownError(outcome.message, outcome.retry_after)
         self._given_back.pop(claim.task.uuid, None)
         await self._settle(claim, task, outcome)
+
+    async def _require_ours(self, claim: Claim, task: ForgeTask) -> None:
+        """Return if what this consumer reports replaces nothing newer.
+
+        1. This consumer loses its connection, and with it the item's lock.
+        2. Another one gets the message and the lock, does the work, reports the end, and frees the lock.
+        3. This one connects again and has the lock again.
+
+        Raises:
+            ForgeError: it is not known.
+            _TaskStoppedError: another consumer has the task, or had it.
+        """
+        if claim.interrupted and not claim.lost.is_set():
+            shown, ours = await remembered(task.forge, task.item), task.state
+            if shown is not None and (shown.run, shown.attempt, shown.phase.terminal) > (
+                ours.run,
+                ours.attempt,
+                ours.phase.terminal,
+            ):
+                claim.lost.set()
+        if claim.lost.is_set():
+            raise _TaskStoppedError
 
     async def _settle(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
         attempt = task.state.attempt
@@ -364,11 +390,18 @@ class TaskHandler:
     async def _try_again(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
         attempt = task.state.attempt
         wait = await claim.retry(self._delay(attempt, outcome.retry_after), attempt + 1)
-        await self._comment(task, Phase.BACKOFF, outcome, self.clock.now() + timedelta(seconds=wait))
+        if wait is None:
+            return  # the message comes again as it is, and the next attempt starts at once
+        await self._comment(claim, task, Phase.BACKOFF, outcome, self.clock.now() + timedelta(seconds=wait))
 
     async def _finish(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
         claim.ending()
-        await self._retrying(claim, lambda: task.finish(outcome))
+
+        async def finish() -> None:
+            await self._require_ours(claim, task)
+            await task.finish(outcome)
+
+        await self._retrying(claim, finish)
         if task.answered_until is not _EVERY_LABEL_STAYS:
             claim.answered(task.answered_until)
         await self._settle_end(claim, task.state.phase, outcome.reason, outcome.message)
@@ -396,17 +429,23 @@ class TaskHandler:
                 await self._try_again(claim, task, outcome)
                 return
             claim.ending()
-            is_over = await self._comment(task, Phase.FAILED, outcome, None)
+            is_over = await self._comment(claim, task, Phase.FAILED, outcome, None)
         if is_over:
             await claim.dead_letter(f"{outcome.reason}: {outcome.message}")
         else:
             await claim.retry(self._delay(attempt, outcome.retry_after), attempt + 1)
 
     async def _comment(
-        self, task: ForgeTask, phase: Phase, outcome: Outcome, next_attempt: datetime | None
+        self,
+        claim: Claim,
+        task: ForgeTask,
+        phase: Phase,
+        outcome: Outcome,
+        next_attempt: datetime | None,
     ) -> bool:
         """Show a phase that the next delivery would show too; whether the forge took it."""
         try:
+            await self._require_ours(claim, task)
             await task.comment(phase, outcome=outcome, next_attempt=next_attempt)
         except ForgeError as error:
             _logger.warning("Could not report on %s that it is %s: %s", task.item.display, phase, error)

@@ -207,6 +207,11 @@ class Claim(Protocol):
         """Set when another consumer holds the item now: stop, and report nothing."""
         ...
 
+    @property
+    def interrupted(self) -> bool:
+        """The item's lock was lost for a time: meanwhile another consumer may have had the task."""
+        ...
+
     def item_lock(self) -> AbstractAsyncContextManager[bool]:
         """Hold the item's lock while the context lasts; `False` if another consumer holds it."""
         ...
@@ -235,7 +240,7 @@ class Claim(Protocol):
 
     async def done(self) -> None: ...
 
-    async def retry(self, delay: float, attempt: int) -> float:
+    async def retry(self, delay: float, attempt: int) -> float | None:
         """Deliver the task again, not before `delay` seconds have passed.
 
         Args:
@@ -243,7 +248,8 @@ class Claim(Protocol):
                 does not say it: after a crash a message starts a later attempt than its own.
 
         Returns:
-            the seconds after which it is delivered, rounded up as the queue needs it.
+            the seconds after which it is delivered, rounded up as the queue needs it; `None` if the queue
+            could not take it, and delivers the claimed message again.
         """
         ...
 

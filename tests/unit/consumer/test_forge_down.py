@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
-from coding_agent_consumer import task_handler
 from coding_agent_consumer.circuit_breaker import CircuitBreaker, Trial
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.errors import ForgeError, ForgeUnavailableError
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Clock
 from coding_agent_core.tasks import Phase
 
-from tests.unit.consumer.simulation import DONE, World
-
-DOWN = ForgeUnavailableError("github.com could not answer (503)")
+from tests.unit.consumer.simulation import DONE, Answer, World
 
 
 class Time:
@@ -82,66 +80,61 @@ def test_a_task_that_ends_without_an_answer_lets_the_next_one_test_the_forge() -
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_handler, "_START_PATIENCE", 0.0)
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(
-    "request_", ["locate", "read", "find_comment", "upsert_comment", "add_label", "remove_label"]
-)
-async def test_a_task_goes_back_to_the_queue_as_the_same_attempt(request_: str) -> None:
+def world() -> Iterator[World]:
     world = World()
-    uuid = world.label()
-    for refusals in (1, 2, 1):  # the forge comes back for a moment, and the whole outage costs no attempt
-        left = refusals
+    world.consumers[0].free = True
+    yield world
+    world.close()
 
-        def refused(name: str) -> ForgeError | None:
-            nonlocal left
-            left -= name == request_
-            return DOWN if name == request_ and left >= 0 else None
 
-        world.forge.refused = refused
-        await world.deliver()
-        assert [(task.uuid, task.attempt) for task, _ in world.broker.waiting] == [(uuid, 1)]
-    assert world.attempts == []
-    await world.calm_down()
-    assert world.attempts == [(uuid, 1)]
-    assert world.forge.labels == {DONE}
+def fails(*names: str) -> Callable[[str], Answer]:
+    return lambda name: Answer.DOWN if name in names else Answer.OK
+
+
+@pytest.mark.parametrize(
+    "request_", ["read", "find_comment", "upsert_comment", "add_label", "remove_label", "label_history"]
+)
+def test_a_task_goes_back_to_the_queue_as_the_same_attempt(world: World, request_: str) -> None:
+    world.answer = fails(request_)
+    world.label()
+    world.sleep(1800)
+    assert [message.task.attempt for message in world.broker.messages] == [1]
+    assert world.free_requests.count("publish") > 5
+    world.answer = fails()
+    world.calm_down()
+    assert world.attempts == [("uuid-1", 1, 1)]
+    assert world.item.labels == {DONE}
     assert world.broker.dead == []
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_the_next_task_of_a_forge_that_is_down_is_not_tried() -> None:
-    world = World()
-    consumer = world.consumer()
-    world.forge.refused = lambda name: DOWN if name == "read" else None
-    for tried in (["read"], []):
-        world.label()
-        await world.deliver(consumer=consumer)
-        assert [name for name in world.forge.requests if name == "read"] == tried
-    assert [task.attempt for task, _ in world.broker.waiting] == [1, 1]
+def test_the_next_task_of_a_forge_that_is_down_is_not_tried(world: World) -> None:
+    world.answer = fails("read")
+    world.label()
+    world.sleep(8)
+    assert [message.task.uuid for message in world.broker.messages] == ["uuid-1"]
+    world.free_requests.clear()
+    world.publish()
+    world.sleep(1)
+    assert [message.task.uuid for message in world.broker.messages] == ["uuid-1", "uuid-2"]
+    assert world.free_requests == ["deliver", "publish", "acknowledge"]
 
 
-async def test_an_attempt_whose_work_has_not_begun_does_not_count_either() -> None:
-    world = World()
-    uuid = world.label()
-    world.works = False
-    world.outcomes = [Outcome(reason=Reason.FORGE_UNAVAILABLE, message="It is down.")]
-    await world.deliver()
-    assert world.forge.state is not None
-    assert world.forge.state.phase is Phase.QUEUED
+def test_an_attempt_whose_work_has_not_begun_does_not_count_either(world: World) -> None:
+    world.works, world.outcomes = False, [Outcome(reason=Reason.FORGE_UNAVAILABLE, message="It is down.")]
+    world.label()
+    world.sleep(5)
+    assert world.item.state is not None
+    assert world.item.state.phase is Phase.QUEUED
     world.works = True
-    await world.calm_down()
-    assert world.attempts == [(uuid, 1), (uuid, 1)]
-    assert world.forge.labels == {DONE}
+    world.calm_down()
+    assert world.attempts == [("uuid-1", 1, 1)]
+    assert world.item.labels == {DONE}
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_after_an_hour_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_handler, "_FORGE_PATIENCE", -1.0)
-    world = World()
-    uuid = world.label()
-    world.forge.refused = lambda name: DOWN if name == "read" else None
-    await world.deliver()
-    assert [(task.uuid, task.attempt) for task, _ in world.broker.waiting] == [(uuid, 2)]
+def test_after_an_hour_it_counts(world: World) -> None:
+    world.answer = fails("read")
+    world.label()
+    world.sleep(3500)
+    assert [message.task.attempt for message in world.broker.messages] == [1]
+    world.sleep(300)
+    assert [message.task.attempt for message in world.broker.messages] == [2]

@@ -1,129 +1,183 @@
 """The consumer of a queue, whatever happens in whatever order (hypothesis).
 
-People label, unlabel and close; messages come twice; the consumer dies after any request or loses its claim;
-attempts fail; the forge refuses. At no moment does a task have two attempts of one number. Once the world
-calms down, comment, labels and dead-letter queue agree, and no label waits for a run.
+People label, unlabel, command and close. Messages come twice. A consumer dies or loses its connection between
+any two of its requests to forge or broker, and any request to the forge can fail. At no moment do two
+consumers work on the item, is an attempt's number used twice, or does work begin after its label went. Once
+the world calms down, comment, labels and dead-letter queue agree, and no label waits for its run.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.errors import ForgeError, ForgeRefusedError
 from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import Phase
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.unit.consumer.simulation import BOT, DONE, MAX_ATTEMPTS, PROCESSING, SimulatedClaim, World
+from tests.unit.consumer.simulation import (
+    BOT,
+    COMPLETED,
+    DONE,
+    MAX_ATTEMPTS,
+    PROCESSING,
+    UNAVAILABLE,
+    Answer,
+    Process,
+    World,
+)
 
 OUTCOMES = [
-    Outcome(reason=Reason.COMPLETED, message="Done."),
+    UNAVAILABLE,
+    UNAVAILABLE,
+    COMPLETED,
     Outcome(reason=Reason.TOOL_FAILING, message="A tool failed."),
-    Outcome(reason=Reason.MODEL_UNAVAILABLE, message="The model is not available."),
     Outcome(reason=Reason.NOT_AUTHORIZED, message="A stranger asked."),
-    Outcome(reason=Reason.NOT_APPROVED, message="A stranger edited it."),
 ]
 STRANGERS = (Reason.NOT_AUTHORIZED, Reason.NOT_APPROVED)
-WRITES = ["upsert_comment", "add_label", "remove_label"]
+REQUESTS = [
+    *[
+        "lock",
+        "read",
+        "find_comment",
+        "upsert_comment",
+        "add_label",
+        "remove_label",
+        "label_history",
+        "clone",
+    ],
+    *["open_change", "publish", "publish", "acknowledge", "acknowledge"],
+]
+ACTS = ["label", "label again", "unlabel", "relabel", "command", "cancel", "publish", "close"]
+FAULTS = ["die", "die", "die", "stop", "lose the network", "reconnect", "the broker restarts"]
+EVENTS = [*ACTS, *FAULTS, *Answer]
+PERSON, OWN = "alice", "bot"
+PATIENCE = 40
+"""Turns of `meet`."""
+processes = st.integers(0, 2)
 
 
-class Consumer(RuleBasedStateMachine):
-    """People, forge, broker and consumer take turns in any order."""
+class Consumers(RuleBasedStateMachine):
+    """People, forge, broker and consumers take turns in any order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.runner = asyncio.Runner()
         self.world = World()
 
-    @rule()
-    def label(self) -> None:
-        if self.world.forge.open and BOT not in self.world.forge.labels:
-            self.world.label()
+    @initialize(outcomes=st.lists(st.sampled_from(OUTCOMES), max_size=8))
+    def begin(self, outcomes: list[Outcome]) -> None:
+        self.world.outcomes = outcomes
+        self.world.label()
 
-    @precondition(lambda self: self.world.broker.waiting)
-    @rule()
-    def the_message_comes_twice(self) -> None:
-        if BOT in self.world.forge.labels:
-            self.world.publish()
+    @rule(turns=st.lists(processes, min_size=5, max_size=50))
+    def work(self, turns: list[int]) -> None:
+        """Each of these processes makes its next request."""
+        for which in turns:
+            self._turn(which)
 
-    @rule()
-    def unlabel(self) -> None:
-        self.world.forge.unlabel()
+    @rule(
+        events=st.lists(st.tuples(st.sampled_from(REQUESTS), st.sampled_from(EVENTS)), min_size=2, max_size=6)
+    )
+    def meet(self, events: list[tuple[str, str | Answer]]) -> None:
+        """All work until one is about to make such a request; then this happens, and so on."""
+        for name, event in events:
+            if not self.world.broker.messages and self.world.item.open:
+                self.world.label(PERSON)
+            for turn in range(PATIENCE):
+                about = [one for one in self.world.processes if one.next_request == name]
+                if about:
+                    self._happen(about[0], event)
+                    break
+                self._turn(turn)
 
-    @rule()
-    def close(self) -> None:
-        self.world.forge.open = False
+    def _turn(self, which: int) -> None:
+        """A process makes its next request; if none wants to, time passes."""
+        able = [process for process in self.world.processes if process.next_request]
+        if able:
+            able[which % len(able)].pass_one()
+        else:
+            self.world.sleep(15)
 
-    @precondition(lambda self: self.world.broker.waiting)
-    @rule(outcome=st.sampled_from(OUTCOMES), fatal=st.integers(0, 24))
-    def deliver(self, outcome: Outcome, fatal: int) -> None:
-        self._deliver(outcome, fatal)
-
-    @precondition(lambda self: self.world.broker.waiting)
-    @rule(outcome=st.sampled_from(OUTCOMES), name=st.sampled_from(WRITES))
-    def the_forge_refuses(self, outcome: Outcome, name: str) -> None:
-        def refused(request: str) -> ForgeError | None:
-            return ForgeRefusedError("no", status=403) if request == name else None
-
-        self.world.forge.refused = refused
-        self._deliver(outcome, 0)
-        self.world.forge.refused = lambda _: None
-
-    @precondition(lambda self: self.world.broker.waiting)
-    @rule(fatal=st.integers(0, 24))
-    def a_person_acts_during_the_attempt(self, fatal: int) -> None:
-        def unlabel(claim: SimulatedClaim) -> None:
-            self.unlabel()
-            claim.why_cancelled = "The label was removed."
-            claim.cancelled.set()
-
-        self._deliver(OUTCOMES[0], fatal, unlabel)
-
-    @precondition(lambda self: self.world.broker.waiting)
-    @rule()
-    def the_claim_is_lost_during_the_attempt(self) -> None:
-        self._deliver(OUTCOMES[0], 0, lambda claim: claim.lost.set())
-
-    def _deliver(
-        self, outcome: Outcome, fatal: int, during: Callable[[SimulatedClaim], None] | None = None
-    ) -> None:
-        self.world.outcomes = [outcome]
-        self.world.during = during
-        self.runner.run(self.world.deliver(fatal))
-        self.world.during = None
+    def _happen(self, process: Process, what: str | Answer) -> None:
+        world = self.world
+        match what:
+            case Answer():
+                process.pass_one(what)
+            case "die":
+                process.kill()
+            case "stop":  # and it is started again
+                process.stop.set()
+                world.settle_down()
+            case "lose the network":
+                process.lose_network()
+            case "the broker restarts":  # its clients are back long before others may take their locks
+                process.disconnect()
+                world.reconnect(process)
+            case "reconnect":
+                for away in world.processes:
+                    world.reconnect(away)
+            case "unlabel":
+                world.unlabel(PERSON)
+            case "cancel":  # our own account does what a person commands
+                world.unlabel(OWN)
+            case "relabel":
+                world.unlabel(PERSON)
+                world.sleep(1)
+                world.label(PERSON)
+            case "publish":  # the message comes twice
+                if BOT in world.item.labels:
+                    world.publish()
+            case "close":
+                if len(world.attempts) > 2:
+                    world.close_item()
+            case _:
+                if world.item.open:
+                    world.label(OWN if what == "command" else PERSON)
 
     @invariant()
-    def attempts_are_bounded(self) -> None:
-        attempts = self.world.attempts
-        assert len(set(attempts)) == len(attempts), "each attempt has a number of its own"
-        assert all(1 <= number <= MAX_ATTEMPTS for _, number in attempts)
+    def the_past_is_in_order(self) -> None:
+        world = self.world
+        working = [one for one in world.working if not _is_cut_off(one.process)]
+        assert len(working) <= 1, "two consumers never work at a time"
+        assert len(set(world.attempts)) == len(world.attempts), "no number is used twice"
+        assert all(1 <= number <= MAX_ATTEMPTS for _, _, number in world.attempts)
+        assert not world.unlabeled, "no attempt starts after its label went"
+        assert len(world.item.changes) <= 1, "all work has one change"
 
     def teardown(self) -> None:
         """No forge refuses and nobody dies any more. Everything that waits comes to its end."""
-        world = self.world
+        world, item = self.world, self.world.item
         try:
-            self.runner.run(world.calm_down())
-            state, labels = world.forge.state, world.forge.labels
-            assert not world.forge.open or BOT not in labels, "a label that stays has its run"
+            world.calm_down()
+            state, labels = item.state, item.labels
+            assert not item.open or BOT not in labels, "a label that stays has its run"
+            assert PROCESSING not in labels, "nothing stays processing"
             if state is not None:
-                assert state.phase.terminal, state
-                assert PROCESSING not in labels
-                assert (DONE in labels) == (state.phase is Phase.SUCCEEDED)
-            failed = {uuid for uuid, shown in world.forge.shown.items() if shown.phase is Phase.FAILED}
-            strangers = {uuid for uuid in failed if world.forge.shown[uuid].reason in STRANGERS}
-            assert {uuid for uuid, _ in world.broker.dead} == failed - strangers
+                assert state.phase.terminal, "nothing waits for an attempt that never comes"
+                assert (DONE in labels) == (state.phase is Phase.SUCCEEDED), "comment and labels agree"
+            if item.labeled and item.open and not item.taken_unread:
+                assert state is not None
+                assert state.phase in (Phase.SUCCEEDED, Phase.FAILED), "what is wanted is not cancelled"
+            failed = {uuid for uuid, shown in item.shown_last.items() if shown.phase is Phase.FAILED}
+            failed -= {uuid for uuid in failed if item.shown_last[uuid].reason in STRANGERS}
+            dead = {task.uuid for task in world.broker.dead}
+            assert dead <= failed, "comment and dead-letter queue agree"
+            # If its consumer died before the message was settled, the next run's comment may be there first.
+            replaced = world.broker.returned - {state.uuid} if state else set()
+            assert failed - dead <= replaced, "comment and dead-letter queue agree"
         finally:
-            self.runner.close()
+            world.close()
 
 
-TestConsumer = Consumer.TestCase
-TestConsumer.settings = settings(
-    max_examples=40,
-    stateful_step_count=20,
+def _is_cut_off(process: Process) -> bool:
+    """It lost its claim, or cannot know yet whether it did."""
+    return not process.connected.is_set() or process.claim is None or process.claim.lost.is_set()
+
+
+TestConsumers = Consumers.TestCase
+TestConsumers.settings = settings(
+    max_examples=150,
+    stateful_step_count=8,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

@@ -403,6 +403,7 @@ class MemoryClaim:
 
     def __post_init__(self) -> None:
         self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.interrupted = False
         self.why_cancelled = ""
         self.withdrawn_before: datetime | None = None
 

@@ -124,7 +124,7 @@ class RabbitMQClaim:
         self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.why_cancelled = ""
         self.withdrawn_before: datetime | None = None
-        self.is_locked = self.is_refused = self.is_lost = False
+        self.is_locked = self.is_refused = self.is_lost = self.interrupted = False
         self._io = self.connection.io
         self._queue = self.connection.settings.queue
         self.lock = lock_queue(self._queue, self.task.request.item)
@@ -154,7 +154,7 @@ class RabbitMQClaim:
     async def done(self) -> None:
         await self._settle(None)
 
-    async def retry(self, delay: float, attempt: int) -> float:
+    async def retry(self, delay: float, attempt: int) -> float | None:
         """Publish a copy for later, confirmed, then acknowledge: a crash in between leaves both, never none.
 
         While the broker is away for longer than `Timing.settle`, the original is delivered again instead.
@@ -165,8 +165,7 @@ class RabbitMQClaim:
         # Another consumer may have started this very attempt.
         redelivered = comes_again and self.redelivered
         message = delayed_message(self._queue, copy, seconds, redelivered=redelivered)
-        await self._settle(message, comes_again=comes_again)
-        return seconds
+        return seconds if await self._settle(message, comes_again=comes_again) else None
 
     async def dead_letter(self, reason: str) -> None:
         """Publish a copy to the dead-letter queue, confirmed, then acknowledge.
@@ -175,10 +174,13 @@ class RabbitMQClaim:
         """
         await self._settle(dead_message(self._queue, self.task, reason))
 
-    async def _settle(self, copy: Message | None, *, comes_again: bool = False) -> None:
-        if not self._io.stopped:  # else the source was closed, and the message is back in the queue
-            await self._io.run(self.connection.settle(self, copy, comes_again=comes_again))
+    async def _settle(self, copy: Message | None, *, comes_again: bool = False) -> bool:
+        """Whether it is settled; `False`: the message is back in the queue."""
+        done = False
+        if not self._io.stopped:  # else the source was closed
+            done = await self._io.run(self.connection.settle(self, copy, comes_again=comes_again))
         self.settled.set()
+        return done
 
 
 @dataclass(eq=False)
@@ -246,8 +248,8 @@ class ConsumerConnection:
                     waiting = waiting_queue(self.settings.queue, claim.task.request.item)
                     await self._open_connection().delete(claim.lock, waiting)
 
-    async def settle(self, claim: RabbitMQClaim, copy: Message | None, *, comes_again: bool) -> None:
-        """Acknowledge the task's message, once a copy is published if there is one.
+    async def settle(self, claim: RabbitMQClaim, copy: Message | None, *, comes_again: bool) -> bool:
+        """Acknowledge the task's message, once a copy is published if there is one; whether it was.
 
         Args:
             comes_again: the copy is of the same attempt, which must not count as settled.
@@ -255,17 +257,18 @@ class ConsumerConnection:
         if claim.is_lost:
             await self.abandon(claim)
         if self.claim is not claim:
-            return
+            return False
         if copy is not None and not await self._while_claimed(
             claim, lambda connection: self._moved(connection, copy)
         ):
             _logger.warning("Task %s could not be moved; it will be delivered again", claim.task.name)
             await self.abandon(claim)
-            return
+            return False
         if not (comes_again or claim.is_refused):
             self.tracker.settle(claim.task)
         claim.delivery.acknowledge()
         self._end_claim()
+        return True
 
     async def abandon(self, claim: RabbitMQClaim) -> None:
         """Settle nothing: if the message is still ours, it goes back to the queue."""
@@ -354,7 +357,9 @@ class ConsumerConnection:
             name = claim.task.name
             _logger.warning("Another consumer took over task %s while the connection was lost", name)
             self._lose(claim)
-        elif not claim.is_locked:  # it was unlocked meanwhile, on a connection that did not have the lock yet
+            return
+        claim.interrupted = True
+        if not claim.is_locked:  # it was unlocked meanwhile, on a connection that did not have the lock yet
             await connection.delete(claim.lock)
 
     async def _consume(self, connection: Connection) -> None:

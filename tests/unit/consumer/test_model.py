@@ -46,10 +46,10 @@ REQUESTS = [
         "label_history",
         "clone",
     ],
-    *["open_change", "publish", "publish", "acknowledge", "acknowledge"],
+    *["open_change", *["publish"] * 8, "acknowledge", "acknowledge"],
 ]
 ACTS = ["label", "label again", "unlabel", "relabel", "command", "cancel", "publish", "close"]
-FAULTS = ["die", "die", "die", "stop", "lose the network", "reconnect", "the broker restarts"]
+FAULTS = [*["die"] * 8, "stop", "lose the network", "reconnect", "the broker restarts"]
 EVENTS = [*ACTS, *FAULTS, *Answer]
 PERSON, OWN = "alice", "bot"
 PATIENCE = 40
@@ -176,7 +176,7 @@ def _is_cut_off(process: Process) -> bool:
 
 TestConsumers = Consumers.TestCase
 TestConsumers.settings = settings(
-    max_examples=150,
+    max_examples=250,
     stateful_step_count=8,
     deadline=None,
     derandomize=True,

@@ -127,4 +127,5 @@ def failed(**fields: Any) -> Job:
 
 
 def complete(**fields: Any) -> Job:
-    return job(complete=True, pods=(pod(**({"phase": "Succeeded", "exit_code": 0} | fields)),))
+    plain: dict[str, Any] = {"phase": "Succeeded", "exit_code": 0}
+    return job(complete=True, pods=(pod(**(plain | fields)),))

@@ -44,6 +44,7 @@ def test_every_scalar_is_text() -> None:
         (b"[" * 5000, "nested too deeply"),
         (b"x" * 70_000, "more than 64 KiB"),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_what_is_wrong_is_named(content: bytes, told: str) -> None:
     with pytest.raises(EnvironmentFileError, match=r"`\.coding-agent\.yaml`") as caught:

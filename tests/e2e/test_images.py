@@ -74,8 +74,8 @@ IMAGES = {
         megabytes=74,
     ),
     "user-config": Contents(
-        "coding_agent_user_config,fastapi",
-        f"kopf,kubernetes,pika,coding_agent_core,coding_agent_receiver,{AGENT}",
+        "coding_agent_core,coding_agent_user_config,fastapi",
+        f"kopf,kubernetes,pika,httpx,coding_agent_receiver,coding_agent_operator,{AGENT}",
         megabytes=17,
     ),
     "egress": Contents(
@@ -185,7 +185,7 @@ def test_a_changed_source_is_on_the_node_by_small_layers_alone(
     tmp_path: Path,
 ) -> None:
     root, context = paths.repository_root(), tmp_path / "context"
-    for folder in ("user-config", "requirements"):
+    for folder in ("core", "user-config", "requirements"):
         shutil.copytree(root / folder, context / folder)
     source = context / "user-config/src/coding_agent_user_config/__init__.py"
     source.write_text(source.read_text() + 'GREETING = "ahoj"\n')

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+from coding_agent_core.admission import answered_by
 from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, SettingsError
 from coding_agent_core.forge.base import Forge
@@ -19,7 +20,7 @@ from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.messages import TaskSource
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.reporting import State, answered_until
+from coding_agent_core.reporting import State
 from coding_agent_core.settings.job import MIRROR_VARIABLE
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Settings
@@ -175,11 +176,13 @@ async def _answered_until(settings: Settings, forge: Forge, item: Item) -> datet
     """As in `Outcome`: the item is read once the work is over; only the forge's clock counts."""
     try:
         async with asyncio.timeout(_LAST_READ):
-            return await answered_until(forge, item, settings.labels(item.platform))
+            seen = await forge.read_state(item)
     except (ForgeError, TimeoutError) as error:
         problem = str(error) or "no answer"
         _logger.warning("A label that was applied during the work may start another run: %s", problem)
         return None
+    triggers = settings.labels(item.platform).triggers
+    return answered_by(seen.updated_at, labeled=bool(triggers & seen.labels))
 
 
 def build_attempt(

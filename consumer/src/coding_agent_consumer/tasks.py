@@ -19,7 +19,6 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import (
     Report,
     State,
-    answered_until,
     last_act,
     publish,
     read_state,
@@ -370,7 +369,7 @@ class ForgeTask:
     async def finish(self, outcome: Outcome) -> None:
         """Show the end. A label that is applied from now on stays."""
         if self.answered_until is None:
-            self.answered_until = await answered_until(self.forge, self.item, self.labels)
+            self.answered_until = self.seen(await self.forge.read_state(self.item))
         ended = Phase.CANCELLED if outcome.reason is Reason.CANCELLED else Phase.FAILED
         await self.comment(Phase.SUCCEEDED if outcome.succeeded else ended, outcome=outcome)
 

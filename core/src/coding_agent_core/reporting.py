@@ -6,16 +6,14 @@ remembers items, a consumer reads there after a crash whether a task was started
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, ValidationError
 
-from coding_agent_core.admission import answered_by
 from coding_agent_core.agenttask import AttemptStatus
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.egress import Denial
@@ -35,9 +33,6 @@ _CAUSE_LIMIT = 1_000
 _SUMMARY_LIMIT = 8_000
 """Characters of the agent's summary in the comment; GitHub takes 65,536 for a whole comment."""
 
-_SECOND = timedelta(seconds=1)
-_NEXT_SECOND = 1.1
-"""Seconds after which the forge's clock has moved on to another second."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -242,39 +237,6 @@ def last_act(
             return None if event.added or left else event
         (left.discard if event.added else left.add)(event.label)
     return None
-
-
-async def answered_until(
-    forge: Forge, item: Item, labels: Labels, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-) -> datetime | None:
-    """The `answered_until` of a task whose work is over: the item is read for the last time.
-
-    The times of labels are whole seconds. An item that shows a label that asks for a task is read again when
-    its last second is over.
-
-    Raises:
-        ForgeError: it cannot be read.
-    """
-    seen = await forge.read_state(item)
-    labeled = bool(labels.triggers & seen.labels)
-    until = answered_by(seen.updated_at, labeled=labeled)
-    if until is None or not labeled:
-        return until
-    await sleep(_NEXT_SECOND)
-    return answered_by_history(until, labels, await forge.label_history(item, until))
-
-
-def answered_by_history(until: datetime, labels: Labels, history: Iterable[LabelEvent]) -> datetime:
-    """The `answered_until` of a task for which the item showed the label, in the second `until`.
-
-    If the label was taken off in that second too, nobody can tell whether it was applied again before the
-    item was read or after that. Then it counts as new: unwanted work costs less than lost work.
-
-    Args:
-        history: read when that second was over.
-    """
-    then = [event for event in history if event.at == until and event.label in labels.triggers]
-    return until if all(event.added for event in then) else until - _SECOND
 
 
 def comment(report: Report) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from coding_agent_core.reporting import State
-from coding_agent_core.tasks import Phase
+from coding_agent_core.tasks import Phase, whole_second
 from coding_agent_forge.eventlog import ForgeEvent
 
 BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
@@ -87,7 +87,10 @@ def problems(
         return [*found, "nobody did anything"]
     if last.event == "labeled":
         worked = [run.name for run in done if run.worked_until is not None and run.worked_until >= last.at]
-        ended = [run.name for run in done if run.ended_at is not None and run.ended_at >= last.at]
+        # The forges' times are whole seconds: docs/decisions/0010 names the second in which a run ends as one
+        # in which it cannot be told whether a label came before or after the last look at the item.
+        second = whole_second(last.at)
+        ended = [run.name for run in done if run.ended_at is not None and run.ended_at >= second]
         if len(worked) > 1 or not ended:
             found.append(f"the label that stays: {worked} worked after it, {ended} ended after it, not one")
         if shown.labels & {*ASKING, DONE} != {DONE}:

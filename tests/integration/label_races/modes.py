@@ -15,12 +15,10 @@ from typing import Any, Protocol
 import yaml
 from coding_agent_core.admission import answered_by
 from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.forge.values import LabelEvent
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import answered_by_history, read_state
-from coding_agent_core.settings.forges import Labels
+from coding_agent_core.reporting import read_state
 from coding_agent_core.tasks import Item, Phase, host_of, task_name, whole_second
 from coding_agent_forge import ForgeServer, Kind
 from coding_agent_forge.eventlog import ForgeEvent
@@ -45,8 +43,6 @@ from tests.integration.operator_reporter.world import QUICK as QUICK_REPORTER
 GRACE = 5.0
 """Seconds before the reporter corrects a task, or a consumer looks at the labels: after a late webhook."""
 WORK_SECONDS = 1.0
-_NEXT_SECOND = 1.1
-"""Seconds after which an attempt that saw the label looks again."""
 
 
 @dataclass(eq=False)
@@ -72,28 +68,15 @@ class RaceItem:
             or (event.branch is not None and event.branch.split("-r")[0] in branches)
         ]
 
-    def last_look(self) -> tuple[datetime, bool]:
-        """When the item changed last, by the forge's clock, and whether it shows the label."""
+    def answered_until(self) -> datetime | None:
+        """What an attempt reports of it that ends now."""
         found = self.forge.item(REPOSITORY, self.number)
-        return self.forge.run(
-            lambda: (whole_second(found.updated_at), any(label.name == BOT for label in found.labels))
-        )
 
-    def label_history(self) -> list[LabelEvent]:
-        """As the forge's client reads it."""
-        found = self.forge.item(REPOSITORY, self.number)
-        return self.forge.run(
-            lambda: [
-                LabelEvent(
-                    whole_second(event.created_at),
-                    event.actor.login,
-                    event.label.name,
-                    event.event == "labeled",
-                )
-                for event in found.events
-                if event.label is not None
-            ]
-        )
+        def look() -> tuple[datetime, bool]:
+            return whole_second(found.updated_at), any(label.name == BOT for label in found.labels)
+
+        updated_at, labeled = self.forge.run(look)
+        return answered_by(updated_at, labeled=labeled)
 
     def task(self) -> Item:
         """As tasks name it."""
@@ -224,7 +207,6 @@ class Kubernetes:
     open: set[str] = field(default_factory=set)
     began: dict[str, float] = field(default_factory=dict)
     ended: dict[str, datetime] = field(default_factory=dict)
-    looks: dict[str, tuple[float, datetime, bool]] = field(default_factory=dict)
     tasks: dict[str, str] = field(default_factory=dict)
     items: dict[str, RaceItem] = field(default_factory=dict)
     others: list[Callable[[], str]] = field(default_factory=list)
@@ -248,15 +230,8 @@ class Kubernetes:
             return None
         if self.place.task(task)["spec"].get("cancel"):
             return None  # the pod is about to go
-        self.ended.setdefault(task, datetime.now(UTC))
-        item = self.items[name]
-        looked, updated_at, labeled = self.looks.setdefault(job, (time.monotonic(), *item.last_look()))
-        until = answered_by(updated_at, labeled=labeled)
-        if labeled and until is not None:
-            if time.monotonic() - looked < _NEXT_SECOND:
-                return None
-            until = answered_by_history(until, Labels(), item.label_history())
-        return reported(Reason.COMPLETED, "done", answered_until=until)
+        self.ended[task] = datetime.now(UTC)
+        return reported(Reason.COMPLETED, "done", answered_until=self.items[name].answered_until())
 
     def runs(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[SeenRun]]:
         bodies = sorted(

@@ -214,7 +214,11 @@ def _report(item: RaceItem, story: Story, lines: Sequence[str]) -> str:
     [
         (12, "kubernetes", ("gitlab",)),
         (12, "memory", ("github",)),
-        *(pytest.param(60, mode, ("github", "gitlab"), marks=pytest.mark.long) for mode in MODES),
+        *(
+            pytest.param(60, mode, (flavour,), marks=pytest.mark.long)
+            for mode in MODES
+            for flavour in ("github", "gitlab")
+        ),
     ],
     ids=str,
 )

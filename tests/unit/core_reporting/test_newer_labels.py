@@ -9,8 +9,7 @@ from typing import cast
 import pytest
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import Comment, ItemState, LabelEvent
-from coding_agent_core.reporting import State, answered_until, publish
-from coding_agent_core.settings.forges import Labels
+from coding_agent_core.reporting import State, publish
 from coding_agent_core.tasks import Item, Phase
 
 from tests.unit.core_reporting import making
@@ -31,10 +30,7 @@ class ShownItem:
         return Comment("1", "coding-agent-bot", body, NOON)
 
     async def read_state(self, item: Item) -> ItemState:
-        return ItemState(frozenset(self.labels), open=True, updated_at=NOON)
-
-    async def label_history(self, item: Item, since: datetime | None) -> Sequence[LabelEvent]:
-        return self.history
+        return ItemState(frozenset(self.labels), open=True)
 
     async def label_application(self, item: Item) -> LabelEvent | None:
         return next((event for event in self.history if event.added and event.label == BOT), None)
@@ -75,38 +71,3 @@ async def test_while_a_task_works_every_such_label_is_its_own() -> None:
         cast("Forge", item), making.report(State(uuid="u", phase=Phase.RUNNING)), answered_until=NOON
     )
     assert item.labels == {PROCESSING}
-
-
-@pytest.mark.parametrize(
-    ("history", "until"),
-    [
-        ([event(-5)], 0),
-        ([event(0)], 0),
-        ([event(0), event(0, added=False), event(-5)], -1),
-        ([event(0, added=False), event(-5)], -1),
-        ([event(1), event(1, added=False), event(0)], 0),
-        ([event(0, added=False, label=PROCESSING), event(-5)], 0),
-    ],
-)
-async def test_a_label_that_may_have_been_applied_again_after_the_last_look_is_new(
-    history: list[LabelEvent], until: int
-) -> None:
-    item, slept = ShownItem({BOT}, []), []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        item.history = history
-
-    found = await answered_until(cast("Forge", item), making.ITEM, Labels(), sleep=sleep)
-    assert found == NOON + timedelta(seconds=until)
-    assert slept, "the second was not over"
-
-
-async def test_without_the_label_nothing_is_waited_for() -> None:
-    async def sleep(_: float) -> None:
-        pytest.fail("waited")
-
-    item = ShownItem({PROCESSING}, [])
-    assert await answered_until(cast("Forge", item), making.ITEM, Labels(), sleep=sleep) == NOON - timedelta(
-        seconds=1
-    )

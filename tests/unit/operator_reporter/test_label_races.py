@@ -26,7 +26,7 @@ from coding_agent_core.forge.values import Comment, ItemState, LabelEvent
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import Links, answered_by_history
+from coding_agent_core.reporting import Links
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
@@ -341,10 +341,11 @@ class LabelRace:
     def finish_work(self) -> None:
         """An attempt has done its work and reads the item; its end is recorded after a while.
 
-        While the reporter is between reading the item and removing the label, no attempt ends: what a person
-        applies again in these moments is lost (docs/decisions/0010).
+        While the reporter is between reading the item and removing the label, no attempt ends, nor in the
+        second of a label: what a person applies again in these moments is lost (docs/decisions/0010).
         """
-        if self.reconciling:
+        last = self.forge.second(self.forge.history[-1].at)
+        if self.reconciling or last == self.forge.second(self.server.now):
             return
         body = next((body for body in self.runs() if not AgentTask.of(body).ended), None)
         if body is None or body.get("status", {}).get("phase") != "Running" or body["spec"].get("cancel"):
@@ -352,15 +353,9 @@ class LabelRace:
         name, at = body["metadata"]["name"], self.server.now
         if at - self.started[name] < SHORTEST_WORK:
             return
-        labeled = BOT in self.forge.labels
-        until = answered_by(self.forge.second(self.forge.updated), labeled=labeled)
+        answered = answered_by(self.forge.second(self.forge.updated), labeled=BOT in self.forge.labels)
 
         async def act() -> None:
-            answered = until
-            if labeled and until is not None:
-                await others_act()
-                self.server.now = max(self.server.now, at + timedelta(seconds=1.1))
-                answered = answered_by_history(until, LABELS, await self.forge.label_history(None, until))
             await others_act()
             stored = self.server.stored[name]
             if not AgentTask.of(stored).ended and not stored["spec"].get("cancel"):

@@ -28,7 +28,7 @@ from tests.integration.label_races.stories import Act, Story, stories
 
 MODES = ("kubernetes", "rabbitmq", "memory")
 SEED = 20
-SETTLE_SECONDS = 120.0
+SETTLE_SECONDS = 240.0
 """Seconds after the last act within which all is as it should be, on a machine that does other things too."""
 QUIET_SECONDS = 3.0
 """Seconds in which nothing more happens to items that are as they should be."""
@@ -208,7 +208,7 @@ def _report(item: RaceItem, story: Story, lines: Sequence[str]) -> str:
     return "\n".join([f"{item.name} #{item.number} ({story})", *(f"  {line}" for line in lines), *history])
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(700)
 @pytest.mark.parametrize(
     ("count", "mode", "flavours"),
     [
@@ -266,7 +266,7 @@ def _wait_for_done(system: Mode, item: RaceItem) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(700)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("flavour", "clock_ahead", "deliveries"),
@@ -292,7 +292,7 @@ def test_it_holds_with_another_clock_and_whatever_happens_to_the_deliveries(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(700)
 def test_the_reporter_serves_a_forge_while_the_other_is_down(open_forge: OpenForge, start: Start) -> None:
     down, works = open_forge("github"), open_forge("gitlab")
     race = Race(start("kubernetes", [down, works]), [down, works], 12)

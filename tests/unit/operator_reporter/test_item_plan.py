@@ -232,14 +232,6 @@ ENDED: list[tuple[str, Run, set[str], bool, HISTORY, LabelContradiction | None]]
         None,
     ),
     (
-        "we took off two in the second of the attempt's last look",
-        newest_run(Phase.SUCCEEDED, labeled_at=forge(101)),
-        {PROCESSING},
-        True,
-        (on(0), off(101, user=US), on(101), off(101, user=US)),
-        AGAIN,
-    ),
-    (
         "a person took off what was applied after the work",
         newest_run(Phase.SUCCEEDED, labeled_at=forge(103)),
         {PROCESSING},

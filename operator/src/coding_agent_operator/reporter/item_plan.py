@@ -263,10 +263,8 @@ def _taken_after_work(task: AgentTask, labels: Labels, history: Sequence[LabelEv
     ours = [event for event in history if event.label in labels.triggers]
     if len(ours) < 2 or ours[0].added or ours[0].user.casefold() != own_login.casefold():
         return False
-    # A removal in the second after that came before the attempt read the item for the last time. If there are
-    # two of them in it, nobody can tell for the second one, and unwanted work costs less than lost work.
-    second = over + _SECOND
-    was_later = ours[0].at > second or (ours[0].at == second and len(ours) > 2 and ours[2].at == second)
+    # A removal in the second after that came before the attempt read the item for the last time.
+    was_later = ours[0].at > over + _SECOND
     return was_later and ours[1].added and ours[1].at > over
 
 

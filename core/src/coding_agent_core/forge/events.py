@@ -1,4 +1,4 @@
-"""What a webhook can mean, and the rules for it that all forges share. Pure."""
+"""The meanings of a webhook, and the rules that the parsers of all forges share. Pure."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ Meaning = Accepted | Withdrawn | Commanded | Ignored
 
 
 class PlatformWebhooks(Protocol):
-    """What the module `webhook` in the folder of a platform provides.
+    """The functions and constants of a platform's module `webhook`.
 
     Attributes:
         EVENT_HEADER: name of the header that names the event.

@@ -159,7 +159,7 @@ class KubernetesSink:
                 continue  # it was deleted just now: the name is free
             run = free_run(request.item, decision.run, stored)
             name = task_name(request.item, run)
-            if await self._create(tasks, request, run, unanswered, check=_doubt(request.trigger)):
+            if await self._create(tasks, request, run, unanswered, check=_why_check_label(request.trigger)):
                 return Submission(task=name)
             taken.add(name)
         raise QueueUnavailableError(
@@ -270,11 +270,11 @@ class KubernetesSink:
             await self._tasks.renew()
 
 
-def _doubt(trigger: Trigger) -> str | None:
+def _why_check_label(trigger: Trigger) -> str | None:
     """Why the reporter must see whether the label of a further run is still there; `None`: it need not.
 
-    A withdrawal is recorded on the runs that exist: one that is handled at the same time, or was before and
-    happened in the second of the label, does not cancel a run that is created now.
+    A withdrawal cancels only runs that exist. The run that is created now escapes a withdrawal that another
+    process handles at the same time, and one that came first although it happened in the second of the label.
     """
     by_label = trigger.origin is Origin.WEBHOOK and trigger.cause is Cause.LABEL
     return "a withdrawal may have been handled while this run was created" if by_label else None

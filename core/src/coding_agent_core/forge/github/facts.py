@@ -1,4 +1,4 @@
-"""What is particular to GitHub outside its client. Pure."""
+"""The facts about GitHub that other modules than its client need. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is particular to GitLab outside its client. Pure."""
+"""The facts about GitLab that other modules than its client need. Pure."""
 
 from __future__ import annotations
 

@@ -101,6 +101,31 @@ async def test_who_sends_no_variables_gets_no_workspace(
         await workspace.seed(bundle, "work")
 
 
+async def test_a_signal_just_before_the_clearing_leaves_nothing_behind(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("run", "root", "temporary")]
+    for place in places:
+        place.mkdir()
+    program = """
+import os, signal, sys
+from coding_agent_consumer.workspace import gate
+deferred = gate.signals_deferred
+def too_late():
+    gate.signals_deferred = deferred
+    os.kill(os.getpid(), signal.SIGTERM)
+    return deferred()
+gate.signals_deferred = too_late
+sys.exit(gate.main())
+"""
+    arguments = ["--folder", str(places[0]), "--root", str(places[1]), "--clear", str(places[2])]
+    with subprocess.Popen([sys.executable, "-c", program, *arguments]) as process:
+        reader, writer = await until_connected(places[0] / "gate")
+        writer.write(b"not JSON\n")
+        assert await asyncio.wait_for(reader.read(), 60) == b""
+        writer.close()
+        assert process.wait(60) == 0
+    assert [entry for place in places for entry in os.listdir(place)] == []
+
+
 async def test_a_killed_consumer_leaves_the_workspace_free_for_the_next(
     container: Container, bundle: Path
 ) -> None:

@@ -78,9 +78,13 @@ def serve_task(folders: TaskFolders, workspace: Sequence[str]) -> None:
                 return
             _run_workspace(connection, workspace, environment)
     finally:
-        with signals_deferred():
-            end_descendants()
-            folders.empty()
+        _clear(folders)
+
+
+def _clear(folders: TaskFolders) -> None:
+    with signals_deferred():
+        end_descendants()
+        folders.empty()
 
 
 def _read_environment(connection: socket.socket) -> dict[str, str]:
@@ -159,6 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"Cannot serve workspaces: {error}", file=sys.stderr)
         return 1
+    finally:
+        # Again: a SIGTERM that arrives just before `serve_task` defers it interrupts the clearing there.
+        _clear(folders)
 
 
 if __name__ == "__main__":

@@ -146,12 +146,15 @@ class _NoticeMessage(Frozen):
 
 
 def notice_message(queue: str, notice: Notice) -> Message:
-    place = sign_queue if isinstance(notice, QueuedTask) else command_queue
+    """A sign is not persistent: if it is lost, the item shows nothing until its task starts."""
+    is_sign = isinstance(notice, QueuedTask)
+    place = sign_queue if is_sign else command_queue
     return Message(
         place(queue, item_of_notice(notice).host),
         _NoticeMessage(notice=notice).model_dump_json().encode(),
         f"notice.{new_uuid()}",
         arguments=NOTICE_ARGUMENTS,
+        persistent=not is_sign,
     )
 
 

@@ -124,6 +124,7 @@ class RabbitMQSink:
         self._secrets = Secrets(settings.password)
         self._io = IoThread("rabbitmq-publisher")
         self._channel: ConfirmingChannel | None = None
+        self._announcements: ConfirmingChannel | None = None
         self._declared: set[str] = set()
         self._connecting, self._declaring = asyncio.Lock(), asyncio.Lock()
         self._announcing: set[asyncio.Task[None]] = set()
@@ -261,13 +262,15 @@ class RabbitMQSink:
         """
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                channel = await self._open_channel()
+                channel = await self._open_announcements()
                 arguments = dict(WAITING_ARGUMENTS)
                 await channel.call(
                     channel.raw.queue_declare, queue=waiting, durable=True, arguments=arguments
                 )
-                await channel.publish(waiting_message(waiting))
-                await self._send(channel, notice_message(self._settings.queue, task))
+                await asyncio.gather(
+                    channel.publish(waiting_message(waiting)),
+                    self._send(channel, notice_message(self._settings.queue, task)),
+                )
         except (BrokerError, TimeoutError) as error:
             _logger.debug("Could not announce that %s is waiting: %s", task.name, error)
 
@@ -310,6 +313,15 @@ class RabbitMQSink:
                 connection.drop()
                 raise
             return self._channel
+
+    async def _open_announcements(self) -> ConfirmingChannel:
+        """A channel of their own: a channel works in turn, and declaring a queue takes the broker long."""
+        connection = (await self._open_channel()).connection
+        async with self._connecting:
+            channel = self._announcements
+            if channel is None or not channel.is_open or channel.connection is not connection:
+                channel = self._announcements = await ConfirmingChannel.open(connection)
+            return channel
 
     def _drop(self, channel: ConfirmingChannel) -> None:
         if channel is self._channel:

@@ -39,6 +39,8 @@ JOBS: Resource = ("batch", "v1", "jobs")
 WATCHED = {TASKS: Selector(DEFAULTED, NOT_ENDED), JOBS: Selector(ACTIVE)}
 _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
 _RESTART_MAX_S = 600.0
+_WORKERS = 8
+"""Tasks that are reconciled at the same time."""
 
 
 async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
@@ -92,9 +94,7 @@ class Namespaces:
         """The configured ones; empty: all."""
         self._tasks: ObjectCache[AgentTask] = ObjectCache(AgentTask.compact)
         self._jobs: ObjectCache[Job] = ObjectCache()
-        self._controller = Controller(
-            self._reconcile, workers=settings.operator.workers, on_error=self._failed
-        )
+        self._controller = Controller(self._reconcile, workers=_WORKERS, on_error=self._failed)
         self._controllers: dict[str, NamespaceController] = {}
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._failing: set[str] = set()

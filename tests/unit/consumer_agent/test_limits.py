@@ -8,7 +8,7 @@ import pytest
 from coding_agent_consumer.agent.failures import CallResult, CallStatus, Round, reached
 from coding_agent_core.reasons import Reason
 
-end_of = partial(reached, tool_errors=3, malformed_answers=5, setting="llm.openai")
+end_of = partial(reached, tool_errors=3, setting="llm.openai")
 
 
 def ok(arguments: str = "{}", text: str = "fine", tool: str = "read_file") -> Round:

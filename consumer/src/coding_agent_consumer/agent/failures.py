@@ -50,6 +50,8 @@ REPEATS = 5
 """Equal rounds in a row that make an endless loop."""
 LONGEST_CYCLE = 4
 """Rounds of the longest cycle that is detected."""
+_MALFORMED_ANSWERS = 5
+"""Unusable answers in a row that end the attempt."""
 _ERROR_LENGTH = 200
 _VOLATILE = re.compile(r"\b\d+(?:\.\d+)?\s?(?:ms|s|sec|seconds)\b|0x[0-9a-f]+")
 """Durations and addresses, which differ between two runs of the same command."""
@@ -149,19 +151,16 @@ class LimitReachedError(Exception):
         self.outcome = outcome
 
 
-def reached(
-    rounds: Sequence[Round], *, tool_errors: int, malformed_answers: int, setting: str
-) -> Outcome | None:
+def reached(rounds: Sequence[Round], *, tool_errors: int, setting: str) -> Outcome | None:
     """The outcome if the attempt must end after these rounds.
 
     Args:
         tool_errors: most errors of one tool in a row.
-        malformed_answers: most unusable answers in a row.
         setting: section of the settings that names the model.
     """
     return (
         _tool_failing(rounds, tool_errors)
-        or _malformed(rounds, malformed_answers, setting)
+        or _malformed(rounds, _MALFORMED_ANSWERS, setting)
         or _looping(rounds)
     )
 

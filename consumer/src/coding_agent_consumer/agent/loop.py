@@ -283,7 +283,6 @@ class _Conversation:
         outcome = reached(
             self._rounds,
             tool_errors=self.settings.consumer.max_tool_errors,
-            malformed_answers=self.settings.consumer.max_malformed_answers,
             setting=self.spec.setting,
         )
         if outcome is not None:

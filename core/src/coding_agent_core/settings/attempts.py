@@ -104,8 +104,6 @@ class Consumer(Section):
     labels."""
     max_tool_errors: int = Field(default=3, gt=0)
     """Consecutive errors of one tool that end the attempt."""
-    max_malformed_answers: int = Field(default=5, gt=0)
-    """Malformed model answers in a row that end the attempt."""
     branch_prefix: str = Field(default="coding-agent/", min_length=1)
     """Prefix of the name of every branch for an issue; the agent pushes to no other branch for one."""
     commits: Commits = Commits()

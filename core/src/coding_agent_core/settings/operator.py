@@ -114,8 +114,6 @@ class Operator(Section):
     """Address to listen on."""
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port of `/livez`, `/readyz` and `/metrics`."""
-    workers: int = Field(default=8, gt=0)
-    """Number of tasks that are reconciled at the same time."""
     relist_interval: float = Field(default=30.0, gt=0)
     """Seconds between two lists of all objects; a watch that lags behind two of them counts as dead."""
     sweep_interval: float = Field(default=300.0, gt=0)

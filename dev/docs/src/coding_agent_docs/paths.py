@@ -10,6 +10,7 @@ CONFIGURATION = DOCS / "reference" / "configuration.md"
 CHART_SCHEMA = ROOT / "charts" / "schema.py"
 """Knows which settings the chart sets itself."""
 METRICS = DOCS / "reference" / "metrics.md"
+STATES = DOCS / "reference" / "states.md"
 
 
 def pages() -> list[Path]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from coding_agent_docs.errors import DocsError
 from coding_agent_docs.metrics_reference import metrics
-from coding_agent_docs.paths import CHART_SCHEMA, CONFIGURATION, METRICS
+from coding_agent_docs.paths import CHART_SCHEMA, CONFIGURATION, METRICS, STATES
 from coding_agent_docs.settings_reference import Group, groups
+from coding_agent_docs.states_reference import states_page
 
 _CONFIGURATION = """\
 # Configuration reference
@@ -60,12 +61,21 @@ Python's and the process's own metrics (`process_resident_memory_bytes`, …) ar
 """
 
 
-_METRICS_HEAD = "| metric | kind | labels | meaning |\n|---|---|---|---|\n"
+_STATES = """\
+# What the item shows
+
+<!-- Generated from the programs by `python -m coding_agent_docs reference`. Do not edit. -->
+
+For each state of a task: the phase and reason in its status, the label that the item has, and the text of the
+comment on the item. The examples are of a task for issue 7 of `octo/demo`. GitLab shows the same, with a
+merge request in place of the pull request. A rate limit or an outage of the forge can delay what the item
+shows; the task's condition `Reported` is then False.
+"""
 
 
 def pages() -> dict[Path, str]:
     """What each reference page must contain."""
-    return {CONFIGURATION: configuration(), METRICS: metrics_page()}
+    return {CONFIGURATION: configuration(), METRICS: metrics_page(), STATES: states_page(_STATES)}
 
 
 def write() -> list[Path]:

@@ -1,0 +1,214 @@
+"""What an item shows in each state of its task: examples that the operator and the reporter write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from coding_agent_core import agenttask
+from coding_agent_core.agenttask import AgentTask, AttemptStatus, OutcomeType, TaskResult
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.reasons import REASONS, PodReason, Reason
+from coding_agent_core.registry import Platform
+from coding_agent_core.reporting import Links, comment, label_changes
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, task_name
+from coding_agent_operator.budgets import Exhausted
+from coding_agent_operator.observed import Job, job_name
+from coding_agent_operator.outcome_of import AttemptOutcome, PodProblem
+from coding_agent_operator.reporter.report import report_of
+from coding_agent_operator.task_plan import SchedulingDecision, status_of
+from coding_agent_operator.task_state import Stage, TaskOutcome, TaskState
+
+_NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+_BEGAN = _NOW - timedelta(minutes=5)
+_ITEM = Item(
+    platform=Platform.GITHUB, host="github.com", repository="octo/demo", kind=ItemKind.ISSUE, number=7
+)
+_LABELS = Labels()
+_LINKS = Links("https://github.com", "coding-agent/")
+_CHANGE = TaskResult(
+    branch="coding-agent/issue-7",
+    change_url="https://github.com/octo/demo/pull/8",
+    summary="The sum was a difference. A test covers it now.",
+)
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A state of a task.
+
+    Attributes:
+        when: what has happened, for the page.
+        cause: who or what cancelled it.
+    """
+
+    title: str
+    when: str
+    state: TaskState
+    decision: SchedulingDecision = field(default_factory=SchedulingDecision)
+    cancel: bool = False
+    suspend: bool = False
+    cause: str = ""
+
+
+def states_page(head: str) -> str:
+    """The page; a section for each state, with the labels and the comment of the item."""
+    return head + "".join(_section(example) for example in _examples())
+
+
+def _section(example: _Example) -> str:
+    task = _task(example)
+    report = report_of(task, _LABELS, _LINKS, cause=example.cause)
+    visible, _hidden = comment(report).rsplit("\n\n", 1)
+    quoted = "\n".join(f"> {line}".rstrip() for line in visible.splitlines())
+    return (
+        f"\n## {example.title}\n\n{example.when}\n\n"
+        f"- status: phase `{task.status.phase}`, reason `{task.status.reason}`\n"
+        f"- label: {_label(report.state.phase)}\n- comment:\n\n{quoted}\n"
+    )
+
+
+def _label(phase: Phase) -> str:
+    """The label that an item with the default trigger label has in this phase."""
+    present = frozenset({_LABELS.trigger(None)} if phase is Phase.QUEUED else {_LABELS.processing_label})
+    added, removed = label_changes(phase, _LABELS, present)
+    return " ".join(f"`{name}`" for name in sorted((present | set(added)) - set(removed))) or "none"
+
+
+def _task(example: _Example) -> AgentTask:
+    request = TaskRequest(item=_ITEM, user="ada", trigger=Trigger(origin=Origin.WEBHOOK, received_at=_BEGAN))
+    body = agenttask.manifest(request, run=1, timeout_seconds=3600, max_attempts=3)
+    body["metadata"] |= {"uid": "…", "generation": 1, "creationTimestamp": _BEGAN.isoformat()}
+    body["spec"] |= {"cancel": example.cancel, "suspend": example.suspend}
+    task = AgentTask.of(body)
+    status = status_of(task, example.state, example.decision, _NOW)
+    return AgentTask.of({**body, "status": status.to_wire()})
+
+
+def _attempt(number: int = 1, ended: Reason | PodReason | None = None) -> AttemptStatus:
+    known = AttemptStatus(number=number, job=job_name(task_name(_ITEM), number), start_time=_BEGAN)
+    if ended is None:
+        return known
+    facts = REASONS[ended]
+    return known.model_copy(
+        update={
+            "completion_time": _NOW,
+            "outcome": OutcomeType.FAILED,
+            "reason": ended.value,
+            "message": facts.message,
+        }
+    )
+
+
+def _state(stage: Stage, *attempts: AttemptStatus, live: bool = False) -> TaskState:
+    job = Job(name="…", uid="…", owner="…", task="…", number=1, created=_BEGAN, labels={})
+    return TaskState(stage, attempts, (job,) if live else (), (), len(attempts) + 1)
+
+
+def _ended(phase: Phase, reason: Reason | PodReason, rest: str = "", attempts: int = 1) -> TaskState:
+    outcome = TaskOutcome(phase, reason.value, f"{REASONS[reason].message}{rest}")
+    ended = [_attempt(number, reason) for number in range(1, attempts + 1)]
+    return replace(_state(Stage.ENDED, *ended), outcome=outcome)
+
+
+def _problem(reason: PodReason, detail: str) -> TaskState:
+    outcome = AttemptOutcome(reason, f"{REASONS[reason].message} {detail}")
+    problem = PodProblem(outcome, patience=600.0, over=False)
+    return replace(_state(Stage.ACTIVE, _attempt(), live=True), problem=problem)
+
+
+def _examples() -> Iterator[_Example]:
+    ready = _state(Stage.READY)
+    running = replace(_state(Stage.ACTIVE, _attempt(), live=True), started=True)
+    second = replace(
+        _state(Stage.ACTIVE, _attempt(1, Reason.MODEL_UNAVAILABLE), _attempt(2), live=True), started=True
+    )
+    backoff = replace(
+        _state(Stage.BACKOFF, _attempt(1, Reason.MODEL_UNAVAILABLE)),
+        next_attempt_time=_NOW + timedelta(minutes=1),
+    )
+    yield _Example(
+        "Waiting for its turn",
+        "As many attempts run as the limits and budgets allow.",
+        ready,
+        SchedulingDecision(position=3),
+    )
+    yield _Example(
+        "Waiting for the item's older run",
+        "The label was applied again while the last run still ends.",
+        ready,
+        SchedulingDecision(after=task_name(_ITEM)),
+    )
+    yield _Example(
+        "Waiting for a budget",
+        "Too little is left of a budget.",
+        ready,
+        SchedulingDecision(exhausted=Exhausted("The budget of octo/demo for this month is used up.")),
+    )
+    yield _Example("A command waits", "Somebody wrote `/cancel` before an attempt ran.", _state(Stage.HELD))
+    yield _Example(
+        "The cluster refuses the Job",
+        "For example a ResourceQuota is used up.",
+        ready,
+        SchedulingDecision(refused="POST jobs answered 403: exceeded quota"),
+    )
+    yield _Example(
+        "Starting", "The attempt's pod does not run yet.", _state(Stage.ACTIVE, _attempt(), live=True)
+    )
+    yield _Example(
+        "Cannot start: no node",
+        "The scheduler finds no node for the pod.",
+        _problem(PodReason.UNSCHEDULABLE, "0/3 nodes are available: 3 Insufficient memory."),
+    )
+    yield _Example(
+        "Cannot start: no image",
+        "The kubelet cannot pull the image.",
+        _problem(PodReason.ERR_IMAGE_PULL, "not found"),
+    )
+    yield _Example("Running", "The agent works.", running)
+    yield _Example("Running again", "The first attempt failed; the second one runs.", second)
+    yield _Example(
+        "Being cancelled", "The label was removed; the pod has not ended yet.", running, cancel=True
+    )
+    yield _Example("Between two attempts", "An attempt failed, and another one can help.", backoff)
+    yield _Example(
+        "Suspended", "Somebody set `spec.suspend`.", _state(Stage.SUSPENDED, _attempt()), suspend=True
+    )
+    yield _Example(
+        "Done",
+        "The change is open.",
+        replace(_ended(Phase.SUCCEEDED, Reason.COMPLETED), result=_CHANGE),
+    )
+    yield _Example(
+        "Nothing to change",
+        "The agent found that nothing has to change.",
+        _ended(Phase.SUCCEEDED, Reason.NOTHING_TO_CHANGE),
+    )
+    yield _Example(
+        "Failed",
+        "No attempt is left. The reason says what helps: "
+        "see [the list of reasons](../troubleshooting.md#failed).",
+        _ended(
+            Phase.FAILED,
+            Reason.MODEL_UNAVAILABLE,
+            " That was attempt 3 of 3.",
+            attempts=3,
+        ),
+    )
+    yield _Example(
+        "Failed, with work to keep",
+        "The attempt pushed before it ended; no change was opened.",
+        replace(
+            _ended(Phase.FAILED, Reason.BUDGET_EXCEEDED),
+            result=TaskResult(branch="coding-agent/issue-7"),
+        ),
+    )
+    yield _Example(
+        "Cancelled",
+        "The label was removed, or somebody wrote `/cancel`.",
+        _ended(Phase.CANCELLED, Reason.CANCELLED),
+        cancel=True,
+        cause="ada removed the label",
+    )

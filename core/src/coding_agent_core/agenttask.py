@@ -386,12 +386,12 @@ class AgentTask:
 
     @cached_property
     def item_hash(self) -> str:
-        """Of the item's identity, as its label has it unless somebody has changed the label."""
+        """Hash of the item's identity. The label has it too, unless somebody has changed that."""
         return identity_hash(self.spec.item.identity)
 
     @cached_property
     def repository_hash(self) -> str:
-        """Of the repository's identity."""
+        """Hash of the repository's identity."""
         return identity_hash(self.spec.item.repository_identity)
 
     @property

@@ -108,7 +108,7 @@ class JsonFormatter(logging.Formatter):
 
 
 _handlers: list[logging.Handler] = []
-"""Those that `configure` created: a second call replaces only these."""
+"""`configure` created these; its next call replaces no others."""
 
 
 def configure(settings: Logging, *, stream: TextIO | None = None) -> None:

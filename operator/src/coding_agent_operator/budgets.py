@@ -194,8 +194,8 @@ def exhausted(
 class Spending:
     """Counts what a namespace's tasks have spent and may still spend: the input of `fair_schedule`.
 
-    Active tasks are counted from the caches. Those that ended are read once at the start (`selectors`, `put`)
-    and counted as they end. The sweep keeps them as long as a budget counts them.
+    Active tasks are counted from the caches. Ended tasks are read once at the start (`selectors`, `put`), and
+    later ones are counted as they end. The sweep keeps them as long as a budget counts them.
     """
 
     def __init__(self, budgets: Budgets, now: Callable[[], datetime]) -> None:

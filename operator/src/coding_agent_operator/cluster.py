@@ -28,7 +28,7 @@ from coding_agent_operator.observed import ACTIVE, MANAGER, WORKLOADS, Job, Pod,
 _logger = logging.getLogger("operator.cluster")
 
 LEASE = "coding-agent-operator"
-"""Of the Lease, in the namespace of the AgentTasks."""
+"""Name of the Lease, in the namespace of the AgentTasks."""
 _WAIT_S = 1.0
 """Between two tries of one that waits for the Lease, or whose renewal failed."""
 

@@ -160,9 +160,9 @@ def why_unusable(claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | N
 def with_cache(manifest: Mapping[str, Any], claim: Body, template: JobTemplate, *, trusted: bool) -> Body:
     """The manifest of an attempt's Job, whose pod mounts the repository's cache. Pure.
 
-    The workspace of a trusted task writes to the volume itself. That of another gets a copy, which an init
-    container makes of the volume that it mounts read-only: package managers work with a copy as with their
-    own cache, and there is nothing that the workspace could write to.
+    The workspace of a trusted task writes to the volume itself. The workspace of any other task gets a copy,
+    which an init container makes from a read-only mount of the volume. Package managers use a copy like
+    their own cache, and that workspace has no way to write to the volume.
 
     Args:
         trusted: neither a fork nor a stranger wrote the item (`spec.trusted`).

@@ -99,7 +99,7 @@ DISRUPTIONS = {
 _LATE_S = 60.0
 """Beyond its grace period a pod may take this long before a person hears of it."""
 _VANISHED = ("Unknown", "ContainerStatusUnknown")
-"""Of a container that was running when its node went down: containerd's `unknownExitReason`
+"""Reasons of a container that was running when its node went down: containerd's `unknownExitReason`
 (internal/cri/server/helpers.go), and the kubelet's where the runtime knows nothing (pkg/kubelet)."""
 
 _REJECTED = (

@@ -349,9 +349,8 @@ def mount(name: str, path: str, *, sub_path: str = "", read_only: bool = False) 
 def credentials_for(credentials: Iterable[Credential], item: Item) -> list[Credential]:
     """One credential for each file that the item's task is given, by file name.
 
-    Every scope that an entry names must be the item's. Of those that give the same file the most specific
-    wins: one that names the repository, then one that names the host, then one that names the platform; of
-    equals the later.
+    Every scope that an entry names must be the item's. If several entries give the same file, one that names
+    the repository wins, then one that names the host, then one that names the platform, then the later one.
     """
     names = (item.platform, item.host.lower(), item.repository.lower())
     chosen: dict[str, tuple[list[bool], Credential]] = {}

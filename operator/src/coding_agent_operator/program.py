@@ -99,7 +99,7 @@ class Namespaces:
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._failing: set[str] = set()
         self._settled: set[str] = set()
-        """Those that were tried once, with success or without."""
+        """Namespaces that were tried once, with success or without."""
         self._discovered = False
         self._stopping = False
         self.restart_watches = asyncio.Event()

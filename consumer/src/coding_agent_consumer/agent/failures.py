@@ -45,7 +45,7 @@ from coding_agent_consumer.transcript import Scrub
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
 _CLEANUP_SECONDS = 5.0
-"""In which a cancelled agent must release its tools, or a runner's program must end."""
+"""A cancelled agent has this long to release its tools, and a runner's program to end."""
 REPEATS = 5
 """Equal rounds in a row that make an endless loop."""
 LONGEST_CYCLE = 4

@@ -49,7 +49,7 @@ _BODY_LIMIT = 32 * 1024 * 1024
 _BODIES_LIMIT = 2 * _BODY_LIMIT
 """Bytes of all bodies that are held at a time."""
 _BODY_SECONDS = 60.0
-"""In which a request's body must arrive."""
+"""A request's body must arrive within this time."""
 _ERROR_LIMIT = 1024 * 1024
 """Bytes of a provider's error that are passed on."""
 

@@ -20,7 +20,7 @@ from genai_prices import Usage as ListedUsage
 from genai_prices import calc_price
 
 _LISTED_CURRENCY = "USD"
-"""Of the public list prices (genai-prices)."""
+"""The currency of the public list prices (genai-prices)."""
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ _MARKS_LIMIT = 10 * _VALUES_LIMIT
 """Commas, brackets and quotes of a request, those in its texts included."""
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BYTES_PER_TOKEN = 4
-"""Of a request: English, code and JSON."""
+"""A rough mean for requests, which are English, code and JSON."""
 _FILE_TOKENS = 2_000
-"""Of the images and files of a request; their base64 says little about it."""
+"""An image or file of a request counts as this many: its base64 says little about its tokens."""
 _ADDED_TOKENS = 4_000
 """The most that a provider adds to a request by itself, for its tools (Anthropic, *Tool use pricing*: up to
 804 for the instructions, and 245 to 1,000 for each tool of its own)."""

@@ -31,7 +31,7 @@ _KEEP_ALIVE = 30
 """Seconds. `HEAD_SECONDS` ends an idle connection sooner. With uvicorn's default of 5, which many clients
 share, the server could close a connection just as the client sends its next request."""
 READ_SECONDS = 60.0
-"""In which a client must take what it was sent; then it counts as gone, and its answer is read to the end."""
+"""A client that takes nothing for this long counts as gone; its answer is still read to the end."""
 
 
 @contextlib.asynccontextmanager

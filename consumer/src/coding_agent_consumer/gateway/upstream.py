@@ -44,7 +44,7 @@ _PART = 256 * 1024
 """Bytes of a request that are sent at a time."""
 _FALLBACK_STATUS = frozenset({429, 500, 502, 503, 504, 529})
 _TOKEN_SECONDS = 10.0
-"""For one request to a cloud."""
+"""Limit of one request for a token to a cloud."""
 _EARLY = timedelta(minutes=5)
 """A token is replaced this long before it expires."""
 _AZURE_SCOPE = "https://cognitiveservices.azure.com/.default"

@@ -285,7 +285,7 @@ export const WithoutInstructions = async () => ({
 """
 _OPENCODE_FILES = {
     ".config/opencode/plugin/instructions.js": _OPENCODE_PLUGIN,
-    # Else it installs a library for plugins from the npm registry, and waits for that.
+    # Without these files OpenCode installs a library for plugins from the npm registry, and waits for that.
     ".config/opencode/node_modules/.keep": "",
     ".config/opencode/package-lock.json": json.dumps(
         {"packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}

@@ -16,7 +16,7 @@ from coding_agent_consumer.workspace.wire import MAX_TEXT, RefusalError
 
 STANDARD_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 FILE_SECONDS = 30.0
-"""For one operation on files."""
+"""Limit of one operation on files."""
 _MAX_LINES = 2000
 """Lines of one answer."""
 _MAX_LINE = 2000

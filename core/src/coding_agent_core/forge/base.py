@@ -281,7 +281,7 @@ class Forge(ABC):
         return CommitIdentity(own.name or own.login, own.commit_email or self._private_email(own))
 
     async def commit_identity_of(self, user: str) -> CommitIdentity | None:
-        """Of a person, with the address that the forge gives to keep theirs private; `None`: unknown."""
+        """A person's name and the address by which the forge keeps theirs private; `None`: unknown."""
         found = await self._find_user(user)
         return CommitIdentity(found.name or found.login, self._private_email(found)) if found else None
 

@@ -88,7 +88,7 @@ class Revised(StrEnum):
     TITLE = "title"
     TEXT = "text"
     BRANCH = "branch"
-    """Of a change: it was pushed to."""
+    """Somebody pushed to the change's branch."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class _Notices:
 
 
 class MemoryQueue:
-    """`TaskSink` and `TaskSource` in one: give the same object to both sides. For one event loop.
+    """`TaskSink` and `TaskSource` in one: give the same object to both sides, in one event loop.
 
     Args:
         keep_ended: how long an ended task is remembered for admission.

@@ -24,7 +24,7 @@ class Part(StrEnum):
 
 
 class World:
-    """For one run.
+    """The folder, the control plane and the broker of one run.
 
     Attributes:
         folder: for settings, logs and data; removed by whoever made it.

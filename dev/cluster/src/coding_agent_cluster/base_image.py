@@ -19,7 +19,7 @@ _SUITE = "trixie"
 # python3-venv and python3-pip for the Dockerfiles' build stages; git, which the consumer's image needs.
 _PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates", "git")
 _DEBOOTSTRAP_TIMEOUT_S = 900.0
-# What a slim image has no use for.
+# A slim image does not need these.
 _EXCESS = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists")
 
 

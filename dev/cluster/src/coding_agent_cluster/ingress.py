@@ -52,7 +52,7 @@ def gateway_class() -> dict[str, Any]:
 
 
 def gateway_crds(everything: str) -> str:
-    """Of a stream of the Gateway API's CRDs those that Contour is told to watch: the rest is large."""
+    """The CRDs of the Gateway API that Contour watches, taken from the stream of all, which is large."""
     name = re.compile(rf"^  name: ({'|'.join(_GATEWAY_KINDS)})\.gateway\.networking\.k8s\.io$", re.MULTILINE)
     return "\n---\n".join(part for part in everything.split("\n---\n") if name.search(part))
 

@@ -97,5 +97,5 @@ def pushed_refs(request: bytes, answer: bytes) -> list[tuple[str, str, str]]:
 
 
 def _length(packet: bytes) -> int:
-    """Of a pkt-line with its four hex digits; 0: the list of refs ends here."""
+    """Length of a pkt-line, its four hex digits included; 0: the list of refs ends here."""
     return int(packet, 16) if re.fullmatch(rb"[0-9a-f]{4}", packet) else 0

@@ -92,15 +92,15 @@ class Reviews:
     _checks: dict[int, list[Check]] = field(default_factory=lambda: defaultdict(list))
 
     def reviews(self, item: Item) -> list[Review]:
-        """Of a change, oldest first."""
+        """Reviews of a change, oldest first."""
         return self._reviews[item.id]
 
     def threads(self, item: Item) -> list[Thread]:
-        """Of a change, oldest first."""
+        """Threads of a change, oldest first."""
         return self._threads[item.id]
 
     def checks(self, repository: Repository, sha: str | None = None) -> list[Check]:
-        """Of a repository, or of one commit, oldest first."""
+        """Checks of a repository, or of one commit, oldest first."""
         return [check for check in self._checks[repository.id] if sha in (None, check.sha)]
 
     def review(self, item: Item, actor: User, state: str, body: str = "") -> Review:

@@ -69,7 +69,8 @@ class _Repository(ResponseModel):
     private: bool = False
     parent: str = Field(default="", validation_alias=AliasPath("parent", "full_name"))
     root: str = Field(default="", validation_alias=AliasPath("source", "full_name"))
-    """Of a fork that is read by itself: what it was forked from, and the first repository of the network."""
+    """A fork has both: the repository that it was made from, and the first one of the network. GitHub sends
+    them only if the fork is read by itself."""
 
 
 class _Branch(ResponseModel):

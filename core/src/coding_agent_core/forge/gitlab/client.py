@@ -54,9 +54,9 @@ class _ProjectItem(ItemAnswer):
     reference: str = Field(default="", validation_alias=AliasPath("references", "full"))
     """How other projects refer to the item: `group/project#7`."""
     source_project_id: int | None = None
-    """Of a merge request; null when the fork was deleted."""
+    """Merge requests only; null when the fork was deleted."""
     source_branch: str = ""
-    """Of a merge request."""
+    """Merge requests only."""
 
 
 class _MergeRequest(_ProjectItem):

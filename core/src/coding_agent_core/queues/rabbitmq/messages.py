@@ -27,9 +27,10 @@ _DELAY_QUEUE_REST = 60
 """Seconds for which a delay queue stays after the last message that can be in it."""
 _HOUR = 3_600_000
 WAITING_ARGUMENTS: Mapping[str, object] = {"x-message-ttl": _HOUR, "x-max-length": 1, "x-expires": 2 * _HOUR}
-"""Of a waiting queue: after an hour a poll publishes the item again, as its message may have been purged.
+"""Arguments of a waiting queue: after an hour a poll publishes the item again, because somebody may have
+purged its message.
 
-The time counts for a message in it: the queue itself does not expire as long as polls look at it.
+The message has that limit and not the queue, because polls that look at a queue keep it alive.
 """
 SETTLED_LIMIT = 10_000
 _REASON_LIMIT = 2000
@@ -71,7 +72,7 @@ def sign_queue(queue: str, host: str) -> str:
 
 
 NOTICE_ARGUMENTS: Mapping[str, object] = {"x-expires": 7 * 24 * 3600 * 1000}
-"""Of both: after a week without a consumer they vanish, e.g. of a forge that is no longer configured."""
+"""Arguments of both queues: they vanish after a week without a consumer, as for a forge that was removed."""
 
 
 def delay_seconds(delay: float) -> int:

@@ -79,7 +79,7 @@ InRepository = Annotated[Repository, Depends(repository_of)]
 
 
 def kind_of(noun: str) -> Kind:
-    """What a path speaks of."""
+    """The kind of item that a path names."""
     return Kind.ISSUE if noun.endswith("issues") else Kind.CHANGE
 
 

@@ -1,0 +1,434 @@
+"""The verdict on a history: what was promised about it and does not hold. Pure; the standard library only.
+
+    verdict = judge(history, Promises(global_limit=3))
+    assert not verdict.violations, verdict.text()
+
+Each claim is a function from an item, or from the whole history, to the violations that it finds. A
+withdrawal is a person's removal of the last label that asks for work, the closing or merging of the item, or
+a `/cancel` of a person who may give it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from tests.chaos.history import Act, History, ItemKey, Run, shown_state
+
+_SECOND = timedelta(seconds=1)
+_COMMANDS = ("/run", "/retry")
+_LABELS = ("labeled", "unlabeled")
+_CLOSING = ("closed", "merged")
+
+
+@dataclass(frozen=True)
+class Promises:
+    """What the system promises, as it was configured; times in seconds.
+
+    Attributes:
+        triggers: the labels that ask for a task.
+        members: logins of the people whose commands count.
+        global_limit, repository_limit: attempts at a time; `None`: no limit.
+        start: from an application to its run, while nothing is broken; after a fault, from the fault's end.
+        stop: from a withdrawal until nothing is pushed any more.
+        grace: how much longer a pod may then take to end.
+        settle: how long before the end of the history the last act must lie, to be judged as finished.
+    """
+
+    bot: str = "coding-agent-bot"
+    triggers: frozenset[str] = frozenset({"coding agent"})
+    processing: str = "coding agent processing"
+    done: str = "coding agent done"
+    members: frozenset[str] = frozenset()
+    global_limit: int | None = None
+    repository_limit: int | None = None
+    start: float = 30.0
+    stop: float = 10.0
+    grace: float = 30.0
+    settle: float = 60.0
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A promise that does not hold.
+
+    Attributes:
+        kind: lost, doubled, stuck, overlap, limit, late, pushed late, stopped late, comments, changes,
+            disagreement, unstored, or written after the end.
+    """
+
+    kind: str
+    item: ItemKey | None
+    at: datetime
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.at:%H:%M:%S.%f} {self.kind}: {self.item or 'all items'}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge found.
+
+    Attributes:
+        unknown: applications too close to the end of the history, or deliveries that got no answer.
+    """
+
+    violations: tuple[Violation, ...]
+    applications: int
+    runs: int
+    unknown: tuple[str, ...] = ()
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    def text(self) -> str:
+        """A line for each violation, after the figures."""
+        head = f"{self.applications} applications, {self.runs} runs, {len(self.unknown)} unknown"
+        return "\n".join([head, *map(str, self.violations)])
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Something that asks for a run.
+
+    Attributes:
+        required: a label does; a command only if its author may give it, which others decide too.
+    """
+
+    at: datetime
+    actor: str
+    required: bool
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An item's part of the history.
+
+    Attributes:
+        pushes: of the bot to a branch for the item.
+        withdrawals: when nobody wanted its work any more.
+    """
+
+    key: ItemKey
+    acts: Sequence[Act]
+    pushes: Sequence[Act]
+    runs: Sequence[Run]
+    requests: Sequence[_Request]
+    withdrawals: Sequence[Act]
+
+
+def judge(history: History, promises: Promises) -> Verdict:
+    """What does not hold of the promises, oldest first."""
+    items = [_item(key, history, promises) for key in sorted(_keys(history))]
+    found = [
+        *(violation for item in items for violation in _of_item(item, history, promises)),
+        *_limits(history, promises),
+        *_unstored(history, promises),
+    ]
+    unknown = [
+        f"{item.key}: asked for at {request.at:%H:%M:%S}, just before the end"
+        for item in items
+        for request in item.requests
+        if not _is_old(request.at, history, promises)
+    ]
+    unknown += [f"{one.item}: a delivery got no answer" for one in history.deliveries if one.status == 0]
+    return Verdict(
+        tuple(sorted(found, key=lambda violation: violation.at)),
+        sum(request.required for item in items for request in item.requests),
+        sum(map(len, history.runs.values())),
+        tuple(unknown),
+        Counter(violation.kind for violation in found),
+    )
+
+
+def _keys(history: History) -> set[ItemKey]:
+    return {act.item for act in history.acts if act.item is not None} | set(history.runs)
+
+
+def _item(key: ItemKey, history: History, promises: Promises) -> _Item:
+    acts = [act for act in history.acts if act.item == key]
+    pushes = [
+        act
+        for act in history.acts
+        if act.event == "pushed"
+        and act.actor == promises.bot
+        and act.repository == (key.host, key.repository)
+        and key.kind == "issue"
+        and act.branch.split("/")[-1].split("-r")[0] == f"issue-{key.number}"
+    ]
+    return _Item(
+        key,
+        acts,
+        pushes,
+        history.runs.get(key, ()),
+        list(_requests(acts, promises)),
+        list(_withdrawals(acts, promises)),
+    )
+
+
+def _requests(acts: Iterable[Act], promises: Promises) -> Iterator[_Request]:
+    for act in acts:
+        if act.actor == promises.bot:
+            continue
+        if act.event == "labeled" and act.label in promises.triggers:
+            yield _Request(act.at, act.actor, required=True)
+        elif act.event == "commented" and act.body.strip().split(" ")[0] in _COMMANDS:
+            yield _Request(act.at, act.actor, required=False)
+
+
+def _withdrawals(acts: Iterable[Act], promises: Promises) -> Iterator[Act]:
+    asking = promises.triggers | {promises.processing}
+    shown: set[str] = set()
+    for act in acts:
+        if act.event in _LABELS and act.label in asking:
+            (shown.add if act.event == "labeled" else shown.discard)(act.label)
+        cancel = act.event == "commented" and act.body.strip() == "/cancel" and act.actor in promises.members
+        went = act.event == "unlabeled" and act.label in asking and not shown
+        if act.actor != promises.bot and (cancel or went or act.event in _CLOSING):
+            yield act
+
+
+def _is_old(at: datetime, history: History, promises: Promises) -> bool:
+    return at + timedelta(seconds=promises.settle) <= history.end
+
+
+def _delayed(at: datetime, seconds: float, history: History) -> datetime:
+    """The time `seconds` after `at`; a fault that touches that time puts it off to as long after its end."""
+    due = at + timedelta(seconds=seconds)
+    for fault in sorted(history.faults, key=lambda fault: fault.start):
+        if fault.start <= due and fault.end >= at:
+            due = max(due, fault.end + timedelta(seconds=seconds))
+    return due
+
+
+def _of_item(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+    yield from _lost_or_stuck(item, history, promises)
+    yield from _doubled(item)
+    yield from _late(item, history, promises)
+    yield from _overlaps(item)
+    yield from _after_withdrawals(item, history, promises)
+    yield from _comments_and_changes(item, history, promises)
+    yield from _disagreement(item, history, promises)
+
+
+def _lost_or_stuck(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+    """A label that stays has one run that ends after it, and no run is left that does not end."""
+    for run in item.runs:
+        since = run.phases[-1][0] if run.phases else run.created
+        if run.ended is None and _is_old(_delayed(since, 0, history), history, promises):
+            yield Violation("stuck", item.key, since, f"run {run.number} is {run.phase} for good")
+    labels = [request for request in item.requests if request.required]
+    if not labels:
+        return
+    last = labels[-1]
+    if any(act.at >= last.at for act in item.withdrawals) or not _is_old(last.at, history, promises):
+        return
+    # The forges' times are whole seconds: a run that ends in the label's own second may have answered it.
+    second = last.at.replace(microsecond=0)
+    if not any(run.ended is None or run.ended >= second for run in item.runs):
+        yield Violation("lost", item.key, last.at, "the label stays, and no run ended after it")
+
+
+def _doubled(item: _Item) -> Iterator[Violation]:
+    """Each run answers a label or command of its own, and the numbers of runs differ."""
+    left = [request.at for request in item.requests]
+    for run in item.runs:
+        # A request that came before the run; the oldest, because runs are in the order of their numbers.
+        if left and left[0] <= run.created + _SECOND:
+            left.pop(0)
+        else:
+            yield Violation(
+                "doubled", item.key, run.created, f"nobody asked for run {run.number} ({run.name})"
+            )
+    for number, count in Counter(run.number for run in item.runs).items():
+        if count > 1:
+            first = next(run for run in item.runs if run.number == number)
+            yield Violation("doubled", item.key, first.created, f"{count} runs have the number {number}")
+
+
+def _late(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+    """A label has its run soon, if no run of the item is active and nobody takes the label off before."""
+    for request in item.requests:
+        due = _delayed(request.at, promises.start, history)
+        if not request.required or due > history.end:
+            continue
+        if any(request.at <= act.at <= due for act in item.withdrawals):
+            continue
+        if any(run.created <= due and (run.ended is None or run.ended >= request.at) for run in item.runs):
+            continue
+        later = [run for run in item.runs if run.created > due]
+        if later:
+            late = (later[0].created - request.at).total_seconds()
+            yield Violation("late", item.key, request.at, f"its run came {late:.0f} s after the label")
+
+
+def _overlaps(item: _Item) -> Iterator[Violation]:
+    """No two runs of an item work at the same time."""
+    for before, after in pairwise(item.runs):
+        began = _began(after)
+        if began is None:
+            continue
+        ends = [pod.ended for pod in before.pods]
+        worked = _began(before) is not None
+        over = max((end for end in ends if end is not None), default=before.ended)
+        if worked and (None in ends or over is None or over > began):
+            text = f"run {after.number} began while run {before.number} worked"
+            yield Violation("overlap", item.key, began, text)
+
+
+def _began(run: Run) -> datetime | None:
+    if run.pods:
+        return min(pod.started for pod in run.pods)
+    return next((at for at, phase in run.phases if phase in ("Starting", "Running")), None)
+
+
+def _after_withdrawals(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+    """Nothing is pushed and no pod works long after a withdrawal; nothing at all after a merge."""
+    for act in item.withdrawals:
+        again = min((one.at for one in item.requests if one.at > act.at), default=history.end)
+        stop = _delayed(act.at, promises.stop, history)
+        for push in item.pushes:
+            if stop < push.at < again:
+                late = (push.at - act.at).total_seconds()
+                yield Violation("pushed late", item.key, push.at, f"{late:.1f} s after {act.event}")
+        gone = stop + timedelta(seconds=promises.grace)
+        for run in item.runs:
+            for pod in run.pods:
+                ended = pod.ended or history.end
+                if pod.started < act.at and gone < ended and gone < again:
+                    late = (ended - act.at).total_seconds()
+                    text = f"pod {pod.name} worked for {late:.0f} s after {act.event}"
+                    yield Violation("stopped late", item.key, act.at, text)
+                elif act.at < stop < pod.started < again:
+                    text = f"pod {pod.name} was started after {act.event}"
+                    yield Violation("stopped late", item.key, pod.started, text)
+        if act.event == "merged":
+            for written in item.acts:
+                late_write = written.event in ("commented", "comment_edited", "labeled")
+                if written.actor == promises.bot and late_write and gone < written.at < again:
+                    yield Violation(
+                        "written after the end", item.key, written.at, f"{written.event} by the bot"
+                    )
+
+
+def _comments_and_changes(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+    """The bot writes one comment with its state on an item, and has one open change for it."""
+    ours = [act for act in item.acts if act.actor == promises.bot and act.event == "commented"]
+    states = [act for act in ours if shown_state(act.body) is not None]
+    if len({act.comment for act in states}) > 1:
+        yield Violation("comments", item.key, states[1].at, f"the bot wrote {len(states)} comments")
+    if item.key.kind != "issue":
+        return
+    mine = {
+        act.item: act
+        for act in history.acts
+        if act.event == "opened"
+        and act.actor == promises.bot
+        and act.item is not None
+        and act.item[:2] == item.key[:2]
+        and act.branch.split("/")[-1].split("-r")[0] == f"issue-{item.key.number}"
+    }
+    closed = {act.item: act.at for act in history.acts if act.event in _CLOSING}
+    opened = sorted(mine.values(), key=lambda act: act.at)
+    for before, after in pairwise(opened):
+        if closed.get(before.item, history.end) > after.at:
+            yield Violation("changes", item.key, after.at, "the bot opened a second change for it")
+
+
+def _disagreement(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+    """At the end, labels, comment and the last run agree."""
+    touched = max((act.at for act in item.acts if act.actor != promises.bot), default=history.end)
+    last_change = max([touched, *(at for run in item.runs for at, _ in run.phases)])
+    if not item.runs or not _is_old(_delayed(last_change, 0, history), history, promises):
+        return
+    run, labels = item.runs[-1], _labels(item.acts)
+    said = [
+        state
+        for act in item.acts
+        if act.actor == promises.bot
+        and act.event in ("commented", "comment_edited")
+        and (state := shown_state(act.body)) is not None
+    ]
+    deleted = any(act.event == "deleted" for act in item.acts)
+    if deleted:
+        return
+    if not said:
+        yield Violation("disagreement", item.key, last_change, f"run {run.number} is {run.phase}: no comment")
+    elif said[-1].get("phase") != run.phase:
+        text = f"run {run.number} is {run.phase}, and the comment says {said[-1].get('phase')}"
+        yield Violation("disagreement", item.key, last_change, text)
+    asking = promises.triggers | {promises.processing}
+    shown = f"run {run.number} is {run.phase}, and the item shows {sorted(labels)}"
+    if run.ended is None:
+        return
+    by_people = {act.label for act in item.acts if act.actor != promises.bot and act.at > run.ended}
+    if run.phase == "Succeeded":
+        wrong = promises.done not in labels | by_people and not labels & asking
+    else:
+        wrong = promises.done in labels
+    if wrong or promises.processing in labels:
+        yield Violation("disagreement", item.key, last_change, shown)
+
+
+def _labels(acts: Iterable[Act]) -> set[str]:
+    shown: set[str] = set()
+    for act in acts:
+        if act.event == "labeled":
+            shown.add(act.label)
+        elif act.event == "unlabeled":
+            shown.discard(act.label)
+    return shown
+
+
+def _limits(history: History, promises: Promises) -> Iterator[Violation]:
+    """As many pods work at any instant as the limits allow."""
+    moments: list[tuple[datetime, int, ItemKey]] = []
+    for runs in history.runs.values():
+        for run in runs:
+            for pod in run.pods:
+                moments += [(pod.started, 1, run.item), (pod.ended or history.end, -1, run.item)]
+    working = 0
+    by_repository: Counter[tuple[str, str]] = Counter()
+    for at, change, item in sorted(moments, key=lambda moment: (moment[0], moment[1])):
+        working += change
+        by_repository[item[:2]] += change
+        if change < 0:
+            continue
+        if promises.global_limit is not None and working > promises.global_limit:
+            yield Violation(
+                "limit", item, at, f"{working} attempts worked, {promises.global_limit} are allowed"
+            )
+        limit = promises.repository_limit
+        if limit is not None and by_repository[item[:2]] > limit:
+            text = f"{by_repository[item[:2]]} attempts worked in its repository, {limit} are allowed"
+            yield Violation("limit", item, at, text)
+
+
+def _unstored(history: History, promises: Promises) -> Iterator[Violation]:
+    """An application whose delivery was answered with 2xx is stored by then."""
+    if not history.has_pods:
+        return
+    for delivery in history.deliveries:
+        if (
+            delivery.event != "labeled"
+            or delivery.label not in promises.triggers
+            or not 200 <= delivery.status < 300
+        ):
+            continue
+        acts = [act for act in history.acts if act.item == delivery.item]
+        item = _item(delivery.item, history, promises)
+        asked = [request.at for request in item.requests if request.at <= delivery.at]
+        if not asked or any(
+            act.at >= asked[-1] for act in _withdrawals(acts, promises) if act.at <= delivery.at
+        ):
+            continue
+        stored = [
+            run
+            for run in item.runs
+            if run.created <= delivery.at
+            and (run.ended is None or run.ended >= asked[-1].replace(microsecond=0))
+        ]
+        if not stored:
+            yield Violation("unstored", delivery.item, delivery.at, "answered 2xx, and there was no task")

@@ -2,7 +2,8 @@
 
 A Job's pod and a consumer of a queue run the same attempt. It writes neither labels nor comments. Whatever
 happens, it returns an `Outcome` in time. Work that was done is pushed even if the attempt fails or is
-stopped, so that the next attempt continues from it.
+stopped, so that the next attempt continues from it. If somebody else pushes to the branch meanwhile, the
+attempt ends at its next push: nothing is overwritten, and the next attempt starts from the branch's new tip.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from coding_agent_core.retry import (
     Clock,
     Deadline,
     StoppedError,
-    either,
+    any_of,
     pause_until,
     run_until,
     while_unavailable,
@@ -94,7 +95,7 @@ _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
     (ForgeRefusedError, Reason.FORGE_REFUSED),
     (ForgeNotFoundError, Reason.ITEM_GONE),
-    (RemoteMovedError, Reason.FORGE_UNAVAILABLE),  # the next attempt starts from where the remote is then
+    (RemoteMovedError, Reason.BRANCH_MOVED),
     (WorkspaceGoneError, Reason.WORKSPACE_FAILED),
     (WorkspaceRefusedError, Reason.WORKSPACE_FAILED),
     (PatchRefusedError, Reason.CHANGE_REFUSED),
@@ -435,7 +436,7 @@ class Attempt:
                 host=settings.gateway.host,
                 on_counted=self._record,
             ) as gateway,
-            either(self.stop, gateway.exhausted) as stop,
+            any_of(self.stop, gateway.exhausted, publisher.branch_moved) as stop,
         ):
             self._gateway = gateway
             self._record(gateway.usage)

@@ -30,7 +30,7 @@ from coding_agent_consumer.commits import (
     require_bounded,
     why_refused,
 )
-from coding_agent_consumer.git import Credentials, Git, GitFailedError
+from coding_agent_consumer.git import Credentials, Git, GitFailedError, RemoteMovedError
 from coding_agent_consumer.mirror import FETCH, Mirror, fetch
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
 
@@ -283,6 +283,7 @@ class Publisher:
         asked_by: co-author of each commit.
         signer: signs each commit.
         quotes_summary: a commit's message has the summary; else the item's title alone.
+        branch_moved: set once a checkpoint could not push because somebody else has pushed to the branch.
     """
 
     repository: BareClone
@@ -292,6 +293,7 @@ class Publisher:
     asked_by: CommitIdentity | None = None
     signer: SshSigner | None = None
     quotes_summary: bool = True
+    branch_moved: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     @property
@@ -369,6 +371,8 @@ class Publisher:
             async with asyncio.timeout(_CHECKPOINT_SECONDS):
                 await self.commit(workspace, finished=False)
                 await while_unavailable(self.push, within=_CHECKPOINT_PATIENCE, logger=_logger)
+        except RemoteMovedError:
+            self.branch_moved.set()
         except (CodingAgentError, TimeoutError) as error:
             why = str(error) or f"it took more than {_CHECKPOINT_SECONDS:g} s"
             _logger.warning("Could not push the work so far; the next checkpoint retries: %s", why)

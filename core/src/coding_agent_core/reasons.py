@@ -65,6 +65,7 @@ class Reason(StrEnum):
     MODEL_MALFORMED = "ModelMalformed"
     FORGE_UNAVAILABLE = "ForgeUnavailable"
     FORGE_REFUSED = "ForgeRefused"
+    BRANCH_MOVED = "BranchMoved"
     NOT_AUTHORIZED = "NotAuthorized"
     NOT_APPROVED = "NotApproved"
     ITEM_GONE = "ItemGone"
@@ -180,6 +181,12 @@ REASONS: Mapping[str, ReasonFacts] = {
         ReasonClass.TRANSIENT,
         "The forge could not be reached.",
         f"The forge repeatedly failed to answer. {_LATER}",
+        ExitCode.TEMPORARY,
+    ),
+    Reason.BRANCH_MOVED: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "Somebody else pushed to the branch during the attempt.",
+        "The agent overwrites nobody's work. Push to the branch when no attempt runs.",
         ExitCode.TEMPORARY,
     ),
     Reason.FORGE_REFUSED: ReasonFacts(

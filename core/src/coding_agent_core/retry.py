@@ -264,17 +264,17 @@ async def pause_until(stop: asyncio.Event, seconds: float) -> None:
 
 
 @asynccontextmanager
-async def either(first: asyncio.Event, second: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-    """An event that is set once one of the two is set."""
-    both = asyncio.Event()
+async def any_of(*events: asyncio.Event) -> AsyncIterator[asyncio.Event]:
+    """An event that is set once one of these is set."""
+    one = asyncio.Event()
 
     async def copy(event: asyncio.Event) -> None:
         await event.wait()
-        both.set()
+        one.set()
 
-    copying = [asyncio.create_task(copy(event)) for event in (first, second)]
+    copying = [asyncio.create_task(copy(event)) for event in events]
     try:
-        yield both
+        yield one
     finally:
         for task in copying:
             task.cancel()

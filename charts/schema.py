@@ -1,6 +1,7 @@
 """`python charts/schema.py`: makes values.schema.json from values.schema.yaml and the settings' own types.
 
-It also makes files/forges.json, which is all that the templates know of the forges, from the forges' folders.
+It also makes what the templates know of other code: files/forges.json, from the forges' folders, and
+files/runners.json, from the formats that the runners speak.
 
 `config` takes what config.yaml takes, except what the chart sets itself.
 """
@@ -14,11 +15,12 @@ from urllib.parse import urlsplit
 
 import yaml
 from coding_agent_core.registry import FACTS, Platform, forge_module
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.model import RUNNER_FORMATS, Settings
 
 FOLDER = Path(__file__).parent
 TARGET = FOLDER / "coding-agent" / "values.schema.json"
 FORGES = FOLDER / "coding-agent" / "files" / "forges.json"
+RUNNERS = FOLDER / "coding-agent" / "files" / "runners.json"
 MOVED = FOLDER / "coding-agent" / "files" / "moved.yaml"
 
 CHART_SETS = {
@@ -176,6 +178,11 @@ def forges() -> str:
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
+def runners() -> str:
+    """The contents of files/runners.json: the vendor of each runner's format."""
+    return json.dumps({name.value: vendor for name, vendor in RUNNER_FORMATS.items()}, indent=1) + "\n"
+
+
 def text() -> str:
     """The file's contents."""
     return json.dumps(values_schema(), indent=1, ensure_ascii=False) + "\n"
@@ -184,3 +191,4 @@ def text() -> str:
 if __name__ == "__main__":
     TARGET.write_text(text(), encoding="utf-8")
     FORGES.write_text(forges(), encoding="utf-8")
+    RUNNERS.write_text(runners(), encoding="utf-8")

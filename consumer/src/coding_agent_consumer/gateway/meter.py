@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from coding_agent_consumer.gateway.ledger import Tokens
 from coding_agent_consumer.gateway.wire import Operation, positive
@@ -53,6 +53,18 @@ class Ending(StrEnum):
     """The gateway closed."""
 
 
+class Counted(NamedTuple):
+    """What an answer used, and whether it is known; the ledger charges the reservation for what is not.
+
+    Known is what the provider reported in a whole answer, and what a stream showed before it broke off or the
+    gateway closed: the provider stopped there, too. If the provider was silent, or the answer cannot be read,
+    `tokens` is only an estimate of the least.
+    """
+
+    tokens: Tokens
+    known: bool
+
+
 class Meter:
     """Reads the usage of one answer.
 
@@ -88,11 +100,8 @@ class Meter:
         except (zlib.error, _TooLongError):
             self._readable, self._pieces = False, []
 
-    def end(self, ending: Ending, estimated_input: int) -> tuple[Tokens, bool]:
-        """What the answer used, and whether that is known.
-
-        Known is what the provider reported, and also what came of a stream that broke off: the provider
-        stopped there, too. Everything else is only an estimate of the least.
+    def end(self, ending: Ending, estimated_input: int) -> Counted:
+        """What the answer used.
 
         Args:
             estimated_input: tokens of the request, if the answer does not say.
@@ -100,7 +109,7 @@ class Meter:
         rest, self._pieces = b"".join(self._pieces), []
         self._read(rest.removeprefix(b"data:") if self._streams else rest)
         if self._complete and self._readable:
-            return self._reported, True
+            return Counted(self._reported, known=True)
         self._catch_up()
         seen = self._reported.largest(
             Tokens(
@@ -110,7 +119,7 @@ class Meter:
         )
         began = self._streams and self._readable and (self._written > 0 or self._failed)
         stopped = self._failed or ending is Ending.BROKEN
-        return seen, ending is Ending.CLOSED or (began and stopped)
+        return Counted(seen, known=ending is Ending.CLOSED or (began and stopped))
 
     def _feed(self, data: bytes) -> None:
         if self._streams and b"\n" in data:

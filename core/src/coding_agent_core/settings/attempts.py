@@ -92,7 +92,8 @@ class Consumer(Section):
     checkpoint_interval: float = Field(default=600.0, ge=0)
     """Seconds between two pushes of unfinished work, so that a killed attempt does not lose it; 0: never."""
     retry_delay: float = Field(default=30.0, ge=0)
-    """Seconds before the second attempt; doubled for each further attempt, up to `retry_delay_max`."""
+    """Without Kubernetes: seconds before the second attempt; doubled for each further attempt, up to
+    `retry_delay_max`. With Kubernetes see `operator.policy.backoff_base`."""
     retry_delay_max: float = Field(default=600.0, ge=0)
     """Longest delay before an attempt, in seconds. RabbitMQ rounds delays up, by a quarter at most."""
     http_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from outside of the container

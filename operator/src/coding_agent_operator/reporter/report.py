@@ -69,6 +69,7 @@ class TaskMemory:
         written: monotonic time of the last edit of the comment.
         due: monotonic time of the next check of an item to which nothing happens.
         end_shown: since when the item shows the end of the task.
+        pending: labels that contradict the task, and since when; a restart begins the grace time again.
         failures: reconciles that failed since the last success.
         outage: the forge does not answer requests for this task; it may answer others.
         postponed: phase of the task when the rate limits put off its new comment.

@@ -131,7 +131,7 @@ class GitHubHooks:
         return (await self.client.get(_HookDeliveryDetail, call)).payload or {}
 
     async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
-        """See `Hooks`. The redelivery has the same `X-GitHub-Delivery`."""
+        """Have GitHub send the delivery again, with the same `X-GitHub-Delivery`."""
         what = f"having delivery {delivery.guid} of {hook.name} sent again"
         address = f"{hook.path}/deliveries/{delivery.id}/attempts"
         await self.client.send(Call("POST", address, what, repeat=Repeat.UNLESS_PROCESSED))

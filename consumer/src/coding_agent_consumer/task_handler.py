@@ -220,14 +220,21 @@ class TaskHandler:
             async with claim.item_lock() as mine:
                 if mine:
                     return False
-        if not triggers & details.labels and not claim.redelivered:
+        unwanted = not triggers & details.labels and not claim.redelivered
+        if unwanted and not await self._before_work(claim, progress, lambda: self._is_shown(claim, forge)):
             _logger.info("Dropped a message for %s: another consumer is working on it", item.display)
             await claim.done()
         else:
             # It may be the message of the other consumer's own task, delivered again because its connection
-            # broke: it must stay in the queue until that task has ended.
+            # broke: it must stay in the queue until that task has ended. Or the other consumer is about to
+            # drop a later message of the item, and this one is the retry of the task that the item shows.
             await claim.retry(_OTHER_CONSUMER_PATIENCE, claim.task.attempt)
         return True
+
+    async def _is_shown(self, claim: Claim, forge: Forge) -> bool:
+        """Whether the comment shows the claim's own task."""
+        state = await remembered(forge, await forge.locate(claim.task.request.item))
+        return state is not None and state.uuid == claim.task.uuid
 
     async def _with_item(self, claim: Claim, forge: Forge, progress: _Progress) -> None:
         queued = claim.task

@@ -32,7 +32,7 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.retry import Clock, first_of
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal, WithdrawalCause
+from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, Withdrawal, WithdrawalCause
 
 BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
 ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
@@ -240,6 +240,7 @@ class SimulatedItem:
 
     Attributes:
         shown_last: what the comment showed last of each task.
+        failed: the tasks of which it showed a failure; their message may have worked for a later label.
         history: when the labels of the flow came and went, the newest first.
         changes: the branches with an open change.
         by_command: our own account took the labels off last. An attempt that is just starting cannot tell
@@ -257,6 +258,7 @@ class SimulatedItem:
         self.comment: Comment | None = None
         self.history: list[LabelEvent] = []
         self.shown_last: dict[str, State] = {}
+        self.failed = set[str]()
         self.changes: set[str] = set()
 
     @property
@@ -287,6 +289,8 @@ class SimulatedItem:
             self.changed_at = self._now()
             if self.state is not None:
                 self.shown_last[self.state.uuid] = self.state
+                if self.state.phase is Phase.FAILED:
+                    self.failed.add(self.state.uuid)
         return self.comment
 
     def change(self, user: str, label: str, *, added: bool) -> bool:

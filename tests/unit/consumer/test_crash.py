@@ -73,3 +73,21 @@ def test_a_retry_that_the_broker_did_not_take_is_not_shown(world: World) -> None
     world.calm_down()
     assert world.attempts == [("uuid-1", 1, 1), ("uuid-1", 1, 2)]
     assert shown(world) == (Phase.SUCCEEDED, 2)
+
+
+def test_a_retry_is_kept_while_another_consumer_drops_a_later_message(world: World) -> None:
+    """The label is gone because the retry's own attempt took it, and the other message is about to be dropped."""
+    first, second = world.consumers
+    world.outcomes = [UNAVAILABLE]
+    reach(first, "publish")
+    world.label()
+    reach(second, "lock")
+    reach(first, "deliver")  # of the retry
+    second.pass_one()
+    reach(first, "lock")
+    for _ in range(2):
+        first.pass_one()
+    world.calm_down()
+    assert world.attempts == [("uuid-1", 1, 1), ("uuid-1", 1, 2)]
+    assert shown(world) == (Phase.SUCCEEDED, 2)
+    assert world.item.labels == {DONE}

@@ -161,7 +161,7 @@ class Consumers(RuleBasedStateMachine):
             failed = {uuid for uuid, shown in item.shown_last.items() if shown.phase is Phase.FAILED}
             failed -= {uuid for uuid in failed if item.shown_last[uuid].reason in STRANGERS}
             dead = {task.uuid for task in world.broker.dead}
-            assert dead <= failed, "comment and dead-letter queue agree"
+            assert dead <= item.failed, "comment and dead-letter queue agree"
             # If its consumer died before the message was settled, the next run's comment may be there first.
             replaced = world.broker.returned - {state.uuid} if state else set()
             assert failed - dead <= replaced, "comment and dead-letter queue agree"

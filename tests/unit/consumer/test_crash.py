@@ -76,7 +76,7 @@ def test_a_retry_that_the_broker_did_not_take_is_not_shown(world: World) -> None
 
 
 def test_a_retry_is_kept_while_another_consumer_drops_a_later_message(world: World) -> None:
-    """The label is gone because the retry's own attempt took it, and the other message is about to be dropped."""
+    """The retry's own attempt took the label; the other consumer is about to drop a later message."""
     first, second = world.consumers
     world.outcomes = [UNAVAILABLE]
     reach(first, "publish")

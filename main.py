@@ -15,9 +15,9 @@ EX_STOPPED = 143
 
 
 def _end_at_once(*_: object) -> None:
-    """Handle a SIGTERM that comes while the program starts: nothing has begun, so nothing is to be finished.
+    """End the program on a SIGTERM that comes while it starts: no work has begun that it must finish.
 
-    An attempt leaves its `Outcome`, as text, because importing that type takes seconds.
+    An attempt writes its `Outcome` as plain text, because importing that type takes seconds.
     """
     if {"attempt", "--mode=attempt"} & set(sys.argv[1:]):
         message = "The attempt was stopped before it began."
@@ -32,8 +32,8 @@ def _end_at_once(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    # Before the imports below, which take seconds: the kernel drops SIGTERM for a container's first process
-    # that has no handler. The images start it with SIGTERM blocked (docs/decisions/0019).
+    # This comes before the imports below, which take seconds: the kernel drops a SIGTERM for a container's
+    # first process if it has no handler. The images start it with SIGTERM blocked (docs/decisions/0019).
     signal.signal(signal.SIGTERM, _end_at_once)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
@@ -73,13 +73,13 @@ _PROGRAMS = {
     "reporter": ("coding_agent_operator.reporter.program",),
     None: ("coding_agent_receiver.poller", "coding_agent_consumer.program"),
 }
-"""By mode, the modules whose import takes seconds: SIGTERM ends the program at once until they are there."""
+"""For each mode, the modules whose import takes seconds. Until then, SIGTERM ends the program at once."""
 
 _logger = logging.getLogger("coding_agent.main")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a mode. The exit status is 0, 75 (try again later) or 78 (fix the configuration)."""
+    """Run a mode and return the exit status: 0, 75 (try again later) or 78 (fix the configuration)."""
     arguments = _parser().parse_args(argv)
     if arguments.mode == "attempt":
         return _attempt(arguments.config)
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(config: Path | None) -> int:
-    """Print everything that is wrong, has no effect or is missing. Nothing is started or connected."""
+    """Print every setting that is wrong, has no effect or is missing. Nothing is started or connected."""
     findings = examine(config)
     warnings = list(findings.warnings)
     if findings.settings is not None:
@@ -146,7 +146,7 @@ def _check(config: Path | None) -> int:
 
 
 def _missing(settings: Settings) -> Iterator[str]:
-    """Why parts would not start here. A part that this image does not have is left out."""
+    """Yield why parts of the program could not start here. Parts that this image lacks are left out."""
     checks: list[tuple[str, Callable[[Settings], None]]] = [
         ("webhooks", _check_webhooks),
         ("the poll", _check_scope),
@@ -265,7 +265,7 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
 
 
 def connect_sink(settings: Settings) -> TaskSink:
-    """The queue to put tasks in. Nothing is connected before the first call.
+    """Return the queue to put tasks in. It connects at its first call.
 
     Raises:
         SettingsError: this program cannot use the backend.
@@ -286,7 +286,7 @@ def connect_sink(settings: Settings) -> TaskSink:
 
 
 def connect_source(settings: Settings) -> TaskSource:
-    """The queue to take tasks from; as `connect_sink`."""
+    """Return the queue to take tasks from; connections and errors are as for `connect_sink`."""
     match settings.backend:
         case Backend.MEMORY:
             raise SettingsError(_MEMORY)
@@ -303,7 +303,7 @@ def connect_source(settings: Settings) -> TaskSource:
 
 
 def _process(settings: Settings) -> Process | None:
-    """This process, among those that keep a queue in memory."""
+    """Register this process among those that keep a queue in memory."""
     from coding_agent_core.queues.processes import Process
 
     return Process.start(settings.context_storage.base_dir / "processes")
@@ -356,7 +356,7 @@ async def _producer(settings: Settings, stop: asyncio.Event, *, loop_forever: bo
 async def _poll(
     settings: Settings, sink: TaskSink, stop: asyncio.Event, *, loop_forever: bool = False
 ) -> str | None:
-    """Poll once or forever; why a single poll ended early, else `None`."""
+    """Poll once or forever. Return why a single poll ended early, or `None` if it did not."""
     from coding_agent_core.forge.connect import connect_forge
     from coding_agent_receiver.metrics import PollMetrics
     from coding_agent_receiver.poller import poll_forever, poll_until
@@ -376,7 +376,7 @@ async def _poll(
 
 
 async def _producer_then_consumer(settings: Settings, stop: asyncio.Event) -> None:
-    """Poll once, then run tasks. The in-memory queue ends it when all found tasks have ended."""
+    """Poll once, then run tasks. With the in-memory queue, stop when all tasks that were found have ended."""
     if settings.backend is not Backend.MEMORY:
         await _producer(settings, stop, loop_forever=False)
         await _consumer(settings, stop)

@@ -1,7 +1,7 @@
-"""Which text and commits are newer than the approval of a task, by people who may not ask for one.
+"""Find text and commits that are newer than a task's approval, by people who may not ask for tasks.
 
-A label approves an item as it was. Nobody approved the text that a stranger edits or writes afterwards, or
-the commits that they push (docs/decisions/0021). The decisions are pure; `ApprovalCheck` reads the facts.
+A label approves an item as it was then. Nobody has approved what a stranger writes, edits or pushes
+afterwards (docs/decisions/0021). The decisions are pure functions; `ApprovalCheck` reads the facts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from coding_agent_consumer.background import Conversation
 from coding_agent_consumer.tasks import REQUIRED, Approval
 
 MOST_PEOPLE = 20
-"""People whose rights are read in one attempt; further ones count as without access."""
+"""The rights of this many people are read in one attempt; all others count as people without access."""
 _DID = {
     Revised.TITLE: "edited the title",
     Revised.TEXT: "edited the text",
@@ -35,15 +35,15 @@ class NotApprovedError(CodingAgentError):
 
 @dataclass(frozen=True)
 class Unapproved:
-    """The texts and commits that are newer than the approval, by people who may not ask for tasks.
+    """Texts and commits that are newer than the approval, by people who may not ask for tasks.
 
     Attributes:
         at: when the task was approved, in whole seconds of the forge's clock; `None`: nothing is compared.
         by: what approved it: `label` or `command`.
-        access: what these people lack.
-        revisions: of the item, each person and part once.
+        access: the access that these people lack.
+        revisions: their revisions of the item, one for each person and part.
         people: the authors of newer comments and reviews, in lower case.
-        left_out: newer comments and reviews with text that are not shown.
+        left_out: number of newer comments and reviews with text that the model does not get.
     """
 
     at: datetime | None = None
@@ -54,7 +54,7 @@ class Unapproved:
     left_out: int = 0
 
     def note(self, entry: Comment | Review) -> str:
-        """A remark on a comment or review for the model; empty if it was approved, or needs no approval."""
+        """Return a remark on a comment or review for the model; empty if the text needs no (new) approval."""
         verb = newer(entry, self.at)
         if verb is None or entry.author.casefold() not in self.people:
             return ""
@@ -62,7 +62,7 @@ class Unapproved:
 
     @property
     def sentence(self) -> str:
-        """Who changed the item, for people and for the model; empty: nobody did."""
+        """A text for people and for the model about who changed the item; empty if nobody did."""
         done: dict[str, list[str]] = {}
         for revision in self.revisions:
             done.setdefault(one_line(revision.user, 100), []).append(_DID[revision.what])
@@ -88,7 +88,7 @@ class Unapproved:
 
     @property
     def refusal(self) -> str | None:
-        """Why the task must not be worked on, for people; `None` if it may be."""
+        """A text for people about why the task must not be worked on; `None` if it may be."""
         if not self.revisions:
             return None
         return (
@@ -106,9 +106,9 @@ def _counted(number: int) -> str:
 
 
 def newer(entry: Comment | Review, at: datetime | None) -> str | None:
-    """How a text came to be after a time: `written`, `edited` or `perhaps edited`; `None`: it is older.
+    """Say how a text is newer than a time: `written`, `edited` or `perhaps edited`; `None`: it is not newer.
 
-    The times have whole seconds, and what happened in the same second is not newer.
+    The times have whole seconds, and what happened in the same second does not count as newer.
     """
     if at is None:
         return None
@@ -120,7 +120,7 @@ def newer(entry: Comment | Review, at: datetime | None) -> str | None:
 
 
 def strangers_revisions(revisions: Sequence[Revision], strangers: frozenset[str]) -> tuple[Revision, ...]:
-    """The revisions by strangers, each person and part of the item once, in the order of `Revised`."""
+    """Return strangers' revisions, one for each person and part of the item, in the order of `Revised`."""
     found = {
         (revision.what, revision.user): revision
         for revision in revisions
@@ -131,7 +131,7 @@ def strangers_revisions(revisions: Sequence[Revision], strangers: frozenset[str]
 
 
 def entries(conversation: Conversation) -> list[Comment | Review]:
-    """All comments and reviews."""
+    """Return all comments and reviews of a conversation."""
     found: list[Comment | Review] = [*conversation.comments, *conversation.change_comments]
     found += conversation.discussion.reviews
     found += [comment for thread in conversation.discussion.threads for comment in thread.comments]
@@ -139,7 +139,7 @@ def entries(conversation: Conversation) -> list[Comment | Review]:
 
 
 def without_newer(conversation: Conversation, unapproved: Unapproved) -> Conversation:
-    """The conversation without the texts that `unapproved` has a note on."""
+    """Return the conversation without the texts for which `unapproved` has a note."""
 
     def approved(comments: Iterable[Comment]) -> tuple[Comment, ...]:
         return tuple(comment for comment in comments if not unapproved.note(comment))
@@ -166,8 +166,8 @@ class ApprovalCheck:
     """Compares an item with the time at which its task was approved.
 
     Attributes:
-        authorize: as in the settings. If anyone may ask for tasks, nothing is compared.
-        newer_text: as in the settings.
+        authorize: the setting of this name. If it lets anyone ask for tasks, nothing is compared.
+        newer_text: the setting of this name.
     """
 
     forge: Forge
@@ -176,7 +176,7 @@ class ApprovalCheck:
     authorize: Authorize
     newer_text: NewerText
     _access: dict[str, bool] = field(default_factory=dict, init=False)
-    """Who may ask for tasks, by login in lower case."""
+    """Whether a person may ask for tasks, by their login in lower case."""
     _asked: int = field(default=0, init=False)
 
     @property
@@ -184,11 +184,11 @@ class ApprovalCheck:
         return None if self.authorize is Authorize.ANYONE else self.approval.at
 
     async def revisions(self, details: ItemDetails) -> Unapproved:
-        """What was changed on the item, as far as nobody has approved it.
+        """Return the revisions of the item that nobody has approved.
 
         Raises:
-            NotApprovedError: the settings refuse such an item.
-            ForgeError: it is not known.
+            NotApprovedError: there are such revisions, and the settings refuse the item because of them.
+            ForgeError: the revisions, or the rights of their authors, cannot be read.
         """
         nothing = Unapproved(self.at, self.approval.by, self.authorize.value)
         if self.at is None:
@@ -203,7 +203,7 @@ class ApprovalCheck:
     async def conversation(
         self, conversation: Conversation, unapproved: Unapproved
     ) -> tuple[Conversation, Unapproved]:
-        """The conversation as the model may read it, and what of it nobody has approved.
+        """Return the conversation as the model may read it, and which parts of it nobody has approved.
 
         Raises:
             ForgeError: it is not known who may ask for tasks.
@@ -218,7 +218,7 @@ class ApprovalCheck:
         return without_newer(conversation, unapproved), replace(unapproved, left_out=left_out)
 
     async def _strangers(self, logins: Iterable[str]) -> frozenset[str]:
-        """Who of these people may not ask for tasks, in lower case; an unknown person may not."""
+        """Return which of these people may not ask for tasks, in lower case; unknown people may not."""
         if not self._access:
             own = await self.forge.whoami()
             self._access = {self.approval.user.casefold(): True, own.casefold(): True, "": False}

@@ -75,7 +75,7 @@ _logger = logging.getLogger("coding_agent.attempt")
 
 _T = TypeVar("_T")
 MakeAgent = Callable[[Settings, Gateway], Agent]
-"""Makes the agent that works with these settings; it reaches the model through the gateway."""
+"""Makes an agent that works with the settings and reaches the model through the gateway."""
 Load = Callable[[], Awaitable[tuple[ForgeTask, ItemDetails]]]
 """Reads what the attempt works on. It is called again while the forge is not available.
 
@@ -86,7 +86,7 @@ Raises:
 _LAST_UPLOAD = 20.0
 """Seconds for the last upload of the transcript, unless time is short."""
 _RESERVE = 10.0
-"""Seconds at the end of the grace time in which the outcome is written."""
+"""Seconds at the end of the grace time that are kept for writing the outcome."""
 _LONGEST_PAUSE = 30.0
 """Seconds between two tries to push finished work."""
 _DESCRIPTION_LIMIT = 16_000
@@ -109,7 +109,7 @@ _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
 
 
 def outcome_of_error(error: Exception) -> Outcome:
-    """The outcome of an attempt that met this error. Unexpected errors are logged with their traceback."""
+    """Return the outcome of an attempt that met this error. Log unexpected errors with their traceback."""
     for kind, reason in _REASON_OF_ERROR:
         if isinstance(error, kind):
             retry_after = getattr(error, "retry_after", None)
@@ -123,18 +123,18 @@ def outcome_of_error(error: Exception) -> Outcome:
 class Attempt:
     """
     Attributes:
-        settings: before those of the user and of the task are applied.
+        settings: the installation's settings, before those of the user and the task apply.
         given: the task with the numbers of this run and attempt, and what the operator says about the
-            attempt. The agent must have finished within its time.
-        stop: set to end the attempt early; what was done is still pushed.
-        grace: seconds after `stop` until the attempt returns.
-        overtime: seconds after its time until the attempt returns: for work that cannot be pushed yet.
-        patience: seconds that each step before the work waits at most while the forge is down.
-        environment: with which the attempt's pod was made; `None`: it has no pod.
-        record: saves what is known so far, in case this process is killed. It is called only with an
-            allowance, because all of that counts as spent if an attempt leaves no outcome.
-        mirror: of the item's repository, if there is a cache.
-        variables: for the commands in the workspace.
+            attempt. The agent must finish within the time that it gives.
+        stop: set to end the attempt early; work that was done is still pushed.
+        grace: seconds within which the attempt returns after `stop`.
+        overtime: seconds that the attempt may take beyond its time, for work that cannot be pushed yet.
+        patience: the most seconds that each step before the work waits while the forge is down.
+        environment: the environment with which the attempt's pod was made; `None`: it has no pod.
+        record: saves what is known so far, in case this process is killed. It is called only if there is an
+            allowance, because an attempt that leaves no outcome counts as having spent all of it.
+        mirror: the mirror of the item's repository, if there is a cache.
+        variables: environment variables for the commands in the workspace.
     """
 
     settings: Settings
@@ -154,11 +154,11 @@ class Attempt:
     transcripts: Transcripts = field(init=False)
     _deadline: Deadline = field(init=False)
     _worked: Outcome | None = field(default=None, init=False)
-    """The agent's own outcome, once it has one."""
+    """The outcome of the agent's work, once there is one."""
     _change: str | None = field(default=None, init=False)
-    """The open change that the work continues, however the attempt ends."""
+    """The open change that the work continues. The outcome names it however the attempt ends."""
     _gateway: Gateway | None = field(default=None, init=False)
-    """Open while the agent works. What it counted is read afterwards too."""
+    """The gateway is open while the agent works. Its counts are still read after that."""
 
     def __post_init__(self) -> None:
         queued = self.given.task
@@ -176,7 +176,7 @@ class Attempt:
         return self.given.task.request
 
     async def run(self) -> Outcome:
-        """Run it to its end. It raises only if it is cancelled from outside."""
+        """Run the attempt to its end. This raises only if it is cancelled from outside."""
         timeout = self.given.timeout_seconds
         self._deadline = Deadline.after(timeout, self.clock)
         reserve = min(_RESERVE, self.grace / 3)
@@ -244,7 +244,7 @@ class Attempt:
         scrub_logs(scrub_for(settings))  # a person may have a key of their own
         earlier = self.given.earlier
         recap = await self.transcripts.begin() or earlier.recap
-        if earlier.ended not in recap:  # a transcript does not say it
+        if earlier.ended not in recap:  # a transcript does not say how its attempt ended
             recap = f"{recap}\n\n{earlier.ended}".strip()
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
@@ -332,15 +332,15 @@ class Attempt:
         check: ApprovalCheck,
         clone: Callable[[], Awaitable[BareClone]],
     ) -> tuple[ItemDetails, Unapproved, BareClone]:
-        """Clone what was checked: the item as it was then, what of it nobody has approved, and the clone.
+        """Return the item as it was checked, what nobody has approved of it, and a clone of just that state.
 
-        1. The check reads that a change's branch is at a commit, and who pushed until then.
+        1. The check reads a change with the commit of its branch, and who has pushed until then.
         2. Somebody pushes another commit.
-        3. The clone fetches that one. So the change is read and checked again, until the forge shows the
+        3. The clone fetches that commit. So the change is read and checked again, until the forge shows the
            commit that was cloned.
 
         Raises:
-            NotApprovedError: as `ApprovalCheck.revisions`; nothing was cloned.
+            NotApprovedError: as `ApprovalCheck.revisions`.
         """
         loaded: ItemDetails | None = details
 
@@ -391,7 +391,7 @@ class Attempt:
         )
         return Brief(
             instructions=instructions(settings),
-            prompt=scrub_for(settings)(text),  # a check may have printed a secret of ours
+            prompt=scrub_for(settings)(text),  # a failed check may have printed one of our secrets
             images=await read_images(task.forge, conversation) if settings.llm.images else (),
             transcript=self.transcripts.path,
             last_lines=self.transcripts.lines,
@@ -407,7 +407,7 @@ class Attempt:
             title=details.title,
             footer=f"For {task.item.display}: {details.url}",
             asked_by=await co_author(task.forge, user),
-            # The end of any program's output is not fit to name a commit.
+            # The summary of the runner `command` is the end of a program's output; it cannot name a commit.
             quotes_summary=settings.consumer.runner is not RunnerName.COMMAND,
             signer=SshSigner.load(key) if key else None,
         )
@@ -420,7 +420,7 @@ class Attempt:
         workspace: Workspace,
         publisher: Publisher,
     ) -> Outcome:
-        """Let the agent work; what it does is pushed from time to time."""
+        """Let the agent work, and push its work from time to time."""
 
         async def log_step(step: Step) -> None:
             _logger.info("%s step %d: %s", task.item.display, step.number, step.title)
@@ -459,7 +459,8 @@ class Attempt:
         self.record(self.transcripts.so_far(so_far))
 
     def _within_allowance(self, worked: Outcome, gateway: Gateway) -> Outcome:
-        """The agent's outcome; `BudgetExceeded` if the allowance ended it: agents report that differently."""
+        """Return the agent's outcome, as `BudgetExceeded` if the allowance ended it: agents report this in
+        different ways."""
         stopped = worked.reason is Reason.CANCELLED and self.stop.is_set()
         if not gateway.exhausted.is_set() or stopped or worked.succeeded:
             return worked
@@ -470,7 +471,7 @@ class Attempt:
         return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
 
     async def _publish(self, publisher: Publisher, workspace: Workspace, worked: Outcome) -> Outcome:
-        """Commit and push what the workspace holds; the outcome with what the person must know of it."""
+        """Commit and push the workspace's work. Return the outcome with what people must know about it."""
         completed = worked.reason is Reason.COMPLETED
         note = ""
         try:
@@ -478,7 +479,7 @@ class Attempt:
         except (WorkspaceGoneError, WorkspaceRefusedError, PatchRefusedError):
             if completed:
                 raise
-            # The reason of the attempt's end matters more than the loss of the rest of its work.
+            # The reason why the attempt ended matters more than the loss of the rest of its work.
         await self._delivered(publisher.push)
         if not note:
             return worked
@@ -508,17 +509,17 @@ class Attempt:
         return outcome.model_copy(update={"reason": Reason.COMPLETED, "change_url": change.url})
 
     async def _prepared(self, action: Callable[[], Awaitable[_T]]) -> _T:
-        """Before the work: wait while the forge is down, but give up at once when stopped."""
+        """Do a step before the work: wait while the forge is down, but give up at once when stopped."""
         within = min(self._deadline.left, self.patience)
         return await run_until(
             lambda: while_unavailable(action, within=within, logger=_logger, clock=self.clock), self.stop
         )
 
     async def _delivered(self, action: Callable[[], Awaitable[_T]]) -> _T:
-        """After the work: wait until the end while the forge is down. The work exists nowhere else yet.
+        """Do a step after the work: wait for a forge that is down until the overtime ends.
 
-        Both actions can be repeated safely: a push of the same commit changes nothing, and `open_change`
-        returns the change that is open already.
+        The work exists nowhere else yet. Both steps can be repeated safely: a push of the same commit changes
+        nothing, and `open_change` returns the change that is open already.
         """
         return await while_unavailable(
             action,

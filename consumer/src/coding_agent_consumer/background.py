@@ -1,6 +1,6 @@
-"""What an attempt gathers before the agent starts.
+"""Gather what an attempt needs before the agent starts.
 
-From the forge: the conversation with its images. From the repository: its instructions to agents, and its
+The forge gives the conversation with its images. The repository gives its instructions to agents, and its
 `.coding-agent.yaml`, whose setup commands are run.
 """
 
@@ -39,22 +39,22 @@ _logger = logging.getLogger("coding_agent.attempt")
 
 _AT_ROOT = ("AGENTS.md", "CLAUDE.md", "GEMINI.md", ".github/copilot-instructions.md")
 _NESTED_LIMIT = 40
-"""Files in folders that are read: those nearest to the root."""
+"""At most this many files in folders are read, those nearest to the root."""
 _BYTES_LIMIT = 64 * 1024
 """Bytes of one file; a larger one is not read."""
 MOST_IMAGES = 8
 """Images of one task; those of the item come first."""
 MOST_IMAGES_TRIED = 16
-"""Attachments that are read to find them."""
+"""Attachments that are read to find images."""
 LARGEST_IMAGE = 3_500_000
-"""Bytes of one image. Anthropic accepts 5 MB in base64, the others more."""
+"""Bytes of one image. Anthropic accepts 5 MB in base64, the other providers more."""
 MOST_IMAGE_BYTES = 10_000_000
 """Bytes of all images together: they are part of every request."""
 _OTHER_SPELLING = ".coding-agent.yml"
 _SHOWN_COMMAND = 200
 _SHOWN_OUTPUT = 8_000
-"""Characters of a failed command's output that the model gets: its end."""
-# Bounded, and without the characters that begin a link: a hostile text takes no longer than a long one.
+"""Characters at the end of a failed command's output that the model gets."""
+# Repetitions are bounded and exclude what begins a link: a hostile text takes no longer than any long one.
 _IMAGE_LINK = re.compile(
     r"!\[[^\[\]]{0,1000}\]\(\s{0,9}<?(?P<markdown>[^\s<>)]{1,2000})"
     r"|<img\b[^<>]{0,1000}?\bsrc\s{0,9}=\s{0,9}[\"'](?P<html>[^\"'>]{1,2000})",
@@ -68,10 +68,10 @@ class Conversation:
     """Everything that was said about a task: comments, reviews, threads, failed checks.
 
     Attributes:
-        item: what carries the label.
-        comments: on the item, oldest first.
-        change: the item itself if it is a change; of an issue, the open change of an earlier run or attempt.
-        change_comments: on an issue's change, oldest first.
+        item: the item that carries the label.
+        comments: the item's comments, oldest first.
+        change: the item itself if it is a change; for an issue, the open change of an earlier run or attempt.
+        change_comments: the comments on an issue's change, oldest first.
     """
 
     item: ItemDetails
@@ -83,7 +83,7 @@ class Conversation:
 
 
 async def read_conversation(forge: Forge, details: ItemDetails, *, pushed_branch: str | None) -> Conversation:
-    """Read it.
+    """Read the conversation about an item.
 
     Args:
         pushed_branch: the task's work branch, if an earlier run or attempt pushed it.
@@ -115,20 +115,20 @@ async def read_conversation(forge: Forge, details: ItemDetails, *, pushed_branch
 
 
 def image_links(text: str) -> Iterator[str]:
-    """The addresses of images in Markdown with HTML, in their order."""
+    """Yield the addresses of images in Markdown with HTML, in their order."""
     for found in _IMAGE_LINK.finditer(text):
         yield html.unescape(found["markdown"] or found["html"])
 
 
 def media_type_of(data: bytes) -> str | None:
-    """The type of an image, by its first bytes. Names and headers are other people's text."""
+    """Return an image's type by its first bytes: names and headers are text that other people chose."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for start, kind in _IMAGE_TYPES if data.startswith(start)), None)
 
 
 async def read_images(forge: Forge, conversation: Conversation) -> tuple[Image, ...]:
-    """The attached images of a conversation that can be read.
+    """Return the attached images of a conversation, as far as they can be read.
 
     Only attachments of the forge itself are read: any other address could be one that a stranger chose.
     """
@@ -157,7 +157,7 @@ async def read_images(forge: Forge, conversation: Conversation) -> tuple[Image, 
 
 
 def _image_links_of(conversation: Conversation) -> Iterator[tuple[Item, str]]:
-    """Each link once, with the item whose text has it."""
+    """Yield each link once, with the item whose text contains it."""
     details, change = conversation.item, conversation.change
     texts = [(details.item, details.body)]
     texts += [(details.item, comment.body) for comment in conversation.comments]
@@ -181,19 +181,19 @@ class ProjectCommit:
 
 
 def project_branch(base: str, facts: BranchFacts, prefix: str) -> str | None:
-    """The branch of the item's repository whose instructions and environment count for a change.
+    """Return the branch of the item's repository whose instructions and environment count for a change.
 
-    That is the default branch. The change's author chooses the base branch, and an unprotected one may have
-    been pushed by anybody with write access, or by the agent for a stranger's issue. So another base branch
-    counts only if it is protected, and never one of the agent's own.
+    Usually this is the default branch. The change's author chooses the base branch, and anybody with write
+    access, or the agent for a stranger's issue, may have pushed to an unprotected one. So another base branch
+    counts only if it is protected and not one of the agent's own.
 
     Args:
         base: the branch that the change is merged into.
-        facts: of the base branch.
-        prefix: starts the agent's own branches.
+        facts: facts about the base branch.
+        prefix: the prefix of the agent's own branches.
 
     Returns:
-        `None`: the repository has no default branch.
+        the branch; `None` if the repository has no default branch.
     """
     if facts.protected and not (prefix and base.startswith(prefix)):
         return base
@@ -203,7 +203,9 @@ def project_branch(base: str, facts: BranchFacts, prefix: str) -> str | None:
 async def project_commit(
     forge: Forge, details: ItemDetails, repository: BareClone, prefix: str
 ) -> ProjectCommit:
-    """As `project_branch` decides. What a change itself proposes does not count.
+    """Return an issue's base commit, or the newest commit of the branch that `project_branch` chooses.
+
+    What a change itself proposes does not count.
 
     Raises:
         ForgeNotFoundError: the repository has no default branch.
@@ -224,10 +226,10 @@ class InstructionFile:
     """A file in which the repository tells agents how to work on it.
 
     `AGENTS.md` (https://agents.md) may be in any folder, and the one nearest to a file applies to it.
-    `CLAUDE.md`, `GEMINI.md` and `.github/copilot-instructions.md` are read at the root.
+    `CLAUDE.md`, `GEMINI.md` and `.github/copilot-instructions.md` are read at the root only.
 
     Attributes:
-        path: from the repository's root.
+        path: the path from the repository's root.
     """
 
     path: str
@@ -239,7 +241,7 @@ class InstructionFile:
 
 
 async def instruction_files(repository: BareClone, commit: str) -> tuple[InstructionFile, ...]:
-    """The files of a commit: those of the root first, then nested ones; equal texts only once."""
+    """Return a commit's instruction files: those at the root, then nested ones; equal texts only once."""
     found: list[InstructionFile] = []
     for entry in select(await repository.tree(commit)):
         content = await repository.blob(entry.id, _BYTES_LIMIT) or b""
@@ -250,7 +252,7 @@ async def instruction_files(repository: BareClone, commit: str) -> tuple[Instruc
 
 
 def select(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
-    """The instruction files among a tree's entries. Symbolic links are left out: their targets count."""
+    """Select the instruction files of a tree. Symbolic links are left out: their targets count."""
     files = {entry.path: entry for entry in entries if entry.is_file}
     nested = [path for path in files if path.endswith("/AGENTS.md")]
     nested.sort(key=lambda path: (path.count("/"), path))
@@ -260,13 +262,13 @@ def select(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
 async def read_environment(
     repository: BareClone, project: ProjectCommit, settings: Settings, pod: Environment | None
 ) -> RepositoryFile:
-    """The file of a commit, checked against the settings; an empty one if the commit has no such file.
+    """Read a commit's `.coding-agent.yaml` and check it against the settings; empty if there is no such file.
 
     Args:
         pod: the environment with which the attempt's pod was made; `None`: there is no pod.
 
     Raises:
-        EnvironmentFileError: it cannot be used, or asks for something that is not allowed.
+        EnvironmentFileError: the file cannot be used, or asks for something that is not allowed.
     """
     try:
         return await _checked_file(repository, project.commit, settings, pod)
@@ -312,7 +314,7 @@ def _without_a_pod(file: RepositoryFile) -> str | None:
 
 
 def pod_environment(file: RepositoryFile, settings: Settings) -> Environment:
-    """The environment that the attempt's pod must have. Presets count only where there is an egress proxy."""
+    """Return the environment that the attempt's pod must have; presets count only with an egress proxy."""
     pod = file.pod
     return pod if settings.egress.proxy is not None else pod.model_copy(update={"egress": ()})
 
@@ -321,11 +323,11 @@ async def set_up(workspace: Workspace, file: RepositoryFile, deadline: Deadline,
     """Run the setup commands in turn until one fails.
 
     Returns:
-        what to add to the prompt; empty without such a file.
+        a text to add to the prompt; empty if the file has neither services nor setup commands.
 
     Args:
-        deadline: of the attempt.
-        scrub: removes secrets from text, before the text is cut: half of a secret is not found.
+        deadline: the attempt's deadline.
+        scrub: removes secrets from text before the text is cut, because half of a secret would not be found.
 
     Raises:
         WorkspaceGoneError: the workspace does not answer.

@@ -1,4 +1,4 @@
-"""What an agent is asked to do, what it reports while it works, and the interface to it."""
+"""The interface to an agent, what the agent is asked to do, and what it reports while it works."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from coding_agent_consumer.workspace.protocol import Workspace
 class Image:
     """
     Attributes:
-        link: as written in the text.
+        link: the link as it is written in the text.
         media_type: for example `image/png`.
     """
 
@@ -34,8 +34,8 @@ class Brief:
     Attributes:
         instructions: the system prompt.
         prompt: the item with its comments, and what happened in earlier attempts.
-        images: that belong to the prompt.
-        transcript: JSON-lines file that the agent appends its messages to as they happen; `None` keeps none.
+        images: the images that belong to the prompt.
+        transcript: JSON-lines file to which the agent appends each message at once; `None`: there is none.
         last_lines: receives what the agent says and does, in short lines, as it happens.
     """
 
@@ -48,7 +48,7 @@ class Brief:
 
 @dataclass(frozen=True)
 class Step:
-    """Something that the agent did, for the log. The title is short and without secrets."""
+    """Something that the agent did, for the log. The title is short and contains no secrets."""
 
     number: int
     kind: str
@@ -63,13 +63,13 @@ class Agent(Protocol):
     async def work(
         self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
     ) -> Outcome:
-        """Work until it is done, cannot go on, or is stopped; errors become part of the outcome.
+        """Work until the task is done, cannot go on, or is stopped; errors become part of the outcome.
 
         The outcome has no branch and no change: the work itself is in the workspace.
 
         Args:
             stop: set to cancel; the agent returns within seconds with reason `Cancelled`.
-            timeout: seconds of wall clock after which it returns with `DeadlineExceeded`.
+            timeout: seconds of wall-clock time after which it returns with `DeadlineExceeded`.
             on_step: awaited after each step.
         """
         ...

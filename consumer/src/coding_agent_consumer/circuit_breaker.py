@@ -1,7 +1,7 @@
-"""Which tasks may try a forge that does not answer, and how long the others wait.
+"""Decide which tasks may try a forge that does not answer, and how long the others wait.
 
-A consumer works on a few tasks at a time. If each task waited for its forge in its place, the tasks of a
-forge that is down would soon have all places, and those of the other forge would wait for nothing.
+A consumer works on a few tasks at a time. If each task kept its place while it waits for its forge, the tasks
+of a forge that is down would soon take all places, and those of the other forge would wait without need.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ from dataclasses import dataclass, field
 from coding_agent_core.retry import Clock, backoff
 
 FIRST_WAIT = 10.0
-"""Seconds before a forge that did not answer is tried again; doubled for each further failure."""
+"""Seconds before a forge that did not answer is tried again. Each further failure doubles the wait."""
 LONGEST_WAIT = 60.0
-"""Seconds of one such wait, unless the forge asks for more: work goes on soon after the end of an outage."""
+"""The most seconds of such a wait, unless the forge asks for more: work goes on soon after an outage."""
 LONGEST_ASKED_WAIT = 3600.0
-"""Seconds that a forge may ask for: within an hour GitHub's rate limit is reset."""
+"""The most seconds that a forge may ask for: GitHub resets its rate limit within an hour."""
 
 
 @dataclass(eq=False)
 class CircuitBreaker:
-    """Open while a forge does not answer, as far as known: one task at a time tests it, with growing waits.
+    """The circuit breaker of one forge: open from a failure of the forge until its next answer.
 
-    It closes with the first answer.
+    While it is open, one task at a time tests the forge, with growing waits.
+
+    example:
+        `trial = breaker.trial()`; if it is `None`, give the task back for `breaker.delay()` seconds.
+        Call `trial.answered()` or `trial.failed(error.retry_after)` after each request to the forge,
+        and `trial.over()` when the task ends.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -32,7 +37,7 @@ class CircuitBreaker:
     _probe: Trial | None = field(default=None, init=False)
 
     def trial(self) -> Trial | None:
-        """A task may use the forge; `None`: it waits for `delay`. A trial must be `over` at some time."""
+        """Let a task use the forge, until it calls `Trial.over`; `None`: the task must wait for `delay`."""
         now = self.clock.monotonic()
         if not self._failures:
             return Trial(self, now)
@@ -42,7 +47,7 @@ class CircuitBreaker:
         return self._probe
 
     def delay(self, asked: float | None = None) -> float:
-        """Seconds after which a task that is given back comes again; spread, so that not all come at once.
+        """Return the seconds until a task that is given back comes again; they vary between the tasks.
 
         Args:
             asked: seconds that the forge asks this task to wait.
@@ -56,23 +61,23 @@ class Trial:
     """One task's use of the forge.
 
     Attributes:
-        since: monotonic time of the last answer to it, or of its start.
+        since: monotonic time of the last answer to this task, or of the trial's start.
     """
 
     breaker: CircuitBreaker
     since: float
 
     def answered(self) -> None:
-        """The forge has answered, be it with a refusal: everybody may use it."""
+        """Record that the forge answered, even if it refused: every task may use it."""
         breaker = self.breaker
         breaker._failures, breaker._retry_at, breaker._probe = 0, 0.0, None
         breaker._answered_at = self.since = breaker.clock.monotonic()
 
     def failed(self, asked: float | None) -> None:
-        """The forge was not available, and asks to wait so many seconds, if it says so.
+        """Record that the forge was not available, and the seconds that it asks to wait, if it does.
 
-        If others had answers meanwhile, it is not down. Failures of tasks that were tried before the breaker
-        opened show nothing new.
+        If other tasks got answers meanwhile, the forge is not down. While the breaker is open, only the task
+        that tests the forge counts: others started before it opened, so their failures show nothing new.
         """
         breaker, now = self.breaker, self.breaker.clock.monotonic()
         if breaker._answered_at > self.since:
@@ -83,6 +88,6 @@ class Trial:
             breaker._retry_at = now + max(wait, min(asked or 0.0, LONGEST_ASKED_WAIT))
 
     def over(self) -> None:
-        """The task does not test the forge any more, whatever came of it."""
+        """End the trial: the task no longer tests the forge, whatever the result was."""
         if self.breaker._probe is self:
             self.breaker._probe = None

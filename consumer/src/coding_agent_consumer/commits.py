@@ -1,4 +1,4 @@
-"""What becomes a commit: the patches that are accepted, the commit's message, and its signature."""
+"""Commits of the agent's work: the patches that are accepted, the commits' messages, and their signatures."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_PATCH, MAX_UNPACK
 _logger = logging.getLogger("coding_agent.attempt")
 
 _MAX_DELTA_HEAD = 20
-"""Bytes of two sizes at the start of a delta, seven bits in each byte."""
+"""The most bytes that the two sizes at the start of a delta take, with seven bits in each byte."""
 _LENGTHS = string.ascii_uppercase.encode() + string.ascii_lowercase.encode()
-# Lines of text files start with a blank, `+`, `-` or a backslash, so a file cannot look like a header.
+# In a patch, a text file's lines start with a blank, `+`, `-` or a backslash, so none can look like a header.
 _BINARY = re.compile(rb"^(literal|delta) ([^\n]*)\n", re.MULTILINE)
 _COPIED = re.compile(rb"^(?:copy|rename) (?:from|to) ", re.MULTILINE)
 _FILE = re.compile(rb"^diff --git ([^\n]*)\n", re.MULTILINE)
 _GITLINK = "160000"
 _SYMLINK = "120000"
 SUBJECT_LIMIT = 72
-"""Characters of the first line: forges fold what is longer."""
+"""Characters of the first line: forges fold a longer one."""
 _MARKUP = re.compile(r"^(?:#{1,6}|[-*+]|\d+[.)]|>)\s+|\*\*|__")
 _END_OF_CLAUSE = re.compile(r"[;:] | [-\u2013\u2014(]")
 _END_OF_SENTENCE = re.compile(r"(?<=\S[.!?])\s")
@@ -64,7 +64,7 @@ def require_bounded(patch: bytes) -> None:
     if len(patch) > MAX_PATCH:
         raise PatchRefusedError(f"The change is larger than {MAX_PATCH // 2**20} MiB.")
     if _COPIED.search(patch):
-        # A line for each copy of a large file. The workspace's own patches have none.
+        # Each such line may copy a large file. The workspace's own patches have none.
         raise PatchRefusedError("The change cannot be taken over: its patch copies or renames files.")
     total = 0
     for header in _BINARY.finditer(patch):
@@ -85,7 +85,7 @@ def require_bounded(patch: bytes) -> None:
 
 
 def _unpacked_size(patch: bytes, header: re.Match[bytes]) -> int | None:
-    """Bytes that git needs for the data after a header; `None` if what follows is not data."""
+    """Return the bytes that git needs for the data after a header; `None` if what follows is not data."""
     if not re.fullmatch(rb"[0-9]{1,12}", header[2]):
         return None
     size = int(header[2])
@@ -97,7 +97,7 @@ def _unpacked_size(patch: bytes, header: re.Match[bytes]) -> int | None:
 
 
 def _start_of_data(patch: bytes, at: int) -> bytes | None:
-    """The first bytes of the compressed data that starts at `at`; `None` if it is not such data."""
+    """Unpack the first bytes of the compressed data that starts at `at`; `None` if this is not such data."""
     unpacker = zlib.decompressobj()
     head = b""
     while len(head) < _MAX_DELTA_HEAD and not unpacker.eof:
@@ -114,10 +114,10 @@ def _start_of_data(patch: bytes, at: int) -> bytes | None:
 
 
 def _decoded(line: bytes) -> bytes:
-    """A line of binary data: the number of bytes as a letter, then groups of five characters for four bytes.
+    """Decode a line of binary data: a letter for the number of bytes, then five characters per four bytes.
 
     Raises:
-        ValueError: it is not such a line.
+        ValueError: this is not such a line.
     """
     length = _LENGTHS.find(line[:1]) + 1
     groups, rest = divmod(len(line) - 1, 5)
@@ -127,7 +127,7 @@ def _decoded(line: bytes) -> bytes:
 
 
 def _delta_sizes(head: bytes) -> tuple[int, int] | None:
-    """The sizes of the file before and after a delta."""
+    """Return the file's sizes before and after a delta; `None` if they are not in its first bytes."""
     sizes = []
     size = shift = 0
     for byte in head:
@@ -142,7 +142,7 @@ def _delta_sizes(head: bytes) -> tuple[int, int] | None:
 
 
 def _file_at(patch: bytes, position: int) -> str:
-    """The name in the header of the file whose data is at `position`."""
+    """Return the name of the file whose data is at `position`, from its header."""
     start = patch.rfind(b"\ndiff --git ", 0, position) + 1
     header = _FILE.match(patch, start)
     if header is None:
@@ -152,10 +152,10 @@ def _file_at(patch: bytes, position: int) -> str:
 
 
 def why_refused(path: str, mode: str) -> str | None:
-    """Why a change may not be committed, `None` if it may. Git itself refuses much of this too.
+    """Say why a changed file must not be committed; `None` if it may be. Git refuses much of this too.
 
     Args:
-        mode: the new one, as git writes it; `000000` for what is removed.
+        mode: the file's new mode, as git writes it; `000000` if the file is removed.
     """
     parts = path.split("/")
     if any(_is_dot_git(part) for part in parts):
@@ -170,7 +170,7 @@ def why_refused(path: str, mode: str) -> str | None:
 
 
 def _is_dot_git(part: str) -> bool:
-    # As Windows and macOS read it: case, trailing dots and blanks, streams, short names, ignored characters.
+    # Windows and macOS ignore case, trailing dots and blanks, streams and some characters; `git~1` is short.
     plain = (
         re.sub("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]", "", part).split(":")[0].rstrip(". ").lower()
     )
@@ -178,7 +178,7 @@ def _is_dot_git(part: str) -> bool:
 
 
 def parse_changes(raw: bytes) -> list[tuple[str, str]]:
-    """Path and new mode of each change, from `git diff-tree -r -z --raw --no-renames`."""
+    """Return the path and new mode of each changed file, from `git diff-tree -r -z --raw --no-renames`."""
     fields = raw.split(b"\0")
     return [
         (path.decode("utf-8", "surrogateescape"), head.decode("ascii").split(" ")[1])
@@ -189,13 +189,13 @@ def parse_changes(raw: bytes) -> list[tuple[str, str]]:
 def commit_message(
     summary: str, *, finished: bool, item_title: str, footer: str, asked_by: CommitIdentity | None
 ) -> str:
-    """The whole message. Nothing in its texts has an effect on the forge.
+    """Return a commit's whole message. Nothing in the given texts has an effect on the forge.
 
     Args:
-        summary: the model's, of its work; empty if there is none.
-        item_title: names unfinished work, and work without a summary.
-        footer: names the item.
-        asked_by: shown as co-author.
+        summary: the model's summary of its work; empty if there is none.
+        item_title: the item's title, which names unfinished work and work without a summary.
+        footer: the line that names the item.
+        asked_by: the person who is shown as co-author.
     """
     subject = subject_of(summary) or item_title if finished else f"Work so far on {item_title}"
     trailer = ""
@@ -208,14 +208,14 @@ def commit_message(
 
 
 def subject_of(summary: str) -> str:
-    """The first sentence of a summary, without Markdown and full stop; empty if there is none."""
+    """Return the first sentence of a summary, without Markdown and its period; empty if there is none."""
     lines = (_MARKUP.sub("", line.strip()).strip() for line in summary.splitlines())
     first = next((line for line in lines if re.search(r"\w", line)), "")
     return _END_OF_SENTENCE.split(first, maxsplit=1)[0].rstrip(" .:;,")
 
 
 def _cut(subject: str) -> str:
-    """At most `SUBJECT_LIMIT` characters: up to the end of a clause if there is one, else of a word."""
+    """Cut a subject to `SUBJECT_LIMIT` characters, at the end of a clause if possible, else of a word."""
     if len(subject) <= SUBJECT_LIMIT:
         return subject
     clauses = [found.start() for found in _END_OF_CLAUSE.finditer(subject[: SUBJECT_LIMIT + 1])]
@@ -227,7 +227,7 @@ def _cut(subject: str) -> str:
 
 @dataclass(frozen=True)
 class SshSigner:
-    """Signs with one key; made by `load`.
+    """Signs commits with one key; `load` makes it.
 
     It signs in this process, because `ssh-keygen` needs a user with an entry in /etc/passwd, and a pod's user
     may have none. The formats are those of OpenSSH's PROTOCOL.sshsig, RFC 4253, 5656, 8332 and 8709, and
@@ -238,7 +238,7 @@ class SshSigner:
 
     @staticmethod
     def load(file: Path) -> SshSigner:
-        """The signer with the private key in a file.
+        """Return a signer with the private key in a file.
 
         Raises:
             SettingsError: the file cannot be read, or has no usable key.
@@ -259,7 +259,7 @@ class SshSigner:
         return SshSigner(key)
 
     def sign(self, commit: bytes) -> bytes:
-        """A commit object with its signature in the header `gpgsig`."""
+        """Return a commit object with its signature in the header `gpgsig`."""
         headers, blank, message = commit.partition(b"\n\n")
         signature = self._armored(commit).replace(b"\n", b"\n ")
         return headers + b"\ngpgsig " + signature + blank + message
@@ -281,7 +281,7 @@ class SshSigner:
         return "\n".join(["-----BEGIN SSH SIGNATURE-----", *lines, "-----END SSH SIGNATURE-----"]).encode()
 
     def _signature(self, data: bytes, key_type: bytes) -> tuple[bytes, bytes]:
-        """The algorithm's name and the signature in its own format."""
+        """Return the algorithm's name, and the signature in that algorithm's format."""
         match self.key:
             case ed25519.Ed25519PrivateKey():
                 return key_type, self.key.sign(data)
@@ -304,7 +304,7 @@ def _mpint(number: int) -> bytes:
 
 
 async def commit_author(forge: Forge, settings: Commits) -> CommitIdentity:
-    """The author of the commits: the agent's account on the forge, unless the settings name somebody else."""
+    """Return the commits' author: the agent's account on the forge, unless the settings name another."""
     if settings.name and settings.email:
         return CommitIdentity(settings.name, settings.email)
     own = await forge.commit_identity()
@@ -312,7 +312,7 @@ async def commit_author(forge: Forge, settings: Commits) -> CommitIdentity:
 
 
 async def co_author(forge: Forge, user: str) -> CommitIdentity | None:
-    """The person who applied the label; `None`: our own account, or the forge does not show them."""
+    """Return the person who applied the label; `None` for our own account, or if the forge hides them."""
     if not user or user.casefold() == (await forge.whoami()).casefold():
         return None
     try:

@@ -32,13 +32,13 @@ _COUNTS = TypeAdapter(dict[str, int])
 
 
 def egress_proxy(environment: Mapping[str, str]) -> str | None:
-    """The URL of the egress proxy, with this container's identity; `None`: there is none."""
+    """Return the egress proxy's URL with this container's identity; `None`: there is no proxy."""
     proxy = environment.get("HTTP_PROXY", "")
     return proxy if job_of(urlsplit(proxy).username or "") else None
 
 
 def proxy_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a child process needs to reach the egress proxy; empty without one."""
+    """Return the variables that a child process needs to reach the egress proxy; empty without a proxy."""
     if egress_proxy(environment) is None:
         return {}
     return {name: environment[name] for name in VARIABLES if name in environment}
@@ -58,10 +58,10 @@ class Identities:
 
     @staticmethod
     def of(settings: Settings) -> Identities | None:
-        """`None`: there is no proxy.
+        """Return the identities for an installation; `None`: it has no proxy.
 
         Raises:
-            SettingsError: there is one, and its key is missing.
+            SettingsError: there is a proxy, but its key is missing.
         """
         egress = settings.egress
         if egress.proxy is None:
@@ -72,15 +72,15 @@ class Identities:
         return Identities(settings, urlsplit(egress.proxy).netloc, key)
 
     def agent(self, job: str) -> dict[str, str]:
-        """The variables of an agent.
+        """Return the variables of an agent.
 
         Args:
-            job: name of the attempt.
+            job: the attempt's name.
         """
         return self._variables(user_name(job, Role.AGENT))
 
     def workspace(self, job: str, item: Item) -> dict[str, str]:
-        """The variables of the commands in an attempt's workspace."""
+        """Return the variables of the commands in an attempt's workspace."""
         profile = self.settings.egress.profile(item.host, item.repository)
         return self._variables(user_name(job, Role.WORKSPACE, profile))
 
@@ -89,13 +89,13 @@ class Identities:
 
 
 async def denials(environment: Mapping[str, str], *, hurry: bool = False) -> tuple[Denial, ...]:
-    """The hosts that were denied most often to agent and workspace together, and how often.
+    """Return the hosts that were denied most often to agent and workspace together, and how often.
 
-    Empty without an egress proxy. Also empty if the proxy, asked twice, does not answer within 3 s each time;
-    this is logged.
+    The result is empty without an egress proxy. It is also empty, and this is logged, if the proxy is asked
+    twice and does not answer within 3 s each time.
 
     Args:
-        hurry: ask once, for 1 s. A pod is killed when its grace period or its time is over.
+        hurry: ask only once, for 1 s, because a pod is killed when its grace period or its time is over.
     """
     proxy = egress_proxy(environment)
     if proxy is None:

@@ -1,8 +1,8 @@
-"""How the agent, which has the credentials, runs git: a fixed environment, bounded time, and typed errors.
+"""Run git as the agent, which has the credentials: a fixed environment, bounded time, and typed errors.
 
 Git ignores what a repository or this machine's configuration says: no hooks, no filters, no helpers, no
-system or user configuration, no protocol except HTTP(S), no redirects. The token reaches git only by its
-environment, never by its arguments, a file, or a message.
+system or user configuration, no protocol except HTTP(S), no redirects. The token reaches git only through
+its environment, never through its arguments, a file, or a message.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Credentials = Callable[[], Awaitable[CloneSource]]
 token may be replaced while an attempt works."""
 
 _TIMEOUT = 600.0
-"""Seconds for one run."""
+"""Seconds that one run of git may take."""
 _MAX_ERROR = 64 * 1024
 _PASSED_ON = (
     "PATH",
@@ -47,7 +47,7 @@ _PASSED_ON = (
     "SSL_CERT_DIR",
     "GIT_SSL_CAINFO",
 )
-"""The way to the forge: proxies and certificate authorities."""
+"""Variables that git needs to reach the forge: proxies and certificate authorities."""
 
 _CONFIG = {
     "core.hooksPath": "/dev/null",
@@ -82,13 +82,13 @@ _MOVED = (
     r"^!\t.*\[(rejected\]"
     r"|remote rejected\] \((cannot lock ref|reference already exists|incorrect old value provided))"
 )
-"""The branch was not where the push expected it."""
+"""Git's output if the branch was not at the commit that the push expected."""
 _UNDECIDED = (
     r"failed to update ref|failed to write|unable to migrate objects|transaction failed|unkn?own failure"
     r"|[Ii]nternal [Ss]erver [Ee]rror"
 )
-"""The server could not update the branch: another process held a lock, a disk was full, or the branch had
-moved. It did not decide against the push, so another one may succeed. git writes `unkown`."""
+"""Git's output if the server could not update the branch: another process held a lock, a disk was full, or
+the branch had moved. The server did not refuse the push, so another may succeed. Git writes `unkown`."""
 
 
 class RemoteMovedError(ForgeError):
@@ -104,8 +104,8 @@ class Git:
     """Git on one bare repository.
 
     Attributes:
-        directory: the bare repository; its parent is HOME of git, which holds no configuration.
-        credentials: of the forge that it came from.
+        directory: the bare repository. Its parent folder is git's HOME and contains no configuration.
+        credentials: credentials for the forge that the repository came from.
     """
 
     directory: Path
@@ -121,10 +121,10 @@ class Git:
         """Run git without the network and without the token; return its output.
 
         Args:
-            memory: most bytes of its heap. The packs that it maps do not count.
+            memory: limit of git's heap in bytes. The packs that git maps do not count.
 
         Raises:
-            GitFailedError: the exit status is not 0, it was killed, or it ran out of time or memory.
+            GitFailedError: git failed, was killed, or ran out of time or memory.
         """
         base = git_environment(os.environ, self.directory.parent, token=None)
         try:
@@ -136,18 +136,18 @@ class Git:
         return out
 
     async def local_id(self, *arguments: str, **options: Any) -> str:
-        """As `local`, for output that is the id of one object."""
+        """Run git as `local` does, and return its output, which is the id of one object."""
         return (await self.local(*arguments, **options)).decode("ascii").strip()
 
     async def remote(self, command: Sequence[str], *rest: str) -> bytes:
-        """Run git against the forge with the present token, and once more if it was replaced meanwhile.
+        """Run git against the forge with the current token, and once more if it was replaced meanwhile.
 
         Args:
             command: the part before the repository's URL.
             rest: the part after it.
 
         Raises:
-            ForgeUnavailableError: unreachable, overloaded, or out of time.
+            ForgeUnavailableError: the forge is unreachable or overloaded, or git ran out of time.
             ForgeRefusedError: the token is wrong or lacks a right, or the forge declined the push.
             ForgeNotFoundError: there is no such repository for this token.
             RemoteMovedError: a push was not a fast-forward.
@@ -180,7 +180,7 @@ class Git:
     async def _run(
         self, arguments: tuple[str, ...], stdin: bytes, env: Mapping[str, str], memory: int | None = None
     ) -> tuple[int, bytes, str]:
-        """Exit status, output, and the end of the error output."""
+        """Return git's exit status, its output, and the end of its error output."""
         process = await asyncio.create_subprocess_exec(
             "git",
             "--git-dir",
@@ -195,13 +195,13 @@ class Git:
         )
         try:
             if memory is not None:
-                # Before it gets its input, and so before it needs memory. It may have ended already.
+                # Before git gets its input, and so before it needs memory. Git may have ended already.
                 with contextlib.suppress(ProcessLookupError):
                     resource.prlimit(process.pid, resource.RLIMIT_DATA, (memory, memory))
             async with asyncio.timeout(_TIMEOUT):
                 out, err = await process.communicate(stdin)
         finally:
-            # Its helpers (git-remote-http) too, also when we are cancelled.
+            # This ends git's helpers (git-remote-http) too, also when we are cancelled.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
@@ -210,12 +210,12 @@ class Git:
 
 
 def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSource | None) -> dict[str, str]:
-    """The whole environment of git.
+    """Return the whole environment of git.
 
     Args:
-        inherited: our own, of which only the way to the forge is passed on.
+        inherited: our own environment, of which only the variables in `_PASSED_ON` are passed on.
         home: a folder without configuration and without `.netrc`.
-        token: the source whose token is sent, only to URLs below its own; `None`: no token is sent.
+        token: the source whose token is sent, and only to URLs below the source's; `None`: no token is sent.
     """
     config = dict(_CONFIG)
     if token is not None:
@@ -246,7 +246,7 @@ def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSou
 
 
 def redact(text: str, source: CloneSource) -> str:
-    """The text without the token, in every form that git could print."""
+    """Return the text without the token in any form that git could print."""
     basic = base64.b64encode(f"{source.username}:{source.token}".encode()).decode("ascii")
     for secret in (source.token, basic):
         if secret:
@@ -255,11 +255,10 @@ def redact(text: str, source: CloneSource) -> str:
 
 
 def classify(output: str, url: str) -> ForgeError:
-    """The error that git's output about a remote means. `output` must be redacted.
+    """Return the error that git's output about a remote stands for. `output` must be redacted.
 
     The texts are those of git's `http.c`, `remote-curl.c`, `builtin/push.c`, `builtin/receive-pack.c` and
-    `refs.c` with LC_ALL=C. A server's own
-    text follows `remote:`.
+    `refs.c` with LC_ALL=C. A server's own text follows `remote:`.
     """
     if re.search(_MOVED, output, re.MULTILINE):
         return RemoteMovedError(f"The branch on {url} was changed by someone else in the meantime.")
@@ -290,7 +289,7 @@ def classify(output: str, url: str) -> ForgeError:
 
 
 def _ended(code: int, said: str, memory: int | None) -> str:
-    """How a run of git that failed ended, after `git COMMAND`."""
+    """Say how a failed run of git ended; the text follows `git COMMAND`."""
     if memory is not None and re.search(r"[Oo]ut of memory|mmap failed: Cannot allocate", said):
         return f"needed more than {memory // 2**20} MiB of memory."
     if code == -signal.SIGKILL:

@@ -1,8 +1,8 @@
 """A mirror of a repository on its cache volume: objects that an attempt's clone does not have to fetch again.
 
-An attempt works without the mirror too. A clone borrows its objects only until it has packed its own, so
-later changes to the mirror do not affect it. If borrowing fails, the clone fetches everything from the forge,
-and the mirror is deleted. The next attempt that may write fills it again.
+An attempt also works without the mirror. A clone borrows the mirror's objects only until it has packed its
+own, so later changes to the mirror do not affect the clone. If borrowing fails, the clone fetches everything
+from the forge, and the mirror is deleted. The next attempt that may write to the volume fills it again.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ FETCH = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules")
 _UPDATE_SECONDS = 300.0
 """Limit of one update. The attempt waits for it, so a repository that takes longer has no mirror."""
 _MAX_PACKS = 20
-"""Each update adds one; more are packed together."""
+"""Each update adds a pack. If there are more than this, they are packed together."""
 _PACK = ("repack", "-a", "-d", "--quiet", "--window=0")
-"""Into one pack, with the existing deltas: finding better ones would take longer than a fetch."""
+"""Make one pack and keep the existing deltas: finding better ones would take longer than a fetch."""
 
 
 @dataclass(frozen=True)
 class Mirror:
     """
     Attributes:
-        directory: on the cache volume. Only the agents of this repository's attempts reach it, not their
-            workspaces. If it cannot be written to, the mirror is only read.
+        directory: a folder on the cache volume. Only the agents of this repository's attempts reach it, not
+            their workspaces. If it cannot be written to, the mirror is only read.
     """
 
     directory: Path
@@ -48,7 +48,7 @@ class Mirror:
         return self.directory / "repository.git"
 
     def objects(self) -> Path | None:
-        """The folder to borrow from; `None` if there is no mirror yet."""
+        """Return the folder to borrow objects from; `None` if there is no mirror yet."""
         objects = self.repository / "objects"
         return objects if (self.repository / "HEAD").is_file() and objects.is_dir() else None
 
@@ -91,7 +91,7 @@ class Mirror:
             await asyncio.to_thread(self._delete)
 
     async def discard(self) -> None:
-        """Delete it, unless another attempt is updating it. Errors are only logged."""
+        """Delete the mirror, unless another attempt is updating it. Errors are only logged."""
         if not os.access(self.directory, os.W_OK):
             return
         try:
@@ -103,7 +103,7 @@ class Mirror:
 
     @contextmanager
     def _locked(self) -> Iterator[bool]:
-        """Whether this attempt alone may write to it, while the context is open."""
+        """Give whether this attempt alone may write to the mirror while the context is open."""
         descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -116,13 +116,13 @@ class Mirror:
             os.close(descriptor)
 
     def _delete(self) -> None:
-        # Renamed first, so that nobody borrows from half a mirror.
+        # Rename it first, so that nobody borrows from half a mirror.
         with suppress(FileNotFoundError):
             self.repository.rename(self.directory / f"deleted-{uuid4()}")
         self._remove_remains()
 
     def _remove_remains(self) -> None:
-        """What a killed agent left: a mirror half deleted, half a pack, git's own locks."""
+        """Remove what a killed agent left: a half-deleted mirror, half a pack, or git's own locks."""
         for folder in self.directory.glob("deleted-*"):
             shutil.rmtree(folder, ignore_errors=True)
         for pattern in ("objects/pack/tmp_*", "*.lock", "refs/**/*.lock", "objects/**/*.lock"):
@@ -131,7 +131,7 @@ class Mirror:
 
 
 async def fetch(git: Git, wanted: Sequence[str], mirror: Mirror | None) -> None:
-    """Fetch references into a new clone, from the forge only what the mirror does not have.
+    """Fetch references into a new clone, taking from the forge only what the mirror does not have.
 
     Raises:
         ForgeError: as `Git.remote`. A broken mirror is never the reason.

@@ -1,7 +1,7 @@
-"""Handles notices while the workers of a consumer run, where there is no reporter.
+"""Handle notices while a consumer's workers run, in installations without a reporter.
 
-A task that waits is shown on its item, and so is a task that was cancelled before it started. Commands in
-comments are executed.
+Each item shows that its task waits, or that it was cancelled before it started. Commands in comments are
+executed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ RETRY_SECONDS = 10.0
 _WAITS_AFTER = 1.0
 """Seconds after which a task that no worker has claimed is shown as waiting."""
 SIGN_SECONDS = 120.0
-"""Seconds after its event in which a task is shown as waiting.
+"""A task is shown as waiting only within this many seconds of its event.
 
-After an outage of the forge, the requests for all the signs that it missed would keep commands and workers
-waiting. The task's start shows more.
+After an outage of the forge, the requests to show all tasks that waited meanwhile would delay commands and
+workers. When a task starts, its item shows more.
 """
 
 
@@ -51,7 +51,7 @@ async def handle_notices(
     stop: asyncio.Event,
     metrics: CommandMetrics | None = None,
 ) -> None:
-    """Handle notices as they come, until `stop` is set. A forge that is down keeps no other one waiting."""
+    """Handle notices as they come, until `stop` is set. A forge that is down does not delay other forges."""
     async with AsyncExitStack() as stack:
         forges = connect_all(settings)
         for connected in forges.values():
@@ -63,7 +63,7 @@ async def handle_notices(
             )
         handler = NoticeHandler(settings, source, forges, metrics)
         async with asyncio.TaskGroup() as group:
-            # Also for a forge without a token: its notices are dropped with a warning, as its tasks are.
+            # Forges without a token are included: their notices are dropped with a warning, as tasks are.
             for host in sorted({*settings.hosts.values(), *forges}):
                 group.create_task(_handle_notices_of(host, handler, source, stop))
 
@@ -74,11 +74,11 @@ async def _handle_notices_of(
     async with aclosing(source.notices(host, stop)) as notices:
         async for notice in notices:
             if not await _until_handled(handler, notice, stop):
-                break  # asking for the next one would acknowledge this one
+                break  # asking for the next notice would acknowledge this one
 
 
 async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.Event) -> bool:
-    """Whether the notice was handled, or came too late to be; a stop can prevent that."""
+    """Handle a notice, again and again while the forge or queue is down; `False` if `stop` came first."""
     item = item_of_notice(notice)
     while not stop.is_set():
         if _is_outdated(notice, datetime.now(UTC)):
@@ -92,7 +92,7 @@ async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.E
             continue
         except ForgeError as error:
             _logger.warning("Could not handle a notice about %s: %s", item.display, error)
-        except Exception:  # a bug that one notice meets must not end the others
+        except Exception:  # a bug in the handling of one notice must not end that of the others
             _logger.exception("Unexpected error while handling a notice about %s", item.display)
         return True
     return False
@@ -108,10 +108,10 @@ def _is_outdated(notice: Notice, now: datetime) -> bool:
 class NoticeHandler:
     """Handles notices. A notice may be handled twice.
 
-    The in-memory queue knows its tasks' state. With RabbitMQ, the item's labels and our comment show it.
+    The in-memory queue knows the state of its tasks. With RabbitMQ, an item's labels and our comment show it.
 
     Attributes:
-        forges: by host.
+        forges: the forges by host.
     """
 
     settings: Settings
@@ -120,7 +120,7 @@ class NoticeHandler:
     metrics: CommandMetrics | None = None
 
     async def handle(self, notice: Notice) -> None:
-        """Raises ForgeError or QueueUnavailableError."""
+        """Handle a notice. This raises ForgeError or QueueUnavailableError."""
         item = item_of_notice(notice)
         forge = self.forges.get(item.host)
         if forge is None:
@@ -136,9 +136,9 @@ class NoticeHandler:
                 await self._execute(notice, forge)
 
     async def _show_waiting(self, task: QueuedTask, forge: Forge) -> None:
-        """Show that a task waits, unless a worker has the item's lock, or had it: it shows more.
+        """Show that a task waits, unless a worker has or had the item's lock: the worker shows more.
 
-        The comment of a task that has not ended stays: only there are the numbers of its attempts.
+        The comment of a task that has not ended stays, because only it has the numbers of the attempts.
         """
         age = (datetime.now(UTC) - task.request.trigger.received_at).total_seconds()
         await asyncio.sleep(min(_WAITS_AFTER, max(0.0, _WAITS_AFTER - age)))
@@ -168,7 +168,7 @@ class NoticeHandler:
     async def _check(self, withdrawal: Withdrawal, forge: Forge) -> None:
         """Cancel a task in the in-memory queue whose label may be older than the withdrawal.
 
-        The item shows it: what it does not show was removed after it was applied.
+        The item decides: if it no longer shows the label, the label was removed after it was applied.
         """
         item = withdrawal.item
         if not isinstance(self.source, MemoryQueue) or not await self._is_wanted(item, forge):
@@ -227,10 +227,10 @@ async def _last(forge: Forge, item: Item, source: NoticeSource) -> LastTask:
 
 @dataclass(frozen=True)
 class LabelRequests:
-    """Requests a run by applying the bot label, and cancels it by removing the labels of the flow.
+    """Requests a run by applying the bot label, and cancels a run by removing its item's task labels.
 
     The forge reports this to the receiver like any other label event, and the consumer that works on the task
-    checks the labels before and while it works.
+    checks the labels before and during its work.
     """
 
     forge: Forge

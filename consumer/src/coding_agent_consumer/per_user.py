@@ -1,8 +1,8 @@
 """What a person may set for their tasks, and the settings of one attempt that follow from it.
 
-A person's settings are a list of plain keys, not a part of the tree of settings: no file, no variable of the
-environment, nothing that decides where a secret of the installation goes. A service of their own gets
-the key that they give as text, or no key.
+A person's settings are a list of plain keys and not a part of the settings tree: they name no file, no
+environment variable, and nothing that decides where a secret of the installation is sent. A person's own
+service gets the key that they give as text, or no key.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from coding_agent_consumer.gateway import WireFormat
 _logger = logging.getLogger("coding_agent.attempt")
 
 _RETRIES = RetryPolicy(tries=5, total=20.0, first_wait=0.5, longest_wait=4.0)
-"""A new pod's first connections can fail: one lost DNS packet takes 5 s, and policies reach a node late."""
+"""A new pod's first connections can fail: a lost DNS packet costs 5 s, and network policies apply late."""
 _URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
 _SHOWN_PROBLEMS = 3
 _SHOWN_KEY = 80
@@ -50,7 +50,7 @@ _PROBLEMS = {
     "string_type": "must be text",
     "model_type": "must be a mapping",
 }
-"""What pydantic's types of errors mean here. The messages of the others are used as they are."""
+"""What some of pydantic's error types mean here. For the others, pydantic's own messages are used."""
 
 _SectionT = TypeVar("_SectionT", bound=Section)
 _KeyedT = TypeVar("_KeyedT", OpenAI, Anthropic, Google)
@@ -128,9 +128,9 @@ class PersonalSettings(_Keys):
     llm: _LLM = _LLM()
     system_prompt: _Text | None = None
     instructions: _Text | None = None
-    """Added to the installation's."""
+    """Added to the installation's instructions."""
     max_llm_process_num: Annotated[int, Field(gt=0)] | None = None
-    """Counts only if it is lower than the installation's."""
+    """Counts only if it is lower than the installation's value."""
 
 
 async def settings_for(
@@ -141,13 +141,13 @@ async def settings_for(
     transport: httpx.AsyncBaseTransport | None = None,
     clock: Clock = Clock(),  # noqa: B008 - it has no state
 ) -> Settings:
-    """The settings for a person; the installation's, with a warning in the log, if theirs cannot be read.
+    """Return the settings for a person; if theirs cannot be read, log a warning and return `settings`.
 
     A service that cannot be reached or answers 429 or 5xx is asked up to five times, for 20 seconds.
 
     Raises:
-        SettingsError: a person may not set a key, or its value is wrong; the message names the key and is
-            without values.
+        SettingsError: people may not set one of the keys, or its value is wrong; the message names the key
+            but no values.
     """
     api = settings.user_config_api
     if not api.enabled or not user:
@@ -193,16 +193,16 @@ def _log_retry(error: BaseException, seconds: float, _: int) -> None:
 
 
 def with_personal(settings: Settings, data: Mapping[str, Any]) -> Settings:
-    """A copy of the settings with a person's own over it.
+    """Return a copy of the settings in which a person's own override the installation's.
 
     Args:
         data: what is stored for the person, as JSON or YAML gives it; a value `None` counts as absent.
 
     Raises:
-        SettingsError: a person may not set a key, or its value is wrong.
+        SettingsError: people may not set one of the keys, or its value is wrong.
     """
     plain = _without_none(data)
-    # Without our environment: people must not be able to name its variables.
+    # Our environment is left out, because people must not be able to name its variables.
     Translation({"llm": plain.get("llm")}, {})
     try:
         own = PersonalSettings.model_validate(plain)
@@ -231,14 +231,14 @@ def with_task_options(
     runner: RunnerName | None = None,
     instructions: str | None = None,
 ) -> Settings:
-    """A copy with the repository's or the task's coding agent, the task's own model at the service that this
-    agent asks, and its instructions after the others."""
+    """Return a copy with the task's options: its runner or the repository's, its model for the service that
+    this runner uses, and its instructions after the others."""
     chosen = runner or for_repository(settings.consumer.runners, item.host, item.repository)
     if chosen is not None:
         consumer = settings.consumer.model_copy(update={"runner": chosen})
         settings = settings.model_copy(update={"consumer": consumer})
     if model is not None:
-        # A runner may ask another service than the provider: the one that speaks its format.
+        # A runner may use another service than the provider: the one that speaks its format.
         names = {settings.llm.provider, *(wire_format.value for wire_format in WireFormat)}
         sections = {name: getattr(settings.llm, name).model_copy(update={"model": model}) for name in names}
         settings = settings.model_copy(update={"llm": settings.llm.model_copy(update=sections)})
@@ -262,7 +262,7 @@ def _llm(ours: LLM, own: _LLM) -> LLM:
 
 
 def _keyed(ours: _KeyedT, own: _Keyed) -> _KeyedT:
-    """A service with a key. Our key goes only to our address."""
+    """Return a service that has a key. Our own key is sent only to our own address."""
     changes = _given(own)
     if own.base_url is not None:
         if _same_address(own.base_url, ours.base_url):
@@ -277,15 +277,15 @@ def _keyed(ours: _KeyedT, own: _Keyed) -> _KeyedT:
 def _same_address(one: str, other: str) -> bool:
     """Whether two URLs are the same address in different spellings.
 
-    A difference that does not matter does no harm: the person then needs a key of their own. So paths are
-    compared as they are.
+    Paths are compared as they are. A wrongly found difference does no harm: the person only needs a key of
+    their own.
     """
     first, second = _parsed(one), _parsed(other)
     return first is not None and second is not None and _parts(first) == _parts(second)
 
 
 def _parts(url: HttpUrl) -> tuple[object, ...]:
-    """Scheme and host in lower case, the host in ASCII, the port also where it is the scheme's own."""
+    """Return the parts that count: scheme and host in lower case, the host in ASCII, and always a port."""
     path = (url.path or "").rstrip("/")
     return (url.scheme, (url.host or "").rstrip("."), url.port, path, url.username, url.password, url.query)
 
@@ -306,7 +306,7 @@ def _over(section: _SectionT, changes: Mapping[str, Any]) -> _SectionT:
 
 
 def _without_none(value: Any, depth: int = 3) -> Any:
-    """Without keys whose value is YAML's empty value: for these, the installation's settings apply."""
+    """Leave out keys that have YAML's empty value: for these, the installation's settings apply."""
     if not isinstance(value, Mapping) or depth == 0:
         return value
     return {key: _without_none(entry, depth - 1) for key, entry in value.items() if entry is not None}

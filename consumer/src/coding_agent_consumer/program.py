@@ -49,10 +49,10 @@ _LAST_READ = 10.0
 
 
 def make_agent(settings: Settings, gateway: Gateway) -> Agent:
-    """The agent that the settings name.
+    """Return the agent that the settings name.
 
     Raises:
-        SettingsError: it does not speak what the model's provider speaks.
+        SettingsError: the model's provider does not speak the agent's format, or the agent has no command.
     """
     name = settings.consumer.runner
     if name is RunnerName.BUILTIN:
@@ -66,7 +66,7 @@ async def run_consumer(
     """Work on tasks until `stop` is set, or the source is empty.
 
     Args:
-        registry: for the metrics.
+        registry: receives the metrics.
 
     Raises:
         SettingsError: no forge has a token, or the model is not configured.
@@ -76,7 +76,7 @@ async def run_consumer(
     check_model(settings)
     identities = Identities.of(settings)
     if identities is not None:
-        # Before the clients are made: they find the proxy here.
+        # The clients, which are made later, find the proxy here.
         os.environ.update(identities.agent("consumer"))
         if settings.consumer.workspace.gate is None:
             _logger.warning(
@@ -106,7 +106,7 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
 
     Args:
         config: the settings file; `None`: as `load_settings` finds it.
-        environment: the variables; `None`: the process's own.
+        environment: the environment variables; `None`: the process's own.
 
     Returns:
         the exit status, a `coding_agent_core.reasons.ExitCode`.
@@ -130,7 +130,7 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
 
 
 def _write_outcome(outcome: Outcome, environment: Mapping[str, str]) -> None:
-    """Write it as the termination message."""
+    """Write the outcome as the termination message."""
     file = Path(environment.get("TERMINATION_LOG", _TERMINATION_LOG))
     if file.exists():  # in a pod
         try:
@@ -156,7 +156,7 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     check_model(settings)
     item = given.task.request.item
-    # Only the item's own forge: there may be no credentials for another.
+    # Only the item's own forge is connected: there may be no credentials for another.
     forge = connect_forge(settings, item.platform)
     try:
         forge_of({forge.host: forge}, item)
@@ -173,7 +173,7 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
 
 
 async def _answered_until(settings: Settings, forge: Forge, item: Item) -> datetime | None:
-    """As in `Outcome`: the item is read once the work is over; only the forge's clock counts."""
+    """Read the item after the work and return `Outcome.answered_until`, by the forge's clock."""
     try:
         async with asyncio.timeout(_LAST_READ):
             seen = await forge.read_state(item)
@@ -196,14 +196,14 @@ def build_attempt(
     record: Callable[[Outcome], None] | None = None,
     mirror: Mirror | None = None,
 ) -> Attempt:
-    """The attempt of a Job's pod.
+    """Return the attempt of a Job's pod.
 
     Args:
-        forge: of the item's host.
+        forge: the forge of the item's host.
         stop: set by SIGTERM.
         grace: seconds between SIGTERM and SIGKILL.
         record: as in `Attempt`.
-        mirror: of the item's repository, if there is a cache.
+        mirror: the mirror of the item's repository, if there is a cache.
     """
     queued = given.task
 
@@ -215,7 +215,7 @@ def build_attempt(
         branch, change = given.earlier.branch, given.earlier.change_url
         if branch is None:
             # This run is not known to have pushed anything, so an earlier run's branch counts while its
-            # change is open. The answer is always the same: a pod that replaces a lost one finds its work.
+            # change is open. The answer is always the same: a pod finds the work of the lost one it replaces.
             previous = await remembered(forge, item)
             branch = await branch_for(
                 forge,
@@ -259,13 +259,13 @@ def build_attempt(
 
 
 async def _located(forge: Forge, item: Item) -> Item:
-    """The item with its repository's path.
+    """Return the item with its repository's path.
 
     An AgentTask can name a project by path and by number. The credential and the image were chosen by
-    the path, and requests use the number, so both must be the same project.
+    the path, and requests use the number, so both must name the same project.
 
     Raises:
-        ForgeNotFoundError: they are two projects, or the project was renamed after the task was created.
+        ForgeNotFoundError: they name two projects, or the project was renamed after the task was created.
     """
     if not item.repository or item.project_id is None:
         return await forge.locate(item)
@@ -279,7 +279,7 @@ async def _located(forge: Forge, item: Item) -> Item:
 
 
 def check_model(settings: Settings) -> None:
-    """Fail now and not in a task, unless per-user settings are on: then each person may have a key."""
+    """Fail now and not in a task, unless per-user settings are on: each person may have a model's key."""
     if not settings.user_config_api.enabled:
         model_spec(settings)
         chosen = {settings.consumer.runner, *settings.consumer.runners.values()}

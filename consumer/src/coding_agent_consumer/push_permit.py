@@ -1,4 +1,4 @@
-"""Whether a task's work may be pushed to a branch. The decision is pure; `PushPermit` reads its facts."""
+"""Decide whether a task's work may be pushed to a branch. `PushPermit` reads the facts for this."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class PushNotAllowedError(CodingAgentError):
 def push_refusal(
     details: ItemDetails, prefix: str, repository: str, branch: str, facts: BranchFacts
 ) -> str | None:
-    """Why the work of an item's task must not be pushed to a branch, for people; `None`: it may be.
+    """Say, for people, why the work of an item's task must not be pushed to a branch; `None`: it may be.
 
     A task for an issue has a branch of its own in the item's repository. A task for a change has the change's
-    branch, in the item's repository or a fork of it: whoever opens a change from another repository has no
-    say there. The account's rights do not decide, because it may be allowed to push everywhere.
+    branch, in the item's repository or a fork of it: people who open a change from any other repository have
+    no say there. The account's rights do not decide, because it may be allowed to push everywhere.
 
     The agent's own branches may be protected: a rule for all branches covers them too, and an administrator
     can permit the account to push there.
 
     Args:
-        details: of the item.
-        prefix: starts the branches for issues.
+        details: the item's details.
+        prefix: the prefix of the branches for issues.
         repository: full path of the repository that is pushed to.
-        facts: of the branch.
+        facts: facts about the branch.
     """
     item = details.item
     where = f"The branch `{branch}` of {repository}"
@@ -68,8 +68,8 @@ class PushPermit:
     """Asks the forge whether a task's work may be pushed to a branch of one repository.
 
     Attributes:
-        details: of the task's item.
-        prefix: starts the branches for issues.
+        details: details of the task's item.
+        prefix: the prefix of the branches for issues.
         repository: full path of the repository that is pushed to.
     """
 
@@ -79,12 +79,12 @@ class PushPermit:
     repository: str
 
     async def __call__(self, branch: str) -> None:
-        """Return if the branch may be pushed to.
+        """Return if the branch may be pushed to; raise otherwise.
 
         Raises:
-            PushNotAllowedError: it must not be pushed to.
-            SourceRepositoryGoneError: the repository of a change's branch is not there.
-            ForgeError: it is not known. Without an answer of the forge nothing may be pushed.
+            PushNotAllowedError: the branch must not be pushed to.
+            SourceRepositoryGoneError: the repository of a change's branch does not exist.
+            ForgeError: the facts cannot be read. Without an answer from the forge nothing may be pushed.
         """
         item = self.details.item
         try:

@@ -39,17 +39,17 @@ Permit = Callable[[str], Awaitable[None]]
 
 _logger = logging.getLogger("coding_agent.publisher")
 _GIT_MEMORY = 512 * 1024 * 1024
-"""Bytes for applying a patch: the patch, and twice what it may unpack to."""
+"""Bytes that git may need to apply a patch: the patch, and twice what it may unpack to."""
 _CHECKPOINT_SECONDS = 60.0
-"""For pushing unfinished work: the model waits for it."""
+"""Limit of one push of unfinished work: the model waits for it."""
 _NOTE_LENGTH = 1000
 _CHECKPOINT_PATIENCE = 10.0
-"""Seconds in which the push of a checkpoint is retried while the forge is not available."""
+"""Seconds for which the push of a checkpoint is retried while the forge is not available."""
 
 
 @dataclass(frozen=True)
 class TreeEntry:
-    """A file or link of a commit; `mode` as git writes it, `id` of its content."""
+    """A file or link in a commit, with its `mode` as git writes it and the `id` of its content."""
 
     mode: str
     id: str
@@ -57,20 +57,26 @@ class TreeEntry:
 
     @property
     def is_file(self) -> bool:
-        """Neither a link nor a submodule."""
+        """Whether the entry is neither a link nor a submodule."""
         return self.mode in ("100644", "100755")
 
 
 class BareClone:
-    """A bare clone with the work branch; made by `clone`.
+    """A bare clone with the work branch; `clone` makes it.
 
     Attributes:
         base: the newest commit of the branch that the work starts from.
         branch: the work branch.
-        start_point: commit that the workspace starts from, and that its patches are relative to.
-        resumed: the work branch was on the forge already; the start point is its tip.
-        tip: the newest commit of the work branch here.
-        pushed: the newest commit of it that was pushed; the start point while nothing was pushed.
+        start_point: the commit that the workspace starts from and that its patches are relative to.
+        resumed: whether the work branch was on the forge already; the start point is then its tip.
+        tip: the newest commit of the work branch in this clone.
+        pushed: the newest commit of the work branch that was pushed; the start point until the first push.
+
+    example:
+        repository = await BareClone.clone(source, folder, base="main", branch="agent/7", permit=permit)
+        await workspace.seed(await repository.bundle(), repository.branch)
+        await repository.commit((await workspace.diff()).data, "Fix the parser\\n", author)
+        await repository.push()
     """
 
     def __init__(
@@ -95,17 +101,17 @@ class BareClone:
         permit: Permit,
         mirror: Mirror | None = None,
     ) -> BareClone:
-        """Clone the base branch and, if the forge has it, the work branch. It can be retried.
+        """Clone the base branch and, if the forge has it, the work branch. This can be repeated.
 
         Args:
             directory: a folder for the clone alone; the workspace must not see it.
-            base: branch that the work starts from.
-            branch: the work branch; may be the base itself.
-            permit: asked before each push.
-            mirror: of the repository, if there is a cache.
+            base: the branch that the work starts from.
+            branch: the work branch, which may be the base itself.
+            permit: called before each push.
+            mirror: the mirror of the repository, if there is a cache.
 
         Raises:
-            ForgeNotFoundError: no such repository, or it has no such base branch.
+            ForgeNotFoundError: there is no such repository, or it has no such base branch.
             ValueError: a branch name is invalid.
             Otherwise as `Git.remote`.
         """
@@ -132,7 +138,7 @@ class BareClone:
         return BareClone(git, permit, base_commit, branch, start_point=start, resumed=resumed)
 
     async def fetch(self, credentials: Credentials, branch: str) -> str:
-        """The newest commit of a branch of this repository, or of the one that it is a fork of.
+        """Fetch a branch of this repository, or of the one that it is a fork of; return its newest commit.
 
         Raises:
             As `clone`.
@@ -144,16 +150,16 @@ class BareClone:
         return await _commit_of(git, reference)
 
     async def tree(self, commit: str) -> list[TreeEntry]:
-        """Everything in a commit except folders."""
+        """Return all entries of a commit except folders."""
         return parse_tree(await self._git.local("ls-tree", "-r", "-z", "--full-tree", commit))
 
     async def blob(self, id_: str, limit: int) -> bytes | None:
-        """The content of a file; `None` if it is larger than `limit` bytes."""
+        """Return the content of a file; `None` if it is larger than `limit` bytes."""
         size = int(await self._git.local_id("cat-file", "-s", id_))
         return None if size > limit else await self._git.local("cat-file", "blob", id_)
 
     async def bundle(self) -> Path:
-        """A bundle of the work branch at its start point, for `Workspace.seed`; in the clone's own folder."""
+        """Write a bundle of the work branch at its start point, for `Workspace.seed`; return its path."""
         path = self._git.directory.parent / "seed.bundle"
         await self._git.local("update-ref", f"refs/heads/{self.branch}", self.start_point)
         await self._git.local("bundle", "create", "--quiet", str(path), f"refs/heads/{self.branch}")
@@ -163,16 +169,16 @@ class BareClone:
     async def commit(
         self, patch: bytes, message: str, author: CommitIdentity, signer: SshSigner | None = None
     ) -> str | None:
-        """Commit everything that changed since the start point; `None` if the branch's tip has it already.
+        """Commit everything that changed since the start point. Return `None` if the tip has it already.
 
-        It may be called again with a later patch, also relative to the start point. The new commit follows
+        This may be called again with a later patch, also relative to the start point. The new commit follows
         the last one. Symbolic links are committed as links, wherever they point: nothing follows them here.
 
         Args:
-            patch: what `Workspace.diff` gave.
+            patch: the patch that `Workspace.diff` returned.
 
         Raises:
-            PatchRefusedError: too large, does not apply, or touches what it must not.
+            PatchRefusedError: the patch is too large, does not apply, or touches what it must not.
         """
         require_bounded(patch)
         tree = await self._apply(patch) if patch.strip() else await self._tree_of(self.start_point)
@@ -202,8 +208,11 @@ class BareClone:
     async def push(self) -> None:
         """Push the work branch, never by force. Nothing else pushes to a forge.
 
-        The answer to a push that succeeded may be lost. libcurl then sends it again, and the forge refuses
-        it because the branch has moved: to our commit. So where the branch is decides, not what git says.
+        If git reports an error, the branch's commit on the forge decides whether the push succeeded:
+
+        1. A push succeeds, but its answer is lost.
+        2. libcurl sends the push again.
+        3. The forge refuses it because the branch has moved: to our commit.
 
         Raises:
             As `Permit`, and as `Git.remote`. After `RemoteMovedError`, nothing was overwritten.
@@ -248,7 +257,7 @@ async def _commit_of(git: Git, reference: str) -> str:
 
 
 def parse_tree(listing: bytes) -> list[TreeEntry]:
-    """From `git ls-tree -r -z`."""
+    """Return the entries that `git ls-tree -r -z` listed."""
     found: list[TreeEntry] = []
     for line in listing.decode("utf-8", "surrogateescape").split("\0"):
         head, tab, path = line.partition("\t")
@@ -259,7 +268,7 @@ def parse_tree(listing: bytes) -> list[TreeEntry]:
 
 
 def parse_tips(listing: bytes) -> dict[str, str]:
-    """Reference to commit, from `git ls-remote`."""
+    """Return the commit of each reference that `git ls-remote` listed."""
     lines = (line.partition("\t") for line in listing.decode("utf-8", "replace").splitlines())
     return {name: commit for commit, tab, name in lines if tab}
 
@@ -275,14 +284,14 @@ def require_branch_name(name: str) -> None:
 
 @dataclass
 class Publisher:
-    """Publishes the workspace's work on the forge: at the end, and before, in case the attempt is killed.
+    """Publishes the workspace's work on the forge: at the end, and earlier in case the attempt is killed.
 
     Attributes:
-        title: of the item.
-        footer: names the item in each commit's message.
-        asked_by: co-author of each commit.
-        signer: signs each commit.
-        quotes_summary: a commit's message has the summary; else the item's title alone.
+        title: the item's title.
+        footer: the line of each commit's message that names the item.
+        asked_by: the co-author of each commit.
+        signer: signs each commit; `None`: commits are not signed.
+        quotes_summary: whether a commit's message has the summary and not only the item's title.
         branch_moved: set once a checkpoint could not push because somebody else has pushed to the branch.
     """
 
@@ -307,15 +316,15 @@ class Publisher:
         """Commit the workspace's work, if it differs from what was committed.
 
         Args:
-            summary: of the work, by the model.
+            summary: the model's summary of the work.
 
         Returns:
-            what the person has to know about the work that was taken; usually empty.
+            a text for people about the work that was taken; usually empty.
 
         Raises:
             WorkspaceGoneError: the workspace does not answer.
             PatchRefusedError: the change must not be committed, the workspace cannot make a patch of it, or
-                the work is nothing but files that are too large.
+                the work consists only of files that are too large.
         """
         async with self._one_at_a_time:
             try:
@@ -348,7 +357,7 @@ class Publisher:
             _logger.info("Pushed %s: %s", self.repository.tip[:12], self.footer)
 
     def with_checkpoints(self, workspace: Workspace, on_step: OnStep, interval: float) -> OnStep:
-        """`on_step`, which then also pushes unfinished work, at most once in `interval` seconds; 0: never.
+        """Extend `on_step` so that it also pushes unfinished work, once in `interval` seconds; 0: never.
 
         An attempt that is killed (out of memory, or its node is lost) can no longer push.
         """
@@ -360,7 +369,7 @@ class Publisher:
             nonlocal due
             await on_step(step)
             if due.passed:
-                # In a task of its own, so that stopping the agent does not interrupt a push.
+                # The push has an asyncio task of its own, so that stopping the agent does not interrupt it.
                 await asyncio.shield(asyncio.ensure_future(self._checkpoint(workspace)))
                 due = Deadline.after(interval)
 

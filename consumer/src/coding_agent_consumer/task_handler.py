@@ -1,4 +1,4 @@
-"""The consumer of a queue: claims tasks, runs an attempt of each, reports it on the item, settles the claim.
+"""The consumer of a queue: it claims tasks, runs an attempt of each, reports it, and finishes the claim.
 
 The order of the steps makes every crash harmless: the comment is written before labels are swapped, the end
 is reported before the message is acknowledged, and a retry is in the queue before the item shows it.
@@ -50,22 +50,22 @@ _T = TypeVar("_T")
 _OTHER_CONSUMER_POLL = 2.0
 """Seconds between checks while another consumer holds the item's lock but has not swapped the label yet."""
 _OTHER_CONSUMER_PATIENCE = 60.0
-"""Seconds after which such a message goes back to the queue for a while."""
+"""Seconds after which a message whose item is locked goes back to the queue for a while."""
 _FORGE_PATIENCE = 3600.0
-"""Seconds that a forge may be down before that counts as a failed attempt."""
+"""Seconds for which a forge may be down before this counts as a failed attempt."""
 _START_PATIENCE = 10.0
-"""Seconds that a task waits for its forge before its work, until it goes back to the queue.
+"""Seconds that a task waits for its forge before its work; then the task goes back to the queue.
 
-The last request's own retries are not cut off: a forge that hangs takes up to 55 s.
+The retries of the last request are not cut off: with a forge that hangs, this takes up to 55 s.
 """
 _GRACE = 60.0
 """Seconds after a stop in which the work so far can still be pushed."""
 _EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
-"""When a task was withdrawn if nobody knows when: a label on its item may be newer."""
+"""The time of a withdrawal if nobody knows it: a label on the item may be newer, so each one stays."""
 _SHOWING_TRIES = 10
-"""Deliveries after the last attempt in which a task's end can still be shown, while the forge refuses it."""
+"""Further deliveries after the last attempt to show a task's end while the forge refuses that."""
 _OVERTIME = 600.0
-"""Seconds after an attempt's time in which its finished work can still be pushed."""
+"""Seconds beyond an attempt's time in which its finished work can still be pushed."""
 
 
 class _TaskStoppedError(Exception):
@@ -104,7 +104,7 @@ class _GivenBack:
     """How often a task was given back because its forge is down.
 
     Attributes:
-        patience: a task that is given back after it fails an attempt.
+        patience: after this deadline, giving the task back counts as a failed attempt.
     """
 
     patience: Deadline
@@ -113,13 +113,13 @@ class _GivenBack:
 
 @dataclass
 class TaskHandler:
-    """Handles claims; several may be handled at a time.
+    """Handles claims, several at a time if the caller does so.
 
     Attributes:
-        forges: by host.
-        shutdown: set when the consumer is to end.
+        forges: the forges by host.
+        shutdown: set when the consumer must end.
         usage: counts what attempts used.
-        identities: at the egress proxy; `None`: there is none.
+        identities: makes the attempts' identities at the egress proxy; `None`: there is no proxy.
         process: this process's id if the queue is in its memory.
     """
 
@@ -132,17 +132,18 @@ class TaskHandler:
     process: str | None = None
     clock: Clock = field(default_factory=Clock)
     _breakers: dict[str, CircuitBreaker] = field(init=False)
-    """By host."""
+    """The circuit breakers by host."""
     _given_back: dict[str, _GivenBack] = field(default_factory=dict, init=False)
-    """By uuid of a task."""
+    """Tasks that were given back, by uuid."""
 
     def __post_init__(self) -> None:
         self._breakers = {host: CircuitBreaker(self.clock) for host in self.forges}
 
     async def handle(self, claim: Claim) -> None:
-        """Work on a task until its claim is settled. Only a shutdown or a lost claim leaves it unsettled.
+        """Work on a task until its claim is finished (`done`, `retry` or `dead_letter`).
 
-        A task whose forge is down goes back to the queue soon, because others can use its place.
+        Only a shutdown or a lost claim leaves the claim unfinished. A task whose forge is down soon goes back
+        to the queue, so that others can use its place.
         """
         item = claim.task.request.item
         forge = self.forges.get(item.host)
@@ -169,7 +170,7 @@ class TaskHandler:
                     raise
                 except _ForgeDownError as error:
                     await self._give_back(claim, progress, error)
-                except Exception as error:  # settled while the item's lock is held: the item shows it
+                except Exception as error:  # handled while the item's lock is held, as the item shows it
                     await self._settle_failure(claim, progress, error)
         except _ForgeDownError as error:
             await self._give_back(claim, progress, error)
@@ -185,10 +186,10 @@ class TaskHandler:
             trial.over()
 
     async def _give_back(self, claim: Claim, progress: _Progress, error: _ForgeDownError) -> None:
-        """Free the place of a task whose forge is down. It counts as an attempt only after a long time."""
+        """Give a task whose forge is down back to the queue. After a long time this counts as an attempt."""
         item, uuid = claim.task.request.item, claim.task.uuid
         for other in [one for one, it in self._given_back.items() if it.patience.left < -_FORGE_PATIENCE]:
-            del self._given_back[other]  # another consumer has it
+            del self._given_back[other]  # another consumer has that task
         patience = Deadline.after(_FORGE_PATIENCE, self.clock)
         given_back = self._given_back.setdefault(uuid, _GivenBack(patience))
         given_back.times += 1
@@ -198,16 +199,16 @@ class TaskHandler:
             return
         task, delay = progress.task, self._breakers[item.host].delay(error.asked)
         if task is not None and not claim.lost.is_set():
-            # The comment may show a running attempt, and the next delivery would count that one.
+            # The comment may show a running attempt, which the next delivery would count.
             outcome = Outcome(reason=Reason.FORGE_UNAVAILABLE, message=str(error))
             await self._comment(claim, task, Phase.QUEUED, outcome, None)
-            # The forge answers some requests, and each further try changes the comment twice.
+            # Wait longer: the forge answers some requests, so each further try changes the comment twice.
             delay = max(delay, self._delay(given_back.times, error.asked))
         wait = await claim.retry(delay, progress.attempt)
         _logger.warning("Gave %s back to the queue for %.0f s: %s", item.display, wait or 0.0, error)
 
     async def _settle_locked_out(self, claim: Claim, forge: Forge, progress: _Progress) -> bool:
-        """Another consumer holds the item: settle this message; `False`: the item is free now."""
+        """Finish the claim of a message whose item another consumer holds; `False`: the item is free now."""
         item = claim.task.request.item
         triggers = self.settings.labels(item.platform).triggers
         deadline = Deadline.after(_OTHER_CONSUMER_PATIENCE, self.clock)
@@ -225,9 +226,9 @@ class TaskHandler:
             _logger.info("Dropped a message for %s: another consumer is working on it", item.display)
             await claim.done()
         else:
-            # It may be the message of the other consumer's own task, delivered again because its connection
-            # broke: it must stay in the queue until that task has ended. Or the other consumer is about to
-            # drop a later message of the item, and this one is the retry of the task that the item shows.
+            # This may be the message of the other consumer's own task, delivered again because that
+            # consumer's connection broke. It must stay in the queue until that task has ended. Or the other
+            # consumer is about to drop a later message, and this is the retry of the task that the item shows.
             await claim.retry(_OTHER_CONSUMER_PATIENCE, claim.task.attempt)
         return True
 
@@ -242,7 +243,7 @@ class TaskHandler:
         item = await self._before_work(claim, progress, lambda: forge.locate(queued.request.item))
         labels = self.settings.labels(item.platform)
         details = await self._before_work(claim, progress, lambda: forge.read(item))
-        progress.trial.answered()  # `locate` may send no request, and proves nothing
+        progress.trial.answered()  # not after `locate`, which may send no request
         state = await self._before_work(claim, progress, lambda: remembered(forge, item))
         if state is not None and state.uuid == queued.uuid:
             progress.attempt = max(progress.attempt, state.attempt)
@@ -331,7 +332,7 @@ class TaskHandler:
                     max_attempts=task.max_attempts,
                     timeout_seconds=self.settings.consumer.timeout_seconds,
                     earlier=earlier,
-                    # No queue stores what earlier attempts spent: each attempt has the whole budget.
+                    # No queue stores what earlier attempts spent, so each attempt has the whole budget.
                     allowance=self.settings.budgets.task,
                 ),
                 load=load,
@@ -356,7 +357,7 @@ class TaskHandler:
                 if claim.cancelled.is_set():
                     task.answered_until = answered_by_withdrawal(claim.withdrawn_before) or _EVERY_LABEL_STAYS
                 outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped."})
-            else:  # the consumer ends, but the task is still wanted: another consumer continues it
+            else:  # the consumer shuts down, but the task is still wanted: another consumer continues it
                 await self._comment(claim, task, Phase.QUEUED, outcome, None)
                 raise _TaskStoppedError
         if outcome.reason is Reason.FORGE_UNAVAILABLE and not attempt.began:
@@ -366,15 +367,15 @@ class TaskHandler:
         await self._settle(claim, task, outcome)
 
     async def _require_ours(self, claim: Claim, task: ForgeTask) -> None:
-        """Return if what this consumer reports replaces nothing newer.
+        """Return if this consumer's next report replaces nothing newer in the comment.
 
         1. This consumer loses its connection, and with it the item's lock.
-        2. Another one gets the message and the lock, does the work, reports the end, and frees the lock.
-        3. This one connects again and has the lock again.
+        2. Another consumer gets the message and the lock, does the work, reports the end, and frees the lock.
+        3. This consumer connects again and has the lock again.
 
         Raises:
-            ForgeError: it is not known.
-            _TaskStoppedError: another consumer has the task, or had it.
+            ForgeError: the comment cannot be read.
+            _TaskStoppedError: another consumer has or had the task.
         """
         if claim.interrupted and not claim.lost.is_set():
             shown, ours = await remembered(task.forge, task.item), task.state
@@ -398,7 +399,7 @@ class TaskHandler:
         attempt = task.state.attempt
         wait = await claim.retry(self._delay(attempt, outcome.retry_after), attempt + 1)
         if wait is None:
-            return  # the message comes again as it is, and the next attempt starts at once
+            return  # the queue delivers the same message again, and the next attempt starts at once
         await self._comment(claim, task, Phase.BACKOFF, outcome, self.clock.now() + timedelta(seconds=wait))
 
     async def _finish(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
@@ -414,18 +415,18 @@ class TaskHandler:
         await self._settle_end(claim, task.state.phase, outcome.reason, outcome.message)
 
     async def _settle_end(self, claim: Claim, phase: Phase, reason: str | None, message: str) -> None:
-        # What strangers do must not fill the queue that people have to look at.
+        # Strangers must not be able to fill the dead-letter queue, which people have to look at.
         if phase is Phase.FAILED and reason not in (Reason.NOT_AUTHORIZED, Reason.NOT_APPROVED):
             await claim.dead_letter(f"{reason}: {message}")
         else:
             await claim.done()
 
     async def _settle_failure(self, claim: Claim, progress: _Progress, error: Exception) -> None:
-        """Settle a claim whose handling failed: it is retried, and given up after the last attempt.
+        """Finish a claim whose handling failed: retry the task, or give it up after the last attempt.
 
-        It is given up only once the item shows that, or after further tries to show it: otherwise the item
-        would show for ever that an attempt runs. An end that the item shows already is not replaced, because
-        the next delivery shows its labels again.
+        The task is given up only once the item shows that, or after further tries to show it: otherwise the
+        item would show forever that an attempt runs. If the item shows an end already, this is not replaced,
+        because the next delivery shows its labels again.
         """
         outcome, task, attempt = outcome_of_error(error), progress.task, progress.attempt
         limit = self.settings.consumer.max_attempts
@@ -450,7 +451,7 @@ class TaskHandler:
         outcome: Outcome,
         next_attempt: datetime | None,
     ) -> bool:
-        """Show a phase that the next delivery would show too; whether the forge took it."""
+        """Show a phase that the next delivery would show too. Return whether the forge accepted it."""
         try:
             await self._require_ours(claim, task)
             await task.comment(phase, outcome=outcome, next_attempt=next_attempt)
@@ -461,7 +462,7 @@ class TaskHandler:
 
     @asynccontextmanager
     async def _watch(self, claim: Claim, task: ForgeTask) -> AsyncIterator[tuple[asyncio.Event, list[str]]]:
-        """An event that is set when the attempt must stop, and why if a person wants that."""
+        """Give an event that is set when the attempt must stop, and the reason if a person wants that."""
         stop, why = asyncio.Event(), [""]
 
         async def check_labels() -> None:
@@ -474,13 +475,13 @@ class TaskHandler:
                 except ForgeError as error:
                     _logger.warning("Could not check if %s is still wanted: %s", task.item.display, error)
                     continue
-                except Exception:  # a bug here must not keep the attempt from seeing any stop
+                except Exception:  # a bug here must not prevent that the attempt is stopped
                     _logger.exception(
                         "Unexpected error when checking if %s is still wanted", task.item.display
                     )
                     continue
                 if reason:
-                    claim.ending()  # a label that comes back now starts the next run
+                    claim.ending()  # a label that is applied again now starts the next run
                     why[0] = reason
                     return
 
@@ -520,11 +521,11 @@ class TaskHandler:
     async def _retrying(
         self, claim: Claim, action: Callable[[], Awaitable[_T]], *, within: float = _FORGE_PATIENCE
     ) -> _T:
-        """Run an action, and wait while the forge is down: a task does not fail because of that.
+        """Run an action, and wait while the forge is down, so that a task does not fail because of that.
 
         Raises:
             ForgeError: the forge refused, or was down for longer than `within` seconds.
-            _TaskStoppedError: the consumer is to end, or the claim was lost, while waiting.
+            _TaskStoppedError: the consumer shut down, or the claim was lost, while waiting.
         """
         return await while_unavailable(
             action,
@@ -555,7 +556,7 @@ async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int)
             async for claim in claims:
                 try:
                     await handler.handle(claim)
-                except Exception:  # the queue itself failed; an unsettled claim is delivered again
+                except Exception:  # the queue itself failed; it delivers an unfinished claim again
                     _logger.exception("Could not settle %s", claim.task.name)
 
     async with asyncio.TaskGroup() as group:

@@ -1,7 +1,7 @@
 """A task on its item: whether it may start, which branch gets its work, and what the item shows.
 
-The decisions are pure. The consumer holds the item's lock from `decide_start` until the attempt ends, so
-nobody else works on the item. A `ForgeTask` may show the same state twice.
+The decisions are pure functions. The consumer holds the item's lock from `decide_start` until the attempt
+ends, so nobody else works on the item. A `ForgeTask` may show the same state twice.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from coding_agent_core.usage import Usage
 from coding_agent_consumer.push_permit import SourceRepositoryGoneError
 
 REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRIAGE}
-"""What somebody must be allowed to do to ask for a task."""
+"""The permission that somebody needs to ask for a task."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Start:
     """Start this attempt.
 
     Attributes:
-        previous: state of an earlier run or attempt in the comment.
-        continues: this is a further attempt of the same task.
+        previous: the state of an earlier run or attempt that the comment shows.
+        continues: whether this is a further attempt of the same task.
     """
 
     run: int
@@ -52,7 +52,7 @@ class Start:
 
     @property
     def ended(self) -> str:
-        """Why the task's last attempt ended, for the next one; empty if that is not known."""
+        """A text for the next attempt about why the last one ended; empty if this is not known."""
         return (self.previous.retry_cause or "") if self.continues and self.previous is not None else ""
 
 
@@ -80,7 +80,7 @@ class Abandon:
 
 @dataclass(frozen=True)
 class Settle:
-    """The task has ended, and its consumer may have died before labels and queue showed it: show it again."""
+    """The task has ended; show this again: its consumer may have died before labels and queue showed it."""
 
     state: State
 
@@ -91,9 +91,9 @@ Decision = Start | Drop | Abandon | Settle
 def decide_start(
     task: QueuedTask, details: ItemDetails, state: State | None, labels: Labels, max_attempts: int
 ) -> Decision:
-    """What happens to a message, by the item's labels and the state in our comment."""
+    """Decide what happens to a message, by the item's labels and the state in our comment."""
     manual = task.request.trigger.origin is Origin.MANUAL
-    # A message that could not be handled in its last attempt comes again with a higher number.
+    # A message that could not be handled in the task's last attempt comes again with a higher number.
     number = min(task.attempt, max_attempts)
     if state is None or state.uuid != task.uuid:
         until = answered_by(details.updated_at, labeled=bool(labels.triggers & details.labels))
@@ -103,12 +103,12 @@ def decide_start(
             return Drop(
                 "the item no longer has the label: it was removed, or another task answered it", until
             )
-        # A comment that shows another message's wait shows the same run: only one of the messages starts it.
+        # If the comment shows that another message waits, that is the same run: only one of them starts it.
         earlier = 0 if state is None else state.run - state.waits_for_first_attempt
         run = max(task.run, earlier + 1)
         return Start(run=run, attempt=number, previous=state, continues=False)
 
-    # The task is shown as waiting, or it started before: in a consumer that died, or as an earlier attempt.
+    # The item shows the task as waiting, or an attempt started before and ended, or its consumer died.
     if state.phase.terminal:
         return Settle(state)
     when = "before its task started" if state.attempt == 0 else "while its task was waiting to continue"
@@ -121,7 +121,7 @@ def decide_start(
             attempt = max(number, state.attempt)
         case Phase.BACKOFF if task.attempt <= state.attempt:
             return Drop("the next attempt is already in the queue")
-        case _:  # its consumer died, or the next attempt is due
+        case _:  # the task's consumer died, or the next attempt is due
             attempt = max(number, state.attempt + 1)
     if attempt > max_attempts:
         return Abandon(
@@ -138,10 +138,10 @@ class Approval:
     """Who asked for a task, and when.
 
     Attributes:
-        user: the login; empty if it is not known.
-        at: in whole seconds of the forge's clock; `None` if it is not known, and for a task that a person
-            wrote as an AgentTask.
-        by: what the person did, as a noun: `label` or `command`.
+        user: the person's login; empty if it is not known.
+        at: the time in whole seconds of the forge's clock; `None` if it is not known, and for a task that a
+            person wrote as an AgentTask.
+        by: what the person used: `label` or `command`.
     """
 
     user: str
@@ -150,14 +150,14 @@ class Approval:
 
 
 async def approval_of(forge: Forge, item: Item, request: TaskRequest) -> Approval:
-    """Who asks for the task, and since when the item is approved as it is.
+    """Return who asks for the task, and when they approved the item as it was then.
 
-    If a label asked, the item's history says who applied it: whoever could create tasks with the receiver's
-    token could write any name into them. Messages of the polling agent, whose label may have been swapped
-    long ago, are believed where the history says nothing.
+    If a label asks for the task, the item's history says who applied it: somebody who can create tasks with
+    the receiver's token could write any name into them. If the history says nothing, only messages of the old
+    polling agent are believed, because it may have swapped the label long ago.
 
     Args:
-        item: with its repository.
+        item: the item with its repository.
 
     Raises:
         ForgeError: the history cannot be read.
@@ -181,18 +181,18 @@ async def refusal(
     *,
     own_label_counts: bool,
 ) -> str | None:
-    """Why the person who asks for the task may not, for people; `None` if they may.
+    """Say, for people, why the person who asks for the task may not do so; `None` if they may.
 
-    The attempt checks this as it starts, because it runs in every mode and has a forge token; receiver and
+    The attempt checks this when it starts, because it runs in every mode and has a forge token; receiver and
     operator have none (docs/decisions/0021).
 
     Args:
-        item: with its repository.
-        user: as `approval_of` says.
-        own_label_counts: as in the settings: our own account applies the label for commands.
+        item: the item with its repository.
+        user: the person, as `approval_of` returns them.
+        own_label_counts: the setting of this name: our own account applies the label for commands.
 
     Raises:
-        ForgeError: it is not known what the person may do.
+        ForgeError: the person's permission cannot be read.
     """
     if trigger.cause is None:  # a person who can create AgentTasks has rights in the cluster
         return None
@@ -209,15 +209,15 @@ async def refusal(
 def work_branch(
     prefix: str, item: Item, *, run: int, previous: State | None, continues: bool, previous_change_open: bool
 ) -> str:
-    """The branch for the work of an issue.
+    """Return the branch for the work of an issue.
 
-    One change for each issue, whatever happens: attempts share a branch, and a further run continues where
-    the last one stopped, unless its change was merged or closed: then a new branch starts. One also starts
-    after the prefix was changed, because nothing is pushed to a branch without it.
+    Each issue has one change: attempts share a branch, and a further run continues where the last one
+    stopped. A new branch starts only if the change of the last run was merged or closed, or if the prefix was
+    changed, because nothing is pushed to a branch without it.
 
     Args:
-        previous: what our comment remembers of an earlier run or attempt.
-        continues: this is a further attempt of the same run.
+        previous: the state of an earlier run or attempt in our comment.
+        continues: whether this is a further attempt of the same run.
     """
     first = f"{prefix}{'issue' if item.kind is ItemKind.ISSUE else 'change'}-{item.number}"
     if previous is None or previous.branch is None:
@@ -232,10 +232,10 @@ def work_branch(
 async def branch_for(
     forge: Forge, item: Item, prefix: str, *, run: int, previous: State | None, continues: bool
 ) -> str:
-    """As `work_branch` decides.
+    """Return the branch that `work_branch` chooses, after reading whether the previous change is still open.
 
     Raises:
-        ForgeError: it is not known whether the change of an earlier run is still open.
+        ForgeError: this cannot be read.
     """
     still_open = False
     if previous is not None and previous.branch is not None and previous.change_url is not None:
@@ -246,7 +246,7 @@ async def branch_for(
 
 
 async def remembered(forge: Forge, item: Item) -> State | None:
-    """What our comment on the item remembers."""
+    """Return the state that our comment on the item holds; `None` if there is no such comment."""
     found = await forge.find_comment(item, MARKER)
     return read_state(found.body) if found else None
 
@@ -267,7 +267,7 @@ class PushTarget:
 
 
 async def show_end_again(forge: Forge, item: Item, labels: Labels) -> None:
-    """Show the labels of the end that our comment shows. It can be repeated."""
+    """Show the labels for the end that our comment shows. This can be repeated."""
     found = await forge.find_comment(item, MARKER)
     state = read_state(found.body) if found else None
     if found is not None and state is not None and state.phase.terminal:
@@ -280,10 +280,10 @@ class ForgeTask:
     """An item's task while an attempt works on it. There is a subclass for each kind of item.
 
     Attributes:
-        state: what our comment remembers; changed by each report.
-        since: when its phase started; aware.
+        state: the state in our comment; each report changes it.
+        since: when the state's phase started; an aware time.
         answered_until: a label that was applied after this time, by the forge's clock, asks for the next
-            task; `None` until that is known.
+            task; `None` until the time is known.
     """
 
     forge: Forge
@@ -303,10 +303,10 @@ class ForgeTask:
         await self.comment(Phase.RUNNING)
 
     async def last_act(self) -> LabelEvent | None:
-        """The last thing that a person did with the item's labels before `prepare` had changed them.
+        """Return the last thing that a person did with the item's labels before `prepare` changed them.
 
-        `prepare` takes off the label that it finds, and adds the processing label. So the item itself no
-        longer shows that a person took the label off, or off and on again, since it was read.
+        `prepare` removes the label that it finds, and adds the processing label. So the item itself no longer
+        shows whether a person removed the label, or removed and applied it again, since the item was read.
         """
         seen = await self.forge.read_state(self.item)
         history = await self.forge.label_history(self.item, None)
@@ -314,9 +314,9 @@ class ForgeTask:
         return last_act(shown, self.labels, history, await self.forge.whoami())
 
     async def check(self) -> str | None:
-        """Why the work is no longer wanted; `None` while it is.
+        """Return why the work is no longer wanted; `None` while it is wanted.
 
-        A task that a person created has no label until `prepare` adds the processing label.
+        The item of a task that a person created has no label until `prepare` adds the processing label.
         """
         details = await self.forge.read(self.item)
         if details.open and self.labels.active & details.labels:
@@ -325,7 +325,7 @@ class ForgeTask:
         return LABEL_REMOVED if details.open else "The item was closed."
 
     def seen(self, item: ItemDetails | ItemState) -> datetime | None:
-        """The `answered_until` of a task whose work was over when the item looked like this."""
+        """Return the `answered_until` of a task whose work was over when the item looked like this."""
         return answered_by(item.updated_at, labeled=bool(self.labels.triggers & item.labels))
 
     async def comment(
@@ -334,7 +334,7 @@ class ForgeTask:
         """Show a phase: update our comment, then swap the labels.
 
         Raises:
-            ForgeError: not all of it could be shown.
+            ForgeError: the comment or the labels could not be changed.
         """
         if phase is not self.state.phase:
             self.since = datetime.now(UTC)
@@ -367,23 +367,23 @@ class ForgeTask:
         await publish(self.forge, report, answered_until=self.answered_until)
 
     async def finish(self, outcome: Outcome) -> None:
-        """Show the end. A label that is applied from now on stays."""
+        """Show the end of the task. A label that is applied from now on stays."""
         if self.answered_until is None:
             self.answered_until = self.seen(await self.forge.read_state(self.item))
         ended = Phase.CANCELLED if outcome.reason is Reason.CANCELLED else Phase.FAILED
         await self.comment(Phase.SUCCEEDED if outcome.succeeded else ended, outcome=outcome)
 
     def target(self, details: ItemDetails) -> PushTarget:
-        """Where the work starts and where it is pushed to.
+        """Return where the work starts and where it is pushed to.
 
         Raises:
-            SourceRepositoryGoneError: the repository of a change's branch is not there.
+            SourceRepositoryGoneError: the repository of a change's branch does not exist.
         """
         raise NotImplementedError
 
 
 class _IssueTask(ForgeTask):
-    """Ends in a new change."""
+    """A task for an issue. Its work becomes a new change."""
 
     def target(self, details: ItemDetails) -> PushTarget:
         assert self.state.branch is not None  # noqa: S101 - decided before the attempt
@@ -391,7 +391,7 @@ class _IssueTask(ForgeTask):
 
 
 class _ChangeTask(ForgeTask):
-    """Updates the change's own branch, in the repository that holds it."""
+    """A task for a change. Its work goes to the change's own branch, in the repository that holds it."""
 
     def target(self, details: ItemDetails) -> PushTarget:
         if details.head_repository is None or details.head_branch is None:

@@ -31,19 +31,19 @@ _SAID_LENGTH = 300
 _CALL_LENGTH = 160
 _TITLE_LENGTH = 120
 _MAIN_ARGUMENTS = ("command", "path", "pattern")
-"""The arguments that describe a call best."""
+"""The arguments that describe a tool call best."""
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth(?!ors?\b)|bearer", re.IGNORECASE)
 """Names of options, variables and headers whose values are secrets."""
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"']+", re.IGNORECASE)
 _SHORTEST = 8
-"""Characters; a shorter value would be found in ordinary words."""
+"""Characters of the shortest secret that is replaced: a shorter value would be found in ordinary words."""
 
 
 class Scrub:
-    """Replaces secrets by `***`; shows none of them in its repr.
+    """Replaces secrets with `***`, and shows none of them in its repr.
 
-    For secrets in files: the present value and all earlier ones. A token may be replaced while an attempt
-    works, and the old one is still in what the attempt wrote.
+    If a secret comes from a file, its current value and all earlier ones are replaced: a token may change
+    while an attempt works, and texts of the attempt may still contain the old one.
     """
 
     def __init__(self, secrets: Iterable[str], files: Iterable[Secrets] = ()) -> None:
@@ -61,14 +61,14 @@ class Scrub:
         return text
 
     def also(self, other: Scrub) -> None:
-        """Replace the other's secrets too."""
+        """Also replace the secrets of another `Scrub`."""
         known = [file.settings for file in self._files]
         self._files += tuple(file for file in other._files if file.settings not in known)
         self._learn(other._seen)
 
     def _read_files(self) -> None:
         if self._reading:
-            return  # a file that cannot be read is logged, and that line is scrubbed too
+            return  # if a file cannot be read, this is logged, and the log line is scrubbed too
         self._reading = True
         try:
             for file in self._files:
@@ -89,7 +89,7 @@ class Scrub:
 
 
 def scrub_for(settings: Settings) -> Scrub:
-    """All secrets that this process could show: keys, tokens, and all that MCP servers get."""
+    """Return a `Scrub` for all secrets that this process could show: keys, tokens, MCP servers' values."""
     fields: tuple[SecretSettings, ...] = (
         settings.llm.openai.api_key,
         settings.llm.anthropic.api_key,
@@ -114,15 +114,15 @@ def scrub_for(settings: Settings) -> Scrub:
             url,
             *(value for _, value in parse_qsl(urlsplit(url).query)),
         ]
-    # All programs share the settings: a pod does not have the files that only others need.
+    # The files are optional because all programs share the settings: a pod has only the files it needs.
     return Scrub(values, [Secrets(field, optional=True) for field in fields])
 
 
 def _secrets_of(command: Sequence[str]) -> Iterator[str]:
-    """Secrets on a command line: what follows an option or a variable whose name says that it is one.
+    """Yield the secrets on a command line: values of options and variables whose names say that.
 
-    `--api-key K`, `--api-key=K`, `-e API_TOKEN=K`, `--header "Authorization: Bearer K"`, passwords in URLs.
-    Other arguments, such as the program's name, stay readable in logs.
+    Examples are `--api-key K`, `--api-key=K`, `-e API_TOKEN=K`, `--header "Authorization: Bearer K"`, and
+    passwords in URLs. Other arguments, such as the program's name, stay readable in logs.
     """
     for before, argument in zip(("", *command), command, strict=False):
         name, equals, value = argument.partition("=")
@@ -142,7 +142,7 @@ def _secrets_of(command: Sequence[str]) -> Iterator[str]:
 
 
 class _Scrubbed(logging.Formatter):
-    """Another formatter's lines without secrets, including tracebacks."""
+    """Formats lines as another formatter does, but without secrets, including those in tracebacks."""
 
     def __init__(self, inner: logging.Formatter, scrub: Scrub) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ def scrub_logs(scrub: Scrub) -> None:
     """Remove secrets from every line that the root logger's handlers write from now on.
 
     If the agent is killed in its pod, the log's last lines go into the task's status, which many can read.
-    May be called again, for the secrets of further settings.
+    The function may be called again for the secrets of further settings.
     """
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, _Scrubbed):
@@ -166,7 +166,7 @@ def scrub_logs(scrub: Scrub) -> None:
 
 
 class LastLines:
-    """The newest lines of a growing text: together at most `limit` characters, line ends included."""
+    """Keeps the newest lines of a growing text, at most `limit` characters with their line ends."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -201,7 +201,7 @@ class Transcript:
     def append(self, message: ModelMessage) -> None:
         line = self._scrub(_MESSAGE.dump_json(message).decode()) + "\n"
         if self._last_lines is not None:
-            # Parsed again: in lines that were shortened first, a secret that was cut would not be found.
+            # The scrubbed line is parsed again: if lines were cut first, half a secret would not be found.
             self._last_lines.add(digest(_MESSAGE.validate_json(line)))
         if self._path is None:
             return
@@ -218,9 +218,9 @@ class Transcript:
 
 
 def read(path: Path) -> list[ModelMessage]:
-    """All messages of a transcript that can be read, without a last line that a crash cut off.
+    """Return the messages of a transcript that can be read, e.g. without a last line that a crash cut off.
 
-    Empty if the file is missing or unreadable.
+    The list is empty if the file is missing or unreadable.
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -236,7 +236,7 @@ def read(path: Path) -> list[ModelMessage]:
 
 
 def recap(path: Path, limit: int = 4000) -> str:
-    """What an earlier attempt said and did in short lines: the newest `limit` characters."""
+    """Return in short lines what an earlier attempt said and did: the newest `limit` characters."""
     lines = LastLines(limit)
     for message in read(path):
         lines.add(digest(message))
@@ -244,7 +244,7 @@ def recap(path: Path, limit: int = 4000) -> str:
 
 
 def digest(message: ModelMessage) -> list[str]:
-    """A message in short lines: what the model said, its calls, and their results."""
+    """Return a message as short lines: what the model said, its calls, and their results."""
     lines = []
     for part in message.parts:
         if isinstance(part, TextPart) and part.content.strip():
@@ -253,14 +253,14 @@ def digest(message: ModelMessage) -> list[str]:
             lines.append(f"- called {part.tool_name} {one_line(part.args_as_json_str(), _CALL_LENGTH)}")
         elif isinstance(part, ToolReturnPart) and not isinstance(message, ModelResponse):
             text = " ".join(part.model_response_str(wrap_if_error=False).split())
-            if len(text) > _CALL_LENGTH:  # both ends: the end of a command's output says how it went
+            if len(text) > _CALL_LENGTH:  # keep both ends: the end of a command's output says how it went
                 text = f"{text[: _CALL_LENGTH // 2]} … {text[-_CALL_LENGTH // 2 :]}"
             lines.append(f"  {'gave' if part.outcome == 'success' else 'failed'}: {text}")
     return lines
 
 
 def step_of_answer(response: ModelResponse, scrub: Scrub) -> str:
-    """The step's title: what the model said, otherwise what it calls."""
+    """Return the step's title: what the model said, otherwise what it calls."""
     said = " ".join(part.content for part in response.parts if isinstance(part, TextPart)).strip()
     calls = [_call_title(part) for part in response.parts if isinstance(part, ToolCallPart)]
     return one_line(scrub(said or ", ".join(calls) or "an empty answer"), _TITLE_LENGTH)
@@ -269,7 +269,7 @@ def step_of_answer(response: ModelResponse, scrub: Scrub) -> str:
 def steps_of_results(
     response: ModelResponse, request: ModelRequest, scrub: Scrub, *, without: str
 ) -> Iterator[str]:
-    """The title of each result of an answer's calls, except calls of the tool `without`."""
+    """Yield a title for each result of an answer's calls, except for calls of the tool `without`."""
     calls = {part.tool_call_id: part for part in response.parts if isinstance(part, ToolCallPart)}
     for part in request.parts:
         if isinstance(part, ToolReturnPart) and part.tool_name != without:
@@ -281,7 +281,7 @@ def steps_of_results(
 
 
 def _call_title(call: ToolCallPart) -> str:
-    """For example `run_command: python3 -m unittest`."""
+    """Return a call's title, for example `run_command: python3 -m unittest`."""
     try:
         arguments = json.loads(call.args_as_json_str())
     except ValueError:

@@ -1,8 +1,8 @@
-"""One attempt's transcript: written while the agent works, and kept where it outlives the attempt.
+"""One attempt's transcript: written while the agent works, and kept after the attempt.
 
 The agent always appends to a local file: in a scratch folder, or on a mounted volume. If a bucket is
 configured, the file is uploaded there while the attempt runs, so that a killed agent leaves what it had, and
-once more at the end. If the store is down, an attempt loses only its record.
+once more at the end. If the bucket is down, an attempt loses only its record.
 
 The library for buckets takes 15 MB of memory, so it is imported only where a bucket is configured.
 """
@@ -40,17 +40,17 @@ _T = TypeVar("_T")
 _CHUNK = 1000
 """Objects in one answer of a bucket's listing; S3's own maximum."""
 _FETCH_TIMEOUT = 15.0
-"""Seconds for reading earlier transcripts from the bucket, before the work."""
+"""Seconds that reading earlier transcripts from the bucket may take before the work."""
 _FETCH_SIZE = 512 * 1024
-"""Bytes of the end of an earlier transcript that are read for its recap."""
+"""Bytes at the end of an earlier transcript that are read for its recap."""
 _EARLIER = 3
-"""How many earlier attempts the recap covers: the newest."""
+"""The recap covers this many earlier attempts, the newest ones."""
 _GIVE_UP = 5
-"""Failed uploads in a row after which the attempt does not try again until its end."""
+"""After this many failed uploads in a row, the attempt does not try again until its end."""
 _PAUSE = 1.0
 """Seconds between two tries of the last upload."""
 _TAIL = 1500
-"""Characters of the last steps. Together with a summary they fit into a termination message."""
+"""Characters of the last steps. Together with a summary, they fit into a termination message."""
 
 
 @dataclass
@@ -58,8 +58,8 @@ class Transcripts:
     """The transcript of an attempt, and those of earlier attempts of its task.
 
     Attributes:
-        base: folder in which the local files are.
-        sleep: waits that many seconds between two uploads.
+        base: the folder of the local files.
+        sleep: waits the given seconds between two uploads.
         lines: receives the last steps, which are shown even if no transcript is kept.
     """
 
@@ -82,7 +82,7 @@ class Transcripts:
 
     @property
     def path(self) -> Path | None:
-        """The file to which the agent appends; `None` where no transcripts are kept."""
+        """The file to which the agent appends; `None` if no transcripts are kept."""
         return self.base / self.key if self.storage.enabled else None
 
     async def begin(self) -> str:
@@ -107,7 +107,7 @@ class Transcripts:
         return "\n\n".join(filter(None, newest))
 
     def so_far(self, outcome: Outcome) -> Outcome:
-        """The outcome with the last steps, and with the location of what is stored already."""
+        """Return the outcome with the last steps, and with the location of what is stored already."""
         kept = self.path is not None and self.storage.s3 is None
         return self._located(outcome, self.lines.text(), kept=kept)
 
@@ -115,7 +115,7 @@ class Transcripts:
         """Upload the whole transcript; add its location and the last steps to the outcome.
 
         Args:
-            within: seconds for the last upload; after them the outcome is returned without a location.
+            within: seconds that the last upload may take. Without any upload, the outcome has no location.
         """
         if self.path is None:
             return outcome.model_copy(update={"tail": last_lines(self.lines.text(), _TAIL)})
@@ -157,7 +157,7 @@ class Transcripts:
         }
 
     async def _fetch(self, bucket: S3Bucket, recaps: dict[int, str]) -> None:
-        """Fetch earlier transcripts from the bucket, and what another pod of this attempt left there."""
+        """Fetch earlier transcripts from the bucket, and the one that another pod of this attempt left."""
         folder = folder_of(self.item, self.run, self.uuid)
         keys = {attempt_of_key(key): key for key in await bucket.keys(folder)}
         numbers = sorted(number for number in keys if number is not None and number <= self.attempt)
@@ -190,14 +190,14 @@ class Transcripts:
         if not self.path.exists() or self.path.stat().st_size == self._uploaded:
             return
         data = await asyncio.to_thread(self.path.read_bytes)
-        # A request cannot be cancelled, and the next upload must not overtake it.
+        # A request cannot be cancelled, and the next upload must not overtake this one.
         self._putting = asyncio.ensure_future(bucket.put(self.key, data))
         await asyncio.shield(self._putting)
         self._uploaded = len(data)
         self._problem = ""
 
     async def _last_upload(self, within: float) -> bool:
-        """Whether the transcript is complete where it is kept."""
+        """Upload the rest of the transcript. Return whether it is complete where it is kept."""
         if self.storage.s3 is None:
             return self.path is not None and self.path.exists()
         deadline = Deadline.after(within)
@@ -237,7 +237,7 @@ class Transcripts:
 
 
 def _end_the_line(path: Path) -> None:
-    """End a line that a crash cut off, so that the next one is separate."""
+    """End a line that a crash cut off, so that the next message starts a new line."""
     data = path.read_bytes()[-1:] if path.exists() else b"\n"
     if data not in (b"\n", b""):
         with path.open("ab") as file:
@@ -245,7 +245,7 @@ def _end_the_line(path: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that its owner alone can read."""
+    """Write a file that only its owner can read."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with os.fdopen(file, "wb") as opened:
@@ -253,7 +253,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def cleanup(base_dir: Path, days: int, *, now: datetime) -> int:
-    """Remove transcripts last written over `days` ago (0: none), and folders left empty; return how many."""
+    """Remove transcripts last written over `days` days ago (0: none) and empty folders; return how many."""
     if days <= 0 or not base_dir.is_dir():
         return 0
     oldest = now.timestamp() - days * 86_400
@@ -278,8 +278,8 @@ class S3Bucket:
     """An S3-compatible bucket. Keys are below its configured prefix; every method may raise `StoreError`.
 
     The library's own coroutines are not used: their threads outlive the event loop, and about one process in
-    six ended with SIGABRT instead of its exit code (obstore 0.12.1). The same calls made from a thread never
-    did. Requests are not retried here: the next upload is the next try.
+    six ended with SIGABRT instead of its exit code (obstore 0.12.1). No process ended like that when the same
+    calls were made from a thread. Requests are not retried here: the next upload is the next try.
     """
 
     def __init__(self, settings: S3, *, timeout: float | None = None) -> None:
@@ -302,7 +302,7 @@ class S3Bucket:
             "virtual_hosted_style_request": not settings.path_style,
         }
         if (endpoint := settings.endpoint_url) is not None:
-            # The form that wins over AWS_ENDPOINT_URL_S3 of the environment.
+            # In this form, the setting overrides AWS_ENDPOINT_URL_S3 of the environment.
             config["aws_endpoint_url_s3"] = endpoint.rstrip("/")
             client["allow_http"] = endpoint.startswith("http://")
         key_id = Secrets(settings.access_key_id).first()
@@ -325,7 +325,7 @@ class S3Bucket:
         await self._call(lambda: self._store.put(key, data))
 
     async def get(self, key: str, *, last: int | None = None) -> bytes | None:
-        """An object, or its last bytes; `None` if it does not exist."""
+        """Return an object, or its `last` bytes; `None` if it does not exist."""
 
         def read() -> bytes | None:
             try:
@@ -370,12 +370,12 @@ class S3Bucket:
 
 
 def _why(error: Exception) -> str:
-    """In our words: the library's message contains the store's answer, which may repeat the key's id."""
+    """Say in our words what failed: the library's message has the answer, which may repeat the key's id."""
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError  # noqa: PLC0415
 
     status = re.search(r"status code: (\d{3})", str(error))
     code = status.group(1) if status else ""
-    # Errors of a listing have no class of their own.
+    # Errors of a listing have no classes of their own.
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or code in ("401", "403"):
         return "refuses our keys (context_storage.s3)"
     if isinstance(error, FileNotFoundError) or code == "404":

@@ -1,7 +1,7 @@
-"""Compress a conversation so that it fits the model's context again (`context_storage.*`). Pure.
+"""Compress a conversation so that it fits the model's context again (`context_storage.*`), without I/O.
 
-A conversation is the request with the task, then answers and requests in turn. A compressed one is the task
-with a summary of what followed, and the newest answers with all results of their calls.
+A conversation is the request with the task, then answers and requests in turn. After compression, it is the
+task with a summary of what followed, and the newest answers with all results of their calls.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from coding_agent_consumer.brief import Image
 from coding_agent_consumer.transcript import digest
 
 _CHARS_PER_TOKEN = 4
-"""Of English and code; a character beyond ASCII counts as one token."""
+"""A rough mean for English and code; a character beyond ASCII counts as one token."""
 _MESSAGE_TOKENS = 8
 """Tokens of a message in addition to its text."""
 _IMAGE_TOKENS = 1_600
-"""The most that services count for a large image."""
+"""The most tokens that services count for a large image."""
 _LEAST_RESULT = 400
 """Characters that a shortened tool result keeps."""
 _CUT = "\n[… cut to save room; ask again for the part you need …]\n"
@@ -50,8 +50,8 @@ class Split:
     """
     Attributes:
         task: the first request.
-        older: to be summarized.
-        recent: kept unchanged; begins with an answer, so that no result comes without its call.
+        older: the messages to summarize.
+        recent: the messages to keep unchanged. They begin with an answer, so that each result has its call.
     """
 
     task: ModelRequest
@@ -60,7 +60,7 @@ class Split:
 
 
 def task_of(prompt: str, images: Sequence[Image]) -> UserPromptPart:
-    """The first message to the model."""
+    """Return the first message to the model."""
     if not images:
         return UserPromptPart(prompt)
     content: list[UserContent] = [prompt]
@@ -75,7 +75,7 @@ def estimate_text(text: str) -> int:
 
 
 def estimate(messages: Sequence[ModelMessage]) -> int:
-    """Tokens of messages, roughly: for those that the service has not counted yet."""
+    """Estimate the tokens of messages that the service has not counted yet."""
     return sum(
         _MESSAGE_TOKENS
         + sum(estimate_text(_text(part)) + _IMAGE_TOKENS * len(_images(part)) for part in message.parts)
@@ -84,11 +84,11 @@ def estimate(messages: Sequence[ModelMessage]) -> int:
 
 
 def size(messages: Sequence[ModelMessage], overhead: int) -> int:
-    """Tokens of the next request: what the service reported last, and an estimate of what followed.
+    """Return the tokens of the next request: the service's last count, and an estimate of what followed.
 
     Args:
         messages: the conversation, including the request that is about to be sent.
-        overhead: tokens of instructions and tool definitions, if nothing was reported yet.
+        overhead: tokens of instructions and tool definitions, which count if there is no report yet.
     """
     for index in range(len(messages) - 1, -1, -1):
         message = messages[index]
@@ -98,10 +98,10 @@ def size(messages: Sequence[ModelMessage], overhead: int) -> int:
 
 
 def split(messages: Sequence[ModelMessage], keep: int) -> Split | None:
-    """Separate what can be summarized; `None` if there is only the task and the newest messages.
+    """Separate the messages to summarize; `None` if there are only the task and the newest messages.
 
     Args:
-        keep: newest messages to keep; a few more if a result would lose its call.
+        keep: how many of the newest messages to keep; more are kept if a result would lose its call.
     """
     if not messages or not isinstance(messages[0], ModelRequest):
         return None
@@ -114,14 +114,14 @@ def split(messages: Sequence[ModelMessage], keep: int) -> Split | None:
 
 
 def merged(parts: Split, summary: str) -> list[ModelMessage]:
-    """The conversation with the summary in place of the older messages, and of an earlier summary."""
+    """Return the conversation with a summary in place of the older messages and of an earlier summary."""
     kept: list[ModelRequestPart] = [part for part in parts.task.parts if not _is_summary(part)]
     task = replace(parts.task, parts=[*kept, UserPromptPart(SUMMARY_HEAD + summary)])
     return [task, *(_without_usage(message) for message in parts.recent)]
 
 
 def to_summarize(parts: Split, budget: int) -> str:
-    """The request for a summary, about `budget` tokens at most; the oldest of the older messages are cut."""
+    """Return the request for a summary, at most about `budget` tokens; the oldest messages are cut."""
     task = "\n".join(_text(part) for part in parts.task.parts)
     room = budget * _CHARS_PER_TOKEN
     lines = "\n".join(_line(part) for message in parts.older for part in message.parts)
@@ -130,7 +130,7 @@ def to_summarize(parts: Split, budget: int) -> str:
 
 
 def plain_summary(parts: Split, budget: int) -> str:
-    """A summary without the model: one short line for each step, the newest within the budget."""
+    """Return a summary without the model: a short line for each step, the newest that fit the budget."""
     earlier = [_text(part) for part in parts.task.parts if _is_summary(part)]
     lines = [line for message in parts.older for line in digest(message)]
     return _tail("\n".join([*earlier, *lines]), budget * _CHARS_PER_TOKEN)
@@ -163,7 +163,7 @@ def shorten(messages: Sequence[ModelMessage], budget: int) -> list[ModelMessage]
                 keep = max(_LEAST_RESULT, len(_text(part)) - (over + 1) * _CHARS_PER_TOKEN)
                 result[0] = _cut_part(result[0], number, keep)
                 break
-    # The reported counts include the longer texts.
+    # The counts that the service reported include the longer texts.
     return [_without_usage(message) for message in result]
 
 
@@ -186,7 +186,7 @@ def _without_usage(message: ModelMessage) -> ModelMessage:
 
 
 def without_images(message: ModelMessage) -> ModelMessage:
-    """The message with a word in place of each image: for records, and for models without vision."""
+    """Return the message with a word in place of each image, for records and for models without vision."""
     if not isinstance(message, ModelRequest) or not any(map(_images, message.parts)):
         return message
     parts: list[ModelRequestPart] = [

@@ -1,7 +1,7 @@
-"""Why the agent's work ends early: it makes no progress, or the model's service fails for good.
+"""Find out why the agent's work ends early: it makes no progress, or the model's service fails for good.
 
-`reached` judges what the model did, round by round. Failures of the service that `models` does not retry end
-the attempt with the outcome of `failure_of`.
+`reached` judges the rounds of the model's work. Failures of the service that `models` does not retry end the
+attempt with the outcome of `failure_of`.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 _CLEANUP_SECONDS = 5.0
 """A cancelled agent has this long to release its tools, and a runner's program to end."""
 REPEATS = 5
-"""Equal rounds in a row that make an endless loop."""
+"""So many equal rounds (or cycles of rounds) in a row count as an endless loop."""
 LONGEST_CYCLE = 4
-"""Rounds of the longest cycle that is detected."""
+"""The longest cycle that is detected, in rounds."""
 _MALFORMED_ANSWERS = 5
-"""Unusable answers in a row that end the attempt."""
+"""So many unusable answers in a row end the attempt."""
 _ERROR_LENGTH = 200
 _VOLATILE = re.compile(r"\b\d+(?:\.\d+)?\s?(?:ms|s|sec|seconds)\b|0x[0-9a-f]+")
 """Durations and addresses, which differ between two runs of the same command."""
@@ -61,20 +61,20 @@ _NO_TOOLS = re.compile(
     r"|tools? (?:is|are) not supported|enable-auto-tool-choice",
     re.IGNORECASE,
 )
-"""How servers refuse tools: Ollama `… does not support tools`, vLLM `requires --enable-auto-tool-choice`."""
+"""Servers' refusals of tools: Ollama `… does not support tools`, vLLM `requires --enable-auto-tool-…`."""
 _TOO_LONG = re.compile(
     r"context[ _-]?(?:length|window|size)|maximum context|too many tokens|prompt is too long"
     r"|exceeds? the (?:available )?context|reduce the length",
     re.IGNORECASE,
 )
-"""How servers that send no code for it say that a request does not fit (llama.cpp, LM Studio, vLLM)."""
+"""Texts of servers that send no error code if a request does not fit (llama.cpp, LM Studio, vLLM)."""
 _DETAIL_LENGTH = 300
 
 
 async def work_until(
     work: Callable[[], Awaitable[Outcome]], scrub: Scrub, stop: asyncio.Event, timeout: float
 ) -> Outcome:
-    """The outcome of an agent's work, without secrets; it ends at a stop, or after `timeout` seconds."""
+    """Return the outcome of an agent's work, without secrets. End the work at a stop or after the timeout."""
     try:
         outcome = await run_until(work, stop, timeout=timeout, cleanup=_CLEANUP_SECONDS)
     except StoppedError:
@@ -93,7 +93,7 @@ class CallStatus(StrEnum):
     FAILED = "failed"
     """The tool refused or failed."""
     MALFORMED = "malformed"
-    """Not a call of one of our tools: bad JSON, wrong arguments, unknown name."""
+    """It was not a call of one of our tools: bad JSON, wrong arguments, or an unknown name."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class Round:
     """One answer of the model with the results of its calls.
 
     Attributes:
-        usable: the answer held at least one well-formed call, or may end the work.
-        cut: the answer reached its token limit.
+        usable: whether the answer had at least one well-formed call, or may end the work.
+        cut: whether the answer reached its token limit.
     """
 
     calls: tuple[CallResult, ...]
@@ -119,7 +119,7 @@ class Round:
 
 
 def round_of(response: ModelResponse, request: ModelRequest) -> Round:
-    """The round that an answer and the request after it make."""
+    """Return the round of an answer and the request that follows it."""
     arguments = {
         part.tool_call_id: part.args_as_json_str()
         for part in response.parts
@@ -152,11 +152,11 @@ class LimitReachedError(Exception):
 
 
 def reached(rounds: Sequence[Round], *, tool_errors: int, setting: str) -> Outcome | None:
-    """The outcome if the attempt must end after these rounds.
+    """Return the outcome if the attempt must end after these rounds; otherwise `None`.
 
     Args:
-        tool_errors: most errors of one tool in a row.
-        setting: section of the settings that names the model.
+        tool_errors: the number of errors of one tool in a row that ends the attempt.
+        setting: the section of the settings that names the model.
     """
     return (
         _tool_failing(rounds, tool_errors)
@@ -246,7 +246,7 @@ def refuses_images(error: ModelAPIError) -> bool:
 
 
 def failure_of(error: BaseException, spec: ModelSpec, scrub: Scrub, *, max_requests: int) -> Outcome | None:
-    """The outcome of an attempt that met this error; `None` for an unexpected error."""
+    """Return the outcome of an attempt that met this error; `None` for an unexpected error."""
     match error:
         case LimitReachedError():
             return error.outcome
@@ -290,7 +290,7 @@ def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Outcome:
         )
     match error:
         case ModelAuthenticationError():
-            # The answer itself is left out on purpose: it often repeats the key.
+            # The answer itself is left out, because it often repeats the key.
             key = f"check {spec.key_place}" if spec.key_place else "it asks for a key"
             return _failed(Reason.MODEL_REFUSED, f"{service} refused our key{status}: {key}.")
         case ModelNotFoundError():

@@ -1,6 +1,6 @@
 """The built-in agent: ask the model, run its tool calls, check the limits, make room when the context fills.
 
-`ModelAgent` opens the model and the MCP servers and returns in time; `_Conversation` is the loop itself.
+`ModelAgent` opens the model and the MCP servers, and returns in time. `_Conversation` is the loop.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ from coding_agent_consumer.workspace.protocol import Workspace
 _logger = logging.getLogger("coding_agent.agent")
 
 _LIBRARY_RETRIES = 1_000_000
-"""So many that the library's own limits never apply: `reached` counts instead."""
+"""A number so large that the library's own limits never apply: `reached` counts instead."""
 _OVERHEAD = 2_000
-"""Tokens of instructions and tools, until the service reports the first request."""
+"""Estimated tokens of instructions and tools, until the service reports those of the first request."""
 _MAX_REJECTIONS = 3
-"""Times in a row that a conversation may be refused as too long before we give up."""
+"""The conversation may be refused as too long this many times in a row before we give up."""
 _MAX_REFUSED_CHANGES = 2
-"""How often the model is asked to fix a change that cannot be taken over. Then the attempt ends with it."""
+"""The model is asked this often to fix work that cannot be taken over. Then the attempt ends with it."""
 _TOO_LONG_ANSWER = (
     "Your last answer was cut off because it was too long, and nothing of it was done. Go on in smaller"
     " steps: write or edit files piece by piece."
@@ -84,9 +84,9 @@ class ModelAgent:
     """Works with the model and the MCP servers of the settings; implements `Agent`.
 
     Attributes:
-        gateway: to the model; `None` asks the model directly, with the real key.
-        clock: for waits between tries of a request.
-        open_model: makes the model; tests give their own.
+        gateway: the gateway to the model; `None`: the model is asked directly, with the real key.
+        clock: measures the waits between tries of a request.
+        open_model: makes the model; tests give their own function.
     """
 
     settings: Settings
@@ -148,14 +148,14 @@ class ModelAgent:
 
 
 def _note_about(failed: Collection[str]) -> str:
-    """Tells the model which MCP servers do not answer."""
+    """Return a note for the model on MCP servers that do not answer; empty if all answer."""
     if not failed:
         return ""
     return f"\nThe tools of these servers are not available now: {', '.join(sorted(failed))}.\n"
 
 
 class _ContextFullError(Exception):
-    """Make room before the next request."""
+    """The conversation must be compressed before the next request."""
 
 
 @dataclass
@@ -163,9 +163,9 @@ class _Conversation:
     """One attempt's exchange with the model.
 
     Attributes:
-        usage: is counted here even if the attempt fails.
+        usage: counts the tokens and requests, even if the attempt fails.
         messages: the conversation as the model sees it, compressed where necessary.
-        name: the service caches the conversation's prefix under it.
+        name: the name under which the service caches the conversation's prefix.
     """
 
     settings: Settings
@@ -187,7 +187,7 @@ class _Conversation:
     _may_compress: bool = True
 
     async def run(self, prompt: str, images: Sequence[Image] = ()) -> Finish | str:
-        """Talk until the model ends its work.
+        """Exchange messages until the model ends its work.
 
         Raises:
             LimitReachedError: one of our limits was reached.
@@ -251,7 +251,7 @@ class _Conversation:
         return agent
 
     async def _talk(self, agent: Agent[None, Finish | str]) -> Finish | str:
-        """One run of the library's graph: until the end, or until the conversation must be rebuilt."""
+        """Run the library's graph once: until the work ends, or until the conversation must be compressed."""
         limits = UsageLimits(request_limit=self.settings.max_llm_process_num)
         history = list(self.messages)
         async with agent.iter(message_history=history, usage=self.usage, usage_limits=limits) as run:
@@ -302,7 +302,7 @@ class _Conversation:
         await self._step("compress", f"Made room: {before} messages became {len(self.messages)}")
 
     async def _summary(self, parts: context.Split, budget: int) -> str:
-        """The model's own summary, or a list of the steps if it cannot write one."""
+        """Return the model's own summary, or a list of the steps if the model cannot write one."""
         writer = Agent(self.model, output_type=str, name="summary", retries=0)
         try:
             result = await writer.run(

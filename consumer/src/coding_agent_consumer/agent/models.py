@@ -1,6 +1,6 @@
-"""The model in force: from the settings to a client of its service, which sends failed requests again.
+"""Choose the model by the settings, and make a client of its service, which sends failed requests again.
 
-Each provider's library is imported only when it is the one in use: together they take seconds.
+A provider's library is imported only when it is used, because importing all of them takes seconds.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _logger = logging.getLogger("coding_agent.model")
 
 _RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 LONGEST_WAIT = 120.0
-"""Seconds between two tries of a request. If the service asks for more, that is left to the next attempt."""
+"""Seconds between two tries of a request. If the service asks for more, only the next attempt tries again."""
 _NO_KEY = "not-set"
-"""Sent if no key is configured: the SDKs want one, and would otherwise take it from the environment."""
+"""The key that is sent if none is configured: otherwise the SDKs would take one from the environment."""
 _VENDORS = {
     "openai": "api.openai.com",
     "anthropic": "api.anthropic.com",
@@ -62,13 +62,14 @@ class ModelSpec:
     """Which model, where, and how large.
 
     Attributes:
-        base_url: as the vendor's own SDK expects it: with `/v1` for OpenAI's APIs, without it for the others.
-        max_tokens: of one answer.
-        context_length: tokens that fit its context.
-        request_timeout: seconds without any data from the service.
-        setting: name of the section that set it, for messages to people.
+        base_url: the address as the vendor's own SDK expects it: with `/v1` for OpenAI's APIs, without it for
+            the others.
+        max_tokens: the most tokens of one answer.
+        context_length: tokens that fit the model's context.
+        request_timeout: seconds without any data from the service after which a request fails.
+        setting: the section that sets the model, for messages to people.
         key_place: where the key is set, for messages to people; empty: the service takes none.
-        gateway_url: base URL of the gateway that requests go to; `None`: to `base_url`.
+        gateway_url: base URL of the gateway to which requests go; `None`: they go to `base_url`.
     """
 
     provider: str
@@ -86,12 +87,12 @@ class ModelSpec:
 
     @property
     def host(self) -> str:
-        """The part of the address that people may see: a path can hold a key."""
+        """The part of the address that people may see: a path can contain a key."""
         return host_of(self.base_url)
 
     @property
     def is_vendors_own(self) -> bool:
-        """The vendor's own service, which knows parameters that compatible ones refuse."""
+        """Whether this is the vendor's own service, which knows parameters that compatible ones refuse."""
         return self.provider in _VENDORS and self.host == _VENDORS[self.provider]
 
     @property
@@ -104,21 +105,21 @@ class ModelSpec:
         return WireFormat.OPENAI
 
     def through(self, url: str, credential: str) -> ModelSpec:
-        """The same model behind a gateway.
+        """Return the same model behind a gateway.
 
         Args:
-            url: the gateway's, without a path.
-            credential: opens the gateway; the real key stays out of the model's client.
+            url: the gateway's URL, without a path.
+            credential: the gateway's own credential; the model's client does not get the real key.
         """
         path = "/v1" if self.wire_format is WireFormat.OPENAI else ""
         return replace(self, gateway_url=url + path, api_key=credential)
 
 
 def model_spec(settings: Settings) -> ModelSpec:
-    """The model that the settings name.
+    """Return the model that the settings name.
 
     Raises:
-        SettingsError: a vendor's own service without a key.
+        SettingsError: the vendor's own service is chosen, but no key is set.
     """
     llm = settings.llm
     chosen, url, vendor = getattr(llm, llm.provider), llm.address.rstrip("/"), _VENDORS.get(llm.provider)
@@ -155,7 +156,7 @@ def model_spec(settings: Settings) -> ModelSpec:
 
 
 def upstreams(settings: Settings) -> list[Upstream]:
-    """The providers behind the gateway: that of `llm.provider`, those of other formats that have a key, and
+    """Return the providers behind the gateway: that of `llm.provider`, those of other formats with a key, and
     the fallbacks.
 
     Raises:
@@ -179,12 +180,12 @@ def upstreams(settings: Settings) -> list[Upstream]:
 
 
 def allowed_models(settings: Settings) -> tuple[str, ...]:
-    """The models that the gateway may ask: `gateway.models`, or else those of the providers behind it."""
+    """Return the models that the gateway may ask: `gateway.models`, or those of the providers behind it."""
     if settings.gateway.models:
         return settings.gateway.models
     llm = settings.llm
     names = [llm.provider, *(name for name in _VENDORS if Secrets(getattr(llm, name).api_key).first())]
-    # Claude Code asks for a longer context by a suffix of the name, which it does not send.
+    # Claude Code asks for a longer context with a suffix of the model's name, which it does not send.
     models = [one for name in names for one in _spellings(getattr(llm, name).model)]
     return tuple(dict.fromkeys(models))
 
@@ -209,16 +210,16 @@ def _check_identity(settings: Settings) -> None:
 
 
 def request_settings(spec: ModelSpec, conversation: str) -> ModelSettings:
-    """What each request of a conversation asks for: the answer's length, and that its prefix is cached.
+    """Return what each request of a conversation asks for: the answer's length, and caching of its prefix.
 
-    Anthropic caches what is marked; the others cache by themselves, OpenAI better with a key.
+    Anthropic caches what is marked. The others cache without marks; OpenAI does so better with a key.
 
     Args:
-        conversation: names the conversation; it is not secret, and means nothing to others.
+        conversation: a name of the conversation, which is not secret and means nothing to others.
     """
     more: dict[str, Any] = {}
     if spec.api is Api.ANTHROPIC:
-        # Marked block by block: services with the same API often lack the newer top-level mark.
+        # Blocks are marked one by one: services with the same API often lack the newer top-level mark.
         more = {
             "anthropic_cache_tool_definitions": True,
             "anthropic_cache_instructions": True,
@@ -232,9 +233,9 @@ def request_settings(spec: ModelSpec, conversation: str) -> ModelSettings:
 
 
 def open_model(spec: ModelSpec) -> AbstractAsyncContextManager[Model]:
-    """A model whose connections are closed at the end; it never retries by itself.
+    """Open a model, and close its connections at the end. The model never retries a request.
 
-    The SDKs take keys, account ids, addresses and headers from the environment as well, for any address.
+    The SDKs also take keys, account ids, addresses and headers from the environment, for any address.
     All these are ignored: only settings count.
     """
     match spec.api:
@@ -269,7 +270,7 @@ async def _openai(spec: ModelSpec) -> AsyncIterator[Model]:
         elif spec.is_vendors_own:
             yield OpenAIChatModel(spec.name, provider=provider)
         else:
-            # Compatible servers know the older `max_tokens`, and not all know a forced tool choice.
+            # Compatible servers know the older `max_tokens`, and some do not know a forced tool choice.
             profile = OpenAIModelProfile(
                 openai_chat_supports_max_completion_tokens=False, supports_forced_tool_choice=False
             )
@@ -319,9 +320,9 @@ def retry_policy(max_retries: int) -> RetryPolicy:
 
 
 class RetryingModel(WrapperModel):
-    """Sends a request again after what may pass: 429, 5xx, broken connections, cut-off answers.
+    """Sends a request again after temporary failures: 429, 5xx, broken connections, cut-off answers.
 
-    An answer is streamed, so that one that stalls is noticed, but is used only when it is complete.
+    An answer is streamed, so that a stalled one is noticed, but it is used only when it is complete.
     """
 
     def __init__(self, wrapped: Model, max_retries: int, clock: Clock, *, stream: bool) -> None:
@@ -373,8 +374,8 @@ class RetryingModel(WrapperModel):
 def transient(error: ModelAPIError) -> bool:
     """Whether the same request can succeed later.
 
-    What the library does not classify is a broken answer (a cut or undecodable body), unless its status
-    says that the request itself is wrong.
+    Errors that the library does not classify are broken answers (a cut or undecodable body), unless their
+    status says that the request itself is wrong.
     """
     if isinstance(error, ModelRequestRejectedError | ModelQuotaExceededError):
         return False
@@ -384,7 +385,7 @@ def transient(error: ModelAPIError) -> bool:
 
 
 def short_name(error: BaseException) -> str:
-    """For logs and people; never the answer's body, which may repeat the key."""
+    """Return a name for logs and people, never the answer's body, which may repeat the key."""
     if isinstance(error, ModelHTTPError):
         return f"HTTP {error.status_code}"
     return type(error).__name__.removeprefix("Model").removesuffix("Error") or "no answer"

@@ -1,4 +1,4 @@
-"""What the model reads first: its instructions, and everything that was said about the task, as data."""
+"""Write what the model reads first: its instructions, and, as data, everything said about the task."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ THREADS_LIMIT = 50_000
 CHECKS_LIMIT = 30_000
 """Characters of all failed checks."""
 LOG_LIMIT = 6_000
-"""Characters of the end of one check's log."""
+"""Characters at the end of one check's log."""
 FILES_LIMIT = 24_000
 """Characters of all instruction files of the repository."""
 FILE_LIMIT = 12_000
-"""Characters of one at the root."""
+"""Characters of an instruction file at the root."""
 NESTED_FILE_LIMIT = 4_000
-"""Characters of one in a folder."""
+"""Characters of an instruction file in a folder."""
 RECAP_LIMIT = 8_000
 _HUNK_LIMIT = 2_000
 _SUMMARY_LIMIT = 2_000
@@ -93,7 +93,7 @@ work on anything else.
 
 
 def instructions(settings: Settings) -> str:
-    """The system prompt: how to work (or `system_prompt`), further `instructions`, and the safety rules."""
+    """Return the system prompt: how to work (or `system_prompt`), `instructions` and the safety rules."""
     finish = _FINISH if settings.consumer.runner is RunnerName.BUILTIN else _LAST_MESSAGE
     parts = (settings.system_prompt or f"{_WORK}\n{finish}", settings.instructions or "", _SAFETY)
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
@@ -108,15 +108,15 @@ def prompt(
     recap: str = "",
     boundary: str | None = None,
 ) -> str:
-    """The conversation, fenced as data, and what happened in earlier attempts.
+    """Return the conversation, fenced as data, and what happened in earlier attempts.
 
     Args:
-        unapproved: what of the conversation is newer than the label, and by strangers.
-        own_login: our identity; its comments that hold our marker are left out. It may be a person's, whose
-            own comments count, and people may quote our comments: a comment is ours only if both match.
-        files: of the branch that `project_branch` chooses, those of the root first.
-        recap: what earlier attempts did, empty on the first.
-        boundary: mark around the data; random by default, so that the data cannot close it.
+        unapproved: the parts of the conversation that are newer than the label and by strangers.
+        own_login: our account. Its comments with our marker are left out. Both must match, because the
+            account may be a person's, whose own comments count, and people may quote our comments.
+        files: instruction files of the branch that `project_branch` chooses, those at the root first.
+        recap: what earlier attempts did; empty in the first attempt.
+        boundary: the mark around the data; random by default, so that the data cannot close it.
     """
     mark = boundary or secrets.token_hex(6)
     details, change = conversation.item, conversation.change
@@ -186,7 +186,7 @@ def _task(conversation: Conversation, kind: str) -> str:
 
 
 def _newer(unapproved: Unapproved) -> str:
-    """How to treat what nobody has approved; empty if there is nothing."""
+    """Say how to treat what nobody has approved; empty if there is nothing of this kind."""
     lines = []
     if unapproved.revisions or (unapproved.people and not unapproved.left_out):
         lines.append(
@@ -207,13 +207,13 @@ def _edited(unapproved: Unapproved) -> str:
 
 
 def _text_of(details: ItemDetails) -> str:
-    """Title and text of an item: its author wrote both."""
+    """Return an item's title and text together, because its author wrote both."""
     title = _cut(" ".join(details.title.split()), _TITLE_LIMIT)
     return f"Title: {title}\n\n{_cut(details.body, BODY_LIMIT) or '(no text)'}"
 
 
 def _project(files: Sequence[InstructionFile], branch: str, mark: str) -> str:
-    """The repository's own instructions: those of the root before nested ones, as long as there is room."""
+    """Return the repository's own instructions: those at the root, then nested ones while there is room."""
     if not files:
         return ""
     shown, left_out, room = [], [], FILES_LIMIT
@@ -239,7 +239,7 @@ def _project(files: Sequence[InstructionFile], branch: str, mark: str) -> str:
 
 
 def _section(title: str, entries: Sequence[_T], limit: int, text_of: Callable[[_T], str]) -> str:
-    """The newest entries that fit, oldest first; empty if there are none."""
+    """Return the newest entries that fit, oldest first; empty if there are no entries."""
     if not entries:
         return ""
     shown = _fitting(map(text_of, reversed(entries)), limit)
@@ -249,7 +249,7 @@ def _section(title: str, entries: Sequence[_T], limit: int, text_of: Callable[[_
 
 
 def _fitting(texts: Iterable[str], room: int) -> list[str]:
-    """The first texts that have room together, in characters."""
+    """Return the first texts that fit together into `room` characters."""
     shown = []
     for text in texts:
         room -= len(text)
@@ -269,7 +269,7 @@ def _by(entry: Comment | Review, unapproved: Unapproved) -> str:
 
 
 def _says_something(review: Review) -> bool:
-    """A review without text and verdict only carries its threads."""
+    """Whether a review has a text or a verdict. Without both, it is only there for its threads."""
     return bool(review.body.strip()) or review.verdict != "commented"
 
 

@@ -1,11 +1,11 @@
-"""What the model can call: the workspace, the tools of MCP servers, and `finish` to end its work.
+"""Tools that the model can call: those of the workspace and of MCP servers, and `finish` to end its work.
 
 The model may also end with plain text after it has done something, so that no request has to force a tool
 call, which some servers refuse.
 
-MCP servers run in the agent's container, not in the workspace. Of its environment they get only HOME, PATH
-and the like, and the egress proxy. The library behind them takes seconds to load, so it is imported only
-where servers are configured.
+MCP servers run in the agent's container, not in the workspace. From that container's environment they get
+only HOME, PATH and the like, and the egress proxy. Their library takes seconds to load, so it is imported
+only if servers are configured.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _logger = logging.getLogger("coding_agent.mcp")
 _T = TypeVar("_T")
 FINISH = "finish"
 START_TIMEOUT = 30.0
-"""Seconds in which an MCP server must start and list its tools; `npx` may have to unpack first."""
+"""An MCP server must start and list its tools in this many seconds; `npx` may have to unpack first."""
 CALL_TIMEOUT = 300.0
-"""Seconds for one call of an MCP tool."""
+"""Seconds that one call of an MCP tool may take."""
 CLOSE_TIMEOUT = 5.0
-"""Seconds in which all MCP servers must close."""
+"""Seconds that all MCP servers together may take to close."""
 RESULT_LIMIT = 40_000
-"""Characters of one MCP tool's result that the model sees: its head and tail."""
+"""Characters at both ends of an MCP tool's result that the model sees together."""
 _EXCERPT_LENGTH = 300
 """Characters of the agent's own summary in a sentence for a person."""
 _USE_TOOLS = (
@@ -60,9 +60,9 @@ _NATIVE_CALLS = "That was a tool call written as text, which does nothing. Call 
 
 
 def workspace_tools(workspace: Workspace) -> FunctionToolset[Any]:
-    """Tools over a workspace, run one after the other: an edit is done before the tests that follow it.
+    """Return a workspace's tools. They run one after the other: an edit is done before the tests after it.
 
-    A refusal is an answer to the model; a workspace that is gone ends the run with `WorkspaceGoneError`.
+    A refusal is an answer to the model; a workspace that is gone ends the work with `WorkspaceGoneError`.
     """
 
     async def run_command(command: str, timeout_seconds: float | None = None) -> str:
@@ -130,7 +130,7 @@ def workspace_tools(workspace: Workspace) -> FunctionToolset[Any]:
 
 
 def show(result: CommandResult) -> str:
-    """A command's result as the model sees it. It contains no times, so that equal results look equal."""
+    """Return a command's result for the model. Only a timeout shows a time, so equal results look equal."""
     if result.timed_out:
         end = f"killed: it ran out of time after {result.seconds:.0f} s"
     else:
@@ -149,7 +149,7 @@ async def _answer(action: Awaitable[_T]) -> _T:
 async def mcp_tools(
     servers: Sequence[McpServer], scrub: Scrub
 ) -> AsyncIterator[tuple[list[AbstractToolset[Any]], list[str]]]:
-    """The toolsets of the servers that answer, and the names of the others, which are left out.
+    """Give the toolsets of the servers that answer, and the names of the others, which are left out.
 
     An error while a server is closed hides neither a result nor another error.
     """
@@ -160,7 +160,7 @@ async def mcp_tools(
         for server in servers:
             name, toolset = server.mcp_server_name, _toolset(server)
             try:
-                # One stack for each server: what a failed start left behind is closed at once.
+                # Each server has a stack of its own, so that the rest of a failed start is closed at once.
                 async with AsyncExitStack() as own, asyncio.timeout(START_TIMEOUT):
                     await own.enter_async_context(toolset)
                     await toolset.list_tools()
@@ -200,7 +200,7 @@ def _toolset(server: McpServer) -> MCPToolset[Any]:
             args=list(server.command[1:]),
             env={**proxy_variables(os.environ), **server.env},
             keep_alive=False,
-            # Servers write what they like there, including the secrets that they were given.
+            # Servers may log anything, including the secrets that they were given.
             log_file=Path(os.devnull),
         )
     return MCPToolset(
@@ -216,7 +216,7 @@ def _toolset(server: McpServer) -> MCPToolset[Any]:
 async def call_safely(
     ctx: RunContext[Any], call_tool: CallToolFunc, name: str, tool_args: dict[str, Any]
 ) -> ToolResult:
-    """Every failure of a server is an answer to the model; repeated failures end the run by our own limit."""
+    """Call a tool. A failure is an answer to the model; repeated failures end the work by our own limit."""
     from pydantic_ai.mcp import MCPError  # noqa: PLC0415
 
     try:
@@ -275,7 +275,7 @@ def check_text(text: str, messages: list[ModelMessage], tool_names: Collection[s
     """Refuse a plain answer that cannot be the end of the work.
 
     Raises:
-        ModelRetry: says to the model what to do instead.
+        ModelRetry: tells the model what to do instead.
     """
     if _is_written_call(text, tool_names):
         raise ModelRetry(_NATIVE_CALLS)
@@ -292,7 +292,7 @@ async def check_change(workspace: Workspace) -> None:
     """Refuse the end of the work while its change cannot be taken over, if the model can still fix it.
 
     Raises:
-        ModelRetry: says to the model why.
+        ModelRetry: tells the model why.
     """
     try:
         patch = await workspace.diff()

@@ -1,11 +1,11 @@
-"""The model gateway: a streaming pass-through on loopback, for one attempt.
+"""The model gateway: a server on loopback that passes one attempt's requests to the models as streams.
 
-Whoever holds its dummy credential can ask the configured models and nothing else. The gateway puts the real
-key in, counts what each answer used, and answers 402 once the attempt's allowance is used up.
+A client with the gateway's own credential can ask the configured models and nothing else. The gateway adds
+the real key, counts what each answer used, and answers 402 once the attempt's allowance is used up.
 
-`wire` knows the wire formats, `request` decides what may be asked by what `contents` finds in it, `headers`
-lists what is sent on, `ledger` prices and reserves, `meter` reads what an answer used, `upstream` asks the
-providers, `app` passes requests and answers on, and `server` serves it within bounds.
+`wire` knows the wire formats, `request` decides whether a request is allowed by what `contents` finds in it,
+`headers` lists the headers that are passed on, `ledger` prices and reserves, `meter` reads what an answer
+used, `upstream` asks the providers, `app` passes requests and answers on, and `server` sets their limits.
 """
 
 from coding_agent_consumer.gateway.app import Gateway

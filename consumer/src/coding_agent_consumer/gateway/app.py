@@ -1,4 +1,4 @@
-"""What the gateway does with a request: who may ask, what is sent on, and what comes back."""
+"""Handle the gateway's requests: check the credential, pass the request on, and return the answer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _logger = logging.getLogger("coding_agent.gateway")
 HEAD_LIMIT = 64 * 1024
 """Bytes of a request's head."""
 _BODY_LIMIT = 32 * 1024 * 1024
-"""Bytes of a request's body; Anthropic takes no more."""
+"""Bytes of a request's body; Anthropic does not accept more."""
 _BODIES_LIMIT = 2 * _BODY_LIMIT
 """Bytes of all bodies that are held at a time."""
 _BODY_SECONDS = 60.0
@@ -55,16 +55,16 @@ _ERROR_LIMIT = 1024 * 1024
 
 
 class Gateway:
-    """An open gateway.
+    """An open gateway, from `open_gateway`.
 
     Attributes:
-        url: base URL for clients of Anthropic's and Google's format; OpenAI's have `/v1` after it.
-        credential: opens this gateway alone; as Bearer token, `x-api-key` or `x-goog-api-key`.
-        exhausted: set once a request was answered 402.
-        requests: for an answer, that were answered or are under way.
-        most_requests: answers that the client may have; `None` limits nothing.
-        too_many: set once a request was refused for that.
-        retry_after: seconds that a client has to wait after a 429 that does not say it; `None`: not said.
+        url: base URL for clients of Anthropic's and Google's formats; clients of OpenAI's append `/v1`.
+        credential: this gateway's own credential: a Bearer token, `x-api-key` or `x-goog-api-key`.
+        exhausted: set once a request was answered 402 because of the allowance.
+        requests: number of requests for an answer that were answered or are under way.
+        most_requests: how many answers the client may have; `None`: there is no limit.
+        too_many: set once a request was refused because of `most_requests`.
+        retry_after: seconds to wait, added to a 429 of a provider that gives none; `None`: nothing is added.
     """
 
     def __init__(self, url: str, ledger: Ledger) -> None:
@@ -79,23 +79,23 @@ class Gateway:
 
     @property
     def usage(self) -> Usage:
-        """What was used so far, over all models."""
+        """The usage so far, of all models together."""
         return self._ledger.usage
 
     @property
     def models(self) -> Mapping[str, Usage]:
-        """What was used so far, by model."""
+        """The usage so far, by model."""
         return self._ledger.models
 
     @property
     def spent(self) -> str:
-        """What was spent so far of the allowance, in its unit; empty without one."""
+        """A text with what was spent of the allowance so far; empty without an allowance."""
         allowance = self._ledger.allowance
         return "" if allowance is None else allowance.shown(self._ledger.spent)
 
 
 class _ClientGoneError(Exception):
-    """The client closed its connection before its request was sent on."""
+    """The client closed its connection before its request was passed on."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _Request:
 
 @dataclass
 class GatewayApp:
-    """The ASGI application. It holds no rule: `wire`, `request` and `ledger` decide."""
+    """The ASGI application. It contains no rules: `wire`, `request` and `ledger` decide."""
 
     gateway: Gateway
     ledger: Ledger
@@ -245,7 +245,7 @@ class GatewayApp:
             raise RequestRefusedError(402, f"The task has made {most} requests to the model.")
 
     def _priced(self, ask: Ask, upstreams: Sequence[Upstream]) -> tuple[list[Upstream], Pricing | None]:
-        """The providers whose prices are known, if the allowance is money, and the highest of the prices."""
+        """Return the providers (if the allowance is money, those with known prices) and the highest price."""
         if self.ledger.counts_money and ask.special is not None:
             raise RequestRefusedError(
                 403,
@@ -272,15 +272,15 @@ class GatewayApp:
         return priced, dearest(dict.fromkeys(found))
 
     async def _reserved(self, ask: Ask, pricing: Pricing | None, receive: Any) -> int:
-        """Wait for answers under way if only they decide whether this one fits; as long as the client does.
+        """Reserve room for an answer. If answers under way decide whether it fits, wait for them.
 
         Raises:
-            _ClientGoneError: it does not wait any longer.
+            _ClientGoneError: the client did not wait that long.
         """
         turn = asyncio.ensure_future(self._turn_of(ask, pricing))
         await asyncio.sleep(0)
         if not turn.done():
-            gone = asyncio.ensure_future(receive())  # the body is read, so this is the connection's end
+            gone = asyncio.ensure_future(receive())  # the body was read, so this is the connection's end
             try:
                 await asyncio.wait((turn, gone), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:  # the gateway closes
@@ -310,7 +310,7 @@ class GatewayApp:
                     self._settled.notify_all()
 
     async def _turn_of(self, ask: Ask, pricing: Pricing | None) -> int | Verdict:
-        """In the order in which they came, so that small requests never overtake a large one for ever."""
+        """Reserve in the order of arrival, so that small requests never overtake a large one forever."""
         async with self._turn, self._settled:
             while (found := self.ledger.reserve(ask.size, pricing)) is Verdict.WAIT:
                 await self._settled.wait()
@@ -319,7 +319,7 @@ class GatewayApp:
     async def _return(
         self, route: Route, response: aiohttp.ClientResponse, meter: Meter | None, send: Any
     ) -> Ending:
-        """Pass an answer on; if the client goes away, read it to the end, so that it is counted."""
+        """Pass an answer on. If the client goes away, read the answer to its end, so that it is counted."""
         try:
             if response.status >= 400:
                 await self._return_error(route, response, send)
@@ -337,7 +337,7 @@ class GatewayApp:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except aiohttp.ClientError as error:
-            # Returning without the end of the body makes uvicorn close the connection: cut off, as it came.
+            # Without the body's end, uvicorn closes the connection: the client too gets a cut-off answer.
             _logger.warning("An answer was cut off: %s", type(error).__name__)
             return Ending.SILENT if isinstance(error, TimeoutError) else Ending.BROKEN
         finally:
@@ -372,7 +372,7 @@ def _longest(model: str, upstreams: Sequence[Upstream]) -> int | None:
 
 
 async def _refuse(send: Any, route: Route | None, status: int, message: str) -> None:
-    """An error in the format of the client's vendor; clients retry it only where that can help."""
+    """Send an error in the format of the client's vendor; clients retry only where that can help."""
     body = error_body(route.format if route else None, status, message)
     headers = [(b"content-type", b"application/json")]
     if status < 500:

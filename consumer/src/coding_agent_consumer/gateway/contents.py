@@ -1,8 +1,8 @@
-"""What a request contains: ways to other hosts, models, and what has no known size or price. Pure.
+"""Find in a request ways to other hosts, models, and parts without a known size or price; no I/O.
 
 A request is read as the provider could read it, and not as its format says: a compatible service can have
 keys of its own, ignore their case, and look at a key in any object. So the rules hold at every depth, except
-in what is only data to a provider: schemas, and the arguments and results of calls.
+in parts that are only data to a provider: schemas, and the arguments and results of calls.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _CLIENT_TOOLS = frozenset(
 )
 """Types of tools that the client runs, or that run without any host but the provider's."""
 _DECLARATIONS = ("functionDeclarations", "function_declarations")
-"""Gemini names tools by key; the client runs these, the provider others (`urlContext`, `googleSearch`)."""
+"""Gemini names tools by key. The client runs these; the provider runs `urlContext`, `googleSearch`, etc."""
 _WAYS_OUT = (
     *("mcp_servers", "web_search_options", "prompt", "cachedContent", "cached_content"),
     *("data_sources", "dataSources", "search_parameters", "enable_search", "plugins"),
 )
-"""A stored `prompt` or content has tools of its own. The last five are of Azure OpenAI, xAI, Model Studio and
-OpenRouter."""
+"""Keys that make the provider reach other hosts. A stored `prompt` or content has tools of its own. The last
+five are keys of Azure OpenAI, xAI, Model Studio and OpenRouter."""
 _SEARCHING = ("*-search-preview*", "*-search-api*", "*:online")
 """Models that search the web without a tool: OpenAI's, and a suffix of OpenRouter's."""
 _ADDRESS = re.compile(r".*ur[il]s?(_?prefix)?|.*_base|.*endpoint|.*host(name)?")
-"""Keys, without their case, with an address that the provider reads from or writes to."""
+"""Keys, whatever their case, of an address that the provider reads from or writes to."""
 _FILES = frozenset({"data", "file_data", "filedata"})
-"""Keys, without their case, that hold a file in base64. At OpenRouter, `file_data` can be an address."""
+"""Keys, in lower case, of a file in base64. At OpenRouter, `file_data` can be an address."""
 _LABELS = frozenset({"metadata", "labels", "client_metadata", "logit_bias"})
-"""Keys of objects whose keys the client chooses."""
+"""Keys of objects in which the client chooses the keys."""
 _REFERENCES = frozenset({"$ref", "$dynamicref", "$recursiveref"})
-"""Keys of a schema that some servers fetch (llama.cpp's converter of schemas does)."""
+"""Keys of a schema, in lower case, whose address some servers fetch (llama.cpp's schema converter does)."""
 
 _TEXTS = frozenset(
     {"text", "content", "input", "instructions", "system", "output", "arguments", "stdout", "stderr", "code"}
@@ -68,12 +68,12 @@ _DATA_OF_TYPES = {
     "web_search_call": "action",
     "apply_patch_call": "operation",
 }
-"""In items of these types, the key that holds the arguments of a call."""
+"""For items of these types, the key of a call's arguments."""
 
 _COUNTED = ("generateContentRequest", "generate_content_request")
-"""Google's request to count tokens may hold the request that it is about."""
+"""Google's request to count tokens may contain the request whose tokens are counted."""
 _TOP = frozenset({"", *_COUNTED})
-"""Where the keys are those of a request."""
+"""Keys of objects that are a request themselves; the empty key is the request's own."""
 _CONVERSATION = ("messages", "input", "contents", "system", "systemInstruction", "system_instruction")
 OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
 GENERATION = ("generationConfig", "generation_config")
@@ -95,7 +95,7 @@ _SIZED = frozenset(
     | {"contents", "systemInstruction", "system_instruction", *GENERATION, "safetySettings"}
     | {"safety_settings", "toolConfig", "tool_config", "labels"}
 )
-"""Keys of a request that add no tokens but those of their own text, and none of another request or file."""
+"""Keys of a request that add only the tokens of their own text, and none of another request or a file."""
 _SIZED_PARTS = frozenset(
     {"type", "role", "content", "text", "id", "name", "status", "phase", "index", "format", "annotations"}
     | {"logprobs", "cache_control", "prompt_cache_breakpoint", "mode", "ttl", "scope", "summary", "caller"}
@@ -108,7 +108,7 @@ _SIZED_PARTS = frozenset(
     # What the model wrote
     | {"thinking", "signature", "data", "encrypted_content", "refusal", "reasoning", "reasoning_content"}
     | {"reasoning_details", "thought", "thoughtSignature", "thought_signature", "cited_text", "citations"}
-    # of an item that Codex returns
+    # Keys of an item that Codex returns
     | {"metadata", "internal_chat_message_metadata_passthrough"}
 )
 """Keys of a conversation's objects whose tokens are those of their own text; an encrypted thought is longer
@@ -124,7 +124,7 @@ _SIZED_TYPES = frozenset(
     | {"exit", "timeout", "exec", "direct"}
 )
 _CLEARING = "clear_"
-"""Prefix of Anthropic's edits of the context that only remove something."""
+"""Prefix of Anthropic's context edits that only remove something."""
 
 _ORDINARY = {
     "service_tier": ("auto", "default", "standard", "standard_only", "service_tier_standard"),
@@ -136,7 +136,7 @@ _ORDINARY = {
     "response_modalities": ("text", "modality_unspecified"),
     "responsemodalities": ("text", "modality_unspecified"),
 }
-"""Values with the price of the list; others cost more or less, or are not text."""
+"""Values with the list price; other values cost more or less, or are not text."""
 _SPECIAL = frozenset({"audio", "speechconfig", "speech_config", "input_audio", "audio_url", "video_url"})
 _SPECIAL |= {"billing_policy", "imageconfig", "image_config"}
 _MEDIA = ("audio/", "video/", "data:audio", "data:video")
@@ -149,7 +149,7 @@ _READ = {
         *(*_SIZED, *_SIZED_PARTS, "background", "url", "args", "type"),
     )
 }
-"""Keys that decide whether a request may be sent, by their names without the case."""
+"""Keys that decide whether a request may be sent, by their names with folded case."""
 
 
 @dataclass
@@ -157,11 +157,11 @@ class Contents:
     """What a request contains.
 
     Attributes:
-        way_out: what makes the provider reach other hosts, in words for the refusal.
-        models: those that it names, the one that is asked excepted.
+        way_out: the part that makes the provider reach other hosts, in words for the refusal.
+        models: the models that the request names, except the one that is asked.
         file_length: characters of images and files.
-        unsized: what can add tokens in a number that the request does not show.
-        special: what has another price than text in the ordinary mode.
+        unsized: a part that can add a number of tokens that the request does not show.
+        special: a part with a price other than that of text in the ordinary mode.
     """
 
     way_out: str | None = None
@@ -175,10 +175,10 @@ class _Place(NamedTuple):
     """Where an object is.
 
     Attributes:
-        key: under which it is, directly or in a list; empty: it is the request.
-        conversation: in what the model reads.
-        tool: in the declaration of a tool.
-        kind: its `type`.
+        key: the key of the object, or of the list that it is in; empty: the object is the request.
+        conversation: whether the object is in a part that the model reads.
+        tool: whether the object is in the declaration of a tool.
+        kind: the object's `type`.
     """
 
     key: str = ""
@@ -187,7 +187,7 @@ class _Place(NamedTuple):
     kind: str = ""
 
     def inside(self, key: str) -> _Place:
-        """The place of an object under a key of this one."""
+        """Return the place of an object under a key of this one."""
         return _Place(
             key,
             self.conversation or (self.key in _TOP and key in _CONVERSATION),
@@ -199,7 +199,7 @@ def read_contents(route: Route, model: str, data: dict[str, Any]) -> Contents:
     """Read the whole request once.
 
     Raises:
-        RequestRefusedError: a key that decides something is written in another case.
+        RequestRefusedError: a key that matters is written in another case, or has a control character.
     """
     found = Contents()
     if any(fnmatchcase(model.casefold(), pattern) for pattern in _SEARCHING):
@@ -224,7 +224,7 @@ def read_contents(route: Route, model: str, data: dict[str, Any]) -> Contents:
 def _read_object(
     found: Contents, route: Route, value: Mapping[str, Any], place: _Place
 ) -> Iterator[tuple[Any, _Place]]:
-    """Read one object; returns what is in it and is not read yet."""
+    """Read one object. Yield the objects and lists in it that are still to be read."""
     kind = value.get("type", "")
     place = _Place(place.key, place.conversation, place.tool, kind if isinstance(kind, str) else "?")
     if place.conversation and not place.tool:
@@ -251,7 +251,7 @@ def _read_entry(found: Contents, route: Route, key: str, entry: Any, place: _Pla
     name = key.casefold()
     if name in _WAYS_OUT_FOLDED:
         found.way_out = found.way_out or f"`{key[:100]}`"
-    # Tools also come with the conversation: `additional_tools`, `tool_search_output`, `tool_definition`.
+    # The conversation can have tools too: `additional_tools`, `tool_search_output`, `tool_definition`.
     if key == "tools" or (key == "definition" and place.kind == "tool_definition"):
         found.way_out = found.way_out or next(_tools_out(route, entry), None)
     asked = name == "model" and place.key == "" and route.model is None
@@ -282,7 +282,7 @@ def _read_texts(found: Contents, key: str, entry: Any, place: _Place) -> None:
 
 
 def _is_address(name: str, text: str) -> bool:
-    """Whether a provider could fetch what a key holds."""
+    """Whether a provider could fetch the value of a key as an address."""
     if text.startswith("data:"):
         return False
     if _ADDRESS.fullmatch(name):
@@ -291,7 +291,7 @@ def _is_address(name: str, text: str) -> bool:
 
 
 def _check_spelling(key: str) -> None:
-    """Refuse what we could take for another key than the provider.
+    """Refuse a key that the provider could read as another one than we do.
 
     Go's encoding/json ignores the case; parsers in C can end a key at a control character.
     """
@@ -302,7 +302,7 @@ def _check_spelling(key: str) -> None:
 
 
 def _is_data(key: str, entry: Any, place: _Place) -> bool:
-    """Whether a key holds arguments or a result of a call, which the client runs."""
+    """Whether the value of a key is the arguments or the result of a call that the client runs."""
     if not isinstance(entry, (dict, list)) or place.key in _TOP:
         return False
     return key in (_CALLS.get(place.key), _RESULTS.get(place.key), _DATA_OF_TYPES.get(place.kind))
@@ -315,7 +315,7 @@ def _is_schema(key: str, place: _Place) -> bool:
 
 
 def _references(schema: Any) -> Iterator[str]:
-    """Parts of a schema that are elsewhere."""
+    """Yield the references of a schema to parts at an address."""
     waiting = [schema]
     while waiting:
         value = waiting.pop()
@@ -330,7 +330,7 @@ def _references(schema: Any) -> Iterator[str]:
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Models: a name, or a list of names."""
+    """Yield the names of models in a value that is a name or a list of names."""
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, str):
             yield one.removeprefix("models/")
@@ -347,7 +347,7 @@ def _is_special(name: str, entry: Any) -> bool:
 
 
 def _unsized_entry(key: str, entry: Any) -> str | None:
-    """A key of the request that can add tokens of something else."""
+    """Return a key of the request, quoted, if it can add tokens other than those of its own text."""
     if key in _SIZED or key in _COUNTED or entry in (False, "", [], {}):
         return None
     if key == "context_management" and isinstance(entry, dict):
@@ -359,7 +359,7 @@ def _unsized_entry(key: str, entry: Any) -> str | None:
 
 
 def _unsized_part(node: Mapping[str, Any], place: _Place) -> str | None:
-    """What of one object of the conversation can add tokens of something else."""
+    """Return, in words, a part of a conversation's object that can add tokens other than its text's."""
     kind = place.kind
     if kind not in _SIZED_TYPES:
         return f"`{kind[:100]}`"
@@ -376,7 +376,7 @@ def _unsized_part(node: Mapping[str, Any], place: _Place) -> str | None:
 
 
 def _tools_out(route: Route, tools: Any) -> Iterator[str]:
-    """Which of these tools the provider runs."""
+    """Yield the tools that the provider runs."""
     waiting = list(tools) if isinstance(tools, list) else [tools] if tools else []
     while waiting:
         tool = waiting.pop()

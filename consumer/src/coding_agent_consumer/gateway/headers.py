@@ -1,6 +1,6 @@
-"""Which headers and parameters of a request its provider gets, and which of an answer its client gets. Pure.
+"""Choose the headers and parameters that providers get, and the headers that clients get back, without I/O.
 
-They are lists of what is allowed: a provider, or a proxy in front of it, can have headers and parameters that
+What is not allowed is left out: a provider, or a proxy in front of it, can have headers and parameters that
 change where a request goes, what it costs, or whether its answer says what it used.
 """
 
@@ -21,7 +21,7 @@ _SENT = re.compile(
 )
 """Versions and betas of the API, the client's name, and ids with which providers find their caches and logs.
 
-Not `openai-organization`, `openai-project` and `x-goog-user-project`: they choose who pays.
+`openai-organization`, `openai-project` and `x-goog-user-project` are missing because they choose who pays.
 """
 _ACCEPTED = frozenset({_JSON, "text/event-stream", "*/*"})
 """Types of answers that the gateway can count."""
@@ -34,10 +34,10 @@ _PARAMETERS = {
     "before_id": re.compile(r"[\w.:-]{1,256}"),
     "pageToken": re.compile(r"[\w.:=/+-]{1,2048}"),
 }
-"""Parameters that are passed on, with their values. Not a key in the address, and not Google's `fields`."""
+"""Parameters that are passed on, with their allowed values. Keys and Google's `fields` are not among them."""
 _NOT_RETURNED = frozenset(
     {
-        # RFC 9110, section 7.6.1; in addition the headers that `Connection` names.
+        # The first line is from RFC 9110, section 7.6.1. The headers that `Connection` names are added.
         *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
         *("date", "server", "set-cookie", "www-authenticate", "alt-svc"),
         *("strict-transport-security", "proxy-authenticate"),
@@ -46,7 +46,7 @@ _NOT_RETURNED = frozenset(
 
 
 def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a request that the provider gets; names are in lower case."""
+    """Return the headers of a request that the provider gets; names are in lower case."""
     named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
     sent = {name: value for name, value in headers.items() if _SENT.fullmatch(name) and name not in named}
     accepted = [one.partition(";")[0].strip().lower() for one in headers.get("accept", "*/*").split(",")]
@@ -55,10 +55,10 @@ def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_content(headers: Mapping[str, str]) -> None:
-    """Refuse a body that is not plain JSON: the provider could read something else in it than we do.
+    """Refuse a body that is not plain JSON: the provider could read it in another way than we do.
 
     Raises:
-        RequestRefusedError: it says that it is something else.
+        RequestRefusedError: the headers say that the body is something else.
     """
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise RequestRefusedError(
@@ -70,10 +70,10 @@ def check_content(headers: Mapping[str, str]) -> None:
 
 
 def sent_parameters(query: bytes) -> list[tuple[str, str]]:
-    """The parameters of a request's address that the provider gets.
+    """Return the parameters of a request's address that the provider gets.
 
     Raises:
-        RequestRefusedError: an answer in this form could not be counted.
+        RequestRefusedError: an allowed parameter has a value that is not supported.
     """
     sent = []
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
@@ -87,7 +87,7 @@ def sent_parameters(query: bytes) -> list[tuple[str, str]]:
 
 
 def returned_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer that the client gets."""
+    """Return the headers of an answer that the client gets."""
     lines = [(name.lower(), value) for name, value in headers]
     named = {
         one.strip().lower() for name, value in lines if name == b"connection" for one in value.split(b",")

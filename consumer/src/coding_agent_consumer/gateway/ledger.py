@@ -1,9 +1,9 @@
-"""What answers cost, what an attempt has spent, and whether one more request fits its allowance. Pure.
+"""Count what answers cost and an attempt has spent, and decide whether a request fits its allowance; no I/O.
 
-A request alone starts while its input still fits. Requests in parallel start only if all that they may use
-at most fits: each reserves its input and its longest answer, and returns what it did not use. A request whose
-most is not known runs alone, and reserves all that is left. So an allowance is never exceeded by more than
-one answer.
+A request without others in parallel starts if its input still fits. Parallel requests start only if the most
+that all of them may use fits: each reserves its input and its longest answer, and returns what it did not
+use. A request for which this is not known runs without others, and reserves all that is left. So an allowance
+is never exceeded by more than one answer.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Tokens:
     """Tokens of one answer, as the provider counts them.
 
     Attributes:
-        input: all that was sent, `cache_read` and `cache_write` included.
-        cache_read: from the provider's cache.
-        cache_write: written to the provider's cache.
-        cache_write_1h: of `cache_write`, those that are kept for an hour.
-        input_audio: of `input`, those of sound, read from the cache or not.
-        cache_audio: of `input_audio`, those from the cache.
-        output_audio: of `output`, those of sound.
-        mode: in which it was served, if that can have a price of its own: a service tier or a speed.
+        input: all tokens that were sent, including `cache_read` and `cache_write`.
+        cache_read: tokens read from the provider's cache.
+        cache_write: tokens written to the provider's cache.
+        cache_write_1h: the part of `cache_write` that is kept for an hour.
+        input_audio: the part of `input` that is sound, from the cache or not.
+        cache_audio: the part of `input_audio` from the cache.
+        output_audio: the part of `output` that is sound.
+        mode: the service tier or speed of the answer, if this can have a price of its own.
     """
 
     input: int = 0
@@ -53,7 +53,7 @@ class Tokens:
         return self.input + self.output
 
     def largest(self, other: Tokens) -> Tokens:
-        """The larger of each number: a stream's counts only grow."""
+        """Return the larger of each two numbers: a stream's counts only grow."""
         return self._with(other, max)
 
     def plus(self, other: Tokens) -> Tokens:
@@ -75,11 +75,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Size:
-    """What a request can use.
+    """How many tokens a request can use.
 
     Attributes:
         least: tokens of its input, estimated from its text.
-        most: its input and its longest answer, at one token for each byte; `None`: it is not known.
+        most: tokens of its input, at one for each byte, and of its longest answer; `None`: not known.
     """
 
     least: int
@@ -93,11 +93,11 @@ class Money:
 
 
 Pricing = Callable[[Tokens], Money]
-"""What tokens of one model cost at one provider."""
+"""Returns what tokens of one model cost at one provider."""
 
 
 def pricing_of(model: str, base_url: str, prices: dict[str, Price]) -> Pricing | None:
-    """The configured price, else the public list price of the address; `None` where neither is known.
+    """Return the configured price, or the public list price at the address; `None` if neither is known.
 
     Args:
         prices: `llm.prices`.
@@ -116,9 +116,9 @@ def pricing_of(model: str, base_url: str, prices: dict[str, Price]) -> Pricing |
 
 
 def dearest(pricings: Iterable[Pricing | None]) -> Pricing | None:
-    """Of several models or providers that may answer, what the most expensive costs; `None`: unknown.
+    """Return the highest price of several models or providers that may answer; `None` if none is known.
 
-    Prices in another currency than the first are left out.
+    Prices in a currency other than the first one are left out.
     """
     known = [one for one in pricings if one is not None]
     if len(known) < 2:
@@ -135,7 +135,7 @@ def dearest(pricings: Iterable[Pricing | None]) -> Pricing | None:
 
 @lru_cache(maxsize=100)  # a look-up takes milliseconds
 def longest_answer(model: str, base_url: str) -> int | None:
-    """Tokens of the model's context, of which an answer can take all; `None`: it is not known."""
+    """Return the tokens of a model's context, all of which an answer can take; `None`: not known."""
     try:
         return calc_price(ListedUsage(), model, provider_api_url=base_url).model.context_window
     except LookupError:
@@ -177,7 +177,7 @@ class Verdict(StrEnum):
 
     ADMITTED = "admitted"
     WAIT = "wait"
-    """It fits only if the answers under way use less than they reserved."""
+    """The request fits only if the answers under way use less than they reserved."""
     EXHAUSTED = "exhausted"
 
 
@@ -186,8 +186,8 @@ class _Reservation:
     """Room for one answer.
 
     Attributes:
-        value: in the allowance's unit.
-        size: of the request.
+        value: the reserved amount in the allowance's unit.
+        size: the size of the request.
     """
 
     value: Decimal
@@ -196,12 +196,17 @@ class _Reservation:
 
 @dataclass
 class Ledger:
-    """What one attempt spends.
+    """Counts what one attempt spends, and reserves room for answers.
 
     Attributes:
-        allowance: `None` limits nothing.
-        models: what was used so far, by model.
-        spent: so far, in the allowance's unit.
+        allowance: what the attempt may spend; `None`: there is no limit.
+        models: the usage so far, by model.
+        spent: the amount spent so far, in the allowance's unit.
+
+    example:
+        number = ledger.reserve(ask.size, pricing)
+        if isinstance(number, Verdict): ...  # wait for other answers, or refuse the request
+        ledger.settle(number, "gpt-5", Tokens(input=1200, output=300), pricing)  # or ledger.release(number)
     """
 
     allowance: Allowance | None = None
@@ -212,7 +217,7 @@ class Ledger:
 
     @property
     def usage(self) -> Usage:
-        """What was used so far, over all models."""
+        """The usage so far, of all models together."""
         total = Usage()
         for used in self.models.values():
             total = total.plus(used)
@@ -223,7 +228,7 @@ class Ledger:
         return self.allowance is not None and self.allowance.currency is not None
 
     def countable(self, pricing: Pricing | None) -> bool:
-        """Whether the allowance can count what a model uses: money needs a price in its currency."""
+        """Whether the allowance can count a model's usage: a sum of money needs a price in its currency."""
         if self.allowance is None or self.allowance.currency is None:
             return True
         return pricing is not None and pricing(Tokens()).currency == self.allowance.currency
@@ -232,7 +237,7 @@ class Ledger:
         """Reserve room for one answer.
 
         Returns:
-            the number of the reservation for `settle` and `release`, or why there is none.
+            the reservation's number, for `settle` and `release`, or why there is no reservation.
         """
         value = Decimal(0)
         if self.allowance is not None:
@@ -248,20 +253,20 @@ class Ledger:
         return number
 
     def release(self, number: int) -> None:
-        """Return a reservation of a request that was not answered, and cost nothing."""
+        """Cancel the reservation of a request that was not answered and cost nothing."""
         self._reserved.pop(number, None)
 
     def settle(self, number: int, model: str, used: Tokens, pricing: Pricing | None) -> None:
-        """Replace a reservation by what the answer used."""
+        """Replace a reservation with what the answer used."""
         self.release(number)
         cost = pricing(used) if pricing is not None else None
         self._count(model, used, self._value(used, pricing), cost)
 
     def settle_unknown(self, number: int, model: str, seen: Tokens, pricing: Pricing | None) -> None:
-        """Count a reservation as spent: the answer does not say what it used.
+        """Count a reservation as spent, because the answer does not say what it used.
 
         Args:
-            seen: what the answer showed; counted if there is no allowance, because then nothing is reserved.
+            seen: what the answer showed. It is counted without an allowance, when nothing is reserved.
         """
         held = self._reserved.pop(number)
         if self.allowance is None:
@@ -287,14 +292,14 @@ class Ledger:
         self.models[model] = self.models.get(model, Usage()).plus(answer)
 
     def _most(self, tokens: Tokens, pricing: Pricing | None) -> Decimal:
-        """The value if all input is of the dearest kind: writing to a cache can cost twice as much."""
+        """Return the value if all input is of the dearest kind: writing to a cache can cost twice as much."""
         sent = tokens.input
         written = Tokens(sent, tokens.output, cache_write=sent)
         kept = Tokens(sent, tokens.output, cache_write=sent, cache_write_1h=sent)
         return max(self._value(one, pricing) for one in (tokens, written, kept))
 
     def _value(self, tokens: Tokens, pricing: Pricing | None) -> Decimal:
-        """In the allowance's unit."""
+        """Return the tokens' value in the allowance's unit."""
         if self.allowance is None:
             return Decimal(0)
         if self.allowance.currency is None:

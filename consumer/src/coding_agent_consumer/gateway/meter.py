@@ -1,6 +1,6 @@
-"""What one answer used, read from its bytes as they pass by. Pure.
+"""Read from an answer's bytes, as they are passed on, what the answer used; no I/O.
 
-`docs/gateway.md` has the table of all fields that the vendors document, and what is counted of each.
+`docs/gateway.md` has a table of all fields that the vendors document, and how each is counted.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from coding_agent_consumer.gateway.ledger import Tokens
 from coding_agent_consumer.gateway.wire import Operation, positive
 
 _ANSWER_LIMIT = 16 * 1024 * 1024
-"""Bytes of one event, or of an answer that is not streamed, that are read for its usage."""
+"""The most bytes of one event, or of an answer that is not streamed, that are read for its usage."""
 _PIECE = 1024 * 1024
 """Bytes that are decompressed at a time."""
 _DECOMPRESSED_LIMIT = 256 * 1024 * 1024
-"""Bytes of a compressed answer that are read."""
+"""The most decompressed bytes of an answer that are read."""
 _WRITTEN_BYTES = 3
-"""Of one token, if an answer breaks off before it says what it used: fewer than usual, so that we count
-enough."""
+"""Bytes that count as one token if an answer breaks off before it says what it used: fewer than usual, so
+that we count enough."""
 _HELD_LIMIT = 1024 * 1024
 """Bytes of events without usage that are held until the answer's end."""
 _USAGE = re.compile(rb'"usage(?!": ?null)')
-"""In every event that says what was used; OpenAI's streams have `"usage": null` in all others."""
+"""Matches every event that says what was used; OpenAI's streams have `"usage": null` in all others."""
 _TEXTS = frozenset(
     {"text", "thinking", "partial_json", "content", "arguments", "refusal", "reasoning_content", "reasoning"}
 )
 """Keys of events that hold what the model wrote."""
 _ORDINARY = frozenset({"", "default", "standard", "auto", "on_demand", "not_available"})
-"""Modes that have the price of the list."""
+"""Modes that have the list price."""
 _GZIP = 31
-"""`wbits` of zlib: gzip alone, so that each member has its own header."""
+"""`wbits` of zlib: only gzip, so that each member has its own header."""
 _ZLIB = 47
 """`wbits` of zlib: zlib or gzip."""
 
@@ -44,7 +44,7 @@ class Ending(StrEnum):
     """How an answer ended."""
 
     WHOLE = "whole"
-    """With its last byte."""
+    """It was complete."""
     BROKEN = "broken"
     """The provider's connection broke."""
     SILENT = "silent"
@@ -68,14 +68,14 @@ class Counted(NamedTuple):
 class Meter:
     """Reads the usage of one answer.
 
-    Events that say nothing of usage are parsed only if the answer ends before it said what it used.
+    Events without usage are parsed only if the answer ends before it said what it used.
     """
 
     def __init__(self, operation: Operation, content_type: str, encoding: str) -> None:
         """
         Args:
-            content_type: of the answer.
-            encoding: its `Content-Encoding`; other than gzip and deflate, nothing can be read.
+            content_type: the answer's `Content-Type`.
+            encoding: the answer's `Content-Encoding`; only gzip, deflate or none can be read.
         """
         self._operation = operation
         self._streams = content_type.lower().startswith("text/event-stream")
@@ -91,7 +91,7 @@ class Meter:
         self._failed = False
 
     def feed(self, data: bytes) -> None:
-        """The next bytes of the answer."""
+        """Read the next bytes of the answer."""
         if not self._readable:
             return
         try:
@@ -101,10 +101,10 @@ class Meter:
             self._readable, self._pieces = False, []
 
     def end(self, ending: Ending, estimated_input: int) -> Counted:
-        """What the answer used.
+        """Return what the answer used.
 
         Args:
-            estimated_input: tokens of the request, if the answer does not say.
+            estimated_input: tokens of the request, which count if the answer does not report them.
         """
         rest, self._pieces = b"".join(self._pieces), []
         self._read(rest.removeprefix(b"data:") if self._streams else rest)
@@ -169,11 +169,11 @@ class Meter:
 
 
 class _TooLongError(Exception):
-    """There is more of an answer than we read."""
+    """The answer is longer than we read."""
 
 
 class _Decoder:
-    """Undoes the encoding of an answer, in pieces of bounded length."""
+    """Decodes an answer in pieces of bounded length."""
 
     def __init__(self, encoding: str) -> None:
         self._bits = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}.get(encoding)
@@ -182,11 +182,11 @@ class _Decoder:
         self._length = 0
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """What these bytes decode to.
+        """Yield what the next bytes decode to.
 
         Raises:
-            zlib.error: they are not what the encoding says.
-            _TooLongError: it is more than we read.
+            zlib.error: the bytes do not have the encoding.
+            _TooLongError: the answer is longer than we read.
         """
         if self._bits is None:
             yield data
@@ -203,7 +203,7 @@ class _Decoder:
 
 
 def usage_in(operation: Operation, event: Mapping[str, Any]) -> Tokens:
-    """What one event, or a whole answer, says was used so far; zeros where it says nothing."""
+    """Return the usage so far that an event or a whole answer reports; zero for what it does not report."""
     match operation:
         case Operation.GENERATE_CONTENT:
             return _of_google(_dict(event.get("usageMetadata")))
@@ -218,7 +218,7 @@ def _usage(event: Mapping[str, Any], inner: str) -> dict[str, Any]:
 
 
 def _of_anthropic(used: Mapping[str, Any]) -> Tokens:
-    """The tokens of a compaction and of other models are in `iterations` alone."""
+    """Return Anthropic's tokens; those of a compaction and of other models are only in `iterations`."""
     total = Tokens()
     for one in used.get("iterations") or () if isinstance(used.get("iterations"), list) else ():
         total = total.plus(_of_iteration(_dict(one)))
@@ -245,7 +245,7 @@ def _of_openai(used: Mapping[str, Any], tier: Any) -> Tokens:
     output = positive(used.get("output_tokens")) or positive(used.get("completion_tokens"))
     return Tokens(
         input=input,
-        # Some compatible services count thoughts in the total alone.
+        # Some compatible services count thoughts only in the total.
         output=max(output, positive(used.get("total_tokens")) - input),
         cache_read=positive(sent.get("cached_tokens")),
         cache_write=positive(sent.get("cache_write_tokens")),
@@ -271,7 +271,7 @@ def _of_google(used: Mapping[str, Any]) -> Tokens:
 
 
 def _sound(details: Any) -> int:
-    """Google lists tokens by modality."""
+    """Return the tokens of sound in Google's list of tokens by modality."""
     listed = [_dict(one) for one in details] if isinstance(details, list) else []
     return sum(positive(one.get("tokenCount")) for one in listed if one.get("modality") == "AUDIO")
 
@@ -302,10 +302,10 @@ def _counts(used: Any) -> bool:
 
 
 def _written(operation: Operation, event: Mapping[str, Any]) -> int:
-    """Bytes that the model wrote in this event."""
+    """Return how many bytes the model wrote in this event."""
     kind = event.get("type")
     if operation is Operation.RESPONSES and isinstance(kind, str):
-        # Later events repeat what the deltas said.
+        # Later events repeat the text of the deltas.
         delta = event.get("delta")
         return _length(delta) if kind.endswith(".delta") and isinstance(delta, str) else 0
     return sum(_lengths(event))

@@ -1,8 +1,8 @@
-"""What a request asks for, whether it may be sent, and how much its answer can use at most. Pure.
+"""Decide whether a request may be sent, and how much its answer can use at most; no I/O.
 
-The dummy credential is in the hands of the commands that the model runs, so a request is foreign input. It
-may ask for text from a model that is allowed. It may not make the provider fetch addresses or run tools that
-reach other hosts: that would be a way out past the egress proxy.
+The commands that the model runs have the gateway's own credential, so a request is untrusted input. It may
+ask for text from a model that is allowed. It may not make the provider fetch addresses or run tools that
+reach other hosts: this would be a way around the egress proxy.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from coding_agent_consumer.gateway.ledger import Size, Tokens
 from coding_agent_consumer.gateway.wire import Operation, RequestRefusedError, Route, positive
 
 _VALUES_LIMIT = 200_000
-"""JSON values of a request. A conversation of a million tokens has a tenth of it, and each takes memory and
+"""JSON values of a request. A conversation of a million tokens has a tenth of this. Values take memory and
 time: 11 million of them took 900 MiB and stopped the attempt for 37 seconds."""
 _MARKS_LIMIT = 10 * _VALUES_LIMIT
-"""Commas, brackets and quotes of a request, those in its texts included."""
+"""Commas, brackets and quotes of a request, including those in its texts."""
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BYTES_PER_TOKEN = 4
 """A rough mean for requests, which are English, code and JSON."""
 _FILE_TOKENS = 2_000
 """An image or file of a request counts as this many: its base64 says little about its tokens."""
 _ADDED_TOKENS = 4_000
-"""The most that a provider adds to a request by itself, for its tools (Anthropic, *Tool use pricing*: up to
-804 for the instructions, and 245 to 1,000 for each tool of its own)."""
+"""The most tokens that a provider adds to a request for its tools (Anthropic, *Tool use pricing*: up to 804
+for the instructions, and 245 to 1,000 for each tool of its own)."""
 _OUTPUT_LIMITS = {
     Operation.MESSAGES: ("max_tokens",),
     Operation.CHAT_COMPLETIONS: ("max_tokens", "max_completion_tokens"),
@@ -41,7 +41,7 @@ _OUTPUT_LIMITS = {
 }
 
 LongestAnswer = Callable[[str], int | None]
-"""Tokens of the longest answer of a model; `None`: it is not known."""
+"""Returns the tokens of a model's longest answer; `None`: not known."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Ask:
     """A request for an answer that may be sent.
 
     Attributes:
-        models: the model that is asked, and those that the provider may ask instead.
-        body: to send; the client's own bytes unless usage had to be asked for.
-        size: what the answer can use.
-        special: what has another price than text in the ordinary mode; `None`: nothing.
+        models: the model that is asked, and those that the provider may use instead.
+        body: the body to send: the client's own bytes, unless something had to be added or left out.
+        size: how much the answer can use.
+        special: a part with a price other than that of text in the ordinary mode; `None`: there is none.
     """
 
     models: tuple[str, ...]
@@ -72,13 +72,13 @@ def read_request(
     """Check the body of a request for an answer.
 
     Args:
-        models: names that are allowed, with `*`; empty allows all. They hold for the models that the provider
-            may choose instead, too.
-        provider_tools: allow tools that the provider runs, and addresses that it fetches.
-        longest: for requests that set no limit.
+        models: names that are allowed, with `*`; if empty, all are. Models that the provider may choose
+            instead must be allowed too.
+        provider_tools: whether to allow tools that the provider runs, and addresses that it fetches.
+        longest: gives the longest answer to a request that sets no limit.
 
     Raises:
-        RequestRefusedError: it is not such a request, or it may not be sent.
+        RequestRefusedError: the body is not such a request, or the request may not be sent.
     """
     data = _parsed(body)
     model = route.model if route.model is not None else data.get("model")
@@ -109,7 +109,7 @@ def read_request(
         options = data.get("stream_options")
         options = options if isinstance(options, dict) else {}
         if options.get("include_usage") is not True:
-            # Without it a stream does not say what it used.
+            # Without this option, a stream does not say what it used.
             data["stream_options"] = {**options, "include_usage": True}
             changed = True
     if changed:
@@ -118,12 +118,12 @@ def read_request(
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
-    """The request. If a provider took two keys for one, we might check one and it might use the other."""
+    """Parse a request; refuse a repeated key, as we might check one value and the provider use the other."""
     _check_values(body)
     try:
         data = jiter.from_json(body, catch_duplicate_keys=True, allow_inf_nan=False)
     except ValueError:
-        # Slower, but it accepts half of a surrogate pair, which clients produce when they cut a text.
+        # This is slower, but accepts half a surrogate pair, which clients produce when they cut a text.
         try:
             data = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
         except (ValueError, RecursionError):
@@ -134,7 +134,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 
 def _check_values(body: bytes) -> None:
-    """Bound what the body costs before it is parsed: each mark outside of a text begins a value."""
+    """Limit the values before the body is parsed: each mark outside of a text begins a value."""
     values = _marks(body)
     if values > _VALUES_LIMIT and values + body.count(b'"') <= _MARKS_LIMIT:
         values = _marks(_STRING.sub(b"", body))
@@ -147,7 +147,11 @@ def _marks(text: bytes) -> int:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without repeated keys: of two values we might check one, and the provider use the other."""
+    """Make an object; a repeated key is an error.
+
+    Raises:
+        ValueError: a key occurs twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key occurs twice")
@@ -159,7 +163,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _without_foreign_metadata(data: dict[str, Any]) -> bool:
-    """Leave out what Codex says about the repository, if that has an address: the remotes of the clone."""
+    """Leave out what Codex says about the repository if it has addresses, which are the clone's remotes."""
     metadata = data.get("client_metadata")
     if not isinstance(metadata, dict) or not any("://" in str(value) for value in metadata.values()):
         return False
@@ -178,7 +182,7 @@ def _size(length: int, contents: Contents, limit: int | None) -> Size:
 def _output_limit(
     operation: Operation, data: Mapping[str, Any], models: Sequence[str], longest: LongestAnswer
 ) -> int | None:
-    """Tokens of all answers that the request allows together; `None`: it is not known."""
+    """Return the tokens that the request allows for all its answers together; `None`: not known."""
     inner = [entry for name in GENERATION if isinstance(entry := data.get(name), dict)]
     places = inner if operation is Operation.GENERATE_CONTENT else [data]
     limits = [positive(place.get(name)) for place in places for name in _OUTPUT_LIMITS.get(operation, ())]

@@ -1,6 +1,6 @@
-"""How the gateway is served, and what the connection of a client may cost.
+"""Serve the gateway, and limit what a client's connection may cost.
 
-Whatever runs in the workspace can connect. The application checks the credential later.
+Every program in the workspace can connect. The application checks the credential later.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from coding_agent_consumer.gateway.upstream import Upstream, open_providers
 _CONCURRENCY = 64
 """Requests at a time."""
 _STOP_SECONDS = 2
-"""For requests in flight when the gateway closes."""
+"""Time that requests in flight have to end when the gateway closes."""
 CONNECTIONS = 128
-"""At a time, idle ones included."""
+"""Connections at a time, including idle ones."""
 HEAD_SECONDS = 20.0
-"""Between requests, in which the next one's head must be complete."""
+"""A request's head must be complete this long after the connection's start or its last answer."""
 _KEEP_ALIVE = 30
 """Seconds. `HEAD_SECONDS` ends an idle connection sooner. With uvicorn's default of 5, which many clients
 share, the server could close a connection just as the client sends its next request."""
@@ -49,15 +49,15 @@ async def open_gateway(
     """Serve a gateway on a free port.
 
     Args:
-        upstreams: of one format, the first is asked first; the others follow if it answers 429 or 5xx, or
-            cannot be reached.
-        allowance: what may be spent; `None`: as much as is asked for.
-        prices: of models, as `llm.prices`.
-        models: names that are allowed, with `*`; empty allows all.
-        provider_tools: allow tools that the provider runs.
-        timeout: seconds without a byte from the provider.
+        upstreams: the providers. Of those with one format, the first is asked first; the next ones follow if
+            it answers 429 or 5xx, or cannot be reached.
+        allowance: what may be spent; `None`: there is no limit.
+        prices: prices of models, as in `llm.prices`.
+        models: names that are allowed, with `*`; if empty, all are.
+        provider_tools: whether to allow tools that the provider runs.
+        timeout: seconds without a byte from the provider after which a request fails.
         host: IPv4 address to listen on, or a name of it; clients use the same.
-        on_counted: gets what was used so far, after each answer.
+        on_counted: called after each answer with the usage so far.
 
     Raises:
         SettingsError: this machine does not have the address.
@@ -104,12 +104,12 @@ async def open_gateway(
             finally:
                 server.should_exit = True
                 await serving
-                if app.running:  # cancelled, and about to count what they got
+                if app.running:  # these requests were cancelled, and still count what they got
                     await asyncio.wait(app.running, timeout=_STOP_SECONDS)
 
 
 class _GatewayServer(uvicorn.Server):
-    """Leaves signals to the caller."""
+    """A uvicorn server that leaves signals to the caller."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -117,7 +117,7 @@ class _GatewayServer(uvicorn.Server):
 
 
 class _ClientConnection(HttpToolsProtocol):
-    """uvicorn's protocol with bounds that it does not have."""
+    """uvicorn's protocol with limits that uvicorn does not have."""
 
     _head_deadline: asyncio.TimerHandle | None = None
     _read_deadline: asyncio.TimerHandle | None = None
@@ -158,9 +158,9 @@ class _ClientConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.response_complete:  # else the next request is there already
+        if self.cycle.response_complete:  # otherwise the next request is there already
             _cancel(self._head_deadline)
-            # Also where the rest of a refused body still arrives.
+            # The deadline also counts if the rest of a refused body still arrives.
             self._head_deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def pause_writing(self) -> None:

@@ -1,8 +1,8 @@
-"""How a provider is asked: which one, with which credential, and what happens if it cannot answer.
+"""Ask a provider: choose one, send the credential, and ask the next if it cannot answer.
 
 The credential is a key, or a short-lived token that a cloud gives for the token of the pod's ServiceAccount.
-Each cloud needs one or two plain requests for it. The vendors' libraries would add 5 MB (Azure) and 34 MB
-(AWS) to the image. Shapes:
+Each cloud needs one or two plain requests for this; the vendors' libraries would add 5 MB (Azure) and 34 MB
+(AWS) to the image. The requests are described in:
 
 - Microsoft, *Client credentials flow, with a federated credential*;
 - Google, *Workload Identity Federation* (RFC 8693), *generateAccessToken*;
@@ -39,7 +39,7 @@ _logger = logging.getLogger("coding_agent.gateway")
 
 _CONNECT_SECONDS = 10.0
 _LINE_LIMIT = 64 * 1024
-"""Bytes of a line in the head of an answer."""
+"""Bytes of a line in an answer's head."""
 _PART = 256 * 1024
 """Bytes of a request that are sent at a time."""
 _FALLBACK_STATUS = frozenset({429, 500, 502, 503, 504, 529})
@@ -62,9 +62,9 @@ class WorkloadIdentity:
     """The token of an identity, fetched when it is needed and again before it expires.
 
     Attributes:
-        clock: aware time.
+        clock: gives the current, aware time.
         transport: replaces the network in tests.
-        current: the last token, empty before the first.
+        current: the last token; empty before the first one.
     """
 
     identity: Identity
@@ -75,10 +75,10 @@ class WorkloadIdentity:
     _fetching: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def token(self) -> str:
-        """A token that is valid now.
+        """Return a token that is valid now.
 
         Raises:
-            TokenError: the cloud gave none.
+            TokenError: the cloud gave no token.
         """
         async with self._fetching:
             now = self.clock()
@@ -110,7 +110,7 @@ class WorkloadIdentity:
                     case "google":
                         return await self._google(client, subject, now)
             except httpx.HTTPError as error:
-                # Its text can hold the request, which holds the token.
+                # The error's text can contain the request, and with it the token.
                 raise TokenError(
                     f"{self.identity.exchange} does not answer: {type(error).__name__}"
                 ) from None
@@ -176,7 +176,7 @@ class WorkloadIdentity:
 
 
 def bedrock_token(key: str, secret: str, session: str, *, region: str, now: datetime, seconds: int) -> str:
-    """The bearer token of these credentials: a presigned URL of `CallWithBearerToken`, in base64."""
+    """Return the bearer token for AWS credentials: a presigned URL of `CallWithBearerToken` in base64."""
     at = now.strftime("%Y%m%dT%H%M%SZ")
     scope = f"{at[:8]}/{region}/bedrock/aws4_request"
     query = urlencode(
@@ -231,7 +231,7 @@ def _text(found: Mapping[str, Any], name: str, answer: httpx.Response) -> str:
 
 def _require(answer: httpx.Response) -> None:
     if answer.status_code != 200:
-        # OAuth's and AWS's codes are words; the sentences next to them can repeat the token.
+        # The error codes of OAuth and AWS are words; the sentences next to them can repeat the token.
         code = re.search(r'"error": ?"([a-z_]{1,60})"|<Code>([A-Za-z]{1,60})</Code>', answer.text)
         said = f": {code[1] or code[2]}" if code else ""
         raise TokenError(f"{answer.url.host} answered {answer.status_code}{said}")
@@ -242,8 +242,8 @@ class Upstream:
     """A provider.
 
     Attributes:
-        base_url: as the vendor's own SDK takes it: with `/v1` for OpenAI's format, without for the others.
-        key: the real credential; `None` sends none.
+        base_url: the address as the vendor's own SDK takes it: with `/v1` only for OpenAI's format.
+        key: the real credential; `None`: no credential is sent.
         identity: gives the credential in place of `key`.
     """
 
@@ -253,16 +253,16 @@ class Upstream:
     identity: WorkloadIdentity | None = None
 
     def url(self, route: Route) -> str:
-        """Where a request goes."""
+        """Return the URL for a request."""
         # Vertex AI has its version before the project, which is in the base URL.
         path = route.path.removeprefix("/v1beta") if self.identity else route.path
         return self.base_url.rstrip("/") + path
 
     async def credential(self) -> dict[str, str]:
-        """The header with the credential, if there is one.
+        """Return the header with the credential; empty without a credential.
 
         Raises:
-            TokenError: the cloud gives none.
+            TokenError: the cloud gives no token.
         """
         if self.identity is not None:
             return {"authorization": f"Bearer {await self.identity.token()}"}
@@ -270,12 +270,12 @@ class Upstream:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must be removed from answers."""
+        """The secrets that must be removed from answers."""
         return tuple(filter(None, (self.key, self.identity.current if self.identity else None)))
 
 
 class SilentProviderError(RequestRefusedError):
-    """A provider got a request and answered nothing; it may charge for it all the same."""
+    """A provider got a request and did not answer; it may charge for the request nevertheless."""
 
     def __init__(self) -> None:
         super().__init__(504, "The provider does not answer.")
@@ -284,7 +284,7 @@ class SilentProviderError(RequestRefusedError):
 class Providers:
     """The upstreams, and the connections to them.
 
-    aiohttp parses answers in C: of a stream of many small events, httpx takes several times the CPU time.
+    aiohttp parses answers in C. For a stream of many small events, httpx needs several times the CPU time.
     """
 
     def __init__(self, upstreams: Sequence[Upstream], session: aiohttp.ClientSession) -> None:
@@ -299,11 +299,11 @@ class Providers:
         headers: Mapping[str, str],
         body: bytes,
     ) -> aiohttp.ClientResponse:
-        """The answer of the first upstream that has one, not read yet; else that of the last.
+        """Return the first upstream's answer that is no failure, or the last one's; the body is not read yet.
 
         Raises:
-            SilentProviderError: one has the request, and does not answer in time.
-            RequestRefusedError: the last one cannot be reached.
+            SilentProviderError: an upstream got the request, and does not answer in time.
+            RequestRefusedError: the last upstream cannot be reached, or there is no token for it.
         """
         for upstream in upstreams:
             last = upstream is upstreams[-1]
@@ -343,7 +343,7 @@ class Providers:
 
 @contextlib.asynccontextmanager
 async def open_providers(upstreams: Sequence[Upstream], timeout: float) -> AsyncIterator[Providers]:
-    """Connections are kept for the next request.
+    """Open the providers, whose connections are kept for the next request.
 
     Args:
         timeout: seconds without a byte from the provider.
@@ -361,13 +361,13 @@ async def open_providers(upstreams: Sequence[Upstream], timeout: float) -> Async
 
 
 async def _parts(body: bytes) -> AsyncIterator[bytes]:
-    """As a stream: for plain bytes, aiohttp warns that a large body blocks, and buffers a copy of it."""
+    """Yield the body in parts: for plain bytes, aiohttp warns that a large body blocks, and copies it."""
     for at in range(0, len(body), _PART):
         yield body[at : at + _PART]
 
 
 def _proxy_of(url: str) -> str | None:
-    """As the environment names it. We look it up once; aiohttp would do it in a thread for each request."""
+    """Return the environment's proxy for a URL. aiohttp would look it up in a thread for each request."""
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.hostname or ""):
         return None

@@ -1,4 +1,4 @@
-"""The wire formats: their paths, credentials and errors. Pure.
+"""The wire formats: their paths, credentials and errors; no I/O.
 
 Sources: the API references of Anthropic (Messages, *Streaming*), OpenAI (Chat Completions, Responses) and
 Google (`generateContent`), November 2026.
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class RequestRefusedError(Exception):
-    """The request is not sent; the text is for the client."""
+    """The request is not passed on; the message is for the client."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -23,18 +23,18 @@ class RequestRefusedError(Exception):
 
 
 class WireFormat(StrEnum):
-    """What a client and its provider speak."""
+    """The format that a client and its provider use."""
 
     ANTHROPIC = "anthropic"
-    """Messages."""
+    """The API Messages."""
     OPENAI = "openai"
-    """Responses and Chat Completions."""
+    """The APIs Responses and Chat Completions."""
     GOOGLE = "google"
     """Gemini's `generateContent` and `streamGenerateContent`."""
 
 
 class Operation(StrEnum):
-    """What a request asks of the provider."""
+    """What a request asks the provider to do."""
 
     MESSAGES = "messages"
     CHAT_COMPLETIONS = "chat completions"
@@ -45,17 +45,17 @@ class Operation(StrEnum):
 
     @property
     def free(self) -> bool:
-        """The provider charges nothing for it."""
+        """Whether the provider charges nothing for the operation."""
         return self in (Operation.COUNT, Operation.MODELS)
 
 
 @dataclass(frozen=True)
 class Route:
-    """A known request.
+    """A request that is known by its method and path.
 
     Attributes:
-        path: below the upstream's base URL.
-        model: where the path names it.
+        path: the path below the upstream's base URL.
+        model: the model, if the path names it.
     """
 
     format: WireFormat
@@ -78,11 +78,11 @@ _MODELS = re.compile(r"/(v1|v1beta)/models(/[A-Za-z0-9][A-Za-z0-9._:-]{0,127})?"
 
 
 def route_of(method: str, path: str, headers: Mapping[str, str]) -> Route | None:
-    """Where a request goes; `None` for everything that is not a known request for a model.
+    """Return the route of a request; `None` for everything that is not a known request to a model.
 
     Args:
-        path: decoded, without the query.
-        headers: by names in lower case.
+        path: the decoded path, without the query.
+        headers: the headers, by names in lower case.
     """
     if method == "POST":
         if path in _POSTS:
@@ -100,7 +100,7 @@ def route_of(method: str, path: str, headers: Mapping[str, str]) -> Route | None
 
 
 def credential_of(headers: Mapping[str, str]) -> str:
-    """The credential that a client sent, in any vendor's header; empty without one."""
+    """Return the credential that a client sent in any vendor's header; empty if there is none."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
@@ -108,7 +108,7 @@ def credential_of(headers: Mapping[str, str]) -> str:
 
 
 def credential_header(format: WireFormat, key: str) -> tuple[str, str]:
-    """The header that carries the key to the provider."""
+    """Return the header that carries the key to the provider."""
     match format:
         case WireFormat.ANTHROPIC:
             return "x-api-key", key
@@ -135,7 +135,7 @@ _KINDS = {
 
 
 def error_body(format: WireFormat | None, status: int, message: str) -> bytes:
-    """The error as the vendor's own clients read it; without a format, as Anthropic's and OpenAI's do."""
+    """Return an error as the vendor's clients read it; without a format, as Anthropic's and OpenAI's do."""
     anthropic, openai, google = _KINDS[status]
     match format:
         case WireFormat.GOOGLE:
@@ -148,5 +148,5 @@ def error_body(format: WireFormat | None, status: int, message: str) -> bytes:
 
 
 def positive(value: Any) -> int:
-    """A whole number above 0; 0 if it is something else."""
+    """Return a whole number above 0, or 0 if the value is something else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

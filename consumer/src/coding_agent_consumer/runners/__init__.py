@@ -1,7 +1,7 @@
 """CLI coding agents: the types with which `programs` describes each of them and `agent` drives them.
 
 A runner's image is a target of consumer/runners.Dockerfile. Its program runs unmodified in the workspace. It
-reaches the model through the attempt's gateway, and has only that gateway's dummy credential.
+reaches the model through the attempt's gateway, and has only that gateway's own credential.
 
 The workspace of a further attempt is new, so no runner resumes its own session: the next attempt starts from
 the pushed branch, and the prompt says what happened before.
@@ -19,7 +19,7 @@ from coding_agent_consumer.gateway import WireFormat
 from coding_agent_consumer.workspace.protocol import HOME_FROM_TREE, ProcessSpec
 
 FOLDER = ".coding-agent"
-"""Holds instructions and images, in HOME of the workspace: no patch contains what is outside the tree."""
+"""Folder of instructions and images in the workspace's HOME: no patch contains files outside the tree."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Order:
     """What a runner's program needs to know.
 
     Attributes:
-        url: of the gateway, without a path.
-        credential: opens the gateway alone.
+        url: the gateway's URL, without a path.
+        credential: the gateway's own credential.
         context_length: tokens of the model's context.
-        max_output: tokens of its longest answer.
-        images: paths in HOME, below `FOLDER`.
+        max_output: tokens of the model's longest answer.
+        images: paths of the images in HOME, below `FOLDER`.
     """
 
     url: str
@@ -45,13 +45,13 @@ class Order:
 
     @property
     def images_from_tree(self) -> tuple[str, ...]:
-        """Their paths as a program sees them that runs in the tree's root."""
+        """The images' paths as seen from the tree's root, where the program runs."""
         return tuple(f"{HOME_FROM_TREE}/{path}" for path in self.images)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a runner's program starts, and its standard input."""
+    """A runner's program as it is started, and its standard input."""
 
     process: ProcessSpec
     input: str
@@ -59,10 +59,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class Said:
-    """Text of the model; the last one is the summary.
+    """A text of the model; the last one is the summary.
 
     Attributes:
-        continues: it continues the text before it.
+        continues: whether it continues the text before it.
     """
 
     text: str
@@ -90,7 +90,7 @@ class Returned:
 
 @dataclass(frozen=True)
 class Warned:
-    """The program complains, and goes on: for example about a setting of ours that it does not know."""
+    """The program complains but goes on, for example about a setting of ours that it does not know."""
 
     message: str
 
@@ -100,7 +100,7 @@ class Failed:
     """The program gives up.
 
     Attributes:
-        status: HTTP status of the model's answer, if it was that.
+        status: HTTP status of the model's answer, if that was the reason.
     """
 
     message: str
@@ -115,10 +115,10 @@ class Runner:
     """One CLI coding agent.
 
     Attributes:
-        launch: its command line, variables, files and input.
-        format: the wire format in which it asks the model; `None`: any.
-        events: what one JSON line of its output says; `None`: its output is plain text.
-        status_of: the HTTP status of the model's answer that an exit status stands for.
+        launch: gives the program's command line, variables, files and input.
+        format: the wire format in which the program asks the model; `None`: any format.
+        events: gives the events that a JSON line of the output stands for; `None`: the output is plain text.
+        status_of: gives the HTTP status of the model's answer that an exit status stands for.
     """
 
     name: RunnerName

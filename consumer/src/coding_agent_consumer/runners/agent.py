@@ -1,7 +1,7 @@
 """The agent that drives a CLI coding agent in the workspace.
 
 It starts the program, shows its steps as they come, ends it at the attempt's limits, and says how it ended.
-What the program spends is counted by the gateway, never from its own output.
+The gateway counts what the program spends; the program's own output does not count.
 """
 
 from __future__ import annotations
@@ -57,21 +57,21 @@ from coding_agent_consumer.workspace.protocol import (
 _logger = logging.getLogger("coding_agent.agent")
 
 _OVERTIME = 30.0
-"""Seconds after its time in which the workspace ends the program, if we cannot."""
+"""Seconds beyond the attempt's time after which the workspace ends the program, if we cannot."""
 _SUMMARY_LENGTH = 16_000
-"""Characters of the end of a plain text that are the summary."""
+"""Characters at the end of the model's last text that become the summary."""
 _PROBLEM_LENGTH = 500
 _REFUSED = {400, 401, 402, 403, 404, 405, 413, 422}
 _RETRY_AFTER = 10
-"""Seconds that a program is told to wait after a 429 that does not say it: Codex gives up without."""
+"""Seconds to wait, added to a 429 that gives none: without them Codex gives up."""
 _LINK_LENGTH = 300
 
 
 def runner_of(name: RunnerName, settings: Settings) -> Runner:
-    """The runner of this name, which is not the built-in agent's.
+    """Return the runner of this name, which must not be the built-in agent's.
 
     Raises:
-        SettingsError: it does not speak what the model's provider speaks, or has no command.
+        SettingsError: no provider speaks the runner's format, or the runner has no command.
     """
     if name is RunnerName.COMMAND:
         if not settings.consumer.command:
@@ -89,7 +89,7 @@ def runner_of(name: RunnerName, settings: Settings) -> Runner:
 
 
 def section_of(runner: Runner, settings: Settings) -> OpenAI | Anthropic | Google | Ollama | LMStudio:
-    """The settings of the model that a runner's program asks for: those of the service with its format."""
+    """Return the settings of the model for a runner's program: those of the service with its format."""
     llm = settings.llm
     own = runner.format is None or runner.format is model_spec(settings).wire_format
     section: OpenAI | Anthropic | Google | Ollama | LMStudio
@@ -138,7 +138,7 @@ class CliAgent:
         try:
             async with workspace.start(start, timeout=timeout + _OVERTIME) as process:
                 await process.write(launch.input.encode("utf-8", "replace"), end=True)
-                # A program that says nothing is stopped too.
+                # At the limit, a program that says nothing is stopped too.
                 await first_of(self._follow(process, record), self._gateway.too_many.wait())
                 if self._gateway.too_many.is_set():
                     return Outcome(
@@ -160,7 +160,7 @@ class CliAgent:
         )
 
     async def _follow(self, process: RunningProcess, record: _Record) -> None:
-        """Follow its output to the end."""
+        """Follow the program's output to its end."""
         async for line in process.lines():
             for event in events_of(self._runner, line):
                 await record.add(event)
@@ -168,7 +168,7 @@ class CliAgent:
 
 
 def files_of(images: Sequence[Image]) -> dict[str, bytes]:
-    """The images by their path in HOME. Their links are other people's text, and name nothing."""
+    """Return the images by their path in HOME. Links are other people's text, so no path is made of them."""
     return {
         f"{FOLDER}/images/{number}.{image.media_type.rpartition('/')[2]}": image.data
         for number, image in enumerate(images, 1)
@@ -176,7 +176,7 @@ def files_of(images: Sequence[Image]) -> dict[str, bytes]:
 
 
 def note_about(images: Sequence[Image]) -> str:
-    """Names the files in the prompt; empty without images."""
+    """Return a text for the prompt that names the images' files; empty without images."""
     if not images:
         return ""
     lines = [
@@ -188,7 +188,7 @@ def note_about(images: Sequence[Image]) -> str:
 
 
 def events_of(runner: Runner, line: bytes) -> Iterator[Event]:
-    """What a line of a runner's output says; an unknown line says nothing."""
+    """Yield the events that a line of a runner's output stands for; an unknown line gives none."""
     text = line.decode("utf-8", "replace")
     if runner.events is None:
         yield Said(f"{text}\n", continues=True)
@@ -204,12 +204,12 @@ def events_of(runner: Runner, line: bytes) -> Iterator[Event]:
 def outcome_of_end(
     runner: Runner, result: ProcessResult, failure: Failed | None, words: str, *, requests: int
 ) -> Outcome:
-    """How the attempt ended, from the way the program ended.
+    """Return the attempt's outcome, by the way in which the program ended.
 
     Args:
-        failure: it gave up, and said nothing after that.
+        failure: why the program gave up, if the model said nothing after that.
         words: the last text of the model.
-        requests: that it made to the model through the gateway.
+        requests: number of requests that the program made to the model through the gateway.
     """
     if result.truncated:
         return Outcome(
@@ -251,18 +251,18 @@ def outcome_of_end(
 
 
 def _end_of(errors: str) -> str:
-    """The last lines of a standard error that say something."""
+    """Return the last lines of a standard error that are not empty."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     return " ".join(lines[-3:])
 
 
 @dataclass
 class _Record:
-    """Writes what happens to the transcript and shows it as steps.
+    """Writes events to the transcript and shows them as steps.
 
     Attributes:
         words: the last text of the model.
-        failure: the program gave up, and the model said nothing since.
+        failure: why the program gave up, if the model has said nothing since.
     """
 
     transcript: Transcript
@@ -304,7 +304,7 @@ class _Record:
                 self.failure = event
 
     async def flush(self) -> None:
-        """End a text that came in pieces."""
+        """Record a text that came in pieces and is complete now."""
         text = "".join(self._text)
         self._text.clear()
         if text.strip():

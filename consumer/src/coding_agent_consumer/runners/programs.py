@@ -1,6 +1,6 @@
-"""What we know about each CLI coding agent: how its program starts, and what its output says.
+"""What we know about each CLI coding agent: how its program is started, and what its output says.
 
-The facts come from each program's own documentation, and from what it wrote when it was tried in the version
+The facts come from each program's own documentation, and from its output when it was tried in the version
 named here.
 """
 
@@ -29,23 +29,23 @@ from coding_agent_consumer.runners import (
 from coding_agent_consumer.workspace.protocol import HOME_FROM_TREE, ProcessSpec
 
 _INSTRUCTIONS = f"{FOLDER}/instructions.md"
-"""A file, because Linux takes 128 KiB for one argument or variable: execve(2), MAX_ARG_STRLEN."""
+"""The instructions are in a file, as Linux limits an argument or variable to 128 KiB: execve(2)."""
 
 _CLAUDE_SIZES = ("HAIKU", "SONNET", "OPUS", "FABLE")
 _CLAUDE_SMALLEST_WINDOW = 100_000
-"""Tokens. It raises a smaller window to this one, and warns."""
+"""Tokens. Claude Code raises a smaller window to this, and warns."""
 
 
 def _start_claude_code(order: Order) -> Launch:
-    """Claude Code 2.1.332; documented in *Headless mode*, *Settings* and *Environment variables*.
+    """Start Claude Code 2.1.332; documented in *Headless mode*, *Settings* and *Environment variables*.
 
     It reports a refused request as `subtype: success` with `is_error: true`, and invents prices for models
-    that it does not know. We read neither. It takes a model service, hooks and permissions from the
-    repository's `.claude` over what its environment says, unless only the user's settings are its source.
-    The same option leaves out the instructions, skills and helpers of the branch.
+    that it does not know. We read neither. The model service, hooks and permissions of the repository's
+    `.claude` override its environment, unless only the user's settings are its source. The same option leaves
+    out the instructions, skills and helpers of the branch.
 
-    It compacts before its window is full. `CLAUDE_CODE_MAX_CONTEXT_TOKENS` is the window of a model that it
-    does not know by name, and `CLAUDE_CODE_AUTO_COMPACT_WINDOW` that of any model, but at most the model's.
+    It compacts before its window is full. `CLAUDE_CODE_MAX_CONTEXT_TOKENS` is the window of a model whose
+    name it does not know. `CLAUDE_CODE_AUTO_COMPACT_WINDOW` sets that of any model, up to the model's own.
     """
     arguments = (
         *("claude", "-p", "--output-format", "stream-json", "--verbose"),
@@ -56,7 +56,7 @@ def _start_claude_code(order: Order) -> Launch:
     env = {
         "ANTHROPIC_BASE_URL": order.url,
         "ANTHROPIC_AUTH_TOKEN": order.credential,
-        # It gives small work and its helpers other models than the one that it is told to use.
+        # Without these, it uses other models than the given one for small work and for its helpers.
         **{f"ANTHROPIC_DEFAULT_{size}_MODEL": order.model for size in _CLAUDE_SIZES},
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(order.context_length),
@@ -65,7 +65,7 @@ def _start_claude_code(order: Order) -> Launch:
         "DISABLE_AUTOUPDATER": "1",
         "DISABLE_ERROR_REPORTING": "1",
         "DISABLE_TELEMETRY": "1",
-        "IS_SANDBOX": "1",  # else it refuses to work as root, which it is in some images
+        "IS_SANDBOX": "1",  # without this it refuses to work as root, its user in some images
     }
     if order.context_length >= _CLAUDE_SMALLEST_WINDOW:
         env["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] = str(order.context_length)
@@ -101,20 +101,20 @@ def _claude_code_result(part: Mapping[str, Any]) -> str:
 
 _CODEX_KEY = "CODING_AGENT_GATEWAY"
 _CODEX_STATUS = re.compile(r"status:? (\d{3})\b")
-# As it finds skills in a prompt: `$name`, and `[$name](path)`, also with `skill://` before the path.
+# Codex finds skills in a prompt in this way: `$name`, and `[$name](path)`, also with `skill://path`.
 _CODEX_SKILL = re.compile(r"\$([A-Za-z0-9_:-]+)")
 _CODEX_SKILL_FILE = re.compile(r"\[\$[^\]]{0,1000}\]\s{0,9}\(\s{0,9}(?:skill://)?([^)]{1,4000})\)")
 
 
 def _start_codex(order: Order) -> Launch:
-    """Codex 0.171.0; documented in *Non-interactive mode* and *config.toml*.
+    """Start Codex 0.171.0; documented in *Non-interactive mode* and *config.toml*.
 
-    One stream left out a command that had run, so nothing is counted here. It ignores the `.codex` of a
-    repository that it was not told to trust. Of its two kinds of retries, those of a request multiply those
-    of a stream, which also follow a 429 if the answer says how long to wait; the gateway sees to that.
+    One stream left out a command that had run, so nothing is counted by its output. It ignores the `.codex`
+    of a repository that it was not told to trust. It retries requests and streams, and the two numbers
+    multiply. A stream is retried after a 429 only if the answer says how long to wait; the gateway adds that.
 
     It adds instructions and skills of the branch to the prompt. Two settings leave them out, except for a
-    skill that the prompt names as `$name` or by its path: each of those is disabled by itself.
+    skill that the prompt names as `$name` or by its path: each of these is disabled separately.
     """
     settings = {
         "model": order.model,
@@ -149,7 +149,7 @@ def _start_codex(order: Order) -> Launch:
 
 
 def _disabled_skills(prompt: str) -> str:
-    """TOML that disables each skill that a prompt could name: Codex has no setting that disables all."""
+    """Return TOML that disables each skill that a prompt could name: no setting of Codex disables all."""
     names = sorted({found[1] for found in _CODEX_SKILL.finditer(prompt)})
     paths = sorted({found[1].strip() for found in _CODEX_SKILL_FILE.finditer(prompt)})
     selectors = [f"name = {_toml(name)}" for name in names] + [f"path = {_toml(path)}" for path in paths]
@@ -159,8 +159,8 @@ def _disabled_skills(prompt: str) -> str:
 def _toml(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name} = {_toml(entry)}" for name, entry in value.items()) + "}"
-    # Strings, numbers, booleans and lists of strings are written alike, except that TOML has no surrogates
-    # and escapes DEL.
+    # JSON and TOML write strings, numbers, booleans and lists of strings alike, except that TOML has no
+    # surrogates and escapes DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -168,7 +168,7 @@ def _codex_events(line: Mapping[str, Any]) -> Iterator[Event]:
     if line.get("type") == "turn.failed":
         message = _text(_fields(line.get("error")).get("message"))
         found = _CODEX_STATUS.search(message)
-        # Without a status it could not reach the model, or the stream broke.
+        # Without a status, Codex could not reach the model, or the stream broke.
         yield Failed(message, int(found[1]) if found else 503)
         return
     item = _fields(line.get("item"))
@@ -217,12 +217,12 @@ delete process.env.NODE_OPTIONS; // its commands are not concerned
 
 
 def _start_gemini(order: Order) -> Launch:
-    """Gemini CLI 0.61.0; documented in *Configuration*, *Trusted folders* and *Headless mode*.
+    """Start Gemini CLI 0.61.0; documented in *Configuration*, *Trusted folders* and *Headless mode*.
 
     It retries for more than 45 s when a provider answers 429 or 5xx. It assumes a context of 1M tokens for
     every model. Its `model.compressionThreshold` shortens only what came before the last prompt, and an
-    attempt has one prompt. It sends an image that the prompt names after an `@`, if its folder is one of its
-    workspace.
+    attempt has one prompt. It sends an image that the prompt names after an `@`, if the image's folder is one
+    of its workspace.
     """
     settings = {
         "security": {"auth": {"selectedType": "gemini-api-key"}},
@@ -243,7 +243,7 @@ def _start_gemini(order: Order) -> Launch:
         arguments += ["--include-directories", f"{HOME_FROM_TREE}/{FOLDER}"]
     files = {".gemini/settings.json": json.dumps(settings), _GEMINI_PRELOAD_FILE: _GEMINI_PRELOAD}
     shown = " ".join(f"@{path}" for path in order.images_from_tree)
-    # It has no option for further instructions; a file would replace its own system prompt.
+    # Gemini CLI has no option for further instructions; a file would replace its own system prompt.
     text = "\n\n".join(filter(None, (order.instructions, order.prompt, shown)))
     return Launch(ProcessSpec(tuple(arguments), env, files), text)
 
@@ -267,7 +267,7 @@ def _gemini_events(line: Mapping[str, Any]) -> Iterator[Event]:
 
 
 def _gemini_status(exit_code: int) -> int | None:
-    """Its exit status is the HTTP status, of which the system keeps the lower eight bits: 402 becomes 146."""
+    """Return the HTTP status of an exit status, which is its lower eight bits: 402 becomes 146."""
     return exit_code + 256 if 400 - 256 <= exit_code <= 255 else None
 
 
@@ -294,11 +294,11 @@ _OPENCODE_FILES = {
 
 
 def _start_opencode(order: Order) -> Launch:
-    """OpenCode 1.18.33; documented in *CLI* and *Config*.
+    """Start OpenCode 1.18.33; documented in *CLI* and *Config*.
 
     It retries for more than 45 s when a provider answers 429 or 5xx. It does not limit its requests. Without
-    `limit` it asks for 32,000 tokens of output, and never compacts. Its agents and plugins in the repository
-    choose a model of their own, over what the environment says, unless its configuration is left out.
+    `limit` it asks for 32,000 tokens of output, and never compacts. Unless the repository's configuration is
+    left out, agents and plugins in it can choose another model than the environment.
     """
     model = f"gateway/{order.model}"
     facts: dict[str, Any] = {
@@ -342,7 +342,7 @@ def _opencode_events(line: Mapping[str, Any]) -> Iterator[Event]:
         case "text":
             yield Said(_text(part.get("text")))
         case "tool_use":
-            # It writes this when the tool has ended.
+            # OpenCode writes this when the tool has ended.
             state, name, tool = _fields(part.get("state")), _text(part.get("callID")), part.get("tool")
             failed = state.get("status") == "error"
             yield Called(name, _text(tool), _fields(state.get("input")))
@@ -368,11 +368,11 @@ RUNNERS: Mapping[RunnerName, Runner] = {
 
 
 def command_runner(command: Sequence[str]) -> Runner:
-    """Any other program, by the command line of `consumer.command`.
+    """Return a runner for any other program, by the command line of `consumer.command`.
 
-    It gets the prompt on its standard input, the gateway in the environment variables that most clients
-    read, and the instructions and images in files. Its output is the log of its work, and the end of the
-    output is the summary.
+    The program gets the prompt on its standard input, the gateway in the environment variables that most
+    clients read, and the instructions and images in files. Its output is the log of its work, and the end of
+    the output is the summary.
     """
 
     def launch(order: Order) -> Launch:
@@ -395,15 +395,15 @@ def command_runner(command: Sequence[str]) -> Runner:
 
 
 def _text(value: Any) -> str:
-    """A field that should be text."""
+    """Return a field that should be text; empty if it is not."""
     return value if isinstance(value, str) else ""
 
 
 def _fields(value: Any) -> Mapping[str, Any]:
-    """A field that should be an object."""
+    """Return a field that should be an object; empty if it is not."""
     return value if isinstance(value, Mapping) else {}
 
 
 def _list(value: Any) -> list[Mapping[str, Any]]:
-    """A field that should be a list of objects."""
+    """Return the objects in a field that should be a list of objects."""
     return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []

@@ -1,8 +1,8 @@
 """The workspace program: `python -m coding_agent_consumer.workspace --socket PATH --root DIR`.
 
-It starts the server isolated, and kills everything that is left when either ends. It needs only the standard
-library, git and a shell, so it can be copied into any image. Its standard output is one line of JSON: how it
-is isolated once it is ready, or why it cannot start.
+It starts the server in isolation, and kills all remaining processes when either of the two ends. It needs
+only the standard library, git and a shell, so it can be copied into any image. Its standard output is one
+line of JSON: how the server is isolated, once it is ready, or why it cannot start.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 import signal
 
 if __name__ == "__main__":
-    # Before the imports below, which take time: the kernel drops SIGTERM for a container's first process
-    # that has no handler. The pod starts it with SIGTERM blocked (docs/decisions/0019).
+    # This comes before the imports below, which take time: the kernel drops a SIGTERM for a container's first
+    # process if it has no handler. The pod starts it with SIGTERM blocked (docs/decisions/0019).
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
@@ -33,7 +33,7 @@ from coding_agent_consumer.workspace.server import ServerOptions, WorkspaceServe
 
 _START_SECONDS = 20
 _MAX_SESSIONS = 64
-"""At a time. The agent has one; commands may connect too."""
+"""Sessions at a time. The agent has one; commands may connect too."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Options:
 
 
 def supervise(options: Options, isolation: str, *, lifeline: bool, report: Callable[..., None]) -> int:
-    """Start the server and wait until it or this process has to end; returns the exit status.
+    """Start the server, wait until it or this process has to end, and return the exit status.
 
     Args:
         isolation: `auto`, `namespaces` or `none`.
-        lifeline: also end when standard input is closed.
-        report: is called with `isolation` and `warning`, or with `failed`.
+        lifeline: whether to end also when standard input is closed.
+        report: called with `isolation` and `warning`, or with `failed`.
     """
     wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -75,7 +75,7 @@ def supervise(options: Options, isolation: str, *, lifeline: bool, report: Calla
         else:
             report(failed=warning if isolation == "namespaces" else failure)
             return 1
-        # Commands may run as the same user: they must not reach the sessions.
+        # Commands may run as the same user, and must not reach the sessions.
         linux.forbid_inspection()
         with sessions:
             _pass_sessions(
@@ -100,7 +100,7 @@ def _pass_sessions(
 ) -> None:
     """Accept sessions and pass them to the server, until the server ends or we have to.
 
-    We keep them open too: a client must see the end of its session only when every command has ended.
+    We keep the sessions open too: a client must not see its session end before every command has ended.
     """
     server.setblocking(False)
     poll = select.poll()
@@ -124,7 +124,7 @@ def _pass_sessions(
                         continue
                     socket.send_fds(server, [b"\0"], [session.fileno()])
                     held[session.fileno()] = session
-                    poll.register(session, 0)  # only its end: what arrives is for the server
+                    poll.register(session, 0)  # we wait only for its end: what arrives is for the server
             else:
                 poll.unregister(descriptor)
                 held.pop(descriptor).close()
@@ -143,7 +143,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def _start(options: Options, isolation: str, sessions: socket.socket) -> tuple[int, str]:
-    """Fork the server; returns its process id, and why it failed, or an empty string."""
+    """Fork the server. Return its process id, and why it failed, or an empty string."""
     read, write = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
     pid = os.fork()
@@ -208,7 +208,7 @@ def _run_server(options: Options, isolation: str, parent: int, report: int, sess
 
 
 def _first_process(options: Options, own_user: bool, report: int, sessions: socket.socket) -> None:
-    """PID 1 of the new namespaces: when it ends, everything in them ends."""
+    """Be PID 1 of the new namespaces: when it ends, everything in them ends."""
     linux.die_with_parent()
     folders = sandbox.enter_view(options.folders, options.readable, options.hidden)
     sandbox.drop_rights(None if own_user else options.uid, capabilities=True)
@@ -269,7 +269,7 @@ def _print_line(**fields: object) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until stopped, or, with `--lifeline`, until standard input is closed."""
+    """Serve until the program is stopped, or, with `--lifeline`, until standard input is closed."""
     arguments = _arguments(argv)
     os.umask(0o022)
     linux.adopt_orphans()

@@ -1,4 +1,4 @@
-"""The agent's client of a workspace, over its socket. Answers are bounded, and never trusted."""
+"""The agent's client of a workspace, over a socket. It limits answers in size, and never trusts them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from coding_agent_consumer.workspace.protocol import (
 _logger = logging.getLogger("coding_agent.workspace")
 
 _EXCHANGE_SECONDS = 400.0
-"""For an operation that runs git in the workspace, where git has 300 s."""
+"""Limit of an operation that runs git in the workspace, where git has 300 s."""
 _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = END_SECONDS + 20.0
-"""Added to a command's own time: to start it, to kill it, to answer."""
+"""Added to a command's own time, for the start, the killing and the answer."""
 _POLL_SECONDS = 0.2
 _MAX_REFUSAL = 4000
 _MAX_COMMAND_SECONDS = 1e6
@@ -50,16 +50,17 @@ Send = Callable[[asyncio.StreamWriter], Awaitable[None]]
 class WorkspaceClient:
     """A workspace behind a Unix socket; implements `Workspace`.
 
-    It runs one exchange at a time. Cancelling an exchange kills its command.
+    The client runs one exchange at a time. Cancelling an exchange kills its command.
 
-    The socket's path is used once, before any command runs: a command can put a socket of its own there. Each
-    exchange has a socket pair, one end of which is passed over that first connection, the *session*. Only the
-    end of the program that serves it closes the session, and then the path is used again.
+    The socket's path is used once, before any command runs, because a command can put a socket of its own
+    there. This first connection is the *session*. Each exchange has a socket pair, one end of which is passed
+    over the session. Only the end of the program that serves the session closes it, and then the path is used
+    again.
 
     Args:
         restart_patience: seconds to wait for a container that restarts; 0 if nothing restarts the program.
-        restarts: gets a line each time that the program was started again, from a process that no command
-            can end; `None`: the end of the session shows that all commands have ended too.
+        restarts: gets a line each time that the program is started again, from a process that no command can
+            end; `None`: the end of the session shows that all commands have ended too.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class WorkspaceClient:
         """Wait until the workspace answers.
 
         Raises:
-            WorkspaceGoneError: it does not answer within `patience` seconds.
+            WorkspaceGoneError: the workspace does not answer within `patience` seconds.
         """
         deadline = Deadline.after(patience)
         while True:
@@ -127,7 +128,7 @@ class WorkspaceClient:
                 await asyncio.get_running_loop().sock_connect(session, str(self._path))
         except BaseException as error:
             session.close()
-            if isinstance(error, OSError):  # also out of time
+            if isinstance(error, OSError):  # or a TimeoutError, which is one
                 raise WorkspaceGoneError("The workspace is gone: its socket is closed.") from error
             raise
         self._session = session
@@ -233,7 +234,7 @@ class WorkspaceClient:
         try:
             await self._ask(header, before + new.encode("utf-8", "replace"))
         except WorkspaceGoneError as error:
-            # Not repeated: the edit may have been made.
+            # The request is not repeated, because the edit may have been made.
             reason = await self._reconnect(error)
             raise WorkspaceRefusedError(f"{reason} Check whether {path} was edited.") from error
 
@@ -253,7 +254,7 @@ class WorkspaceClient:
     async def _ask_again(
         self, header: dict[str, Any], body: bytes = b"", **options: Any
     ) -> tuple[dict[str, Any], bytes]:
-        """Run an operation that can be repeated; once more if the workspace restarted during it."""
+        """Run an operation that can be repeated, and repeat it if the workspace restarted meanwhile."""
         try:
             return await self._ask(header, body, **options)
         except WorkspaceGoneError as error:
@@ -261,10 +262,10 @@ class WorkspaceClient:
             return await self._ask(header, body, **options)
 
     async def _reconnect(self, error: WorkspaceGoneError) -> str:
-        """Wait until the workspace answers again; why it did not, as a sentence for the model.
+        """Wait until the workspace answers again. Return a text for the model that says why it did not.
 
         Raises:
-            WorkspaceGoneError: nothing restarts it, or it does not answer in time.
+            WorkspaceGoneError: nothing restarts the workspace, or it does not answer in time.
         """
         if not self.restart_patience:
             raise error
@@ -285,11 +286,11 @@ class WorkspaceClient:
         timeout: float = _EXCHANGE_SECONDS,
         limit: int = 0,
     ) -> tuple[dict[str, Any], bytes]:
-        """One exchange.
+        """Send one request and return its answer.
 
         Raises:
-            WorkspaceRefusedError: the workspace refuses, or the request is too large for it.
-            WorkspaceGoneError: it does not answer, or its answer is not valid.
+            WorkspaceRefusedError: the workspace refuses the request, or the request is too large.
+            WorkspaceGoneError: the workspace does not answer, or its answer is not valid.
         """
         length = len(body) if length is None else length
         most = wire.BODY_LIMITS[header["op"]]
@@ -333,7 +334,7 @@ class WorkspaceClient:
         try:
             yield reader, writer
         finally:
-            writer.transport.abort()  # at once, even with data unsent: the server then kills the command
+            writer.transport.abort()  # close at once, even with data unsent: the server kills the command
 
 
 def _is_closed(session: socket.socket) -> bool:
@@ -358,7 +359,7 @@ def _as_gone() -> Iterator[None]:
     """Report a broken connection, or an invalid answer, as a workspace that is gone."""
     try:
         yield
-    except TimeoutError:  # an OSError too, but the caller knows how long it waited
+    except TimeoutError:  # this is an OSError too, but the caller knows how long it waited
         raise
     except (OSError, asyncio.IncompleteReadError) as error:
         raise WorkspaceGoneError("The workspace is gone: its process or its socket closed.") from error

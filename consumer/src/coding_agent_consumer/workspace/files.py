@@ -1,4 +1,4 @@
-"""The folders of a workspace, and file operations: only below the tree, on regular files, bounded in size."""
+"""A workspace's folders, and operations on regular files below its tree, which are limited in size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class WorkspaceFolders:
 
     @staticmethod
     def below(root: Path, *, private_tmp: bool = False) -> WorkspaceFolders:
-        """With `private_tmp` the workspace has its own `/tmp`."""
+        """Return the folders below a root; with `private_tmp` the workspace has its own `/tmp`."""
         return WorkspaceFolders(root, Path("/tmp") if private_tmp else root / "tmp")  # noqa: S108 - a mount of our own
 
     @property
@@ -42,17 +42,17 @@ class WorkspaceFolders:
 
     @property
     def home(self) -> Path:
-        """HOME of the commands; outside the tree, so that no patch contains what tools write there."""
+        """The commands' HOME. It is outside the tree, so that no patch contains what tools write there."""
         return self.root / "home"
 
     @property
     def git(self) -> Path:
-        """The repository with the seeded commit; commands work with the tree's own `.git`."""
+        """The repository with the seeded commit; commands use the tree's own `.git`."""
         return self.root / "git"
 
     @property
     def seeded(self) -> Path:
-        """Exists once seeding is complete; a copy of the repository's configuration."""
+        """A copy of the repository's configuration, which exists once seeding is complete."""
         return self.root / "seeded"
 
     def make(self) -> None:
@@ -64,11 +64,11 @@ class WorkspaceFolders:
 def command_environment(
     folders: WorkspaceFolders, search_path: str, inherited: Mapping[str, str], keep: tuple[str, ...] = ()
 ) -> dict[str, str]:
-    """The environment of a command: fixed variables and those that the image's maker wants to keep.
+    """Return a command's environment: fixed variables, and those of the workspace program to keep.
 
     Args:
-        inherited: environment of the workspace program.
-        keep: names to copy from it, e.g. `JAVA_HOME` in a toolchain image; `*`: all.
+        inherited: the environment of the workspace program.
+        keep: names of variables to copy from it, e.g. `JAVA_HOME` in a toolchain image; `*`: all.
     """
     fixed = {
         "PATH": search_path,
@@ -92,7 +92,7 @@ def command_environment(
 
 
 def usable_path(candidates: Iterable[str]) -> str:
-    """PATH from the folders that exist, without repetition, in their order."""
+    """Return a PATH of the folders that exist, without repetitions, in their order."""
     seen: dict[str, None] = {}
     for folder in [*candidates, *STANDARD_PATH]:
         if folder.startswith("/") and os.access(folder, os.X_OK) and os.path.isdir(folder):
@@ -103,8 +103,8 @@ def usable_path(candidates: Iterable[str]) -> str:
 def remove(folder: Path) -> None:
     """Remove a folder with all that is in it; links are not followed, and what cannot be removed stays.
 
-    `rm` because `shutil.rmtree` recurses: before Python 3.13 some 1,000 nested folders end it with a
-    RecursionError.
+    This runs `rm`, because `shutil.rmtree` is recursive: before Python 3.13, it ends with a RecursionError at
+    about 1,000 nested folders.
     """
     _run("rm", "-rf", "--", str(folder))
     if folder.exists() and os.geteuid() != 0:
@@ -119,16 +119,16 @@ def _run(*command: str) -> None:
 
 
 def cut_end(text: str, limit: int) -> str:
-    """The first `limit` characters, with a mark if the text was cut."""
+    """Return the first `limit` characters of a text, with a mark if it was cut."""
     return text if len(text) <= limit else text[:limit] + "…"
 
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Interrupt the block when its time is over; for the main thread, without another alarm.
+    """Interrupt the block when its time is over. Use it in the main thread, without another alarm.
 
     Raises:
-        TimeoutError: it was interrupted.
+        TimeoutError: the block was interrupted.
     """
 
     def interrupt(*_: object) -> None:
@@ -146,10 +146,11 @@ def deadline(seconds: float) -> Iterator[None]:
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a file, whatever a command has put in its place.
 
-    The name is replaced, never opened: opening a FIFO would wait for a reader, and a link would be followed.
+    The name is replaced and never opened: opening a FIFO would wait for a reader, and a link would be
+    followed.
 
     Raises:
-        OSError: it cannot be written; a folder of that name is in the way.
+        OSError: the file cannot be written, e.g. because there is a folder of that name.
     """
     descriptor, name = tempfile.mkstemp(prefix=".write-", dir=path.parent)
     try:
@@ -164,12 +165,12 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def special_files(folder: Path, *, names: Collection[str] | None = None) -> Iterator[str]:
-    """Paths below a folder that are FIFOs, sockets or devices: a program that opens a FIFO waits without end.
+    """Yield FIFOs, sockets and devices below a folder: a program that opens a FIFO would wait forever.
 
     Args:
-        names: only files with these names; links to something special then count too.
+        names: yield only files with these names; links to special files then count too.
     """
-    waiting = [str(folder)]  # no recursion, so that no depth of folders stops it
+    waiting = [str(folder)]  # a list and no recursion, so that deeply nested folders do no harm
     while waiting:
         with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
@@ -183,7 +184,7 @@ def special_files(folder: Path, *, names: Collection[str] | None = None) -> Iter
 
 
 def resolve(tree: Path, path: str) -> Path:
-    """The real path, with links followed; it must be below the tree.
+    """Return the real path, with links followed; it must be below the tree.
 
     No command runs during a file operation, so nothing can be swapped in between.
 
@@ -205,7 +206,7 @@ def resolve(tree: Path, path: str) -> Path:
 
 
 def read_bytes(tree: Path, path: str) -> bytes:
-    """A regular file's contents.
+    """Return a regular file's content.
 
     Raises:
         RefusalError: the file does not exist, is not a regular file, or is too large.
@@ -236,11 +237,11 @@ def read_bytes(tree: Path, path: str) -> bytes:
 
 
 def read_lines(tree: Path, path: str, start_line: int, line_count: int | None, limit: int) -> str:
-    """Numbered lines of a text file, with a note if lines were omitted.
+    """Return numbered lines of a text file, with a note if lines were omitted.
 
     Args:
-        start_line: from 1.
-        line_count: `None`: all.
+        start_line: the first line; the file's first line is 1.
+        line_count: how many lines; `None`: as many as possible.
         limit: characters of the answer.
     """
     data = read_bytes(tree, path)
@@ -271,10 +272,10 @@ def read_lines(tree: Path, path: str, start_line: int, line_count: int | None, l
 
 
 def write(tree: Path, path: str, data: bytes) -> None:
-    """Create or replace a file, with its parent folders; an existing file keeps its mode.
+    """Create or replace a file, and create its parent folders; an existing file keeps its mode.
 
     Raises:
-        RefusalError: it cannot be written.
+        RefusalError: the file cannot be written.
     """
     target = resolve(tree, path)
     shown = cut_end(path, 200)

@@ -1,9 +1,11 @@
 """PID 1 of a workspace container that serves task after task, as in docker compose.
 
-`python -m coding_agent_consumer.workspace.gate --folder DIR --root DIR`: a connection to `DIR/gate` is a
-task. The consumer sends a line of JSON, the variables of the task's commands. While the connection is open, a
-workspace serves on `DIR/workspace`. When either side closes it, all processes and
-files of the task are removed, so the next task gets an empty workspace. It serves one task at a time.
+`python -m coding_agent_consumer.workspace.gate --folder DIR --root DIR` serves one task at a time:
+
+1. A consumer connects to `DIR/gate`, and sends the variables of the task's commands as a line of JSON.
+2. While the connection is open, a workspace serves on `DIR/workspace`.
+3. When either side closes the connection, all processes and files of the task are removed, so that the next
+   task gets an empty workspace.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import os
 import signal
 
 if __name__ == "__main__":
-    # Before the imports below, which take time: the kernel drops SIGTERM for a container's first process
-    # that has no handler. The service starts it with SIGTERM blocked (docs/decisions/0019).
+    # This comes before the imports below, which take time: the kernel drops a SIGTERM for a container's first
+    # process if it has no handler. The service starts it with SIGTERM blocked (docs/decisions/0019).
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
@@ -39,12 +41,12 @@ WORKSPACE = "workspace"
 """Name of the socket of the task's workspace."""
 _ENVIRONMENT_SECONDS = 10.0
 _MAX_ENVIRONMENT = 64 * 1024
-"""Bytes of the consumer's line."""
+"""Bytes of the consumer's line of JSON."""
 
 
 @dataclass(frozen=True)
 class TaskFolders:
-    """Folders that are emptied after each task; `sockets` is shared with the consumer's container."""
+    """The folders that are emptied after each task; `sockets` is shared with the consumer's container."""
 
     sockets: Path
     root: Path
@@ -65,7 +67,7 @@ def serve_task(folders: TaskFolders, workspace: Sequence[str]) -> None:
     """Wait for a consumer, serve its task to the end, and remove everything that the task left.
 
     Args:
-        workspace: command line of the workspace program, which ends when its standard input is closed.
+        workspace: the command line of the workspace program, which ends when its standard input is closed.
     """
     try:
         folders.empty()
@@ -88,18 +90,18 @@ def _clear(folders: TaskFolders) -> None:
 
 
 def _read_environment(connection: socket.socket) -> dict[str, str]:
-    """The variables that the consumer wants for the commands.
+    """Read the variables that the consumer wants for the commands.
 
     Raises:
-        OSError: it went away, or sent nothing for 10 s.
-        ValueError: it sent something else.
+        OSError: the consumer disconnected, or sent nothing for 10 s.
+        ValueError: the consumer sent something else.
     """
     connection.settimeout(_ENVIRONMENT_SECONDS)
     with connection.makefile("rb") as file:
         sent = json.loads(file.readline(_MAX_ENVIRONMENT))
     connection.settimeout(None)
     if not isinstance(sent, dict):
-        raise ValueError("the variables are not an object")  # noqa: TRY004 - as with what is not JSON
+        raise ValueError("the variables are not an object")  # noqa: TRY004 - as for text that is not JSON
     return {str(name): str(value) for name, value in sent.items()}
 
 
@@ -108,8 +110,8 @@ def _run_workspace(
 ) -> None:
     """Keep a workspace running while the connection is open; restart it when it has run out of memory.
 
-    The consumer gets a line each time that it was started: from then on the socket is the workspace's
-    own, not one that a command has put there.
+    The consumer gets a line each time that the workspace was started: from then on the socket is the
+    workspace's own, and not one that a command has put there.
     """
     arguments = [*workspace, *(word for name in environment for word in ("--keep-env", name))]
     variables = {**os.environ, **environment}
@@ -123,7 +125,7 @@ def _run_workspace(
                 connection.sendall(line or b'{"failed": "its program ended at once"}\n')
             started = line.startswith(b'{"isolation"')
             if not started or _consumer_disconnected(connection.fileno(), process.stdout.fileno()):
-                # Before the pipes are closed, because a command can hold them open.
+                # This comes before the pipes are closed, because a command can hold them open.
                 end_descendants()
                 return
         end_descendants()
@@ -149,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments, more = parser.parse_known_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    # Commands run as the same user: they must not inspect or control this process.
+    # Commands run as the same user, and must not inspect or control this process.
     linux.forbid_inspection()
     linux.adopt_orphans()
     folders = TaskFolders(arguments.folder.resolve(), arguments.root.resolve(), tuple(arguments.clear))
@@ -164,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Cannot serve workspaces: {error}", file=sys.stderr)
         return 1
     finally:
-        # Again: a SIGTERM that arrives just before `serve_task` defers it interrupts the clearing there.
+        # Clear again: a SIGTERM just before `serve_task` defers signals interrupts the clearing there.
         _clear(folders)
 
 

@@ -1,4 +1,4 @@
-"""What the init containers of a pod copy, without secrets, before the workspace starts.
+"""Copy files in a pod's init containers, without secrets, before the workspace starts.
 
     python -m coding_agent_consumer.workspace.init_containers program FOLDER
     python -m coding_agent_consumer.workspace.init_containers packages FROM TO
@@ -8,8 +8,8 @@ git, their shared libraries and the dynamic loader. Started through that loader,
 no git and no particular C library in the image; only the commands need `/bin/sh`.
 
 `packages` copies a repository's shared package cache for an attempt that may not write to it. The folder of a
-package manager is copied whole or not at all: part of an unpacked package would be taken for the package.
-Whatever happens, it exits 0, because without a copy, packages are downloaded.
+package manager is copied completely or not at all, because a part of an unpacked package could pass for the
+package. It always exits with 0, because without a copy, packages are downloaded.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import os
 import signal
 
 if __name__ == "__main__":
-    # Before the imports below, which take time: the kernel drops SIGTERM for a container's first process
-    # that has no handler. The pod starts it with SIGTERM blocked (docs/decisions/0019).
+    # This comes before the imports below, which take time: the kernel drops a SIGTERM for a container's first
+    # process if it has no handler. The pod starts it with SIGTERM blocked (docs/decisions/0019).
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
@@ -40,23 +40,23 @@ _NOT_COPIED = shutil.ignore_patterns(
 )
 _LOADER_SECONDS = 60.0
 _NEEDED = re.compile(r"^\s*([^\s/]+) => (/\S+) \(0x", re.MULTILINE)
-"""A line of the loader's `--list`: a library's name and its file. glibc 2.41 lists the loader too, by its
-path; it is copied separately."""
+"""A line of the loader's `--list`: a library's name and its file. glibc 2.41 also lists the loader, by its
+path; the loader is copied separately."""
 _SERVICES = ("upload-pack", "receive-pack", "upload-archive")
 """Programs that git starts by name, also between two local repositories."""
 FOLDERS = (
     *("pip", "npm/_cacache", "yarn", "uv", "maven"),
-    # What was downloaded, without what was unpacked of it: that is larger, and may be half done.
+    # Only the downloads are copied: unpacked files are larger, and unpacking may not have finished.
     *("go/cache/download", "cargo/registry/index", "cargo/registry/cache"),
 )
-"""Package managers put whole files into these, by renaming, so that a copy while they work is sound."""
+"""Package managers rename complete files into these folders, so a copy made while they work is sound."""
 _BYTES = 1024**3
 _FILES = 100_000
 """Limits for the folder of one package manager."""
 _SECONDS = 80.0
-"""For all package managers. The attempt waits for it."""
+"""Limit for the folders of all package managers together. The attempt waits for the copy."""
 _DEPTH = 100
-"""Folders inside each other. Whoever writes to the cache chooses the depth, and Python's stack is finite."""
+"""Nested folders. Whoever writes to the cache chooses the depth, and Python's stack is finite."""
 
 
 class CannotCopyError(Exception):
@@ -64,7 +64,7 @@ class CannotCopyError(Exception):
 
 
 def copy_program(target: Path) -> None:
-    """Copy everything; repeating it gives the same result.
+    """Copy the workspace program with all that it needs; repeating this gives the same result.
 
     Raises:
         CannotCopyError: git or the loader cannot be found.
@@ -98,10 +98,10 @@ def copy_program(target: Path) -> None:
 
 
 def loaded_loader(maps: str) -> Path:
-    """The dynamic loader, from the text of /proc/PID/maps.
+    """Return the dynamic loader that the text of /proc/PID/maps shows.
 
     Raises:
-        CannotCopyError: the interpreter is linked statically, or its loader has an unknown name.
+        CannotCopyError: the interpreter is statically linked, or its loader has an unknown name.
     """
     for line in maps.splitlines():
         file = line.partition("/")[2]
@@ -111,12 +111,12 @@ def loaded_loader(maps: str) -> Path:
 
 
 def needed(listing: str) -> dict[str, Path]:
-    """Libraries in the output of the loader's `--list`, by the requested name."""
+    """Return the libraries in the output of the loader's `--list`, by the requested name."""
     return {name: Path(file) for name, file in _NEEDED.findall(listing)}
 
 
 def _extension_modules() -> list[Path]:
-    """Files of all extension modules that the program loads."""
+    """Return the files of all extension modules that the program loads."""
     import coding_agent_consumer.workspace.__main__  # noqa: F401, PLC0415 - to see which modules it loads
 
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
@@ -124,7 +124,7 @@ def _extension_modules() -> list[Path]:
 
 
 def _write_git(target: Path) -> None:
-    """`git` and its services as scripts that start it through the copied loader."""
+    """Write scripts for `git` and its services that start the copied git through the copied loader."""
     (target / "git-templates").mkdir(exist_ok=True)
     start = (
         f"export GIT_EXEC_PATH={target}/git-core GIT_TEMPLATE_DIR={target}/git-templates\n"
@@ -155,10 +155,10 @@ class TooLargeError(Exception):
 
 @dataclass
 class Limit:
-    """What may still be copied.
+    """How much may still be copied.
 
     Attributes:
-        until: by the monotonic clock.
+        until: the end of the copy by the monotonic clock.
     """
 
     bytes: int
@@ -173,14 +173,14 @@ class Limit:
 
 
 def _copy_tree(source: Path, target: Path, limit: Limit, depth: int = _DEPTH) -> None:
-    """Copy a tree: folders, files and symbolic links as they are; what vanishes meanwhile is left out.
+    """Copy a tree of folders, files and symbolic links as they are; entries that vanish are left out.
 
     Args:
-        depth: folders that may still be inside each other.
+        depth: how many further levels of folders may be copied.
 
     Raises:
         TooLargeError: the limit is reached.
-        OSError: it cannot be written.
+        OSError: the copy cannot be written.
     """
     if depth == 0:
         raise TooLargeError("its folders are nested too deeply")

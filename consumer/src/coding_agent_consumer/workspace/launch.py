@@ -1,4 +1,4 @@
-"""A workspace for one attempt: connect to the one in a container, or start one as a child process."""
+"""Get a workspace for one attempt: connect to the one in a container, or start one as a child process."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from coding_agent_consumer.workspace.sandbox import SYSTEM, python_installation
 _logger = logging.getLogger("coding_agent.workspace")
 _START_SECONDS = 60.0
 _RESTART_SECONDS = 360.0
-"""For a container to restart. The kubelet's back-off grows to 300 s, it checks up to 15 s later, and the
-container needs time to start."""
+"""A container must have restarted within this time. The kubelet's back-off grows to 300 s, its next check is
+up to 15 s later, and the container needs time to start."""
 _POLL_SECONDS = 0.2
 _MAX_GATE_ANSWER = 8192
 """Bytes of the gate's answer."""
 _STOP_SECONDS = END_SECONDS + 20.0
-"""To end all its processes and remove their files."""
+"""The workspace must have ended all its processes and removed their files within this time."""
 _UIDS = range(61184, 65520)
-"""Ids that systemd reserves for dynamic services (its UIDS-GIDS document): no person or package has one."""
+"""Ids that systemd reserves for dynamic services (its document UIDS-GIDS): no person or package has one."""
 _NOBODY = 65534
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"
@@ -45,14 +45,14 @@ _START = (
 _SOCKET_PATH = 107
 """Bytes of a Unix socket's path (unix(7): `sun_path` has 108, the last one is NUL)."""
 _turns: dict[Path, asyncio.Lock] = {}
-"""Held by the task that uses a gate, by the gate's folder."""
+"""Locks by the gate's folder; the task that uses the gate holds its lock."""
 _next = itertools.count(os.getpid())
 
 
 def harden_agent_process() -> None:
-    """Forbid core dumps, and reading this process's memory and environment; call it first.
+    """Forbid core dumps, and reading this process's memory and environment; call this first.
 
-    It protects the agent from a workspace without namespaces: the kernel then refuses ptrace and
+    This protects the agent from a workspace without namespaces: the kernel then refuses ptrace and
     `/proc/PID/{environ,mem,fd,maps}` to the same user, but not to root (PR_SET_DUMPABLE in prctl(2)).
     """
     linux.forbid_inspection()
@@ -66,7 +66,7 @@ async def launch_workspace(
     readable: Iterable[Path] = (),
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Workspace]:
-    """The workspace behind `settings.socket` or `settings.gate`, or else a new child process.
+    """Open the workspace behind `settings.socket` or `settings.gate`, or one in a new child process.
 
     The socket belongs to a sidecar of this attempt, the gate to a container that serves task after task.
 
@@ -74,10 +74,15 @@ async def launch_workspace(
         hidden: the agent's files and folders (configuration, state), in addition to its home and working
             folder; commands never see them, even below `/etc` or `/opt`.
         readable: toolchains outside the system's folders that commands can read.
-        environment: variables for the commands; not for a sidecar, which has its own.
+        environment: variables for the commands. A sidecar does not get them, because it has its own.
 
     Raises:
-        WorkspaceGoneError: it cannot be started, or not with the isolation that the settings require.
+        WorkspaceGoneError: the workspace cannot be started with the isolation that the settings require.
+
+    example:
+        async with launch_workspace(settings.consumer.workspace) as workspace:
+            await workspace.seed(bundle, "agent/7")
+            print((await workspace.run("make test")).output)
     """
     if settings.socket is not None:
         with contextlib.closing(await connect_sidecar(settings, settings.socket)) as workspace:
@@ -128,10 +133,10 @@ async def connect_sidecar(
     """Connect to a workspace whose container is restarted when it stops.
 
     Args:
-        restarts: as of `WorkspaceClient`.
+        restarts: as in `WorkspaceClient`.
 
     Raises:
-        WorkspaceGoneError: it does not answer within `settings.start_timeout`.
+        WorkspaceGoneError: the workspace does not answer within `settings.start_timeout`.
     """
     client = WorkspaceClient(
         path,
@@ -155,7 +160,7 @@ def _arguments(
     instance: Path, settings: WorkspaceSettings, hidden: Iterable[Path], readable: Iterable[Path]
 ) -> list[str]:
     source = str(Path(__file__).resolve().parents[2])
-    # -I -S: without PYTHON* variables and site-packages; the program needs only the standard library.
+    # -I -S leave out PYTHON* variables and site-packages; the program needs only the standard library.
     arguments = [sys.executable, "-I", "-S", "-c", _START, source]
     arguments += ["--socket", str(instance / "socket"), "--root", str(instance / "root"), "--lifeline"]
     arguments += ["--remove", str(instance), "--isolation", settings.isolation.value]
@@ -165,7 +170,7 @@ def _arguments(
         arguments += ["--readable", str(path)]
     for path in hidden:
         arguments += ["--hide", str(path.absolute())]
-    # Commands use the toolchains of this process as far as they can see them; Python's own come first.
+    # Commands use this process's toolchains as far as they can see them; Python's own folders come first.
     python = [str(path / "bin") for path in python_installation()]
     for folder in [*python, *os.environ.get("PATH", os.defpath).split(":")]:
         arguments += ["--path", folder]
@@ -175,7 +180,7 @@ def _arguments(
 
 
 def _agent_folders() -> list[Path]:
-    """The agent's home and working folder, unless they are system folders."""
+    """Return the agent's home and working folder, unless they are system folders."""
     system = {Path("/"), *(Path("/", name) for name in SYSTEM)}
     folders = [Path.cwd().resolve()]
     with contextlib.suppress(RuntimeError):
@@ -184,7 +189,7 @@ def _agent_folders() -> list[Path]:
 
 
 def _unprivileged_uid() -> int:
-    """A user id that nobody has, a different one for each workspace; `nobody` if the id is not mapped."""
+    """Return an unused user id, a different one for each workspace; `nobody` if the id is not mapped."""
     for _ in range(20):
         uid = _UIDS[next(_next) % len(_UIDS)]
         if not id_is_mapped(Path("/proc/self/uid_map").read_text(encoding="ascii"), uid):
@@ -225,7 +230,7 @@ async def _started(process: asyncio.subprocess.Process) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Close its standard input, so that it ends with all its processes; kill it if it does not."""
+    """Close the program's standard input, so that it ends with all its processes; kill it if it does not."""
     assert process.stdin is not None  # noqa: S101 - requested at start
     process.stdin.close()
     try:
@@ -243,8 +248,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def _enter_gate(
     settings: WorkspaceSettings, folder: Path, environment: Mapping[str, str]
 ) -> AsyncIterator[Workspace]:
-    """An empty workspace behind the gate in `folder`; everything in it is removed at the end of the block."""
-    # While a task has the workspace, its commands can put a socket of their own where the gate was.
+    """Open an empty workspace behind the gate in `folder`; it is emptied at the end of the block."""
+    # One task at a time: while it has the workspace, its commands can put another socket in the gate's place.
     turn = _turns.setdefault(folder, asyncio.Lock())
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -267,7 +272,7 @@ async def _enter_gate(
 async def _connect_to_gate(
     gate: Path, environment: Mapping[str, str]
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, dict[str, object]]:
-    """Connect, and retry while the container starts or another task has it."""
+    """Connect to a gate, and retry while its container starts or another task has it."""
     while True:
         with contextlib.suppress(
             OSError, ValueError, RecursionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError

@@ -1,6 +1,6 @@
 """The few Linux calls that Python does not offer, through the C library.
 
-Numbers from the kernel's headers (linux/prctl.h, linux/mount.h, linux/sched.h, linux/capability.h).
+The numbers are from the kernel's headers (linux/prctl.h, linux/mount.h, linux/sched.h, linux/capability.h).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _check(result: int, what: str) -> None:
 
 
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
-    """mount(2)."""
+    """Call mount(2)."""
     _check(
         _libc.mount(
             source.encode(),
@@ -59,13 +59,13 @@ def mount(source: str, target: str, kind: str | None = None, flags: int = 0, dat
 
 
 def unmount_detached(target: str) -> None:
-    """umount2(2) with MNT_DETACH."""
+    """Call umount2(2) with MNT_DETACH."""
     _check(_libc.umount2(target.encode(), MNT_DETACH), f"unmount {target}")
 
 
 def pivot_root_here() -> None:
-    """Make the working directory the root, and forget the old root."""
-    # pivot_root(".", ".") stacks the old root on the new one, to be unmounted there: pivot_root(2), NOTES.
+    """Make the working directory the root, and unmount the old root."""
+    # pivot_root(".", ".") stacks the old root on the new one, where it is unmounted: pivot_root(2), NOTES.
     pivot = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
     number = pivot.get(os.uname().machine)
     if number is None:
@@ -76,7 +76,7 @@ def pivot_root_here() -> None:
 
 
 def unshare(flags: int) -> None:
-    """unshare(2)."""
+    """Call unshare(2)."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
@@ -89,12 +89,12 @@ def _prctl(option: int, argument: int = 0) -> None:
 
 
 def die_with_parent() -> None:
-    """Be killed when the parent ends; to be called after the last change of user, which clears it."""
+    """Ask to be killed when the parent ends. Call this after the last change of user, which clears it."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def forbid_inspection() -> None:
-    """Neither core dumps, nor ptrace, nor a readable /proc/PID/{environ,mem,fd} for the same user."""
+    """Forbid core dumps, and to the same user ptrace and reading /proc/PID/{environ,mem,fd}."""
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
@@ -102,10 +102,10 @@ def enter_user_namespace(flags: int = 0) -> None:
     """Enter a new user namespace with the same user and group, and other new namespaces.
 
     Raises:
-        OSError: the kernel refuses; then this process is where it was.
+        OSError: the kernel refuses; this process then keeps its namespaces.
     """
     uid, gid = os.geteuid(), os.getegid()
-    # After a change of user, the files of /proc/self belong to root until this (proc(5), dumpable).
+    # After a change of user, the files of /proc/self belong to root until this call (proc(5), dumpable).
     _prctl(_PR_SET_DUMPABLE, 1)
     unshare(flags | CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
@@ -119,12 +119,12 @@ def adopt_orphans() -> None:
 
 
 def forbid_new_privileges() -> None:
-    """No program that is executed from now on, set-user-ID ones included, gets more rights."""
+    """Let no program that is executed from now on get more rights, even if it is set-user-ID."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_bounding_set() -> None:
-    """No program executed from now on gets a capability, user 0's included; needs CAP_SETPCAP."""
+    """Let no program that is executed from now on get a capability, even as user 0; needs CAP_SETPCAP."""
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
     for capability in range(last + 1):
         _prctl(_PR_CAPBSET_DROP, capability)
@@ -151,7 +151,7 @@ def drop_capabilities() -> None:
 
 
 def may_administer() -> bool:
-    """Whether this process has CAP_SYS_ADMIN: it can make mount namespaces without a user namespace."""
+    """Whether this process has CAP_SYS_ADMIN, and can make mount namespaces without a user namespace."""
     header = _CapHeader(_CAPABILITY_VERSION_3, 0)
     data = (_CapData * 2)()
     _check(_libc.capget(ctypes.byref(header), data), "capget")

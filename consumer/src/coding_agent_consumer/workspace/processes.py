@@ -1,6 +1,6 @@
-"""Running a command with bounded output and time, and killing everything it started.
+"""Run a command with limited output and time, and kill everything that it started.
 
-A command has its own session, and input only from a client. Processes that it daemonised are killed too.
+A command has its own session, and input only from a client. Processes that it daemonized are killed too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from coding_agent_consumer.workspace.wire import CHUNK
 
 
 def descendants(parents: Mapping[int, int], root: int) -> set[int]:
-    """Every process below `root`, given each process's parent."""
+    """Return every process below `root`, given each process's parent."""
     children: dict[int, list[int]] = {}
     for child, parent in parents.items():
         children.setdefault(parent, []).append(child)
@@ -36,13 +36,13 @@ def descendants(parents: Mapping[int, int], root: int) -> set[int]:
 
 
 def parse_stat(stat: bytes) -> tuple[int, str]:
-    """Parent and state letter from /proc/PID/stat; the name before them may hold spaces and brackets."""
+    """Return parent and state letter from /proc/PID/stat; the name before them may have spaces, brackets."""
     fields = stat.rpartition(b")")[2].split()
     return int(fields[1]), fields[0].decode("ascii")
 
 
 def living_parents() -> dict[int, int]:
-    """The parent of every visible process that is not a zombie."""
+    """Return the parent of every visible process that is not a zombie."""
     parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -55,17 +55,17 @@ def living_parents() -> dict[int, int]:
 
 
 END_SECONDS = 40.0
-"""To kill a command's processes: after a fork bomb, each of several readings of /proc can take seconds."""
+"""Limit for killing a command's processes: after a fork bomb, each scan of /proc can take seconds."""
 
 
 def end_descendants(deadline: float = END_SECONDS) -> None:
     """Kill and reap all processes below this one, which must be PID 1 or a child subreaper.
 
-    As PID 1 of a namespace this is one system call, which no fork can outrun. Otherwise all are stopped
-    first, so that none can fork, and then killed, until none is left or `deadline` seconds have passed. The
-    kernel says whether one is left: a scan of /proc takes time and misses processes that start meanwhile.
+    For PID 1 of a namespace this is one system call, which no fork can outrun. Otherwise all processes are
+    stopped first, so that none can fork, and then killed, until none is left or `deadline` seconds have
+    passed. The kernel says whether one is left: a scan of /proc takes time and misses new processes.
 
-    SIGTERM and SIGINT wait until it is done: a process that is stopped but not killed would never end.
+    SIGTERM and SIGINT are deferred meanwhile: a process that is stopped but not killed would never end.
     """
     me = os.getpid()
     give_up = time.monotonic() + deadline
@@ -88,7 +88,7 @@ def end_descendants(deadline: float = END_SECONDS) -> None:
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Defer SIGTERM and SIGINT to the end of the block; for the main thread of a single-threaded program."""
+    """Defer SIGTERM and SIGINT to the end of the block, in the main thread of a single-threaded program."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         yield
@@ -97,7 +97,7 @@ def signals_deferred() -> Iterator[None]:
 
 
 def childless() -> bool:
-    """Whether this process has no child left, ended or not. As a subreaper it then has no descendant."""
+    """Whether this process has no child left, ended or not. A subreaper then has no descendants."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -106,7 +106,7 @@ def childless() -> bool:
 
 
 def reap() -> dict[int, int]:
-    """Collect every child that has ended: process id to exit status as a shell reports it."""
+    """Collect every child that has ended. Return exit statuses as a shell reports them, by process id."""
     ended: dict[int, int] = {}
     while True:
         try:
@@ -120,7 +120,7 @@ def reap() -> dict[int, int]:
 
 
 _DRAIN_SECONDS = 2.0
-"""To read what is left in the pipe after all its writers were killed."""
+"""Limit for reading what is left in the pipe after all its writers were killed."""
 
 
 class AbandonedError(Exception):
@@ -129,7 +129,7 @@ class AbandonedError(Exception):
 
 @dataclass(frozen=True)
 class Finished:
-    """How a command ended: its exit status as a shell reports it, `None` after a timeout."""
+    """How a command ended. `exit_code` is as a shell reports it; `None` after a timeout."""
 
     exit_code: int | None
     seconds: float
@@ -155,11 +155,11 @@ class Input:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to do once the pipe takes bytes."""
+        """Whether there is something to do once the pipe accepts bytes."""
         return not self._closed and (bool(self._pending) or self._ended)
 
     def write_to(self, pipe: IO[bytes]) -> None:
-        """Write what the pipe takes now, and close it after the last byte."""
+        """Write as much as the pipe accepts now, and close it after the last byte."""
         try:
             if self._pending:
                 del self._pending[: os.write(pipe.fileno(), self._pending[:CHUNK])]
@@ -175,11 +175,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Streams:
-    """What a program and a client exchange while it runs, in addition to its output.
+    """What a program and a client exchange while the program runs, in addition to its output.
 
     Attributes:
         on_error: gets the standard error as it arrives.
-        on_client: gets what the client sends; it may run another program, which must end by itself.
+        on_client: gets what the client sends. It may run another program, which must end without help.
     """
 
     input: Input
@@ -188,7 +188,7 @@ class Streams:
 
 
 class CommandRunner:
-    """Runs one command, or one while a program streams; needs the main thread: it handles SIGCHLD."""
+    """Runs one command, or one while a program streams. It handles SIGCHLD, so it needs the main thread."""
 
     def __init__(self) -> None:
         self._running = 0
@@ -212,9 +212,9 @@ class CommandRunner:
         """Run a program until it ends, its time is over or the client disconnects; then kill all it started.
 
         Args:
-            timeout: seconds.
-            on_output: gets the output as it arrives; `False` stops the program.
-            stderr: as in `subprocess`; `streams` takes it if given.
+            timeout: the program's time in seconds.
+            on_output: gets the output as it arrives; if it returns `False`, the program is stopped.
+            stderr: as in `subprocess`. If `streams` is given, that gets the standard error.
 
         Raises:
             OSError: the program cannot be started.
@@ -254,7 +254,7 @@ class CommandRunner:
         return Finished(code, time.monotonic() - started)
 
     def _end(self, pid: int) -> None:
-        """Kill a program and all that it started; while another program runs, only its process group."""
+        """Kill a program and all that it started. While another program runs, kill only its process group."""
         self._running -= 1
         if self._running == 0:
             end_descendants()
@@ -300,7 +300,7 @@ class CommandRunner:
 def _select(
     selector: selectors.BaseSelector, seconds: float, given: IO[bytes] | None, streams: Streams | None
 ) -> list[tuple[selectors.SelectorKey, int]]:
-    """What can be read; what can be written is written."""
+    """Wait for events. Write to the program what can be written; return the other events."""
     if given is None or streams is None or not streams.input.waiting:
         return selector.select(seconds)
     selector.register(given, selectors.EVENT_WRITE)
@@ -312,9 +312,9 @@ def _select(
 
 
 def _disconnected(client: socket.socket, streams: Streams | None) -> bool:
-    """Take what the client sent; returns whether it is gone."""
+    """Take what the client sent. Return whether the client has disconnected."""
     if streams is None:
-        return True  # until it has the answer, a client sends nothing
+        return True  # a client sends nothing until it has the answer
     data = client.recv(CHUNK)
     if data:
         streams.on_client(data)
@@ -322,7 +322,7 @@ def _disconnected(client: socket.socket, streams: Streams | None) -> bool:
 
 
 def _read(descriptor: int) -> bytes | None:
-    """The next bytes; empty at the end of the file; `None` if none are available yet."""
+    """Return the next bytes; empty at the end of the file; `None` if none are available yet."""
     try:
         return os.read(descriptor, CHUNK)
     except BlockingIOError:
@@ -330,7 +330,7 @@ def _read(descriptor: int) -> bytes | None:
 
 
 _BYTES_PER_CHARACTER = 4
-"""Most bytes of one character in UTF-8."""
+"""The most bytes of one character in UTF-8."""
 
 
 class BoundedOutput:
@@ -359,7 +359,7 @@ class BoundedOutput:
                 del self._tail[: -self._half]
 
     def text(self) -> tuple[str, bool]:
-        """The text, and whether it was cut. Bytes that are not UTF-8 become U+FFFD."""
+        """Return the text, and whether it was cut. Bytes that are not UTF-8 become U+FFFD."""
         tail = bytes(self._tail[-self._half :])
         lost = self._total - len(self._head) - len(tail)
         if lost <= 0:
@@ -367,13 +367,13 @@ class BoundedOutput:
         half = max(1, self._limit // 2)
         head_text = _drop_partial_end(bytes(self._head)).decode("utf-8", "replace")[:half]
         tail_text = _drop_partial_start(tail).decode("utf-8", "replace")[-half:]
-        # The bytes between the two were counted, but not their characters.
+        # The omitted bytes between the two were counted, but not their characters.
         left_out = self._total - len(head_text.encode()) - len(tail_text.encode())
         return f"{head_text}\n[… about {left_out} bytes omitted …]\n{tail_text}", True
 
 
 def cut_middle(text: str, limit: int) -> tuple[str, bool]:
-    """The text without its middle if it has more than `limit` characters, and whether it was cut."""
+    """Return a text, without its middle if it has more than `limit` characters, and whether it was cut."""
     if len(text) <= limit:
         return text, False
     half = max(1, limit // 2)

@@ -1,4 +1,4 @@
-"""What a workspace offers to the agent: commands, files, and processes whose output and input stream."""
+"""What a workspace offers to the agent: commands, files, and processes with streamed output and input."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from coding_agent_consumer.workspace import wire
 from coding_agent_consumer.workspace.wire import Patch
 
 MAX_LINE = 4 * 1024 * 1024
-"""Bytes of a line of a process's output; a longer one is left out."""
+"""Bytes of a line of a process's output; a longer line is left out."""
 
 
 HOME_FROM_TREE = "../home"
-"""HOME of a workspace's programs, from the root of its tree, where they start."""
+"""The path to HOME of a workspace's programs from the root of its tree, where they start."""
 
 
 class WorkspaceRefusedError(CodingAgentError):
@@ -38,9 +38,10 @@ class CommandResult:
     """The result of a command.
 
     Attributes:
-        exit_code: as a shell reports it (128 + signal if killed); `None` after a timeout.
-        output: standard output and error in their order, cut in the middle at the output limit.
-        seconds: run time.
+        exit_code: the exit status as a shell reports it (128 + signal if killed); `None` after a timeout.
+        output: standard output and error in their order, without its middle if it exceeds the output limit.
+        truncated: whether the output was cut.
+        seconds: the command's run time.
     """
 
     exit_code: int | None
@@ -58,9 +59,9 @@ class ProcessSpec:
     """A program that runs in the tree's root, with the isolation of a command.
 
     Attributes:
-        argv: the program and its arguments; it is found in the commands' PATH.
+        argv: the program, which is found in the commands' PATH, and its arguments.
         env: variables in addition to those of a command.
-        files: text or bytes by path in HOME, written before it starts.
+        files: text or bytes by path in HOME; the files are written before the program starts.
     """
 
     argv: tuple[str, ...]
@@ -68,7 +69,7 @@ class ProcessSpec:
     files: Mapping[str, str | bytes] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> bytes:
-        """What the workspace reads."""
+        """Return the specification as the workspace reads it."""
         contents = {
             path: text if isinstance(text, bytes) else text.encode("utf-8", "replace")
             for path, text in self.files.items()
@@ -82,9 +83,9 @@ class ProcessResult:
     """How a process ended.
 
     Attributes:
-        exit_code: as a shell reports it (128 + signal if killed); `None` if its time was over.
-        errors: its standard error, cut in the middle.
-        truncated: it wrote more than 64 MiB and was killed for it.
+        exit_code: the exit status as a shell reports it (128 + signal if killed); `None` after a timeout.
+        errors: the process's standard error, without its middle if it is too long.
+        truncated: whether the process wrote more than 64 MiB and was killed for that.
     """
 
     exit_code: int | None
@@ -93,10 +94,10 @@ class ProcessResult:
 
 
 class RunningProcess:
-    """A process whose output and input stream over one connection; `read` must run until it returns.
+    """A process with streamed output and input over one connection; `read` must run until it returns.
 
-    It reads at once whatever arrives, so that an agent that is busy stops neither the process nor the answer
-    to `diff`. The workspace bounds how much that is.
+    All data is read as soon as it arrives, so that a busy agent delays neither the process nor the answer to
+    `diff`. The workspace limits how much this is.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class RunningProcess:
         self._result: asyncio.Future[ProcessResult] = asyncio.get_running_loop().create_future()
 
     async def read(self) -> None:
-        """Take all frames up to the answer."""
+        """Read all frames up to the answer."""
         try:
             while True:
                 fields, body = await self._receive()
@@ -122,7 +123,7 @@ class RunningProcess:
                     return
         except (WorkspaceGoneError, WorkspaceRefusedError) as error:
             self._result.set_exception(error)
-            self._result.exception()  # retrieved, so that asyncio does not warn if nobody waits for it
+            self._result.exception()  # retrieve it, so that asyncio does not warn if nobody waits for it
         finally:
             for waiting in self._diffs:
                 if not waiting.done():
@@ -130,7 +131,7 @@ class RunningProcess:
             self._output.put_nowait(None)
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Its standard output, line by line as it arrives; a line of more than 4 MiB is left out."""
+        """Yield the process's standard output line by line; a line of more than 4 MiB is left out."""
         rest, skipping = b"", False
         while (data := await self._output.get()) is not None:
             *whole, end = data.split(b"\n")
@@ -145,16 +146,16 @@ class RunningProcess:
             yield rest
 
     async def wait(self) -> ProcessResult:
-        """How it ended; to be called after the last line.
+        """Return how the process ended; call this after the last line.
 
         Raises:
-            WorkspaceRefusedError: it could not be started.
+            WorkspaceRefusedError: the process could not be started.
             WorkspaceGoneError: the workspace is gone.
         """
         return await asyncio.shield(self._result)
 
     async def write(self, data: bytes, *, end: bool = False) -> None:
-        """Send to its standard input; `end` closes it afterwards.
+        """Send data to the process's standard input; with `end`, close it afterwards.
 
         Raises:
             WorkspaceRefusedError: the data is too large.
@@ -165,7 +166,7 @@ class RunningProcess:
         await self._send({"op": "input", "end": end}, data)
 
     async def diff(self) -> Patch:
-        """As `Workspace.diff`, while the process runs."""
+        """Return what `Workspace.diff` returns, while the process runs."""
         if self._result.done():
             raise WorkspaceGoneError("The process in the workspace has ended.")
         waiting: asyncio.Future[Patch] = asyncio.get_running_loop().create_future()
@@ -202,10 +203,10 @@ def _result_of(fields: dict[str, Any], body: bytes) -> ProcessResult:
 
 
 def exit_code_of(fields: Mapping[str, Any]) -> int | None:
-    """The exit status in an answer; `None` after a timeout.
+    """Return the exit status in an answer; `None` after a timeout.
 
     Raises:
-        WorkspaceGoneError: it is not one.
+        WorkspaceGoneError: the value is not an exit status.
     """
     code = fields.get("exit_code")
     if code is not None and (type(code) is not int or not 0 <= code <= 255):
@@ -221,7 +222,7 @@ class Workspace(Protocol):
     """A tree in which commands run. Paths are relative to its root; a path that leaves it is refused."""
 
     async def ping(self) -> None:
-        """Does nothing; `WorkspaceGoneError` if it does not answer."""
+        """Check that the workspace answers; raise `WorkspaceGoneError` if it does not."""
         ...
 
     async def seed(self, bundle: Path, branch: str) -> None:
@@ -232,10 +233,10 @@ class Workspace(Protocol):
         ...
 
     async def diff(self) -> Patch:
-        """All changes since `seed`.
+        """Return all changes since `seed`.
 
         They include new files that `.gitignore` does not name. If the tree has no changes, the newest work of
-        another branch, a stash or another worktree counts: nobody else would ever see it.
+        another branch, a stash or another worktree counts, because otherwise it would be lost.
 
         Raises:
             WorkspaceRefusedError: the patch is too large.
@@ -243,39 +244,39 @@ class Workspace(Protocol):
         ...
 
     async def run(self, command: str, *, timeout: float | None = None) -> CommandResult:
-        """Run a command with `bash -c` (else `sh -c`) in the tree's root.
+        """Run a command with `bash -c` (or `sh -c` without bash) in the tree's root.
 
         Args:
-            timeout: seconds, at most the workspace's own limit; then all that it started is killed.
+            timeout: seconds, at most the workspace's own limit, after which all that it started is killed.
         """
         ...
 
     def start(self, process: ProcessSpec, *, timeout: float) -> AbstractAsyncContextManager[RunningProcess]:
         """Start a process. At the end of the block it is killed with all that it started.
 
-        Meanwhile `diff` is the only other operation.
+        While the block runs, `diff` is the only other operation.
 
         Args:
-            timeout: seconds, whatever the limit of a command is.
+            timeout: the process's time in seconds; the limit of a command does not apply.
         """
         ...
 
     async def read_file(self, path: str, *, start_line: int = 1, line_count: int | None = None) -> str:
-        """Numbered lines of a text file, with a note if lines were omitted."""
+        """Return numbered lines of a text file, with a note if lines were omitted."""
         ...
 
     async def write_file(self, path: str, content: str) -> None:
-        """Create or replace a file, with its parent folders."""
+        """Create or replace a file, and create its parent folders."""
         ...
 
     async def edit_file(self, path: str, old: str, new: str) -> None:
-        """Replace `old`, which must occur exactly once in the file."""
+        """Replace `old`, which must occur exactly once in the file, with `new`."""
         ...
 
     async def list_files(self, path: str = ".") -> str:
-        """Files below a folder, one per line, without ignored files; bounded."""
+        """Return the files below a folder, one per line, without ignored files; limited in number."""
         ...
 
     async def search(self, pattern: str, path: str = ".") -> str:
-        """Lines that match a regular expression, as `path:line: text`; bounded."""
+        """Return lines that match a regular expression, as `path:line: text`; limited in number."""
         ...

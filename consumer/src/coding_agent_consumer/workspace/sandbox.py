@@ -1,7 +1,7 @@
-"""Isolation: own namespaces and root, no capabilities, an unprivileged user, and what commands can see.
+"""Isolate the workspace: own namespaces and root, no capabilities, an unprivileged user, a limited view.
 
-Call it in a freshly forked process with one thread. It only uses system calls, no other program.
-`plan_view` is pure: an allowlist as a plan of mounts.
+Call these functions in a freshly forked process with one thread. They use only system calls and no other
+program. `plan_view` is a pure function that turns an allowlist into a plan of mounts.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ INSIDE = Path("/workspace")
 """The workspace's root inside its mount namespace."""
 _NO_MORE_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
 _MAX_PROCESSES = 4096
-"""Most processes and threads of the workspace's user; others of the same user count too."""
+"""The most processes and threads of the workspace's user; others of the same user count too."""
 
 
 def enter_namespaces(*, own_user: bool) -> None:
     """Leave the machine's mount and IPC namespaces; children get their own PID namespace.
 
-    The network stays shared: tools install packages, and tests talk to localhost. With `own_user` it also
-    enters a user namespace with the same ids, which is needed without CAP_SYS_ADMIN.
+    The network stays shared: tools install packages, and tests talk to localhost. With `own_user` the process
+    also enters a user namespace with the same ids, which is needed without CAP_SYS_ADMIN.
 
     Raises:
         OSError: the kernel refuses.
@@ -47,7 +47,7 @@ def enter_view(
 ) -> WorkspaceFolders:
     """As PID 1 of the new namespaces, switch to a root with only what `plan_view` allows and the workspace.
 
-    It returns the workspace's folders as seen from inside.
+    Return the workspace's folders as seen from inside.
 
     Raises:
         OSError: the kernel refuses.
@@ -86,7 +86,7 @@ def drop_rights(uid: int | None, *, capabilities: bool) -> None:
 
     Args:
         uid: user and group to switch to; `None`: keep the current user.
-        capabilities: whether this process has any.
+        capabilities: whether this process has any capabilities.
 
     Raises:
         OSError: the kernel refuses.
@@ -110,7 +110,7 @@ def drop_rights(uid: int | None, *, capabilities: bool) -> None:
     linux.forbid_inspection()
     if os.geteuid() == 0:
         return  # the kernel does not limit root's processes
-    # Without a user namespace, and before Linux 5.14 always, the user's other processes count too.
+    # Without a user namespace, or before Linux 5.14, the user's other processes count too.
     limit = _MAX_PROCESSES
     _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     if hard != resource.RLIM_INFINITY:
@@ -120,11 +120,11 @@ def drop_rights(uid: int | None, *, capabilities: bool) -> None:
 
 
 def _enter_last_user_namespace() -> bool:
-    """Enter a user namespace below which there can be no other; whether the kernel allows one at all.
+    """Enter a user namespace below which there can be no other. Return whether the kernel allows this.
 
-    In a namespace of its own a command has all capabilities, and with them reaches much more of the kernel.
-    The limit counts for all namespaces below the one in which it is written (user_namespaces(7)), so we take
-    one, as the user that the commands have. If the kernel refuses it to us, it refuses it to them.
+    In a namespace of its own, a command has all capabilities, and with them reaches much more of the kernel.
+    The limit counts for all namespaces below the one in which it is written (user_namespaces(7)), so we enter
+    one, as the commands' user. If the kernel refuses one to us, it refuses one to the commands too.
     """
     try:
         linux.enter_user_namespace()
@@ -191,7 +191,7 @@ def _make_read_only(new: Path) -> None:
 
 
 def _remount_read_only(path: Path) -> None:
-    # In a user namespace, a mount must keep the flags that it has (mount_namespaces(7), locked).
+    # In a user namespace, a mount must keep its flags (mount_namespaces(7), locked).
     has = os.statvfs(path).f_flag
     locked = {
         os.ST_NOSUID: linux.MS_NOSUID,
@@ -208,15 +208,15 @@ def _remount_read_only(path: Path) -> None:
 
 
 def python_installation() -> list[Path]:
-    """What this interpreter must be able to read; `python3` on a command's PATH is in it."""
+    """Return the folders that this interpreter must be able to read; a command's `python3` is in them."""
     return [Path(path) for path in dict.fromkeys((sys.base_prefix, sys.base_exec_prefix))]
 
 
 SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt", "nix", "sys")
 """Top-level folders with programs and their settings; the rest of the machine is not visible.
 
-Not visible, among others: home folders, `/root`, `/run` and `/var` with sockets and mounted secrets, `/tmp`,
-`/srv`, `/mnt`, and the folders of the agent's program and state.
+Among others, these are not visible: home folders, `/root`, `/run` and `/var` with sockets and mounted
+secrets, `/tmp`, `/srv`, `/mnt`, and the folders of the agent's program and state.
 """
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
@@ -234,7 +234,7 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class MountStep:
-    """`path` is absolute, and the same on the machine and in the new root."""
+    """An action on a path, which is absolute, and the same on the machine and in the new root."""
 
     action: Action
     path: Path
@@ -242,7 +242,7 @@ class MountStep:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the plan needs to know about the machine's files; `real`: a path with all links followed."""
+    """What the plan needs to know about the machine's files; `real` follows all links of a path."""
 
     exists: Callable[[Path], bool]
     is_link: Callable[[Path], bool]
@@ -250,7 +250,7 @@ class Machine:
 
 
 def plan_view(readable: Iterable[Path], hidden: Iterable[Path], machine: Machine) -> list[MountStep]:
-    """The steps that build the view, parents before children.
+    """Return the steps that build the view, parents before children.
 
     Args:
         readable: paths in addition to the system's folders, such as the Python installation and toolchains.
@@ -266,7 +266,7 @@ def plan_view(readable: Iterable[Path], hidden: Iterable[Path], machine: Machine
         elif machine.exists(path):
             steps[path] = Action.BIND
     wanted = [path for path in readable if path.is_absolute() and path != root]
-    # The resolver's file is often a link out of /etc: into /run, which is not shown.
+    # The resolver's file is often a link from /etc to /run, which is not shown.
     resolver = machine.real(Path("/etc/resolv.conf"))
     for path in [*wanted, resolver]:
         if machine.exists(path):
@@ -283,7 +283,7 @@ def _depth(step: MountStep) -> tuple[int, Path]:
 
 
 def _without_redundant(steps: list[MountStep]) -> list[MountStep]:
-    """Drop steps that the nearest planned parent covers: a bind below a bind, a mask below nothing."""
+    """Drop unneeded steps: a bind below a bind, and a mask of something that is not shown."""
     kept: list[MountStep] = []
     for step in steps:
         above = [other for other in kept if other.path in step.path.parents]

@@ -1,4 +1,4 @@
-"""The workspace's server: it takes one request at a time from the socket and works in the tree."""
+"""The workspace's server. It takes one request at a time from the socket, and works in the tree."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from coding_agent_consumer.workspace.wire import RefusalError
 _ERRORS_LIMIT = 16_000
 """Characters of a streaming process's standard error, from its start and end."""
 _TRANSFER_SECONDS = 120.0
-"""For a client that stops sending in the middle of a frame."""
+"""A client that stops sending in the middle of a frame is dropped after this time."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class ServerOptions:
     """The server's part of the command line.
 
     Attributes:
-        command_timeout: seconds for one command.
+        command_timeout: seconds that one command may take.
         output_limit: characters of output in one answer.
         search_path: folders of the commands' PATH.
-        keep: variables that commands inherit, `*`: all.
-        git: the git to use.
+        keep: variables that commands inherit; `*`: all.
+        git: the git program to use.
     """
 
     command_timeout: float
@@ -54,7 +54,7 @@ class ServerOptions:
 
 
 def listen(path: Path, *, group: bool = False) -> socket.socket:
-    """A listening socket for this user only, or for its group too."""
+    """Return a listening socket for this user only, or also for its folder's group."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -81,7 +81,7 @@ class WorkspaceServer:
         self._shell = shutil.which("bash", path=self._env["PATH"]) or "/bin/sh"
 
     def serve(self, sessions: socket.socket) -> None:
-        """Answer the requests of the sessions that arrive over `sessions`, until that is closed.
+        """Answer the requests of the sessions that arrive over `sessions`, until this is closed.
 
         A session carries connected sockets, one for each request.
         """
@@ -114,13 +114,13 @@ class WorkspaceServer:
         fields, body = _answer_of(lambda: self._answer(header, length, connection))
         connection.settimeout(_TRANSFER_SECONDS)
         _send(connection, fields, body)
-        if header["op"] in ("start", "seed"):  # it may not have read all that the client sends
+        if header["op"] in ("start", "seed"):  # these may not have read all that the client sends
             _drain(connection)
 
     def _answer(
         self, header: dict[str, Any], length: int, connection: socket.socket
     ) -> tuple[dict[str, Any], bytes]:
-        """Do what the request says; the fields and the body of its answer."""
+        """Do what the request says. Return the fields and the body of its answer."""
         if header["op"] == "seed":
             self._seed(_string(header, "branch"), length, connection)
             return {}, b""
@@ -182,7 +182,7 @@ class WorkspaceServer:
     def _run(
         self, header: dict[str, Any], body: bytes, connection: socket.socket
     ) -> tuple[dict[str, Any], bytes]:
-        # More than the limit, and what is not a number, means the limit.
+        # A number above the limit, and a value that is not a number, mean the limit.
         timeout = wire.number(header.get("timeout"), most=self._options.command_timeout)
         output = BoundedOutput(self._output_limit(header))
         if b"\0" in body:
@@ -210,13 +210,13 @@ class WorkspaceServer:
     def _start(
         self, header: dict[str, Any], body: bytes, connection: socket.socket
     ) -> tuple[dict[str, Any], bytes]:
-        """Run a process whose output and input stream; meanwhile the client can ask for the patch."""
+        """Run a process with streamed output and input; meanwhile the client can ask for the patch."""
         argv, env, contents = _process_of(body)
         timeout = wire.number(header.get("timeout"), most=wire.MAX_PROCESS_SECONDS)
         if timeout is None:
             raise RefusalError("timeout is not a number of seconds.")
         self._folders.make()
-        # Some programs take their folder from PWD, which no shell sets here.
+        # Some programs read their folder from PWD, which no shell sets here.
         env = {**self._env, "PWD": str(self._folders.tree), **env}
         if shutil.which(argv[0], path=env["PATH"]) is None:
             raise RefusalError(f"There is no program {argv[0]} in the workspace: its image must have it.")
@@ -258,14 +258,14 @@ class WorkspaceServer:
         return {"exit_code": finished.exit_code, "truncated": left < 0}, text.encode("utf-8", "replace")
 
     def _output_limit(self, header: dict[str, Any]) -> int:
-        """Characters that the client wants in the answer, up to the workspace's limit."""
+        """Return the characters that the client wants in the answer, up to the workspace's limit."""
         asked = header.get("output_limit")
         most = self._options.output_limit
         return min(asked, most) if type(asked) is int and asked > 0 else most
 
 
 def _answer_of(work: Callable[[], tuple[dict[str, Any], bytes]]) -> tuple[dict[str, Any], bytes]:
-    """The fields and the body of an answer, or why there is none."""
+    """Return the fields and the body of an answer, or an answer that says why the work failed."""
     try:
         fields, body = work()
     except RefusalError as error:
@@ -283,7 +283,7 @@ def _send(connection: socket.socket, fields: dict[str, Any], body: bytes) -> Non
 
 
 def _drain(connection: socket.socket) -> None:
-    """Read what the client sends until it closes: if we closed before, it would lose the answer."""
+    """Read what the client sends until it disconnects: if we closed before, it would lose the answer."""
     connection.shutdown(socket.SHUT_WR)
     deadline = time.monotonic() + _TRANSFER_SECONDS
     while connection.recv(wire.CHUNK) and time.monotonic() < deadline:
@@ -291,10 +291,10 @@ def _drain(connection: socket.socket) -> None:
 
 
 def _process_of(body: bytes) -> tuple[list[str], dict[str, str], dict[str, bytes]]:
-    """Arguments, variables and files of a process.
+    """Return the arguments, variables and files of a process.
 
     Raises:
-        RefusalError: the request does not have them.
+        RefusalError: the request lacks them, or they are not valid.
     """
     try:
         fields = json.loads(body)
@@ -309,7 +309,7 @@ def _process_of(body: bytes) -> tuple[list[str], dict[str, str], dict[str, bytes
 
 
 def _received(carrier: socket.socket) -> socket.socket | None:
-    """The socket that was passed over another one; `None` at its end, or if something else arrived."""
+    """Return the socket that was passed over another one; `None` at its end, or if it got something else."""
     try:
         _, descriptors, _, _ = socket.recv_fds(carrier, 1, 1)
         return socket.socket(fileno=descriptors[0]) if descriptors else None

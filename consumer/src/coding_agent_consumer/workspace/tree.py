@@ -1,8 +1,8 @@
 """The repository in the workspace: seeded from a bundle, compared with it, listed and searched.
 
-Git has no more rights here than the commands, so nothing that they plant in the tree gains them anything.
+Git has no more rights here than the commands, so commands gain nothing by files that they plant in the tree.
 A repository next to the tree holds the seeded commit. The tree's own `.git` is for the commands; they can
-commit, reset or delete it, and no work is lost.
+commit to it, reset it or delete it, and no work is lost.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from coding_agent_consumer.workspace.wire import (
 
 _GIT_TIMEOUT = 300.0
 _SEARCH_TIMEOUT = 30.0
-"""The model waits for the answer."""
+"""This is short because the model waits for the answer."""
 _MAX_FILES = 2000
 _MAX_MATCHES = 300
 _MAX_LINE = 300
@@ -54,12 +54,12 @@ _GENERATED_FILES = (
     *(".tox/", ".nox/", ".venv/", "*.egg-info/", "node_modules/", ".gradle/", ".DS_Store"),
 )
 """Files that test runs generate and nobody commits, for repositories whose `.gitignore` does not name them.
-Only untracked files are ignored: a tracked file counts whatever its name."""
+Only untracked files are ignored: a tracked file counts, whatever its name is."""
 _READ_BY_GIT = (".gitignore", ".gitattributes", ".gitmodules")
 _ELSEWHERE_SECONDS = 60.0
-"""For looking for work outside the tree."""
+"""Limit of the search for work outside the tree."""
 _MOST_BRANCHES = 10
-"""Branches and worktrees in which work is looked for, the newest first."""
+"""Work is searched for in this many branches (the newest first) and worktrees."""
 _PATHS_AT_ONCE = 200
 """Paths in one git command."""
 _FOUND = "refs/workspace/found"
@@ -70,7 +70,7 @@ _QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", 
 
 
 class _TooMuchError(RefusalError):
-    """A git command wrote more than we take."""
+    """A git command wrote more than we accept."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Tree:
             raise
 
     def diff(self) -> Patch:
-        """All changes since the seed, without repositories created inside the tree.
+        """Return all changes since the seed, without repositories created inside the tree.
 
         Raises:
             RefusalError: the workspace is not seeded, the patch is too large, or a special file has the name
@@ -141,13 +141,13 @@ class Tree:
         """
         self._require_seed()
         tree = self._folders.tree
-        # No other git runs now, so a lock was left by one that was killed.
+        # No other git runs now, so a lock was left by a git that was killed.
         (self._folders.git / "index.lock").unlink(missing_ok=True)
         found = self._patch_of_index(self._stage(tree))
         return found if found.data or found.left_out else self._elsewhere() or found
 
     def _stage(self, folder: Path) -> dict[bytes, int]:
-        """Put the files of a folder into the index; the sizes of those that are too large for it."""
+        """Put a folder's files into the index. Return the sizes of files that are too large for this."""
         with deadline(FILE_SECONDS):
             special = next(special_files(folder, names=_READ_BY_GIT), None)
         if special is not None:
@@ -167,7 +167,7 @@ class Tree:
         return {**new, **changed}
 
     def _patch_of_index(self, left_out: Mapping[bytes, int]) -> Patch:
-        """The changes in the index without files that are too large, before the change or after it."""
+        """Return the changes in the index, without files that are too large before or after their change."""
         self._drop_new_gitlinks()
         names = self._git("diff", "--cached", "--name-only", "-z", "--no-renames", _SEED, limit=MAX_PATCH)
         changed = [os.fsdecode(name) for name in names.split(b"\0") if name]
@@ -196,7 +196,7 @@ class Tree:
         try:
             data = self._changes()
         except _TooMuchError:
-            # In a patch, a binary file takes up to five quarters of its size.
+            # In a patch, a binary file takes up to 5/4 of its size.
             leave_out(largest_beyond(totals, MAX_PATCH // 2))
             data = self._changes()
         return Patch(data, _with_sizes(large))
@@ -210,7 +210,7 @@ class Tree:
         )
 
     def _blobs(self, tree: str, paths: Sequence[str]) -> dict[str, _Blob]:
-        """The files of a tree among these paths."""
+        """Return those of these paths that are files in a tree, with their blobs."""
         listing = self._git("ls-tree", "-r", "-l", "-z", tree, "--", *paths)
         found = {}
         for line in listing.split(b"\0"):
@@ -221,13 +221,13 @@ class Tree:
         return found
 
     def _binary(self, *paths: str) -> set[str]:
-        """The changed files, among these if any are given, whose patch holds all of their content."""
+        """Return the changed files (of `paths`, if given) whose patch contains all of their content."""
         arguments = ("diff", "--cached", "--numstat", "-z", "--no-renames", _SEED, "--", *paths)
         lines = self._git(*arguments, limit=MAX_PATCH).split(b"\0")
         return {os.fsdecode(line[4:]) for line in lines if line.startswith(b"-\t-\t")}
 
     def _restore(self, paths: Sequence[str], seeded: Mapping[str, _Blob]) -> None:
-        """Take changes back out of the index."""
+        """Undo changes in the index."""
         known = [(path, seeded[path]) for path in paths if path in seeded]
         entries = [part for path, one in known for part in ("--cacheinfo", f"{one.mode},{one.id},{path}")]
         self._update_index("--add", entries, separator="")
@@ -239,7 +239,7 @@ class Tree:
             self._git("update-index", option, *filter(None, [separator]), *some)
 
     def _large_files(self, folder: Path, *which: str) -> dict[bytes, int]:
-        """Size by path of the files that are too large for a patch, before git reads them all."""
+        """Return the sizes, by path, of files that are too large for a patch, without reading the files."""
         listing = self._git("ls-files", *which, "-z", folder=folder, limit=MAX_PATCH, too_much=_TOO_MUCH)
         sizes: dict[bytes, int] = {}
         for name in filter(None, listing.split(b"\0")):
@@ -248,9 +248,9 @@ class Tree:
         return {name: size for name, size in sorted(sizes.items()) if size > MAX_FILE}
 
     def _elsewhere(self) -> Patch | None:
-        """The newest work that is not in the tree: in a worktree, on a branch or in a stash.
+        """Return the newest work that is not in the tree: in a worktree, on a branch or in a stash.
 
-        Commands can have damaged their repository, or set traps in it. Then nothing is found.
+        If commands have damaged their repository, or set traps in it, nothing is found.
         """
         found: list[tuple[float, Patch]] = []
         self._give_up = time.monotonic() + _ELSEWHERE_SECONDS
@@ -261,7 +261,7 @@ class Tree:
         return max(found, key=lambda one: one[0])[1] if found else None
 
     def _look_elsewhere(self, found: list[tuple[float, Patch]]) -> None:
-        """Add what is found, with the time of the change."""
+        """Add patches that are found to `found`, with the times of their changes."""
         for folder in self._worktrees():
             with contextlib.suppress(RefusalError, OSError):
                 patch = self._patch_of_index(self._stage(folder))
@@ -281,13 +281,13 @@ class Tree:
                     return
 
     def _worktrees(self) -> list[Path]:
-        """Other worktrees of the commands' repository."""
+        """Return the other worktrees of the commands' repository."""
         own = self._folders.tree / ".git" / "worktrees"
         found = []
         with contextlib.suppress(OSError), os.scandir(own) as entries:
             for entry in itertools.islice(entries, _MOST_BRANCHES):
                 with contextlib.suppress(OSError, ValueError, RefusalError):
-                    # Each names the other (gitrepository-layout(5)), so it is not just any folder.
+                    # Both must name each other (gitrepository-layout(5)), so that no other folder is read.
                     there = Path(_line_of(Path(entry.path) / "gitdir"))
                     back = _line_of(there).removeprefix("gitdir: ")
                     if os.path.realpath(back) == os.path.realpath(entry.path):
@@ -295,7 +295,7 @@ class Tree:
         return found
 
     def _newest(self, folder: Path) -> float:
-        """When the last of a folder's changed files was written."""
+        """Return when the newest of a folder's changed files was written."""
         names = self._git("diff", "--cached", "--name-only", "-z", "--no-renames", _SEED, limit=MAX_PATCH)
         times = [0.0]
         for name in names.split(b"\0"):
@@ -304,7 +304,7 @@ class Tree:
         return max(times)
 
     def _references(self) -> list[tuple[float, str]]:
-        """Branches and stash of the commands' repository that have commits of their own, newest first."""
+        """Return branches and stash of the commands' repository with commits of their own, newest first."""
         seed = self._git("rev-parse", _SEED).decode("ascii").strip()
         own = ("--git-dir", str(self._folders.tree / ".git"))
         wanted = ("--sort=-committerdate", f"--count={_MOST_BRANCHES}", f"--no-merged={seed}")
@@ -326,7 +326,7 @@ class Tree:
         return bool(self._git("rev-parse", "--quiet", "--verify", revision, tolerate=(1,)).strip())
 
     def list_files(self, path: str, limit: int) -> str:
-        """Files below a folder, one per line."""
+        """Return the files below a folder, one per line."""
         self._require_seed()
         relative = self._relative(path)
         files = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", relative)
@@ -338,7 +338,7 @@ class Tree:
         return _bounded(names, _MAX_FILES, "files", limit)
 
     def search(self, pattern: str, path: str, limit: int) -> str:
-        """Matching lines of text files, as `path:line: text`."""
+        """Return matching lines of text files, as `path:line: text`."""
         self._require_seed()
         relative = self._relative(path)
         lines: list[str] = []
@@ -372,7 +372,7 @@ class Tree:
     def _require_seed(self) -> None:
         if not self._folders.git.exists():
             raise RefusalError("The workspace holds no repository yet.")
-        # Commands can change these files. They gain nothing by it, but their work could be lost.
+        # Commands can change these files. They gain nothing by that, but their work could be lost.
         with deadline(FILE_SECONDS):
             for path in special_files(self._folders.git):
                 os.unlink(path)
@@ -382,7 +382,7 @@ class Tree:
             _write_exclude(self._folders.git)
 
     def _drop_new_gitlinks(self) -> None:
-        """Drop repositories cloned into the tree; keep submodules at their seeded commit."""
+        """Drop repositories that were cloned into the tree; keep submodules at their seeded commits."""
         index = _gitlinks(self._git("ls-files", "--stage", "-z"), 1)
         seeded = _gitlinks(self._git("ls-tree", "-r", "-z", _SEED), 2)
         for path, commit in index.items():
@@ -459,7 +459,7 @@ def _bounded(lines: list[str], most: int, what: str, limit: int) -> str:
 
 
 def _seeded_config(folders: WorkspaceFolders) -> bytes:
-    """The configuration of the seeded repository, empty if none; removes a partial seed."""
+    """Return the seeded repository's configuration; empty if there is none. Remove a partial seed."""
     if folders.seeded.is_file():
         return folders.seeded.read_bytes()
     if folders.git.exists():
@@ -470,7 +470,7 @@ def _seeded_config(folders: WorkspaceFolders) -> bytes:
 
 
 def _gitlinks(listing: bytes, commit_field: int) -> dict[str, str]:
-    """Path to commit of the gitlinks in `ls-files --stage -z` (field 1) or `ls-tree -z` (field 2)."""
+    """Return gitlinks' commits by path, from `ls-files --stage -z` (field 1) or `ls-tree -z` (field 2)."""
     found = {}
     for entry in listing.split(b"\0"):
         head, _, path = entry.partition(b"\t")
@@ -481,7 +481,7 @@ def _gitlinks(listing: bytes, commit_field: int) -> dict[str, str]:
 
 
 def largest_beyond(sizes: Mapping[str, int], most: int) -> list[str]:
-    """The names to leave out, the largest first, so that the others together have at most `most` bytes."""
+    """Return names to leave out, the largest first, so that the others have at most `most` bytes together."""
     left_out, total = [], sum(sizes.values())
     for name, size in sorted(sizes.items(), key=lambda one: (-one[1], one[0])):
         if total <= most:
@@ -492,7 +492,7 @@ def largest_beyond(sizes: Mapping[str, int], most: int) -> list[str]:
 
 
 def _with_sizes(files: Mapping[bytes, int]) -> tuple[str, ...]:
-    """Names for people, each with its size."""
+    """Return the files' names for people, each with its size."""
     shown = [
         f"{cut_end(name.decode('utf-8', 'replace'), MAX_NAME - 20)} ({size / 2**20:.0f} MiB)"
         for name, size in sorted(files.items())
@@ -502,7 +502,7 @@ def _with_sizes(files: Mapping[bytes, int]) -> tuple[str, ...]:
 
 
 def _line_of(file: Path) -> str:
-    """The first line of one of git's own small files."""
+    """Return the first line of one of git's own small files."""
     with open(file, "rb", opener=_without_waiting) as opened:
         return os.fsdecode(opened.read(4096).partition(b"\n")[0])
 
@@ -512,7 +512,7 @@ def _without_waiting(name: str, flags: int) -> int:
 
 
 def _ignore_pattern(path: bytes) -> bytes:
-    """A line of an exclude file that matches this path alone (gitignore(5)); no path with a line break."""
+    """Return a line of an exclude file (gitignore(5)) for this path only, which must have no line break."""
     return b"/" + re.sub(rb"([\\*?\[\]!# ])", rb"\\\1", path)
 
 

@@ -4,8 +4,8 @@
     header    a JSON object; `body` in it is the number of bytes that follow
     body      raw bytes: a bundle, a patch, a file's text, a command
 
-One connection carries one request and its one answer. For a process that streams it carries more: `input` and
-`diff` from the client, `kind: output` and `kind: diff` from the workspace, and last the answer. Both sides
+One connection carries one request and its one answer. For a process that streams, it also carries `input` and
+`diff` from the client, and `kind: output` and `kind: diff` from the workspace, before the answer. Both sides
 limit what they accept. Only the standard library is used, because the workspace program is copied into images
 with the user's toolchain.
 """
@@ -25,15 +25,15 @@ MAX_TEXT = 16 * 1024 * 1024
 MAX_PATCH = 64 * 1024 * 1024
 """Bytes of a patch."""
 MAX_FILE = 32 * 1024 * 1024
-"""Bytes of one file that a patch creates or changes: a megabyte of patch can hold gigabytes of zeros."""
+"""Bytes of one file that a patch creates or changes: 1 MB of a patch can unpack to gigabytes of zeros."""
 MAX_UNPACKED = 128 * 1024 * 1024
-"""Bytes of all binary files of a patch together, before and after: git holds them in memory at once."""
+"""Bytes of all binary files of a patch together, before and after it: git has all of them in memory."""
 MAX_BUNDLE = 4 * 1024 * 1024 * 1024
 """Bytes of a bundle."""
 MAX_STREAM = 64 * 1024 * 1024
 """Bytes of output of a process that streams."""
 MAX_PROCESS_SECONDS = 7 * 86400.0
-"""Longest time of a process that streams."""
+"""The longest time that a process that streams may have."""
 CHUNK = 64 * 1024
 """Bytes read or written at once."""
 
@@ -56,9 +56,9 @@ BODY_LIMITS: Mapping[str, int] = {
 
 
 MAX_NAMES = 20
-"""Files that an answer names."""
+"""The most files that an answer names."""
 MAX_NAME = 200
-"""Characters of one."""
+"""Characters of one name."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Patch:
 
     Attributes:
         data: a binary git patch (`git diff --binary --full-index`), at most 64 MiB; empty if nothing changed.
-        left_out: files that are too large, each with its size.
-        source: where the work was, if it was not in the tree.
+        left_out: names of the files that are too large, each with its size.
+        source: where the work was found, if it was not in the tree.
     """
 
     data: bytes = b""
@@ -76,12 +76,12 @@ class Patch:
     source: str = ""
 
     def fields(self) -> dict[str, Any]:
-        """What its answer says beside the data."""
+        """Return the fields of an answer with this patch; the data is the answer's body."""
         return {"left_out": self.left_out, "source": self.source}
 
     @staticmethod
     def of(fields: Mapping[str, Any], data: bytes) -> Patch:
-        """From an answer, which may say anything."""
+        """Read a patch from an answer, which may have any content."""
         names, source = fields.get("left_out"), fields.get("source")
         found = names if isinstance(names, list) else []
         return Patch(
@@ -92,7 +92,7 @@ class Patch:
 
     @property
     def too_large(self) -> str:
-        """Says which files are left out; empty if none are."""
+        """A text that says which files are left out; empty if none are."""
         if not self.left_out:
             return ""
         return (
@@ -110,7 +110,7 @@ class WireError(Exception):
 
 
 def encode_header(header: Mapping[str, Any], body: int) -> bytes:
-    """The encoded header for a body of `body` bytes."""
+    """Encode the header for a body of `body` bytes."""
     text = json.dumps({**header, "body": body}, separators=(",", ":")).encode()
     if len(text) > MAX_HEADER:
         raise WireError("the header is too large")
@@ -118,10 +118,10 @@ def encode_header(header: Mapping[str, Any], body: int) -> bytes:
 
 
 def header_length(prefix: bytes) -> int:
-    """Length of the header that follows.
+    """Return the length of the header that follows.
 
     Raises:
-        WireError: it exceeds the limit.
+        WireError: the length exceeds the limit.
     """
     (length,) = PREFIX.unpack(prefix)
     if not 0 < length <= MAX_HEADER:
@@ -130,11 +130,11 @@ def header_length(prefix: bytes) -> int:
 
 
 def decode_header(text: bytes, limit: int | None = None) -> tuple[dict[str, Any], int]:
-    """The header's fields, and the length of the body that follows.
+    """Return the header's fields, and the length of the body that follows.
 
     Args:
-        text: JSON.
-        limit: most bytes of the body; `None`: the limit of the header's `op`.
+        text: the header as JSON.
+        limit: the most bytes of the body; `None`: the limit of the header's `op`.
 
     Raises:
         WireError: the header is not valid, the operation is unknown, or the body is too large.
@@ -162,7 +162,7 @@ class FrameReader:
     """Takes complete requests out of a stream of bytes.
 
     Args:
-        limit: most bytes of all bodies together.
+        limit: the most bytes of all bodies together.
     """
 
     def __init__(self, limit: int) -> None:
@@ -170,10 +170,10 @@ class FrameReader:
         self._left = limit
 
     def feed(self, data: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """The requests that are complete now.
+        """Yield the requests that are complete now.
 
         Raises:
-            WireError: one is not valid, or all together are too large.
+            WireError: a request is not valid, or all requests together are too large.
         """
         self._received += data
         while len(self._received) >= PREFIX.size:
@@ -192,9 +192,9 @@ class FrameReader:
 
 
 def number(value: object, *, most: float) -> float | None:
-    """A number from 0 to `most`, `None` if it is something else.
+    """Return a number from 0 to `most`; `None` if the value is something else.
 
-    JSON has numbers that no float holds (`1e400` written out), NaN and infinities.
+    JSON can have numbers that do not fit a float (`1e400` written out), NaN and infinities.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         return None

@@ -1,1 +1,1 @@
-"""The egress proxy: Squid, what it is configured with, who its users are, and what it has denied."""
+"""The egress proxy: Squid with its configuration, the check of its users, and the counts of its denials."""

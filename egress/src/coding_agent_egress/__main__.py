@@ -1,6 +1,6 @@
-"""`python -m coding_agent_egress`: runs Squid with the settings, and applies them again when they change.
+"""`python -m coding_agent_egress` runs Squid with the settings, and applies them again when they change.
 
-What Squid's log shows as denied is answered to the agents that ask, over HTTP on loopback.
+Over HTTP on loopback, it answers agents that ask which of their requests Squid's log shows as denied.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import os
 import signal
 
 if __name__ == "__main__":
-    # Before the imports below, which take time: the kernel drops SIGTERM for a container's first process
-    # that has no handler. The image starts it with SIGTERM blocked (docs/decisions/0019).
+    # This comes before the imports below, which take time: the kernel drops a SIGTERM for a container's first
+    # process if it has no handler. The image starts it with SIGTERM blocked (docs/decisions/0019).
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
@@ -40,14 +40,14 @@ from coding_agent_egress.squid import PAGES, Place, configuration
 _logger = logging.getLogger("coding_agent.egress")
 
 _CHECK_S = 2.0
-"""Between two reads of the settings and the keys."""
+"""Time between two reads of the settings and the keys."""
 _CHECK_LIMIT_S = 30.0
 _STOP_LIMIT_S = 25.0
-"""Longer than Squid waits for open connections when it stops (`shutdown_lifetime`)."""
+"""This is longer than Squid waits for open connections when it stops (`shutdown_lifetime`)."""
 _ATTEMPTS = 2000
-"""Attempts whose denials are kept: far more than run at a time."""
+"""The denials of this many attempts are kept: far more than run at a time."""
 _HOSTS = 50
-"""Hosts of one attempt; a command can invent any number."""
+"""Hosts that are kept for one attempt; a command can invent any number of hosts."""
 
 
 class Proxy:
@@ -60,7 +60,7 @@ class Proxy:
         self._written: tuple[str, str] | None = None
 
     def write(self) -> bool:
-        """Write what Squid reads; whether its configuration has changed.
+        """Write what Squid reads. Return whether its configuration has changed.
 
         Raises:
             SettingsError: the settings are wrong, the key is missing, or Squid refuses its configuration.
@@ -88,9 +88,9 @@ class Proxy:
         return text != before
 
     def start(self) -> subprocess.Popen[str]:
-        """Start Squid; its log comes from its standard output."""
-        # No debugging output, no second process, and the whole path: it reads the file again when it reloads.
-        # The service name is part of the names of its shared memory: two on one machine must differ.
+        """Start Squid; its standard output is its log."""
+        # -N runs no second process. The path is absolute, because Squid reads the file again when it reloads.
+        # The service name is part of the names of its shared memory, so two on one machine must differ.
         name = f"egress{self._place.port}"
         command = [self._squid, "-N", "-n", name, "-f", str(self._place.configuration.absolute())]
         return subprocess.Popen(
@@ -122,7 +122,7 @@ class Proxy:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file that only this user can read, so that no reader sees half of it."""
+    """Write a file that only this user can read, and replace it at once, so that nobody reads half of it."""
     new = path.with_suffix(".part")
     new.touch(mode=0o600)
     new.write_text(text, encoding="utf-8")
@@ -137,7 +137,7 @@ class Denials:
         self._lock = threading.Lock()
 
     def take(self, entry: dict[str, Any]) -> bool:
-        """Count a line of Squid's log if it is a denial; whether it was one."""
+        """Count a line of Squid's log if it is a denial. Return whether it is one."""
         job = job_of(unquote(entry["user"]))
         if job is None or entry["status"] != 403 or "_DENIED" not in entry["result"]:
             return False
@@ -158,7 +158,7 @@ class Denials:
 
 
 def server_of(denials: Denials, port: int) -> ThreadingHTTPServer:
-    """The server on loopback, which Squid alone reaches.
+    """Return the server on loopback, which only Squid reaches.
 
     `GET /` answers `{"HOST": COUNT}` for the user's attempt.
 
@@ -176,7 +176,7 @@ def server_of(denials: Denials, port: int) -> ThreadingHTTPServer:
             return self._answer(200, denials.of(job)) if job else self._answer(403, {})
 
         def log_message(self, format: str, *args: object) -> None:
-            """Squid logs the request already."""
+            """Log nothing: Squid logs the request already."""
 
         def _answer(self, status: int, body: dict[str, int]) -> None:
             data = json.dumps(body).encode()
@@ -190,7 +190,7 @@ def server_of(denials: Denials, port: int) -> ThreadingHTTPServer:
 
 
 def _user(authorization: str) -> str:
-    """The user name that Squid sends; empty if there is none."""
+    """Return the user name that Squid sends; empty if there is none."""
     try:
         return base64.b64decode(authorization.partition(" ")[2]).decode().partition(":")[0]
     except (binascii.Error, UnicodeDecodeError):
@@ -198,13 +198,13 @@ def _user(authorization: str) -> str:
 
 
 def run(config: Path | None, place: Place) -> int:
-    """Run until SIGTERM, or until Squid ends; Squid's exit status.
+    """Run until SIGTERM, or until Squid ends. Return 0 after a signal, otherwise a failing exit status.
 
     Raises:
         SettingsError: the proxy cannot start with these settings.
     """
     proxy, denials, stop = Proxy(config, place), Denials(), threading.Event()
-    # Before Squid starts: a signal must not end this process and leave Squid running.
+    # This comes before Squid starts: a signal must not end this process and leave Squid running.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     proxy.write()
@@ -245,7 +245,7 @@ def _relay(squid: subprocess.Popen[str], denials: Denials) -> None:
 
 
 def main() -> int:
-    """The command line; the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="coding-agent-egress", description=__doc__)
     parser.add_argument(
         "--config", type=Path, help="the settings file (default: CONFIG_FILE, else config.yaml)"

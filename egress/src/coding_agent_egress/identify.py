@@ -1,7 +1,8 @@
 """`python -m coding_agent_egress.identify KEYS`: Squid's helper for Basic authentication.
 
 For each line of user name and password, URL-encoded, it answers `OK` or `ERR`
-(https://wiki.squid-cache.org/Features/AddonHelpers#basic-scheme). It imports little: several of it run.
+(https://wiki.squid-cache.org/Features/AddonHelpers#basic-scheme). It imports little, because Squid runs
+several of these processes.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from coding_agent_core.egress import is_valid, job_of
 
 
 def answer(line: str, keys: list[str]) -> str:
-    """The answer to one line."""
+    """Return the answer to one line."""
     user, _, given = line.strip().partition(" ")
     name = unquote(user)
     return "OK" if job_of(name) and is_valid(name, unquote(given), keys) else "ERR"
 
 
 def answer_lines(keys: Path, lines: TextIO, answers: TextIO) -> None:
-    """Answer until the input ends. The file has one key in each line, and is read again for each answer."""
+    """Answer lines until the input ends. The file has one key per line, and is read again for each answer."""
     for line in lines:
         print(answer(line, keys.read_text(encoding="utf-8").splitlines()), file=answers, flush=True)
 

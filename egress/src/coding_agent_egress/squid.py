@@ -1,7 +1,7 @@
-"""Squid's configuration, from the settings. Pure.
+"""Make Squid's configuration from the settings; no I/O.
 
-A request is checked in this order: a valid password, a host in the user's list, a public address. The name is
-resolved last, so that a name that a command invents never reaches a name server.
+Squid checks a request in this order: a valid password, a host in the user's list, a public address. The name
+is resolved last, so that a name that a command invents never reaches a name server.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ NEVER = (
     *("64:ff9b::a9fe:0/112", "64:ff9b:1::/48", "2002:a9fe::/32", "::a9fe:0/112"),
 )
 """Link-local addresses and the metadata services of clouds, which give out credentials of the node;
-192.0.0.192 is Oracle's. The last four are ways to write the first in IPv6 (RFC 6052, RFC 8215, RFC 3056,
-RFC 4291)."""
+192.0.0.192 is Oracle's. The last four are IPv6 forms of the first (RFC 6052, 8215, 3056 and 4291)."""
 PRIVATE = (
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.0.0.0/24"),
     *("192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4"),
@@ -43,7 +42,7 @@ PAGES = {
     "ERR_EGRESS_PRIVATE": "The egress proxy denies %H: it has a private address."
     " An administrator can allow that in egress.private.\n",
 }
-"""What a denied request is answered, with 403, by the name of Squid's error page; %H is the host."""
+"""The answers to denied requests, sent with 403, by the name of Squid's error page; %H is the host."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class ProxyTarget:
 
     @staticmethod
     def of(pattern: str) -> ProxyTarget:
-        """The target that an entry of the settings names."""
+        """Return the target that an entry of the settings names."""
         host, _, port = pattern.partition(":")
         return ProxyTarget(host, int(port) if port else None)
 
@@ -75,10 +74,10 @@ class Place:
     """Where the proxy listens and keeps what it needs.
 
     Attributes:
-        port: for attempts, on all addresses unless `host` names one.
-        denials: port of the server of denials, on loopback.
-        folder: of the configuration, the keys and the pages.
-        hosts: a file of names and addresses that counts before name servers.
+        port: the port for attempts, on all addresses unless `host` names one.
+        denials: the port on loopback of the server that reports denials.
+        folder: the folder of the configuration, the keys and the pages.
+        hosts: a file of names and addresses, which counts before name servers.
     """
 
     port: int
@@ -101,7 +100,7 @@ class Place:
 
 
 def configuration(settings: Settings, place: Place, *, parent_login: str | None = None) -> str:
-    """squid.conf; the same for the same arguments.
+    """Return the text of squid.conf, which is always the same for the same arguments.
 
     Args:
         parent_login: `USER:PASSWORD` for the parent proxy.
@@ -161,9 +160,9 @@ def _program(place: Place) -> list[str]:
         *("pinger_enable off", "icp_port 0", "snmp_port 0", "client_db off", "workers 1"),
         # A model may think for minutes before it answers.
         *("connect_timeout 20 seconds", "read_timeout 15 minutes", "shutdown_lifetime 20 seconds"),
-        # As other programs of a pod do, so that a Service is found by its short name.
+        # Search domains are used, as by a pod's other programs, so that a Service's short name is found.
         "dns_defnames on",
-        # By env, because Squid gives a program another argv[0], by which Python does not find its packages.
+        # `env` starts it, because Squid sets another argv[0], with which Python does not find its packages.
         f"auth_param basic program /usr/bin/env {sys.executable} -I -m {IDENTIFY} {place.keys}",
         *("auth_param basic children 4 startup=1 idle=1", "auth_param basic realm attempts"),
         *("auth_param basic credentialsttl 5 minutes", "auth_param basic casesensitive on"),
@@ -174,11 +173,11 @@ def _program(place: Place) -> list[str]:
         *("acl https_port port 443", "acl http_port port 80"),
         *("acl https all-of tunnel https_port", "acl http all-of !tunnel http_port"),
         "acl usual_port any-of https http",
-        # Both always match: the last name of a line chooses the page that a denied request is answered with.
+        # Both always match: the last name in a rule chooses the page that answers a denied request.
         *("acl not_listed src all", "acl not_public src all"),
         *pages,
         f"acl denials dstdom_regex -n -i ^{re.escape(DENIALS_HOST)}$",
-        # It gets the name of the user, whose password was checked.
+        # The server of denials gets the name of the user, whose password was checked.
         f"cache_peer 127.0.0.1 parent {place.denials} 0 no-query no-digest no-netdb-exchange originserver "
         "login=*:checked name=denials",
         *("cache_peer_access denials allow denials", "cache_peer_access denials deny all"),
@@ -187,7 +186,7 @@ def _program(place: Place) -> list[str]:
 
 
 def _parent(parent: ParentProxy | None, login: str | None) -> list[str]:
-    """Squid reaches hosts itself, or through a parent unless they have a private address.
+    """Let Squid reach hosts directly, or through a parent proxy unless they have a private address.
 
     A host that only the parent can resolve has no address here, so it is reached through the parent. A login
     has URL escapes (http://www.squid-cache.org/Doc/config/cache_peer).
@@ -206,7 +205,7 @@ def _parent(parent: ParentProxy | None, login: str | None) -> list[str]:
 
 
 def _allow(name: str, user: str, targets: Iterable[ProxyTarget], address: str) -> Iterator[str]:
-    """Allow a user these targets, if what they resolve to is acceptable."""
+    """Allow a user these targets, if the addresses that they resolve to are acceptable."""
     by_port: dict[int | None, set[str]] = {}
     for target in targets:
         by_port.setdefault(target.port, set()).add(target.regex)
@@ -220,7 +219,7 @@ def _allow(name: str, user: str, targets: Iterable[ProxyTarget], address: str) -
 
 
 def agent_targets(settings: Settings) -> tuple[ProxyTarget, ...]:
-    """What the settings send the agent to: forges, models, bucket, MCP servers, per-user settings."""
+    """Return the targets to which the settings send the agent, e.g. forges, models, bucket, MCP servers."""
     urls = [server.url for server in settings.mcp_servers if server.url]
     for platform in Platform:
         forge = settings.forge(platform)
@@ -240,14 +239,14 @@ def agent_targets(settings: Settings) -> tuple[ProxyTarget, ...]:
     for url in urls:
         parts = urlsplit(url)
         host = parts.hostname or ""
-        # Also a tunnel to an http port: some clients tunnel everything.
+        # This allows a tunnel to an http port too: some clients tunnel everything.
         port = parts.port or (443 if parts.scheme == "https" else 80)
         found.append(ProxyTarget(f"[{host}]" if ":" in host else host, port))
     return tuple(dict.fromkeys(found))
 
 
 def _bucket(s3: S3) -> str:
-    """The address of the bucket, as the store's client builds it."""
+    """Return the address of the bucket, as the store's client builds it."""
     url = s3.endpoint_url or f"https://s3.{s3.region}.amazonaws.com"
     if s3.path_style:
         return url

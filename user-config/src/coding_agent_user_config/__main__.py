@@ -1,9 +1,9 @@
-"""`python -m coding_agent_user_config --directory DIR`: per-user settings over HTTP, read from YAML files.
+"""`python -m coding_agent_user_config --directory DIR` serves per-user settings over HTTP from YAML files.
 
 `GET /config/{platform}/{username}` needs a Bearer key.
 
-A user's settings are `DIR/<platform>/<username>.yaml` merged over `DIR/default.yaml`. Settings and the file
-with the key are read on each request, so an edit takes effect at once.
+A user's settings are those of `DIR/<platform>/<username>.yaml` merged over those of `DIR/default.yaml`.
+Settings and the file with the key are read for each request, so an edit takes effect at once.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 import signal
 
 if __name__ == "__main__":
-    # Before the imports below, which take time: the kernel drops SIGTERM for a container's first process
-    # that has no handler. The image starts it with SIGTERM blocked (docs/decisions/0019).
+    # This comes before the imports below, which take time: the kernel drops a SIGTERM for a container's first
+    # process if it has no handler. The image starts it with SIGTERM blocked (docs/decisions/0019).
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
@@ -36,7 +36,7 @@ from fastapi.responses import JSONResponse
 EX_CONFIG = 78
 
 _USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
-"""Logins; no match can lead out of the folder."""
+"""Matches logins; a login that matches cannot lead out of the folder."""
 _logger = logging.getLogger("coding_agent.user_config")
 
 
@@ -46,7 +46,7 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class ApiKey:
-    """The key that a client must send: the value or, during a rotation, also the file's content."""
+    """The key that a client must send: the value or the file's content; during a rotation both are valid."""
 
     value: str = field(default="", repr=False)
     file: Path | None = None
@@ -62,13 +62,13 @@ class ApiKey:
         return any(hmac.compare_digest(given, f"Bearer {key}".encode()) for key in self.current())
 
     def current(self) -> list[str]:
-        """The current keys; raises as `accepts`."""
+        """Return the current keys; this raises the same errors as `accepts`."""
         stored = self.file.read_text(encoding="utf-8") if self.file is not None else ""
         return [key for key in (self.value.strip(), stored.strip()) if key]
 
 
 def user_config_app(directory: Path, key: ApiKey) -> FastAPI:
-    """Serve the settings in a folder; every request except `/health` needs the key.
+    """Return an app that serves the settings in a folder; every request except `/health` needs the key.
 
     Raises:
         ValueError: there is no key, so everybody would have access.
@@ -108,7 +108,7 @@ def user_config_app(directory: Path, key: ApiKey) -> FastAPI:
 
 
 def read_settings(directory: Path, platform: str, username: str) -> dict[str, Any] | None:
-    """The user's settings merged over the defaults; `None` if there are neither.
+    """Return the user's settings merged over the defaults; `None` if there are neither.
 
     Raises:
         UnreadableError: a file is not a YAML mapping.
@@ -139,7 +139,7 @@ def _read(path: Path, directory: Path) -> dict[str, Any] | None:
 
 
 def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """The override over the base. The key that the base has for its own address goes to no other."""
+    """Merge the override over the base. The base's key for its own address is not used for another one."""
     result = dict(base)
     if "base_url" in override:
         result.pop("api_key", None)

@@ -62,7 +62,7 @@ class Unapproved:
 
     @property
     def sentence(self) -> str:
-        """A text for people and for the model about who changed the item; empty if nobody did."""
+        """A text for people and the model that says who changed the item; empty if nobody did."""
         done: dict[str, list[str]] = {}
         for revision in self.revisions:
             done.setdefault(one_line(revision.user, 100), []).append(_DID[revision.what])
@@ -88,7 +88,7 @@ class Unapproved:
 
     @property
     def refusal(self) -> str | None:
-        """A text for people about why the task must not be worked on; `None` if it may be."""
+        """A text for people that says why the task must not be worked on; `None` if it may be."""
         if not self.revisions:
             return None
         return (
@@ -213,7 +213,7 @@ class ApprovalCheck:
         unapproved = replace(unapproved, people=await self._strangers(entry.author for entry in said))
         if self.newer_text is NewerText.MARK:
             return conversation, unapproved
-        # A review without text only carries its threads.
+        # A review without text is only there for its threads.
         left_out = sum(bool(unapproved.note(entry) and entry.body.strip()) for entry in said)
         return without_newer(conversation, unapproved), replace(unapproved, left_out=left_out)
 

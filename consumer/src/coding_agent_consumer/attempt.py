@@ -121,11 +121,12 @@ def outcome_of_error(error: Exception) -> Outcome:
 
 @dataclass
 class Attempt:
-    """
+    """One attempt at a task.
+
     Attributes:
         settings: the installation's settings, before those of the user and the task apply.
         given: the task with the numbers of this run and attempt, and what the operator says about the
-            attempt. The agent must finish within the time that it gives.
+            attempt. The agent must finish within its `timeout_seconds`.
         stop: set to end the attempt early; work that was done is still pushed.
         grace: seconds within which the attempt returns after `stop`.
         overtime: seconds that the attempt may take beyond its time, for work that cannot be pushed yet.
@@ -135,6 +136,10 @@ class Attempt:
             allowance, because an attempt that leaves no outcome counts as having spent all of it.
         mirror: the mirror of the item's repository, if there is a cache.
         variables: environment variables for the commands in the workspace.
+
+    example:
+        attempt = build_attempt(settings, given, forge, stop, grace=60.0)  # of `program`
+        outcome = await attempt.run()
     """
 
     settings: Settings
@@ -518,7 +523,7 @@ class Attempt:
     async def _delivered(self, action: Callable[[], Awaitable[_T]]) -> _T:
         """Do a step after the work: wait for a forge that is down until the overtime ends.
 
-        The work exists nowhere else yet. Both steps can be repeated safely: a push of the same commit changes
+        The work exists nowhere else yet. Each step can be repeated safely: a push of the same commit changes
         nothing, and `open_change` returns the change that is open already.
         """
         return await while_unavailable(

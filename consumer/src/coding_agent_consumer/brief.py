@@ -16,7 +16,8 @@ from coding_agent_consumer.workspace.protocol import Workspace
 
 @dataclass(frozen=True)
 class Image:
-    """
+    """An image that belongs to the prompt.
+
     Attributes:
         link: the link as it is written in the text.
         media_type: for example `image/png`.

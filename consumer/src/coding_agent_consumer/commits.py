@@ -170,7 +170,7 @@ def why_refused(path: str, mode: str) -> str | None:
 
 
 def _is_dot_git(part: str) -> bool:
-    # Windows and macOS ignore case, trailing dots and blanks, streams and some characters; `git~1` is short.
+    # Windows and macOS ignore case, trailing dots, blanks, streams and some characters; `git~1` is short.
     plain = (
         re.sub("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]", "", part).split(":")[0].rstrip(". ").lower()
     )
@@ -294,12 +294,12 @@ class SshSigner:
 
 
 def _string(value: bytes) -> bytes:
-    """An SSH `string`: its length, then its content."""
+    """Encode an SSH `string`: its length, then its content."""
     return struct.pack(">I", len(value)) + value
 
 
 def _mpint(number: int) -> bytes:
-    """The content of an SSH `mpint`: a positive number, with a zero in front if its first bit is set."""
+    """Encode the content of an SSH `mpint`: a positive number, after a zero byte if its first bit is set."""
     return number.to_bytes(number.bit_length() // 8 + 1, "big")
 
 

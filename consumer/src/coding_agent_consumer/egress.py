@@ -95,7 +95,7 @@ async def denials(environment: Mapping[str, str], *, hurry: bool = False) -> tup
     twice and does not answer within 3 s each time.
 
     Args:
-        hurry: ask only once, for 1 s, because a pod is killed when its grace period or its time is over.
+        hurry: whether to ask only once, for 1 s: a pod is killed when its grace period or its time is over.
     """
     proxy = egress_proxy(environment)
     if proxy is None:

@@ -195,7 +195,7 @@ class Git:
         )
         try:
             if memory is not None:
-                # Before git gets its input, and so before it needs memory. Git may have ended already.
+                # Set the limit before git gets its input, and so needs memory. Git may have ended already.
                 with contextlib.suppress(ProcessLookupError):
                     resource.prlimit(process.pid, resource.RLIMIT_DATA, (memory, memory))
             async with asyncio.timeout(_TIMEOUT):

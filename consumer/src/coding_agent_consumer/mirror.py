@@ -35,7 +35,8 @@ _PACK = ("repack", "-a", "-d", "--quiet", "--window=0")
 
 @dataclass(frozen=True)
 class Mirror:
-    """
+    """The mirror of one repository.
+
     Attributes:
         directory: a folder on the cache volume. Only the agents of this repository's attempts reach it, not
             their workspaces. If it cannot be written to, the mirror is only read.
@@ -103,7 +104,7 @@ class Mirror:
 
     @contextmanager
     def _locked(self) -> Iterator[bool]:
-        """Give whether this attempt alone may write to the mirror while the context is open."""
+        """Try to lock the mirror while the context is open. The context's value is whether that succeeded."""
         descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -144,7 +145,7 @@ async def fetch(git: Git, wanted: Sequence[str], mirror: Mirror | None) -> None:
     try:
         alternates.write_text(f"{objects}\n")
         await git.remote(FETCH, *wanted)
-        await git.local(*_PACK)  # git reads and checks all that the clone needs, also what it borrowed
+        await git.local(*_PACK)  # git reads and checks all that the clone needs, including borrowed objects
         alternates.unlink()
     except (ForgeError, GitFailedError, OSError) as error:
         await asyncio.to_thread(shutil.rmtree, git.directory)

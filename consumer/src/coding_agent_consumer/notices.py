@@ -1,7 +1,7 @@
 """Handle notices while a consumer's workers run, in installations without a reporter.
 
-Each item shows that its task waits, or that it was cancelled before it started. Commands in comments are
-executed.
+An item then shows that its task waits, or that the task was cancelled before it started. Commands in comments
+are executed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ async def _handle_notices_of(
 
 
 async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.Event) -> bool:
-    """Handle a notice, again and again while the forge or queue is down; `False` if `stop` came first."""
+    """Handle a notice, and retry while the forge or queue is down. Return `False` if `stop` came first."""
     item = item_of_notice(notice)
     while not stop.is_set():
         if _is_outdated(notice, datetime.now(UTC)):
@@ -92,7 +92,7 @@ async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.E
             continue
         except ForgeError as error:
             _logger.warning("Could not handle a notice about %s: %s", item.display, error)
-        except Exception:  # a bug in the handling of one notice must not end that of the others
+        except Exception:  # a bug with one notice must not stop the others
             _logger.exception("Unexpected error while handling a notice about %s", item.display)
         return True
     return False

@@ -215,7 +215,7 @@ def build_attempt(
         branch, change = given.earlier.branch, given.earlier.change_url
         if branch is None:
             # This run is not known to have pushed anything, so an earlier run's branch counts while its
-            # change is open. The answer is always the same: a pod finds the work of the lost one it replaces.
+            # change is open. Each pod of this attempt gets the same answer, so it finds a lost pod's work.
             previous = await remembered(forge, item)
             branch = await branch_for(
                 forge,
@@ -279,7 +279,10 @@ async def _located(forge: Forge, item: Item) -> Item:
 
 
 def check_model(settings: Settings) -> None:
-    """Fail now and not in a task, unless per-user settings are on: each person may have a model's key."""
+    """Check that the model can be used, to fail now and not in a task.
+
+    With per-user settings nothing is checked, because each person may have a key of their own.
+    """
     if not settings.user_config_api.enabled:
         model_spec(settings)
         chosen = {settings.consumer.runner, *settings.consumer.runners.values()}

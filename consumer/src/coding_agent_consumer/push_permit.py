@@ -33,7 +33,7 @@ def push_refusal(
 
     A task for an issue has a branch of its own in the item's repository. A task for a change has the change's
     branch, in the item's repository or a fork of it: people who open a change from any other repository have
-    no say there. The account's rights do not decide, because it may be allowed to push everywhere.
+    no say there. Our account's rights do not decide, because it may be allowed to push everywhere.
 
     The agent's own branches may be protected: a rule for all branches covers them too, and an administrator
     can permit the account to push there.

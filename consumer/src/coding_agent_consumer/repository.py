@@ -35,7 +35,7 @@ from coding_agent_consumer.mirror import FETCH, Mirror, fetch
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
 
 Permit = Callable[[str], Awaitable[None]]
-"""Returns if the branch of this name may be pushed to; raises otherwise, and if that is not known."""
+"""Returns if the branch of this name may be pushed to; raises if it may not, or if that is not known."""
 
 _logger = logging.getLogger("coding_agent.publisher")
 _GIT_MEMORY = 512 * 1024 * 1024
@@ -274,9 +274,10 @@ def parse_tips(listing: bytes) -> dict[str, str]:
 
 
 def require_branch_name(name: str) -> None:
-    """
+    """Require that a name can be a branch's name.
+
     Raises:
-        ValueError: it is not a branch name.
+        ValueError: it cannot.
     """
     if not is_branch_name(name):
         raise ValueError(f"{name[:80]!r} is not a branch name.")
@@ -357,7 +358,7 @@ class Publisher:
             _logger.info("Pushed %s: %s", self.repository.tip[:12], self.footer)
 
     def with_checkpoints(self, workspace: Workspace, on_step: OnStep, interval: float) -> OnStep:
-        """Extend `on_step` so that it also pushes unfinished work, once in `interval` seconds; 0: never.
+        """Extend `on_step` by a push of unfinished work, at most every `interval` seconds; 0: never.
 
         An attempt that is killed (out of memory, or its node is lost) can no longer push.
         """

@@ -113,7 +113,7 @@ class _GivenBack:
 
 @dataclass
 class TaskHandler:
-    """Handles claims, several at a time if the caller does so.
+    """Handles claims; several calls of `handle` may run at a time.
 
     Attributes:
         forges: the forges by host.
@@ -170,7 +170,7 @@ class TaskHandler:
                     raise
                 except _ForgeDownError as error:
                     await self._give_back(claim, progress, error)
-                except Exception as error:  # handled while the item's lock is held, as the item shows it
+                except Exception as error:  # handled with the item's lock, because the item shows it
                     await self._settle_failure(claim, progress, error)
         except _ForgeDownError as error:
             await self._give_back(claim, progress, error)
@@ -475,7 +475,7 @@ class TaskHandler:
                 except ForgeError as error:
                     _logger.warning("Could not check if %s is still wanted: %s", task.item.display, error)
                     continue
-                except Exception:  # a bug here must not prevent that the attempt is stopped
+                except Exception:  # a bug here must not keep the attempt from being stopped
                     _logger.exception(
                         "Unexpected error when checking if %s is still wanted", task.item.display
                     )

@@ -52,7 +52,7 @@ class Start:
 
     @property
     def ended(self) -> str:
-        """A text for the next attempt about why the last one ended; empty if this is not known."""
+        """A text for the next attempt that says why the last one ended; empty if this is not known."""
         return (self.previous.retry_cause or "") if self.continues and self.previous is not None else ""
 
 
@@ -108,7 +108,7 @@ def decide_start(
         run = max(task.run, earlier + 1)
         return Start(run=run, attempt=number, previous=state, continues=False)
 
-    # The item shows the task as waiting, or an attempt started before and ended, or its consumer died.
+    # The comment shows this task: it waits, or it started before, and its attempt ended or its consumer died.
     if state.phase.terminal:
         return Settle(state)
     when = "before its task started" if state.attempt == 0 else "while its task was waiting to continue"
@@ -232,10 +232,10 @@ def work_branch(
 async def branch_for(
     forge: Forge, item: Item, prefix: str, *, run: int, previous: State | None, continues: bool
 ) -> str:
-    """Return the branch that `work_branch` chooses, after reading whether the previous change is still open.
+    """Return the branch that `work_branch` chooses.
 
     Raises:
-        ForgeError: this cannot be read.
+        ForgeError: it cannot be read whether the change of an earlier run is still open.
     """
     still_open = False
     if previous is not None and previous.branch is not None and previous.change_url is not None:

@@ -1,4 +1,4 @@
-"""Make Squid's configuration from the settings; no I/O.
+"""Make Squid's configuration from the settings, without I/O.
 
 Squid checks a request in this order: a valid password, a host in the user's list, a public address. The name
 is resolved last, so that a name that a command invents never reaches a name server.

@@ -1,7 +1,8 @@
-"""Compress a conversation so that it fits the model's context again (`context_storage.*`), without I/O.
+"""Compress a conversation so that it fits the model's context again (`context_storage.*`).
 
 A conversation is the request with the task, then answers and requests in turn. After compression, it is the
-task with a summary of what followed, and the newest answers with all results of their calls.
+task with a summary of what followed, and the newest answers with all results of their calls. All functions
+are pure.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ SUMMARY_REQUEST = (
 
 @dataclass(frozen=True)
 class Split:
-    """
+    """A conversation in three parts.
+
     Attributes:
         task: the first request.
         older: the messages to summarize.

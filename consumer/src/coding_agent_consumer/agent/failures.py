@@ -47,11 +47,11 @@ from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 _CLEANUP_SECONDS = 5.0
 """A cancelled agent has this long to release its tools, and a runner's program to end."""
 REPEATS = 5
-"""So many equal rounds (or cycles of rounds) in a row count as an endless loop."""
+"""This many equal rounds (or cycles of rounds) in a row count as an endless loop."""
 LONGEST_CYCLE = 4
 """The longest cycle that is detected, in rounds."""
 _MALFORMED_ANSWERS = 5
-"""So many unusable answers in a row end the attempt."""
+"""This many unusable answers in a row end the attempt."""
 _ERROR_LENGTH = 200
 _VOLATILE = re.compile(r"\b\d+(?:\.\d+)?\s?(?:ms|s|sec|seconds)\b|0x[0-9a-f]+")
 """Durations and addresses, which differ between two runs of the same command."""

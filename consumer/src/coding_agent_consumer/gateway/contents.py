@@ -1,8 +1,8 @@
-"""Find in a request ways to other hosts, models, and parts without a known size or price; no I/O.
+"""Find in a request ways to other hosts, models, and parts without a known size or price.
 
 A request is read as the provider could read it, and not as its format says: a compatible service can have
 keys of its own, ignore their case, and look at a key in any object. So the rules hold at every depth, except
-in parts that are only data to a provider: schemas, and the arguments and results of calls.
+in parts that are only data to a provider: schemas, and the arguments and results of calls. There is no I/O.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ five are keys of Azure OpenAI, xAI, Model Studio and OpenRouter."""
 _SEARCHING = ("*-search-preview*", "*-search-api*", "*:online")
 """Models that search the web without a tool: OpenAI's, and a suffix of OpenRouter's."""
 _ADDRESS = re.compile(r".*ur[il]s?(_?prefix)?|.*_base|.*endpoint|.*host(name)?")
-"""Keys, whatever their case, of an address that the provider reads from or writes to."""
+"""Keys, in any case, whose value is an address that the provider reads from or writes to."""
 _FILES = frozenset({"data", "file_data", "filedata"})
-"""Keys, in lower case, of a file in base64. At OpenRouter, `file_data` can be an address."""
+"""Keys, in lower case, whose value is a file in base64. At OpenRouter, `file_data` can be an address."""
 _LABELS = frozenset({"metadata", "labels", "client_metadata", "logit_bias"})
 """Keys of objects in which the client chooses the keys."""
 _REFERENCES = frozenset({"$ref", "$dynamicref", "$recursiveref"})

@@ -1,7 +1,7 @@
-"""Choose the headers and parameters that providers get, and the headers that clients get back, without I/O.
+"""Choose the headers and parameters that providers get, and the headers that clients get back.
 
-What is not allowed is left out: a provider, or a proxy in front of it, can have headers and parameters that
-change where a request goes, what it costs, or whether its answer says what it used.
+Only listed ones are passed on, because a provider, or a proxy in front of it, can have headers and parameters
+that change where a request goes, what it costs, or whether its answer says what it used. There is no I/O.
 """
 
 from __future__ import annotations

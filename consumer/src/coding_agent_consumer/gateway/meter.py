@@ -1,4 +1,4 @@
-"""Read from an answer's bytes, as they are passed on, what the answer used; no I/O.
+"""Read from an answer's bytes, as they are passed on, what the answer used, without I/O.
 
 `docs/gateway.md` has a table of all fields that the vendors document, and how each is counted.
 """
@@ -69,6 +69,11 @@ class Meter:
     """Reads the usage of one answer.
 
     Events without usage are parsed only if the answer ends before it said what it used.
+
+    example:
+        meter = Meter(Operation.MESSAGES, "text/event-stream", "gzip")
+        meter.feed(data)  # each part of the answer
+        used, known = meter.end(Ending.WHOLE, estimated_input=1200)
     """
 
     def __init__(self, operation: Operation, content_type: str, encoding: str) -> None:

@@ -1,4 +1,4 @@
-"""Decide whether a request may be sent, and how much its answer can use at most; no I/O.
+"""Decide whether a request may be sent, and how much its answer can use at most, without I/O.
 
 The commands that the model runs have the gateway's own credential, so a request is untrusted input. It may
 ask for text from a model that is allowed. It may not make the provider fetch addresses or run tools that

@@ -299,7 +299,7 @@ class Providers:
         headers: Mapping[str, str],
         body: bytes,
     ) -> aiohttp.ClientResponse:
-        """Return the first upstream's answer that is no failure, or the last one's; the body is not read yet.
+        """Return the first answer that needs no fallback, or the last upstream's; its body is not read yet.
 
         Raises:
             SilentProviderError: an upstream got the request, and does not answer in time.

@@ -1,4 +1,4 @@
-"""The wire formats: their paths, credentials and errors; no I/O.
+"""The wire formats: their paths, credentials and errors, without I/O.
 
 Sources: the API references of Anthropic (Messages, *Streaming*), OpenAI (Chat Completions, Responses) and
 Google (`generateContent`), November 2026.

@@ -65,7 +65,7 @@ def _start_claude_code(order: Order) -> Launch:
         "DISABLE_AUTOUPDATER": "1",
         "DISABLE_ERROR_REPORTING": "1",
         "DISABLE_TELEMETRY": "1",
-        "IS_SANDBOX": "1",  # without this it refuses to work as root, its user in some images
+        "IS_SANDBOX": "1",  # without this it refuses to work as root, which some images use
     }
     if order.context_length >= _CLAUDE_SMALLEST_WINDOW:
         env["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] = str(order.context_length)
@@ -298,7 +298,7 @@ def _start_opencode(order: Order) -> Launch:
 
     It retries for more than 45 s when a provider answers 429 or 5xx. It does not limit its requests. Without
     `limit` it asks for 32,000 tokens of output, and never compacts. Unless the repository's configuration is
-    left out, agents and plugins in it can choose another model than the environment.
+    left out, its agents and plugins can choose a model other than that of the environment.
     """
     model = f"gateway/{order.model}"
     facts: dict[str, Any] = {

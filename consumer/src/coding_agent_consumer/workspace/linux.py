@@ -94,7 +94,7 @@ def die_with_parent() -> None:
 
 
 def forbid_inspection() -> None:
-    """Forbid core dumps, and to the same user ptrace and reading /proc/PID/{environ,mem,fd}."""
+    """Forbid core dumps, and forbid the same user to use ptrace or read /proc/PID/{environ,mem,fd}."""
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
@@ -119,12 +119,12 @@ def adopt_orphans() -> None:
 
 
 def forbid_new_privileges() -> None:
-    """Let no program that is executed from now on get more rights, even if it is set-user-ID."""
+    """Make sure that no program executed from now on gets more rights, even if it is set-user-ID."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_bounding_set() -> None:
-    """Let no program that is executed from now on get a capability, even as user 0; needs CAP_SETPCAP."""
+    """Make sure that no program executed from now on gets a capability, even as root. Needs CAP_SETPCAP."""
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
     for capability in range(last + 1):
         _prctl(_PR_CAPBSET_DROP, capability)

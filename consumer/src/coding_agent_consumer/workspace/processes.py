@@ -36,7 +36,7 @@ def descendants(parents: Mapping[int, int], root: int) -> set[int]:
 
 
 def parse_stat(stat: bytes) -> tuple[int, str]:
-    """Return parent and state letter from /proc/PID/stat; the name before them may have spaces, brackets."""
+    """Return parent and state letter from /proc/PID/stat. The name before may have spaces and brackets."""
     fields = stat.rpartition(b")")[2].split()
     return int(fields[1]), fields[0].decode("ascii")
 
@@ -179,7 +179,7 @@ class Streams:
 
     Attributes:
         on_error: gets the standard error as it arrives.
-        on_client: gets what the client sends. It may run another program, which must end without help.
+        on_client: gets what the client sends. It may run another program, which must end on its own.
     """
 
     input: Input
@@ -188,7 +188,7 @@ class Streams:
 
 
 class CommandRunner:
-    """Runs one command, or one while a program streams. It handles SIGCHLD, so it needs the main thread."""
+    """Runs one command at a time, or one beside a program that streams; in the main thread, for SIGCHLD."""
 
     def __init__(self) -> None:
         self._running = 0

@@ -96,8 +96,8 @@ class ProcessResult:
 class RunningProcess:
     """A process with streamed output and input over one connection; `read` must run until it returns.
 
-    All data is read as soon as it arrives, so that a busy agent delays neither the process nor the answer to
-    `diff`. The workspace limits how much this is.
+    Data is read as soon as it arrives, so that a busy agent delays neither the process nor the answer to
+    `diff`. The workspace limits the amount of data.
     """
 
     def __init__(

@@ -84,13 +84,13 @@ Raises:
 """
 
 _LAST_UPLOAD = 20.0
-"""Seconds for the last upload of the transcript, unless time is short."""
+"""Seconds that the last upload of the transcript may take, unless time is short."""
 _RESERVE = 10.0
 """Seconds at the end of the grace time that are kept for writing the outcome."""
 _LONGEST_PAUSE = 30.0
-"""Seconds between two tries to push finished work."""
+"""The most seconds between two tries to push finished work."""
 _DESCRIPTION_LIMIT = 16_000
-"""Characters of the agent's summary in a change's description; GitHub takes 65,536 for all of it."""
+"""The most characters of the summary in a change's description, for all of which GitHub takes 65,536."""
 _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
     (ForgeRefusedError, Reason.FORGE_REFUSED),

@@ -41,19 +41,19 @@ _AT_ROOT = ("AGENTS.md", "CLAUDE.md", "GEMINI.md", ".github/copilot-instructions
 _NESTED_LIMIT = 40
 """At most this many files in folders are read, those nearest to the root."""
 _BYTES_LIMIT = 64 * 1024
-"""Bytes of one file; a larger one is not read."""
+"""The largest instruction file, in bytes; a larger one is not read."""
 MOST_IMAGES = 8
-"""Images of one task; those of the item come first."""
+"""The most images of one task; those of the item come first."""
 MOST_IMAGES_TRIED = 16
-"""Attachments that are read to find images."""
+"""The most attachments that are read to find images."""
 LARGEST_IMAGE = 3_500_000
-"""Bytes of one image. Anthropic accepts 5 MB in base64, the other providers more."""
+"""The largest image, in bytes. Anthropic accepts 5 MB in base64, the other providers more."""
 MOST_IMAGE_BYTES = 10_000_000
-"""Bytes of all images together: they are part of every request."""
+"""The most bytes of all images together, because they are part of every request."""
 _OTHER_SPELLING = ".coding-agent.yml"
 _SHOWN_COMMAND = 200
 _SHOWN_OUTPUT = 8_000
-"""Characters at the end of a failed command's output that the model gets."""
+"""The most characters at the end of a failed command's output that the model gets."""
 # Repetitions are bounded and exclude what begins a link: a hostile text takes no longer than any long one.
 _IMAGE_LINK = re.compile(
     r"!\[[^\[\]]{0,1000}\]\(\s{0,9}<?(?P<markdown>[^\s<>)]{1,2000})"

@@ -36,7 +36,7 @@ _FILE = re.compile(rb"^diff --git ([^\n]*)\n", re.MULTILINE)
 _GITLINK = "160000"
 _SYMLINK = "120000"
 SUBJECT_LIMIT = 72
-"""Characters of the first line: forges fold a longer one."""
+"""The most characters of the first line: forges fold a longer one."""
 _MARKUP = re.compile(r"^(?:#{1,6}|[-*+]|\d+[.)]|>)\s+|\*\*|__")
 _END_OF_CLAUSE = re.compile(r"[;:] | [-\u2013\u2014(]")
 _END_OF_SENTENCE = re.compile(r"(?<=\S[.!?])\s")

@@ -26,7 +26,7 @@ from coding_agent_consumer.git import Git, GitFailedError
 _logger = logging.getLogger("coding_agent.mirror")
 FETCH = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules")
 _UPDATE_SECONDS = 300.0
-"""Limit of one update. The attempt waits for it, so a repository that takes longer has no mirror."""
+"""One update may take this long. The attempt waits for it; a repository that takes longer has no mirror."""
 _MAX_PACKS = 20
 """Each update adds a pack. If there are more than this, they are packed together."""
 _PACK = ("repack", "-a", "-d", "--quiet", "--window=0")

@@ -44,7 +44,7 @@ _RETRIES = RetryPolicy(tries=5, total=20.0, first_wait=0.5, longest_wait=4.0)
 _URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
 _SHOWN_PROBLEMS = 3
 _SHOWN_KEY = 80
-"""Characters of a key's name: it is the person's text."""
+"""The most characters of a key's name that are shown: the name is the person's text."""
 _PROBLEMS = {
     "extra_forbidden": "this cannot be set for one person",
     "string_type": "must be text",

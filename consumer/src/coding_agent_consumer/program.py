@@ -45,7 +45,7 @@ _logger = logging.getLogger("coding_agent.consumer")
 _TERMINATION_LOG = "/dev/termination-log"
 """Where Kubernetes reads a container's termination message; `TERMINATION_LOG` names another file."""
 _LAST_READ = 10.0
-"""Seconds for the last request to the forge."""
+"""Seconds that the last request to the forge may take."""
 
 
 def make_agent(settings: Settings, gateway: Gateway) -> Agent:
@@ -76,7 +76,7 @@ async def run_consumer(
     check_model(settings)
     identities = Identities.of(settings)
     if identities is not None:
-        # The clients, which are made later, find the proxy here.
+        # This comes before the clients are made, because they find the proxy here.
         os.environ.update(identities.agent("consumer"))
         if settings.consumer.workspace.gate is None:
             _logger.warning(

@@ -83,7 +83,7 @@ class PushPermit:
 
         Raises:
             PushNotAllowedError: the branch must not be pushed to.
-            SourceRepositoryGoneError: the repository of a change's branch does not exist.
+            SourceRepositoryGoneError: the repository of a change's branch cannot be found.
             ForgeError: the facts cannot be read. Without an answer from the forge nothing may be pushed.
         """
         item = self.details.item

@@ -41,7 +41,7 @@ _logger = logging.getLogger("coding_agent.publisher")
 _GIT_MEMORY = 512 * 1024 * 1024
 """Bytes that git may need to apply a patch: the patch, and twice what it may unpack to."""
 _CHECKPOINT_SECONDS = 60.0
-"""Limit of one push of unfinished work: the model waits for it."""
+"""One push of unfinished work may take this long: the model waits for it."""
 _NOTE_LENGTH = 1000
 _CHECKPOINT_PATIENCE = 10.0
 """Seconds for which the push of a checkpoint is retried while the forge is not available."""
@@ -274,10 +274,10 @@ def parse_tips(listing: bytes) -> dict[str, str]:
 
 
 def require_branch_name(name: str) -> None:
-    """Require that a name can be a branch's name.
+    """Check the name of a branch.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: a branch cannot have this name.
     """
     if not is_branch_name(name):
         raise ValueError(f"{name[:80]!r} is not a branch name.")

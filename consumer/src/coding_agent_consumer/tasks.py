@@ -235,7 +235,7 @@ async def branch_for(
     """Return the branch that `work_branch` chooses.
 
     Raises:
-        ForgeError: it cannot be read whether the change of an earlier run is still open.
+        ForgeError: the forge does not say whether an earlier run's change is still open.
     """
     still_open = False
     if previous is not None and previous.branch is not None and previous.change_url is not None:
@@ -377,7 +377,7 @@ class ForgeTask:
         """Return where the work starts and where it is pushed to.
 
         Raises:
-            SourceRepositoryGoneError: the repository of a change's branch does not exist.
+            SourceRepositoryGoneError: the repository of a change's branch cannot be found.
         """
         raise NotImplementedError
 

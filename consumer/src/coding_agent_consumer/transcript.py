@@ -36,7 +36,7 @@ _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth(?!ors?\b)|bea
 """Names of options, variables and headers whose values are secrets."""
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"']+", re.IGNORECASE)
 _SHORTEST = 8
-"""Characters of the shortest secret that is replaced: a shorter value would be found in ordinary words."""
+"""The shortest secret that is replaced, in characters: a shorter one would be found in ordinary words."""
 
 
 class Scrub:

@@ -38,11 +38,11 @@ _logger = logging.getLogger("coding_agent.transcript")
 
 _T = TypeVar("_T")
 _CHUNK = 1000
-"""Objects in one answer of a bucket's listing; S3's own maximum."""
+"""The most objects in one answer of a bucket's listing, which is S3's own maximum."""
 _FETCH_TIMEOUT = 15.0
 """Seconds that reading earlier transcripts from the bucket may take before the work."""
 _FETCH_SIZE = 512 * 1024
-"""Bytes at the end of an earlier transcript that are read for its recap."""
+"""The most bytes at the end of an earlier transcript that are read for its recap."""
 _EARLIER = 3
 """The recap covers this many earlier attempts, the newest ones."""
 _GIVE_UP = 5
@@ -50,7 +50,7 @@ _GIVE_UP = 5
 _PAUSE = 1.0
 """Seconds between two tries of the last upload."""
 _TAIL = 1500
-"""Characters of the last steps. Together with a summary, they fit into a termination message."""
+"""The most characters of the last steps. Together with a summary, they fit into a termination message."""
 
 
 @dataclass

@@ -47,7 +47,7 @@ _STOP_LIMIT_S = 25.0
 _ATTEMPTS = 2000
 """The denials of this many attempts are kept: far more than run at a time."""
 _HOSTS = 50
-"""Hosts that are kept for one attempt; a command can invent any number of hosts."""
+"""The most hosts that are kept for one attempt; a command can invent any number of hosts."""
 
 
 class Proxy:

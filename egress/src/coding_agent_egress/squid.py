@@ -162,7 +162,7 @@ def _program(place: Place) -> list[str]:
         *("connect_timeout 20 seconds", "read_timeout 15 minutes", "shutdown_lifetime 20 seconds"),
         # Search domains are used, as by a pod's other programs, so that a Service's short name is found.
         "dns_defnames on",
-        # `env` starts it, because Squid sets another argv[0], with which Python does not find its packages.
+        # `env` starts it, because with the argv[0] that Squid sets, Python does not find its packages.
         f"auth_param basic program /usr/bin/env {sys.executable} -I -m {IDENTIFY} {place.keys}",
         *("auth_param basic children 4 startup=1 idle=1", "auth_param basic realm attempts"),
         *("auth_param basic credentialsttl 5 minutes", "auth_param basic casesensitive on"),

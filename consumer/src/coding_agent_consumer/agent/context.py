@@ -35,7 +35,7 @@ _MESSAGE_TOKENS = 8
 _IMAGE_TOKENS = 1_600
 """The most tokens that services count for a large image."""
 _LEAST_RESULT = 400
-"""Characters that a shortened tool result keeps."""
+"""A shortened tool result keeps at least this many characters."""
 _CUT = "\n[… cut to save room; ask again for the part you need …]\n"
 SUMMARY_HEAD = "Summary of your work so far; the messages themselves were left out to save room:\n\n"
 SUMMARY_REQUEST = (

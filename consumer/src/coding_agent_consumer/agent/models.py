@@ -37,7 +37,7 @@ _logger = logging.getLogger("coding_agent.model")
 
 _RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 LONGEST_WAIT = 120.0
-"""Seconds between two tries of a request. If the service asks for more, only the next attempt tries again."""
+"""The most seconds between two tries of a request. If a service asks for more, only the next attempt waits."""
 _NO_KEY = "not-set"
 """The key that is sent if none is configured: otherwise the SDKs would take one from the environment."""
 _VENDORS = {
@@ -59,7 +59,7 @@ class Api(StrEnum):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model, where, and how large.
+    """A model, the service that has it, and its limits.
 
     Attributes:
         base_url: the address as the vendor's own SDK expects it: with `/v1` for OpenAI's APIs, without it for

@@ -28,25 +28,25 @@ from coding_agent_consumer.background import Conversation, InstructionFile
 _T = TypeVar("_T")
 
 BODY_LIMIT = 30_000
-"""Characters of the item's text."""
+"""The most characters of the item's text."""
 COMMENT_LIMIT = 6_000
-"""Characters of one comment."""
+"""The most characters of one comment."""
 COMMENTS_LIMIT = 60_000
-"""Characters of all comments on one item. The oldest are left out first."""
+"""The most characters of all comments on one item. The oldest are left out first."""
 REVIEWS_LIMIT = 20_000
-"""Characters of all reviews. The oldest are left out first."""
+"""The most characters of all reviews. The oldest are left out first."""
 THREADS_LIMIT = 50_000
-"""Characters of all threads. Resolved ones are left out first, then outdated ones, then the oldest."""
+"""The most characters of all threads. Resolved ones are left out first, then outdated ones, then old ones."""
 CHECKS_LIMIT = 30_000
-"""Characters of all failed checks."""
+"""The most characters of all failed checks."""
 LOG_LIMIT = 6_000
-"""Characters at the end of one check's log."""
+"""The most characters at the end of one check's log."""
 FILES_LIMIT = 24_000
-"""Characters of all instruction files of the repository."""
+"""The most characters of all instruction files of the repository."""
 FILE_LIMIT = 12_000
-"""Characters of an instruction file at the root."""
+"""The most characters of an instruction file at the root."""
 NESTED_FILE_LIMIT = 4_000
-"""Characters of an instruction file in a folder."""
+"""The most characters of an instruction file in a folder."""
 RECAP_LIMIT = 8_000
 _HUNK_LIMIT = 2_000
 _SUMMARY_LIMIT = 2_000

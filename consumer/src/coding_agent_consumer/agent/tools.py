@@ -49,9 +49,9 @@ CALL_TIMEOUT = 300.0
 CLOSE_TIMEOUT = 5.0
 """Seconds that all MCP servers together may take to close."""
 RESULT_LIMIT = 40_000
-"""Characters at both ends of an MCP tool's result that the model sees together."""
+"""The most characters of an MCP tool's result that the model sees, from both of its ends."""
 _EXCERPT_LENGTH = 300
-"""Characters of the agent's own summary in a sentence for a person."""
+"""The most characters of the agent's summary in a sentence for people."""
 _USE_TOOLS = (
     "Nothing was done yet. Call the tools to work in the repository. If nothing has to be done or it cannot"
     f" be done, call `{FINISH}` with the status that says so."

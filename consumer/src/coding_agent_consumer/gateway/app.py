@@ -43,15 +43,15 @@ from coding_agent_consumer.gateway.wire import (
 _logger = logging.getLogger("coding_agent.gateway")
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes of a request's head."""
+"""The largest head of a request, in bytes."""
 _BODY_LIMIT = 32 * 1024 * 1024
-"""Bytes of a request's body; Anthropic does not accept more."""
+"""The largest body of a request, in bytes; Anthropic does not accept more."""
 _BODIES_LIMIT = 2 * _BODY_LIMIT
-"""Bytes of all bodies that are held at a time."""
+"""The most bytes of all bodies that are held at a time."""
 _BODY_SECONDS = 60.0
 """A request's body must arrive within this time."""
 _ERROR_LIMIT = 1024 * 1024
-"""Bytes of a provider's error that are passed on."""
+"""The most bytes of a provider's error that are passed on."""
 
 
 class Gateway:

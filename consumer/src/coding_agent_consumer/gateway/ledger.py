@@ -292,7 +292,7 @@ class Ledger:
         self.models[model] = self.models.get(model, Usage()).plus(answer)
 
     def _most(self, tokens: Tokens, pricing: Pricing | None) -> Decimal:
-        """Return the value if all input is of the dearest kind: writing to a cache can cost twice as much."""
+        """Return the value if all input has the highest price: writing to a cache can cost twice as much."""
         sent = tokens.input
         written = Tokens(sent, tokens.output, cache_write=sent)
         kept = Tokens(sent, tokens.output, cache_write=sent, cache_write_1h=sent)

@@ -18,14 +18,14 @@ from coding_agent_consumer.gateway.wire import Operation, positive
 _ANSWER_LIMIT = 16 * 1024 * 1024
 """The most bytes of one event, or of an answer that is not streamed, that are read for its usage."""
 _PIECE = 1024 * 1024
-"""Bytes that are decompressed at a time."""
+"""The most bytes that are decompressed at a time."""
 _DECOMPRESSED_LIMIT = 256 * 1024 * 1024
 """The most decompressed bytes of an answer that are read."""
 _WRITTEN_BYTES = 3
 """Bytes that count as one token if an answer breaks off before it says what it used: fewer than usual, so
 that we count enough."""
 _HELD_LIMIT = 1024 * 1024
-"""Bytes of events without usage that are held until the answer's end."""
+"""The most bytes of events without usage that are held before they are parsed."""
 _USAGE = re.compile(rb'"usage(?!": ?null)')
 """Matches every event that says what was used; OpenAI's streams have `"usage": null` in all others."""
 _TEXTS = frozenset(

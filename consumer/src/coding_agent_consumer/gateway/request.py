@@ -21,10 +21,10 @@ from coding_agent_consumer.gateway.ledger import Size, Tokens
 from coding_agent_consumer.gateway.wire import Operation, RequestRefusedError, Route, positive
 
 _VALUES_LIMIT = 200_000
-"""JSON values of a request. A conversation of a million tokens has a tenth of this. Values take memory and
-time: 11 million of them took 900 MiB and stopped the attempt for 37 seconds."""
+"""The most JSON values of a request. A conversation of a million tokens has a tenth of this. Values take
+memory and time: 11 million of them took 900 MiB and stopped the attempt for 37 seconds."""
 _MARKS_LIMIT = 10 * _VALUES_LIMIT
-"""Commas, brackets and quotes of a request, including those in its texts."""
+"""The most commas, brackets and quotes of a request, including those in its texts."""
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BYTES_PER_TOKEN = 4
 """A rough mean for requests, which are English, code and JSON."""

@@ -20,11 +20,11 @@ from coding_agent_consumer.gateway.ledger import Ledger
 from coding_agent_consumer.gateway.upstream import Upstream, open_providers
 
 _CONCURRENCY = 64
-"""Requests at a time."""
+"""The most requests at a time."""
 _STOP_SECONDS = 2
-"""Time that requests in flight have to end when the gateway closes."""
+"""Requests in flight have this long to end when the gateway closes."""
 CONNECTIONS = 128
-"""Connections at a time, including idle ones."""
+"""The most connections at a time, including idle ones."""
 HEAD_SECONDS = 20.0
 """A request's head must be complete this long after the connection's start or its last answer."""
 _KEEP_ALIVE = 30

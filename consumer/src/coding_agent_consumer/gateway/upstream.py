@@ -39,12 +39,12 @@ _logger = logging.getLogger("coding_agent.gateway")
 
 _CONNECT_SECONDS = 10.0
 _LINE_LIMIT = 64 * 1024
-"""Bytes of a line in an answer's head."""
+"""The longest line in an answer's head, in bytes."""
 _PART = 256 * 1024
 """Bytes of a request that are sent at a time."""
 _FALLBACK_STATUS = frozenset({429, 500, 502, 503, 504, 529})
 _TOKEN_SECONDS = 10.0
-"""Limit of one request for a token to a cloud."""
+"""One request to a cloud for a token may take this long."""
 _EARLY = timedelta(minutes=5)
 """A token is replaced this long before it expires."""
 _AZURE_SCOPE = "https://cognitiveservices.azure.com/.default"

@@ -59,7 +59,7 @@ _logger = logging.getLogger("coding_agent.agent")
 _OVERTIME = 30.0
 """Seconds beyond the attempt's time after which the workspace ends the program, if we cannot."""
 _SUMMARY_LENGTH = 16_000
-"""Characters at the end of the model's last text that become the summary."""
+"""The most characters at the end of the model's last text that become the summary."""
 _PROBLEM_LENGTH = 500
 _REFUSED = {400, 401, 402, 403, 404, 405, 413, 422}
 _RETRY_AFTER = 10

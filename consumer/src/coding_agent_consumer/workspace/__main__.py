@@ -33,7 +33,7 @@ from coding_agent_consumer.workspace.server import ServerOptions, WorkspaceServe
 
 _START_SECONDS = 20
 _MAX_SESSIONS = 64
-"""Sessions at a time. The agent has one; commands may connect too."""
+"""The most sessions at a time. The agent has one; commands may connect too."""
 
 
 @dataclass(frozen=True)

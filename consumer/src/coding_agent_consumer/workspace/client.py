@@ -1,4 +1,4 @@
-"""The agent's client of a workspace, over a socket. It limits answers in size, and never trusts them."""
+"""The agent's client of a workspace, over a socket. It limits the size of answers, and never trusts them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from coding_agent_consumer.workspace.protocol import (
 _logger = logging.getLogger("coding_agent.workspace")
 
 _EXCHANGE_SECONDS = 400.0
-"""Limit of an operation that runs git in the workspace, where git has 300 s."""
+"""An operation with git in the workspace may take this long; git itself has 300 s."""
 _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = END_SECONDS + 20.0
 """Added to a command's own time, for the start, the killing and the answer."""

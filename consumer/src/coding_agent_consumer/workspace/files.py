@@ -16,11 +16,11 @@ from coding_agent_consumer.workspace.wire import MAX_TEXT, RefusalError
 
 STANDARD_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 FILE_SECONDS = 30.0
-"""Limit of one operation on files."""
+"""One operation on files may take this long."""
 _MAX_LINES = 2000
-"""Lines of one answer."""
+"""The most lines of one answer."""
 _MAX_LINE = 2000
-"""Characters of one line in an answer."""
+"""The most characters of one line in an answer."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def read_lines(tree: Path, path: str, start_line: int, line_count: int | None, l
     Args:
         start_line: the first line; the file's first line is 1.
         line_count: how many lines; `None`: as many as possible.
-        limit: characters of the answer.
+        limit: the most characters of the answer.
     """
     data = read_bytes(tree, path)
     if b"\0" in data[:8192]:

@@ -41,7 +41,7 @@ WORKSPACE = "workspace"
 """Name of the socket of the task's workspace."""
 _ENVIRONMENT_SECONDS = 10.0
 _MAX_ENVIRONMENT = 64 * 1024
-"""Bytes of the consumer's line of JSON."""
+"""The longest line of JSON from a consumer, in bytes."""
 
 
 @dataclass(frozen=True)

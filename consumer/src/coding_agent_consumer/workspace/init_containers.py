@@ -54,9 +54,9 @@ _BYTES = 1024**3
 _FILES = 100_000
 """Limits for the folder of one package manager."""
 _SECONDS = 80.0
-"""Limit for the folders of all package managers together. The attempt waits for the copy."""
+"""Time for the folders of all package managers together. The attempt waits for the copy."""
 _DEPTH = 100
-"""Nested folders. Whoever writes to the cache chooses the depth, and Python's stack is finite."""
+"""The most nested folders. Whoever writes to the cache chooses the depth, and Python's stack is finite."""
 
 
 class CannotCopyError(Exception):

@@ -32,18 +32,18 @@ _RESTART_SECONDS = 360.0
 up to 15 s later, and the container needs time to start."""
 _POLL_SECONDS = 0.2
 _MAX_GATE_ANSWER = 8192
-"""Bytes of the gate's answer."""
+"""The longest answer of the gate, in bytes."""
 _STOP_SECONDS = END_SECONDS + 20.0
 """The workspace must have ended all its processes and removed their files within this time."""
 _UIDS = range(61184, 65520)
-"""Ids that systemd reserves for dynamic services (its document UIDS-GIDS): no person or package has one."""
+"""User ids that systemd reserves for dynamic services (see its UIDS-GIDS): no person or package has one."""
 _NOBODY = 65534
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"
     "from coding_agent_consumer.workspace.__main__ import main; sys.exit(main())"
 )
 _SOCKET_PATH = 107
-"""Bytes of a Unix socket's path (unix(7): `sun_path` has 108, the last one is NUL)."""
+"""The longest path of a Unix socket, in bytes (unix(7): `sun_path` has 108, and the last one is NUL)."""
 _turns: dict[Path, asyncio.Lock] = {}
 """Locks by the gate's folder; the task that uses the gate holds its lock."""
 _next = itertools.count(os.getpid())

@@ -55,7 +55,7 @@ def living_parents() -> dict[int, int]:
 
 
 END_SECONDS = 40.0
-"""Limit for killing a command's processes: after a fork bomb, each scan of /proc can take seconds."""
+"""Killing a command's processes may take this long: after a fork bomb, a scan of /proc can take seconds."""
 
 
 def end_descendants(deadline: float = END_SECONDS) -> None:
@@ -120,7 +120,7 @@ def reap() -> dict[int, int]:
 
 
 _DRAIN_SECONDS = 2.0
-"""Limit for reading what is left in the pipe after all its writers were killed."""
+"""Reading the rest of the pipe may take this long after all its writers were killed."""
 
 
 class AbandonedError(Exception):
@@ -337,7 +337,7 @@ class BoundedOutput:
     """Keeps the first and the last bytes of a stream.
 
     Args:
-        limit: characters of `text()`, without the note in the middle.
+        limit: the most characters of `text()`, without the note in the middle.
     """
 
     def __init__(self, limit: int) -> None:

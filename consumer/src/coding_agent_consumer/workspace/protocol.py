@@ -18,7 +18,7 @@ from coding_agent_consumer.workspace import wire
 from coding_agent_consumer.workspace.wire import Patch
 
 MAX_LINE = 4 * 1024 * 1024
-"""Bytes of a line of a process's output; a longer line is left out."""
+"""The longest line of a process's output, in bytes; a longer one is left out."""
 
 
 HOME_FROM_TREE = "../home"

@@ -29,7 +29,7 @@ from coding_agent_consumer.workspace.tree import Tree
 from coding_agent_consumer.workspace.wire import RefusalError
 
 _ERRORS_LIMIT = 16_000
-"""Characters of a streaming process's standard error, from its start and end."""
+"""The most characters of a streaming process's standard error, from its start and end."""
 _TRANSFER_SECONDS = 120.0
 """A client that stops sending in the middle of a frame is dropped after this time."""
 
@@ -258,7 +258,7 @@ class WorkspaceServer:
         return {"exit_code": finished.exit_code, "truncated": left < 0}, text.encode("utf-8", "replace")
 
     def _output_limit(self, header: dict[str, Any]) -> int:
-        """Return the characters that the client wants in the answer, up to the workspace's limit."""
+        """Return how many characters the client wants in the answer, up to the workspace's limit."""
         asked = header.get("output_limit")
         most = self._options.output_limit
         return min(asked, most) if type(asked) is int and asked > 0 else most

@@ -57,11 +57,11 @@ _GENERATED_FILES = (
 Only untracked files are ignored: a tracked file counts, whatever its name is."""
 _READ_BY_GIT = (".gitignore", ".gitattributes", ".gitmodules")
 _ELSEWHERE_SECONDS = 60.0
-"""Limit of the search for work outside the tree."""
+"""The search for work outside the tree may take this long."""
 _MOST_BRANCHES = 10
 """Work is searched for in this many branches (the newest first) and worktrees."""
 _PATHS_AT_ONCE = 200
-"""Paths in one git command."""
+"""The most paths in one git command."""
 _FOUND = "refs/workspace/found"
 _HEADS = "refs/heads/"
 _STASH = "refs/stash"
@@ -75,7 +75,7 @@ class _TooMuchError(RefusalError):
 
 @dataclass(frozen=True)
 class _Blob:
-    """A file of a tree; `mode` as git writes it."""
+    """A file in a git tree, with its `mode` as git writes it."""
 
     mode: str
     id: str

@@ -19,19 +19,19 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_HEADER = 64 * 1024
-"""Bytes of a header."""
+"""The largest header, in bytes."""
 MAX_TEXT = 16 * 1024 * 1024
-"""Bytes of a file's text, a command or a listing."""
+"""The longest text of a file, a command or a listing, in bytes."""
 MAX_PATCH = 64 * 1024 * 1024
-"""Bytes of a patch."""
+"""The largest patch, in bytes."""
 MAX_FILE = 32 * 1024 * 1024
-"""Bytes of one file that a patch creates or changes: 1 MB of a patch can unpack to gigabytes of zeros."""
+"""The largest file that a patch may create or change: 1 MB of a patch can unpack to gigabytes of zeros."""
 MAX_UNPACKED = 128 * 1024 * 1024
-"""Bytes of all binary files of a patch together, before and after it: git has all of them in memory."""
+"""The most bytes of a patch's binary files together, before and after it: git has all in memory."""
 MAX_BUNDLE = 4 * 1024 * 1024 * 1024
-"""Bytes of a bundle."""
+"""The largest bundle, in bytes."""
 MAX_STREAM = 64 * 1024 * 1024
-"""Bytes of output of a process that streams."""
+"""The most bytes of output of a process that streams."""
 MAX_PROCESS_SECONDS = 7 * 86400.0
 """The longest time that a process that streams may have."""
 CHUNK = 64 * 1024
@@ -58,7 +58,7 @@ BODY_LIMITS: Mapping[str, int] = {
 MAX_NAMES = 20
 """The most files that an answer names."""
 MAX_NAME = 200
-"""Characters of one name."""
+"""The most characters of one name."""
 
 
 @dataclass(frozen=True)

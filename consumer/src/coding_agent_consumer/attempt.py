@@ -90,7 +90,7 @@ _RESERVE = 10.0
 _LONGEST_PAUSE = 30.0
 """The most seconds between two tries to push finished work."""
 _DESCRIPTION_LIMIT = 16_000
-"""The most characters of the summary in a change's description, for all of which GitHub takes 65,536."""
+"""The most characters of the summary in a change's description; GitHub accepts 65,536 in total."""
 _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
     (ForgeRefusedError, Reason.FORGE_REFUSED),

@@ -262,7 +262,7 @@ def select(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
 async def read_environment(
     repository: BareClone, project: ProjectCommit, settings: Settings, pod: Environment | None
 ) -> RepositoryFile:
-    """Read a commit's `.coding-agent.yaml` and check it against the settings; empty if there is no such file.
+    """Read a commit's `.coding-agent.yaml` and check it by the settings; an empty one if there is none.
 
     Args:
         pod: the environment with which the attempt's pod was made; `None`: there is no pod.

@@ -170,7 +170,7 @@ class TaskHandler:
                     raise
                 except _ForgeDownError as error:
                     await self._give_back(claim, progress, error)
-                except Exception as error:  # handled with the item's lock, because the item shows it
+                except Exception as error:  # still with the item's lock, because the item shows the end
                     await self._settle_failure(claim, progress, error)
         except _ForgeDownError as error:
             await self._give_back(claim, progress, error)

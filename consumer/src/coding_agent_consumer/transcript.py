@@ -142,7 +142,7 @@ def _secrets_of(command: Sequence[str]) -> Iterator[str]:
 
 
 class _Scrubbed(logging.Formatter):
-    """Formats lines as another formatter does, but without secrets, including those in tracebacks."""
+    """Formats lines as another formatter does, but removes secrets, also from tracebacks."""
 
     def __init__(self, inner: logging.Formatter, scrub: Scrub) -> None:
         super().__init__()

@@ -132,7 +132,7 @@ def to_summarize(parts: Split, budget: int) -> str:
 
 
 def plain_summary(parts: Split, budget: int) -> str:
-    """Return a summary without the model: a short line for each step, the newest that fit the budget."""
+    """Summarize without the model: a short line for each step, of the newest steps that fit the budget."""
     earlier = [_text(part) for part in parts.task.parts if _is_summary(part)]
     lines = [line for message in parts.older for line in digest(message)]
     return _tail("\n".join([*earlier, *lines]), budget * _CHARS_PER_TOKEN)

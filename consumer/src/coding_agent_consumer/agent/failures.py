@@ -74,7 +74,7 @@ _DETAIL_LENGTH = 300
 async def work_until(
     work: Callable[[], Awaitable[Outcome]], scrub: Scrub, stop: asyncio.Event, timeout: float
 ) -> Outcome:
-    """Return the outcome of an agent's work, without secrets. End the work at a stop or after the timeout."""
+    """Return the outcome of an agent's work, without secrets; a stop or the timeout ends the work early."""
     try:
         outcome = await run_until(work, stop, timeout=timeout, cleanup=_CLEANUP_SECONDS)
     except StoppedError:

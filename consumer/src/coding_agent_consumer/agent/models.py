@@ -37,7 +37,7 @@ _logger = logging.getLogger("coding_agent.model")
 
 _RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 LONGEST_WAIT = 120.0
-"""The most seconds between two tries of a request. If a service asks for more, only the next attempt waits."""
+"""The most seconds between two tries of a request. If a service asks for more, the attempt ends instead."""
 _NO_KEY = "not-set"
 """The key that is sent if none is configured: otherwise the SDKs would take one from the environment."""
 _VENDORS = {

@@ -53,7 +53,7 @@ class Tokens:
         return self.input + self.output
 
     def largest(self, other: Tokens) -> Tokens:
-        """Return the larger of each two numbers: a stream's counts only grow."""
+        """Return the larger of the two for each number: a stream's counts only grow."""
         return self._with(other, max)
 
     def plus(self, other: Tokens) -> Tokens:

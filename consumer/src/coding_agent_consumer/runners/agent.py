@@ -204,7 +204,7 @@ def events_of(runner: Runner, line: bytes) -> Iterator[Event]:
 def outcome_of_end(
     runner: Runner, result: ProcessResult, failure: Failed | None, words: str, *, requests: int
 ) -> Outcome:
-    """Return the attempt's outcome, by the way in which the program ended.
+    """Return the attempt's outcome by how the program ended.
 
     Args:
         failure: why the program gave up, if the model said nothing after that.

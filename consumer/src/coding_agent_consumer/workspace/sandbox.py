@@ -283,7 +283,7 @@ def _depth(step: MountStep) -> tuple[int, Path]:
 
 
 def _without_redundant(steps: list[MountStep]) -> list[MountStep]:
-    """Drop unneeded steps: a bind below a bind, and a mask of something that is not shown."""
+    """Drop steps that change nothing: a bind below a bind, and a mask of something that is not shown."""
     kept: list[MountStep] = []
     for step in steps:
         above = [other for other in kept if other.path in step.path.parents]

@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Cannot serve workspaces: {error}", file=sys.stderr)
         return 1
     finally:
-        # Clear again: a SIGTERM that comes just before signals are deferred interrupts the clearing above.
+        # Clear again: a SIGTERM that comes just before `_clear` defers signals interrupts it in `serve_task`.
         _clear(folders)
 
 

@@ -227,8 +227,8 @@ class TaskHandler:
             await claim.done()
         else:
             # This may be the message of the other consumer's own task, delivered again because that
-            # consumer's connection broke. It must stay in the queue until that task has ended. Or the other
-            # consumer is about to drop a later message, and this is the retry of the task that the item shows.
+            # consumer's connection broke. It must stay in the queue until that task has ended. Or this is the
+            # retry of the task that the item shows, and the other consumer is about to drop a later message.
             await claim.retry(_OTHER_CONSUMER_PATIENCE, claim.task.attempt)
         return True
 

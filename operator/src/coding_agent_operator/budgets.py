@@ -1,9 +1,9 @@
 """Budgets: what ended attempts spent, what running ones may still spend, and what is left. Pure.
 
-A budget is kept by reservation (docs/decisions/0023). An attempt starts only if its whole allowance is left
-of every budget that it shares; what it does not spend is free again at its end. What it spent counts in the
-day and month in which it ended; until then its whole allowance counts. So no period's spending exceeds its
-budget by more than the answers under way.
+Reservations keep the spending within the budgets (docs/decisions/0023). An attempt starts only if every
+budget that it shares has the attempt's whole allowance left. Until the attempt ends, its whole allowance
+counts. Then only what it spent counts, in the day and month of its end, and the rest is free again. So the
+spending of a period exceeds its budget at most by the cost of the model's answers under way.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from coding_agent_core.usage import Allowance
 from coding_agent_operator.observed import Job
 
 NAMESPACE = "namespace"
-"""Key of the namespace's budget; a repository's is the hash in its label."""
+"""Key of the namespace's budget. The key of a repository's budget is the hash in the label of its tasks."""
 OTHER_UNIT = "unit"
-"""In place of a budget's key: the task's own budget is in another unit than those that it shares."""
+"""Stands for a budget's key if the task's own budget is in another unit than the budgets that it shares."""
 Charges = Mapping[date, Mapping[str, Decimal]]
-"""What was spent, by day (UTC) and unit: a currency, or `tokens`."""
+"""Amounts spent, by day (UTC) and unit (a currency or `tokens`)."""
 _ONE_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Exhausted:
-    """A budget of which not enough is left for a task until its period ends.
+    """Says that a budget has too little left for a task.
 
     Attributes:
-        message: for people.
-        until: when the period ends; `None`: waiting does not help.
+        message: the explanation for people.
+        until: when the budget's period ends; `None` if waiting does not help.
     """
 
     message: str
@@ -43,25 +43,25 @@ class Exhausted:
 
 
 class Spent:
-    """What the ended tasks of a namespace spent, each counted once."""
+    """Sums up what the ended tasks of a namespace spent; each task counts once."""
 
     def __init__(self) -> None:
         self._totals: dict[tuple[str, date, str], Decimal] = defaultdict(Decimal)
         self._tasks: dict[str, tuple[str, Charges]] = {}
 
     def put(self, uid: str, repository: str, charges: Charges) -> None:
-        """Count a task, with what is known of it now."""
+        """Count a task's charges instead of those that were counted for it before."""
         self._count(*self._tasks.pop(uid, (repository, {})), -1)
         if charges:
             self._tasks[uid] = repository, charges
             self._count(repository, charges, 1)
 
     def of(self, key: str, day: date, unit: str) -> Decimal:
-        """What a budget's tasks spent in the period of a day."""
+        """Return what a budget's tasks spent in the period that contains the day."""
         return self._totals.get((key, _first(key, day), unit), Decimal(0))
 
     def forget_before(self, day: date) -> None:
-        """Drop what no period of this day or a later one needs."""
+        """Drop what counts in no period that contains this day or a later one."""
         first = day.replace(day=1)
         tasks, self._tasks = self._tasks, {}
         self._totals.clear()
@@ -83,13 +83,13 @@ def day_of(at: datetime) -> date:
 
 
 def period_end(key: str, day: date) -> datetime:
-    """When the period of a budget ends that a day is in."""
+    """Return when the budget's period that contains the day ends."""
     after = (day.replace(day=28) + 4 * _ONE_DAY).replace(day=1) if key == NAMESPACE else day + _ONE_DAY
     return datetime.combine(after, time(), UTC)
 
 
 def charge(attempt: AttemptStatus) -> dict[str, Decimal]:
-    """What an ended attempt spent, by unit; its whole allowance where that is not known."""
+    """Return what an ended attempt spent, by unit; its whole allowance if the spending is not known."""
     spent: dict[str, Decimal] = {}
     usage, allowance = attempt.usage, attempt.allowance
     if usage is not None and usage.requests:
@@ -102,7 +102,7 @@ def charge(attempt: AttemptStatus) -> dict[str, Decimal]:
 
 
 def charges(attempts: Iterable[AttemptStatus]) -> dict[date, dict[str, Decimal]]:
-    """What the ended attempts of a task spent."""
+    """Return what the ended attempts of a task spent."""
     found: dict[date, dict[str, Decimal]] = {}
     for attempt in attempts:
         if attempt.outcome is None or attempt.completion_time is None:
@@ -114,9 +114,9 @@ def charges(attempts: Iterable[AttemptStatus]) -> dict[date, dict[str, Decimal]]
 
 
 def next_allowance(task: AgentTask, budgets: Budgets) -> Allowance | None:
-    """What the next attempt of a task may spend: what the earlier ones left of its budget.
+    """Return what the next attempt of a task may spend: what earlier attempts left of the task's budget.
 
-    A budget larger than one that the task shares is cut to it: more could never be left there.
+    The allowance is never larger than a budget that the task shares, as that budget never has more left.
     """
     budget = task.spec.budget or budgets.task
     if budget is None:
@@ -132,7 +132,7 @@ def next_allowance(task: AgentTask, budgets: Budgets) -> Allowance | None:
 
 
 def used_up(attempts: Sequence[AttemptStatus]) -> Allowance | None:
-    """The allowance of the last attempt, if it left nothing of it for another one."""
+    """Return the allowance of the last attempt if the attempt spent all of it."""
     last = attempts[-1] if attempts else None
     if last is None or last.allowance is None or last.outcome is None or _rest(last).value > 0:
         return None
@@ -146,7 +146,7 @@ def _rest(attempt: AttemptStatus) -> Allowance:
 
 
 def reserved(task: AgentTask, jobs: Sequence[Job], budgets: Budgets) -> Decimal:
-    """What a task's attempts whose end is not recorded may still spend, in the unit of the budgets."""
+    """Return what the attempts whose end is not recorded may still spend, in the unit of the budgets."""
     open_ = {a.number: a.allowance for a in task.status.attempts if a.outcome is None}
     recorded = {a.number for a in task.status.attempts if a.outcome is not None}
     for job in jobs:
@@ -156,16 +156,16 @@ def reserved(task: AgentTask, jobs: Sequence[Job], budgets: Budgets) -> Decimal:
 
 
 def _value(allowance: Allowance | None, budgets: Budgets) -> Decimal:
-    """An allowance in the unit of the budgets; one from before the unit was changed counts as a whole one."""
+    """Return an allowance in the unit of the budgets; one in another unit counts as a task's whole budget."""
     whole = budgets.task or Allowance(tokens=0)
     return allowance.value if allowance is not None and allowance.unit == whole.unit else whole.value
 
 
 def counted_until(ended: datetime, repository: tuple[str, str], budgets: Budgets) -> datetime | None:
-    """Until when an ended task has to stay because a budget counts what it spent.
+    """Return until when an ended task must be kept because a budget counts what it spent.
 
     Args:
-        repository: its host and path.
+        repository: the repository's host and path.
     """
     if budgets.namespace is not None:
         return period_end(NAMESPACE, day_of(ended))
@@ -175,7 +175,7 @@ def counted_until(ended: datetime, repository: tuple[str, str], budgets: Budgets
 def exhausted(
     key: str, repository: str, budget: Allowance | None, allowance: Allowance, now: datetime
 ) -> Exhausted:
-    """The message about a budget of which less is left than a task may spend."""
+    """Explain that a budget has less left than a task may spend."""
     if budget is None:
         return Exhausted(
             f"The task's own budget is in {allowance.unit}, but the budgets that it shares are not, so they "
@@ -194,8 +194,8 @@ def exhausted(
 class Spending:
     """Counts what a namespace's tasks have spent and may still spend: the input of `fair_schedule`.
 
-    Active tasks are counted from the caches. Ended tasks are read once at the start (`selectors`, `put`), and
-    later ones are counted as they end. The sweep keeps them as long as a budget counts them.
+    Active tasks are counted from the caches. Tasks that ended before the start are read once (`selectors`,
+    `put`); later ones are counted as they end. The sweep keeps ended tasks as long as a budget counts them.
     """
 
     def __init__(self, budgets: Budgets, now: Callable[[], datetime]) -> None:
@@ -204,15 +204,16 @@ class Spending:
         self._spent = Spent()
         self._day = day_of(now())
         self._limits: dict[str, Allowance] = {}
-        """By key, the budgets that are shared by any task that was seen."""
+        """The budgets that tasks seen so far share, by key."""
         self._names: dict[str, str] = {NAMESPACE: ""}
         self._open: dict[str, tuple[str, dict[date, dict[str, Decimal]]]] = {}
-        """By uid, what tasks count with that were active in the last pass: one may be deleted by hand."""
+        """Repository and charges, with reservations, of the tasks active in the last pass, by uid. If somebody
+        deletes such a task, they still count."""
         if budgets.namespace is not None:
             self._limits[NAMESPACE] = budgets.namespace
 
     def selectors(self) -> list[str]:
-        """Field selectors of the tasks that ended in the current periods."""
+        """Return field selectors for the tasks that ended in the current periods."""
         if not self._budgets.shared:
             return []
         today = day_of(self._now())
@@ -222,20 +223,20 @@ class Spending:
         return [*(f"status.keptSince={day}" for day in days), f"{ENDED},status.keptSince="]
 
     def put(self, task: AgentTask) -> None:
-        """Count an ended task as it is stored. Its spec may be of another release."""
+        """Count an ended task as it is stored, even if another release wrote its spec."""
         repository = task.metadata.labels.get(LABEL_REPOSITORY) or ""
         self._spent.put(task.uid, repository, charges(task.status.attempts))
 
     def ended(self, task: AgentTask) -> None:
-        """A task has ended, and its status is stored."""
+        """Count a task that has just ended and whose status is stored."""
         if self._budgets.shared:
             self._spent.put(task.uid, task.repository_hash, charges(task.status.attempts))
 
     def share(self, task: AgentTask, own: Sequence[Job], *, starts: bool) -> tuple[tuple[str, ...], Decimal]:
-        """The keys of the budgets that a task shares, and what it may spend of each.
+        """Return the keys of the budgets that a task shares, and what the task may spend of each.
 
         Args:
-            starts: its next attempt may start, or has just been granted its start.
+            starts: whether the task's next attempt may start or has just been allowed to start.
         """
         budgets, source = self._budgets, task.spec.source
         if not budgets.shared:
@@ -259,16 +260,16 @@ class Spending:
     def share_of_orphan(
         self, repository: str, allowance: Allowance | None
     ) -> tuple[tuple[str, ...], Decimal]:
-        """The same for a Job without a task, or a pod without a Job."""
+        """Return the same as `share`, for a Job without a task or a pod without a Job."""
         keys = tuple(key for key in (repository, NAMESPACE) if key in self._limits)
         return keys, allowance.value if allowance is not None else Decimal(0)
 
     def unspent(self, tasks: Iterable[AgentTask], demands: Mapping[str, Decimal]) -> dict[str, Decimal]:
-        """By budget, what ended attempts have not spent in the current period.
+        """Return what is left of each budget in the current period after what ended attempts spent.
 
         Args:
             tasks: all active tasks.
-            demands: by name, what those that run may still spend.
+            demands: what running tasks may still spend, by the task's name.
         """
         if not self._budgets.shared:
             return {}
@@ -300,7 +301,7 @@ class Spending:
         }
 
     def exhausted(self, task: AgentTask, key: str) -> Exhausted:
-        """What the status says of a task that waits for a budget."""
+        """Return what the status of a task that waits for a budget says."""
         source = task.spec.source
         allowance = next_allowance(task, self._budgets) or Allowance(tokens=0)
         return exhausted(key, source.repository, self._limits.get(key), allowance, self._now())
@@ -316,14 +317,14 @@ class Spending:
     def shares(
         self, unspent: Mapping[str, Decimal], left: Mapping[str, Decimal]
     ) -> Iterator[tuple[str, Allowance, Decimal, Decimal]]:
-        """Of each budget: its repository (empty: the namespace's), its limit, what is spent and reserved."""
+        """Yield repository (empty for the namespace's budget), limit, spending and reservations per budget."""
         for key, limit in self._limits.items():
             rest = unspent.get(key, limit.value)
             yield self._names[key], limit, limit.value - rest, rest - left.get(key, rest)
 
 
 def _add(spent: dict[str, Decimal], repository: str, found: Charges, today: date, unit: str) -> None:
-    """Add what a task spent to the budgets that it shares."""
+    """Add what a task spent in the current periods to the budgets that it shares."""
     for key in (repository, NAMESPACE):
         if key in spent:
             spent[key] += sum(
@@ -337,5 +338,5 @@ def _add(spent: dict[str, Decimal], repository: str, found: Charges, today: date
 
 
 def _first(key: str, day: date) -> date:
-    """The first day of the budget's period that a day is in."""
+    """Return the first day of the budget's period that contains the day."""
     return day.replace(day=1) if key == NAMESPACE else day

@@ -1,7 +1,8 @@
-"""Bounds what refused requests of a person cost: an issue form applies its label whoever the author is.
+"""Limits what refused requests of one person cost, as anybody can start a task through an issue form.
 
-Only an attempt can ask the forge what a person may do, so a refused request costs a short pod. After some of
-them, further requests of that person in that repository end without one (docs/decisions/0021).
+An issue form applies its label whoever the author is. Only an attempt can ask the forge what a person may do,
+so each refused request costs a short-lived pod. After a few refusals, further requests of that person in that
+repository end without a pod (docs/decisions/0021).
 """
 
 from __future__ import annotations
@@ -15,26 +16,23 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import Cause
 
 MOST = 3
-"""Refused requests of a person in a repository that may cost a pod within `PERIOD`."""
+"""So many refused requests of a person in a repository may cost a pod within `PERIOD`."""
 PERIOD = timedelta(hours=1)
 _PEOPLE = 10_000
-"""People that are remembered at most; the one whose refusal is oldest is forgotten first."""
+"""So many people are remembered. The one whose last refusal is oldest is dropped first."""
 _Person = tuple[str, str]
 
 
 class RefusedRequests:
-    """Remembers who was refused.
-
-    A new process starts without memory, so each person may cost some pods again.
-    """
+    """Remembers in memory who was refused; after a restart, each person may cost a few pods again."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
         self._ends: dict[_Person, deque[datetime]] = defaultdict(lambda: deque(maxlen=MOST))
 
     def ended(self, task: AgentTask) -> None:
-        """A task has ended, and its status is stored."""
-        # A task without an attempt was refused because of these: it must not make the time longer.
+        """Count a task that has ended and whose status is stored, if it was refused."""
+        # A task without an attempt was refused here: it must not extend the period.
         if task.status.reason != Reason.NOT_AUTHORIZED or not task.status.attempts:
             return
         person = _person(task)
@@ -45,7 +43,7 @@ class RefusedRequests:
             del self._ends[next(iter(self._ends))]
 
     def refusal(self, task: AgentTask) -> str | None:
-        """Why a task that has not started ends without an attempt, for people; `None` if it may start."""
+        """Tell people why a new task ends without an attempt; return `None` if it may start."""
         if task.spec.trigger.cause is not Cause.LABEL or not task.spec.user or task.status.attempts:
             return None
         times = self._ends.get(_person(task))

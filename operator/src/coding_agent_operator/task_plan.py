@@ -1,4 +1,4 @@
-"""What to do next for one task, as a pure function, and the status and the Events that show it."""
+"""Decides what to do next for one task, and which status and Events show it. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from coding_agent_operator.task_state import COMMAND_WAIT, Stage, TaskOutcome, T
 _CONDITIONS = ("Succeeded", "Running", "Finished", "WithinBudget")
 """Types of the operator's conditions."""
 WAITING_FOR_BUDGET = "WaitingForBudget"
-"""Reason of a task for which a budget leaves too little. Its condition `WithinBudget` says since when."""
+"""The reason of a task that waits because a budget has too little left. The condition `WithinBudget` says
+since when."""
 _HELD = (
     "Somebody wrote /cancel. No attempt starts until the reporter has checked whether they may. If it does "
     f"not within {COMMAND_WAIT.seconds // 60} minutes, the task continues."
@@ -38,7 +39,7 @@ _HELD = (
 DELETING_REQUEUE_S = 2.0
 """Seconds until a Job whose pods are ending is read again."""
 Refusal = Callable[[Environment], str | None]
-"""Why the settings do not allow an environment, as a sentence; `None`: they do."""
+"""Returns why the settings do not allow an environment, as a sentence; `None` if they allow it."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class SchedulingDecision:
     """What `fair_schedule` decided about a task.
 
     Attributes:
-        start: its next attempt may start.
-        position: its position in the queue, as shown.
-        after: the older run of the same item that must end before, or the name of an `Orphan`.
-        refused: why the API server did not take its Job; it is tried again.
-        exhausted: the budget that leaves too little for it.
+        start: whether the task's next attempt may start.
+        position: the position in the queue that people are shown.
+        after: the older run of the same item that must end first, or the name of an `Orphan`.
+        refused: why the API server did not accept the task's Job; the operator tries again.
+        exhausted: the budget that has too little left for the task.
     """
 
     start: bool = False
@@ -65,15 +66,16 @@ class Plan:
     """What to do, in this order: create, record, clean up.
 
     Attributes:
-        create: number of the attempt whose Job to create. Then nothing else is planned: what is to be
-            recorded is decided again once the new Job is there.
-        status: to write; `None`: unchanged.
-        events: of what has changed, once the status is written.
-        lasting: Events that describe a state: each is written once while this process runs.
-        labels: of the task, to be corrected.
-        delete: Jobs to be deleted in the foreground, so that each stays until its pods are gone.
-        release: Jobs whose end is recorded: no longer watched, deleted after `keep_jobs`.
-        requeue_at: when to reconcile again although nothing happened.
+        create: the number of the attempt whose Job to create. Such a plan contains nothing else: once the new
+            Job exists, the task is planned again.
+        status: the status to write; `None` if it is unchanged.
+        events: Events about the changes, to be written after the status.
+        lasting: Events that describe a state. Each is written once while this process runs.
+        labels: labels of the task to restore.
+        delete: Jobs to delete in the foreground, so that each stays until its pods are gone.
+        release: Jobs whose end is recorded. The operator stops watching them, and they are deleted after
+            `keep_jobs`.
+        requeue_at: when to reconcile again even if nothing happens.
     """
 
     stage: Stage
@@ -97,13 +99,13 @@ def plan_task(
     refusal: Refusal = lambda _: None,
     unauthorized: Callable[[AgentTask], str | None] = lambda _: None,
 ) -> Plan:
-    """Decide what to do for a task, only from what exists.
+    """Decide what to do for a task. The decision depends only on what exists in the cluster.
 
     Args:
-        jobs: every Job of the task that exists, and Jobs of others that have one of its names; pods of Jobs
-            that ended must have been read.
-        refusal: of the environment that the next attempt would need.
-        unauthorized: why the person who asked may not, if that is known before the first attempt.
+        jobs: every existing Job of the task, and Jobs of other owners that have one of its names. The pods of
+            Jobs that ended must have been read.
+        refusal: returns why the environment that the next attempt needs is not allowed.
+        unauthorized: returns why the person may not start a task, if this is known before the first attempt.
     """
     if task.metadata.deleting:
         return Plan(Stage.ENDED)
@@ -139,9 +141,9 @@ def plan_task(
 
 
 def _if_allowed(state: TaskState, refusal: Refusal) -> TaskState:
-    """The state; the task's end if no pod may have what the next attempt needs.
+    """Return the state, or the end of the task if the settings refuse the environment that it needs.
 
-    An attempt in another pod would only ask for the same again.
+    Without that environment, the next attempt would only ask for it again.
     """
     if state.stage not in (Stage.READY, Stage.HELD, Stage.BACKOFF) or state.environment is None:
         return state
@@ -165,7 +167,7 @@ def _requeue_at(state: TaskState, now: datetime, policy: Policy) -> datetime | N
 
 
 def status_of(task: AgentTask, state: TaskState, decision: SchedulingDecision, now: datetime) -> Status:
-    """The status to be stored, conditions first; equal to the stored one when nothing has changed."""
+    """Return the status to store. It equals the stored one if nothing has changed."""
     phase, reason, message = _summary(task, state, decision)
     if reason == WAITING_FOR_BUDGET:
         message = f"{message} It has waited since {_waits_since(task, now):%Y-%m-%d %H:%M} UTC."
@@ -197,7 +199,7 @@ def status_of(task: AgentTask, state: TaskState, decision: SchedulingDecision, n
         conditions.append(condition("WithinBudget", "False", reason, message))
     elif task.status.condition("WithinBudget") is not None:
         conditions.append(condition("WithinBudget", "True", "Enough", "No budget keeps the task waiting."))
-    # The others are the reporter's.
+    # All other conditions are the reporter's.
     conditions += [condition for condition in task.status.conditions if condition.type not in _CONDITIONS]
     counted = sum(1 for attempt in state.attempts if attempt.counted)
     start = state.attempts[0].start_time if state.attempts else None
@@ -224,7 +226,7 @@ def status_of(task: AgentTask, state: TaskState, decision: SchedulingDecision, n
 
 
 def _running(state: TaskState) -> tuple[str, str]:
-    """Reason and message of the condition `Running`."""
+    """Return reason and message of the condition `Running`."""
     if state.stage is not Stage.ACTIVE:
         return "NoJob", "No attempt is running."
     if state.waiting:
@@ -240,7 +242,7 @@ def _waits_since(task: AgentTask, now: datetime) -> datetime:
 
 
 def _summary(task: AgentTask, state: TaskState, decision: SchedulingDecision) -> tuple[Phase, str, str]:
-    """Phase, reason and message."""
+    """Return the phase, and reason and message of the condition `Succeeded`."""
     if state.outcome is not None:
         return state.outcome.phase, state.outcome.reason, state.outcome.message[:4096]
     last = state.attempts[-1] if state.attempts else None
@@ -304,7 +306,10 @@ def _summary_of_active(
 
 
 def _problem_message(task: AgentTask, problem: PodProblem, last: AttemptStatus | None) -> str:
-    """Why the attempt does not start. The first message stays: a pull that fails has two in turn."""
+    """Say why the attempt does not start.
+
+    The first message for a reason stays, because a failing image pull alternates between two messages.
+    """
     outcome, number = problem.outcome, last.number if last else 1
     begin = f"Attempt {number} has not started yet. {REASONS[outcome.reason].message}"
     known = task.status.condition("Succeeded")
@@ -316,9 +321,9 @@ def _problem_message(task: AgentTask, problem: PodProblem, last: AttemptStatus |
 
 
 def _transitions(old: Status, new: Status, max_attempts: int) -> Iterator[Event]:
-    """The Events of a change of status, in the order in which things happened.
+    """Yield the Events of a change of status, in the order in which things happened.
 
-    An attempt that ends the task has no Event of its own where that of the task says the same.
+    The attempt that ends the task has no Event of its own if the task's Event gives the same reason.
     """
     before = {attempt.number: attempt for attempt in old.attempts}
     ends = new.phase is not None and new.phase.terminal and new.phase is not old.phase
@@ -374,7 +379,7 @@ def _attempt_ended(attempt: AttemptStatus, max_attempts: int) -> Event:
 
 
 def _lasting(task: AgentTask, jobs: Sequence[Job], problem: PodProblem | None) -> Iterator[Event]:
-    """States in which only a person can help."""
+    """Yield Events about states that only a person can end."""
     if problem is not None and problem.at_end:
         yield Event("Warning", problem.outcome.reason, problem.outcome.message)
     for job in jobs:

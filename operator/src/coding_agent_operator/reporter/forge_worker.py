@@ -1,4 +1,4 @@
-"""Reconciles the tasks of one forge: several at a time, or one at a time while the forge does not answer."""
+"""Reconciles the tasks of one forge: several at a time, but only one while the forge does not answer."""
 
 from __future__ import annotations
 
@@ -35,30 +35,33 @@ FAILED = Counter(
 )
 _PROBLEMS_AT_A_TIME = 20
 _SHARE_OF_CHECKS = 0.25
-"""Share of the request rate that checks of items to which nothing happens may use."""
+"""The share of the request rate that checks of items without news may use."""
 _API_RETRY_FIRST_S, _API_RETRY_MAX_S = 0.5, 30.0
 
 ReconcileTask = Callable[[AgentTask, TaskMemory], Awaitable[Requeue | None]]
 
 
 class Rank(IntEnum):
-    """What is reconciled first."""
+    """The order of reconciles: the lowest rank comes first."""
 
     END = 0
-    """The task has ended: people are waiting for this."""
+    """The task has ended, and people wait for the result."""
     NEW = 1
-    """Its item shows nothing of the task yet: somebody waits for a sign."""
+    """The item shows nothing of the task yet, and somebody waits for a sign."""
     CHANGE = 2
     """The task has changed."""
     CHECK = 3
-    """It has not: check whether the item's labels still agree, or show its new position in the queue."""
+    """The task has not changed: check the item's labels, or show the task's new position in the queue."""
 
 
 @dataclass(frozen=True)
 class BacklogEntry:
-    """A task in the backlog: not before `due`, waiting since `since`, both in monotonic seconds.
+    """A task in the backlog.
 
-    `creates`: all that is left is a new comment, which the forge limits more than other requests.
+    Attributes:
+        due: monotonic time before which the task is not reconciled.
+        since: monotonic time since which the task has waited.
+        creates: only a new comment is left to do, which forges limit more than other requests.
     """
 
     rank: Rank
@@ -69,9 +72,10 @@ class BacklogEntry:
 
 
 class Backlog:
-    """Tasks to reconcile, by name: ends first, then new ones, then changes, each by age. It has no clock.
+    """The tasks to reconcile, by rank and then by age. The callers pass the time.
 
-    Each task is in it at most once. Runs of one item write the same comment: they are never taken together.
+    Each task is queued at most once. Runs of the same item write the same comment, so `take` never returns one
+    while another is being reconciled.
     """
 
     def __init__(self) -> None:
@@ -83,20 +87,20 @@ class Backlog:
     def add(
         self, name: str, rank: Rank, now: float, *, item: str, delay: float = 0.0, creates: bool = False
     ) -> None:
-        """Queue a task for a time; the earliest time wins, then the best rank."""
+        """Queue a task to be reconciled after `delay`. The earliest time wins, then the best rank."""
         due = now + max(0.0, delay)
         known = self._waiting.get(name)
         if known is None:
             self._waiting[name] = BacklogEntry(rank, due, due, item, creates)
         elif due < known.due:
-            # The earlier reconcile also covers what was due later.
+            # The earlier reconcile also does what was due later.
             best = rank if known.due > now else min(rank, known.rank)
             self._waiting[name] = BacklogEntry(best, due, min(due, known.since), item, creates)
         elif due <= now or due == known.due:
             self._waiting[name] = replace(known, rank=min(rank, known.rank), creates=creates)
 
     def take(self, now: float) -> tuple[str, Rank] | None:
-        """The next task that is due, if there is one; call `done` afterwards."""
+        """Take the next task that is due, if there is one. The caller calls `done` after the reconcile."""
         due = [(entry.rank, entry.since, name) for name, entry in self._free() if self._due(entry) <= now]
         if not due:
             return None
@@ -105,13 +109,13 @@ class Backlog:
         return name, rank
 
     def retry(self, name: str, now: float, *, delay: float) -> None:
-        """The reconcile failed: queue the task again, with the age it had."""
+        """Queue a task again whose reconcile failed; it keeps its age."""
         known = self._busy[name]
         self.add(name, known.rank, now, item=known.item, delay=delay)
         self._waiting[name] = replace(self._waiting[name], since=known.since)
 
     def postpone(self, name: str, now: float, *, until: float) -> None:
-        """Only a new comment is left to do, and none may be created before `until`: queue the task again."""
+        """Queue a task again that only lacks its new comment; none may be created before `until`."""
         self.creates_from = max(self.creates_from, until)
         self.retry(name, now, delay=0.0)
         self._waiting[name] = replace(self._waiting[name], creates=True)
@@ -123,7 +127,7 @@ class Backlog:
         self._waiting.pop(name, None)
 
     def next_due(self, now: float) -> float | None:
-        """Seconds until a task is due, `None` if none is queued."""
+        """Return the seconds until a task is due, or `None` if none is queued."""
         soonest = min((self._due(entry) for _, entry in self._free()), default=None)
         return None if soonest is None else max(0.0, soonest - now)
 
@@ -135,7 +139,7 @@ class Backlog:
         return [(name, entry) for name, entry in self._waiting.items() if entry.item not in busy_items]
 
     def pending(self, now: float) -> list[tuple[str, float]]:
-        """The tasks with changes that are not shown yet, and for how many seconds each has waited."""
+        """Return the tasks with changes that are not shown yet, and how many seconds each has waited."""
         return [
             (name, max(0.0, now - entry.since))
             for name, entry in (self._busy | self._waiting).items()
@@ -145,11 +149,12 @@ class Backlog:
 
 @dataclass
 class OpenBreaker(Outage):
-    """The forge does not answer: one request at a time tests it, with growing waits.
+    """An outage in which one reconcile at a time tests the forge, with growing waits.
 
     Attributes:
-        retry_at: monotonic time before which no request is sent.
-        answers: number of answers from the forge at its last failure; one more closes the breaker.
+        failures: the number of failures that made the wait grow.
+        retry_at: monotonic time before which no reconcile starts.
+        answers: the number of the forge's answers at its last failure; one more closes the breaker.
     """
 
     failures: int = 0
@@ -158,11 +163,14 @@ class OpenBreaker(Outage):
 
 
 class ForgeWorker:
-    """Reconciles the tasks of one forge host; `breaker` is `None` while the forge answers, as far as known.
+    """Reconciles the tasks of one forge host.
 
     Args:
-        task: the cached task of a name.
-        answers: number of requests that the forge has answered so far.
+        task: returns the cached task with a name.
+        answers: returns the number of requests that the forge has answered so far.
+
+    Attributes:
+        breaker: `None` while the forge answers, as far as the worker knows.
     """
 
     def __init__(
@@ -203,7 +211,7 @@ class ForgeWorker:
         self._memories.pop(name, None)
         self.backlog.forget(name)
         if not self._memories:
-            self.breaker = None  # without tasks nothing tests the forge
+            self.breaker = None  # without tasks, nothing would test the forge and close it
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -212,7 +220,7 @@ class ForgeWorker:
                 group.create_task(self._work())
 
     async def record_outage(self) -> None:
-        """Record an outage that has lasted for a while on the tasks that wait for the forge.
+        """Record an outage on the tasks that wait for the forge, once it has lasted for a while.
 
         Raises:
             ApiError: the API server refused.
@@ -277,11 +285,11 @@ class ForgeWorker:
         try:
             requeue = await self._reconcile(task, memory)
         except NotYetError as error:
-            # Our own rate limits are not a failure: continue when they permit it.
+            # Reaching our own rate limits is not a failure: continue when they permit it.
             _logger.info("%s", error)
             now = _now()
             if error.kind is Kind.CREATE:
-                # Labels, edits and checks of other tasks go on.
+                # Labels, edits and checks of other tasks continue.
                 memory.postponed = phase_to_show(task)
                 self.backlog.postpone(name, now, until=now + (error.retry_after or 0.0))
                 return
@@ -316,10 +324,10 @@ class ForgeWorker:
             self._requeue(task, memory, requeue)
 
     def _requeue(self, task: AgentTask, memory: TaskMemory, requeue: Requeue | None) -> None:
-        """What follows a reconcile that succeeded."""
+        """Queue the next check after a reconcile that succeeded, or drop the task."""
         found = self._task(task.name)
         if found is not None and found.uid != task.uid:
-            return  # another task of that name, which was queued when it was seen
+            return  # another task has this name now; it was queued when the watch showed it
         if requeue is None or found is None:
             self.forget(task.name)
         else:
@@ -328,7 +336,7 @@ class ForgeWorker:
             self.add(task, Rank.CHECK, after)
 
     def _check_interval(self) -> float:
-        """Seconds between two checks of an item to which nothing happens; longer if there are many."""
+        """Return the seconds between two checks of an item without news; more if there are many items."""
         settings = self._settings
         checks_per_second = settings.requests_per_second * _SHARE_OF_CHECKS
         return max(settings.check_interval, len(self._memories) / checks_per_second)
@@ -343,7 +351,7 @@ class ForgeWorker:
         now, wait = _now(), error.retry_after or 0.0
         first = self.breaker is None
         breaker = self.breaker = self.breaker or OpenBreaker(self._clock(), now)
-        if first or probe:  # reconciles that had started before the breaker opened show nothing new
+        if first or probe:  # failures of reconciles that started before the breaker opened are no news
             wait = max(wait, self._backoff(breaker.failures))
             breaker.failures += 1
         breaker.retry_at = max(breaker.retry_at, now + wait)
@@ -352,7 +360,7 @@ class ForgeWorker:
         _logger.warning("%s; no request is sent to it for %.1f s", error, breaker.retry_at - now)
 
     def _close_breaker_if_answered(self) -> None:
-        """A reconcile that sent no request to the forge proves nothing."""
+        """Close the breaker if the forge has answered; a reconcile may have sent no request at all."""
         if self.breaker is not None and self._answers() > self.breaker.answers:
             _logger.info("%s answers again, after %.1f s", self.host, _now() - self.breaker.began)
             self.breaker = None

@@ -1,7 +1,7 @@
-"""What the reporter does on an item, given the state of its newest run and what the item shows. Pure.
+"""Decides what the reporter does on an item, from the state of its newest run and what the item shows. Pure.
 
-People's labels are the last authority. Where they contradict the task for longer than a grace time, the task
-is corrected. Until then nothing is written that would hide the contradiction.
+People's labels have the last word. If they contradict the task for longer than a grace time, the reporter
+corrects the task. Until then it writes nothing that would hide the contradiction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LabelContradiction(StrEnum):
     ITEM_CLOSED = "item_closed"
     """The item was closed while its task is active."""
     LABEL_REMOVED = "label_removed"
-    """The labels that ask for a task and the processing label are all gone while the task is active."""
+    """All labels that ask for a task, and the processing label, are gone while the task is active."""
     LABEL_APPLIED_AGAIN = "label_applied_again"
     """A label that asks for a task was applied again after the task had ended."""
 
@@ -43,23 +43,23 @@ CORRECTION_EVENTS = {
         "The label was applied to the item again, so a new run starts.",
     ),
 }
-"""Reason and message of the task's Event."""
+"""Reason and message of the Event that the task gets, by contradiction."""
 CANCELLATION_CAUSES = {
     LabelContradiction.ITEM_CLOSED: "the item was closed",
     LabelContradiction.LABEL_REMOVED: "the item no longer has any of the bot's labels",
 }
-"""As the item's comment gives them."""
+"""Causes of a cancellation as the item's comment states them."""
 
 
 @dataclass(frozen=True)
 class PendingCorrection:
     contradiction: LabelContradiction
     since: datetime
-    """When it was first seen, by our own clock."""
+    """When the reporter first saw the contradiction, by our own clock."""
 
 
 def phase_to_show(task: AgentTask) -> Phase:
-    """The phase by the conditions, which are authoritative."""
+    """Return the phase. Whether the task has ended depends only on the conditions, which are authoritative."""
     if (ended := task.status.terminal_phase) is not None:
         return ended
     recorded = task.status.phase
@@ -67,7 +67,7 @@ def phase_to_show(task: AgentTask) -> Phase:
 
 
 def _work_was_over(task: AgentTask) -> datetime | None:
-    """When the work of an ended task was over, by the forge's clock: a later label asks for a new run."""
+    """Return when the work of an ended task was over, by the forge's clock. A later label asks for a new run."""
     attempts = task.status.attempts
     return attempts[-1].answered_until if attempts else None
 
@@ -77,12 +77,14 @@ class ItemPlan:
     """What to do on an item, in this order: record, add labels, remove labels, acknowledge, correct.
 
     Attributes:
-        answered_until: to be recorded before labels that ask for a task are removed: their applications, up
-            to this time of the forge's clock, are the task's.
-        acknowledge: the item then shows our label swap.
-        pending: the contradiction to remember; requeue for the end of its grace time.
-        correct: correct the task now.
-        settled: the end is shown, and nothing has contradicted it during the grace time.
+        answered_until: the time to record before labels that ask for a task are removed. The task answers all
+            their applications up to this time, by the forge's clock.
+        add: the labels to add.
+        remove: the labels to remove.
+        acknowledge: whether to record that the item shows our label swap.
+        pending: the contradiction to remember. The task is queued again for the end of the grace time.
+        correct: the contradiction for which to correct the task now.
+        settled: whether the item shows the end and nothing contradicted it during the grace time.
     """
 
     answered_until: datetime | None = None
@@ -117,15 +119,15 @@ def plan_item(
     """Decide what to do on the item of a task, which is its newest run.
 
     Args:
-        history: from `Forge.label_history`, read after the item; empty if it does not show the label, or is
-            not needed.
-        own_login: of our own account, whose labels ask for nothing and whose removals cancel nothing.
-        removal_reported: an event has said that the label is gone, so nothing is to be waited for.
-        pending: what an earlier reconcile found.
+        history: the result of `Forge.label_history`, read after the item; empty if it does not show the label
+            or is not needed.
+        own_login: the login of our own account, whose labels ask for nothing and whose removals cancel nothing.
+        removal_reported: whether an event has said that the label is gone. Then there is no grace time.
+        pending: the contradiction that an earlier reconcile found.
         end_shown: since when the item shows the end of the task, by our clock.
     """
     applied = _application(history, labels.triggers & item.labels)
-    # Somebody changes the labels just now, or the forge's answers are of different moments.
+    # Somebody is changing the labels right now, or the forge's answers are from different moments.
     unclear = bool(history) and applied is None and task.ended and _has_trigger(item, labels)
     if _has_trigger(item, labels):
         again = not unclear and _applied_again(task, labels, history, applied, shown=end_shown is not None)
@@ -145,7 +147,7 @@ def plan_item(
     confirmed = removal_reported and found is not LabelContradiction.LABEL_APPLIED_AGAIN
     overdue = pending is not None and (confirmed or now - pending.since >= grace)
     stays = unclear or found is LabelContradiction.LABEL_APPLIED_AGAIN
-    # An end is shown once; afterwards the labels belong to people.
+    # The end is shown once; afterwards only people change the labels.
     add, remove = ((), ()) if end_shown else _label_changes(task, item, labels, found, stays=stays)
     after = (item.labels | set(add)) - set(remove)
     swapped = not labels.triggers & after and (task.ended or labels.processing_label in after)
@@ -166,7 +168,7 @@ def _has_trigger(item: ItemState, labels: Labels) -> bool:
 
 
 def _application(history: Sequence[LabelEvent], present: frozenset[str]) -> LabelEvent | None:
-    """The last application of a label that is still on the item; `None` if the history shows none."""
+    """Return the last application of a label still on the item; `None` if the history shows none."""
     removed: set[str] = set()
     for event in history:
         if event.added and event.label in present - removed:
@@ -185,7 +187,7 @@ def _contradiction(
         return None
     if not item.open:
         return LabelContradiction.ITEM_CLOSED
-    # A task that was created by hand has no label until we add the processing label.
+    # The item of a task created by hand has no label until we add the processing label.
     expects_label = task.spec.trigger.origin is not Origin.MANUAL or task.acknowledged
     if expects_label and not labels.active & item.labels:
         return LabelContradiction.LABEL_REMOVED
@@ -204,7 +206,7 @@ def _done_by_us(
         case LabelContradiction.LABEL_APPLIED_AGAIN:
             event = applied
         case LabelContradiction.LABEL_REMOVED:
-            # We removed the label at the end of an earlier run, while a person applied it again.
+            # We removed the label at the end of an earlier run, just as a person applied it again.
             last = history[0] if history else None
             applied_for = task.spec.trigger.labeled_at
             is_ours = last is not None and (applied_for is None or last.at >= applied_for)
@@ -225,9 +227,9 @@ def _applied_again(
     """Whether the label on an ended task's item asks for a new run.
 
     Args:
-        shown: the item shows the end of the task.
+        shown: whether the item shows the end of the task.
     """
-    if applied is None:  # new if the label was off the item at some time
+    if applied is None:  # the label counts as new if it was off the item at some time
         return task.acknowledged or shown
     cancelled, withdrawn = task.status.terminal_phase is Phase.CANCELLED, withdrawn_before(task)
     if cancelled and withdrawn is not None:
@@ -242,7 +244,7 @@ def _applied_again(
 
 
 def _may_have_taken_it(task: AgentTask) -> bool:
-    """Whether we may have taken a label off that was applied after the work was over."""
+    """Whether we may have removed a label that a person applied after the work was over."""
     known, over = labeled_at(task), _work_was_over(task)
     if task.status.terminal_phase is Phase.CANCELLED or known is None or over is None:
         return False
@@ -250,11 +252,11 @@ def _may_have_taken_it(task: AgentTask) -> bool:
 
 
 def _taken_after_work(task: AgentTask, labels: Labels, history: Sequence[LabelEvent], own_login: str) -> bool:
-    """Whether we took a label off that asks for a new run.
+    """Whether we removed a label that asks for a new run. This happens as follows.
 
     1. The attempt's work is over.
-    2. A person applies the label. For its webhook and for the reporter, the task still runs.
-    3. The reporter takes the label off.
+    2. A person applies the label. To the webhook's receiver and to the reporter, the task still runs.
+    3. The reporter removes the label.
     4. The operator records the end.
     """
     over = _work_was_over(task)
@@ -263,16 +265,17 @@ def _taken_after_work(task: AgentTask, labels: Labels, history: Sequence[LabelEv
     ours = [event for event in history if event.label in labels.triggers]
     if len(ours) < 2 or ours[0].added or ours[0].user.casefold() != own_login.casefold():
         return False
-    # A removal in the second after that came before the attempt read the item for the last time.
+    # Times are rounded to seconds: a removal up to a second later may have come before the attempt last read
+    # the item.
     was_later = ours[0].at > over + _SECOND
     return was_later and ours[1].added and ours[1].at > over
 
 
 def _is_further(task: AgentTask, labels: Labels, history: Sequence[LabelEvent], applied: LabelEvent) -> bool:
-    """Whether this is not the application that made the task.
+    """Whether this application of the label is another one than that which created the task.
 
-    A webhook and the item's history may give times for the same application that differ by a second. So the
-    time alone does not show it: the label must have been removed in between.
+    A webhook and the item's history may give times for the same application that differ by a second. So a
+    later time alone proves nothing: the label must have been removed in between.
     """
     trigger, acknowledged = task.spec.trigger, task.acknowledged
     applied_for = trigger.labeled_at
@@ -293,10 +296,10 @@ def _is_further(task: AgentTask, labels: Labels, history: Sequence[LabelEvent], 
 def _label_changes(
     task: AgentTask, item: ItemState, labels: Labels, found: LabelContradiction | None, *, stays: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The labels to add and to remove.
+    """Return the labels to add and to remove.
 
     Args:
-        stays: a label that asks for a task is not removed.
+        stays: whether labels that ask for a task stay on the item.
     """
     if not task.ended and (task.spec.cancel or found is LabelContradiction.LABEL_REMOVED):
         return (), ()  # a label that a person removed must not come back

@@ -1,9 +1,9 @@
-"""One reconcile of one task: read the task and its item, execute its commands (docs/decisions/0015), decide,
-then write the comment and the labels, acknowledge the label swap, and correct the task where people's labels
-contradict it.
+"""One reconcile of one task on its item.
 
-Every step can be repeated and nothing depends on memory: after kill -9 between any two requests, the next
-reconcile ends the same.
+A reconcile reads the task and its item, executes its commands (docs/decisions/0015), and decides. Then it
+writes the comment and the labels, acknowledges the label swap, and corrects the task if people's labels
+contradict it. Every step can be repeated and nothing depends on memory: after a kill -9 between any two
+requests, the next reconcile leads to the same result.
 """
 
 from __future__ import annotations
@@ -81,20 +81,25 @@ CORRECTIONS = Counter(
 )
 
 _REPORTED = {"metadata": {"labels": {LABEL_REPORTED: "true"}}}
-"""The merge patch after which the reporter no longer watches a task."""
+"""The merge patch that takes a task out of the reporter's watch."""
 
 
 class NotConfiguredError(CodingAgentError):
-    """The item is on a forge that is not configured here, or that has no token here."""
+    """The item's forge is not configured here or has no token here."""
 
 
 class TaskChangedError(CodingAgentError):
-    """The task changed during the reconcile: requeue it."""
+    """The task changed during the reconcile; the caller queues it again."""
 
 
 @dataclass(frozen=True)
 class ForgeContext:
-    """What a reconcile of the tasks of one forge works with; `clock`: aware time, `monotonic`: seconds."""
+    """Everything that reconciling the tasks of one forge needs.
+
+    Attributes:
+        clock: returns the aware time.
+        monotonic: returns the monotonic time in seconds.
+    """
 
     forge: Forge
     labels: Labels
@@ -110,15 +115,15 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
     """Make the item show the task's current state.
 
     Returns:
-        When to reconcile again if nothing happens (`after=None`: at the next check); `None`: never again.
+        When to reconcile again if nothing happens (`after=None`: at the next check); `None` if never again.
 
     Args:
-        seen: the task as the watch has shown it; it is read again if there is anything to do.
+        seen: the task as the watch showed it. It is read again if there is anything to do.
 
     Raises:
         ForgeError: a request to the forge failed.
         ApiError, QueueUnavailableError: a request to the API server failed.
-        TaskChangedError: the task changed meanwhile.
+        TaskChangedError: the task changed during the reconcile.
         NotConfiguredError: the host is configured as another platform.
     """
     source = seen.spec.source
@@ -135,7 +140,7 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
     listed = list(await context.tasks.runs(seen.spec.item))
     task = next((run for run in listed if run.uid == seen.uid), None)
     if task is None:
-        # A task whose labels a person removed is not in that list.
+        # If a person removed the task's labels, the task is not in that list.
         task = await context.tasks.newest(seen)
         if task is None:
             return None
@@ -145,14 +150,14 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
     memory.cause = cancellation_cause(task)
     *earlier, newest = runs_of(seen.spec.item, listed)
     if newest.uid != task.uid:
-        # The item shows a newer run: an older one writes nothing on it, whenever it ends.
+        # The item shows a newer run, so this older one no longer writes on it.
         if not task.ended:
             return Requeue()
         return await _settle(context, task, acknowledged("The item shows a newer run."))
     try:
         return await _newest(context, task, earlier[::-1], memory)
     except ForgeNotFoundError as error:
-        # The item was deleted, or our token cannot see it: nothing can be shown on it any more.
+        # The item was deleted, or our token cannot see it, so nothing can be shown on it.
         if task.ended:
             return await _settle(context, task, acknowledged("The item is gone, or the token cannot see it."))
         problem = Event("Warning", "ItemNotFound", str(error))
@@ -161,7 +166,7 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
 
 
 def _nothing_to_do(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Requeue | None:
-    """When to reconcile again, if the comment shows the task as the watch has shown it."""
+    """Return when to reconcile again if the comment is up to date; `None` if there is something to do."""
     now = context.monotonic()
     remaining = memory.due - now
     if memory.comment is None or remaining <= 0:
@@ -176,7 +181,7 @@ def _nothing_to_do(context: ForgeContext, task: AgentTask, memory: TaskMemory) -
 
 
 async def _execute_command(context: ForgeContext, task: AgentTask) -> bool:
-    """Execute one command that waits on the AgentTask, and remove it; `False`: none waits."""
+    """Execute one command that waits in the AgentTask, and remove it; return `False` if none waits."""
     stored = next_command(task)
     if stored is None:
         return False
@@ -198,7 +203,7 @@ async def _execute_command(context: ForgeContext, task: AgentTask) -> bool:
         result = await execute(command, Target(context.forge, context.sink, last), _COMMAND_METRICS)
     done = result in (ExecutionResult.DONE, ExecutionResult.NOTHING)
     patch = executed(task, stored, stopped=done and stored.name is CommandName.CANCEL)
-    # If the task has changed meanwhile the command is executed again, which does nothing twice.
+    # If the task has changed, the command stays and is executed again, which does no harm.
     await context.tasks.patch(task, patch)
     return True
 
@@ -214,7 +219,7 @@ async def _newest(
     except NotYetError as error:
         if error.kind is not Kind.CREATE:
             raise
-        postponed = error  # labels cost less than a new comment, and are a sign too
+        postponed = error  # the labels cost less than a new comment, and they are also a sign
     newest = await _answered(context, task, plan.answered_until)
     await swap_labels(context.forge, task.spec.item, plan.add, plan.remove)
     phase = phase_to_show(task)
@@ -252,7 +257,7 @@ async def _newest(
 async def _planned(
     context: ForgeContext, task: AgentTask, memory: TaskMemory, now: datetime
 ) -> tuple[ItemState, ItemPlan]:
-    """Read the item, and decide what to do on it."""
+    """Read the item and decide what to do on it."""
     item, removal_reported = await context.forge.read_state(task.spec.item), must_check_label(task)
     history: list[LabelEvent] = []
     if needs_history(task, item, context.labels, removal_reported=removal_reported):
@@ -273,13 +278,13 @@ async def _planned(
 
 
 async def _answered(context: ForgeContext, task: AgentTask, until: datetime | None) -> AgentTask:
-    """Record that applications of the label up to this forge time are the task's, before it is removed.
+    """Record, before a label is removed, that the task answers the label's applications up to a time.
 
     Args:
-        until: `None`: none is removed.
+        until: the time by the forge's clock; `None` if no label is removed.
 
     Raises:
-        TaskChangedError: it has changed since its item was read, or the item has a newer run.
+        TaskChangedError: the task has changed since its item was read, or the item has a newer run.
     """
     if until is None:
         return task
@@ -293,10 +298,10 @@ async def _answered(context: ForgeContext, task: AgentTask, until: datetime | No
 
 
 async def _patched(context: ForgeContext, task: AgentTask, patch: Mapping[str, Any]) -> AgentTask:
-    """The task after a merge patch.
+    """Apply a merge patch to the task and return the result.
 
     Raises:
-        TaskChangedError: it has changed since its item was read.
+        TaskChangedError: the task has changed since its item was read.
     """
     patched = await context.tasks.patch(task, patch)
     if patched is None:
@@ -307,7 +312,7 @@ async def _patched(context: ForgeContext, task: AgentTask, patch: Mapping[str, A
 async def _update_comment(
     context: ForgeContext, task: AgentTask, earlier: list[AgentTask], memory: TaskMemory
 ) -> None:
-    """Bring the one comment up to date; no request is made if it is."""
+    """Update the item's one comment; send no request if it is up to date."""
     item = task.spec.item
     if memory.earlier is None:
         memory.comment = await context.forge.find_comment(item, MARKER)
@@ -320,7 +325,7 @@ async def _update_comment(
         for problem in link_problems(task, context.links):
             _logger.warning("%s: not shown on the item: %s", task.spec.item.display, problem)
         written = await context.forge.upsert_comment(item, MARKER, text, known=memory.comment)
-        # Keep the text as we wrote it: forges change line endings.
+        # Keep the text as we wrote it, because forges change line endings.
         memory.comment = replace(written, body=text)
         memory.written = context.monotonic()
     memory.without_position = _without_position(report)
@@ -331,7 +336,7 @@ def _without_position(report: Report) -> str:
 
 
 async def _settle(context: ForgeContext, task: AgentTask | None, *wanted: Condition) -> Requeue | None:
-    """Set conditions of a task that has ended, and stop watching it."""
+    """Set conditions of an ended task, and stop watching it."""
     if task is not None and wanted:
         task = await context.tasks.set_conditions(task, wanted, context.clock())
     return None if task is None or await context.tasks.patch(task, _REPORTED) else Requeue(0.0)
@@ -347,11 +352,11 @@ async def _correct(
     """Cancel the task or start a new run, as the item's labels demand.
 
     Args:
-        task: as it was decided on.
-        item: as it was read.
+        task: the task as it was when the correction was decided.
+        item: the item as it was read.
 
     Raises:
-        TaskChangedError: it has changed since; nothing was corrected.
+        TaskChangedError: the task has changed since then; nothing was corrected.
     """
     if contradiction is LabelContradiction.LABEL_APPLIED_AGAIN:
         await _start_new_run(context, task, item)
@@ -374,13 +379,13 @@ async def _correct(
 async def _start_new_run(context: ForgeContext, task: AgentTask, item: ItemState) -> None:
     now = context.clock()
     applied = await context.forge.label_application(task.spec.item)
-    # From here on such a label on the item is a new application, whoever finds it.
+    # From here on, every program takes such a label on the item for a new application.
     again = acknowledged("The label was applied again.")
     if await context.tasks.set_conditions(task, (again,), now) is None:
         raise TaskChangedError(f"{task.name} is gone")
     known = answered_by_withdrawal(withdrawn_before(task)) or labeled_at(task)
-    # Admission answered "duplicate" for a time that the task already knows, because the task had not ended
-    # then. This application asks for a run of its own, so such a time is left out.
+    # If the task already knows this time, admission answered "duplicate" for it, because the task had not
+    # ended then. The application now asks for a run of its own, so such a time is left out.
     at = applied.at if applied is not None and (known is None or applied.at > known) else None
     present = item.labels | ({applied.label} if applied is not None else set())
     request = task.spec.request.model_copy(
@@ -398,7 +403,7 @@ async def _start_new_run(context: ForgeContext, task: AgentTask, item: ItemState
 async def record_problem(
     tasks: AgentTasks, task: AgentTask, memory: TaskMemory, problem: Event, now: datetime
 ) -> None:
-    """Record why the item does not show the task's state: a condition and an Event, once for each reason.
+    """Record in a condition and an Event why the item does not show the task's state; once for each reason.
 
     Raises:
         ApiError: the API server refused.
@@ -408,14 +413,14 @@ async def record_problem(
     _logger.warning(
         "%s does not show its task's state: %s: %s", task.spec.item.display, problem.reason, problem.message
     )
-    # Set first: a reconcile that shows the task while this waits for an answer clears it.
+    # This is set before the requests: a reconcile that shows the task in the meantime clears it.
     memory.problem = problem.reason
     try:
         newest = await tasks.newest(task)
         if newest is not None:
             written = await tasks.set_conditions(newest, (unreported(problem.reason, problem.message),), now)
             if written is not None and LABEL_REPORTED in written.metadata.labels:
-                # It was settled while this waited for an answer, and nobody would correct the condition.
+                # Meanwhile the task's watch has ended, so nobody else would correct the condition.
                 await tasks.set_conditions(written, (reported(),), now)
                 return
             await tasks.emit(problem, task, now)

@@ -1,7 +1,6 @@
-"""What the reporter shows of an AgentTask: its comment's report, its own conditions, and what it
-remembers. Pure.
+"""The report that the reporter writes into the comment, the conditions that it sets, and its memory. Pure.
 
-The same task always gives the same report, so nothing is written when nothing has changed.
+The same task always gives the same report, so the reporter writes nothing when nothing has changed.
 """
 
 from __future__ import annotations
@@ -36,23 +35,29 @@ _JOB_REFUSED = (
     "The cluster does not accept the attempt's Job; the bot keeps trying. "
     "The administrator of this bot can read the cluster's answer in the task's status."
 )
-"""Instead of the API server's answer, which names things that strangers should not see."""
+"""Replaces the API server's answer, which names things that strangers should not see."""
 _CLUSTER_WORDS = {
     *(reason for reason, facts in REASONS.items() if facts.patience and reason != PodReason.SECRET_MISSING),
     *(PodReason.POD_NOT_ENDING, PodReason.POD_LOST, PodReason.STORAGE_EXCEEDED, PodReason.INIT_FAILED),
 }
-"""Reasons whose message can end with words of the kubelet, the scheduler or a container, which name nodes,
-registries and volumes. The message of a missing Secret is our own."""
+"""Reasons whose message can end with text from the kubelet, the scheduler or a container. Such text names
+nodes, registries and volumes. The message about a missing Secret is not in this set: we write it ourselves."""
 _DETAILS = "The administrator of this bot can read the details in the task's status."
 _ACTIVITIES = {"Cancelling": "being cancelled", "Suspending": "being suspended"}
-"""Headlines of the phases Starting and Running, by reason."""
+"""Headlines by reason that replace those of the phases Starting and Running."""
 _CAUSE_LIMIT = 256
 _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
 class Outage:
-    """The forge has not answered since `since` (aware), which is `began` in monotonic time."""
+    """A time in which the forge does not answer.
+
+    Attributes:
+        since: when it began, as an aware time.
+        began: the same moment in monotonic time.
+        error: the last error.
+    """
 
     since: datetime
     began: float
@@ -61,19 +66,19 @@ class Outage:
 
 @dataclass
 class TaskMemory:
-    """What the reporter remembers of a task between two reconciles; the next one can rebuild it.
+    """The reporter's memory of a task between two reconciles. If it is lost, the next reconcile rebuilds it.
 
     Attributes:
         without_position: the comment's text without the position in the queue.
         earlier: the states of earlier runs; `None` until they were looked up.
         written: monotonic time of the last edit of the comment.
-        due: monotonic time of the next check of an item to which nothing happens.
-        end_shown: since when the item shows the end of the task.
+        due: monotonic time of the next check if nothing happens to the item.
+        end_shown: when the item first showed the end of the task.
         pending: labels that contradict the task, and since when; a restart begins the grace time again.
-        failures: reconciles that failed since the last success.
-        outage: the forge does not answer requests for this task; it may answer others.
-        postponed: phase of the task when the rate limits put off its new comment.
-        problem: reason of the problem that the task's conditions show.
+        failures: the number of reconciles that failed since the last success.
+        outage: set while the forge does not answer requests for this task; it may answer others.
+        postponed: the phase of the task when the rate limits postponed its new comment.
+        problem: the reason of the problem that the task's conditions show.
         cause: who or what cancelled the task.
     """
 
@@ -95,13 +100,15 @@ class TaskMemory:
 def report_of(
     task: AgentTask, labels: Labels, links: Links, earlier: Iterable[State] = (), cause: str = ""
 ) -> Report:
-    """The report of an item's newest run.
+    """Return the report of an item's newest run.
 
     Args:
-        links: what it may link to; a branch or a change with a problem (`link_problems`) is left out.
-        earlier: the states of earlier runs, newest first. A run continues on the branch of the last one
-            while its change is open, so both are shown, however the run ends, until it pushes to another.
-        cause: who or what cancelled it, from `cancellation_cause`.
+        links: checks what the report may link to. A branch or change with a problem (`link_problems`) is left
+            out.
+        earlier: the states of earlier runs, newest first. A run continues on the branch of the previous run
+            while the change of that branch is open. So the report shows this branch and change, however the
+            run ends, until the run pushes to another branch.
+        cause: who or what cancelled the run, from `cancellation_cause`.
     """
     phase, result, attempts = phase_to_show(task), task.status.result, task.status.attempts
     item = task.spec.item
@@ -144,7 +151,7 @@ def report_of(
 
 
 def link_problems(task: AgentTask, links: Links) -> list[str]:
-    """Why what the task's agents say they have published is not shown, in sentences."""
+    """Return why the report does not show the branch or change that the agent reported, in sentences."""
     result, item = task.status.result or TaskResult(), task.spec.item
     return [
         problem
@@ -178,7 +185,7 @@ def _message(task: AgentTask, phase: Phase, cause: str) -> str:
 
 
 def _retry_cause(attempts: Sequence[AttemptStatus]) -> str:
-    """Why there is another attempt; empty for the first one."""
+    """Return why there is another attempt; empty for the first attempt."""
     last = next((attempt for attempt in reversed(attempts) if attempt.outcome is not None), None)
     if last is None or last.reason is None:
         return ""
@@ -186,11 +193,11 @@ def _retry_cause(attempts: Sequence[AttemptStatus]) -> str:
 
 
 def _public(reason: str, message: str) -> str:
-    """The message without what only administrators should see."""
+    """Return the message without what only administrators should see."""
     if reason == "Refused":
         return _JOB_REFUSED
     if reason in _ACTIVITIES:
-        # Why its pod does not end follows.
+        # The rest of the message says why the attempt's pod does not end.
         head, found, _ = message.partition("; its attempt is ending.")
         return f"{head}." if found else message
     if reason in _CLUSTER_WORDS:
@@ -206,7 +213,7 @@ def _activity(phase: Phase, reason: str) -> str:
 
 
 def _since(task: AgentTask, phase: Phase) -> datetime:
-    """When the phase started, as far as the status shows it."""
+    """Return when the phase began, as far as the status shows it."""
     attempts, condition = task.status.attempts, task.status.condition("Succeeded")
     if phase.terminal and condition is not None:
         return condition.last_transition_time
@@ -221,10 +228,10 @@ def _since(task: AgentTask, phase: Phase) -> datetime:
 
 
 def cancellation_cause(task: AgentTask) -> str:
-    """Who or what cancelled the task, as half a sentence; empty if that is not known.
+    """Return who or what cancelled the task, as a clause; empty if that is not known.
 
-    Our own programs write the cause into an annotation. For a person with kubectl or our plugin, the API
-    server keeps the name of the program that set `spec.cancel`.
+    Our own programs write the cause into an annotation. If a person used kubectl or our plugin, the API server
+    has recorded the name of the program that set `spec.cancel`.
     """
     if not task.spec.cancel:
         return ""
@@ -241,7 +248,7 @@ def has_problem(task: AgentTask) -> bool:
 
 
 def acknowledged(message: str) -> Condition:
-    """From now on a bot label on the item is a new application."""
+    """Return the condition after which a bot label on the item counts as a new application."""
     return _condition("Acknowledged", "True", "Shown", message)
 
 

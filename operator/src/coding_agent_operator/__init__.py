@@ -1,1 +1,1 @@
-"""The operator: AgentTasks to Jobs. `task_plan` and `fair_share` are the rules, `reconcile` applies them."""
+"""The operator turns AgentTasks into Jobs: `task_plan` and `fair_share` contain the rules."""

@@ -1,4 +1,4 @@
-"""The pods of attempts: which of them still run, and what those that were deleted have reported."""
+"""Watches the pods of attempts: which pods still run, and what deleted pods reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from coding_agent_operator.observed import ATTEMPTS, Job, Pod
 _logger = logging.getLogger("operator.attempt_pods")
 
 _KEPT = 1000
-"""Jobs whose pods are remembered: far more than end between two reconciliations."""
+"""The reports of so many Jobs are kept: far more than can end between two reconciles."""
 _WATCH_S = 300
 _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
 
@@ -26,12 +26,13 @@ _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
 class AttemptPods:
     """Lists and watches the attempts' pods of a namespace.
 
-    Pods that run count against the limits even if nothing else shows them: `kubectl delete agenttask` deletes
-    in the background, so that task and Job are gone at once and the pod works on for its grace time.
+    Running pods count against the limits even if nothing else shows them. For example, `kubectl delete
+    agenttask` deletes in the background: task and Job are gone at once, and the pod continues to work for its
+    grace time.
 
     The last reports of agents whose pods were deleted are kept too. The kubelet writes how a container ended
-    and lets the pod go within a fraction of a second, sooner than a reconciliation reads it. A watch always
-    has it: the event of a deletion carries the object's last version.
+    and lets the pod go within a fraction of a second, so a reconcile may come too late to read it. A watch
+    misses nothing: the event of a deletion contains the object's last version.
 
     Args:
         ended: called with the uid of a Job when the agent of one of its pods has ended.
@@ -45,21 +46,25 @@ class AttemptPods:
         self._running: dict[str, Pod] = {}
         self._reports: OrderedDict[str, dict[str, Pod]] = OrderedDict()
         self.listed = asyncio.Event()
-        """Set once every pod was listed. Before that, a pod that is not in `running` may run."""
+        """Set once all pods were listed. Until then, `running` may lack pods that run."""
 
     @property
     def running(self) -> list[Pod]:
-        """The pods that have not ended, also those that wait to start or are being deleted."""
+        """The pods that have not ended, including pods that wait to start or are being deleted."""
         return list(self._running.values())
 
     def added_to(self, job: Job, pods: tuple[Pod, ...]) -> tuple[Pod, ...]:
-        """The pods that are there, and those that have gone meanwhile, oldest first."""
+        """Return a Job's existing pods together with its remembered deleted ones, oldest first."""
         known = {pod.name for pod in pods}
         gone = [pod for name, pod in self._reports.get(job.uid, {}).items() if name not in known]
         return tuple(sorted([*pods, *gone], key=lambda pod: (pod.created, pod.name))) if gone else pods
 
     def of(self, job: str, since: datetime) -> tuple[Pod, ...]:
-        """The pods of a Job that is gone, oldest first; `since`: an older Job may have had its name."""
+        """Return the remembered pods of a Job that is gone, oldest first.
+
+        Args:
+            since: pods created earlier are left out, because an older Job may have had the same name.
+        """
         pods = [pod for known in self._reports.values() for pod in known.values()]
         found = [pod for pod in pods if pod.job_name == job and pod.created >= since.replace(microsecond=0)]
         return tuple(sorted(found, key=lambda pod: (pod.created, pod.name)))
@@ -84,8 +89,8 @@ class AttemptPods:
     async def run(self) -> None:
         """List, then watch, until cancelled.
 
-        While that fails, an end is known only if a reconciliation comes in time, and pods without a Job are
-        those of the last list.
+        While this fails, the operator learns how an attempt ended only if a reconcile reads the pod in time,
+        and it knows only the pods of the last list.
         """
         clock, failures = asyncio.get_running_loop().time, 0
         while True:
@@ -100,7 +105,7 @@ class AttemptPods:
             except ApiError as error:
                 problem = str(error)
             if clock() - began > _RETRY_MAX_S:
-                failures = 0  # it has worked; the next starts at once, so that little is missed
+                failures = 0  # the watch has worked; the next one starts at once to miss little
                 continue
             failures += 1
             wait = backoff(failures, _RETRY_FIRST_S, _RETRY_MAX_S)

@@ -207,7 +207,7 @@ class Spending:
         """The budgets that tasks seen so far share, by key."""
         self._names: dict[str, str] = {NAMESPACE: ""}
         self._open: dict[str, tuple[str, dict[date, dict[str, Decimal]]]] = {}
-        """Repository and charges, with reservations, of the tasks active in the last pass, by uid. If somebody
+        """Repository, and charges with reservations, of tasks active in the last pass, by uid. If somebody
         deletes such a task, they still count."""
         if budgets.namespace is not None:
             self._limits[NAMESPACE] = budgets.namespace
@@ -317,7 +317,7 @@ class Spending:
     def shares(
         self, unspent: Mapping[str, Decimal], left: Mapping[str, Decimal]
     ) -> Iterator[tuple[str, Allowance, Decimal, Decimal]]:
-        """Yield repository (empty for the namespace's budget), limit, spending and reservations per budget."""
+        """Yield each budget's repository (empty for the namespace), limit, spending and reservations."""
         for key, limit in self._limits.items():
             rest = unspent.get(key, limit.value)
             yield self._names[key], limit, limit.value - rest, rest - left.get(key, rest)

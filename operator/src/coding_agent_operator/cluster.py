@@ -1,7 +1,7 @@
-"""Every request that the operator makes itself, and its Lease: one operator at a time acts in a namespace.
+"""The requests that the operator itself sends, and its Lease: one operator at a time acts in a namespace.
 
-`kubernetes.aio.leaderelection` is not used: its requests have no timeout, a broken connection ends it, it
-does not release the Lease at the end, and it has no fence, so that a process that slept would still write.
+We do not use `kubernetes.aio.leaderelection`: its requests have no timeout, a broken connection ends it, it
+does not release the Lease at the end, and it has no fence, so a process that slept would still write.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _logger = logging.getLogger("operator.cluster")
 LEASE = "coding-agent-operator"
 """Name of the Lease, in the namespace of the AgentTasks."""
 _WAIT_S = 1.0
-"""Between two tries of one that waits for the Lease, or whose renewal failed."""
+"""Seconds between two tries to take the Lease, or to renew it after a failure."""
 
 
 async def namespaces_with_tasks(server: ApiServer, fields: str = "", page: int = 200) -> set[str]:
-    """The namespaces that have AgentTasks that match, read `page` tasks at a time to save memory.
+    """Return the namespaces with AgentTasks that match. Reads `page` tasks at a time to save memory.
 
     Args:
         fields: a field selector.
 
     Raises:
-        ApiError: the API server did not answer, or not for the whole cluster.
+        ApiError: the API server did not answer, or refused to list the whole cluster.
     """
     query = [("fieldSelector", fields)] if fields else []
     path = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
@@ -50,10 +50,11 @@ async def namespaces_with_tasks(server: ApiServer, fields: str = "", page: int =
 
 
 class Cluster:
-    """One namespace of a cluster.
+    """The operator's requests to one namespace of a cluster.
 
     Attributes:
-        may_write: the fence: without it nothing is created, changed or deleted (but for the Lease itself).
+        may_write: the fence. While it returns `False`, nothing is created, changed or deleted except the
+            Lease itself.
     """
 
     def __init__(self, server: ApiServer, namespace: str) -> None:
@@ -69,7 +70,7 @@ class Cluster:
         self._workloads = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
 
     async def probe(self) -> None:
-        """Make small requests of the kinds that are made regularly, to check the rights.
+        """Check the operator's rights with small requests of the kinds that it sends regularly.
 
         Raises:
             ApiError: this namespace cannot be served.
@@ -80,14 +81,14 @@ class Cluster:
         await self.get_lease()
 
     async def has_tasks(self) -> bool:
-        """Whether the namespace has any AgentTask, ended or not; in doubt it has."""
+        """Whether the namespace has any AgentTask, ended or not; `True` if the API server does not say."""
         try:
             return bool(await anext(self.tasks.pages("", 1)))
         except ApiError:
             return True
 
     async def list_jobs(self, labels: str) -> tuple[list[Job], int]:
-        """A consistent list, and its resourceVersion."""
+        """Return a consistent list of Jobs and its resourceVersion."""
         found = await self._server.list(self._jobs, [("labelSelector", labels)])
         return [read_job(body) for body in found.items], int(found.version)
 
@@ -96,17 +97,17 @@ class Cluster:
         return None if body is None else read_job(body)
 
     async def pods_of(self, job: str) -> tuple[Pod, ...]:
-        """The pods of a Job, oldest first."""
+        """Return the pods of a Job, oldest first."""
         query = [("labelSelector", f"batch.kubernetes.io/job-name={job}"), ("limit", "100")]
         return read_pods((await self._server.list(f"{self._core}/pods", query)).items)
 
     async def mount_failures(self, pod: str) -> list[str]:
-        """What the kubelet says about volumes that it cannot set up for a pod; the newest last."""
+        """Return the kubelet's messages about volumes that it cannot set up for a pod; the newest is last."""
         selector = f"involvedObject.kind=Pod,involvedObject.name={pod},reason=FailedMount"
         return [message for _, message in await self._events(selector)]
 
     async def claim_events(self, uid: str) -> list[tuple[str, str]]:
-        """Reasons and messages of the Events about a PersistentVolumeClaim; the newest last."""
+        """Return reasons and messages of the Events about a PersistentVolumeClaim; the newest is last."""
         return await self._events(f"involvedObject.kind=PersistentVolumeClaim,involvedObject.uid={uid}")
 
     async def _events(self, selector: str) -> list[tuple[str, str]]:
@@ -116,24 +117,24 @@ class Cluster:
         return [(str(event.get("reason") or ""), str(event.get("message") or "")) for event in events]
 
     async def list_running_pods(self, labels: str) -> tuple[Sequence[Pod], str]:
-        """The pods that have not ended, and the list's resourceVersion."""
+        """Return the pods that have not ended and the list's resourceVersion."""
         fields = "status.phase!=Succeeded,status.phase!=Failed"
         query = [("labelSelector", labels), ("fieldSelector", fields)]
         found = await self._server.list(f"{self._core}/pods", query)
         return read_pods(found.items), found.version
 
     async def watch_pods(self, labels: str, version: str, seconds: int) -> AsyncIterator[tuple[str, Pod]]:
-        """The watch events of pods since this resourceVersion, for so many seconds: types and pods.
+        """Yield the type and the pod of each watch event since a resourceVersion, for so many seconds.
 
         Raises:
-            ApiError: it was refused or broke off.
+            ApiError: the watch was refused or broke off.
         """
         query = [("labelSelector", labels), ("resourceVersion", version)]
         async for change in self._server.watch(f"{self._core}/pods", query, seconds):
             yield change["type"], read_pod(change["object"])
 
     async def list_workloads(self) -> list[Body]:
-        """What Kueue knows. It may be a little old, which is cheaper to read.
+        """Return Kueue's Workloads. They may be slightly outdated, because that is cheaper to read.
 
         Raises:
             ApiError: 404 if Kueue is not installed.
@@ -144,7 +145,7 @@ class Cluster:
         """Create a Job.
 
         Raises:
-            ApiError: 409 if its name is taken; status `None` if nobody knows whether it was created.
+            ApiError: 409 if its name is taken; status `None` if it is unknown whether the Job was created.
         """
         return read_job(await self._create(self._jobs, manifest))
 
@@ -161,10 +162,10 @@ class Cluster:
         return await self._create(self._claims, manifest)
 
     async def delete_job(self, job: Job) -> Job | None:
-        """Delete exactly this Job in the foreground: it stays until its pods are gone.
+        """Delete exactly this Job in the foreground, so that it stays until its pods are gone.
 
         Returns:
-            The Job's current state, in which it is being deleted; `None` if it is gone.
+            The Job, which is now being deleted; `None` if it is gone.
         """
         self._require_lease()
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": job.uid}}
@@ -174,10 +175,10 @@ class Cluster:
             if error.status not in (404, 409):
                 raise
             return None
-        return read_job(answer) if answer.get("kind") == "Job" else None  # else a Status: it is gone
+        return read_job(answer) if answer.get("kind") == "Job" else None  # a Status: the Job is gone
 
     async def release_job(self, job: Job, keep_seconds: int) -> Job | None:
-        """Stop watching a Job that has ended; it is deleted after `keep_seconds`. `None`: it is gone."""
+        """Stop watching an ended Job, to be deleted after `keep_seconds`; return `None` if it is gone."""
         self._require_lease()
         patch = {
             "metadata": {"labels": {LABEL_ACTIVE: None}, "uid": job.uid},
@@ -193,17 +194,17 @@ class Cluster:
         """Create the Lease.
 
         Raises:
-            ApiError: `conflict` if there is one.
+            ApiError: `conflict` if the Lease exists.
         """
         return await self._server.request(
             "POST", self._leases, body={"metadata": {"name": LEASE}, "spec": spec}
         )
 
     async def patch_lease(self, version: str, spec: Body) -> Body:
-        """Change fields of the Lease if nothing of it has changed since it was read.
+        """Change fields of the Lease if it has not changed since it was read.
 
         Raises:
-            ApiError: `conflict` if it has.
+            ApiError: `conflict` if it has changed.
         """
         patch = [
             {"op": "test", "path": "/metadata/resourceVersion", "value": version},
@@ -217,12 +218,12 @@ class Cluster:
 
     def _require_lease(self) -> None:
         if not self.may_write():
-            # No status: as after a request without an answer, nothing is concluded from it.
+            # Without a status, callers conclude nothing from it, as after a request without an answer.
             raise ApiError("This operator does not hold its Lease, so it writes nothing.", None)
 
 
 class LeaseLostError(CodingAgentError):
-    """Another operator has taken over."""
+    """Another operator has taken the Lease."""
 
 
 @dataclass(frozen=True)
@@ -230,9 +231,10 @@ class Seen:
     """The Lease as it was read.
 
     Attributes:
-        holder: empty: it was given back.
-        duration: seconds for which it holds after it was renewed.
-        since: monotonic time at which this version of it was first seen; clocks of machines do not matter.
+        version: the Lease's resourceVersion.
+        holder: the identity of the holder; empty if the Lease was released.
+        duration: seconds for which the Lease is valid after a renewal.
+        since: monotonic time at which we first saw this version. So other machines' clocks do not matter.
     """
 
     version: str
@@ -250,17 +252,19 @@ def seen(body: Mapping[str, Any], before: Seen | None, now: float) -> Seen:
 
 
 def free(lease: Seen, me: str, now: float) -> bool:
-    """Whether we may take it: nobody holds it, we do, or its holder was silent for its whole duration."""
+    """Whether we may take the Lease: nobody holds it, we hold it, or its holder let it expire."""
     return lease.holder in ("", me) or now >= lease.since + lease.duration
 
 
 def identity(environment: Mapping[str, str]) -> str:
-    """Who we are: the pod, so that a container that was killed and starts again continues at once."""
+    """Return our identity: the pod's name, so that a restarted container can continue at once."""
     host = environment.get("POD_NAME") or socket.gethostname()
     return host if {"POD_NAME", "KUBERNETES_SERVICE_HOST"} & environment.keys() else f"{host}-{os.getpid()}"
 
 
 class Lease:
+    """Takes, renews and releases the Lease of a namespace, and fences its writes (`held`)."""
+
     def __init__(
         self, cluster: Cluster, me: str, duration: int, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
@@ -273,14 +277,14 @@ class Lease:
         self._stale = True
         self._acting = False
         self.was_read = False
-        """It was read at least once, so a replica that waits for it is ready."""
+        """Whether the Lease was read at least once. A replica that waits for it is ready from then on."""
 
     def held(self) -> bool:
-        """The fence of every write: nobody else can hold it before a request of now arrives."""
+        """Whether we may write: no other operator can hold the Lease before a request sent now arrives."""
         return self._clock() < self._until
 
     async def acquire(self) -> None:
-        """Wait until it is ours."""
+        """Wait until the Lease is ours."""
         waited = ""
         while not await self.renew():
             holder = self._seen.holder if self._seen else ""
@@ -293,10 +297,10 @@ class Lease:
         _logger.info("Acting as %s", self._me)
 
     async def keep(self) -> None:
-        """Renew it until cancelled. Nothing is written while that fails; work continues unless it is taken.
+        """Renew the Lease until cancelled. While renewals fail, the fence keeps the operator from writing.
 
         Raises:
-            LeaseLostError: another has it.
+            LeaseLostError: another operator has taken the Lease.
         """
         while True:
             await asyncio.sleep(self._duration / 3 if self.held() else min(_WAIT_S, self._duration / 3))
@@ -307,7 +311,7 @@ class Lease:
                 raise LeaseLostError(f"{self._seen.holder or 'nobody'} holds the Lease {LEASE} now.")
 
     async def release(self) -> None:
-        """Give it back, so that the next need not wait; only when no request is under way any more."""
+        """Release the Lease so that the next operator need not wait. No request may be under way."""
         if self.held():
             self._until = 0.0
             try:
@@ -317,7 +321,7 @@ class Lease:
         LEADER.labels(self._cluster.namespace).set(0)
 
     async def renew(self) -> bool:
-        """Take or renew it once, and say whether it is ours."""
+        """Try once to take or renew the Lease; return whether it is ours."""
         asked = self._clock()
         try:
             async with asyncio.timeout(self._duration / 3):
@@ -335,7 +339,7 @@ class Lease:
         if body is None:
             return False
         self._seen = seen(body, self._seen, self._clock())
-        # A third of it is left for requests that are under way when the fence closes.
+        # The last third of the duration is left for requests that are under way when the fence closes.
         self._until = asked + self._duration * 2 / 3
         return True
 
@@ -348,12 +352,12 @@ class Lease:
             except ApiError as error:
                 if last or not error.conflict:
                     raise
-                await self._read()  # a renewal that was cancelled may have been done
+                await self._read()  # a cancelled renewal may have reached the API server
             else:
                 return
 
     async def _taken(self) -> Body | None:
-        """The Lease as we wrote it; `None` if another has it."""
+        """Take or renew the Lease and return it; return `None` if another operator has it."""
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec: Body = {
             "holderIdentity": self._me,
@@ -366,7 +370,7 @@ class Lease:
         if self._seen is None:
             return await self._cluster.create_lease(spec)
         if not free(self._seen, self._me, self._clock()) or (
-            # What another did meanwhile is not known to one that acts.
+            # While we act, another operator held the Lease, and we do not know what it did.
             self._acting and self._seen.holder != self._me
         ):
             return None

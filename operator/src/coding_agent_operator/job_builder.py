@@ -1,5 +1,5 @@
-"""Builds the Job of an attempt, with what only the cluster knows: the repository's cache volume
-(docs/decisions/0027), and the address of the egress proxy."""
+"""Builds the Job of an attempt with facts from the cluster: the repository's cache volume
+(docs/decisions/0027) and the address of the egress proxy."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from coding_agent_operator.pod_spec import init_container, mount
 _logger = logging.getLogger("operator.job_builder")
 
 PACKAGES = "/var/cache/coding-agent"
-"""Where the workspace has the package managers' folders."""
+"""The folder in the workspace that contains the package managers' caches."""
 MIRROR = "/var/cache/mirror"
-"""Where the agent has the repository's mirror."""
+"""The folder of the repository's mirror in the agent's container."""
 ANNOTATION_REPOSITORY = "coding-agent.dev/repository-path"
-"""On claims, for people: `github.com/acme/shop`."""
+"""The annotation of volume claims that tells people the repository, such as `github.com/acme/shop`."""
 COMPONENT = "cache"
 _SHARED = "/var/cache/shared"
 _VOLUME, _COPY = "repository-cache", "repository-cache-copy"
@@ -50,10 +50,11 @@ VARIABLES = {
     "YARN_CACHE_FOLDER": f"{PACKAGES}/yarn",
     "npm_config_cache": f"{PACKAGES}/npm",
 }
-"""What package managers read, each from its own documentation."""
+"""The variables that package managers read, as each one's documentation says."""
 _RESOLVE_S = 5.0
 _EVENT_TRIES, _EVENT_INTERVAL_S = 10, 0.3
-"""How often the first Event about a claim is looked for. Without one, the attempt gets the claim."""
+"""How often, and with which pause, we look for the first Event about a volume claim. If there is none, the
+attempt gets the volume claim."""
 
 
 class JobBuilder:
@@ -67,10 +68,10 @@ class JobBuilder:
         self._proxy = EgressProxy(settings.egress)
 
     async def build(self, task: AgentTask, number: int) -> Mapping[str, Any]:
-        """The manifest of attempt `number`.
+        """Return the manifest of attempt `number`.
 
         Raises:
-            ApiError: what it needs cannot be read: retry later.
+            ApiError: something that the manifest needs cannot be read; retry later.
         """
         settings = self._settings
         allowance = next_allowance(task, settings.budgets)
@@ -87,18 +88,21 @@ class JobBuilder:
         return await self._proxy.given_to(with_cache, task.spec.item, environment.egress)
 
     def refusal(self, environment: Environment) -> str | None:
-        """Why these settings do not allow what an attempt asks for: no attempt is trusted."""
+        """Return why the settings forbid the environment that an attempt asks for; no attempt is trusted."""
         settings = self._settings
         return settings.repository_environment.pod_refusal(environment, settings.egress.presets)
 
     def _environment_of(self, task: AgentTask) -> Environment:
-        """What the task's last attempt asked for, if it is allowed; otherwise the task ends anyway."""
+        """Return the environment that the last attempt asked for, or an empty one if it is not allowed.
+
+        In that second case the task ends anyway.
+        """
         asked = task.status.environment
         return Environment() if asked is None or self.refusal(asked) is not None else asked
 
 
 def claim_for(item: Item, cache: Cache) -> Body:
-    """The PersistentVolumeClaim of an item's repository; nobody owns it, so it outlives all tasks. Pure."""
+    """Return the volume claim of an item's repository. It has no owner, so it outlives all tasks. Pure."""
     spec: Body = {"accessModes": [cache.access_mode], "resources": {"requests": {"storage": cache.size}}}
     if cache.storage_class is not None:
         spec["storageClassName"] = cache.storage_class
@@ -107,7 +111,8 @@ def claim_for(item: Item, cache: Cache) -> Body:
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {
-            # More of the hash than a label has: a repository must not be found that shares another's cache.
+            # This part of the hash is longer than in labels, so that nobody can find a repository with the
+            # same hash and share its cache.
             "name": f"coding-agent-cache-{sha256(item.repository_identity.encode()).hexdigest()[:32]}",
             "labels": {
                 LABEL_PLATFORM: labels[LABEL_PLATFORM],
@@ -122,16 +127,16 @@ def claim_for(item: Item, cache: Cache) -> Body:
 
 
 def waits_for_class(claim: Body) -> bool:
-    """The StorageClass that a claim names has to make its volume. Pure."""
+    """Whether a volume claim waits for the StorageClass that it names to provide its volume. Pure."""
     phase, spec = (claim.get("status") or {}).get("phase"), claim["spec"]
     return phase == "Pending" and bool(spec.get("storageClassName")) and not spec.get("volumeName")
 
 
 def why_unusable(claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | None:
-    """Why no further pod can use this claim; `None` if one can, perhaps when it has a volume. Pure.
+    """Return why no further pod can use this volume claim, or `None` if it is or may become usable. Pure.
 
     Args:
-        events: reasons and messages of the claim's Events, the newest last.
+        events: reasons and messages of the volume claim's Events; the newest is last.
     """
     if Metadata.of(claim).deleting:
         return "it is being deleted"
@@ -139,14 +144,14 @@ def why_unusable(claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | N
     if phase == "Lost":
         return "its volume is gone; delete the claim"
     if phase == "Pending" and not spec.get("storageClassName") and not spec.get("volumeName"):
-        # The API server fills in the default class when a claim is created, and later if there is one then.
+        # The API server fills in the default class when the volume claim is created, or when there is one.
         return (
             "it has no volume, and the cluster has no default StorageClass that could make one; set "
             "`operator.job.cache.storage_class` and delete the claim, or create a volume for it"
         )
     if waits_for_class(claim) and events:
-        # Only the Event tells it: reading StorageClasses takes a right in the whole cluster. Its text is the
-        # API machinery's, `storageclass.storage.k8s.io "x" not found` (pkg/api/errors, NewNotFound).
+        # We can only see this in the Event, because reading StorageClasses needs a right in the whole cluster.
+        # The text `storageclass.storage.k8s.io "x" not found` is from pkg/api/errors, NewNotFound.
         (reason, message), name = events[-1], spec["storageClassName"]
         if reason == "ProvisioningFailed" and f'"{name}" not found' in message:
             return (
@@ -158,14 +163,14 @@ def why_unusable(claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | N
 
 
 def with_cache(manifest: Mapping[str, Any], claim: Body, template: JobTemplate, *, trusted: bool) -> Body:
-    """The manifest of an attempt's Job, whose pod mounts the repository's cache. Pure.
+    """Return the manifest of an attempt's Job with a mount of the repository's cache. Pure.
 
     The workspace of a trusted task writes to the volume itself. The workspace of any other task gets a copy,
-    which an init container makes from a read-only mount of the volume. Package managers use a copy like
-    their own cache, and that workspace has no way to write to the volume.
+    which an init container makes from a read-only mount of the volume. Package managers use this copy like
+    their own cache, and such a workspace cannot write to the volume.
 
     Args:
-        trusted: neither a fork nor a stranger wrote the item (`spec.trusted`).
+        trusted: whether neither a fork nor a stranger wrote the item (`spec.trusted`).
     """
     job = manifest["spec"]
     pod = job["template"]["spec"]
@@ -203,7 +208,7 @@ def _mounting(container: Mapping[str, Any], one: Body) -> Body:
 
 
 def _with_variables(container: Mapping[str, Any], values: Mapping[str, str]) -> Body:
-    """The container with these variables, unless `pod_template` sets them."""
+    """Add the variables to the container, except those that `pod_template` sets."""
     given = list(container.get("env") or ())
     names = {entry["name"] for entry in given}
     return {
@@ -216,9 +221,9 @@ def _with_variables(container: Mapping[str, Any], values: Mapping[str, str]) -> 
 
 
 def _on_one_node(affinity: Mapping[str, Any], labels: Mapping[str, str]) -> Body:
-    """Where the repository's other attempts run at the moment: on another node this volume cannot be mounted.
+    """Bind the pod to the node of the repository's other attempts: elsewhere the volume cannot be mounted.
 
-    Kubernetes would start the pod there nevertheless, and its deadline would pass while it waits.
+    Kubernetes would otherwise place the pod on another node, where its deadline would pass while it waits.
     """
     same = {"app.kubernetes.io/component": ATTEMPT, LABEL_REPOSITORY: labels[LABEL_REPOSITORY]}
     term = {"labelSelector": {"matchLabels": same}, "topologyKey": "kubernetes.io/hostname"}
@@ -228,7 +233,7 @@ def _on_one_node(affinity: Mapping[str, Any], labels: Mapping[str, str]) -> Body
 
 
 class RepositoryCaches:
-    """Gives attempts their repository's cache, for one namespace."""
+    """Gives the attempts of a namespace the caches of their repositories."""
 
     def __init__(self, cluster: Cluster, template: JobTemplate) -> None:
         self._cluster = cluster
@@ -237,13 +242,13 @@ class RepositoryCaches:
     async def given_to(
         self, manifest: Mapping[str, Any], task: AgentTask
     ) -> tuple[Mapping[str, Any], Event | None]:
-        """The manifest of an attempt's Job with the repository's cache, if there is one.
+        """Add the repository's cache to the manifest of an attempt's Job.
 
         Returns:
-            also what to tell people: an attempt starts without a cache that the cluster does not give.
+            The manifest, and an Event if the attempt starts without a cache because the cluster has none.
 
         Raises:
-            ApiError: the API server does not answer: retry later.
+            ApiError: the API server does not answer; retry later.
         """
         cache = self._template.cache
         if not cache.enabled:
@@ -261,14 +266,14 @@ class RepositoryCaches:
             text = f"The attempt starts without the cache {name}: {problem}"
             _logger.warning("%s: %s", task.name, text)
             return manifest, Event("Warning", "CacheUnavailable", text[:1000])
-        # What the claim is, not what a new one would be: the settings may have changed since.
+        # We use the existing volume claim's own values, because the settings may have changed since.
         return with_cache(manifest, claim, self._template, trusted=task.spec.trusted), None
 
     async def _events_of(self, claim: Body) -> list[tuple[str, str]]:
-        """The Events of a claim that has no volume yet: of a new claim there is one within a second.
+        """Return the Events of a volume claim without a volume; a new one has an Event within a second.
 
         Raises:
-            ApiError: they cannot be read.
+            ApiError: the Events cannot be read.
         """
         if waits_for_class(claim):
             for _ in range(_EVENT_TRIES):
@@ -288,10 +293,10 @@ class EgressProxy:
     async def given_to(
         self, manifest: Mapping[str, Any], item: Item, presets: Sequence[str] = ()
     ) -> Mapping[str, Any]:
-        """The manifest of an attempt's Job with the proxy, if there is one.
+        """Add the egress proxy, if there is one, to the manifest of an attempt's Job.
 
         Raises:
-            ApiError: the proxy's name cannot be resolved, or its key is missing: retry later. An attempt
+            ApiError: the proxy's name cannot be resolved, or its key is missing; retry later. An attempt
                 never starts without the proxy.
         """
         if self._egress.proxy is None:
@@ -304,7 +309,7 @@ class EgressProxy:
 
 
 async def address_of(url: str) -> str:
-    """The address and port behind a URL, as a URL has them.
+    """Resolve a URL's host; return address and port in the notation of URLs.
 
     Raises:
         ApiError: the name cannot be resolved within 5 seconds.

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes from the operator."""
+"""The operator's Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 
-# `served_namespace`, not `namespace`: that is the scraped pod's own, and Prometheus would rename ours.
+# The label is `served_namespace` because Prometheus uses `namespace` for the scraped pod's own.
 TASKS = Gauge(
     "coding_agent_tasks", "AgentTasks that have not ended, by phase.", ["phase", "served_namespace"]
 )
@@ -81,7 +81,7 @@ _NOT_FAILED = {
     Reason.NOTHING_TO_CHANGE.value: Phase.SUCCEEDED,
     Reason.CANCELLED.value: Phase.CANCELLED,
 }
-# From the start, for `increase()` does not see a series that starts at 1.
+# The series exist from the start, because `increase()` does not see a series that begins at 1.
 for _origin in Origin:
     ACCEPTED.labels(_origin.value)
 for _reason in REASONS:
@@ -89,7 +89,7 @@ for _reason in REASONS:
 
 
 def count_change(task: AgentTask, new: Status) -> None:
-    """Count what a status change shows; call it once per change, after it is stored."""
+    """Count what a change of status shows. Call this once for each change, after it is stored."""
     if task.status.phase is None and task.intact:
         ACCEPTED.labels(task.spec.trigger.origin).inc()
     before = {attempt.number for attempt in task.status.attempts}
@@ -118,7 +118,7 @@ def show_phases(namespace: str, counts: Mapping[Phase, int]) -> None:
 def show_budget(
     namespace: str, repository: str, limit: Allowance, *, spent: Decimal, reserved: Decimal
 ) -> None:
-    """Show a budget: a repository's, or without one the namespace's."""
+    """Show a repository's budget, or the namespace's if `repository` is empty."""
     labels = ("repository" if repository else "namespace", repository, limit.unit, namespace)
     BUDGET.labels(*labels).set(float(limit.value))
     BUDGET_SPENT.labels(*labels).set(float(spent))

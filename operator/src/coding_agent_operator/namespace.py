@@ -1,7 +1,7 @@
-"""The controller of one namespace: its Lease, the reconciliation of its tasks, and its relist.
+"""The controller of one namespace: its Lease, the reconciles of its tasks, and its relist.
 
-Its watches show active tasks only. So the relist also looks for incomplete tasks, which it completes, and for
-ended ones, which the sweep deletes.
+The watches show only complete active tasks. So further tasks of the controller find incomplete tasks and
+complete them, and the sweep lists ended tasks and deletes old ones.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from coding_agent_operator.watching import Relist
 _logger = logging.getLogger("operator.namespace")
 
 _PROBE_EVERY = 3
-"""So many relist intervals are between two checks of the rights."""
+"""The number of relist intervals between two checks of the rights."""
 _DRAIN_S = 5.0
 _ADOPTION_RETRY_S = 5.0
 
 
 class NamespaceError(CodingAgentError):
-    """The namespace cannot be served now; its controller is restarted."""
+    """The namespace cannot be served now; its controller is started again."""
 
 
 class NamespaceController:
-    """Keeps every active task of a namespace moving while this process holds the namespace's Lease.
+    """Works on the active tasks of a namespace while this process holds the namespace's Lease.
 
     Args:
-        tasks, jobs: caches of all served namespaces.
+        tasks, jobs: the caches of all served namespaces.
         controller: reconciles the keys of all served namespaces.
         behind: called at every relist with the number of versions that no watch has shown.
     """
@@ -74,12 +74,12 @@ class NamespaceController:
         self._controller = controller
         self._now = now or (lambda: datetime.now(UTC))
         self.cluster = Cluster(server, namespace)
-        # Names of pods are unique in their namespace alone.
+        # Names of pods are unique only within their namespace.
         me = f"{operator.own_namespace}/{identity(os.environ)}"
         self.lease = Lease(self.cluster, me, operator.lease_duration)
         self.cluster.may_write = self.lease.held
         self.acting = False
-        """It holds the Lease and works."""
+        """Whether the controller holds the Lease and works."""
         self.relist = Relist(
             namespace,
             [
@@ -117,28 +117,28 @@ class NamespaceController:
             now=self._now,
         )
         self._refused: dict[str, str] = {}
-        """By task, why the API server refused its Job, until it has taken one."""
+        """Why the API server refused a task's Job, by task, until it accepts one."""
         self._reported: set[str] = set()
-        """Tasks with an Event about a refusal, until something has worked."""
+        """Tasks with an Event about a refusal, until a reconcile succeeds."""
         self._orphans: set[str] = set()
         self._invalid: set[str] = set()
         """Tasks with an Event about a spec that cannot be read."""
 
     @property
     def ready(self) -> bool:
-        """It works, or waits for the Lease: a rolling update waits until the new operator is ready."""
+        """Whether the controller works or waits for the Lease. A rolling update waits for this."""
         return self.lease.was_read and (not self.lease.held() or self.relist.synced.is_set())
 
     @property
     def empty(self) -> bool:
-        """It has no active task and no Job."""
+        """Whether the namespace has no active task and no Job."""
         return not (self._tasks.of(self.namespace) or self._jobs.of(self.namespace))
 
     async def run(self, probed: Callable[[], None]) -> None:
         """Check the rights, wait for the Lease, then work until cancelled.
 
         Args:
-            probed: called once this process is known to have the rights.
+            probed: called once the check has shown that this process has the rights.
 
         Raises:
             ApiError: a right is missing, or the API server does not answer.
@@ -166,7 +166,7 @@ class NamespaceController:
             raise
         finally:
             self.acting = False
-            # Only when no request is under way any more may the next operator start at once.
+            # The next operator may start at once only if no request is under way.
             try:
                 async with asyncio.timeout(_DRAIN_S):
                     await self._controller.queue.idle(self.namespace)
@@ -176,9 +176,11 @@ class NamespaceController:
                 await self.lease.release()
 
     async def _check_rights(self) -> None:
-        """Raises:
-        NamespaceError: the Lease cannot be renewed although the API server answers.
-        ApiError: a right was taken away.
+        """Check the rights regularly, and more often while the Lease cannot be renewed.
+
+        Raises:
+            NamespaceError: the Lease cannot be renewed although the API server answers.
+            ApiError: a right was taken away.
         """
         for turn in itertools.count(1):
             await asyncio.sleep(self._settings.operator.relist_interval)
@@ -190,7 +192,7 @@ class NamespaceController:
             except ApiError as error:
                 if error.status in (401, 403, 404):
                     raise
-                continue  # no answer: the relist goes on trying
+                continue  # there was no answer, and the relist tries again
             if doubtful and not self.lease.held():
                 raise NamespaceError("its Lease cannot be renewed")
 
@@ -198,13 +200,13 @@ class NamespaceController:
         self._controller.queue.add(Key(self.namespace, name), urgent=urgent)
 
     def _ended(self, task: AgentTask) -> None:
-        """The end of a task is recorded, and the cache does not have it any more."""
+        """Note that the end of a task is recorded and that the cache no longer contains the task."""
         self._duplicates.ended(task)
         self.scheduler.spending.ended(task)
         self._refused_requests.ended(task)
 
     def _pod_ended(self, uid: str) -> None:
-        """Reconcile at once if its Job is being deleted; otherwise the end of the Job follows soon."""
+        """Reconcile at once if the pod's Job is being deleted; otherwise the Job's end follows soon."""
         job = next((job for job in self._jobs.of(self.namespace) if job.uid == uid), None)
         if job is not None and job.task is not None and job.deleting:
             self._queue(job.task, urgent=True)
@@ -213,7 +215,7 @@ class NamespaceController:
         self.scheduler.changed()
 
     async def reconcile(self, name: str) -> Requeue:
-        """Bring one task nearer to its end.
+        """Reconcile one task.
 
         Raises:
             ApiError: the API server refused something or did not answer.
@@ -222,7 +224,7 @@ class NamespaceController:
             return Requeue()  # the first relist queues every task
         task = self._tasks.get((self.namespace, name))
         if task is not None and await self._duplicates.cancelled(task):
-            return Requeue()  # the watch shows it when it is cancelled
+            return Requeue()  # the watch shows the cancelled task
         if name not in self._refused and self.scheduler.awaits_first_decision(name):
             self.scheduler.changed()  # the next pass queues it with its position
             return Requeue()
@@ -246,7 +248,7 @@ class NamespaceController:
 
     async def failed(self, name: str, error: Exception) -> None:
         metrics.RECONCILE_ERRORS.inc()
-        # What was refused was not done. Without an answer, and after most 5xx, that is not known.
+        # A refused request changed nothing. Without an answer, and after most 5xx, this is not known.
         refused = isinstance(error, RefusedError) or (
             isinstance(error, ApiError) and error.status is not None and error.status < 500
         )
@@ -259,7 +261,7 @@ class NamespaceController:
         self.scheduler.changed()
 
     async def _report_refusal(self, name: str, error: ApiError) -> None:
-        """Emit one Event about a refusal that repeats: a quota, an admission webhook, a missing right."""
+        """Emit a single Event about a refusal that repeats, e.g. by a quota or for a missing right."""
         task = self._tasks.get((self.namespace, name))
         if task is None or name in self._reported:
             return
@@ -276,13 +278,13 @@ class NamespaceController:
         await self._report_orphans()
 
     async def _report_orphans(self) -> None:
-        """Jobs of ours without a task are left alone; an Event says so."""
+        """Emit an Event for each of our Jobs without a task; the operator leaves such Jobs alone."""
         uids = {task.uid for task in self._tasks.of(self.namespace)}
         for job in self._jobs.of(self.namespace):
             if job.owner in uids or job.deleting or job.uid in self._orphans:
                 continue
             if job.task is not None and await self.cluster.tasks.get(job.task) is not None:
-                self._queue(job.task)  # an ended task must not let a Job run on
+                self._queue(job.task)  # the Job of an ended task must not continue to run
                 continue
             self._orphans.add(job.uid)
             event = Event(
@@ -295,10 +297,10 @@ class NamespaceController:
             await self.cluster.tasks.emit(event, job, self._now(), kind="Job")
 
     async def _adopt_unlabeled(self) -> None:
-        """Adopt tasks without the label of complete ones, those that are there and those that come.
+        """Adopt existing and new tasks without the label that marks complete tasks.
 
-        The receiver's tasks are complete and have it. All others were written by a person or a GitOps tool,
-        or have lost their labels.
+        The receiver creates complete tasks with that label. All other tasks were written by a person or a
+        GitOps tool, or have lost their labels.
         """
         tasks, seconds = self.cluster.tasks, int(self._settings.operator.sweep_interval)
         while True:
@@ -314,7 +316,7 @@ class NamespaceController:
                 await asyncio.sleep(_ADOPTION_RETRY_S)
 
     async def _adopt(self, task: AgentTask) -> None:
-        """Fill in what the task lacks, its labels too."""
+        """Fill in the fields and labels that the task lacks."""
         tasks, defaults = self.cluster.tasks, self._settings.consumer
         try:
             item = task.spec.item
@@ -333,6 +335,6 @@ class NamespaceController:
             timeout_seconds=defaults.timeout_seconds,
             max_attempts=defaults.max_attempts,
         )
-        # If somebody else changes the task at this moment, it is listed or watched again.
+        # If somebody else changes the task at this moment, the list or the watch shows it again.
         if patch is not None and await tasks.patch(task, patch) is not None:
             _logger.info("Adopted task %s", task.name)

@@ -1,7 +1,7 @@
-"""How an attempt ended, from what its Job and pods show, and whether and when another one can help. Pure.
+"""Decides from a Job and its pods how an attempt ended, and whether and when another can help. Pure.
 
-The agent's own report (its termination message) comes first, if its exit code agrees with it; then what the
-cluster says was done to the pod; then the exit code; then the Job's condition.
+The first of these decides: the agent's own report (its termination message) if its exit code agrees with it;
+what the cluster says it did to the pod; the exit code; the Job's condition.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _DEADLINE = "DeadlineExceeded"
 
 @dataclass(frozen=True)
 class AttemptOutcome:
-    """The end of an attempt. What follows from its reason is in the table of reasons.
+    """The end of an attempt. `REASONS` says what follows from its reason.
 
     Attributes:
         message: a sentence for the person who applied the label.
-        report: the agent's own outcome, where it left one.
-        log: the last lines of its log, where it left none.
-        never_began: its agent is known not to have started.
+        report: the agent's own outcome, if it left one.
+        log: the last lines of the agent's log, if it left no outcome.
+        never_began: whether it is certain that the agent did not start.
     """
 
     reason: Reason | PodReason
@@ -47,12 +47,12 @@ class AttemptOutcome:
 
     @property
     def retried(self) -> bool:
-        """Another attempt can help."""
+        """Whether another attempt can help."""
         return self._class.retried
 
     @property
     def counted(self) -> bool:
-        """It counts against the task's maximum."""
+        """Whether the attempt counts against the task's maximum."""
         return self._class.counted
 
     @property
@@ -61,10 +61,10 @@ class AttemptOutcome:
 
 
 def attempt_outcome(reason: Reason | PodReason, detail: str = "") -> AttemptOutcome:
-    """The end of an attempt for a reason; `detail` is added to the reason's sentence."""
+    """Return the end of an attempt for a reason; `detail` is added to the reason's sentence."""
     facts = REASONS[reason]
     message = sentence(f"{facts.message} {detail}"[: MAX_MESSAGE - 1]) if detail else facts.message
-    # The operator loses its patience only with pods whose agent does not start.
+    # Only reasons for which an agent does not start have a time limit.
     return AttemptOutcome(reason, message, never_began=facts.patience is not None)
 
 
@@ -86,7 +86,7 @@ EXITS: dict[int, Reason | PodReason] = {
     ExitCode.CONFIGURATION: Reason.CONFIGURATION,
     ExitCode.CANCELLED: PodReason.STOPPED,
 }
-"""By the exit code of the agent's container, where it left no readable message."""
+"""Reasons by the exit code of the agent's container, for when it left no readable message."""
 
 DISRUPTIONS = {
     "PreemptionByScheduler": PodReason.PREEMPTED,
@@ -95,12 +95,12 @@ DISRUPTIONS = {
     "EvictionByEvictionAPI": PodReason.EVICTED,
     "TerminationByKubelet": PodReason.EVICTED,
 }
-"""By the reason of the pod's `DisruptionTarget` condition."""
+"""Our reasons by the reason of the pod's `DisruptionTarget` condition."""
 _LATE_S = 60.0
-"""Beyond its grace period a pod may take this long before a person hears of it."""
+"""A pod may take this long beyond its grace period before people are told."""
 _VANISHED = ("Unknown", "ContainerStatusUnknown")
 """Reasons of a container that was running when its node went down: containerd's `unknownExitReason`
-(internal/cri/server/helpers.go), and the kubelet's where the runtime knows nothing (pkg/kubelet)."""
+(internal/cri/server/helpers.go), and the kubelet's reason if the runtime knows nothing (pkg/kubelet)."""
 
 _REJECTED = (
     "OutOf",
@@ -111,13 +111,13 @@ _REJECTED = (
     "Preempting",
     "NodeLost",
 )
-"""Reasons of pods that their kubelet refused or stopped, without a `DisruptionTarget` condition."""
+"""How the reasons of pods begin that their kubelet refused or stopped without setting `DisruptionTarget`."""
 
 STOPS: frozenset[str] = frozenset(
     {Reason.CANCELLED, PodReason.SUSPENDED, PodReason.JOB_DELETED, PodReason.SUPERFLUOUS}
     | {reason for reason, facts in REASONS.items() if facts.patience}
 )
-"""The reasons for which the operator (or a person) deletes a Job that has not ended."""
+"""The reasons for which the operator or a person deletes a Job that has not ended."""
 
 _WAITING = {
     "ErrImagePull": PodReason.ERR_IMAGE_PULL,
@@ -138,7 +138,7 @@ AT_ONCE = (PodReason.SUSPENDED, Reason.ENVIRONMENT_CHANGED)
 
 
 def outcome_of(job: Job) -> AttemptOutcome:
-    """How the attempt of a finished Job ended; its pods must have been read."""
+    """Return how the attempt of a finished Job ended. The Job's pods must have been read."""
     pod = _deciding_pod(job)
     if pod is None:
         if job.failure == _DEADLINE:
@@ -148,7 +148,8 @@ def outcome_of(job: Job) -> AttemptOutcome:
         return attempt_outcome(PodReason.POD_LOST, job.failure_detail)
     report = pod.report
     if report is not None and pod.exit_code == report.exit_code and _its_own_end(job, pod, report):
-        # A pod that reports "cancelled" was stopped from outside: who cancels a task says so in its spec.
+        # A pod that reports "cancelled" was stopped from outside. If the task were cancelled, its spec would
+        # say so.
         reason = PodReason.STOPPED if report.reason is Reason.CANCELLED else report.reason
         return replace(attempt_outcome(reason), message=report.message, report=report)
     if job.complete:
@@ -162,7 +163,7 @@ def outcome_of(job: Job) -> AttemptOutcome:
 
 
 def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:
-    """The agent ended as it says, rather than because it was stopped."""
+    """Whether the agent ended as its report says, and not because something stopped it."""
     if report.succeeded:
         return True
     told = _DEADLINE in (job.failure, pod.reason) and report.outcome_class is ReasonClass.CANCELLED
@@ -170,19 +171,19 @@ def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:
 
 
 def agent_report(job: Job) -> Outcome | None:
-    """The agent's own report of its work, whether or not the Job has ended."""
+    """Return the agent's own report of its work, whether or not the Job has ended."""
     pod = _deciding_pod(job)
     return None if pod is None else pod.report
 
 
 @dataclass(frozen=True)
 class PodProblem:
-    """What keeps an attempt's pod from starting.
+    """A problem that keeps an attempt's pod from starting, or from ending.
 
     Attributes:
-        outcome: how the attempt ends if it stays so for longer than `patience`.
-        patience: seconds for which it may stay so; infinite: only the cluster can end it.
-        over: that time has passed.
+        outcome: how the attempt ends if the problem lasts for longer than `patience`.
+        patience: seconds for which the problem may last; infinite if only the cluster can end it.
+        over: whether this time has passed.
     """
 
     outcome: AttemptOutcome
@@ -191,14 +192,14 @@ class PodProblem:
 
     @property
     def at_end(self) -> bool:
-        """It keeps a pod from ending, not from starting."""
+        """Whether the problem keeps a pod from ending and not from starting."""
         return self.patience == inf
 
 
 def pod_problem(job: Job, now: datetime, policy: Policy) -> PodProblem | None:
-    """What keeps a Job that has not ended from running or from ending, or `None`.
+    """Return what keeps an unfinished Job from running or from ending, or `None`.
 
-    Its pods must have been read.
+    The Job's pods must have been read.
     """
     if job.pods is None or job.waiting:
         return None
@@ -217,15 +218,15 @@ def pod_problem(job: Job, now: datetime, policy: Policy) -> PodProblem | None:
         if pod.missing:
             reason, detail = PodReason.SECRET_MISSING, f"Missing: {', '.join(pod.missing)}."
     setting = REASONS[reason].patience
-    assert setting is not None  # noqa: S101 - such a reason has one
+    assert setting is not None  # noqa: S101 - each of these reasons has a patience
     patience: float = getattr(policy, setting)
     return PodProblem(attempt_outcome(reason, detail), patience, (now - since).total_seconds() > patience)
 
 
 def _not_ending(pods: Sequence[Pod], now: datetime) -> PodProblem | None:
-    """Pods that are there long after they should be gone: their node does not answer.
+    """Return the problem of pods that exist long after they should be gone: their node does not answer.
 
-    They may run on, so nothing takes their place until the cluster says that they are gone.
+    The pods may still run, so no other attempt starts until the cluster says that they are gone.
     """
     late = [pod for pod in pods if pod.gone_by is not None and (now - pod.gone_by).total_seconds() > _LATE_S]
     if not late:
@@ -238,13 +239,13 @@ def _not_ending(pods: Sequence[Pod], now: datetime) -> PodProblem | None:
 
 
 def stuck(job: Job, now: datetime, policy: Policy) -> AttemptOutcome | None:
-    """Why a Job that has not ended will never end, or `None`; its pods must have been read."""
+    """Return why an unfinished Job will never end, or `None`. The Job's pods must have been read."""
     found = pod_problem(job, now, policy)
     return found.outcome if found is not None and found.over else None
 
 
 def stopped(reason: str | None, message: str | None = None) -> AttemptOutcome:
-    """How an attempt ended whose Job was deleted, by the reason that was written down before."""
+    """Return how an attempt ended whose Job was deleted, from the reason recorded before the deletion."""
     if reason not in STOPS:
         return attempt_outcome(PodReason.JOB_DELETED)
     outcome = attempt_outcome(Reason.CANCELLED if reason == Reason.CANCELLED else PodReason(reason))
@@ -252,7 +253,7 @@ def stopped(reason: str | None, message: str | None = None) -> AttemptOutcome:
 
 
 def _deciding_pod(job: Job) -> Pod | None:
-    """The pod that decided the Job: the one that succeeded, else the newest that ended."""
+    """Return the pod that decided the Job: the pod that succeeded, or otherwise the newest that ended."""
     pods = job.pods or ()
     ended = [pod for pod in pods if pod.exit_code is not None or pod.over]
     good = [pod for pod in ended if pod.phase == "Succeeded"]
@@ -269,7 +270,7 @@ def _cluster_did(pod: Pod) -> AttemptOutcome | None:
     if pod.ended in _VANISHED:
         return attempt_outcome(PodReason.NODE_RESTARTED)
     if pod.reason == "Evicted":
-        # A kubelet that evicts for the node's sake sets DisruptionTarget; without it the pod broke its own
+        # A kubelet that evicts to protect the node sets DisruptionTarget. Otherwise the pod exceeded its own
         # limit of ephemeral storage (pkg/kubelet/eviction/eviction_manager.go, localStorageEviction).
         return attempt_outcome(PodReason.STORAGE_EXCEEDED, pod.detail)
     if pod.reason == _DEADLINE:
@@ -289,14 +290,14 @@ def _exit(pod: Pod) -> AttemptOutcome:
 
 
 def sentence(text: str) -> str:
-    """The text with an end that another sentence can follow; the cluster's words often have none."""
+    """Return the text with a period at its end if it lacks one, as messages of the cluster often do."""
     return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 def delay_after(uid: str, attempts: Sequence[AttemptStatus], policy: Policy) -> float:
-    """Seconds between the end of the last attempt and the next; 0 after one that shows no problem.
+    """Return the seconds between the last attempt's end and the next attempt; 0 if it showed no problem.
 
-    The jitter is seeded by the task and its attempt, so that a restart of the operator changes nothing.
+    Task and attempt seed the jitter, so that a restart of the operator changes nothing.
     """
     last = attempts[-1]
     if last.reason in AT_ONCE:
@@ -318,13 +319,13 @@ def next_attempt_time(
     asked: float | None = None,
     stored: datetime | None = None,
 ) -> datetime | None:
-    """When the next attempt may start.
+    """Return when the next attempt may start.
 
     Args:
-        now: no wait is longer than `policy.backoff_max`: if the time is farther away, the clock was set back,
-            and the attempt is due.
-        asked: seconds that the model or the forge asked to wait when the last attempt ended.
-        stored: what was decided when it ended; ignored if it is impossible.
+        now: the current time. No wait is longer than `policy.backoff_max`: if the result would be later, the
+            clock was set back, and the attempt is due.
+        asked: seconds for which the model or the forge asked to wait when the last attempt ended.
+        stored: the time decided when the last attempt ended; ignored if it is impossible.
     """
     end = attempts[-1].completion_time if attempts else None
     if end is None:

@@ -1,7 +1,7 @@
 """The spec of an attempt's pod, built from plain data. Pure.
 
-The pod has two containers with different users. `agent` has the credentials and its own clone; `workspace`, a
-native sidecar, runs the model's commands and has only its tree. All they share is a folder with a
+The pod has two containers with different users. `agent` has the credentials and its own clone. `workspace`, a
+native sidecar, runs the model's commands and has only its working tree. They share only a folder with a
 socket.
 """
 
@@ -33,14 +33,14 @@ WORKSPACE = "/workspace"
 SOCKET_FOLDER = "/run/coding-agent"
 SOCKET = f"{SOCKET_FOLDER}/workspace.sock"
 PROGRAM = "/opt/coding-agent"
-"""Where our command server lies in an image that is not ours."""
+"""The folder of our command server in a container whose image is not ours."""
 
 _MODULE = "coding_agent_consumer.workspace"
 _BLOCK_SIGTERM = ("env", "--block-signal=TERM")
-"""Starts a program of our image so that a SIGTERM waits until it is handled, as the image's entry point
-does. An image that is not ours may have no such `env`."""
+"""Starts a program of our image so that a SIGTERM waits until the program handles it, as the image's entry
+point does. The `env` of other images may lack this option."""
 _SERVICE_START_S = 120
-"""Seconds in which a service must listen; then it is started again."""
+"""Seconds within which a service must listen; otherwise the kubelet starts it again."""
 
 _SECURITY = {
     "allowPrivilegeEscalation": False,
@@ -52,16 +52,16 @@ _SECURITY = {
 }
 _SERVE = (
     *("--socket", SOCKET, "--root", WORKSPACE, "--isolation", "none", "--group", "--inherit-env"),
-    # Upper bounds alone: the agent, which has the settings, asks for its own with each request.
+    # These are only upper bounds: the agent has the settings, and sends its own limits with each request.
     *("--command-timeout", "86400", "--output-limit", "1000000"),
 )
 
 
 def pod_spec(template: JobTemplate, given: AttemptInput, resources: ServiceResources) -> dict[str, Any]:
-    """The pod's spec; the same for the same arguments.
+    """Return the pod's spec, which is always the same for the same arguments.
 
     Args:
-        resources: of each service.
+        resources: the resources of each service.
     """
     item = given.task.request.item
     image = given.environment.image or template.workspace.image_of(item.host, item.repository)
@@ -72,7 +72,8 @@ def pod_spec(template: JobTemplate, given: AttemptInput, resources: ServiceResou
         "shareProcessNamespace": False,
         "serviceAccountName": template.service_account,
         "terminationGracePeriodSeconds": template.grace_seconds,
-        # Counted from when a node has the pod. It is for an agent that hangs: its own clock ends it earlier.
+        # Counted from when a node has the pod. It ends only an agent that hangs: others end earlier by their
+        # own clock.
         "activeDeadlineSeconds": given.timeout_seconds + template.grace_seconds + template.start_seconds,
         "securityContext": {
             "runAsNonRoot": True,
@@ -105,10 +106,10 @@ def _without_ids(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def workspace_user(template: JobTemplate, given: AttemptInput) -> int:
-    """The user of an attempt's workspace, unless the template sets one: the same for the same attempt.
+    """Return the user of an attempt's workspace if the template sets none; it depends only on the attempt.
 
-    Attempts that write to one cache have one user. Package managers expect that: git refuses a repository of
-    another user, and several make files and folders that nobody else can read.
+    Attempts that write to the same cache have the same user, as package managers expect: git refuses a
+    repository of another user, and several of them create files and folders that nobody else can read.
     """
     spec = template.pod_template.get("spec", {})
     taken = {
@@ -117,21 +118,21 @@ def workspace_user(template: JobTemplate, given: AttemptInput) -> int:
     taken.add(spec.get("securityContext", {}).get("fsGroup"))
     request = given.task.request
     if template.cache.enabled and request.trusted:
-        owner = request.item.repository_identity  # of what it writes to the repository's cache
+        owner = request.item.repository_identity  # all that write to the repository's cache have one user
     else:
         owner = f"{given.task.uuid}/{given.task.attempt}"
     return _user_of(owner, WORKSPACE_USERS, taken)
 
 
 def _user_of(owner: str, users: range, taken: Collection[int | None]) -> int:
-    """The owner's number in a range, or the next that is not taken."""
+    """Return the owner's number in a range, or the next number that is not taken."""
     first = int.from_bytes(sha256(owner.encode()).digest()[:8], "big")
     numbers = (users[(first + step) % len(users)] for step in range(len(taken) + 1))
     return next(user for user in numbers if user not in taken)
 
 
 def _merge_template(spec: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec with `operator.job.pod_template` merged over it, which the settings have checked."""
+    """Merge `operator.job.pod_template`, which the settings have checked, over the spec."""
     merged = _merge(spec, {key: value for key, value in template.items() if key != "containers"})
     *programs, workspace = merged["initContainers"]
     containers = {AGENT_CONTAINER: merged["containers"][0], WORKSPACE_CONTAINER: workspace}
@@ -147,7 +148,7 @@ def _merge_template(spec: dict[str, Any], template: Mapping[str, Any]) -> dict[s
 
 
 def _merge(built: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A strategic merge: mappings key by key, lists of named entries by name; null removes."""
+    """Merge strategically: mappings by key, lists of named entries by name; null removes a key."""
     merged = dict(built)
     for key, value in over.items():
         known = merged.get(key)
@@ -176,11 +177,11 @@ def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
     }
     mounts = [
         mount("work", WORK),
-        # Connecting to a socket does not write to its file system.
+        # Connecting to a socket does not write to its file system, so the folder can be read-only.
         mount("socket", SOCKET_FOLDER, read_only=True),
     ]
     if template.config_map:
-        # A single file: a folder of the ConfigMap could hold no further mount point.
+        # We mount a single file, because a folder of the ConfigMap could not contain another mount point.
         mounts.append(mount("config", CONFIG_FILE, sub_path=template.config_key, read_only=True))
     if credentials_for(template.credentials, given.task.request.item):
         mounts.append(mount("credentials", CREDENTIALS, read_only=True))
@@ -192,13 +193,13 @@ def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
         "workingDir": WORK,
         # Kubernetes expands $(NAME) and halves $$ in values.
         "env": [{"name": name, "value": value.replace("$", "$$")} for name, value in environment.items()],
-        # Requests are given because Kubernetes would take the limits. No CPU limit: the agent mostly waits.
+        # Without requests, Kubernetes would take the limits. The agent mostly waits, so CPU has no limit.
         "resources": {
             "requests": {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "256Mi"},
             "limits": {"memory": "1Gi", "ephemeral-storage": "8Gi"},
         },
         "securityContext": _security(AGENT_USER),
-        # The agent's own word; of an agent that was killed the last lines of its log.
+        # The message is the agent's report, or the last lines of its log if it was killed.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts,
     }
@@ -212,7 +213,7 @@ def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str,
     ]
     module = ("-I", "-m", _MODULE)
     if image is None:
-        # Without our own environment of Python packages: the system's is what commands are to find.
+        # Commands must find the system's Python and not our own environment of packages.
         command = [*_BLOCK_SIGTERM, "python", *module, *_SERVE, "--path", "/usr/local/bin"]
     else:
         mounts.append(mount("program", PROGRAM, read_only=True))
@@ -239,7 +240,7 @@ def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str,
 
 
 def _service_user(spec: Mapping[str, Any], given: AttemptInput) -> int:
-    """The user of an attempt's services: none that another container of the pod has."""
+    """Return the user of an attempt's services, which differs from that of every other container."""
     security = [holder["securityContext"] for holder in (*spec["initContainers"], *spec["containers"])]
     taken = {one["runAsUser"] for one in security} | {spec["securityContext"].get("fsGroup")}
     return _user_of(f"{given.task.uuid}/{given.task.attempt}", SERVICE_USERS, taken)
@@ -248,7 +249,7 @@ def _service_user(spec: Mapping[str, Any], given: AttemptInput) -> int:
 def _service(
     template: JobTemplate, service: Service, resources: ServiceResources, user: int
 ) -> dict[str, Any]:
-    """A service of the repository: a native sidecar that has started before the workspace does."""
+    """Return the container of a repository's service: a native sidecar that starts before the workspace."""
     name = f"{SERVICE_PREFIX}{service.name}"
     folders = dict.fromkeys(("/tmp", *service.folders))  # noqa: S108 - the container's own
     return {
@@ -262,7 +263,7 @@ def _service(
             "limits": {"memory": resources.memory, "ephemeral-storage": resources.storage},
         },
         "securityContext": _security(user),
-        # The kubelet asks at the pod's address: it cannot reach its loopback.
+        # The kubelet connects to the pod's address, because it cannot reach the pod's loopback.
         "startupProbe": {
             "tcpSocket": {"port": service.port},
             "periodSeconds": 1,
@@ -276,7 +277,7 @@ def _service(
 
 
 def _program(template: JobTemplate) -> dict[str, Any]:
-    """Copies our command server, with all it needs to run, for an image that is not ours."""
+    """Return the init container that copies our command server, and all it needs, for another image."""
     mounts = [mount("program", PROGRAM)]
     return init_container("program", template, ("program", PROGRAM), _security(AGENT_USER), mounts)
 
@@ -288,10 +289,10 @@ def init_container(
     security: Mapping[str, Any],
     mounts: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """An init container that copies files for the workspace.
+    """Return an init container that copies files for the workspace.
 
     Args:
-        copied: what and where to: the arguments of `init_containers`.
+        copied: the arguments of `init_containers`: what to copy and where to.
     """
     return {
         "name": f"{WORKSPACE_CONTAINER}-{name}",
@@ -310,7 +311,7 @@ def _volumes(template: JobTemplate, item: Item, *, foreign: bool) -> list[dict[s
     volumes: list[dict[str, Any]] = [
         {"name": "work", "emptyDir": {"sizeLimit": "8Gi"}},
         {"name": "workspace", "emptyDir": {"sizeLimit": "16Gi"}},
-        # In memory, since there the limit is a hard one.
+        # This volume is in memory, because only there the limit is a hard one.
         {"name": "socket", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
     ]
     if foreign:
@@ -347,10 +348,10 @@ def mount(name: str, path: str, *, sub_path: str = "", read_only: bool = False) 
 
 
 def credentials_for(credentials: Iterable[Credential], item: Item) -> list[Credential]:
-    """One credential for each file that the item's task is given, by file name.
+    """Return one credential for each file that the item's task gets, sorted by file name.
 
-    Every scope that an entry names must be the item's. If several entries give the same file, one that names
-    the repository wins, then one that names the host, then one that names the platform, then the later one.
+    Every scope that an entry names must match the item. If several entries give the same file, an entry that
+    names the repository wins, then one with the host, then one with the platform, then the later entry.
     """
     names = (item.platform, item.host.lower(), item.repository.lower())
     chosen: dict[str, tuple[list[bool], Credential]] = {}

@@ -1,4 +1,4 @@
-"""Reconciles one task: reads what the decision needs, decides, and does it: create, record, clean up."""
+"""Reconciles one task: reads what the decision needs, decides, and then creates, records and cleans up."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _logger = logging.getLogger("operator.reconcile")
 
 _REFUSALS = (400, 403, 404, 413, 422)
 _NO_WEBHOOK = "failed calling webhook"
-"""What the API server says, with 500, where an admission webhook does not answer: nothing was stored
-(k8s.io/apiserver/pkg/util/webhook/error.go)."""
+"""Part of the API server's message, with status 500, when an admission webhook does not answer. Nothing was
+stored then (k8s.io/apiserver/pkg/util/webhook/error.go)."""
 _SHOWN_AFTER = timedelta(seconds=30)
-"""When people see what the scheduler or the kubelet says about a pod that does not start."""
+"""Age of a Job at which people see what scheduler or kubelet say about a pod that does not start."""
 Builder = Callable[[AgentTask, int], Awaitable[Mapping[str, Any]]]
 
 
 class RefusedError(ApiError):
-    """The API server refuses what it was given, and reading again does not help."""
+    """The API server refuses an object, and reading the task again does not help."""
 
     @property
     def conflict(self) -> bool:
@@ -39,14 +39,14 @@ class RefusedError(ApiError):
 
 
 class JobRefusedError(RefusedError):
-    """The API server does not accept an attempt's Job: a quota, an admission policy, a wrong field.
+    """The API server rejects an attempt's Job because of a quota, an admission policy or a wrong field.
 
-    It is certain that the Job was not created.
+    The Job was certainly not created.
     """
 
 
 class Reconciler:
-    """Brings the cluster nearer to what `plan_task` says, for one task at a time."""
+    """Carries out what `plan_task` decides, one task at a time."""
 
     def __init__(
         self,
@@ -82,11 +82,11 @@ class Reconciler:
         self._foreign: dict[str, list[Job]] = {}
 
     async def reconcile(self, name: str, decision: SchedulingDecision) -> Plan | None:
-        """Reconcile a task; returns the last plan, `None` if there is no such task any more.
+        """Reconcile a task and return the last plan, or `None` if the task is gone.
 
         Raises:
             JobRefusedError: the API server does not accept the attempt's Job.
-            ApiError: it refused something else or did not answer: retry later.
+            ApiError: the API server refused something else or did not answer; retry later.
         """
         task = self._tasks.get((self._cluster.namespace, name)) or await self._of_a_stray_job(name)
         if task is None:
@@ -125,10 +125,10 @@ class Reconciler:
         return self._jobs.of(self._cluster.namespace)
 
     async def _of_a_stray_job(self, name: str) -> AgentTask | None:
-        """An ended task, which no watch shows, that still has a Job.
+        """Return an ended task that still has a Job although no watch shows the task. This happens if:
 
-        Creating the Job got no answer, and the task was cancelled before the Job existed. Or the end of the
-        task was recorded, and the process stopped before it cleaned up.
+        - the request to create the Job got no answer, and the task was cancelled before the Job existed; or
+        - the process recorded the task's end and stopped before it cleaned up.
         """
         if not any(job.task == name for job in self._own_jobs()):
             return None
@@ -140,14 +140,14 @@ class Reconciler:
             return None
 
     async def _jobs_of(self, task: AgentTask) -> list[Job]:
-        """All Jobs of the task, with recorded ones that the cache lacks, and the pods that are needed."""
+        """Return all Jobs of the task, also recorded ones that the cache lacks, with the pods needed."""
         found = {job.name: job for job in self._own_jobs() if job.owner == task.uid or job.task == task.name}
         for job in self._foreign.get(task.name, []):
             found.setdefault(job.name, job)
         if not task.ended:
             for attempt in task.status.attempts:
                 if attempt.outcome is None and attempt.job not in found:
-                    # That the watch does not show it does not mean that it is gone.
+                    # A Job that the watch does not show may exist.
                     unseen = await self._cluster.get_job(attempt.job)
                     if unseen is not None:
                         self._jobs.put(unseen)
@@ -164,7 +164,7 @@ class Reconciler:
         ]
 
     async def _left_behind(self, task: AgentTask, attempt: AttemptStatus) -> Job | None:
-        """A deleted Job: while its pod runs, it counts as ending; after that, the pod's report remains."""
+        """Return a deleted Job: one that is ending while its pods run, and then one with their reports."""
         pods = await self._cluster.pods_of(attempt.job)
         gone = all(pod.over for pod in pods)
         if gone:
@@ -198,7 +198,7 @@ class Reconciler:
         pods = await self._cluster.pods_of(job.name)
         if going:
             pods = tuple([await self._with_mount_failures(pod) for pod in pods])
-            # What a pod waits for is usually there soon, and nobody needs to hear of it.
+            # What a pod waits for usually appears soon, so people are not shown it at once.
             told = not pods or any(
                 pod.waiting_detail or pod.waiting not in ("", NOT_READY_TO_START) for pod in pods
             )
@@ -213,13 +213,13 @@ class Reconciler:
         try:
             failures = await self._cluster.mount_failures(pod.name)
         except ApiError as error:
-            # A Role of an older release lacks the right; then nobody is told which Secret it is.
+            # The Role of an older release lacks this right; then the message does not name the Secret.
             _logger.warning("Events of pod %s cannot be read: %s", pod.name, error)
             return pod
         return replace(pod, missing=missing_secrets(failures), waiting_detail=(failures or [""])[-1])
 
     async def _create(self, task: AgentTask, number: int) -> Job:
-        """Create the attempt's Job, or find it. A Job of another owner that has its name is remembered."""
+        """Create the attempt's Job or find it. If a Job of another owner has its name, remember that Job."""
         manifest = dict(await self._build(task, number))
         name = job_name(task.name, number)
         try:
@@ -251,14 +251,14 @@ class Reconciler:
                 self._tasks.forget(Key(self._cluster.namespace, task.name), task.uid)
                 return None
             if error.conflict and not await self._is_newer(task):
-                # A status that fits no schema (the CRD is of an older release): reading again does not help.
+                # The status does not fit the schema (an older CRD), so reading the task again does not help.
                 raise RefusedError(str(error), error.status, error.retry_after) from error
             raise
         count_change(task, status)
         _log_ends(task, status)
         self._tasks.put(recorded)
         if recorded.ended:
-            # No watch shows it any more.
+            # No watch shows an ended task.
             self._tasks.remove(recorded)
             self._foreign.pop(task.name, None)
             self._ended(recorded)
@@ -266,7 +266,7 @@ class Reconciler:
         return recorded
 
     async def _is_newer(self, task: AgentTask) -> bool:
-        """Read the task again, and say whether it has changed."""
+        """Read the task again; return whether it has changed."""
         newest = await self._cluster.tasks.newest(task)
         if newest is None:
             self._tasks.forget(Key(self._cluster.namespace, task.name), task.uid)
@@ -295,7 +295,7 @@ class Reconciler:
 
 
 def _log_ends(task: AgentTask, new: Status) -> None:
-    """Log how attempts ended, and how the task did, once that is stored."""
+    """Log how attempts and the task ended, after the new status is stored."""
     for attempt in task.newly_ended(new):
         why = f": {attempt.message}" if attempt.message else ""
         _logger.info("Job %s ended: %s (%s)%s", attempt.job, attempt.outcome, attempt.reason, why)

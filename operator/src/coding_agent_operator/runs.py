@@ -35,19 +35,19 @@ _PAGE = 200
 _UNREPORTED = timedelta(days=1)
 _DAY = timedelta(days=1)
 _LONGEST = 1000
-"""Days that a selector names: 29 KB."""
+"""A selector names at most this many days, which take 29 KB."""
 _REMEMBERED = timedelta(minutes=20)
-"""How long an item is known to have had a task that ended: far longer than a label is fresh."""
+"""How long an item with an ended task is remembered: far longer than a label counts as fresh."""
 _RACES = 10
-"""Decisions on one task at most; each further one means that someone else changed the item's tasks."""
+"""One task is decided on at most this many times, again each time somebody else changed the item's tasks."""
 
 
 class Duplicates:
-    """Finds a new run 1 that should not have been created, before it has a Job; of one namespace.
+    """Finds each new run 1 in a namespace that should not have been created, before it has a Job.
 
-    The name of run 1 can be free although the item has another run: a person deleted run 1, or wrote a task
-    of another name. A fresh webhook does not read before it creates run 1, and a person can be quicker than a
-    poll.
+    The name of run 1 can be free although the item has another run: a person deleted run 1, or created a task
+    with another name. When a fresh webhook arrives, the receiver creates run 1 without reading first, and a
+    person can be faster than a poll.
 
     Args:
         active: the cache of the tasks that have not ended.
@@ -60,10 +60,10 @@ class Duplicates:
         self._active = active
         self._now = now
         self._ended: dict[str, datetime] = {}
-        """By item, when a task of it was found to have ended; the oldest first."""
+        """When a task of an item was found to have ended, by the item's hash; the oldest is first."""
 
     def ended(self, task: AgentTask) -> None:
-        """Remember a task that has ended, which the cache forgets."""
+        """Remember the item of an ended task, because the cache drops the task."""
         self._ended.pop(task.item_hash, None)
         self._ended[task.item_hash] = self._now()
         for item, at in list(self._ended.items()):
@@ -72,10 +72,10 @@ class Duplicates:
             del self._ended[item]
 
     async def cancelled(self, task: AgentTask) -> bool:
-        """Cancel the task if another one answers for its label application; whether it had to be.
+        """Cancel the task if another task answers its label application; return whether it was cancelled.
 
         Raises:
-            ApiError: the API server refused something or did not answer: the task must not start yet.
+            ApiError: the API server refused something or did not answer. The task must not start yet.
         """
         if task.status.phase is not None or task.spec.cancel or not self._suspect(task):
             return False
@@ -87,7 +87,8 @@ class Duplicates:
             decision = admit(task.spec.trigger, latest)
             if stored is None or latest is None or not isinstance(decision, Duplicate):
                 return False
-            # As in the sink: it is recorded on the task that answers for it, or the decision is made again.
+            # As in the sink, the application is recorded on the task that answers it. If that task has
+            # changed, the decision is made again.
             record = note(others[-1], task.spec.trigger, decision.labeled_at, latest)
             if record is not None and await self._tasks.patch(others[-1], record) is None:
                 continue
@@ -106,10 +107,10 @@ class Duplicates:
 
 
 def _is_older(other: AgentTask, task: AgentTask) -> bool:
-    """Whether it existed when the task, a run 1, was created.
+    """Whether the other task existed when the task, a run 1, was created.
 
-    The API server keeps times in whole seconds. Of two tasks of one second, only another run 1 can be older:
-    a later run comes after run 1.
+    The API server keeps times in whole seconds. If both were created in the same second, the other can only
+    be older if it is a run 1 too: a later run comes after run 1.
     """
     if other.uid == task.uid:
         return False
@@ -120,7 +121,7 @@ def _is_older(other: AgentTask, task: AgentTask) -> bool:
 async def sweep_forever(
     tasks: AgentTasks, keep: timedelta, budgets: Budgets, interval: float, now: Callable[[], datetime]
 ) -> None:
-    """Sweep now and at every interval (seconds)."""
+    """Sweep now, and then once in every interval, which is in seconds."""
     while True:
         try:
             deleted = await sweep(tasks, keep, budgets, now())
@@ -132,14 +133,14 @@ async def sweep_forever(
 
 
 async def sweep(tasks: AgentTasks, keep: timedelta, budgets: Budgets, now: datetime) -> int:
-    """Delete what ended long ago, and say how many tasks that were.
+    """Delete the tasks that ended long ago, and return their number.
 
     Raises:
         ApiError: the API server refused something or did not answer.
     """
     deleted = 0
     if budgets.namespace is not None:
-        # What ended this month stays, and need not be listed.
+        # Tasks that ended this month stay, so they need not be listed.
         listed = max(keep, now - datetime.combine(day_of(now).replace(day=1), time(), UTC))
     else:
         listed = keep
@@ -151,18 +152,18 @@ async def sweep(tasks: AgentTasks, keep: timedelta, budgets: Budgets, now: datet
 
 
 def due(now: datetime, keep: timedelta) -> str:
-    """Selects the ended tasks that may have expired: the server leaves out those that ended lately.
+    """Return a field selector for ended tasks that may have expired; it leaves out tasks that ended lately.
 
-    Tasks that live for a time of their own do not say since when they are kept, and are selected too.
+    Tasks with their own ttlSecondsAfterFinished have no `keptSince`, so they are selected too.
     """
-    # From the day after the last one that can be over, to tomorrow: clocks differ.
+    # The days from the first on which no task can have expired, until tomorrow because clocks differ.
     days = min(int(keep / _DAY), _LONGEST) + 1
     lately = [day for ago in range(-1, days) if (day := day_of(now - ago * _DAY)) > day_of(now - keep)]
     return ",".join([ENDED, *(f"status.keptSince!={day}" for day in lately)])
 
 
 async def delete(tasks: AgentTasks, task: AgentTask, now: datetime) -> bool:
-    """Delete an ended task; run 1 only as the last run of its item.
+    """Delete an ended task, but run 1 only if it is the last run of its item.
 
     Raises:
         ApiError: the API server refused something or did not answer.
@@ -180,7 +181,7 @@ async def delete(tasks: AgentTasks, task: AgentTask, now: datetime) -> bool:
 def expired(task: AgentTask, now: datetime, keep: timedelta) -> bool:
     """Whether the task ended long enough ago to be deleted.
 
-    One whose end is not shown on its item yet stays a day longer: the forge may not answer.
+    A task whose end is not shown on its item yet stays a day longer, because the forge may not answer.
     """
     own, ended = task.spec.ttl_seconds_after_finished, ended_at(task)
     keep = keep if own is None else timedelta(seconds=own)
@@ -189,7 +190,7 @@ def expired(task: AgentTask, now: datetime, keep: timedelta) -> bool:
 
 
 def is_counted(task: AgentTask, budgets: Budgets, now: datetime) -> bool:
-    """Whether a budget's current period counts what an ended task spent, so that the task has to stay."""
+    """Whether a budget's current period counts what an ended task spent, so the task must be kept."""
     ended, source = ended_at(task), task.spec.source
     if ended is None or not charges(task.status.attempts):
         return False
@@ -198,6 +199,6 @@ def is_counted(task: AgentTask, budgets: Budgets, now: datetime) -> bool:
 
 
 def ended_at(task: AgentTask) -> datetime | None:
-    """When a task ended; `None` if its status does not say it."""
+    """Return when a task ended; `None` if its status does not say so."""
     succeeded = task.status.condition("Succeeded")
     return task.status.completion_time or (succeeded.last_transition_time if succeeded else None)

@@ -1,7 +1,7 @@
-"""What the operator and the reporter share as programs: watches and lists, and probes and metrics.
+"""Watches, lists, probes and metrics, which the programs of operator and reporter share.
 
 kopf watches, and its handlers only feed an object cache. Event handlers add no finalizer and no annotation to
-an object. kopf does not repeat a handler that failed, and a watch can die: `Relist` covers both.
+an object. kopf does not repeat a failed handler, and a watch can stop unnoticed: `Relist` covers both.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 _logger = logging.getLogger("operator.watching")
 
 Resource = tuple[str, str, str]
-"""Group, version, plural. (With 'batch/v1/jobs' kopf matches nothing.)"""
+"""Group, version and plural. (As one string, 'batch/v1/jobs', it would match nothing in kopf.)"""
 Observe = Callable[[Resource, str | None, Mapping[str, Any]], None]
-"""Takes a watch event: of which resource, its type (`None` in the initial list), and the object."""
+"""Takes a watch event: the resource, the event's type (`None` in the initial list), and the object."""
 
 
 _RELIST_RETRY_S = 1.0
@@ -50,12 +50,12 @@ async def watch(
     stop: asyncio.Event,
     restart: asyncio.Event | None = None,
 ) -> None:
-    """Watch until `stop` is set, which SIGTERM and SIGINT do, or until cancelled.
+    """Watch until `stop` is set or until cancelled. SIGTERM and SIGINT set `stop`.
 
     Args:
-        selectors: of each watched resource.
-        namespaces: none: all of the cluster.
-        restart: once it is set, every watch is started afresh, with a list.
+        selectors: the selector of each watched resource.
+        namespaces: the namespaces to watch; if empty, the whole cluster.
+        restart: when this is set, all watches start again with a list.
 
     Raises:
         WatchError: kopf cannot continue.
@@ -91,7 +91,7 @@ async def _operate(
         stop_flag=ended,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        # In place of kopf's own handlers, which end one start of the watches alone.
+        # These replace kopf's own handlers, which would only end the current watches.
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await kopf.run_tasks(tasks, ignored=_Everything())
@@ -100,14 +100,14 @@ async def _operate(
 
 
 class _Everything(frozenset[Any]):
-    """When kopf ends, it cancels all younger tasks of the loop; it must leave ours alone."""
+    """Contains everything. When kopf ends, it cancels newer tasks of the loop, except those in this set."""
 
     def __contains__(self, _: object) -> bool:
         return True
 
 
 class _Backoffs:
-    """kopf's waits between tries, without end: one refused namespace must not end the other watches."""
+    """The waits between kopf's tries, without end, so that one refused namespace does not end all watches."""
 
     def __iter__(self) -> Iterator[float]:
         return itertools.chain((1.0, 2.0, 4.0, 8.0, 15.0), itertools.repeat(30.0))
@@ -131,7 +131,7 @@ def _registry(selectors: Mapping[Resource, Selector], observe: Observe) -> kopf.
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
-    """kopf copies each object to compare it with the last one for handlers of changes; here are none."""
+    """Stores nothing. kopf would copy each object for handlers of changes, and we have none."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence()
@@ -144,7 +144,7 @@ class _NoDiffBase(kopf.DiffBaseStorage):
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """Only handlers of changes make progress over several calls."""
+    """Stores nothing: only handlers of changes make progress over several calls, and we have none."""
 
     def fetch(self, **_: Any) -> None:
         return None
@@ -180,24 +180,24 @@ def _settings(selectors: Mapping[Resource, Selector]) -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = _Backoffs()
     settings.queueing.idle_timeout = 1.0
-    settings.process.ultimate_exiting_timeout = None  # it would kill the process at a restart of the watches
+    settings.process.ultimate_exiting_timeout = None  # it would kill the process when watches start again
     for name in ("kopf.objects", "kopf.activities"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return settings
 
 
 Lists = Callable[[], Awaitable[tuple[list[Any], int]]]
-"""Lists what a cache selects: the objects, and the list's resourceVersion. It may raise `ApiError`."""
+"""Returns the objects that a cache selects, and the list's resourceVersion. It may raise `ApiError`."""
 
 
 class Relist:
     """Lists a namespace at every interval, whatever the watches have shown, and notices a dead watch.
 
     Args:
-        sources: each cache, and how what it selects is listed.
+        sources: each cache, with the function that lists the objects for it.
         listed: called after every list with the keys that changed.
-        behind: called with the number of versions that were in the API for a whole interval and that no watch
-            has shown; more than 0: a watch is dead.
+        behind: called with the number of versions that existed for a whole interval without being shown by a
+            watch. If it is more than 0, a watch is dead.
     """
 
     def __init__(
@@ -216,15 +216,15 @@ class Relist:
         self._behind = behind
         self._dead = False
         self.synced = asyncio.Event()
-        """Set once everything was listed. Before that, an object missing from a cache may exist."""
+        """Set once everything was listed. Until then, an object missing from a cache may exist."""
 
     @property
     def watch_dead(self) -> bool:
-        """A watch has not shown for a whole interval what was in the API, and does not show it yet."""
+        """Whether a watch failed for a whole interval to show existing versions, and still does not."""
         return self._dead and any(cache.behind(self._namespace) for cache, _ in self._sources)
 
     async def run(self) -> None:
-        """List now and at every interval; sooner while the API server does not answer."""
+        """List now and at every interval; try again sooner while the API server does not answer."""
         while True:
             try:
                 await self.once()
@@ -258,11 +258,11 @@ class Relist:
 async def serve_probes(
     host: str, port: int, *, alive: Callable[[], str | None], ready: Callable[[], str | None]
 ) -> web.AppRunner:
-    """Serve `/livez`, `/readyz` and `/metrics` until `cleanup` is called on what is returned.
+    """Serve `/livez`, `/readyz` and `/metrics` until the caller calls `cleanup` on the result.
 
     Args:
-        alive: what is wrong so that only a restart helps; `None` if nothing is.
-        ready: why the program does not work yet; `None` if it does.
+        alive: returns the problem that only a restart can fix, or `None`.
+        ready: returns why the program does not work yet, or `None` if it works.
     """
     app = web.Application()
 

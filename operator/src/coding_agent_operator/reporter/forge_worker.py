@@ -74,8 +74,8 @@ class BacklogEntry:
 class Backlog:
     """The tasks to reconcile, by rank and then by age. The callers pass the time.
 
-    Each task is queued at most once. Runs of the same item write the same comment, so `take` never returns one
-    while another is being reconciled.
+    Each task is queued at most once. Runs of the same item write the same comment, so `take` never returns
+    one while another is being reconciled.
     """
 
     def __init__(self) -> None:

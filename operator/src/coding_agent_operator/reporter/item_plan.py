@@ -59,7 +59,7 @@ class PendingCorrection:
 
 
 def phase_to_show(task: AgentTask) -> Phase:
-    """Return the phase. Whether the task has ended depends only on the conditions, which are authoritative."""
+    """Return the phase; whether the task has ended is taken from the conditions, which are authoritative."""
     if (ended := task.status.terminal_phase) is not None:
         return ended
     recorded = task.status.phase
@@ -67,7 +67,7 @@ def phase_to_show(task: AgentTask) -> Phase:
 
 
 def _work_was_over(task: AgentTask) -> datetime | None:
-    """Return when the work of an ended task was over, by the forge's clock. A later label asks for a new run."""
+    """Return when an ended task's work was over, by the forge's clock. A later label asks for a new run."""
     attempts = task.status.attempts
     return attempts[-1].answered_until if attempts else None
 
@@ -121,7 +121,7 @@ def plan_item(
     Args:
         history: the result of `Forge.label_history`, read after the item; empty if it does not show the label
             or is not needed.
-        own_login: the login of our own account, whose labels ask for nothing and whose removals cancel nothing.
+        own_login: the login of our own account. Labels from it ask for nothing; its removals cancel nothing.
         removal_reported: whether an event has said that the label is gone. Then there is no grace time.
         pending: the contradiction that an earlier reconcile found.
         end_shown: since when the item shows the end of the task, by our clock.
@@ -265,8 +265,7 @@ def _taken_after_work(task: AgentTask, labels: Labels, history: Sequence[LabelEv
     ours = [event for event in history if event.label in labels.triggers]
     if len(ours) < 2 or ours[0].added or ours[0].user.casefold() != own_login.casefold():
         return False
-    # Times are rounded to seconds: a removal up to a second later may have come before the attempt last read
-    # the item.
+    # A removal up to a second later may have come before the attempt read the item for the last time.
     was_later = ours[0].at > over + _SECOND
     return was_later and ours[1].added and ours[1].at > over
 

@@ -1,4 +1,4 @@
-"""The reporter as a program: a watch and a regular list of AgentTasks feed one worker for each forge."""
+"""The reporter's program: a watch and a regular list of AgentTasks feed one worker for each forge."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ WATCH_BEHIND = Gauge(
 _MANAGER = "coding-agent-reporter"
 _ROLE = "operator/deploy/reporter-role.yaml"
 _SELECTOR = f"{LABEL_REPORTED}!=true"
-"""Active tasks, and ended tasks whose end is not shown yet: a restart finds all that is left to do, and other
-ended tasks cost nothing."""
+"""Selects active tasks, and ended tasks whose end is not shown yet. So a restart finds everything that is
+left to do, and other ended tasks cost nothing."""
 _POLICY = RetryPolicy(tries=2, total=10.0, first_wait=0.5, longest_wait=2.0, longest_retry_after=2.0)
-"""One retry for a single lost answer; everything else is retried by later reconciles."""
+"""One retry covers a single lost answer; later reconciles retry everything else."""
 _TICK_S = 1.0
 _SHARE = 3 / 4
-"""Our share of a forge's limits; attempts and polls use the same account."""
+"""The reporter's share of a forge's limits, because attempts and polls use the same account."""
 _TOKEN_S = 2.0
-"""Seconds between two checks for a token that is not there yet."""
+"""Seconds between two checks for a missing token."""
 
 
 class _CountingPace(Paced):
-    """Also counts the requests."""
+    """A pace that also counts the requests."""
 
     def answered(self, method: str, status: int | None, headers: Mapping[str, str], content: bytes) -> None:
         kind = "read" if method == "GET" else "write"
@@ -87,7 +87,7 @@ class _CountingPace(Paced):
 
 
 def rate_for(settings: Reporter, platform: Platform, host: str) -> Rate:
-    """The limits for a host: as configured, else our share of what the vendor documents."""
+    """Return the limits for a host: as configured, or our share of what the vendor documents."""
     facts = FACTS[platform]
     known = facts.web_limits if host == facts.web_host else facts.limits
 
@@ -106,7 +106,7 @@ def rate_for(settings: Reporter, platform: Platform, host: str) -> Rate:
 
 
 def connect_forges(settings: Settings) -> dict[str, tuple[Forge, Paced]]:
-    """A rate-limited client of every platform that has a token here, by host.
+    """Return a rate-limited client of each platform that has a token here, by host.
 
     Raises:
         SettingsError: no token can be used, or two platforms are configured on the same host.
@@ -155,7 +155,7 @@ class ReporterController:
         self._unconfigured = self._new_worker("", self._not_configured, None)
 
     def observe(self, kind: str | None, body: Mapping[str, Any]) -> None:
-        """Take a watch event; `kind` is its type, `None` in the initial list."""
+        """Take a watch event; `kind` is its type, or `None` in the initial list."""
         task = AgentTask.of(body)
         if self._cache.observe(kind, task):
             self._changed(task.name)
@@ -235,14 +235,14 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """Run until `stop` is set, or until SIGTERM or SIGINT.
 
     Raises:
-        SettingsError: no cluster or no forge is configured. A token whose file is missing is waited for.
+        SettingsError: no cluster or no forge is configured. (If a token's file is missing, it is waited for.)
     """
     reporter, namespace = settings.reporter, settings.operator.own_namespace
     stop = stop or asyncio.Event()
     controller: ReporterController | None = None
 
     def ready() -> str | None:
-        # Without a token there is nothing to do: a new release is healthy before its Secret is created.
+        # Without a token there is nothing to do, so a new release is healthy before its Secret exists.
         synced = controller is None or controller.relist.synced.is_set()
         return None if synced else "the cluster has not been listed yet"
 
@@ -272,7 +272,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         observer = controller = ReporterController(tasks, sink, forges, settings)
         _logger.info("Reporting to %s", ", ".join(sorted(forges)))
         work = asyncio.create_task(observer.run())
-        # A reporter that watches without working is worse than one that ends and is started again.
+        # If the work ends, the program ends too, and Kubernetes starts it again.
         work.add_done_callback(lambda _: stop.set())
         try:
             await watch(
@@ -289,7 +289,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
 
 
 async def _connect_when_possible(settings: Settings, stop: asyncio.Event) -> dict[str, tuple[Forge, Paced]]:
-    """The clients as soon as a token can be read; none if `stop` is set before.
+    """Wait until a token can be read and return the clients; return none if `stop` is set before.
 
     Raises:
         SettingsError: no token is configured, or two platforms are configured on the same host.

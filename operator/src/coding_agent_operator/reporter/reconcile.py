@@ -420,7 +420,7 @@ async def record_problem(
         if newest is not None:
             written = await tasks.set_conditions(newest, (unreported(problem.reason, problem.message),), now)
             if written is not None and LABEL_REPORTED in written.metadata.labels:
-                # Meanwhile the task's watch has ended, so nobody else would correct the condition.
+                # Meanwhile the reporter stopped watching the task, so nothing else corrects the condition.
                 await tasks.set_conditions(written, (reported(),), now)
                 return
             await tasks.emit(problem, task, now)

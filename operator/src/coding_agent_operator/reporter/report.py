@@ -41,7 +41,7 @@ _CLUSTER_WORDS = {
     *(PodReason.POD_NOT_ENDING, PodReason.POD_LOST, PodReason.STORAGE_EXCEEDED, PodReason.INIT_FAILED),
 }
 """Reasons whose message can end with text from the kubelet, the scheduler or a container. Such text names
-nodes, registries and volumes. The message about a missing Secret is not in this set: we write it ourselves."""
+nodes, registries and volumes. `SECRET_MISSING` is left out, because its message is our own."""
 _DETAILS = "The administrator of this bot can read the details in the task's status."
 _ACTIVITIES = {"Cancelling": "being cancelled", "Suspending": "being suspended"}
 """Headlines by reason that replace those of the phases Starting and Running."""
@@ -230,8 +230,8 @@ def _since(task: AgentTask, phase: Phase) -> datetime:
 def cancellation_cause(task: AgentTask) -> str:
     """Return who or what cancelled the task, as a clause; empty if that is not known.
 
-    Our own programs write the cause into an annotation. If a person used kubectl or our plugin, the API server
-    has recorded the name of the program that set `spec.cancel`.
+    Our own programs write the cause into an annotation. If a person used kubectl or our plugin, the API
+    server has recorded the name of the program that set `spec.cancel`.
     """
     if not task.spec.cancel:
         return ""

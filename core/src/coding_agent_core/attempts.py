@@ -1,4 +1,4 @@
-"""One attempt: its input, its outcome, and the key of its transcript. Pure."""
+"""The input of an attempt, its outcome, and the key of its transcript. Pure."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from coding_agent_core.text import beginning, first_problem, last_lines, one_lin
 from coding_agent_core.usage import Allowance, Usage
 
 ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
-"""Holds the JSON form of an attempt's input in the agent's container."""
+"""The environment variable of the agent's container that contains the attempt's input as JSON."""
 MAX_MESSAGE_BYTES = 4096
 """Kubernetes keeps at most 4,096 bytes of a container's termination message."""
 MAX_PLACE = 1024
-"""Characters that name a transcript's place, or its web address."""
+"""The most characters of a transcript's place or web address."""
 _ENDED_LENGTH = 500
 MAX_MESSAGE = 1024
-"""Characters of the sentence that says why an attempt ended."""
+"""The most characters of the sentence that says why an attempt ended."""
 _KEPT = {"branch": 255, "change_url": 2048, "summary": 4096}
-"""Characters that a status can hold of what an attempt reports."""
+"""The most characters that a status can hold of an attempt's report, by field."""
 MAX_TAIL = 2048
-"""Characters of an attempt's last steps that are kept with its outcome."""
+"""The most characters of an attempt's last steps that are kept with its outcome."""
 
 
 class EarlierAttempts(Frozen):
     """What earlier attempts of the same task left.
 
     Attributes:
-        branch: a pushed branch to continue from.
-        change_url: the change that was opened from it.
-        recap: what they did and why they ended, as plain text for the model.
-        ended: why the last one ended, as one line for the model.
-        transcripts: locations of their transcripts, oldest first.
+        branch: the pushed branch from which to continue.
+        change_url: the address of the change that was opened from the branch.
+        recap: what the attempts did and why they ended, as plain text for the model.
+        ended: why the last attempt ended, as one line for the model.
+        transcripts: the places of the attempts' transcripts; the oldest is first.
     """
 
     branch: str | None = None
@@ -53,14 +53,14 @@ class EarlierAttempts(Frozen):
 
 
 class AttemptInput(Frozen):
-    """The input of one attempt. It holds no secret.
+    """The input of one attempt. It contains no secret.
 
     Attributes:
-        timeout_seconds: from the attempt's start; afterwards the cluster kills it.
-        model: of this task, at the configured service; `None`: the configured one.
-        instructions: of this task, added to the configured ones.
-        allowance: what this attempt may spend on the model; `None`: as much as it needs.
-        environment: that the pod was made with, beyond the installation's.
+        timeout_seconds: the time limit from the attempt's start; afterwards the cluster kills the attempt.
+        model: the task's model, at the configured service; `None` for the configured model.
+        instructions: the task's instructions, which are added to the configured ones.
+        allowance: how much this attempt may spend on the model; `None` if there is no limit.
+        environment: the environment with which the pod was made, in addition to the installation's.
     """
 
     task: QueuedTask
@@ -73,7 +73,7 @@ class AttemptInput(Frozen):
     environment: Environment = Environment()
 
     def to_json(self) -> str:
-        """The queue's message with further fields."""
+        """Return the task's queue message with the other fields added, as JSON."""
         options = self.model_dump(mode="json", by_alias=True, exclude={"task"}, exclude_defaults=True)
         return json.dumps(
             {**self.task.to_message(), **{to_camel(name): value for name, value in options.items()}},
@@ -82,10 +82,10 @@ class AttemptInput(Frozen):
 
     @staticmethod
     def from_json(text: str, *, now: datetime) -> AttemptInput:
-        """Read what `to_json` wrote.
+        """Read the result of `to_json`.
 
         Raises:
-            ValueError: not an attempt's input; the sentence names the field.
+            ValueError: the text is not an attempt's input; the message names the field.
         """
         try:
             data: Any = json.loads(text)
@@ -106,19 +106,19 @@ class Outcome(Frozen, extra="ignore"):
     """How one attempt ended. Fields of a newer release are ignored.
 
     Attributes:
-        version: of this format, for readers of another release.
+        version: the version of this format, for readers from another release.
         message: one plain sentence for the person who applied the label.
         branch: the branch that holds the work, if anything was pushed.
         change_url: the pull or merge request, if there is one.
-        summary: what the agent says it did, Markdown.
-        retry_after: seconds that the model or the forge asked us to wait.
-        transcript: place of the whole transcript, where it is kept beyond the attempt.
-        transcript_url: address at which people can read it, if one is configured.
-        tail: the last steps in short lines, the newest last.
-        denied: hosts that the egress proxy has denied to the attempt.
-        environment: that the next attempt's pod needs, with the reason `EnvironmentChanged`.
-        answered_until: a label that was applied after this time, by the forge's clock, was applied after the
-            work was over; `None` if that is not known.
+        summary: what the agent says it did, as Markdown.
+        retry_after: seconds for which the model or the forge asked us to wait.
+        transcript: the place of the whole transcript, if it is kept beyond the attempt.
+        transcript_url: the address at which people can read the transcript, if one is configured.
+        tail: the last steps as short lines; the newest is last.
+        denied: hosts that the egress proxy denied to the attempt.
+        environment: the environment that the next attempt's pod needs, with the reason `EnvironmentChanged`.
+        answered_until: when the work was over, by the forge's clock. A label applied later is not answered by
+            this attempt. `None` if the time is not known.
     """
 
     version: Literal[1] = 1
@@ -153,11 +153,11 @@ class Outcome(Frozen, extra="ignore"):
 
     @property
     def retryable(self) -> bool:
-        """Another attempt can help."""
+        """Whether another attempt can help."""
         return self.outcome_class is ReasonClass.TRANSIENT
 
     def to_termination_message(self) -> str:
-        """JSON of at most 4 KiB: cuts the tail (from its start), then the summary and the message, to fit."""
+        """Return JSON of at most 4 KiB: cuts the beginning of the tail, then summary and message, to fit."""
         outcome = self
         for name, lengths in (
             ("tail", (1200, 600, 300, 0)),
@@ -180,9 +180,9 @@ class Outcome(Frozen, extra="ignore"):
 
     @staticmethod
     def from_termination_message(text: str) -> Outcome | None:
-        """The outcome that a container left; `None` for other text, such as a log's last lines.
+        """Read the outcome that a container left; return `None` for other text, such as a log's last lines.
 
-        Its texts are cut to what a status can hold: a compromised agent can leave anything.
+        Texts are cut to what a status can hold, because a compromised agent can leave anything.
         """
         try:
             left = Outcome.model_validate_json(text)
@@ -198,15 +198,15 @@ class Outcome(Frozen, extra="ignore"):
 
 
 def ended_line(attempt: int, message: str) -> str:
-    """Why an attempt ended, for the next one."""
+    """Tell the next attempt, in one line, why an attempt ended."""
     return f"Attempt {attempt} ended: {one_line(message, _ENDED_LENGTH)}"
 
 
 def folder_of(item: Item, run: int, uuid: str) -> str:
-    """The folder of a task's transcripts in the store: `github/github.com/acme/shop/issue-7/run-1-UUID`.
+    """Return the folder of a task's transcripts: `github/github.com/acme/shop/issue-7/run-1-UUID`.
 
-    The run's number alone does not identify a task: counting restarts once the item's last task is deleted,
-    and transcripts are kept longer than tasks.
+    The run's number alone does not identify a task: the numbers start again once the item's last task is
+    deleted, and transcripts are kept longer than tasks.
     """
     platform, host, place, kind, number = item.identity.split("|")
     plain = re.fullmatch(r"[A-Za-z0-9-]{1,64}", uuid)
@@ -216,11 +216,11 @@ def folder_of(item: Item, run: int, uuid: str) -> str:
 
 
 def transcript_key(item: Item, run: int, uuid: str, attempt: int) -> str:
-    """The key of an attempt's transcript in the store."""
+    """Return the key of an attempt's transcript in the store."""
     return f"{folder_of(item, run, uuid)}/attempt-{attempt}.jsonl"
 
 
 def attempt_of_key(key: str) -> int | None:
-    """The attempt whose transcript has this key; `None` if it is not a transcript's key."""
+    """Return the number of the attempt whose transcript has this key; `None` for any other key."""
     found = re.search(r"(?:^|/)attempt-(\d{1,6})\.jsonl$", key)
     return int(found.group(1)) if found else None

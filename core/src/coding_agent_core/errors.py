@@ -23,9 +23,9 @@ class ForgeError(CodingAgentError):
     """The forge answered with an error, or not at all.
 
     Attributes:
-        status: HTTP status, `None` where there was no answer.
-        retry_after: seconds that the forge asks to wait before a retry, if it says so.
-        repeatable: the same request can be sent again safely, and may succeed.
+        status: the HTTP status, or `None` if there was no answer.
+        retry_after: seconds for which the forge asks us to wait before a retry, if it does.
+        repeatable: whether the same request can safely be sent again and may succeed.
     """
 
     repeatable = False
@@ -37,11 +37,11 @@ class ForgeError(CodingAgentError):
 
 
 class ForgeUnavailableError(ForgeError):
-    """Temporary: unreachable, 5xx, or rate-limited. A later retry can help."""
+    """A temporary problem: the forge is unreachable, answered 5xx, or limits the rate. A retry can help."""
 
 
 class ForgeRefusedError(ForgeError):
-    """Permanent: the credentials are wrong or lack a right (401, 403)."""
+    """A permanent problem: the credentials are wrong or lack a right (401, 403)."""
 
 
 class ForgeNotFoundError(ForgeError):

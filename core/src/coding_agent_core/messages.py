@@ -1,4 +1,4 @@
-"""What programs send to each other through a queue: the queued task, and the queue that holds it. Pure."""
+"""The messages that programs send each other through a queue, and what every queue can do. Pure."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class QueuedTask(Frozen):
     """An admitted task in a queue.
 
     The message (`to_message`) is the item's key with `uuid` and `user`, as existing consumers of the queue
-    expect it; everything else is in one more field, `task`.
+    expect it. All other facts are in one further field, `task`.
 
     Attributes:
-        attempt: number of the attempt that this message starts, from 1.
+        attempt: the number of the attempt that this message starts, from 1.
     """
 
     request: TaskRequest
@@ -67,14 +67,14 @@ class QueuedTask(Frozen):
     def from_message(
         data: Mapping[str, Any], *, now: datetime, hosts: Mapping[Platform, str] | None = None
     ) -> QueuedTask:
-        """Read a message, ours or one of the existing producer (a key with `uuid` and `user`).
+        """Read a message, either ours or one from the existing producer (a key with `uuid` and `user`).
 
         Args:
             now: replaces a missing time of receipt; timezone-aware.
             hosts: the configured host of each platform, for messages without a host.
 
         Raises:
-            ValueError: the message is not a task; the sentence names the field.
+            ValueError: the message is not a task; the error's message names the field.
         """
         if not isinstance(data, Mapping):
             raise ValueError("not a task: the message is not a JSON object")  # noqa: TRY004 - one error for callers
@@ -102,7 +102,7 @@ class QueuedTask(Frozen):
 
 
 def _key(item: Item) -> dict[str, str | int]:
-    """The item's key; empty if a person wrote the task without the project id that keys need."""
+    """Return the item's key; empty if a person wrote the task without the project id that keys need."""
     try:
         return item.key
     except ValueError:
@@ -110,10 +110,10 @@ def _key(item: Item) -> dict[str, str | int]:
 
 
 def _item(data: Mapping[str, Any], extra: Mapping[str, Any], hosts: Mapping[Platform, str]) -> Item:
-    """The item, from `task.item` if the message has it, else from the key.
+    """Read the item from `task.item` if the message has it, and otherwise from the key.
 
     Raises:
-        ValueError: the message has neither, or they differ.
+        ValueError: the message has neither, or the two differ.
     """
     written = Item.model_validate(extra["item"]) if "item" in extra else None
     if written is not None and "type" not in data:
@@ -128,7 +128,7 @@ def _item(data: Mapping[str, Any], extra: Mapping[str, Any], hosts: Mapping[Plat
 
 
 Notice = QueuedTask | Withdrawal | IssueCommand
-"""What a consumer handles in addition to tasks: one was queued or withdrawn, or a command was given."""
+"""Tells a consumer that a task was queued or withdrawn, or that somebody wrote a command."""
 
 
 def item_of_notice(notice: Notice) -> Item:
@@ -138,7 +138,7 @@ def item_of_notice(notice: Notice) -> Item:
 class TaskSink(Protocol):
     """Takes label applications and commands.
 
-    When a method returns, its task or command is stored as safely as it can be.
+    When a method returns, the task or command is stored as safely as possible.
     """
 
     async def submit(self, request: TaskRequest) -> Submission:
@@ -152,7 +152,7 @@ class TaskSink(Protocol):
     async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
         """Cancel the item's task if admission says so.
 
-        With RabbitMQ the consumer cancels it, and the name is that of the item's first run.
+        With RabbitMQ, the consumer cancels the task, and the result names the item's first run.
 
         Raises:
             QueueUnavailableError: nothing was done.
@@ -160,23 +160,23 @@ class TaskSink(Protocol):
         ...
 
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
-        """Store a command, as safely as a task; nobody has checked yet whether its author may give it.
+        """Store a command as safely as a task. Whether its author may use it is checked later.
 
         Raises:
-            QueueUnavailableError: it is not stored; the sender should retry.
+            QueueUnavailableError: the command was not stored; the sender should retry.
         """
         ...
 
     async def connected(self) -> bool:
-        """Whether a task submitted now would be taken; answers within 2 seconds, never raises."""
+        """Whether a task submitted now would be accepted. Answers within 2 seconds and never raises."""
         ...
 
     async def aclose(self) -> None: ...
 
 
 class Claim(Protocol):
-    """A consumer's claim of a task: no other consumer gets it until it is settled by `done`, `retry` or
-    `dead_letter`. When this process dies before that, a durable queue delivers the task again.
+    """A queue message that a consumer holds: no other consumer gets the task until `done`, `retry` or
+    `dead_letter` ends the claim. If this process dies before that, a durable queue delivers the task again.
     """
 
     @property
@@ -184,57 +184,57 @@ class Claim(Protocol):
 
     @property
     def redelivered(self) -> bool:
-        """It was claimed before and not settled: it may have started."""
+        """Whether the task was claimed before without an end of that claim. Then it may have started."""
         ...
 
     @property
     def cancelled(self) -> asyncio.Event:
-        """Set when the task must stop because it was withdrawn (where the queue learns of that)."""
+        """Set when the task must stop because it was withdrawn (if the queue learns of this)."""
         ...
 
     @property
     def why_cancelled(self) -> str:
-        """One plain sentence, once `cancelled` is set."""
+        """The reason as one plain sentence, once `cancelled` is set."""
         ...
 
     @property
     def withdrawn_before(self) -> datetime | None:
-        """As in `LatestTask`, once `cancelled` is set."""
+        """The same as in `LatestTask`, once `cancelled` is set."""
         ...
 
     @property
     def lost(self) -> asyncio.Event:
-        """Set when another consumer holds the item now: stop, and report nothing."""
+        """Set when another consumer holds the item. Then the attempt must stop and report nothing."""
         ...
 
     @property
     def interrupted(self) -> bool:
-        """The item's lock was lost for a time: meanwhile another consumer may have had the task."""
+        """Whether the item's lock was lost for a time in which another consumer may have had the task."""
         ...
 
     def item_lock(self) -> AbstractAsyncContextManager[bool]:
-        """Hold the item's lock while the context lasts; `False` if another consumer holds it."""
+        """Hold the item's lock during the context; the value is `False` if another consumer holds it."""
         ...
 
     def ending(self) -> None:
-        """The end is about to be reported on the item: a label applied from now on starts the next run.
+        """Note that the end is about to be reported: a label applied from now on starts the next run.
 
-        Call it before the final labels are written. Otherwise a label applied between them and `done` would
+        Call this before you write the final labels. Otherwise a label applied between these and `done` would
         count as a duplicate of this task.
         """
         ...
 
     def labeled(self, at: datetime) -> None:
-        """The attempt works for the application of the label at this time of the forge's clock.
+        """Note when the label that the attempt works for was applied, by the forge's clock.
 
-        Labels that were taken off before do not cancel it, whenever that becomes known.
+        An earlier removal of the label does not cancel the attempt, whenever the removal becomes known.
         """
         ...
 
     def answered(self, until: datetime | None) -> None:
-        """The task answers for applications of the label up to this time of the forge's clock, and no others.
+        """Note that the task answers only applications of the label up to this time, by the forge's clock.
 
-        Call it before the task is settled.
+        Call this before `done`, `retry` or `dead_letter`.
         """
         ...
 
@@ -244,12 +244,12 @@ class Claim(Protocol):
         """Deliver the task again, not before `delay` seconds have passed.
 
         Args:
-            attempt: number of the attempt that the new message starts. The number in the claimed message
-                does not say it: after a crash a message starts a later attempt than its own.
+            attempt: the number of the attempt that the new message starts. It may be higher than the next
+                one after the claimed message's, because after a crash a message starts a later attempt.
 
         Returns:
-            the seconds after which it is delivered, rounded up as the queue needs it; `None` if the queue
-            could not take it, and delivers the claimed message again.
+            The seconds after which the task is delivered, rounded up as the queue needs it. `None` if the
+            queue could not take the new message and delivers the claimed one again.
         """
         ...
 
@@ -260,9 +260,15 @@ class Claim(Protocol):
 
 class TaskSource(Protocol):
     def claims(self, stop: asyncio.Event) -> AsyncGenerator[Claim, None]:
-        """One claim at a time, as tasks come, until `stop` is set; reconnects by itself.
+        """Yield one claim at a time, as tasks arrive, until `stop` is set; reconnect when necessary.
 
-        Several iterators can run side by side (`consumer.concurrency`).
+        Several iterators can run at the same time (`consumer.concurrency`).
+
+        Example:
+            async for claim in source.claims(stop):
+                async with claim.item_lock() as held:
+                    work = held and await attempt(claim.task)
+                await (claim.done() if work else claim.retry(60, claim.task.attempt))
         """
         ...
 
@@ -270,21 +276,21 @@ class TaskSource(Protocol):
 
 
 class NoticeSource(Protocol):
-    """Delivers notices where there is no reporter."""
+    """Delivers notices in installations without a reporter."""
 
     def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
-        """The notices about one forge's items, one at a time, until `stop` is set; reconnects by itself.
+        """Yield the notices about one forge's items, one at a time, until `stop` is set; reconnect if needed.
 
-        Signs that a task waits (`QueuedTask`) come after all others; otherwise they come in the order of
-        their arrival. Asking for the next one means that the last one was handled; closing the iterator does
-        not. The forges' iterators run side by side, one for each.
+        Signs that a task waits (`QueuedTask`) come after all other notices; otherwise the order is that of
+        arrival. A caller that asks for the next notice has handled the last one; a caller that closes the
+        iterator has not. Each forge has one iterator, and all of them run at the same time.
         """
         ...
 
     def item_lock(self, item: Item) -> AbstractAsyncContextManager[bool]:
-        """Hold the item's lock while the context lasts; `False` if a claim of the item holds it.
+        """Hold the item's lock during the context; the value is `False` if a claim of the item holds it.
 
         Raises:
-            QueueUnavailableError: the lock cannot be asked for now.
+            QueueUnavailableError: the queue cannot be asked for the lock now.
         """
         ...

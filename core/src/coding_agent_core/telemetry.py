@@ -1,8 +1,8 @@
 """Logs and metrics of all programs.
 
 Logs are text lines, or JSON lines for clusters. `bound` adds fields of a request or a task to all lines that
-are logged inside its block. Control characters in messages are escaped, so that foreign data cannot start a
-new line.
+are logged in its block. Control characters in messages are escaped so that foreign data cannot start a new
+line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.model import Logging
 from coding_agent_core.usage import OTHER_MODELS, Usage
 
-# They double the number of series, and no query uses them.
+# The `_created` metrics double the number of series, and no query uses them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _logger = logging.getLogger("coding_agent.metrics")
@@ -53,14 +53,14 @@ _CHATTY = (
     "openai",
     "asyncio",
 )
-"""Libraries that log every request or reconnect, or what we log ourselves, at INFO."""
+"""Libraries that log, at INFO, every request or reconnection, or events that we log ourselves."""
 _MAX_MODELS = 50
-"""Names of models that have series of their own."""
+"""The most models that have their own series."""
 
 
 @contextmanager
 def bound(**fields: str | None) -> Iterator[None]:
-    """Add fields, e.g. `delivery` or `task`, to every line that is logged inside; `None` adds nothing.
+    """Add fields, e.g. `delivery` or `task`, to every line logged in the block; `None` adds nothing.
 
     Values are cut to 200 characters and escaped.
     """
@@ -74,13 +74,13 @@ def bound(**fields: str | None) -> Iterator[None]:
 
 
 def safe(value: str, limit: int = _VALUE_LENGTH) -> str:
-    """Foreign text for a log line or an answer: cut to `limit`, control characters and surrogates escaped."""
+    """Make foreign text safe for a log line or an answer: cut it, escape control characters and surrogates."""
     shortened = value if len(value) <= limit else value[: limit - 1] + "…"
     return _one_line(shortened)
 
 
 class TextFormatter(logging.Formatter):
-    """`2024-01-15 10:30:45 INFO [webhook.server] message delivery=…` in local time."""
+    """Formats lines like `2024-01-15 10:30:45 INFO [webhook.server] message delivery=…`, in local time."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s [%(name)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -92,7 +92,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time` (UTC), `level`, `logger`, `message`, the context, `exception`."""
+    """Formats each line as JSON: `time` (UTC), `level`, `logger`, `message`, the context, `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, str] = {
@@ -108,7 +108,7 @@ class JsonFormatter(logging.Formatter):
 
 
 _handlers: list[logging.Handler] = []
-"""`configure` created these; its next call replaces no others."""
+"""The handlers that `configure` created. Its next call replaces only these."""
 
 
 def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
@@ -120,7 +120,7 @@ def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
     Raises:
         SettingsError: `logging.file` cannot be opened.
     """
-    # No line has any of these, and finding them out takes a third of the time of a line
+    # No line contains these facts, and to find them takes a third of the time for a line
     # (https://docs.python.org/3/howto/logging.html#optimization).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -147,13 +147,13 @@ def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
 
 
 def _one_line(message: str) -> str:
-    if message.isprintable():  # nearly all of them, and nothing that is escaped is printable
+    if message.isprintable():  # true for nearly all messages, and then there is nothing to escape
         return message
     return message.encode("utf-8", "backslashreplace").decode("utf-8").translate(_CONTROL)
 
 
 class UsageMetrics:
-    """Counters of what attempts used, by repository and model."""
+    """Counts the usage of attempts by repository and model."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
@@ -177,7 +177,7 @@ class UsageMetrics:
         self._models: set[str] = set()
 
     def count(self, repository: str, usage: Usage | None) -> None:
-        """Count what one attempt used; call it once for each."""
+        """Count the usage of one attempt. Call this once for each attempt."""
         for used in usage.by_model if usage is not None else ():
             labels = (repository.lower(), self._label(used.model))
             self._requests.labels(*labels).inc(used.requests)
@@ -187,7 +187,7 @@ class UsageMetrics:
                 self._cost.labels(*labels, used.cost.currency).inc(float(used.cost.amount))
 
     def _label(self, model: str) -> str:
-        """An agent chooses the names, as far as its provider answers."""
+        """Limit the number of series: an agent chooses the names, as far as its provider answers."""
         if model not in self._models and len(self._models) >= _MAX_MODELS:
             return OTHER_MODELS
         self._models.add(model)
@@ -195,7 +195,7 @@ class UsageMetrics:
 
 
 def process_registry() -> CollectorRegistry:
-    """A registry with Python's and the process's own metrics."""
+    """Return a registry with the metrics of Python and of the process."""
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
@@ -204,7 +204,7 @@ def process_registry() -> CollectorRegistry:
 
 @contextmanager
 def served(host: str, port: int, registry: CollectorRegistry) -> Iterator[None]:
-    """Serve the metrics inside the `with` block; if the address is not available, only log that."""
+    """Serve the metrics during the `with` block; if the address is not available, only log this."""
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:

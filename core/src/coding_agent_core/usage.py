@@ -1,6 +1,6 @@
-"""What attempts use of the model, what it costs, and what they may spend: money or tokens. Pure.
+"""How much attempts use the model, what this costs, and how much they may spend: money or tokens. Pure.
 
-Usage goes from a pod to the operator: fields of a newer release are ignored.
+Pods of a newer release may send usage to the operator, which ignores fields that it does not know.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pydantic.alias_generators import to_camel
 from coding_agent_core.tasks import Frozen
 
 MAX_MODELS = 8
-"""Models that a usage names: the most expensive. The rest is summed up as `OTHER_MODELS`."""
+"""A usage names this many models, the most expensive ones. It sums up the others as `OTHER_MODELS`."""
 OTHER_MODELS = "other"
 UNKNOWN_MODEL = "unknown"
 _MANY = 2**53
 """More tokens than any attempt uses."""
 _SMALLEST = Decimal("0.000001")
-"""A single request to a cheap model costs less than a hundredth of any currency's smallest coin."""
+"""Amounts are rounded to this, because a request to a cheap model costs far less than a cent."""
 _MILLION = Decimal(1_000_000)
 _CENTS = 2
 
@@ -30,8 +30,8 @@ class Cost(Frozen, extra="ignore"):
     """An amount of money.
 
     Attributes:
-        amount: decimal number with at most six places, as text: JSON numbers are binary fractions.
-        currency: ISO 4217 code.
+        amount: a decimal number with at most six places, as text because JSON numbers are binary fractions.
+        currency: the ISO 4217 code.
     """
 
     amount: str = Field(max_length=20, pattern=r"^\d{1,12}(\.\d{1,6})?$")
@@ -65,7 +65,7 @@ class Price(Frozen):
     def amount(
         self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0, cache_write_tokens: int = 0
     ) -> Decimal:
-        """What requests cost; `input_tokens` includes those read from and written to the provider's cache."""
+        """Return what requests cost. `input_tokens` includes tokens from and for the provider's cache."""
         cached = min(max(cached_tokens, 0), input_tokens)
         written = min(max(cache_write_tokens, 0), input_tokens - cached)
         read_rate = self.input if self.cached_input is None else self.cached_input
@@ -75,7 +75,7 @@ class Price(Frozen):
 
 
 def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:
-    """The sum, in the currency of the second; without an exchange rate, other amounts are left out."""
+    """Return the sum in the currency of the second amount; a first amount in another one is left out."""
     if first is None or second is None:
         return second or first
     if first.currency != second.currency:
@@ -90,11 +90,11 @@ class _Counts(Frozen, extra="ignore", alias_generator=to_camel, populate_by_name
     input_tokens: int = Field(default=0, ge=0, le=_MANY)
     output_tokens: int = Field(default=0, ge=0, le=_MANY)
     cost: Cost | None = None
-    """`None`: the price of the model is not known."""
+    """The cost, or `None` if the model's price is not known."""
 
 
 class ModelUsage(_Counts):
-    """What was used of one model."""
+    """The usage of one model."""
 
     model: str = Field(max_length=256)
 
@@ -109,11 +109,11 @@ class ModelUsage(_Counts):
 
 
 class Usage(_Counts):
-    """What an attempt, or a task, used.
+    """The usage of an attempt or a task.
 
     Attributes:
-        model: its name; `None`: it is unknown, or there were several.
-        models: by model, the most expensive first, if there were several.
+        model: the model's name; `None` if it is unknown or there were several models.
+        models: the usage of each model if there were several; the most expensive is first.
     """
 
     model: str | None = Field(default=None, max_length=256)
@@ -141,7 +141,7 @@ class Usage(_Counts):
 
 
 def _merged(used: Iterable[ModelUsage]) -> tuple[ModelUsage, ...]:
-    """Each model once, the most expensive first."""
+    """Sum up the usage of each model; the most expensive model is first."""
     sums: dict[str, ModelUsage] = {}
     for one in used:
         sums[one.model] = sums[one.model].plus(one) if one.model in sums else one
@@ -179,7 +179,7 @@ class Allowance(Frozen):
 
     @field_serializer("amount")
     def _as_text(self, amount: Decimal | None) -> str | None:
-        """JSON numbers are binary fractions."""
+        """Write the amount as text, because JSON numbers are binary fractions."""
         return None if amount is None else f"{amount:f}"
 
     def to_wire(self) -> dict[str, Any]:
@@ -192,20 +192,20 @@ class Allowance(Frozen):
 
     @property
     def value(self) -> Decimal:
-        """The number, in `unit`."""
+        """The number of units (`unit`)."""
         return self.amount if self.amount is not None else Decimal(self.tokens or 0)
 
     def with_value(self, value: Decimal) -> Allowance:
-        """Another number in the same unit; at least 0."""
+        """Return an allowance of another number in the same unit, at least 0."""
         value = max(Decimal(0), value)
         if self.currency is None:
             return Allowance(tokens=int(value))
         return Allowance(amount=value, currency=self.currency)
 
     def spent(self, usage: Usage | None) -> Decimal | None:
-        """What a usage is in this unit; `None` if that is not known.
+        """Return how much a usage is in this unit; `None` if this is not known.
 
-        Money is not known where the model has no price, or one in another currency.
+        An amount of money is not known if the model has no price, or a price in another currency.
         """
         if usage is None:
             return None
@@ -216,7 +216,7 @@ class Allowance(Frozen):
         return Decimal(usage.cost.amount) if usage.cost.currency == self.currency else None
 
     def shown(self, value: Decimal) -> str:
-        """A number in this unit, for people."""
+        """Return a number with this unit, for people."""
         return f"{int(value):,} tokens" if self.currency is None else str(Cost.of(value, self.currency))
 
     def __str__(self) -> str:

@@ -1,8 +1,8 @@
-"""Who may start: exact limits, one running task for each item, fair share, priority with aging. Pure.
+"""Decides which tasks may start, within exact limits and with one running task for each item. Pure.
 
-Fair share comes first: of the repositories that could start a task, the one with the fewest running does.
-Among equals, and within a repository, the higher priority does, and waiting raises it; then the older task.
-A task for which a budget leaves too little is passed over.
+Fair share comes first: the repository with the fewest running tasks is the next to start one. Among equal
+repositories, and within a repository, the task with the highest priority is next, and waiting raises the
+priority; then the oldest task. A task for which a budget has too little left is skipped.
 
 With `queue.engine: kueue` Kueue keeps the limits instead (`with_kueue_labels` in `job.py`).
 """
@@ -23,19 +23,19 @@ from coding_agent_operator.observed import Job, Pod
 from coding_agent_operator.task_state import Stage
 
 UNLIMITED = 2**63
-"""A limit where Kueue keeps the limits."""
+"""Our own limit if Kueue keeps the limits."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A task that has not ended, or an `Orphan` (then it is `ACTIVE`).
+    """A task that has not ended, or an `Orphan` (then its stage is `ACTIVE`).
 
     Attributes:
-        item: one value for each item: of an item one task runs at a time, the older run first.
-        repository: one value for each repository.
+        item: a value that identifies the item. One task of an item runs at a time, older runs first.
+        repository: a value that identifies the repository.
         limit: how many tasks of the repository may run at a time.
-        budgets: keys of the budgets that it shares.
-        demand: what it may spend of each: the next attempt of a task that waits, or those that run.
+        budgets: the keys of the budgets that the task shares.
+        demand: how much of each budget the task may spend, with its running attempts or with its next one.
     """
 
     name: str
@@ -50,21 +50,21 @@ class Candidate:
     demand: Decimal = Decimal(0)
 
     def short_of(self, left: Mapping[str, Decimal]) -> str | None:
-        """The first of its budgets that leaves too little; one of which nothing is left always does."""
+        """Return the first budget that has less left than the demand, or nothing at all."""
         return next((key for key in self.budgets if self.demand > left[key] or left[key] <= 0), None)
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """A Job without a task, or a pod without a Job. It works on, so it counts as a running task of its item.
+    """A Job without a task, or a pod without a Job. It still runs, so it counts as a task of its item.
 
-    `kubectl delete agenttask` leaves both: in the background the garbage collector deletes the Job after the
-    task, and the pods after the Job, and a pod has its grace time.
+    `kubectl delete agenttask` leaves both: in the background, the garbage collector deletes the Job after the
+    task and the pods after the Job, and each pod has its grace time.
 
     Attributes:
         name: `job/NAME` or `pod/NAME`.
-        item, repository: as of a `Candidate`.
-        allowance: what it may spend; `None`: as much as it needs.
+        item, repository: the same values as in a `Candidate`.
+        allowance: how much the orphan may spend; `None` if there is no limit.
     """
 
     name: str
@@ -77,14 +77,14 @@ class Orphan:
 def orphans_of(
     jobs: Sequence[Job], pods: Sequence[Pod], *, known: Collection[str], open_attempts: Collection[str]
 ) -> list[Orphan]:
-    """What runs although no task and no Job shows it.
+    """Return the unfinished Jobs without a task and the pods that neither a Job nor a task counts.
 
     Args:
-        jobs: that no task owns.
-        pods: that have not ended.
-        known: uids of all Jobs; they or their tasks count for their pods.
-        open_attempts: names of the Jobs of attempts whose end no task has recorded: their tasks count as
-            running until then, also without a Job.
+        jobs: the Jobs that no task owns.
+        pods: the pods that have not ended.
+        known: the uids of all Jobs. The pods of these Jobs are counted with the Job or its task.
+        open_attempts: the names of the Jobs of attempts whose end is not recorded. The tasks of these
+            attempts count as running until then, even without a Job.
     """
     found = {
         job.uid: Orphan(
@@ -108,13 +108,13 @@ def orphans_of(
 
 @dataclass(frozen=True)
 class Schedule:
-    """What may start now, in this order, and who waits where.
+    """Which tasks may start now, in this order, and what the others wait for, by task name.
 
     Attributes:
-        positions: exact place in the queue, from 1, of every task that waits for its turn.
-        after: the older run of its item that a waiting task waits for.
-        short: the budget that ended attempts have left too little of for a waiting task.
-        left: of each budget, after the tasks that run and those that start.
+        positions: the exact place in the queue, from 1, of every task that waits for its turn.
+        after: the older run of the same item that a waiting task waits for.
+        short: the budget of which ended attempts have left too little for a waiting task.
+        left: what is left of each budget, by the budget's key, after the tasks that run and those that start.
     """
 
     start: tuple[str, ...] = ()
@@ -132,13 +132,17 @@ def fair_schedule(
     aging: float,
     unspent: Mapping[str, Decimal] | None = None,
 ) -> Schedule:
-    """Decide who may start.
+    """Decide which tasks may start.
 
     Args:
-        candidates: every task that has not ended and every Job that runs; nothing may be missing.
-        limit: how many may run at a time in all.
+        candidates: every task that has not ended and every orphan; none may be missing.
+        limit: how many tasks may run at a time in total.
         aging: seconds of waiting that raise a priority by one.
-        unspent: of each budget that a task shares, what ended attempts have not spent.
+        unspent: what ended attempts have left of each budget that a task shares, by the budget's key.
+
+    Example:
+        waiting = Candidate("task", "item", "repository", now, Stage.READY, limit=1)
+        assert fair_schedule([waiting], 10, now, aging=600).start == ("task",)
     """
     left = dict(unspent or {})
     first = _first_of_items(candidates)
@@ -165,16 +169,16 @@ def fair_schedule(
 
 
 def coarse(position: int) -> int:
-    """A position as shown: exact to 10, then rounded up to tens, from 100 on to hundreds.
+    """Return a position as people see it: exact to 10, rounded up to tens to 100, then to hundreds.
 
-    When the first of 1,000 waiting tasks starts, all others move; shown like this, about 28 of them change.
+    When the first of 1,000 waiting tasks starts, all others move, but only about 28 shown positions change.
     """
     step = 1 if position <= 10 else 10 if position <= 100 else 100
     return -(-position // step) * step
 
 
 def _first_of_items(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
-    """Of each item the task whose turn it is: the one that runs, else the oldest run that has not ended."""
+    """Return each item's next task: the task that runs, or otherwise the oldest run that has not ended."""
     first: dict[str, Candidate] = {}
     for task in candidates:
         if task.stage is Stage.ENDED:
@@ -198,12 +202,12 @@ def _fairly(
     left: dict[str, Decimal] | None = None,
     most: int | None = None,
 ) -> list[Candidate]:
-    """The tasks in the order in which they get their turn; what is taken is added to `running`.
+    """Return the tasks in the order of their turns, and count them in `running`.
 
     Args:
-        left: of each budget; leave out what would exceed a budget or a repository's limit. What is taken is
-            subtracted. `None`: leave out nothing.
-        most: not more than this many.
+        left: what is left of each budget. Tasks that would exceed a budget or their repository's limit are
+            left out, and the demand of the others is subtracted. If it is `None`, no task is left out.
+        most: the most tasks to return; `None` for all.
     """
 
     def rank(task: Candidate) -> tuple[float, datetime, str]:

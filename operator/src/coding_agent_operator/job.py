@@ -1,4 +1,4 @@
-"""The Job of an attempt and what its agent is given, built from plain data. Pure."""
+"""Builds the Job of an attempt, and the input of its agent, from plain data. Pure."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from coding_agent_operator.observed import (
 from coding_agent_operator.pod_spec import pod_spec
 
 PERMANENT = (ExitCode.CANNOT, ExitCode.REFUSED, ExitCode.CONFIGURATION)
-"""Exit codes with which the Job fails at once, whatever else its policy says."""
+"""Exit codes with which the Job fails at once, whatever its policy says otherwise."""
 _ROOM = 3
-"""A Job's deadline is this many times its pod's: pods after disruptions and waits for nodes have to fit."""
+"""A Job's deadline is this many times its pod's, to cover pods after disruptions and waits for nodes."""
 _RECAP = 12_000
-"""Characters of the recap, in the environment of a process that takes 128 KiB for one variable."""
+"""Characters of the recap. It is part of one environment variable, which can have 128 KiB."""
 _NO_NAME_SERVER = "127.0.0.1"
-"""Kubernetes wants an address where `dnsPolicy` is `None`. In a pod nothing answers at this one."""
+"""Kubernetes requires an address if `dnsPolicy` is `None`. In a pod, nothing answers at this address."""
 
 
 def build_job(
@@ -61,11 +61,11 @@ def build_job(
     environment: Environment | None = None,
     resources: ServiceResources | None = None,
 ) -> dict[str, Any]:
-    """The manifest of attempt `number`; the same for the same arguments.
+    """Return the manifest of attempt `number`, which is always the same for the same arguments.
 
     Args:
-        environment: that the repository asked for, as far as the settings allow it.
-        resources: of its services.
+        environment: the environment that the repository asked for, as far as the settings allow it.
+        resources: the resources of each of its services.
     """
     given = attempt_input(task, number, allowance)
     if environment:
@@ -80,7 +80,7 @@ def build_job(
     annotations = {ANNOTATION_ALLOWANCE: allowance.model_dump_json(exclude_none=True)} if allowance else {}
     pod = pod_spec(template, given, resources or ServiceResources())
     metadata = template.pod_template.get("metadata", {})
-    # A pod can outlive its Job, and may spend until it ends.
+    # The pod has the allowance too, because it can outlive its Job and may spend until it ends.
     pod_annotations = {**metadata.get("annotations", {}), **annotations}
     return {
         "apiVersion": "batch/v1",
@@ -96,7 +96,7 @@ def build_job(
                     "name": task.name,
                     "uid": task.uid,
                     "controller": True,
-                    # Without it the operator would need the right to write finalizers of AgentTasks.
+                    # With `True`, the operator would need the right to write finalizers of AgentTasks.
                     "blockOwnerDeletion": False,
                 }
             ],
@@ -109,8 +109,8 @@ def build_job(
             "activeDeadlineSeconds": _ROOM * pod["activeDeadlineSeconds"],
             "podFailurePolicy": {
                 "rules": [
-                    # A pod in place of a disrupted one would have the whole allowance again: with one, the
-                    # Job fails, and the next attempt gets what is left.
+                    # A pod that replaces a disrupted one would have the whole allowance again. So if there
+                    # is an allowance, the Job fails, and the next attempt gets what is left.
                     {
                         "action": "FailJob" if allowance else "Ignore",
                         "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
@@ -138,9 +138,9 @@ def build_job(
 
 
 def attempt_input(task: AgentTask, number: int, allowance: Allowance | None = None) -> AttemptInput:
-    """What attempt `number` gets: the task, and what the earlier ones left."""
+    """Return the input of attempt `number`: the task, and what earlier attempts left."""
     spec = task.spec
-    # The fields of the same name are options that attempts get as they are.
+    # Fields with the same name in both models are options, which attempts get as they are.
     options = {
         name: getattr(spec, name) for name in AttemptInput.model_fields.keys() & Spec.model_fields.keys()
     }
@@ -153,7 +153,7 @@ def attempt_input(task: AgentTask, number: int, allowance: Allowance | None = No
 
 
 def earlier_of(status: Status) -> EarlierAttempts:
-    """What the attempts so far left behind, as their status shows it; the newest part of their recap."""
+    """Return what earlier attempts left, from the status; a long recap is cut at its beginning."""
     result = status.result or TaskResult()
     ended = [attempt for attempt in status.attempts if attempt.outcome is not None]
     ends = [ended_line(attempt.number, attempt.message or attempt.reason or "") for attempt in ended]
@@ -170,7 +170,7 @@ def earlier_of(status: Status) -> EarlierAttempts:
 def with_transcript_annotations(
     manifest: Mapping[str, Any], task: AgentTask, number: int, storage: ContextStorage
 ) -> dict[str, Any]:
-    """The manifest of attempt `number` with the place of its transcript, if it is kept anywhere."""
+    """Add the place of the transcript to the manifest of attempt `number`, if transcripts are kept."""
     key = transcript_key(task.spec.item, task.spec.run, task.uid, number)
     places = {ANNOTATION_TRANSCRIPT: storage.place_of(key), ANNOTATION_TRANSCRIPT_URL: storage.url_of(key)}
     notes = {name: place for name, place in places.items() if place is not None}
@@ -182,11 +182,11 @@ def with_transcript_annotations(
 
 
 def with_kueue_labels(manifest: Mapping[str, Any], task: AgentTask, kueue: Kueue) -> dict[str, Any]:
-    """The manifest of an attempt's Job for Kueue: suspended, in the queue of its repository.
+    """Prepare the manifest of an attempt's Job for Kueue: suspended, in the queue of its repository.
 
-    The contract is Kueue's own for plain Jobs (https://kueue.sigs.k8s.io/docs/tasks/run/jobs/): they are
-    created suspended, with the queue's name as label; Kueue sets `suspend: false` once there is quota, and
-    true again to preempt.
+    This follows Kueue's contract for plain Jobs (https://kueue.sigs.k8s.io/docs/tasks/run/jobs/): they are
+    created suspended, with the queue's name as label. Kueue sets `suspend: false` once there is quota, and
+    `true` again to preempt the Job.
     """
     source = task.spec.source
     metadata, spec = manifest["metadata"], manifest["spec"]
@@ -207,12 +207,13 @@ def with_egress(
     key: str,
     presets: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The manifest of an attempt's Job, whose pod has no name server and the proxy in its environment.
+    """Add the proxy to the environment of a Job's pod, and take away its name server.
 
     Args:
-        address: host and port of the proxy.
-        key: of the passwords.
-        presets: that the workspace may reach too. Services of the repository get no identity at all.
+        address: the proxy's host and port.
+        key: the key from which the proxy's passwords are derived.
+        presets: further presets of hosts that the workspace may reach. The repository's services get no
+            identity for the proxy.
     """
     job = manifest["metadata"]["name"]
     profile = egress.profile(item.host, item.repository)
@@ -234,7 +235,7 @@ def with_egress(
 
 
 def _with_proxy(container: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
-    """The container with these variables, whatever `pod_template` says of them."""
+    """Set the variables in the container, whatever `pod_template` says about them."""
     others = [entry for entry in container.get("env", ()) if entry["name"] not in values]
     return {
         **container,

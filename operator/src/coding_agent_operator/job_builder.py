@@ -93,9 +93,9 @@ class JobBuilder:
         return settings.repository_environment.pod_refusal(environment, settings.egress.presets)
 
     def _environment_of(self, task: AgentTask) -> Environment:
-        """Return the environment that the last attempt asked for, or an empty one if it is not allowed.
+        """Return the environment that the last attempt asked for; an empty one if there is none.
 
-        In that second case the task ends anyway.
+        It is also empty if the settings forbid it, but then the task ends anyway.
         """
         asked = task.status.environment
         return Environment() if asked is None or self.refusal(asked) is not None else asked
@@ -150,8 +150,8 @@ def why_unusable(claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | N
             "`operator.job.cache.storage_class` and delete the claim, or create a volume for it"
         )
     if waits_for_class(claim) and events:
-        # We can only see this in the Event, because reading StorageClasses needs a right in the whole cluster.
-        # The text `storageclass.storage.k8s.io "x" not found` is from pkg/api/errors, NewNotFound.
+        # Only the Event shows this, because reading StorageClasses needs a right in the whole cluster. Its
+        # text `storageclass.storage.k8s.io "x" not found` is from pkg/api/errors, NewNotFound.
         (reason, message), name = events[-1], spec["storageClassName"]
         if reason == "ProvisioningFailed" and f'"{name}" not found' in message:
             return (

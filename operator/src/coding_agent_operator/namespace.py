@@ -1,7 +1,7 @@
 """The controller of one namespace: its Lease, the reconciles of its tasks, and its relist.
 
-The watches show only complete active tasks. So further tasks of the controller find incomplete tasks and
-complete them, and the sweep lists ended tasks and deletes old ones.
+The watches show only complete active tasks. So the controller also looks for incomplete tasks, which it
+completes, and for ended tasks, which the sweep deletes.
 """
 
 from __future__ import annotations

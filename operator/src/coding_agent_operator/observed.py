@@ -1,4 +1,4 @@
-"""What the operator reads of Jobs and pods, as plain data, and the names of what it makes. Pure.
+"""Jobs and pods as the operator reads them, as plain data, and the names of what it creates. Pure.
 
 The readers accept whatever is stored.
 """
@@ -29,59 +29,59 @@ from coding_agent_core.usage import Allowance
 from pydantic import ValidationError
 
 MANAGER = "coding-agent-operator"
-"""Field manager of writes and source of events."""
+"""The field manager of the operator's writes and the source of its Events."""
 DEFAULTED, NOT_DEFAULTED = f"{LABEL_DEFAULTED}=true", f"{LABEL_DEFAULTED}!=true"
-"""Label selectors of the tasks that can be worked on, and of those that are to be completed first."""
+"""Label selectors of the tasks that the operator can work on, and of tasks that it must complete first."""
 ACTIVE = f"{LABEL_ACTIVE}=true"
 """Selects the Jobs whose end is not recorded."""
 ATTEMPT = "attempt"
-"""Component of an attempt's Job and pod."""
+"""The value of the component label of an attempt's Job and pod."""
 ATTEMPTS = f"app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/component={ATTEMPT}"
 """Selects the pods of attempts."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-"""Kueue's label of a Job: the LocalQueue that it is in."""
+"""Kueue's label that names a Job's LocalQueue."""
 WORKLOADS = ("kueue.x-k8s.io", "v1beta2", "workloads")
-"""Group, version and plural of what Kueue makes of a Job."""
+"""Group, version and plural of the Workloads that Kueue creates for Jobs."""
 _WORKLOAD_JOB_LABEL = "kueue.x-k8s.io/job-uid"
 KUEUE_NOT_INSTALLED = (
     "Kueue is not installed in this cluster, so nobody admits the attempt's Job. Install it, or set "
     "`queue.engine` to `native`."
 )
 _LENGTH = 63
-"""RFC 1123 label: a Job's name becomes a label value of its pods."""
+"""The length of an RFC 1123 label, because a Job's name becomes a label value of its pods."""
 JOB_UID_LABEL, JOB_NAME_LABEL = "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"
-"""The Job controller's labels of a pod."""
+"""The labels that the Job controller gives a pod."""
 AGENT_CONTAINER = "agent"
 WORKSPACE_CONTAINER = "workspace"
 NOT_READY_TO_START = "PodNotReadyToStart"
-"""Our word for a pod on a node whose volumes or network are not set up: no container status says so."""
+"""Our reason for a pod on a node whose volumes or network are not set up: no container status says so."""
 
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of an attempt, seen through its agent container.
+    """A pod of an attempt. Its fields describe mainly the agent's container.
 
     Attributes:
-        disruption: reason of the `DisruptionTarget` condition
+        disruption: the reason of the `DisruptionTarget` condition
             (https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions).
-        exit_code: of the agent's container, once it ended.
+        exit_code: the exit code of the agent's container, once it ended.
         ended: why the container ended, as the kubelet says (`OOMKilled`, `Error`, `Completed`).
-        report: what the agent left as the container's termination message.
-        log: the last lines of its log, which the kubelet took where the agent left nothing that can be read
-            (`FallbackToLogsOnError`).
+        report: the agent's report, which it left as the container's termination message.
+        log: the last lines of the agent's log, which the kubelet provides if the agent left no readable
+            report (`FallbackToLogsOnError`).
         waiting: why a container waits (`ErrImagePull`, `CreateContainerConfigError`, …).
-        waiting_detail: the kubelet's words for that, or the scheduler's for `unschedulable`.
+        waiting_detail: the kubelet's message about that, or the scheduler's if the pod is `unschedulable`.
         not_prepared: which init container failed, and its message, if the agent never started.
-        advanced: when its start last made progress (it was scheduled, set up, prepared), or when it was
-            first found unschedulable.
-        gone_by: when it was to be gone at the latest, once it is being deleted.
-        missing: names of Secrets that it waits for.
-        node: that it is on.
-        job_uid, job_name: of its Job.
-        item, repository: hashes of the item's and the repository's identity, as in its labels.
-        allowance: what its attempt may spend; `None`: as much as it needs.
-        began: the agent's container has started; in doubt it has.
-        started: the agent's container has certainly started.
+        advanced: when the pod's start last made progress (it was scheduled, set up, prepared), or when it
+            was first found unschedulable.
+        gone_by: when the pod should be gone at the latest, once it is being deleted.
+        missing: the names of Secrets that the pod waits for.
+        node: the name of the pod's node.
+        job_uid, job_name: the uid and name of the pod's Job.
+        item, repository: hashes of the item's and the repository's identity, as in the pod's labels.
+        allowance: how much the attempt may spend; `None` if there is no limit.
+        began: whether the agent's container may have started; `True` if it is not certain.
+        started: whether the agent's container has certainly started.
     """
 
     name: str
@@ -113,17 +113,17 @@ class Pod:
 
     @property
     def over(self) -> bool:
-        """All its containers have ended for good."""
+        """Whether all containers of the pod have ended for good."""
         return self.phase in ("Succeeded", "Failed")
 
     @property
     def deleting(self) -> bool:
-        """It is being deleted; it may run until it is gone."""
+        """Whether the pod is being deleted. It may run until it is gone."""
         return self.gone_by is not None
 
 
 def read_pods(bodies: Iterable[Mapping[str, Any]]) -> tuple[Pod, ...]:
-    """Pods, oldest first."""
+    """Read pods; the oldest is first."""
     return tuple(sorted((read_pod(body) for body in bodies), key=lambda pod: (pod.created, pod.name)))
 
 
@@ -136,7 +136,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         (c for c in containers if c.get("name") == AGENT_CONTAINER), containers[0] if containers else {}
     )
     ended = (agent.get("state") or {}).get("terminated") or {}
-    # Once the agent runs, its sidecar may be started again: that does not mean that the pod is lost.
+    # Once the agent runs, its sidecar may start again, which does not mean that the pod is lost.
     began = "running" in (agent.get("state") or {}) or bool(ended)
     others = () if began else status.get("initContainerStatuses") or ()
     waits = [
@@ -169,7 +169,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
             (time_of(c.get("lastTransitionTime")) for name, c in conditions.items() if _is_step(name, c)),
             default=None,
         ),
-        # The API server writes the time at which the grace period is over.
+        # The deletion timestamp is the time at which the grace period is over.
         gone_by=meta.deleted_at,
         node=(body.get("spec") or {}).get("nodeName") or "",
         job_uid=meta.labels.get(JOB_UID_LABEL) or "",
@@ -184,23 +184,24 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
 
 
 def left_in(message: str) -> dict[str, Any]:
-    """What a termination message says: the agent's report, or the end of its log."""
+    """Read a termination message, which is the agent's report or the end of its log."""
     report = Outcome.from_termination_message(message)
     return {"report": report, "log": "" if report else last_lines(message, MAX_TAIL)}
 
 
 _MISSING_SECRET = re.compile(r'secret "([a-z0-9][-a-z0-9.]{0,252})" not found')
-"""The API server's words for what the kubelet did not find (apimachinery, pkg/api/errors/errors.go)."""
+"""The API server's message about a missing Secret (apimachinery, pkg/api/errors/errors.go)."""
 
 
 def missing_secrets(messages: Iterable[str]) -> tuple[str, ...]:
-    """The Secrets that the newest of a kubelet's messages about volumes names, of those that name any."""
+    """Return the Secrets in the newest of the kubelet's messages about volumes that names any."""
     *_, newest = [(), *filter(None, map(_MISSING_SECRET.findall, messages))]
     return tuple(sorted(set(newest)))
 
 
 _STEPS = ("PodScheduled", "PodReadyToStartContainers", "Initialized")
-"""https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-conditions"""
+"""Conditions that show a pod's progress
+(https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-conditions)."""
 
 
 def _is_step(name: Any, condition: Mapping[str, Any]) -> bool:
@@ -210,7 +211,7 @@ def _is_step(name: Any, condition: Mapping[str, Any]) -> bool:
 
 
 def _not_prepared(statuses: Iterable[Mapping[str, Any]]) -> str:
-    """Why a pod failed before its agent started: the first init container that failed, and its message."""
+    """Return the first init container that failed and its message; empty if none failed."""
     for status in statuses:
         ended = (status.get("state") or {}).get("terminated") or {}
         if ended.get("exitCode"):
@@ -220,7 +221,7 @@ def _not_prepared(statuses: Iterable[Mapping[str, Any]]) -> str:
 
 
 def read_allowance(text: str | None) -> Allowance | None:
-    """What the annotation of a Job or pod says that its attempt may spend."""
+    """Read the annotation of a Job or pod that says how much its attempt may spend."""
     try:
         return Allowance.model_validate_json(text) if text else None
     except ValidationError:
@@ -229,22 +230,22 @@ def read_allowance(text: str | None) -> Allowance | None:
 
 @dataclass(frozen=True)
 class Job:
-    """A Job: one attempt.
+    """The Job of an attempt.
 
     Attributes:
-        number: of the attempt, `None` if its name is none of the task's.
-        failure: reason of the `Failed` condition; `None` while it has not failed.
-        complete: it has the `Complete` condition.
-        ready: pods that run and are ready.
-        pods: `None` if they were not read.
-        active_label: its end is not recorded yet.
-        suspended: its pods are not to run (`spec.suspend`).
-        started: when Kueue admitted it last (`status.startTime`).
-        queue: Kueue's queue that it is in; empty: it is in none.
-        waits_for: what Kueue says it waits for, as far as that is known.
-        transcript: where the attempt is to keep its transcript.
-        allowance: what the attempt may spend; `None`: as much as it needs.
-        gone: it was deleted; what its pods have reported is known.
+        number: the number of the attempt; `None` if the Job's name does not follow from the task's.
+        failure: the reason of the `Failed` condition; `None` while the Job has not failed.
+        complete: whether the Job has the `Complete` condition.
+        ready: the number of pods that run and are ready.
+        pods: the Job's pods; `None` if they were not read.
+        active_label: whether the Job has the label that says that its end is not recorded yet.
+        suspended: whether the Job's pods must not run (`spec.suspend`).
+        started: when Kueue last admitted the Job (`status.startTime`).
+        queue: the name of the Job's queue in Kueue; empty if it is in none.
+        waits_for: what the Job waits for, as far as Kueue has said so.
+        transcript: where the attempt stores its transcript.
+        allowance: how much the attempt may spend; `None` if there is no limit.
+        gone: whether the Job was deleted and its pods' reports are known.
     """
 
     name: str
@@ -275,17 +276,17 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Terminal: one of the conditions Complete or Failed, never a pod's phase."""
+        """Whether the Job has ended, by its conditions Complete and Failed and never by a pod's phase."""
         return self.complete or self.failure is not None
 
     @property
     def waiting(self) -> bool:
-        """It exists and does not run: it is suspended, or Kueue has just admitted it."""
+        """Whether the Job exists without running: it is suspended, or Kueue has just admitted it."""
         return not self.finished and (self.suspended or (bool(self.queue) and self.started is None))
 
     @property
     def began(self) -> datetime:
-        """When the attempt started: when Kueue admitted it last, else with its Job."""
+        """When the attempt started: when Kueue last admitted its Job, or when the Job was created."""
         return self.started if self.queue and self.started else self.created
 
 
@@ -324,12 +325,12 @@ def read_job(body: Mapping[str, Any]) -> Job:
 
 
 def job_name(task: str, number: int) -> str:
-    """The Job of an attempt: `<task>-<number>`, with long names cut and made unique by a hash."""
+    """Return the name of an attempt's Job: `<task>-<number>`. Long names are cut and get a hash."""
     return f"{label_value(task, _LENGTH - 1 - len(str(number)))}-{number}"
 
 
 def attempt_number(task: str, job: str) -> int | None:
-    """The number in a Job's name, `None` if it is not the name of a Job of this task."""
+    """Return the number in a Job's name, or `None` if the name is not that of a Job of this task."""
     match = re.search(r"-(\d{1,6})$", job)
     if match is None:
         return None
@@ -338,7 +339,7 @@ def attempt_number(task: str, job: str) -> int | None:
 
 
 def label_value(name: str, length: int = _LENGTH) -> str:
-    """The name if it fits, else its head and 8 hex of its hash."""
+    """Return the name if it fits; otherwise its beginning and 8 hex digits of its hash."""
     if len(name) <= length:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -346,7 +347,7 @@ def label_value(name: str, length: int = _LENGTH) -> str:
 
 
 def workload_waits_for(workload: Mapping[str, Any]) -> str | None:
-    """Why Kueue has not admitted a workload, in its own words; `None` if it has, or has not decided yet."""
+    """Return Kueue's reason for not admitting a Workload; `None` if it has, or has not decided yet."""
     conditions = {c["type"]: c for c in (workload.get("status") or {}).get("conditions") or ()}
     if (conditions.get("Admitted") or {}).get("status") == "True":
         return None

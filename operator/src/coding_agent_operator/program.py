@@ -1,8 +1,8 @@
-"""The operator as a program, which `main.py --mode operator` runs, and the namespaces that it serves.
+"""The operator's program, which `main.py --mode operator` runs, and the namespaces that it serves.
 
-Each namespace is served by itself: one that is broken or forbidden stops no other. Caches, work queue and
-watches are shared. Each has its own Lease and limits, as it would with an operator of its own, so that such
-an operator and this one never act together.
+The program serves each namespace separately: if one is broken or forbidden, the others continue. Namespaces
+share caches, work queue and watches. Each has its own Lease and limits, as if it had its own operator. So if
+there is such an operator too, it and this one never act at the same time.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ WATCHED = {TASKS: Selector(DEFAULTED, NOT_ENDED), JOBS: Selector(ACTIVE)}
 _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
 _RESTART_MAX_S = 600.0
 _WORKERS = 8
-"""Tasks that are reconciled at the same time."""
+"""The number of tasks that are reconciled at the same time."""
 
 
 async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
-    """Run until `stop` is set, which SIGTERM and SIGINT do.
+    """Run until `stop` is set. SIGTERM and SIGINT set it.
 
     Raises:
         SettingsError: this process has no credentials for a cluster.
@@ -80,7 +80,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
 
 
 class Namespaces:
-    """Serves the configured namespaces, or (`operator.namespaces: ["*"]`) all that have tasks."""
+    """Serves the configured namespaces, or with `operator.namespaces: ["*"]` all that have tasks."""
 
     def __init__(self, server: ApiServer, settings: Settings) -> None:
         self._server = server
@@ -91,7 +91,7 @@ class Namespaces:
             if self._everywhere
             else list(settings.operator.namespaces or (settings.operator.own_namespace,))
         )
-        """The configured ones; empty: all."""
+        """The configured namespaces; empty for all."""
         self._tasks: ObjectCache[AgentTask] = ObjectCache(AgentTask.compact)
         self._jobs: ObjectCache[Job] = ObjectCache()
         self._controller = Controller(self._reconcile, workers=_WORKERS, on_error=self._failed)
@@ -99,7 +99,7 @@ class Namespaces:
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._failing: set[str] = set()
         self._settled: set[str] = set()
-        """Namespaces that were tried once, with success or without."""
+        """Namespaces that were tried at least once, whether or not with success."""
         self._discovered = False
         self._stopping = False
         self.restart_watches = asyncio.Event()
@@ -107,13 +107,13 @@ class Namespaces:
         self._restarts = 0
 
     def alive(self) -> str | None:
-        """Only a restart helps where no watch shows anything, even after it was started afresh."""
+        """Return why only a restart of the program helps, or `None`: all watches are dead."""
         acting = [controller for controller in self._controllers.values() if controller.acting]
         dead = [controller for controller in acting if controller.relist.watch_dead]
         return "a watch is dead" if dead and len(dead) == len(acting) else None
 
     def ready(self) -> str | None:
-        """Why it is not known yet what to serve."""
+        """Return why the program is not ready, or `None` if it is."""
         if self._everywhere:
             return None if self._discovered else "the cluster has not been listed yet"
         self._settled.update(name for name, controller in self._controllers.items() if controller.ready)
@@ -123,7 +123,7 @@ class Namespaces:
         return "no namespace can be served" if self._failing.issuperset(self.names) else None
 
     def observe(self, resource: Resource, kind: str | None, body: Mapping[str, Any]) -> None:
-        """Take a watch event; with `"*"` the first one of a namespace starts to serve it."""
+        """Take a watch event; with `"*"`, the first event of a namespace makes the program serve it."""
         stored: AgentTask | Job = AgentTask.of(body) if resource == TASKS else read_job(body)
         key, urgent = key_of(stored), False
         if self._everywhere and kind != "DELETED":
@@ -144,7 +144,7 @@ class Namespaces:
             controller.scheduler.changed()
 
     async def run(self) -> None:
-        """Serve until cancelled; then every Lease is released."""
+        """Serve until cancelled; at the end, release every Lease."""
         workers = asyncio.create_task(self._controller.run())
         discovery = asyncio.create_task(self._discover() if self._everywhere else asyncio.Event().wait())
         try:
@@ -155,7 +155,7 @@ class Namespaces:
                 task.result()
         finally:
             self._stopping = True
-            # Each waits for its requests under way.
+            # Each namespace waits for its requests under way.
             await cancel_and_wait([discovery, *self._serving.values()])
             await cancel_and_wait([workers])
 
@@ -168,7 +168,7 @@ class Namespaces:
             await controller.failed(key.name, error)
 
     def _open(self, namespace: str) -> None:
-        """Serve a namespace; one that is being closed is opened again after that."""
+        """Serve a namespace. If it is being closed, it is opened again afterwards if needed."""
         if namespace not in self._serving:
             task = self._serving[namespace] = asyncio.create_task(self._serve(namespace))
             task.add_done_callback(lambda _: self._closed(namespace))
@@ -180,7 +180,7 @@ class Namespaces:
             self._open(namespace)
 
     async def _serve(self, namespace: str) -> None:
-        """Serve a namespace, with retries, until cancelled or (with `"*"`) it has no task any more."""
+        """Serve a namespace, with retries, until cancelled or (with `"*"`) until it has no task."""
         loop, failures = asyncio.get_running_loop(), 0
 
         def probed() -> None:
@@ -221,7 +221,7 @@ class Namespaces:
                 metrics.forget(namespace)
 
     def _behind(self, namespace: str, behind: int) -> None:
-        """Start dead watches afresh; less and less often where that does not help."""
+        """Start dead watches again, with growing intervals if this does not help."""
         metrics.WATCH_BEHIND.labels(namespace).set(behind)
         now = asyncio.get_running_loop().time()
         if behind and now >= self._restart_due:
@@ -233,11 +233,11 @@ class Namespaces:
             self._restarts = 0
 
     async def _discover(self) -> None:
-        """Find namespaces with tasks that no watch has shown; close those that have none any more."""
+        """Find namespaces with tasks that no watch has shown, and close namespaces without tasks."""
         operator, clock = self._settings.operator, asyncio.get_running_loop().time
         sweep_due = 0.0
         while True:
-            # Those with ended tasks alone are served too, to delete the tasks later.
+            # Namespaces with only ended tasks are served too, to delete the tasks later.
             ended_too = clock() >= sweep_due
             try:
                 for namespace in await namespaces_with_tasks(self._server, "" if ended_too else NOT_ENDED):
@@ -251,7 +251,7 @@ class Namespaces:
             for namespace, controller in list(self._controllers.items()):
                 if not controller.empty or await controller.cluster.has_tasks() or not controller.empty:
                     continue
-                # It may have been closed by itself while the API server was asked.
+                # The namespace may have closed on its own while we waited for the API server.
                 if self._controllers.get(namespace) is controller:
                     self._serving[namespace].cancel()
             await asyncio.sleep(operator.relist_interval)

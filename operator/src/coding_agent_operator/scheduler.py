@@ -1,6 +1,6 @@
-"""Scheduling in one namespace: runs `fair_schedule` when something changes, and remembers what it granted.
+"""Schedules the tasks of one namespace: runs `fair_schedule` after changes, and remembers the granted starts.
 
-Starts are exact: nothing starts before tasks and Jobs were listed consistently, and a task that was granted a
+Limits are exact: nothing starts before tasks and Jobs were listed consistently, and a task that was granted a
 start counts as running until its Job is seen or is known not to exist.
 """
 
@@ -38,15 +38,15 @@ from coding_agent_operator.task_state import Stage, stage_of
 _logger = logging.getLogger("operator.scheduler")
 
 _PASS_SHARE = 0.1
-"""Passes take no more than this share of the time: under load, changes are taken together."""
+"""Passes take no more than this share of the time, so that under load one pass covers several changes."""
 _PAGE = 500
 _POSITIONS_AT_A_TIME = 100
 _KUEUE_MESSAGES_AT_A_TIME = 100
-"""So many tasks get a new message from Kueue at each relist: a long queue causes no storm of writes."""
+"""So many tasks get a new message from Kueue at each relist, so that a long queue causes few writes."""
 
 
 class Scheduler:
-    """Decides who may start in a namespace, and queues the tasks for which something has changed."""
+    """Decides which tasks of a namespace may start, and queues the tasks whose situation has changed."""
 
     def __init__(
         self,
@@ -74,20 +74,20 @@ class Scheduler:
         self._schedule = Schedule()
         self._granted: set[str] = set()
         self._ready: dict[str, tuple[AgentTask, Candidate]] = {}
-        """By name, the tasks that were ready in the last pass: what a long queue costs is remembered."""
+        """The tasks that were ready in the last pass, by name, so that a long queue is computed only once."""
         self._positions_due: set[str] = set()
         self.kueue_messages: dict[str, str] = {}
-        """By a Job's uid, what Kueue says it waits for."""
+        """What a Job waits for, as Kueue says, by the Job's uid."""
 
     def changed(self) -> None:
-        """Something happened that may let a task start."""
+        """Start a pass soon, because something happened that may let a task start."""
         self._changed.set()
 
     async def run(self, synced: asyncio.Event) -> None:
-        """Schedule until cancelled; nothing before everything was listed.
+        """Schedule until cancelled, once everything was listed.
 
         Raises:
-            ApiError: what ended tasks spent cannot be read.
+            ApiError: the ended tasks, whose spending counts, cannot be read.
         """
         await synced.wait()
         await self._pods.listed.wait()
@@ -100,12 +100,12 @@ class Scheduler:
             group.create_task(self._show_positions())
 
     def decision(self, name: str, refused: str | None) -> SchedulingDecision:
-        """What was decided about a task whose Job the API server last refused as said in `refused`."""
+        """Return the decision about a task; `refused` says why the API server last refused its Job, if so."""
         task, position = self._task(name), self._schedule.positions.get(name)
         short = self._schedule.short.get(name)
         shown = coarse(position) if position is not None else None
         if task is not None and task.status.phase is Phase.QUEUED and name not in self._positions_due:
-            # A position that has only moved is not worth a request of its own.
+            # A position that has only moved is not worth a separate request.
             shown = task.status.queue_position if shown is not None else None
         return SchedulingDecision(
             start=name in self._granted,
@@ -116,7 +116,7 @@ class Scheduler:
         )
 
     def awaits_first_decision(self, name: str) -> bool:
-        """A new task that no pass has seen yet."""
+        """Whether the task is new and no pass has seen it yet."""
         task = self._task(name)
         if task is None or task.status.phase is not None or task.spec.suspend:
             return False
@@ -126,22 +126,22 @@ class Scheduler:
         return stage_of(task, own, self._now(), self._policy) is Stage.READY
 
     def waits(self, name: str) -> bool:
-        """The last pass gave the task a position in the queue."""
+        """Whether the last pass gave the task a position in the queue."""
         return name in self._schedule.positions
 
     def reconciled(self, name: str, *, started: bool) -> None:
-        """The decision about a task was carried out."""
+        """Note that the decision about a task was carried out."""
         self._positions_due.discard(name)
         if started:
             self.revoke(name)
             self.changed()
 
     def revoke(self, name: str) -> None:
-        """The task does not count as running because of its grant any more."""
+        """Withdraw the grant of a task, so that the task does not count as running because of it."""
         self._granted.discard(name)
 
     async def read_kueue(self) -> None:
-        """Read in one request what the Jobs that Kueue has not admitted wait for."""
+        """Read, in one request, what those Jobs wait for that Kueue has not admitted."""
         waiting = {job.uid for job in self._jobs.of(self._namespace) if job.waiting and job.queue}
         known = self.kueue_messages
         for uid in known.keys() - waiting:
@@ -218,7 +218,7 @@ class Scheduler:
         for task in self._tasks.of(self._namespace):
             own = jobs.pop(task.uid, ())
             known = self._ready.get(task.name)
-            # Time alone does not change a task that is ready.
+            # The mere passing of time does not change a ready task.
             unchanged = known is not None and known[0] is task and not own and not self._held(task)
             candidate = known[1] if known and unchanged else self._candidate(task, own, now)
             if candidate.stage is not Stage.ENDED:
@@ -254,7 +254,7 @@ class Scheduler:
         return found
 
     def _held(self, task: AgentTask) -> bool:
-        """It was granted its start, or was refused and is tried again later."""
+        """Whether the task was granted its start, or was refused and is tried again later."""
         key = Key(self._namespace, task.name)
         return task.name in self._granted or self._controller.retries_later(key)
 
@@ -281,7 +281,7 @@ class Scheduler:
         )
 
     async def _show_positions(self) -> None:
-        """Show how the queue moves, for a few tasks at a time, the foremost first."""
+        """Show how the queue moves, for a limited number of tasks at a time, from the front."""
         while True:
             await asyncio.sleep(self._position_interval)
             phases = Counter(task.status.phase or Phase.QUEUED for task in self._tasks.of(self._namespace))

@@ -1,6 +1,6 @@
-"""The state of a task: its attempts, updated from its Jobs, and what follows from them. Pure.
+"""Determines the state of a task: its attempts, updated from its Jobs, and what follows from them. Pure.
 
-Nothing is remembered between two reconciliations: the recorded attempts and the existing Jobs say it all.
+Nothing is remembered between two reconciles: the state follows from the recorded attempts and existing Jobs.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from coding_agent_operator.outcome_of import (
 )
 
 MAX_RECORDED = 60
-"""Attempts that a status can hold (`maxItems` 64 in the CRD), with some room."""
+"""The most attempts that a task may have. A status can hold a few more (`maxItems` 64 in the CRD)."""
 MAX_RESTARTS = 3
-"""Attempts of a task that may end because they need another environment."""
+"""So many attempts of a task may end because they need another environment."""
 COMMAND_WAIT = timedelta(minutes=10)
-"""How long no attempt starts because of a `/cancel` that nobody has checked: anyone can write one, and
-without a reporter nobody ever checks it. The receiver's clock says when it came."""
+"""How long an unchecked `/cancel` keeps attempts from starting. There is a limit because anyone can write the
+command, and without a reporter nobody checks it. The time counts from its arrival by the receiver's clock."""
 KEPT_TAILS = 3
-"""Newest attempts that keep their last steps: more is never read, and a status is to stay small."""
+"""So many of the newest attempts keep their last steps: no program reads more, and a status must be small."""
 
 
 class Stage(StrEnum):
-    """What a task needs now."""
+    """The stage of a task, which decides what it needs next."""
 
     READY = "ready"
     """An attempt may start as soon as `fair_schedule` says so."""
     ACTIVE = "active"
-    """A Job of it exists that has not ended, or whose end is not recorded yet."""
+    """A Job of the task exists that has not ended, or whose end is not recorded yet."""
     HELD = "held"
-    """A `/cancel` waits until the reporter has checked whether its author may give it."""
+    """A `/cancel` waits until the reporter has checked whether its author may use it."""
     BACKOFF = "backoff"
     SUSPENDED = "suspended"
     ENDED = "ended"
@@ -70,14 +70,14 @@ class TaskState:
     """The state of a task.
 
     Attributes:
-        attempts: to record, oldest first.
-        live: own Jobs that have not ended.
-        stop: those of them to delete.
-        next_number: of the next attempt's Job.
-        next_attempt_time: the soonest time at which it may start, in BACKOFF and HELD.
-        environment: that the next attempt's pod is made with.
+        attempts: the attempts to record; the oldest is first.
+        live: the task's own Jobs that have not ended.
+        stop: the live Jobs to delete.
+        next_number: the number of the next attempt's Job.
+        next_attempt_time: the earliest start of the next attempt, in BACKOFF and HELD.
+        environment: the environment of the next attempt's pod.
         problem: what keeps the attempt's pod from starting or from ending, if its pods were read.
-        started: the agent of the attempt that runs has started.
+        started: whether the agent of the running attempt has started.
     """
 
     stage: Stage
@@ -94,15 +94,15 @@ class TaskState:
 
     @property
     def waiting(self) -> Job | None:
-        """The attempt's Job if it does not run: Kueue has not admitted it, or has preempted it."""
+        """The attempt's Job if it does not run because Kueue has not admitted it or has preempted it."""
         job = self.live[0] if self.live else None
         return job if job is not None and job.waiting else None
 
 
 def stage_of(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Policy) -> Stage:
-    """The stage without reading pods; in doubt ACTIVE, so that no limit is ever exceeded.
+    """Return the stage without reading pods. If it is uncertain, it is ACTIVE, to exceed no limit.
 
-    `jobs` need not be complete: an attempt whose end is not recorded is active.
+    Some `jobs` may be missing, because an attempt whose end is not recorded counts as active.
     """
     own = [job for job in jobs if job.owner == task.uid]
     if any(not job.finished for job in own):
@@ -120,11 +120,11 @@ def stage_of(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Policy
 
 
 def task_state(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Policy) -> TaskState:
-    """The state of the task.
+    """Return the state of the task.
 
     Args:
-        jobs: every Job of the task that exists, and Jobs of others that have one of its names. Pods of Jobs
-            that ended must have been read.
+        jobs: every existing Job of the task, and Jobs of other owners that have one of its names. The pods of
+            Jobs that ended must have been read.
     """
     own = {job.number: job for job in jobs if job.owner == task.uid and job.number is not None}
     live = tuple(own[number] for number in sorted(own) if not (own[number].finished or own[number].gone))
@@ -160,10 +160,10 @@ def task_state(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Poli
 
 
 def _agent_started(task: AgentTask, job: Job) -> bool:
-    """Whether the agent of a Job that has not ended has started, as far as that is known.
+    """Whether the agent of an unfinished Job has started, as far as this is known.
 
-    Where neither the Job nor its pods say so now (its workspace starts again, or the pod has just ended),
-    what was recorded of this attempt holds. Between two attempts the condition is False.
+    The Job and its pods may not show it at the moment, because the workspace starts again or the pod has just
+    ended. Then the task's condition `Running` decides, which is False between two attempts.
     """
     if job.ready or job.waiting:
         return not job.waiting
@@ -182,10 +182,14 @@ def _between_attempts(
     now: datetime,
     policy: Policy,
 ) -> tuple[Stage, TaskOutcome | None, datetime | None]:
-    """What follows when no attempt runs and every end is in `attempts`; `last` is not recorded yet.
+    """Return what follows when no attempt runs.
+
+    Args:
+        attempts: all attempts, with their ends.
+        last: the newest end, if it is not recorded yet.
 
     Returns:
-        The stage, how the task ends (if it does), and the soonest time of the next attempt (if there is one).
+        The stage, the task's end (if it ends), and the earliest start of the next attempt (if there is one).
     """
     outcome = _task_outcome(task, attempts, last, policy)
     if outcome is not None:
@@ -211,7 +215,7 @@ def _between_attempts(
 def _attempts(
     task: AgentTask, own: Mapping[int, Job], live: Sequence[Job], now: datetime, policy: Policy
 ) -> tuple[list[AttemptStatus], list[Outcome], AttemptOutcome | None]:
-    """The attempts up to date, the new reports of their agents, and the newest end that was not recorded."""
+    """Return the updated attempts, new reports of their agents, and the newest end not recorded yet."""
     attempts: list[AttemptStatus] = []
     reports: list[Outcome] = []
     last: AttemptOutcome | None = None
@@ -220,7 +224,7 @@ def _attempts(
         job = own.get(number)
         attempt = recorded.get(number)
         if attempt is None and own[number].waiting:
-            continue  # it has not started: deleted now, it never existed
+            continue  # it has not started; if its Job is deleted now, it never existed
         if attempt is None:
             attempt = started_attempt(own[number], number)
         elif job is not None and job.queue and job.started is not None and not job.finished:
@@ -232,7 +236,7 @@ def _attempts(
             last = outcome or last
         report = outcome.report if outcome else agent_report(job) if job and not job.finished else None
         if report is not None:
-            # An agent that is being stopped reports before its Job is gone for good.
+            # An agent that is being stopped reports before its Job is gone.
             reports.append(report)
             attempt = attempt if outcome else with_report(attempt, report)
         attempts.append(attempt)
@@ -242,9 +246,9 @@ def _attempts(
 def _settle(
     task: AgentTask, attempt: AttemptStatus, job: Job | None, *, first: bool, now: datetime, policy: Policy
 ) -> tuple[AttemptStatus, AttemptOutcome | None]:
-    """An attempt without a recorded end: its end, or why to delete its Job, or nothing new."""
+    """Update an attempt without a recorded end: with its end, or with the reason for deleting its Job."""
     if job is None or job.gone:
-        # It was recorded, so it ran: a Job that is missing was deleted.
+        # The attempt was recorded, so its Job existed and was deleted.
         outcome = stopped("Cancelled" if task.spec.cancel else attempt.reason, attempt.message)
         if job is not None:
             outcome = replace(outcome, report=agent_report(job))
@@ -275,7 +279,7 @@ def _settle(
 
 
 def _as_intended(intended: AttemptOutcome, seen: AttemptOutcome) -> AttemptOutcome:
-    """The end that was written down before, with what the pods show of it."""
+    """Return the end for the reason recorded earlier, with what the pods show about it."""
     never_began = intended.never_began or seen.never_began
     return replace(intended, report=seen.report, log=seen.log, never_began=never_began)
 
@@ -317,7 +321,7 @@ def _task_outcome(
 
 
 def _recorded_outcome(task: AgentTask) -> TaskOutcome:
-    """The outcome that the conditions of an ended task show."""
+    """Return the outcome that the conditions of an ended task show."""
     condition, phase = task.status.condition("Succeeded"), task.status.terminal_phase
     assert condition is not None  # noqa: S101 - the task has ended
     assert phase is not None  # noqa: S101 - as above
@@ -325,7 +329,7 @@ def _recorded_outcome(task: AgentTask) -> TaskOutcome:
 
 
 def started_attempt(job: Job, number: int) -> AttemptStatus:
-    """An attempt whose Job exists; the Job already says where its transcript will be."""
+    """Return the attempt of an existing Job, which already says where the transcript will be."""
     return AttemptStatus(
         number=number,
         job=job.name,
@@ -337,17 +341,17 @@ def started_attempt(job: Job, number: int) -> AttemptStatus:
 
 
 def with_report(attempt: AttemptStatus, report: Outcome) -> AttemptStatus:
-    """The attempt with what its agent reported. The operator decides about reason and message."""
+    """Add the agent's report to the attempt, without reason and message, which the operator decides."""
     same = (AttemptStatus.model_fields.keys() & Outcome.model_fields.keys()) - {"reason", "message"}
     return attempt.model_copy(update={name: getattr(report, name) or None for name in same})
 
 
 def ended(attempt: AttemptStatus, outcome: AttemptOutcome, when: datetime) -> AttemptStatus:
-    """The attempt with its end."""
+    """Add the end to the attempt."""
     if outcome.report is not None:
         attempt = with_report(attempt, outcome.report)
     elif outcome.never_began and attempt.allowance is not None:
-        attempt = attempt.model_copy(update={"usage": Usage()})  # it counts, but it spent nothing
+        attempt = attempt.model_copy(update={"usage": Usage()})  # it has spent nothing
     return attempt.model_copy(
         update={
             "completion_time": max(when, attempt.start_time),
@@ -361,7 +365,7 @@ def ended(attempt: AttemptStatus, outcome: AttemptOutcome, when: datetime) -> At
 
 
 def bounded(attempts: Sequence[AttemptStatus]) -> tuple[AttemptStatus, ...]:
-    """The attempts, of which only the newest keep their last steps."""
+    """Return the attempts; only the newest keep their last steps."""
     keeping = [attempt.number for attempt in attempts if attempt.tail][-KEPT_TAILS:]
     return tuple(
         attempt
@@ -374,7 +378,7 @@ def bounded(attempts: Sequence[AttemptStatus]) -> tuple[AttemptStatus, ...]:
 def result_of(
     before: TaskResult | None, reports: Sequence[Outcome], attempts: Sequence[AttemptStatus]
 ) -> TaskResult | None:
-    """The task's result so far; its usage is the sum over all attempts, however they ended."""
+    """Return the task's result so far. Its usage is the sum over all attempts, however they ended."""
     known = before or TaskResult()
     same = (TaskResult.model_fields.keys() & Outcome.model_fields.keys()) - {"usage"}
     for report in reports:

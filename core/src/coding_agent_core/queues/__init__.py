@@ -1,1 +1,1 @@
-"""Queues in which admitted tasks wait. `protocol` says what each of them can do."""
+"""The queues in which tasks wait. `coding_agent_core.messages` says what each queue can do."""

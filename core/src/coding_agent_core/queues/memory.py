@@ -1,7 +1,7 @@
-"""The queue without services, in the memory of one process.
+"""The queue that needs no services, in the memory of one process.
 
-Nothing survives the process. The poll finds again what was lost: by their labels the tasks that waited, and
-by our comments those that had started (`resume`).
+Nothing survives the process. The next poll finds the lost tasks: waiting tasks by their labels, and started
+tasks by our comments (`resume`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, n
 _logger = logging.getLogger("coding_agent.queue")
 
 KEEP_ENDED = timedelta(days=7)
-"""Longer than the 3 days in which GitHub redelivers, or a redelivery would create a new task."""
+"""This is longer than the 3 days in which GitHub redelivers, so that no redelivery creates a new task."""
 
 
 @dataclass(eq=False)
@@ -39,11 +39,11 @@ class Entry:
 
     Attributes:
         after: the item's previous run, which must end before this one can be claimed.
-        handled: whoever claimed it last has asked for the next task, and reports no more on this one. Until
-            then the claim stays, also after a retry.
-        delayed: a retry waits for its delay.
-        ending: its end is being reported on the item; admission sees it as ended.
-        again: the newest label application that counted as this task's while it was active.
+        handled: whether the worker that last claimed the task has asked for the next one, so that it reports
+            nothing more about this task. Until then the claim stays, even after a retry.
+        delayed: whether a retry waits for its delay.
+        ending: whether the end is being reported on the item. Admission then sees the task as ended.
+        again: the newest label application that counted as this task's while the task was active.
     """
 
     task: QueuedTask
@@ -70,7 +70,7 @@ class Entry:
             run=self.task.run,
             terminal=self.ended or self.ending,
             cancel_requested=self.cancel_requested,
-            # A task is settled after its labels were swapped.
+            # A task ends after its labels were swapped.
             acknowledged=self.ended,
             labeled_at=self.labeled_at,
             withdrawn_before=self.withdrawn_before,
@@ -80,10 +80,11 @@ class Entry:
 
 @dataclass
 class _Notices:
-    """The notices about one forge's items, by item, kind and author: at most one of a kind waits.
+    """The notices about one forge's items, by item, kind and author; at most one of each waits.
 
     Attributes:
-        urgent: withdrawals and commands. They come before `signs`, which show that a task waits.
+        urgent: withdrawals and commands. They come before the signs.
+        signs: notices that a task waits.
     """
 
     urgent: OrderedDict[tuple[str, str, str], Notice] = field(default_factory=OrderedDict)
@@ -96,8 +97,8 @@ class MemoryQueue:
 
     Args:
         keep_ended: how long an ended task is remembered for admission.
-        ended_limit: how many are remembered at most; the oldest go first.
-        active_limit: how many tasks can wait or run; beyond it `submit` refuses.
+        ended_limit: how many ended tasks are remembered at most; the oldest are dropped first.
+        active_limit: how many tasks can wait or run; above this number, `submit` refuses.
         process: this process, which the comments name; `None`: nothing is resumed after it.
     """
 
@@ -119,7 +120,7 @@ class MemoryQueue:
         self._active_limit = active_limit
         self._latest: dict[str, Entry] = {}
         self._active: list[Entry] = []
-        # By item too: scanning all waiting tasks for each webhook took longer than the rest of it.
+        # Also kept by item: a scan of all waiting tasks for each webhook took longer than the rest of the work.
         self._active_of: dict[str, list[Entry]] = {}
         self._ended: OrderedDict[str, datetime] = OrderedDict()
         self._iterators: set[asyncio.Event] = set()
@@ -153,7 +154,7 @@ class MemoryQueue:
         entry = Entry(
             task=QueuedTask(request=request, uuid=new_uuid(), run=run),
             labeled_at=request.trigger.labeled_at,
-            # Not the latest: that one may have been cancelled while an earlier run still ends.
+            # This is not `_latest`, which may have been cancelled while an earlier run is still ending.
             after=next(reversed(self._active_of.get(identity, ())), None),
         )
         entry.remember(request.trigger.delivery_id)
@@ -162,12 +163,12 @@ class MemoryQueue:
         return entry.task
 
     def knows(self, item: Item, uuid: str) -> bool:
-        """Whether this process has this task of the item, or any other one that has not ended."""
+        """Whether this process has this task of the item, or another task of it that has not ended."""
         entry = self._latest.get(item.identity)
         return item.identity in self._active_of or (entry is not None and entry.task.uuid == uuid)
 
     def resume(self, task: QueuedTask) -> bool:
-        """Take over a task that a process which ended had started; whether there was room for it."""
+        """Take over a started task from a process that has ended; return whether there was room for it."""
         if self._closed or len(self._active) >= self._active_limit:
             return False
         if not self.knows(task.request.item, task.uuid):
@@ -238,7 +239,7 @@ class MemoryQueue:
 
     @asynccontextmanager
     async def item_lock(self, item: Item) -> AsyncIterator[bool]:
-        """While it is held, no task of the item can be claimed."""
+        """See `NoticeSource`. While the lock is held, no task of the item can be claimed."""
         identity = item.identity
         free = all(entry.claim is None for entry in self._active_of.get(identity, ()))
         if not free or identity in self._locked:
@@ -260,7 +261,7 @@ class MemoryQueue:
         return not self._closed and len(self._active) < self._active_limit
 
     def drain(self) -> None:
-        """From now on the iterators end when no task waits or runs any more."""
+        """From now on, end the iterators when no task waits or runs."""
         self._draining = True
         self._wake()
 
@@ -284,7 +285,7 @@ class MemoryQueue:
                     await first_of(claim.settled.wait(), stop.wait())
                 finally:
                     self._handled(entry, claim)
-                    if entry.claim is claim:  # not settled: the task can be claimed again
+                    if entry.claim is claim:  # the claim did not end, so the task can be claimed again
                         claim.lost.set()
                         entry.claim = None
                         entry.redelivered = True
@@ -293,7 +294,7 @@ class MemoryQueue:
             self._iterators.discard(wake)
 
     async def aclose(self) -> None:
-        """End the iterators; what still waits is lost."""
+        """End the iterators; waiting tasks are lost."""
         self._closed = True
         self._wake()
         for delay in list(self._delays):
@@ -301,7 +302,7 @@ class MemoryQueue:
         await asyncio.gather(*self._delays, return_exceptions=True)
 
     def labeled(self, entry: Entry, at: datetime) -> None:
-        """Called by the claim: its attempt works for this application of the label."""
+        """Note when the label was applied that the entry's attempt works for. The claim calls this."""
         if entry.labeled_at is None or at > entry.labeled_at:
             entry.labeled_at = at
         claim, before = entry.claim, entry.withdrawn_before
@@ -311,7 +312,7 @@ class MemoryQueue:
             claim.cancelled.clear()
 
     def answered(self, entry: Entry, until: datetime) -> None:
-        """Called by the claim: an application after this time that counted as the task's is the next run."""
+        """Start the next run if a later label application counted as this task's. The claim calls this."""
         entry.withdrawn_before = before = until + timedelta(seconds=1)
         again, identity = entry.again, entry.task.request.item.identity
         if again is None or again.trigger.labeled_at is None or self._latest.get(identity) is not entry:
@@ -321,7 +322,7 @@ class MemoryQueue:
             self._create(again, entry.task.run + 1)
 
     def retry(self, entry: Entry, delay: float, attempt: int) -> None:
-        """Called by the claim: its task can be claimed again as this attempt, after the delay."""
+        """Let the task be claimed again after the delay, as this attempt. The claim calls this."""
         if self._closed:
             self.end(entry)
             return
@@ -339,9 +340,9 @@ class MemoryQueue:
         waiting.add_done_callback(self._delays.discard)
 
     def _handled(self, entry: Entry, claim: MemoryClaim) -> None:
-        """The worker has reported everything, so that a retry may start.
+        """Note that the worker has reported everything, so that a retry may start.
 
-        If the task was cancelled meanwhile, the item may show that it will be tried again: a notice follows.
+        If the task was cancelled meanwhile, the item may still announce another attempt, so a notice follows.
         """
         entry.handled = True
         if entry.claim is claim and claim.settled.is_set():
@@ -363,7 +364,7 @@ class MemoryQueue:
         return None
 
     def end(self, entry: Entry) -> None:
-        """Called by the claim: its task has ended."""
+        """Note that the task has ended. The claim calls this."""
         entry.ended = True
         entry.claim = None
         identity = entry.task.request.item.identity
@@ -394,7 +395,7 @@ class MemoryQueue:
 
 @dataclass(eq=False)
 class MemoryClaim:
-    """See `Claim`. Settling twice, or after another consumer claimed the task, does nothing."""
+    """See `Claim`. To end the claim twice, or after another consumer claimed the task, does nothing."""
 
     task: QueuedTask
     redelivered: bool
@@ -409,11 +410,11 @@ class MemoryClaim:
 
     @asynccontextmanager
     async def item_lock(self) -> AsyncIterator[bool]:
-        """One task of an item can be claimed at a time, so whoever holds the claim holds the item."""
+        """Return at once: only one task of an item can be claimed, so the claim's holder holds the item."""
         yield not self.lost.is_set()
 
     def ending(self) -> None:
-        """From now on a label starts the next run, which waits until this one is settled."""
+        """From now on, let a label start the next run, which waits until this one ends."""
         self.entry.ending = True
 
     def labeled(self, at: datetime) -> None:
@@ -428,13 +429,13 @@ class MemoryClaim:
             self.queue.end(self.entry)
 
     async def retry(self, delay: float, attempt: int) -> float:
-        """Start an attempt later; a task that is cancelled before the worker is done ends instead."""
+        """Start an attempt later. If the task is cancelled before the worker is done, it ends instead."""
         if self._open():
             self.queue.retry(self.entry, delay, attempt)
         return delay
 
     async def dead_letter(self, reason: str) -> None:
-        """Only the log keeps such tasks."""
+        """Give up on the task; only the log keeps it."""
         if self._open():
             _logger.error("Gave up on task %s, attempt %d: %s", self.task.name, self.task.attempt, reason)
             self.queue.end(self.entry)

@@ -1,7 +1,7 @@
-"""Which of the processes that keep a queue in memory are alive, on this machine.
+"""Finds which processes with a queue in memory are alive on this machine.
 
-A task in memory is lost with its process, and the item's comment names the process. Each process holds the
-lock of a file of its own. The kernel releases it when the process ends, however it ends.
+A task in memory is lost with its process, and the item's comment names the process. Each process locks its
+own file. The kernel releases the lock when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _logger = logging.getLogger("coding_agent.queue")
 
 
 class Process:
-    """This process, among the others that use the same folder.
+    """This process, as one of those that use the same folder.
 
     Attributes:
         id: 32 hexadecimal digits.
@@ -30,7 +30,7 @@ class Process:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "starting.lock").open("a") as starting:
-            # Otherwise another process could remove the new file before it is locked.
+            # Without this lock, another process could remove the new file before it is locked.
             fcntl.flock(starting, fcntl.LOCK_EX)
             self._remove_ended()
             self._file = self._path(self.id).open("a")
@@ -38,7 +38,7 @@ class Process:
 
     @classmethod
     def start(cls, folder: Path) -> Self | None:
-        """This process; `None`, with a warning, if the folder cannot be written."""
+        """Register this process; return `None`, with a warning, if the folder cannot be written."""
         try:
             return cls(folder)
         except OSError as error:

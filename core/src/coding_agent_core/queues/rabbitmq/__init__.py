@@ -1,7 +1,7 @@
-"""The queue on RabbitMQ, with pika in a thread of its own (docs/decisions/0005).
+"""The queue on RabbitMQ, with pika in a separate thread (docs/decisions/0005).
 
-`messages`: what is in which queue; `connection`: pika as coroutines; `publisher`: the sink, and the notices
-that it publishes; `consumer`: the source of tasks.
+`messages` defines queues and messages, `connection` offers pika as coroutines, `publisher` contains the sink
+and the source of notices, and `consumer` the source of tasks.
 """
 
 from coding_agent_core.queues.rabbitmq.consumer import RabbitMQSource

@@ -1,4 +1,4 @@
-"""What is in which queue: names and messages on a broker, and which attempts are settled. Pure."""
+"""Names of queues and their messages on a broker, and which attempts this process has finished. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from coding_agent_core.text import first_problem
 
 MAX_DELAY_SECONDS = 24 * 3600
 _DELAY_STEPS = 8
-"""Delays are rounded up to three significant bits, so that few queues exist: at most a quarter longer."""
+"""Delays are rounded up to three significant bits, so that few queues exist; this adds at most a quarter."""
 _DELAY_QUEUE_REST = 60
 """Seconds for which a delay queue stays after the last message that can be in it."""
 _HOUR = 3_600_000
@@ -34,9 +34,9 @@ The message has that limit and not the queue, because polls that look at a queue
 """
 SETTLED_LIMIT = 10_000
 _REASON_LIMIT = 2000
-"""Characters of a reason in a header; a frame of headers must stay far below the broker's 128 KiB."""
+"""The most characters of a reason in a header: a frame of headers must stay far below 128 KiB."""
 REDELIVERED = "x-redelivered"
-"""Set on a copy of a message that was delivered before: the broker's own flag does not cross delay queues."""
+"""Header of a copied message that was delivered before: the broker's own flag is lost in delay queues."""
 
 
 @dataclass(frozen=True)
@@ -44,30 +44,31 @@ class Message:
     queue: str
     body: bytes
     id: str
-    """Differs from that of every other message on its way at the same time."""
+    """The message's id, which no other message has that is under way at the same time."""
     headers: Mapping[str, object] | None = None
     arguments: Mapping[str, object] | None = None
-    """Of its queue, which is declared first, because it may not exist; `None`: it exists."""
+    """Arguments of the message's queue, which is declared first; `None` if the queue certainly exists."""
     persistent: bool = True
-    """Whether it survives a restart of the broker, which costs a write to disk before it is confirmed."""
+    """Whether the message survives a restart of the broker. If so, it is written to disk before it is
+    confirmed."""
 
 
 def dead_queue(queue: str) -> str:
-    """Where tasks are after their last attempt, for a person to inspect."""
+    """Return the name of the dead-letter queue, in which a person can inspect failed tasks."""
     return f"{queue}.dead"
 
 
 def command_queue(queue: str, host: str) -> str:
-    """Where commands and withdrawals for a forge's items wait.
+    """Return the name of the queue for commands and withdrawals of a forge's items.
 
-    They are not with the tasks, because a `/cancel` must not wait behind what it cancels. Each forge has its
-    own queue, because its people must not wait while another forge is unavailable.
+    They are not in the queue of tasks, because a `/cancel` must not wait behind the task that it cancels. Each
+    forge has its own queue, because its users must not wait while another forge is unavailable.
     """
     return f"{queue}.commands.{host.lower()}"
 
 
 def sign_queue(queue: str, host: str) -> str:
-    """Where the other notices wait: tasks to be shown as waiting, which come after commands."""
+    """Return the name of the queue for signs that a task waits, which come after commands."""
     return f"{queue}.signs.{host.lower()}"
 
 
@@ -76,22 +77,23 @@ NOTICE_ARGUMENTS: Mapping[str, object] = {"x-expires": 7 * 24 * 3600 * 1000}
 
 
 def delay_seconds(delay: float) -> int:
-    """Whole seconds of a delay, at least 1, rounded up: one queue exists for each length."""
+    """Round a delay up to a whole number of seconds, at least 1, for which a queue may exist already."""
     seconds = min(max(1, math.ceil(delay)), MAX_DELAY_SECONDS)
     step = max(1, (1 << seconds.bit_length()) // _DELAY_STEPS)
     return min(-(-seconds // step) * step, MAX_DELAY_SECONDS)
 
 
 def delay_queue(queue: str, seconds: int) -> str:
-    """Where tasks wait before they go back to the queue."""
+    """Return the name of the queue in which tasks wait before they go back to the main queue."""
     return f"{queue}.retry.{seconds}"
 
 
 def delay_arguments(queue: str, seconds: int) -> dict[str, Any]:
-    """An expired message goes to the main queue, by the default exchange. The queue is gone soon after it.
+    """Return the arguments of a delay queue.
 
-    Each declaration starts the queue's time again (RabbitMQ's documentation, *Queue TTL*), and each message
-    comes after one.
+    An expired message goes to the main queue by the default exchange, and soon afterwards the delay queue is
+    deleted. Each message comes after a declaration, which starts the queue's time again (RabbitMQ's
+    documentation, *Queue TTL*).
     """
     return {
         "x-message-ttl": seconds * 1000,
@@ -102,29 +104,31 @@ def delay_arguments(queue: str, seconds: int) -> dict[str, Any]:
 
 
 def lock_queue(queue: str, item: Item) -> str:
-    """The exclusive queue whose owner works on the item. The name has no run: all runs exclude each other."""
+    """Return the name of the exclusive queue that locks the item. All runs of the item share it."""
     return f"{queue}.lock.{task_name(item)}"
 
 
 def waiting_queue(queue: str, item: Item) -> str:
-    """A queue whose one message shows that a message of the item waits, so that polls publish no other."""
+    """Return the name of the queue whose message tells polls that a task of the item already waits."""
     return f"{queue}.waiting.{task_name(item)}"
 
 
 def task_message(queue: str, task: QueuedTask, *, redelivered: bool = False) -> Message:
-    """A task to work on; `redelivered`: this very attempt was delivered before, and may have started."""
+    """Return the message of a task; `redelivered` says that this attempt may have started before."""
     headers = {REDELIVERED: True} if redelivered else None
     return Message(queue, _encode(task), f"{task.uuid}.{task.attempt}", headers)
 
 
 def delayed_message(queue: str, task: QueuedTask, seconds: int, *, redelivered: bool) -> Message:
-    """A task that goes back to the queue after this time, one of `delay_seconds`."""
+    """Return the message of a task that goes back to the queue after `seconds`, from `delay_seconds`."""
     message = task_message(queue, task, redelivered=redelivered)
     return replace(message, queue=delay_queue(queue, seconds), arguments=delay_arguments(queue, seconds))
 
 
 def waiting_message(waiting: str) -> Message:
-    """Not persistent: without it a poll publishes the item once more, and the consumer drops the message."""
+    """Return the message of a waiting queue. It is not persistent: if it is lost, a poll publishes the item
+    once more, and the consumer drops that message.
+    """
     return Message(waiting, b"", f"waiting.{new_uuid()}", persistent=False)
 
 
@@ -147,7 +151,7 @@ class _NoticeMessage(Frozen):
 
 
 def notice_message(queue: str, notice: Notice) -> Message:
-    """A sign is not persistent: if it is lost, the item shows nothing until its task starts."""
+    """Return a notice's message. A sign is not persistent: without it, the item shows nothing at first."""
     is_sign = isinstance(notice, QueuedTask)
     place = sign_queue if is_sign else command_queue
     return Message(
@@ -160,7 +164,7 @@ def notice_message(queue: str, notice: Notice) -> Message:
 
 
 def decode_notice(body: bytes) -> Notice:
-    """Raises ValueError with the reason if the message is not a notice."""
+    """Read a notice; raise ValueError with the reason if the message is none."""
     try:
         return _NoticeMessage.model_validate_json(body).notice
     except ValidationError as error:
@@ -168,7 +172,7 @@ def decode_notice(body: bytes) -> Notice:
 
 
 def decode_task(body: bytes, *, now: datetime, hosts: Mapping[Platform, str]) -> QueuedTask:
-    """Raises ValueError with the reason if the message is not a task."""
+    """Read a task; raise ValueError with the reason if the message is none."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
@@ -181,10 +185,10 @@ def _encode(task: QueuedTask) -> bytes:
 
 
 class DeliveryTracker:
-    """The attempts that this process has settled, so that one delivered again is not worked on again.
+    """Remembers the attempts that this process has finished, so that it does not repeat them.
 
-    A message whose acknowledgement was lost with the channel comes again within minutes: a bounded memory is
-    enough.
+    If an acknowledgement is lost with its channel, the broker delivers the message again within minutes. So it
+    is enough to remember a limited number of attempts.
     """
 
     def __init__(self) -> None:
@@ -201,17 +205,18 @@ class DeliveryTracker:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a consumer's connection waits for what, in seconds.
+    """How long a consumer's connection waits, in seconds.
 
     Attributes:
-        first_pause: before the second attempt to connect; doubled for each further one.
-        longest_pause: limit of that; low, because a broker that is back should not wait for us.
-        lock_patience: how long a lock may stay taken before its item counts as held by another. The broker
-            may notice the end of a connection a moment after it delivers that connection's message again.
-        relock_grace: how long a task that was delivered before is left to its last holder, which may have
-            lost only its connection.
-        settle: for the confirmation of a retry or dead letter, reconnecting included.
-        random: from 0 to 1, spreads reconnections.
+        connect: the limit of one try to connect.
+        first_pause: the pause before the second try to connect; it doubles for each further try.
+        longest_pause: the limit of that pause. It is low, because a broker that is back should not wait.
+        lock_patience: how long a lock may stay taken before the item counts as held by another consumer. The
+            broker may deliver a lost connection's message again before it releases that connection's locks.
+        relock_grace: how long a redelivered task is left to its last holder, which may have lost only its
+            connection.
+        settle: the limit of the confirmation of a retry or dead letter, including reconnections.
+        random: returns a number from 0 to 1 that spreads reconnections.
     """
 
     connect: float = 10.0
@@ -223,5 +228,5 @@ class Timing:
     random: Callable[[], float] = random.random
 
     def pause(self, failures: int) -> float:
-        """Seconds before the next attempt to connect, after so many failures: half fixed, half random."""
+        """Return the seconds before the next try to connect: half of them fixed, half random."""
         return backoff(failures + 1, self.first_pause, self.longest_pause, self.random())

@@ -1,7 +1,7 @@
-"""How a command in a comment is executed: by the reporter, or by the consumer where there is no reporter.
+"""Executes the commands in comments, for the reporter, or for the consumer if there is no reporter.
 
-Every step can be repeated: an executed command bears our reaction, and a run that it created bears its id.
-See docs/decisions/0015.
+Every step can be repeated: the comment of an executed command has our reaction, and a run that the command
+created has the command's id. See docs/decisions/0015.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _logger = logging.getLogger("coding_agent.commands")
 
 
 def reason_not_to_run(name: CommandName, phase: Phase | None) -> str | None:
-    """Why `/run` or `/retry` starts nothing on an open item; `None`: ask admission.
+    """Return why `/run` or `/retry` starts nothing on an open item, or `None` if admission decides.
 
-    `phase` is that of the item's newest task, `CANCELLED` also while it is being cancelled.
+    Args:
+        phase: the phase of the item's newest task; `CANCELLED` also while that task is being cancelled.
     """
     if name is not CommandName.RETRY or phase in (Phase.FAILED, Phase.CANCELLED):
         return None
@@ -43,13 +44,13 @@ class ExecutionResult(StrEnum):
     NOTHING = "nothing"
     """There was nothing to do."""
     REFUSED = "refused"
-    """Its author may not give it."""
+    """The author may not use the command."""
     FAILED = "failed"
     """The forge does not allow us to check or to act, now or later."""
 
 
 class TaskRequests(Protocol):
-    """Where new runs are requested and tasks are cancelled: a `TaskSink`, or the item's labels."""
+    """Accepts requests for new runs and withdrawals of tasks: a `TaskSink`, or the item's labels."""
 
     async def submit(self, request: TaskRequest) -> Submission: ...
 
@@ -58,10 +59,11 @@ class TaskRequests(Protocol):
 
 @dataclass(frozen=True)
 class LastTask:
-    """An item's newest task; `phase` is as `reason_not_to_run` takes it.
+    """An item's newest task.
 
     Attributes:
-        runner: the coding agent that was chosen for it, which does a further run too.
+        phase: the phase as `reason_not_to_run` expects it.
+        runner: the runner that was chosen for the task, which a further run uses too.
     """
 
     phase: Phase | None = None
@@ -70,7 +72,7 @@ class LastTask:
 
 @dataclass(frozen=True)
 class Target:
-    """What a command acts on."""
+    """The forge and the tasks on which a command acts."""
 
     forge: Forge
     tasks: TaskRequests
@@ -93,10 +95,10 @@ class CommandMetrics:
 async def execute(
     command: IssueCommand, target: Target, metrics: CommandMetrics | None = None
 ) -> ExecutionResult:
-    """Check that the author may give the command, and do what it says.
+    """Check that the author may use the command, and execute it.
 
     Raises:
-        ForgeUnavailableError, QueueUnavailableError: not now; repeat the call later.
+        ForgeUnavailableError, QueueUnavailableError: this is not possible now; repeat the call later.
     """
     try:
         result, text = await _execute(command, target)
@@ -104,7 +106,7 @@ async def execute(
         raise
     except ForgeError as error:
         result, text = ExecutionResult.FAILED, str(error)
-    # People without the right get no answer on the item: only the log shows it.
+    # People without the right get no answer on the item; only the log shows the refusal.
     warn = result in (ExecutionResult.REFUSED, ExecutionResult.FAILED)
     what = f"/{command.name} by {command.user} on {command.item.display}"
     _logger.log(logging.WARNING if warn else logging.INFO, "%s: %s: %s", what, result, text)

@@ -1,6 +1,6 @@
 """Commands that people write as comments, and how an AgentTask stores them.
 
-The receiver has no forge token, so it cannot check who may give a command: it stores the command on the
+The receiver has no forge token and cannot check who may use a command. So it stores the command in the
 item's newest AgentTask. See docs/decisions/0015.
 """
 
@@ -31,32 +31,32 @@ from coding_agent_core.tasks import (
 )
 
 ANNOTATION_COMMANDS = f"{GROUP}/commands"
-"""JSON list of the commands that wait on an AgentTask."""
+"""The annotation with the JSON list of the commands that wait in an AgentTask."""
 LABEL_COMMANDS = f"{GROUP}/commands"
-"""`pending` while a command waits: `kubectl get agenttasks -l coding-agent.dev/commands=pending`."""
+"""The label that is `pending` while a command waits (`kubectl get agenttasks -l` selects by it)."""
 PENDING = "pending"
 LIMIT_PER_NAME = 16
-"""Authors who can have a command of one name waiting on one item, one command for each author."""
+"""So many authors can each have one waiting command of the same name on an item."""
 
 
 class CommandName(StrEnum):
     CANCEL = "cancel"
     """Stop the item's task."""
     RETRY = "retry"
-    """A new run, if the last one failed or was cancelled."""
+    """Start a new run if the last one failed or was cancelled."""
     RUN = "run"
-    """A new run, as if the label were applied."""
+    """Start a new run as if somebody had applied the label."""
 
 
 class StoredCommand(Frozen):
     """A command as an AgentTask stores it; item, title, URL and `trusted` are those of the AgentTask.
 
     Attributes:
-        comment: the forge's own id of the comment: the same command is never executed twice.
-        user: login of the comment's author, who may lack the right to give it.
-        at: when it was written, by the forge's clock; `None` where the event does not say.
+        comment: the forge's id of the comment, so that the same command is never executed twice.
+        user: the login of the comment's author, who may lack the right to use the command.
+        at: when the comment was written, by the forge's clock; `None` if the event does not say so.
         delivery_id: the forge's id of the webhook delivery.
-        received_at: when we learned of it, by our clock.
+        received_at: when we received the command, by our clock.
     """
 
     name: CommandName
@@ -68,11 +68,11 @@ class StoredCommand(Frozen):
 
     @property
     def time(self) -> datetime:
-        """When it was written, as far as is known."""
+        """When the comment was written, or otherwise when we received it."""
         return self.at or self.received_at
 
     def on(self, spec: Spec) -> IssueCommand:
-        """The command, about the item of this spec.
+        """Return the command for the item of a spec.
 
         Raises:
             ValueError: the spec was edited by hand and is not valid.
@@ -95,11 +95,11 @@ class IssueCommand(StoredCommand):
 
     @property
     def trigger_id(self) -> str:
-        """Takes the place of a delivery id on the task: the same for every delivery of the comment."""
+        """Replaces the delivery id in the task; it is the same for every delivery of the comment."""
         return f"comment-{self.comment}"
 
     def request(self, runner: RunnerName | None) -> TaskRequest:
-        """A new run by this coding agent, requested at the time of the comment."""
+        """Return the request for a new run with this runner, made at the time of the comment."""
         return TaskRequest(
             item=self.item,
             user=self.user,
@@ -117,7 +117,7 @@ class IssueCommand(StoredCommand):
         )
 
     def withdrawal(self) -> Withdrawal:
-        """A request to cancel the task, made at the time of the comment."""
+        """Return the request to cancel the task, made at the time of the comment."""
         return Withdrawal(
             item=self.item,
             reason=f"{self.user} cancelled it with a comment",
@@ -129,9 +129,9 @@ class IssueCommand(StoredCommand):
 
 
 def command_in(text: str, allowed: Collection[CommandName]) -> CommandName | None:
-    """The command of a comment: its first line is exactly `/` and the name; white space may follow it.
+    """Return the command of a comment: its first line is exactly `/` and the name, and white space at most.
 
-    The lines below are for the agent, which reads the item's comments.
+    The other lines are for the agent, which reads the item's comments.
     """
     first = text.split("\n", 1)[0].rstrip(" \t\r")
     return next((name for name in allowed if first == f"/{name}"), None)
@@ -139,20 +139,20 @@ def command_in(text: str, allowed: Collection[CommandName]) -> CommandName | Non
 
 @dataclass(frozen=True)
 class CommandStored:
-    """The command waits on this AgentTask or in this queue."""
+    """The command waits in the AgentTask or the queue that `place` names."""
 
     place: str
 
 
 @dataclass(frozen=True)
 class CommandIgnored:
-    """The command was not stored, for this reason; sending it again would not help."""
+    """The command was not stored, and `why` gives the reason. It would not help to send it again."""
 
     why: str
 
 
 def stored_commands(task: AgentTask) -> list[StoredCommand]:
-    """The commands that wait on an AgentTask, in order of arrival. Unreadable entries are left out."""
+    """Return the commands that wait in an AgentTask, in order of arrival, without unreadable entries."""
     text = task.metadata.annotations.get(ANNOTATION_COMMANDS)
     if not text:
         return []
@@ -168,26 +168,26 @@ def stored_commands(task: AgentTask) -> list[StoredCommand]:
 
 
 def cancel_asked(task: AgentTask) -> datetime | None:
-    """When we learned of the oldest `/cancel` that waits on a task.
+    """Return when we received the oldest `/cancel` that waits in a task.
 
-    Nobody has checked yet whether its author may give it.
+    Whether its author may use the command is not checked yet.
     """
     cancels = [entry for entry in stored_commands(task) if entry.name is CommandName.CANCEL]
     return min((entry.received_at for entry in cancels), default=None)
 
 
 def next_command(task: AgentTask) -> StoredCommand | None:
-    """The command to execute next: `/cancel` before all others."""
+    """Return the command to execute next; a `/cancel` comes before all others."""
     stored = stored_commands(task)
     cancels = (entry for entry in stored if entry.name is CommandName.CANCEL)
     return next(cancels, stored[0] if stored else None)
 
 
 def store(task: AgentTask, command: IssueCommand) -> dict[str, Any] | CommandIgnored:
-    """The merge patch that stores a command on exactly this version of an AgentTask.
+    """Return the merge patch that stores a command in exactly this version of an AgentTask.
 
-    The newest command of an author replaces an older one of the same name. No command replaces that of
-    another author, and `/cancel` does not compete for room with the others.
+    The newest command of an author replaces the author's older command of the same name. It never replaces a
+    command of another author. Each name has its own limit, so other commands cannot block a `/cancel`.
     """
     stored = stored_commands(task)
     same = [entry for entry in stored if entry.name is command.name]
@@ -199,15 +199,16 @@ def store(task: AgentTask, command: IssueCommand) -> dict[str, Any] | CommandIgn
         return CommandIgnored(
             f"{len(same)} commands /{command.name} are already waiting; is the reporter running?"
         )
-    # The reporter watches the tasks whose end it has not shown yet.
+    # Without the label, the reporter watches the task again.
     return _patch([*(other for other in stored if other is not own), entry], {LABEL_REPORTED: None})
 
 
 def executed(task: AgentTask, command: StoredCommand, *, stopped: bool) -> dict[str, Any]:
-    """The merge patch that removes a command from exactly this version of an AgentTask.
+    """Return the merge patch that removes a command from exactly this version of an AgentTask.
 
-    With `stopped` it was a `/cancel` by someone who may give it: older requests for a run end with it, as if
-    commands were executed in order.
+    Args:
+        stopped: whether the command was a `/cancel` that took effect. Then older requests for a run are
+            removed too, as if commands were executed in their order.
     """
     left = [entry for entry in stored_commands(task) if entry.comment != command.comment]
     if stopped:

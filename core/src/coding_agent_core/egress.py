@@ -1,8 +1,8 @@
-"""Attempts at the egress proxy: names, passwords, variables, and the hosts that it denies to them. Pure.
+"""The identities of attempts at the egress proxy, their variables, and the hosts denied to them. Pure.
 
-A password is an HMAC of the user name under a key that operator and proxy share. So the proxy knows every
-attempt without any state, and the name says all that it needs: the attempt, its container, and the list of
-its repository.
+A password is an HMAC of the user name with a key that operator and proxy share. So the proxy knows every
+attempt without any state. The name contains all that the proxy needs: the attempt, its container, and the
+repository's list of hosts.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from pydantic import Field
 from coding_agent_core.tasks import Frozen
 
 _PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-"""curl reads `http_proxy` in lower case alone, other programs only the other form."""
+"""curl reads `http_proxy` only in lower case, other programs only in upper case."""
 _DIRECT = ("NO_PROXY", "no_proxy")
 _NODE = "NODE_USE_ENV_PROXY"
-"""With `1`, `fetch` of Node.js reads the others (https://nodejs.org/api/cli.html#node_use_env_proxy1)."""
+"""With `1`, `fetch` of Node.js reads the other variables
+(https://nodejs.org/api/cli.html#node_use_env_proxy1)."""
 VARIABLES = (*_PROXY, *_DIRECT, _NODE)
-"""What sends a container's programs through the proxy."""
+"""The variables that send a container's programs through the proxy."""
 NO_PROXY = "localhost,127.0.0.1,::1"
-"""The pod's own loopback: the model gateway listens there."""
+"""The pod's own loopback, where the model gateway listens."""
 AGENT_USERS = r"\.agent$"
 """Regular expression of the agents' user names."""
 PRESETS = "(_[a-z0-9-]+)*"
@@ -32,9 +33,9 @@ PRESETS = "(_[a-z0-9-]+)*"
 WORKSPACE_USERS = rf"\.workspace(\.[0-9a-f]{{16}})?{PRESETS}$"
 """Regular expression of the workspaces' user names."""
 DENIALS_HOST = "denials.egress.internal"
-"""Under this name the proxy tells an agent what it has denied to its attempt."""
+"""The host name at which the proxy tells an agent which hosts it denied to the attempt."""
 MAX_DENIALS = 10
-"""Hosts that an outcome names as denied by the egress proxy: those that were denied most often."""
+"""An outcome names at most this many hosts that the egress proxy denied: the most frequent ones."""
 
 
 class Role(StrEnum):
@@ -45,18 +46,18 @@ class Role(StrEnum):
 
 
 def user_name(job: str, role: Role, profile: str | None = None, presets: Iterable[str] = ()) -> str:
-    """The proxy's user name of a container: `JOB.agent` or `JOB.workspace[.PROFILE][_PRESET]...`.
+    """Return a container's user name at the proxy: `JOB.agent` or `JOB.workspace[.PROFILE][_PRESET]...`.
 
     Args:
-        job: name of the attempt's Job.
-        profile: of the repository, if it has a list of its own.
-        presets: that the repository has asked for.
+        job: the name of the attempt's Job.
+        profile: the repository's profile, if it has its own list of hosts.
+        presets: the presets that the repository has asked for.
     """
     return "_".join((".".join(filter(None, (job, role.value, profile))), *presets))
 
 
 def job_of(user: str) -> str | None:
-    """The Job that a user name belongs to; `None`: it is not a name of an attempt."""
+    """Return the Job of a user name, or `None` if it is not the name of an attempt."""
     user = user.partition("_")[0]
     parts = user.rsplit(".", 2)
     if len(parts) == 3 and parts[1] == Role.WORKSPACE:
@@ -66,12 +67,12 @@ def job_of(user: str) -> str | None:
 
 
 def profile_of(repository: str) -> str:
-    """The form of a key of `egress.repositories` in user names, which take no `/`."""
+    """Return the form that a key of `egress.repositories` has in user names, which cannot contain `/`."""
     return hashlib.sha256(repository.lower().encode()).hexdigest()[:16]
 
 
 def password(user: str, key: str) -> str:
-    """The password of a user: 128 bits of an HMAC-SHA256, in hexadecimal."""
+    """Return a user's password: 128 bits of an HMAC-SHA256, in hexadecimal."""
     return hmac.new(key.encode(), user.encode(), hashlib.sha256).hexdigest()[:32]
 
 
@@ -81,11 +82,11 @@ def is_valid(user: str, given: str, keys: Iterable[str]) -> bool:
 
 
 def variables(address: str, user: str, key: str, *, direct: Iterable[str] = ()) -> dict[str, str]:
-    """The environment variables that send a container's programs through the proxy.
+    """Return the environment variables that send a container's programs through the proxy.
 
     Args:
-        address: host and port of the proxy, as a URL has them.
-        direct: hosts, in addition to loopback, that are reached without the proxy.
+        address: the proxy's host and port in the notation of URLs.
+        direct: hosts that are reached without the proxy, in addition to loopback.
     """
     url = f"http://{user}:{password(user, key)}@{address}"
     no_proxy = ",".join([NO_PROXY, *direct])
@@ -93,11 +94,11 @@ def variables(address: str, user: str, key: str, *, direct: Iterable[str] = ()) 
 
 
 class Denial(Frozen, extra="ignore"):
-    """A host that the egress proxy has denied to an attempt. Fields of a newer release are ignored.
+    """A host that the egress proxy denied to an attempt. Fields of a newer release are ignored.
 
     Attributes:
-        host: with its port, unless that is 443 or 80.
-        count: how often.
+        host: the host's name, with its port unless it is 443 or 80.
+        count: how often the host was denied.
     """
 
     host: str = Field(max_length=260, pattern=r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$")

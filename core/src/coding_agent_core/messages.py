@@ -244,8 +244,8 @@ class Claim(Protocol):
         """Deliver the task again, not before `delay` seconds have passed.
 
         Args:
-            attempt: the number of the attempt that the new message starts. It may be higher than the next
-                one after the claimed message's, because after a crash a message starts a later attempt.
+            attempt: the number of the attempt that the new message starts. It does not follow from the
+                claimed message, because after a crash a message starts a later attempt than its own.
 
         Returns:
             The seconds after which the task is delivered, rounded up as the queue needs it. `None` if the
@@ -267,8 +267,9 @@ class TaskSource(Protocol):
         Example:
             async for claim in source.claims(stop):
                 async with claim.item_lock() as held:
-                    work = held and await attempt(claim.task)
-                await (claim.done() if work else claim.retry(60, claim.task.attempt))
+                    if held:
+                        await work_on(claim.task)
+                    await (claim.done() if held else claim.retry(60, claim.task.attempt))
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What every object of the API server has, whatever its kind. Pure."""
+"""The parts that every object of the API server has, whatever its kind. Pure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Metadata(NamedTuple):
     """The metadata of a stored object.
 
     Attributes:
-        version: its resourceVersion.
-        deleted_at: when its grace period is over, once it is being deleted.
+        version: the object's resourceVersion.
+        deleted_at: when the grace period is over, if the object is being deleted.
     """
 
     name: str
@@ -46,18 +46,18 @@ class Metadata(NamedTuple):
 
     @property
     def deleting(self) -> bool:
-        """It is being deleted; it may stay until its pods or its dependents are gone."""
+        """Whether the object is being deleted. It may stay until its pods or its dependents are gone."""
         return self.deleted_at is not None
 
 
 def controller_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The reference to the owner that controls an object; empty if there is none."""
+    """Return the reference to the owner that controls an object; empty if there is none."""
     owners = body["metadata"].get("ownerReferences") or ()
     return next((owner for owner in owners if owner.get("controller")), {})
 
 
 def manager_of(body: Mapping[str, Any], field: str) -> str:
-    """The field manager that set a field of an object's spec; empty if that is not known."""
+    """Return the field manager that set a field of an object's spec; empty if it is not known."""
     for entry in body["metadata"].get("managedFields") or ():
         if f"f:{field}" in ((entry.get("fieldsV1") or {}).get("f:spec") or {}):
             return str(entry.get("manager", ""))
@@ -78,5 +78,5 @@ class Stored(Protocol):
 
 
 def time_of(value: object) -> datetime:
-    """A time as the API server writes it; the first one of all if there is none."""
+    """Parse a time as the API server writes it; return 1970-01-01 if there is none."""
     return parse_time(value) or _EPOCH

@@ -1,4 +1,4 @@
-"""What differs between the platforms outside their clients; `registry` has those of each. Pure."""
+"""Types for the differences between platforms outside their clients; `registry` has the values. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 
 class ItemKind(StrEnum):
-    """What carries the label: an issue, or a change proposed for merging (pull request, merge request)."""
+    """The kind of a labeled item: an issue, or a change proposed for merging (pull or merge request)."""
 
     ISSUE = "issue"
     CHANGE = "change"
@@ -21,8 +21,9 @@ class KeyForm:
     """The dictionary that identifies an item in queue messages.
 
     Attributes:
-        number: the field with the item's number.
-        task_class: names such an item in the receiver's log lines.
+        type: the value of the field `type`.
+        number: the name of the field with the item's number.
+        task_class: the name for such items in the receiver's log lines.
     """
 
     type: str
@@ -32,10 +33,10 @@ class KeyForm:
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """What one account may send, by the vendor's documentation; `None`: no limit is documented.
+    """How much one account may send, by the vendor's documentation; `None` if no limit is documented.
 
     Attributes:
-        creates_per_minute: new comments and changes. Edits and labels do not count.
+        creates_per_minute, creates_per_hour: new comments and changes. Edits and labels do not count.
         writes_per_minute: all requests that change something.
         per_hour: all requests.
     """
@@ -48,23 +49,23 @@ class RequestLimits:
 
 @dataclass(frozen=True)
 class PlatformFacts:
-    """What differs between the platforms.
+    """The differences between the platforms.
 
     Attributes:
-        web_host: of the public installation.
-        web_limits: of requests there.
-        limits: of requests to a self-managed installation with its default settings.
-        change_path: between a repository and a change's number in web addresses.
-        change_mark: precedes a change's number; an issue's mark is always `#`.
-        change_word: means a change in a task's name.
-        by_project_id: API and queue keys identify a repository by a number that does not change.
+        web_host: the host of the public installation.
+        web_limits: the limits of requests to the public installation.
+        limits: the limits of requests to a self-managed installation with its default settings.
+        change_path: the path between repository and number in a change's web address.
+        change_mark: the mark before a change's number; the mark of an issue is always `#`.
+        change_word: the word for a change in a task's name.
+        by_project_id: whether API and queue keys identify a repository by a number that does not change.
         project_id_help: where people find that number.
-        address: the path of an item's web address, with the groups `path`, `number`, and `change` for a
-            change.
-        example: of such an address.
-        active_text: regular expressions of what has an effect in the forge's Markdown; see `text`.
-        active_blocks: the same, of what has it at the start of a line, and in code.
-        webhook_setting: verifies webhooks, in `webhook.<platform>`.
+        address: matches the path of an item's web address, with the groups `path`, `number`, and `change` if
+            the item is a change.
+        example: an example of such an address.
+        active_text: regular expressions for text that has an effect in the forge's Markdown; see `text`.
+        active_blocks: the same for text that has an effect only at the start of a line, but also in code.
+        webhook_setting: the setting in `webhook.<platform>` that verifies webhooks.
     """
 
     title: str
@@ -86,13 +87,13 @@ class PlatformFacts:
 
 
 def web_base(api_url: str) -> str:
-    """The web address, without a trailing slash, of the forge whose REST API is at `api_url`.
+    """Return the web address, without a trailing slash, of the forge whose REST API is at `api_url`.
 
     `https://api.github.com` -> `https://github.com`; `https://HOST/api/v3` and `https://HOST/path/api/v4` ->
     the part before `/api/`; `https://api.TENANT.ghe.com` -> `https://TENANT.ghe.com`.
     """
     parts = urlsplit(api_url)
-    # The part before an `@` is credentials, which must not be in a URL of ours.
+    # The part before an `@` contains credentials, which must not be in our URLs.
     location = parts.netloc.rpartition("@")[2]
     if "/api/" in f"{parts.path}/":
         return f"{parts.scheme}://{location}{parts.path.split('/api/')[0]}"

@@ -41,12 +41,12 @@ class ReasonClass(StrEnum):
 
     @property
     def counted(self) -> bool:
-        """It counts against the task's maximum of attempts."""
+        """Whether the attempt counts against the task's maximum."""
         return self not in (ReasonClass.RESTARTED, ReasonClass.DISRUPTED, ReasonClass.CANCELLED)
 
 
 class Patience(StrEnum):
-    """The setting in `operator.policy` with the seconds after which the operator gives up such a pod."""
+    """Settings in `operator.policy`: seconds after which the operator gives up a pod that does not start."""
 
     IMAGE = "image_after"
     CONFIG = "config_after"
@@ -54,7 +54,7 @@ class Patience(StrEnum):
 
 
 class Reason(StrEnum):
-    """What an attempt reports, in CamelCase like the reasons of Kubernetes conditions."""
+    """Reasons that an attempt reports, in CamelCase like the reasons of Kubernetes conditions."""
 
     COMPLETED = "Completed"
     NOTHING_TO_CHANGE = "NothingToChange"
@@ -85,7 +85,7 @@ class Reason(StrEnum):
 
 
 class PodReason(StrEnum):
-    """What the operator concludes from a Job and its pods if the attempt reports nothing."""
+    """Reasons that the operator concludes from a Job and its pods if the attempt reports none."""
 
     TEMPORARY = "Temporary"
     STOPPED = "Stopped"
@@ -120,11 +120,12 @@ class ReasonFacts:
     """The consequences of a reason.
 
     Attributes:
-        message: for the person who applied the label, if the attempt reports none.
-        advice: what a person can do about it; shown on the item of a failed task.
-        exit_code: of an attempt that reports it; `None` for the operator's conclusions.
-        patience: how long the operator waits for a pod that does not start for this reason, else `None`.
-        anchor: the section of docs/troubleshooting.md that describes it.
+        outcome_class: the class of the reason, which decides what follows.
+        message: the message for the person who applied the label, if the attempt reports none.
+        advice: what a person can do; shown on the item of a failed task.
+        exit_code: the exit code of an attempt that reports this reason; `None` if the operator concludes it.
+        patience: how long the operator waits for a pod that does not start for this reason, if it does.
+        anchor: the section of docs/troubleshooting.md that describes the reason.
     """
 
     outcome_class: ReasonClass
@@ -316,8 +317,7 @@ REASONS: Mapping[str, ReasonFacts] = {
     PodReason.POD_LOST: ReasonFacts(
         ReasonClass.TRANSIENT, "The attempt failed, and its pod is gone, so the cause is unknown.", _NODES
     ),
-    # An agent that used up its time is ended by its own clock, or by its pod's deadline, long before its
-    # Job's deadline.
+    # If the agent used up its time, its own clock or its pod's deadline ended it long before this deadline.
     PodReason.JOB_DEADLINE_EXCEEDED: ReasonFacts(
         ReasonClass.DISRUPTED,
         "The attempt was interrupted or kept waiting so long that its Job's time ran out.",
@@ -413,6 +413,6 @@ REASONS: Mapping[str, ReasonFacts] = {
 
 
 def advice(reason: str | None) -> str:
-    """What a person can do about a failure; empty for an unknown reason."""
+    """Return what a person can do about a failure; empty for an unknown reason."""
     facts = REASONS.get(reason or "")
     return facts.advice if facts else ""

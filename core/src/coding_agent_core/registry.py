@@ -1,8 +1,8 @@
-"""The forges' products, and where the code of each one is found. Pure.
+"""The platforms of forges, and where the code of each platform is. Pure.
 
-`forge/` has a folder for each platform, with modules of the same names. They are in different layers: items
-need `facts` at once, and only `client` needs an HTTP library. Therefore `forge_module` imports a module where
-it is needed; import-linter checks each of them by itself.
+`forge/` has a folder for each platform, with modules of the same names. These modules are in different
+layers: items need `facts` at once, and only `client` needs an HTTP library. So `forge_module` imports a
+module when it is needed, and import-linter checks each module separately.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from coding_agent_core.platforms import ItemKind, PlatformFacts
 
 
 class Platform(StrEnum):
-    """The product; an installation of it is identified by its host."""
+    """A forge's product. The host identifies an installation of it."""
 
     GITHUB = "github"
     GITLAB = "gitlab"
 
 
 def forge_module(platform: Platform, name: str) -> ModuleType:
-    """The module of this name in the platform's folder."""
+    """Import the module with this name from the platform's folder."""
     return import_module(f"{__package__}.forge.{platform}.{name}")
 
 
@@ -37,5 +37,4 @@ KEY_TYPES: Mapping[str, tuple[Platform, ItemKind]] = {
     form.type: (platform, kind) for platform, facts in FACTS.items() for kind, form in facts.keys.items()
 }
 HOSTS: dict[str, Platform] = {facts.web_host: platform for platform, facts in FACTS.items()}
-"""The platform of each known host: of the public installations, and of those that `main.py` adds from the
-settings."""
+"""The platform of each known host: of public installations, and of hosts that `main.py` adds from settings."""

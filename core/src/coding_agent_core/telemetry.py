@@ -74,7 +74,7 @@ def bound(**fields: str | None) -> Iterator[None]:
 
 
 def safe(value: str, limit: int = _VALUE_LENGTH) -> str:
-    """Make foreign text safe for a log line or an answer: cut it, escape control characters and surrogates."""
+    """Make foreign text safe for logs and answers: cut it, and escape control characters and surrogates."""
     shortened = value if len(value) <= limit else value[: limit - 1] + "…"
     return _one_line(shortened)
 

@@ -99,7 +99,7 @@ class MemoryQueue:
         keep_ended: how long an ended task is remembered for admission.
         ended_limit: how many ended tasks are remembered at most; the oldest are dropped first.
         active_limit: how many tasks can wait or run; above this number, `submit` refuses.
-        process: this process, which the comments name; `None`: nothing is resumed after it.
+        process: this process, which the comments name; `None` if nothing can be resumed after its end.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class MemoryQueue:
         self._active_limit = active_limit
         self._latest: dict[str, Entry] = {}
         self._active: list[Entry] = []
-        # Also kept by item: a scan of all waiting tasks for each webhook took longer than the rest of the work.
+        # Also kept by item: to scan all waiting tasks for each webhook took longer than all other work.
         self._active_of: dict[str, list[Entry]] = {}
         self._ended: OrderedDict[str, datetime] = OrderedDict()
         self._iterators: set[asyncio.Event] = set()

@@ -1,4 +1,4 @@
-"""pika as coroutines in a thread of its own: connections, channels, confirmed publishing, item locks."""
+"""pika as coroutines in a separate thread: connections, channels, deliveries and item locks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.settings.section import Secrets
 
 _logger = logging.getLogger("coding_agent.queue")
-# pika logs each failed socket with a traceback; what matters is raised, and logged here as one line.
+# pika logs each failed socket with a traceback. What matters is raised, and we log it as one line.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 RESOURCE_LOCKED = 405
@@ -36,8 +36,8 @@ class ChannelRefusedError(BrokerError):
     """The broker closed the channel.
 
     Attributes:
-        code: AMQP reply code: 404 no such queue, 405 locked by another connection, 406 other arguments or
-            `consumer_timeout`.
+        code: the AMQP reply code: 404 (no such queue), 405 (locked by another connection), or 406 (other
+            arguments, or `consumer_timeout`).
     """
 
     def __init__(self, message: str, code: int) -> None:
@@ -46,9 +46,9 @@ class ChannelRefusedError(BrokerError):
 
 
 class IoThread:
-    """An event loop in its own thread, so that heartbeats go on while a task blocks the program's loop.
+    """An event loop in its own thread, so that heartbeats continue while a task blocks the program's loop.
 
-    The thread starts with the first `run`.
+    The first call of `run` starts the thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -58,17 +58,17 @@ class IoThread:
         self._thread: threading.Thread | None = None
 
     async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run it in the thread and wait for its end; cancelling the wait cancels the work.
+        """Run a coroutine in the thread and wait for its end. If the wait is cancelled, so is the coroutine.
 
         Raises:
-            BrokerError: the thread was stopped, before or meanwhile.
+            BrokerError: the thread was stopped, either before the call or during it.
         """
         if self.stopped:
             work.close()
             raise self._stopped_error()
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            # A daemon: a program that forgot to close its queue must still be able to end.
+            # This is a daemon thread, so that a program can end even if it did not close its queue.
             self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
             self._thread.start()
         try:
@@ -83,7 +83,7 @@ class IoThread:
         return BrokerError(f"The connection was closed; this program is ending ({self._name}).")
 
     async def stop(self) -> None:
-        """Cancel what still runs in the thread, then end it."""
+        """Cancel all coroutines in the thread, then end the thread."""
         self.stopped = True
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
@@ -104,11 +104,12 @@ async def _cancel_others() -> None:
 
 
 class Connection:
-    """An open connection; `raw` is pika's.
+    """An open connection to the broker.
 
     Attributes:
-        closed: done when the connection is gone, with the reason.
-        blocked: the broker accepts no messages from us now (its memory or disk is short).
+        raw: pika's connection.
+        closed: a future that is done when the connection is gone; its result is the reason.
+        blocked: whether the broker accepts no messages now, because it is short of memory or disk space.
     """
 
     def __init__(self) -> None:
@@ -118,10 +119,10 @@ class Connection:
 
     @classmethod
     async def open(cls, settings: RabbitMQ, secrets: Secrets, timeout: float) -> Connection:
-        """Connect and log in, within `timeout` seconds. While a password is rotated, each is tried.
+        """Connect and log in within `timeout` seconds. If several passwords are valid, try each of them.
 
         Raises:
-            BrokerError: unreachable, refused, or too slow.
+            BrokerError: the broker is unreachable, refused the connection, or is too slow.
         """
         where = f"RabbitMQ at {settings.host}:{settings.port}"
         try:
@@ -174,18 +175,22 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """As far as known: a dead peer is noticed after two heartbeats only."""
+        """Whether the connection is open, as far as we know: a dead peer is noticed after two heartbeats."""
         return bool(self.raw.is_open)
 
     async def declare(self, queue: str, **arguments: Any) -> Any:
-        """Declare a queue on a channel of its own; the broker's answer. Raises ChannelRefusedError."""
+        """Declare a queue on a separate channel and return the broker's answer.
+
+        Raises:
+            ChannelRefusedError: the broker refused the declaration.
+        """
         channel = await Channel.open(self)
         frame = await channel.call(channel.raw.queue_declare, queue=queue, **arguments)
         channel.close()
         return frame
 
     async def declare_durable(self, *queues: str, arguments: Mapping[str, object] | None = None) -> None:
-        """Durable queues, by default without arguments, as the existing system declares its own.
+        """Declare durable queues, by default without arguments, as the existing system declares its queues.
 
         A queue that exists with other arguments, e.g. as a quorum queue, is used unchanged.
         """
@@ -202,8 +207,8 @@ class Connection:
     async def lock(self, name: str, patience: float) -> bool:
         """Take a lock for this connection; `False` if another has it and keeps it for `patience` seconds.
 
-        The lock is an exclusive queue: any other connection that declares it is refused with 405, and it goes
-        with its connection, also when the process is killed (docs/decisions/0005).
+        The lock is an exclusive queue: the broker refuses the declaration of any other connection with 405.
+        The lock ends with its connection, even if the process is killed (docs/decisions/0005).
 
         Raises:
             BrokerError: the connection is gone.
@@ -222,10 +227,10 @@ class Connection:
             await asyncio.sleep(_LOCK_PAUSE)
 
     async def delete(self, *queues: str) -> None:
-        """Delete queues, if they exist. A lock is released by deleting it.
+        """Delete queues if they exist. To release a lock, delete its queue.
 
         Raises:
-            BrokerError: the connection is gone, and its locks with it.
+            BrokerError: the connection is gone, and its locks are gone with it.
         """
         channel = await Channel.open(self)
         for queue in queues:
@@ -233,21 +238,21 @@ class Connection:
         channel.close()
 
     def drop(self) -> None:
-        """Start to close it."""
+        """Start to close the connection, without waiting."""
         if not (self.raw.is_closing or self.raw.is_closed):
             self.raw.close()
 
     async def close(self) -> None:
-        """Close it; what was sent already still arrives. Stops waiting after 2 seconds."""
+        """Close the connection and wait for at most 2 seconds. Messages sent before still arrive."""
         self.drop()
         await asyncio.wait([self.closed], timeout=2)
 
 
 @dataclass(frozen=True)
 class UnackedDelivery:
-    """A message that the broker delivered and that is not acknowledged.
+    """A delivered message that is not acknowledged yet.
 
-    Once its channel is closed, the broker delivers the message again.
+    If its channel is closed first, the broker delivers the message again.
     """
 
     channel: Channel
@@ -266,10 +271,11 @@ class UnackedDelivery:
 
 
 class Channel:
-    """An open channel; `raw` is pika's.
+    """An open channel.
 
     Attributes:
-        closed: done when the channel is gone, with the reason.
+        raw: pika's channel.
+        closed: a future that is done when the channel is gone; its result is the reason.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -294,7 +300,7 @@ class Channel:
         return bool(self.raw.is_open) and self.connection.is_open
 
     async def call(self, method: Callable[..., object], **arguments: Any) -> Any:
-        """Call a method of `raw` and wait for the broker's answer (a pika frame); raises as `wait`."""
+        """Call a method of `raw` and wait for the broker's answer, a pika frame. Raises as `wait` does."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
             method(callback=lambda frame: _resolve(answer, frame), **arguments)
@@ -303,7 +309,7 @@ class Channel:
         return await self.wait(answer)
 
     async def wait(self, future: asyncio.Future[_T]) -> _T:
-        """Wait for a future, no longer than the channel lives.
+        """Wait for a future while the channel is open.
 
         Raises:
             ChannelRefusedError: the broker closed the channel.
@@ -319,9 +325,9 @@ class Channel:
         raise closed_error(self.closed.result())
 
     async def consume(self, queue: str, on_delivery: Callable[[UnackedDelivery], None]) -> None:
-        """Receive the queue's messages, one unacknowledged at a time.
+        """Receive the queue's messages, with at most one unacknowledged at a time.
 
-        When the queue is deleted, the channel is closed.
+        If the queue is deleted, the channel is closed.
         """
 
         def deliver(_raw: object, method: Any, properties: Any, body: bytes) -> None:
@@ -339,7 +345,7 @@ class Channel:
 
 
 def closed_error(reason: BaseException) -> BrokerError:
-    """Our error for why a channel or connection is gone."""
+    """Return our error for the reason why a channel or connection is gone."""
     if isinstance(reason, exceptions.ChannelClosedByBroker):
         message = f"RabbitMQ closed the channel: {reason.reply_text}"
         return ChannelRefusedError(message, int(reason.reply_code))
@@ -347,7 +353,7 @@ def closed_error(reason: BaseException) -> BrokerError:
 
 
 def was_silent(connection: Connection) -> bool:
-    """Whether the connection ended because the peer sent no heartbeats: the broker may not know of it yet."""
+    """Whether the connection ended for lack of heartbeats. Then the broker may not know of its end yet."""
     return connection.closed.done() and isinstance(
         connection.closed.result(), exceptions.AMQPHeartbeatTimeout
     )
@@ -358,7 +364,7 @@ def text(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The reason inside pika's wrappers: `AMQPConnectionError(AMQPConnectionWorkflowFailed([...]))`."""
+    """Return the reason in pika's wrappers: `AMQPConnectionError(AMQPConnectionWorkflowFailed([...]))`."""
     for _ in range(5):
         parts = (*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args)
         inner = [part for part in parts if isinstance(part, BaseException)]

@@ -1,4 +1,4 @@
-"""Takes tasks from RabbitMQ: the source, its connections, and the claim of a task."""
+"""Receives tasks from RabbitMQ: the source, its connections, and the claim of a task."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ _logger = logging.getLogger("coding_agent.queue")
 
 
 class RabbitMQSource:
-    """See `TaskSource`. Each iterator has a connection of its own, so that item locks exclude each other.
+    """See `TaskSource`. Each iterator has its own connection, so that item locks exclude each other.
 
-    `hosts` is for messages that do not name theirs.
+    Args:
+        hosts: the host of each platform, for messages that do not name their host.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class RabbitMQSource:
         self._timing = timing
         self._tracker = DeliveryTracker()
         self._io = IoThread("rabbitmq-consumer")
-        # With a lock for each: one caller closes the connection, any other waits until it is closed.
+        # The lock of each connection lets one caller close it while others wait until it is closed.
         self._connections: dict[ConsumerConnection, asyncio.Lock] = {}
         self._closing = asyncio.Event()
 
@@ -85,13 +86,13 @@ class RabbitMQSource:
                 if claim.lost.is_set() and not self._closing.is_set():
                     await self._io.run(connection.abandon(claim))
         except BrokerError:
-            if not self._closing.is_set():  # else `aclose` stopped the thread during the call
+            if not self._closing.is_set():  # otherwise `aclose` stopped the thread during the call
                 raise
         finally:
             await self._close(connection)
 
     async def aclose(self) -> None:
-        """Close the connections; unsettled tasks go back to the queue."""
+        """Close the connections; tasks that are still claimed go back to the queue."""
         self._closing.set()
         await asyncio.gather(*(self._close(connection) for connection in list(self._connections)))
         await self._io.stop()
@@ -101,18 +102,18 @@ class RabbitMQSource:
         if lock is None:
             return
         async with lock:
-            if connection in self._connections:  # until it is closed: `aclose` must wait for that
+            if connection in self._connections:  # it stays there until it is closed, so that `aclose` waits
                 await self._io.run(connection.close())
                 del self._connections[connection]
 
 
 @dataclass(eq=False)
 class RabbitMQClaim:
-    """See `Claim`. The events belong to the program's loop, all else to the connection's thread.
+    """See `Claim`. The events belong to the program's loop, everything else to the connection's thread.
 
     Attributes:
-        is_locked: its item's lock is ours, and is taken again after a reconnection.
-        is_refused: another consumer has the item, so this attempt never started.
+        is_locked: whether we hold the item's lock, which is then taken again after a reconnection.
+        is_refused: whether another consumer has the item, so that this attempt never started.
     """
 
     task: QueuedTask
@@ -133,7 +134,8 @@ class RabbitMQClaim:
     async def item_lock(self) -> AsyncIterator[bool]:
         """Hold the item's lock among all consumers of the broker; see `Claim` and docs/decisions/0005.
 
-        Where another has it, settle with `retry`, never with `done`: that consumer may still die.
+        If another consumer has the lock, end the claim with `retry` and never with `done`, because that
+        consumer may still crash.
         """
         held = not self._io.stopped and await self._io.run(self.connection.lock_item(self))
         try:
@@ -143,21 +145,22 @@ class RabbitMQClaim:
                 await self._io.run(self.connection.unlock_item(self))
 
     def ending(self) -> None:
-        """Nothing to do: each application of the label is a message of its own."""
+        """Do nothing: each application of the label has its own message."""
 
     def labeled(self, at: datetime) -> None:
-        """Nothing to do: no withdrawal reaches a claim."""
+        """Do nothing: no withdrawal reaches a claim."""
 
     def answered(self, until: datetime | None) -> None:
-        """As `ending`."""
+        """Do nothing, as in `ending`."""
 
     async def done(self) -> None:
         await self._settle(None)
 
     async def retry(self, delay: float, attempt: int) -> float | None:
-        """Publish a copy for later, confirmed, then acknowledge: a crash in between leaves both, never none.
+        """Publish a copy for later, wait for its confirmation, and then acknowledge the original.
 
-        While the broker is away for longer than `Timing.settle`, the original is delivered again instead.
+        A crash in between leaves both messages, never none. If the broker is away for longer than
+        `Timing.settle`, it delivers the original again instead.
         """
         seconds = delay_seconds(delay)
         copy = self.task.model_copy(update={"attempt": attempt})
@@ -168,16 +171,16 @@ class RabbitMQClaim:
         return seconds if await self._settle(message, comes_again=comes_again) else None
 
     async def dead_letter(self, reason: str) -> None:
-        """Publish a copy to the dead-letter queue, confirmed, then acknowledge.
+        """Publish a copy to the dead-letter queue, wait for its confirmation, and then acknowledge.
 
-        A crash in between leaves both: the task can be in the dead-letter queue twice, never not at all.
+        After a crash in between, the task can be in the dead-letter queue twice, but it is never lost.
         """
         await self._settle(dead_message(self._queue, self.task, reason))
 
     async def _settle(self, copy: Message | None, *, comes_again: bool = False) -> bool:
-        """Whether it is settled; `False`: the message is back in the queue."""
+        """End the claim; return whether this worked. Otherwise the message is back in the queue."""
         done = False
-        if not self._io.stopped:  # else the source was closed
+        if not self._io.stopped:  # otherwise the source was closed
             done = await self._io.run(self.connection.settle(self, copy, comes_again=comes_again))
         self.settled.set()
         return done
@@ -187,11 +190,11 @@ class RabbitMQClaim:
 class ConsumerConnection:
     """A connection that consumes one task at a time, and reconnects. Its methods run in the `io` thread.
 
-    While a task is claimed nothing else is consumed, also after a reconnection: its own message may then be
-    delivered to another consumer, which the item's lock keeps from working on it.
+    While a task is claimed, nothing else is consumed, even after a reconnection. Then the broker may deliver
+    the task's message to another consumer, which cannot work on it without the item's lock.
 
     Attributes:
-        loop: the program's, in which a claim's events are set.
+        loop: the program's event loop, in which a claim's events are set.
     """
 
     settings: RabbitMQ
@@ -216,7 +219,7 @@ class ConsumerConnection:
         self._serving = asyncio.create_task(self._serve())
 
     async def close(self) -> None:
-        """Close it; a claimed task goes back to the queue. An earlier call may have been cancelled."""
+        """Close the connection; a claimed task goes back to the queue. Repeat a call that was cancelled."""
         ending = [*self._rejecting, *([self._serving] if self._serving else [])]
         if not self._closing:
             self._closing = True
@@ -228,10 +231,10 @@ class ConsumerConnection:
             self._lose(self.claim)
             self.claim = None
 
-    # Settling a claim
+    # How a claim ends
 
     async def lock_item(self, claim: RabbitMQClaim) -> bool:
-        """Take the item's lock; while the connection is away, wait for it."""
+        """Take the item's lock. If the connection is lost, wait for the next one."""
         if claim.redelivered:
             await asyncio.sleep(self.timing.relock_grace)
         patience = self.timing.lock_patience
@@ -240,7 +243,7 @@ class ConsumerConnection:
         return held
 
     async def unlock_item(self, claim: RabbitMQClaim) -> None:
-        """Release the lock; the item's message does not wait any more."""
+        """Release the lock, and delete the waiting queue, because the item's message no longer waits."""
         if claim.is_locked:
             claim.is_locked = False
             with suppress(BrokerError, TimeoutError):
@@ -249,10 +252,10 @@ class ConsumerConnection:
                     await self._open_connection().delete(claim.lock, waiting)
 
     async def settle(self, claim: RabbitMQClaim, copy: Message | None, *, comes_again: bool) -> bool:
-        """Acknowledge the task's message, once a copy is published if there is one; whether it was.
+        """Publish the copy if there is one, then acknowledge the message; return whether that was done.
 
         Args:
-            comes_again: the copy is of the same attempt, which must not count as settled.
+            comes_again: whether the copy is for the same attempt, which must not count as finished.
         """
         if claim.is_lost:
             await self.abandon(claim)
@@ -271,7 +274,7 @@ class ConsumerConnection:
         return True
 
     async def abandon(self, claim: RabbitMQClaim) -> None:
-        """Settle nothing: if the message is still ours, it goes back to the queue."""
+        """End the claim without an acknowledgement; if the message is still ours, it goes back."""
         if self.claim is claim:
             claim.delivery.requeue()
             self._end_claim()
@@ -279,7 +282,11 @@ class ConsumerConnection:
     async def _while_claimed(
         self, claim: RabbitMQClaim, action: Callable[[Connection], Awaitable[bool]]
     ) -> bool:
-        """Do it once there is a connection; `False` if it says so, or takes longer than `Timing.settle`."""
+        """Do the action once there is a connection.
+
+        Returns:
+            The action's result, or `False` after `Timing.settle` or if the claim has ended.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(self.timing.settle):
                 while self.claim is claim:
@@ -298,7 +305,7 @@ class ConsumerConnection:
         return True
 
     async def _publish(self, message: Message) -> None:
-        """Raises BrokerError if it is not confirmed within the time of the settings."""
+        """Publish a message; raise BrokerError if the broker does not confirm it within `publish_timeout`."""
         if self._publisher is None or not self._publisher.is_open:
             self._publisher = await ConfirmingChannel.open(self._open_connection())
         try:
@@ -341,13 +348,13 @@ class ConsumerConnection:
                 finally:
                     self._up.clear()
                     await connection.close()
-                    # A broker that does not know yet that the connection is dead keeps its locks.
+                    # A broker keeps the locks of a dead connection until it notices its end.
                     silence = 2.0 * self.settings.heartbeat if was_silent(connection) else 0.0
                     patience = self.timing.lock_patience + silence
             except BrokerError as error:
                 _logger.warning("%s; connecting again", error)
             except Exception:
-                # A defect of ours must not end the consumer for good: the process would go on and do nothing.
+                # A defect of ours must not stop consuming, because the process would continue and do nothing.
                 _logger.exception("Unexpected error; connecting again")
             await asyncio.sleep(self.timing.pause(failures))
             failures += 1
@@ -359,14 +366,14 @@ class ConsumerConnection:
             self._lose(claim)
             return
         claim.interrupted = True
-        if not claim.is_locked:  # it was unlocked meanwhile, on a connection that did not have the lock yet
+        if not claim.is_locked:  # `unlock_item` was called before this connection had the lock
             await connection.delete(claim.lock)
 
     async def _consume(self, connection: Connection) -> None:
         """Consume while no task is claimed, until the connection ends.
 
-        The broker closes the channel of a consumer that does not acknowledge within its `consumer_timeout`.
-        The connection stays, and with it the item's lock.
+        If a consumer does not acknowledge within the broker's `consumer_timeout`, the broker closes the
+        channel. The connection stays open, and with it the item's lock.
 
         Raises:
             BrokerError: the connection ended, or the queue is gone.
@@ -387,7 +394,7 @@ class ConsumerConnection:
     def _receive(self, delivery: UnackedDelivery) -> None:
         try:
             task = decode_task(delivery.body, now=datetime.now(UTC), hosts=self.hosts)
-        except Exception as error:  # whatever it is, it would happen again
+        except Exception as error:  # any error would happen again
             rejecting = asyncio.ensure_future(self._reject(delivery, str(error)))
             self._rejecting.add(rejecting)
             rejecting.add_done_callback(self._rejecting.discard)
@@ -407,6 +414,6 @@ class ConsumerConnection:
             await self._publish(message)
             delivery.acknowledge()
         except BrokerError as error:
-            # Unacknowledged it stays in the queue; the channel that is opened next gets it again.
+            # The message is not acknowledged, so the next channel gets it again.
             _logger.warning("A message could not be moved to %s: %s", message.queue, error)
             delivery.channel.close()

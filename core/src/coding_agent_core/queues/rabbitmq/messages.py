@@ -61,8 +61,8 @@ def dead_queue(queue: str) -> str:
 def command_queue(queue: str, host: str) -> str:
     """Return the name of the queue for commands and withdrawals of a forge's items.
 
-    They are not in the queue of tasks, because a `/cancel` must not wait behind the task that it cancels. Each
-    forge has its own queue, because its users must not wait while another forge is unavailable.
+    They are not in the queue of tasks, because a `/cancel` must not wait behind the task that it cancels.
+    Each forge has its own queue, because its users must not wait while another forge is unavailable.
     """
     return f"{queue}.commands.{host.lower()}"
 
@@ -77,7 +77,7 @@ NOTICE_ARGUMENTS: Mapping[str, object] = {"x-expires": 7 * 24 * 3600 * 1000}
 
 
 def delay_seconds(delay: float) -> int:
-    """Round a delay up to a whole number of seconds, at least 1, for which a queue may exist already."""
+    """Round a delay up to one of few lengths in seconds, at least 1, because each has its own queue."""
     seconds = min(max(1, math.ceil(delay)), MAX_DELAY_SECONDS)
     step = max(1, (1 << seconds.bit_length()) // _DELAY_STEPS)
     return min(-(-seconds // step) * step, MAX_DELAY_SECONDS)
@@ -187,8 +187,8 @@ def _encode(task: QueuedTask) -> bytes:
 class DeliveryTracker:
     """Remembers the attempts that this process has finished, so that it does not repeat them.
 
-    If an acknowledgement is lost with its channel, the broker delivers the message again within minutes. So it
-    is enough to remember a limited number of attempts.
+    If an acknowledgement is lost with its channel, the broker delivers the message again within minutes. So
+    it is enough to remember a limited number of attempts.
     """
 
     def __init__(self) -> None:

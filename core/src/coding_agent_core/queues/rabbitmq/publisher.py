@@ -1,6 +1,6 @@
-"""Publishes tasks and notices to RabbitMQ, and takes the notices.
+"""Publishes tasks and notices to RabbitMQ, and receives the notices.
 
-What `submit` returned for is confirmed by the broker.
+When `submit` returns, the broker has confirmed the task.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ _RECONNECT_SECONDS = 0.2
 _NOTICES_CONNECT_SECONDS, _NOTICES_RECONNECT_SECONDS = 10.0, 2.0
 _TRANSIENT, _PERSISTENT = 1, 2
 _ANNOUNCEMENTS = 256
-"""Maximum number of tasks that are being announced; above it, the broker needs its time for the tasks."""
+"""The most tasks that are announced at the same time. Above it, the broker needs its time for the tasks."""
 
 
 class ConfirmingChannel(Channel):
-    """A channel on which the broker confirms each message. Several may be on their way at a time."""
+    """A channel on which the broker confirms each message. Several messages may be under way at a time."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
@@ -75,7 +75,7 @@ class ConfirmingChannel(Channel):
         """Send a message and wait until the broker has it safely (on disk, for a durable queue).
 
         Raises:
-            BrokerError: not confirmed; the message may be in the queue all the same.
+            BrokerError: the broker did not confirm the message, which may nevertheless be in the queue.
         """
         self._sent += 1
         number = self._sent
@@ -109,14 +109,14 @@ class ConfirmingChannel(Channel):
                 confirmed.set_exception(BrokerError("RabbitMQ refused the message; is the queue full?"))
 
     def _on_return(self, _raw: object, method: Any, properties: Any, _body: bytes) -> None:
-        """Callback for messages that no queue took; it comes before the message's confirmation."""
+        """Handle a message that no queue took. The broker returns it before it confirms it."""
         confirmed = self._returnable.get(str(properties.message_id))
         if confirmed is not None and not confirmed.done():
             confirmed.set_exception(BrokerError(f"RabbitMQ no longer has the queue {method.routing_key!r}"))
 
 
 class RabbitMQSink:
-    """See `TaskSink`. Connects with the first task; one connection carries all, many at a time."""
+    """See `TaskSink`. It connects for the first task and sends all tasks over the same connection."""
 
     def __init__(self, settings: RabbitMQ) -> None:
         self._settings = settings
@@ -132,8 +132,8 @@ class RabbitMQSink:
     async def submit(self, request: TaskRequest) -> Submission:
         """Publish a task and wait for the broker's confirmation.
 
-        A poll finds the same items again and again, so it does not publish one whose message waits. All other
-        duplicates are found by the consumer, on the forge.
+        A poll finds the same items again and again, so its task is not published if the item's message still
+        waits. The consumer finds all other duplicates on the forge.
         """
         task = QueuedTask(request=request, uuid=new_uuid())
         waiting = waiting_queue(self._settings.queue, request.item)
@@ -144,9 +144,9 @@ class RabbitMQSink:
         return Submission(task.name)
 
     async def withdraw(self, withdrawal: Withdrawal) -> Cancel:
-        """Pass it on: a broker cannot take a message back.
+        """Publish the withdrawal, because a broker cannot take a message back.
 
-        The consumer checks the labels before and while it works.
+        The consumer checks the labels before and during its work.
         """
         message = notice_message(self._settings.queue, withdrawal)
         await self._io.run(self._publish(message, f"cancellation of {withdrawal.item.display}"))
@@ -170,7 +170,7 @@ class RabbitMQSink:
             await self._io.run(self._close())
         await self._io.stop()
 
-    # From here on: in the connection's thread.
+    # All methods from here on run in the connection's thread.
 
     async def _close(self) -> None:
         await self._announced()
@@ -181,7 +181,7 @@ class RabbitMQSink:
         """Publish a task, then announce it.
 
         Args:
-            wait: return only when it is announced. A webhook's answer does not wait for that.
+            wait: whether to return only when the task is announced. The answer to a webhook does not wait.
         """
         await self._publish(task_message(self._settings.queue, task), f"task {task.name}")
         if len(self._announcing) >= _ANNOUNCEMENTS:
@@ -195,12 +195,12 @@ class RabbitMQSink:
     async def _publish(self, message: Message, what: str) -> None:
         """Publish within the time that the settings allow.
 
-        An idle connection may be dead unnoticed: the first try on one gets half of the time, so that enough
-        is left for a second try on a new connection. That can leave the message in the queue
-        twice, which the consumer makes harmless (a task's claim, a command's reaction); it never loses one.
+        An idle connection may be dead unnoticed, so the first try on an existing connection gets half of the
+        time. This leaves enough for a second try on a new connection. Two tries can leave the message in the
+        queue twice, which the consumer makes harmless (by a task's claim, or a command's reaction).
 
         Raises:
-            BrokerError: not confirmed.
+            BrokerError: the broker did not confirm the message.
         """
         budget = self._settings.publish_timeout
         deadline = Deadline.after(budget)
@@ -227,19 +227,19 @@ class RabbitMQSink:
                 problem = error
             else:
                 return
-            self._drop(channel)  # a confirmation that comes later must not be taken for another message's
+            self._drop(channel)  # a late confirmation must not count for another message
         raise BrokerError(f"Not queued: {what}: {problem}")
 
     async def _send(self, channel: ConfirmingChannel, message: Message) -> None:
         if message.arguments is not None:
-            async with self._declaring:  # many messages are on their way at a time
+            async with self._declaring:  # many messages are sent at the same time
                 if message.queue not in self._declared:
                     await channel.connection.declare_durable(message.queue, arguments=message.arguments)
                     self._declared.add(message.queue)
         await channel.publish(message)
 
     async def _is_waiting(self, queue: str) -> bool:
-        await self._announced()  # a poll sees what this program has published before
+        await self._announced()  # so that a poll sees everything that this program has published
         budget = self._settings.publish_timeout
         try:
             async with asyncio.timeout(budget):
@@ -255,10 +255,10 @@ class RabbitMQSink:
         return bool(frame.method.message_count)
 
     async def _announce(self, task: QueuedTask, waiting: str) -> None:
-        """Show polls that the task's message waits, and the item that the task does. Best effort.
+        """Show polls, and people on the item, that the task waits. A failure is only logged.
 
-        Without the waiting queue a poll publishes the item once more, and the consumer drops the message.
-        Without the notice the item shows nothing until the task starts.
+        Without the waiting queue, a poll publishes the item once more, and the consumer drops the message.
+        Without the notice, the item shows nothing until the task starts.
         """
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
@@ -308,14 +308,14 @@ class RabbitMQSink:
             try:
                 await connection.declare_durable(*self._queues)
                 self._channel = await ConfirmingChannel.open(connection)
-                self._declared.clear()  # one of them may be gone: that is why the last channel was dropped
+                self._declared.clear()  # the last channel may have been dropped because a queue is gone
             except BaseException:
                 connection.drop()
                 raise
             return self._channel
 
     async def _open_announcements(self) -> ConfirmingChannel:
-        """A channel of their own: a channel works in turn, and declaring a queue takes the broker long."""
+        """Open a separate channel, because a slow declaration of a queue blocks all else on its channel."""
         connection = (await self._open_channel()).connection
         async with self._connecting:
             channel = self._announcements
@@ -330,10 +330,7 @@ class RabbitMQSink:
 
 
 class RabbitMQNotices:
-    """See `NoticeSource`. Consumers that run side by side share the notices among them.
-
-    An unacknowledged notice is delivered again.
-    """
+    """See `NoticeSource`. Several consumers share the notices; an unacknowledged one is delivered again."""
 
     def __init__(self, settings: RabbitMQ) -> None:
         self._settings = settings
@@ -353,7 +350,7 @@ class RabbitMQNotices:
 
 
 class _ForgeNotices:
-    """The notices about one forge's items, over a connection and a thread of its own."""
+    """Receives the notices about one forge's items over a separate connection in a separate thread."""
 
     def __init__(self, settings: RabbitMQ, host: str) -> None:
         self._settings = settings
@@ -403,24 +400,24 @@ class _ForgeNotices:
             async with asyncio.timeout(_NOTICES_CONNECT_SECONDS):
                 return await connection.lock(lock, patience=0)
         except TimeoutError as error:
-            # The broker may still give it to this connection, which would keep it from all workers.
+            # The broker may still give the lock to this connection, which would block all workers.
             connection.drop()
             raise BrokerError(f"RabbitMQ did not answer within {_NOTICES_CONNECT_SECONDS:g} s") from error
 
     async def _unlock(self, lock: str) -> None:
-        """Where the connection is gone, its locks are gone too."""
+        """Release the lock, unless the connection is gone and the lock with it."""
         if self._connection is not None:
             with suppress(BrokerError, TimeoutError):
                 async with asyncio.timeout(_NOTICES_CONNECT_SECONDS):
                     await self._connection.delete(lock)
 
     async def _receive(self) -> UnackedDelivery:
-        """The next notice: of each queue one is here at most, and a command comes first."""
+        """Return the next notice; commands come first. At most one notice of each queue is held here."""
         if self._channel is None or not self._channel.is_open:
             if self._connection is not None:
                 self._connection.drop()
             self._connection = await Connection.open(self._settings, self._secrets, _NOTICES_CONNECT_SECONDS)
-            # Others than those of the last connection, whose callbacks may still come.
+            # These are new because callbacks of the last connection may still be called.
             self._inbox, self._arrived = [deque(), deque()], asyncio.Event()
             async with asyncio.timeout(_NOTICES_CONNECT_SECONDS):
                 await self._connection.declare_durable(*self._queues, arguments=NOTICE_ARGUMENTS)
@@ -433,7 +430,7 @@ class _ForgeNotices:
         return next(inbox for inbox in self._inbox if inbox).popleft()
 
     async def _close(self) -> None:
-        """A connection that was being opened counts: this runs after the cancellation of `_receive`."""
+        """Close the connection, also one that `_receive` was opening when it was cancelled."""
         if self._connection is not None:
             await self._connection.close()
 

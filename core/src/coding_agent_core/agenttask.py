@@ -1,6 +1,6 @@
-"""The AgentTask custom resource as Python types; a test holds them against `crds/agenttask.yaml`.
+"""The AgentTask custom resource as Python types; a test compares them with `crds/agenttask.yaml`.
 
-Field names in Python are snake_case, on the wire camelCase as Kubernetes has it (`to_wire`, `from_wire`).
+Field names are snake_case in Python, and camelCase on the wire as Kubernetes expects (`to_wire`).
 """
 
 from __future__ import annotations
@@ -41,42 +41,43 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 LABEL_PLATFORM = f"{GROUP}/platform"
 LABEL_REPOSITORY = f"{GROUP}/repository"
-"""The hash of the repository's identity: label values cannot hold a slash or 63 characters of path."""
+"""The hash of the repository's identity: label values cannot contain a slash or more than 63 characters."""
 LABEL_ITEM = f"{GROUP}/item"
-"""The hash of the item's identity: finds all runs of an item."""
+"""The hash of the item's identity, which selects all runs of an item."""
 LABEL_DEFAULTED = f"{GROUP}/defaulted"
-"""`true` if the spec and the labels are complete: the receiver's are, others the operator completes."""
+"""`true` if spec and labels are complete. The receiver's tasks are; the operator completes all others."""
 LABEL_REPORTED = f"{GROUP}/reported"
-"""`true` once the end of the task is shown on its item: the reporter watches all others."""
+"""`true` once the item shows the end of the task. The reporter watches all other tasks."""
 LABEL_ACTIVE = f"{GROUP}/active"
-"""On Jobs: `true` until the end of the attempt is recorded. A watch or a restart reads no others."""
+"""On Jobs: `true` until the end of the attempt is recorded. The operator lists and watches only such Jobs."""
 LABEL_TASK = f"{GROUP}/task"
 """On Jobs and pods: the task's name."""
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 """On Jobs and pods: the number of the attempt, from 1."""
 ANNOTATION_LABELED_AT = f"{GROUP}/labeled-at"
-"""Applications of the label up to this time, by the forge's clock, are this task's. Later deliveries move
-it, and so does the reporter before it takes the label off."""
+"""This task answers applications of the label up to this time, by the forge's clock. Later deliveries change
+the time, and so does the reporter before it removes the label."""
 ANNOTATION_WITHDRAWN_BEFORE = f"{GROUP}/withdrawn-before"
 """Applications of the label before this time, by the forge's clock, were withdrawn with this task."""
 ANNOTATION_CHECK_LABEL = f"{GROUP}/check-label"
-"""Why a withdrawal may be older or newer than the label: the reporter reads the item, and removes this."""
+"""Why it is unclear whether a withdrawal is older than the label. The reporter reads the item to find out,
+and removes this annotation."""
 ANNOTATION_DELIVERIES = f"{GROUP}/deliveries"
-"""Further delivery ids that this task answers for, comma-separated, the newest 20."""
+"""The newest 20 ids of further deliveries that this task answers, separated by commas."""
 ANNOTATION_CANCELLED = f"{GROUP}/cancelled-because"
-"""Why a task was cancelled, as half a sentence for people: `alice cancelled it with a comment`."""
+"""Why a task was cancelled, as a clause for people: `alice cancelled it with a comment`."""
 ANNOTATION_NEXT_RUN_AT = f"{GROUP}/next-run-at"
-"""On an item's run 1: when a further run was last about to be created."""
+"""On an item's run 1: the last time at which a further run was about to be created."""
 ANNOTATION_DUPLICATE_OF = f"{GROUP}/duplicate-of"
-"""Name of the task that answers for the label application that this task was created for."""
+"""The name of the task that answers the label application for which this task was created."""
 
 ANNOTATION_CREATED_BY = f"{GROUP}/created-by"
 """The account that created a task by hand; an admission policy of the chart refuses any other name."""
 
 ANNOTATION_ALLOWANCE = f"{GROUP}/allowance"
-"""On Jobs: what the attempt may spend, as JSON."""
+"""On Jobs and pods: how much the attempt may spend, as JSON."""
 ANNOTATION_TRANSCRIPT = f"{GROUP}/transcript"
-"""On Jobs: where the attempt keeps its transcript; written first, because a killed agent reports nothing."""
+"""On Jobs: where the attempt stores its transcript. A killed agent reports no place, but the Job has it."""
 ANNOTATION_TRANSCRIPT_URL = f"{GROUP}/transcript-url"
 
 _ALIASES = {
@@ -88,7 +89,7 @@ _ALIASES = {
 
 
 NOT_ENDED = ",".join(f"status.phase!={phase.value}" for phase in Phase if phase.terminal)
-"""Field selector of the tasks that have not ended: a watch or a restart does not read all that ever ran."""
+"""Field selector of the tasks that have not ended, so that a watch or a restart does not read old tasks."""
 ENDED = ",".join(f"status.phase!={phase}" for phase in ("", *(p.value for p in Phase if not p.terminal)))
 """Field selector of the tasks that have ended."""
 
@@ -102,7 +103,7 @@ class _Wire(BaseModel):
     )
 
     def to_wire(self) -> dict[str, Any]:
-        """As the API server has it: JSON types, unset fields left out."""
+        """Return the form that the API server stores: JSON types, without unset fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -155,7 +156,7 @@ class Spec(_Wire):
     @field_validator("trigger", mode="before")
     @classmethod
     def _without_cause(cls, trigger: Any) -> Any:
-        # The schema: a task that a person wrote has none.
+        # As in the schema, a task that a person wrote has no cause.
         return {"cause": None, **trigger} if isinstance(trigger, Mapping) else trigger
 
     @property
@@ -164,7 +165,7 @@ class Spec(_Wire):
 
     @property
     def request(self) -> TaskRequest:
-        """The request that the task was created for."""
+        """The request for which the task was created."""
         same = TaskRequest.model_fields.keys() & Spec.model_fields.keys()
         return TaskRequest(item=self.item, **{name: getattr(self, name) for name in same})
 
@@ -187,13 +188,13 @@ class OutcomeType(StrEnum):
     FAILED = "Failed"
     CANCELLED = "Cancelled"
     RESTARTED = "Restarted"
-    """It needs another pod; does not count as an attempt."""
+    """The attempt needs another pod. It does not count."""
     DISRUPTED = "Disrupted"
-    """The cluster took the pod away (eviction, node lost); does not count as an attempt."""
+    """The cluster removed the pod (eviction, node lost). The attempt does not count."""
 
 
 class AttemptStatus(_Wire):
-    """One attempt: one Job."""
+    """One attempt, which has one Job."""
 
     number: int = Field(ge=1)
     job: str = Field(max_length=63)
@@ -206,19 +207,19 @@ class AttemptStatus(_Wire):
     transcript: str | None = Field(default=None, max_length=1024)
     transcript_url: str | None = Field(default=None, max_length=1024)
     tail: str | None = Field(default=None, max_length=2048)
-    """Only the newest attempts keep it."""
+    """The attempt's last steps; only the newest attempts keep them."""
     allowance: Allowance | None = None
     denied: tuple[Denial, ...] | None = Field(default=None, max_length=MAX_DENIALS)
-    """Hosts that the egress proxy has denied to it."""
+    """Hosts that the egress proxy denied to the attempt."""
     answered_until: datetime | None = None
-    """As in `Outcome`."""
+    """The same as in `Outcome`."""
     usage: Usage | None = None
 
 
 def shown_attempt(attempts: Sequence[AttemptStatus]) -> int:
-    """Number of the newest attempt among those that count, as shown to people; 0: none has started.
+    """Return the number of the newest attempt as people see it; 0 if no attempt has started.
 
-    An attempt that does not count is followed by one of the same number. It is the first until then.
+    Attempts that do not count do not increase the number, except that the first attempt always has number 1.
     """
     return max(1, sum(attempt.counted for attempt in attempts)) if attempts else 0
 
@@ -233,7 +234,7 @@ class TaskResult(_Wire):
 
 
 class Status(_Wire):
-    """The state of the task. `conditions` are the truth; `phase` is derived from them for people."""
+    """The state of the task. `conditions` are authoritative; `phase` is derived from them for people."""
 
     conditions: tuple[Condition, ...] = ()
     item: str | None = Field(default=None, max_length=32)
@@ -242,16 +243,17 @@ class Status(_Wire):
     start_time: datetime | None = None
     completion_time: datetime | None = None
     duration: str | None = Field(default=None, max_length=16)
-    """From start to completion, for the printer column: columns cannot compute."""
+    """The time from start to completion for the printer column, because columns cannot compute."""
     kept_since: str | None = Field(default=None, max_length=10)
-    """The day (UTC) on which a task ended that is kept as long as usual: the sweep lists only what is old."""
+    """The day (UTC) on which the task ended, unless it has its own ttlSecondsAfterFinished. The sweep selects
+    old tasks by this field."""
     queue_position: int | None = Field(default=None, ge=1)
     attempts: tuple[AttemptStatus, ...] = ()
     attempt: str | None = Field(default=None, max_length=16)
     counted_attempts: int | None = Field(default=None, ge=0)
     result: TaskResult | None = None
     environment: Environment | None = None
-    """That the repository's `.coding-agent.yaml` asked for: the next attempt's pod gets it."""
+    """The environment that the repository's `.coding-agent.yaml` asked for, for the next attempt's pod."""
     next_attempt_time: datetime | None = None
     observed_generation: int | None = None
 
@@ -266,7 +268,7 @@ class Status(_Wire):
 
 
 class UnreadableTaskError(CodingAgentError):
-    """The spec of an AgentTask does not fit the schema: another release has stored it.
+    """The spec of an AgentTask does not fit the schema, because another release stored it.
 
     Attributes:
         why: what is wrong with the spec.
@@ -281,13 +283,13 @@ class UnreadableTaskError(CodingAgentError):
 class AgentTask:
     """An AgentTask as the API server stores it: metadata, spec and status.
 
-    Spec and status are parsed when they are first read, because most tasks of a list are known already:
+    Spec and status are parsed when they are first read, because most tasks of a list are known already. Only
+    the metadata can always be read: `spec` raises `UnreadableTaskError` if another release stored a different
+    spec, and `status` leaves out unreadable parts.
 
+    Example:
         task = AgentTask.of(body)
         task.metadata.labels, task.spec.item, task.status.phase
-
-    Only the metadata is certain. `spec` raises `UnreadableTaskError` if another release has stored something
-    else; `status` leaves out what cannot be read.
     """
 
     metadata: Metadata
@@ -295,7 +297,7 @@ class AgentTask:
 
     @staticmethod
     def of(body: Mapping[str, Any]) -> AgentTask:
-        """The task in an answer or a watch event of the API server."""
+        """Return the task in an answer or a watch event of the API server."""
         return AgentTask(Metadata.of(body), body)
 
     @property
@@ -316,28 +318,28 @@ class AgentTask:
 
     @property
     def body(self) -> Mapping[str, Any]:
-        """Its JSON, for patches that depend on what is stored; a task of a cache has none (`compact`)."""
+        """The task's JSON, for patches that depend on it. A task from a cache has none (`compact`)."""
         if self._body is None:
             raise RuntimeError(f"AgentTask {self.name} comes from a cache: read it again")
         return self._body
 
     @cached_property
     def spec(self) -> Spec:
-        """What to do.
+        """The task's spec.
 
         Raises:
-            UnreadableTaskError: it does not fit the schema.
+            UnreadableTaskError: the spec does not fit the schema.
         """
         try:
             spec = Spec.model_validate(self.body.get("spec") or {})
             _ = spec.item
-        except ValueError as error:  # pydantic's are ValueErrors
+        except ValueError as error:  # pydantic's errors are ValueErrors too
             raise UnreadableTaskError(self.name, error) from error
         return spec
 
     @property
     def readable(self) -> bool:
-        """Its spec can be read."""
+        """Whether the spec can be read."""
         try:
             _ = self.spec
         except UnreadableTaskError:
@@ -350,19 +352,19 @@ class AgentTask:
 
     @cached_property
     def status(self) -> Status:
-        """The state of the task, without what cannot be read."""
+        """The state of the task, without unreadable parts."""
         return self._stored_status[0]
 
     @property
     def intact(self) -> bool:
-        """Nothing had to be left out of the status."""
+        """Whether the whole status could be read."""
         return self._stored_status[1]
 
     def compact(self) -> AgentTask:
-        """Itself, parsed and without its JSON: caches hold thousands of tasks for as long as they run.
+        """Parse the task, drop its JSON and return it. Caches hold thousands of tasks while they run.
 
         Raises:
-            UnreadableTaskError: its spec cannot be read.
+            UnreadableTaskError: the spec cannot be read.
         """
         _ = self.spec, self.status, self.cancelled_by
         self.__dict__["_body"] = None
@@ -370,17 +372,17 @@ class AgentTask:
 
     @cached_property
     def ended(self) -> bool:
-        """Its `Succeeded` condition is True or False: conditions are the truth, not the phase."""
+        """Whether the condition `Succeeded` is True or False: conditions are authoritative, not the phase."""
         return self.status.terminal_phase is not None
 
     @property
     def over(self) -> bool:
-        """It starts nothing any more, so that its item can have its next run."""
+        """Whether the task starts no more attempts, so that its item can have its next run."""
         return self.ended or self.metadata.deleting
 
     @property
     def acknowledged(self) -> bool:
-        """The item has shown our label swap at least once."""
+        """Whether the item has shown our label swap at least once."""
         condition = self.status.condition("Acknowledged")
         return condition is not None and condition.status == "True"
 
@@ -396,23 +398,23 @@ class AgentTask:
 
     @property
     def missing_labels(self) -> dict[str, str]:
-        """The labels that tasks of its item have and this one lacks."""
+        """The labels that every task of this item should have and that this task lacks."""
         labels = self.metadata.labels
         return {key: value for key, value in labels_for(self.spec.item).items() if labels.get(key) != value}
 
     @cached_property
     def cancelled_by(self) -> str:
-        """The field manager that set `spec.cancel`, as far as that is known."""
+        """The field manager that set `spec.cancel`; empty if it is not known."""
         return manager_of(self.body, "cancel") if self.spec.cancel else ""
 
     def newly_ended(self, new: Status) -> list[AttemptStatus]:
-        """The attempts that have ended in the new status, and had not in this task's."""
+        """Return the attempts that have ended in the new status but not in this task's status."""
         known = {attempt.number for attempt in self.status.attempts if attempt.outcome is not None}
         return [attempt for attempt in new.attempts if attempt.outcome and attempt.number not in known]
 
 
 def _read_status(raw: Any) -> tuple[Status, bool]:
-    """The status without what cannot be read, and whether nothing had to be left out."""
+    """Return the status without unreadable parts, and whether it had none."""
     if not isinstance(raw, Mapping):
         return Status(), raw is None
     intact = True
@@ -446,7 +448,7 @@ def _fits(model: type[BaseModel], value: Any) -> bool:
 
 
 def duration(start: datetime, end: datetime) -> str:
-    """From one to the other as kubectl writes it: `45s`, `3m12s`, `2h5m`, `3d4h`."""
+    """Return the time between two moments as kubectl writes it: `45s`, `3m12s`, `2h5m`, `3d4h`."""
     seconds = max(0, round((end - start).total_seconds()))
     units = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
     big = next((number for number, (_, size) in enumerate(units) if seconds >= size), 3)
@@ -484,10 +486,10 @@ def manifest(
     instructions: str | None = None,
     check_label: str | None = None,
 ) -> dict[str, Any]:
-    """The AgentTask to create for a request; its name is the same for the same item and run.
+    """Return the AgentTask to create for a request. Its name depends only on item and run.
 
     Args:
-        timeout_seconds: `None`: the operator's default; `max_attempts` alike.
+        timeout_seconds, max_attempts: the task's limits; `None` for the operator's defaults.
         check_label: why the reporter has to read the item's labels.
     """
     item, trigger = request.item, request.trigger
@@ -528,10 +530,10 @@ def manifest(
 def completion(
     task: AgentTask, *, run: int, timeout_seconds: int, max_attempts: int
 ) -> dict[str, Any] | None:
-    """The merge patch that fills in what the author of a task left out; `None` if nothing is missing.
+    """Return the merge patch that fills in what a task's author left out; `None` if nothing is missing.
 
     Args:
-        run: number of the item's next run.
+        run: the number of the item's next run.
 
     Raises:
         UnreadableTaskError: the spec does not name an item, or does not fit the schema.
@@ -553,10 +555,10 @@ def completion(
 def conditions_patch(
     task: AgentTask, wanted: Sequence[Condition], now: datetime
 ) -> list[dict[str, Any]] | None:
-    """The JSON patch that sets conditions on exactly this version of a task; `None`: they are set already.
+    """Return the JSON patch that sets conditions on exactly this version of a task; `None` if they are set.
 
-    The operator replaces the whole status, the reporter single conditions; both test the resourceVersion that
-    they have read. Whoever comes second is refused, reads again and decides again: no change is lost.
+    The operator replaces the whole status, the reporter single conditions, and both test the resourceVersion
+    that they read. The second of two writers is refused, reads the task and decides again. No change is lost.
     """
     status = task.body.get("status")
     stored = status.get("conditions") if isinstance(status, Mapping) else None

@@ -64,7 +64,7 @@ class PlatformFacts:
             the item is a change.
         example: an example of such an address.
         active_text: regular expressions for text that has an effect in the forge's Markdown; see `text`.
-        active_blocks: the same for text that has an effect only at the start of a line, but also in code.
+        active_blocks: the same for text that has an effect at the start of a line, even within code.
         webhook_setting: the setting in `webhook.<platform>` that verifies webhooks.
     """
 

@@ -37,4 +37,4 @@ KEY_TYPES: Mapping[str, tuple[Platform, ItemKind]] = {
     form.type: (platform, kind) for platform, facts in FACTS.items() for kind, form in facts.keys.items()
 }
 HOSTS: dict[str, Platform] = {facts.web_host: platform for platform, facts in FACTS.items()}
-"""The platform of each known host: of public installations, and of hosts that `main.py` adds from settings."""
+"""The platform of each known host. `main.py` adds the hosts in the settings to the public installations."""

@@ -1,7 +1,7 @@
-"""What an item shows of its task: the labels for a phase, the text of the one comment, and the links in it.
+"""Shows a task on its item: the labels for a phase, the text of the one comment, and the links in it.
 
-The comment also carries the task's state in a hidden HTML comment. With RabbitMQ, where nothing else
-remembers items, a consumer reads there after a crash whether a task was started before.
+The comment also contains the task's state in a hidden HTML comment. With RabbitMQ, nothing else remembers
+items, so after a crash a consumer reads in the comment whether a task was started before.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ _STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
 _TAIL_LIMIT = 2_000
 _CAUSE_LIMIT = 1_000
 _SUMMARY_LIMIT = 8_000
-"""Characters of the agent's summary in the comment; GitHub takes 65,536 for a whole comment."""
+"""The most characters of the agent's summary in the comment; GitHub accepts 65,536 for a whole comment."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class State(Frozen):
-    """The hidden part. `branch` is where the work goes, whether or not it was pushed.
+    """The hidden part of the comment.
 
     Attributes:
-        attempt: 0 while the task waits for its first one.
-        reason: why the task ended, or its last attempt.
-        user: who asked for the task.
+        attempt: the number of the attempt; 0 while the task waits for its first one.
+        reason: why the task or its last attempt ended.
+        branch: the branch for the work, whether or not it was pushed.
+        user: the login of the person who asked for the task.
         process: the process that has the task in memory (`queues.processes`).
-        retry_cause: why the attempt is not the first, where no AgentTask says so.
+        retry_cause: why the attempt is not the first, if no AgentTask says so.
     """
 
     uuid: str
@@ -66,19 +67,19 @@ class State(Frozen):
 
 @dataclass(frozen=True)
 class Report:
-    """The state of a task, for people; where tasks are AgentTasks as well as with a queue.
+    """The state of a task for people, both for AgentTasks and for tasks in a queue.
 
     Attributes:
-        since: when the phase started; aware.
+        since: when the phase began, as an aware time.
         activity: the headline while the phase is Starting or Running.
-        position: position in the queue, from 1.
-        next_attempt: when the next attempt starts, in Backoff.
+        position: the position in the queue, from 1.
+        next_attempt: when the next attempt starts, in the phase Backoff.
         reason: one CamelCase word, from an attempt or from the cluster.
-        message: one sentence on the end of the task or on the last attempt.
+        message: one sentence about the end of the task or about the last attempt.
         pushed: whether the state's branch exists on the forge.
         began: whether any attempt has started.
-        tail: the last lines of the log of a failed attempt, plain text.
-        last: the last attempt: where its transcript is, and which hosts the egress proxy has denied to it.
+        tail: the last lines of a failed attempt's log, as plain text.
+        last: the last attempt, with its transcript's place and the hosts that the egress proxy denied to it.
     """
 
     task: str
@@ -102,20 +103,20 @@ class Report:
 
 @dataclass(frozen=True)
 class Links:
-    """Which branch and which address of a change an item may show as the work of its task.
+    """Checks which branch and which change an item may show as the work of its task.
 
-    The agent reports both from its pod, and one that was compromised can report anything.
+    The agent reports both from its pod, and a compromised agent can report anything.
 
     Attributes:
         web: the forge's web address, without a trailing slash.
-        branch_prefix: starts the branches for issues; a change has its own branch.
+        branch_prefix: the beginning of branches for issues; a change has its own branch.
     """
 
     web: str
     branch_prefix: str
 
     def change_problem(self, url: str, item: Item) -> str | None:
-        """Why this is not the address of a change in the item's repository; `None` if it is."""
+        """Return why a URL is not the address of a change in the item's repository; `None` if it is."""
         facts, ours = FACTS[item.platform], urlsplit(self.web)
         path = f"{ours.path}/{item.repository}/{facts.change_path}"
         try:
@@ -129,7 +130,7 @@ class Links:
         return f"{url[:200]!r} is not the address of a {facts.change_noun} below {self.web}/{item.repository}"
 
     def branch_problem(self, name: str, item: Item) -> str | None:
-        """Why the work of the item's task cannot be on a branch of this name; `None` if it can."""
+        """Return why the task's work cannot be on a branch with this name; `None` if it can."""
         if not is_branch_name(name):
             return f"{name[:200]!r} is not a branch name"
         if item.kind is ItemKind.ISSUE and not name.startswith(self.branch_prefix):
@@ -138,13 +139,13 @@ class Links:
 
 
 def is_branch_name(name: str) -> bool:
-    """Whether git accepts it as a branch's name (git-check-ref-format), and never takes it for an option."""
+    """Whether git accepts the name of a branch (git-check-ref-format) and never takes it for an option."""
     bad = re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|//|@\{|\.lock(/|$)|(^|/)\.|[./]$", name)
     return not (bad or not name or name.startswith(("-", "/")) or name == "@" or len(name) > 240)
 
 
 def _host(parts: SplitResult) -> tuple[str | None, int | None]:
-    """Host and port. The scheme does not count: a forge may be reached by another one inside the cluster."""
+    """Return host and port, without the scheme, which may be another one inside the cluster."""
     if parts.scheme not in _DEFAULT_PORTS:
         raise ValueError(f"{parts.scheme!r} is not http(s)")
     default = _DEFAULT_PORTS[parts.scheme]
@@ -152,14 +153,14 @@ def _host(parts: SplitResult) -> tuple[str | None, int | None]:
 
 
 async def publish(forge: Forge, report: Report, *, answered_until: datetime | None = None) -> None:
-    """Write the comment, then show the phase with labels. It can be repeated.
+    """Write the comment, then show the phase with labels. The call can be repeated.
 
-    The comment comes first because a consumer reads it after a crash: if the labels changed without it,
-    nobody would remember the task.
+    The comment comes first because a consumer reads it after a crash: if the labels changed without the
+    comment, no program would remember the task.
 
     Args:
-        answered_until: at the end of a task, a label that asks for one and was applied after this time, by
-            the forge's clock, asks for the next: it stays.
+        answered_until: at the end of a task, a label that asks for a task stays if it was applied after this
+            time, by the forge's clock. Such a label asks for the next task.
     """
     await forge.upsert_comment(report.item, MARKER, comment(report))
     phase = report.state.phase
@@ -172,7 +173,7 @@ async def show_labels(
     """Add the labels of a phase, then remove those of other phases.
 
     Args:
-        answered_until: as of `publish`.
+        answered_until: the same as in `publish`.
     """
     seen = await forge.read_state(item)
     add, remove = label_changes(phase, labels, seen.labels)
@@ -186,8 +187,8 @@ async def show_labels(
 async def swap_labels(forge: Forge, item: Item, add: Iterable[str], remove: Iterable[str]) -> None:
     """Add labels, then remove others.
 
-    In this order the forge's own `unlabeled` event still shows one of the bot's labels, so it does not look
-    like a person's cancellation.
+    Because of this order, the forge's `unlabeled` event still shows one of the bot's labels, so that it does
+    not look like a person's cancellation.
     """
     for label in add:
         await forge.add_label(item, label)
@@ -196,7 +197,7 @@ async def swap_labels(forge: Forge, item: Item, add: Iterable[str], remove: Iter
 
 
 def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tuple[list[str], list[str]]:
-    """The labels to add and the labels to remove, so that the item shows the phase. Other labels stay."""
+    """Return the labels to add and to remove so that the item shows the phase. Other labels stay."""
     wanted: set[str] = set()
     match phase:
         case Phase.QUEUED | Phase.SUSPENDED:
@@ -218,16 +219,19 @@ def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tupl
 def last_act(
     shown: Collection[str], labels: Labels, history: Sequence[LabelEvent], own_login: str
 ) -> LabelEvent | None:
-    """The last thing that a person did with the labels of the flow, if it decides whether work is wanted.
+    """Return the last change that a person made to our labels, if it decides whether work is wanted.
 
-    That is the application of a label that asks for a task, or the removal of the last label. The item can
-    show a label nevertheless: we read the item, the person removed the label, and then we added the
-    processing label.
+    Such a change is the application of a label that asks for a task, or the removal of the last label. After
+    a removal the item can nevertheless show a label:
+
+    1. We read the item.
+    2. The person removes the label.
+    3. We add the processing label.
 
     Args:
-        shown: the labels of the flow that the item shows.
-        history: the newest first, read after the item.
-        own_login: of our own account, which applies labels that ask for a task only if a person commands it.
+        shown: the labels of ours that the item shows.
+        history: the label events, read after the item; the newest is first.
+        own_login: the login of our own account, which applies labels that ask for a task only on a command.
     """
     left = set(shown)
     for event in history:
@@ -240,7 +244,7 @@ def last_act(
 
 
 def comment(report: Report) -> str:
-    """The comment in Markdown, with the hidden state as its last line; what others wrote in it is inert."""
+    """Return the comment in Markdown, with the hidden state as its last line. Foreign text is inert."""
     state = report.state
     lines = [f"**Coding agent: {_headline(report)}**", ""]
     if report.message:
@@ -266,19 +270,19 @@ def comment(report: Report) -> str:
         lines += [_transcript(transcript), ""]
     lines += _models(report.usage)
     lines.append(f"<sub>{' · '.join(_facts(report))}</sub>")
-    # In JSON these characters can be written so that no value ends the HTML comment.
+    # JSON can escape these characters, so that no value ends the HTML comment.
     hidden = state.model_dump_json(exclude_none=True).replace("<", "\\u003c").replace(">", "\\u003e")
     lines += ["", f"{MARKER}{hidden} -->"]
     return "\n".join(lines)
 
 
 def retry_cause(attempt: int, reason: str, message: str) -> str:
-    """Why there is another attempt, for the time until it ends."""
+    """Say why there is another attempt; the comment shows this while that attempt runs."""
     return f"Attempt {attempt} ended with the reason {reason}: {message}"[:_CAUSE_LIMIT]
 
 
 def _denied(denied: Sequence[Denial]) -> str:
-    """Often why an installation or a test failed; only an administrator can change it."""
+    """Name the denied hosts, because they often explain a failure that only an administrator can prevent."""
     hosts = ", ".join(
         f"`{entry.host}` ({entry.count} {'time' if entry.count == 1 else 'times'})" for entry in denied
     )
@@ -286,7 +290,7 @@ def _denied(denied: Sequence[Denial]) -> str:
 
 
 def read_state(body: str) -> State | None:
-    """The state in a comment of ours; `None` if there is none or it cannot be read."""
+    """Read the state in a comment of ours; return `None` if there is none or it cannot be read."""
     found = _STATE.search(body)
     if not found:
         return None
@@ -335,7 +339,7 @@ def _facts(report: Report) -> list[str]:
 
 
 def _models(used: Usage) -> list[str]:
-    """A table of what was used by model, where there were several."""
+    """Return a table of the usage of each model, if there were several."""
     if not used.models:
         return []
     rows = [
@@ -359,7 +363,7 @@ def _clock(moment: datetime | None) -> str:
 
 
 def _details(title: str, text: str) -> list[str]:
-    """A collapsed block of plain text."""
+    """Return a collapsed block of plain text."""
     return [f"<details><summary>{title}</summary>", "", quoted_code(text), "", "</details>", ""]
 
 

@@ -1,15 +1,15 @@
-"""Foreign text made fit to show: without control characters, short, and inert on a forge. Pure.
+"""Makes foreign text fit to show: without control characters, short, and inert on a forge. Pure.
 
-Forges execute text with the rights of the account that wrote it, which is ours. Everything that can reach a
+Forges execute text with the rights of the account that wrote it, which is ours. So all text that can reach a
 comment, the title or description of a change, or a commit's message goes through `inline`, `quotation` or
-`quoted_code`. A zero width space behind the first characters of whatever has an effect breaks it and leaves
-it readable; several lines become a quotation, in which no line is a command. The rules of all forges hold
-everywhere. What has an effect, by the vendors' documentation:
+`quoted_code`. If text would have an effect, a zero width space after its first characters breaks it but leaves
+it readable. Several lines become a quotation, in which no line is a command. The rules of all forges apply
+everywhere. The vendors document which text has an effect:
 
 - On one forge: `active_text` and `active_blocks` of its `PlatformFacts`.
 - Azure Pipelines: *Skipping CI for individual pushes*. Jira: *Process work items with smart commits*.
-- All render Markdown first: character references and HTML become text that counts, or hide it. Images are
-  fetched when they are shown, and could carry what the model has read to the image's server.
+- All forges render Markdown first: character references and HTML become text with an effect, or hide it.
+  Images are fetched when they are shown, and could send what the model has read to the image's server.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ _ACTIVE = re.compile(
 _BLOCK = re.compile(
     "|".join((r"``(?=`)", r"~~(?=~)", *(block for facts in FACTS.values() for block in facts.active_blocks)))
 )
-"""Fences, and what the forges know like them."""
+"""The beginnings of fences, and of similar blocks of the forges."""
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first wrong field and its problem, without the value: `run: Field required`."""
+    """Return the first wrong field and its problem, without the value: `run: Field required`."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def printable(text: str) -> str:
-    """Without control characters except line ends, because they could control a terminal."""
+    """Remove control characters except line ends, because they could control a terminal."""
     spaced = _OTHER_SPACES.sub(" ", text)
     return "".join(char for char in spaced if char == "\n" or char.isprintable()).strip()
 
 
 def last_lines(text: str, length: int) -> str:
-    """The printable end of a text, at most `length` characters, from the start of a line if one is near."""
+    """Return the printable end of a text, at most `length` characters, from a line's start if one is near."""
     plain = printable(text)
     if len(plain) <= length:
         return plain
@@ -68,34 +68,34 @@ def last_lines(text: str, length: int) -> str:
 
 
 def beginning(text: str, length: int) -> str:
-    """At most `length` characters, and `…` if there were more."""
+    """Return at most `length` characters of the text, and `…` if there were more."""
     return text if len(text) <= length else text[:length] + ("…" if length else "")
 
 
 def one_line(text: str, length: int) -> str:
-    """The text on one line: at most `length` characters, and `…` if there were more."""
+    """Return the text on one line: at most `length` characters, and `…` if there were more."""
     return beginning(" ".join(text.split()), length)
 
 
 def inline(text: str) -> str:
-    """The text on one line, for a place that quotes nothing: a title, a sentence of ours, a subject."""
+    """Return the text on one line, for places without quotation: a title, our own sentence, a subject."""
     return _BLOCK.sub(_broken, _plain(" ".join(text.split())))
 
 
 def quotation(text: str) -> str:
-    """The text as a quotation in Markdown; its own Markdown is rendered inside. Empty if the text is."""
+    """Return the text as a quotation in Markdown, which renders the text's own Markdown; empty if it is."""
     plain = _plain(text)
     return _quoted(plain.split("\n")) if plain else ""
 
 
 def quoted_code(text: str) -> str:
-    """The unchanged text in a quotation: no Markdown in it is rendered, and it cannot end its block."""
+    """Return the text as a code block in a quotation: its Markdown is not rendered and cannot end it."""
     lines = [_BLOCK.sub(_broken, line) for line in _plain(text).split("\n")]
     return _quoted(["```", *lines, "```"])
 
 
 def _plain(text: str) -> str:
-    # Invisible characters go first: without them, what they separated would have an effect.
+    # Invisible characters are removed first, because the text that they separate could then have an effect.
     visible = printable("\n".join(text.expandtabs(4).splitlines()))
     return _ACTIVE.sub(_broken, visible)
 

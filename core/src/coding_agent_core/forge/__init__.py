@@ -1,1 +1,1 @@
-"""The forges: one folder for each, and what they have in common."""
+"""The forges: one folder for each platform, and the code that they share."""

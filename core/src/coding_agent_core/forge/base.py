@@ -1,6 +1,6 @@
-"""`Forge`: what the system does on a forge, and how, where the forges' REST APIs are alike.
+"""`Forge`: everything that the system does on a forge, with the code that is the same for all REST APIs.
 
-One type reads the same answer of all forges; its fields list the names of each.
+One type reads the same answer of all forges; its fields list each forge's names.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # the poller and the tasks, which are given a forge, import n
 
 COMMENT_LIMIT = 1000
 SCAN_PAGES = 100
-"""Pages of comments, reactions or events that are read at most."""
+"""The most pages of comments, reactions or events that are read."""
 _REACTION = "eyes"
 
 
@@ -67,7 +67,7 @@ class ItemAnswer(ResponseModel):
     url: str = Field(validation_alias=AliasChoices("html_url", "web_url"))
     state: str
     labels: list[Label | str]
-    # `author` first: beside it, `user` can say what we may do.
+    # `author` comes first, because an answer with `author` can have a `user` that says what we may do.
     author: Author = Field(default=GHOST, validation_alias=AliasChoices("author", "user"))
     updated_at: datetime | None = None
 
@@ -90,7 +90,7 @@ class ItemAnswer(ResponseModel):
 
 
 class CommentAnswer(ResponseModel):
-    """A comment, or what the forge writes itself (`system`)."""
+    """A comment, or a note that the forge itself wrote (`system`)."""
 
     id: int
     body: Text = ""
@@ -112,7 +112,7 @@ class CommentAnswer(ResponseModel):
 
 
 class _LabelEvent(ResponseModel):
-    """An event of an item's history; the user or label is null when it was deleted since."""
+    """An event of an item's history. User or label is null if it was deleted later."""
 
     action: str = Field(validation_alias=AliasChoices("event", "action"))
     created_at: datetime
@@ -127,11 +127,11 @@ class _Reaction(ResponseModel):
 
 @dataclass(frozen=True)
 class Attachment:
-    """Where an attached file is read.
+    """Where an attached file can be read.
 
     Attributes:
         address: a path of the forge's API, or a whole address.
-        with_token: whether our token goes there: to the forge's own host alone.
+        with_token: whether our token is sent, which must only go to the forge's own host.
     """
 
     address: str
@@ -142,8 +142,13 @@ class Attachment:
 class Forge(ABC):
     """One installation of a forge, with one token.
 
-    All calls have a timeout, retry what is safe to retry, and raise a `ForgeError` whose sentence names the
-    item and never a secret. The class variables and the abstract methods are what differs between the APIs.
+    All calls have a timeout, retry what is safe to retry, and raise a `ForgeError` whose message names the
+    item and never a secret. Class variables and abstract methods cover the differences between the APIs.
+
+    Example:
+        forge = connect_forge(settings, item.platform)
+        details = await forge.read(item)
+        await forge.upsert_comment(item, MARKER, f"{MARKER}-->\\nWorking on {details.title}")
     """
 
     platform: ClassVar[Platform]
@@ -154,39 +159,39 @@ class Forge(ABC):
     EDIT_METHOD: ClassVar[str]
     EVENTS: ClassVar[str]
     LABELED: ClassVar[str]
-    """The event of a label that was put on."""
+    """The name of the event when a label was applied."""
     UNLABELED: ClassVar[str]
-    """The event of a label that was taken off."""
+    """The name of the event when a label was removed."""
     REACTIONS: ClassVar[str]
     REACTION_FIELD: ClassVar[str]
     ID_MARK: ClassVar[str]
-    """Between id and login in an account's private e-mail address."""
+    """The characters between id and login in an account's private e-mail address."""
 
     settings: ForgeSettings
     client: ForgeClient
     branch_prefix: str
-    """Starts the agent's branches for issues."""
+    """The beginning of the agent's branches for issues."""
 
     def __post_init__(self) -> None:
         self._own: tuple[str, User] | None = None
 
     @abstractmethod
     def _item_path(self, item: Item, *rest: str | int) -> str:
-        """The item, or what is below it."""
+        """Return the API's path of the item, or of something below it."""
 
     @abstractmethod
     def _comment_path(self, item: Item, comment: str) -> str: ...
 
     @abstractmethod
     def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
-        """Items of the configured scope with one of the labels; maybe others too, and some twice."""
+        """Yield the items in the configured scope with one of the labels; others and repetitions may occur."""
 
     @abstractmethod
     async def _find_user(self, login: str) -> User | None: ...
 
     @abstractmethod
     async def find_change(self, item: Item, *, branch: str) -> Change | None:
-        """The open change from `branch` in the item's repository, if there is one."""
+        """Return the open change from `branch` in the item's repository, if there is one."""
 
     @abstractmethod
     async def _create_change(
@@ -195,46 +200,46 @@ class Forge(ABC):
 
     @abstractmethod
     async def _is_closed(self, item: Item) -> bool:
-        """Whether only people with an approved account see the item's repository (`tasks.trust_of`)."""
+        """Whether only people with an approved account can see the item's repository (`tasks.trust_of`)."""
 
     @abstractmethod
     async def _head_of(self, found: ItemAnswer, item: Item) -> Head:
-        """The branch of a change."""
+        """Return the branch of a change."""
 
     @abstractmethod
     def _attachment_of(self, item: Item, link: str) -> Attachment | None:
-        """The attachment that a link in an item's text leads to; `None`: the link leads elsewhere."""
+        """Return the attachment that a link in an item's text leads to, or `None` if it leads elsewhere."""
 
     @abstractmethod
     async def read(self, item: Item) -> ItemDetails: ...
 
     @abstractmethod
     async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
-        """What was changed on the item after a time: title, text, and the branch of a change.
+        """Return what was changed on the item after a time: title, text, and the branch of a change.
 
-        What the forge does not say is a revision by nobody.
+        If the forge does not say who made a change, the revision has no user.
 
         Args:
-            since: in whole seconds of the forge's clock.
+            since: the time in whole seconds of the forge's clock.
 
         Raises:
-            ForgeUnavailableError: also if the forge has not seen yet where the branch is.
+            ForgeUnavailableError: also if the forge has not examined the branch's newest commit yet.
         """
 
     @abstractmethod
     async def comments(self, item: Item) -> list[Comment]:
-        """All comments, oldest first, our own included, system notes excluded; the newest 1,000 at most.
+        """Return all comments, the oldest first, but only the newest 1,000 if there are more.
 
-        Comments on lines of a change may be among them.
+        Our own comments and maybe comments on lines of a change are included; system notes are not.
         """
 
     @abstractmethod
     async def discussion(self, change: Item) -> Discussion:
-        """Reviews of a change, and the threads on its lines."""
+        """Return the reviews of a change and the threads on its lines."""
 
     @abstractmethod
     async def failed_checks(self, change: ItemDetails) -> Checks:
-        """What failed on a change's newest commit; what cannot be read is named, and raises nothing."""
+        """Return the failed checks of a change's newest commit. Parts that cannot be read raise no error."""
 
     @abstractmethod
     async def add_label(self, item: Item, label: str) -> None:
@@ -242,18 +247,18 @@ class Forge(ABC):
 
     @abstractmethod
     async def remove_label(self, item: Item, label: str) -> bool:
-        """Remove one label without changing others; whether it was on the item."""
+        """Remove one label without changing others; return whether it was on the item."""
 
     @abstractmethod
     async def permission(self, item: Item, user: str) -> Permission:
-        """What the person may do in the repository of the item now; `NONE` for unknown people."""
+        """Return what the person may do in the item's repository now; `NONE` for unknown people."""
 
     @abstractmethod
     async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
-        """What decides whether a branch may be pushed to. The branch need not exist.
+        """Return the facts that decide whether we may push to a branch. The branch need not exist.
 
         Args:
-            repository: full path, of any repository of this forge.
+            repository: the full path of any repository of this forge.
 
         Raises:
             ForgeNotFoundError: there is no such repository, or our account cannot see it.
@@ -261,11 +266,11 @@ class Forge(ABC):
 
     @property
     def host(self) -> str:
-        """As in `Item.host`."""
+        """The installation's host, as in `Item.host`."""
         return self.settings.host
 
     async def whoami(self) -> str:
-        """The login of our token's account; cached."""
+        """Return the login of our token's account, which is cached."""
         return (await self._account()).login
 
     async def _account(self) -> User:
@@ -276,25 +281,25 @@ class Forge(ABC):
         return self._own[1]
 
     async def commit_identity(self) -> CommitIdentity:
-        """Of our token's account; cached."""
+        """Return the name and e-mail address of our token's account, which are cached."""
         own = await self._account()
         return CommitIdentity(own.name or own.login, own.commit_email or self._private_email(own))
 
     async def commit_identity_of(self, user: str) -> CommitIdentity | None:
-        """A person's name and the address by which the forge keeps theirs private; `None`: unknown."""
+        """Return a person's name and the forge's private e-mail address for them; `None` if unknown."""
         found = await self._find_user(user)
         return CommitIdentity(found.name or found.login, self._private_email(found)) if found else None
 
     def _private_email(self, user: User) -> str:
-        """The address that the forge gives an account to keep its real one private."""
+        """Return the address that the forge gives an account to keep its real address private."""
         host = urlsplit(web_base(self.settings.api_url)).hostname
         return f"{user.id}{self.ID_MARK}{user.login}@users.noreply.{host}"
 
     async def find_labeled(self, labels: frozenset[str] | None = None) -> AsyncIterator[TaskRequest]:
-        """Requests of origin `poll` for open issues, then changes, of the configured scope with such a label.
+        """Yield requests of origin `poll` for labeled open issues, then changes, in the configured scope.
 
         Args:
-            labels: `Labels.triggers` by default.
+            labels: the labels to look for; by default `Labels.triggers`.
         """
         wanted = self.settings.triggers if labels is None else labels
         seen = set[str]()
@@ -311,7 +316,7 @@ class Forge(ABC):
                     if repository not in closed:
                         closed[repository] = await self._is_closed(item)
                     head = None if item.kind is ItemKind.ISSUE else await self._head_of(found, item)
-                except ForgeNotFoundError:  # gone since it was listed
+                except ForgeNotFoundError:  # the item was deleted after it was listed
                     continue
                 member = found.by_member
                 trust = trust_of(
@@ -338,17 +343,18 @@ class Forge(ABC):
                 )
 
     async def label_application(self, item: Item) -> LabelEvent | None:
-        """When one of `Labels.triggers` was last put on the item; `None` if its history does not show it."""
+        """Return when one of `Labels.triggers` was last applied; `None` if the history does not show it."""
         events = await self.label_history(item, None)
         triggers = self.settings.triggers
         return next((event for event in events if event.added and event.label in triggers), None)
 
     async def label_history(self, item: Item, since: datetime | None) -> list[LabelEvent]:
-        """When `Labels.active` were put on the item and taken off, the newest first.
+        """Return when labels of `Labels.active` were applied and removed; the newest event is first.
 
         Args:
-            since: by the forge's clock. Older events are left out, except that the last application of one of
-                `Labels.triggers` and what came after it are always included. `None`: all events are older.
+            since: a time by the forge's clock. Older events are left out, except that the last application of
+                a label of `Labels.triggers`, and later events, are always included. `None` means that all
+                events are older.
         """
         what = f"reading the label events of {item.display}"
         call = Call("GET", self._item_path(item, self.EVENTS), what)
@@ -368,22 +374,22 @@ class Forge(ABC):
         return history
 
     def _spelled(self, label: str) -> str:
-        """The label as our settings spell it, because our rules compare."""
+        """Return the label as our settings spell it, because our rules compare exact names."""
         return label
 
     def _labels(self, found: ItemAnswer) -> frozenset[str]:
         return frozenset(map(self._spelled, found.label_names))
 
     async def redeliver_missed(self, settings: Settings) -> int:
-        """Ask the forge to send the webhooks again that the receiver missed; for how many it was asked."""
+        """Ask the forge to send missed webhooks again; return the number of these requests."""
         return 0
 
     async def locate(self, item: Item) -> Item:
-        """The item with its repository path filled in (a key may have only the project id)."""
+        """Return the item with its repository's path (a key may have only the project id)."""
         return item
 
     async def read_state(self, item: Item) -> ItemState:
-        """The item's state, in one request."""
+        """Read the item's state in one request."""
         call = Call("GET", self._item_path(item), f"reading {item.display}")
         found = await self.client.get(ItemAnswer, call)
         return ItemState(self._labels(found), found.open, found.updated_second)
@@ -406,7 +412,7 @@ class Forge(ABC):
         return Call("GET", path, f"reading the comments of {item.display}", params)
 
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
-        """The oldest comment by our own account that contains `marker`."""
+        """Return the oldest comment by our own account that contains `marker`."""
         own = await self._account()
         call = self._comments_call(item, self.OLDEST_FIRST)
         async for page in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
@@ -420,10 +426,10 @@ class Forge(ABC):
     ) -> Comment:
         """Edit the comment that `find_comment` finds, unless its body is the same, or create it.
 
-        A `known` comment, from an earlier call, is edited without a search, unless it is gone.
+        A `known` comment from an earlier call is edited without a search, unless it is gone.
 
         Raises:
-            ValueError: the body has no marker, so it would never be found again.
+            ValueError: the body has no marker, so we would never find the comment again.
             ForgeError: the comment was not written, or it is unknown whether it was.
         """
         if marker not in body:
@@ -451,14 +457,14 @@ class Forge(ABC):
         except NotYetError:
             raise  # it was not sent
         except ForgeUnavailableError:
-            # The comment may exist although its answer was lost: check before the caller retries.
+            # The answer may be lost although the comment exists, so check this before the caller retries.
             written = await self.find_comment(item, marker)
             if written is not None and _same(written.body, body):
                 return written
             raise
 
     async def _edit_comment(self, item: Item, comment: Comment, body: str) -> Comment | None:
-        """The edited comment; `None` if it is gone. If the item is gone too, creating a comment fails."""
+        """Edit the comment and return it; return `None` if it is gone (or the whole item is)."""
         what = f"editing our comment on {item.display}"
         call = Call(self.EDIT_METHOD, self._comment_path(item, comment.id), what, json={"body": body})
         try:
@@ -474,7 +480,7 @@ class Forge(ABC):
         try:
             return await self._create_change(item, branch=branch, base=base, title=title, body=body)
         except ForgeError as error:
-            # Another consumer opened it, or ours was opened and its answer lost.
+            # Another consumer opened the change, or we did and the answer was lost.
             if error.status in (409, 422) or isinstance(error, ForgeUnavailableError):
                 found = await self.find_change(item, branch=branch)
                 if found is not None:
@@ -482,7 +488,7 @@ class Forge(ABC):
             raise
 
     async def has_reacted(self, item: Item, comment: str) -> bool:
-        """Whether the comment of this id has our reaction.
+        """Whether the comment with this id has our reaction.
 
         Raises:
             ForgeNotFoundError: the comment is gone.
@@ -502,7 +508,7 @@ class Forge(ABC):
         return False
 
     async def react(self, item: Item, comment: str) -> None:
-        """Put the reaction `eyes` on a comment that was executed. Idempotent."""
+        """Add the reaction `eyes` to the comment of an executed command. Idempotent."""
         call = Call(
             "POST",
             f"{self._comment_path(item, comment)}/{self.REACTIONS}",
@@ -512,15 +518,15 @@ class Forge(ABC):
         try:
             await self.client.send(call)
         except ForgeNotFoundError:
-            # Some forges answer a second reaction with 404, as if there were no comment.
+            # Some forges answer a second reaction with 404, as if the comment did not exist.
             if not await self.has_reacted(item, comment):
                 raise
 
     async def attachment(self, item: Item, link: str, *, limit: int) -> bytes | None:
-        """A file that somebody attached; `None`: the link in the item's text leads elsewhere.
+        """Read the attached file that a link in the item's text leads to; `None` if it leads elsewhere.
 
         Raises:
-            ForgeError: it cannot be read, or has more than `limit` bytes.
+            ForgeError: the file cannot be read or has more than `limit` bytes.
         """
         found = self._attachment_of(item, link)
         if found is None:
@@ -532,7 +538,7 @@ class Forge(ABC):
         return data
 
     async def clone_source(self, repository: str) -> CloneSource:
-        """The URL of a repository of this forge, with credentials for fetch and push."""
+        """Return the URL of a repository of this forge, with credentials for fetch and push."""
         url = clone_url(self.settings.api_url, repository)
         return CloneSource(url=url, username=self.CLONE_USER, token=self.client.token.current())
 
@@ -541,5 +547,5 @@ class Forge(ABC):
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two bodies are the same to a reader: forges change line ends and outer white space."""
+    """Whether two bodies are the same except line ends and outer white space, which forges change."""
     return one.replace("\r\n", "\n").strip() == other.replace("\r\n", "\n").strip()

@@ -1,4 +1,4 @@
-"""One request to a forge, and the types of answers that all forges share. Pure."""
+"""Requests to a forge, and the types of answers that all forges share. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from coding_agent_core.forge.pacing import Kind
 
 PAGE_SIZE = 100
-"""Entries a page: the most that the forges give."""
+"""The number of entries in a page, which is the most that the forges allow."""
 _READS = ("GET", "HEAD", "OPTIONS")
 
 
 class ResponseModel(BaseModel):
-    """The fields of an answer that we use; others are ignored."""
+    """A model of an answer with the fields that we use; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -27,7 +27,7 @@ Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else val
 
 
 class User(ResponseModel):
-    """An account; `commit_email` is shown to the account itself, if at all."""
+    """An account. Forges show `commit_email` only to the account itself, if at all."""
 
     id: int
     login: str = Field(validation_alias=AliasChoices("login", "username"))
@@ -36,7 +36,7 @@ class User(ResponseModel):
 
 
 GHOST = User.model_validate({"login": "ghost", "id": 10137})
-"""GitHub's stand-in for a deleted account, whose user is null."""
+"""The account that GitHub shows instead of a deleted one. The API returns null for such a user."""
 Author = Annotated[User, BeforeValidator(lambda value: GHOST if value is None else value)]
 
 
@@ -44,9 +44,9 @@ class Repeat(Enum):
     """When a request may be sent again."""
 
     SAFE = "safe"
-    """After any failure: its effect and its answer are the same however often it is sent."""
+    """After any failure, because effect and answer are the same however often the request is sent."""
     UNLESS_PROCESSED = "unless processed"
-    """Only after a failure in which the forge certainly did nothing: no connection, or rate-limited."""
+    """Only after a failure in which the forge certainly did nothing: no connection, or a rate limit."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Call:
     """A request.
 
     Attributes:
-        path: relative to the API's base URL, with quoted segments; or an absolute URL of the same host.
-        what: for error sentences, e.g. `reading owner/repo#7`.
-        creates: it makes a comment or a change, which forges limit more than other writes.
+        path: the path relative to the API's base URL, with quoted segments, or an absolute URL of that host.
+        what: a description for error sentences, e.g. `reading owner/repo#7`.
+        creates: whether the request creates a comment or change, which forges limit more than other writes.
     """
 
     method: str
@@ -75,6 +75,6 @@ class Call:
 
 
 def path(*values: str | int) -> str:
-    """A path of quoted segments: slashes, spaces and the dots of `.` and `..` are encoded."""
+    """Return a path of quoted segments: slashes, spaces, and the dots of `.` and `..` are encoded."""
     texts = [quote(str(value), safe="") for value in values]
     return "/" + "/".join(text.replace(".", "%2E") if text in (".", "..") else text for text in texts)

@@ -30,7 +30,7 @@ def connect_forge(
     transport: httpx.AsyncBaseTransport | None = None,
     pace: Paced | None = None,
 ) -> Forge:
-    """The client of one platform's configured installation; opens no connection yet.
+    """Return the client of a platform's configured installation, without opening a connection.
 
     Args:
         transport: replaces the network in tests.
@@ -50,13 +50,13 @@ def connect_forge(
 def connect_all(
     settings: Settings, connect_one: Callable[[Settings, Platform], Forge] = connect_forge
 ) -> dict[str, Forge]:
-    """The clients of every platform that has a token, by host.
+    """Return a client for each platform that has a token, by host.
 
-    The settings may name several tokens of which only one is mounted here; the others are logged.
+    If the settings name tokens that are not mounted here, these are logged.
 
     Raises:
-        SettingsError: none has one, or two platforms are configured on the same host.
-        TokenMissingError: every token that is configured is in a file that is missing.
+        SettingsError: no platform has a token, or two platforms are configured on the same host.
+        TokenMissingError: every configured token is in a missing file.
     """
     found: dict[str, Forge] = {}
     problems: list[SettingsError] = []
@@ -86,15 +86,15 @@ def connect_all(
 
 
 def token_place(settings: Settings, platform: Platform) -> str:
-    """Where a person sets the token of a platform."""
+    """Say where a person sets the token of a platform."""
     return credential_place(settings, f"{platform}.personal_access_token")
 
 
 def forge_of(forges: Mapping[str, Forge], item: Item) -> Forge:
-    """The client of an item's host.
+    """Return the client of an item's host.
 
     Raises:
-        SettingsError: that host is not configured, or has no token.
+        SettingsError: the host is not configured or has no token.
     """
     forge = forges.get(item.host.lower())
     if forge is None or forge.platform is not item.platform:

@@ -1,4 +1,4 @@
-"""The meanings of a webhook, and the rules that the parsers of all forges share. Pure."""
+"""The possible meanings of a webhook, and the rules that the parsers of all forges share. Pure."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from coding_agent_core.tasks import (
 
 @dataclass(frozen=True)
 class Delivery:
-    """What the headers of a delivery say.
+    """The facts in the headers of a delivery.
 
     Attributes:
-        event: the forge's name of the event, empty if there is none.
-        id: a redelivery keeps it; `None` if the forge gives no such id.
+        event: the forge's name of the event; empty if there is none.
+        id: the id that a redelivery keeps; `None` if the forge sends no such id.
     """
 
     event: str
@@ -46,14 +46,14 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The label was applied, which asks for a task."""
+    """A label that asks for a task was applied."""
 
     request: TaskRequest
 
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """The flow's last label was removed, or the item was closed."""
+    """The last of our labels was removed, or the item was closed."""
 
     withdrawal: Withdrawal
 
@@ -63,9 +63,9 @@ class Ignored:
     """An authentic event that has no effect here.
 
     Attributes:
-        reason: a sentence.
-        unexpected: a person asked for a task, or the configuration is wrong. Most events are neither: forges
-            send every change of an item.
+        reason: why the event has no effect, as a sentence.
+        unexpected: whether a person asked for a task or the configuration is wrong. This is rare, because
+            forges send every change of an item.
     """
 
     reason: str
@@ -74,7 +74,7 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Commanded:
-    """A comment is a command. The receiver cannot know whether its author may give it."""
+    """A comment is a command. The receiver cannot know whether its author may use the command."""
 
     command: IssueCommand
 
@@ -86,15 +86,15 @@ class PlatformWebhooks(Protocol):
     """The functions and constants of a platform's module `webhook`.
 
     Attributes:
-        EVENT_HEADER: name of the header that names the event.
-        PROOF: what a request is verified by, for people.
+        EVENT_HEADER: the name of the header that names the event.
+        PROOF: the word for people for what proves a request authentic.
     """
 
     EVENT_HEADER: str
     PROOF: str
 
     def verification(self, headers: Mapping[str, str], secrets: Sequence[str]) -> Verification | None:
-        """The check of a request with these headers; `None` if no body can pass it."""
+        """Return the check of a request with these headers, or `None` if no body can pass it."""
         ...
 
     def delivery(self, headers: Mapping[str, str]) -> Delivery: ...
@@ -107,7 +107,7 @@ class PlatformWebhooks(Protocol):
 
 
 def comment_command(body: str, settings: Settings) -> CommandName | Ignored:
-    """The command in a new comment; our own comment, known by its hidden part, never is one."""
+    """Return the command in a new comment. Our own comment, which has a hidden part, never is a command."""
     name = command_in(body, settings.webhook.commands.allowed)
     if name is None or MARKER in body:
         return Ignored("the comment is not a command")
@@ -115,15 +115,15 @@ def comment_command(body: str, settings: Settings) -> CommandName | Ignored:
 
 
 def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> str | None:
-    """The label by whose removal a person cancels the task, `None` if there is none.
+    """Return the label whose removal cancels the task, or `None` if the event cancels nothing.
 
-    Our own label changes add the next label before they remove the old one, so the next label is in `left`:
-    after a label that asks for a task the processing label, after that the done or the failed label. A done
-    label from an earlier run does not keep a task that still waits.
+    Our own label changes add the next label before they remove the old one, so `left` contains the next label:
+    the processing label after a label that asks for a task, and then the done or the failed label. A done
+    label from an earlier run does not prevent the cancellation of a task that still waits.
 
     Args:
-        removed: labels that this event removed.
-        left: labels on the item now.
+        removed: the labels that this event removed.
+        left: the labels on the item now.
     """
     if labels.active & set(left):
         return None
@@ -136,14 +136,14 @@ def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> 
 def done_by_us(user: str, platform: Platform, settings: Settings) -> bool:
     """Whether our own account applied or removed the label.
 
-    Its label starts nothing, because what it writes may be others' text. It removes labels to show a task's
-    state, so a removal of its cancels nothing.
+    A label from our account starts nothing, because our account may repeat other people's text. It removes
+    labels to show a task's state, so such a removal cancels nothing.
     """
     return not settings.own_label_counts and is_ours(user, platform, settings)
 
 
 def is_ours(user: str, platform: Platform, settings: Settings) -> bool:
-    """Whether an account is the configured one of the agent."""
+    """Whether an account is the agent's configured account."""
     account = settings.forge(platform).account
     return bool(account) and user.casefold() == account.casefold()
 
@@ -153,7 +153,7 @@ OWN_REMOVAL = "the agent's own account removed the label; only people cancel tas
 
 
 def foreign_host(url: str, field: str, configured: str) -> str | None:
-    """The URL's host if it is not the configured one, else `None`; default ports and case do not count.
+    """Return a URL's host if it is not the configured one; default ports and case do not matter.
 
     Raises:
         FieldError: the URL has no host.
@@ -180,10 +180,10 @@ def accept(
     delivered: Delivery,
     received_at: datetime,
 ) -> Accepted:
-    """The task request of a label application; `subject` is the payload's object of the item."""
+    """Return the task request of a label application; `subject` is the item's object in the payload."""
     labeled_at = parse_time(subject.optional_text("updated_at"))
-    # Forges send an event within seconds. No header says that a delivery was sent before, so its age has to.
-    # It is by two clocks, so nothing depends on the origin but logs and metrics.
+    # Forges send an event within seconds. No header marks a redelivery, so we recognize it by its age. The age
+    # compares two clocks, so only logs and metrics use the origin.
     is_late = labeled_at is not None and received_at - labeled_at > FRESH
     trigger = Trigger(
         origin=Origin.REDELIVERY if is_late else Origin.WEBHOOK,
@@ -208,10 +208,12 @@ def accept(
 def withdrawal_of(
     item: Item, subject: Fields, what: str, delivered: Delivery, *, ended: bool, of_trigger: bool = True
 ) -> Withdrawn:
-    """The withdrawal of an item that was closed (`ended`) or lost its label: `what` in words.
+    """Return the withdrawal of an item that was closed or lost its label.
 
     Args:
-        of_trigger: as in `Withdrawal`.
+        what: what happened, as the predicate of a sentence.
+        ended: whether the item was closed.
+        of_trigger: the same as in `Withdrawal`.
     """
     noun = "issue" if item.kind is ItemKind.ISSUE else FACTS[item.platform].change_noun
     return Withdrawn(
@@ -238,7 +240,7 @@ def command(
     delivered: Delivery,
     received_at: datetime,
 ) -> Commanded:
-    """The command of a comment on an item."""
+    """Return the command of a comment on an item."""
     return Commanded(
         IssueCommand(
             item=item,

@@ -26,14 +26,14 @@ _logger = logging.getLogger("coding_agent.forge")
 _T = TypeVar("_T")
 
 TIMEOUT = 10.0
-"""Seconds to connect, and between two parts of an answer."""
+"""The most seconds for connecting, and between two parts of an answer."""
 TOTAL_TIMEOUT = 30.0
-"""Seconds for one request from first to last byte, however slowly an answer trickles in."""
+"""The most seconds for one request from first to last byte, however slowly the answer arrives."""
 _REDIRECTS = 3
 _LONGEST = 64 * 2**20
-"""Bytes of an answer of which only the end is kept."""
+"""The most bytes of an answer of which only the end is kept."""
 _LOG_BYTES = 64 * 1024
-"""Bytes that are kept of the end of a log."""
+"""The number of bytes that are kept of the end of a log."""
 _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
@@ -43,7 +43,7 @@ class Token:
     """The token of one platform's configured installation, read again when its file changes.
 
     Attributes:
-        place: where a person sets it, for messages.
+        place: where a person sets the token, for messages.
     """
 
     platform: Platform
@@ -51,10 +51,11 @@ class Token:
     place: str
 
     def current(self) -> str:
-        """The token to send now.
+        """Return the token to send now.
 
         Raises:
-            SettingsError: none is configured; `TokenMissingError`: its file is absent or empty.
+            SettingsError: no token is configured.
+            TokenMissingError: the token's file is absent or empty.
         """
         value = self.secrets.first()
         if value is None:
@@ -67,7 +68,7 @@ class Token:
         return value
 
     def fingerprint(self) -> str:
-        """A hash that shows whether the token has changed."""
+        """Return a hash that shows whether the token has changed."""
         return hashlib.sha256(self.current().encode()).hexdigest()
 
 
@@ -76,9 +77,9 @@ class ForgeClient:
     """Sends calls to one forge.
 
     Attributes:
-        host: for error sentences.
-        headers: of every request.
-        pace: limits the rate of all requests, including repeated and redirected ones; `None`: no limit.
+        host: the host's name in error messages.
+        headers: the headers of every request.
+        pace: limits the rate of all requests, including repeated and redirected ones; `None` for no limit.
         transport: replaces the network in tests.
     """
 
@@ -98,10 +99,10 @@ class ForgeClient:
         return self.parse(type_, await self.send(call), call)
 
     async def send(self, call: Call) -> httpx.Response:
-        """Send the request, and retry it if that is safe and can help.
+        """Send the request, and retry it if this is safe and can help.
 
         Raises:
-            ForgeError: the meaning of the last answer, or of its absence.
+            ForgeError: the last answer was an error, or there was no answer.
         """
 
         def log(error: BaseException, wait: float, tried: int) -> None:
@@ -116,7 +117,7 @@ class ForgeClient:
         )
 
     async def pages(self, type_: type[_T], call: Call, *, limit: int) -> AsyncIterator[_T]:
-        """At most `limit` pages of a list."""
+        """Yield at most `limit` pages of a list."""
         for number in range(1, limit + 1):
             page, links = await self._page(type_, call, number)
             yield page
@@ -124,11 +125,11 @@ class ForgeClient:
                 return
 
     async def entries(self, type_: type[list[_T]], call: Call, *, limit: int = 1) -> list[_T]:
-        """The entries of at most `limit` pages of a list."""
+        """Return the entries of at most `limit` pages of a list."""
         return [entry async for page in self.pages(type_, call, limit=limit) for entry in page]
 
     async def newest_first(self, type_: type[_T], call: Call, *, limit: int) -> AsyncIterator[_T]:
-        """At most `limit` pages of a list that the forge sorts oldest first, from the last one backwards."""
+        """Yield at most `limit` pages, the last one first, of a list that the forge sorts oldest first."""
         first, links = await self._page(type_, call, 1)
         shown = parse_qs(urlsplit(links.get("last", {}).get("url", "")).query).get("page", ["1"])[0]
         last = int(shown) if shown.isdigit() else 1
@@ -140,16 +141,16 @@ class ForgeClient:
     async def _page(
         self, type_: type[_T], call: Call, number: int
     ) -> tuple[_T, Mapping[str | None, Mapping[str, str]]]:
-        """A page of a list, and the links to others."""
+        """Return a page of a list and the links to other pages."""
         numbered = replace(call, params={**call.params, "per_page": PAGE_SIZE, "page": number})
         response = await self.send(numbered)
         return self.parse(type_, response, numbered), response.links
 
     async def log(self, call: Call, marks: re.Pattern[str]) -> str:
-        """The end of a log as plain text; empty if it cannot be read: it expired, or is not shown to us.
+        """Return the end of a log as plain text; empty if it expired or we may not read it.
 
         Args:
-            marks: what the forge itself writes into it.
+            marks: matches the marks that the forge itself writes into logs.
         """
         try:
             return log_text(await self.end_of(call, _LOG_BYTES), marks)
@@ -158,10 +159,10 @@ class ForgeClient:
             return ""
 
     async def end_of(self, call: Call, limit: int, *, with_token: bool = True) -> bytes:
-        """The last `limit` bytes of an answer of any length, e.g. of a log.
+        """Return the last `limit` bytes of an answer, e.g. of a log.
 
-        A redirect to another host is followed without our token: forges keep logs in object stores, and sign
-        the address. The request is not repeated after a failure.
+        A redirect to another host is followed without our token, because forges store logs in object stores
+        and sign the address. The request is not repeated after a failure.
 
         Raises:
             ForgeError: there is no complete answer within `TOTAL_TIMEOUT` and `_LONGEST`.
@@ -200,7 +201,7 @@ class ForgeClient:
         """Read an answer as `type_`.
 
         Raises:
-            ForgeUnavailableError: it has another shape; the first wrong field is named.
+            ForgeUnavailableError: the answer has another form; the message names the first wrong field.
         """
         try:
             return TypeAdapter(type_).validate_json(response.content)
@@ -243,13 +244,13 @@ class ForgeClient:
         return ForgeUnavailableError(f"{self.host} cannot be reached while {call.what}: {reason[:200]}")
 
     def _headers(self) -> dict[str, str]:
-        # `Bearer` takes tokens of all kinds on both forges, and is a header that HTTP libraries keep secret.
+        # `Bearer` works for all kinds of tokens on both forges, and HTTP libraries keep this header secret.
         return {**self.headers, "Authorization": f"Bearer {self.token.current()}"}
 
     async def _following(self, call: Call) -> httpx.Response:
-        """Send it and follow redirects on the same host: a renamed repository answers with one.
+        """Send a call and follow redirects on the same host, as a renamed repository answers with one.
 
-        A redirect to another host becomes an error: the token must not go there.
+        A redirect to another host becomes an error, because the token must not be sent there.
         """
         response = await self._sent(call)
         for _ in range(_REDIRECTS):
@@ -257,12 +258,12 @@ class ForgeClient:
             permitted = call.method == "GET" or response.status_code in (307, 308)
             if target is None or not permitted or _origin(str(target)) != _origin(self.api_url):
                 break
-            # A Location is a whole address: its query is given, ours must not be appended again.
+            # The redirect's address contains the query already, so ours must not be added.
             response = await self._sent(replace(call, path=str(target), params={}))
         return response
 
     async def _sent(self, call: Call) -> httpx.Response:
-        """Send one request when the rate permits it. Any status is an answer."""
+        """Send one request when the rate permits it, and return the answer with any status."""
         headers = self._headers()
         if self.pace is not None:
             await self.pace.turn(call.kind)
@@ -280,7 +281,7 @@ class ForgeClient:
         return response
 
     def _client(self) -> httpx.AsyncClient:
-        """One pool of connections, opened at the first request; `SSL_CERT_FILE` names other authorities."""
+        """Return the pool of connections, created at the first call. `SSL_CERT_FILE` can add authorities."""
         if self._pool is None:
             self._pool = httpx.AsyncClient(
                 base_url=self.api_url.rstrip("/"),
@@ -294,9 +295,9 @@ class ForgeClient:
 
 
 def log_text(content: bytes, marks: re.Pattern[str]) -> str:
-    """The end of a log as plain text: no terminal sequences, and no marks of the forge.
+    """Return a log as plain text, without terminal sequences and marks of the forge.
 
-    A line that was overwritten (`\\r`) shows what it became last.
+    If a line was overwritten (`\\r`), only its last text is shown.
     """
     text = marks.sub("", _TERMINAL.sub("", content.decode("utf-8", "replace")))
     return "\n".join(line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")).strip()

@@ -1,6 +1,6 @@
-"""Keeps requests to a forge within the configured rate and the forge's limits; what its answers mean.
+"""Keeps requests to a forge within the configured rate and the forge's limits, and interprets its errors.
 
-There is a budget for each kind of request, since forges limit new comments more than edits and labels
+Each kind of request has its own limits, because forges limit new comments more than edits and labels
 (`platforms.RequestLimits`). A request is sent when every limit for its kind permits it. GitHub's limits:
 https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
 """
@@ -25,26 +25,26 @@ from coding_agent_core.errors import (
 from coding_agent_core.retry import Clock
 
 LIMITED_WAIT = 60.0
-"""Seconds to wait on a rate limit without Retry-After (GitHub, *Rate limits for the REST API*)."""
+"""Seconds to wait after a rate limit without Retry-After (GitHub, *Rate limits for the REST API*)."""
 _AT_ONCE = 0.75
 _MESSAGE_LIMIT = 300
 _RATE_LIMIT_PHRASES = ("secondary rate limit", "rate limit exceeded", "abuse detection")
 
 
 class Kind(StrEnum):
-    """What a request does, as far as limits distinguish it."""
+    """The kinds of requests that limits distinguish."""
 
     READ = "read"
     CREATE = "create"
-    """A new comment or change, of which people are notified."""
+    """The request creates a comment or a change, and people are notified."""
     WRITE = "write"
-    """Any other change: labels, edits, reactions."""
+    """The request writes something else: labels, edits, reactions."""
 
 
 class NotYetError(ForgeUnavailableError):
-    """A request was not sent: the rate limits permit none of its `kind` for another `retry_after` seconds.
+    """A request was not sent, because the rate limits permit none of its kind for `retry_after` seconds.
 
-    The forge may well be available. Callers that do not distinguish treat this as an outage: it is temporary.
+    The forge may be available. Callers that do not distinguish this error treat it as a temporary outage.
     """
 
     def __init__(self, message: str, kind: Kind, retry_after: float) -> None:
@@ -54,9 +54,9 @@ class NotYetError(ForgeUnavailableError):
 
 @dataclass
 class Bucket:
-    """A token bucket: at most `capacity` tokens, `rate` new ones a second. Times are monotonic seconds.
+    """A token bucket with at most `capacity` tokens and `rate` new ones per second, in monotonic seconds.
 
-    Taking from an empty bucket makes its level negative: the token may be used once the level is back at 0.
+    A token that is taken from an empty bucket makes the level negative. It may be used when the level is 0.
     """
 
     capacity: float
@@ -65,7 +65,7 @@ class Bucket:
     at: float | None = None
 
     def wait(self, now: float) -> float:
-        """Seconds until a token that is taken now may be used."""
+        """Return the seconds until a token that is taken now may be used."""
         return max(0.0, (1.0 - self._level(now)) / self.rate)
 
     def take(self, now: float) -> None:
@@ -79,14 +79,14 @@ class Bucket:
 
 @dataclass
 class Window:
-    """At most `limit` requests in any `seconds`. Unlike a bucket it permits all of them at once."""
+    """Permits at most `limit` requests in any `seconds`. Unlike a bucket, it permits all of them at once."""
 
     limit: float
     seconds: float
     sent: deque[float] = field(default_factory=deque)
 
     def wait(self, now: float) -> float:
-        """Seconds until a request may be sent."""
+        """Return the seconds until a request may be sent."""
         while self.sent and self.sent[0] <= now - self.seconds:
             self.sent.popleft()
         excess = len(self.sent) + 1 - self.limit
@@ -101,10 +101,12 @@ class Rate:
     """Limits of one forge host.
 
     Attributes:
-        writes_per_minute: after `burst`; requests that create something are among them.
-        creates_per_minute: after `burst`.
+        per_second: all requests per second, after a burst.
+        burst: how many requests of a kind may be sent at once.
+        writes_per_minute: requests that write or create something per minute, after a burst.
+        creates_per_minute: requests that create something per minute, after a burst.
         keep: requests of the forge's limit that are left to other programs with the same token.
-        patience: seconds that one request waits at most.
+        patience: the most seconds that one request waits.
     """
 
     per_second: float
@@ -121,7 +123,7 @@ class Paced:
     """Limits the rate of requests to one forge host.
 
     Attributes:
-        answers: requests that the forge has answered since the start, without 5xx and rate limits.
+        answers: the number of requests that the forge has answered, without 5xx and rate limits.
     """
 
     def __init__(self, host: str, rate: Rate, clock: Clock) -> None:
@@ -129,8 +131,8 @@ class Paced:
         self.answers = 0
         self._rate = rate
         self._clock = clock
-        # A full bucket and the tokens that it gains in an hour must not exceed the hour's limit. Most of them
-        # can be used at once, to show a burst; the rest is spread, so that nothing stops for an hour.
+        # A full bucket and the tokens that it gains in an hour must not exceed the hour's limit. A burst can
+        # use most of them at once. The others are spread over the hour, so that requests never stop for long.
         hour = Bucket(rate.per_hour * _AT_ONCE, rate.per_hour * (1 - _AT_ONCE) / 3600)
         every = [Bucket(rate.burst, rate.per_second), hour]
         write = [*every, Bucket(rate.burst, rate.writes_per_minute / 60)]
@@ -144,7 +146,7 @@ class Paced:
         """Return when a request of this kind may be sent.
 
         Raises:
-            NotYetError: that would take longer than `Rate.patience`; `retry_after` says how long.
+            NotYetError: the wait would be longer than `Rate.patience`; `retry_after` says how long.
         """
         now = self._clock.monotonic()
         buckets = self._buckets[kind]
@@ -171,7 +173,7 @@ class Paced:
             )
 
     def answered(self, method: str, status: int | None, headers: Mapping[str, str], content: bytes) -> None:
-        """Record an answer and the rate limit that it shows; status `None`: there was no answer."""
+        """Record an answer and the rate limit that it shows; the status is `None` without an answer."""
         if status is not None and _available(status, headers, content):
             self.answers += 1
         wait = asked_pause(status, headers, content, keep=self._rate.keep, now=self._clock.now())
@@ -180,7 +182,7 @@ class Paced:
 
 
 def _available(status: int, headers: Mapping[str, str], content: bytes) -> bool:
-    """Whether an answer, be it a refusal, shows that the forge is available."""
+    """Whether an answer, even a refusal, shows that the forge is available."""
     if status in (408, 425) or status >= 500:
         return False
     return not rate_limited(status, headers, content)
@@ -189,10 +191,10 @@ def _available(status: int, headers: Mapping[str, str], content: bytes) -> bool:
 def asked_pause(
     status: int | None, headers: Mapping[str, str], content: bytes, *, keep: int, now: datetime
 ) -> float | None:
-    """Seconds to pause after an answer; `None`: do not pause.
+    """Return the seconds to pause after an answer, or `None` for no pause.
 
     Args:
-        keep: pause until the limit's reset when no more than this many requests are left.
+        keep: if no more than this many requests are left, the pause lasts until the limit's reset.
     """
     if status is None:
         return None
@@ -207,7 +209,7 @@ def asked_pause(
     if not (remaining.isdigit() and reset.isdigit()):
         return None
     if limit.isdigit():
-        keep = min(keep, int(limit) // 10)  # an installation's limit may be below what is kept for others
+        keep = min(keep, int(limit) // 10)  # an installation's limit may be lower than `keep`
     if int(remaining) > keep:
         return None
     return max(0.0, int(reset) - now.timestamp())
@@ -223,10 +225,10 @@ def forge_error(
     token: str,
     now: datetime,
 ) -> ForgeError:
-    """The error for an answer with a status of 300 or more.
+    """Return the error for an answer with a status of 300 or more.
 
     Args:
-        headers: with names in lower case.
+        headers: the answer's headers, with names in lower case.
         token: where a person sets our token.
     """
     message = message_of(content)
@@ -266,10 +268,10 @@ def forge_error(
 
 
 def rate_limited(status: int, headers: Mapping[str, str], content: bytes) -> bool:
-    """Whether an answer means that we send too many requests, and that nothing was done.
+    """Whether an answer means that we send too many requests and that the forge did nothing.
 
-    GitHub answers 403 or 429 with one of: no requests remaining, Retry-After, or a phrase in the message
-    (documentation, *Rate limits for the REST API*); GitLab answers 429.
+    GitHub answers 403 or 429, and shows that no requests remain, or sends Retry-After or a phrase in the
+    message (documentation, *Rate limits for the REST API*). GitLab answers 429.
     """
     if status == 429:
         return True
@@ -283,7 +285,7 @@ def rate_limited(status: int, headers: Mapping[str, str], content: bytes) -> boo
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds to wait, from Retry-After (seconds or a date), else from the limit's reset."""
+    """Return the seconds to wait, from Retry-After (seconds or a date), or from the limit's reset."""
     seconds = _seconds(headers.get("retry-after", ""), now)
     if seconds is not None:
         return seconds
@@ -294,9 +296,9 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
 
 
 def message_of(content: bytes) -> str:
-    """The message in an error's body, at most 300 characters; empty if there is none.
+    """Return the message in an error's body, at most 300 characters; empty if there is none.
 
-    GitHub: `message` and `errors[].message`; GitLab: `message` (text, list, or lists by field) or `error`.
+    GitHub sends `message` and `errors[].message`, GitLab `message` (text, list, or lists by field) or `error`.
     """
     try:
         body = json.loads(content)

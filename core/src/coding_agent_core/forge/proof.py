@@ -1,7 +1,7 @@
-"""What every proof of a webhook has: nothing is parsed before its proof is verified. Pure.
+"""The parts that all proofs of webhooks share. Nothing is parsed before its proof is verified. Pure.
 
-A header that is missing, malformed or not ASCII does not verify. Every valid secret is always compared, in
-constant time, so that the time of an answer reveals nothing about them.
+A header that is missing, malformed or not ASCII does not verify. All valid secrets are always compared, each
+in constant time, so that the time of an answer reveals nothing about them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Verification(Protocol):
-    """The check of one request, fed with its raw body as it arrives."""
+    """Checks one request. The caller passes the raw body as it arrives."""
 
     def update(self, chunk: bytes) -> None: ...
 
@@ -24,7 +24,7 @@ def encoded(secret: str) -> bytes:
 
 
 def any_equal(given: bytes, valid: Iterable[bytes]) -> bool:
-    """Whether one of the valid values is given."""
-    # A list first: `any` over a generator stops at the first match.
+    """Whether the given value is one of the valid ones."""
+    # The list is complete before `any`, which would stop at the first match of a generator.
     results = [hmac.compare_digest(one, given) for one in valid]
     return any(results)

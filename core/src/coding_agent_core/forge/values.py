@@ -1,4 +1,4 @@
-"""What a `Forge` reads: items, their history, what people say about them, and changes. Pure."""
+"""Types of what a `Forge` reads: items, their history, what people say about them, and changes. Pure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from enum import IntEnum, StrEnum
 from coding_agent_core.tasks import Item
 
 MARKER = "<!-- coding-agent:status "
-"""Starts the hidden part of our comment on an item, and identifies our comment."""
+"""The beginning of the hidden part of our comment on an item, which identifies the comment."""
 
 
 class Permission(IntEnum):
-    """What somebody may do in a repository; a greater one includes the others."""
+    """What somebody may do in a repository. Each permission includes the lower ones."""
 
     NONE = 0
-    """At most read and comment."""
+    """The person may at most read and comment."""
     TRIAGE = 1
-    """Apply labels: GitHub's role *Triage*, GitLab's *Planner* or *Reporter*."""
+    """The person may apply labels: GitHub's role *Triage*, GitLab's *Planner* or *Reporter*."""
     WRITE = 2
-    """Push: GitHub's role *Write*, GitLab's *Developer*, or more."""
+    """The person may push: GitHub's role *Write*, GitLab's *Developer*, or more."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class ItemDetails:
     """An issue, pull request or merge request as the forge shows it now.
 
     Attributes:
-        body: Markdown, empty if none.
-        open: not closed, not merged.
-        base_branch: the branch that a change is merged into; for an issue the repository's default branch.
-        head_branch: the branch of a change; `None` for issues, as the other two.
-        head_sha: the commit at the tip of a change's branch.
-        head_repository: full path of the repository that holds a change's branch.
-        updated_at: as in `ItemState`.
+        body: the text in Markdown; empty if there is none.
+        open: whether the item is neither closed nor merged.
+        base_branch: the branch into which a change is merged; for an issue, the repository's default branch.
+        head_branch: the branch of a change; `None` for an issue.
+        head_sha: the commit at the tip of a change's branch; `None` for an issue.
+        head_repository: the full path of the repository with a change's branch; `None` for an issue.
+        updated_at: the same as in `ItemState`.
     """
 
     item: Item
@@ -54,12 +54,12 @@ class ItemDetails:
 
 @dataclass(frozen=True)
 class ItemState:
-    """What one request shows of an item.
+    """The state of an item that one request shows.
 
     Attributes:
-        open: as in `ItemDetails`.
-        updated_at: of the newest change that is shown, in whole seconds of the forge's clock. A label that is
-            shown was applied at that time or before, one that is not shown is applied at that time or later.
+        open: the same as in `ItemDetails`.
+        updated_at: the time of the newest change that is shown, in whole seconds of the forge's clock. Labels
+            that are shown were applied at this time or earlier, other labels are applied then or later.
     """
 
     labels: frozenset[str]
@@ -69,11 +69,12 @@ class ItemState:
 
 @dataclass(frozen=True)
 class LabelEvent:
-    """A label was put on an item, or taken off.
+    """Somebody applied or removed a label.
 
     Attributes:
-        at: in whole seconds of the forge's clock.
-        user: empty if it is not known.
+        at: the time in whole seconds of the forge's clock.
+        user: the login of the person; empty if it is not known.
+        added: whether the label was applied and not removed.
     """
 
     at: datetime
@@ -96,8 +97,8 @@ class Revision:
     """Somebody changed what a task works on.
 
     Attributes:
-        user: the login; empty if it is not known.
-        at: in whole seconds of the forge's clock; `None` if it is not known.
+        user: the login of the person; empty if it is not known.
+        at: the time in whole seconds of the forge's clock; `None` if it is not known.
     """
 
     what: Revised
@@ -107,7 +108,7 @@ class Revision:
 
 @dataclass(frozen=True)
 class Change:
-    """A pull request or merge request; `created`: this call opened it."""
+    """A pull request or merge request; `created` says whether this call opened it."""
 
     number: int
     url: str
@@ -116,7 +117,7 @@ class Change:
 
 @dataclass(frozen=True)
 class CloneSource:
-    """An http(s) URL without credentials, and the user name and password for basic authentication."""
+    """An http(s) URL without credentials, with user name and password for basic authentication."""
 
     url: str
     username: str
@@ -128,10 +129,10 @@ class BranchFacts:
     """What a forge says about a branch and its repository.
 
     Attributes:
-        default: the repository's default branch; `None` while it is empty.
-        protected: a rule of the repository protects the branch. A branch that does not exist yet counts as
-            not protected, because the forges do not say which rules would cover it.
-        fork_of: full paths of the repositories that this one is a fork of, in lower case.
+        default: the repository's default branch; `None` while the repository is empty.
+        protected: whether a rule of the repository protects the branch. A branch that does not exist yet
+            counts as not protected, because the forges do not say which rules would cover it.
+        fork_of: the full paths, in lower case, of the repositories of which this one is a fork.
     """
 
     default: str | None
@@ -141,14 +142,14 @@ class BranchFacts:
 
 @dataclass(frozen=True)
 class CommitIdentity:
-    """Name and e-mail address in a commit, by which the forge finds the account."""
+    """The name and e-mail address in a commit, by which the forge finds the account."""
 
     name: str
     email: str
 
 
 CHECKS_LIMIT = 10
-"""Failed checks whose logs are read."""
+"""The most failed checks whose logs are read."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,8 @@ class Comment:
 
     Attributes:
         id: the forge's id as text.
-        created_at: when others could read it first, by the forge's clock.
-        updated_at: when it was last edited, by the forge's clock; `None`: not known.
+        created_at: when others could first read the comment, by the forge's clock.
+        updated_at: when the comment was last edited, by the forge's clock; `None` if it is not known.
     """
 
     id: str
@@ -171,11 +172,11 @@ class Comment:
 
 @dataclass(frozen=True)
 class Review:
-    """A review as a whole.
+    """A review without its comments on lines.
 
     Attributes:
         verdict: `approved`, `changes requested`, `commented` or `dismissed`.
-        updated_at: as in `Comment`.
+        updated_at: the same as in `Comment`.
     """
 
     author: str
@@ -190,15 +191,15 @@ class Thread:
     """Comments on lines of a file of a change.
 
     Attributes:
-        path: where the file is in the change's newest commit; if it is gone, where it last was.
-        previous_path: another path of the file, before it was renamed.
-        line: the last line that is meant; `None`: the whole file.
-        start_line: the first one, if there are several.
-        removed: the lines are counted in the file as it was before the change.
-        hunk: the part of the difference that the comments were written on; empty if it is not known.
-        resolved: `None` if it is not known.
-        outdated: the lines were changed since; they are counted in the commit that was commented on.
-        comments: oldest first, at least one.
+        path: the file's path in the change's newest commit, or its last path if the file is gone.
+        previous_path: the file's path before it was renamed, if it was.
+        line: the last line that the comments refer to; `None` for the whole file.
+        start_line: the first line, if there are several.
+        removed: whether the lines are numbered as in the file before the change.
+        hunk: the part of the difference on which the comments were written; empty if it is not known.
+        resolved: whether the thread is resolved; `None` if it is not known.
+        outdated: whether the lines were changed later. Then they are numbered as in the commented commit.
+        comments: at least one comment; the oldest is first.
     """
 
     path: str
@@ -212,10 +213,10 @@ class Thread:
     previous_path: str | None = None
 
     def renamed(self, renames: Mapping[str, str]) -> Thread:
-        """With the file's present path.
+        """Return the thread with the file's present path.
 
         Args:
-            renames: path before the change to path in its newest commit, of the files that it renames.
+            renames: the path in the change's newest commit, by the path before the change, of renamed files.
         """
         if self.path in renames:
             return replace(self, path=renames[self.path], previous_path=self.path)
@@ -225,7 +226,7 @@ class Thread:
 
 @dataclass(frozen=True)
 class Discussion:
-    """What the reviewers of a change say, oldest first."""
+    """The reviews and threads of a change; the oldest are first."""
 
     reviews: tuple[Review, ...] = ()
     threads: tuple[Thread, ...] = ()
@@ -236,9 +237,9 @@ class FailedCheck:
     """A check that failed on the change's newest commit.
 
     Attributes:
-        result: in the forge's word, e.g. `failure` or `timed_out`.
-        summary: what the check itself reported, empty if nothing.
-        log: the end of its log, empty if it has none or it could not be read.
+        result: the forge's word for the result, e.g. `failure` or `timed_out`.
+        summary: the check's own report; empty if there is none.
+        log: the end of the check's log; empty if there is none or it could not be read.
     """
 
     name: str
@@ -253,8 +254,8 @@ class Checks:
     """The checks of a change's newest commit.
 
     Attributes:
-        failed: at most `CHECKS_LIMIT`.
-        unreadable: what could not be read, a phrase for each, e.g. `the check runs (403)`.
+        failed: the failed checks, at most `CHECKS_LIMIT`.
+        unreadable: the parts that could not be read, as phrases such as `the check runs (403)`.
     """
 
     failed: tuple[FailedCheck, ...] = ()

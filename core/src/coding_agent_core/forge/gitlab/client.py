@@ -40,13 +40,13 @@ from coding_agent_core.tasks import Head, Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _LIST_PAGES = 50
-"""Pages of labeled items in one poll."""
+"""The most pages of labeled items that one poll reads."""
 _TITLE_LIMIT = 255
 _BODY_LIMIT = 1_048_576
-"""Characters of a merge request's title and description that GitLab takes."""
+"""The most characters that GitLab accepts in a merge request's title (`_TITLE_LIMIT`) and description."""
 _ATTACHMENT = re.compile(r"/uploads/([0-9a-f]{32})/([^/?#]+)")
 _PLANNER, _DEVELOPER = 15, 30
-"""The lowest access levels that may label and push (documentation, *Members API* and *Permissions*)."""
+"""The lowest access levels for labeling and for pushing (*Members API* and *Permissions* in the docs)."""
 
 
 class _ProjectItem(ItemAnswer):
@@ -112,9 +112,9 @@ class GitLabForge(Forge):
         return self._item_path(item, "notes", comment)
 
     async def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
-        """Items of all configured projects, label by label: the lists have no "or".
+        """Yield the items of all configured projects, label by label, because the lists have no "or".
 
-        A project that is not found is logged, unless none is found.
+        Missing projects are logged; only if all are missing, this raises an error.
         """
         missing: list[ForgeNotFoundError] = []
         places = list_paths(kind, self.settings)
@@ -159,7 +159,7 @@ class GitLabForge(Forge):
         return item.model_copy(update={"repository": project.path_with_namespace})
 
     async def read(self, item: Item) -> ItemDetails:
-        """See `Forge`. An empty project has no default branch: `main` stands in for it."""
+        """See `Forge`. An empty project has no default branch, so `main` replaces it."""
         call = Call("GET", self._item_path(item), f"reading {item.display}")
         item = await self.locate(item)
         if item.kind is ItemKind.ISSUE:
@@ -176,7 +176,7 @@ class GitLabForge(Forge):
         )
 
     async def _source_of(self, item: Item, found: _MergeRequest) -> str | None:
-        """The project that holds the branch; `None` when it was deleted, or we may not see it."""
+        """Return the path of the branch's project; `None` if it was deleted or we may not see it."""
         if found.source_project_id is None:
             return None
         if found.source_project_id == found.project_id:
@@ -226,7 +226,7 @@ class GitLabForge(Forge):
     async def remove_label(self, item: Item, label: str) -> bool:
         """See `Forge`. GitLab does not say whether the label was there, so the labels are read first.
 
-        Two callers at the same moment may both get `True`; the queue's lock of the item excludes them.
+        Two simultaneous callers may both get `True`, but the item's lock in the queue prevents such callers.
         """
         what = f"removing the label {label!r} from {item.display}"
         found = await self.client.get(ItemAnswer, Call("GET", self._item_path(item), what))
@@ -240,7 +240,7 @@ class GitLabForge(Forge):
         params = {"source_branch": branch, "state": "opened", "scope": "all"}
         call = Call("GET", _project_path(item, "merge_requests"), what, params)
         for found in await self.client.entries(list[_MergeRequest], call):
-            # Forks have branches of the same name.
+            # Forks can have branches with the same name.
             if found.source_branch == branch and found.source_project_id == found.project_id:
                 return Change(number=found.number, url=found.url, created=False)
         return None
@@ -268,7 +268,7 @@ class GitLabForge(Forge):
         return next((found for found in users if found.login.lower() == login.lower()), None)
 
     async def permission(self, item: Item, user: str) -> Permission:
-        """See `Forge`. Members of a group that has access to the project count as well."""
+        """See `Forge`. Members of a group with access to the project count too."""
         what = f"reading what {user} may do in the project of {item.display}"
         known = await self._find_user(user)
         if known is None:
@@ -283,9 +283,9 @@ class GitLabForge(Forge):
         return Permission.WRITE if member.access_level >= _DEVELOPER else Permission.TRIAGE
 
     def _attachment_of(self, item: Item, link: str) -> Attachment | None:
-        """See `Forge`. They are below the project, and links to them are often relative.
+        """See `Forge`. Attachments are below the project, and links to them are often relative.
 
-        Its API reads them (documentation, *Markdown uploads API*).
+        GitLab's API can read them (documentation, *Markdown uploads API*).
         """
         web = web_base(self.settings.api_url)
         for place in (f"{web}/{item.repository}", f"{web}/-/project/{item.project_id}", ""):
@@ -297,12 +297,15 @@ class GitLabForge(Forge):
 
 
 def _project_path(item: Item, *rest: str | int) -> str:
-    """The item's project, by its id where we know it, else by its full path; or what is below it."""
+    """Return the API's path of the item's project, or of something below it.
+
+    The project's id is used if it is known, and otherwise its full path.
+    """
     return path("projects", item.repository if item.project_id is None else item.project_id, *rest)
 
 
 def list_paths(kind: ItemKind, settings: GitLab) -> list[str]:
-    """The lists of the configured projects, else of the group with its subgroups, else of the instance."""
+    """Return the lists of the configured projects, or of the group with its subgroups, or of the instance."""
     name = "issues" if kind is ItemKind.ISSUE else "merge_requests"
     if settings.projects:
         return [path("projects", project, name) for project in settings.projects]
@@ -312,7 +315,7 @@ def list_paths(kind: ItemKind, settings: GitLab) -> list[str]:
 
 
 def list_params(label: str, settings: GitLab) -> dict[str, str | int]:
-    """Its parameters. Without `scope=all` the instance-wide lists show only items of our own account."""
+    """Return a list's parameters. Without `scope=all`, instance-wide lists show only our own items."""
     params: dict[str, str | int] = {
         "labels": label,
         "state": "opened",
@@ -328,7 +331,7 @@ def list_params(label: str, settings: GitLab) -> dict[str, str | int]:
 
 
 def repository_of(reference: str) -> str:
-    """`group/project` from a full reference such as `group/project#7` or `group/project!7`."""
+    """Return `group/project` from a full reference such as `group/project#7` or `group/project!7`."""
     for mark in ("#", "!"):
         repository, found, number = reference.rpartition(mark)
         if found and number.isdigit():

@@ -1,6 +1,6 @@
-"""How a merge request's threads and failed jobs are read from GitLab.
+"""Reads a merge request's threads and failed jobs from GitLab.
 
-GitLab has no review as a whole: its summary is an ordinary comment.
+GitLab has no object for a whole review: the review's summary is an ordinary comment.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Thread
 
 _SECTION = re.compile(r"section_(?:start|end):\d+:[^\r\n]*\r?")
-"""Marks a section of a job's log."""
+"""Matches the marks of sections in a job's log."""
 _PAGES = 10
-"""Pages of discussions: GitLab lists them oldest first only."""
+"""The most pages of discussions. GitLab can only list them with the oldest first."""
 _VERSIONS = 5
-"""Versions of the merge request whose differences are read, for the hunks of threads."""
+"""The most versions of the merge request whose differences are read, for the hunks of threads."""
 
 
 class _DiffRefs(ResponseModel):
@@ -32,7 +32,7 @@ class _DiffRefs(ResponseModel):
 
 
 class _Position(_DiffRefs):
-    """What a note is on; on images and whole files there is no line."""
+    """The position of a note. Notes on images and whole files have no line."""
 
     old_path: Text = ""
     new_path: Text = ""
@@ -97,11 +97,11 @@ class _Job(ResponseModel):
 
 @dataclass(frozen=True)
 class GitLabDiscussion:
-    """Reads what belongs to one merge request.
+    """Reads the threads and failed jobs of one merge request.
 
     Attributes:
-        path: of the merge request in the API.
-        display: names it in errors.
+        path: the merge request's path in the API.
+        display: the merge request's name in error messages.
     """
 
     client: ForgeClient
@@ -123,11 +123,11 @@ class GitLabDiscussion:
         return Discussion(threads=tuple(_thread(notes, refs, diffs).renamed(renames) for notes in positioned))
 
     async def failed_checks(self) -> Checks:
-        """The failed jobs of the newest commit's pipeline, without those that may fail."""
+        """Return the failed jobs of the newest commit's pipeline, except jobs that are allowed to fail."""
         try:
             change = await self._change()
             pipeline = change.head_pipeline
-            # The last pipeline may be older than the newest commit; that of a merged result has its own.
+            # The last pipeline may be older than the newest commit. A merged-results pipeline has its own one.
             merged = pipeline is not None and pipeline.ref.startswith("refs/merge-requests/")
             if pipeline is None or (pipeline.sha != change.sha and not merged):
                 return Checks()
@@ -160,7 +160,7 @@ class GitLabDiscussion:
         return await self.client.get(_Change, Call("GET", self.path, f"reading {self.display}"))
 
     async def _diffs(self, head: str | None, wanted: list[str]) -> dict[str, list[_FileDiff]]:
-        """The differences of the newest version and of those that threads are on, by their newest commit."""
+        """Return the differences of the newest version and of the versions with threads, by newest commit."""
         call = Call("GET", f"{self.path}/versions", f"reading the versions of {self.display}")
         ids: dict[str, int] = {}
         for version in await self.client.entries(list[_Version], call):  # newest first
@@ -174,10 +174,10 @@ class GitLabDiscussion:
 
 
 def _thread(notes: list[_Note], refs: _DiffRefs, diffs: Mapping[str, list[_FileDiff]]) -> Thread:
-    """A thread from its notes.
+    """Make a thread from its notes.
 
-    GitLab moves the position of a thread along with each push, as long as its lines are there: a position in
-    an older version means that they were changed (`DiffNote#active?` in its source).
+    With each push, GitLab updates the position of a thread as long as the thread's lines exist. So a position
+    in an older version means that the lines were changed (`DiffNote#active?` in GitLab's source).
     """
     position = notes[0].position
     assert position is not None  # noqa: S101 - the caller selects them
@@ -202,16 +202,16 @@ def _thread(notes: list[_Note], refs: _DiffRefs, diffs: Mapping[str, list[_FileD
 
 
 def hunk_at(diff: str, *, new_line: int | None, old_line: int | None, context: int = 8) -> str:
-    """The lines of a file's unified diff up to the one that is meant, as GitHub shows them.
+    """Return the lines of a file's unified diff up to a line, as GitHub shows them.
 
     Args:
-        diff: from its first `@@` on.
-        new_line: the line after the change; or
-        old_line: the line before it.
-        context: lines before it at most.
+        diff: the diff from its first `@@` on.
+        new_line: the number of the line after the change; `None` for a removed line.
+        old_line: the number of a removed line before the change.
+        context: the most lines to return, including that line.
 
     Returns:
-        empty if the diff does not show the line.
+        The header of the hunk and the lines; empty if the diff does not show the line.
     """
     shown: list[str] = []
     head, old, new = "", 0, 0

@@ -1,4 +1,4 @@
-"""The facts about GitLab that other modules than its client need. Pure."""
+"""The facts about GitLab that modules other than its client need. Pure."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FACTS = PlatformFacts(
         ItemKind.ISSUE: KeyForm("gitlab_issue", "issue_iid", "TaskGitLabIssue"),
         ItemKind.CHANGE: KeyForm("gitlab_merge_request", "mr_iid", "TaskGitLabMergeRequest"),
     },
-    # GitLab shows issues as work items too; a group has at least one level.
+    # GitLab also shows issues as work items. The path of a group has at least one level.
     address=re.compile(
         r"/(?P<path>[^/]+(/[^/]+)+)/-/(issues|work_items|(?P<change>merge_requests))/(?P<number>[1-9]\d{0,9})(/.*)?"
     ),
     example="https://gitlab.com/GROUP/PROJECT/-/merge_requests/7",
-    # *GitLab Flavored Markdown* (references), *Closing issues automatically*, which also knows
-    # keys of Jira, and *Skip a pipeline*, which the rules of all forges cover.
+    # See GitLab's documentation: *GitLab Flavored Markdown* (references), *Closing issues automatically*,
+    # also by keys of Jira, and *Skip a pipeline*, which the rules for all forges cover.
     active_text=(
         r"\bGL-(?=\d)",
         r"[!&$%](?=\d)",  # merge request, epic, snippet, milestone
@@ -35,7 +35,7 @@ FACTS = PlatformFacts(
         r"/(?:issues|merge_requests|work_items|epics|incident)/(?=\d)",
         r"\b(?:clos|fix|resolv|implement)\w*:?\s+(?=[a-z][a-z0-9_]+-\d)",  # Closes PROJ-1
     ),
-    # Multiline quotations, and *Quick actions*: a line that starts with `/`, not in quotations.
+    # Multiline quotations, and *Quick actions*: lines that start with `/` outside quotations.
     active_blocks=(r">>(?=>)", r"^(?=/)"),
     webhook_setting="token",
     project_id_help="GitLab shows the id in the project's menu (Copy project ID).",

@@ -1,8 +1,8 @@
-"""Who changed an item's title and text, and who pushed to its branch, as GitLab shows it.
+"""Finds out from GitLab who changed an item's title and text, and who pushed to its branch.
 
-The notes that GitLab itself writes say who did what (`app/services/system_notes` in its source). They are
-written in English, whatever language people have chosen. The versions of a merge request say when its branch
-was moved: https://docs.gitlab.com/api/merge_requests/#get-merge-request-diff-versions
+The notes that GitLab itself writes say who did what (`app/services/system_notes` in its source). They are in
+English, whatever language people have chosen. The versions of a merge request say when its branch was
+moved: https://docs.gitlab.com/api/merge_requests/#get-merge-request-diff-versions
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from coding_agent_core.tasks import whole_second
 
 _NOTES: tuple[tuple[re.Pattern[str], Revised], ...] = (
     (re.compile(r"changed title from "), Revised.TITLE),
-    # If a task of a list was ticked, GitLab does not say what else was changed in the text
+    # If somebody ticked a list's checkbox, GitLab does not say what else was changed in the text
     # (`handle_description_change_note` of `CommonSystemNotesService`).
     (re.compile(r"changed the description|marked the (?:task|checklist item) "), Revised.TEXT),
     (re.compile(r"added \d+ commits?\b"), Revised.BRANCH),
@@ -38,7 +38,7 @@ class GitLabRevisions:
     """Reads what was changed on one item.
 
     Attributes:
-        path: of the item in the API.
+        path: the item's path in the API.
     """
 
     client: ForgeClient
@@ -50,7 +50,7 @@ class GitLabRevisions:
         found = await self._noted(since)
         if self.details.item.kind is ItemKind.CHANGE:
             noted = sum(revision.what is Revised.BRANCH for revision in found)
-            # A push that only takes commits away has no note.
+            # GitLab writes no note about a push that only removes commits.
             if await self._moves(since) > noted:
                 found.append(Revision(Revised.BRANCH, "", None))
         return tuple(found)
@@ -73,7 +73,7 @@ class GitLabRevisions:
         return found
 
     async def _moves(self, since: datetime) -> int:
-        """How often the branch was moved, as far as the newest versions show it.
+        """Return how often the branch was moved, as far as the newest versions show it.
 
         Raises:
             ForgeUnavailableError: GitLab has not examined the newest commit yet.
@@ -85,8 +85,8 @@ class GitLabRevisions:
             raise ForgeUnavailableError(
                 f"{self.client.host} has not examined the newest commit of {display} yet"
             )
-        # The oldest version is made a moment after the merge request. A version can also have another base
-        # and the same commit.
+        # GitLab creates the oldest version a moment after the merge request. Two versions can also have the
+        # same commit with different bases.
         oldest = versions[-1:] if len(versions) < PAGE_SIZE else []
         return sum(
             whole_second(version.created_at) > since and version.head_commit_sha != before.head_commit_sha

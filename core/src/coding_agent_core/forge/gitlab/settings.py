@@ -35,7 +35,7 @@ class GitLab(ForgeSettings):
 
     @property
     def projects(self) -> tuple[str | int, ...]:
-        """The projects to poll; empty: the group, or the whole instance."""
+        """The projects to poll; if it is empty, the group or the whole instance is polled."""
         given = self.project_id if isinstance(self.project_id, tuple) else (self.project_id,)
         return tuple(project for project in given if project)
 

@@ -29,15 +29,15 @@ _HOOKS = {
     "Merge Request Hook": "merge_request",
     "System Hook": None,
 }
-"""What each `X-Gitlab-Event` can carry; system hooks carry every kind and name it in the payload."""
+"""The kind of object in each `X-Gitlab-Event`. System hooks can have any kind, which the payload names."""
 _EVENT_OF_KIND = {"issue": "Issue Hook", "merge_request": "Merge Request Hook"}
 _ENDED = {"close": "was closed", "merge": "was merged"}
 _PRIVATE, _INTERNAL = 0, 10
 """Values of a project's `visibility_level`; 20 is public."""
 _NOTE_HOOKS = frozenset({"Note Hook", "Confidential Note Hook", "System Hook"})
-"""A note on a confidential issue, and a note that only members can read, have a header of their own."""
+"""Hooks of comments. Comments on confidential issues and comments for members only have their own header."""
 _NOTEABLE = {"Issue": "issue", "MergeRequest": "merge_request"}
-"""Items that a note can be on, and the payload's field with the item; commits and snippets are not items."""
+"""The payload's field with the item of a comment, by GitLab's type. Commits and snippets are not items."""
 _LOGIN = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
 _PATH = re.compile(r"[A-Za-z0-9_.-]{1,255}(/[A-Za-z0-9_.-]{1,255}){1,21}", re.ASCII)
 
@@ -47,10 +47,10 @@ class GitLabToken:
 
     @staticmethod
     def of(header: str | None, tokens: Sequence[str]) -> GitLabToken | None:
-        """The check, or `None` if the header is not one of the tokens.
+        """Return the check, or `None` if the header is not one of the tokens.
 
         Args:
-            header: as ASGI servers give it, decoded as Latin-1.
+            header: the header's value as ASGI servers provide it, decoded as Latin-1.
         """
         try:
             given = (header or "").encode("latin-1")
@@ -71,11 +71,11 @@ def verification(headers: Mapping[str, str], secrets: Sequence[str]) -> Verifica
 
 
 def delivery(headers: Mapping[str, str]) -> Delivery:
-    """The event's name and the delivery's id.
+    """Return the event's name and the delivery's id.
 
     `Idempotency-Key` (GitLab 17.4) stays the same when a delivery is sent again; `X-Gitlab-Webhook-UUID`
-    (16.2) is new each time but better than nothing. `X-Gitlab-Event-UUID` is not a delivery id: all events
-    that one request to GitLab causes share it.
+    (16.2) is new each time but better than nothing. `X-Gitlab-Event-UUID` is not a delivery id, because all
+    events that one request to GitLab causes share it.
     """
     identifier = headers.get("idempotency-key") or headers.get("x-gitlab-webhook-uuid") or ""
     return Delivery(event=headers.get("x-gitlab-event", ""), id=safe(identifier, 128) or None)
@@ -90,7 +90,7 @@ def action_of(payload: Mapping[str, Any]) -> str:
 def interpret(
     delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
 ) -> Meaning:
-    """What an authentic event means.
+    """Return what an authentic event means.
 
     Raises:
         FieldError: the event could start or stop a task, but a field is missing or has the wrong type.
@@ -108,7 +108,7 @@ def interpret(
         return Ignored(f"unsupported event type: {_EVENT_OF_KIND[kind]} is not in webhook.gitlab.events")
     fields = Fields(payload)
     attributes = fields.object("object_attributes")
-    # GitLab leaves the action out where a change has none, e.g. in test deliveries.
+    # GitLab leaves out the action if there is none, e.g. in test deliveries.
     action = attributes.optional_text("action")
     if action not in (*_ENDED, "open", "reopen", "update"):
         return Ignored(f"not an action that adds a label: {safe(action, 60) or 'none'}")
@@ -147,7 +147,7 @@ def interpret(
 
 
 def _user(fields: Fields) -> str:
-    """Login of whoever made the change; empty where the event does not say it."""
+    """Return the login of the person who made the change; empty if the event does not say so."""
     return fields.object("user").optional_text("username") if fields.has("user") else ""
 
 
@@ -220,7 +220,7 @@ def _note(delivered: Delivery, fields: Fields, settings: Settings, received_at: 
 
 
 def _is_new(note: Fields) -> bool:
-    """Whether a person wrote the comment just now, and did not edit an old one.
+    """Whether a person has just written the comment and did not edit an old one.
 
     GitLab sends edits since 16.10, and marks them (`action`) only since 16.11.
     """

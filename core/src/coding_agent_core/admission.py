@@ -1,12 +1,12 @@
-"""Exactly one task for each application of the label (docs/decisions/0010). Pure.
+"""Decides that each application of the label has exactly one task (docs/decisions/0010). Pure.
 
-Every origin (webhook, poll, redelivery, a person) asks the same `admit`; whoever stores tasks arbitrates
-races by refusing a second task of the same name and asking again with the latest one. What admission must
-know is read from an item's AgentTasks (`latest_of`), and what it decides is written down on them.
+Every origin (webhook, poll, redelivery, a person) asks the same `admit`. The store of tasks decides races: it
+refuses a second task with the same name, and `admit` is asked again with the latest task. Admission reads the
+facts from an item's AgentTasks (`latest_of`), and its decisions are recorded on them.
 
-Clocks need not agree: times of the forge are compared with times of the same forge only. Where such a time
-is missing or two are equal, no label is lost: a label counts, and a removal has to be confirmed by somebody
-who can read the item.
+Clocks need not agree, because times of a forge are only compared with times of the same forge. If such a time
+is missing or two are equal, no label is lost: a label counts, and a program that can read the item has to
+confirm a removal.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ from coding_agent_core.tasks import (
 )
 
 FRESH = timedelta(minutes=1)
-"""A webhook that comes within this time after its label is fresh; a later one may be a redelivery."""
+"""A webhook that arrives within this time after its label is fresh; a later one may be a redelivery."""
 SETTLED = timedelta(minutes=10)
-"""A run that was announced longer ago is stored, or never will be: a submission takes seconds."""
+"""A run that was announced longer ago is either stored or never will be, as a submission takes seconds."""
 _DELIVERIES = 20
-"""Further delivery ids kept on a task; the first one is in its spec."""
+"""The most further delivery ids that a task keeps. The first id is in the task's spec."""
 _SECOND = timedelta(seconds=1)
 """The precision of forge times (`whole_second`)."""
 
 
 @dataclass(frozen=True)
 class LatestTask:
-    """What admission must know of an item's newest task.
+    """The facts about an item's newest task that admission must know.
 
     Attributes:
         run: the highest number among the item's runs.
-        terminal: it ended, one way or another.
-        cancel_requested: someone asked to stop it.
-        acknowledged: the forge showed our own label swap at least once since the task began.
-        labeled_at: applications of the label up to this time are the task's, by the forge's clock.
-        withdrawn_before: applications of the label before this time were withdrawn with the task, by the
-            forge's clock; `None` if it was not withdrawn, or nobody knows when.
-        delivery_ids: ids of the deliveries that this task already answers for.
+        terminal: whether the task has ended in any way.
+        cancel_requested: whether somebody asked to stop the task.
+        acknowledged: whether the item has shown our own label swap at least once since the task began.
+        labeled_at: the task answers applications of the label up to this time, by the forge's clock.
+        withdrawn_before: applications of the label before this time, by the forge's clock, were withdrawn with
+            the task. `None` if the task was not withdrawn, or the time is not known.
+        delivery_ids: the ids of the deliveries that this task already answers.
     """
 
     name: str
@@ -74,16 +74,16 @@ class LatestTask:
 
     @property
     def answered_until(self) -> datetime | None:
-        """Applications of the label up to this time ask for nothing new, by the forge's clock."""
+        """Applications of the label up to this time, by the forge's clock, ask for nothing new."""
         return answered_by_withdrawal(self.withdrawn_before) or self.labeled_at
 
 
 @dataclass(frozen=True)
 class Create:
-    """Create the item's run of this number.
+    """The decision to create the item's run with this number.
 
     Attributes:
-        after: name of the run that must end before this one may start, if one is still active.
+        after: the name of the run that must end before the new one may start, if one is still active.
     """
 
     run: int
@@ -92,13 +92,13 @@ class Create:
 
 @dataclass(frozen=True)
 class Duplicate:
-    """This application already has its task.
+    """The decision that this application already has its task.
 
     Attributes:
-        task: name of that task.
-        why: a sentence for logs.
-        labeled_at: newer than what the task knows: to be recorded on it, so that an older unlabel that
-            arrives late does not cancel the task.
+        task: the name of that task.
+        why: the reason, for logs.
+        labeled_at: the time of the application, if it is newer than the task's. It must be recorded on the
+            task, so that an older removal that arrives late does not cancel the task.
     """
 
     task: str
@@ -110,10 +110,11 @@ Decision = Create | Duplicate
 
 
 def is_fresh(trigger: Trigger) -> bool:
-    """A person has just put the label on: almost always, the item has no task yet.
+    """Whether a person has just applied the label. In this case the item almost never has a task yet.
 
-    Only such a request may create run 1 without reading first (docs/decisions/0010). With a forge whose clock
-    differs from ours by more than `FRESH`, no request is fresh: each costs one more read, and none is lost.
+    Only such a request may create run 1 without reading first (docs/decisions/0010). If a forge's clock
+    differs from ours by more than `FRESH`, no request is fresh. Each then costs one more read, and none is
+    lost.
     """
     if trigger.origin is not Origin.WEBHOOK or trigger.cause is not Cause.LABEL:
         return False
@@ -130,8 +131,8 @@ def admit(event: Trigger, latest: LatestTask | None) -> Decision:
         newer = _newer(event.labeled_at, latest.labeled_at)
         return Duplicate(latest.name, "the item's task has not ended", newer)
     known, at = latest.answered_until, event.labeled_at
-    # A poll sees the label, not the event. Unless it is known to be newer than the withdrawal, it may be the
-    # one that made the task.
+    # A poll sees the label and not the event. Unless the label is certainly newer than the withdrawal, it may
+    # be the label for which the task was created.
     is_newer = latest.withdrawn_before is not None and at is not None and at >= latest.withdrawn_before
     if event.origin is Origin.POLL and not latest.acknowledged and not is_newer:
         return Duplicate(latest.name, "the label may be left from the last run; it was never swapped")
@@ -142,10 +143,10 @@ def admit(event: Trigger, latest: LatestTask | None) -> Decision:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Cancel this task.
+    """The decision to cancel a task.
 
     Attributes:
-        withdrawn_before: as in `LatestTask`.
+        withdrawn_before: the same as in `LatestTask`.
     """
 
     task: str
@@ -154,12 +155,12 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Keep:
-    """Cancel nothing.
+    """The decision to cancel nothing.
 
     Attributes:
-        why: a sentence for logs and for the sender.
-        withdrawn_before: newer than what the task knows: to be recorded on it, so that an older application
-            that arrives late makes no run.
+        why: the reason, for logs and for the sender.
+        withdrawn_before: the time of the withdrawal, if it is newer than the task's. It must be recorded on
+            the task, so that an older application that arrives late creates no run.
     """
 
     why: str
@@ -168,10 +169,10 @@ class Keep:
 
 @dataclass(frozen=True)
 class Check:
-    """Cancel this task if the item shows that nobody wants it: somebody with a token has to read it.
+    """The decision that a program with a token must read the item, and cancel the task if nobody wants it.
 
     Attributes:
-        why: what makes the events alone not enough; a sentence for logs and for the sender.
+        why: why the events alone are not enough, for logs and for the sender.
     """
 
     task: str
@@ -181,8 +182,8 @@ class Check:
 def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep | Check:
     """Decide whether a removed label, a closed item or a command cancels the item's task.
 
-    Deliveries come late and out of order. A withdrawal that is older than the last application of the label
-    is ignored. A removal of the same second, or of an unknown time, may be older too.
+    Deliveries may arrive late and out of order. A withdrawal that is older than the last application of the
+    label is ignored. A removal in the same second, or at an unknown time, may be older too.
     """
     if latest is None:
         return Keep("the item has no task")
@@ -203,17 +204,17 @@ def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep
 
 
 def answered_by(updated_at: datetime | None, *, labeled: bool) -> datetime | None:
-    """The last moment of the forge's clock at which the label can have been applied before an item was read.
+    """Return the last time, by the forge's clock, of applications that a reading of the item includes.
 
     Args:
-        updated_at: as in `ItemState`.
-        labeled: the item showed the label.
+        updated_at: the same as in `ItemState`.
+        labeled: whether the item showed the label.
     """
     return updated_at if updated_at is None or labeled else updated_at - _SECOND
 
 
 def answered_by_withdrawal(before: datetime | None) -> datetime | None:
-    """As `answered_by`, of a withdrawal.
+    """Return the same as `answered_by`, for a withdrawal.
 
     Args:
         before: `withdrawn_before` of `LatestTask`.
@@ -226,20 +227,20 @@ def _newer(candidate: datetime | None, known: datetime | None) -> datetime | Non
 
 
 def runs_of(item: Item, tasks: Iterable[AgentTask]) -> list[AgentTask]:
-    """The runs of exactly this item, the newest last: labels hold a hash, which other items may share.
+    """Return the runs of exactly this item, the newest last. (Another item may have the same hash in labels.)
 
-    The newest is the one that works; if none does, the one that was created last. Numbers alone do not say
-    it: if a person deleted run 1, the next run can be run 1 again.
+    The newest run is the run that works, or otherwise the run that was created last. Numbers alone do not
+    show it: if a person deleted run 1, the next run can be run 1 again.
     """
     same = [task for task in tasks if task.readable and task.spec.item.identity == item.identity]
     return sorted(same, key=_order)
 
 
 def free_run(item: Item, run: int, tasks: Iterable[AgentTask]) -> int:
-    """The first number from `run` on whose name none of these tasks has.
+    """Return the first number from `run` on for which the name is free.
 
-    A task of another item can have the name of one of this item's runs: a person may choose any name, and
-    two items may have the same hash.
+    A task of another item can have the name of one of this item's runs, because a person may choose any name,
+    and two items may have the same hash.
     """
     taken = {task.name for task in tasks}
     while task_name(item, run) in taken:
@@ -248,11 +249,11 @@ def free_run(item: Item, run: int, tasks: Iterable[AgentTask]) -> int:
 
 
 def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
-    """The facts of an item's newest run.
+    """Return the facts about an item's newest run.
 
-    Its deliveries and its last `labeledAt` are those of all runs together: a delivery that an older run
-    answers for asks for nothing new, and a newer run does not make the forge's clock go back. What was
-    withdrawn with an older run counts as answered.
+    Deliveries and the last `labeledAt` are taken from all runs: a delivery that an older run answers asks for
+    nothing new, and a newer run does not turn back the forge's clock. Applications that were withdrawn with an
+    older run count as answered.
     """
     readable = [task for task in runs if task.readable]
     if not readable:
@@ -273,30 +274,30 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
 
 
 def works(task: AgentTask) -> bool:
-    """The run has not ended, and nobody asked to stop it: normally at most one run of an item does."""
+    """Whether the run has not ended and nobody asked to stop it. Normally at most one run of an item works."""
     return task.readable and not task.spec.cancel and not task.over
 
 
 def first_run(item: Item, runs: Iterable[AgentTask]) -> AgentTask | None:
-    """The run whose name a fresh webhook tries to take."""
+    """Return the run with the name that a fresh webhook tries to take."""
     return next((task for task in runs if task.name == task_name(item)), None)
 
 
 def note(
     newest: AgentTask, trigger: Trigger, labeled_at: datetime | None, latest: LatestTask
 ) -> dict[str, Any] | None:
-    """The merge patch that records a duplicate on its task; `None` if there is nothing to record.
+    """Return the merge patch that records a duplicate on its task; `None` if there is nothing to record.
 
     Args:
-        newest: the task, as it was read; the patch is for exactly this version of it.
-        labeled_at: from the `Duplicate`: newer than what the task knows.
-        latest: the facts on which the duplicate was decided.
+        newest: the task as it was read. The patch is for exactly this version of it.
+        labeled_at: the time in the `Duplicate`.
+        latest: the facts on which the decision was based.
     """
     annotations: dict[str, str] = {}
     if labeled_at is not None:
         annotations[ANNOTATION_LABELED_AT] = labeled_at.isoformat()
     delivery = trigger.delivery_id
-    # A delivery with a time that the task knows is recognized by that time when it comes again.
+    # If a delivery's time is known to the task, a repetition is recognized by this time.
     unknown_by_time = labeled_at is not None or trigger.labeled_at is None
     if delivery and unknown_by_time and "," not in delivery and delivery not in latest.delivery_ids:
         known = [*_further_deliveries(newest), delivery]
@@ -305,7 +306,7 @@ def note(
 
 
 def announcement(now: datetime) -> dict[str, str]:
-    """The annotation of an item's run 1 that says that a further run is about to be created."""
+    """Return the annotation of run 1 that says that a further run is about to be created."""
     return {ANNOTATION_NEXT_RUN_AT: now.isoformat()}
 
 
@@ -315,14 +316,13 @@ def is_announced(first: AgentTask) -> bool:
 
 
 def may_delete_first(item: Item, runs: Iterable[AgentTask], now: datetime) -> bool:
-    """Whether the ended run 1 of an item may be deleted: it is the only run, and no other is about to
-    come.
+    """Whether the ended run 1 may be deleted: it is the item's only run, and no other was announced lately.
 
-    While a run of an item is stored, the name of run 1 stays taken. So whoever creates it has the item's
-    only run.
+    While a run of an item is stored, the name of run 1 stays taken. So a run 1 that can be created is the
+    item's only run.
 
     Args:
-        runs: a consistent list; the deletion is for exactly that version of run 1, so that it fails if a
+        runs: a consistent list. The deletion is for exactly that version of run 1, so that it fails if a
             further run was announced meanwhile.
     """
     same = runs_of(item, runs)
@@ -333,16 +333,16 @@ def may_delete_first(item: Item, runs: Iterable[AgentTask], now: datetime) -> bo
 
 
 def duplicate_of(duplicate: Duplicate) -> dict[str, Any]:
-    """The merge patch for a task that should not have been created: it is cancelled, and never the newest."""
+    """Return the merge patch that cancels a task that should not exist; it never counts as the newest."""
     because = f"{duplicate.task} already covers it: {duplicate.why}"
     return _cancelled({ANNOTATION_CANCELLED: because, ANNOTATION_DUPLICATE_OF: duplicate.task})
 
 
 def cancellation(why: str, withdrawn_before: datetime | None = None) -> dict[str, Any]:
-    """The merge patch that cancels a task, and says why.
+    """Return the merge patch that cancels a task and says why.
 
     Args:
-        withdrawn_before: as in `LatestTask`.
+        withdrawn_before: the same as in `LatestTask`.
     """
     annotations = {ANNOTATION_CANCELLED: why}
     if withdrawn_before is not None:
@@ -351,33 +351,33 @@ def cancellation(why: str, withdrawn_before: datetime | None = None) -> dict[str
 
 
 def withdrawn(before: datetime) -> dict[str, Any]:
-    """The merge patch that records a withdrawal on a task that it does not cancel."""
+    """Return the merge patch that records a withdrawal on a task without cancelling it."""
     return _annotated({ANNOTATION_WITHDRAWN_BEFORE: before.isoformat()})
 
 
 def answered(until: datetime) -> dict[str, Any]:
-    """The merge patch that records that applications of the label up to this forge time are the task's."""
+    """Return the merge patch that records that the task answers label applications up to this forge time."""
     return _annotated({ANNOTATION_LABELED_AT: until.isoformat()})
 
 
 def check_label(why: str | None) -> dict[str, Any]:
-    """The merge patch that asks the reporter to read the item; `None`: it has."""
+    """Return the merge patch that asks the reporter to read the item; `None` removes this request."""
     return _annotated({ANNOTATION_CHECK_LABEL: why})
 
 
 def must_check_label(task: AgentTask) -> bool:
-    """The reporter has to read the item's labels."""
+    """Whether the reporter has to read the item's labels."""
     return ANNOTATION_CHECK_LABEL in task.metadata.annotations
 
 
 def labeled_at(task: AgentTask) -> datetime | None:
-    """Applications of the label up to this time are known to be the task's, by the forge's clock."""
+    """Return the time, by the forge's clock, up to which the task answers applications of the label."""
     times = (task.spec.trigger.labeled_at, _time(task, ANNOTATION_LABELED_AT))
     return max((time for time in times if time is not None), default=None)
 
 
 def withdrawn_before(task: AgentTask) -> datetime | None:
-    """As in `LatestTask`."""
+    """Return the time that `LatestTask` calls `withdrawn_before`."""
     return _time(task, ANNOTATION_WITHDRAWN_BEFORE)
 
 
@@ -390,13 +390,13 @@ def _cancelled(annotations: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _order(task: AgentTask) -> tuple[bool, bool, bool, datetime, int]:
-    """Sorts the runs of an item, the newest last."""
+    """Return the sort key of an item's runs, which puts the newest last."""
     original, active = ANNOTATION_DUPLICATE_OF not in task.metadata.annotations, not task.over
     return original, active and not task.spec.cancel, active, task.metadata.created, task.spec.run
 
 
 def _time(task: AgentTask, annotation: str) -> datetime | None:
-    """A time by the forge's clock."""
+    """Read a time by the forge's clock from an annotation."""
     time = parse_time(task.metadata.annotations.get(annotation))
     return None if time is None else whole_second(time)
 

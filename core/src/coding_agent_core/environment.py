@@ -1,7 +1,7 @@
 """The environment that a repository asks for in its `.coding-agent.yaml`. Pure.
 
-The file is written by whoever can push to the default branch, so everything in it has a limit. What of it is
-allowed is the administrator's decision (`repository_environment` in the settings).
+Everybody who can push to the default branch can write the file, so everything in it has a limit. The
+administrator decides what is allowed (`repository_environment` in the settings).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import one_line, printable
 
 ENVIRONMENT_FILE = ".coding-agent.yaml"
-"""Its path in the repository."""
+"""The file's path in the repository."""
 SERVICE_PREFIX = "service-"
-"""Before the names of the containers and volumes of services."""
+"""The prefix of the names of services' containers and volumes."""
 MAX_FILE_BYTES = 64 * 1024
 MAX_POD_BYTES = 2048
-"""Of image, presets and services as JSON: they go through a termination message, which has 4 KiB."""
+"""The limit for image, presets and services as JSON, because a termination message of 4 KiB contains them."""
 
 _HOST = r"(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+|[a-z0-9-]+(?=:[0-9]))(?::[0-9]{1,5})?"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -30,8 +30,8 @@ _IMAGE = re.compile(
     rf"(?P<name>{_HOST}(?:/{_COMPONENT})+)(?::(?P<tag>\w[\w.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?",
     re.ASCII,
 )
-"""A whole reference (https://github.com/distribution/reference), with the registry's host, without which each
-runtime would choose a registry of its own."""
+"""Matches a whole reference (https://github.com/distribution/reference) with the registry's host. Without the
+host, each runtime would choose its own registry."""
 _PATTERN = re.compile(
     rf"(?P<name>{_HOST}(?:/[a-z0-9._*-]+)+)(?::(?P<tag>[\w.*-]{{1,128}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?",
     re.ASCII,
@@ -46,7 +46,7 @@ _PROBLEMS = {
     "dict_type": "must be a mapping",
     "model_type": "must be a mapping",
 }
-"""What pydantic's types of errors mean here."""
+"""The messages for pydantic's types of errors."""
 
 
 class EnvironmentFileError(CodingAgentError):
@@ -62,10 +62,10 @@ def _image(value: str) -> str:
 
 
 def image_pattern(value: str) -> str:
-    """The value, if `matches` can take it as a pattern.
+    """Return the value if `matches` accepts it as a pattern.
 
     Raises:
-        ValueError: it cannot; the sentence says what a pattern looks like.
+        ValueError: the value is not a pattern; the message says what a pattern looks like.
     """
     if not _PATTERN.fullmatch(value) or ".." in value:
         raise ValueError(
@@ -78,8 +78,8 @@ def image_pattern(value: str) -> str:
 def matches(image: str, pattern: str) -> bool:
     """Whether a pattern allows an image.
 
-    A pattern without a tag allows every tag and digest of the repositories that it names. One with a tag
-    allows no digest, because a digest replaces the tag and may be any version.
+    A pattern without a tag allows every tag and digest of the repositories that it names. A pattern with a
+    tag allows no digest, because a digest replaces the tag and may be any version.
     """
     wanted, given = _PATTERN.fullmatch(pattern), _IMAGE.fullmatch(image)
     if wanted is None or given is None or not _glob(wanted["name"]).fullmatch(given["name"]):
@@ -110,7 +110,7 @@ def _without_nul(value: str) -> str:
 Image = Annotated[str, Field(max_length=255), AfterValidator(_image)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Preset = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
-"""Name of a list of hosts in the settings."""
+"""The name of a list of hosts in the settings."""
 _Command = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_without_nul)]
 _ServiceName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$")]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
@@ -137,8 +137,8 @@ class Service(ServiceSpec):
     """A program that runs next to the workspace, which reaches it at 127.0.0.1.
 
     Attributes:
-        port: that it listens on, on all addresses: the kubelet asks there whether it has started.
-        folders: absolute paths that it can write to, in addition to `/tmp`.
+        port: the port on which the service listens on all addresses, so that the kubelet can check its start.
+        folders: absolute paths to which the service can write, in addition to `/tmp`.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -146,12 +146,12 @@ class Service(ServiceSpec):
 
 
 class Environment(BaseModel):
-    """What the attempt's pod must be made with.
+    """What a repository asks for in the pod of an attempt.
 
     Attributes:
-        image: of the workspace; `None`: the installation's.
-        egress: names of presets, sorted.
-        services: sorted by name.
+        image: the workspace's image; `None` for the installation's image.
+        egress: the names of presets, sorted.
+        services: the services, sorted by name.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -163,7 +163,7 @@ class Environment(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def __bool__(self) -> bool:
-        """Whether it asks for anything."""
+        """Whether the environment asks for anything."""
         return self != Environment()
 
     def __str__(self) -> str:
@@ -197,7 +197,7 @@ class RepositoryFile(_Strict):
 
     @property
     def pod(self) -> Environment:
-        """What of it the pod must be made with."""
+        """The part of the file that the pod is made with."""
         services = tuple(
             Service(name=name, **dict(service)) for name, service in sorted(self.services.items())
         )
@@ -205,12 +205,12 @@ class RepositoryFile(_Strict):
 
 
 def read_file(content: bytes) -> RepositoryFile:
-    """The file's content, checked.
+    """Read and check the file's content.
 
     Every scalar is read as text, so that `1.10`, `on` and `null` mean what is written.
 
     Raises:
-        EnvironmentFileError: it is too large, not YAML, or does not have the form of a `RepositoryFile`.
+        EnvironmentFileError: the file is too large, not YAML, or does not have the form of a `RepositoryFile`.
     """
     if len(content) > MAX_FILE_BYTES:
         raise EnvironmentFileError(
@@ -231,7 +231,7 @@ def read_file(content: bytes) -> RepositoryFile:
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Reads every scalar as text, and refuses aliases and keys that are given twice."""
+    """A loader that reads every scalar as text, and refuses aliases and repeated keys."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -256,7 +256,7 @@ def _place(error: Exception) -> str:
 
 
 def _problem(error: ValidationError) -> str:
-    """The first wrong field and what to change."""
+    """Say which field is wrong first, and what to change."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = one_line(printable(".".join(str(part) for part in first["loc"])), 80)
     words = _PROBLEMS.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")

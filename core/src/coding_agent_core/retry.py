@@ -1,4 +1,4 @@
-"""Retrying and waiting: backoff, the one retry policy of all programs, and waits that a stop ends."""
+"""Retries and waits: backoff, the retry policy that all programs share, and waits that a stop ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Clock:
-    """Time and chance, replaced in tests: an aware `now`, monotonic seconds, `chance` in [0, 1)."""
+    """Time and randomness, which tests replace: an aware `now`, monotonic seconds, `chance` in [0, 1)."""
 
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic: Callable[[], float] = time.monotonic
@@ -34,7 +34,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment of a monotonic clock: `Deadline.after(30.0)` passes in 30 seconds."""
+    """A time of a monotonic clock: `Deadline.after(30.0)` passes in 30 seconds."""
 
     at: float
     clock: Clock
@@ -46,7 +46,7 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds until then; negative afterwards."""
+        """Seconds until the deadline; negative afterwards."""
         return self.at - self.clock.monotonic()
 
     @property
@@ -55,26 +55,26 @@ class Deadline:
 
 
 def backoff(failures: int, first: float, longest: float, chance: float | None = None) -> float:
-    """Seconds to wait after so many failures in a row: doubled each time, minus up to a half by chance.
+    """Return the seconds to wait after failures in a row: doubled each time, minus up to a half at random.
 
     Args:
-        failures: from 1.
+        failures: the number of failures, from 1.
         first: the longest wait after the first failure.
         longest: the longest of all waits.
-        chance: in [0, 1), so that many clients do not return at once; random by default.
+        chance: a number in [0, 1) that spreads clients, so that they do not return at once; random by default.
     """
-    # The exponent is bounded: a program that has tried for weeks must not compute 2 ** 100000.
+    # The exponent is limited, because a program that has tried for weeks must not compute 2 ** 100000.
     wait = min(longest, first * 2.0 ** min(failures - 1, 63))
     return wait * (0.5 + (random.random() if chance is None else chance) / 2)
 
 
 def asked_wait(asked: float, longest: float, chance: float | None = None) -> float:
-    """Seconds to wait if a server asks for a delay: up to a tenth more by chance, at most `longest`.
+    """Return the seconds to wait if a server asks for a delay: up to a tenth more, but at most `longest`.
 
-    The spread stays at the limit: there the wait is up to a tenth less than `longest`.
+    Waits are spread even at the limit, where they are up to a tenth shorter than `longest`.
 
     Args:
-        chance: in [0, 1), so that all who were asked do not return at once; random by default.
+        chance: a number in [0, 1) that spreads clients, so that they do not return at once; random by default.
     """
     least = min(asked, longest / 1.1)
     return least * (1 + (random.random() if chance is None else chance) / 10)
@@ -85,12 +85,12 @@ class RetryPolicy:
     """Limits of retries.
 
     Attributes:
-        tries: in all, the first one included.
-        total: seconds in which the last try must start, counted from the first.
-        first_wait: seconds before the second try.
-        longest_wait: seconds of one wait, unless the server asks for more.
-        longest_retry_after: seconds that a server may ask for. If it asks for more, the caller gets the error
-            with the seconds, and decides.
+        tries: the most tries, including the first.
+        total: the seconds, counted from the first try, within which the last try must start.
+        first_wait: the most seconds before the second try.
+        longest_wait: the most seconds of one wait, unless the server asks for more.
+        longest_retry_after: the most seconds that a server may ask for. If it asks for more, the caller gets
+            the error with the seconds, and decides.
     """
 
     tries: int = 4
@@ -102,11 +102,11 @@ class RetryPolicy:
     def next_wait(
         self, *, tried: int, elapsed: float, chance: float, retry_after: float | None = None
     ) -> float | None:
-        """Seconds to wait before the next try, never less than `retry_after`; `None` to give up.
+        """Return the seconds before the next try, never less than `retry_after`; `None` to give up.
 
         Args:
-            tried: tries so far, from 1.
-            elapsed: seconds since the first started.
+            tried: the number of tries so far, from 1.
+            elapsed: the seconds since the first try started.
         """
         if tried >= self.tries or (retry_after or 0.0) > self.longest_retry_after:
             return None
@@ -124,29 +124,29 @@ async def retry(
     retryable: Callable[[BaseException], bool],
     before_wait: Callable[[BaseException, float, int], None],
 ) -> _T:
-    """Run it, and run it again after retryable errors as long as the policy permits; else raise the error.
+    """Run the action, again after retryable errors while the policy permits it, and then raise the error.
 
-    An error's attribute `retry_after` says how many seconds the server asks to wait.
+    An error's attribute `retry_after` gives the seconds for which the server asks to wait.
 
     Args:
         before_wait: called with the error, the seconds to wait, and the number of tries so far.
     """
     began = clock.monotonic()
-    try:  # nearly always the only one, and much cheaper without tenacity
+    try:  # the first try is nearly always the only one, and it is much cheaper without tenacity
         return await action()
     except Exception as error:
         if not retryable(error):
             raise
         first: list[Exception] = [error]
 
-    async def attempt() -> _T:  # tenacity does not await what a plain function returns
+    async def attempt() -> _T:  # a coroutine, because tenacity does not await a plain function's result
         if first:
             raise first.pop()
         return await action()
 
     def failure(state: RetryCallState) -> BaseException:
         error = state.outcome.exception() if state.outcome else None
-        assert error is not None  # noqa: S101 - tenacity waits after a failure only
+        assert error is not None  # noqa: S101 - tenacity waits only after a failure
         return error
 
     def wait(state: RetryCallState) -> float:
@@ -177,11 +177,11 @@ async def while_unavailable(
     clock: Clock | None = None,
     longest_wait: float = 60.0,
 ) -> _T:
-    """Run it, and retry while the forge is not available: for work that must not fail because of that.
+    """Run the action, and retry it while the forge is not available, for work that must not fail then.
 
     Args:
-        within: seconds after which the last error is raised.
-        clock: its `sleep` raises if waiting any longer makes no sense.
+        within: the seconds after which the last error is raised.
+        clock: a clock whose `sleep` can raise to end the waits.
 
     Raises:
         ForgeError: the forge refused, or was unavailable for longer than `within`.
@@ -202,7 +202,7 @@ class StoppedError(Exception):
 
 
 async def first_of(*waits: Awaitable[object]) -> None:
-    """Wait until one of them ends and cancel the others. Raises the first one's error."""
+    """Wait until one of the waits ends, and cancel the others. Raises its error if it has one."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -222,14 +222,14 @@ async def run_until(
     timeout: float | None = None,
     cleanup: float | None = None,
 ) -> _T:
-    """Run it; cancel it `grace` seconds after `stop` is set, or after `timeout` seconds.
+    """Run the action; cancel it `grace` seconds after `stop` is set, or after `timeout` seconds.
 
     Args:
-        cleanup: seconds to wait for cancelled work to end.
+        cleanup: the seconds to wait for the end of cancelled work.
 
     Raises:
-        StoppedError: it was cancelled because of the stop.
-        TimeoutError: it was cancelled because of the timeout.
+        StoppedError: the action was cancelled because of the stop.
+        TimeoutError: the action was cancelled because of the timeout.
     """
     work = asyncio.ensure_future(action())
     stopped = asyncio.ensure_future(stop.wait())
@@ -247,14 +247,14 @@ async def run_until(
             if not work.done():
                 _logger.warning("Cancelled work did not end within %.0f s", cleanup)
             elif not work.cancelled():
-                work.exception()  # retrieved, or asyncio reports it
+                work.exception()  # if nobody retrieves the exception, asyncio reports it
     if stop.is_set():
         raise StoppedError
     raise TimeoutError
 
 
 async def pause_until(stop: asyncio.Event, seconds: float) -> None:
-    """Wait this many seconds, or until `stop` is set. If it is set already, wait the whole time."""
+    """Wait for some seconds, or until `stop` is set. If it is set already, wait the whole time."""
     if stop.is_set():
         await asyncio.sleep(seconds)
         return
@@ -265,7 +265,7 @@ async def pause_until(stop: asyncio.Event, seconds: float) -> None:
 
 @asynccontextmanager
 async def any_of(*events: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-    """An event that is set once one of these is set."""
+    """Yield an event that is set once one of these events is set."""
     one = asyncio.Event()
 
     async def copy(event: asyncio.Event) -> None:

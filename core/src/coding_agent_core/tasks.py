@@ -1,4 +1,4 @@
-"""Items, label applications, runners, requests for a task, and the phases of one."""
+"""Items, label applications, runners, requests for tasks, and the phases of tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from coding_agent_core.registry import FACTS, HOSTS, KEY_TYPES, Platform
 from coding_agent_core.text import first_problem
 
 _NAME_LENGTH = 52
-"""Characters of a task name without `-r<run>` and `-<attempt>`, with which it has at most 63 (RFC 1123)."""
+"""The most characters of a task's name without `-r<run>` and `-<attempt>`; with both it has at most 63 (RFC
+1123)."""
 _SCHEMES = ("http", "https")
 
 
@@ -31,16 +32,16 @@ class Origin(StrEnum):
     WEBHOOK = "webhook"
     POLL = "poll"
     REDELIVERY = "redelivery"
-    """A webhook that came more than a minute after its event: sent again, or late."""
+    """A webhook that arrived more than a minute after its event, because it was late or sent again."""
     MANUAL = "manual"
 
 
 class Phase(StrEnum):
-    """A task's phase, by the same name in comments, columns, metrics and logs."""
+    """A task's phase, which has the same name in comments, columns, metrics and logs."""
 
     QUEUED = "Queued"
     STARTING = "Starting"
-    """The attempt's Job exists, and its agent has not started. Only on Kubernetes."""
+    """The attempt's Job exists, but its agent has not started. This phase exists only on Kubernetes."""
     RUNNING = "Running"
     BACKOFF = "Backoff"
     SUSPENDED = "Suspended"
@@ -54,7 +55,7 @@ class Phase(StrEnum):
 
 
 def terminal_phase(status: str | None, reason: str | None) -> Phase | None:
-    """How a task ended, from its `Succeeded` condition; `None` while it has not ended."""
+    """Return how a task ended, from its condition `Succeeded`; `None` while it has not ended."""
     if status == "True":
         return Phase.SUCCEEDED
     if status == "False":
@@ -89,10 +90,10 @@ class Item(Frozen):
     """The issue, pull request or merge request that a task is about.
 
     Attributes:
-        host: the forge's web host with port if any, e.g. `github.com`, `forge.example.com:8443`.
-        repository: full path, e.g. `owner/repo` or `group/subgroup/project`; empty if only the project id is
-            known, until `Forge.locate`.
-        number: as people see it: `#7`, `!7`.
+        host: the forge's web host, with its port if any, e.g. `github.com`, `forge.example.com:8443`.
+        repository: the full path, e.g. `owner/repo` or `group/subgroup/project`. If only the project id is
+            known, it is empty until `Forge.locate`.
+        number: the item's number as people see it: 7 in `#7` or `!7`.
         project_id: the repository's number if the platform uses one (`PlatformFacts.by_project_id`).
     """
 
@@ -105,11 +106,11 @@ class Item(Frozen):
 
     @staticmethod
     def from_key(key: Mapping[str, Any], *, host: str = "", repository: str = "") -> Item:
-        """The item of a queue message's key, which has exactly the fields of the property `key`.
+        """Return the item for a queue message's key, which has exactly the fields of the property `key`.
 
         Args:
-            host: the public installation's by default.
-            repository: full path, for keys with a project id.
+            host: the forge's host; by default the public installation's.
+            repository: the repository's full path, for keys with a project id.
 
         Raises:
             ValueError: the dictionary is not a key; the message names the field.
@@ -152,7 +153,7 @@ class Item(Frozen):
         """The item in queue messages, with exactly the fields that consumers of the queue know.
 
         Raises:
-            ValueError: the platform's keys need the project's id, and it is not known.
+            ValueError: the platform's keys need the project's id, which is not known.
         """
         facts = FACTS[self.platform]
         form = facts.keys[self.kind]
@@ -178,39 +179,39 @@ class Item(Frozen):
 
     @property
     def repository_identity(self) -> str:
-        """As `identity`, of the repository."""
+        """The same as `identity`, for the repository."""
         return f"{self.platform}|{self.host.lower()}|{self._place}"
 
     @property
     def mark(self) -> str:
-        """Within the repository, as people write it: `#7`, `!7`."""
+        """The item's short name within the repository: `#7`, `!7`."""
         sign = FACTS[self.platform].change_mark if self.kind is ItemKind.CHANGE else "#"
         return f"{sign}{self.number}"
 
     @property
     def display(self) -> str:
-        """For people and logs: `owner/repo#7`, `group/project!7`."""
+        """The item's name for people and logs: `owner/repo#7`, `group/project!7`."""
         return f"{self.repository or self._place}{self.mark}"
 
 
 def identity_hash(identity: str) -> str:
-    """The first 16 hex digits of the SHA-256 of an item's or a repository's identity.
+    """Return the first 16 hex digits of the SHA-256 of an item's or a repository's identity.
 
-    64 bits: with 32, two of 10,000 items would share a hash with a probability of one percent.
+    They have 64 bits. With 32 bits, two of 10,000 items would share a hash with a probability of one percent.
     """
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def task_name(item: Item, run: int = 1) -> str:
-    """A slug, the hash of the item's identity, and `-r<n>` from the second run on.
+    """Return a task's name: a slug, the hash of the item's identity, and `-r<n>` from the second run on.
 
-    It is a valid RFC 1123 label with room for `-<attempt>`.
+    The name is a valid RFC 1123 label with room for `-<attempt>`.
     """
     kind = FACTS[item.platform].change_word if item.kind is ItemKind.CHANGE else "issue"
-    # The identity, not the path: a renamed repository must keep the names of its tasks.
+    # This uses the identity and not the path, because a renamed repository must keep its tasks' names.
     place = item.identity.split("|")[2]
     slug = re.sub(r"[^a-z0-9]+", "-", place.rsplit("/", 1)[-1].lower()).strip("-")
-    if FACTS[item.platform].by_project_id:  # a bare number says nothing
+    if FACTS[item.platform].by_project_id:  # people do not recognize a mere number
         slug = f"{item.platform}-{slug}"
     rest = f"-{kind}-{item.number}-{identity_hash(item.identity)}"
     name = (slug[: _NAME_LENGTH - len(rest)].strip("-") or "item") + rest
@@ -218,10 +219,10 @@ def task_name(item: Item, run: int = 1) -> str:
 
 
 def whole_second(moment: datetime) -> datetime:
-    """Without the fraction of a second.
+    """Return the time without the fraction of a second.
 
-    The forges' webhooks give whole seconds, some of their APIs also milliseconds. Times of one event are
-    equal only without them.
+    The forges' webhooks give whole seconds, but some of their APIs give milliseconds. Without these, the
+    times of the same event are equal.
     """
     return moment.replace(microsecond=0)
 
@@ -242,9 +243,9 @@ class Trigger(Frozen):
 
     Attributes:
         cause: `None` for a task that a person wrote as an AgentTask.
-        delivery_id: the webhook delivery's id; a redelivery has the same.
-        labeled_at: when the label was put on, by the forge's clock; `None` if the event does not say it.
-        received_at: by our clock.
+        delivery_id: the id of the webhook delivery; a redelivery has the same id.
+        labeled_at: when the label was applied, by the forge's clock; `None` if the event does not say so.
+        received_at: when we received the event, by our clock.
     """
 
     # A newer release's fields must not stop an older program.
@@ -266,7 +267,7 @@ _ISSUE_BRANCH = re.compile(r"issue-([1-9]\d{0,9})(?:-r\d{1,9})?", re.ASCII)
 
 @dataclass(frozen=True)
 class Head:
-    """The branch of a change; `own`: it is in the repository itself, and not in a fork."""
+    """The branch of a change; `own` says whether it is in the repository itself and not in a fork."""
 
     own: bool
     name: str = ""
@@ -277,8 +278,8 @@ class Trust:
     """What is known about who wrote an item.
 
     Attributes:
-        trusted: neither a fork nor a stranger wrote it.
-        answers: the issue whose work a change holds. The change is as trusted as the tasks of that issue.
+        trusted: whether neither a fork nor a stranger wrote the item.
+        answers: the issue for which the agent made a change. The change is as trusted as the issue's tasks.
     """
 
     trusted: bool
@@ -286,18 +287,18 @@ class Trust:
 
 
 def trust_of(item: Item, head: Head | None, *, closed: bool, member: bool, ours: bool, prefix: str) -> Trust:
-    """What the facts about an item say about its trust; what is not known must be passed as not trusted.
+    """Derive the trust in an item from facts. The caller passes unknown facts as not trusted.
 
-    The author of a change does not count if the agent did the work: then whoever wrote the issue decided
-    what is in it. That holds for whatever our account opened, and for each of the agent's branches.
+    If the agent made a change, its author does not matter, because the author of the issue decided what is in
+    it. This applies to everything that our account opened, and to each of the agent's branches.
 
     Args:
-        head: of a change; `None`: it is an issue.
-        closed: only people with an account that somebody has approved see the repository, because it is
-            private or internal.
-        member: the forge says that its author belongs to the repository.
-        ours: its author is our own account.
-        prefix: starts the agent's branches for issues.
+        head: the branch of a change; `None` for an issue.
+        closed: whether only people with an approved account can see the repository, because it is private or
+            internal.
+        member: whether the forge says that the item's author belongs to the repository.
+        ours: whether the author is our own account.
+        prefix: the beginning of the agent's branches for issues.
     """
     if head is not None and not head.own:
         return Trust(trusted=False)
@@ -308,7 +309,7 @@ def trust_of(item: Item, head: Head | None, *, closed: bool, member: bool, ours:
 
 
 def answered_issue(branch: str, prefix: str) -> int | None:
-    """The number of the issue for which the agent made this branch; `None`: it made it for none."""
+    """Return the number of the issue for which the agent made a branch; `None` for any other branch."""
     found = _ISSUE_BRANCH.fullmatch(branch.removeprefix(prefix)) if branch.startswith(prefix) else None
     return int(found[1]) if found else None
 
@@ -317,10 +318,10 @@ class TaskRequest(Frozen):
     """A label application that asks for a task; `admit` decides whether it becomes one.
 
     Attributes:
-        user: login of the person who applied the label; their per-user settings apply.
-        trusted, answers: as in `Trust`. Where tasks are AgentTasks, the sink decides by `answers`; elsewhere
-            nothing depends on trust.
-        runner: the coding agent that the label names; `None`: the configured one.
+        user: the login of the person who applied the label. This person's per-user settings apply.
+        trusted, answers: the same as in `Trust`. If tasks are AgentTasks, the sink decides by `answers`;
+            otherwise nothing depends on trust.
+        runner: the runner that the label names; `None` for the configured one.
     """
 
     item: Item
@@ -338,8 +339,8 @@ class Submission:
     """The answer to a request.
 
     Attributes:
-        task: name of the task that answers for the label application.
-        duplicate: why no new task was made; `None` when one was.
+        task: the name of the task that answers the label application.
+        duplicate: why no new task was created; `None` if one was created.
     """
 
     task: str
@@ -353,22 +354,22 @@ class WithdrawalCause(StrEnum):
     """What a person did to withdraw a task."""
 
     UNLABELED = "unlabeled"
-    """Took the last label of the flow off."""
+    """The person removed the last of our labels."""
     CLOSED = "closed"
-    """Closed, deleted or moved the item."""
+    """The person closed, deleted or moved the item."""
     COMMAND = "command"
 
 
 class Withdrawal(Frozen):
-    """A person removed the label, closed the item or commanded to cancel its task.
+    """A person removed the label, closed the item, or cancelled its task with a command.
 
     Attributes:
-        reason: for logs.
+        reason: the reason for logs.
         message: a sentence for people on the item.
-        at: by the forge's clock; `None` if the event does not say it.
-        confirmed: a program with a token has read that the item has none of the labels, or is closed.
-        of_trigger: `False`: only the processing label was removed, so no label that asks for a task was
-            withdrawn. It may have been our own account that removed it, at the end of the task.
+        at: the time by the forge's clock; `None` if the event does not say so.
+        confirmed: whether a program with a token has read that the item is closed or has none of the labels.
+        of_trigger: whether a label that asks for a task was withdrawn. If only the processing label was
+            removed, our own account may have done so at the end of the task.
     """
 
     item: Item
@@ -384,8 +385,8 @@ class Withdrawal(Frozen):
     def before(self) -> datetime | None:
         """Applications of the label before this time, by the forge's clock, are withdrawn.
 
-        A label of the second in which another was removed may have been applied afterwards, so it counts. A
-        label of the second in which the item was closed does not: the close wins.
+        A label that was applied in the second of a removal may have been applied after it, so it counts. A
+        label that was applied in the second in which the item was closed does not count.
         """
         if self.at is None or self.cause is not WithdrawalCause.CLOSED:
             return self.at
@@ -398,7 +399,7 @@ def new_uuid() -> str:
 
 @lru_cache(maxsize=256)
 def host_of(url: str) -> str:
-    """The host, with its port if any, of an http(s) URL, lower-case.
+    """Return the host of an http(s) URL in lower case, with its port if any.
 
     Raises:
         ValueError: the URL has no host.
@@ -411,16 +412,16 @@ def host_of(url: str) -> str:
 
 
 def item_of(url: str, project_id: int | None = None, *, hosts: Mapping[str, Platform] = HOSTS) -> Item:
-    """The issue or change at a web address.
+    """Return the issue or change at a web address.
 
     Args:
-        project_id: the repository's number, if the platform uses one. Its addresses do not contain the
-            number; without it, the item's identity differs from that of the item in webhooks.
-        hosts: the platform of each known host. The path decides on any other host.
+        project_id: the repository's number, if the platform uses one. Addresses do not contain the number;
+            without it, the item's identity differs from that of the item in webhooks.
+        hosts: the platform of each known host. For any other host, the path decides.
 
     Raises:
-        ValueError: it is not the address of an item, several platforms have such addresses, or the platform
-            has no such number.
+        ValueError: the URL is not the address of an item, several platforms have such addresses, or the
+            platform uses no project ids.
     """
     parts = urlsplit(url.strip())
     host = host_of(url.strip()).removeprefix("www.") if parts.scheme in _SCHEMES and parts.hostname else ""
@@ -452,9 +453,9 @@ def item_of(url: str, project_id: int | None = None, *, hosts: Mapping[str, Plat
 
 
 def parse_time(value: object) -> datetime | None:
-    """A forge's time stamp as an aware datetime, `None` if it is missing or malformed.
+    """Return a forge's timestamp as an aware datetime; `None` if it is missing or malformed.
 
-    The forges write ISO 8601; some webhooks also `2024-01-15 10:30:45 UTC` (see its documentation).
+    The forges write ISO 8601; some webhooks also write `2024-01-15 10:30:45 UTC`.
     """
     if not isinstance(value, str):
         return None
@@ -467,5 +468,5 @@ def parse_time(value: object) -> datetime | None:
         return None
     try:
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
-    except (OverflowError, ValueError):  # year 1 or 9999 shifted over the edge
+    except (OverflowError, ValueError):  # the time zone moves a time in year 1 or 9999 out of range
         return None

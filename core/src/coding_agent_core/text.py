@@ -2,9 +2,9 @@
 
 Forges execute text with the rights of the account that wrote it, which is ours. So all text that can reach a
 comment, the title or description of a change, or a commit's message goes through `inline`, `quotation` or
-`quoted_code`. If text would have an effect, a zero width space after its first characters breaks it but leaves
-it readable. Several lines become a quotation, in which no line is a command. The rules of all forges apply
-everywhere. The vendors document which text has an effect:
+`quoted_code`. If text would have an effect, a zero width space after its first characters breaks it but
+leaves it readable. Several lines become a quotation, in which no line is a command. The rules of all forges
+apply everywhere. The vendors document which text has an effect:
 
 - On one forge: `active_text` and `active_blocks` of its `PlatformFacts`.
 - Azure Pipelines: *Skipping CI for individual pushes*. Jira: *Process work items with smart commits*.

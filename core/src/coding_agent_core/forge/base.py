@@ -184,7 +184,7 @@ class Forge(ABC):
 
     @abstractmethod
     def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
-        """Yield the items in the configured scope with one of the labels; others and repetitions may occur."""
+        """Yield the labeled items in the configured scope; others and repetitions may be among them."""
 
     @abstractmethod
     async def _find_user(self, login: str) -> User | None: ...

@@ -117,7 +117,7 @@ def comment_command(body: str, settings: Settings) -> CommandName | Ignored:
 def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> str | None:
     """Return the label whose removal cancels the task, or `None` if the event cancels nothing.
 
-    Our own label changes add the next label before they remove the old one, so `left` contains the next label:
+    Our own label changes add the next label before they remove the old one, so `left` contains the next one:
     the processing label after a label that asks for a task, and then the done or the failed label. A done
     label from an earlier run does not prevent the cancellation of a task that still waits.
 
@@ -182,8 +182,8 @@ def accept(
 ) -> Accepted:
     """Return the task request of a label application; `subject` is the item's object in the payload."""
     labeled_at = parse_time(subject.optional_text("updated_at"))
-    # Forges send an event within seconds. No header marks a redelivery, so we recognize it by its age. The age
-    # compares two clocks, so only logs and metrics use the origin.
+    # Forges send an event within seconds. No header marks a redelivery, so we recognize it by its age. Two
+    # clocks measure this age, so the origin is not certain.
     is_late = labeled_at is not None and received_at - labeled_at > FRESH
     trigger = Trigger(
         origin=Origin.REDELIVERY if is_late else Origin.WEBHOOK,

@@ -298,7 +298,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
 def message_of(content: bytes) -> str:
     """Return the message in an error's body, at most 300 characters; empty if there is none.
 
-    GitHub sends `message` and `errors[].message`, GitLab `message` (text, list, or lists by field) or `error`.
+    GitHub: `message` and `errors[].message`. GitLab: `message` (text, list, or lists by field) or `error`.
     """
     try:
         body = json.loads(content)

@@ -9,15 +9,15 @@ from typing import Any
 from coding_agent_core.errors import CodingAgentError
 
 _LARGEST = 2**53
-"""Larger integers are not item or project numbers, and lose digits in other JSON readers."""
+"""Larger integers are no numbers of items or projects, and lose digits in other JSON readers."""
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class FieldError(CodingAgentError):
-    """A field of a relevant event is missing or has the wrong type; answered 422.
+    """A field of a relevant event is missing or has the wrong type. The receiver answers 422.
 
     Attributes:
-        field: its path, e.g. `issue.number`.
+        field: the path of the field, e.g. `issue.number`.
     """
 
     def __init__(self, field: str, problem: str) -> None:
@@ -43,7 +43,7 @@ class Fields:
         return Fields(value, self._at(name))
 
     def objects(self, name: str) -> list[Fields]:
-        """The objects of a list; none where it is missing or null."""
+        """Return the objects of a list; none if it is missing or null."""
         value = self._data.get(name)
         if value is None:
             return []
@@ -70,18 +70,18 @@ class Fields:
         return value
 
     def url(self, name: str) -> str:
-        """An http(s) URL of at most 2,048 characters."""
+        """Return an http(s) URL of at most 2,048 characters."""
         value = self.text(name)
         if not value.startswith(("https://", "http://")) or len(value) > 2048 or value != display_text(value):
             raise FieldError(self._at(name), "is not an http(s) URL")
         return value
 
     def optional_text(self, name: str) -> str:
-        """A string, empty where it is missing or null."""
+        """Return a string; empty if it is missing or null."""
         return self.text(name) if self.has(name) else ""
 
     def flag(self, name: str) -> bool:
-        """A boolean, false where it is missing or null."""
+        """Return a boolean; false if it is missing or null."""
         value = self._data.get(name)
         if value is None:
             return False
@@ -96,7 +96,7 @@ class Fields:
         return value
 
     def integer(self, name: str) -> int | None:
-        """An integer of any sign, `None` where it is missing or null."""
+        """Return an integer of any sign; `None` if it is missing or null."""
         value = self._data.get(name)
         if isinstance(value, bool) or not isinstance(value, int | None):
             raise FieldError(self._at(name), "must be an integer")
@@ -115,5 +115,5 @@ class Fields:
 
 
 def display_text(text: str) -> str:
-    """Text without control characters and lone surrogates, to be shown to people."""
+    """Return the text without control characters and lone surrogates, so that people can be shown it."""
     return _UNPRINTABLE.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))

@@ -1,4 +1,4 @@
-"""The client for AgentTasks: of the receiver, the operator and the reporter."""
+"""The client for AgentTasks that the receiver, the operator and the reporter use."""
 
 from __future__ import annotations
 
@@ -28,18 +28,23 @@ from coding_agent_core.tasks import Item
 _logger = logging.getLogger("agenttasks")
 
 _RACES = 10
-"""Tries to write a condition; each further one means that somebody else has written in between."""
+"""The most tries to write a condition. A further try is needed if somebody else has written in between."""
 
 
 class AgentTasks:
-    """The AgentTasks of one namespace. Every method but `emit` raises `ApiError`.
+    """The AgentTasks of one namespace. Every method except `emit` raises `ApiError`.
 
-    Reads are consistent: they name no resourceVersion, which is the API's "Most Recent"; 0 could be answered
-    from a stale cache (https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions).
+    Reads are consistent: without a resourceVersion, the API server returns the most recent version, whereas 0
+    allows a stale cache (https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions).
 
     Args:
-        manager: field manager of writes, and source of Events.
-        fence: is called before every write, and raises `ApiError` where this process may not write now.
+        manager: the field manager of writes and the source of Events.
+        fence: called before every write; it raises `ApiError` if this process may not write now.
+
+    Example:
+        tasks = AgentTasks(server, "coding-agent", "coding-agent-receiver")
+        for task in await tasks.runs(item):
+            await tasks.patch(task, {"spec": {"cancel": True}})
     """
 
     def __init__(
@@ -52,26 +57,26 @@ class AgentTasks:
         self._path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
 
     async def list(self, labels: str, fields: str = "") -> tuple[list[AgentTask], int]:
-        """The tasks that the selectors match, and the list's resourceVersion."""
+        """Return the tasks that the selectors match, and the list's resourceVersion."""
         query = [("labelSelector", labels)] + ([("fieldSelector", fields)] if fields else [])
         found = await self._server.list(self._path, query)
         return [AgentTask.of(body) for body in found.items], int(found.version)
 
     async def pages(self, fields: str, size: int) -> AsyncIterator[Sequence[AgentTask]]:
-        """The tasks, a page at a time, so that memory does not grow with their number."""
+        """Yield the tasks page by page, so that memory does not grow with their number."""
         async for page in self._server.pages(self._path, [("fieldSelector", fields)], size):
             yield [AgentTask.of(body) for body in page.items]
 
     async def watch(
         self, labels: str, fields: str, version: int, seconds: int
     ) -> AsyncIterator[tuple[str, AgentTask]]:
-        """The watch events after `version`, for so many seconds: their types, and the tasks."""
+        """Yield the type and the task of each watch event after `version`, for so many seconds."""
         query = [("labelSelector", labels), ("fieldSelector", fields), ("resourceVersion", str(version))]
         async for change in self._server.watch(self._path, query, seconds):
             yield change["type"], AgentTask.of(change["object"])
 
     async def runs(self, item: Item) -> Sequence[AgentTask]:
-        """Every run of an item, and of other items whose hash is the same."""
+        """Return all runs of an item, and of any other item with the same hash."""
         return (await self.list(f"{LABEL_ITEM}={labels_for(item)[LABEL_ITEM]}"))[0]
 
     async def get(self, name: str) -> AgentTask | None:
@@ -79,12 +84,12 @@ class AgentTasks:
         return None if body is None else AgentTask.of(body)
 
     async def newest(self, task: AgentTask) -> AgentTask | None:
-        """The task as it is now; `None` if it is gone, also if another one has its name."""
+        """Return the task's current version; `None` if it is gone, even if another task has its name."""
         found = await self.get(task.name)
         return found if found is not None and found.uid == task.uid else None
 
     async def probe(self) -> None:
-        """Read one task: connection, credentials, schema and storage work."""
+        """Read one task, to check connection, credentials, schema and storage."""
         await self._server.request("GET", self._path, query=[("limit", "1")])
 
     async def create(self, manifest: Mapping[str, Any]) -> AgentTask | None:
@@ -101,8 +106,8 @@ class AgentTasks:
         return AgentTask.of(body)
 
     async def patch(self, task: AgentTask, patch: Mapping[str, Any]) -> AgentTask | None:
-        """Apply a merge patch to exactly this version of a task; `None` if it has another, or is gone."""
-        # A merge patch with a resourceVersion is refused with 409 when the object has another by now.
+        """Apply a merge patch to exactly this version of a task; `None` if it has changed or is gone."""
+        # The API server answers a merge patch with an outdated resourceVersion with 409.
         return await self._merge(task, patch, {"resourceVersion": task.version})
 
     async def set_labels(self, task: AgentTask, labels: Mapping[str, str]) -> AgentTask | None:
@@ -117,7 +122,7 @@ class AgentTasks:
         """Replace the status of exactly this version of a task.
 
         Raises:
-            ApiError: `conflict` if it has another by now.
+            ApiError: `conflict` if the task has changed.
         """
         test = {"op": "test", "path": "/metadata/resourceVersion", "value": task.version}
         replace = {"op": "add", "path": "/status", "value": status.to_wire()}
@@ -126,7 +131,10 @@ class AgentTasks:
     async def set_conditions(
         self, task: AgentTask, wanted: Sequence[Condition], now: datetime
     ) -> AgentTask | None:
-        """Set conditions of a task whatever others write meanwhile; the task then, `None` if it is gone.
+        """Set conditions of a task whatever others write meanwhile.
+
+        Returns:
+            The task with the conditions; `None` if it is gone.
 
         Raises:
             ApiError: `conflict` if others have written ten times in between.
@@ -147,7 +155,7 @@ class AgentTasks:
         return None
 
     async def delete(self, task: AgentTask) -> bool:
-        """Delete exactly this version of a task, and what it owns; `False` if it has another, or is gone."""
+        """Delete exactly this version of a task and its Jobs; return `False` if it has changed or is gone."""
         self._fence()
         options = {
             "apiVersion": "v1",
@@ -164,7 +172,7 @@ class AgentTasks:
         return True
 
     async def emit(self, event: Event, about: Stored, now: datetime, *, kind: str = KIND) -> None:
-        """Write an Event about a task, or about a Job of one; a failure is logged, and it is not repeated."""
+        """Write an Event about a task or a Job. A failure is logged and not repeated."""
         at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
         body = {
             "metadata": {"generateName": f"{about.name[:200]}."},
@@ -192,7 +200,7 @@ class AgentTasks:
             _logger.warning("Event %s of %s could not be written: %s", event.reason, about.name, error)
 
     async def renew(self) -> None:
-        """Read the credentials again: they were replaced, or have expired."""
+        """Read the credentials again, because they were replaced or have expired."""
         await self._server.renew()
 
     async def aclose(self) -> None:
@@ -201,7 +209,7 @@ class AgentTasks:
     async def _merge(
         self, task: AgentTask, patch: Mapping[str, Any], read: Mapping[str, str]
     ) -> AgentTask | None:
-        """Apply a merge patch whose metadata names what was read of the task."""
+        """Apply a merge patch that also requires the metadata in `read`."""
         self._fence()
         patch = {**patch, "metadata": {**patch.get("metadata", {}), **read}}
         body = await self._server.merge(f"{self._path}/{task.name}", patch)

@@ -1,6 +1,6 @@
-"""Requests to one HTTP/1.1 server over connections that are kept, with only what the API server needs.
+"""Sends requests to one HTTP/1.1 server over kept connections, with only what the API server needs.
 
-A general client costs several times as much for each request as is done here.
+With a general client, each request costs several times as much.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import httptools
 
 _IDEMPOTENT = frozenset({"GET", "DELETE"})
 _LONGEST_IDLE = 15.0
-"""Seconds; a proxy or firewall on the way may forget a connection that is idle for longer."""
+"""Seconds. A proxy or firewall on the way may drop a connection that is idle for longer."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Response:
     """An answer, read completely.
 
     Attributes:
-        headers: by their names in lower case.
+        headers: the headers, by their names in lower case.
     """
 
     status: int
@@ -33,13 +33,13 @@ class Response:
 
 
 class Connections:
-    """Connections to a server; for one event loop. Nothing is connected before the first request.
+    """Connections to a server, for one event loop. The first request opens the first connection.
 
     Args:
-        server: its URL, perhaps with a path that all requests are below.
-        most: connections at a time; further requests wait for one.
-        context: for https.
-        name: of the server's certificate, if it is not the host.
+        server: the server's URL. If it has a path, all requests are below this path.
+        most: the most connections at a time; further requests wait for one.
+        context: the TLS context for https.
+        name: the name in the server's certificate, if it is not the host.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Connections:
     ) -> Response:
         """Send a request and wait for its answer.
 
-        A server may close a connection that was kept at the moment at which it is used again. Such a request
-        is sent again where that cannot do anything twice.
+        A server may close a kept connection at the very moment at which it is used again. Then the request is
+        sent again if it is idempotent.
 
         Args:
-            seconds: for everything, the wait for a connection included.
+            seconds: the limit for everything, including the wait for a connection.
 
         Raises:
             TimeoutError: there was no answer in time.
@@ -124,11 +124,11 @@ class Connections:
 
 
 class _StaleError(ConnectionError):
-    """A connection that had served a request was closed before any of this answer came."""
+    """A connection that had served a request before was closed before any part of this answer arrived."""
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; it has one request at a time."""
+    """One connection, which serves one request at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -140,12 +140,12 @@ class _Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether it can take a request."""
+        """Whether the connection can take a request."""
         fresh = self._answered_at is None or self._loop.time() - self._answered_at < _LONGEST_IDLE
         return self._open and fresh
 
     async def answer(self, request: bytes, end: float) -> Response:
-        """Send a request; whatever prevents a complete answer ends the connection too."""
+        """Send a request and return the answer; if the answer is not complete, end the connection."""
         assert self._transport is not None  # noqa: S101 - it is connected
         self._begun = False
         waiting: asyncio.Future[Response] = self._loop.create_future()
@@ -154,7 +154,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(request)
         try:
             return await waiting
-        except BaseException:  # also where nobody waits any more: the answer belongs to nobody
+        except BaseException:  # also if the caller was cancelled, because nobody would take the answer
             self.abort()
             raise
         finally:
@@ -170,7 +170,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are not derived from it
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None:  # the server sends what nobody asked for
+        if self._waiting is None:  # the server sends data without a request
             self.abort()
             return
         self._begun = True
@@ -191,7 +191,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._waiting is None or self._waiting.done():
-            self.abort()  # a second answer: the next request must not get it
+            self.abort()  # the next request must not get this second answer
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
 

@@ -1,9 +1,9 @@
 """The parts of a level-based controller that operator and reporter share. They do not depend on kopf.
 
     watch events ──> ObjectCache ──> WorkQueue ──> Controller: reconcile(key), with backoff
-    lists ───────────────┘ (a consistent one at every interval: `Relist` in the operator)
+    lists ───────────────┘ (a consistent list at every interval: `Relist` in the operator)
 
-A `Key` names an object by namespace and name, so that one controller can serve several namespaces.
+A `Key` identifies an object by namespace and name, so that one controller can serve several namespaces.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _T = TypeVar("_T", bound=Stored)
 
 _NEVER = 2**63
 _GONE = 4096
-"""Deleted objects that the cache remembers, so that a late answer does not bring one back."""
+"""The cache remembers this many deleted objects, so that a late answer does not add one again."""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.5, 60.0
 _QUICK_CONFLICTS = 5
-"""With fewer failures in a row, a conflict is retried at once."""
+"""A conflict is retried at once if there were fewer failures in a row."""
 
 
 class Key(NamedTuple):
-    """An object of one resource."""
+    """The name of an object of one resource."""
 
     namespace: str
     name: str
@@ -54,20 +54,24 @@ def _as_it_is(stored: _T) -> _T:
 class ObjectCache(Generic[_T]):
     """The newest known version of the selected objects of one resource, in memory.
 
-    Watch events, lists and answers to our own requests can arrive in any order: a version never replaces a
-    newer one (resourceVersions of one resource are ordered,
+    Watch events, lists and answers to our own requests can arrive in any order, but a version never replaces
+    a newer one (resourceVersions of one resource are ordered,
     https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions).
     """
 
     def __init__(self, compact: Callable[[_T], _T] = _as_it_is) -> None:
-        """`compact` makes an object ready to be kept. It may raise a `CodingAgentError`: then the object is
-        logged and left out."""
+        """Create an empty cache.
+
+        Args:
+            compact: returns the form of an object that the cache keeps. If it raises a `CodingAgentError`,
+                the error is logged and the object is left out.
+        """
         self._compact = compact
         self._objects: dict[str, dict[str, _T]] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()
         self._watched: dict[str, int] = {}
         self._unwatched: dict[str, dict[str, int]] = {}
-        """By namespace: the versions of its last list that no watch had shown by then, by uid."""
+        """The versions in a namespace's last list that no watch had shown by then, by namespace and uid."""
 
     def __len__(self) -> int:
         return sum(len(objects) for objects in self._objects.values())
@@ -79,14 +83,14 @@ class ObjectCache(Generic[_T]):
         return list(self._objects.get(namespace, {}).values())
 
     def observe(self, kind: str | None, stored: _T) -> bool:
-        """Take a watch event; `kind` is its type, `None` in the initial list. Returns whether it was new."""
+        """Take a watch event and return whether it was new; `kind` is its type, `None` in the initial list."""
         if kind == "DELETED":
             return self.remove(stored)
         self._watched[stored.uid] = int(stored.version)
         return self.put(stored)
 
     def put(self, stored: _T) -> bool:
-        """Take an answer of the API server; returns whether anything that is read of the object was new."""
+        """Take an answer of the API server; return whether the kept form of the object was new."""
         known = self._objects.get(stored.namespace, {}).get(stored.name)
         version = int(stored.version)
         if version <= self._gone.get(stored.uid, -1) or (known is not None and version <= int(known.version)):
@@ -100,14 +104,17 @@ class ObjectCache(Generic[_T]):
         return known is None or known.uid != stored.uid or known != compact
 
     def remove(self, stored: _T) -> bool:
-        """Handle an event or answer that shows that the object is gone or no longer selected."""
+        """Take an event or answer that shows that the object is gone or no longer selected."""
         return self.forget(key_of(stored), stored.uid, int(stored.version))
 
     def forget(self, key: tuple[str, str], uid: str, version: int | None = None) -> bool:
-        """The object is gone since `version` (`None`: for good); older versions are ignored.
+        """Remove an object that is gone, and ignore its older versions.
+
+        Args:
+            version: the version with which it was gone; `None` to ignore all of its versions.
 
         Returns:
-            Whether it was known.
+            Whether the object was in the cache.
         """
         self._watched.pop(uid, None)
         self._gone[uid] = max(self._gone.get(uid, -1), _NEVER if version is None else version)
@@ -123,7 +130,7 @@ class ObjectCache(Generic[_T]):
         return True
 
     def replace(self, namespace: str, listed: Iterable[_T], version: int) -> set[Key]:
-        """Take a consistent list of a namespace: what is not in it is gone, unless it is newer than the list.
+        """Take a consistent list of a namespace: objects not in it are gone unless they are newer.
 
         Returns:
             The keys that changed.
@@ -150,7 +157,7 @@ class ObjectCache(Generic[_T]):
         return changed
 
     def behind(self, namespace: str) -> int:
-        """How many versions of the last list no watch has shown yet, of objects that still exist."""
+        """Return how many existing objects have a version in the last list that no watch has shown yet."""
         present = {known.uid for known in self._objects.get(namespace, {}).values()}
         return sum(
             1
@@ -160,9 +167,9 @@ class ObjectCache(Generic[_T]):
 
 
 class WorkQueue:
-    """Keys to reconcile: at most once in the queue, and never with two workers at a time.
+    """The keys to reconcile. Each is queued at most once, and never with two workers at a time.
 
-    Urgent keys go first; others can be delayed (by the loop's monotonic clock).
+    Urgent keys come first; others can be delayed (by the loop's monotonic clock).
     """
 
     def __init__(self) -> None:
@@ -179,7 +186,7 @@ class WorkQueue:
         return len(self._waiting)
 
     def add(self, key: Key, *, urgent: bool = False) -> None:
-        """Queue a key; one that a worker has is queued again when the worker is done."""
+        """Queue a key. If a worker has it, queue it again when the worker is done."""
         if key in self._busy:
             self._again.add(key)
             return
@@ -192,7 +199,7 @@ class WorkQueue:
         self._wake.set()
 
     def add_later(self, key: Key, seconds: float) -> None:
-        """Queue a key after a time; of several times the soonest counts."""
+        """Queue a key after a time. If there are several times, the earliest counts."""
         due = asyncio.get_running_loop().time() + max(0.0, seconds)
         if key in self._due and self._due[key] <= due:
             return
@@ -204,7 +211,7 @@ class WorkQueue:
         self._due.pop(key, None)
 
     async def take(self) -> Key:
-        """The next key; call `done` with it."""
+        """Wait for the next key and return it. The caller calls `done` with it afterwards."""
         while True:
             wait = self._promote()
             while self._ready:
@@ -236,7 +243,7 @@ class WorkQueue:
             await self._done.wait()
 
     def _promote(self) -> float | None:
-        """Queue what is due; seconds until the next is."""
+        """Queue the keys that are due; return the seconds until the next one is due."""
         now = asyncio.get_running_loop().time()
         while self._later:
             due, key = self._later[0]
@@ -253,11 +260,11 @@ class WorkQueue:
 
 @dataclass(frozen=True)
 class Requeue:
-    """What follows a reconciliation.
+    """When to reconcile again.
 
     Attributes:
-        after: seconds until the next one if nothing happens before; `None`: only when something happens.
-        recovered: if false, the retry delay keeps growing: what failed before has not worked yet.
+        after: seconds until the next reconcile if nothing happens; `None` if it happens only after an event.
+        recovered: whether an earlier failure is over. If not, the delay of retries continues to grow.
     """
 
     after: float | None = None
@@ -265,11 +272,16 @@ class Requeue:
 
 
 class Controller:
-    """Workers that take keys from `queue` and reconcile them; what fails is retried with backoff.
+    """Runs workers that take keys from `queue` and reconcile them; failures are retried with backoff.
 
     Args:
-        reconcile: moves one object towards its desired state. An exception is logged and retried.
+        reconcile: moves one object towards its desired state. An exception is logged, and the key retried.
         on_error: called with every failure, before the retry is queued.
+
+    Example:
+        controller = Controller(reconcile, workers=8)  # async def reconcile(key): return Requeue(30)
+        controller.queue.add(Key("coding-agent", "issue-7"))
+        await controller.run()
     """
 
     def __init__(
@@ -287,7 +299,7 @@ class Controller:
         self._retry_at: dict[Key, float] = {}
 
     def retries_later(self, key: Key) -> bool:
-        """The last reconciliation of the key failed, and its retry is not due yet."""
+        """Whether the last reconcile of the key failed and its retry is not due yet."""
         due = self._retry_at.get(key)
         return due is not None and due > asyncio.get_running_loop().time()
 

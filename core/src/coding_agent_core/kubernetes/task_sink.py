@@ -1,4 +1,4 @@
-"""The sink: exactly one AgentTask for each application of the label (docs/decisions/0010)."""
+"""Stores tasks as AgentTasks: exactly one for each application of the label (docs/decisions/0010)."""
 
 from __future__ import annotations
 
@@ -53,22 +53,28 @@ _T = TypeVar("_T")
 MANAGER = "coding-agent-receiver"
 ROLE = "receiver/deploy/role.yaml"
 TOTAL_TIMEOUT = 4.0
-"""Seconds for one submission or withdrawal, all tries together: the forge has its answer within 5."""
+"""The most seconds for one submission or withdrawal with all tries. The forge gets its answer within 5."""
 REQUEST_TIMEOUT = 2.0
-"""Seconds for one request to the API server."""
+"""The most seconds for one request to the API server."""
 PROBE_TIMEOUT = 1.9
 TRIES = 8
-"""Tries of one operation at most, however quickly they fail."""
+"""The most tries of one operation, however quickly they fail."""
 _RACES = 10
-"""Decisions of one operation at most: each further one means that someone else changed the item's tasks."""
+"""The most decisions of one operation: a further one is needed if somebody else changed the item's tasks."""
 
 
 class KubernetesSink:
-    """`TaskSink` over the API server; for one event loop. Nothing is connected before the first call.
+    """The `TaskSink` on the API server, for one event loop. It connects with the first call.
 
     Args:
-        namespace: `None`: that of the credentials.
-        limits: time and attempts that new tasks get.
+        namespace: the namespace for the tasks; `None` for that of the credentials.
+        limits: the limits on time and attempts that new tasks get.
+
+    Example:
+        sink = KubernetesSink(Access.find(), "coding-agent", settings.consumer)
+        submission = await sink.submit(request)
+        print(submission.task, submission.duplicate or "is new")
+        await sink.aclose()
     """
 
     def __init__(
@@ -104,7 +110,7 @@ class KubernetesSink:
         return await self._bounded(lambda tasks: self._withdraw(tasks, withdrawal))
 
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
-        """Store a command on the item's newest AgentTask, for the reporter; see `TaskSink`."""
+        """Store a command in the item's newest AgentTask, for the reporter; see `TaskSink`."""
         return await self._bounded(lambda tasks: self._command(tasks, command))
 
     async def connected(self) -> bool:
@@ -112,7 +118,7 @@ class KubernetesSink:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 await (await self._connected()).probe()
-        except Exception as error:  # whatever it is: not connected
+        except Exception as error:  # any error means that there is no connection
             if self._was_connected:
                 _logger.warning("Not ready: %s", str(error) or "the Kubernetes API server does not answer")
             self._was_connected = False
@@ -130,7 +136,7 @@ class KubernetesSink:
         """Admit the request by the item's runs.
 
         Args:
-            unanswered: names of tasks that this submission may have created: the answer was lost.
+            unanswered: the names of tasks that this submission may have created, because an answer was lost.
         """
         request = await _as_trusted_as_its_issue(tasks, request)
         taken: set[str] = set()
@@ -150,13 +156,13 @@ class KubernetesSink:
             if isinstance(decision, Duplicate):
                 assert latest is not None  # noqa: S101 - `admit` finds duplicates of a task only
                 record = note(runs[-1], request.trigger, decision.labeled_at, latest)
-                # If it cannot be recorded the task has changed: the decision may be another one now.
+                # If the record fails, the task has changed, and the decision may be another one now.
                 if record is None or await tasks.patch(runs[-1], record):
                     return Submission(task=decision.task, duplicate=decision.why)
                 continue
             first = first_run(request.item, runs)
             if first is not None and not await tasks.annotate(first, announcement(self._now())):
-                continue  # it was deleted just now: the name is free
+                continue  # run 1 has just been deleted, so its name is free
             run = free_run(request.item, decision.run, stored)
             name = task_name(request.item, run)
             if await self._create(tasks, request, run, unanswered, check=_why_check_label(request.trigger)):
@@ -175,7 +181,7 @@ class KubernetesSink:
         *,
         check: str | None = None,
     ) -> bool:
-        """Create a run; whether its name was free."""
+        """Create a run; return whether its name was free."""
         task = manifest(
             request,
             run=run,
@@ -184,7 +190,7 @@ class KubernetesSink:
             check_label=check,
         )
         name = task_name(request.item, run)
-        # A name that is taken at the first try is another submission's, even of the same microsecond.
+        # If the name is taken at the first try, another submission took it, even in the same microsecond.
         first = name not in unanswered
         unanswered.add(name)
         created = await tasks.create(task)
@@ -204,7 +210,7 @@ class KubernetesSink:
                     if await tasks.patch(runs[-1], check_label(why)):
                         return Keep(f"{why}; the reporter cancels the task if the item shows no label")
                 case Cancel() as cancelled:
-                    # It is one run, unless the operator has not yet found that another is a duplicate.
+                    # Only one run works, unless there is a duplicate that the operator has not found yet.
                     patch = cancellation(withdrawal.reason, cancelled.withdrawn_before)
                     if all([await tasks.patch(task, patch) for task in runs if works(task)]):
                         return cancelled
@@ -230,7 +236,7 @@ class KubernetesSink:
         )
 
     async def _bounded(self, operation: Callable[[AgentTasks], Awaitable[_T]]) -> _T:
-        """Run it from its first read, and retry it where that can help, within the total time."""
+        """Run an operation, and retry it from its first read if this can help, within the total time."""
         problem: BaseException | None = None
 
         def remember(error: BaseException, *_: float) -> None:
@@ -271,19 +277,19 @@ class KubernetesSink:
 
 
 def _why_check_label(trigger: Trigger) -> str | None:
-    """Why the reporter must see whether the label of a further run is still there; `None`: it need not.
+    """Return why the reporter must check the label of a further run; `None` if it need not.
 
-    A withdrawal cancels only runs that exist. The run that is created now escapes a withdrawal that another
-    process handles at the same time, and one that came first although it happened in the second of the label.
+    A withdrawal cancels only runs that exist. So the run that is created now escapes a withdrawal that
+    another process handles at the same time, or that arrived first although it happened in the same second.
     """
     by_label = trigger.origin is Origin.WEBHOOK and trigger.cause is Cause.LABEL
     return "a withdrawal may have been handled while this run was created" if by_label else None
 
 
 async def _as_trusted_as_its_issue(tasks: AgentTasks, request: TaskRequest) -> TaskRequest:
-    """The request for a change with the agent's own work, trusted if every task of its issue was.
+    """Return the request, but trusted if it is about the agent's own work for an issue with trusted tasks.
 
-    An issue without a task, or whose tasks have been removed since, is not known to be trusted.
+    An issue without a task, or one whose tasks were removed, does not count as trusted.
     """
     if request.trusted or request.answers is None:
         return request
@@ -293,16 +299,16 @@ async def _as_trusted_as_its_issue(tasks: AgentTasks, request: TaskRequest) -> T
 
 
 async def _runs(tasks: AgentTasks, item: Item) -> list[AgentTask]:
-    """The item's runs, the newest last."""
+    """Return the item's runs; the newest is last."""
     return runs_of(item, await _stored(tasks, item, ()))
 
 
 async def _stored(tasks: AgentTasks, item: Item, taken: Collection[str]) -> list[AgentTask]:
-    """The tasks with the item's label, and those whose names were found taken: the item's runs among them.
+    """Return the tasks with the item's label, and the tasks whose names were taken.
 
-    The latter are in the list already, unless someone took their labels away, or they are of another item.
-    Where the API server cannot list, run 1 tells of the others: none without it, and none before one was
-    announced on it.
+    The item's runs are among them. A task whose name was taken is listed already, unless somebody removed its
+    labels or it belongs to another item. If the API server cannot list, run 1 shows whether the item has
+    other runs: it has none without run 1, and none before a further run was announced on run 1.
     """
     try:
         listed = list(await tasks.runs(item))
@@ -320,8 +326,8 @@ async def _stored(tasks: AgentTasks, item: Item, taken: Collection[str]) -> list
 
 
 def temporary(error: BaseException) -> bool:
-    """No answer, 5xx, or 429, with which priority and fairness asks to wait for at least one second
-    (https://kubernetes.io/docs/concepts/cluster-administration/flow-control/).
+    """Whether a retry can help: there was no answer, 5xx, or 429 (priority and fairness asks to wait for at
+    least one second, https://kubernetes.io/docs/concepts/cluster-administration/flow-control/).
     """
     if not isinstance(error, ApiError):
         return False

@@ -1,8 +1,8 @@
 """Access to the Kubernetes API server: credentials, and requests with a timeout over one connection pool.
 
-Credentials come from `KUBECONFIG`, else the pod's service account, else ~/.kube/config. `kubernetes.aio`
-reads and renews them. Requests go over `Connections`, with plain data: the generated client, and aiohttp
-below it, cost more time than they do. Watches, and all requests where a proxy is set, go through aiohttp.
+Credentials come from `KUBECONFIG`, or the pod's service account, or ~/.kube/config. `kubernetes.aio` reads
+and renews them. Requests use `Connections` and plain data, because the generated client and its aiohttp cost
+more time than the requests themselves. Watches, and all requests through a proxy, use aiohttp.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Body = dict[str, Any]
 Query = list[tuple[str, str]]
 
 OnAnswer = Callable[[str, str], None]
-"""Is called after every answer: the method, and its status or `none`."""
+"""Called after every answer with the method and the status, or with `none` if there was no answer."""
 
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -45,17 +45,17 @@ class Access:
     """A way to a cluster.
 
     Attributes:
-        kubeconfig: the file or files (`:` between them); `None`: the pod's service account.
+        kubeconfig: the file or files, separated by `:`; `None` for the pod's service account.
     """
 
     kubeconfig: str | None
 
     @staticmethod
     def find(environment: Mapping[str, str] = os.environ, account: Path = _SERVICE_ACCOUNT) -> Access:
-        """The way that this process has.
+        """Find this process's way to a cluster.
 
         Raises:
-            SettingsError: it has none.
+            SettingsError: the process has none.
         """
         if given := environment.get("KUBECONFIG"):
             if not any(Path(file).expanduser().is_file() for file in given.split(os.pathsep)):
@@ -72,13 +72,13 @@ class Access:
         )
 
     async def load(self, settings: Any) -> str | None:
-        """Read address and credentials into a client `Configuration`, again at each call.
+        """Read address and credentials into a client `Configuration`. Each call reads them again.
 
         Returns:
-            The namespace that goes with them, if one does.
+            The namespace of the credentials, if they have one.
 
         Raises:
-            SettingsError: they cannot be read.
+            SettingsError: address and credentials cannot be read.
         """
         try:
             if self.kubeconfig is None:
@@ -90,18 +90,18 @@ class Access:
             namespace = loader.current_context["context"].get("namespace")
             return str(namespace) if namespace else None
         except (config.ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, KeyError) as error:
-            # The last ones because the client's reader takes a file's shape for granted.
+            # The last errors are here because the client's reader does not check a file's structure.
             where = self.kubeconfig or "the pod's service account"
             raise SettingsError(f"cannot use {where}: {error}") from error
 
 
 def _session(context: ssl.SSLContext) -> aiohttp.ClientSession:
-    """Connections for watches: as many as there are, because each keeps its own."""
+    """Return a session for watches. It has no limit, because each watch keeps its own connection."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=context),
         headers={"Accept": "application/json", **_AGENT},
         cookie_jar=aiohttp.DummyCookieJar(),
-        # One object can be larger than the usual buffer, and an event of a watch holds one.
+        # A watch event contains an object, which can be larger than the usual buffer.
         read_bufsize=2**21,
     )
 
@@ -119,11 +119,11 @@ def _read(file: Path) -> str | None:
 
 
 class Page(NamedTuple):
-    """A list of objects, or a part of one.
+    """A list of objects, or a part of a list.
 
     Attributes:
-        version: the list's resourceVersion, from which it can be watched.
-        rest: the token with which the next part is read; empty: this is the last one.
+        version: the list's resourceVersion, at which a watch can begin.
+        rest: the token with which the next part is read; empty if this is the last part.
     """
 
     items: list[Body]
@@ -135,8 +135,8 @@ class ApiError(CodingAgentError):
     """The API server refused a request, or did not answer.
 
     Attributes:
-        status: HTTP status, `None` where there was no answer: then nobody knows whether it was done.
-        retry_after: seconds after which it asks to try again, if it says so.
+        status: the HTTP status; `None` without an answer. Then it is unknown whether the request was executed.
+        retry_after: seconds after which the API server asks us to try again, if it does.
     """
 
     def __init__(self, message: str, status: int | None, retry_after: float | None = None) -> None:
@@ -146,15 +146,15 @@ class ApiError(CodingAgentError):
 
     @property
     def conflict(self) -> bool:
-        """The object has changed since it was read, or a new object's name is taken: read it again.
+        """Whether the object has changed since it was read, or a new object's name is taken: read it again.
 
-        A JSON patch whose `test` fails is answered 422, as is an invalid object.
+        The API server answers 422 if a JSON patch's `test` fails, but also if an object is invalid.
         """
         return self.status in (409, 422)
 
     @property
     def uncached(self) -> bool:
-        """A list was refused because the API server reads all objects of the kind again, for its cache.
+        """Whether a list was refused because the API server is filling its cache of all objects of the kind.
 
         It does so for seconds after each change of their CRD. Single objects are read without the cache
         (https://kep.k8s.io/4568).
@@ -164,13 +164,14 @@ class ApiError(CodingAgentError):
 
 @dataclass(eq=False, repr=False)
 class ApiServer:
-    """The API server, with the credentials that this process has. Every request raises `ApiError`.
+    """The API server, with the credentials of this process. Every request can raise `ApiError`.
 
     Attributes:
-        settings: address and credentials, as `kubernetes.aio` holds them.
-        timeout: seconds for one request.
-        namespace: that goes with the credentials, if one does.
-        role: the file with the rules that this program needs, for a reader of the error that it lacks them.
+        settings: address and credentials in the form of `kubernetes.aio`.
+        timeout: the most seconds for one request.
+        namespace: the namespace of the credentials, if they have one.
+        role: the file with the rules that this program needs, for the message if they are missing.
+        on_answer: called after every answer.
     """
 
     settings: Any
@@ -191,7 +192,7 @@ class ApiServer:
     async def connect(
         access: Access, timeout: float, *, role: str, on_answer: OnAnswer = lambda *_: None
     ) -> ApiServer:
-        """Read the credentials; nothing is sent yet.
+        """Read the credentials, without sending a request.
 
         Raises:
             SettingsError: the credentials cannot be read.
@@ -201,7 +202,7 @@ class ApiServer:
         return ApiServer(settings, access, timeout, namespace, role, on_answer)
 
     async def renew(self) -> None:
-        """Read the credentials again: they were replaced, or have expired."""
+        """Read the credentials again, because they were replaced or have expired."""
         await self.access.load(self.settings)
 
     async def aclose(self) -> None:
@@ -209,7 +210,7 @@ class ApiServer:
         await self._session.close()
 
     async def get(self, path: str) -> Body | None:
-        """The object as it is now, not from a cache; `None` if there is none."""
+        """Return the object's current version, not from a cache; `None` if there is none."""
         try:
             return await self.request("GET", path)
         except ApiError as error:
@@ -218,14 +219,14 @@ class ApiServer:
             raise
 
     async def list(self, path: str, query: Query) -> Page:
-        """The objects that a query selects, as they are now; all of them unless it has a `limit`."""
+        """Return current versions of the objects that a query selects, all of them unless it has a `limit`."""
         found = await self.request("GET", path, query=query)
         metadata = found["metadata"]
         items = found["items"] or []  # an empty list of metadata has null here
         return Page(items, str(metadata["resourceVersion"]), metadata.get("continue") or "")
 
     async def pages(self, path: str, query: Query, size: int) -> AsyncIterator[Page]:
-        """The same, `size` objects at a time, so that memory does not grow with their number."""
+        """Yield the same as `list`, `size` objects at a time, so that memory does not grow with their number."""
         query = [*query, ("limit", str(size))]
         page = await self.list(path, query)
         yield page
@@ -234,11 +235,11 @@ class ApiServer:
             yield page
 
     async def merge(self, path: str, patch: Body) -> Body | None:
-        """Apply a merge patch; `None` if the object is gone, or is no longer the one that was read."""
+        """Apply a merge patch; return `None` if the object is gone or has changed since it was read."""
         try:
             return await self.request("PATCH", path, body=patch, kind=MERGE_PATCH)
         except ApiError as error:
-            # 409: another object of that name (its uid differs), or another version.
+            # 409 means that another object has the name (its uid differs), or that the version is another.
             if error.status in (404, 409):
                 return None
             raise
@@ -265,10 +266,10 @@ class ApiServer:
         return _parsed(answer.body)
 
     async def watch(self, path: str, query: Query, seconds: int) -> AsyncIterator[Body]:
-        """What has happened since the `resourceVersion` in the query, event by event, for so many seconds.
+        """Yield the events since the `resourceVersion` in the query, for so many seconds.
 
         Raises:
-            ApiError: it was refused or broke off, or the version is too old (410).
+            ApiError: the watch was refused or broke off, or the version is too old (410).
         """
         target = path + "?" + urlencode([*query, ("watch", "true"), ("timeoutSeconds", str(seconds))])
         answer = None
@@ -280,7 +281,7 @@ class ApiServer:
                 raise self._refusal("GET", path, await _read_all(answer))
             rest = b""
             async for chunk in answer.content.iter_any():
-                # Lines are split here: one pod can be longer than what `readline` accepts.
+                # We split lines here, because a pod's line can be longer than `readline` accepts.
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     event = _parsed(line)
@@ -298,7 +299,7 @@ class ApiServer:
 
     async def _headers(self, kind: str) -> dict[str, str]:
         headers = {**_AGENT, "Content-Type": kind}
-        # This renews the token too, e.g. the service account's, which the kubelet replaces.
+        # This also renews the token, e.g. that of the service account, which the kubelet replaces.
         if token := await self.settings.get_api_key_with_prefix("BearerToken", alias="authorization"):
             headers["Authorization"] = token
         return headers
@@ -336,7 +337,7 @@ class ApiServer:
 
     def _hint(self, status: int, said: str) -> str:
         if status == 403 and "User " not in said:
-            return ""  # a quota, Pod Security or another policy, which name themselves
+            return ""  # a quota, Pod Security or another policy, which the message names
         return {
             401: "; its credentials are invalid or have expired",
             403: f"; its service account needs the rules of {self.role} in this namespace",

@@ -1,6 +1,6 @@
 """GitHub and GitHub Enterprise.
 
-A pull request is an issue on GitHub's REST API: labels and comments go through the issue endpoints.
+In GitHub's REST API, a pull request is an issue too: its labels and comments are at the issue endpoints.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from coding_agent_core.tasks import Head, Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _SEARCH_PAGES = 10
-"""GitHub's search gives the first 1,000 results at most."""
+"""The most pages of a search, because GitHub returns only the first 1,000 results."""
 _TITLE_LIMIT = 256
 _BODY_LIMIT = 65_536
-"""Characters of a pull request's title and body that GitHub takes."""
+"""The most characters that GitHub accepts in a pull request's title (`_TITLE_LIMIT`) and body."""
 _ATTACHMENT = re.compile(r"/(?:user-attachments/assets|[\w.-]+/[\w.-]+/assets/\d+)/[\w-]+")
-"""Below the web address; the second form is from before 2024."""
+"""Matches paths of attachments below the web address. The second form is from before 2024."""
 _PUBLIC_ATTACHMENT = re.compile(r"https://user-images\.githubusercontent\.com/\d+/[\w.-]+")
 
 
@@ -69,8 +69,8 @@ class _Repository(ResponseModel):
     private: bool = False
     parent: str = Field(default="", validation_alias=AliasPath("parent", "full_name"))
     root: str = Field(default="", validation_alias=AliasPath("source", "full_name"))
-    """A fork has both: the repository that it was made from, and the first one of the network. GitHub sends
-    them only if the fork is read by itself."""
+    """A fork has a `parent`, the repository from which it was made, and a `root`, the first one of its
+    network. GitHub sends both only if we read the fork itself."""
 
 
 class _Branch(ResponseModel):
@@ -92,7 +92,7 @@ class _PullRequest(ItemAnswer):
 
 
 class _Permission(ResponseModel):
-    """What somebody may do; in `permission`, `maintain` is `write` and `triage` is `read`."""
+    """What somebody may do. In `permission`, GitHub writes `maintain` as `write` and `triage` as `read`."""
 
     permission: str = "none"
     triage: bool = Field(default=False, validation_alias=AliasPath("user", "permissions", "triage"))
@@ -103,7 +103,7 @@ class GitHubForge(Forge):
     """One GitHub with one token."""
 
     platform = Platform.GITHUB
-    # The REST API version that github.com and every supported GitHub Enterprise Server answer.
+    # github.com and every supported GitHub Enterprise Server have this version of the REST API.
     HEADERS = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}  # noqa: RUF012
     CLONE_USER = "x-access-token"
     COMMENTS = "comments"
@@ -125,13 +125,13 @@ class GitHubForge(Forge):
         return _repo_path(item, "issues", "comments", comment)
 
     def _spelled(self, label: str) -> str:
-        """See `Forge`: GitHub's label names ignore case."""
+        """See `Forge`. GitHub ignores case in the names of labels."""
         settings = self.settings
         ours = (*settings.active, settings.done_label, settings.failed_label)
         return next((own for own in ours if own and own.casefold() == label.casefold()), label)
 
     async def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
-        """Items from the search index, which may lag behind."""
+        """See `Forge`. The items come from GitHub's search index, which may be outdated."""
         query = search_query(kind, self.settings, labels)
         what = f"searching for items labeled {min(labels)!r}"
         call = Call("GET", "/search/issues", what, {"q": query})
@@ -180,7 +180,7 @@ class GitHubForge(Forge):
         return self._details(item, issue, base=repository.default_branch)
 
     async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
-        """See `Forge`. GitHub redirects from the old name of a branch that was renamed."""
+        """See `Forge`. GitHub redirects from the old name of a renamed branch."""
         where = path("repos", *repository.split("/", 1))
         call = Call("GET", where, f"reading the repository {repository}")
         found = await self.client.get(_Repository, call)
@@ -194,7 +194,8 @@ class GitHubForge(Forge):
         return BranchFacts(found.default_branch, protected, origins)
 
     async def comments(self, item: Item) -> list[Comment]:
-        # GitHub lists them oldest first only. One page more than the limit has: the last one is seldom full.
+        # GitHub can only list the oldest first. We read one page more than the limit, because the last page
+        # is seldom full.
         call = self._comments_call(item, self.OLDEST_FIRST)
         newest: list[CommentAnswer] = []
         pages = COMMENT_LIMIT // PAGE_SIZE + 1
@@ -218,10 +219,10 @@ class GitHubForge(Forge):
         await self.client.send(Call("POST", self._item_path(item, "labels"), what, json={"labels": [label]}))
 
     async def remove_label(self, item: Item, label: str) -> bool:
-        """See `Forge`. Of several callers who remove the label at once, one gets `True`.
+        """See `Forge`. If several callers remove the label at once, only one gets `True`.
 
-        GitHub answers the second removal with 404. For the same reason the request is not repeated when its
-        answer was lost: the result would be `False` although we removed the label.
+        GitHub answers the second removal with 404. So the request is not repeated if its answer was lost: the
+        result would be `False` although we removed the label.
         """
         address = self._item_path(item, "labels", label)
         what = f"removing the label {label!r} from {item.display}"
@@ -231,7 +232,7 @@ class GitHubForge(Forge):
         except ForgeNotFoundError as error:
             if "label does not exist" in str(error).lower():
                 return False
-            # Another message: the item is gone, which reading it shows, or just the label.
+            # With any other message, the item may be gone or just the label. So we read the item.
             call = Call("GET", self._item_path(item), f"reading {item.display}")
             if self._spelled(label) in self._labels(await self.client.get(ItemAnswer, call)):
                 raise
@@ -277,11 +278,11 @@ class GitHubForge(Forge):
             return Permission.NONE
         if answer.permission in ("admin", "write"):
             return Permission.WRITE
-        # An organization's own roles have names of their own, but the rights of the role that they extend.
+        # Custom roles of an organization have other names, but the rights of the role that they extend.
         return Permission.TRIAGE if answer.triage else Permission.NONE
 
     def _attachment_of(self, item: Item, link: str) -> Attachment | None:
-        """See `Forge`. They are below GitHub's web address, or were once public."""
+        """See `Forge`. Attachments are below GitHub's web address; some old ones are public."""
         web = web_base(self.settings.api_url)
         if _PUBLIC_ATTACHMENT.fullmatch(link) and web == "https://github.com":
             return Attachment(link, with_token=False)
@@ -294,15 +295,16 @@ class GitHubForge(Forge):
 
 
 def _repo_path(item: Item, *rest: str | int) -> str:
-    """The item's repository, or what is below it."""
+    """Return the API's path of the item's repository, or of something below it."""
     return path("repos", *item.repository.split("/", 1), *rest)
 
 
 def search_query(kind: ItemKind, settings: GitHub, labels: frozenset[str]) -> str:
-    """The `q` of the issue search.
+    """Return the parameter `q` of the issue search.
 
-    One of the labels between commas is enough. GitHub requires `is:issue` or `is:pull-request` in each query,
-    so issues and pull requests are searched one after the other. `user:` names organizations as well.
+    An item needs only one of the labels between commas. GitHub requires `is:issue` or `is:pull-request` in
+    each query, so issues and pull requests are searched one after the other. `user:` also selects
+    organizations.
     """
     names = ",".join(json.dumps(label, ensure_ascii=False) for label in sorted(labels))
     parts = [f"label:{names}", "is:issue" if kind is ItemKind.ISSUE else "is:pull-request"]
@@ -318,7 +320,7 @@ def search_query(kind: ItemKind, settings: GitHub, labels: frozenset[str]) -> st
 
 
 def repository_of(repository_url: str) -> str:
-    """`owner/repo` from a search result's `repository_url`, empty if it has another form."""
+    """Return `owner/repo` from a search result's `repository_url`; empty if it has another form."""
     parts = repository_url.rstrip("/").split("/")
     return "/".join(parts[-2:]) if len(parts) > 3 and parts[-3] == "repos" and all(parts[-2:]) else ""
 

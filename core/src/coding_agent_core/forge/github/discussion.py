@@ -1,7 +1,7 @@
-"""How a pull request's reviews, threads and failed checks are read from GitHub.
+"""Reads a pull request's reviews, threads and failed checks from GitHub.
 
-The REST API shows everything but whether a thread is resolved, and whether a review was edited: only the
-GraphQL API says that.
+The REST API shows everything except whether a thread is resolved and whether a review was edited. Only the
+GraphQL API shows these two.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ?", re.MULTILINE)
-"""Starts each line of a job's log."""
+"""Matches the time that begins each line of a job's log."""
 _ERROR = "##[error]"
 _PAGES = 5
-"""Pages of reviews, comments, threads and files that are read: the newest 500."""
+"""The most pages of reviews, comments, threads and files that are read: the newest 500 entries."""
 _CHECK_PAGES = 2
 _UNKNOWN = "Cannot tell which review threads of %s are resolved, and which reviews were edited: %s"
 _FAILED = ("failure", "timed_out", "startup_failure", "error")
@@ -50,7 +50,7 @@ _VERDICTS = {
     "COMMENTED": "commented",
     "DISMISSED": "dismissed",
 }
-"""Of reviews that were submitted; `PENDING` ones are drafts of our own account."""
+"""The verdicts of submitted reviews. `PENDING` reviews are drafts of our own account."""
 _STATES = """
 query($owner: String!, $name: String!, $number: Int!, $before: String) {
   repository(owner: $owner, name: $name) {
@@ -75,7 +75,7 @@ class _Review(ResponseModel):
 
 
 class _ReviewComment(CommentAnswer):
-    """A comment of a thread; `line` is null when the thread is outdated, and for a whole file."""
+    """A comment of a thread. `line` is null if the thread is outdated or about a whole file."""
 
     in_reply_to_id: int | None = None
     pull_request_review_id: int | None = None
@@ -95,10 +95,10 @@ class _File(ResponseModel):
 
 
 class _ThreadState(ResponseModel):
-    """What GraphQL says of a thread.
+    """The state of a thread that GraphQL shows.
 
     Attributes:
-        first: the id of its first comment; a number beyond 32 bits, which GitHub sends as text.
+        first: the id of the first comment. GitHub sends it as text, because it can have more than 32 bits.
     """
 
     resolved: bool = Field(validation_alias="isResolved")
@@ -115,21 +115,21 @@ class _ThreadPage(ResponseModel):
 
 
 class _ReviewState(ResponseModel):
-    """What GraphQL says of a review."""
+    """The state of a review that GraphQL shows."""
 
     id: int | None = Field(default=None, validation_alias="fullDatabaseId")
     edited_at: datetime | None = Field(default=None, validation_alias="lastEditedAt")
 
 
 class GraphqlError(ResponseModel):
-    """GraphQL reports errors with status 200."""
+    """An error of GraphQL, which reports errors with status 200."""
 
     message: str
     type: Text = ""
 
 
 def graphql_error(errors: Sequence[GraphqlError], what: str) -> ForgeError:
-    """What the errors of an answer without data mean; the types are GitHub's own, and not documented."""
+    """Return our error for an answer without data. GitHub does not document its types of errors."""
     message = f"{what}: {'; '.join(error.message for error in errors) or 'the answer is empty'}"
     types = {error.type for error in errors}
     if "NOT_FOUND" in types:
@@ -141,11 +141,11 @@ def graphql_error(errors: Sequence[GraphqlError], what: str) -> ForgeError:
 
 @dataclass(frozen=True)
 class _States:
-    """What GraphQL says; what could not be read is left out.
+    """The states that GraphQL shows, without those that could not be read.
 
     Attributes:
-        threads: by the id of the thread's first comment.
-        edits: when reviews were last edited, by their ids; `None`: never.
+        threads: the states of threads, by the id of the thread's first comment.
+        edits: when reviews were last edited, by their ids; `None` for never.
     """
 
     threads: dict[int, _ThreadState]
@@ -215,7 +215,7 @@ class _Statuses(ResponseModel):
 
 @dataclass(frozen=True)
 class GitHubDiscussion:
-    """Reads what belongs to one pull request."""
+    """Reads reviews, threads and failed checks of one pull request."""
 
     client: ForgeClient
     item: Item
@@ -255,7 +255,7 @@ class GitHubDiscussion:
         )
 
     async def _comments(self) -> list[_ReviewComment]:
-        """On lines, newest first."""
+        """Return the comments on lines; the newest is first."""
         what = f"reading the review comments of {self.item.display}"
         call = Call("GET", self._pull("comments"), what, {"sort": "created", "direction": "desc"})
         return await self.client.entries(list[_ReviewComment], call, limit=_PAGES)
@@ -298,10 +298,10 @@ class GitHubDiscussion:
         return {file.previous_filename: file.filename for file in files if file.previous_filename}
 
     async def failed_checks(self, sha: str) -> Checks:
-        """Failed check runs and commit statuses of a commit.
+        """Return the failed check runs and commit statuses of a commit.
 
-        Fine-grained tokens cannot have the permission *Checks*. For these the jobs of GitHub Actions are read
-        instead, for which *Actions*, read, is enough.
+        Fine-grained tokens cannot have the permission *Checks*. With such a token, the jobs of GitHub Actions
+        are read instead, for which the permission *Actions* (read) is enough.
         """
         failed: list[FailedCheck] = []
         unreadable: list[str] = []
@@ -388,10 +388,12 @@ def thread_of(
     state: _ThreadState | None,
     submitted: Mapping[int, datetime],
 ) -> Thread:
-    """A thread from its comments, oldest first, and what GraphQL says of it, if it is known.
+    """Make a thread from its comments.
 
     Args:
-        submitted: when reviews were submitted, by their ids. Nobody could read their comments before.
+        comments: the comments; the oldest is first.
+        state: the thread's state, if it is known.
+        submitted: when reviews were submitted, by their ids. Nobody could read their comments before that.
     """
     first = comments[0]
     on_file = first.subject_type == "file"
@@ -416,7 +418,7 @@ def _published(found: _ReviewComment, submitted: Mapping[int, datetime]) -> Comm
 
 
 def graphql_url(api_url: str) -> str:
-    """`https://api.github.com` -> `https://api.github.com/graphql`; `https://HOST/api/v3` -> `https://HOST/api/graphql`.
+    """Return the URL of the GraphQL API: `https://api.github.com/graphql`, or `https://HOST/api/graphql`.
 
     https://docs.github.com/en/enterprise-server/graphql/guides/forming-calls-with-graphql
     """
@@ -428,6 +430,6 @@ def _joined(*texts: str) -> str:
 
 
 def until_error(log: str) -> str:
-    """A job's log up to its error: after a failed step GitHub Actions still cleans up."""
+    """Return a job's log up to its error, because GitHub Actions still cleans up after a failed step."""
     before, error, after = log.rpartition(_ERROR)
     return f"{before}{error}{after.partition(chr(10))[0]}".rstrip() if error else log

@@ -1,4 +1,4 @@
-"""The facts about GitHub that other modules than its client need. Pure."""
+"""The facts about GitHub that modules other than its client need. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from coding_agent_core.platforms import ItemKind, KeyForm, PlatformFacts, Reques
 _LIMITS = RequestLimits(
     creates_per_minute=80, creates_per_hour=500, writes_per_minute=900 // 5, per_hour=5000
 )
-"""*Rate limits for the REST API*: 80 content-generating requests a minute and 500 an hour; 900 points a
-minute, of which a request that changes something costs 5; 5,000 requests an hour. Enterprise Server is
-shipped without limits, but with the same best practices."""
+"""See *Rate limits for the REST API*: 80 content-generating requests per minute and 500 per hour; 900 points
+per minute, and a request that changes something costs 5; 5,000 requests per hour. Enterprise Server has no
+limits by default, but recommends the same practices."""
 
 FACTS = PlatformFacts(
     title="GitHub",
@@ -29,7 +29,7 @@ FACTS = PlatformFacts(
     },
     address=re.compile(r"/(?P<path>[^/]+/[^/]+)/(issues|(?P<change>pull))/(?P<number>[1-9]\d{0,9})(/.*)?"),
     example="https://github.com/OWNER/REPO/issues/7",
-    # *Autolinked references and URLs*, *Linking a pull request to an issue*, *Skipping workflow runs*.
+    # See *Autolinked references and URLs*, *Linking a pull request to an issue*, *Skipping workflow runs*.
     active_text=(
         r"\bGH-(?=\d)",
         r"/(?:issues|pulls?|discussions)/(?=\d)",
@@ -39,4 +39,4 @@ FACTS = PlatformFacts(
 )
 
 MEMBERS = frozenset({"OWNER", "MEMBER", "COLLABORATOR"})
-"""Values of `author_association` of people whom the repository's owner has chosen."""
+"""Values of `author_association` for people whom the repository's owner has chosen."""

@@ -1,6 +1,6 @@
-"""Has GitHub send missed deliveries again, which it never does by itself.
+"""Asks GitHub to send missed deliveries again, which GitHub never does on its own.
 
-An event is missed as long as none of its deliveries succeeded.
+An event counts as missed as long as none of its deliveries succeeded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from coding_agent_core.tasks import TaskRequest
 _logger = logging.getLogger("webhook.poller")
 _HOOK_PAGES = 10
 _LOG_PAGES = 30
-"""Pages of a webhook's log that are read: the newest 3,000 deliveries."""
+"""The most pages of a webhook's log that are read: the newest 3,000 deliveries."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Hook:
     """A webhook.
 
     Attributes:
-        path: of the hook in the forge's API.
-        url: its payload URL.
-        name: for log lines and errors.
+        path: the webhook's path in the forge's API.
+        url: the webhook's payload URL.
+        name: the webhook's name in log lines and errors.
     """
 
     path: str
@@ -53,9 +53,9 @@ class HookDelivery:
     """One delivery of an event to a webhook; redeliveries of the event have the same `guid`.
 
     Attributes:
-        at: by the forge's clock.
-        status: the receiver's HTTP status, or the forge's own if there was no answer (GitHub: 502 no
-            connection, 504 too late).
+        at: the time by the forge's clock.
+        status: the receiver's HTTP status, or GitHub's own if there was no answer (502: no connection, 504:
+            too late).
     """
 
     id: int
@@ -89,10 +89,10 @@ class _HookDeliveryDetail(ResponseModel):
 
 @dataclass(frozen=True)
 class GitHubHooks:
-    """The log of webhook deliveries, which GitHub keeps for 3 days.
+    """Reads the log of webhook deliveries, which GitHub keeps for 3 days.
 
-    The token needs the permission *Webhooks*, write. The API is the same below a repository and below an
-    organization: https://docs.github.com/rest/repos/webhooks, https://docs.github.com/rest/orgs/webhooks
+    The token needs the permission *Webhooks* (write). Repositories and organizations have the same API:
+    https://docs.github.com/rest/repos/webhooks, https://docs.github.com/rest/orgs/webhooks
     """
 
     client: ForgeClient
@@ -118,7 +118,7 @@ class GitHubHooks:
                 delivery = HookDelivery(
                     entry.id, entry.guid, entry.delivered_at, entry.status_code, entry.event
                 )
-                if not (failed_only and delivery.succeeded):  # an older Enterprise may not know `status`
+                if not (failed_only and delivery.succeeded):  # an old Enterprise Server may ignore `status`
                     yield delivery
             following = response.links.get("next", {}).get("url")
             if following is None:
@@ -131,7 +131,7 @@ class GitHubHooks:
         return (await self.client.get(_HookDeliveryDetail, call)).payload or {}
 
     async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
-        """Have GitHub send the delivery again, with the same `X-GitHub-Delivery`."""
+        """Ask for a redelivery, which has the same `X-GitHub-Delivery`."""
         what = f"having delivery {delivery.guid} of {hook.name} sent again"
         address = f"{hook.path}/deliveries/{delivery.id}/attempts"
         await self.client.send(Call("POST", address, what, repeat=Repeat.UNLESS_PROCESSED))
@@ -148,9 +148,9 @@ class GitHubHooks:
 KEPT = timedelta(days=3)
 """How long GitHub keeps a delivery (GitHub's documentation, *Redelivering webhooks*)."""
 LIMIT = 50
-"""Missed events of one webhook that one poll examines."""
+"""The most missed events of one webhook that one poll examines."""
 _IN_VAIN = 5
-"""Failed deliveries of an event while the receiver accepted others; then it is not retried."""
+"""After this many failed deliveries while the receiver accepted other events, an event is not retried."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,10 @@ class Missed:
     """The last delivery of each missed event.
 
     Attributes:
-        again: deliveries after which, or in the same second, the receiver accepted another one. All are sent
-            again, in the order of the events.
-        probes: deliveries since which the receiver accepted nothing. One is sent again, as a probe; the
-            least retried comes first.
+        again: deliveries for which the receiver accepted another one later or in the same second. All of them
+            are sent again, in the order of the events.
+        probes: deliveries after which the receiver accepted nothing. Only one is sent again, as a probe. The
+            delivery with the fewest retries is first.
     """
 
     again: tuple[HookDelivery, ...] = ()
@@ -173,17 +173,17 @@ def ours(hooks: Iterable[Hook], url: str) -> list[Hook]:
 
 
 def relevant_events(settings: Settings) -> frozenset[str]:
-    """Names of the events that can have an effect here."""
+    """Return the names of the events that can have an effect here."""
     commands = {webhook.COMMENT_EVENT} if settings.webhook.commands.enabled else set()
     return frozenset(settings.webhook.of(Platform.GITHUB).events) | commands
 
 
 def missed(log: Iterable[HookDelivery], of: Collection[str]) -> Missed:
-    """The missed events in a webhook's log.
+    """Return the missed events in a webhook's log.
 
     Args:
         log: all deliveries of the webhook since the oldest failed one.
-        of: names of the relevant events.
+        of: the names of the relevant events.
     """
     deliveries = sorted(log, key=lambda delivery: (delivery.at, delivery.id))
     accepted = [delivery.at for delivery in deliveries if delivery.succeeded]
@@ -195,8 +195,8 @@ def missed(log: Iterable[HookDelivery], of: Collection[str]) -> Missed:
     for tries in by_event.values():
         succeeded = any(delivery.succeeded for delivery in tries)
         if tries[0].event in of and not succeeded and not _in_vain(tries, accepted):
-            # GitHub gives whole seconds. A success in the same second counts as later: better one
-            # redelivery too many than only one in each poll.
+            # GitHub's times are whole seconds. A success in the same second counts as a later one, because
+            # one redelivery too many is better than only one in each poll.
             up = bool(accepted) and accepted[-1] >= tries[-1].at
             (again if up else probes).append(tries)
     return Missed(
@@ -206,9 +206,9 @@ def missed(log: Iterable[HookDelivery], of: Collection[str]) -> Missed:
 
 
 def turns(deliveries: Sequence[HookDelivery], chance: Random) -> tuple[HookDelivery, ...]:
-    """The deliveries that this poll examines, in their order: all, or a random `LIMIT` of them.
+    """Return the deliveries that this poll examines, in their order: all, or `LIMIT` chosen at random.
 
-    The choice is random so that many deliveries without effect (their label is gone) do not block the others.
+    A random choice avoids that many deliveries without effect (their label is gone) block the others.
     """
     if len(deliveries) <= LIMIT:
         return tuple(deliveries)
@@ -218,13 +218,13 @@ def turns(deliveries: Sequence[HookDelivery], chance: Random) -> tuple[HookDeliv
 def is_withdrawn(
     item: ItemState, history: Sequence[LabelEvent], triggers: Collection[str], own_login: str
 ) -> bool:
-    """Whether a person took a missed label application back: removed the label, or closed the item.
+    """Whether a person withdrew a missed label application: removed the label, or closed the item.
 
-    A label that our own account removed may have been applied again just before, so the receiver has to see
-    the event: admission knows which applications have their run.
+    If our own account removed the label, a person may have applied it again just before. Then the receiver
+    must get the event, because admission knows which applications have their run.
 
     Args:
-        history: from `Forge.label_history`, read after the item.
+        history: the result of `Forge.label_history`, read after the item.
     """
     if not item.open:
         return True
@@ -243,11 +243,11 @@ def _in_vain(tries: list[HookDelivery], accepted: list[datetime]) -> bool:
 class RedeliveryRound:
     """One round over the webhooks that the settings name.
 
-    A webhook that cannot be read causes a warning only, because the label search finds missed items too.
+    A webhook that cannot be read only causes a warning, because the label search finds missed items too.
 
     Attributes:
-        forge: shows items and their history.
-        asked: deliveries that the forge was asked to send again.
+        forge: reads items and their history.
+        asked: the number of deliveries that GitHub was asked to send again.
     """
 
     settings: Settings
@@ -302,9 +302,9 @@ class RedeliveryRound:
                 break
 
     async def _current(self, hook: Hook, deliveries: tuple[HookDelivery, ...]) -> AsyncIterator[HookDelivery]:
-        """The deliveries without label applications that were taken back.
+        """Yield the deliveries, except label applications that were withdrawn.
 
-        The receiver may have accepted the event that removed the label; nothing would cancel the task then.
+        The receiver may have accepted the event that removed the label, so nothing would cancel the task.
         """
         for delivery in turns(deliveries, Random()):
             payload = await self.hooks.payload(hook, delivery)

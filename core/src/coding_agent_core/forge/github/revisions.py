@@ -1,7 +1,7 @@
-"""Who changed an item's title and text, and who pushed to its branch, as GitHub shows it.
+"""Finds out from GitHub who changed an item's title and text, and who pushed to its branch.
 
-GraphQL alone says who edited a text: https://docs.github.com/graphql/reference/objects#usercontentedit. A
-repository's activity has the pushes: https://docs.github.com/rest/repos/repos#list-repository-activities
+Only GraphQL says who edited a text: https://docs.github.com/graphql/reference/objects#usercontentedit. A
+repository's activity lists the pushes: https://docs.github.com/rest/repos/repos#list-repository-activities
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ query($owner: String!, $name: String!, $number: Int!) {
   }
 }
 """
-"""The last edit is asked for besides the list of edits: the list may not include it if there are more."""
+"""The query asks for the last edit separately, because a long list of edits may not include it."""
 
 
 class _Actor(ResponseModel):
-    """Who did something. Only users and apps have logins that the REST API knows too."""
+    """The account that did something. Only users and apps have logins that the REST API knows too."""
 
     kind: str = Field(validation_alias="__typename")
     name: str = Field(validation_alias="login")
@@ -51,7 +51,7 @@ class _Actor(ResponseModel):
 
 
 class _Edit(ResponseModel):
-    """An edit of the text, or of the title; the account is null when it was deleted."""
+    """An edit of the text or the title. The account is null if it was deleted."""
 
     at: datetime = Field(validation_alias=AliasChoices("editedAt", "createdAt"))
     actor: _Actor | None = Field(default=None, validation_alias=AliasChoices("editor", "actor"))
@@ -85,7 +85,7 @@ class _ItemAnswer(ResponseModel):
 
 
 class _Activity(ResponseModel):
-    """Somebody moved a branch; the account is null when it was deleted."""
+    """Somebody moved a branch. The account is null if it was deleted."""
 
     after: str
     timestamp: datetime
@@ -125,10 +125,10 @@ class GitHubRevisions:
         return answer.item.revisions()
 
     async def _pushes(self, since: datetime) -> list[Revision]:
-        """The branch's newer pushes; one by nobody if they are not known.
+        """Return the branch's newer pushes, and a revision without a user if some are not known.
 
-        That is so if the token may not read them, and if they do not include the newest commit. A branch
-        without pushes is older than the list, or came with the fork.
+        Pushes are not known if the token may not read them, or if they do not include the newest commit. A
+        branch without any listed push is older than the list or came with the fork.
         """
         details, unknown = self.details, Revision(Revised.BRANCH, "", None)
         if details.head_repository is None:

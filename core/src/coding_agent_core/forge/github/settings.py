@@ -12,13 +12,13 @@ from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretS
 from coding_agent_core.tasks import host_of
 
 _SCOPE = re.compile(r"\b(repo|org|user|assignee|author|involves):\S")
-"""Qualifiers of a search that finds no items of strangers."""
+"""Matches the qualifiers with which a search finds no items of strangers."""
 
 
 class Redelivery(Section):
-    """Webhooks whose failed deliveries the poll asks GitHub to send again. GitHub never does so by itself.
+    """Webhooks whose failed deliveries the poll asks GitHub to send again. GitHub never does so on its own.
 
-    Off while both lists are empty. The token needs the permission *Webhooks* (write) on each of them.
+    This is off while both lists are empty. The token needs the permission *Webhooks* (write) on each of them.
     """
 
     repositories: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")], ...] = ()
@@ -53,7 +53,7 @@ class GitHub(ForgeSettings):
 
     @property
     def host(self) -> str:
-        """The web host: the API's host, without `api.` on github.com and GHE.com.
+        """The web host: the API's host, but without `api.` on github.com and GHE.com.
 
         GitHub's documentation, *Network details for GHE.com*: the API of SUBDOMAIN.ghe.com is at
         `https://api.SUBDOMAIN.ghe.com`.

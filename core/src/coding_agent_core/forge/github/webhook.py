@@ -1,4 +1,4 @@
-"""GitHub's webhooks. Pure: headers, payload and settings in, meaning out.
+"""GitHub's webhooks: turns headers, payload and settings into a meaning. Pure.
 
 Shapes: https://docs.github.com/webhooks/webhook-events-and-payloads (`issues`, `pull_request`,
 `issue_comment`).
@@ -27,7 +27,7 @@ from coding_agent_core.telemetry import safe
 EVENT_HEADER = "X-GitHub-Event"
 PROOF = "signature"
 COMMENT_EVENT = "issue_comment"
-"""Comments on issues and pull requests; the item is in `issue`."""
+"""The event of comments on issues and pull requests. The item is in the field `issue`."""
 _ITEM_FIELDS = {"issues": "issue", "pull_request": "pull_request"}
 _ENDED = {"closed": "was closed", "deleted": "was deleted", "transferred": "was moved to another repository"}
 _SIGNATURE = re.compile(r"sha256=([0-9a-fA-F]{64})", re.ASCII)
@@ -44,9 +44,9 @@ class GitHubSignature:
 
     @staticmethod
     def of(header: str | None, secrets: Sequence[str]) -> GitHubSignature | None:
-        """The check, or `None` if no body can pass it: a malformed header, or no secret.
+        """Return the check, or `None` if no body can pass it: the header is malformed, or there is no secret.
 
-        The older `X-Hub-Signature` (SHA-1) is not accepted: GitHub keeps it for old receivers only.
+        The older `X-Hub-Signature` (SHA-1) is not accepted. GitHub only sends it for old receivers.
         """
         match = _SIGNATURE.fullmatch(header or "")
         return GitHubSignature(bytes.fromhex(match.group(1)), secrets) if match and any(secrets) else None
@@ -64,7 +64,7 @@ def verification(headers: Mapping[str, str], secrets: Sequence[str]) -> Verifica
 
 
 def delivery(headers: Mapping[str, str]) -> Delivery:
-    """The event's name and `X-GitHub-Delivery`, which a redelivery keeps."""
+    """Return the event's name and `X-GitHub-Delivery`, which a redelivery keeps."""
     identifier = headers.get("x-github-delivery", "")
     return Delivery(event=headers.get("x-github-event", ""), id=safe(identifier, 128) or None)
 
@@ -77,7 +77,7 @@ def action_of(payload: Mapping[str, Any]) -> str:
 def interpret(
     delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
 ) -> Meaning:
-    """What an authentic event means.
+    """Return what an authentic event means.
 
     Raises:
         FieldError: the event could start or stop a task, but a field is missing or has the wrong type.
@@ -139,7 +139,7 @@ def _trust(fields: Fields, item: Item, name: str, settings: Settings) -> Trust:
 
 
 def _head(subject: Fields, repository: Fields) -> Head:
-    """The branch of a pull request. The `issues` event of one does not say where its branch is."""
+    """Return the branch of a pull request; an `issues` event about it does not say where the branch is."""
     if not subject.has("head") or not subject.object("head").has("repo"):
         return Head(own=False)
     head = subject.object("head")
@@ -149,10 +149,10 @@ def _head(subject: Fields, repository: Fields) -> Head:
 
 
 def _unlabeled(delivered: Delivery, fields: Fields, settings: Settings) -> Meaning:
-    """What the removal of a label means.
+    """Return what the removal of a label means.
 
-    The item's labels in GitHub's recorded events still include the removed one. The event has no `label` if
-    the label was deleted from the repository.
+    In recorded events from GitHub, the item's labels still include the removed one. An event has no `label`
+    if the label was deleted from the repository.
     """
     left = _labels(fields.object(_ITEM_FIELDS[delivered.event]))
     if fields.has("label"):
@@ -225,7 +225,7 @@ def _item(fields: Fields, name: str, settings: Settings) -> Item | Ignored:
     repository = fields.object("repository")
     owner = repository.object("owner").matching("login", _NAME, "GitHub login")
     repo = repository.matching("name", _NAME, "repository name")
-    # GitHub sends some `issues` events for pull requests too, with this object inside.
+    # GitHub sends some `issues` events for pull requests too. These have an object `pull_request`.
     is_change = name == "pull_request" or subject.has("pull_request")
     return Item(
         platform=Platform.GITHUB,

@@ -58,8 +58,8 @@ class LatestTask:
         cancel_requested: whether somebody asked to stop the task.
         acknowledged: whether the item has shown our own label swap at least once since the task began.
         labeled_at: the task answers applications of the label up to this time, by the forge's clock.
-        withdrawn_before: applications of the label before this time, by the forge's clock, were withdrawn with
-            the task. `None` if the task was not withdrawn, or the time is not known.
+        withdrawn_before: applications of the label before this time, by the forge's clock, were withdrawn
+            with the task. `None` if the task was not withdrawn, or the time is not known.
         delivery_ids: the ids of the deliveries that this task already answers.
     """
 
@@ -252,8 +252,8 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
     """Return the facts about an item's newest run.
 
     Deliveries and the last `labeledAt` are taken from all runs: a delivery that an older run answers asks for
-    nothing new, and a newer run does not turn back the forge's clock. Applications that were withdrawn with an
-    older run count as answered.
+    nothing new, and a newer run does not turn back the forge's clock. Applications that were withdrawn with
+    an older run count as answered.
     """
     readable = [task for task in runs if task.readable]
     if not readable:
@@ -274,7 +274,7 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
 
 
 def works(task: AgentTask) -> bool:
-    """Whether the run has not ended and nobody asked to stop it. Normally at most one run of an item works."""
+    """Whether the run has not ended and nobody asked to stop it; normally true for one run of an item."""
     return task.readable and not task.spec.cancel and not task.over
 
 

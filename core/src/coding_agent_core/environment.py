@@ -210,7 +210,7 @@ def read_file(content: bytes) -> RepositoryFile:
     Every scalar is read as text, so that `1.10`, `on` and `null` mean what is written.
 
     Raises:
-        EnvironmentFileError: the file is too large, not YAML, or does not have the form of a `RepositoryFile`.
+        EnvironmentFileError: the file is too large, is not YAML, or does not fit `RepositoryFile`.
     """
     if len(content) > MAX_FILE_BYTES:
         raise EnvironmentFileError(

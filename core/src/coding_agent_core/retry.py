@@ -61,7 +61,7 @@ def backoff(failures: int, first: float, longest: float, chance: float | None = 
         failures: the number of failures, from 1.
         first: the longest wait after the first failure.
         longest: the longest of all waits.
-        chance: a number in [0, 1) that spreads clients, so that they do not return at once; random by default.
+        chance: a number in [0, 1), random by default, so that clients do not all return at once.
     """
     # The exponent is limited, because a program that has tried for weeks must not compute 2 ** 100000.
     wait = min(longest, first * 2.0 ** min(failures - 1, 63))
@@ -74,7 +74,7 @@ def asked_wait(asked: float, longest: float, chance: float | None = None) -> flo
     Waits are spread even at the limit, where they are up to a tenth shorter than `longest`.
 
     Args:
-        chance: a number in [0, 1) that spreads clients, so that they do not return at once; random by default.
+        chance: a number in [0, 1), random by default, so that clients do not all return at once.
     """
     least = min(asked, longest / 1.1)
     return least * (1 + (random.random() if chance is None else chance) / 10)

@@ -1,4 +1,4 @@
-"""`kubectl agenttask`, and what can go wrong: sentences that name the remedy, each with its exit status."""
+"""`kubectl agenttask`: its errors, whose messages say what to do, each with its exit status."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from coding_agent_core.errors import CodingAgentError
 
 
 class PluginError(CodingAgentError):
-    """It cannot be done as asked."""
+    """The command cannot be done as asked."""
 
     status = 1
 
@@ -18,18 +18,18 @@ class UsageError(PluginError):
 
 
 class UnreachableError(PluginError):
-    """The API server does not answer, or cannot be reached."""
+    """The API server cannot be reached or does not answer."""
 
     status = 75
 
 
 class ConfigurationError(PluginError):
-    """There is no usable kubeconfig; trying again does not help."""
+    """There is no usable kubeconfig, and trying again does not help."""
 
     status = 78
 
 
 class DeniedError(PluginError):
-    """The API server refuses the person."""
+    """The API server denies the request, because the person lacks the right."""
 
     status = 77

@@ -1,4 +1,4 @@
-"""The command line: `kubectl agenttask COMMAND`. Exit status: 0, 1 (not as asked), 2, 75, 77 or 78."""
+"""The command line `kubectl agenttask COMMAND`. Its exit status is 0, or that of a `PluginError`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _EXAMPLES = """examples:
 
 
 def run() -> None:
-    """The console script."""
-    gc.freeze()  # at its end Python would look through all that was imported: a quarter of the whole time
+    """Run the console script."""
+    gc.freeze()  # otherwise Python would search all imported objects at its end: a quarter of the whole time
     sys.exit(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status."""
+    """Run one command and return its exit status."""
     arguments = parser().parse_args(argv)
     notes = console(sys.stderr)
     try:
@@ -49,14 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # `… | head`: nobody reads on; Python must not try to flush at its end either.
+        # Nobody reads the rest, as in `… | head`. So Python must not try to flush at its end either.
         sys.stdout = None
         return 141
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's grammar."""
+    """Return the parser of the command line."""
     where = _where()
     top = argparse.ArgumentParser(
         prog="kubectl agenttask",
@@ -132,7 +132,7 @@ def _day(text: str) -> datetime:
 
 
 def _where() -> argparse.ArgumentParser:
-    """The flags of kubectl that say where."""
+    """Return a parser of kubectl's flags that choose cluster and namespace."""
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("-n", "--namespace", metavar="NS", help="namespace (default: that of the context)")
     where.add_argument(
@@ -205,7 +205,7 @@ def _budget(text: str) -> Allowance:
 
 
 def _between(least: int, most: int) -> Callable[[str], int]:
-    """A whole number within the bounds of the resource's schema (crds/agenttask.yaml)."""
+    """Return a reader of whole numbers within bounds, which are those of crds/agenttask.yaml."""
 
     def number(text: str) -> int:
         try:

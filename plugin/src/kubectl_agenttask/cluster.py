@@ -1,4 +1,4 @@
-"""The requests to the API server, each with a timeout, and what pods show; refusals become sentences."""
+"""Sends requests to the API server, each with a timeout, and reads pods. Errors become sentences."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from kubectl_agenttask import ConfigurationError, DeniedError, PluginError, Unre
 
 _BAD_KUBECONFIG = (config.ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, KeyError)
 _TIMEOUT = 10
-"""Seconds for one request."""
+"""The most seconds for one request."""
 _SILENCE = 86_400
-"""Seconds for which a container whose log is followed may write nothing."""
+"""The most seconds for which a container may write nothing while its log is followed."""
 _PAGE = 500
 INIT_CONTAINER = "package-managers"
 _HOME = "/tmp"  # noqa: S108 - in the container
 _USER = 20_000
-"""One of the settings' `WORKSPACE_USERS`; to import those would cost each command a tenth of a second."""
+"""One of `WORKSPACE_USERS` in the settings. To import those would cost each command a tenth of a second."""
 INIT_DEADLINE = 300
-"""Seconds for the image's pull and the script, after which the cluster ends the pod."""
+"""The most seconds for pulling the image and running the script; then the cluster ends the pod."""
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 Body = dict[str, Any]
 
 
 class ClusterAccess:
-    """AgentTasks, their pods and events. Methods raise `PluginError`."""
+    """Reads and changes AgentTasks, and reads their pods and Events. Methods can raise `PluginError`."""
 
     def __init__(self, api_client: Any, namespace: str) -> None:
         self.namespace = namespace
@@ -59,12 +59,14 @@ class ClusterAccess:
 
     @cached_property
     def _core(self) -> Any:
-        """Made on first use, because its import takes as long as all other imports of a command."""
+        """The client for pods and Events. It is made on first use, because its import takes as long as all
+        other imports of a command.
+        """
         return client.CoreV1Api(self._api_client)
 
     @staticmethod
     def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> ClusterAccess:
-        """As kubectl does: the flags, else `KUBECONFIG`, else ~/.kube/config, else the pod's account.
+        """Connect as kubectl does: by the flags, `KUBECONFIG`, ~/.kube/config, or the pod's account.
 
         Raises:
             ConfigurationError: there is no usable configuration.
@@ -86,7 +88,7 @@ class ClusterAccess:
             ) from error
 
     def tasks(self, *, everywhere: bool, active: bool, repository: str | None) -> Iterator[AgentTask]:
-        """The tasks, a page at a time; letter case of the repository is ignored, as forges do."""
+        """Yield the tasks, read page by page. The letter case of the repository is ignored, as on forges."""
         options: dict[str, Any] = {"limit": _PAGE, "_request_timeout": _TIMEOUT}
         if active:
             options["field_selector"] = NOT_ENDED
@@ -97,7 +99,7 @@ class ClusterAccess:
                 else:
                     page = self._tasks.list_namespaced_custom_object(*self._where, **options)
             for body in page["items"]:
-                # The API server can only compare exactly.
+                # We compare here, because the API server can only compare exactly.
                 if repository is None or _repository_of(body).lower() == repository.lower():
                     yield AgentTask.of(body)
             token = page["metadata"].get("continue")
@@ -106,13 +108,13 @@ class ClusterAccess:
             options["_continue"] = token
 
     def task(self, name: str) -> AgentTask:
-        """A task by its name."""
+        """Return the task with a name."""
         with _sentences(f"get agenttask {name}", missing=self._no_task(name)):
             found = self._tasks.get_namespaced_custom_object(*self._where, name, _request_timeout=_TIMEOUT)
         return AgentTask.of(found)
 
     def runs(self, item: Item) -> list[AgentTask]:
-        """The tasks that carry the item's label, read consistently."""
+        """Return the tasks with the item's label, read consistently."""
         selector = f"{LABEL_ITEM}={labels_for(item)[LABEL_ITEM]}"
         with _sentences("list agenttasks"):
             found = self._tasks.list_namespaced_custom_object(
@@ -121,7 +123,7 @@ class ClusterAccess:
         return [AgentTask.of(body) for body in found["items"]]
 
     def create(self, manifest: Body) -> None:
-        """Create a task that names our account as its creator, if the API server says which one it is."""
+        """Create a task. It names our account as its creator if the API server tells us the account."""
         name, metadata = Metadata.of(manifest).name, manifest["metadata"]
         if account := self._account():
             annotations = {**metadata.get("annotations", {}), ANNOTATION_CREATED_BY: account}
@@ -133,7 +135,7 @@ class ClusterAccess:
             )
 
     def _account(self) -> str:
-        """Our account's name; empty if the API server does not say it: the task does not depend on it."""
+        """Return our account's name; empty if the API server does not tell it, because it is optional."""
         try:
             review: Any = client.AuthenticationV1Api(self._api_client).create_self_subject_review(
                 client.V1SelfSubjectReview(), _request_timeout=_TIMEOUT
@@ -154,7 +156,7 @@ class ClusterAccess:
             )
 
     def pods(self, task: str) -> list[Body]:
-        """The pods of a task's attempts that are still there."""
+        """Return the existing pods of a task's attempts."""
         with _sentences("list pods"):
             found = self._core.list_namespaced_pod(
                 self.namespace,
@@ -165,7 +167,7 @@ class ClusterAccess:
         return list(json.loads(found.data)["items"])
 
     def create_pod(self, manifest: Body) -> str:
-        """Create a pod; its name."""
+        """Create a pod and return its name."""
         with _sentences("create pods"):
             created = self._core.create_namespaced_pod(
                 self.namespace, manifest, field_manager="kubectl-agenttask", _request_timeout=_TIMEOUT
@@ -173,7 +175,7 @@ class ClusterAccess:
         return str(created.metadata.name)
 
     def pod(self, name: str) -> Body:
-        """A pod by its name."""
+        """Return the pod with a name."""
         with _sentences(f"get pod {name}", missing=f"somebody deleted the pod {name}."):
             found = self._core.read_namespaced_pod(
                 name, self.namespace, _preload_content=False, _request_timeout=_TIMEOUT
@@ -181,14 +183,14 @@ class ClusterAccess:
         return dict(json.loads(found.data))
 
     def delete_pod(self, name: str) -> None:
-        """Delete a pod at once; one that is gone already is fine."""
+        """Delete a pod at once; do nothing if it is gone already."""
         with _sentences(f"delete pod {name}"), suppress(NotFoundException):
             self._core.delete_namespaced_pod(
                 name, self.namespace, grace_period_seconds=0, _request_timeout=_TIMEOUT
             )
 
     def events(self, task: str) -> list[Body]:
-        """The Kubernetes Events about a task, oldest first."""
+        """Return the Kubernetes Events about a task; the oldest is first."""
         with _sentences("list events"):
             found = self._core.list_namespaced_event(
                 self.namespace,
@@ -200,7 +202,7 @@ class ClusterAccess:
         return sorted(events, key=_moment)
 
     def log(self, pod: str, container: str, *, follow: bool) -> Iterator[bytes]:
-        """A container's log as it comes; when following, until the container ends."""
+        """Yield a container's log as it arrives; with `follow`, until the container ends."""
         with _sentences(f"read the log of pod {pod}", missing=f"pod {pod} is gone, and its log with it."):
             answer = self._core.read_namespaced_pod_log(
                 pod,
@@ -224,16 +226,16 @@ class ClusterAccess:
 
 
 def attempt_of_pod(pod: Mapping[str, Any]) -> int:
-    """The number of the attempt that a pod belongs to; 0 if that is unknown."""
+    """Return the number of the attempt to which a pod belongs; 0 if it is unknown."""
     value = Metadata.of(pod).labels.get(LABEL_ATTEMPT, "")
     return int(value) if value.isdigit() else 0
 
 
 def choose(pods: Sequence[Mapping[str, Any]], attempt: int | None) -> Mapping[str, Any] | None:
-    """The newest pod of the attempt, by default of the last one that has a pod.
+    """Return the newest pod of an attempt, by default of the last attempt that has a pod.
 
     Raises:
-        PluginError: that attempt has none, but others have.
+        PluginError: this attempt has no pod, but others have one.
     """
     numbers = sorted({attempt_of_pod(pod) for pod in pods})
     if not numbers:
@@ -247,7 +249,7 @@ def choose(pods: Sequence[Mapping[str, Any]], attempt: int | None) -> Mapping[st
 
 
 def has_started(pod: Mapping[str, Any], container: str) -> bool:
-    """Whether the container has started, so that it has a log.
+    """Whether the container has started and so has a log.
 
     Raises:
         PluginError: the pod has no such container.
@@ -269,7 +271,7 @@ def has_started(pod: Mapping[str, Any], container: str) -> bool:
 
 
 def waiting_for(pod: Mapping[str, Any]) -> str:
-    """Why a pod has not started, as the cluster says."""
+    """Return the cluster's reason why a pod has not started."""
     status = pod.get("status") or {}
     for key in ("initContainerStatuses", "containerStatuses"):
         for container in status.get(key) or ():
@@ -283,7 +285,7 @@ def waiting_for(pod: Mapping[str, Any]) -> str:
 
 
 def init_pod(image: str, pull_secret: str | None = None) -> Body:
-    """The pod of `init`, which the restricted Pod Security Standard admits."""
+    """Return the pod of `init`, which the restricted Pod Security Standard admits."""
     script = files("kubectl_agenttask").joinpath("hosts.sh").read_text(encoding="utf-8")
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -302,7 +304,7 @@ def init_pod(image: str, pull_secret: str | None = None) -> Body:
                 "name": INIT_CONTAINER,
                 "image": image,
                 "command": ["sh", "-c", script],
-                # As in a workspace: what is set in the home of one of the image's users does not count.
+                # As in a workspace, settings in the home folders of the image's users do not count.
                 "env": [{"name": "HOME", "value": _HOME}],
                 "resources": {
                     "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "16Mi"},
@@ -335,7 +337,7 @@ def _repository_of(task: Body) -> str:
 
 
 def _moment(event: Body) -> tuple[str, int]:
-    """When an Event last occurred; within one second, in the order in which they were written."""
+    """Return the sort key of an Event: when it last occurred, and then the order of writing."""
     version = Metadata.of(event).version
     time = str(event.get("lastTimestamp") or event.get("eventTime") or "")
     return time, int(version) if version.isdigit() else 0
@@ -359,7 +361,7 @@ def _sentences(what: str, *, missing: str | None = None, conflict: str | None = 
                 "--context."
             ) from error
         if error.status == 404:
-            # Without the resource itself the server's answer is plain text.
+            # If the cluster does not have the resource at all, the server's answer is plain text.
             unknown = "page not found" in said
             hint = (
                 "this cluster does not know agenttasks: apply crds/agenttask.yaml, or choose another "

@@ -1,4 +1,4 @@
-"""What each subcommand does: read, decide, write, print."""
+"""The subcommands: each reads, decides, writes and prints."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from kubectl_agenttask.tables import show_facts, show_table
 _POLL = 1.0
 """Seconds between two reads of a pod."""
 _LONGEST_WAIT = 600.0
-"""Seconds that `logs -f` waits for a pod to start."""
+"""The most seconds that `logs -f` waits for a pod to start."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """Where commands read and write.
+    """The cluster that commands read, and the places to which they write.
 
     Attributes:
-        out: what is asked for.
-        notes: messages for the person, which are not part of the result.
-        raw: where logs go, byte for byte.
+        out: receives the result.
+        notes: receives messages for the person that are not part of the result.
+        raw: receives logs, byte for byte.
     """
 
     cluster: ClusterAccess
@@ -81,7 +81,7 @@ def list_tasks(session: Session, arguments: Namespace) -> None:
 
 
 def spend(session: Session, arguments: Namespace) -> None:
-    """`spend`: print what attempts used since a day, by repository, user or model."""
+    """`spend`: print the usage of attempts since a day, by repository, user or model."""
     since: datetime = arguments.since or session.clock().replace(hour=0, minute=0, second=0, microsecond=0)
     found = session.cluster.tasks(
         everywhere=arguments.all_namespaces, active=False, repository=arguments.repo
@@ -124,7 +124,7 @@ def describe(session: Session, arguments: Namespace) -> None:
 
 
 def logs(session: Session, arguments: Namespace) -> None:
-    """`logs`: print the log of a container of an attempt."""
+    """`logs`: print the log of an attempt's container."""
     pod = _pod(session, arguments)
     name = Metadata.of(pod).name
     session.notes.print(f"Attempt {attempt_of_pod(pod)}, pod {name}, container {arguments.container}:")
@@ -134,7 +134,7 @@ def logs(session: Session, arguments: Namespace) -> None:
 
 
 def _pod(session: Session, arguments: Namespace) -> Body:
-    """The pod whose log to print, as soon as it has a log."""
+    """Return the pod whose log to print; with `--follow`, wait until it has a log."""
     end, said = session.monotonic() + _LONGEST_WAIT, ""
     while True:
         task = session.cluster.task(arguments.name)
@@ -159,7 +159,7 @@ def _no_pod(task: AgentTask) -> str:
 
 
 def _left(task: AgentTask) -> str:
-    """Where to look when the pods of a task are gone."""
+    """Say where to look when the pods of a task are gone."""
     kept = tables.transcript_rows(task.body)
     if kept:
         _, place, link = kept[-1]
@@ -212,7 +212,7 @@ _OF_ONE_TASK = (
     "priority",
 )
 OPTIONS = tuple(str(field.alias) for name, field in Spec.model_fields.items() if name not in _OF_ONE_TASK)
-"""Fields of a task's spec that its next run keeps."""
+"""The fields of a task's spec that its next run keeps."""
 
 
 def retry(session: Session, arguments: Namespace) -> None:
@@ -263,7 +263,7 @@ def run(session: Session, arguments: Namespace) -> None:
 
 
 def _next_task(session: Session, request: TaskRequest, **options: Any) -> dict[str, Any]:
-    """The manifest of the item's next run; limits that are `None` are the operator's defaults."""
+    """Return the manifest of the item's next run. Limits that are `None` are the operator's defaults."""
     listed = session.cluster.runs(request.item)
     run_number, waits_for = _next_run(request.item, listed)
     if waits_for:
@@ -273,7 +273,7 @@ def _next_task(session: Session, request: TaskRequest, **options: Any) -> dict[s
 
 def _create(session: Session, task: dict[str, Any], priority: int) -> None:
     if not {"timeoutSeconds", "maxAttempts"} <= set(task["spec"]):
-        # The operator fills in its own limits when it adopts a task without the label, and then adds it.
+        # Without this label, the operator adopts the task: it fills in its own limits and adds the label.
         del task["metadata"]["labels"][LABEL_DEFAULTED]
     if priority:
         task["spec"]["priority"] = priority
@@ -282,7 +282,7 @@ def _create(session: Session, task: dict[str, Any], priority: int) -> None:
 
 
 def _next_run(item: Item, listed: list[AgentTask]) -> tuple[int, str | None]:
-    """The number of the next run by hand, and the run that must end before it."""
+    """Return the number of the next run, and the name of the run that must end before it, if any."""
     latest = latest_of(runs_of(item, listed))
     if latest is None:
         return 1, None
@@ -308,7 +308,7 @@ def _not_ended(session: Session, name: str, hint: str) -> AgentTask:
 
 
 def _has(task: AgentTask, field: str) -> bool:
-    """Whether this field of the spec is set; the rest of the spec may be of another release."""
+    """Whether a field of the spec is set. The rest of the spec may be from another release."""
     return bool((task.body.get("spec") or {}).get(field))
 
 
@@ -317,14 +317,14 @@ _CANNOT_START = frozenset(
 )
 _HOST = re.compile(r"^    - ([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?)$", re.MULTILINE)
 _NO_SHELL = 128
-"""Exit status with which the container runtime reports that it cannot start `sh`."""
+"""The exit status with which the container runtime reports that it cannot start `sh`."""
 
 
 def init(session: Session, arguments: Namespace) -> None:
-    """`init`: print the hosts that the package managers of an image fetch from, as values of the chart.
+    """`init`: print the hosts from which an image's package managers fetch, as values of the chart.
 
-    A short-lived pod of the image asks them (`hosts.sh`). It has no credential, no service account's token
-    and no file of a repository, because a file of a repository could name any host.
+    A short-lived pod with the image asks the package managers (`hosts.sh`). It has no credential, no token of
+    a ServiceAccount, and no file of a repository, because such a file could name any host.
 
     Raises:
         PluginError: the pod cannot run, or the image names no host.
@@ -337,7 +337,7 @@ def init(session: Session, arguments: Namespace) -> None:
         said = b"".join(session.cluster.log(name, INIT_CONTAINER, follow=False)).decode(errors="replace")
     finally:
         session.cluster.delete_pod(name)
-    # The image's programs wrote the output: nothing but names of hosts is repeated.
+    # The image's programs wrote the output, so we repeat nothing except names of hosts.
     hosts = sorted(set(_HOST.findall(said)))
     if not hosts:
         raise PluginError(
@@ -348,7 +348,7 @@ def init(session: Session, arguments: Namespace) -> None:
 
 
 def _wait(session: Session, name: str, image: str) -> int:
-    """Wait for the pod's end; the exit status of its script."""
+    """Wait for the pod's end, and return the exit status of its script."""
     end = session.monotonic() + INIT_DEADLINE
     while True:
         found = session.cluster.pod(name)

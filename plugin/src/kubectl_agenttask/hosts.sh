@@ -1,12 +1,12 @@
 #!/bin/sh
-# Prints the hosts for which the package managers of an image are configured, as values of the chart:
+# Prints the hosts from which an image's package managers are configured to fetch, as values of the chart:
 #     docker run --rm -i IMAGE sh < plugin/src/kubectl_agenttask/hosts.sh
 # `kubectl agenttask init IMAGE` runs it in a pod.
-# For images that you trust. Not for a checked-out repository: its files could name any host.
+# Use it only for images that you trust, and not in a checked-out repository, whose files could name any host.
 cd / || exit 1
 pip_hosts() {
     python3 -m pip config list | grep index-url && return
-    # Without a setting, pip's own default and where that keeps its files.
+    # Without a setting, print pip's own default and the host of its files.
     python3 -c 'from pip._internal.models.index import PyPI as i; print(i.url, "https://" + i.file_storage_domain)'
 }
 found=$({

@@ -1,4 +1,4 @@
-"""Tasks as rows of text, and rows on a terminal: colored there, whole lines in a pipe."""
+"""Turns tasks into rows of text, and prints rows: in color on a terminal, as whole lines in a pipe."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ EVENTS = ("TYPE", "REASON", "AGE", "MESSAGE")
 
 
 def plain(text: object) -> str:
-    """Text of strangers (titles, messages) on one line, without control characters that a terminal obeys."""
+    """Return foreign text (titles, messages) on one line, without control characters for terminals."""
     return "".join(char if char.isprintable() else " " for char in str(text))
 
 
 def task_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
-    """A row for each task, oldest first, of `COLUMNS`."""
+    """Return a row of `COLUMNS` for each task; the oldest is first."""
     ordered = sorted(tasks, key=lambda task: (_text(task, "metadata", "creationTimestamp"), _name(task)))
     return [
         (
@@ -55,7 +55,7 @@ def task_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
 
 
 def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
-    """What `describe` says above its tables: name and value, without what is empty."""
+    """Return the names and values that `describe` prints above its tables, without empty values."""
     spec, created = task.get("spec") or {}, _text(task, "metadata", "creationTimestamp")
     reason, position = _text(task, "status", "reason"), _text(task, "status", "queuePosition")
     labeled, usage = _text(task, "spec", "trigger", "labeledAt"), _at(task, "status", "result", "usage")
@@ -88,15 +88,15 @@ def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
 
 
 def _environment(asked: Any) -> str:
-    """What the repository asked for; empty if nothing."""
+    """Return the environment that the repository asked for; empty if it asked for none."""
     try:
         return str(Environment.model_validate(asked)) if asked else ""
     except ValueError:
-        return "not readable"  # of another version
+        return "not readable"  # it is from another release
 
 
 def condition_rows(task: Body, now: datetime) -> list[tuple[str, ...]]:
-    """Rows of `CONDITIONS`."""
+    """Return the rows of `CONDITIONS`."""
     return [
         (
             _text(condition, "type"),
@@ -110,7 +110,7 @@ def condition_rows(task: Body, now: datetime) -> list[tuple[str, ...]]:
 
 
 def attempt_rows(task: Body) -> list[tuple[str, ...]]:
-    """Rows of `ATTEMPTS`."""
+    """Return the rows of `ATTEMPTS`."""
     return [
         (
             _text(attempt, "number"),
@@ -126,7 +126,7 @@ def attempt_rows(task: Body) -> list[tuple[str, ...]]:
 
 
 def denied_rows(task: Body) -> list[tuple[str, ...]]:
-    """Rows of `DENIED`: hosts that an administrator would have to allow in `egress.allow`."""
+    """Return the rows of `DENIED`: hosts that an administrator can allow in `egress.allow`."""
     return [
         (_text(attempt, "number"), _text(denial, "host"), _text(denial, "count"))
         for attempt in _list(task, "attempts")
@@ -135,10 +135,10 @@ def denied_rows(task: Body) -> list[tuple[str, ...]]:
 
 
 def spent_rows(tasks: Iterable[Body], by: str, since: datetime) -> list[tuple[str, ...]]:
-    """What attempts used that ended since then, the most expensive first: a name, then `SPENT`.
+    """Return rows of a name and `SPENT` for attempts that ended since a time; the most expensive is first.
 
     Args:
-        by: `repository`, `user` or `model`.
+        by: what a row stands for: `repository`, `user` or `model`.
     """
     numbers: dict[str, list[int]] = {}
     costs: dict[str, dict[str, Decimal]] = {}
@@ -173,13 +173,13 @@ def spent_rows(tasks: Iterable[Body], by: str, since: datetime) -> list[tuple[st
 
 
 def model_rows(task: Body) -> list[tuple[str, ...]]:
-    """Rows of `MODELS`: what a task used of each, where it used several."""
+    """Return the rows of `MODELS`: a task's usage of each model, if there were several."""
     models = _at(task, "status", "result", "usage", "models") or []
     return [(_text(used, "model"), *map(str, _counts(used)), _cost(used)) for used in models]
 
 
 def transcript_rows(task: Body) -> list[tuple[str, ...]]:
-    """Rows of `TRANSCRIPTS`: the attempts whose whole transcript is kept."""
+    """Return the rows of `TRANSCRIPTS`: the attempts whose whole transcript is kept."""
     return [
         (_text(attempt, "number"), _text(attempt, "transcript"), _text(attempt, "transcriptURL"))
         for attempt in _list(task, "attempts")
@@ -188,7 +188,7 @@ def transcript_rows(task: Body) -> list[tuple[str, ...]]:
 
 
 def last_steps(task: Body) -> tuple[str, list[str]] | None:
-    """The number of the newest attempt that left its last steps, and these, a line each."""
+    """Return the number of the newest attempt that left its last steps, and the lines of these steps."""
     for attempt in reversed(_list(task, "attempts")):
         if attempt.get("tail"):
             return _text(attempt, "number"), [plain(line) for line in str(attempt["tail"]).split("\n")]
@@ -196,7 +196,7 @@ def last_steps(task: Body) -> tuple[str, list[str]] | None:
 
 
 def event_rows(events: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
-    """Rows of `EVENTS`."""
+    """Return the rows of `EVENTS`."""
     return [
         (
             _text(event, "type"),
@@ -209,12 +209,12 @@ def event_rows(events: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
 
 
 def phase(task: Body) -> str:
-    """The phase; a task that no operator has seen yet is `New`."""
+    """Return the phase. It is `New` for a task that no operator has seen yet."""
     return _text(task, "status", "phase") or "New"
 
 
 def no_operator_hint(task: Body, now: datetime) -> str:
-    """What to check if no operator has processed a task in the usual time; else empty."""
+    """Say what to check if no operator has processed a task in the usual time; otherwise return nothing."""
     created = parse_time(_text(task, "metadata", "creationTimestamp"))
     if phase(task) != "New" or created is None or (now - created).total_seconds() < _ADOPTED:
         return ""
@@ -226,20 +226,20 @@ def no_operator_hint(task: Body, now: datetime) -> str:
 
 
 def item_text(task: Body) -> str:
-    """`#7`, or `!7` for a merge request."""
+    """Return the item's mark: `#7`, or `!7` for a merge request."""
     platform, number = _text(task, "spec", "source", "platform"), _text(task, "spec", "source", "number")
     is_change = _text(task, "spec", "source", "kind") == ItemKind.CHANGE and platform in list(Platform)
     return f"{FACTS[Platform(platform)].change_mark if is_change else '#'}{number}"
 
 
 def age(moment: str, now: datetime) -> str:
-    """How long ago, in kubectl's manner: `12s`, `5m`, `3h`, `2d`."""
+    """Return how long ago a time was, as kubectl writes it: `12s`, `5m`, `3h`, `2d`."""
     then = parse_time(moment)
     return "" if then is None else span((now - then).total_seconds())
 
 
 def span(seconds: float) -> str:
-    """A length of time in its two greatest units at most where it is short, else in one."""
+    """Return a length of time in one unit, or in two units if it is from 2 to 10 minutes."""
     whole = max(0, int(seconds))
     minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
     if whole < 120:
@@ -264,7 +264,7 @@ def _cost(usage: Any) -> str:
 
 
 def _by_model(usage: Body) -> list[Body]:
-    """The same by model; an attempt that used one model lists none."""
+    """Return the usage of each model. If there was only one model, `usage` does not list it."""
     return list(usage.get("models") or [usage])
 
 
@@ -310,7 +310,7 @@ def _list(task: Body, name: str) -> list[Body]:
 
 
 _PIPED_WIDTH = 1000
-"""Columns where no terminal limits them: `grep` and `awk` want one line for each task."""
+"""The width without a terminal, because `grep` and `awk` need one line for each task."""
 _COLOURS = {
     "Queued": "cyan",
     "New": "cyan",
@@ -326,16 +326,16 @@ _COLOURS = {
 
 
 def console(stream: TextIO) -> Console:
-    """A console on the stream."""
+    """Return a console on the stream."""
     width = None if stream.isatty() else _PIPED_WIDTH
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def show_table(to: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table in kubectl's manner."""
+    """Print a table in the style of kubectl."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     for number, column in enumerate(columns):
-        # Names are copied: they stay whole. The rest may be folded on a narrow terminal.
+        # People copy names, so these stay whole. Other columns may be folded on a narrow terminal.
         table.add_column(column, no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
@@ -343,7 +343,7 @@ def show_table(to: Console, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def show_facts(to: Console, facts: Sequence[tuple[str, str]]) -> None:
-    """Names and values, one a line."""
+    """Print names and values, one pair on each line."""
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 3, 0, 0))
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
@@ -353,7 +353,7 @@ def show_facts(to: Console, facts: Sequence[tuple[str, str]]) -> None:
 
 
 def _print(to: Console, table: Table) -> None:
-    """Print a table; in a pipe without the spaces that fill its last column, which can be hundreds."""
+    """Print a table; in a pipe, without the (perhaps hundreds of) spaces that fill its last column."""
     if to.is_terminal:
         to.print(table)
         return

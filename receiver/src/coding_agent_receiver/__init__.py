@@ -1,1 +1,1 @@
-"""Verifies webhooks and turns labeled events into tasks."""
+"""The receiver verifies webhooks and turns labeled events into tasks."""

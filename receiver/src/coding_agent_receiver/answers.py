@@ -1,4 +1,4 @@
-"""The answers that the senders of webhooks get. Pure."""
+"""The answers to the senders of webhooks. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Answer:
     """The answer to a webhook.
 
     Attributes:
-        result: its name in metrics.
+        result: the result's name in metrics.
     """
 
     status: int
@@ -48,7 +48,7 @@ def ignored(reason: str) -> Answer:
 
 
 def refused(status: int, reason: str, result: str, **headers: str) -> Answer:
-    """Nothing was done, and sending the same request again would not help."""
+    """Return the answer if nothing was done and it would not help to send the same request again."""
     return Answer(status, {"status": "error", "reason": safe(reason)}, result, headers)
 
 
@@ -57,15 +57,15 @@ def unreadable(error: BodyError) -> Answer:
 
 
 def unavailable(reason: str, result: str = "unavailable") -> Answer:
-    """Nothing was stored; sending the same request again can help."""
+    """Return the answer if nothing was stored and it can help to send the same request again."""
     return refused(503, reason, result, **{"Retry-After": str(RETRY_AFTER)})
 
 
 def overloaded() -> Answer:
-    """As `unavailable`, because too much arrives at once."""
+    """Return the answer of `unavailable` if too many webhooks arrive at once."""
     return unavailable("too many webhooks at once", "overloaded")
 
 
 def too_many(wait: int) -> Answer:
-    """The sender exceeded its rate limit; `wait` is in seconds."""
+    """Return the answer if the sender exceeded its rate limit and must wait for some seconds."""
     return refused(429, "too many requests", "rate_limited", **{"Retry-After": str(wait)})

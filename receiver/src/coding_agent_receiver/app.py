@@ -1,7 +1,7 @@
-"""The webhook endpoint: from the bytes of a request to what the queue has stored, and the answer.
+"""The webhook endpoint: from the bytes of a request to the stored task and the answer.
 
-`WebhookEndpoint` refuses what cannot be authentic before it reads the body, and nothing is parsed before it
-is verified. `Intake` acts on what an authentic request means.
+`WebhookEndpoint` refuses requests that cannot be authentic before it reads their body, and nothing is parsed
+before it is verified. `Intake` acts on the meaning of an authentic request.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ from coding_agent_receiver.request import (
 _logger = logging.getLogger("webhook.server")
 
 STORE_TIMEOUT = 8.0
-"""Seconds for the queue; GitHub treats an answer after 10 seconds as a failure."""
+"""The most seconds for the queue. GitHub treats an answer after 10 seconds as a failure."""
 BODY_GRACE = 5.0
-"""Seconds in which the first bytes of a body must arrive."""
+"""Seconds within which the first bytes of a body must arrive."""
 BODY_RATE = 256 * 1024
-"""Bytes a second that a larger body must keep up after that."""
+"""Bytes per second with which a larger body must arrive after that."""
 BODY_TIMEOUT = 30.0
-"""Seconds in which any body must arrive completely."""
+"""Seconds within which any body must arrive completely."""
 
 Headers = Mapping[str, str]
 
@@ -110,8 +110,8 @@ class WebhookEndpoint:
         }
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Answer a request for a webhook's path; `False` for any other."""
-        # A forge does not follow the redirect that would remove a slash at the end.
+        """Answer a request for a webhook's path; return `False` for any other path."""
+        # Forges do not follow redirects, so a slash at the end is accepted here.
         webhooks = self._paths.get(scope["path"].removesuffix("/")) if scope["type"] == "http" else None
         if webhooks is None:
             return False
@@ -148,7 +148,7 @@ class WebhookEndpoint:
             _logger.warning("The sender closed the connection before its request was complete")
             return answers.refused(400, "the body was cut short", "disconnected")
         except Exception:
-            # 503, not 500: an event that a defect of ours lost can be sent again, e.g. by a redelivery.
+            # The answer is 503 and not 500, because the event can be sent again, e.g. by a redelivery.
             _logger.exception("Unexpected error while answering a %s webhook", webhooks.title)
             return answers.unavailable("an internal error; the event was not processed", "internal_error")
 
@@ -160,7 +160,7 @@ class WebhookEndpoint:
         client: Address | None,
         receive: Receive,
     ) -> dict[str, Any] | Answer:
-        """The payload of an authentic request, or the refusal."""
+        """Return the payload of an authentic request, or the refusal."""
         refusal = self._refused_network(client)
         if refusal is not None:
             return refusal
@@ -228,10 +228,10 @@ class WebhookEndpoint:
     async def _read(
         self, receive: Receive, verification: Verification, headers: Headers, client: str
     ) -> bytes | bytearray:
-        """The raw body, verified as it arrives.
+        """Read the raw body, and pass it to the verification as it arrives.
 
         Raises:
-            BodyError: 413 beyond the limit, announced or not; 408 if it arrives too slowly.
+            BodyError: 413 if the body exceeds the limit, announced or not; 408 if it arrives too slowly.
             NoRoomError: too many bytes of other bodies are in memory.
             _DisconnectedError: the sender closed the connection.
         """
@@ -242,7 +242,7 @@ class WebhookEndpoint:
             raise too_large
         async with self._room.reserve(client, size) as room:
             start = asyncio.get_running_loop().time()
-            # A large one is not enlarged with each part: to move it would take more memory than is reserved.
+            # A large body gets its full size at once, because moving it would take more memory than reserved.
             body, end = bytearray(size if size > SMALL_BODY else 0), 0
             try:
                 async with asyncio.timeout(BODY_GRACE) as deadline:
@@ -287,7 +287,7 @@ async def _send(send: Send, answer: Answer) -> None:
 class Intake:
     """Turns verified webhooks into tasks, cancellations and commands.
 
-    Nothing is answered 200 before the queue has stored it.
+    No task or command is answered 200 before the queue has stored it.
     """
 
     settings: Settings
@@ -364,7 +364,10 @@ class Intake:
 
 
 def task_text(item: Item) -> str:
-    """`TaskGitHubIssue(owner=notfolder, repo=coding_agent, issue=123)`: log analysis depends on the form."""
+    """Return text like `TaskGitHubIssue(owner=notfolder, repo=coding_agent, issue=123)`.
+
+    People's log analysis depends on this form.
+    """
     fields = item.key
     key_type = str(fields.pop("type"))
     if "number" in fields:

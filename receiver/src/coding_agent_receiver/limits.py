@@ -1,4 +1,4 @@
-"""What bounds senders: allowed networks, rate limits, bytes of bodies in memory, and events at the queue."""
+"""Limits for senders: allowed networks, rate limits, bytes of bodies in memory, and events at the queue."""
 
 from __future__ import annotations
 
@@ -23,43 +23,44 @@ from coding_agent_receiver.request import Address, Network, contains
 _logger = logging.getLogger("webhook.networks")
 
 REFRESH_INTERVAL = 3600.0
-"""Seconds between two reads of GitHub's meta endpoint; its addresses change a few times a year."""
+"""Seconds between two reads of GitHub's meta endpoint, whose addresses change a few times a year."""
 RETRY_INTERVAL = 120.0
-"""Seconds after a failed read; without a token GitHub allows 60 requests an hour."""
+"""Seconds after a failed read. Without a token, GitHub allows 60 requests per hour."""
 _TIMEOUT = 10.0
 
 _BUCKETS = 65_536
-"""Counters that all failing clients share, so that many addresses cannot take much memory. Two clients that
-share one can at worst get 429 instead of 401."""
+"""All failing clients share this many counters, so that many addresses cannot take much memory. If two
+clients share a counter, the worst result is 429 instead of 401."""
 
 SMALL_BODY = 512 * 1024
-"""Bytes. Nearly all webhooks are smaller; they never wait for larger ones."""
+"""The most bytes of a small body. Nearly all webhooks are small, and they never wait for larger ones."""
 SMALL_BODIES = 16 * 1024 * 1024
-"""Bytes of small bodies in memory."""
+"""The most bytes of all small bodies in memory."""
 LARGE_BODIES = 40 * 1024 * 1024
-"""Bytes of larger bodies in memory, as announced; always room for one of the largest."""
+"""The most bytes of all larger bodies in memory, as announced. One of the largest always has room."""
 LARGE_WAIT = 5.0
-"""Seconds that a larger body waits for room."""
+"""The most seconds that a larger body waits for room."""
 
 STORING_AT_ONCE = 32
-"""Events at the queue: enough to keep it busy. More would only wait there, and time out after the work."""
+"""The most events at the queue, enough to keep it busy. More would only wait there and time out after the
+work was done."""
 IN_LINE = 512
-"""Events that wait for their turn at the queue."""
+"""The most events that wait for their turn at the queue."""
 LONGEST_WAIT = 0.8
-"""Seconds of such a wait; one that has waited so long is answered 503 within a second."""
+"""The most seconds of such a wait. Then the event is answered 503, within a second of its arrival."""
 
 
 class AddressCheck(Enum):
-    """Whether an address may send."""
+    """Whether an address may send webhooks."""
 
     ALLOWED = "allowed"
     REFUSED = "refused"
     UNKNOWN = "unknown"
-    """GitHub's addresses have never been read."""
+    """The decision is not possible, because GitHub's addresses have never been read."""
 
 
 class Allowlist:
-    """Who may send; everyone if `webhook.allowed_networks` is empty."""
+    """Decides which addresses may send webhooks; all may if `webhook.allowed_networks` is empty."""
 
     def __init__(self, settings: Settings, *, client: httpx.AsyncClient | None = None) -> None:
         entries = settings.webhook.allowed_networks
@@ -71,7 +72,7 @@ class Allowlist:
         self._client = client
 
     def check(self, address: Address | None) -> AddressCheck:
-        """Decide on a client's address; a client without one (a Unix socket) is on this machine."""
+        """Decide about a client's address. A client without one (a Unix socket) is on this machine."""
         if self._open or address is None or contains(self._fixed, address):
             return AddressCheck.ALLOWED
         if self._github is None:
@@ -81,7 +82,7 @@ class Allowlist:
     async def follow_github(
         self, *, refresh: float = REFRESH_INTERVAL, retry: float = RETRY_INTERVAL, rounds: int | None = None
     ) -> None:
-        """Read GitHub's addresses and keep them current until cancelled; the last known stay in force."""
+        """Read GitHub's addresses and keep them current until cancelled; a failure changes nothing."""
         async with self._client or httpx.AsyncClient(timeout=_TIMEOUT) as client:
             while rounds is None or rounds > 0:
                 known = await self._read(client)
@@ -109,8 +110,8 @@ class Allowlist:
 class RateLimits:
     """The rate limits of one receiver.
 
-    An authentic event that is answered 429 is lost, because GitHub does not send it again. Therefore only
-    requests that fail verification count, unless `webhook.rate_limit.verified` is set.
+    An authentic event that is answered 429 is lost, because GitHub does not send it again. So only requests
+    that fail verification count, unless `webhook.rate_limit.verified` is set.
 
     Raises:
         SettingsError: a limit is not in the notation of the library `limits`.
@@ -122,12 +123,12 @@ class RateLimits:
         self._windows: dict[tuple[RateLimitItem, str], tuple[float, int]] = {}
 
     def failed(self, client: str) -> int | None:
-        """Count a request that failed verification; seconds to wait if there were too many, else `None`."""
+        """Count a request that failed verification; return the seconds to wait if there were too many."""
         digest = hashlib.blake2b(client.encode(), digest_size=4).digest()
         return self._count(self._failed, f"failed/{int.from_bytes(digest) % _BUCKETS}")
 
     def verified(self, client: str) -> int | None:
-        """Count an authentic request; seconds to wait if there were too many, else `None`."""
+        """Count an authentic request; return the seconds to wait if there were too many."""
         return self._count(self._verified, f"verified/{client}")
 
     def _count(self, limits: list[RateLimitItem], key: str) -> int | None:
@@ -147,11 +148,11 @@ class NoRoomError(Exception):
 
 
 class BodyRoom:
-    """Bytes of bodies in memory. One client can take half of them.
+    """Limits the bytes of bodies in memory. One client can take half of them.
 
-    Small bodies count as they arrive, so that slow senders hold little, and the one that has been arriving
-    for the longest gives way to a new one: an authentic body is complete within milliseconds. A larger body
-    reserves what it announces before any of it is read, and waits for that.
+    The bytes of small bodies count as they arrive, so that slow senders hold little. If there is no room, the
+    body that has been arriving for the longest time gives way, because an authentic body is complete within
+    milliseconds. A larger body reserves its announced size before any of it is read, and waits for room.
     """
 
     def __init__(self, largest: int) -> None:
@@ -160,20 +161,20 @@ class BodyRoom:
         self._large = _Bytes(large, max(large // 2, largest))
 
     def reserve(self, client: str, size: int) -> Reservation:
-        """Room for a body of at most `size` bytes, while its context is open."""
+        """Return room for a body of at most `size` bytes, to be held while its context is open."""
         small = size <= SMALL_BODY
         return Reservation(self._small if small else self._large, client, None if small else size)
 
 
 class Reservation:
-    """The room that one body has; given back at the end of the context.
+    """The room of one body, which is given back at the end of the context.
 
     Args:
-        announced: bytes that are reserved at once; `None`: they count as they arrive.
+        announced: the bytes to reserve at once; `None` if bytes count as they arrive.
 
     Attributes:
-        evicted: the room was taken for another body.
-        on_eviction: must end the reading of this body.
+        evicted: whether the room was taken for another body.
+        on_eviction: a function that must end the reading of this body.
 
     Raises:
         NoRoomError: on entry, if there is no room for a larger body, even after a while.
@@ -198,7 +199,7 @@ class Reservation:
         """Count bytes that are kept in memory. If there is no room, the oldest body must give way.
 
         Raises:
-            NoRoomError: that is this one.
+            NoRoomError: this body is the oldest one.
         """
         if self._announced is not None:
             return
@@ -210,7 +211,7 @@ class Reservation:
         self._room.small[self] = None
 
     def evict(self) -> None:
-        """Give the room back although the body has not arrived."""
+        """Give the room back before the body has arrived."""
         self.evicted = True
         self._give_back()
         self.on_eviction()
@@ -226,7 +227,7 @@ class _Bytes:
     """Bytes that can be taken and given back.
 
     Attributes:
-        small: who holds bytes of small bodies, the oldest first.
+        small: the reservations that hold bytes of small bodies; the oldest is first.
     """
 
     def __init__(self, total: int, per_client: int) -> None:
@@ -243,7 +244,7 @@ class _Bytes:
         return True
 
     def oldest_in_the_way(self, client: str, size: int) -> Reservation | None:
-        """A small body: of this client if it has its share already, else of the one that holds most."""
+        """Return the oldest small body of this client if it has its share, or of the largest client."""
         has_its_share = self._held[client] + size > self._per_client
         owner = client if has_its_share else max(self._held, key=self._held.__getitem__)
         return next((holder for holder in self.small if holder.client == owner), None)
@@ -283,7 +284,7 @@ class OverloadedError(Exception):
 
 
 class ConcurrencyLimit:
-    """Lets a number of events be stored at once; the others wait in line, in their order."""
+    """Lets a number of events be stored at the same time; the others wait in the order of their arrival."""
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(STORING_AT_ONCE)
@@ -291,7 +292,7 @@ class ConcurrencyLimit:
 
     @property
     def overloaded(self) -> bool:
-        """Whether an event that arrives now would wait too long, as far as the first in line shows."""
+        """Whether an event that arrives now would wait too long, judged by the first event in line."""
         since = next(iter(self._line.values()), None)
         if since is None:
             return False
@@ -299,10 +300,10 @@ class ConcurrencyLimit:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and have it while the context is open.
+        """Wait for a turn, and hold it while the context is open.
 
         Raises:
-            OverloadedError: it does not come in time.
+            OverloadedError: the turn did not come in time.
         """
         if self._turns.locked():
             place = object()

@@ -13,15 +13,15 @@ _EVENTS = frozenset(
     | {"Issue Hook", "Confidential Issue Hook", "Merge Request Hook", "System Hook"}
     | {"Note Hook", "Confidential Note Hook"}
 )
-"""Names that a time series may have; a header from outside must not make new ones."""
+"""The events that have a time series. A header from outside must not create others."""
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-"""Seconds; GitHub gives up after 10."""
+"""Seconds. GitHub gives up after 10."""
 
 _Metric = TypeVar("_Metric", Counter, Histogram)
 
 
 class ReceiverMetrics:
-    """Counters and the histogram of one receiver."""
+    """The counters and the histogram of one receiver."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -86,11 +86,11 @@ class ReceiverMetrics:
         self._series(self._signature_failures, platform).inc()
 
     def queue_failed(self, platform: str) -> None:
-        """Count a task that the queue did not take."""
+        """Count a task that the queue did not accept."""
         self._series(self._queue_errors, platform).inc()
 
     def _series(self, metric: _Metric, *labels: str) -> _Metric:
-        # To look a series up in the library takes several times as long as to count.
+        # The library takes several times as long to find a series as to count.
         key = (metric, *labels)
         found: _Metric | None = self._known.get(key)
         if found is None:
@@ -98,7 +98,7 @@ class ReceiverMetrics:
         return found
 
     def summary(self) -> dict[str, Any]:
-        """The totals as JSON, for people."""
+        """Return the totals as JSON for people."""
         totals: dict[str, float] = {}
         by_event: dict[str, int] = {}
         for sample in (sample for metric in self.registry.collect() for sample in metric.samples):
@@ -126,7 +126,7 @@ class ReceiverMetrics:
 
 
 class PollMetrics:
-    """Counters of the poller."""
+    """The counters of the poller."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -152,19 +152,19 @@ class PollMetrics:
 
 
 def _show_from_zero(*metrics: Counter | Histogram) -> None:
-    """Show a series of each platform from the start: `increase()` does not see one that starts at 1."""
+    """Show each platform's series from the start, because `increase()` does not see one that begins at 1."""
     for metric in metrics:
         for platform in Platform:
             metric.labels(platform.value)
 
 
 def wants_text(accept: str) -> bool:
-    """Whether the client names a Prometheus format, as every scraper does."""
+    """Whether the client asks for a Prometheus format, as every scraper does."""
     types = {part.split(";")[0].strip().lower() for part in accept.split(",")}
     return bool(types & {"text/plain", "application/openmetrics-text"})
 
 
 def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The metrics in the Prometheus format that the Accept header asks for, and its content type."""
+    """Return the metrics in the Prometheus format that the Accept header asks for, and the content type."""
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type

@@ -1,4 +1,4 @@
-"""Polling: submits labeled items that no webhook reported, and has the forge send missed deliveries again."""
+"""Polls: submits labeled items that no webhook reported, and asks the forge for missed deliveries."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from coding_agent_receiver.resume import resume_tasks
 
 _logger = logging.getLogger("webhook.poller")
 _STOP_GRACE = 10.0
-"""Seconds that a poll has to end after a stop. It may wait for minutes for the forge's rate limit."""
+"""Seconds within which a poll must end after a stop. (It may wait for minutes because of rate limits.)"""
 
 
 def scope_problem(settings: Settings) -> str | None:
-    """Why polling `task_source` needs a narrower scope, with the settings that set it; `None` if it does not.
+    """Return why polls of `task_source` need a narrower scope, and the settings for it, or `None`.
 
-    On a self-managed forge the whole instance is scope enough.
+    On a self-managed forge, the whole installation is an acceptable scope.
     """
     section = settings.forge(settings.task_source)
     if section.narrowed or section.host != FACTS[settings.task_source].web_host:
@@ -41,9 +41,9 @@ class PollReport:
     """The result of one poll.
 
     Attributes:
-        found: labeled items.
-        created: names of the tasks that were created.
-        duplicates: items that already had a task.
+        found: the number of labeled items.
+        created: the names of the tasks that were created.
+        duplicates: the number of items that already had a task.
         problem: why the poll ended early; `None` if it is complete.
     """
 
@@ -56,7 +56,7 @@ class PollReport:
 async def poll_once(
     settings: Settings, forge: Forge, sink: TaskSink, *, metrics: PollMetrics | None = None
 ) -> PollReport:
-    """Submit every labeled item once. Errors of forge and queue are in the report; the next poll retries."""
+    """Submit every labeled item once. The report has errors of forge and queue, and the next poll retries."""
     found, duplicates, created = 0, 0, list[str]()
     problem: str | None = None
     try:
@@ -92,7 +92,7 @@ async def poll_once(
 
 
 async def _applied_by_us(settings: Settings, forge: Forge, request: TaskRequest) -> bool:
-    # Without a time, `user` is the item's author: who applied the label is not known.
+    # Without a time, `user` is the item's author, because it is not known who applied the label.
     if settings.own_label_counts or request.trigger.labeled_at is None:
         return False
     return request.user.casefold() == (await forge.whoami()).casefold()
@@ -106,7 +106,7 @@ async def poll_until(
     *,
     metrics: PollMetrics | None = None,
 ) -> PollReport | None:
-    """Poll once, but end soon after `stop` is set: `None` if it ended the poll."""
+    """Poll once, but end soon after `stop` is set. Return `None` if this ended the poll."""
     try:
         return await run_until(
             lambda: poll_once(settings, forge, sink, metrics=metrics), stop, grace=_STOP_GRACE
@@ -129,7 +129,7 @@ async def poll_forever(
         try:
             await poll_until(stop, settings, forge, sink, metrics=metrics)
         except Exception:
-            # A defect in one poll must not end polling, which recovers missed webhooks.
+            # A defect in one poll must not prevent the next polls, which recover missed webhooks.
             _logger.exception("Unexpected error in a poll; the next poll retries")
         try:
             async with asyncio.timeout(settings.scheduling.interval):

@@ -1,4 +1,4 @@
-"""A webhook's request: who sends it, and whether its body is JSON. Pure."""
+"""Reads a webhook's request: which client sends it, and whether its body is JSON. Pure."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Network = IPv4Network | IPv6Network
 
 
 def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address | None:
-    """The right-most hop that is not a trusted proxy; the client itself can write any hop left of it.
+    """Return the right-most hop that is not a trusted proxy. The client itself can write any hop left of it.
 
     Args:
-        peer: address of the connection.
-        forwarded: the X-Forwarded-For headers in order; believed only where the peer is a trusted proxy.
-        trusted: `webhook.trusted_proxies`.
+        peer: the address of the connection's other end.
+        forwarded: the X-Forwarded-For headers in order. They count only if the peer is a trusted proxy.
+        trusted: the networks in `webhook.trusted_proxies`.
 
     Returns:
-        `None` where the peer has no IP address (a Unix socket).
+        The address; `None` if the peer has no IP address (a Unix socket).
     """
     address = parse_address(peer)
     if address is None:
@@ -31,7 +31,7 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Networ
     hops = [hop for header in forwarded for hop in header.split(",")]
     while hops and contains(trusted, address):
         hop = parse_address(hops.pop())
-        if hop is None:  # the proxy wrote `unknown`: the proxy itself is the nearest known hop
+        if hop is None:  # the proxy wrote `unknown`, so the proxy itself is the nearest known hop
             break
         address = hop
     return address
@@ -39,7 +39,7 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Networ
 
 @lru_cache(maxsize=1024)
 def parse_address(text: str) -> Address | None:
-    """An address as proxies write it, also with port or brackets; IPv4 inside IPv6 is unwrapped."""
+    """Parse an address as proxies write it, also with port or brackets; IPv4 in IPv6 becomes IPv4."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -60,7 +60,7 @@ def contains(networks: Iterable[Network], address: Address) -> bool:
 
 @lru_cache(maxsize=1024)
 def client_group(address: Address | None) -> str:
-    """What shares one limit: an IPv4 address, or an IPv6 /64, whose addresses all belong to one client."""
+    """Return the group that shares one limit: an IPv4 address, or an IPv6 /64, which is one client's."""
     if address is None:
         return "local"
     if isinstance(address, IPv6Address):
@@ -72,7 +72,7 @@ class BodyError(CodingAgentError):
     """The body cannot be read as a webhook's payload.
 
     Attributes:
-        status: HTTP status of the answer: 400, 408, 413, 415 or 422.
+        status: the HTTP status of the answer: 400, 408, 413, 415 or 422.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -84,7 +84,7 @@ def require_json(content_type: str | None) -> None:
     """Refuse a content type other than JSON.
 
     Raises:
-        BodyError: 415.
+        BodyError: 415, because the content type is another one.
     """
     media_type = (content_type or "").split(";", 1)[0].strip().lower()
     if media_type != "application/json":
@@ -94,12 +94,10 @@ def require_json(content_type: str | None) -> None:
 
 
 def decode_payload(body: bytes | bytearray) -> dict[str, Any]:
-    """The payload's object.
-
-    Of duplicate keys the last wins, as with the forges' own parsers.
+    """Parse the payload's object. If a key is repeated, the last value wins, as with the forges' own parsers.
 
     Raises:
-        BodyError: 400 for what is not JSON in UTF-8, 422 for JSON that is not an object.
+        BodyError: 400 if the body is not JSON in UTF-8, 422 if the JSON is not an object.
     """
     try:
         text = body.decode("utf-8")
@@ -113,7 +111,7 @@ def decode_payload(body: bytes | bytearray) -> dict[str, Any]:
         ) from error
     except RecursionError as error:
         raise BodyError(400, "the body's JSON is nested too deeply") from error
-    except ValueError as error:  # an integer of more digits than Python converts
+    except ValueError as error:  # an integer with more digits than Python converts
         raise BodyError(400, "the body's JSON has a number that is too long") from error
     if not isinstance(payload, dict):
         raise BodyError(422, "the body's JSON is not an object")

@@ -1,7 +1,7 @@
-"""How a process with the queue in its memory finds the tasks again that another one had when it was killed.
+"""Finds the tasks that a process with the queue in its memory had when it was killed.
 
 Such an item has the processing label, so the poll does not find it by the label that asks for a task. Our
-comment on it names task, attempt and process.
+comment on the item names task, attempt and process.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ async def resume_tasks(forge: Forge, queue: MemoryQueue, labels: Labels) -> None
     """Take over the tasks of processes that ended.
 
     Raises:
-        ForgeError: not all of them were found.
+        ForgeError: the forge failed before all tasks were found.
     """
     if queue.process is None:
         return
     async for request in forge.find_labeled(frozenset({labels.processing_label})):
         found = await forge.find_comment(request.item, MARKER)
         state = read_state(found.body) if found else None
-        # Without a process it is a task of RabbitMQ or of Kubernetes.
+        # Without a process, the task was in RabbitMQ or on Kubernetes.
         if state is None or state.process is None or queue.process.is_alive(state.process):
             continue
         task = resumed(request, state)
@@ -39,11 +39,11 @@ async def resume_tasks(forge: Forge, queue: MemoryQueue, labels: Labels) -> None
 
 
 def resumed(request: TaskRequest, state: State) -> QueuedTask:
-    """The task of a process that ended, as it would be in a queue that survives. Pure.
+    """Return the task of a process that ended, as a durable queue would contain it. Pure.
 
     Args:
-        request: for the item, as a poll makes it: it may name another person.
-        state: what our comment shows.
+        request: the request that a poll makes for the item. It may name another person.
+        state: the state in our comment.
     """
     return QueuedTask(
         request=request.model_copy(

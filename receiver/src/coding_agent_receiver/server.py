@@ -34,24 +34,24 @@ from coding_agent_receiver.request import client_group, parse_address
 _logger = logging.getLogger("webhook.server")
 
 GRACE = 25
-"""Seconds for requests in flight after SIGTERM; Kubernetes kills after 30."""
+"""Seconds for requests under way after SIGTERM. Kubernetes kills after 30."""
 KEEP_ALIVE = 75
-"""Seconds; longer than the idle timeout of usual load balancers (60 s)."""
+"""Seconds that an idle connection stays open: longer than the usual timeout of load balancers (60 s)."""
 HEAD_SIZE = 64 * 1024
-"""Bytes of a request's line and headers. Forges send a few thousand."""
+"""The most bytes of a request's line and headers. Forges send a few thousand."""
 HEAD_TIME = 10.0
-"""Seconds in which a request's head must arrive, counted from the connection or from its first bytes."""
+"""Seconds within which a request's head must arrive, counted from the connection or from its first bytes."""
 CONNECTIONS = 900
-"""Connections at a time, below the usual limit of 1,024 open files."""
+"""The most connections at a time, below the usual limit of 1,024 open files."""
 CONNECTIONS_OF_ADDRESS = 450
-"""Connections of one address at a time. All of an Ingress controller's come from one."""
+"""The most connections of one address at a time. An Ingress controller has only one address."""
 
 _HEALTH_TIMEOUT = 3.0
 _BACKLOG = 2048
 
 
 def run(settings: Settings, sink: TaskSink) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests in flight and close the sink.
+    """Serve until SIGTERM or SIGINT, then finish the requests under way and close the sink.
 
     Raises:
         SettingsError: webhooks are disabled, no secret is set, or the address is not available.
@@ -66,7 +66,7 @@ def run(settings: Settings, sink: TaskSink) -> None:
         finally:
             await sink.aclose()
 
-    # uvloop if it is installed; uvicorn must not configure logging.
+    # This is uvloop if it is installed. uvicorn must not configure logging.
     loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
@@ -80,11 +80,11 @@ async def serve(
     started: Callable[[int], None] | None = None,
     app: FastAPI | None = None,
 ) -> None:
-    """Serve until `stop` is set, then finish the requests in flight. The caller handles signals and the sink.
+    """Serve until `stop` is set, then finish the requests under way. The caller handles signals and the sink.
 
     Args:
         started: called with the port when the server listens (`webhook.server.port` may be 0).
-        app: replaces what `create_app` makes of the settings and the sink.
+        app: replaces the application that `create_app` makes from settings and sink.
 
     Raises:
         SettingsError: webhooks are disabled, no secret is set, or the address is not available.
@@ -144,12 +144,12 @@ def create_app(
     allowlist: Allowlist | None = None,
     registry: CollectorRegistry | None = None,
 ) -> FastAPI:
-    """The receiver as an ASGI application.
+    """Return the receiver as an ASGI application.
 
     Args:
-        clock: aware time of receipt.
-        allowlist: replaces the one that the settings describe.
-        registry: for a program that exposes more metrics than the receiver's; the app's own by default.
+        clock: returns the aware time at which a webhook is received.
+        allowlist: replaces the allowlist that the settings describe.
+        registry: the registry of a program that exposes more metrics; by default a new one.
 
     Raises:
         SettingsError: no secret is configured for any forge, or a rate limit is invalid.
@@ -224,7 +224,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
-        # Starlette raises the error again after this answer, and the server logs it with its trace.
+        # Starlette raises the error again after this answer, and the server logs it with its traceback.
         answer = answers.unavailable("an internal error")
         return JSONResponse(answer.body, answer.status, answer.headers)
 
@@ -247,9 +247,9 @@ def _require_secrets(settings: Settings) -> None:
 class LimitedHttp(HttpToolsProtocol):
     """uvicorn's HTTP protocol with limits on request heads and connections.
 
-    Beyond a limit of connections, the oldest one whose request is not complete is closed. The head and the
-    body of an answer leave in one write: if a receiver is killed between two writes, the proxy in front has
-    already passed the head on and cannot retry with another replica.
+    If there are too many connections, the oldest one whose request is not complete is closed. Head and body
+    of an answer are sent in one write. With two writes, a receiver could be killed between them; the proxy in
+    front would already have passed on the head and could not retry with another replica.
     """
 
     _deadline: asyncio.TimerHandle | None = None
@@ -274,12 +274,12 @@ class LimitedHttp(HttpToolsProtocol):
         ]
         oldest = min(incomplete, key=lambda one: one._since)
         oldest.transport.abort()
-        # uvicorn forgets it in the loop's next step: too late for what else is accepted in this one.
+        # uvicorn removes it in the loop's next step, which is too late for connections accepted in this step.
         self.connections.discard(oldest)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # A head that arrives at once, as nearly all do, needs no deadline.
+        # A head that arrives in one piece, as nearly all do, needs no deadline.
         without_request = self._in_head or not self.cycle or self.cycle.response_complete
         if without_request and self._deadline is None:
             self._start_deadline()
@@ -294,7 +294,7 @@ class LimitedHttp(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # uvicorn would add the trailers of a chunked body to the headers, after they were checked.
+        # uvicorn would add the trailers of a chunked body to the headers after the headers were checked.
         if self._in_head:
             super().on_header(name, value)
 
@@ -323,7 +323,7 @@ class LimitedHttp(HttpToolsProtocol):
 
 
 class _JoinedWrites:
-    """A transport that joins all writes of one step of the event loop."""
+    """A transport that joins all writes in one step of the event loop."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -349,7 +349,7 @@ class _JoinedWrites:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the caller; uvicorn would raise them again, and the sink would not be closed."""
+    """A server that leaves signals to the caller. uvicorn would raise them before the sink is closed."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -364,7 +364,7 @@ async def _stop(server: uvicorn.Server, stop: asyncio.Event) -> None:
 
 def _listen(where: WebhookServer) -> socket.socket:
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-    # asyncio disables Nagle's algorithm (40 ms a request) only on sockets that name their protocol.
+    # asyncio disables Nagle's algorithm (40 ms per request) only on sockets with an explicit protocol.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -83,7 +83,7 @@ class ObjectCache(Generic[_T]):
         return list(self._objects.get(namespace, {}).values())
 
     def observe(self, kind: str | None, stored: _T) -> bool:
-        """Take a watch event and return whether it was new; `kind` is its type, `None` in the initial list."""
+        """Take a watch event; return whether it was new. `kind` is its type, `None` in the initial list."""
         if kind == "DELETED":
             return self.remove(stored)
         self._watched[stored.uid] = int(stored.version)

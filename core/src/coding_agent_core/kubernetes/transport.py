@@ -135,7 +135,7 @@ class ApiError(CodingAgentError):
     """The API server refused a request, or did not answer.
 
     Attributes:
-        status: the HTTP status; `None` without an answer. Then it is unknown whether the request was executed.
+        status: the HTTP status. It is `None` if there was no answer; then the request may have been executed.
         retry_after: seconds after which the API server asks us to try again, if it does.
     """
 
@@ -219,14 +219,14 @@ class ApiServer:
             raise
 
     async def list(self, path: str, query: Query) -> Page:
-        """Return current versions of the objects that a query selects, all of them unless it has a `limit`."""
+        """Return the current objects that a query selects, all of them unless it has a `limit`."""
         found = await self.request("GET", path, query=query)
         metadata = found["metadata"]
         items = found["items"] or []  # an empty list of metadata has null here
         return Page(items, str(metadata["resourceVersion"]), metadata.get("continue") or "")
 
     async def pages(self, path: str, query: Query, size: int) -> AsyncIterator[Page]:
-        """Yield the same as `list`, `size` objects at a time, so that memory does not grow with their number."""
+        """Yield the same objects in pages of `size`, so that memory does not grow with their number."""
         query = [*query, ("limit", str(size))]
         page = await self.list(path, query)
         yield page

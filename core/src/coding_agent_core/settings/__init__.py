@@ -1,1 +1,1 @@
-"""Settings: one typed tree (`model`) from config.yaml and the environment (`load`)."""
+"""The settings: one typed tree (`model`), read from config.yaml and the environment (`load`)."""

@@ -32,22 +32,22 @@ class Isolation(StrEnum):
     """How the workspace's commands are isolated from the agent when both run on one machine."""
 
     AUTO = "auto"
-    """`namespaces` where the kernel allows it, else `none` with a warning."""
+    """`namespaces` if the kernel allows it, otherwise `none` with a warning."""
     NAMESPACES = "namespaces"
-    """User, mount and PID namespaces; an error without them."""
+    """User, mount and PID namespaces. Without them, this is an error."""
     NONE = "none"
-    """Only a scrubbed environment, for a container that is itself the isolation."""
+    """Only a cleaned environment, if the container itself is the isolation."""
 
 
 class WorkspaceSettings(Section):
-    """Where the model's commands run."""
+    """The workspace, in which the model's commands run."""
 
     socket: Path | None = None
-    """Socket of a running workspace (the sidecar container); `None`: each task starts its own."""
+    """Socket of a running workspace (the sidecar container); `None`: each task starts its own workspace."""
     gate: Path | None = None
     """Folder of a workspace container that serves one task after another (Docker Compose)."""
     start_timeout: float = Field(default=120.0, gt=0)
-    """Seconds in which a running workspace must first answer."""
+    """Seconds within which a running workspace must first answer."""
     isolation: Isolation = Isolation.AUTO
     """How commands are isolated from the agent on one machine."""
     base_dir: Path | None = None
@@ -56,22 +56,22 @@ class WorkspaceSettings(Section):
     """For a workspace on the agent's machine: folders outside the system's that commands can read, such as a
     toolchain below a home folder. They cannot be below `/tmp`, because each workspace has its own."""
     command_timeout: float = Field(default=300.0, gt=0)
-    """Seconds for one command, unless the model asks for less."""
+    """Time limit of one command in seconds, unless the model asks for less."""
     output_limit: int = Field(default=20_000, gt=0)
-    """Characters of one command's output that the model sees, from its start and end."""
+    """Limit of characters of one command's output that the model sees, from its start and end."""
 
 
 class Commits(Section):
     """Author and signature of the commits."""
 
     name: str = ""
-    """Name of the author; empty: that of the forge's account."""
+    """Name of the author; empty: the name of the forge's account."""
     email: str = ""
-    """E-mail address of the author; empty: the one by which the forge finds its account (GitHub: its private
-    address, GitLab: its commit address)."""
+    """E-mail address of the author; empty: the address by which the forge finds its account (GitHub: its
+    private address, GitLab: its commit address)."""
     signing_key: Path | None = None
-    """File with an SSH private key without a passphrase, as `ssh-keygen -t ed25519` writes it: commits are
-    signed with it. The forge's account must know its public key. `None`: they are not signed."""
+    """File with an SSH private key without a passphrase, as `ssh-keygen -t ed25519` writes it. Commits are
+    signed with this key, and the forge's account must know its public key. `None`: commits are not signed."""
 
 
 class Consumer(Section):
@@ -86,7 +86,7 @@ class Consumer(Section):
     concurrency: int = Field(default=1, gt=0)
     """Number of tasks at the same time in one process."""
     max_attempts: int = Field(default=3, gt=0)
-    """Maximum number of attempts of one task, not counting those that the cluster disrupted."""
+    """Maximum number of attempts of one task, not counting attempts that the cluster disrupted."""
     timeout_seconds: int = Field(default=3600, gt=0)
     """Seconds of wall-clock time for one attempt."""
     checkpoint_interval: float = Field(default=600.0, ge=0)
@@ -106,7 +106,7 @@ class Consumer(Section):
     max_tool_errors: int = Field(default=3, gt=0)
     """Consecutive errors of one tool that end the attempt."""
     branch_prefix: str = Field(default="coding-agent/", min_length=1)
-    """Prefix of the name of every branch for an issue; the agent pushes to no other branch for one."""
+    """Prefix of the name of every branch for an issue. For an issue, the agent pushes to no other branch."""
     commits: Commits = Commits()
     workspace: WorkspaceSettings = WorkspaceSettings()
 
@@ -118,7 +118,7 @@ class Consumer(Section):
 
 
 class UserConfigApi(Section):
-    """The service that has the per-user settings."""
+    """The service of the per-user settings."""
 
     enabled: bool = False
     """Whether to ask the service for the settings of the person who applied the label."""
@@ -135,7 +135,7 @@ class McpServer(Section):
     """An MCP server whose tools the agent gets as `<mcp_server_name>_<tool>`."""
 
     mcp_server_name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")
-    """Letters, digits, `_` and `-`; the prefix of its tools' names."""
+    """Name of the server, and prefix of its tools' names: letters, digits, `_` and `-`."""
     command: tuple[str, ...] = ()
     """Command of a child process that speaks MCP over stdio."""
     url: Url | None = None
@@ -158,7 +158,7 @@ class S3(Section):
     bucket: str = Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]+[a-z0-9]$")
     """The bucket's name; it must exist."""
     endpoint_url: str | None = Field(default=None, pattern=r"^https?://[^/\s@]+/?$")
-    """The store's address, for example `https://s3.example.com`; `None`: Amazon's own, by the region."""
+    """The store's address, for example `https://s3.example.com`; `None`: Amazon's address of the region."""
     region: str = Field(default="us-east-1", min_length=1)
     """Region for which requests are signed."""
     prefix: str = Field(default="transcripts", max_length=200, pattern=r"^[A-Za-z0-9!_.*'()/-]*$")
@@ -183,7 +183,7 @@ class ContextStorage(Section):
     base_dir: Path = Path("contexts")
     """Folder of the transcripts: in a cluster a mounted volume, or a scratch folder if `s3` is set."""
     s3: S3 | None = None
-    """Bucket that receives transcripts too, while an attempt runs and at its end."""
+    """Bucket that also receives transcripts, while an attempt runs and at its end."""
     upload_interval: float = Field(default=15.0, gt=0)
     """Minimum number of seconds between two uploads of a running attempt's transcript."""
     link: Url | None = None
@@ -209,7 +209,7 @@ class ContextStorage(Section):
         return value
 
     def place_of(self, key: str) -> str | None:
-        """The transcript's location, if it outlives the attempt: a relative folder belongs to its process."""
+        """Return a transcript's place if it outlives the attempt, as a relative folder does not."""
         if not self.enabled:
             return None
         if self.s3 is not None:
@@ -222,7 +222,7 @@ class ContextStorage(Section):
         return place if len(place) <= MAX_PLACE else None
 
     def url_of(self, key: str) -> str | None:
-        """The web address, if `link` is set and the transcript outlives the attempt."""
+        """Return a transcript's web address if `link` is set and the transcript outlives the attempt."""
         place = self.place_of(key)
         if place is None or self.link is None:
             return None
@@ -231,9 +231,10 @@ class ContextStorage(Section):
 
 
 def _host_pattern(value: str) -> str:
-    """
+    """Return the value in lower case.
+
     Raises:
-        ValueError: it is not a host name with an optional wildcard and port.
+        ValueError: the value is not a host name with an optional wildcard and port.
     """
     pattern = value.lower()
     host, _, port = pattern.partition(":")
@@ -266,10 +267,10 @@ class Egress(Section):
     """The proxy through which attempts reach other machines. Without `proxy` they connect directly."""
 
     proxy: Url | None = None
-    """URL of the proxy, as the operator reaches it. Attempts get the proxy's address instead of a name
-    server. Without Kubernetes: as consumer and workspace reach it."""
+    """URL at which the operator reaches the proxy. Attempts get the proxy's address instead of a name server.
+    Without Kubernetes: URL at which consumer and workspace reach it."""
     parent: ParentProxy | None = None
-    """The proxy behind it. Hosts with a private address are reached without it."""
+    """Proxy behind the egress proxy. Hosts with a private address are reached without it."""
     key: SecretField = SecretSettings()
     """Key from which the attempts' passwords are derived. The proxy accepts all values; operator and consumer
     use the first."""
@@ -290,7 +291,7 @@ class Egress(Section):
     MCP servers, per-user settings. For example the models of per-user settings."""
 
     def profile(self, host: str, repository: str) -> str | None:
-        """The profile of a repository, in which the proxy knows its list; `None`: it has none of its own."""
+        """Return the profile with which the proxy finds a repository's own list; `None` if it has none."""
         profiles = {name: profile_of(name) for name in self.repositories}
         return for_repository(profiles, host, repository)
 
@@ -306,9 +307,9 @@ class ServiceResources(Section):
     cpu: _Quantity = "100m"
     """CPU that the scheduler reserves; there is no limit."""
     memory: _Quantity = "512Mi"
-    """Memory that is reserved, and the most that it may use."""
+    """Memory that is reserved, and the most that the service may use."""
     storage: _Quantity = "2Gi"
-    """Size of the folders that it can write to."""
+    """Size of the folders to which the service can write."""
 
 
 class RepositoryEnvironment(Section):
@@ -318,20 +319,20 @@ class RepositoryEnvironment(Section):
     """Whether its `setup` commands run in the workspace before the agent starts. They can do what the model's
     commands can do, each for at most `consumer.workspace.command_timeout` seconds."""
     runners: tuple[RunnerName, ...] = ()
-    """Coding agents that it may choose."""
+    """Coding agents that the repository may choose."""
     images: tuple[ImagePattern, ...] = ()
-    """Images that it may choose for the workspace, with their registry, for example
+    """Images that the repository may choose for the workspace, with their registry, for example
     `registry.example.com/team/*`. A `*` stands for any characters but `/`. Without a tag, every tag and
     digest is allowed; with a tag, no digest."""
     service_images: tuple[ImagePattern, ...] = ()
-    """Images that it may run as services next to the workspace, written as in `images`."""
+    """Images that the repository may run as services next to the workspace, written as in `images`."""
     service_resources: ServiceResources = ServiceResources()
 
     def refusal(self, file: RepositoryFile, presets: Collection[str]) -> str | None:
-        """Why a file is refused, as a sentence; `None`: all that it asks for is allowed.
+        """Return why a file is refused, as a sentence; `None` if everything that it asks for is allowed.
 
         Args:
-            presets: names in `egress.presets`.
+            presets: the names in `egress.presets`.
         """
         if file.setup and not self.setup:
             return _not_allowed("setup", "commands are not run here", "repository_environment.setup")
@@ -340,7 +341,7 @@ class RepositoryEnvironment(Section):
         return self.pod_refusal(file.pod, presets)
 
     def pod_refusal(self, environment: Environment, presets: Collection[str]) -> str | None:
-        """The same for what the pod is made with: the operator does not trust an attempt."""
+        """Return the same for an environment, because the operator does not trust an attempt's request."""
         image = environment.image
         if image is not None and not any(matches(image, pattern) for pattern in self.images):
             return _not_allowed("image", f"{image} is not allowed", "repository_environment.images")

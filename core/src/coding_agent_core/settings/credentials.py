@@ -1,7 +1,7 @@
-"""Where a person sets a credential: in the configuration, or in a Secret that the chart mounts.
+"""Tells people where to set a credential: in the configuration, or in a Secret that the chart mounts.
 
 The chart refuses the settings themselves (`CHART_SETS` in charts/schema.py), so a message that names only
-them sends people the wrong way.
+the settings would mislead people.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ CHART_VALUES = {
     "llm.google.api_key": "secrets.model.apiKey",
     **{f"webhook.{name}.{facts.webhook_setting}": f"secrets.webhook.{name}" for name, facts in FACTS.items()},
 }
-"""The chart's value for each setting; beside it, `existingSecret` names a Secret of one's own."""
+"""The chart's value for each setting. Next to it, `existingSecret` can name an own Secret."""
 
 
 def credential_place(settings: Settings, setting: str) -> str:
-    """Where to set a credential, for a sentence such as "check …".
+    """Say where to set a credential, for a sentence such as "check …".
 
-    On Kubernetes these are the Secret, its key and the chart's value, elsewhere the setting and its variable.
+    On Kubernetes, the result names the Secret, its key and the chart's value; elsewhere the setting and its
+    variable.
 
     Args:
-        setting: dotted name, one of `CHART_VALUES`.
+        setting: the dotted name, one of `CHART_VALUES`.
     """
     path = tuple(setting.split("."))
     variable = next(name for name, at in VARIABLES.items() if at == path)
@@ -37,7 +38,7 @@ def credential_place(settings: Settings, setting: str) -> str:
         return f"`{setting}` ({variable})"
     given = cast("SecretSettings", reduce(getattr, path, cast("object", settings)))
     if given.values and not given.files:
-        # The chart mounts files only: somebody's own settings, or a variable in the pod template.
+        # The chart mounts only files, so the value is from a person's settings or the pod template's `env`.
         return f"`{setting}` in the person's own settings, or {variable} in the pod's environment"
     mounted = {file.name for file in given.files}
     secrets = dict.fromkeys(

@@ -1,4 +1,4 @@
-"""Settings that every forge has. The folder of each forge has its others, in `settings.py`."""
+"""The settings that every forge has. Each forge's other settings are in `settings.py` of its folder."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ class Labels(Section):
     """Label on the item after a failure; none by default."""
 
     def trigger(self, runner: RunnerName | None) -> str:
-        """The label that asks for a task of this coding agent; `None`: of the configured one."""
+        """Return the label that asks for a task with this runner; `None` means the configured runner."""
         return self.bot_label if runner is None else f"{self.bot_label}: {runner}"
 
     @property
     def triggers(self) -> frozenset[str]:
-        """The labels that ask for a task. All of them mean the same: an item with two has one task."""
+        """The labels that ask for a task. An item with several of them has only one task."""
         return frozenset(map(self.trigger, (None, *RunnerName)))
 
     @property
     def active(self) -> frozenset[str]:
-        """The labels of which an item has at least one while its task waits or runs."""
+        """The labels for waiting and running tasks; the item of such a task has at least one of them."""
         return self.triggers | {self.processing_label}
 
     def runner(self, present: Iterable[str]) -> RunnerName | None:
-        """The coding agent that these labels choose; of several, the first by name."""
+        """Return the runner that these labels choose; if they choose several, the first by name."""
         names = {label.casefold() for label in present}
         return next((name for name in sorted(RunnerName) if self.trigger(name).casefold() in names), None)
 
 
 class ForgeSettings(Labels):
-    """The section of a forge: `SECTION` in its folder."""
+    """The base of the section of a forge, which is `SECTION` in the forge's folder."""
 
     SCOPE: ClassVar[str]
-    """What to set so that `narrowed` is true, for people."""
+    """Tells people what to set so that `narrowed` is true."""
 
     api_url: Url
     """REST base URL."""
@@ -75,6 +75,6 @@ class ForgeSettings(Labels):
 
 
 def forge_sections(attribute: str) -> dict[str, Any]:
-    """Fields of the platforms' names, with the types of this name in the `settings.py` of their folders."""
+    """Return a field for each platform; its type is this attribute of `settings` in the platform's folder."""
     types = {platform: getattr(forge_module(platform, "settings"), attribute) for platform in Platform}
     return {platform.value: (section, section()) for platform, section in types.items()}

@@ -1,4 +1,4 @@
-"""Settings of an attempt's Job: images, credentials, deadlines, and a pod template laid over the pod."""
+"""Settings of an attempt's Job: images, credentials, deadlines, and a template merged over its pod."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ RESERVED_VOLUMES = (
     *("work", "workspace", "socket", "program", "config", "credentials"),
     *("repository-cache", "repository-cache-copy"),
 )
-"""Names of the pod's own volumes."""
+"""The names of the pod's own volumes."""
 MIRROR_VARIABLE = "REPOSITORY_MIRROR"
-"""Names the folder of the repository's mirror to the agent, where a cache is mounted."""
+"""The variable that tells the agent the folder of the repository's mirror, if a cache is mounted."""
 RESERVED_VARIABLES = (
     *("HOME", "TMPDIR", "WORKSPACE_SOCKET", "CONFIG_FILE", "CODING_AGENT_TASK", MIRROR_VARIABLE),
 )
-"""Environment variables that the operator sets in the agent container."""
+"""The environment variables that the operator sets in the agent's container."""
 FS_GROUP = 10003
 AGENT_USER = 10001
-"""Default numeric user and group of the agent."""
+"""The default number of the agent's user and group."""
 WORKSPACE_USERS = range(20_000, 60_000)
-"""Default users and groups of workspaces: one for each attempt, because the kernel counts processes by user.
-With one for all, a fork bomb in one workspace stops the commands of all others on its node. All are below
-65,536, the users that a pod with a user namespace of its own has."""
+"""Default users and groups of workspaces, one for each attempt. The kernel counts processes by user, so with
+the same user a fork bomb in one workspace would stop the commands of all others on its node. All numbers are
+below 65,536, because a pod with its own user namespace has no others."""
 SERVICE_USERS = range(11_000, 20_000)
-"""Users and groups of the services next to a workspace: one for each attempt, and none of `WORKSPACE_USERS`,
-so that a service cannot use up the processes of another attempt's workspace either."""
+"""Users and groups of the services next to a workspace, one for each attempt. They are not in
+`WORKSPACE_USERS`, so that a service cannot use up the processes of another attempt's workspace."""
 
 _NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i|e[0-9]+)?")
@@ -45,7 +45,7 @@ _FIXED = {
     *("hostNetwork", "hostPID", "hostIPC", "restartPolicy", "enableServiceLinks"),
     *("activeDeadlineSeconds", "terminationGracePeriodSeconds", "initContainers", "ephemeralContainers"),
 }
-"""Keys of a pod's spec that carry security or the life of an attempt."""
+"""Keys of a pod's spec on which security or the course of an attempt depends."""
 _POD_SECURITY = {"fsGroup", "fsGroupChangePolicy", "seLinuxOptions", "appArmorProfile"}
 _CONTAINER = {"name", "env", "envFrom", "resources", "volumeMounts", "securityContext"}
 _CONTAINER_SECURITY = {"runAsUser"}
@@ -83,26 +83,26 @@ class WorkspaceImage(Section):
     """Other images for single repositories, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
 
     def image_of(self, host: str, repository: str) -> str | None:
-        """The image for one repository; `None`: the agent's own."""
+        """Return the image for one repository; `None` for the agent's own image."""
         return for_repository(self.images, host, repository) or self.image
 
 
 class Cache(Section):
-    """A volume for each repository: what its package managers downloaded, and a mirror of it.
+    """A volume for each repository, with the downloads of its package managers and a mirror of it.
 
-    The operator creates the claim with a repository's first attempt and never deletes it. Attempts of forks
-    and strangers cannot write to the volume.
+    The operator creates the volume claim with a repository's first attempt and never deletes it. Attempts of
+    forks and strangers cannot write to the volume.
     """
 
     enabled: bool = False
     """Whether each repository gets such a volume."""
     size: str = Field(default="10Gi", pattern=rf"^{_QUANTITY.pattern}$")
-    """Size of a new claim."""
+    """Size of a new volume claim."""
     storage_class: str | None = Field(default=None, max_length=253)
-    """StorageClass of a new claim; `None`: the cluster's default."""
+    """StorageClass of a new volume claim; `None`: the cluster's default."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = "ReadWriteOnce"
-    """Access mode of a new claim. With `ReadWriteOnce`, attempts of a repository that run at once run
-    on one node, and wait for room there."""
+    """Access mode of a new volume claim. With `ReadWriteOnce`, simultaneous attempts of a repository run on
+    the same node, and wait for room there."""
 
 
 class JobTemplate(Section):
@@ -120,27 +120,27 @@ class JobTemplate(Section):
     service_account: str = "default"
     """ServiceAccount of the pod; its token is never mounted."""
     config_map: Name | None = None
-    """ConfigMap that holds the configuration; `None`: the image's own, or none."""
+    """ConfigMap with the configuration; `None`: the image's own file, if there is one."""
     config_key: str = Field(default="config.yaml", pattern=r"^[-._A-Za-z0-9]+$")
-    """Key of `config_map` that holds the file."""
+    """Key of `config_map` with the file."""
     credentials: tuple[Credential, ...] = ()
     """Secrets that are mounted as files in the agent container."""
     grace_seconds: int = Field(default=60, ge=10)
     """Seconds between SIGTERM and SIGKILL, in which the agent pushes its unfinished work. A pod's deadline is
-    the task's `timeoutSeconds` plus this plus `start_seconds`; the Job's deadline is three times that."""
+    the task's `timeoutSeconds` plus this plus `start_seconds`; the Job's deadline is three times as long."""
     start_seconds: int = Field(default=1200, ge=0)
     """Seconds that pulling images and preparing may take. They count against a pod's deadline. The agent's
     own clock, which starts later, ends a task in time."""
     fixed_ids: bool = True
-    """Run agent and workspace as different fixed users. `false`: as the user and group that the cluster
-    assigns, which may be one for both, as OpenShift's `restricted-v2` does."""
+    """Whether agent and workspace run as different fixed users. `false`: they run as the user and group that
+    the cluster assigns, which may be the same for both, as with OpenShift's `restricted-v2`."""
     workspace: WorkspaceImage = WorkspaceImage()
     cache: Cache = Cache()
     pod_template: dict[str, Any] = Field(default_factory=dict)
     """Part of a Kubernetes pod template that is merged over the pod: `metadata` (labels, annotations) and
     `spec`. Containers, named `agent` and `workspace`, are merged by name and may have `env`, `envFrom`,
     `resources`, `volumeMounts` and `securityContext.runAsUser`. `null` removes a default. Keys that would
-    weaken the pod's isolation are refused. Each attempt's workspace has a user of its own; give it a fixed
+    weaken the pod's isolation are refused. Each attempt's workspace has its own user; give it a fixed
     `runAsUser` if attempts share a volume there."""
 
     @field_validator("credentials")
@@ -174,7 +174,7 @@ class JobTemplate(Section):
 
 
 def _volumes(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The further volumes by name; the pod's own may only get another size."""
+    """Yield the additional volumes by name. The pod's own volumes may only get another size."""
     seen: set[str] = set()
     for at, volume in _entries("spec.volumes", spec.get("volumes", ())):
         name = volume["name"]
@@ -194,7 +194,7 @@ def _volumes(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 def _check_container(
     at: str, container: Mapping[str, Any], volumes: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, int]:
-    """The user that the container is given, by the container's name."""
+    """Check a container's entry, and return the user that it sets, by the container's name."""
     name = container["name"]
     if name not in ("agent", "workspace"):
         raise ValueError(f"`{at}`: the pod has no container {name!r}, only agent and workspace")
@@ -247,7 +247,7 @@ def _mapping(at: str, value: Any) -> Mapping[str, Any]:
 
 
 def _entries(at: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The entries of a list of named objects, with their paths."""
+    """Yield the entries of a list of named objects, with their paths."""
     if not isinstance(value, list | tuple):
         raise ValueError(f"`{at}` must be a list")  # noqa: TRY004
     for index, entry in enumerate(value):
@@ -258,7 +258,7 @@ def _entries(at: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _holds_secret(value: Any) -> bool:
-    """A Secret or a token in any form (of its own, projected, a driver's), or a folder of the node."""
+    """Whether the value has a Secret or token in any form (also projected, or by a driver) or a hostPath."""
     if isinstance(value, Mapping):
         return any(
             re.search("secret|token", str(key), re.IGNORECASE) or key == "hostPath" or _holds_secret(inner)

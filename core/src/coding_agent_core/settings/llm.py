@@ -22,10 +22,10 @@ class OpenAI(Section):
     """OpenAI, or a service with a compatible API."""
 
     base_url: Url = "https://api.openai.com/v1"
-    """Base URL of the API, `/v1` included, for any compatible service."""
+    """Base URL of the API, including `/v1`, for any compatible service."""
     api: Literal["auto", "responses", "chat"] = "auto"
-    """Which of OpenAI's APIs is used. `auto`: Responses at OpenAI itself, Chat Completions elsewhere, because
-    few compatible services have Responses."""
+    """OpenAI's API that is used. `auto`: Responses at OpenAI itself, Chat Completions elsewhere, because few
+    compatible services have Responses."""
     api_key: SecretField = SecretSettings()
     """Key of the service, if it needs one."""
     model: str = "gpt-4o"
@@ -104,7 +104,7 @@ class LLM(Section):
     """The model."""
 
     provider: Literal["openai", "anthropic", "google", "ollama", "lmstudio"] = "openai"
-    """Which of the sections below is used."""
+    """The section below that is used."""
     openai: OpenAI = OpenAI()
     anthropic: Anthropic = Anthropic()
     google: Google = Google()
@@ -112,17 +112,17 @@ class LLM(Section):
     lmstudio: LMStudio = LMStudio()
     images: bool = True
     """Whether the model gets the images that people attached to the item and its comments. A service that
-    refuses them gets the text alone."""
+    refuses them gets only the text."""
     stream: bool | None = None
     """Whether answers are streamed, so that a stalled answer is noticed early. `None`: yes, except with Chat
-    Completions of other services than OpenAI, because several of them stream broken tool calls."""
+    Completions of services other than OpenAI, because several of them stream broken tool calls."""
     request_timeout: float = Field(default=300.0, gt=0)
     """Seconds that the service may be silent while it answers. Without streaming: seconds for the whole
     answer."""
     max_retries: int = Field(default=5, ge=0)
     """Retries of one request after 429, 5xx and broken connections."""
     prices: dict[str, Price] = Field(default_factory=dict)
-    """What a million tokens cost, by the model's name; by default the public list price, if known."""
+    """Price of a million tokens, by the model's name; by default the public list price, if known."""
 
     @property
     def address(self) -> str:
@@ -144,9 +144,9 @@ class Identity(Section):
     """`azure`: Microsoft Entra, for Azure OpenAI and Foundry. `aws`: an IAM role, for Bedrock. `google`:
     workload identity federation, for Vertex AI."""
     token_file: Path = Path("/var/run/secrets/coding-agent.dev/token")
-    """File with the token of the pod's ServiceAccount, mounted into the agent's container alone."""
+    """File with the token of the pod's ServiceAccount, which is mounted only into the agent's container."""
     tenant_id: str = Field(default="", pattern=r"^[A-Za-z0-9.-]*$")
-    """Azure: the tenant."""
+    """Azure: id or domain of the tenant."""
     client_id: str = Field(default="", pattern=r"^[A-Za-z0-9-]*$")
     """Azure: client id of the managed identity or of the application."""
     role_arn: str = Field(default="", pattern=r"^(arn:[a-z-]+:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+)?$")
@@ -179,7 +179,7 @@ class Identity(Section):
 
     @property
     def impersonation(self) -> str | None:
-        """Google's address that gives tokens of `service_account`; `None`: it is not needed."""
+        """Google's address that issues tokens of `service_account`; `None` if it is not needed."""
         if self.cloud != "google" or not self.service_account:
             return None
         return "https://iamcredentials.googleapis.com"
@@ -212,5 +212,5 @@ class GatewaySettings(Section):
     """Providers that are asked in turn if the first one answers 429 or 5xx, or cannot be reached. They are
     not used for people who set their own address or key."""
     identity: Identity | None = None
-    """Workload identity that opens the provider of `llm.provider` in place of its `api_key`. Not for people
-    with an address, a key or a provider of their own."""
+    """Workload identity that gives access to the provider of `llm.provider` instead of an `api_key`. It is
+    not used for people who set their own address, key or provider."""

@@ -1,6 +1,6 @@
-"""Loads the settings from the defaults, `config.yaml` and the environment; the later source wins.
+"""Loads the settings from the defaults, `config.yaml` and the environment; later sources win.
 
-An error names its key with the line of the file, or with the variable.
+Each error names the key with the line in the file, or the variable.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _logger = logging.getLogger("coding_agent.settings")
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _ABSENT = object()
 _SERVICE_LINK = re.compile(r"tcp://[^/]*:(\d+)")
-"""Kubernetes sets `RABBITMQ_PORT=tcp://10.0.0.1:5672` in pods where a Service is called `rabbitmq`."""
+"""Matches Kubernetes' value of `RABBITMQ_PORT` in pods if a Service is called `rabbitmq`:
+`tcp://10.0.0.1:5672`."""
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -37,11 +38,11 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 
 @dataclass(frozen=True)
 class Findings:
-    """What is in the file and the environment.
+    """The result of reading the file and the environment.
 
     Attributes:
         source: the file's name, or `defaults`.
-        settings: `None` if there are errors.
+        settings: the settings; `None` if there are errors.
         errors: sentences that name each wrong setting with its line or variable.
         warnings: sentences about keys and variables of the polling agent that are replaced or ignored.
     """
@@ -52,9 +53,10 @@ class Findings:
     warnings: tuple[str, ...] = ()
 
     def require(self) -> Settings:
-        """
+        """Return the settings.
+
         Raises:
-            SettingsError: there are errors; the message has all of them.
+            SettingsError: there are errors; the message contains all of them.
         """
         if self.settings is None:
             raise SettingsError("\n".join(self.errors))
@@ -67,22 +69,22 @@ class Findings:
 
 
 def load_settings(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings; the arguments are those of `examine`.
+    """Return the settings; the arguments are those of `examine`.
 
     Raises:
-        SettingsError: a file that was named is absent or unreadable, or a setting is wrong or unknown; the
-            message names each key with its line or variable.
+        SettingsError: a named file is absent or unreadable, or a setting is wrong or unknown. The message
+            names each key with its line or variable.
     """
     return examine(file, environment).require()
 
 
 def examine(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Findings:
-    """Read the settings and everything that is wrong or has no effect.
+    """Read the settings, and find everything that is wrong or has no effect.
 
     Args:
-        file: the file; `None`: the one that `CONFIG_FILE` names, else `config.yaml` in the current folder if
-            there is one.
-        environment: the variables; `None`: the process's own.
+        file: the file; `None` for the file that `CONFIG_FILE` names, or otherwise for `config.yaml` in the
+            current folder, if there is one.
+        environment: the variables; `None` for those of the process.
     """
     environment = os.environ if environment is None else environment
     named = str(file or environment.get("CONFIG_FILE") or "")
@@ -114,14 +116,14 @@ def examine(file: Path | None = None, environment: Mapping[str, str] | None = No
 
 @dataclass
 class Document:
-    """A file's data, the line (from 1) of each key or list entry, and each key that is given twice."""
+    """A file's data, the line (from 1) of each key and list entry, and a sentence for each repeated key."""
 
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def line(self, path: KeyPath) -> int | None:
-        """The line of the path, or of its nearest parent in the file."""
+        """Return the line of the path, or of its nearest parent in the file."""
         while path:
             if path in self.lines:
                 return self.lines[path]
@@ -153,12 +155,10 @@ def _read_yaml(text: str, environment: Mapping[str, str], *, name: str) -> Docum
     """Parse YAML and expand `${VAR}` and `${VAR:-default}`; `$$` is a dollar sign.
 
     A value that consists only of variables, all of them unset and without default, counts as not given, so
-    that the setting's own default holds.
-
-    Of a key that is given twice, the first value counts.
+    that the setting's own default applies. If a key is given twice, the first value counts.
 
     Raises:
-        SettingsError: not YAML, or no mapping at the top; names the line.
+        SettingsError: the text is not YAML or has no mapping at the top; the message names the line.
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -227,10 +227,10 @@ def _expand(text: str, environment: Mapping[str, str]) -> Any:
 def _from_environment(
     environment: Mapping[str, str], errors: list[str]
 ) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
-    """The settings that the environment sets, and the variable of each; empty variables do not count.
+    """Return the settings that the environment sets, and the variable of each. Empty variables do not count.
 
     Args:
-        errors: receives a sentence about a variable that cannot be read.
+        errors: receives a sentence about each variable that cannot be read.
     """
     data: dict[str, Any] = {}
     names: dict[tuple[str, ...], str] = {}
@@ -297,7 +297,7 @@ def _suggestion(path: tuple[str | int, ...]) -> str:
 
 
 def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The fields by the names that they have in a file."""
+    """Return the fields by the names that they have in a file."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 

@@ -1,4 +1,4 @@
-"""The tree of all settings, with the sections of queues, polling and logs, and the variables that set them.
+"""The tree of all settings, the sections for queues, polling and logs, and the variables that set them.
 
 Every type forbids unknown keys; `load` reports an error with its key and the file's line or the variable.
 """
@@ -29,7 +29,7 @@ from coding_agent_core.tasks import RunnerName
 
 
 class Backend(StrEnum):
-    """Where tasks wait."""
+    """The store in which tasks wait."""
 
     MEMORY = "memory"
     RABBITMQ = "rabbitmq"
@@ -44,11 +44,11 @@ class Authorize(StrEnum):
     TRIAGE = "triage"
     """Apply labels: GitHub's role *Triage*, GitLab's *Planner*, or more."""
     ANYONE = "anyone"
-    """Nothing: also the author of an issue whose form applies the label."""
+    """Nothing. This includes the author of an issue whose form applies the label."""
 
 
 class NewerText(StrEnum):
-    """What happens to text and commits that are newer than the label and by people who may not apply it."""
+    """What happens to text and commits that are newer than the label, by people who may not apply it."""
 
     MARK = "mark"
     """The agent is told that nobody approved them."""
@@ -79,37 +79,38 @@ class RabbitMQ(Section):
     user: str = "guest"
     """User of the virtual host `/`."""
     password: SecretField = SecretSettings()
-    """Empty: `guest`, the broker's own default for local connections."""
+    """Password of the user; empty: `guest`, the broker's own default for local connections."""
     queue: str = Field(default="coding_agent_tasks", min_length=1)
     """Durable queue of the tasks. A second queue, with `.dead` after its name, keeps the tasks that failed
     for good."""
     heartbeat: int = Field(default=60, gt=0)
     """Seconds between two heartbeats; a dead connection is noticed after about two of them."""
     publish_timeout: float = Field(default=5.0, gt=0)
-    """Seconds in which the broker must confirm a task."""
+    """Seconds within which the broker must confirm a task."""
 
 
 class KubernetesQueue(Section):
     """Tasks as AgentTasks in a namespace."""
 
     namespace: str | None = None
-    """Namespace of the AgentTasks; `None`: `POD_NAMESPACE`, else that of the kubeconfig."""
+    """Namespace of the AgentTasks; `None`: `POD_NAMESPACE`, or otherwise the kubeconfig's namespace."""
 
 
 class Engine(StrEnum):
-    """Who decides in Kubernetes when an attempt starts."""
+    """The program that decides in Kubernetes when an attempt starts."""
 
     NATIVE = "native"
-    """The operator, by the section `limits`, fair share and priorities."""
+    """The operator decides, by the section `limits`, fair share and priorities."""
     KUEUE = "kueue"
-    """Kueue (https://kueue.sigs.k8s.io), by its quotas; the operator only keeps one running task per item."""
+    """Kueue (https://kueue.sigs.k8s.io) decides, by its quotas. The operator only ensures that each item has
+    at most one running task."""
 
 
 class Kueue(Section):
     """The LocalQueues of attempts, in the namespace of the AgentTasks."""
 
     local_queue: str = Field(default="coding-agent", min_length=1, max_length=63)
-    """LocalQueue of all other repositories."""
+    """LocalQueue of all repositories that `repositories` does not name."""
     repositories: dict[str, str] = Field(default_factory=dict)
     """LocalQueues of single repositories, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
 
@@ -118,15 +119,15 @@ class Kueue(Section):
 
 
 class Queue(Section):
-    """Where tasks wait."""
+    """The queue in which tasks wait."""
 
     backend: Backend | None = None
-    """`None`: `rabbitmq` if `use_rabbitmq` is true, else `memory`."""
+    """Kind of the queue; `None`: `rabbitmq` if `use_rabbitmq` is true, otherwise `memory`."""
     kubernetes: KubernetesQueue = KubernetesQueue()
     engine: Engine = Engine.NATIVE
-    """For `backend: kubernetes`: who decides when an attempt starts."""
+    """Program that decides when an attempt starts, with `backend: kubernetes`."""
     kueue: Kueue = Kueue()
-    """For `engine: kueue`."""
+    """Settings for `engine: kueue`."""
 
 
 class Logging(Section):
@@ -137,7 +138,7 @@ class Logging(Section):
     format: Literal["text", "json"] = "text"
     """Lines for people, or JSON objects for log collectors."""
     file: Path | None = None
-    """File to which the log is written too."""
+    """File to which the log is also written."""
 
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ else:
 class Settings(ForgeSections):
     """All settings. Only `load_settings` reads the file and the environment.
 
-    Each forge has a section of its name.
+    Each forge has a section with its name.
     """
 
     task_source: Platform = Platform.GITHUB
@@ -159,12 +160,12 @@ class Settings(ForgeSections):
     """What the person who applied the label must be allowed to do in the repository; commands in comments
     always need `write`."""
     newer_text: NewerText = NewerText.MARK
-    """What happens to text and commits that are newer than the label, by people whom `authorize` does not
-    let apply it: `mark` tells the agent, `refuse` leaves comments out and ends the task for the rest."""
+    """What happens to text and commits that are newer than the label, by people who may not apply it
+    (`authorize`): `mark` tells the agent; `refuse` leaves out comments and ends the task for the rest."""
     scheduling: Scheduling = Scheduling()
     queue: Queue = Queue()
     use_rabbitmq: bool = False
-    """Whether tasks wait in RabbitMQ, or else in memory. `queue.backend` wins."""
+    """Whether tasks wait in RabbitMQ and not in memory. `queue.backend` wins."""
     rabbitmq: RabbitMQ = RabbitMQ()
     llm: LLM = LLM()
     system_prompt: str | None = None
@@ -205,9 +206,9 @@ class Settings(ForgeSections):
 
     @model_validator(mode="after")
     def _runners_have_a_model(self) -> Settings:
-        """Refuse a runner whose program cannot speak to any configured service.
+        """Refuse a runner whose program can speak to none of the configured services.
 
-        With per-user settings each person may have a service of their own.
+        With per-user settings, nothing is refused, because each person may have their own service.
         """
         if self.user_config_api.enabled:
             return self
@@ -231,7 +232,7 @@ class Settings(ForgeSections):
 
     @property
     def backend(self) -> Backend:
-        """The queue in force: `queue.backend` wins over `use_rabbitmq`."""
+        """The kind of queue that is used: `queue.backend` wins over `use_rabbitmq`."""
         if self.queue.backend is not None:
             return self.queue.backend
         return Backend.RABBITMQ if self.use_rabbitmq else Backend.MEMORY
@@ -240,17 +241,18 @@ class Settings(ForgeSections):
     def own_label_counts(self) -> bool:
         """Whether a label that our own account applies asks for a task.
 
-        Only where `/run` and `/retry` apply it (docs/decisions/0015); elsewhere only people ask for tasks.
+        It does so only if `/run` and `/retry` apply the label (docs/decisions/0015). Otherwise only people
+        ask for tasks.
         """
         return self.backend is Backend.RABBITMQ and self.webhook.commands.enabled
 
     def forge(self, platform: Platform) -> ForgeSettings:
-        """The section of a platform."""
+        """Return the section of a platform."""
         section: ForgeSettings = getattr(self, platform)
         return section
 
     def labels(self, platform: Platform) -> Labels:
-        """The labels of a platform."""
+        """Return the labels of a platform."""
         return self.forge(platform)
 
     @property
@@ -265,7 +267,7 @@ RUNNER_FORMATS = {
     RunnerName.GEMINI: "google",
     RunnerName.OPENCODE: "openai",
 }
-"""The wire format that a runner's program speaks, by the name of the vendor's section in `llm`."""
+"""The wire format that each runner's program speaks, as the name of the vendor's section in `llm`."""
 
 _FORGE_VARIABLES: dict[str, tuple[str, ...]] = {
     f"{platform.upper()}_{name}": path
@@ -315,7 +317,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "LOG_FORMAT": ("logging", "format"),
     "DEBUG": ("logging", "level"),
 }
-"""The setting that each variable of the environment sets; `DEBUG` is true or false."""
+"""The setting that each environment variable sets. `DEBUG` is true or false."""
 
 SECRET_VARIABLES = frozenset(
     {
@@ -328,4 +330,4 @@ SECRET_VARIABLES = frozenset(
         "EGRESS_KEY",
     }
 )
-"""Each of these can also be given as the path of a file in `<NAME>_FILE`."""
+"""Variables that can also be given as the path of a file in `<NAME>_FILE`."""

@@ -12,9 +12,9 @@ from coding_agent_core.settings.section import Section, for_repository
 from coding_agent_core.usage import Allowance
 
 EVERYWHERE = "*"
-"""Instead of names: every namespace of the cluster."""
+"""Stands for every namespace of the cluster, instead of names."""
 Served = Annotated[str, Field(pattern=r"^(\*|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)$")]
-"""Name of a namespace (RFC 1123 label), or `EVERYWHERE`."""
+"""The name of a namespace (RFC 1123 label), or `EVERYWHERE`."""
 
 
 class Limits(Section):
@@ -33,16 +33,16 @@ class Limits(Section):
 
 
 class Budgets(Section):
-    """What may be spent on the model: `task` for all attempts of a task together, `repository` for each
+    """How much may be spent on the model: `task` for all attempts of a task together, `repository` for each
     repository and day (UTC), `namespace` for all tasks of a namespace and month (UTC). All are given in one
-    unit: money of one currency, or tokens. Without a budget nothing is limited."""
+    unit: money of one currency, or tokens. Without a budget, there is no limit."""
 
     task: Allowance | None = None
-    """For all attempts of a task together; an AgentTask's `spec.budget` wins. `None`: no limit."""
+    """Budget for all attempts of a task together; an AgentTask's `spec.budget` wins. `None`: no limit."""
     repository: Allowance | None = None
-    """For each repository and day (UTC). Only where tasks are AgentTasks, as those below."""
+    """Budget for each repository and day (UTC). Like the budgets below, it needs AgentTasks."""
     namespace: Allowance | None = None
-    """For a namespace and month (UTC)."""
+    """Budget for a namespace and month (UTC)."""
     repositories: dict[str, Allowance] = Field(default_factory=dict)
     """Budgets of single repositories for a day, by `owner/repo` or `host/owner/repo`; letter case is
     ignored."""
@@ -67,7 +67,7 @@ class Budgets(Section):
         return bool(self.repository or self.namespace or self.repositories)
 
     def of(self, host: str, repository: str) -> Allowance | None:
-        """The budget of one repository and day."""
+        """Return the budget of one repository and day."""
         own = for_repository(self.repositories, host, repository)
         return self.repository if own is None else own
 
@@ -107,7 +107,7 @@ class Operator(Section):
     """How the operator runs."""
 
     namespace: str | None = None
-    """Namespace of the AgentTasks; `None`: `POD_NAMESPACE`, else `default`."""
+    """Namespace of the AgentTasks; `None`: `POD_NAMESPACE`, or otherwise `default`."""
     namespaces: tuple[Served, ...] = ()
     """Namespaces that this operator serves: names, or `["*"]`; empty: only `namespace`."""
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside of the pod
@@ -123,8 +123,8 @@ class Operator(Section):
     lease_duration: int = Field(default=30, ge=3)
     """Seconds after which another replica takes over from a silent one."""
     request_timeout: float = Field(default=10.0, gt=0)
-    """Seconds for one request to the API server, at most a third of `lease_duration`, so that no request can
-    arrive after another replica took over."""
+    """Time limit of one request to the API server in seconds, at most a third of `lease_duration`, so that no
+    request can arrive after another replica took over."""
     policy: Policy = Policy()
     job: JobTemplate = JobTemplate()
 
@@ -141,7 +141,7 @@ class Operator(Section):
 
     @property
     def own_namespace(self) -> str:
-        """The namespace in force: the setting, else this pod's, else `default`."""
+        """The namespace that is used: the setting, or this pod's namespace, or `default`."""
         return self.namespace or os.environ.get("POD_NAMESPACE") or "default"
 
     @property
@@ -151,7 +151,7 @@ class Operator(Section):
 
     @property
     def request_limit(self) -> float:
-        """Seconds for one request; the Lease's fence leaves a third for requests in flight."""
+        """The most seconds for one request. The Lease's fence leaves a third of its duration for requests."""
         return min(self.request_timeout, self.lease_duration / 3)
 
 
@@ -168,23 +168,23 @@ class Reporter(Section):
     burst: int = Field(default=10, gt=0)
     """Maximum number of requests at once after a quiet time."""
     writes_per_minute: float | None = Field(default=None, gt=0)
-    """Requests per minute that change something, after a burst. `None`: three quarters of what the forge
-    documents (GitHub: 180), no limit where it documents none (GitLab). The rest is for attempts and polls."""
+    """Requests per minute that change something, after a burst. `None`: three quarters of the limit that the
+    forge documents (GitHub: 180), or no limit (GitLab). The rest is for attempts and polls."""
     creates_per_minute: float | None = Field(default=None, gt=0)
-    """Requests per minute that create a comment. `None`: three quarters of what the forge documents (GitHub:
-    80, GitLab.com: 60, your own GitLab: 300)."""
+    """Requests per minute that create a comment. `None`: three quarters of the limit that the forge documents
+    (GitHub: 80, GitLab.com: 60, your own GitLab: 300)."""
     creates_per_hour: float | None = Field(default=None, gt=0)
-    """Comments created in any hour. `None`: three quarters of what the forge documents (GitHub: 500), no
-    limit for GitLab."""
+    """Comments created in any hour. `None`: three quarters of the limit that the forge documents (GitHub:
+    500), or no limit (GitLab)."""
     requests_per_hour: int | None = Field(default=None, gt=0)
-    """All requests in an hour. `None`: three quarters of what the forge documents (GitHub: 5,000), no limit
-    for GitLab."""
+    """All requests in an hour. `None`: three quarters of the limit that the forge documents (GitHub: 5,000),
+    or no limit (GitLab)."""
     keep_remaining: int = Field(default=200, ge=0)
     """Requests that the reporter leaves to attempts and polls, if the forge says how many remain."""
     workers: int = Field(default=4, gt=0)
     """Number of items of one forge that are updated at the same time."""
     grace: float = Field(default=60.0, ge=0)
-    """Labels that contradict the task for this long correct the task: cancel it, or start a new run."""
+    """If labels contradict the task for this long, the task is corrected: cancelled, or a new run starts."""
     check_interval: float = Field(default=300.0, gt=0)
     """Time between two checks of an active task's item if nothing changes; longer if there are many tasks."""
     position_interval: float = Field(default=60.0, gt=0)

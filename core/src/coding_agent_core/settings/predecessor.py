@@ -1,7 +1,7 @@
-"""The polling agent's configuration: what becomes of the keys and variables that are not settings here.
+"""Translates keys and variables of the polling agent's configuration that are not settings here.
 
-Its files are `config.yaml`, `config_github.yaml` and `config_gitlab.yaml` of
-https://github.com/notfolder/coding_agent at the commits 46238ff and b4da440 (its newest when this was
+The polling agent's files are `config.yaml`, `config_github.yaml` and `config_gitlab.yaml` of
+https://github.com/notfolder/coding_agent at the commits 46238ff and b4da440 (the newest one when this was
 written), with the variables of its `main.py`. All other keys of these files are settings here too and mean
 the same. docs/migration.md shows `OLD_KEYS` and `OLD_VARIABLES`.
 """
@@ -16,16 +16,17 @@ from typing import Any
 from coding_agent_core.registry import Platform, forge_module
 
 KeyPath = tuple[str | int, ...]
-"""The keys, and the indices of list entries, that lead to a value."""
+"""The keys, and the indices of list entries, on the way to a value."""
 
 
 @dataclass(frozen=True)
 class OldKey:
-    """
+    """A key or variable of the polling agent.
+
     Attributes:
-        name: dotted key, with `[]` behind a list, or the name of a variable.
-        honoured_as: the setting that takes its value; empty: it is ignored.
-        advice: for people: why, and what to write instead.
+        name: the dotted key, with `[]` after a list, or the name of the variable.
+        honoured_as: the setting that takes the value; empty if the value is ignored.
+        advice: tells people why, and what to write instead.
     """
 
     name: str
@@ -194,7 +195,7 @@ _FORGES = ("github", "gitlab")
 
 
 def ignored_variables(environment: Mapping[str, str]) -> Iterable[str]:
-    """A sentence for each variable that the polling agent read and that is ignored here."""
+    """Yield a sentence for each variable that the polling agent read and that is ignored here."""
     for old in OLD_VARIABLES:
         if environment.get(old.name):
             yield f"{old.name}: {old.sentence}"
@@ -205,12 +206,12 @@ class Translation:
 
     Args:
         data: the data, which is changed.
-        environment: the variables; empty for data of people who must not read ours.
+        environment: the variables; empty for data from people who must not read our variables.
 
     Attributes:
         notices: each key that was replaced or removed, and a sentence about it.
-        kept_servers: the former indices of the entries of `mcp_servers` that are left; `None`: none was
-            the polling agent's way to the forge.
+        kept_servers: the former indices of the remaining entries of `mcp_servers`; `None` if no entry was the
+            polling agent's way to the forge.
     """
 
     def __init__(self, data: dict[str, Any], environment: Mapping[str, str]) -> None:
@@ -235,7 +236,7 @@ class Translation:
         self.notices.append((path, old.sentence))
 
     def _section(self, *path: str) -> dict[str, Any]:
-        """The mapping at a path; empty if there is none."""
+        """Return the mapping at a path; empty if there is none."""
         found: Any = self._data
         for part in path:
             found = found.get(part) if isinstance(found, dict) else None
@@ -337,10 +338,10 @@ class Translation:
 
 
 def _reaches_forge(server: object) -> bool:
-    """Whether it is one of the MCP servers by which the polling agent reached the forge.
+    """Whether an entry is one of the MCP servers through which the polling agent reached the forge.
 
-    It passed them the token with its whole environment, also in place of an empty value; here a server gets
-    only its `env`.
+    The polling agent gave them the token with its whole environment, even for an empty value. Here, a server
+    gets only its `env`.
     """
     if not isinstance(server, dict) or server.get("mcp_server_name") not in _FORGES:
         return False

@@ -1,4 +1,4 @@
-"""Settings of the receiver: where it listens, from whom it accepts what, and how much."""
+"""Settings of the receiver: where it listens, which senders it accepts, and its limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from coding_agent_core.settings.section import SecretSettings, Section
 
 
 class WebhookServer(Section):
-    """Where the receiver listens."""
+    """The address at which the receiver listens."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a container must listen on all addresses
     """Address to listen on."""
@@ -24,7 +24,7 @@ class WebhookServer(Section):
 
 
 class Commands(Section):
-    """Commands that people with write access give as comments: `/cancel`, `/retry`, `/run`.
+    """Commands that people with write access write as comments: `/cancel`, `/retry`, `/run`.
 
     The webhook must send comments too: GitHub's event `issue_comment`, GitLab's *Comments*.
     """
@@ -52,9 +52,10 @@ class RateLimit(Section):
     """Requests for each client address, in the notation of the library `limits` (`100/minute`)."""
 
     failed: Rates = "100/minute"
-    """Limit for requests that fail verification; beyond it they are answered 429."""
+    """Limit for requests that fail verification; above it they are answered 429."""
     verified: Rates | None = None
-    """Limit for authentic requests. Off by default: GitHub does not resend what was answered 429."""
+    """Limit for authentic requests. It is off by default, because GitHub does not send a request again that
+    was answered 429."""
 
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ else:
 
 
 class Webhook(WebhookSections):
-    """The receiver. Each forge has a section of its name here."""
+    """The receiver. Each forge has a section with its name here."""
 
     enabled: bool = True
     """If false, `--mode webhook` refuses to start."""
@@ -80,11 +81,11 @@ class Webhook(WebhookSections):
     """Size of the largest body; larger ones are answered 413. GitHub caps its payloads at 25 MB."""
 
     def of(self, platform: Platform) -> Any:
-        """The section of a platform: its `WEBHOOK_SECTION`."""
+        """Return the section of a platform, which is its `WEBHOOK_SECTION`."""
         return getattr(self, platform)
 
     def secret(self, platform: Platform) -> SecretSettings:
-        """The secret that verifies a platform's webhooks."""
+        """Return the secret that verifies a platform's webhooks."""
         secret: SecretSettings = getattr(self.of(platform), FACTS[platform].webhook_setting)
         return secret
 
@@ -102,5 +103,5 @@ class Webhook(WebhookSections):
 
 
 def networks(entries: tuple[str, ...]) -> list[IPv4Network | IPv6Network]:
-    """The parsed networks of the entries, without keywords."""
+    """Return the parsed networks of the entries, without keywords."""
     return [ip_network(entry, strict=False) for entry in entries if entry != "github"]

@@ -1,4 +1,4 @@
-"""The base of all sections of the settings, and values of several: URLs, secrets, values for a repository.
+"""The base of all sections of the settings, and types that several use: URLs, secrets, values by repository.
 
 A secret is given by values, or by files that are read again when they change.
 """
@@ -24,23 +24,23 @@ _Value = TypeVar("_Value")
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, so that one task's settings cannot leak into another's."""
+    """The base of all sections. It is immutable, so that settings of one task cannot affect another task."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def for_repository(values: Mapping[str, _Value], host: str, repository: str) -> _Value | None:
-    """The value for a repository: under `host/owner/repo`, else `owner/repo`; letter case is ignored."""
+    """Return the value for `host/owner/repo`, or otherwise for `owner/repo`; letter case is ignored."""
     known = {name.lower(): value for name, value in values.items()}
     path = repository.lower()
     return known.get(f"{host.lower()}/{path}", known.get(path))
 
 
 def _without_user(value: str) -> str:
-    """Refuse a part before an `@` in the authority: a URL is logged and shown on items.
+    """Refuse a URL with user information before an `@`, because URLs are logged and shown on items.
 
     Raises:
-        ValueError: it has user information.
+        ValueError: the URL has user information.
     """
     rest = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*:/*", "", value.strip())
     if "@" in re.split(r"[/?#\\]", rest, maxsplit=1)[0]:
@@ -52,9 +52,10 @@ def _without_user(value: str) -> str:
 
 
 def _http(value: str) -> str:
-    """
+    """Return the value if it is an http(s) URL.
+
     Raises:
-        ValueError: it has another scheme, or no host.
+        ValueError: the value has another scheme or no host.
     """
     try:
         parts = urlsplit(value)
@@ -69,16 +70,16 @@ def _http(value: str) -> str:
 Url = Annotated[str, AfterValidator(_without_user), AfterValidator(_http)]
 """An http(s) URL without user information."""
 OptionalUrl = Annotated[str, AfterValidator(lambda value: value and _http(_without_user(value)))]
-"""The same, or empty."""
+"""An http(s) URL without user information, or an empty string."""
 
 
 class SecretSettings(Section):
-    """One or several valid values of a secret; during a rotation both the old and the new one.
+    """One or several valid values of a secret, such as the old and the new one during a rotation.
 
     Attributes:
-        values: usually `${VARIABLE}`; empty ones are ignored.
-        files: one value in each, without surrounding white space. They are read again on change, so that a
-            mounted Kubernetes Secret can be rotated without a restart.
+        values: the values, usually `${VARIABLE}`; empty values are ignored.
+        files: files with one value each; surrounding white space is ignored. They are read again when they
+            change, so that a mounted Kubernetes Secret can be rotated without a restart.
     """
 
     values: tuple[SecretStr, ...] = ()
@@ -110,10 +111,10 @@ SecretField = Annotated[SecretSettings, BeforeValidator(_long_form)]
 
 @dataclass
 class Secrets:
-    """The current values of a `SecretSettings`.
+    """Reads the current values of a `SecretSettings`.
 
     Attributes:
-        optional: a file that never existed causes no warning.
+        optional: whether a file that never existed causes no warning.
     """
 
     settings: SecretSettings
@@ -122,10 +123,11 @@ class Secrets:
     _missing: set[Path] = field(default_factory=set, repr=False)
 
     def current(self) -> list[str]:
-        """All values that are valid now.
+        """Return all values that are valid now.
 
-        A file that cannot be read keeps its last value (the kubelet swaps a mounted Secret by symlink, so it
-        may be missing for a moment); a warning is logged once until it can be read again.
+        If a file cannot be read, its last value stays valid, because the kubelet replaces a mounted Secret by
+        a symlink, so that a file may be missing for a moment. A warning is logged only once until the file
+        can be read again.
         """
         found = [value.get_secret_value() for value in self.settings.values]
         for path in self.settings.files:
@@ -148,16 +150,16 @@ class Secrets:
         return found
 
     def first(self) -> str | None:
-        """The value to send where only one can be sent, e.g. a token."""
+        """Return the value to send if only one can be sent, e.g. as a token."""
         values = self.current()
         return values[0] if values else None
 
 
 def written_forms(value: str) -> set[str]:
-    """How a secret may be written in a text: plain, quoted for JSON, a shell or a URL, or in base64.
+    """Return the forms that a secret may have in a text: plain, quoted for JSON, a shell or a URL, or base64.
 
-    In base64 what surrounds the secret decides which characters it becomes, e.g. in `user:secret`: there is
-    one form for each position, without the characters at both ends that it shares with its neighbors.
+    In base64, the characters of a secret depend on the text around it, e.g. in `user:secret`. So there is one
+    form for each of the three positions, without the characters at both ends that also depend on that text.
     """
     in_json = json.dumps(value)[1:-1]
     forms = {value, in_json, json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(in_json)[1:-1]}

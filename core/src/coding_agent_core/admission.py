@@ -1,8 +1,8 @@
 """Decides that each application of the label has exactly one task (docs/decisions/0010). Pure.
 
-Every origin (webhook, poll, redelivery, a person) asks the same `admit`. The store of tasks decides races: it
-refuses a second task with the same name, and `admit` is asked again with the latest task. Admission reads the
-facts from an item's AgentTasks (`latest_of`), and its decisions are recorded on them.
+Every origin (webhook, poll, redelivery, a person) asks the same `admit`. The store of tasks resolves races:
+it refuses a second task with the same name, and `admit` is asked again with the latest task. Admission reads
+the facts from an item's AgentTasks (`latest_of`), and its decisions are recorded on them.
 
 Clocks need not agree, because times of a forge are only compared with times of the same forge. If such a time
 is missing or two are equal, no label is lost: a label counts, and a program that can read the item has to
@@ -43,7 +43,7 @@ FRESH = timedelta(minutes=1)
 SETTLED = timedelta(minutes=10)
 """A run that was announced longer ago is either stored or never will be, as a submission takes seconds."""
 _DELIVERIES = 20
-"""The most further delivery ids that a task keeps. The first id is in the task's spec."""
+"""Maximum number of further delivery ids that a task keeps. The first id is in the task's spec."""
 _SECOND = timedelta(seconds=1)
 """The precision of forge times (`whole_second`)."""
 
@@ -204,7 +204,7 @@ def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep
 
 
 def answered_by(updated_at: datetime | None, *, labeled: bool) -> datetime | None:
-    """Return the last time, by the forge's clock, of applications that a reading of the item includes.
+    """Return the latest time, by the forge's clock, at which a label can have been applied before a read.
 
     Args:
         updated_at: the same as in `ItemState`.
@@ -316,7 +316,7 @@ def is_announced(first: AgentTask) -> bool:
 
 
 def may_delete_first(item: Item, runs: Iterable[AgentTask], now: datetime) -> bool:
-    """Whether the ended run 1 may be deleted: it is the item's only run, and no other was announced lately.
+    """Whether the ended run 1 may be deleted: it is the only run, and no other was announced recently.
 
     While a run of an item is stored, the name of run 1 stays taken. So a run 1 that can be created is the
     item's only run.

@@ -24,14 +24,14 @@ ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
 MAX_MESSAGE_BYTES = 4096
 """Kubernetes keeps at most 4,096 bytes of a container's termination message."""
 MAX_PLACE = 1024
-"""The most characters of a transcript's place or web address."""
+"""Maximum number of characters of a transcript's place or web address."""
 _ENDED_LENGTH = 500
 MAX_MESSAGE = 1024
-"""The most characters of the sentence that says why an attempt ended."""
+"""Maximum number of characters of the sentence that says why an attempt ended."""
 _KEPT = {"branch": 255, "change_url": 2048, "summary": 4096}
-"""The most characters that a status can hold of an attempt's report, by field."""
+"""Maximum number of characters that a status can hold of an attempt's report, by field."""
 MAX_TAIL = 2048
-"""The most characters of an attempt's last steps that are kept with its outcome."""
+"""Maximum number of characters of an attempt's last steps that are kept with its outcome."""
 
 
 class EarlierAttempts(Frozen):

@@ -36,7 +36,7 @@ LABEL_COMMANDS = f"{GROUP}/commands"
 """The label that is `pending` while a command waits (`kubectl get agenttasks -l` selects by it)."""
 PENDING = "pending"
 LIMIT_PER_NAME = 16
-"""So many authors can each have one waiting command of the same name on an item."""
+"""This many authors can each have one waiting command of the same name on an item."""
 
 
 class CommandName(StrEnum):
@@ -129,7 +129,7 @@ class IssueCommand(StoredCommand):
 
 
 def command_in(text: str, allowed: Collection[CommandName]) -> CommandName | None:
-    """Return the command of a comment: its first line is exactly `/` and the name, and white space at most.
+    """Return the command of a comment: its first line is `/` and the name, perhaps followed by white space.
 
     The other lines are for the agent, which reads the item's comments.
     """

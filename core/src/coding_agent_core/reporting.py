@@ -31,7 +31,7 @@ _STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
 _TAIL_LIMIT = 2_000
 _CAUSE_LIMIT = 1_000
 _SUMMARY_LIMIT = 8_000
-"""The most characters of the agent's summary in the comment; GitHub accepts 65,536 for a whole comment."""
+"""Maximum number of characters of the agent's summary. GitHub accepts 65,536 for the whole comment."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -85,12 +85,12 @@ class RetryPolicy:
     """Limits of retries.
 
     Attributes:
-        tries: the most tries, including the first.
+        tries: the maximum number of tries, including the first.
         total: the seconds, counted from the first try, within which the last try must start.
-        first_wait: the most seconds before the second try.
-        longest_wait: the most seconds of one wait, unless the server asks for more.
-        longest_retry_after: the most seconds that a server may ask for. If it asks for more, the caller gets
-            the error with the seconds, and decides.
+        first_wait: the maximum number of seconds before the second try.
+        longest_wait: the maximum number of seconds of one wait, unless the server asks for more.
+        longest_retry_after: the maximum number of seconds that a server may ask for. If it asks for more, the
+            caller gets the error with the seconds, and decides.
     """
 
     tries: int = 4

@@ -21,8 +21,8 @@ from coding_agent_core.registry import FACTS, HOSTS, KEY_TYPES, Platform
 from coding_agent_core.text import first_problem
 
 _NAME_LENGTH = 52
-"""The most characters of a task's name without `-r<run>` and `-<attempt>`; with both it has at most 63 (RFC
-1123)."""
+"""Maximum number of characters of a task's name without `-r<run>` and `-<attempt>`. With both, the name has
+at most 63 (RFC 1123)."""
 _SCHEMES = ("http", "https")
 
 

@@ -55,7 +55,7 @@ _CHATTY = (
 )
 """Libraries that log, at INFO, every request or reconnection, or events that we log ourselves."""
 _MAX_MODELS = 50
-"""The most models that have their own series."""
+"""Maximum number of models that have their own series."""
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
     Raises:
         SettingsError: `logging.file` cannot be opened.
     """
-    # No line contains these facts, and to find them takes a third of the time for a line
+    # No line contains these facts, and finding them takes a third of the time for a line
     # (https://docs.python.org/3/howto/logging.html#optimization).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -83,7 +83,7 @@ def inline(text: str) -> str:
 
 
 def quotation(text: str) -> str:
-    """Return the text as a quotation in Markdown, which renders the text's own Markdown; empty if it is."""
+    """Return the text as a Markdown quotation that renders its own Markdown; empty if the text is empty."""
     plain = _plain(text)
     return _quoted(plain.split("\n")) if plain else ""
 

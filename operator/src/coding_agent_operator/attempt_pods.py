@@ -18,7 +18,7 @@ from coding_agent_operator.observed import ATTEMPTS, Job, Pod
 _logger = logging.getLogger("operator.attempt_pods")
 
 _KEPT = 1000
-"""The reports of so many Jobs are kept: far more than can end between two reconciles."""
+"""The reports of this many Jobs are kept: far more than can end between two reconciles."""
 _WATCH_S = 300
 _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
 

@@ -23,7 +23,7 @@ from coding_agent_operator.observed import Job
 NAMESPACE = "namespace"
 """Key of the namespace's budget. The key of a repository's budget is the hash in the label of its tasks."""
 OTHER_UNIT = "unit"
-"""Stands for a budget's key if the task's own budget is in another unit than the budgets that it shares."""
+"""Stands for a budget's key if the task's own budget has a different unit from the budgets that it shares."""
 Charges = Mapping[date, Mapping[str, Decimal]]
 """Amounts spent, by day (UTC) and unit (a currency or `tokens`)."""
 _ONE_DAY = timedelta(days=1)

@@ -124,7 +124,7 @@ class Cluster:
         return read_pods(found.items), found.version
 
     async def watch_pods(self, labels: str, version: str, seconds: int) -> AsyncIterator[tuple[str, Pod]]:
-        """Yield the type and the pod of each watch event since a resourceVersion, for so many seconds.
+        """Yield the type and the pod of each watch event since a resourceVersion, for some seconds.
 
         Raises:
             ApiError: the watch was refused or broke off.
@@ -370,7 +370,7 @@ class Lease:
         if self._seen is None:
             return await self._cluster.create_lease(spec)
         if not free(self._seen, self._me, self._clock()) or (
-            # While we act, another operator held the Lease, and we do not know what it did.
+            # If another operator held the Lease after we began to act, we do not know what it did.
             self._acting and self._seen.holder != self._me
         ):
             return None

@@ -169,7 +169,7 @@ def fair_schedule(
 
 
 def coarse(position: int) -> int:
-    """Return a position as people see it: exact to 10, rounded up to tens to 100, then to hundreds.
+    """Return a position as people see it: exact up to 10, rounded up to tens up to 100, then to hundreds.
 
     When the first of 1,000 waiting tasks starts, all others move, but only about 28 shown positions change.
     """
@@ -207,7 +207,7 @@ def _fairly(
     Args:
         left: what is left of each budget. Tasks that would exceed a budget or their repository's limit are
             left out, and the demand of the others is subtracted. If it is `None`, no task is left out.
-        most: the most tasks to return; `None` for all.
+        most: the maximum number of tasks to return; `None` for all.
     """
 
     def rank(task: Candidate) -> tuple[float, datetime, str]:

@@ -43,11 +43,11 @@ from coding_agent_operator.observed import (
 from coding_agent_operator.pod_spec import pod_spec
 
 PERMANENT = (ExitCode.CANNOT, ExitCode.REFUSED, ExitCode.CONFIGURATION)
-"""Exit codes with which the Job fails at once, whatever its policy says otherwise."""
+"""Exit codes that make the Job fail at once, whatever else its policy says."""
 _ROOM = 3
 """A Job's deadline is this many times its pod's, to cover pods after disruptions and waits for nodes."""
 _RECAP = 12_000
-"""Characters of the recap. It is part of one environment variable, which can have 128 KiB."""
+"""Maximum number of characters of the recap. It is part of one environment variable of at most 128 KiB."""
 _NO_NAME_SERVER = "127.0.0.1"
 """Kubernetes requires an address if `dnsPolicy` is `None`. In a pod, nothing answers at this address."""
 

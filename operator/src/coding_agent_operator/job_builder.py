@@ -144,7 +144,7 @@ def why_unusable(claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | N
     if phase == "Lost":
         return "its volume is gone; delete the claim"
     if phase == "Pending" and not spec.get("storageClassName") and not spec.get("volumeName"):
-        # The API server fills in the default class when the volume claim is created, or when there is one.
+        # The API server fills in the default class when the volume claim is created, or once there is one.
         return (
             "it has no volume, and the cluster has no default StorageClass that could make one; set "
             "`operator.job.cache.storage_class` and delete the claim, or create a volume for it"

@@ -99,7 +99,7 @@ class Namespaces:
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._failing: set[str] = set()
         self._settled: set[str] = set()
-        """Namespaces that were tried at least once, whether or not with success."""
+        """Namespaces that were tried at least once, successfully or not."""
         self._discovered = False
         self._stopping = False
         self.restart_watches = asyncio.Event()

@@ -16,10 +16,10 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import Cause
 
 MOST = 3
-"""So many refused requests of a person in a repository may cost a pod within `PERIOD`."""
+"""This many refused requests of a person in a repository may cost a pod within `PERIOD`."""
 PERIOD = timedelta(hours=1)
 _PEOPLE = 10_000
-"""So many people are remembered. The one whose last refusal is oldest is dropped first."""
+"""This many people are remembered. The one whose last refusal is oldest is dropped first."""
 _Person = tuple[str, str]
 
 

@@ -39,7 +39,7 @@ _LONGEST = 1000
 _REMEMBERED = timedelta(minutes=20)
 """How long an item with an ended task is remembered: far longer than a label counts as fresh."""
 _RACES = 10
-"""One task is decided on at most this many times, again each time somebody else changed the item's tasks."""
+"""Maximum number of decisions on one task. A further one is needed if the item's tasks have changed."""
 
 
 class Duplicates:
@@ -152,7 +152,7 @@ async def sweep(tasks: AgentTasks, keep: timedelta, budgets: Budgets, now: datet
 
 
 def due(now: datetime, keep: timedelta) -> str:
-    """Return a field selector for ended tasks that may have expired; it leaves out tasks that ended lately.
+    """Return a field selector for ended tasks that may have expired; it leaves out recently ended tasks.
 
     Tasks with their own ttlSecondsAfterFinished have no `keptSince`, so they are selected too.
     """

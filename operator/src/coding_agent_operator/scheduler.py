@@ -42,7 +42,7 @@ _PASS_SHARE = 0.1
 _PAGE = 500
 _POSITIONS_AT_A_TIME = 100
 _KUEUE_MESSAGES_AT_A_TIME = 100
-"""So many tasks get a new message from Kueue at each relist, so that a long queue causes few writes."""
+"""This many tasks get a new message from Kueue at each relist, so that a long queue causes few writes."""
 
 
 class Scheduler:

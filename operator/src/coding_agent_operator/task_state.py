@@ -34,14 +34,14 @@ from coding_agent_operator.outcome_of import (
 )
 
 MAX_RECORDED = 60
-"""The most attempts that a task may have. A status can hold a few more (`maxItems` 64 in the CRD)."""
+"""Maximum number of attempts of a task. A status can hold a few more (`maxItems` 64 in the CRD)."""
 MAX_RESTARTS = 3
-"""So many attempts of a task may end because they need another environment."""
+"""This many attempts of a task may end because they need another environment."""
 COMMAND_WAIT = timedelta(minutes=10)
 """How long an unchecked `/cancel` keeps attempts from starting. There is a limit because anyone can write the
 command, and without a reporter nobody checks it. The time counts from its arrival by the receiver's clock."""
 KEPT_TAILS = 3
-"""So many of the newest attempts keep their last steps: no program reads more, and a status must be small."""
+"""This many of the newest attempts keep their last steps. Nothing reads more, and a status must be small."""
 
 
 class Stage(StrEnum):
@@ -100,7 +100,7 @@ class TaskState:
 
 
 def stage_of(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Policy) -> Stage:
-    """Return the stage without reading pods. If it is uncertain, it is ACTIVE, to exceed no limit.
+    """Return the stage without reading pods. If the stage is uncertain, it is ACTIVE, to exceed no limit.
 
     Some `jobs` may be missing, because an attempt whose end is not recorded counts as active.
     """

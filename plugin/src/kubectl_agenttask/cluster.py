@@ -34,16 +34,16 @@ from kubectl_agenttask import ConfigurationError, DeniedError, PluginError, Unre
 
 _BAD_KUBECONFIG = (config.ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, KeyError)
 _TIMEOUT = 10
-"""The most seconds for one request."""
+"""Maximum number of seconds for one request."""
 _SILENCE = 86_400
-"""The most seconds for which a container may write nothing while its log is followed."""
+"""Maximum number of seconds for which a container may write nothing while its log is followed."""
 _PAGE = 500
 INIT_CONTAINER = "package-managers"
 _HOME = "/tmp"  # noqa: S108 - in the container
 _USER = 20_000
 """One of `WORKSPACE_USERS` in the settings. To import those would cost each command a tenth of a second."""
 INIT_DEADLINE = 300
-"""The most seconds for pulling the image and running the script; then the cluster ends the pod."""
+"""Maximum number of seconds for pulling the image and running the script; then the cluster ends the pod."""
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 Body = dict[str, Any]

@@ -34,7 +34,7 @@ from kubectl_agenttask.tables import show_facts, show_table
 _POLL = 1.0
 """Seconds between two reads of a pod."""
 _LONGEST_WAIT = 600.0
-"""The most seconds that `logs -f` waits for a pod to start."""
+"""Maximum number of seconds that `logs -f` waits for a pod to start."""
 
 
 @dataclass(frozen=True)

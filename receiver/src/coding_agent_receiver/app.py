@@ -62,11 +62,11 @@ from coding_agent_receiver.request import (
 _logger = logging.getLogger("webhook.server")
 
 STORE_TIMEOUT = 8.0
-"""The most seconds for the queue. GitHub treats an answer after 10 seconds as a failure."""
+"""Maximum number of seconds for the queue. GitHub treats an answer after 10 seconds as a failure."""
 BODY_GRACE = 5.0
 """Seconds within which the first bytes of a body must arrive."""
 BODY_RATE = 256 * 1024
-"""Bytes per second with which a larger body must arrive after that."""
+"""After that, a larger body must arrive with at least this many bytes per second."""
 BODY_TIMEOUT = 30.0
 """Seconds within which any body must arrive completely."""
 

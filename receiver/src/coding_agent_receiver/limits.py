@@ -33,21 +33,21 @@ _BUCKETS = 65_536
 clients share a counter, the worst result is 429 instead of 401."""
 
 SMALL_BODY = 512 * 1024
-"""The most bytes of a small body. Nearly all webhooks are small, and they never wait for larger ones."""
+"""Maximum number of bytes of a small body. Nearly all webhooks are small; they never wait for larger ones."""
 SMALL_BODIES = 16 * 1024 * 1024
-"""The most bytes of all small bodies in memory."""
+"""Maximum number of bytes of all small bodies in memory."""
 LARGE_BODIES = 40 * 1024 * 1024
-"""The most bytes of all larger bodies in memory, as announced. One of the largest always has room."""
+"""Maximum number of announced bytes of all larger bodies in memory. One of the largest always has room."""
 LARGE_WAIT = 5.0
-"""The most seconds that a larger body waits for room."""
+"""Maximum number of seconds that a larger body waits for room."""
 
 STORING_AT_ONCE = 32
-"""The most events at the queue, enough to keep it busy. More would only wait there and time out after the
-work was done."""
+"""Maximum number of events at the queue, enough to keep it busy. More would only wait there, and time out
+after the work was done."""
 IN_LINE = 512
-"""The most events that wait for their turn at the queue."""
+"""Maximum number of events that wait for their turn at the queue."""
 LONGEST_WAIT = 0.8
-"""The most seconds of such a wait. Then the event is answered 503, within a second of its arrival."""
+"""Maximum number of seconds of such a wait. Then the answer is 503, within a second of the arrival."""
 
 
 class AddressCheck(Enum):

@@ -38,13 +38,13 @@ GRACE = 25
 KEEP_ALIVE = 75
 """Seconds that an idle connection stays open: longer than the usual timeout of load balancers (60 s)."""
 HEAD_SIZE = 64 * 1024
-"""The most bytes of a request's line and headers. Forges send a few thousand."""
+"""Maximum number of bytes of a request's line and headers. Forges send a few thousand."""
 HEAD_TIME = 10.0
 """Seconds within which a request's head must arrive, counted from the connection or from its first bytes."""
 CONNECTIONS = 900
-"""The most connections at a time, below the usual limit of 1,024 open files."""
+"""Maximum number of connections at a time, below the usual limit of 1,024 open files."""
 CONNECTIONS_OF_ADDRESS = 450
-"""The most connections of one address at a time. An Ingress controller has only one address."""
+"""Maximum number of connections of one address at a time. An Ingress controller has only one address."""
 
 _HEALTH_TIMEOUT = 3.0
 _BACKLOG = 2048

@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # the poller and the tasks, which are given a forge, import n
 
 COMMENT_LIMIT = 1000
 SCAN_PAGES = 100
-"""The most pages of comments, reactions or events that are read."""
+"""Maximum number of pages of comments, reactions or events that are read."""
 _REACTION = "eyes"
 
 
@@ -131,7 +131,7 @@ class Attachment:
 
     Attributes:
         address: a path of the forge's API, or a whole address.
-        with_token: whether our token is sent, which must only go to the forge's own host.
+        with_token: whether our token is sent, which must go only to the forge's own host.
     """
 
     address: str
@@ -230,7 +230,7 @@ class Forge(ABC):
     async def comments(self, item: Item) -> list[Comment]:
         """Return all comments, the oldest first, but only the newest 1,000 if there are more.
 
-        Our own comments and maybe comments on lines of a change are included; system notes are not.
+        Our own comments are included, and possibly comments on lines of a change; system notes are not.
         """
 
     @abstractmethod

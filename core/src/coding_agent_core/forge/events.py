@@ -64,8 +64,8 @@ class Ignored:
 
     Attributes:
         reason: why the event has no effect, as a sentence.
-        unexpected: whether a person asked for a task or the configuration is wrong. This is rare, because
-            forges send every change of an item.
+        unexpected: whether a person asked for a task or the configuration is wrong. Neither is true of most
+            events, because forges send every change of an item.
     """
 
     reason: str
@@ -87,7 +87,7 @@ class PlatformWebhooks(Protocol):
 
     Attributes:
         EVENT_HEADER: the name of the header that names the event.
-        PROOF: the word for people for what proves a request authentic.
+        PROOF: what proves a request authentic, as a word for people.
     """
 
     EVENT_HEADER: str
@@ -107,7 +107,7 @@ class PlatformWebhooks(Protocol):
 
 
 def comment_command(body: str, settings: Settings) -> CommandName | Ignored:
-    """Return the command in a new comment. Our own comment, which has a hidden part, never is a command."""
+    """Return the command in a new comment. Our own comment, which has a hidden part, is never a command."""
     name = command_in(body, settings.webhook.commands.allowed)
     if name is None or MARKER in body:
         return Ignored("the comment is not a command")

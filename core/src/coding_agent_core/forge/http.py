@@ -26,12 +26,12 @@ _logger = logging.getLogger("coding_agent.forge")
 _T = TypeVar("_T")
 
 TIMEOUT = 10.0
-"""The most seconds for connecting, and between two parts of an answer."""
+"""Maximum number of seconds for connecting, and between two parts of an answer."""
 TOTAL_TIMEOUT = 30.0
-"""The most seconds for one request from first to last byte, however slowly the answer arrives."""
+"""Maximum number of seconds for one request from first to last byte, however slowly the answer arrives."""
 _REDIRECTS = 3
 _LONGEST = 64 * 2**20
-"""The most bytes of an answer of which only the end is kept."""
+"""Maximum number of bytes of an answer of which only the end is kept."""
 _LOG_BYTES = 64 * 1024
 """The number of bytes that are kept of the end of a log."""
 _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -248,7 +248,7 @@ class ForgeClient:
         return {**self.headers, "Authorization": f"Bearer {self.token.current()}"}
 
     async def _following(self, call: Call) -> httpx.Response:
-        """Send a call and follow redirects on the same host, as a renamed repository answers with one.
+        """Send a call and follow redirects on the same host, e.g. that of a renamed repository.
 
         A redirect to another host becomes an error, because the token must not be sent there.
         """

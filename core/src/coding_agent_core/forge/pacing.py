@@ -106,7 +106,7 @@ class Rate:
         writes_per_minute: requests that write or create something per minute, after a burst.
         creates_per_minute: requests that create something per minute, after a burst.
         keep: requests of the forge's limit that are left to other programs with the same token.
-        patience: the most seconds that one request waits.
+        patience: the maximum number of seconds that one request waits.
     """
 
     per_second: float

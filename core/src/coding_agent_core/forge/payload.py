@@ -9,7 +9,7 @@ from typing import Any
 from coding_agent_core.errors import CodingAgentError
 
 _LARGEST = 2**53
-"""Larger integers are no numbers of items or projects, and lose digits in other JSON readers."""
+"""Larger integers are not item or project numbers, and lose digits in other JSON readers."""
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 

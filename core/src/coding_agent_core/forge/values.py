@@ -59,7 +59,7 @@ class ItemState:
     Attributes:
         open: the same as in `ItemDetails`.
         updated_at: the time of the newest change that is shown, in whole seconds of the forge's clock. Labels
-            that are shown were applied at this time or earlier, other labels are applied then or later.
+            that are shown were applied at this time or earlier; other labels are applied then or later.
     """
 
     labels: frozenset[str]
@@ -149,7 +149,7 @@ class CommitIdentity:
 
 
 CHECKS_LIMIT = 10
-"""The most failed checks whose logs are read."""
+"""Maximum number of failed checks whose logs are read."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from coding_agent_core.tasks import Item
 _logger = logging.getLogger("agenttasks")
 
 _RACES = 10
-"""The most tries to write a condition. A further try is needed if somebody else has written in between."""
+"""Maximum number of tries to write a condition. A further one is needed if somebody else has written."""
 
 
 class AgentTasks:
@@ -70,7 +70,7 @@ class AgentTasks:
     async def watch(
         self, labels: str, fields: str, version: int, seconds: int
     ) -> AsyncIterator[tuple[str, AgentTask]]:
-        """Yield the type and the task of each watch event after `version`, for so many seconds."""
+        """Yield the type and the task of each watch event after `version`, for some seconds."""
         query = [("labelSelector", labels), ("fieldSelector", fields), ("resourceVersion", str(version))]
         async for change in self._server.watch(self._path, query, seconds):
             yield change["type"], AgentTask.of(change["object"])

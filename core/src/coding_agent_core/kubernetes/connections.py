@@ -37,7 +37,7 @@ class Connections:
 
     Args:
         server: the server's URL. If it has a path, all requests are below this path.
-        most: the most connections at a time; further requests wait for one.
+        most: the maximum number of connections at a time; further requests wait for one.
         context: the TLS context for https.
         name: the name in the server's certificate, if it is not the host.
     """

@@ -53,14 +53,14 @@ _T = TypeVar("_T")
 MANAGER = "coding-agent-receiver"
 ROLE = "receiver/deploy/role.yaml"
 TOTAL_TIMEOUT = 4.0
-"""The most seconds for one submission or withdrawal with all tries. The forge gets its answer within 5."""
+"""Maximum number of seconds for one submission or withdrawal with all tries: forges are answered within 5."""
 REQUEST_TIMEOUT = 2.0
-"""The most seconds for one request to the API server."""
+"""Maximum number of seconds for one request to the API server."""
 PROBE_TIMEOUT = 1.9
 TRIES = 8
-"""The most tries of one operation, however quickly they fail."""
+"""Maximum number of tries of one operation, however quickly they fail."""
 _RACES = 10
-"""The most decisions of one operation: a further one is needed if somebody else changed the item's tasks."""
+"""Maximum number of decisions of one operation. A further one is needed if the item's tasks have changed."""
 
 
 class KubernetesSink:

@@ -168,7 +168,7 @@ class ApiServer:
 
     Attributes:
         settings: address and credentials in the form of `kubernetes.aio`.
-        timeout: the most seconds for one request.
+        timeout: the maximum number of seconds for one request.
         namespace: the namespace of the credentials, if they have one.
         role: the file with the rules that this program needs, for the message if they are missing.
         on_answer: called after every answer.
@@ -266,7 +266,7 @@ class ApiServer:
         return _parsed(answer.body)
 
     async def watch(self, path: str, query: Query, seconds: int) -> AsyncIterator[Body]:
-        """Yield the events since the `resourceVersion` in the query, for so many seconds.
+        """Yield the events since the `resourceVersion` in the query, for some seconds.
 
         Raises:
             ApiError: the watch was refused or broke off, or the version is too old (410).

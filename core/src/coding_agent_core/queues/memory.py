@@ -120,7 +120,7 @@ class MemoryQueue:
         self._active_limit = active_limit
         self._latest: dict[str, Entry] = {}
         self._active: list[Entry] = []
-        # Also kept by item: to scan all waiting tasks for each webhook took longer than all other work.
+        # Also kept by item: scanning all waiting tasks for each webhook took longer than all other work.
         self._active_of: dict[str, list[Entry]] = {}
         self._ended: OrderedDict[str, datetime] = OrderedDict()
         self._iterators: set[asyncio.Event] = set()
@@ -302,7 +302,7 @@ class MemoryQueue:
         await asyncio.gather(*self._delays, return_exceptions=True)
 
     def labeled(self, entry: Entry, at: datetime) -> None:
-        """Note when the label was applied that the entry's attempt works for. The claim calls this."""
+        """Note when the label that the entry's attempt works for was applied. The claim calls this."""
         if entry.labeled_at is None or at > entry.labeled_at:
             entry.labeled_at = at
         claim, before = entry.claim, entry.withdrawn_before

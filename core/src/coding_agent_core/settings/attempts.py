@@ -34,7 +34,7 @@ class Isolation(StrEnum):
     AUTO = "auto"
     """`namespaces` if the kernel allows it, otherwise `none` with a warning."""
     NAMESPACES = "namespaces"
-    """User, mount and PID namespaces. Without them, this is an error."""
+    """User, mount and PID namespaces. It is an error if they are not available."""
     NONE = "none"
     """Only a cleaned environment, if the container itself is the isolation."""
 
@@ -58,7 +58,7 @@ class WorkspaceSettings(Section):
     command_timeout: float = Field(default=300.0, gt=0)
     """Time limit of one command in seconds, unless the model asks for less."""
     output_limit: int = Field(default=20_000, gt=0)
-    """Limit of characters of one command's output that the model sees, from its start and end."""
+    """Maximum number of characters of one command's output that the model sees, from its start and end."""
 
 
 class Commits(Section):

@@ -20,7 +20,7 @@ CHART_VALUES = {
     "llm.google.api_key": "secrets.model.apiKey",
     **{f"webhook.{name}.{facts.webhook_setting}": f"secrets.webhook.{name}" for name, facts in FACTS.items()},
 }
-"""The chart's value for each setting. Next to it, `existingSecret` can name an own Secret."""
+"""The chart's value for each setting. Next to it, `existingSecret` can name a Secret of the administrator."""
 
 
 def credential_place(settings: Settings, setting: str) -> str:

@@ -24,8 +24,8 @@ class OpenAI(Section):
     base_url: Url = "https://api.openai.com/v1"
     """Base URL of the API, including `/v1`, for any compatible service."""
     api: Literal["auto", "responses", "chat"] = "auto"
-    """OpenAI's API that is used. `auto`: Responses at OpenAI itself, Chat Completions elsewhere, because few
-    compatible services have Responses."""
+    """Which of OpenAI's APIs is used. `auto`: Responses at OpenAI itself, Chat Completions elsewhere, because
+    few compatible services have Responses."""
     api_key: SecretField = SecretSettings()
     """Key of the service, if it needs one."""
     model: str = "gpt-4o"
@@ -104,7 +104,7 @@ class LLM(Section):
     """The model."""
 
     provider: Literal["openai", "anthropic", "google", "ollama", "lmstudio"] = "openai"
-    """The section below that is used."""
+    """Which of the sections below is used."""
     openai: OpenAI = OpenAI()
     anthropic: Anthropic = Anthropic()
     google: Google = Google()

@@ -151,7 +151,7 @@ class Operator(Section):
 
     @property
     def request_limit(self) -> float:
-        """The most seconds for one request. The Lease's fence leaves a third of its duration for requests."""
+        """Maximum number of seconds for one request. The Lease's fence leaves a third of the Lease for it."""
         return min(self.request_timeout, self.lease_duration / 3)
 
 

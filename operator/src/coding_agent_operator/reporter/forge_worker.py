@@ -109,13 +109,13 @@ class Backlog:
         return name, rank
 
     def retry(self, name: str, now: float, *, delay: float) -> None:
-        """Queue a task again whose reconcile failed; it keeps its age."""
+        """Queue again a task whose reconcile failed; it keeps its age."""
         known = self._busy[name]
         self.add(name, known.rank, now, item=known.item, delay=delay)
         self._waiting[name] = replace(self._waiting[name], since=known.since)
 
     def postpone(self, name: str, now: float, *, until: float) -> None:
-        """Queue a task again that only lacks its new comment; none may be created before `until`."""
+        """Queue again a task that lacks only its new comment; none may be created before `until`."""
         self.creates_from = max(self.creates_from, until)
         self.retry(name, now, delay=0.0)
         self._waiting[name] = replace(self._waiting[name], creates=True)

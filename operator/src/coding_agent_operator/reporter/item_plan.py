@@ -271,7 +271,7 @@ def _taken_after_work(task: AgentTask, labels: Labels, history: Sequence[LabelEv
 
 
 def _is_further(task: AgentTask, labels: Labels, history: Sequence[LabelEvent], applied: LabelEvent) -> bool:
-    """Whether this application of the label is another one than that which created the task.
+    """Whether this application of the label is a different one from that which created the task.
 
     A webhook and the item's history may give times for the same application that differ by a second. So a
     later time alone proves nothing: the label must have been removed in between.

@@ -379,13 +379,13 @@ async def _correct(
 async def _start_new_run(context: ForgeContext, task: AgentTask, item: ItemState) -> None:
     now = context.clock()
     applied = await context.forge.label_application(task.spec.item)
-    # From here on, every program takes such a label on the item for a new application.
+    # From here on, every program treats such a label on the item as a new application.
     again = acknowledged("The label was applied again.")
     if await context.tasks.set_conditions(task, (again,), now) is None:
         raise TaskChangedError(f"{task.name} is gone")
     known = answered_by_withdrawal(withdrawn_before(task)) or labeled_at(task)
     # If the task already knows this time, admission answered "duplicate" for it, because the task had not
-    # ended then. The application now asks for a run of its own, so such a time is left out.
+    # ended then. The application now asks for its own run, so such a time is left out.
     at = applied.at if applied is not None and (known is None or applied.at > known) else None
     present = item.labels | ({applied.label} if applied is not None else set())
     request = task.spec.request.model_copy(

@@ -51,7 +51,7 @@ _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass
 class Outage:
-    """A time in which the forge does not answer.
+    """A period in which the forge does not answer.
 
     Attributes:
         since: when it began, as an aware time.

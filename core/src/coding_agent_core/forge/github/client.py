@@ -39,10 +39,10 @@ from coding_agent_core.tasks import Head, Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _SEARCH_PAGES = 10
-"""The most pages of a search, because GitHub returns only the first 1,000 results."""
+"""Maximum number of pages of a search, because GitHub returns only the first 1,000 results."""
 _TITLE_LIMIT = 256
 _BODY_LIMIT = 65_536
-"""The most characters that GitHub accepts in a pull request's title (`_TITLE_LIMIT`) and body."""
+"""Maximum numbers of characters that GitHub accepts in a pull request's title and body."""
 _ATTACHMENT = re.compile(r"/(?:user-attachments/assets|[\w.-]+/[\w.-]+/assets/\d+)/[\w-]+")
 """Matches paths of attachments below the web address. The second form is from before 2024."""
 _PUBLIC_ATTACHMENT = re.compile(r"https://user-images\.githubusercontent\.com/\d+/[\w.-]+")

@@ -40,7 +40,7 @@ _TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ?", re.MULTILINE)
 """Matches the time that begins each line of a job's log."""
 _ERROR = "##[error]"
 _PAGES = 5
-"""The most pages of reviews, comments, threads and files that are read: the newest 500 entries."""
+"""Maximum number of pages of reviews, comments, threads and files that are read: the newest 500 entries."""
 _CHECK_PAGES = 2
 _UNKNOWN = "Cannot tell which review threads of %s are resolved, and which reviews were edited: %s"
 _FAILED = ("failure", "timed_out", "startup_failure", "error")

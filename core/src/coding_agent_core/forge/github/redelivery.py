@@ -30,7 +30,7 @@ from coding_agent_core.tasks import TaskRequest
 _logger = logging.getLogger("webhook.poller")
 _HOOK_PAGES = 10
 _LOG_PAGES = 30
-"""The most pages of a webhook's log that are read: the newest 3,000 deliveries."""
+"""Maximum number of pages of a webhook's log that are read: the newest 3,000 deliveries."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class GitHubHooks:
 KEPT = timedelta(days=3)
 """How long GitHub keeps a delivery (GitHub's documentation, *Redelivering webhooks*)."""
 LIMIT = 50
-"""The most missed events of one webhook that one poll examines."""
+"""Maximum number of missed events of one webhook that one poll examines."""
 _IN_VAIN = 5
 """After this many failed deliveries while the receiver accepted other events, an event is not retried."""
 
@@ -158,8 +158,8 @@ class Missed:
     """The last delivery of each missed event.
 
     Attributes:
-        again: deliveries for which the receiver accepted another one later or in the same second. All of them
-            are sent again, in the order of the events.
+        again: deliveries after which, perhaps in the same second, the receiver accepted another one. All of
+            them are sent again, in the order of the events.
         probes: deliveries after which the receiver accepted nothing. Only one is sent again, as a probe. The
             delivery with the fewest retries is first.
     """
@@ -208,7 +208,7 @@ def missed(log: Iterable[HookDelivery], of: Collection[str]) -> Missed:
 def turns(deliveries: Sequence[HookDelivery], chance: Random) -> tuple[HookDelivery, ...]:
     """Return the deliveries that this poll examines, in their order: all, or `LIMIT` chosen at random.
 
-    A random choice avoids that many deliveries without effect (their label is gone) block the others.
+    A random choice prevents many deliveries without effect (their label is gone) from blocking the others.
     """
     if len(deliveries) <= LIMIT:
         return tuple(deliveries)

@@ -40,10 +40,10 @@ from coding_agent_core.tasks import Head, Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _LIST_PAGES = 50
-"""The most pages of labeled items that one poll reads."""
+"""Maximum number of pages of labeled items that one poll reads."""
 _TITLE_LIMIT = 255
 _BODY_LIMIT = 1_048_576
-"""The most characters that GitLab accepts in a merge request's title (`_TITLE_LIMIT`) and description."""
+"""Maximum numbers of characters that GitLab accepts in a merge request's title and description."""
 _ATTACHMENT = re.compile(r"/uploads/([0-9a-f]{32})/([^/?#]+)")
 _PLANNER, _DEVELOPER = 15, 30
 """The lowest access levels for labeling and for pushing (*Members API* and *Permissions* in the docs)."""
@@ -226,7 +226,7 @@ class GitLabForge(Forge):
     async def remove_label(self, item: Item, label: str) -> bool:
         """See `Forge`. GitLab does not say whether the label was there, so the labels are read first.
 
-        Two simultaneous callers may both get `True`, but the item's lock in the queue prevents such callers.
+        Two simultaneous callers may both get `True`, but the item's lock in the queue prevents this.
         """
         what = f"removing the label {label!r} from {item.display}"
         found = await self.client.get(ItemAnswer, Call("GET", self._item_path(item), what))

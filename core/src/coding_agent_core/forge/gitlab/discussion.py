@@ -20,9 +20,9 @@ from coding_agent_core.forge.values import CHECKS_LIMIT, Checks, Discussion, Fai
 _SECTION = re.compile(r"section_(?:start|end):\d+:[^\r\n]*\r?")
 """Matches the marks of sections in a job's log."""
 _PAGES = 10
-"""The most pages of discussions. GitLab can only list them with the oldest first."""
+"""Maximum number of pages of discussions. GitLab can only list them with the oldest first."""
 _VERSIONS = 5
-"""The most versions of the merge request whose differences are read, for the hunks of threads."""
+"""Maximum number of versions of the merge request whose differences are read, for the hunks of threads."""
 
 
 class _DiffRefs(ResponseModel):

@@ -34,7 +34,7 @@ The message has that limit and not the queue, because polls that look at a queue
 """
 SETTLED_LIMIT = 10_000
 _REASON_LIMIT = 2000
-"""The most characters of a reason in a header: a frame of headers must stay far below 128 KiB."""
+"""Maximum number of characters of a reason in a header: a frame of headers must stay far below 128 KiB."""
 REDELIVERED = "x-redelivered"
 """Header of a copied message that was delivered before: the broker's own flag is lost in delay queues."""
 
@@ -44,7 +44,7 @@ class Message:
     queue: str
     body: bytes
     id: str
-    """The message's id, which no other message has that is under way at the same time."""
+    """The message's id. No other message that is under way at the same time has this id."""
     headers: Mapping[str, object] | None = None
     arguments: Mapping[str, object] | None = None
     """Arguments of the message's queue, which is declared first; `None` if the queue certainly exists."""
@@ -77,7 +77,7 @@ NOTICE_ARGUMENTS: Mapping[str, object] = {"x-expires": 7 * 24 * 3600 * 1000}
 
 
 def delay_seconds(delay: float) -> int:
-    """Round a delay up to one of few lengths in seconds, at least 1, because each has its own queue."""
+    """Round a delay up to one of a few lengths in seconds, at least 1, because each has its own queue."""
     seconds = min(max(1, math.ceil(delay)), MAX_DELAY_SECONDS)
     step = max(1, (1 << seconds.bit_length()) // _DELAY_STEPS)
     return min(-(-seconds // step) * step, MAX_DELAY_SECONDS)
@@ -164,7 +164,7 @@ def notice_message(queue: str, notice: Notice) -> Message:
 
 
 def decode_notice(body: bytes) -> Notice:
-    """Read a notice; raise ValueError with the reason if the message is none."""
+    """Read a notice; raise ValueError with the reason if the message is not a notice."""
     try:
         return _NoticeMessage.model_validate_json(body).notice
     except ValidationError as error:
@@ -172,7 +172,7 @@ def decode_notice(body: bytes) -> Notice:
 
 
 def decode_task(body: bytes, *, now: datetime, hosts: Mapping[Platform, str]) -> QueuedTask:
-    """Read a task; raise ValueError with the reason if the message is none."""
+    """Read a task; raise ValueError with the reason if the message is not a task."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too

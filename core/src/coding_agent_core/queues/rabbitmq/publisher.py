@@ -52,7 +52,7 @@ _RECONNECT_SECONDS = 0.2
 _NOTICES_CONNECT_SECONDS, _NOTICES_RECONNECT_SECONDS = 10.0, 2.0
 _TRANSIENT, _PERSISTENT = 1, 2
 _ANNOUNCEMENTS = 256
-"""The most tasks that are announced at the same time. Above it, the broker needs its time for the tasks."""
+"""Maximum number of tasks that are announced at once. With more, the broker is busy with the tasks."""
 
 
 class ConfirmingChannel(Channel):
@@ -430,7 +430,7 @@ class _ForgeNotices:
         return next(inbox for inbox in self._inbox if inbox).popleft()
 
     async def _close(self) -> None:
-        """Close the connection, also one that `_receive` was opening when it was cancelled."""
+        """Close the connection, including one that `_receive` was opening when it was cancelled."""
         if self._connection is not None:
             await self._connection.close()
 

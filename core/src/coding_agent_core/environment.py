@@ -217,7 +217,7 @@ def read_file(content: bytes) -> RepositoryFile:
             f"`{ENVIRONMENT_FILE}` has more than {MAX_FILE_BYTES // 1024} KiB; make it smaller."
         )
     try:
-        data = yaml.load(content.decode("utf-8"), Loader=_TextLoader)  # noqa: S506 - as BaseLoader, it makes text alone
+        data = yaml.load(content.decode("utf-8"), Loader=_TextLoader)  # noqa: S506 - like BaseLoader, it makes only text
     except UnicodeDecodeError as error:
         raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is not UTF-8 text; save it as UTF-8.") from error
     except RecursionError as error:

@@ -184,7 +184,7 @@ class Claim(Protocol):
 
     @property
     def redelivered(self) -> bool:
-        """Whether the task was claimed before without an end of that claim. Then it may have started."""
+        """Whether an earlier claim of the task was lost before it ended. Then the task may have started."""
         ...
 
     @property

@@ -89,7 +89,7 @@ def quotation(text: str) -> str:
 
 
 def quoted_code(text: str) -> str:
-    """Return the text as a code block in a quotation: its Markdown is not rendered and cannot end it."""
+    """Return the text as a code block in a quotation; its Markdown is not rendered or able to end it."""
     lines = [_BLOCK.sub(_broken, line) for line in _plain(text).split("\n")]
     return _quoted(["```", *lines, "```"])
 

@@ -192,11 +192,11 @@ class Allowance(Frozen):
 
     @property
     def value(self) -> Decimal:
-        """The number of units (`unit`)."""
+        """The value in `unit`."""
         return self.amount if self.amount is not None else Decimal(self.tokens or 0)
 
     def with_value(self, value: Decimal) -> Allowance:
-        """Return an allowance of another number in the same unit, at least 0."""
+        """Return an allowance with another value in the same unit, at least 0."""
         value = max(Decimal(0), value)
         if self.currency is None:
             return Allowance(tokens=int(value))
@@ -216,7 +216,7 @@ class Allowance(Frozen):
         return Decimal(usage.cost.amount) if usage.cost.currency == self.currency else None
 
     def shown(self, value: Decimal) -> str:
-        """Return a number with this unit, for people."""
+        """Return a value with this unit, for people."""
         return f"{int(value):,} tokens" if self.currency is None else str(Cost.of(value, self.currency))
 
     def __str__(self) -> str:

@@ -141,7 +141,7 @@ def used_up(attempts: Sequence[AttemptStatus]) -> Allowance | None:
 
 def _rest(attempt: AttemptStatus) -> Allowance:
     allowance = attempt.allowance
-    assert allowance is not None  # noqa: S101 - the callers have asked
+    assert allowance is not None  # noqa: S101 - the callers have checked it
     return allowance.with_value(allowance.value - charge(attempt).get(allowance.unit, Decimal(0)))
 
 
@@ -301,7 +301,7 @@ class Spending:
         }
 
     def exhausted(self, task: AgentTask, key: str) -> Exhausted:
-        """Return what the status of a task that waits for a budget says."""
+        """Return what the status says about a task that waits for a budget."""
         source = task.spec.source
         allowance = next_allowance(task, self._budgets) or Allowance(tokens=0)
         return exhausted(key, source.repository, self._limits.get(key), allowance, self._now())

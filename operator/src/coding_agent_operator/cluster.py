@@ -34,7 +34,7 @@ _WAIT_S = 1.0
 
 
 async def namespaces_with_tasks(server: ApiServer, fields: str = "", page: int = 200) -> set[str]:
-    """Return the namespaces with AgentTasks that match. Reads `page` tasks at a time to save memory.
+    """Return the namespaces with matching AgentTasks, reading `page` tasks at a time to save memory.
 
     Args:
         fields: a field selector.

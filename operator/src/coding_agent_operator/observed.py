@@ -194,7 +194,7 @@ _MISSING_SECRET = re.compile(r'secret "([a-z0-9][-a-z0-9.]{0,252})" not found')
 
 
 def missing_secrets(messages: Iterable[str]) -> tuple[str, ...]:
-    """Return the Secrets in the newest of the kubelet's messages about volumes that names any."""
+    """Return the missing Secrets in the newest of the kubelet's volume messages that names any."""
     *_, newest = [(), *filter(None, map(_MISSING_SECRET.findall, messages))]
     return tuple(sorted(set(newest)))
 

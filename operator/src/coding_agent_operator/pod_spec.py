@@ -209,7 +209,7 @@ def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str,
     mounts = [
         mount("socket", SOCKET_FOLDER),
         mount("workspace", WORKSPACE),
-        mount("workspace", "/tmp", sub_path="tmp"),  # noqa: S108 - the container's own
+        mount("workspace", "/tmp", sub_path="tmp"),  # noqa: S108 - the container's own folder
     ]
     module = ("-I", "-m", _MODULE)
     if image is None:
@@ -251,7 +251,7 @@ def _service(
 ) -> dict[str, Any]:
     """Return the container of a repository's service: a native sidecar that starts before the workspace."""
     name = f"{SERVICE_PREFIX}{service.name}"
-    folders = dict.fromkeys(("/tmp", *service.folders))  # noqa: S108 - the container's own
+    folders = dict.fromkeys(("/tmp", *service.folders))  # noqa: S108 - the container's own folder
     return {
         "name": name,
         "image": service.image,

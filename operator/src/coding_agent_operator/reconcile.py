@@ -164,7 +164,7 @@ class Reconciler:
         ]
 
     async def _left_behind(self, task: AgentTask, attempt: AttemptStatus) -> Job | None:
-        """Return a deleted Job: one that is ending while its pods run, and then one with their reports."""
+        """Return a deleted Job: as one that is ending while its pods run, then with the pods' reports."""
         pods = await self._cluster.pods_of(attempt.job)
         gone = all(pod.over for pod in pods)
         if gone:

@@ -108,7 +108,7 @@ class ClusterAccess:
             options["_continue"] = token
 
     def task(self, name: str) -> AgentTask:
-        """Return the task with a name."""
+        """Return the task with the given name."""
         with _sentences(f"get agenttask {name}", missing=self._no_task(name)):
             found = self._tasks.get_namespaced_custom_object(*self._where, name, _request_timeout=_TIMEOUT)
         return AgentTask.of(found)
@@ -175,7 +175,7 @@ class ClusterAccess:
         return str(created.metadata.name)
 
     def pod(self, name: str) -> Body:
-        """Return the pod with a name."""
+        """Return the pod with the given name."""
         with _sentences(f"get pod {name}", missing=f"somebody deleted the pod {name}."):
             found = self._core.read_namespaced_pod(
                 name, self.namespace, _preload_content=False, _request_timeout=_TIMEOUT

@@ -115,5 +115,5 @@ class Fields:
 
 
 def display_text(text: str) -> str:
-    """Return the text without control characters and lone surrogates, so that people can be shown it."""
+    """Return text to show to people, without control characters and lone surrogates."""
     return _UNPRINTABLE.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))

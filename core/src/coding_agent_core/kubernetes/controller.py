@@ -275,7 +275,7 @@ class Controller:
     """Runs workers that take keys from `queue` and reconcile them; failures are retried with backoff.
 
     Args:
-        reconcile: moves one object towards its desired state. An exception is logged, and the key retried.
+        reconcile: moves one object toward its desired state. An exception is logged, and the key retried.
         on_error: called with every failure, before the retry is queued.
 
     Example:

@@ -138,7 +138,7 @@ class MemoryQueue:
         latest = self._latest.get(identity)
         decision = admit(request.trigger, latest.latest() if latest else None)
         if isinstance(decision, Duplicate):
-            assert latest is not None  # noqa: S101 - `admit` finds duplicates of a task only
+            assert latest is not None  # noqa: S101 - `admit` finds duplicates only of a task
             if decision.labeled_at is not None:
                 latest.labeled_at, latest.again = decision.labeled_at, request
             latest.remember(request.trigger.delivery_id)
@@ -196,7 +196,7 @@ class MemoryQueue:
                 self._notify((withdrawal.item.identity, "withdrawn", ""), withdrawal)
                 return Keep(f"{why}; the consumer cancels the task if the item shows no label")
             case Cancel():
-                assert latest is not None  # noqa: S101 - `withdraw` cancels an existing task only
+                assert latest is not None  # noqa: S101 - `withdraw` cancels only an existing task
                 latest.cancel_requested = True
                 latest.withdrawn_before = decision.withdrawn_before
                 if latest.claim is not None:

@@ -209,7 +209,7 @@ class ContextStorage(Section):
         return value
 
     def place_of(self, key: str) -> str | None:
-        """Return a transcript's place if it outlives the attempt, as a relative folder does not."""
+        """Return a transcript's place if it outlives the attempt; in a relative folder it does not."""
         if not self.enabled:
             return None
         if self.s3 is not None:

@@ -166,7 +166,7 @@ class ForgeWorker:
     """Reconciles the tasks of one forge host.
 
     Args:
-        task: returns the cached task with a name.
+        task: returns the cached task with the given name.
         answers: returns the number of requests that the forge has answered so far.
 
     Attributes:

@@ -1,1 +1,1 @@
-"""What the programs of the coding agent share."""
+"""The code that the programs of the coding agent share."""

@@ -111,7 +111,7 @@ _REJECTED = (
     "Preempting",
     "NodeLost",
 )
-"""How the reasons of pods begin that their kubelet refused or stopped without setting `DisruptionTarget`."""
+"""Beginnings of the reasons of pods that their kubelet rejected or stopped without a `DisruptionTarget`."""
 
 STOPS: frozenset[str] = frozenset(
     {Reason.CANCELLED, PodReason.SUSPENDED, PodReason.JOB_DELETED, PodReason.SUPERFLUOUS}

@@ -199,7 +199,7 @@ class Reservation:
         """Count bytes that are kept in memory. If there is no room, the oldest body must give way.
 
         Raises:
-            NoRoomError: this body is the oldest one.
+            NoRoomError: this body is the one that must give way.
         """
         if self._announced is not None:
             return

@@ -281,7 +281,7 @@ class ForgeClient:
         return response
 
     def _client(self) -> httpx.AsyncClient:
-        """Return the pool of connections, created at the first call. `SSL_CERT_FILE` can add authorities."""
+        """Return the pool of connections, made at first use. `SSL_CERT_FILE` can name other authorities."""
         if self._pool is None:
             self._pool = httpx.AsyncClient(
                 base_url=self.api_url.rstrip("/"),

@@ -56,7 +56,7 @@ class NotYetError(ForgeUnavailableError):
 class Bucket:
     """A token bucket with at most `capacity` tokens and `rate` new ones per second, in monotonic seconds.
 
-    A token that is taken from an empty bucket makes the level negative. It may be used when the level is 0.
+    A token that is taken from an empty bucket makes the level negative. It may be used once the level is 0.
     """
 
     capacity: float
@@ -102,7 +102,7 @@ class Rate:
 
     Attributes:
         per_second: all requests per second, after a burst.
-        burst: how many requests of a kind may be sent at once.
+        burst: how many requests may be sent at once after a quiet time.
         writes_per_minute: requests that write or create something per minute, after a burst.
         creates_per_minute: requests that create something per minute, after a burst.
         keep: requests of the forge's limit that are left to other programs with the same token.

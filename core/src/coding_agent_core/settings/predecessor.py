@@ -340,8 +340,8 @@ class Translation:
 def _reaches_forge(server: object) -> bool:
     """Whether an entry is one of the MCP servers through which the polling agent reached the forge.
 
-    The polling agent gave them the token with its whole environment, even for an empty value. Here, a server
-    gets only its `env`.
+    The polling agent gave them the token with its whole environment, and also for an empty value in `env`.
+    Here, a server gets only its `env`.
     """
     if not isinstance(server, dict) or server.get("mcp_server_name") not in _FORGES:
         return False

@@ -176,9 +176,8 @@ def _is_cut_off(process: Process) -> bool:
 
 TestConsumers = Consumers.TestCase
 TestConsumers.settings = settings(
-    max_examples=250,
-    # Longer stories still find rare combinations of four and more faults that are not understood yet.
-    stateful_step_count=2,
+    max_examples=120,
+    stateful_step_count=6,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

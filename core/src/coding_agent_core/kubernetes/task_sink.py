@@ -282,7 +282,7 @@ def _why_check_label(trigger: Trigger) -> str | None:
     A withdrawal cancels only runs that exist. So the run that is created now escapes a withdrawal that
     another process handles at the same time, or that arrived first although it happened in the same second.
     """
-    by_label = trigger.origin is Origin.WEBHOOK and trigger.cause is Cause.LABEL
+    by_label = trigger.origin in (Origin.WEBHOOK, Origin.REDELIVERY) and trigger.cause is Cause.LABEL
     return "a withdrawal may have been handled while this run was created" if by_label else None
 
 

@@ -21,10 +21,6 @@ def attached(world: World) -> str:
     return f"/uploads/{SECRET}/a%20b.png"
 
 
-async def test_an_attachment_is_read_with_our_token(world: World) -> None:
-    assert await world.forge.attachment(world.issue, attached(world), limit=1000) == DATA
-
-
 async def test_one_that_is_too_large_is_not(world: World) -> None:
     link = attached(world)
     assert await world.forge.attachment(world.issue, link, limit=len(DATA)) == DATA

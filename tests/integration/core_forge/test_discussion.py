@@ -14,7 +14,6 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
 
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, git, git_url, plant_fault
-from tests.fixtures.github_graphql import validate_exchange
 from tests.integration.core_forge.conftest import World
 
 BRANCH = "topic"
@@ -83,21 +82,44 @@ def start(world: World, change: Item, text: str = "Say a dozen.", **where: objec
     return world.server.start_thread(REPOSITORY, change.number, text, by="alice", **place)
 
 
-async def test_a_comment_on_a_line_with_its_reply(world: World, author: Author) -> None:
+async def test_threads_on_lines_and_files(world: World, author: Author) -> None:
     change = await changed(world, author)
     thread = start(world, change)
     world.server.run(lambda: world.server.sandbox.reviews.reply(thread, world.server.user("reader"), "Yes."))
+    start(world, change, "Several.", start_line=10)
+    start(world, change, "Removed.", removed=True)
+    start(world, change, "The file.", line=None)
+    done = start(world, change, "Done.", line=13)
+    done.resolved_by = world.server.user("alice")  # type: ignore[attr-defined]
 
-    [found] = await threads(world, change)
+    on_line, several, removed, whole, resolved = await threads(world, change)
 
-    assert (found.path, found.line, found.start_line) == ("numbers.txt", 12, None)
-    assert (found.resolved, found.outdated, found.removed) == (False, False, False)
-    assert found.hunk.startswith("@@ -9,7 +9,7 @@")
-    assert found.hunk.endswith("\n-line 12\n+line twelve")
-    assert [(comment.author, comment.body) for comment in found.comments] == [
+    assert (on_line.path, on_line.line, on_line.start_line) == ("numbers.txt", 12, None)
+    assert (on_line.resolved, on_line.outdated, on_line.removed) == (False, False, False)
+    assert on_line.hunk.startswith("@@ -9,7 +9,7 @@")
+    assert on_line.hunk.endswith("\n-line 12\n+line twelve")
+    assert [(comment.author, comment.body) for comment in on_line.comments] == [
         ("alice", "Say a dozen."),
         ("reader", "Yes."),
     ]
+    assert (several.start_line, several.line) == (10, 12)
+    assert (removed.line, removed.removed, removed.outdated) == (12, True, False)
+    assert removed.hunk.endswith("\n-line 12")
+    assert (whole.path, whole.line, whole.outdated, whole.hunk) == ("numbers.txt", None, False, "")
+    assert (resolved.line, resolved.resolved) == (13, True)
+
+
+async def test_after_a_push_threads_move_or_are_outdated(world: World, author: Author) -> None:
+    change = await changed(world, author)
+    start(world, change)
+    start(world, change, line=20, start_line=19)
+    author.write("numbers.txt", "line 0\n" + NUMBERED.replace("line 12\n", "a dozen\n"))
+    await asyncio.to_thread(author.push, "Say a dozen")
+    outdated, moved = await threads(world, change)
+    assert (outdated.outdated, outdated.resolved) == (True, False)
+    assert (outdated.path, outdated.line) == ("numbers.txt", 12), "as it was commented on"
+    assert outdated.hunk.endswith("+line twelve")
+    assert (moved.start_line, moved.line, moved.outdated) == (20, 21, False)
 
 
 @on_github
@@ -129,69 +151,6 @@ async def test_a_review_that_was_edited(world: World, author: Author) -> None:
     assert [review.updated_at for review in (await world.forge.discussion(change)).reviews] == [None, None]
 
 
-async def test_a_thread_on_several_lines(world: World, author: Author) -> None:
-    change = await changed(world, author)
-    start(world, change, start_line=10, line=12)
-    [found] = await threads(world, change)
-    assert (found.start_line, found.line) == (10, 12)
-
-
-async def test_a_thread_on_a_removed_line(world: World, author: Author) -> None:
-    change = await changed(world, author)
-    start(world, change, removed=True)
-    [found] = await threads(world, change)
-    assert (found.line, found.removed, found.outdated) == (12, True, False)
-    assert found.hunk.endswith("\n-line 12")
-
-
-async def test_a_thread_on_a_whole_file(world: World, author: Author) -> None:
-    change = await changed(world, author)
-    start(world, change, line=None)
-    [found] = await threads(world, change)
-    assert (found.path, found.line, found.outdated, found.hunk) == ("numbers.txt", None, False, "")
-
-
-async def test_a_thread_that_is_resolved(world: World, author: Author) -> None:
-    change = await changed(world, author)
-    start(world, change, "Open.")
-    thread = start(world, change, "Done.", line=13)
-    thread.resolved_by = world.server.user("alice")  # type: ignore[attr-defined]
-    assert [(found.comments[0].body, found.resolved) for found in await threads(world, change)] == [
-        ("Open.", False),
-        ("Done.", True),
-    ]
-
-
-async def test_a_thread_whose_line_was_changed_since_is_outdated(world: World, author: Author) -> None:
-    change = await changed(world, author)
-    start(world, change)
-    author.write("numbers.txt", "line 0\n" + NUMBERED.replace("line 12\n", "a dozen\n"))
-    await asyncio.to_thread(author.push, "Say a dozen")
-    [found] = await threads(world, change)
-    assert (found.outdated, found.resolved) == (True, False)
-    assert (found.path, found.line) == ("numbers.txt", 12), "as it was commented on"
-    assert found.hunk.endswith("+line twelve")
-
-
-async def test_a_thread_moves_with_its_line(world: World, author: Author) -> None:
-    change = await changed(world, author)
-    start(world, change, start_line=11)
-    author.write("numbers.txt", "line 0\n" + NUMBERED.replace("line 12\n", "line twelve\n"))
-    await asyncio.to_thread(author.push, "Begin at zero")
-    [found] = await threads(world, change)
-    assert (found.start_line, found.line, found.outdated) == (12, 13, False)
-
-
-async def test_a_thread_on_a_file_that_the_change_renames(world: World, author: Author) -> None:
-    author.rename("numbers.txt", "count.txt")
-    author.write("count.txt", NUMBERED.replace("line 12\n", "line twelve\n"))
-    await asyncio.to_thread(author.push, "Rename")
-    change = await opened(world)
-    start(world, change, path="count.txt")
-    [found] = await threads(world, change)
-    assert (found.path, found.previous_path, found.line) == ("count.txt", "numbers.txt", 12)
-
-
 async def test_a_thread_on_a_file_that_is_renamed_afterwards(world: World, author: Author) -> None:
     change = await changed(world, author)
     start(world, change)
@@ -218,10 +177,10 @@ async def test_reviews_with_their_verdicts(world: World, author: Author) -> None
 
 async def test_of_many_threads_the_newest_are_read_oldest_first(world: World, author: Author) -> None:
     change = await changed(world, author)
-    for number in range(130):
+    for number in range(105):
         start(world, change, f"number {number}")
     found = await threads(world, change)
-    assert [thread.comments[0].body for thread in found] == [f"number {number}" for number in range(130)]
+    assert [thread.comments[0].body for thread in found] == [f"number {number}" for number in range(105)]
     assert {thread.resolved for thread in found} == {False}, "of all pages"
 
 
@@ -233,17 +192,6 @@ async def test_what_graphql_does_not_say_is_not_known(world: World, author: Auth
         plant_fault(world.server, path="/api/graphql", method="POST", **fault)
         [found] = await threads(world, change)
         assert (found.resolved, found.outdated, found.line) == (None, False, 12)
-
-
-@on_github
-async def test_the_graphql_exchange_fits_githubs_schema(world: World, author: Author) -> None:
-    change = await changed(world, author)
-    start(world, change)
-    author.write("numbers.txt", NUMBERED)
-    await asyncio.to_thread(author.push, "Undo")
-    await threads(world, change)
-    [entry] = [found for found in world.server.sandbox.requests if found.path == "/api/graphql"]
-    validate_exchange(entry.body, entry.response)
 
 
 LOG = (
@@ -285,19 +233,13 @@ async def test_the_failed_checks_with_the_ends_of_their_logs(world: World, autho
         assert check.log == "$ pytest\nE   assert 11 == 12\nERROR: Job failed: exit code 1"
 
 
+@on_github
 async def test_a_long_log_is_read_to_its_end_and_cut_at_its_start(world: World, author: Author) -> None:
-    log = "".join(f"step {number}\n" for number in range(200_000)) + "the end"
+    log = "".join(f"step {number}\n" for number in range(20_000)) + "the end"
     change = await failing(world, author, log)
     [check] = (await checks(world, change)).failed
-    assert check.log.endswith("step 199999\nthe end")
+    assert check.log.endswith("step 19999\nthe end")
     assert len(check.log) <= 64 * 1024
-
-
-async def test_a_new_commit_without_checks_has_none_that_failed(world: World, author: Author) -> None:
-    change = await failing(world, author, LOG)
-    author.write("more.txt", "more\n")
-    await asyncio.to_thread(author.push, "More")
-    assert await checks(world, change) == Checks()
 
 
 @on_github
@@ -310,33 +252,14 @@ async def test_statuses_of_other_programs(world: World, author: Author) -> None:
     assert (check.name, check.result, check.summary, check.log) == ("jenkins", "error", "Build 7 broke", "")
 
 
-@pytest.mark.parametrize("status", [403, 404])
-async def test_checks_that_the_token_may_not_read_are_named(
-    world: World, author: Author, status: int
-) -> None:
+async def test_checks_that_the_token_may_not_read_are_named(world: World, author: Author) -> None:
     change = await failing(world, author, LOG)
     pattern = ".*/(check-runs|actions/runs|status)$" if world.platform is Platform.GITHUB else ".*/jobs$"
-    plant_fault(world.server, path=pattern, status=status, times=100)
+    plant_fault(world.server, path=pattern, status=403, times=100)
     found = await checks(world, change)
     assert found.failed == ()
-    assert [phrase for phrase in found.unreadable if f"({status})" in phrase] == list(found.unreadable)
+    assert [phrase for phrase in found.unreadable if "(403)" in phrase] == list(found.unreadable)
     assert len(found.unreadable) == (3 if world.platform is Platform.GITHUB else 1)
-
-
-@on_github
-async def test_a_token_without_check_runs_reads_the_jobs(world: World, author: Author) -> None:
-    change = await failing(world, author, LOG)
-    plant_fault(world.server, path=".*/check-runs$", status=403)
-    found = await checks(world, change)
-    assert found.unreadable == ("the check runs (403)",)
-    assert [(check.name, check.log[:6]) for check in found.failed] == [("CI / unit", "pytest")]
-
-
-async def test_a_log_that_is_gone_leaves_the_check(world: World, author: Author) -> None:
-    change = await failing(world, author, LOG)
-    plant_fault(world.server, path=".*/(logs|trace)$", status=410)
-    [check] = (await checks(world, change)).failed
-    assert check.log == ""
 
 
 @on_github

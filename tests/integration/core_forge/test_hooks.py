@@ -103,14 +103,14 @@ async def test_the_log_is_read_page_by_page_and_no_further_than_asked(
     hooks: GitHubHooks, github_forge: ForgeServer, hook_receiver: HookReceiver
 ) -> None:
     github_forge.add_hook(REPOSITORY, hook_receiver.url, "a secret", ("issues",))
-    for _ in range(75):
+    for _ in range(55):
         github_forge.add_label(REPOSITORY, 1, "coding agent")
         github_forge.remove_label(REPOSITORY, 1, "coding agent")
-    await ended(github_forge, 150)
+    await ended(github_forge, 110)
     [hook] = await hooks.of_repository(REPOSITORY)
     found = await every(hooks.deliveries(hook, LONG_AGO))
     assert [entry.id for entry in found] == sorted((item.id for item in found), reverse=True)
-    assert len({candidate.id for candidate in found}) == 150
+    assert len({candidate.id for candidate in found}) == 110
     assert await every(hooks.deliveries(hook, datetime.now(UTC) + timedelta(minutes=1))) == []
 
 

@@ -6,7 +6,6 @@ What the bounds are is told by the schema itself, which a unit test holds agains
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -36,12 +35,12 @@ NO_ITEM = "set spec.source, or set spec.url to the web address of the item"
 UNIT = "give either amount and currency, or tokens"
 ABSENT = object()
 SAMPLES = {
-    r"^(https?://\S+)?$": ("", "https://" + "ä" * 2040),
-    r"^\d{1,12}(\.\d{1,6})?$": ("0", "999999999999.999999"),
-    "^[A-Z]{3}$": ("AAA", "ZZZ"),
-    "^[A-Za-z0-9._-]+(:[0-9]{1,5})?$": ("a", f"{'a' * 254}:65535"),
+    r"^(https?://\S+)?$": "https://" + "ä" * 2040,
+    r"^\d{1,12}(\.\d{1,6})?$": "999999999999.999999",
+    "^[A-Z]{3}$": "ZZZ",
+    "^[A-Za-z0-9._-]+(:[0-9]{1,5})?$": f"{'a' * 254}:65535",
 }
-"""Texts of patterns: a short one and a long one."""
+"""The longest texts of patterns."""
 CHANGEABLE = {"cancel", "suspend", "priority"}
 
 Fields = dict[str, Any]
@@ -98,49 +97,29 @@ def leaves(schema: Fields, path: str) -> Iterator[Leaf]:
         yield path, schema
 
 
-def sample(schema: Fields, *, largest: bool) -> Any:
-    """A value as large (or as small) as may be, with all that can be in it."""
+def sample(schema: Fields) -> Any:
+    """A value as large as may be, with all that can be in it."""
     kind = schema["type"]
     if "additionalProperties" in schema:
-        return {"NAME": sample(schema["additionalProperties"], largest=largest)}
+        return {"NAME": sample(schema["additionalProperties"])}
     if kind == "object":
-        return {name: sample(property_, largest=largest) for name, property_ in schema["properties"].items()}
+        return {name: sample(property_) for name, property_ in schema["properties"].items()}
     if kind == "array":
         # By its key there can be no more conditions than types.
         keyed = "x-kubernetes-list-map-keys" in schema
-        return [sample(schema["items"], largest=largest)] * (
-            schema["maxItems"] if largest and not keyed else 1
-        )
+        return [sample(schema["items"])] * (1 if keyed else schema["maxItems"])
     if kind == "boolean":
-        return largest
+        return True
     if kind == "integer":
-        return schema.get("maximum", 7) if largest else schema.get("minimum", 0)
+        return schema.get("maximum", 7)
     if "enum" in schema:
-        return schema["enum"][-1 if largest else 0]
+        return schema["enum"][-1]
     if schema.get("format") == "date-time":
         return NOW.isoformat()
     if "pattern" in schema:
-        return SAMPLES[schema["pattern"]][largest]
+        return SAMPLES[schema["pattern"]]
     # Characters are counted, not bytes.
-    return "ä" * (schema["maxLength"] if largest else schema.get("minLength", 0))
-
-
-def beyond(schema: Fields) -> Iterator[tuple[Any, str]]:
-    """Values that are just too much, too little, or none of its own; and what is said of each."""
-    kind, told = schema["type"], "date-time" if schema.get("format") == "date-time" else schema["type"]
-    yield {"string": 1, "integer": "1", "boolean": "true"}[kind], f"must be of type {told}"
-    if "maxLength" in schema:
-        yield "ä" * (schema["maxLength"] + 1), "Too long"
-    if schema.get("minLength"):
-        yield "", f"should be at least {schema['minLength']} chars long"
-    if "minimum" in schema:
-        yield schema["minimum"] - 1, f"should be greater than or equal to {schema['minimum']}"
-    if "maximum" in schema:
-        yield schema["maximum"] + 1, f"should be less than or equal to {schema['maximum']}"
-    if "enum" in schema:
-        yield "other", "Unsupported value"
-    if schema.get("format") == "date-time":
-        yield "yesterday", "must be of type date-time"
+    return "ä" * schema["maxLength"]
 
 
 def has(body: Fields, path: str) -> bool:
@@ -148,11 +127,6 @@ def has(body: Fields, path: str) -> bool:
     for parent in parents:
         body = body[parent]
     return last in body
-
-
-def dotted(path: str) -> str:
-    """As the API server writes it."""
-    return re.sub(r"\.0\b", "[0]", path)
 
 
 Try = Callable[[Fields], str]
@@ -232,13 +206,6 @@ def test_what_does_not_fit_together_is_refused(create: Try, form: str, changes: 
     assert message in create(body)
 
 
-@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "//x/1", "https://x/1 onclick=y"])
-def test_an_address_is_http_and_one_word(create: Try, url: str) -> None:
-    assert "spec.url" in create(changed(task("github_issue"), "spec.url", url))
-    with pytest.raises(agenttask.UnreadableTaskError, match="url"):
-        _ = agenttask.AgentTask.of(changed(task("github_issue"), "spec.url", url)).spec
-
-
 def test_every_rule_is_tried() -> None:
     def messages(schema: Fields) -> set[str]:
         found = {rule["message"] for rule in schema.get("x-kubernetes-validations", [])}
@@ -252,9 +219,8 @@ def test_every_rule_is_tried() -> None:
 _OPTIONAL = ("deliveryID", "labeledAt", "cause", "projectID", "model", "instructions", "runner")
 
 
-@pytest.mark.parametrize("form", KEYS)
-def test_every_field_but_three_stays_as_it_was_made(place: Place, form: str) -> None:
-    kept = Kept(place, task(form))
+def test_every_field_but_three_stays_as_it_was_made(place: Place) -> None:
+    kept = Kept(place, task("gitlab_issue"))
     wrong: dict[str, str] = {}
     tried = set()
     for path, schema in leaves(SCHEMA["spec"], "spec"):
@@ -280,7 +246,7 @@ def another(body: Fields, path: str, schema: Fields) -> Any:
     if schema.get("format") == "date-time":
         return NOW.replace(year=2025).isoformat()
     if "pattern" in schema:
-        return SAMPLES[schema["pattern"]][True]
+        return SAMPLES[schema["pattern"]]
     if isinstance(body, bool):
         return not body
     return body + 1 if isinstance(body, int) else f"{body}x"
@@ -301,74 +267,14 @@ def test_three_fields_can_change_and_a_cancel_stays(place: Place) -> None:
     assert CANCELLED in kept.replace(changed(kept.body, "spec.cancel", ABSENT)), "false is its default"
 
 
-@pytest.mark.parametrize("largest", [True, False])
-@pytest.mark.parametrize("form", KEYS)
-def test_every_field_of_the_spec_is_taken_at_its_bounds(create: Try, form: str, largest: bool) -> None:
-    body = task(form)
+def test_every_field_of_the_spec_is_taken_at_its_upper_bound(create: Try) -> None:
+    body = task("github_issue")
     for path, schema in leaves(SCHEMA["spec"], "spec"):
         if has(body, path) and "enum" not in schema:
-            body = changed(body, path, sample(schema, largest=largest))
+            body = changed(body, path, sample(schema))
     assert create(body) == ""
 
 
-@pytest.mark.parametrize("form", KEYS)
-def test_no_field_of_the_spec_is_taken_beyond_its_bounds(create: Try, form: str) -> None:
-    body = task(form)
-    wrong: dict[str, str] = {}
-    for path, schema in leaves(SCHEMA["spec"], "spec"):
-        if not has(body, path):
-            continue
-        for value, message in beyond(schema):
-            answer = create(changed(body, path, value))
-            if path not in answer or message not in answer:
-                wrong[f"{path}: {str(value)[:40]} ({message})"] = answer
-    assert wrong == {}
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        *(f"spec.source.{name}" for name in SCHEMA["spec"]["properties"]["source"]["required"]),
-        *(f"spec.trigger.{name}" for name in SCHEMA["spec"]["properties"]["trigger"]["required"]),
-        "spec",
-    ],
-)
-def test_what_is_required_must_be_there(create: Try, path: str) -> None:
-    answer = create(changed(task("github_issue"), path, ABSENT))
-    assert f"{path}: Required value" in answer
-
-
-def test_what_is_left_out_has_its_default(place: Place) -> None:
-    body = task("github_issue")
-    defaults = {
-        n: property_["default"]
-        for n, property_ in SCHEMA["spec"]["properties"].items()
-        if "default" in property_
-    }
-    for name in defaults:
-        body["spec"].pop(name, None)
-    kept = Kept(place, body)
-    assert {name: kept.body["spec"][name] for name in defaults} == defaults
-
-
-@pytest.mark.parametrize("largest", [True, False])
-def test_every_field_of_the_status_is_taken_at_its_bounds(place: Place, largest: bool) -> None:
+def test_every_field_of_the_status_is_taken_at_its_upper_bound(place: Place) -> None:
     kept = Kept(place, task("github_issue"))
-    assert kept.write_status(sample(SCHEMA["status"], largest=largest)) == ""
-
-
-def test_no_field_of_the_status_is_taken_beyond_its_bounds(place: Place) -> None:
-    kept = Kept(place, task("github_issue"))
-    status = {"status": sample(SCHEMA["status"], largest=False)}
-    wrong: dict[str, str] = {}
-    for path, schema in leaves(SCHEMA["status"], "status"):
-        for value, message in beyond(schema):
-            answer = kept.write_status(changed(status, path, value)["status"])
-            if dotted(path) not in answer or message not in answer:
-                wrong[f"{path}: {str(value)[:40]} ({message})"] = answer
-    attempts = SCHEMA["status"]["properties"]["attempts"]
-    many = [sample(attempts["items"], largest=False)] * (attempts["maxItems"] + 1)
-    answer = kept.write_status({**status["status"], "attempts": many})
-    if "status.attempts: Too many" not in answer:
-        wrong["status.attempts"] = answer
-    assert wrong == {}
+    assert kept.write_status(sample(SCHEMA["status"])) == ""

@@ -17,11 +17,12 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Trigger, parse_time, task_name
 
-from tests.fixtures.system import BOT_TOKEN, Program, StartSystem
+from tests.fixtures.system import Program
 from tests.integration.core_kubernetes.events import Labeling, now, results
 from tests.integration.core_kubernetes.place import Place
 
 TRIES = 5
+EVENTS = 80
 
 
 def item(number: int) -> Item:
@@ -34,14 +35,14 @@ def item(number: int) -> Item:
     )
 
 
-async def test_500_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
+async def test_many_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
     place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
 ) -> None:
     ports = [start_receiver().port() for _ in range(2)]
     chance = random.Random(5)
     labeled = now(-1)
-    events = [Labeling(number, f"d-{number}", labeled) for number in range(1, 501)]
-    polled = set(chance.sample(range(1, 501), 150))
+    events = [Labeling(number, f"d-{number}", labeled) for number in range(1, EVENTS + 1)]
+    polled = set(chance.sample(range(1, EVENTS + 1), 30))
     sink = KubernetesSink(Access(str(place.account())), place.namespace, Consumer())
     answers: list[httpx.Response] = []
     by_poll: list[Submission] = []
@@ -87,19 +88,10 @@ async def test_500_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
     created_by_poll = sum(entry.duplicate is None for entry in by_poll)
     assert created_by_poll > 0
     # One that was refused may have been stored, as one whose answer is lost: the next is a duplicate.
-    assert 500 - refused <= told["success"] + created_by_poll <= 500
+    assert EVENTS - refused <= told["success"] + created_by_poll <= EVENTS
     names = sorted(place.tasks())
-    assert names == sorted(task_name(item(number)) for number in range(1, 501))
+    assert names == sorted(task_name(item(number)) for number in range(1, EVENTS + 1))
     assert {answer.json()["task"] for answer in answers} | {found.task for found in by_poll} == set(names)
-
-
-async def test_of_two_deliveries_in_the_same_microsecond_one_is_the_duplicate(place: Place) -> None:
-    sinks = [KubernetesSink(Access(str(place.account())), place.namespace, Consumer()) for _ in range(2)]
-    request = TaskRequest(item=item(7), trigger=Trigger(origin=Origin.POLL, received_at=now()))
-    first, second = await asyncio.gather(*(sink.submit(request) for sink in sinks))
-    assert (first.duplicate is None) != (second.duplicate is None)
-    for sink in sinks:
-        await sink.aclose()
 
 
 async def test_each_relabel_is_one_new_run_after_success_after_failure_and_during_cancel(
@@ -179,16 +171,3 @@ async def test_an_item_whose_name_a_task_of_another_item_has_gets_its_task_all_t
         place.end(task_name(item(7), run), succeeded=True)
     numbers = {name: AgentTask.of(body).spec.item.number for name, body in place.tasks().items()}
     assert numbers == {name: 8, task_name(item(7), 2): 7, task_name(item(7), 3): 7}
-
-
-def test_the_poller_keeps_its_tasks_there_too(place: Place, start_system: StartSystem) -> None:
-    # What is written in the configuration wins over the pod's own namespace.
-    system = start_system("github", [], queue={"kubernetes": {"namespace": place.namespace}})
-    system.put_label(1)
-    environment = place.environment(place.account()) | {"POD_NAMESPACE": "elsewhere"}
-    for _ in range(2):
-        program = system.start("--mode", "producer", GITHUB_PERSONAL_ACCESS_TOKEN=BOT_TOKEN, **environment)
-        assert program.process.wait(60) == 0, program.text()
-    (task,) = place.tasks().values()
-    assert task["spec"]["source"]["repository"] == "acme/pricing"
-    assert task["spec"]["trigger"]["origin"] == "poll"

@@ -180,22 +180,6 @@ def test_a_label_that_was_taken_off_meanwhile_makes_no_task(outage: Outage) -> N
     assert outage.place.tasks() == {}
 
 
-@pytest.mark.long
-def test_many_missed_events_come_back_in_the_second_poll(outage: Outage) -> None:
-    numbers = [1, *(outage.system.forge.open_issue(REPOSITORY, f"Issue {entry}") for entry in range(9))]
-    for number in numbers:
-        outage.system.put_label(number)
-    missed = len(numbers) * 2 - 1  # opened and labeled
-    outage.ended(missed)
-    outage.receiver()
-    outage.poll(**ELSEWHERE)
-    outage.ended(missed + 1)
-    outage.poll(**ELSEWHERE)
-    outage.ended(2 * missed)
-    assert len(outage.place.tasks()) == len(numbers)
-    assert len({found.guid for found in outage.log if found.status == "OK"}) == missed
-
-
 def test_without_the_right_there_is_a_warning_and_the_search_finds_the_item(outage: Outage) -> None:
     outage.system.put_label(1)
     outage.ended(1)
@@ -204,15 +188,3 @@ def test_without_the_right_there_is_a_warning_and_the_search_finds_the_item(outa
     assert len(outage.log) == 1
     [task] = outage.place.tasks().values()
     assert task["spec"]["trigger"]["origin"] == "poll"
-
-
-def test_a_webhook_with_another_address_is_left_alone(outage: Outage) -> None:
-    outage.system.put_label(1)
-    outage.ended(1)
-    outage.url = "https://hooks.example.com/webhook/github"
-    program = outage.poll(**ELSEWHERE)
-    assert (
-        "acme/pricing has no active webhook with the URL https://hooks.example.com/webhook/github"
-        in program.text()
-    )
-    assert len(outage.log) == 1

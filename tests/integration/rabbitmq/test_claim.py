@@ -9,7 +9,7 @@ from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import Connection
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import PATIENT, ConsumerProcess, Queue, Relay, claims, request, until
+from tests.integration.rabbitmq.steps import PATIENT, Queue, Relay, claims, request, until
 
 NewSource = Callable[..., RabbitMQSource]
 
@@ -32,59 +32,6 @@ async def test_two_tasks_of_one_item_exclude_each_other_and_the_second_loses_no_
         async with again.item_lock() as held:
             assert held
         await again.done()
-
-
-async def test_of_many_consumers_that_claim_at_once_exactly_one_succeeds(
-    sink: RabbitMQSink, new_source: NewSource
-) -> None:
-    count = 6
-    for _ in range(count):
-        await sink.submit(request(1))
-    source = new_source()  # one process, several iterators: as with consumer.concurrency
-    held: list[bool] = []
-    everybody_asked = asyncio.Barrier(count)
-
-    async def consume() -> None:
-        async with claims(source) as take:
-            claim = await take()
-            async with claim.item_lock() as mine:
-                held.append(mine)
-                await everybody_asked.wait()
-
-    await asyncio.gather(*(consume() for _ in range(count)))
-    assert sorted(held) == [False] * (count - 1) + [True]
-
-
-async def test_other_items_do_not_wait(sink: RabbitMQSink, new_source: NewSource) -> None:
-    for number in (1, 2):
-        await sink.submit(request(number))
-    source = new_source()
-    async with claims(source) as take, claims(source) as take_too:
-        first, second = await asyncio.gather(take(), take_too())
-        async with first.item_lock() as held, second.item_lock() as held_too:
-            assert held
-            assert held_too
-
-
-async def test_the_death_of_the_holder_frees_the_item(
-    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
-) -> None:
-    await sink.submit(request(1))
-    holder = await ConsumerProcess.start(rabbitmq, queue.name)
-    try:
-        assert (await holder.told())["claimed"]
-        await sink.submit(request(1))
-        async with claims(new_source()) as take:
-            second = await take()
-            async with second.item_lock() as held:
-                assert not held
-            await holder.kill()
-            await until(lambda: not queue.is_locked(second.task.request.item))
-            async with second.item_lock() as held:
-                assert held
-            await second.done()
-    finally:
-        await holder.kill()
 
 
 async def test_the_lock_is_taken_again_after_a_reconnection(

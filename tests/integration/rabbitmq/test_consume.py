@@ -231,37 +231,22 @@ async def test_a_delay_queue_vanishes_after_its_last_message(
     await until(lambda: not queue.accepts(".retry.1"))
 
 
-async def test_a_delay_queue_with_other_arguments_is_used_as_it_is(
-    sink: RabbitMQSink, new_source: NewSource, queue: Queue
-) -> None:
-    arguments = {
-        "x-message-ttl": 1000,
-        "x-dead-letter-exchange": "",
-        "x-dead-letter-routing-key": queue.name,
-    }
-    with queue.channel() as channel:
-        channel.queue_declare(f"{queue.name}.retry.1", durable=True, arguments=arguments)
-    await sink.submit(request(1))
-    async with claims(new_source()) as take:
-        await (await take()).retry(1, 2)
-        again = await take()
-        assert again.task.attempt == 2
-        await again.done()
-
-
 @pytest.mark.long
-async def test_a_waiting_retry_survives_a_power_cut(
+async def test_a_confirmed_task_and_a_waiting_retry_survive_a_power_cut(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker
 ) -> None:
     await sink.submit(request(1))
     async with claims(new_source()) as take:
-        claim = await take()
-        await claim.retry(2.0, 2)
+        await (await take()).retry(2.0, 2)
+        await sink.submit(request(2))
         await asyncio.to_thread(rabbitmq.kill)
         await asyncio.to_thread(rabbitmq.start)
-        again = await take()
-        assert again.task.attempt == 2
-        await again.done()
+        found = set()
+        while len(found) < 2:
+            claim = await take()
+            found.add((claim.task.request.item.number, claim.task.attempt))
+            await claim.done()
+    assert found == {(1, 2), (2, 1)}
 
 
 async def test_a_task_given_up_lies_in_the_dead_letter_queue(
@@ -298,16 +283,6 @@ async def test_a_task_that_cannot_be_moved_is_handed_out_again(
         await again.done()
 
 
-async def test_stopping_ends_a_waiting_consumer_at_once(new_source: NewSource, rabbitmq: Broker) -> None:
-    stop = asyncio.Event()
-    iterator = new_source().claims(stop)
-    waiting = asyncio.ensure_future(anext(iterator))
-    stop.set()
-    async with asyncio.timeout(60):
-        with pytest.raises(StopAsyncIteration):
-            await waiting
-
-
 async def test_closing_the_source_ends_its_consumers_and_gives_tasks_back(
     sink: RabbitMQSink, new_source: NewSource, queue: Queue
 ) -> None:
@@ -328,12 +303,12 @@ async def test_closing_the_source_ends_its_consumers_and_gives_tasks_back(
     await until(lambda: queue.ready() == 1)
 
 
-@pytest.mark.parametrize("turns", [0, 1, 3, 8])
+@pytest.mark.parametrize("turns", [0, 3])
 async def test_closing_the_source_ends_a_consumer_that_is_only_starting(
     new_source: NewSource, turns: int
 ) -> None:
     """Repeated, because the consumer may close its connection at the same moment as the source does."""
-    for _ in range(25):
+    for _ in range(10):
         source = new_source()
         waiting = asyncio.ensure_future(anext(source.claims(asyncio.Event())))
         for _ in range(turns):  # of the event loop: in the first it asks for its connection

@@ -40,28 +40,6 @@ async def until_connected(sink: RabbitMQSink) -> None:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.long
-async def test_a_confirmed_task_survives_a_power_cut(
-    sink: RabbitMQSink, rabbitmq: Broker, queue: Queue
-) -> None:
-    submission = await sink.submit(request(7))
-    rabbitmq.kill()
-    rabbitmq.start()
-    ((properties, body),) = queue.get_all()
-    assert properties.delivery_mode == 2
-    message = json.loads(body)
-    assert (message["type"], message["number"], message["user"]) == ("github_issue", 7, "alice")
-    assert submission.task.startswith("demo-issue-7-")
-    assert submission.duplicate is None
-
-
-async def test_the_queue_of_the_existing_system_is_used_as_it_is(sink: RabbitMQSink, queue: Queue) -> None:
-    with queue.channel() as channel:
-        channel.queue_declare(queue.name, durable=True)
-    await sink.submit(request())
-    assert queue.ready() == 1
-
-
 async def test_a_queue_with_an_operators_arguments_is_used_as_it_is(sink: RabbitMQSink, queue: Queue) -> None:
     with queue.channel() as channel:
         channel.queue_declare(queue.name, durable=True, arguments={"x-max-length": 5})
@@ -84,23 +62,6 @@ async def test_a_deleted_queue_is_made_again(sink: RabbitMQSink, queue: Queue) -
         channel.queue_delete(queue.name)
     await sink.submit(request(2))
     assert numbers(queue) == [2]
-
-
-@pytest.mark.long
-async def test_a_stopped_broker_is_unavailable_within_the_budget_and_nothing_is_lost_after_it(
-    hasty_sink: RabbitMQSink, rabbitmq: Broker, queue: Queue
-) -> None:
-    await submit_again(hasty_sink, 1)
-    await until_connected(hasty_sink)
-    rabbitmq.stop()
-    began = time.monotonic()
-    with pytest.raises(QueueUnavailableError, match=f"{rabbitmq.host}:{rabbitmq.port}"):
-        await hasty_sink.submit(request(2))
-    assert time.monotonic() - began < 2 * HASTE, "no second budget was begun"
-    assert not await hasty_sink.connected()
-    rabbitmq.start()
-    await submit_again(hasty_sink, 3)
-    assert set(numbers(queue)) == {1, 3}
 
 
 async def test_a_frozen_broker_is_unavailable_within_the_budget(
@@ -142,17 +103,17 @@ async def test_a_broker_restarted_in_mid_stream_loses_nothing_that_was_promised(
     async with asyncio.timeout(DEADLINE * 2), asyncio.TaskGroup() as group:
         for worker in range(1, 5):
             group.create_task(stream(worker))
-        while len(promised) < 40:
+        while len(promised) < 15:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(rabbitmq.kill)
         before = len(promised)
         await asyncio.to_thread(rabbitmq.start)
-        while len(promised) < before + 40:
+        while len(promised) < before + 15:
             await asyncio.sleep(0.01)
         stop.set()
     found = numbers(queue)
     assert set(promised) <= set(found)
-    assert len(promised) >= 80
+    assert len(promised) >= 30
 
 
 async def test_a_wrong_password_is_told_without_it(settings: RabbitMQ) -> None:
@@ -196,26 +157,15 @@ async def test_a_connection_that_died_without_a_sign_costs_time_and_not_the_task
             await sink.aclose()
 
 
-async def test_many_submits_share_one_connection(settings: RabbitMQ, rabbitmq: Broker, queue: Queue) -> None:
-    async with Relay(rabbitmq) as relay:
-        sink = RabbitMQSink(settings.model_copy(update={"port": relay.port}))
-        try:
-            await asyncio.gather(*(sink.submit(request(number)) for number in range(1, 101)))
-            assert relay.connections == 1
-            assert numbers(queue) == list(range(1, 101))
-        finally:
-            await sink.aclose()
-
-
 async def test_a_flood_announces_fewer_tasks_than_it_stores(
     sink: RabbitMQSink, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher, "_PROBE_SECONDS", DEADLINE)
     monkeypatch.setattr(publisher, "_ANNOUNCEMENTS", 2)
-    await asyncio.gather(*(sink.submit(request(number)) for number in range(1, 101)))
+    await asyncio.gather(*(sink.submit(request(number)) for number in range(1, 41)))
     await sink.aclose()  # waits for the last announcements
-    assert 2 <= queue.ready(".signs.github.com") < 100
-    assert numbers(queue) == list(range(1, 101))
+    assert 2 <= queue.ready(".signs.github.com") < 40
+    assert numbers(queue) == list(range(1, 41))
 
 
 async def test_a_queue_that_was_purged_is_filled_again_by_polls(

@@ -58,9 +58,7 @@ async def test_a_head_just_too_large_is_answered_431(receiver: Receiver) -> None
     assert (await rest(connection)).startswith(b"HTTP/1.1 431 ")
 
 
-@pytest.mark.parametrize(
-    "sent", [b"", START, START + b"X-Slow: "], ids=["nothing", "a line", "half a header"]
-)
+@pytest.mark.parametrize("sent", [b"", START + b"X-Slow: "], ids=["nothing", "half a header"])
 async def test_a_head_that_does_not_arrive_is_given_up(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
@@ -68,14 +66,13 @@ async def test_a_head_that_does_not_arrive_is_given_up(
     assert (await rest(await connect(receiver, sent))).startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.parametrize("second", [START, b"\r\n"], ids=["a line", "an empty line"])
 async def test_a_second_head_on_a_connection_is_limited_too(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, second: bytes
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = await connect(receiver, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (await connection[0].readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
     monkeypatch.setattr(server, "HEAD_TIME", 0.2)
-    connection[1].write(second)
+    connection[1].write(b"\r\n")
     assert (await rest(connection)).startswith(b"HTTP/1.1 408 ")
 
 

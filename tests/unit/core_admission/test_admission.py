@@ -65,22 +65,14 @@ NEXT = Create(run=2, after=ACTIVE.name)
 
 CASES = {
     "rule 1: no task for the item": (event(), None, Create(run=1)),
-    "rule 1: whatever the origin": (event(origin=Origin.POLL), None, Create(run=1)),
     "rule 2: still active": (event(labeled=5, delivery="d2"), ACTIVE, "has not ended"),
-    "rule 2: still active, found by the poll": (event(origin=Origin.POLL), ACTIVE, "has not ended"),
     "rule 2: being cancelled, the next run waits": (
         event(labeled=5),
         CANCELLING,
         NEXT,
     ),
-    "rule 2: being cancelled, undated event": (
-        event(delivery="d2"),
-        CANCELLING,
-        NEXT,
-    ),
     "rule 2: being cancelled, but this is older": (event(labeled=-1), CANCELLING, "applied before"),
     "rule 2: being cancelled, the same second": (event(labeled=0), CANCELLING, "applied before"),
-    "rule 2: being cancelled, found by the poll": (event(origin=Origin.POLL), CANCELLING, NEXT),
     "rule 2: being cancelled, found by the poll, never swapped": (
         event(labeled=5, origin=Origin.POLL),
         replace(CANCELLING, acknowledged=False),
@@ -90,11 +82,6 @@ CASES = {
     "withdrawn, applied in the same second": (event(labeled=3), WITHDRAWN, NEXT),
     "withdrawn, applied before that": (event(labeled=2), WITHDRAWN, "applied before"),
     "withdrawn, when it was applied is not known": (event(delivery="d2"), WITHDRAWN, NEXT),
-    "withdrawn, found by the poll, applied after that": (
-        event(labeled=3, origin=Origin.POLL),
-        WITHDRAWN,
-        NEXT,
-    ),
     "withdrawn, found by the poll, applied before that": (
         event(labeled=2, origin=Origin.POLL),
         WITHDRAWN,
@@ -102,11 +89,6 @@ CASES = {
     ),
     "withdrawn and ended, applied in the same second": (event(labeled=3), WITHDRAWN_AND_ENDED, Create(run=2)),
     "withdrawn and ended, applied before that": (event(labeled=2), WITHDRAWN_AND_ENDED, "applied before"),
-    "withdrawn and ended, found by the poll": (
-        event(labeled=3, origin=Origin.POLL),
-        WITHDRAWN_AND_ENDED,
-        Create(run=2),
-    ),
     "applied and withdrawn within a second": (
         event(labeled=0),
         replace(WITHDRAWN_AND_ENDED, withdrawn_before=NOON),
@@ -115,7 +97,6 @@ CASES = {
     "rule 2: being cancelled, a redelivery": (event(labeled=5, delivery="d1"), CANCELLING, "seen before"),
     "rule 3: ended, labeled again": (event(labeled=5, delivery="d2"), ENDED, Create(run=2)),
     "rule 3: ended, undated new delivery": (event(delivery="d2"), ENDED, Create(run=2)),
-    "rule 3: ended, a person asks": (event(origin=Origin.MANUAL), ENDED, Create(run=2)),
     "rule 3: ended, delivery seen": (event(labeled=5, delivery="d1"), ENDED, "seen before"),
     "rule 3: ended, labeled before": (event(labeled=-1, delivery="d2"), ENDED, "applied before"),
     "rule 3: ended, its own label": (event(labeled=0, delivery="d2"), ENDED, "applied before"),
@@ -125,8 +106,6 @@ CASES = {
         "applied before",
     ),
     "rule 3: poll, label never swapped": (event(origin=Origin.POLL), STALE, "never swapped"),
-    "rule 3: poll, label swapped once": (event(origin=Origin.POLL), ENDED, Create(run=2)),
-    "rule 3: poll, labeled after, never swapped": (event(9, origin=Origin.POLL), STALE, "never swapped"),
     "rule 3: webhook, label never swapped": (event(labeled=5, delivery="d2"), STALE, Create(run=2)),
     "rule 3: task without a label time": (event(labeled=5), UNDATED, Create(run=2)),
     "rule 3: runs are counted on": (event(labeled=5), replace(ENDED, run=7), Create(run=8)),
@@ -204,11 +183,6 @@ WITHDRAWALS: dict[str, tuple[Withdrawal, LatestTask | None, Cancel | Check | str
     "closed before the label": (withdrawal(-1, CLOSED), ACTIVE, "applied again"),
     "commanded": (withdrawal(5, COMMAND), ACTIVE, Cancel(ACTIVE.name, after(5))),
     "commanded in the label's second": (withdrawal(0, COMMAND), ACTIVE, Cancel(ACTIVE.name, NOON)),
-    "commanded, the label's time is not known": (
-        withdrawal(5, COMMAND),
-        NO_LABEL_TIME,
-        Cancel(ACTIVE.name, after(5)),
-    ),
 }
 
 
@@ -293,33 +267,6 @@ def test_never_two_tasks_at_once_and_never_one_delivery_twice(trigger: Trigger, 
         assert latest.terminal or latest.cancel_requested
     else:
         assert decision.task == latest.name
-
-
-withdrawals = st.builds(
-    withdrawal, st.none() | minutes, st.sampled_from(WithdrawalCause), confirmed=st.booleans()
-)
-
-
-@given(tasks, withdrawals)
-def test_a_late_withdrawal_never_cancels_what_was_labeled_after_it(
-    latest: LatestTask, request_: Withdrawal
-) -> None:
-    if isinstance(withdraw(request_, latest), Cancel) and request_.at is not None:
-        assert latest.labeled_at is None or request_.at >= latest.labeled_at
-
-
-@given(triggers, tasks, withdrawals)
-def test_a_label_that_is_not_older_than_the_withdrawal_is_new(
-    trigger: Trigger, latest: LatestTask, request_: Withdrawal
-) -> None:
-    decision = withdraw(request_, replace(latest, withdrawn_before=None))
-    if not isinstance(decision, Cancel) or trigger.delivery_id in latest.delivery_ids:
-        return
-    cancelled = replace(latest, cancel_requested=True, withdrawn_before=decision.withdrawn_before)
-    if None in (trigger.labeled_at, decision.withdrawn_before):
-        return
-    is_new = trigger.labeled_at >= decision.withdrawn_before  # type: ignore[operator]
-    assert isinstance(admit(trigger, cancelled), Create) is is_new
 
 
 @given(triggers, tasks, st.integers(-100_000, 100_000))

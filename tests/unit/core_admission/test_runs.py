@@ -18,7 +18,6 @@ from coding_agent_core.admission import (
     runs_of,
 )
 from coding_agent_core.agenttask import (
-    ANNOTATION_CANCELLED,
     ANNOTATION_DELIVERIES,
     ANNOTATION_DUPLICATE_OF,
     ANNOTATION_LABELED_AT,
@@ -78,10 +77,6 @@ def task(
 
 
 SPEC = manifest(TaskRequest(item=item(), trigger=trigger()), run=1)["spec"]
-
-
-def test_no_task_no_facts() -> None:
-    assert latest_of([]) is None
 
 
 @pytest.mark.parametrize(
@@ -187,14 +182,6 @@ def test_the_newest_twenty_deliveries_are_kept() -> None:
     patch = _note(task(annotations={ANNOTATION_DELIVERIES: ",".join(noted)}), trigger(None, "new"), None)
     assert patch is not None
     assert patch["metadata"]["annotations"][ANNOTATION_DELIVERIES].split(",") == [*noted[1:], "new"]
-
-
-def test_a_cancel_says_why() -> None:
-    why = {ANNOTATION_CANCELLED: "the issue was closed"}
-    assert cancellation("the issue was closed") == {
-        "spec": {"cancel": True},
-        "metadata": {"annotations": why},
-    }
 
 
 def test_a_cancel_says_before_when_labels_were_withdrawn() -> None:

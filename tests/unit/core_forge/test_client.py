@@ -29,92 +29,45 @@ COMMENT = answer(
         "author": {"username": "bot", "id": 1},
     },
 )
-SECONDARY = {"message": "You have exceeded a secondary rate limit."}
 
 
-@both
 @pytest.mark.parametrize(
-    ("failure", "waits"),
-    [
-        pytest.param(answer(502), 1, id="502"),
-        pytest.param(answer(503, None, retry_after="3"), 1, id="503 with Retry-After"),
-        pytest.param(answer(429, None, retry_after="3"), 1, id="429"),
-        pytest.param(httpx.ConnectError("refused"), 1, id="refused"),
-        pytest.param(httpx.ReadTimeout("slow"), 1, id="no answer in time"),
-        pytest.param(httpx.RemoteProtocolError("cut"), 1, id="connection cut"),
-    ],
+    "failure",
+    [answer(502), answer(503, None, retry_after="3"), httpx.ConnectError("no"), httpx.ReadTimeout("slow")],
 )
-async def test_a_read_survives_a_passing_failure(platform: Platform, failure: Answer, waits: int) -> None:
+async def test_a_read_survives_a_passing_failure(failure: Answer) -> None:
     wire = Wire([failure, USER])
-    assert await wire.forge(platform).whoami() == "bot"
-    assert len(wire.waits) == waits
+    assert await wire.forge(Platform.GITHUB).whoami() == "bot"
+    assert len(wire.waits) == 1
     if isinstance(failure, httpx.Response) and "retry-after" in failure.headers:
         assert 3 <= wire.waits[0] <= 4
 
 
-@both
-async def test_a_forge_that_stays_down_is_given_up_after_four_tries(platform: Platform) -> None:
+async def test_a_forge_that_stays_down_is_given_up_after_four_tries() -> None:
     wire = Wire([answer(500)])
     with pytest.raises(ForgeUnavailableError) as caught:
-        await wire.forge(platform).whoami()
+        await wire.forge(Platform.GITHUB).whoami()
     assert len(wire.requests) == 4
     assert wire.elapsed < 45
     assert caught.value.status == 500
 
 
-@both
 @pytest.mark.parametrize(
     ("refusal", "kind"),
     [
         (answer(401, {"message": "Bad credentials"}), ForgeRefusedError),
-        (answer(403, {"message": "Forbidden"}), ForgeRefusedError),
-        (answer(404, {"message": "Not Found"}), ForgeNotFoundError),
         (answer(422, {"message": "Validation Failed"}), ForgeError),
+        (answer(429, None, retry_after="3600"), ForgeUnavailableError),  # the caller waits for it
     ],
 )
-async def test_a_refusal_is_not_asked_again(
-    platform: Platform, refusal: httpx.Response, kind: type[ForgeError]
+async def test_a_refusal_or_a_long_rate_limit_is_not_asked_again(
+    refusal: httpx.Response, kind: type[ForgeError]
 ) -> None:
     wire = Wire([refusal])
-    with pytest.raises(kind):
-        await wire.forge(platform).read(ITEMS[platform])
+    with pytest.raises(kind) as caught:
+        await wire.forge(Platform.GITHUB).read(ITEMS[Platform.GITHUB])
     assert len(wire.requests) == 1
-
-
-@both
-@pytest.mark.parametrize(
-    ("limited", "retry_after"),
-    [
-        pytest.param(answer(429, None, retry_after="3600"), 3600, id="an hour"),
-        pytest.param(
-            answer(429, None, retry_after="Wed, 25 Nov 2026 12:05:00 GMT"),
-            300,
-            id="by a date",
-        ),
-        pytest.param(answer(403, SECONDARY), 60, id="GitHub's secondary limit"),
-        pytest.param(
-            answer(
-                403,
-                {"message": "API rate limit exceeded"},
-                x_ratelimit_remaining="0",
-                x_ratelimit_reset=str(1_795_608_000 + 1200),
-            ),
-            1200,
-            id="GitHub's primary limit",
-        ),
-        pytest.param(
-            answer(403, SECONDARY, x_ratelimit_remaining="0", x_ratelimit_reset="odd"), 60, id="odd reset"
-        ),
-    ],
-)
-async def test_a_long_rate_limit_is_the_callers_to_wait_for(
-    platform: Platform, limited: httpx.Response, retry_after: float
-) -> None:
-    wire = Wire([limited])
-    with pytest.raises(ForgeUnavailableError) as caught:
-        await wire.forge(platform).whoami()
-    assert caught.value.retry_after == pytest.approx(retry_after, abs=1)
-    assert wire.waits == []
+    assert caught.value.retry_after == (3600 if kind is ForgeUnavailableError else None)
 
 
 @both
@@ -122,10 +75,8 @@ async def test_a_long_rate_limit_is_the_callers_to_wait_for(
     ("failure", "sent"),
     [
         pytest.param(httpx.ConnectError("refused"), 2, id="not connected: again"),
-        pytest.param(httpx.ConnectTimeout("slow"), 2, id="connecting took too long: again"),
         pytest.param(answer(429, None, retry_after="1"), 2, id="rate-limited: again"),
         pytest.param(httpx.ReadTimeout("slow"), 1, id="no answer: maybe done"),
-        pytest.param(httpx.RemoteProtocolError("cut"), 1, id="cut: maybe done"),
         pytest.param(answer(502), 1, id="502: maybe done"),
     ],
 )
@@ -193,11 +144,9 @@ async def test_removing_a_label_on_github_tells_gone_from_not_there(
 @pytest.mark.parametrize(
     ("strange", "named"),
     [
-        pytest.param(httpx.Response(200, html="<p>sign in</p>"), "JSON", id="a sign-in page"),
-        pytest.param(answer(200, {"login": "bot", "username": "bot"}), "id", id="a field is missing"),
-        pytest.param(answer(200, {"id": [], "login": 1, "username": 1}), "id", id="wrong types"),
-        pytest.param(answer(200, []), "unexpected answer", id="a list"),
-        pytest.param(httpx.Response(200), "unexpected answer", id="nothing"),
+        (httpx.Response(200, html="<p>sign in</p>"), "JSON"),
+        (answer(200, {"login": "bot", "username": "bot"}), "id"),
+        (answer(200, []), "unexpected answer"),
     ],
 )
 async def test_an_answer_of_another_shape_names_the_field(
@@ -209,22 +158,19 @@ async def test_an_answer_of_another_shape_names_the_field(
     assert "sign in" not in str(caught.value)
 
 
-@both
 @pytest.mark.parametrize(
     "target",
     [
-        "https://evil.example/user",
-        "http://{host}/user",
-        "https://{host}:8443/user",
-        "https://{host}.evil.example/user",
+        "http://api.github.com/user",
+        "https://api.github.com:8443/user",
+        "https://api.github.com.evil.example/user",
         "//evil.example/user",
     ],
 )
-async def test_the_token_follows_no_redirect_to_another_host(platform: Platform, target: str) -> None:
-    host = "api.github.com" if platform is Platform.GITHUB else "gitlab.com"
-    wire = Wire([answer(301, None, location=target.format(host=host)), USER])
+async def test_the_token_follows_no_redirect_to_another_host(target: str) -> None:
+    wire = Wire([answer(301, None, location=target), USER])
     with pytest.raises(ForgeError, match="redirects elsewhere"):
-        await wire.forge(platform).whoami()
+        await wire.forge(Platform.GITHUB).whoami()
     assert len(wire.requests) == 1
 
 
@@ -235,14 +181,6 @@ async def test_a_redirect_on_the_same_host_is_followed(platform: Platform) -> No
     assert await wire.forge(platform).whoami() == "bot"
     assert wire.requests[1].url.raw_path == b"/moved?x=1"
     assert wire.requests[1].headers["authorization"] == f"Bearer {TOKEN}"
-
-
-@both
-async def test_redirects_in_a_circle_end(platform: Platform) -> None:
-    wire = Wire([answer(302, None, location="/user")])
-    with pytest.raises(ForgeError):
-        await wire.forge(platform).whoami()
-    assert len(wire.requests) == 4
 
 
 async def test_a_redirected_write_keeps_its_method_or_is_not_made() -> None:
@@ -256,18 +194,7 @@ async def test_a_redirected_write_keeps_its_method_or_is_not_made() -> None:
     assert len(wire.requests) == 1
 
 
-@both
-async def test_a_body_without_the_marker_is_refused(platform: Platform) -> None:
-    wire = Wire([USER])
-    with pytest.raises(ValueError, match="marker"):
-        await wire.forge(platform).upsert_comment(ITEMS[platform], "marker", "other")
-    assert wire.requests == []
-
-
-@both
-async def test_an_answer_that_never_ends_is_given_up(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "TOTAL_TIMEOUT", 0.02)
 
     class Endless(Wire):
@@ -278,11 +205,11 @@ async def test_an_answer_that_never_ends_is_given_up(
 
     wire = Endless([])
     with pytest.raises(ForgeUnavailableError, match="no complete answer"):
-        await wire.forge(platform).whoami()
+        await wire.forge(Platform.GITHUB).whoami()
     assert len(wire.requests) == 4
 
 
-@pytest.mark.parametrize(("labeled_on", "asked"), [(3, [1, 3]), (2, [1, 3, 2]), (1, [1, 3, 2])])
+@pytest.mark.parametrize(("labeled_on", "asked"), [(3, [1, 3]), (2, [1, 3, 2])])
 async def test_the_newest_labeling_is_looked_for_from_the_last_page_back(
     labeled_on: int, asked: list[int]
 ) -> None:

@@ -36,7 +36,7 @@ class Time:
 @given(
     st.integers(1, 20),
     st.floats(0.1, 50),
-    st.lists(st.floats(0, 3), min_size=1, max_size=80),
+    st.lists(st.floats(0, 3), min_size=1, max_size=40),
     st.floats(0.1, 20),
 )
 def test_no_window_has_more_than_burst_and_rate(
@@ -81,14 +81,6 @@ async def test_new_comments_have_a_budget_of_their_own() -> None:
     assert time.at < 5, "edits and labels go on"
 
 
-async def test_a_burst_is_let_through_and_then_the_rate_holds() -> None:
-    time = Time()
-    pace = Paced("h", Rate(per_second=2, burst=3, writes_per_minute=6000, per_hour=36_000), time.clock())
-    for _ in range(7):
-        await pace.turn(Kind.READ)
-    assert time.at == pytest.approx(2.0)
-
-
 async def test_writes_have_a_limit_of_their_own() -> None:
     time = Time()
     rate = Rate(per_second=100, burst=100, writes_per_minute=60, per_hour=360_000)
@@ -100,16 +92,6 @@ async def test_writes_have_a_limit_of_their_own() -> None:
         await pace.turn(Kind.READ)
     assert written == pytest.approx(30)
     assert time.at - written < 1, "reads do not wait for it"
-
-
-async def test_the_hour_is_not_spent_twice() -> None:
-    time = Time()
-    pace = Paced(
-        "h", Rate(per_second=100, burst=100, writes_per_minute=6000, per_hour=100, patience=1e9), time.clock()
-    )
-    for _ in range(101):
-        await pace.turn(Kind.READ)
-    assert time.at >= 3600
 
 
 async def test_a_wait_that_is_too_long_is_handed_to_the_caller() -> None:

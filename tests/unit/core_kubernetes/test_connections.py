@@ -62,9 +62,6 @@ async def answers_all(server: Server, reader: asyncio.StreamReader, writer: asyn
         writer.write(OK)
 
 
-async def answers_once(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await server.read(reader)
-    writer.write(OK)
 
 
 async def test_a_connection_is_used_again() -> None:

@@ -123,24 +123,6 @@ async def test_tasks_come_in_order_and_once(queue: MemoryQueue) -> None:
     assert taken == submitted
 
 
-async def test_a_task_submitted_later_wakes_a_waiting_consumer(queue: MemoryQueue) -> None:
-    async with consumer(queue) as take:
-        waiting = asyncio.ensure_future(take())
-        assert await nothing_comes(waiting)
-        await queue.submit(labeled())
-        assert (await waiting).task.request.item == item()
-
-
-async def test_a_second_delivery_of_an_active_item_is_a_duplicate(queue: MemoryQueue) -> None:
-    first = await queue.submit(labeled(delivery="d1"))
-    again = await queue.submit(labeled(delivery="d1"))
-    polled = await queue.submit(labeled(origin=Origin.POLL))
-    assert first.duplicate is None
-    assert again.task == polled.task == first.task
-    assert again.duplicate is not None
-    assert polled.duplicate is not None
-
-
 async def test_a_label_applied_after_the_end_is_the_next_run(queue: MemoryQueue, time: Time) -> None:
     first = await queue.submit(labeled(at=0, delivery="d1"))
     async with consumer(queue) as take:
@@ -150,14 +132,6 @@ async def test_a_label_applied_after_the_end_is_the_next_run(queue: MemoryQueue,
         second = await queue.submit(labeled(at=4000, delivery="d2"))
         assert second.task == f"{first.task}-r2"
         assert (await take()).task.run == 2
-
-
-async def test_a_duplicates_delivery_is_answered_for_too(queue: MemoryQueue) -> None:
-    await queue.submit(labeled(delivery="d1"))
-    await queue.submit(labeled(delivery="d2"))
-    async with consumer(queue) as take:
-        await (await take()).done()
-    assert (await queue.submit(labeled(delivery="d2"))).duplicate
 
 
 async def test_a_waiting_task_that_is_withdrawn_is_never_handed_out(queue: MemoryQueue) -> None:
@@ -227,13 +201,6 @@ async def test_a_run_waits_for_the_first_also_when_one_between_was_withdrawn(que
         assert await nothing_comes(waiting)
         await first.done()
         assert (await waiting).task.name == third.task
-
-
-async def test_a_late_unlabel_that_is_older_than_the_label_cancels_nothing(queue: MemoryQueue) -> None:
-    await queue.submit(labeled(at=0))
-    await queue.submit(labeled(at=5))
-    assert isinstance(await queue.withdraw(unlabeled(at=3)), Keep)
-    assert isinstance(await queue.withdraw(unlabeled(2)), Keep), "the item has no task"
 
 
 async def test_a_label_and_its_removal_in_one_second_are_left_to_somebody_who_can_read_the_item(
@@ -415,3 +382,16 @@ async def test_a_label_that_counted_for_a_task_which_had_not_seen_it_is_the_next
         await second.done()
         assert (await queue.submit(labeled(at=2, delivery="d3"))).duplicate
         assert not (await queue.submit(labeled(at=3, delivery="d4"))).duplicate
+
+
+async def test_a_label_applied_while_the_end_is_shown_is_the_next_run(queue: MemoryQueue) -> None:
+    await queue.submit(labeled(at=0))
+    async with consumer(queue) as take, consumer(queue) as take_too:
+        first = await take()
+        assert (await queue.submit(labeled(at=1))).duplicate, "while it runs, the label belongs to it"
+        first.ending()
+        assert not (await queue.submit(labeled(at=2))).duplicate
+        waiting = asyncio.ensure_future(take_too())
+        assert await nothing_comes(waiting), "one run of an item at a time"
+        await first.done()
+        assert (await waiting).task.run == 2

@@ -119,17 +119,3 @@ async def test_tasks_and_their_withdrawal_are_notices_and_the_items_lock_keeps_w
     assert isinstance(await queue.withdraw(withdrawal), Cancel)
     assert await anext(notices) == withdrawal
     stop.set()
-
-
-async def test_a_lock_that_is_taken_first_holds_back_the_claim() -> None:
-    queue, stop = MemoryQueue(), asyncio.Event()
-    claims = queue.claims(stop)
-    async with queue.item_lock(request().item) as is_free:
-        assert is_free
-        await queue.submit(request())
-        claiming = asyncio.ensure_future(anext(claims))
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert not claiming.done()
-    assert (await asyncio.wait_for(claiming, 60)).task.request == request()
-    stop.set()

@@ -75,18 +75,6 @@ async def test_a_submit_under_way_when_its_sink_closes_is_unavailable(broker: Br
             await submitting
 
 
-async def test_who_cancels_work_of_a_connection_is_cancelled(broker: Broker) -> None:
-    broker.release.set()
-    sink = RabbitMQSink(RabbitMQ(publish_timeout=60))
-    submitting = asyncio.create_task(sink.submit(TaskRequest(item=ITEM, trigger=TRIGGER)))
-    assert await happens(broker.asked)
-    submitting.cancel()
-    async with asyncio.timeout(60):
-        with pytest.raises(asyncio.CancelledError):
-            await submitting
-        await sink.aclose()
-
-
 async def test_notices_end_while_their_connection_is_opened(broker: Broker) -> None:
     broker.release.set()
     notices, stop = RabbitMQNotices(RabbitMQ()), asyncio.Event()

@@ -14,14 +14,11 @@ from coding_agent_core.queues.rabbitmq.messages import (
     MAX_DELAY_SECONDS,
     DeliveryTracker,
     Timing,
-    delay_arguments,
-    delay_queue,
     delay_seconds,
-    lock_queue,
 )
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, task_name
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 
 def task(uuid: str, attempt: int = 1) -> QueuedTask:
@@ -58,21 +55,6 @@ def test_delays_are_never_shortened_and_have_few_queues() -> None:
     lengths = {delay: delay_seconds(delay) for delay in range(1, MAX_DELAY_SECONDS + 1)}
     assert all(delay <= length <= delay * 1.25 for delay, length in lengths.items())
     assert len(set(lengths.values())) < 70
-
-
-def test_a_delayed_task_goes_back_to_the_queue() -> None:
-    assert delay_queue("tasks", 30) == "tasks.retry.30"
-    assert delay_arguments("tasks", 30) == {
-        "x-message-ttl": 30_000,
-        "x-expires": 90_000,
-        "x-dead-letter-exchange": "",
-        "x-dead-letter-routing-key": "tasks",
-    }
-
-
-def test_all_runs_of_an_item_have_one_lock() -> None:
-    item = task("a").request.item
-    assert lock_queue("tasks", item) == f"tasks.lock.{task_name(item)}"
 
 
 def test_reconnections_back_off_to_a_cap_and_are_spread() -> None:

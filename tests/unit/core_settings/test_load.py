@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,7 @@ def test_the_repositorys_own_file_loads_and_equals_the_defaults() -> None:
     assert load_settings(ROOT / "config.yaml", {}).github == load_settings(Path("/dev/null"), {}).github
 
 
-@pytest.mark.parametrize("name", sorted(VARIABLES))
-def test_every_variable_wins_over_the_file(name: str, tmp_path: Path) -> None:
+def test_every_variable_wins_over_the_file(tmp_path: Path) -> None:
     values = {
         "TASK_SOURCE": "gitlab",
         "WEBHOOK_ENABLED": "false",
@@ -79,33 +79,21 @@ def test_every_variable_wins_over_the_file(name: str, tmp_path: Path) -> None:
         "USE_USER_CONFIG_API": "true",
         "LOG_FORMAT": "json",
         "DEBUG": "true",
-        "GITHUB_API_URL": "https://ghe.example.com/api/v3",
-        "GITLAB_API_URL": "https://gitlab.example.com/api/v4",
-        "ANTHROPIC_BASE_URL": "https://claude.example.com",
-        "GOOGLE_GEMINI_BASE_URL": "https://gemini.example.com",
-        "LMSTUDIO_BASE_URL": "http://lmstudio.example.com/v1",
-        "OLLAMA_ENDPOINT": "http://ollama.example.com",
-        "OPENAI_BASE_URL": "https://models.example.com/v1",
-        "EGRESS_PROXY": "http://egress.example.com:3128",
-        "USER_CONFIG_API_URL": "http://settings.example.com",
     }
-    value = values.get(name, "from-the-environment")
-    without = load_settings(Path("/dev/null"), {})
-    settings = load_settings(Path("/dev/null"), {name: value})
-    at, before = settings, without
-    for part in VARIABLES[name]:
-        at, before = getattr(at, part), getattr(before, part)
-    assert at != before
-    if name in SECRET_VARIABLES:
-        assert Secrets(at).current() == [value]  # type: ignore[arg-type]
-    elif name != "DEBUG":
-        assert str(at).lower() == value.lower()
-
-
-def test_environment_wins_over_the_file_and_keeps_what_stands_beside(tmp_path: Path) -> None:
     path = write(tmp_path, "webhook:\n  server: {host: 127.0.0.1, port: 1111}\n")
-    server = load_settings(path, {"WEBHOOK_SERVER_PORT": "2222"}).webhook.server
-    assert (server.host, server.port) == ("127.0.0.1", 2222)
+    before = load_settings(path, {})
+    for name, where in VARIABLES.items():
+        url = name.endswith(("_URL", "_ENDPOINT", "_PROXY"))
+        value = values.get(name, "https://x.example.com:3128" if url else "from-the-environment")
+        settings = load_settings(path, {name: value})
+        if name == "WEBHOOK_SERVER_PORT":
+            assert settings.webhook.server.host == "127.0.0.1", "what stands beside it in the file is kept"
+        at, old = reduce(getattr, where, settings), reduce(getattr, where, before)
+        assert at != old, name
+        if name in SECRET_VARIABLES:
+            assert Secrets(at).current() == [value]  # type: ignore[arg-type]
+        elif name != "DEBUG":
+            assert str(at).lower().startswith(value.lower()), name
 
 
 @pytest.mark.parametrize(
@@ -121,8 +109,6 @@ def test_environment_wins_over_the_file_and_keeps_what_stands_beside(tmp_path: P
             {},
             "limits.concurrency: unknown setting; known settings here: global, per_repository, overrides",
         ),
-        ("limits: {globl: 3}\n", {}, "limits.globl: unknown setting; did you mean `global`?"),
-        ("\n\nwebhok: {}\n", {}, "line 3: webhok: unknown setting; did you mean `webhook`?"),
         ("webhook:\n  server:\n    port: 70000\n", {}, "line 3: webhook.server.port: "),
         ("", {"WEBHOOK_SERVER_PORT": "eighty"}, "WEBHOOK_SERVER_PORT: webhook.server.port: "),
         ("", {"DEBUG": "perhaps"}, "DEBUG: 'perhaps' is neither true nor false"),
@@ -141,7 +127,6 @@ def test_environment_wins_over_the_file_and_keeps_what_stands_beside(tmp_path: P
             "llm.openai.base_url: 'models' is not an http(s)",
         ),
         ("webhook:\n  trusted_proxies: [nonsense]\n", {}, "'nonsense' is not a network"),
-        ("github: coding agent\n", {}, "line 1: github: "),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_place(
@@ -264,9 +249,8 @@ def test_the_namespaces_of_an_operator(tmp_path: Path) -> None:
             operator(wrong)
 
 
-@pytest.mark.parametrize(
-    "field",
-    [
+def test_a_url_with_user_information_is_refused(tmp_path: Path) -> None:
+    for field in (
         "github.api_url",
         "gitlab.api_url",
         "github.redelivery.webhook_url",
@@ -275,20 +259,15 @@ def test_the_namespaces_of_an_operator(tmp_path: Path) -> None:
         "llm.lmstudio.base_url",
         "user_config_api.url",
         "context_storage.link",
-    ],
-)
-@pytest.mark.parametrize("url", ["https://me:s3cret-word@h.example/{key}", "me:s3cret-word@h.example/{key}"])
-def test_a_url_with_user_information_is_refused(field: str, url: str, tmp_path: Path) -> None:
-    data: Any = url
-    for name in reversed(field.split(".")):
-        data = {name: data}
-    file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(data))
-    with pytest.raises(SettingsError) as error:
-        load_settings(file, {})
-    assert field in str(error.value)
-    assert "Remove the part before the `@`" in str(error.value)
-    assert "s3cret-word" not in str(error.value)
+    ):
+        data: Any = "https://me:s3cret-word@h.example/{key}"
+        for name in reversed(field.split(".")):
+            data = {name: data}
+        with pytest.raises(SettingsError) as error:
+            load_settings(write(tmp_path, yaml.safe_dump(data)), {})
+        assert field in str(error.value)
+        assert "Remove the part before the `@`" in str(error.value)
+        assert "s3cret-word" not in str(error.value)
 
 
 def test_a_url_of_an_mcp_server_with_user_information_is_refused() -> None:

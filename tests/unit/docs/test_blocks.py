@@ -37,23 +37,13 @@ def test_blocks_know_their_marks(tmp_path: Path) -> None:
     assert (printed.word, printed.language) == ("prints", "")
 
 
-def test_a_block_that_is_not_closed_names_its_line(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("one\n```sh\nls\n")
-    with pytest.raises(ValueError, match="line 2: the block is not closed"):
-        blocks(page)
-
-
 @pytest.mark.parametrize(
     ("expected", "printed", "same"),
     [
-        ("a b", "a b\n", True),
         ("a b", "a   b\n", True),
         ("a b", "a c\n", False),
         ("a … c", "a one two c\n", True),
-        ("a … c", "a one\nc\n", False),
         ("a\n…\nc", "a\none\ntwo\nc\n", True),
-        ("a\n…\nc", "a\nc\n", True),
         ("a\n…\nc", "a\none\nd\n", False),
         ("a.c", "abc\n", False),
         ("a", "a\nb\n", False),

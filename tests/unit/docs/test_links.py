@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import pytest
-from coding_agent_docs.links import anchors, dead_links, slug_of
-from coding_agent_docs.paths import ROOT, pages
+from coding_agent_docs.links import anchors, dead_links
+from coding_agent_docs.paths import pages
 
 
-@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in pages()])
-def test_links_of(page: str) -> None:
-    assert list(dead_links(ROOT / page)) == []
+def test_no_link_of_a_page_is_dead() -> None:
+    assert {str(page): dead for page in pages() if (dead := list(dead_links(page)))} == {}
 
 
 def test_what_is_dead(tmp_path: Path) -> None:
@@ -22,15 +20,3 @@ def test_what_is_dead(tmp_path: Path) -> None:
     )
     assert list(dead_links(page)) == ["gone.md", "there.md#gone", "gone.png", "#gone"]
     assert anchors(tmp_path / "there.md") == {"there", "there-1", "it-is-xy-too"}
-
-
-@pytest.mark.parametrize(
-    ("title", "slug"),
-    [
-        ("`webhook.github`", "webhookgithub"),
-        ("ハイブリッド 運用", "ハイブリッド-運用"),
-        ("A [link](x), b", "a-link-b"),
-    ],
-)
-def test_slugs(title: str, slug: str) -> None:
-    assert slug_of(title) == slug

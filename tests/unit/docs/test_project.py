@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
-import pytest
 import yaml
 from coding_agent_docs.paths import ROOT
 
 MANIFESTS = [ROOT / "pyproject.toml", *ROOT.glob("*/pyproject.toml"), *ROOT.glob("dev/*/pyproject.toml")]
-FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
 
 
 def test_the_license_is_apache_2_and_every_package_chart_and_image_names_it() -> None:
@@ -28,18 +25,6 @@ def test_the_license_is_apache_2_and_every_package_chart_and_image_names_it() ->
     titles = sum(text.count("org.opencontainers.image.title=") for text in texts)
     licenses = sum(text.count('org.opencontainers.image.licenses="Apache-2.0"') for text in texts)
     assert titles == licenses == 6
-
-
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.stem)
-def test_an_issue_form_is_one(form: Path) -> None:
-    """https://docs.github.com/en/communities/using-templates-to-encourage-useful-issues-and-pull-requests"""
-    content = yaml.safe_load(form.read_text())
-    assert {"name", "description", "body"} <= set(content)
-    ids = [field["id"] for field in content["body"] if field["type"] != "markdown"]
-    assert len(ids) == len(set(ids)) > 0
-    for field in content["body"]:
-        assert field["type"] in {"markdown", "textarea", "input", "dropdown", "checkboxes"}
-        assert field["attributes"].get("label") or field["type"] == "markdown"
 
 
 def test_the_workflow_runs_what_ci_runs() -> None:

@@ -109,11 +109,3 @@ def test_everything_that_is_copied_is_in_the_build_context(file: Path) -> None:
                 assert any(
                     Path(source).match(entry) or f"{source}/".startswith(f"{entry}/") for entry in allowed
                 ), step
-
-
-def test_the_build_context_has_nothing_but_sources() -> None:
-    text = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    patterns = [line for line in text if line and not line.startswith("#")]
-    assert patterns[0] == "*"
-    assert {"**/__pycache__", "**/.mypy_cache", "**/.ruff_cache"} <= set(patterns)
-    assert not any(".env" in line or "git" in line for line in patterns if line.startswith("!"))

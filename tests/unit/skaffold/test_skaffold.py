@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -66,17 +65,6 @@ def test_every_image_is_built_and_every_build_is_used(profile: str | None) -> No
     assert named <= {image.replace("-", "_") for image in built}
 
 
-@WITH
-def test_every_value_is_one_of_the_chart(profile: str | None) -> None:
-    [release] = with_profile(profile)["deploy"]["helm"]["releases"]
-    values = yaml.safe_load((ROOT / release["chartPath"] / "values.yaml").read_text(encoding="utf-8"))
-    for key in release["setValueTemplates"]:
-        place: Any = values
-        for part in key.split("."):
-            assert part in place, key
-            place = place[part]
-
-
 def test_namespaces_and_forwarded_ports_agree() -> None:
     [release] = CONFIG["deploy"]["helm"]["releases"]
     [namespace] = documents("dev/kubernetes/namespace.yaml")
@@ -94,13 +82,3 @@ def test_namespaces_and_forwarded_ports_agree() -> None:
     assert {found["resourceName"]: found["port"] for found in CONFIG["portForward"]} == services
     local = [entry["localPort"] for entry in CONFIG["portForward"]]
     assert len(set(local)) == len(local)
-
-
-def test_the_github_profile_leaves_the_sandbox_out() -> None:
-    config = with_profile("github")
-    assert config["manifests"]["rawYaml"] == ["dev/kubernetes/namespace.yaml"]
-    assert [entry["resourceName"] for entry in config["portForward"]] == ["coding-agent-receiver"]
-    values = yaml.safe_load((ROOT / "dev/kubernetes/values-github.yaml").read_text(encoding="utf-8"))
-    strict = json.loads((ROOT / "charts/coding-agent/values.schema.json").read_text(encoding="utf-8"))
-    jsonschema.validate(values, strict)
-    assert all(set(secret) == {"existingSecret"} for secret in values["secrets"].values())

@@ -74,9 +74,3 @@ def check_cases(cases: list[dict[str, Any]]) -> None:
         assert case["ratios"].keys() <= case["values"].keys()
         assert all(value >= 0 for value in case["values"].values())
     assert any(case["ratios"] for case in others)
-
-
-def test_an_unknown_name_is_said_with_those_that_there_are() -> None:
-    done = bench("reciever")
-    assert done.returncode == 2
-    assert "no benchmark is named reciever; there are: workspace, gateway, receiver, flood" in done.stderr

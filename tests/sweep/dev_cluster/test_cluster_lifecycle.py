@@ -1,13 +1,11 @@
 """`make cluster` and `make cluster-down`: quick when warm, idempotent, and nothing is left behind."""
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import apt, build, cgroups, cluster, paths, sandbox
+from coding_agent_cluster import apt, cgroups, cluster, paths
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.wait import until
 
@@ -111,29 +109,4 @@ def test_up_is_quick_and_idempotent_and_down_leaves_nothing(scatter: list[str]) 
     assert min(downs) < DOWN_S, downs
     assert min(ups) < WARM_UP_S, ups
     cluster.down(NAME)
-    assert nothing_left()
-
-
-def kill_sandbox(running: cluster.Cluster) -> None:
-    os.kill(running.processes.pid("sandbox") or 0, signal.SIGKILL)
-    until("the end of the sandbox", lambda: not sandbox.is_up(running.processes), timeout=60)
-
-
-def test_a_cluster_whose_sandbox_died_starts_afresh_and_its_end_builds_nothing(
-    scatter: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    running = cluster.up(NAME)
-    running.access.kubectl("create", "namespace", "ghost")
-    kill_sandbox(running)
-    again = cluster.up(NAME)
-    assert "ghost" not in again.access.kubectl("get", "namespaces")
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("built something")
-
-    kill_sandbox(again)
-    # After a change of the pins too, it must not take minutes to end what an older checkout started.
-    monkeypatch.setattr(build, "binaries", refuse)
-    cluster.down(NAME)
-    monkeypatch.undo()
     assert nothing_left()

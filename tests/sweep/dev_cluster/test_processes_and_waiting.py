@@ -10,7 +10,7 @@ import httpx
 import pytest
 import urllib3
 from coding_agent_cluster.access import KubectlError
-from coding_agent_cluster.errors import ClusterError, NotReadyError
+from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.processes import Processes, fingerprint
 from coding_agent_cluster.wait import until
 from kubernetes.client.exceptions import ApiException
@@ -26,24 +26,6 @@ def test_a_pid_that_another_process_has_by_now_is_left_alone(processes: Processe
     (tmp_path / "pids" / "old").write_text(f"{os.getpid()} 1")
     assert processes.pid("old") is None
     processes.stop("old", how=signal.SIGKILL, timeout=5)  # this test goes on
-
-
-def test_who_ignores_a_signal_is_killed(processes: Processes) -> None:
-    processes.start("deaf", ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"])
-    until("trap set", lambda: "ready" in processes.log_tail("deaf"), timeout=60)
-    pid = processes.pid("deaf") or 0
-    processes.stop("deaf", how=signal.SIGTERM, timeout=0.3)
-    assert fingerprint(pid) is None
-
-
-def test_a_process_that_ends_by_itself_is_started_again_until_the_limit(processes: Processes) -> None:
-    processes.start("ending", ["sh", "-c", "echo began; exit 3"], restarts=2)
-    until("its end", lambda: processes.pid("ending") is None, timeout=60)
-    log = processes.log_tail("ending", 50)
-    assert log.count("began") == 3
-    assert "ended with status 3 and is started again; 0 more times after that" in log
-    with pytest.raises(NotReadyError, match="ending has ended: "):
-        processes.require("ending")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -70,16 +52,6 @@ def test_a_process_gets_no_secret_of_its_starters_environment(
     until("output", lambda: "done" in processes.log_tail("printer", 50), timeout=60)
     processes.stop("printer", how=signal.SIGKILL, timeout=5)
     assert "secret" not in processes.log_tail("printer", 50)
-
-
-def test_waiting_ends_at_the_deadline_and_says_why() -> None:
-    times = iter(range(100))
-
-    def probe() -> None:
-        raise OSError("connection refused")
-
-    with pytest.raises(NotReadyError, match=r"it: not so after 3 s \(last error: connection refused\)"):
-        until("it", probe, timeout=3, clock=lambda: float(next(times)), pause=lambda _: None)
 
 
 def request(error: Exception, **options: Any) -> str:
@@ -152,11 +124,3 @@ def test_waiting_ends_at_once_with_an_error_that_stays(error: Exception) -> None
     with pytest.raises(type(error)) as raised:
         request(error)
     assert raised.value is error
-
-
-def test_waiting_ends_at_once_when_it_is_pointless() -> None:
-    def dead() -> None:
-        raise NotReadyError("it has died")
-
-    with pytest.raises(NotReadyError, match="died"):
-        until("it", lambda: None, timeout=60, alive=dead)

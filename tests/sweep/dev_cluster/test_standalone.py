@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from coding_agent_cluster import network, paths, standalone, state
 from coding_agent_cluster.access import Access, KubectlError
-from coding_agent_cluster.wait import until
 
 from tests.fixtures.cluster import PlaneUnderTest
 
@@ -77,27 +76,3 @@ def test_a_port_that_was_taken_is_replaced_and_what_a_killed_test_run_left_is_sw
     assert processes_of(roots[0]) == []
     assert not roots[0].exists()
     assert control_plane.core.list_namespace().items, "this run's own control plane is left alone"
-
-
-def test_controllers_that_start_while_the_api_server_is_away_work_when_it_is_back(
-    chaos_plane: PlaneUnderTest, namespace: str
-) -> None:
-    """They end after ten seconds without it, and are started again."""
-    part = "kube-controller-manager"
-    chaos_plane.kill("kube-apiserver")
-    chaos_plane.kill(part)
-    chaos_plane.plane.start(part)
-    log = chaos_plane.plane.processes.log_tail
-    until("its end", lambda: "is started again" in log(part, 50), timeout=120)
-    chaos_plane.start("kube-apiserver")
-    core = chaos_plane.core
-    owner = core.create_namespaced_config_map(namespace, {"metadata": {"name": "owner"}})
-    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.metadata.uid}
-    owned = {"metadata": {"name": "owned", "ownerReferences": [reference]}}
-    core.create_namespaced_config_map(namespace, owned)
-    core.delete_namespaced_config_map("owner", namespace)
-
-    def names() -> set[str]:
-        return {found.metadata.name for found in core.list_namespaced_config_map(namespace).items}
-
-    until("garbage collection", lambda: "owned" not in names(), timeout=120)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from coding_agent_forge import ForgeServer
-from coding_agent_forge.delivery_settings import Copy, DeliverySettings
+from coding_agent_forge.delivery_settings import DeliverySettings
 
-from tests.fixtures.forge import REPOSITORY, admin, client, sample_seed
-from tests.fixtures.github_webhook_schema import validate_payload
+from tests.fixtures.forge import REPOSITORY, admin, sample_seed
 from tests.fixtures.hook_receiver import HookReceiver, Received
 
 ID = {"github": "x-github-delivery", "gitlab": "idempotency-key"}
@@ -26,21 +24,6 @@ def forge(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 def ids(forge: ForgeServer, received: list[Received]) -> list[str]:
     return [entry.headers[ID[forge.flavour]] for entry in received]
-
-
-@pytest.mark.parametrize(
-    ("settings", "copies"),
-    [
-        ({}, [Copy()]),
-        ({"dropped": 1}, [Copy(dropped=True)]),
-        ({"reordered": 1}, [Copy(held=5.0)]),
-        ({"doubled": 1}, [Copy(), Copy()]),
-        ({"doubled": 1, "other_ids": 1}, [Copy(), Copy(other_id=True)]),
-    ],
-    ids=str,
-)
-def test_what_the_settings_make_of_an_event(settings: dict[str, Any], copies: list[Copy]) -> None:
-    assert DeliverySettings(**settings).copies("an event") == copies
 
 
 def test_the_same_seed_gives_the_same_event_the_same_fate_and_another_seed_another() -> None:
@@ -75,24 +58,6 @@ def test_an_event_comes_twice_under_one_id_or_two(
     assert received[0].body == received[1].body
 
 
-def test_an_event_that_is_late_says_what_was_so_when_it_happened(
-    forge: ForgeServer, hook_receiver: HookReceiver
-) -> None:
-    forge.add_hook(REPOSITORY, hook_receiver.url)
-    forge.set_deliveries(late_seconds=(0.5, 0.5))
-    forge.add_label(REPOSITORY, 1, "coding agent")
-    forge.set_deliveries()
-    forge.remove_label(REPOSITORY, 1, "coding agent")
-
-    removed, added = hook_receiver.wait_for_count(2)
-
-    assert b"coding agent" in json.dumps(added.payload.get("labels", added.payload.get("issue"))).encode()
-    assert added.body != removed.body
-    forge.wait_for(forge.sandbox.deliveries.all_ended)
-    log = forge.sandbox.deliveries.log
-    assert (log[0].delivered_at - log[1].delivered_at).total_seconds() > 0.3
-
-
 def test_a_delivery_is_overtaken_by_the_next_one_about_its_item(
     forge: ForgeServer, hook_receiver: HookReceiver
 ) -> None:
@@ -118,59 +83,3 @@ def numbers(received: Received) -> list[int]:
     """The number of the item that a payload is about."""
     payload = received.payload
     return [payload["issue"]["number"] if "issue" in payload else payload["object_attributes"]["iid"]]
-
-
-def test_a_dropped_delivery_is_logged_as_failed(forge: ForgeServer, hook_receiver: HookReceiver) -> None:
-    forge.add_hook(REPOSITORY, hook_receiver.url)
-    forge.set_deliveries(dropped=1)
-    forge.add_label(REPOSITORY, 1, "coding agent")
-    forge.wait_for(forge.sandbox.deliveries.all_ended)
-
-    assert hook_receiver.deliveries == []
-    [failed] = forge.sandbox.deliveries.log
-    assert failed.status != "OK"
-
-
-def test_unlabeled_lists_the_label_as_in_the_payloads_that_github_recorded(
-    github_forge: ForgeServer,
-    hook_receiver: HookReceiver,
-    octokit_examples: dict[str, list[dict[str, Any]]],
-) -> None:
-    examples = [
-        (example["label"], (example.get("issue") or example["pull_request"])["labels"])
-        for event in ("issues", "pull_request")
-        for example in octokit_examples[event]
-        if example["action"] == "unlabeled"
-    ]
-    assert examples
-    assert all(label in listed for label, listed in examples)
-    github_forge.add_hook(REPOSITORY, hook_receiver.url)
-    github_forge.set_deliveries(unlabeled_lists_label=True)
-
-    github_forge.remove_label(REPOSITORY, 1, "bug")
-
-    payload = hook_receiver.wait_for_count(1)[0].payload
-    assert payload["label"] in payload["issue"]["labels"]
-    validate_payload("issues", payload)
-    assert github_forge.labels(REPOSITORY, 1) == set()
-
-
-def test_a_label_that_was_deleted_is_not_named_by_github_and_not_told_by_gitlab(
-    forge: ForgeServer, hook_receiver: HookReceiver
-) -> None:
-    forge.add_hook(REPOSITORY, hook_receiver.url)
-
-    forge.delete_label(REPOSITORY, "bug")
-
-    assert forge.labels(REPOSITORY, 1) == set()
-    assert forge.events()[-1].event == "unlabeled"
-    if forge.flavour == "gitlab":
-        assert forge.sandbox.deliveries.log == []
-        with client(forge) as api:
-            history = api.get("/projects/acme%2Fpricing/issues/1/resource_label_events").json()
-        assert [(event["action"], event["label"]) for event in history] == [("add", None)]
-        return
-    payload = hook_receiver.wait_for_count(1)[0].payload
-    assert (payload["action"], payload["issue"]["labels"]) == ("unlabeled", [])
-    assert "label" not in payload
-    validate_payload("issues", payload)

@@ -13,7 +13,6 @@ import pytest
 import yaml
 from coding_agent_docs.blocks import SHELLS, Block, blocks, script
 from coding_agent_docs.paths import DOCS, ROOT, pages
-from coding_agent_operator import job_builder
 
 from tests.chart.helm import render
 
@@ -27,7 +26,6 @@ VALUES = [
     for block in blocks(page)
     if block.word in ("values", "add") or block.what.endswith("values.yaml")
 ]
-OF_THE_CLUSTER = {"crd", "customresourcedefinition", "node", "nodes", "namespace", "namespaces", "--raw"}
 KINDS = {
     "deploy": "Deployment",
     "deployment": "Deployment",
@@ -37,7 +35,6 @@ KINDS = {
     "secret": "Secret",
     "hpa": "HorizontalPodAutoscaler",
 }
-READS = {"get", "describe", "scale", "rollout", "logs", "delete", "port-forward", "wait"}
 
 
 def place(block: Block) -> str:
@@ -119,27 +116,6 @@ def named(words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
             yield KINDS[word], after
 
 
-def needs_a_namespace(command: Command) -> bool:
-    program, *rest = command.words
-    verb = rest[0] if rest else ""
-    if "…" in command.words:
-        return False
-    if program == "helm":
-        # A mention may be of the command as such: `helm upgrade`.
-        return verb in ("install", "upgrade", "rollback", "uninstall", "test") and len(rest) > 1
-    if verb == "create":
-        return rest[1] != "namespace"
-    if verb not in ("agenttask", *READS) or len(rest) <= (2 if command.mention else 1):
-        return False
-    return not any(kind in OF_THE_CLUSTER for word in rest for kind in re.split("[/,]", word))
-
-
-def test_a_namespace_is_always_named() -> None:
-    """Whoever copies a command at night is in the namespace `default`."""
-    lacking = [entry for entry in ALL if needs_a_namespace(entry) and entry.namespace is None]
-    assert lacking == []
-
-
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The release of docs/install.md with all that pages turn on: the poll of both forges."""
@@ -169,21 +145,6 @@ def test_what_commands_name_is_there(rendered: list[dict[str, Any]]) -> None:
     }
     assert len(wanted) > 5
     assert {where for what, where in wanted.items() if what not in there | made} == set()
-
-
-def test_what_commands_select_is_there(rendered: list[dict[str, Any]]) -> None:
-    components = {
-        entry["metadata"].get("labels", {}).get("app.kubernetes.io/component") for entry in rendered
-    }
-    wanted = {
-        word.rpartition("=")[2]: command.where
-        for command in ALL
-        for word in command.words
-        if word.startswith("app.kubernetes.io/component=")
-    }
-    assert len(wanted) > 3
-    components.add(job_builder.COMPONENT)  # the operator makes its claims
-    assert {where for component, where in wanted.items() if component not in components} == set()
 
 
 def test_the_checks_see_what_is_wrong() -> None:

@@ -32,17 +32,3 @@ def test_origin(age: float, origin: Origin) -> None:
         received_at=LABELED + timedelta(seconds=age),
     )
     assert accepted.request.trigger.origin is origin
-
-
-def test_an_event_without_a_time_is_a_webhook() -> None:
-    accepted = accept(
-        ITEM,
-        Fields({}, "issue"),
-        user="a",
-        url="",
-        trust=Trust(trusted=False),
-        runner=None,
-        delivered=Delivery("issues", None),
-        received_at=LABELED,
-    )
-    assert accepted.request.trigger.origin is Origin.WEBHOOK

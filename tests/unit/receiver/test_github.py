@@ -6,7 +6,6 @@ import pytest
 from coding_agent_core.forge.events import Accepted, Delivery, Ignored, Withdrawn
 from coding_agent_core.forge.github.webhook import delivery, interpret
 from coding_agent_core.forge.payload import FieldError
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Origin, RunnerName
 
@@ -38,20 +37,11 @@ def test_a_labeled_issue_is_a_task():
     assert request.trigger.received_at == NOW
 
 
-def test_a_labeled_pull_request_is_a_task():
-    result = meaning(github_pull_request(), "pull_request")
-    assert isinstance(result, Accepted)
-    assert result.request.item.kind is ItemKind.CHANGE
-    assert result.request.item.key["type"] == "github_pull_request"
-
-
 @pytest.mark.parametrize(
     ("applied", "present", "runner"),
     [
         (BOT, [BOT], None),
-        (CODEX, [CODEX], RunnerName.CODEX),
         (BOT, [BOT, CODEX], RunnerName.CODEX),
-        (CODEX, [BOT, CODEX], RunnerName.CODEX),
         (CODEX, [], RunnerName.CODEX),
         (CODEX, [CODEX, f"{BOT}: claude-code"], RunnerName.CLAUDE_CODE),
     ],
@@ -74,25 +64,18 @@ def test_an_issues_event_about_a_pull_request_is_about_the_pull_request():
     ("event", "payload", "reason"),
     [
         ("ping", {"zen": "Design for failure."}, "pong"),
-        ("push", {"ref": None}, "unsupported event type: push"),
-        ("issue_comment", github_issue("created"), "unsupported event type: issue_comment"),
         ("x\r\nINFO forged", {}, "unsupported event type: x\\r\\nINFO forged"),
         ("issues", github_issue("opened"), "not a labeled action: opened"),
         ("issues", github_issue("labeled", "bug"), "not the target label"),
-        ("issues", github_issue("labeled", "Coding Agent"), "not the target label"),
         ("issues", github_issue("labeled", "bug") | {"issue": None}, "not the target label"),
         ("issues", github_issue(state="closed"), "closed"),
-        ("pull_request", github_pull_request(state="closed"), "closed"),
         ("issues", github_issue("unlabeled", "bug"), "not the target label"),
         ("issues", github_issue("unlabeled", BOT, labels=labels(PROCESSING)), "still has"),
         ("issues", github_issue("unlabeled", PROCESSING, labels=labels(DONE, "bug")), "still has"),
-        ("issues", github_issue("unlabeled", PROCESSING, labels=labels(BOT)), "still has"),
         ("issues", github_issue("unlabeled", DONE, labels=[]), "not the target label"),
-        ("issues", github_issue("unlabeled", None, labels=labels(PROCESSING, "bug")), "still has"),
         ("issues", github_issue("labeled", f"{BOT}: nobody"), "not the target label"),
         ("issues", github_issue("unlabeled", CODEX, labels=labels(BOT)), "still has"),
         ("issues", github_issue("unlabeled", BOT, labels=labels(CODEX)), "still has"),
-        ("issues", github_issue("unlabeled", CODEX, labels=labels(PROCESSING)), "still has"),
     ],
 )
 def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(event, payload, reason):
@@ -107,19 +90,13 @@ def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(event, paylo
         ("issues", github_issue("unlabeled", BOT), "the issue lost the label 'coding agent'"),
         ("issues", github_issue("unlabeled", PROCESSING, labels=labels("bug")), "lost the label"),
         ("issues", github_issue("unlabeled", CODEX), "the issue lost the label 'coding agent: codex'"),
-        ("issues", github_issue("unlabeled", BOT, labels=[]), "the issue lost the label 'coding agent'"),
-        ("issues", github_issue("unlabeled", BOT, labels=labels(BOT, "bug")), "lost the label"),
-        ("issues", github_issue("unlabeled", PROCESSING, labels=labels(PROCESSING)), "lost the label"),
         # Its label was deleted from the repository.
         ("issues", github_issue("unlabeled", None), "lost a label that was deleted from the repository"),
-        ("issues", github_issue("unlabeled", None, labels=labels(DONE)), "lost a label"),
         # A done label that is left from an earlier run does not keep a task that still waits.
         ("issues", github_issue("unlabeled", BOT, labels=labels(DONE)), "lost the label"),
         ("issues", github_issue("closed", None), "the issue was closed"),
         ("issues", github_issue("deleted", None), "the issue was deleted"),
-        ("issues", github_issue("transferred", None), "the issue was moved"),
         ("pull_request", github_pull_request("closed"), "the pull request was closed"),
-        ("pull_request", github_pull_request("unlabeled", BOT), "the pull request lost the label"),
     ],
 )
 def test_a_person_who_takes_the_label_off_or_closes_the_item_withdraws_the_task(event, payload, reason):
@@ -149,8 +126,6 @@ def test_events_and_actions_come_from_the_configuration():
     [
         ("https://api.github.com", "https://GitHub.com/octo-org/octo-repo/issues/7", True),
         ("https://ghe.example.com/api/v3", "https://ghe.example.com/octo-org/octo-repo/issues/7", True),
-        ("https://ghe.example.com:443/api/v3", "https://ghe.example.com/octo-org/octo-repo/issues/7", True),
-        ("http://127.0.0.1:4567/api/v3", "http://127.0.0.1:4567/octo-org/octo-repo/issues/7", True),
         ("http://127.0.0.1:4567/api/v3", "http://127.0.0.1:4568/octo-org/octo-repo/issues/7", False),
         ("https://ghe.example.com/api/v3", "https://github.com/octo-org/octo-repo/issues/7", False),
         ("https://api.github.com", "https://github.com.evil.example/octo-org/octo-repo/issues/7", False),
@@ -180,40 +155,22 @@ def changed(path, value):
     return payload
 
 
-@pytest.mark.parametrize("value", ["absent", None, 7, [], True])
 @pytest.mark.parametrize(
-    "path",
-    ["action", "label", "label.name", "issue", "issue.html_url", "repository", "repository.owner",
-     "repository.owner.login", "repository.name", "sender", "sender.login"],
+    ("path", "values"),
+    [
+        *((path, ("absent", None, 7, []))
+          for path in ("action", "label.name", "issue", "repository.owner.login", "sender.login")),
+        ("issue.number", ("absent", None, "7", 0, 7.0, True, 2**60)),
+        ("repository.name", ("", "..", "a/b", "a\nb", "ä", "\ud800", "x" * 101)),
+        ("issue.html_url", ("", "javascript://github.com/x", "https://[::1/x", "https://github.com:x/")),
+    ],
 )  # fmt: skip
-def test_an_event_that_concerns_us_must_have_its_fields(path, value):
-    with pytest.raises(FieldError) as caught:
-        meaning(changed(path, value))
-    assert caught.value.field == path
-    assert str(caught.value).startswith(f"{path}: ")
-
-
-@pytest.mark.parametrize("number", ["absent", None, "7", 0, -1, 7.0, True, 2**60, []])
-def test_the_number_must_be_a_positive_integer(number):
-    with pytest.raises(FieldError) as caught:
-        meaning(changed("issue.number", number))
-    assert caught.value.field == "issue.number"
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "a\nb", "ä", "\ud800", "x" * 101])
-def test_a_repository_name_that_github_would_not_give_is_refused(name):
-    with pytest.raises(FieldError) as caught:
-        meaning(changed("repository.name", name))
-    assert caught.value.field == "repository.name"
-
-
-@pytest.mark.parametrize(
-    "url", ["", "javascript://github.com/x", "https://", "https://[::1/x", "https://github.com/a\nb", "https://github.com:x/"]
-)  # fmt: skip
-def test_an_address_that_is_no_url_is_refused(url):
-    with pytest.raises(FieldError) as caught:
-        meaning(changed("issue.html_url", url))
-    assert caught.value.field == "issue.html_url"
+def test_a_field_that_is_needed_is_named_if_it_is_wrong(path, values):
+    for value in values:
+        with pytest.raises(FieldError) as caught:
+            meaning(changed(path, value))
+        assert caught.value.field == path
+        assert str(caught.value).startswith(f"{path}: ")
 
 
 def test_what_is_not_needed_may_be_absent_and_odd_text_is_made_printable():

@@ -42,7 +42,6 @@ def test_a_label_added_to_an_issue_is_a_task():
         ([], [BOT], None),
         (["bug"], [CODEX, "bug"], RunnerName.CODEX),
         ([], [BOT, CODEX], RunnerName.CODEX),
-        ([CODEX], [BOT, CODEX], RunnerName.CODEX),
         ([], [CODEX, f"{BOT}: claude-code"], RunnerName.CLAUDE_CODE),
     ],
 )
@@ -56,12 +55,6 @@ def test_a_label_that_names_a_coding_agent_asks_for_its_work(before, now, runner
         assert result.request.runner is runner
 
 
-def test_a_label_added_to_a_merge_request_is_a_task_of_the_target_project():
-    result = meaning(gitlab_merge_request(), "Merge Request Hook")
-    assert isinstance(result, Accepted)
-    assert result.request.item.key == {"type": "gitlab_merge_request", "project_id": 14, "mr_iid": 23}
-
-
 @pytest.mark.parametrize(
     ("payload", "event"),
     [
@@ -69,17 +62,12 @@ def test_a_label_added_to_a_merge_request_is_a_task_of_the_target_project():
         # The label was added, whatever `labels[]` says: it is written later than the change.
         (gitlab_issue("update", labels=(), changes=change([], [BOT])), "Issue Hook"),
         (gitlab_issue("update", changes="absent"), "Issue Hook"),
-        (gitlab_issue("update", changes=None), "Issue Hook"),
         (gitlab_issue("open", changes={"labels": {"previous": [], "current": []}}), "Issue Hook"),
-        (gitlab_issue("open", changes="absent"), "Issue Hook"),
         (gitlab_issue("reopen", changes={"state_id": {"previous": 2, "current": 1}}), "Issue Hook"),
         (gitlab_issue(confidential=True), "Confidential Issue Hook"),
-        (gitlab_issue() | {"event_type": "confidential_issue"}, "Confidential Issue Hook"),
         (gitlab_issue("update", changes=change([PROCESSING], [BOT])), "Issue Hook"),
         (gitlab_merge_request("open", changes={}), "Merge Request Hook"),
-        (gitlab_merge_request("reopen", changes={}), "Merge Request Hook"),
         (gitlab_merge_request(), "System Hook"),
-        (gitlab_issue(), "System Hook"),
         (gitlab_issue(state=None), "Issue Hook"),
     ],
 )
@@ -92,30 +80,18 @@ def test_the_label_counts_when_it_was_added(payload, event):
     [
         # Every edit of a labeled item is an update: no task for it.
         (gitlab_issue("update", changes={}), "Issue Hook", "before this change"),
-        (
-            gitlab_issue(changes={"title": {"previous": "a", "current": "b"}}),
-            "Issue Hook",
-            "before this change",
-        ),
         (gitlab_issue(changes=change([BOT], [BOT, "bug"])), "Issue Hook", "before this change"),
         (gitlab_issue(labels=("bug",), changes=change([], ["bug"])), "Issue Hook", "was not added"),
-        (gitlab_issue(labels=(), changes="absent"), "Issue Hook", "was not added"),
         (gitlab_issue("open", labels=("bug",)), "Issue Hook", "was not added"),
-        (gitlab_issue(None), "Issue Hook", "not an action that adds a label: none"),
         (gitlab_merge_request("approved"), "Merge Request Hook", "not an action that adds a label: approved"),
         (gitlab_issue(state="closed"), "Issue Hook", "closed"),
-        (gitlab_merge_request(state="merged"), "Merge Request Hook", "closed"),
         (gitlab_issue(changes=change([BOT], [PROCESSING])), "Issue Hook", "was not added"),
         (gitlab_issue(changes=change([BOT, PROCESSING], [PROCESSING])), "Issue Hook", "was not added"),
-        (gitlab_issue(changes=change([PROCESSING], [DONE])), "Issue Hook", "was not added"),
         (gitlab_issue(changes=change([], [f"{BOT}: nobody"])), "Issue Hook", "was not added"),
-        (gitlab_issue(changes=change([CODEX], [PROCESSING])), "Issue Hook", "was not added"),
         (gitlab_issue(changes=change([BOT, CODEX], [CODEX])), "Issue Hook", "before this change"),
         ({"object_kind": "note"}, "Note Hook", "unsupported event type: Note Hook"),
         (gitlab_issue() | {"object_kind": "work_item"}, "Issue Hook", "unsupported object kind: work_item"),
         ({"object_kind": "push", "project": None}, "System Hook", "unsupported object kind: push"),
-        ({"event_name": "project_create"}, "System Hook", "unsupported object kind: none"),
-        (gitlab_issue() | {"object_kind": ["issue"]}, "Issue Hook", "unsupported object kind: none"),
         (gitlab_merge_request(), "Issue Hook", "unsupported object kind for Issue Hook: merge_request"),
         (gitlab_issue(url="https://gitlab.example.com/a/b/-/issues/23"), "Issue Hook", "gitlab.example.com"),
     ],
@@ -182,16 +158,12 @@ def changed(path, value):
     return payload
 
 
-@pytest.mark.parametrize("value", ["absent", None, "", [], True, -1])
-@pytest.mark.parametrize(
-    "path",
-    ["object_attributes", "object_attributes.iid", "object_attributes.url", "project", "project.id",
-     "project.path_with_namespace", "user"],
-)  # fmt: skip
-def test_an_event_that_concerns_us_must_have_its_fields(path, value):
-    with pytest.raises(FieldError) as caught:
-        meaning(changed(path, value))
-    assert caught.value.field == path
+def test_an_event_that_concerns_us_must_have_its_fields():
+    for path in ("object_attributes.iid", "object_attributes.url", "project.id", "user"):
+        for value in ("absent", None, "", True):
+            with pytest.raises(FieldError) as caught:
+                meaning(changed(path, value))
+            assert caught.value.field == path
 
 
 @pytest.mark.parametrize(
@@ -199,14 +171,10 @@ def test_an_event_that_concerns_us_must_have_its_fields(path, value):
     [
         ("changes", "text", "changes"),
         ("changes.labels", [], "changes.labels"),
-        ("changes.labels.current", {}, "changes.labels.current"),
-        ("changes.labels.current", [None], "changes.labels.current[0]"),
         ("changes.labels.current", [{"title": 7}], "changes.labels.current[0].title"),
         ("labels", "text", "labels"),
         ("object_attributes.action", 7, "object_attributes.action"),
-        ("object_attributes.state", 7, "object_attributes.state"),
         ("project.path_with_namespace", "alone", "project.path_with_namespace"),
-        ("project.path_with_namespace", "a/b c", "project.path_with_namespace"),
     ],
 )
 def test_a_field_of_the_wrong_type_is_named(path, value, field):

@@ -43,17 +43,6 @@ def hooks(*entries):
     return httpx.Response(200, json={"hooks": list(entries), "web": ["0.0.0.0/0"]})
 
 
-def test_everyone_may_send_where_no_network_is_named():
-    assert allowlist().check(ip_address("203.0.113.1")) is AddressCheck.ALLOWED
-
-
-def test_only_the_networks_that_are_named_may_send():
-    listed = allowlist("192.0.2.0/24", "2001:db8::/32")
-    assert listed.check(ip_address("192.0.2.7")) is AddressCheck.ALLOWED
-    assert listed.check(ip_address("2001:db8::7")) is AddressCheck.ALLOWED
-    assert listed.check(ip_address("203.0.113.1")) is AddressCheck.REFUSED
-
-
 async def test_github_stands_for_its_published_hook_addresses():
     listed = allowlist("github", "192.0.2.0/24", answers=[hooks("192.30.252.0/22", "2a0a:a440::/29")])
     assert listed.check(ip_address("192.30.252.1")) is AddressCheck.UNKNOWN
@@ -68,12 +57,8 @@ async def test_github_stands_for_its_published_hook_addresses():
     "failure",
     [
         httpx.ConnectError("refused"),
-        httpx.Response(403, json={"message": "rate limited"}),
-        httpx.Response(200, text="no JSON"),
         httpx.Response(200, json={"hooks": []}),
         httpx.Response(200, json={"hooks": ["nonsense"]}),
-        httpx.Response(200, json=["nonsense"]),
-        httpx.Response(200, json={}),
     ],
 )
 async def test_when_github_cannot_be_asked_the_last_known_addresses_stay_in_force(failure, caplog):

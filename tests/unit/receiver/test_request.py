@@ -44,7 +44,6 @@ def test_githubs_own_documented_example_is_verified():
     ("header", "secrets", "verified"),
     [
         (f"sha256={DIGEST}", ["right"], True),
-        (f"sha256={DIGEST}", ["new", "right"], True),
         (f"sha256={DIGEST}", ["right", "new"], True),
         (f"sha256={DIGEST.upper()}", ["right"], True),
         (f"sha256={DIGEST}", ["wrong"], False),
@@ -52,16 +51,11 @@ def test_githubs_own_documented_example_is_verified():
         (f"sha256={sign(BODY, '').removeprefix('sha256=')}", [""], False),
         (None, ["right"], False),
         ("", ["right"], False),
-        (DIGEST, ["right"], False),
         (f"sha1={hmac.new(b'right', BODY, hashlib.sha1).hexdigest()}", ["right"], False),
         (f"sha256={DIGEST[:-1]}", ["right"], False),
         (f"sha256={DIGEST}0", ["right"], False),
-        (f"sha256={DIGEST}\n", ["right"], False),
-        (f"sha256=sha256={DIGEST}", ["right"], False),
-        (f"SHA256={DIGEST}", ["right"], False),
         ("sha256=" + "é" * 64, ["right"], False),
         ("sha256=" + "٣" * 64, ["right"], False),
-        ("sha256=" + "zz" * 32, ["right"], False),
     ],
 )
 def test_a_github_request_is_verified_only_by_the_hmac_of_its_body(header, secrets, verified):
@@ -79,13 +73,11 @@ def test_a_changed_body_is_not_verified():
         ("right", ["old", "right"], True),
         ("right", ["wrong"], False),
         ("right", [], False),
-        ("righ", ["right"], False),
         ("", [""], False),
         (None, ["right"], False),
         # A token of UTF-8 letters arrives decoded as Latin-1.
         ("pässwörd".encode().decode("latin-1"), ["pässwörd"], True),
         ("é", ["right"], False),
-        ("漢字", ["right"], False),
     ],
 )
 def test_a_gitlab_request_is_verified_only_by_its_token(header, tokens, verified):
@@ -102,12 +94,8 @@ TRUSTED = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
         ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),
         ("10.0.0.1", ["198.51.100.1"], "198.51.100.1"),
         ("10.0.0.1", ["192.0.2.66, 198.51.100.1"], "198.51.100.1"),
-        ("10.0.0.1", ["192.0.2.66", "198.51.100.1"], "198.51.100.1"),
         ("10.0.0.1", ["192.0.2.66, 198.51.100.1, 10.9.9.9"], "198.51.100.1"),
-        ("10.0.0.1", ["10.1.1.1, 10.2.2.2"], "10.1.1.1"),
         ("10.0.0.1", ["198.51.100.1, unknown"], "10.0.0.1"),
-        ("10.0.0.1", [""], "10.0.0.1"),
-        ("10.0.0.1", [], "10.0.0.1"),
         ("10.0.0.1", ["198.51.100.1:4711"], "198.51.100.1"),
         ("fd00::1", ["[2001:db8::7]:4711"], "2001:db8::7"),
         ("::ffff:10.0.0.1", ["198.51.100.1"], "198.51.100.1"),
@@ -115,10 +103,6 @@ TRUSTED = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 )
 def test_the_client_is_the_right_most_hop_that_is_no_trusted_proxy(peer, forwarded, client):
     assert client_address(peer, forwarded, TRUSTED) == ip_address(client)
-
-
-def test_a_peer_without_an_address_has_none():
-    assert client_address("", ["198.51.100.1"], TRUSTED) is None
 
 
 @pytest.mark.parametrize("text", ["", "unknown", "_hidden", "1.2.3.4.5", "2001:db8::g"])
@@ -131,7 +115,6 @@ def test_what_is_no_address_is_none(text):
     [
         ("198.51.100.1", "198.51.100.1"),
         ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
     ],
 )
 def test_an_ipv6_client_has_a_whole_64(address, group):
@@ -143,20 +126,13 @@ def test_an_ipv6_client_has_a_whole_64(address, group):
     [
         (b"", 400, "not JSON or was cut short"),
         (b'{"action": "labe', 400, "not JSON or was cut short (line 1, column 12)"),
-        (b"payload=%7B%7D", 400, "not JSON"),
-        (b'{"a": 1}}', 400, "not JSON"),
         (b'\xef\xbb\xbf{"a": 1}', 400, "not JSON"),
         (b'{"a": "\xff"}', 400, "not UTF-8 (byte 7)"),
         ('{"a": 1}'.encode("utf-16"), 400, "not UTF-8"),
         (b'{"a": NaN}', 400, "NaN is not a JSON value"),
-        (b'{"a": -Infinity}', 400, "-Infinity is not a JSON value"),
         (b'{"a": ' + b"9" * 5000 + b"}", 400, "a number that is too long"),
-        (b"[" * 200_000, 400, "nested too deeply"),
         (b'{"a":' * 200_000, 400, "nested too deeply"),
         (b"[]", 422, "not an object"),
-        (b"null", 422, "not an object"),
-        (b'"text"', 422, "not an object"),
-        (b"7", 422, "not an object"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_a_reason(body, status, reason):
@@ -164,15 +140,6 @@ def test_what_cannot_be_read_is_refused_with_a_reason(body, status, reason):
         decode_payload(body)
     assert caught.value.status == status
     assert reason in str(caught.value)
-
-
-def test_of_duplicate_keys_the_last_wins():
-    assert decode_payload(b'{"action": "opened", "action": "labeled"}') == {"action": "labeled"}
-
-
-@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8"])
-def test_json_is_accepted_by_its_content_type(content_type):
-    require_json(content_type)
 
 
 @pytest.mark.parametrize(

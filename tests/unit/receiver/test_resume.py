@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +115,3 @@ def test_the_comment_knows_better_who_asked_and_for_which_agent() -> None:
     task = resumed(request, state(Phase.RUNNING, user="alice", runner=RunnerName.CODEX))
     assert (task.request.user, task.request.runner) == ("alice", RunnerName.CODEX)
     assert resumed(request, state(Phase.RUNNING)).request.user == "bob"
-
-
-async def test_a_label_after_the_end_of_a_resumed_task_is_a_new_run(tmp_path: Path) -> None:
-    queue = MemoryQueue(process=Process(tmp_path), clock=lambda: NOW)
-    await polled(queue, state(Phase.RUNNING, process=ENDED))
-    later = labeled(1).trigger.model_copy(update={"labeled_at": NOW + timedelta(minutes=1)})
-    submission = await queue.submit(labeled(1).model_copy(update={"trigger": later}))
-    assert submission.task.endswith("-r4")

@@ -40,13 +40,9 @@ def on_gitlab(payload: dict[str, Any], event: str, **project: Any) -> bool:
     ("association", "repository", "trusted"),
     [
         ("OWNER", {}, True),
-        ("MEMBER", {"private": False}, True),
         ("COLLABORATOR", {"private": False}, True),
         ("CONTRIBUTOR", {"private": False}, False),
-        ("FIRST_TIME_CONTRIBUTOR", {"private": False}, False),
-        ("NONE", {"private": False}, False),
         (None, {"private": False}, False),
-        ("a new word", {}, False),
         ("NONE", {"private": True}, True),
         (None, {"private": True}, True),
     ],
@@ -62,11 +58,8 @@ def test_an_issue_on_github(association: str | None, repository: dict[str, Any],
         ({"repo": {"id": 1}}, "OWNER", False, True),
         ({"repo": {"id": 1}}, "NONE", True, True),
         ({"repo": {"id": 1}}, "NONE", False, False),
-        ({"repo": {"id": 2}}, "OWNER", False, False),
         ({"repo": {"id": 2}}, "OWNER", True, False),
-        ({"repo": None}, "OWNER", True, False),
         ({"repo": {}}, "OWNER", True, False),
-        (None, "OWNER", True, False),
     ],
 )
 def test_a_pull_request(head: object, association: str, private: bool, trusted: bool) -> None:
@@ -78,15 +71,12 @@ def test_a_pull_request(head: object, association: str, private: bool, trusted: 
     ("branch", "author", "account", "private", "trusted", "answers"),
     [
         ("feature", "alice", "coding-bot", False, True, None),
-        ("feature", "alice", "", False, True, None),
         # The agent's own work is at most as trusted as the issue, whoever opened the pull request for it.
         ("coding-agent/issue-5", "coding-bot", "coding-bot", False, False, 5),
         ("coding-agent/issue-5-r2", "coding-bot", "", False, False, 5),
         ("coding-agent/issue-5", "alice", "coding-bot", False, False, 5),
         # It is not known which issue it answers.
         ("feature", "Coding-Bot", "coding-bot", False, False, None),
-        ("coding-agent/", "alice", "", False, False, None),
-        ("coding-agent/issue-x", "alice", "", False, False, None),
         ("coding-agent/issue-5/more", "alice", "", False, False, None),
         # Strangers do not see the repository.
         ("coding-agent/issue-5", "coding-bot", "coding-bot", True, True, 5),
@@ -135,7 +125,7 @@ def test_an_issue_on_gitlab(level: int | None, trusted: bool) -> None:
 
 @pytest.mark.parametrize(
     ("source", "level", "trusted"),
-    [(14, 0, True), (14, 20, False), (15, 0, False), (None, 0, False)],
+    [(14, 0, True), (14, 20, False), (None, 0, False)],
 )
 def test_a_merge_request(source: int | None, level: int, trusted: bool) -> None:
     payload = merge_request(source_project_id=source, target_project_id=14)

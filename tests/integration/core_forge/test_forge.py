@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,16 +41,6 @@ async def test_labels_go_on_and_off_one_by_one(world: World, kind: ItemKind) -> 
     assert await forge.remove_label(item, odd) is True
     assert await forge.remove_label(item, odd) is False
     assert (await forge.read(item)).labels == before | {LABEL}
-
-
-async def test_an_issue_is_read_with_its_repositorys_default_branch(world: World) -> None:
-    details = await world.forge.read(world.issue)
-    assert details.title
-    assert details.body
-    assert (details.author, details.open, details.base_branch) == ("alice", True, "main")
-    assert details.labels == {"bug"}
-    assert details.url.startswith(world.server.base_url)
-    assert (details.head_branch, details.head_sha, details.head_repository) == (None, None, None)
 
 
 async def test_a_change_is_read_with_its_branch(world: World) -> None:
@@ -142,15 +131,6 @@ async def test_a_change_with_the_agents_work_in_a_public_repository_names_its_is
     assert not found[ItemKind.CHANGE].trusted
     assert found[ItemKind.CHANGE].answers == world.issue
     assert found[ItemKind.ISSUE].answers is None
-
-
-async def test_a_poll_asks_once_for_each_repository_who_may_see_it(world: World) -> None:
-    for title in ("One", "Two", "Three"):
-        world.server.add_label(REPOSITORY, world.server.open_issue(REPOSITORY, title), LABEL, by="alice")
-    world.server.sandbox.requests.clear()
-    assert [entry.trusted async for entry in world.forge.find_labeled()] == [True] * 3
-    paths = [request.path for request in world.server.sandbox.requests]
-    assert len([path for path in paths if re.search(r"/(repos/[^/]+|projects)/[^/]+$", path)]) == 1, paths
 
 
 @pytest.mark.parametrize(

@@ -86,16 +86,6 @@ async def test_a_ticked_task_may_hide_another_edit(world: World) -> None:
     assert await found(world, world.issue, since) == {(Revised.TEXT, "reader")}
 
 
-@on_gitlab
-async def test_an_edit_is_found_below_many_comments(world: World) -> None:
-    since = now(world)
-    later(world)
-    world.server.edit(REPOSITORY, 1, body="Edited", by="reader")
-    for number in range(105):
-        world.server.comment(REPOSITORY, 1, f"comment {number}", by="reader")
-    assert await found(world, world.issue, since) == {(Revised.TEXT, "reader")}
-
-
 async def test_pushes_are_shown_with_who_made_them(world: World) -> None:
     change = await world.change()
     since = now(world)

@@ -86,14 +86,6 @@ async def test_commands_sent_to_three_receivers_at_once_are_each_stored_once(
     ]
 
 
-async def test_a_run_that_a_command_made_answers_for_it(place: Place, sinks: list[KubernetesSink]) -> None:
-    asked = command(RUN, 1, item(1))
-    made = await sinks[0].submit(asked.request(None))
-    assert made.duplicate is None
-    assert (await sinks[0].submit(asked.request(None))).duplicate is not None
-    assert isinstance(await sinks[0].command(asked), CommandIgnored)
-
-
 async def test_many_comments_by_strangers_are_never_an_error_and_a_cancel_is_stored(
     place: Place, sinks: list[KubernetesSink]
 ) -> None:

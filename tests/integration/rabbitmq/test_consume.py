@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource, messages
+from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.messages import Timing
 
 from tests.fixtures.rabbitmq import Broker
@@ -128,46 +128,6 @@ async def test_a_broker_restarted_in_mid_task_gets_one_acknowledgement(
     assert queue.ready() == 0
 
 
-@pytest.mark.long
-async def test_a_task_that_ends_while_the_broker_is_away_is_not_run_again(
-    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
-) -> None:
-    await sink.submit(request(1))
-    async with claims(new_source()) as take:
-        claim = await take()
-        await asyncio.to_thread(rabbitmq.stop)
-        await claim.done()
-        await asyncio.to_thread(rabbitmq.start)
-        await sink.submit(request(2))
-        assert (await take()).task.request.item.number == 2
-    await until(lambda: queue.ready() == 1)
-
-
-@pytest.mark.long
-async def test_another_task_is_not_hoarded_while_one_runs_across_a_reconnection(
-    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
-) -> None:
-    busy, idle = new_source(), new_source()
-    await sink.submit(request(1))
-    async with claims(busy) as take:
-        claim = await take()
-        async with claim.item_lock() as held:
-            assert held
-            await asyncio.to_thread(rabbitmq.restart)
-            await until(lambda: queue.is_locked(claim.task.request.item))  # again, by the new connection
-            await sink.submit(request(2))
-            async with claims(idle) as take_too:
-                other = await take_too()
-                if other.task.uuid == claim.task.uuid:  # delivered again, to whoever is idle
-                    async with other.item_lock() as held_too:
-                        assert not held_too
-                    await other.retry(60, other.task.attempt)
-                    other = await take_too()
-                assert other.task.request.item.number == 2
-                await other.done()
-        await claim.done()
-
-
 async def test_messages_that_are_no_tasks_go_to_the_dead_letter_queue_with_the_reason(
     sink: RabbitMQSink, new_source: NewSource, queue: Queue
 ) -> None:
@@ -191,16 +151,6 @@ async def test_messages_that_are_no_tasks_go_to_the_dead_letter_queue_with_the_r
     assert queue.ready() == 0
 
 
-async def test_the_existing_producers_message_is_a_task(new_source: NewSource, queue: Queue) -> None:
-    uuid = "0b0c4a7e-4a1c-4b7e-9f3e-0123456789ab"
-    message = {"type": "gitlab_merge_request", "project_id": 5, "mr_iid": 3, "uuid": uuid, "user": "bob"}
-    queue.put(json.dumps(message).encode())
-    async with claims(new_source()) as take:
-        claim = await take()
-        assert (claim.task.uuid, claim.task.attempt, claim.task.request.user) == (uuid, 1, "bob")
-        await claim.done()
-
-
 async def test_a_retry_comes_as_the_next_attempt_and_not_before_its_delay(
     sink: RabbitMQSink, new_source: NewSource, queue: Queue
 ) -> None:
@@ -216,19 +166,6 @@ async def test_a_retry_comes_as_the_next_attempt_and_not_before_its_delay(
         await again.done()
     assert queue.ready() == 0
     assert queue.ready(".retry.1") == 0
-
-
-async def test_a_delay_queue_vanishes_after_its_last_message(
-    sink: RabbitMQSink, new_source: NewSource, queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(messages, "_DELAY_QUEUE_REST", 1)
-    await sink.submit(request(1))
-    async with claims(new_source()) as take:
-        assert await (await take()).retry(0.1, 3) == 1
-        again = await take()
-        assert again.task.attempt == 3
-        await again.done()
-    await until(lambda: not queue.accepts(".retry.1"))
 
 
 @pytest.mark.long

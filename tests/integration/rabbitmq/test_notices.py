@@ -66,12 +66,3 @@ async def test_commands_and_withdrawals_come_before_signs(
         assert kinds[-1] is QueuedTask
     finally:
         await notices.aclose()
-
-
-async def test_a_notice_that_was_not_handled_comes_again(sink: RabbitMQSink, settings: RabbitMQ) -> None:
-    await sink.command(cancel(HERE))
-    for _ in range(2):
-        source, stop = RabbitMQNotices(settings), asyncio.Event()
-        notices = source.notices(HERE, stop)
-        assert await take(notices) == cancel(HERE)
-        await notices.aclose()

@@ -40,13 +40,6 @@ async def until_connected(sink: RabbitMQSink) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_queue_with_an_operators_arguments_is_used_as_it_is(sink: RabbitMQSink, queue: Queue) -> None:
-    with queue.channel() as channel:
-        channel.queue_declare(queue.name, durable=True, arguments={"x-max-length": 5})
-    await sink.submit(request())
-    assert queue.ready() == 1
-
-
 async def test_a_full_queue_refuses_instead_of_dropping(sink: RabbitMQSink, queue: Queue) -> None:
     limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
     with queue.channel() as channel:

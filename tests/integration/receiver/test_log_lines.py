@@ -44,23 +44,6 @@ def said(stream, level=None):
     ]
 
 
-async def test_an_accepted_event_is_one_line_and_its_steps_are_for_debugging(logged):
-    async with receiving(settings(), RecordingSink()) as receiver:
-        stream = logged()
-        answer = await receiver.github(github_issue(), delivery="72d3162e")
-    lines = [line for line in said(stream) if line.endswith(" delivery=72d3162e")]
-    item = "TaskGitHubIssue(owner=octo-org, repo=octo-repo, issue=7)"
-    assert lines == [
-        f"{level} [webhook.server] {message} delivery=72d3162e"
-        for level, message in (
-            ("DEBUG", "Received GitHub webhook: event=issues, action=labeled"),
-            ("DEBUG", "Signature validation successful"),
-            ("DEBUG", "Label matched: coding agent"),
-            ("INFO", f"Task queued successfully: {answer.json()['task']}: {item}"),
-        )
-    ]
-
-
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_no_secret_token_or_body_is_ever_logged_and_no_header_breaks_a_line(logged, form):
     body_text = "the-private-body-of-the-issue"

@@ -117,11 +117,6 @@ async def test_a_fresh_receiver_shows_what_is_alerted_on_at_zero():
             assert values[f"coding_agent_{name}_total", platform] == 0
 
 
-def test_a_disabled_webhook_server_refuses_to_start_with_a_clear_message():
-    with pytest.raises(SettingsError, match=r"webhook\.enabled .*WEBHOOK_ENABLED"):
-        run(settings(enabled=False), RecordingSink())
-
-
 def test_a_server_without_any_secret_refuses_to_start():
     with pytest.raises(SettingsError, match="GITHUB_WEBHOOK_SECRET"):
         run(Settings(), RecordingSink())

@@ -30,26 +30,6 @@ async def test_an_event_that_waits_too_long_for_its_turn_is_shed(monkeypatch: py
         assert again.json()["status"] == "success"
 
 
-async def test_turns_come_in_order_and_a_long_line_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "STORING_AT_ONCE", 1)
-    monkeypatch.setattr(limits, "IN_LINE", 3)
-    monkeypatch.setattr(limits, "LONGEST_WAIT", 60.0)
-    limit, order = ConcurrencyLimit(), []
-
-    async def store(number: int) -> None:
-        async with limit.turn():
-            order.append(number)
-
-    async with asyncio.TaskGroup() as group, limit.turn():
-        for number in range(3):
-            assert not limit.overloaded
-            group.create_task(store(number))
-            await asyncio.sleep(0)
-        assert limit.overloaded
-    assert order == [0, 1, 2]
-    assert not limit.overloaded
-
-
 async def test_a_turn_that_was_waited_for_in_vain_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STORING_AT_ONCE", 1)
     monkeypatch.setattr(limits, "LONGEST_WAIT", 0.01)

@@ -1,6 +1,5 @@
 """Processes are found again and ended for certain, and waiting ends."""
 
-import http.client
 import os
 import signal
 from pathlib import Path
@@ -10,7 +9,6 @@ import httpx
 import pytest
 import urllib3
 from coding_agent_cluster.access import KubectlError
-from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.processes import Processes, fingerprint
 from coding_agent_cluster.wait import until
 from kubernetes.client.exceptions import ApiException
@@ -79,28 +77,17 @@ def http_status(status: int) -> httpx.HTTPStatusError:
     "error",
     [
         ConnectionRefusedError(),
-        http.client.IncompleteRead(b"half"),
-        ValueError("half of it"),
-        *(ApiException(status=status) for status in (None, 0, 408, 429, 500, 503, 504)),
+        *(ApiException(status=status) for status in (None, 408, 429, 500, 503)),
         urllib3.exceptions.ReadTimeoutError(None, "/", "read timed out"),  # type: ignore[arg-type]
-        urllib3.exceptions.MaxRetryError(None, "/"),  # type: ignore[arg-type]
         httpx.ConnectError("refused"),
-        httpx.ReadTimeout("late"),
         *map(http_status, (429, 502)),
-        KubectlError(("get", "pods"), "took more than 120 s", timed_out=True),
         kubectl("The connection to the server 127.0.0.1:6443 was refused - did you specify the right host?"),
-        kubectl("Unable to connect to the server: net/http: TLS handshake timeout"),
-        kubectl("Unable to connect to the server: EOF"),
-        kubectl("Error from server (ServiceUnavailable): the server is currently unable to handle it"),
-        kubectl("Error from server (TooManyRequests): the server has received too many requests"),
-        kubectl("Error from server (InternalError): error dialing backend: dial tcp: connection refused"),
         kubectl("Error from server: etcdserver: request timed out"),
     ],
     ids=repr,
 )
 def test_waiting_goes_on_after_an_error_that_passes(error: Exception) -> None:
     assert request(error) == "here"
-    assert request(KeyError("status"), transient=(KeyError,)) == "here"
 
 
 @pytest.mark.parametrize(
@@ -108,14 +95,9 @@ def test_waiting_goes_on_after_an_error_that_passes(error: Exception) -> None:
     [
         AssertionError("two tasks"),
         KeyError("status"),
-        ClusterError("no such part"),
-        *(ApiException(status=status) for status in (400, 401, 403, 404, 409, 410, 422)),
-        *map(http_status, (401, 404)),
-        httpx.InvalidURL("no"),
+        *(ApiException(status=status) for status in (400, 403, 404, 409, 422)),
+        http_status(404),
         kubectl('Error from server (NotFound): pods "web" not found'),
-        kubectl('Error from server (Forbidden): secrets is forbidden: User "reader" cannot list'),
-        kubectl("error: timed out waiting for the condition on pods/web"),
-        kubectl("Unable to connect to the server: tls: x509: certificate of an unknown authority"),
         kubectl("command terminated with exit code 3"),
     ],
     ids=repr,

@@ -103,14 +103,6 @@ async def test_a_comment_whose_answer_was_lost_is_found_again(platform: Platform
     assert [method for method, _ in wire.sent] == ["GET", "GET", "POST", "GET"]
 
 
-async def test_a_removal_whose_answer_was_lost_is_not_repeated_on_github() -> None:
-    # Repeated, it would answer 404, and the one who removed the label would be told that it was not there.
-    wire = Wire([httpx.ReadTimeout("slow"), answer(404, {"message": "Label does not exist"})])
-    with pytest.raises(ForgeUnavailableError):
-        await wire.forge(Platform.GITHUB).remove_label(ITEMS[Platform.GITHUB], "coding agent")
-    assert len(wire.requests) == 1
-
-
 @pytest.mark.parametrize(
     ("answers", "removed"),
     [

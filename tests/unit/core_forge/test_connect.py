@@ -29,13 +29,6 @@ def test_no_token_names_the_setting_and_the_variable(platform: Platform, names: 
     assert all(name in str(caught.value) for name in names)
 
 
-def test_a_token_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    missing = tmp_path / "token"
-    settings = Settings.model_validate({"github": {"personal_access_token": {"files": [missing]}}})
-    with pytest.raises(SettingsError, match=str(missing)):
-        connect_all(settings)
-
-
 async def test_a_token_that_is_not_mounted_here_does_not_stop_the_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -44,18 +37,6 @@ async def test_a_token_that_is_not_mounted_here_does_not_stop_the_other(
     )
     assert list(connect_all(settings)) == ["gitlab.com"]
     assert "No token for GitHub" in caplog.text
-
-
-async def test_every_platform_with_a_token_by_host() -> None:
-    forges = connect_all(SETTINGS)
-    assert {host: forge.platform for host, forge in forges.items()} == {
-        "github.com": Platform.GITHUB,
-        "gitlab.com": Platform.GITLAB,
-    }
-    only = Settings.model_validate(
-        {"gitlab": {"api_url": "https://git.example.com:8443", "personal_access_token": "t"}}
-    )
-    assert list(connect_all(only)) == ["git.example.com:8443"]
 
 
 def test_an_items_forge_is_found_by_its_host() -> None:
@@ -101,12 +82,3 @@ async def test_a_rotated_token_is_used_at_once_and_its_owner_asked_again(
         "Bearer second-token",
     ]
     assert (await forge.clone_source("acme/pricing")).token == "second-token"
-
-
-@pytest.mark.parametrize("platform", list(Platform))
-async def test_a_clone_source_shows_its_token_nowhere(platform: Platform) -> None:
-    source = await Wire([]).forge(platform).clone_source("acme/pricing")
-    assert source.url == f"https://{platform}.com/acme/pricing.git"
-    assert source.username == {"github": "x-access-token", "gitlab": "oauth2"}[platform]
-    assert source.token
-    assert source.token not in repr(source) + source.url

@@ -7,10 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.pacing import Bucket, Kind, NotYetError, Paced, Rate, Window, asked_pause
+from coding_agent_core.forge.pacing import Kind, NotYetError, Paced, Rate, asked_pause
 from coding_agent_core.retry import Clock
-from hypothesis import given
-from hypothesis import strategies as st
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 FAST = Rate(per_second=1000, burst=1000, writes_per_minute=600_000, per_hour=10_000_000)
@@ -31,38 +29,6 @@ class Time:
         return Clock(
             now=lambda: NOW + timedelta(seconds=self.at), monotonic=lambda: self.at, sleep=self.sleep
         )
-
-
-@given(
-    st.integers(1, 20),
-    st.floats(0.1, 50),
-    st.lists(st.floats(0, 3), min_size=1, max_size=40),
-    st.floats(0.1, 20),
-)
-def test_no_window_has_more_than_burst_and_rate(
-    capacity: int, rate: float, gaps: list[float], window: float
-) -> None:
-    bucket, now, sent = Bucket(capacity, rate), 0.0, []
-    for gap in gaps:
-        now += gap
-        sent.append(now + bucket.wait(now))
-        bucket.take(now)
-    assert sent == sorted(sent)
-    for start in sent:
-        inside = sum(1 for at in sent if start <= at < start + window)
-        assert inside <= capacity + rate * window + 1e-6 * inside + 1
-
-
-@given(st.integers(1, 20), st.floats(0.1, 50), st.lists(st.floats(0, 20), min_size=1, max_size=80))
-def test_no_window_has_more_than_its_limit(limit: int, seconds: float, gaps: list[float]) -> None:
-    window, now, sent = Window(limit, seconds), 0.0, []
-    for gap in gaps:
-        now += gap
-        now += window.wait(now)
-        window.take(now)
-        sent.append(now)
-    for index, start in enumerate(sent):
-        assert sum(1 for at in sent[index:] if at - start < seconds * (1 - 1e-9)) <= limit
 
 
 async def test_new_comments_have_a_budget_of_their_own() -> None:
@@ -149,13 +115,9 @@ async def test_our_own_limit_is_no_outage_of_the_forge() -> None:
     ("status", "headers", "content", "counts"),
     [
         (200, {}, b"", True),
-        (404, {}, b"{}", True),
-        (401, {}, b"", True),
         (403, {}, b'{"message": "Resource not accessible"}', True),
         (None, {}, b"", False),
-        (500, {}, b"", False),
         (503, {"retry-after": "7"}, b"", False),
-        (408, {}, b"", False),
         (429, {}, b"", False),
         (403, {}, b'{"message": "You have exceeded a secondary rate limit."}', False),
     ],
@@ -177,21 +139,18 @@ LEFT = {"x-ratelimit-limit": "5000", "x-ratelimit-reset": str(int(NOW.timestamp(
     [
         (200, {}, b"", None),
         (None, {}, b"", None),
-        (404, {}, b"{}", None),
         (403, {}, b'{"message": "Resource not accessible"}', None),
         (429, {"retry-after": "7"}, b"", 7),
         (429, {}, b"", 60),
         (403, {"retry-after": "7"}, SECONDARY, 7),
         (403, {}, SECONDARY, 60),
         (503, {"retry-after": "7"}, b"", 7),
-        (503, {}, b"", None),
         (200, {**LEFT, "x-ratelimit-remaining": "201"}, b"", None),
         (200, {**LEFT, "x-ratelimit-remaining": "200"}, b"", 100),
         (403, {**LEFT, "x-ratelimit-remaining": "0"}, b"", 100),
         (200, {"ratelimit-remaining": "5", "ratelimit-reset": LEFT["x-ratelimit-reset"]}, b"", 100),
         # An installation that allows 100 an hour would never be asked if 200 were kept for others.
         (200, {**LEFT, "x-ratelimit-limit": "100", "x-ratelimit-remaining": "50"}, b"", None),
-        (200, {"x-ratelimit-remaining": "x", "x-ratelimit-reset": "y"}, b"", None),
     ],
 )
 def test_what_the_forge_asks_for(

@@ -62,8 +62,6 @@ async def answers_all(server: Server, reader: asyncio.StreamReader, writer: asyn
         writer.write(OK)
 
 
-
-
 async def test_a_connection_is_used_again() -> None:
     server = Server(answers_all)
     async with server.open(path="/below/") as connections:
@@ -74,13 +72,6 @@ async def test_a_connection_is_used_again() -> None:
     assert server.connections == 1
     assert server.heads[0].startswith("GET /below/a HTTP/1.1\r\n")
     assert "\r\nHost: 127.0.0.1:" in server.heads[0]
-
-
-async def test_requests_at_a_time_have_connections_of_their_own_up_to_the_limit() -> None:
-    server = Server(answers_all)
-    async with server.open(most=3) as connections:
-        await asyncio.gather(*(get(connections) for _ in range(20)))
-    assert server.connections == 3
 
 
 async def test_an_answer_in_chunks_and_pieces() -> None:

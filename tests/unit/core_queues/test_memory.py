@@ -188,21 +188,6 @@ async def test_a_removal_before_the_label_that_an_attempt_works_for_cancels_noth
         assert not first.cancelled.is_set()
 
 
-async def test_a_run_waits_for_the_first_also_when_one_between_was_withdrawn(queue: MemoryQueue) -> None:
-    await queue.submit(labeled(at=0))
-    async with consumer(queue) as take, consumer(queue) as take_too:
-        first = await take()
-        await queue.withdraw(unlabeled(at=1))
-        await queue.submit(labeled(at=2))
-        await queue.withdraw(unlabeled(at=3))
-        third = await queue.submit(labeled(at=4))
-        assert third.task.endswith("-r3")
-        waiting = asyncio.ensure_future(take_too())
-        assert await nothing_comes(waiting)
-        await first.done()
-        assert (await waiting).task.name == third.task
-
-
 async def test_a_label_and_its_removal_in_one_second_are_left_to_somebody_who_can_read_the_item(
     queue: MemoryQueue,
 ) -> None:
@@ -275,14 +260,6 @@ async def test_an_unsettled_task_is_handed_to_another(queue: MemoryQueue) -> Non
         assert (await queue.submit(labeled())).duplicate
 
 
-async def test_a_task_given_up_has_ended(queue: MemoryQueue, caplog: pytest.LogCaptureFixture) -> None:
-    await queue.submit(labeled(at=0))
-    async with consumer(queue) as take:
-        await (await take()).dead_letter("the model was away")
-    assert "the model was away" in caplog.text
-    assert (await queue.submit(labeled(at=9))).task.endswith("-r2")
-
-
 async def test_draining_ends_when_nothing_waits_or_is_in_hand(queue: MemoryQueue, time: Time) -> None:
     for number in (1, 2):
         await queue.submit(labeled(number))
@@ -306,16 +283,6 @@ async def test_draining_ends_when_nothing_waits_or_is_in_hand(queue: MemoryQueue
         assert not any(entry.done() for entry in consumers), "retries still wait"
         await time.pass_by(seconds=5)
     assert sorted(seen) == [(1, 1), (1, 2), (2, 1), (2, 2)]
-
-
-async def test_stopping_ends_a_waiting_consumer(queue: MemoryQueue) -> None:
-    stop = asyncio.Event()
-    waiting = asyncio.ensure_future(anext(queue.claims(stop)))
-    await asyncio.sleep(0)
-    stop.set()
-    async with asyncio.timeout(60):
-        with pytest.raises(StopAsyncIteration):
-            await waiting
 
 
 async def test_ended_tasks_are_forgotten_by_age_and_by_number(time: Time) -> None:

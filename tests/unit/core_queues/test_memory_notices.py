@@ -34,24 +34,6 @@ def by(user: str, name: CommandName = CommandName.RUN, comment: int = 1) -> Issu
     return command(name).model_copy(update={"user": user, "comment": str(comment)})
 
 
-async def test_they_come_in_order_and_wake_who_waits() -> None:
-    queue, stop, seen = MemoryQueue(), asyncio.Event(), list[str]()
-
-    async def take() -> None:
-        async for entry in queue.notices("github.com", stop):
-            assert isinstance(entry, IssueCommand)
-            seen.append(entry.user)
-            if len(seen) == 2:
-                stop.set()
-
-    taking = asyncio.create_task(take())
-    await asyncio.sleep(0)
-    assert [await queue.command(by(user)) for user in ("alice", "bob")] == [CommandStored("memory")] * 2
-    async with asyncio.timeout(60):
-        await taking
-    assert seen == ["alice", "bob"]
-
-
 async def test_a_task_that_is_cancelled_while_its_retry_is_reported_is_withdrawn_after_it() -> None:
     """The worker shows on the item that the task will be tried again, and nobody else would correct it."""
     queue, stop = MemoryQueue(), asyncio.Event()

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from coding_agent_core.queues.processes import Process
 
 OTHER = """
@@ -37,11 +36,3 @@ def test_another_process_is_alive_until_it_is_killed(tmp_path: Path) -> None:
     assert not own.is_alive(other_id)
     third = Process(tmp_path)
     assert {path.stem for path in tmp_path.iterdir()} == {"starting", own.id, third.id}
-
-
-def test_a_folder_that_cannot_be_written_is_explained(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").write_text("")
-    assert Process.start(tmp_path / "file" / "processes") is None
-    assert "context_storage.base_dir" in caplog.text

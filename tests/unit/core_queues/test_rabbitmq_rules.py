@@ -14,6 +14,8 @@ from coding_agent_core.queues.rabbitmq.messages import (
     MAX_DELAY_SECONDS,
     DeliveryTracker,
     Timing,
+    delay_arguments,
+    delay_queue,
     delay_seconds,
 )
 from coding_agent_core.registry import Platform
@@ -89,3 +91,13 @@ async def test_a_copy_is_published_before_the_original_is_acknowledged(
     copy: Any = object()
     await connection.settle(claim, copy, comes_again=False)
     assert happened == ["publish", "acknowledge" if moved else "leave in the queue"]
+
+
+def test_a_delayed_task_goes_back_to_the_queue() -> None:
+    assert delay_queue("tasks", 30) == "tasks.retry.30"
+    assert delay_arguments("tasks", 30) == {
+        "x-message-ttl": 30_000,
+        "x-expires": 90_000,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": "tasks",
+    }

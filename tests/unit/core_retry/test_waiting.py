@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest
-from coding_agent_core.retry import StoppedError, pause_until, run_until
+from coding_agent_core.retry import StoppedError, run_until
 
 
 class Endless:
@@ -81,13 +81,3 @@ async def test_who_is_cancelled_leaves_nothing_running() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert action.cancelled
-
-
-async def test_a_stop_ends_a_pause() -> None:
-    stop = asyncio.Event()
-    pause = asyncio.create_task(pause_until(stop, 600))
-    await asyncio.sleep(0)  # it begins
-    assert not pause.done()
-    stop.set()
-    async with asyncio.timeout(60):
-        await pause

@@ -24,45 +24,6 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_the_files_of_the_specification_load(tmp_path: Path) -> None:
-    settings = load_settings(
-        write(
-            tmp_path,
-            """
-github:
-  owner: "notfolder"
-  bot_label: "coding agent"
-  processing_label: "coding agent processing"
-  done_label: "coding agent done"
-  query: 'state:open archived:false sort:updated-desc'
-gitlab:
-  owner: "notfolder"
-  bot_label: "coding agent"
-  processing_label: "coding agent processing"
-  done_label: "coding agent done"
-  project_id: "coding-agent-project"
-  query: ''
-webhook:
-  enabled: true
-  server: {host: "0.0.0.0", port: 8000}
-  github:
-    secret: "${GITHUB_WEBHOOK_SECRET}"
-    events: ["issues", "pull_request"]
-    actions: ["labeled"]
-  gitlab:
-    token: "${GITLAB_WEBHOOK_TOKEN}"
-    events: ["Issue Hook", "Merge Request Hook"]
-scheduling:
-  interval: 300
-""",
-        ),
-        {"GITHUB_WEBHOOK_SECRET": "s3cret"},
-    )
-    assert Secrets(settings.webhook.github.secret).current() == ["s3cret"]
-    assert not settings.webhook.gitlab.token.configured, "an unset variable is not a secret"
-    assert settings.gitlab.assignee == "notfolder"
-
-
 def test_the_repositorys_own_file_loads_and_equals_the_defaults() -> None:
     assert load_settings(ROOT / "config.yaml", {}).github == load_settings(Path("/dev/null"), {}).github
 
@@ -188,11 +149,6 @@ def test_the_backend(environment: dict[str, str], backend: Backend) -> None:
     assert load_settings(Path("/dev/null"), environment).backend is backend
 
 
-def test_a_port_from_a_kubernetes_service_link_is_understood() -> None:
-    settings = load_settings(Path("/dev/null"), {"RABBITMQ_PORT": "tcp://10.0.0.1:5671"})
-    assert settings.rabbitmq.port == 5671
-
-
 def test_secret_files_are_read_again_when_they_change(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -216,18 +172,6 @@ def test_secret_files_are_read_again_when_they_change(
     file.unlink()
     secrets.current()
     assert caplog.text.count("Cannot read the secret file") == 2, "missing again"
-
-
-def test_limits_may_be_written_as_the_design_has_them(tmp_path: Path) -> None:
-    text = "limits: {global: 3, per_repository: 2, overrides: {acme/pricing: 1}}\n"
-    limits = load_settings(write(tmp_path, text), {}).limits
-    assert (limits.global_, limits.of("github.com", "acme/x"), limits.of("github.com", "Acme/Pricing")) == (
-        3,
-        2,
-        1,
-    )
-    with pytest.raises(SettingsError, match=r"line 1: limits\.perRepo: unknown setting"):
-        load_settings(write(tmp_path, "limits: {perRepo: 2}\n"), {})
 
 
 def test_the_namespaces_of_an_operator(tmp_path: Path) -> None:

@@ -127,32 +127,11 @@ def test_a_prompt_of_an_mcp_server_joins_the_instructions(tmp_path: Path) -> Non
     assert keys(findings) == ["3: mcp_servers.0.system_prompt"]
 
 
-def test_our_names_win_over_the_name_of_the_bot(tmp_path: Path) -> None:
-    text = "gitlab: {bot_name: old, assignee: new, owner: older}\ngithub: {bot_name: old, account: new}\n"
-    settings = written(tmp_path, text).require()
-    assert (settings.gitlab.assignee, settings.gitlab.account) == ("new", "old")
-    assert settings.github.account == "new"
-
-
 def test_an_empty_variable_of_an_mcp_server_has_the_agents_own_value(tmp_path: Path) -> None:
     text = "mcp_servers:\n  - {mcp_server_name: x, command: [y], env: {KEY: '', LEVEL: '', MODE: a}}\n"
     findings = written(tmp_path, text, KEY="k")
     assert findings.require().mcp_servers[0].env == {"KEY": "k", "MODE": "a"}
     assert keys(findings) == ["2: mcp_servers.0.env.KEY", "2: mcp_servers.0.env.LEVEL"]
-
-
-@pytest.mark.parametrize(
-    "server",
-    [
-        "{mcp_server_name: github, url: 'https://mcp.example.com'}",
-        "{mcp_server_name: github, command: [github-mcp-server], env: {GITHUB_PERSONAL_ACCESS_TOKEN: t}}",
-    ],
-)
-def test_a_forge_server_that_can_work_here_is_kept(tmp_path: Path, server: str) -> None:
-    findings = written(tmp_path, f"mcp_servers: [{server}]\ngithub: {{owner: acme}}\n")
-    assert [server.mcp_server_name for server in findings.require().mcp_servers] == ["github"]
-    assert findings.warnings == ()
-    assert "author:" not in findings.require().github.query
 
 
 def test_a_key_that_nobody_knows_is_an_error_and_all_of_them_are_given_at_once(tmp_path: Path) -> None:

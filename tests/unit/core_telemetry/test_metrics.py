@@ -55,13 +55,6 @@ def test_names_of_models_do_not_make_series_without_end() -> None:
     assert value(registry, "requests", model="other") == 60
 
 
-@pytest.mark.parametrize("usage", [None, Usage()])
-def test_an_attempt_that_asked_no_model_makes_no_series(usage: Usage | None) -> None:
-    registry = CollectorRegistry()
-    UsageMetrics(registry).count("acme/pricing", usage)
-    assert value(registry, "requests") is None
-
-
 def test_metrics_are_served_meanwhile(caplog: pytest.LogCaptureFixture) -> None:
     registry = CollectorRegistry()
     UsageMetrics(registry).count("acme/pricing", USED)

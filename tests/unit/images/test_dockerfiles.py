@@ -30,15 +30,6 @@ def stage(name: str) -> list[str]:
     raise AssertionError(f"no stage is called {name}")
 
 
-def test_the_last_stage_of_a_programs_own_dockerfile_is_its_image() -> None:
-    """`docker build -f Dockerfile.receiver .` names no target."""
-    own = {file.suffix[1:] for file in DOCKERFILES if file.suffix}
-    assert own == {"receiver", "consumer"}
-    for name in own:
-        last = [line for line in steps(ROOT / f"Dockerfile.{name}") if line.startswith("FROM ")][-1]
-        assert last.endswith(f" AS {name}")
-
-
 def test_what_images_share_is_written_the_same() -> None:
     for shared in ("ARG ", "ENV ", "USER ", "RUN --mount=type=bind"):
         for_each = {tuple(line for line in stage(name) if line.startswith(shared)) for name in PROGRAMS}

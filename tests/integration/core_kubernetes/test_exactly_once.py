@@ -12,11 +12,10 @@ from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, AgentTask, manife
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Trigger, parse_time, task_name
 
+from tests.fixtures.deliveries import issue
 from tests.fixtures.system import Program
 from tests.integration.core_kubernetes.events import Labeling, now, results
 from tests.integration.core_kubernetes.place import Place
@@ -26,13 +25,7 @@ EVENTS = 80
 
 
 def item(number: int) -> Item:
-    return Item(
-        platform=Platform.GITHUB,
-        host="github.com",
-        repository="octo-org/octo-repo",
-        kind=ItemKind.ISSUE,
-        number=number,
-    )
+    return issue(number, "octo-org/octo-repo")
 
 
 async def test_many_events_delivered_up_to_4_times_to_two_receivers_amid_polls(

@@ -9,20 +9,18 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pika
 import pika.exceptions
 from coding_agent_core.messages import Claim
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.rabbitmq import RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import RESOURCE_LOCKED
 from coding_agent_core.queues.rabbitmq.messages import Timing, lock_queue
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import Item, Origin, TaskRequest
 
+from tests.fixtures.deliveries import asked, issue
 from tests.fixtures.rabbitmq import Broker
 
 QUICK = Timing(connect=30, first_pause=0.05, longest_pause=0.3, lock_patience=1.0, relock_grace=0.5)
@@ -34,18 +32,7 @@ HASTE = 3.0
 
 
 def request(number: int = 1, origin: Origin = Origin.WEBHOOK) -> TaskRequest:
-    return TaskRequest(
-        item=Item(
-            platform=Platform.GITHUB,
-            host="github.com",
-            repository="octo/demo",
-            kind=ItemKind.ISSUE,
-            number=number,
-        ),
-        user="alice",
-        title=f"Issue {number}",
-        trigger=Trigger(origin=origin, received_at=datetime(2026, 11, 25, tzinfo=UTC)),
-    )
+    return asked(issue(number), origin).model_copy(update={"user": "alice", "title": f"Issue {number}"})
 
 
 class Queue:

@@ -39,11 +39,13 @@ async def test_the_lock_is_taken_again_after_a_reconnection(
 ) -> None:
     for _ in range(2):
         await sink.submit(request(1))
-    async with claims(new_source()) as take:
+    async with Relay(rabbitmq) as relay, claims(new_source(port=relay.port)) as take:
         first = await take()
         async with first.item_lock() as held:
             assert held
-            await asyncio.to_thread(rabbitmq.restart)
+            relay.cut()
+            await until(lambda: not queue.is_locked(first.task.request.item))
+            relay.restore()
             await until(lambda: queue.is_locked(first.task.request.item))
             async with claims(new_source()) as take_too:
                 second = await take_too()

@@ -11,7 +11,7 @@ from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.messages import Timing
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import PATIENT, ConsumerProcess, Queue, claims, request, until
+from tests.integration.rabbitmq.steps import PATIENT, ConsumerProcess, Queue, Relay, claims, request, until
 
 NewSource = Callable[..., RabbitMQSource]
 
@@ -110,15 +110,17 @@ async def test_heartbeats_go_on_while_a_task_blocks_the_programs_loop(
     assert queue.ready() == 0
 
 
-async def test_a_broker_restarted_in_mid_task_gets_one_acknowledgement(
+async def test_a_connection_that_ends_in_mid_task_leads_to_one_acknowledgement(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
 ) -> None:
     await sink.submit(request(1))
-    async with claims(new_source()) as take:
+    async with Relay(rabbitmq) as relay, claims(new_source(port=relay.port)) as take:
         claim = await take()
         async with claim.item_lock() as held:
             assert held
-            await asyncio.to_thread(rabbitmq.restart)
+            relay.cut()
+            relay.restore()
+            await until(lambda: relay.connections > 1 and queue.is_locked(claim.task.request.item))
             assert not claim.lost.is_set()
         await claim.done()
         await sink.submit(request(2))

@@ -25,22 +25,16 @@ from coding_agent_core.agenttask import (
     AgentTask,
     manifest,
 )
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Cause, Item, Origin, TaskRequest, Trigger
+
+from tests.fixtures.deliveries import issue
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 T1, T2, T3 = (T0 + timedelta(minutes=minutes) for minutes in (1, 2, 3))
 
 
 def item(number: int = 7) -> Item:
-    return Item(
-        platform=Platform.GITHUB,
-        host="github.com",
-        repository="octo/demo",
-        kind=ItemKind.ISSUE,
-        number=number,
-    )
+    return issue(number)
 
 
 def trigger(labeled_at: datetime | None = None, delivery: str | None = None) -> Trigger:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
@@ -12,23 +11,21 @@ from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import Consumer
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import Item, TaskRequest
 
-NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+from tests.fixtures.deliveries import NOW, asked, issue
 
 
 def item(kind: ItemKind, number: int) -> Item:
-    return Item(platform=Platform.GITHUB, host="github.com", repository="octo/demo", kind=kind, number=number)
+    return issue(number, kind=kind)
 
 
 ISSUE, CHANGE = item(ItemKind.ISSUE, 5), item(ItemKind.CHANGE, 7)
 
 
 def request(of: Item, **fields: Any) -> TaskRequest:
-    trigger = Trigger(origin=Origin.WEBHOOK, labeled_at=NOW, received_at=NOW)
-    return TaskRequest(item=of, trigger=trigger, **fields)
+    return asked(of, at=NOW).model_copy(update=fields)
 
 
 class Stored:

@@ -9,10 +9,10 @@ import pytest
 from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.messages import Claim
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Withdrawal
+
+from tests.fixtures.deliveries import asked, issue
 
 START = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -53,21 +53,14 @@ async def queue(time: Time) -> AsyncIterator[MemoryQueue]:
 
 
 def item(number: int = 1) -> Item:
-    return Item(
-        platform=Platform.GITHUB, host="github.com", repository="o/demo", kind=ItemKind.ISSUE, number=number
-    )
+    return issue(number, "o/demo")
 
 
 def labeled(
-    number: int = 1,
-    *,
-    at: int | None = None,
-    delivery: str | None = None,
-    origin: Origin = Origin.WEBHOOK,
+    number: int = 1, *, at: int | None = None, delivery: str | None = None, origin: Origin = Origin.WEBHOOK
 ) -> TaskRequest:
     when = None if at is None else START + timedelta(minutes=at)
-    trigger = Trigger(origin=origin, delivery_id=delivery, labeled_at=when, received_at=START)
-    return TaskRequest(item=item(number), trigger=trigger)
+    return asked(item(number), origin, when, delivery_id=delivery, received_at=START)
 
 
 def unlabeled(number: int = 1, *, at: int | None = None) -> Withdrawal:

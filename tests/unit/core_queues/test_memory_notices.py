@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 
 from coding_agent_core.admission import Cancel
 from coding_agent_core.commands import (
@@ -14,20 +13,15 @@ from coding_agent_core.commands import (
     IssueCommand,
 )
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
+from coding_agent_core.tasks import TaskRequest, Withdrawal
 
+from tests.fixtures.deliveries import asked, issue
 from tests.unit.core_commands.test_commands import command
 
 
 def request(number: int = 7) -> TaskRequest:
-    item = Item(
-        platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=number
-    )
-    trigger = Trigger(origin=Origin.WEBHOOK, received_at=datetime(2026, 1, 2, tzinfo=UTC))
-    return TaskRequest(item=item, trigger=trigger)
+    return asked(issue(number))
 
 
 def by(user: str, name: CommandName = CommandName.RUN, comment: int = 1) -> IssueCommand:

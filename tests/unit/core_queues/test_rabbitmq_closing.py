@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.rabbitmq import RabbitMQNotices, RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import Connection
-from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
-ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
-TRIGGER = Trigger(origin=Origin.WEBHOOK, received_at=datetime(2026, 11, 25, tzinfo=UTC))
+from tests.fixtures.deliveries import asked
+
 ABSENCE_SECONDS = 0.3
 """How long a test watches that something does not happen."""
 
@@ -67,7 +63,7 @@ async def test_a_source_waits_for_an_iterator_that_is_closing_its_connection(bro
 async def test_a_submit_under_way_when_its_sink_closes_is_unavailable(broker: Broker) -> None:
     broker.release.set()
     sink = RabbitMQSink(RabbitMQ(publish_timeout=60))
-    submitting = asyncio.create_task(sink.submit(TaskRequest(item=ITEM, trigger=TRIGGER)))
+    submitting = asyncio.create_task(sink.submit(asked()))
     assert await happens(broker.asked)
     async with asyncio.timeout(60):
         await sink.aclose()

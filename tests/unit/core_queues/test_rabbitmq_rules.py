@@ -1,13 +1,11 @@
 """The pure rules of the queue on RabbitMQ: which attempts are settled, names, waits."""
 
 import asyncio
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.rabbitmq import messages
 from coding_agent_core.queues.rabbitmq.consumer import ConsumerConnection
 from coding_agent_core.queues.rabbitmq.messages import (
@@ -18,15 +16,13 @@ from coding_agent_core.queues.rabbitmq.messages import (
     delay_queue,
     delay_seconds,
 )
-from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+
+from tests.fixtures.deliveries import asked
 
 
 def task(uuid: str, attempt: int = 1) -> QueuedTask:
-    item = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=1)
-    trigger = Trigger(origin=Origin.WEBHOOK, received_at=datetime(2026, 11, 25, tzinfo=UTC))
-    return QueuedTask(request=TaskRequest(item=item, trigger=trigger), uuid=uuid, attempt=attempt)
+    return QueuedTask(request=asked(), uuid=uuid, attempt=attempt)
 
 
 def test_a_settled_attempt_is_known_when_it_is_delivered_again() -> None:

@@ -8,10 +8,10 @@ import pytest
 from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.attempts import AttemptInput
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger
+from coding_agent_core.tasks import RunnerName
+
+from tests.fixtures.deliveries import asked
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,7 @@ def test_every_coding_agent_has_a_label_that_asks_for_it() -> None:
 @pytest.mark.parametrize("runner", [None, RunnerName.CODEX])
 def test_the_choice_is_kept_from_the_label_to_the_attempt(runner: RunnerName | None) -> None:
     now = datetime(2026, 1, 2, tzinfo=UTC)
-    item = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
-    trigger = Trigger(origin=Origin.WEBHOOK, received_at=now)
-    request = TaskRequest(item=item, trigger=trigger, runner=runner)
+    request = asked().model_copy(update={"runner": runner})
     assert AgentTask.of(manifest(request, run=1)).spec.runner is runner
     queued = QueuedTask(request=request, uuid="u")
     given = AttemptInput(task=queued, max_attempts=1, timeout_seconds=1).to_json()

@@ -6,29 +6,21 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import Origin, TaskRequest
 from coding_agent_receiver import poller
 from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.poller import poll_forever, poll_once, poll_until, scope_problem
 from prometheus_client import CollectorRegistry
 
-from tests.fixtures.deliveries import NOW, RecordingSink
+from tests.fixtures.deliveries import NOW, RecordingSink, asked, issue
 
 
 def labeled(number: int) -> TaskRequest:
-    item = Item(
-        platform=Platform.GITHUB,
-        host="github.com",
-        repository="octo-org/octo-repo",
-        kind=ItemKind.ISSUE,
-        number=number,
-    )
-    return TaskRequest(item=item, trigger=Trigger(origin=Origin.POLL, received_at=NOW))
+    return asked(issue(number, "octo-org/octo-repo"), Origin.POLL)
 
 
 class ListedForge:

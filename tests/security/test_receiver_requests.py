@@ -1,7 +1,4 @@
-"""Wall: the receiver. Only the forge makes a task, whatever else a request claims or how it is framed.
-
-The decoy: the same requests with a right signature, or framed plainly, make a task.
-"""
+"""Wall: the receiver. Only the forge makes a task, whatever else a request claims or how it is framed."""
 
 import asyncio
 import hashlib

@@ -25,11 +25,7 @@ LABEL = "coding agent"
 
 @dataclass
 class World:
-    """A sandbox, and our client of it.
-
-    Attributes:
-        issue: the sample's issue.
-    """
+    """A sandbox, and our client of it."""
 
     server: ForgeServer
     forge: Forge

@@ -26,12 +26,7 @@ async def obey(_: web.Request, forward: Forward) -> web.StreamResponse:
 
 @dataclass
 class ApiProxy:
-    """A plain HTTP server in front of the API server.
-
-    Attributes:
-        rule: what to do with the next requests.
-        seen: `METHOD` of each request so far.
-    """
+    """A plain HTTP server in front of the API server."""
 
     plane: PlaneUnderTest
     rule: Rule = obey
@@ -73,11 +68,7 @@ class ApiProxy:
 
 @dataclass
 class HoldAnswers:
-    """The API server does what is asked; its answers to this method never come.
-
-    Attributes:
-        held: set once one is held back.
-    """
+    """The API server does what is asked; its answers to this method never come."""
 
     method: str
     held: asyncio.Event = field(default_factory=asyncio.Event)

@@ -15,11 +15,7 @@ from tests.fixtures.deliveries import encode, github_headers, github_issue
 
 @dataclass(frozen=True)
 class Labeling:
-    """Someone labels (or unlabels) an issue on GitHub; one delivery tells of it.
-
-    Attributes:
-        at: by the forge's clock, seconds as there.
-    """
+    """Someone labels (or unlabels) an issue on GitHub; one delivery tells of it."""
 
     number: int
     delivery: str

@@ -29,20 +29,11 @@ class Place:
     folder: Path
 
     def account(self, server: str | None = None) -> Path:
-        """A kubeconfig of the receiver's account: it has what `receiver/deploy/role.yaml` gives, no more.
-
-        Args:
-            server: in place of the API server's address.
-        """
+        """A kubeconfig of the receiver's account: it has what `receiver/deploy/role.yaml` gives, no more."""
         return accounts.account(self.plane, "receiver/deploy/role.yaml", self.namespace, self.folder, server)
 
     def start_receiver(self, kubeconfig: Path, *, forge: Any = None, **webhook: Any) -> Program:
-        """`main.py --mode webhook` as it runs in the cluster, but on a free loopback port.
-
-        Args:
-            forge: sections of the forges' settings.
-            webhook: further settings of that section.
-        """
+        """`main.py --mode webhook` as it runs in the cluster, but on a free loopback port."""
         name = f"receiver-{os.urandom(3).hex()}"
         config = self.folder / f"{name}.yaml"
         section = {

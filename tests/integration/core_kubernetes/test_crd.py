@@ -1,7 +1,4 @@
-"""What the API server refuses by the rules of `crds/agenttask.yaml`, each with its message.
-
-A unit test compares the schema with the Python types.
-"""
+"""What the API server refuses by the rules of `crds/agenttask.yaml`, each with its message."""
 
 from __future__ import annotations
 

@@ -64,11 +64,7 @@ class Door:
 
 @dataclass
 class Outage:
-    """A repository whose webhook sends to where no receiver is.
-
-    Attributes:
-        url: what the poll is told to be the webhook's.
-    """
+    """A repository whose webhook sends to where no receiver is."""
 
     place: Place
     system: System

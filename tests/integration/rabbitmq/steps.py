@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pika
@@ -121,37 +118,6 @@ async def claims(source: RabbitMQSource) -> AsyncIterator[Callable[[], Any]]:
 
         yield take
         stop.set()
-
-
-class ConsumerProcess:
-    """A consumer in a process of its own, to be killed."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    @classmethod
-    async def start(cls, broker: Broker, queue: str) -> ConsumerProcess:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(Path(__file__).with_name("consumer_process.py")),
-            str(broker.port),
-            queue,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        return cls(process)
-
-    async def told(self) -> dict[str, Any]:
-        """The next line that it writes."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(DEADLINE):
-            line = await self._process.stdout.readline()
-        told: dict[str, Any] = json.loads(line)
-        return told
-
-    async def kill(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
 
 
 class Relay:

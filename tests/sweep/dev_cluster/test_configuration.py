@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-from ipaddress import ip_network
-from itertools import pairwise
 from pathlib import Path
 
 from coding_agent_cluster import (
@@ -12,21 +10,8 @@ from coding_agent_cluster import (
     sandbox,
 )
 from coding_agent_cluster.control_plane_commands import Folders
-from coding_agent_cluster.network import SLOTS, free_ports, node_network
+from coding_agent_cluster.network import free_ports, node_network
 from coding_agent_cluster.node_config import NodeFolders
-
-
-def test_no_two_clusters_share_an_address() -> None:
-    networks = [node_network(slot) for slot in SLOTS]
-    for ranges in (
-        [ip_network(n.services) for n in networks],
-        [ip_network(n.pods) for n in networks],
-        [ip_network(f"{n.address}/24", strict=False) for n in networks],
-    ):
-        assert not any(a.overlaps(b) for a, b in pairwise(sorted(ranges)))
-    assert len({n.host_interface for n in networks}) == len(networks)
-    # Linux' limit for an interface's name (IFNAMSIZ without its end).
-    assert max(len(n.host_interface) for n in networks) <= 15
 
 
 def test_no_port_is_drawn_twice_although_nothing_listens_there_yet() -> None:

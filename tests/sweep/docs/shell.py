@@ -21,13 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @dataclass
 class Shell:
-    """A setting in which blocks run; directory and exported variables live on from block to block.
-
-    Attributes:
-        here: what a command of the documentation says, by what it must say in this test: addresses, names.
-        shown: what is printed here, by what the documentation shows.
-        seconds: that one block may take.
-    """
+    """A setting in which blocks run; directory and exported variables live on from block to block."""
 
     folder: Path
     here: Mapping[str, str] = field(default_factory=dict)

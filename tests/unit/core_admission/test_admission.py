@@ -1,7 +1,4 @@
-"""Exactly one task for each application of the label: rules 1 to 3 of the design, and who may cancel.
-
-All times are the forge's. The clock of the store is far ahead of it, and nothing depends on that.
-"""
+"""Exactly one task for each application of the label: rules 1 to 3 of the design, and who may cancel."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -21,69 +21,39 @@ RESET = str(int(NOW.timestamp()) + 90)
 SECONDARY = {"message": "You have exceeded a secondary rate limit. Please wait a few minutes."}
 
 
+REFUSED, UNAVAILABLE, GONE = ForgeRefusedError, ForgeUnavailableError, ForgeNotFoundError
+LATER = format_datetime(NOW + timedelta(seconds=30))
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "body", "kind", "wait"),
     [
-        pytest.param(401, {}, {"message": "Bad credentials"}, ForgeRefusedError, None, id="wrong token"),
-        pytest.param(
-            403,
-            {"x-ratelimit-remaining": "4999", "x-ratelimit-reset": RESET},
-            {"message": "Resource not accessible by personal access token"},
-            ForgeRefusedError,
-            None,
-            id="no right, requests left",
-        ),
-        pytest.param(
-            403,
-            {"x-ratelimit-remaining": "0", "x-ratelimit-reset": RESET},
-            {"message": "API rate limit exceeded for user ID 1."},
-            ForgeUnavailableError,
-            90,
-            id="GitHub's primary limit: until the reset",
-        ),
-        pytest.param(403, {}, SECONDARY, ForgeUnavailableError, 60, id="secondary limit, not told how long"),
-        pytest.param(
-            403, {"retry-after": "17"}, SECONDARY, ForgeUnavailableError, 17, id="secondary limit, told"
-        ),
-        pytest.param(
-            429,
-            {"ratelimit-remaining": "0", "ratelimit-reset": RESET},
-            None,
-            ForgeUnavailableError,
-            90,
-            id="GitLab's reset",
-        ),
-        pytest.param(404, {}, {"message": "Not Found"}, ForgeNotFoundError, None, id="404"),
-        pytest.param(502, {}, "<html>", ForgeUnavailableError, None, id="502 with a page of a proxy"),
-        pytest.param(
-            503,
-            {"retry-after": format_datetime(NOW + timedelta(seconds=30))},
-            None,
-            ForgeUnavailableError,
-            30,
-            id="503, told by a date",
-        ),
-        pytest.param(422, {}, {"message": "Validation Failed"}, ForgeError, None, id="422"),
-        pytest.param(301, {}, None, ForgeError, None, id="a redirect that is not followed"),
+        (401, {}, {"message": "Bad credentials"}, REFUSED, None),
+        (403, {"x-ratelimit-remaining": "4999", "x-ratelimit-reset": RESET}, {}, REFUSED, None),
+        (403, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": RESET}, {}, UNAVAILABLE, 90),
+        (403, {}, SECONDARY, UNAVAILABLE, 60),
+        (403, {"retry-after": "17"}, SECONDARY, UNAVAILABLE, 17),
+        (429, {}, None, UNAVAILABLE, None),
+        (429, {"ratelimit-remaining": "0", "ratelimit-reset": RESET}, None, UNAVAILABLE, 90),  # of GitLab
+        (404, {}, {"message": "Not Found"}, GONE, None),
+        (410, {}, {"message": "Issues are disabled for this repo"}, GONE, None),
+        (502, {}, "<html>", UNAVAILABLE, None),
+        (503, {"retry-after": LATER}, None, UNAVAILABLE, 30),
+        (408, {}, None, UNAVAILABLE, None),
+        (422, {}, {"message": "Validation Failed"}, ForgeError, None),
+        (301, {}, None, ForgeError, None),
     ],
-)
-def test_translate(
+)  # fmt: skip
+def test_what_an_answer_means(
     status: int, headers: dict[str, str], body: Any, kind: type[ForgeError], wait: float | None
 ) -> None:
     content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+    token = "`github.personal_access_token`"
     error = forge_error(
-        status,
-        headers,
-        content,
-        what="reading acme/pricing#7",
-        host="forge.example",
-        token="`github.personal_access_token`",
-        now=NOW,
+        status, headers, content, what="reading acme/pricing#7", host="forge.example", token=token, now=NOW
     )
-    assert type(error) is kind
+    assert (type(error), error.status, error.retry_after) == (kind, status, wait)
     assert ("personal_access_token" in str(error)) == (kind is ForgeRefusedError)
-    assert error.status == status
-    assert error.retry_after == wait
     assert "acme/pricing#7" in str(error)
     assert "forge.example" in str(error)
 

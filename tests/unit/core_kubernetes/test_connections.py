@@ -14,11 +14,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nRetry-After: 7\r\n\r\nhi"
 
 
 class Server:
-    """Answers each connection as a test says, and counts them.
-
-    Attributes:
-        heads: what was received, one entry for each request.
-    """
+    """Answers each connection as a test says, and counts them."""
 
     def __init__(
         self, serve: Callable[[Server, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

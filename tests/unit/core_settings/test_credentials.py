@@ -38,11 +38,6 @@ MOUNTED = {"secret": "team-model", "key": "api-key", "file": "openai-api-key"}
             "the key `api-key` of the Secret `team-model` or the key `api-key` of the Secret `b` "
             "(the chart's value `secrets.model.apiKey`)",
         ),
-        ({"queue": {"backend": "kubernetes"}}, "the chart's value `secrets.model.apiKey`"),
-        (
-            {"queue": {"backend": "kubernetes"}, "llm": {"openai": {"api_key": "a-person's"}}},
-            "`llm.openai.api_key` in the person's own settings, or OPENAI_API_KEY in the pod's environment",
-        ),
     ],
 )
 def test_where_a_key_is_set(given: dict[str, Any], expected: str) -> None:

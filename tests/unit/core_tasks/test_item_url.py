@@ -8,48 +8,19 @@ from coding_agent_core.tasks import item_of
 
 
 @pytest.mark.parametrize(
-    ("url", "project_id", "host", "repository", "key"),
+    ("url", "project_id", "item"),
     [
-        (
-            "https://github.com/octo/demo/issues/7",
-            None,
-            "github.com",
-            "octo/demo",
-            {"type": "github_issue", "owner": "octo", "repo": "demo", "number": 7},
-        ),
-        (
-            "https://github.com/octo/demo/pull/8/files?w=1#diff-1",
-            None,
-            "github.com",
-            "octo/demo",
-            {"type": "github_pull_request", "owner": "octo", "repo": "demo", "number": 8},
-        ),
-        (
-            " https://GHE.example.com:8443/Octo/demo.js/issues/7/ ",
-            None,
-            "ghe.example.com:8443",
-            "Octo/demo.js",
-            {"type": "github_issue", "owner": "Octo", "repo": "demo.js", "number": 7},
-        ),
-        (
-            "https://gitlab.com/group/project/-/issues/7",
-            4242,
-            "gitlab.com",
-            "group/project",
-            {"type": "gitlab_issue", "project_id": 4242, "issue_iid": 7},
-        ),
-        (
-            "https://gitlab.example.com/a/b/c/-/work_items/7#note_1",
-            4242,
-            "gitlab.example.com",
-            "a/b/c",
-            {"type": "gitlab_issue", "project_id": 4242, "issue_iid": 7},
-        ),
+        ("https://github.com/octo/demo/issues/7", None, "github|github.com|octo/demo|issue|7"),
+        ("https://github.com/octo/demo/pull/8/files?w=1", None, "github|github.com|octo/demo|change|8"),
+        (" https://GHE.example.com:8443/Octo/demo.js/issues/7/ ", None,
+         "github|ghe.example.com:8443|octo/demo.js|issue|7"),
+        ("https://gitlab.com/group/project/-/issues/7", 4242, "gitlab|gitlab.com|4242|issue|7"),
+        ("https://g.example.com/a/b/c/-/work_items/7#note_1", 4242, "gitlab|g.example.com|4242|issue|7"),
+        ("https://gitlab.com/group/sub/-/merge_requests/9/diffs", 4242, "gitlab|gitlab.com|4242|change|9"),
     ],
-)
-def test_items(url: str, project_id: int | None, host: str, repository: str, key: dict[str, object]) -> None:
-    item = item_of(url, project_id)
-    assert (item.host, item.repository, item.key) == (host, repository, key)
+)  # fmt: skip
+def test_the_item_of_an_address(url: str, project_id: int | None, item: str) -> None:
+    assert item_of(url, project_id).identity == item
 
 
 @pytest.mark.parametrize(

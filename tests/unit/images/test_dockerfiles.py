@@ -83,20 +83,3 @@ def test_an_image_is_built_from_a_lock_runs_as_a_number_and_what_changes_often_c
         )
     ]
     assert order == sorted(order)
-
-
-@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
-def test_everything_that_is_copied_is_in_the_build_context(file: Path) -> None:
-    """`.dockerignore` starts with `*`: a folder that it does not name again is not there."""
-    allowed = [
-        line.removeprefix("!").rstrip("/")
-        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-        if line.startswith("!")
-    ]
-    for step in steps(file):
-        if step.startswith("COPY ") and "--from" not in step:
-            for source in step.split()[1:-1]:
-                assert (ROOT / source).exists(), source
-                assert any(
-                    Path(source).match(entry) or f"{source}/".startswith(f"{entry}/") for entry in allowed
-                ), step

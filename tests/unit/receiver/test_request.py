@@ -1,7 +1,4 @@
-"""What a request must prove and hold.
-
-S1, S3, B1: what counts as coming from the forge. S6: a body that cannot be read has a status and a reason.
-"""
+"""What a request must prove and hold."""
 
 import hashlib
 import hmac

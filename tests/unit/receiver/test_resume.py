@@ -11,7 +11,6 @@ import pytest
 from coding_agent_core.forge.values import Comment
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.processes import Process
-from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, comment
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Phase, RunnerName, TaskRequest
@@ -20,7 +19,7 @@ from coding_agent_receiver.resume import resumed
 
 from tests.fixtures.deliveries import NOW
 from tests.unit.core_reporting import making
-from tests.unit.receiver.test_poller import labeled
+from tests.unit.receiver.test_poller import ListedForge, labeled
 
 ENDED = "0" * 32
 
@@ -29,25 +28,17 @@ def state(phase: Phase, attempt: int = 1, **changes: Any) -> State:
     return State(uuid="uuid-1", run=3, attempt=attempt, phase=phase, **changes)
 
 
-class CommentedForge:
+class CommentedForge(ListedForge):
     """One item with the processing label and our comment."""
 
-    platform = Platform.GITHUB
-    host = "github.com"
-
     def __init__(self, shown: State | None) -> None:
-        self.shown = shown
+        super().__init__(1)
+        self.shown, self.user = shown, "bob"
 
-    async def whoami(self) -> str:
-        return "coding-agent-bot"
-
-    async def redeliver_missed(self, settings: Settings) -> int:
-        return 0
-
-    async def find_labeled(self, labels: frozenset[str] | None = None) -> AsyncIterator[TaskRequest]:
+    async def find_labeled(self, labels: object = None) -> AsyncIterator[TaskRequest]:
         if labels == {"coding agent processing"}:
-            trigger = labeled(1).trigger.model_copy(update={"labeled_at": NOW})
-            yield labeled(1).model_copy(update={"user": "bob", "trigger": trigger})
+            async for request in super().find_labeled():
+                yield request
 
     async def find_comment(self, *_: object) -> Comment | None:
         if self.shown is None:

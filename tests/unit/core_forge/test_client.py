@@ -186,6 +186,21 @@ async def test_a_redirected_write_keeps_its_method_or_is_not_made() -> None:
     assert len(wire.requests) == 1
 
 
+async def test_a_body_without_the_marker_is_refused() -> None:
+    wire = Wire([USER])
+    with pytest.raises(ValueError, match="marker"):
+        await wire.forge(Platform.GITHUB).upsert_comment(ITEMS[Platform.GITHUB], "marker", "other")
+    assert wire.requests == []
+
+
+async def test_a_removal_whose_answer_was_lost_is_not_repeated_on_github() -> None:
+    # Repeated, it would answer 404, and the one who removed the label would be told that it was not there.
+    wire = Wire([httpx.ReadTimeout("slow"), answer(404, {"message": "Label does not exist"})])
+    with pytest.raises(ForgeUnavailableError):
+        await wire.forge(Platform.GITHUB).remove_label(ITEMS[Platform.GITHUB], "coding agent")
+    assert len(wire.requests) == 1
+
+
 async def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "TOTAL_TIMEOUT", 0.02)
 

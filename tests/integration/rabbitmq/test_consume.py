@@ -161,7 +161,7 @@ async def test_a_confirmed_task_and_a_waiting_retry_survive_a_power_cut(
         await sink.submit(request(2))
         await asyncio.to_thread(rabbitmq.kill)
         await asyncio.to_thread(rabbitmq.start)
-        found = set()
+        found = set[tuple[int, int]]()
         while len(found) < 2:
             claim = await take()
             found.add((claim.task.request.item.number, claim.task.attempt))

@@ -12,7 +12,7 @@ from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings.attempts import Consumer
-from coding_agent_core.tasks import Item, TaskRequest
+from coding_agent_core.tasks import Item, TaskRequest, task_name
 
 from tests.fixtures.deliveries import NOW, asked, issue
 
@@ -66,3 +66,13 @@ async def test_the_trust_of_the_issues_tasks_counts(
     await sink._submit(cast(AgentTasks, tasks), request(CHANGE, answers=answers), set())
     assert tasks.bodies[-1]["spec"]["source"]["kind"] == "change"
     assert tasks.bodies[-1]["spec"].get("trusted", False) is trusted
+
+
+async def test_after_a_lost_answer_the_task_is_looked_for_before_it_is_created_again() -> None:
+    """It may have been created, have ended, and have been deleted: another one would do its work twice."""
+    tasks = Stored(task(1, trusted=False))
+    sink = KubernetesSink(Access(None), "ns", Consumer())
+    unanswered = {task_name(ISSUE)}
+    submission = await sink._submit(cast(AgentTasks, tasks), request(ISSUE), unanswered)
+    assert (submission.task, submission.duplicate) == (task_name(ISSUE), None)
+    assert len(tasks.bodies) == 1

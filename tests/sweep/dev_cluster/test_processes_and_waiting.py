@@ -42,16 +42,6 @@ def test_a_process_that_is_started_again_is_ended_with_its_program(
     assert processes.names() == []
 
 
-def test_a_process_gets_no_secret_of_its_starters_environment(
-    processes: Processes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GITHUB_PERSONAL_ACCESS_TOKEN", "secret")
-    processes.start("printer", ["sh", "-c", "env; echo done; sleep 60"])
-    until("output", lambda: "done" in processes.log_tail("printer", 50), timeout=60)
-    processes.stop("printer", how=signal.SIGKILL, timeout=5)
-    assert "secret" not in processes.log_tail("printer", 50)
-
-
 def request(error: Exception, **options: Any) -> str:
     """Wait for a probe that fails once with this error."""
     answers = iter([error])

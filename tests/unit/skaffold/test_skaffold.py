@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from pathlib import Path
 from typing import Any
 
@@ -47,38 +46,3 @@ def test_skaffold_understands_it_and_every_file_exists(profile: str | None) -> N
     for release in config["deploy"]["helm"]["releases"]:
         files += [f"{release['chartPath']}/Chart.yaml", *release["valuesFiles"]]
     assert not [file for file in files if not (ROOT / file).exists()]
-
-
-@WITH
-def test_every_image_is_built_and_every_build_is_used(profile: str | None) -> None:
-    config = with_profile(profile)
-    built = {artifact["image"] for artifact in config["build"]["artifacts"]}
-    [release] = config["deploy"]["helm"]["releases"]
-    templates = " ".join(release["setValueTemplates"].values())
-    used = {image for image in built if f"IMAGE_REPO_{image.replace('-', '_')}}}" in templates}
-    for path in config["manifests"]["rawYaml"]:
-        for document in documents(path):
-            pod = document.get("spec", {}).get("template", {}).get("spec", {})
-            used |= {container["image"] for container in pod.get("containers", [])}
-    assert used == built
-    named = set(re.findall(r"IMAGE_(?:REPO|TAG)_([a-z_]+)\}\}", templates))
-    assert named <= {image.replace("-", "_") for image in built}
-
-
-def test_namespaces_and_forwarded_ports_agree() -> None:
-    [release] = CONFIG["deploy"]["helm"]["releases"]
-    [namespace] = documents("dev/kubernetes/namespace.yaml")
-    name = namespace["metadata"]["name"]
-    assert release["namespace"] == CONFIG["deploy"]["kubectl"]["defaultNamespace"] == name
-    assert {entry["namespace"] for entry in CONFIG["portForward"]} == {name}
-    services = {
-        document["metadata"]["name"]: document["spec"]["ports"][0]["port"]
-        for path in CONFIG["manifests"]["rawYaml"]
-        for document in documents(path)
-        if document["kind"] == "Service"
-    }
-    values = yaml.safe_load((ROOT / "charts/coding-agent/values.yaml").read_text(encoding="utf-8"))
-    services["coding-agent-receiver"] = values["receiver"]["service"]["port"]
-    assert {found["resourceName"]: found["port"] for found in CONFIG["portForward"]} == services
-    local = [entry["localPort"] for entry in CONFIG["portForward"]]
-    assert len(set(local)) == len(local)

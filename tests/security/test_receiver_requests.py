@@ -3,11 +3,13 @@
 import asyncio
 import hashlib
 import hmac
+from typing import Any
 
 import pytest
 
 from tests.fixtures.deliveries import (
     SECRET,
+    RecordingSink,
     encode,
     github_headers,
     github_issue,
@@ -16,7 +18,7 @@ from tests.fixtures.deliveries import (
     settings,
     sign,
 )
-from tests.fixtures.receiver import receiving
+from tests.fixtures.receiver import Receiver, receiving
 from tests.integration.receiver.test_bad_input import BODY, refusal
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -25,7 +27,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     "signature", [None, "", sign(BODY, "another secret"), sign(BODY + b" "), "sha256=" + "é" * 64, "\xff\xfe"]
 )
-async def test_a_signature_that_is_missing_wrong_malformed_or_not_ascii_is_401(receiver, sink, signature):
+async def test_a_signature_that_is_missing_wrong_malformed_or_not_ascii_is_401(
+    receiver: Receiver, sink: RecordingSink, signature: str | None
+) -> None:
     headers = github_headers(BODY)
     del headers["X-Hub-Signature-256"]
     sent = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -37,7 +41,7 @@ async def test_a_signature_that_is_missing_wrong_malformed_or_not_ascii_is_401(r
     assert sink.submitted == []
 
 
-async def test_a_request_with_only_the_old_sha1_header_is_401(receiver):
+async def test_a_request_with_only_the_old_sha1_header_is_401(receiver: Receiver) -> None:
     headers = github_headers(BODY)
     del headers["X-Hub-Signature-256"]
     headers["X-Hub-Signature"] = "sha1=" + hmac.new(SECRET.encode(), BODY, hashlib.sha1).hexdigest()
@@ -46,7 +50,9 @@ async def test_a_request_with_only_the_old_sha1_header_is_401(receiver):
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong", "\xff\xfe"])
-async def test_a_gitlab_token_that_is_missing_or_wrong_is_401(receiver, sink, token):
+async def test_a_gitlab_token_that_is_missing_or_wrong_is_401(
+    receiver: Receiver, sink: RecordingSink, token: str | None
+) -> None:
     headers = gitlab_headers()
     del headers["X-Gitlab-Token"]
     sent = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -57,7 +63,7 @@ async def test_a_gitlab_token_that_is_missing_or_wrong_is_401(receiver, sink, to
     assert sink.submitted == []
 
 
-async def test_a_forge_without_a_secret_is_always_answered_401(sink):
+async def test_a_forge_without_a_secret_is_always_answered_401(sink: RecordingSink) -> None:
     only_github = settings(gitlab={"token": ""})
     async with receiving(only_github, sink) as receiver:
         refusal(await receiver.gitlab(gitlab_issue(), **{"X-Gitlab-Token": ""}), 401)
@@ -80,7 +86,7 @@ FRAMES = {
 """Headers that two servers in a row may read in two ways, so that one takes the rest for another request."""
 
 
-def request(framing, body=b"0\r\n\r\n", headers=None):
+def request(framing: Any, body: Any = b"0\r\n\r\n", headers: Any = None) -> Any:
     lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or github_headers(b"")).items())
     return f"POST /webhook/github HTTP/1.1\r\nHost: x\r\n{lines}{framing}\r\n".encode() + body
 
@@ -88,7 +94,7 @@ def request(framing, body=b"0\r\n\r\n", headers=None):
 LAST = "Connection: close\r\n"
 
 
-async def answers(receiver, sent):
+async def answers(receiver: Receiver, sent: Any) -> Any:
     """The status codes of all answers until the receiver closes the connection: `sent` ends with a `LAST`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", receiver.port)
     writer.write(sent)
@@ -104,20 +110,24 @@ AUTHENTIC = request(f"Content-Length: {len(BODY)}\r\n{LAST}", BODY, github_heade
 
 
 @pytest.mark.parametrize("framing", FRAMES)
-async def test_behind_a_request_of_two_readings_nothing_is_taken_for_a_request(receiver, sink, framing):
+async def test_behind_a_request_of_two_readings_nothing_is_taken_for_a_request(
+    receiver: Receiver, sink: RecordingSink, framing: str
+) -> None:
     codes = await answers(receiver, request(FRAMES[framing]) + AUTHENTIC)
     assert codes == [400]
     assert sink.submitted == []
 
 
-async def test_a_request_behind_a_plain_one_is_taken(receiver, sink):
+async def test_a_request_behind_a_plain_one_is_taken(receiver: Receiver, sink: RecordingSink) -> None:
     health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
     assert await answers(receiver, health + AUTHENTIC) == [200, 200]
     assert len(sink.submitted) == 1
 
 
 @pytest.mark.parametrize("name", ["X-Hub-Signature-256", "X-GitHub-Event"])
-async def test_of_a_header_that_comes_twice_no_forged_one_helps(receiver, sink, name):
+async def test_of_a_header_that_comes_twice_no_forged_one_helps(
+    receiver: Receiver, sink: RecordingSink, name: str
+) -> None:
     forged = github_headers(BODY) | {"X-Hub-Signature-256": sign(BODY, "another secret")}
     once = request(f"Content-Length: {len(BODY)}\r\n{LAST}", BODY, forged)
     twice = once.replace(b"\r\n\r\n", f"\r\n{name}: {forged[name]}\r\n\r\n".encode(), 1)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coding_agent_core.forge.values import Checks, Review, Thread
@@ -77,7 +78,7 @@ async def threads(world: World, change: Item) -> list[Thread]:
     return list((await world.forge.discussion(change)).threads)
 
 
-def start(world: World, change: Item, text: str = "Say a dozen.", **where: object) -> object:
+def start(world: World, change: Item, text: str = "Say a dozen.", **where: object) -> Any:
     place = {"path": "numbers.txt", "line": 12, **where}
     return world.server.start_thread(REPOSITORY, change.number, text, by="alice", **place)
 
@@ -90,7 +91,7 @@ async def test_threads_on_lines_and_files(world: World, author: Author) -> None:
     start(world, change, "Removed.", removed=True)
     start(world, change, "The file.", line=None)
     done = start(world, change, "Done.", line=13)
-    done.resolved_by = world.server.user("alice")  # type: ignore[attr-defined]
+    done.resolved_by = world.server.user("alice")
 
     on_line, several, removed, whole, resolved = await threads(world, change)
 

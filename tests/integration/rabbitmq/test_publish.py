@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource, publisher
+from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource, messages, publisher
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Origin
 
@@ -166,7 +166,7 @@ async def test_a_queue_that_was_purged_is_filled_again_by_polls(
 ) -> None:
     """Each poll looks for what waits. That must not keep it for ever."""
     monkeypatch.setattr(publisher, "_PROBE_SECONDS", DEADLINE)
-    arguments = {**publisher.WAITING_ARGUMENTS, "x-message-ttl": 1000}
+    arguments = {**messages.WAITING_ARGUMENTS, "x-message-ttl": 1000}
     monkeypatch.setattr(publisher, "WAITING_ARGUMENTS", arguments)
     poll = request(1, Origin.POLL)
     assert (await sink.submit(poll)).duplicate is None

@@ -6,16 +6,19 @@ import pytest
 from coding_agent_core.queues.memory import MemoryQueue
 
 from tests.fixtures.deliveries import (
+    RecordingSink,
     github_issue,
     gitlab_issue,
     settings,
 )
-from tests.fixtures.receiver import receiving
+from tests.fixtures.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_an_accepted_event_is_answered_with_the_name_of_its_task(receiver, sink):
+async def test_an_accepted_event_is_answered_with_the_name_of_its_task(
+    receiver: Receiver, sink: RecordingSink
+) -> None:
     response = await receiver.github(github_issue())
     assert response.status_code == 200
     assert response.json() == {"status": "success", "task_queued": True, "task": response.json()["task"]}
@@ -23,7 +26,9 @@ async def test_an_accepted_event_is_answered_with_the_name_of_its_task(receiver,
     assert len(sink.submitted) == 1
 
 
-async def test_a_redelivery_is_answered_as_a_duplicate_with_the_same_task(receiver, sink):
+async def test_a_redelivery_is_answered_as_a_duplicate_with_the_same_task(
+    receiver: Receiver, sink: RecordingSink
+) -> None:
     first = (await receiver.github(github_issue(), delivery="d-9")).json()
     again = await receiver.github(github_issue(), delivery="d-9")
     assert again.status_code == 200
@@ -31,7 +36,7 @@ async def test_a_redelivery_is_answered_as_a_duplicate_with_the_same_task(receiv
     assert len(sink.submitted) == 1
 
 
-async def test_many_deliveries_at_once_for_one_label_are_one_task():
+async def test_many_deliveries_at_once_for_one_label_are_one_task() -> None:
     async with receiving(settings(), MemoryQueue()) as receiver:
         answers = await asyncio.gather(
             *(receiver.github(github_issue(), delivery=f"d-{index}") for index in range(30))
@@ -41,7 +46,7 @@ async def test_many_deliveries_at_once_for_one_label_are_one_task():
     assert len({answer.json()["task"] for answer in answers}) == 1
 
 
-async def test_nothing_is_answered_before_the_task_is_stored(receiver, sink):
+async def test_nothing_is_answered_before_the_task_is_stored(receiver: Receiver, sink: RecordingSink) -> None:
     sink.hold = asyncio.Event()
     sending = asyncio.create_task(receiver.github(github_issue()))
     await sink.entered.wait()
@@ -50,7 +55,9 @@ async def test_nothing_is_answered_before_the_task_is_stored(receiver, sink):
     assert (await sending).json()["status"] == "success"
 
 
-async def test_a_queue_that_cannot_be_reached_is_answered_503_with_retry_after(receiver, sink):
+async def test_a_queue_that_cannot_be_reached_is_answered_503_with_retry_after(
+    receiver: Receiver, sink: RecordingSink
+) -> None:
     sink.down = True
     response = await receiver.github(github_issue())
     assert response.status_code == 503
@@ -59,7 +66,9 @@ async def test_a_queue_that_cannot_be_reached_is_answered_503_with_retry_after(r
     assert "127.0.0.1" not in response.text
 
 
-async def test_a_queue_that_hangs_is_answered_503_before_github_gives_up(receiver, sink, monkeypatch):
+async def test_a_queue_that_hangs_is_answered_503_before_github_gives_up(
+    receiver: Receiver, sink: RecordingSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("coding_agent_receiver.app.STORE_TIMEOUT", 0.05)
     sink.hold = asyncio.Event()
     response = await receiver.github(github_issue())
@@ -67,7 +76,9 @@ async def test_a_queue_that_hangs_is_answered_503_before_github_gives_up(receive
     assert "Retry-After" in response.headers
 
 
-async def test_a_defect_of_ours_is_answered_503_without_its_trace_and_logged_with_it(receiver, sink, caplog):
+async def test_a_defect_of_ours_is_answered_503_without_its_trace_and_logged_with_it(
+    receiver: Receiver, sink: RecordingSink, caplog: pytest.LogCaptureFixture
+) -> None:
     sink.broken = RuntimeError("secret details")
     response = await receiver.github(github_issue())
     assert response.status_code == 503
@@ -76,19 +87,21 @@ async def test_a_defect_of_ours_is_answered_503_without_its_trace_and_logged_wit
     assert "Traceback" in caplog.text
 
 
-async def test_a_person_who_takes_the_label_off_cancels_the_task(receiver, sink):
+async def test_a_person_who_takes_the_label_off_cancels_the_task(
+    receiver: Receiver, sink: RecordingSink
+) -> None:
     task = (await receiver.github(github_issue())).json()["task"]
     response = await receiver.github(github_issue("unlabeled"), delivery="d-2")
     assert (response.status_code, response.json()) == (200, {"status": "cancelled", "task": task})
     assert sink.withdrawn[0].reason == "the issue lost the label 'coding agent'"
 
 
-async def test_a_gitlab_event_is_answered_by_what_it_means(receiver):
+async def test_a_gitlab_event_is_answered_by_what_it_means(receiver: Receiver) -> None:
     assert (await receiver.gitlab(gitlab_issue())).json()["status"] == "success"
     assert (await receiver.gitlab(gitlab_issue(changes={}))).json()["status"] == "ignored"
 
 
-async def test_closing_an_item_without_a_task_is_ignored(receiver):
+async def test_closing_an_item_without_a_task_is_ignored(receiver: Receiver) -> None:
     response = await receiver.github(github_issue("closed", None))
     assert response.status_code == 200
     assert response.json() == {

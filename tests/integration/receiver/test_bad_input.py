@@ -1,18 +1,21 @@
 """The issue's *Bad input* list over real HTTP: each with its status and a plain reason (S1, S3, S6)."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from tests.fixtures.deliveries import (
     SECRET,
+    RecordingSink,
     encode,
     github_headers,
     github_issue,
     gitlab_issue,
     settings,
 )
-from tests.fixtures.receiver import receiving
+from tests.fixtures.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -26,7 +29,7 @@ CASES = {
 }
 
 
-def refusal(response, status):
+def refusal(response: Any, status: Any) -> Any:
     """The reason of a refusal, checked for its form."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/json"
@@ -38,30 +41,32 @@ def refusal(response, status):
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_a_signed_body_that_cannot_be_used_is_refused_with_a_reason(receiver, sink, name):
+async def test_a_signed_body_that_cannot_be_used_is_refused_with_a_reason(
+    receiver: Receiver, sink: RecordingSink, name: str
+) -> None:
     body, status, reason = CASES[name]
     assert reason in refusal(await receiver.github(body), status)
     assert sink.submitted == []
 
 
-async def test_a_form_encoded_body_is_415_with_advice(receiver):
+async def test_a_form_encoded_body_is_415_with_advice(receiver: Receiver) -> None:
     body = b"payload=%7B%22action%22%3A%22labeled%22%7D"
     response = await receiver.github(body, **{"Content-Type": "application/x-www-form-urlencoded"})
     assert "choose it in the settings of the webhook" in refusal(response, 415)
 
 
-async def test_an_unknown_event_is_ignored_whatever_is_in_it(receiver):
+async def test_an_unknown_event_is_ignored_whatever_is_in_it(receiver: Receiver) -> None:
     response = await receiver.github({"issue": None}, "a" * 4000)
     assert (response.status_code, response.json()["status"]) == (200, "ignored")
     assert len(response.text) < 300
 
 
-async def test_a_signed_request_without_an_event_header_is_400(receiver):
+async def test_a_signed_request_without_an_event_header_is_400(receiver: Receiver) -> None:
     assert "X-GitHub-Event" in refusal(await receiver.github(github_issue(), event=""), 400)
     assert "X-Gitlab-Event" in refusal(await receiver.gitlab(gitlab_issue(), event=""), 400)
 
 
-async def test_the_largest_body_that_github_sends_is_taken(receiver):
+async def test_the_largest_body_that_github_sends_is_taken(receiver: Receiver) -> None:
     payload = github_issue()
     payload["padding"] = "x" * (25 * 1024 * 1024 - len(encode(payload | {"padding": ""})))
     body = encode(payload)
@@ -69,8 +74,8 @@ async def test_the_largest_body_that_github_sends_is_taken(receiver):
     assert (await receiver.github(body)).json()["status"] == "success"
 
 
-async def test_a_body_above_the_limit_is_413_announced_or_not(sink):
-    async def chunks():
+async def test_a_body_above_the_limit_is_413_announced_or_not(sink: RecordingSink) -> None:
+    async def chunks() -> AsyncIterator[Any]:
         yield b" " * 60
         yield b" " * 41
 
@@ -82,14 +87,16 @@ async def test_a_body_above_the_limit_is_413_announced_or_not(sink):
         refusal(await receiver.github(b" " * 100), 400)
 
 
-async def test_a_body_that_does_not_come_is_408(receiver, monkeypatch):
+async def test_a_body_that_does_not_come_is_408(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coding_agent_receiver.app.BODY_GRACE", 0.05)
     answer = await exchange(receiver, BODY, announced=len(BODY) + 10)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"did not arrive" in answer
 
 
-async def test_a_sender_that_hangs_up_in_the_middle_leaves_no_task_and_no_error(receiver, sink, caplog):
+async def test_a_sender_that_hangs_up_in_the_middle_leaves_no_task_and_no_error(
+    receiver: Receiver, sink: RecordingSink, caplog: pytest.LogCaptureFixture
+) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", receiver.port)
     writer.write(head(BODY, announced=len(BODY) + 10) + BODY)
     await writer.drain()
@@ -103,20 +110,20 @@ async def test_a_sender_that_hangs_up_in_the_middle_leaves_no_task_and_no_error(
     assert (await receiver.github(github_issue())).status_code == 200
 
 
-async def test_other_methods_and_paths_are_refused_plainly(receiver):
+async def test_other_methods_and_paths_are_refused_plainly(receiver: Receiver) -> None:
     answer = await receiver.http.get("/webhook/github")
     assert refusal(answer, 405)
     assert answer.headers["Allow"] == "POST"  # RFC 9110, section 15.5.6
     assert refusal(await receiver.http.post("/webhook/bitbucket"), 404)
 
 
-def head(body, announced):
+def head(body: Any, announced: Any) -> Any:
     lines = [f"{name}: {value}" for name, value in github_headers(body).items()]
     lines += ["Host: x", f"Content-Length: {announced}"]
     return ("POST /webhook/github HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-async def exchange(receiver, body, announced):
+async def exchange(receiver: Receiver, body: Any, announced: Any) -> Any:
     """Send a request whose body is shorter than announced; what is answered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", receiver.port)
     writer.write(head(body, announced) + body)

@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from coding_agent_core.settings.model import Logging
@@ -22,12 +24,12 @@ from tests.fixtures.receiver import receiving
 
 
 @pytest.fixture
-def logged():
+def logged() -> Iterator[Any]:
     """What is logged, as a program would write it; call it with the logging settings."""
     root = logging.getLogger()
     level, before, stream = root.level, list(root.handlers), io.StringIO()
 
-    def start(**chosen):
+    def start(**chosen: Any) -> Any:
         configure(Logging.model_validate({"level": "DEBUG", **chosen}), stream=stream)
         return stream
 
@@ -36,7 +38,7 @@ def logged():
     root.setLevel(level)
 
 
-def said(stream, level=None):
+def said(stream: Any, level: Any = None) -> Any:
     """The receiver's lines without their time stamp."""
     lines = [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line) for line in stream.getvalue().splitlines()]
     return [
@@ -45,7 +47,9 @@ def said(stream, level=None):
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-async def test_no_secret_token_or_body_is_ever_logged_and_no_header_breaks_a_line(logged, form):
+async def test_no_secret_token_or_body_is_ever_logged_and_no_header_breaks_a_line(
+    logged: Any, form: str
+) -> None:
     body_text = "the-private-body-of-the-issue"
     hostile = "x\x85forged"  # the server itself refuses ASCII control characters
     github, gitlab = github_issue(body=body_text), gitlab_issue(description=body_text)
@@ -80,7 +84,7 @@ async def test_no_secret_token_or_body_is_ever_logged_and_no_header_breaks_a_lin
         }
 
 
-async def test_a_flood_of_forged_requests_does_not_flood_the_log(logged):
+async def test_a_flood_of_forged_requests_does_not_flood_the_log(logged: Any) -> None:
     async with receiving(settings(rate_limit={"failed": "3/minute"}), RecordingSink()) as receiver:
         stream = logged(level="INFO")
         for _ in range(20):

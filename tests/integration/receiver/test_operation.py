@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -15,11 +17,11 @@ from tests.fixtures.deliveries import NOW, RecordingSink, github_issue, gitlab_i
 from tests.fixtures.receiver import receiving
 
 
-def client(app):
+def client(app: Any) -> Any:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver")
 
 
-async def test_health_tells_the_time_and_the_queue():
+async def test_health_tells_the_time_and_the_queue() -> None:
     sink = RecordingSink()
     async with client(create_app(settings(), sink, clock=lambda: NOW)) as http:
         response = await http.get("/health")
@@ -42,19 +44,19 @@ async def test_health_tells_the_time_and_the_queue():
 
 
 class HangingSink(RecordingSink):
-    async def connected(self):
+    async def connected(self) -> Any:
         await asyncio.Event().wait()
         return True
 
 
-async def test_health_answers_though_the_queue_cannot_tell(monkeypatch):
+async def test_health_answers_though_the_queue_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coding_agent_receiver.server._HEALTH_TIMEOUT", 0.05)
     async with client(create_app(settings(), HangingSink())) as http:
         assert (await http.get("/health")).json()["queue_connected"] is False
 
 
 @pytest.fixture
-async def busy():
+async def busy() -> AsyncIterator[Any]:
     """A client of a receiver that answered one request of each result."""
     sink = RecordingSink()
     async with receiving(settings(), sink) as receiver:
@@ -70,13 +72,13 @@ async def busy():
         yield receiver.http
 
 
-async def test_metrics_are_json_for_people(busy):
+async def test_metrics_are_json_for_people(busy: httpx.AsyncClient) -> None:
     body = (await busy.get("/metrics", headers={"Accept": "application/json, */*"})).json()
     assert (body["webhooks_received"], body["webhooks_failed"], body["tasks_queued"]) == (8, 3, 2)
     assert body["webhooks_by_event"]["github:other"] == 1
 
 
-async def test_metrics_are_prometheus_text_for_scrapers(busy):
+async def test_metrics_are_prometheus_text_for_scrapers(busy: httpx.AsyncClient) -> None:
     response = await busy.get("/metrics", headers={"Accept": "text/plain"})
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     values = {
@@ -97,13 +99,13 @@ async def test_metrics_are_prometheus_text_for_scrapers(busy):
     assert values["coding_agent_webhook_response_seconds_count", "gitlab"] == 2
 
 
-async def test_a_real_scraper_gets_openmetrics(busy):
+async def test_a_real_scraper_gets_openmetrics(busy: httpx.AsyncClient) -> None:
     accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.5,*/*;q=0.1"
     response = await busy.get("/metrics", headers={"Accept": accept})
     assert response.headers["Content-Type"].startswith("application/openmetrics-text")
 
 
-async def test_a_fresh_receiver_shows_what_is_alerted_on_at_zero():
+async def test_a_fresh_receiver_shows_what_is_alerted_on_at_zero() -> None:
     # `increase()` does not see a series that starts at 1: the first errors of a pod would raise no alert.
     async with client(create_app(settings(), RecordingSink())) as http:
         response = await http.get("/metrics", headers={"Accept": "text/plain"})
@@ -117,19 +119,19 @@ async def test_a_fresh_receiver_shows_what_is_alerted_on_at_zero():
             assert values[f"coding_agent_{name}_total", platform] == 0
 
 
-def test_a_server_without_any_secret_refuses_to_start():
+def test_a_server_without_any_secret_refuses_to_start() -> None:
     with pytest.raises(SettingsError, match="GITHUB_WEBHOOK_SECRET"):
         run(Settings(), RecordingSink())
 
 
-def test_a_forge_without_a_secret_is_named(caplog):
+def test_a_forge_without_a_secret_is_named(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     create_app(settings(gitlab={"token": ""}), RecordingSink())
     assert "GitLab webhooks are all answered 401" in caplog.text
     assert "GitHub webhooks" not in caplog.text
 
 
-async def test_a_port_in_use_is_a_clear_error():
+async def test_a_port_in_use_is_a_clear_error() -> None:
     async with receiving(settings(), RecordingSink()) as receiver:
         taken = settings(server={"host": "127.0.0.1", "port": receiver.port})
         with pytest.raises(

@@ -3,6 +3,8 @@
 import asyncio
 import copy
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -47,13 +49,13 @@ REAL = [
     ("github", "pull_request", github_pull_request()),
     ("gitlab", "System Hook", gitlab_merge_request()),
 ]
-NASTY = [..., None, True, -7, 2**70, "\ud800\x00\r\n", [], {"name": None}]
+NASTY: list[Any] = [..., None, True, -7, 2**70, "\ud800\x00\r\n", [], {"name": None}]
 
 
-def post(forge, body, headers):
+def post(forge: Any, body: Any, headers: Any) -> Any:
     """Send one request through the whole application, without a network."""
 
-    async def send():
+    async def send() -> Any:
         transport = httpx.ASGITransport(APP, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as http:
             return await http.post(f"/webhook/{forge}", content=body, headers=headers)
@@ -61,7 +63,7 @@ def post(forge, body, headers):
     return asyncio.run(send())
 
 
-def authentic(forge, event, body):
+def authentic(forge: Any, event: Any, body: Any) -> Any:
     """Headers that pass verification, with an event of any bytes."""
     proof = (
         [(b"x-hub-signature-256", sign(body).encode()), (b"x-github-event", event)]
@@ -71,7 +73,7 @@ def authentic(forge, event, body):
     return [(b"content-type", b"application/json"), *proof]
 
 
-def places(value, path=()):
+def places(value: Any, path: Any = ()) -> Iterator[Any]:
     """Every place in a JSON value."""
     yield path
     children = (
@@ -81,7 +83,7 @@ def places(value, path=()):
         yield from places(child, (*path, name))
 
 
-def replaced(payload, path, value):
+def replaced(payload: Any, path: Any, value: Any) -> Any:
     """The payload with another value, or nothing, at a place."""
     if not path:
         return value
@@ -97,7 +99,9 @@ def replaced(payload, path, value):
 
 
 @pytest.mark.parametrize(("forge", "event", "original"), REAL)
-async def test_no_value_at_any_place_of_a_real_payload_finds_a_5xx(forge, event, original):
+async def test_no_value_at_any_place_of_a_real_payload_finds_a_5xx(
+    forge: Any, event: str, original: Any
+) -> None:
     transport = httpx.ASGITransport(APP, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as http:
         for path in list(places(original))[1:]:
@@ -112,6 +116,6 @@ async def test_no_value_at_any_place_of_a_real_payload_finds_a_5xx(forge, event,
 @given(forge=st.sampled_from(["github", "gitlab"]), event=HEADER, body=st.binary(max_size=300) | ANY_JSON)
 @example(forge="github", event=b"issues", body=b'{"action": "labeled", "label": {"name": "coding agent"}}')
 @example(forge="gitlab", event=b"Issue Hook", body=b'{"object_kind": "issue"}')
-def test_no_authentic_body_and_event_finds_a_5xx(forge, event, body):
+def test_no_authentic_body_and_event_finds_a_5xx(forge: Any, event: str, body: bytes) -> None:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     assert post(forge, raw, authentic(forge, event, raw)).status_code in ANSWERS

@@ -1,19 +1,20 @@
 """The issue's *Real GitHub payloads*: every example of GitHub's events, signed, into a running receiver."""
 
 import copy
+from typing import Any
 
 import pytest
 from coding_agent_core.settings.model import Settings
 
 from tests.fixtures.deliveries import RecordingSink, settings
-from tests.fixtures.receiver import receiving
+from tests.fixtures.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BUG = Settings.model_validate({"github": {"bot_label": "bug"}, "webhook": settings().webhook.model_dump()})
 
 
-def replay(examples):
+def replay(examples: Any) -> Any:
     """Every example of the two events, each with its own delivery id."""
     return [
         (event, f"{event}-{index}", payload)
@@ -22,7 +23,9 @@ def replay(examples):
     ]
 
 
-async def test_exactly_the_examples_with_the_configured_label_become_tasks(octokit_examples):
+async def test_exactly_the_examples_with_the_configured_label_become_tasks(
+    octokit_examples: dict[str, list[dict[str, Any]]],
+) -> None:
     sink = RecordingSink()
     expected, answered = [], {}
     async with receiving(BUG, sink) as receiver:
@@ -39,8 +42,8 @@ async def test_exactly_the_examples_with_the_configured_label_become_tasks(octok
 
 
 async def test_each_example_that_is_changed_to_a_label_application_becomes_a_task(
-    octokit_examples, sink, receiver
-):
+    octokit_examples: dict[str, list[dict[str, Any]]], sink: RecordingSink, receiver: Receiver
+) -> None:
     examples = replay(octokit_examples)
     for event, delivery, original in examples:
         payload = copy.deepcopy(original) | {"action": "labeled", "label": {"name": "coding agent"}}
@@ -50,7 +53,9 @@ async def test_each_example_that_is_changed_to_a_label_application_becomes_a_tas
     assert len(sink.submitted) == len(examples)
 
 
-async def test_each_example_of_a_comment_that_is_changed_to_a_command_is_kept(octokit_examples):
+async def test_each_example_of_a_comment_that_is_changed_to_a_command_is_kept(
+    octokit_examples: dict[str, list[dict[str, Any]]],
+) -> None:
     sink = RecordingSink()
     async with receiving(settings(commands={"enabled": True}), sink) as receiver:
         examples = octokit_examples["issue_comment"]
@@ -64,7 +69,9 @@ async def test_each_example_of_a_comment_that_is_changed_to_a_command_is_kept(oc
     assert len(sink.commands) == len(examples) >= 4
 
 
-async def test_no_event_of_github_at_all_is_answered_with_an_error(octokit_examples, receiver):
+async def test_no_event_of_github_at_all_is_answered_with_an_error(
+    octokit_examples: dict[str, list[dict[str, Any]]], receiver: Receiver
+) -> None:
     for event, examples in octokit_examples.items():
         for payload in examples[:2]:
             response = await receiver.github(payload, event)

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+from typing import Any
 
 import httpx
 
@@ -28,7 +29,7 @@ run(settings(server={"host": "127.0.0.1", "port": 0}), SlowSink())
 """
 
 
-async def until(stream, text):
+async def until(stream: Any, text: Any) -> Any:
     """Read lines until one contains the text; that line."""
     async with asyncio.timeout(60):
         while True:
@@ -38,7 +39,7 @@ async def until(stream, text):
                 return line.strip()
 
 
-async def test_a_request_in_flight_is_finished():
+async def test_a_request_in_flight_is_finished() -> None:
     program = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROGRAM, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -54,6 +55,7 @@ async def test_a_request_in_flight_is_finished():
             await until(program.stdout, "entered")
             program.send_signal(signal.SIGTERM)
             await until(program.stdout, "Waiting for connections to close")
+            assert program.stdin
             program.stdin.write(b"go on\n")
             response = await sending
         assert response.json()["status"] == "success"

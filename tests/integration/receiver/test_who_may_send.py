@@ -1,5 +1,8 @@
 """S10, S11, B1: rate limits, proxies, networks and the rotation of secrets."""
 
+from pathlib import Path
+from typing import Any
+
 import httpx
 import pytest
 from coding_agent_core.settings.model import Settings
@@ -16,12 +19,12 @@ from tests.fixtures.deliveries import (
     settings,
     sign,
 )
-from tests.fixtures.receiver import receiving
+from tests.fixtures.receiver import Receiver, receiving
 
 FORGED = {"X-Hub-Signature-256": "sha256=" + "0" * 64}
 
 
-async def test_only_requests_that_fail_verification_are_limited():
+async def test_only_requests_that_fail_verification_are_limited() -> None:
     async with receiving(settings(rate_limit={"failed": "3/minute"}), RecordingSink()) as receiver:
         for index in range(10):
             assert (await receiver.github(github_issue(), delivery=f"d-{index}")).status_code == 200
@@ -37,7 +40,7 @@ async def test_only_requests_that_fail_verification_are_limited():
         assert (await receiver.github(github_issue(), delivery="d-99")).status_code == 200
 
 
-async def test_authentic_requests_are_limited_where_that_is_wanted():
+async def test_authentic_requests_are_limited_where_that_is_wanted() -> None:
     limited = settings(rate_limit={"verified": "2/minute"})
     async with receiving(limited, RecordingSink()) as receiver:
         statuses = [
@@ -46,11 +49,11 @@ async def test_authentic_requests_are_limited_where_that_is_wanted():
     assert statuses == [200, 200, 429, 429]
 
 
-async def test_behind_a_trusted_proxy_each_client_is_limited_by_the_hop_that_the_proxy_wrote():
+async def test_behind_a_trusted_proxy_each_client_is_limited_by_the_hop_that_the_proxy_wrote() -> None:
     proxied = settings(rate_limit={"failed": "1/minute"}, trusted_proxies=["127.0.0.0/8"])
     async with receiving(proxied, RecordingSink()) as receiver:
 
-        async def forged(forwarded):
+        async def forged(forwarded: Any) -> Any:
             return (await receiver.github({}, **FORGED, **{"X-Forwarded-For": forwarded})).status_code
 
         assert await forged("198.51.100.1") == 401
@@ -59,7 +62,7 @@ async def test_behind_a_trusted_proxy_each_client_is_limited_by_the_hop_that_the
         assert await forged("198.51.100.2") == 401
 
 
-def test_many_addresses_cannot_take_unbounded_memory(monkeypatch):
+def test_many_addresses_cannot_take_unbounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coding_agent_receiver.limits._BUCKETS", 64)
     limits = RateLimits(settings().webhook.rate_limit)
     for number in range(200):
@@ -67,7 +70,7 @@ def test_many_addresses_cannot_take_unbounded_memory(monkeypatch):
     assert 40 < len(limits._windows) <= 64
 
 
-async def test_only_allowed_networks_may_send():
+async def test_only_allowed_networks_may_send() -> None:
     listed = settings(allowed_networks=["192.0.2.0/24"], trusted_proxies=["127.0.0.1"])
     async with receiving(listed, RecordingSink()) as receiver:
         for forwarded, status in (("192.0.2.7", 200), ("192.0.2.7, 203.0.113.1", 403)):
@@ -79,11 +82,11 @@ async def test_only_allowed_networks_may_send():
 @pytest.mark.parametrize(
     ("hooks", "status"), [(["127.0.0.0/8"], 200), (["192.30.252.0/22"], 403), (None, 503)]
 )
-async def test_githubs_addresses_are_learnt_when_the_receiver_starts(hooks, status):
+async def test_githubs_addresses_are_learnt_when_the_receiver_starts(hooks: Any, status: int) -> None:
     """With `github` in the list; `None`: the meta endpoint is down and was never reached."""
     configured = settings(allowed_networks=["github"])
 
-    def meta(_):
+    def meta(_: Any) -> Any:
         return httpx.Response(500) if hooks is None else httpx.Response(200, json={"hooks": hooks})
 
     listed = Allowlist(configured, client=httpx.AsyncClient(transport=httpx.MockTransport(meta)))
@@ -95,7 +98,7 @@ async def test_githubs_addresses_are_learnt_when_the_receiver_starts(hooks, stat
     assert ("Retry-After" in response.headers) is (status == 503)
 
 
-async def test_a_secret_in_a_file_is_read_again_when_it_changes(tmp_path):
+async def test_a_secret_in_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("first\n")
     mounted = Settings.model_validate(
@@ -103,7 +106,7 @@ async def test_a_secret_in_a_file_is_read_again_when_it_changes(tmp_path):
     )
     body = encode(github_issue())
 
-    async def statuses(receiver, secret):
+    async def statuses(receiver: Receiver, secret: Any) -> Any:
         github = await receiver.http.post(
             "/webhook/github",
             content=body,

@@ -18,7 +18,7 @@ from coding_agent_core.tasks import Item
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 TOKEN = "s3cret-token-value"
-SETTINGS = Settings.model_validate(
+SETTINGS: Any = Settings.model_validate(
     {
         "github": {"personal_access_token": TOKEN},
         "gitlab": {"personal_access_token": TOKEN},

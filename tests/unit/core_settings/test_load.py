@@ -16,6 +16,7 @@ from coding_agent_core.settings.section import Secrets
 from pydantic import ValidationError
 
 ROOT = Path(__file__).parents[3]
+DEFAULTS: Any = load_settings(Path("/dev/null"), {})
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -25,7 +26,8 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_repositorys_own_file_loads_and_equals_the_defaults() -> None:
-    assert load_settings(ROOT / "config.yaml", {}).github == load_settings(Path("/dev/null"), {}).github
+    own: Any = load_settings(ROOT / "config.yaml", {})
+    assert own.github == DEFAULTS.github
 
 
 def test_every_variable_wins_over_the_file(tmp_path: Path) -> None:
@@ -116,13 +118,12 @@ def test_an_error_never_shows_a_secret(tmp_path: Path) -> None:
         ("$$", {}, "$"),
         ("$${X}", {"X": "b"}, "${X}"),
         ("$X", {"X": "b"}, "$X"),
-        ("${UNSET}", {}, load_settings(Path("/dev/null"), {}).github.owner),
+        ("${UNSET}", {}, DEFAULTS.github.owner),
     ],
 )
 def test_variables_in_values(tmp_path: Path, text: str, environment: dict[str, str], expected: str) -> None:
-    assert (
-        load_settings(write(tmp_path, f"github: {{owner: '{text}'}}\n"), environment).github.owner == expected
-    )
+    settings: Any = load_settings(write(tmp_path, f"github: {{owner: '{text}'}}\n"), environment)
+    assert settings.github.owner == expected
 
 
 def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +155,7 @@ def test_secret_files_are_read_again_when_they_change(
 ) -> None:
     file = tmp_path / "secret"
     file.write_text("old\n")
-    settings = load_settings(
+    settings: Any = load_settings(
         Path("/dev/null"), {"GITHUB_WEBHOOK_SECRET": "in-place", "GITHUB_WEBHOOK_SECRET_FILE": str(file)}
     )
     secrets = Secrets(settings.webhook.github.secret)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coding_agent_core.settings.load import Findings, examine
@@ -49,7 +50,7 @@ def test_config_yaml() -> None:
         "69: gitlab.owner",
         "73: gitlab.project_id",
     ]
-    settings = findings.require()
+    settings: Any = findings.require()
     assert [server.mcp_server_name for server in settings.mcp_servers] == ["googlesearch", "webfetch"]
     assert settings.llm.lmstudio.base_url == "http://host.docker.internal:1234/v1"
     assert not settings.llm.openai.api_key.configured
@@ -91,7 +92,7 @@ def test_the_newest_config_yaml() -> None:
         "188: command_executor",
         "224: text_editor_mcp",
     ]
-    settings = findings.require()
+    settings: Any = findings.require()
     assert (settings.github.account, settings.github.assignee) == ("robot", "")
     assert settings.github.query.endswith(" author:@me")
     assert (settings.gitlab.account, settings.gitlab.assignee) == ("robot", "robot")
@@ -109,7 +110,7 @@ def test_each_variable_is_a_setting_or_named() -> None:
 
 def test_bot_names_are_assignees_and_then_the_author_does_not_matter() -> None:
     findings = of("config.yaml", GITHUB_BOT_NAME="robot", GITLAB_BOT_NAME="robot-2")
-    settings = findings.require()
+    settings: Any = findings.require()
     assert (settings.github.assignee, settings.gitlab.assignee) == ("robot", "robot-2")
     assert "author:" not in settings.github.query
 

@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 from coding_agent_core.errors import SettingsError
@@ -11,18 +13,18 @@ from coding_agent_core.telemetry import JsonFormatter, TextFormatter, bound, con
 
 
 @pytest.fixture
-def logged(own_logging):
+def logged(own_logging: Any) -> Any:
     """Configures the root logger for one test; gives what was written."""
     stream = io.StringIO()
 
-    def start(**settings):
+    def start(**settings: Any) -> Any:
         configure(Logging.model_validate(settings), stream=stream)
         return stream
 
     return start
 
 
-def test_the_delivery_stands_on_every_line_of_its_request_only(logged):
+def test_the_delivery_stands_on_every_line_of_its_request_only(logged: Any) -> None:
     stream = logged()
     logger = logging.getLogger("webhook.server")
     with bound(delivery="72d3162e", task=None):
@@ -38,7 +40,7 @@ def test_the_delivery_stands_on_every_line_of_its_request_only(logged):
 
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("end", ["\r\n", "\x85", "\u2028", "\x1b[2J"])
-def test_foreign_text_cannot_begin_a_line_of_its_own(logged, form, end):
+def test_foreign_text_cannot_begin_a_line_of_its_own(logged: Any, form: str, end: str) -> None:
     stream = logged(format=form)
     forged = f"x{end}2024-01-15 10:30:45 INFO [webhook.server] forged"
     with bound(delivery=forged):
@@ -49,12 +51,12 @@ def test_foreign_text_cannot_begin_a_line_of_its_own(logged, form, end):
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
-def test_what_is_not_unicode_text_is_escaped(formatter):
+def test_what_is_not_unicode_text_is_escaped(formatter: Any) -> None:
     record = logging.LogRecord("x", logging.INFO, "x.py", 1, "event=%s", ("\ud800",), None)
     assert "ud800" in formatter.format(record).encode("utf-8").decode("ascii")
 
 
-def test_json_lines_for_clusters(logged):
+def test_json_lines_for_clusters(logged: Any) -> None:
     stream = logged(format="json")
     with bound(delivery="72d3162e"):
         try:
@@ -71,7 +73,7 @@ def test_json_lines_for_clusters(logged):
     assert entry["time"].endswith("+00:00")
 
 
-def test_a_file_that_cannot_be_written_is_a_settings_error(logged, tmp_path):
+def test_a_file_that_cannot_be_written_is_a_settings_error(logged: Any, tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("")
     with pytest.raises(SettingsError, match=r"logging\.file"):
         logged(file=str(tmp_path / "occupied" / "agent.log"))

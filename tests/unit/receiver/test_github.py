@@ -1,6 +1,7 @@
 """S2, S6, B3: what GitHub's events mean."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from coding_agent_core.forge.events import Accepted, Delivery, Ignored, Withdrawn
@@ -15,15 +16,15 @@ BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent
 CODEX = f"{BOT}: codex"
 
 
-def meaning(payload, event="issues", configured=None):
+def meaning(payload: Any, event: Any = "issues", configured: Any = None) -> Any:
     return interpret(Delivery(event, "d-1"), payload, configured or settings(), NOW)
 
 
-def labels(*names):
+def labels(*names: Any) -> Any:
     return [{"name": name} for name in names]
 
 
-def test_a_labeled_issue_is_a_task():
+def test_a_labeled_issue_is_a_task() -> None:
     result = meaning(github_issue())
     assert isinstance(result, Accepted)
     request = result.request
@@ -47,14 +48,16 @@ def test_a_labeled_issue_is_a_task():
     ],
 )
 @pytest.mark.parametrize("event", ["issues", "pull_request"])
-def test_a_label_that_names_a_coding_agent_asks_for_its_work(event, applied, present, runner):
+def test_a_label_that_names_a_coding_agent_asks_for_its_work(
+    event: str, applied: Any, present: Any, runner: Any
+) -> None:
     payload = github_issue if event == "issues" else github_pull_request
     result = meaning(payload("labeled", applied, labels=labels(*present)), event)
     assert isinstance(result, Accepted)
     assert result.request.runner is runner
 
 
-def test_an_issues_event_about_a_pull_request_is_about_the_pull_request():
+def test_an_issues_event_about_a_pull_request_is_about_the_pull_request() -> None:
     result = meaning(github_issue(pull_request={"url": "https://api.github.com/x"}))
     assert isinstance(result, Accepted)
     assert result.request.item.key["type"] == "github_pull_request"
@@ -78,7 +81,9 @@ def test_an_issues_event_about_a_pull_request_is_about_the_pull_request():
         ("issues", github_issue("unlabeled", BOT, labels=labels(CODEX)), "still has"),
     ],
 )
-def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(event, payload, reason):
+def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(
+    event: str, payload: Any, reason: str
+) -> None:
     result = meaning(payload, event)
     assert isinstance(result, Ignored)
     assert reason in result.reason
@@ -99,7 +104,9 @@ def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(event, paylo
         ("pull_request", github_pull_request("closed"), "the pull request was closed"),
     ],
 )
-def test_a_person_who_takes_the_label_off_or_closes_the_item_withdraws_the_task(event, payload, reason):
+def test_a_person_who_takes_the_label_off_or_closes_the_item_withdraws_the_task(
+    event: str, payload: Any, reason: str
+) -> None:
     result = meaning(payload, event)
     assert isinstance(result, Withdrawn)
     assert reason in result.withdrawal.reason
@@ -110,7 +117,7 @@ def test_a_person_who_takes_the_label_off_or_closes_the_item_withdraws_the_task(
     assert result.withdrawal.at == datetime(2026, 11, 25, 11, 59, tzinfo=UTC)
 
 
-def test_events_and_actions_come_from_the_configuration():
+def test_events_and_actions_come_from_the_configuration() -> None:
     only_changes = settings(github={"events": ["pull_request"]})
     assert isinstance(meaning(github_issue(), "issues", only_changes), Ignored)
     assert isinstance(meaning(github_pull_request(), "pull_request", only_changes), Accepted)
@@ -131,8 +138,10 @@ def test_events_and_actions_come_from_the_configuration():
         ("https://api.github.com", "https://github.com.evil.example/octo-org/octo-repo/issues/7", False),
     ],
 )
-def test_an_event_of_another_forge_than_the_configured_makes_no_task(api_url, html_url, accepted):
-    configured = Settings.model_validate({"github": {"api_url": api_url}})
+def test_an_event_of_another_forge_than_the_configured_makes_no_task(
+    api_url: Any, html_url: Any, accepted: Any
+) -> None:
+    configured: Any = Settings.model_validate({"github": {"api_url": api_url}})
     result = meaning(github_issue(html_url=html_url), "issues", configured)
     assert isinstance(result, Accepted if accepted else Ignored)
     if isinstance(result, Accepted):
@@ -142,7 +151,7 @@ def test_an_event_of_another_forge_than_the_configured_makes_no_task(api_url, ht
         assert "github.api_url" in result.reason
 
 
-def changed(path, value):
+def changed(path: Any, value: Any) -> Any:
     payload = github_issue()
     target = payload
     *parents, last = path.split(".")
@@ -165,7 +174,7 @@ def changed(path, value):
         ("issue.html_url", ("", "javascript://github.com/x", "https://[::1/x", "https://github.com:x/")),
     ],
 )  # fmt: skip
-def test_a_field_that_is_needed_is_named_if_it_is_wrong(path, values):
+def test_a_field_that_is_needed_is_named_if_it_is_wrong(path: str, values: tuple[object, ...]) -> None:
     for value in values:
         with pytest.raises(FieldError) as caught:
             meaning(changed(path, value))
@@ -173,7 +182,7 @@ def test_a_field_that_is_needed_is_named_if_it_is_wrong(path, values):
         assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_what_is_not_needed_may_be_absent_and_odd_text_is_made_printable():
+def test_what_is_not_needed_may_be_absent_and_odd_text_is_made_printable() -> None:
     payload = github_issue(title="a\x00b\ud800" + "x" * 2000, state=None, labels=None, updated_at=None)
     payload["sender"]["login"] = "we\nird[bot]"
     result = meaning(payload)
@@ -184,7 +193,7 @@ def test_what_is_not_needed_may_be_absent_and_odd_text_is_made_printable():
     assert result.request.trigger.labeled_at is None
 
 
-def test_the_delivery_is_read_from_the_headers_bounded_and_without_control_characters():
+def test_the_delivery_is_read_from_the_headers_bounded_and_without_control_characters() -> None:
     assert delivery({"x-github-event": "issues", "x-github-delivery": "72d3"}) == Delivery("issues", "72d3")
     assert delivery({}) == Delivery("", None)
     long = delivery({"x-github-delivery": "x" * 500}).id
@@ -195,7 +204,7 @@ def test_the_delivery_is_read_from_the_headers_bounded_and_without_control_chara
 @pytest.mark.parametrize(
     ("account", "ignored"), [("", False), ("Octocat", True), ("coding-agent-bot", False)]
 )
-def test_a_label_change_of_our_own_account_means_nothing(account, ignored):
+def test_a_label_change_of_our_own_account_means_nothing(account: str, ignored: bool) -> None:
     known = settings().model_dump(by_alias=True) | {"github": {"account": account}}
     configured = Settings.model_validate(known)
     for payload in (github_issue(), github_issue("unlabeled"), github_issue("unlabeled", None)):
@@ -204,7 +213,7 @@ def test_a_label_change_of_our_own_account_means_nothing(account, ignored):
     assert isinstance(closed, Withdrawn), "a merge of ours can close an item"
 
 
-def test_with_rabbitmq_commands_apply_the_label_from_our_own_account():
+def test_with_rabbitmq_commands_apply_the_label_from_our_own_account() -> None:
     known = settings(commands={"enabled": True}).model_dump(by_alias=True)
     known |= {"github": {"account": "octocat"}, "use_rabbitmq": True}
     assert isinstance(meaning(github_issue(), configured=Settings.model_validate(known)), Accepted)

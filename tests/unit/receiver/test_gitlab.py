@@ -1,6 +1,7 @@
 """S3, S4, B2, B3: what GitLab's events mean."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from coding_agent_core.forge.events import Accepted, Delivery, Ignored, Withdrawn
@@ -15,15 +16,15 @@ BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent
 CODEX = f"{BOT}: codex"
 
 
-def meaning(payload, event="Issue Hook", configured=None):
+def meaning(payload: Any, event: Any = "Issue Hook", configured: Any = None) -> Any:
     return interpret(Delivery(event, "k-1"), payload, configured or settings(), NOW)
 
 
-def change(previous, current):
+def change(previous: Any, current: Any) -> Any:
     return {"labels": {"previous": gitlab_labels(*previous), "current": gitlab_labels(*current)}}
 
 
-def test_a_label_added_to_an_issue_is_a_task():
+def test_a_label_added_to_an_issue_is_a_task() -> None:
     result = meaning(gitlab_issue(labels=("bug", BOT)))
     assert isinstance(result, Accepted)
     request = result.request
@@ -45,7 +46,7 @@ def test_a_label_added_to_an_issue_is_a_task():
         ([], [CODEX, f"{BOT}: claude-code"], RunnerName.CLAUDE_CODE),
     ],
 )
-def test_a_label_that_names_a_coding_agent_asks_for_its_work(before, now, runner):
+def test_a_label_that_names_a_coding_agent_asks_for_its_work(before: Any, now: Any, runner: Any) -> None:
     for payload, event in (
         (gitlab_issue("update", changes=change(before, now)), "Issue Hook"),
         (gitlab_merge_request("update", changes=change(before, now)), "Merge Request Hook"),
@@ -71,7 +72,7 @@ def test_a_label_that_names_a_coding_agent_asks_for_its_work(before, now, runner
         (gitlab_issue(state=None), "Issue Hook"),
     ],
 )
-def test_the_label_counts_when_it_was_added(payload, event):
+def test_the_label_counts_when_it_was_added(payload: Any, event: str) -> None:
     assert isinstance(meaning(payload, event), Accepted)
 
 
@@ -96,7 +97,9 @@ def test_the_label_counts_when_it_was_added(payload, event):
         (gitlab_issue(url="https://gitlab.example.com/a/b/-/issues/23"), "Issue Hook", "gitlab.example.com"),
     ],
 )
-def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(payload, event, reason):
+def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(
+    payload: Any, event: str, reason: str
+) -> None:
     result = meaning(payload, event)
     assert isinstance(result, Ignored)
     assert reason in result.reason
@@ -117,7 +120,9 @@ def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(payload, eve
         ),
     ],
 )
-def test_a_person_who_takes_the_label_off_or_closes_the_item_withdraws_the_task(payload, event, reason):
+def test_a_person_who_takes_the_label_off_or_closes_the_item_withdraws_the_task(
+    payload: Any, event: str, reason: str
+) -> None:
     result = meaning(payload, event)
     assert isinstance(result, Withdrawn)
     assert reason in result.withdrawal.reason
@@ -127,7 +132,7 @@ def test_a_person_who_takes_the_label_off_or_closes_the_item_withdraws_the_task(
     assert result.withdrawal.at == datetime(2026, 11, 25, 11, 59, tzinfo=UTC)
 
 
-def test_events_come_from_the_configuration_for_system_hooks_too():
+def test_events_come_from_the_configuration_for_system_hooks_too() -> None:
     configured = settings(gitlab={"events": ["Issue Hook"]})
     assert isinstance(meaning(gitlab_issue(), "Confidential Issue Hook", configured), Accepted)
     for event in ("Merge Request Hook", "System Hook"):
@@ -136,7 +141,7 @@ def test_events_come_from_the_configuration_for_system_hooks_too():
         assert "webhook.gitlab.events" in result.reason
 
 
-def test_a_self_managed_gitlab_is_known_by_its_host():
+def test_a_self_managed_gitlab_is_known_by_its_host() -> None:
     configured = Settings.model_validate({"gitlab": {"api_url": "https://gitlab.example.com:8443"}})
     result = meaning(
         gitlab_issue(url="https://gitlab.example.com:8443/a/b/-/issues/23"), configured=configured
@@ -145,7 +150,7 @@ def test_a_self_managed_gitlab_is_known_by_its_host():
     assert result.request.item.host == "gitlab.example.com:8443"
 
 
-def changed(path, value):
+def changed(path: Any, value: Any) -> Any:
     payload = gitlab_issue()
     target = payload
     *parents, last = path.split(".")
@@ -158,7 +163,7 @@ def changed(path, value):
     return payload
 
 
-def test_an_event_that_concerns_us_must_have_its_fields():
+def test_an_event_that_concerns_us_must_have_its_fields() -> None:
     for path in ("object_attributes.iid", "object_attributes.url", "project.id", "user"):
         for value in ("absent", None, "", True):
             with pytest.raises(FieldError) as caught:
@@ -177,7 +182,7 @@ def test_an_event_that_concerns_us_must_have_its_fields():
         ("project.path_with_namespace", "alone", "project.path_with_namespace"),
     ],
 )
-def test_a_field_of_the_wrong_type_is_named(path, value, field):
+def test_a_field_of_the_wrong_type_is_named(path: str, value: Any, field: Any) -> None:
     with pytest.raises(FieldError) as caught:
         meaning(changed(path, value))
     assert caught.value.field == field
@@ -192,12 +197,14 @@ def test_a_field_of_the_wrong_type_is_named(path, value, field):
         ({"x-gitlab-event-uuid": "e"}, None),
     ],
 )
-def test_the_delivery_id_is_the_one_that_stays_when_gitlab_tries_again(headers, identifier):
+def test_the_delivery_id_is_the_one_that_stays_when_gitlab_tries_again(
+    headers: dict[str, str], identifier: Any
+) -> None:
     assert delivery(headers).id == identifier
 
 
 @pytest.mark.parametrize(("account", "ignored"), [("", False), ("Root", True), ("coding-agent-bot", False)])
-def test_a_label_change_of_our_own_account_means_nothing(account, ignored):
+def test_a_label_change_of_our_own_account_means_nothing(account: str, ignored: bool) -> None:
     known = settings().model_dump(by_alias=True) | {"gitlab": {"account": account}}
     configured = Settings.model_validate(known)
     for payload in (gitlab_issue(), gitlab_issue(labels=(), changes=change([BOT], []))):

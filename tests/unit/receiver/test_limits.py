@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
+from typing import Any
 
 import httpx
 import pytest
@@ -24,11 +25,11 @@ from tests.fixtures.deliveries import settings as configured
 SIZE = SMALL_BODY + 1
 
 
-def allowlist(*entries, answers=()):
+def allowlist(*entries: Any, answers: Any = ()) -> Any:
     """An allowlist whose meta endpoint gives the answers one after the other."""
     waiting = list(answers)
 
-    def meta(request):
+    def meta(request: Any) -> Any:
         assert str(request.url) == "https://api.github.com/meta"
         answer = waiting.pop(0)
         if isinstance(answer, Exception):
@@ -39,11 +40,11 @@ def allowlist(*entries, answers=()):
     return Allowlist(settings, client=httpx.AsyncClient(transport=httpx.MockTransport(meta)))
 
 
-def hooks(*entries):
+def hooks(*entries: Any) -> Any:
     return httpx.Response(200, json={"hooks": list(entries), "web": ["0.0.0.0/0"]})
 
 
-async def test_github_stands_for_its_published_hook_addresses():
+async def test_github_stands_for_its_published_hook_addresses() -> None:
     listed = allowlist("github", "192.0.2.0/24", answers=[hooks("192.30.252.0/22", "2a0a:a440::/29")])
     assert listed.check(ip_address("192.30.252.1")) is AddressCheck.UNKNOWN
     assert listed.check(ip_address("192.0.2.7")) is AddressCheck.ALLOWED
@@ -61,20 +62,24 @@ async def test_github_stands_for_its_published_hook_addresses():
         httpx.Response(200, json={"hooks": ["nonsense"]}),
     ],
 )
-async def test_when_github_cannot_be_asked_the_last_known_addresses_stay_in_force(failure, caplog):
+async def test_when_github_cannot_be_asked_the_last_known_addresses_stay_in_force(
+    failure: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     listed = allowlist("github", answers=[hooks("192.30.252.0/22"), failure])
     await listed.follow_github(rounds=2, refresh=0)
     assert listed.check(ip_address("192.30.252.1")) is AddressCheck.ALLOWED
     assert "the last known ones stay in force" in caplog.text
 
 
-async def test_addresses_that_were_never_learnt_are_asked_for_again():
+async def test_addresses_that_were_never_learnt_are_asked_for_again() -> None:
     listed = allowlist("github", answers=[httpx.ConnectError("refused"), hooks("192.30.252.0/22")])
     await listed.follow_github(rounds=2, retry=0)
     assert listed.check(ip_address("192.30.252.1")) is AddressCheck.ALLOWED
 
 
-async def test_a_larger_body_waits_for_room_and_one_client_gets_half_of_it(monkeypatch):
+async def test_a_larger_body_waits_for_room_and_one_client_gets_half_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limits, "LARGE_BODIES", 4 * SIZE)
     monkeypatch.setattr(limits, "LARGE_WAIT", 0.05)
     room = BodyRoom(largest=SIZE)
@@ -97,7 +102,9 @@ async def test_a_larger_body_waits_for_room_and_one_client_gets_half_of_it(monke
             await stack.enter_async_context(room.reserve(client, SIZE))
 
 
-async def test_the_wait_for_room_is_not_taken_from_the_time_in_which_the_body_must_arrive(monkeypatch):
+async def test_the_wait_for_room_is_not_taken_from_the_time_in_which_the_body_must_arrive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limits, "LARGE_BODIES", SIZE)
     monkeypatch.setattr(app, "BODY_GRACE", 2.0)
     loop, waited = asyncio.get_running_loop(), 0.0
@@ -106,12 +113,12 @@ async def test_the_wait_for_room_is_not_taken_from_the_time_in_which_the_body_mu
     body = short + b" " * (SIZE - len(short))
     parts, answered = [body[:1000], body[1000:]], []
 
-    async def receive():
+    async def receive() -> Any:
         for _ in range(3):  # steps of the loop, in which a deadline that has passed ends the reading
             await asyncio.sleep(0)
         return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
 
-    async def send(message):
+    async def send(message: Any) -> None:
         answered.append(message)
 
     headers = github_headers(body) | {"Content-Length": str(SIZE)}
@@ -122,7 +129,7 @@ async def test_the_wait_for_room_is_not_taken_from_the_time_in_which_the_body_mu
         "client": ("127.0.0.1", 1),
         "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
     }
-    receiver = server.create_app(configured(max_body_bytes=SIZE), RecordingSink())
+    receiver: Any = server.create_app(configured(max_body_bytes=SIZE), RecordingSink())
     async with receiver.endpoint._room.reserve("another client", SIZE):
         answering = asyncio.create_task(receiver(scope, receive, send))
         await asyncio.sleep(0)
@@ -131,7 +138,9 @@ async def test_the_wait_for_room_is_not_taken_from_the_time_in_which_the_body_mu
     assert answered[0]["status"] == 200
 
 
-async def test_small_bodies_count_as_they_arrive_and_do_not_wait_for_larger_ones(monkeypatch):
+async def test_small_bodies_count_as_they_arrive_and_do_not_wait_for_larger_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(limits, "SMALL_BODIES", 100)
     monkeypatch.setattr(limits, "LARGE_BODIES", SIZE)
     room = BodyRoom(largest=SIZE)
@@ -144,7 +153,7 @@ async def test_small_bodies_count_as_they_arrive_and_do_not_wait_for_larger_ones
         assert not second.evicted
 
 
-async def test_the_oldest_small_body_gives_way_to_a_new_one(monkeypatch):
+async def test_the_oldest_small_body_gives_way_to_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SMALL_BODIES", 100)
     room = BodyRoom(largest=SIZE)
     ended: list[str] = []

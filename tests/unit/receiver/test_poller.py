@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
@@ -54,14 +55,18 @@ class ListedForge:
             yield request
 
 
+def listed(*numbers: int) -> Any:
+    return ListedForge(*numbers)
+
+
 def recovered(metrics: PollMetrics) -> float | None:
     return metrics.registry.get_sample_value(
         "coding_agent_tasks_recovered_by_poll_total", {"platform": "github"}
     )
 
 
-async def test_a_labeled_item_becomes_one_task_however_often_it_is_polled():
-    queue, forge = MemoryQueue(), ListedForge(1, 2)
+async def test_a_labeled_item_becomes_one_task_however_often_it_is_polled() -> None:
+    queue, forge = MemoryQueue(), listed(1, 2)
     metrics = PollMetrics(CollectorRegistry())
     assert recovered(metrics) == 0, "shown from the start, or `increase()` would not see the first"
     first = await poll_once(Settings(), forge, queue, metrics=metrics)
@@ -74,15 +79,17 @@ async def test_a_labeled_item_becomes_one_task_however_often_it_is_polled():
 @pytest.mark.parametrize(
     ("user", "created"), [("coding-agent-bot", 0), ("Coding-Agent-Bot", 0), ("alice", 1)]
 )
-async def test_a_label_of_our_own_account_starts_nothing(user, created):
-    forge = ListedForge(1)
+async def test_a_label_of_our_own_account_starts_nothing(user: str, created: int) -> None:
+    forge = listed(1)
     forge.user = user
     report = await poll_once(Settings(), forge, MemoryQueue())
     assert (report.found, len(report.created)) == (1, created)
 
 
-async def test_a_forge_that_breaks_down_ends_the_round_and_what_was_found_is_kept(caplog):
-    forge, sink = ListedForge(1, 2, 3), RecordingSink()
+async def test_a_forge_that_breaks_down_ends_the_round_and_what_was_found_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forge, sink = listed(1, 2, 3), RecordingSink()
     forge.fail_after = 2
     report = await poll_once(Settings(), forge, sink)
     assert len(sink.submitted) == 2
@@ -93,8 +100,8 @@ async def test_a_forge_that_breaks_down_ends_the_round_and_what_was_found_is_kep
 @pytest.mark.parametrize(
     "broken", [ForgeUnavailableError("github.com does not answer"), RuntimeError("a defect of ours")]
 )
-async def test_polling_goes_on_after_a_failed_round_until_it_is_stopped(broken):
-    forge, sink, stop = ListedForge(1), RecordingSink(), asyncio.Event()
+async def test_polling_goes_on_after_a_failed_round_until_it_is_stopped(broken: Any) -> None:
+    forge, sink, stop = listed(1), RecordingSink(), asyncio.Event()
     forge.fail_after, forge.broken = 0, broken
     # The settings take whole seconds of at least one; the test does not want to wait for that.
     settings = Settings().model_copy(
@@ -111,7 +118,7 @@ async def test_polling_goes_on_after_a_failed_round_until_it_is_stopped(broken):
     assert sink.submitted[0].item.number == 1
 
 
-async def test_a_poll_that_waits_for_the_forge_is_ended_by_a_stop(monkeypatch):
+async def test_a_poll_that_waits_for_the_forge_is_ended_by_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     class WaitingForge(ListedForge):
         entered = asyncio.Event()
 
@@ -121,7 +128,8 @@ async def test_a_poll_that_waits_for_the_forge_is_ended_by_a_stop(monkeypatch):
             yield labeled(1)
 
     monkeypatch.setattr(poller, "_STOP_GRACE", 0.01)
-    stop, forge = asyncio.Event(), WaitingForge()
+    stop = asyncio.Event()
+    forge: Any = WaitingForge()
     polling = asyncio.create_task(poll_forever(Settings(), forge, RecordingSink(), stop))
     async with asyncio.timeout(60):
         await forge.entered.wait()
@@ -130,7 +138,7 @@ async def test_a_poll_that_waits_for_the_forge_is_ended_by_a_stop(monkeypatch):
         assert await poll_until(stop, Settings(), forge, RecordingSink()) is None
 
 
-async def test_a_poll_that_ends_within_the_grace_time_of_a_stop_is_complete():
+async def test_a_poll_that_ends_within_the_grace_time_of_a_stop_is_complete() -> None:
     stop = asyncio.Event()
 
     class StoppingForge(ListedForge):
@@ -141,7 +149,8 @@ async def test_a_poll_that_ends_within_the_grace_time_of_a_stop_is_complete():
                     await asyncio.sleep(0)
                 yield labeled(number)
 
-    report = await poll_until(stop, Settings(), StoppingForge(1, 2), RecordingSink())
+    forge: Any = StoppingForge(1, 2)
+    report = await poll_until(stop, Settings(), forge, RecordingSink())
     assert report is not None
     assert (report.found, report.problem) == (2, None)
 

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from coding_agent_core.forge.github.webhook import GitHubSignature
@@ -22,7 +23,7 @@ BODY = b'{"action": "labeled"}'
 DIGEST = sign(BODY, "right").removeprefix("sha256=")
 
 
-def github_verified(body, header, secrets):
+def github_verified(body: Any, header: Any, secrets: Any) -> Any:
     check = GitHubSignature.of(header, secrets)
     if check is None:
         return False
@@ -31,7 +32,7 @@ def github_verified(body, header, secrets):
     return check.valid()
 
 
-def test_githubs_own_documented_example_is_verified():
+def test_githubs_own_documented_example_is_verified() -> None:
     # https://docs.github.com/webhooks/using-webhooks/validating-webhook-deliveries#testing-the-webhook-payload-validation
     header = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
     assert github_verified(b"Hello, World!", header, ["It's a Secret to Everybody"])
@@ -55,11 +56,13 @@ def test_githubs_own_documented_example_is_verified():
         ("sha256=" + "٣" * 64, ["right"], False),
     ],
 )
-def test_a_github_request_is_verified_only_by_the_hmac_of_its_body(header, secrets, verified):
+def test_a_github_request_is_verified_only_by_the_hmac_of_its_body(
+    header: Any, secrets: Any, verified: Any
+) -> None:
     assert github_verified(BODY, header, secrets) is verified
 
 
-def test_a_changed_body_is_not_verified():
+def test_a_changed_body_is_not_verified() -> None:
     assert not github_verified(BODY + b" ", f"sha256={DIGEST}", ["right"])
 
 
@@ -77,7 +80,7 @@ def test_a_changed_body_is_not_verified():
         ("é", ["right"], False),
     ],
 )
-def test_a_gitlab_request_is_verified_only_by_its_token(header, tokens, verified):
+def test_a_gitlab_request_is_verified_only_by_its_token(header: Any, tokens: Any, verified: Any) -> None:
     assert (GitLabToken.of(header, tokens) is not None) is verified
 
 
@@ -98,12 +101,14 @@ TRUSTED = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
         ("::ffff:10.0.0.1", ["198.51.100.1"], "198.51.100.1"),
     ],
 )
-def test_the_client_is_the_right_most_hop_that_is_no_trusted_proxy(peer, forwarded, client):
+def test_the_client_is_the_right_most_hop_that_is_no_trusted_proxy(
+    peer: Any, forwarded: Any, client: Any
+) -> None:
     assert client_address(peer, forwarded, TRUSTED) == ip_address(client)
 
 
 @pytest.mark.parametrize("text", ["", "unknown", "_hidden", "1.2.3.4.5", "2001:db8::g"])
-def test_what_is_no_address_is_none(text):
+def test_what_is_no_address_is_none(text: str) -> None:
     assert parse_address(text) is None
 
 
@@ -114,7 +119,7 @@ def test_what_is_no_address_is_none(text):
         ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
     ],
 )
-def test_an_ipv6_client_has_a_whole_64(address, group):
+def test_an_ipv6_client_has_a_whole_64(address: Any, group: Any) -> None:
     assert client_group(ip_address(address)) == group
 
 
@@ -132,7 +137,7 @@ def test_an_ipv6_client_has_a_whole_64(address, group):
         (b"[]", 422, "not an object"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_a_reason(body, status, reason):
+def test_what_cannot_be_read_is_refused_with_a_reason(body: bytes, status: int, reason: str) -> None:
     with pytest.raises(BodyError) as caught:
         decode_payload(body)
     assert caught.value.status == status
@@ -142,7 +147,7 @@ def test_what_cannot_be_read_is_refused_with_a_reason(body, status, reason):
 @pytest.mark.parametrize(
     "content_type", [None, "", "application/x-www-form-urlencoded", "text/plain", "application/jsonp"]
 )
-def test_any_other_content_type_is_415(content_type):
+def test_any_other_content_type_is_415(content_type: str | None) -> None:
     with pytest.raises(BodyError, match="application/json") as caught:
         require_json(content_type)
     assert caught.value.status == 415

@@ -20,7 +20,7 @@ def on_github(payload: dict[str, Any], event: str, **repository: Any) -> bool:
 def request_of(payload: dict[str, Any], event: str, account: str = "", **repository: Any) -> TaskRequest:
     """What asks for the task; `account` is our own, as the settings name it."""
     payload["repository"] |= {"id": 1, **repository}
-    chosen = settings()
+    chosen: Any = settings()
     chosen = chosen.model_copy(update={"github": chosen.github.model_copy(update={"account": account})})
     found = github.interpret(Delivery(event, "d-1"), payload, chosen, NOW)
     assert isinstance(found, Accepted)

@@ -39,35 +39,10 @@ def render_without_defaults(folder: Path, known: dict[str, Any], *files: Path) -
     )
 
 
-def as_far_as(values: dict[str, Any], older: dict[str, Any]) -> dict[str, Any]:
-    """The values without the keys that the older ones lack."""
-    return {
-        key: as_far_as(value, older[key])
-        if isinstance(value, dict) and isinstance(older[key], dict)
-        else value
-        for key, value in values.items()
-        if key in older
-    }
-
-
 @pytest.mark.parametrize("name", ["required", "everything", "polling"])
 def test_without_any_default_the_same_is_made(name: str, tmp_path: Path) -> None:
     file = CHART / "ci" / f"{name}-values.yaml"
     assert render_without_defaults(tmp_path, {}, file) == render_text(file, values=GIVEN)
-
-
-def test_with_the_first_release_s_defaults_the_same_is_made(tmp_path: Path) -> None:
-    file = CHART / "ci" / "everything-values.yaml"
-    known = as_far_as(DEFAULTS, yaml.safe_load(FIRST.read_text()))
-    assert known != DEFAULTS
-    assert render_without_defaults(tmp_path, known, file) == render_text(file, values=GIVEN)
-
-
-def test_null_for_a_group_is_its_default() -> None:
-    file = CHART / "ci" / "required-values.yaml"
-    groups = [key for key, value in DEFAULTS.items() if isinstance(value, dict) and key != "secrets"]
-    nulls = ",".join(f"{key}=null" for key in groups)
-    assert render_text(file, values=GIVEN, more=("--set", nulls)) == render_text(file, values=GIVEN)
 
 
 def nulls(values: dict[str, Any]) -> dict[str, Any]:
@@ -102,21 +77,6 @@ def test_null_is_the_default_of_every_value_also_where_helm_knows_no_defaults(tm
     values["secrets"] |= GIVEN["secrets"]
     given.write_text(yaml.safe_dump(values))
     assert render_without_defaults(tmp_path, {}, given, file) == render_text(file, values=GIVEN)
-
-
-def test_null_removes_an_entry_of_a_map_also_where_helm_knows_no_defaults(tmp_path: Path) -> None:
-    given = tmp_path / "nulls.yaml"
-    resources = {"requests": {"cpu": "1"}, "limits": {"memory": None}}
-    given.write_text(yaml.safe_dump({"operator": {"resources": resources}, "commonLabels": {"a": None}}))
-    text = render_without_defaults(tmp_path, {}, given, CHART / "ci" / "required-values.yaml")
-    [operator] = [
-        found
-        for found in yaml.safe_load_all(text)
-        if found and (found["kind"], found["metadata"]["name"]) == ("Deployment", "coding-agent-operator")
-    ]
-    [container] = operator["spec"]["template"]["spec"]["containers"]
-    assert container["resources"] == {"requests": {"cpu": "1"}}
-    assert "a" not in operator["metadata"]["labels"]
 
 
 def test_what_is_switched_off_stays_off_and_null_removes_an_entry_of_a_map() -> None:

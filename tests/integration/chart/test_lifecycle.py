@@ -93,47 +93,6 @@ def upgrade_as_documented(release: Release, *flags: str) -> None:
     release.helm("upgrade", release.name, str(release.chart), *flags)
 
 
-@pytest.mark.long
-def test_no_upgrade_downgrade_or_reinstallation_loses_anything(release: Release, tmp_path: Path) -> None:
-    newer, older = release.chart, older_chart(tmp_path)
-    release.chart = older
-    release.install(None, *TAKE_FIELDS)
-    until_served(release.cluster)
-    release.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(TASK))
-    made, secret = objects(release), webhook_secret(release)
-    assert {("Deployment", "coding-agent-receiver"), ("Service", "coding-agent-receiver")} < made
-
-    def nothing_is_lost(after: str, without: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-        lost = {(kind, name) for kind, name in made - objects(release) if name not in without}
-        assert lost == set(), after
-        assert webhook_secret(release) == secret, after
-        assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"], after
-
-    release.chart = newer
-    for flag in ("--reuse-values", "--reset-then-reuse-values"):
-        upgrade_as_documented(release, flag)
-        nothing_is_lost(flag)
-        release.helm("rollback", release.name, "1")
-        nothing_is_lost("rollback")
-    with pytest.raises(HelmError, match=r"secrets.github.token: .* would be deleted; .*--reset-then-reuse"):
-        upgrade_as_documented(release, "--set", "polling.suspend=true")
-    nothing_is_lost("an upgrade in which the values were forgotten")
-    release.upgrade()
-    nothing_is_lost("upgrade")
-    of_receiver = {"coding-agent-receiver", "coding-agent-selftest"}
-    release.upgrade({"receiver": {"enabled": False}})
-    nothing_is_lost("a release without a receiver", of_receiver)
-    release.upgrade()
-    nothing_is_lost("a receiver again")
-    release.chart = older
-    release.upgrade()
-    nothing_is_lost("downgrade")
-    release.helm("uninstall", release.name)
-    release.chart = newer
-    release.install()
-    nothing_is_lost("reinstallation")
-
-
 def test_an_upgrade_brings_the_newer_crd_and_keeps_tasks_and_the_webhook_secret(
     release: Release, tmp_path: Path
 ) -> None:
@@ -190,21 +149,6 @@ def test_a_second_release_is_refused_in_the_same_namespace_and_told_whose_the_cr
     second.helm("uninstall", second.name)
     assert release.get("deployment", "coding-agent-receiver"), "the first is still whole"
     assert "Cost" in columns(release)
-
-
-def test_without_values_what_the_notes_say_creates_the_secrets(release: Release) -> None:
-    release.values = {}
-    said = release.install()
-    commands = [line.split("kubectl ", 1)[1].split() for line in said.splitlines() if "create secret" in line]
-    assert len(commands) == 2
-    for command in commands:
-        release.cluster.kubectl(*command)
-    config = yaml.safe_load(release.get("configmap", "coding-agent")["data"]["config.yaml"])
-    for credential in config["operator"]["job"]["credentials"]:
-        assert release.get("secret", credential["secret"])["data"][credential["key"]]
-    assert "create secret" not in release.upgrade()
-    release.helm("uninstall", release.name)
-    assert release.get("secret", "coding-agent-github"), "it was not the release's"
 
 
 def test_notes_tell_what_to_do_next(release: Release) -> None:

@@ -17,7 +17,6 @@ from tests.chart.helm import CHART, HelmError, one, render
 from tests.chart.release import Release
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import until_served
-from tests.integration.operator.world import OperatorProcess, World
 
 # One CRD for the whole control plane, so one after the other. Time for helm, which may have to be built.
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("agenttask-crd-of-the-chart")]
@@ -103,15 +102,6 @@ class Teams:
         file.write_text(json.dumps(config))
         return file
 
-    def operator(self) -> OperatorProcess:
-        """The operator with the settings that the chart gives it."""
-        data = self.platform.get("configmap", "coding-agent")["data"]
-        settings = yaml.safe_load(data["config.yaml"])
-        del settings["operator"]["http_host"], settings["operator"]["http_port"]
-        process = OperatorProcess(self.access(), self.platform.namespace, self._folder, settings)
-        self._stack.callback(process.start().stop)
-        return process
-
 
 @pytest.fixture
 def installed(
@@ -122,32 +112,6 @@ def installed(
         teams.install()
         yield teams
     until_served(control_plane)  # for the tests that follow
-
-
-@pytest.mark.long
-def test_installed_side_by_side_the_operator_makes_each_teams_jobs(installed: Teams) -> None:
-    installed.operator()
-    worlds = [World(installed.plane, entry.namespace) for entry in [*installed.teams, installed.platform]]
-    for world in worlds:
-        name = world.create(7)
-        job = world.until(
-            f"a Job in {world.namespace}", lambda world=world, name=name: world.jobs().get(f"{name}-1")
-        )  # type: ignore[misc]
-        pod = job.spec.template.spec
-        assert world.plane.core.read_namespaced_service_account(pod.service_account_name, world.namespace)
-        sources = [
-            source
-            for volume in pod.volumes
-            for source in (volume.projected.sources if volume.projected else [])
-        ]
-        secrets = {source.secret.name for source in sources if source.secret}
-        maps = {source.config_map.name for source in sources if source.config_map}
-        maps |= {volume.config_map.name for volume in pod.volumes if volume.config_map}
-        assert secrets
-        for secret in secrets:
-            assert world.plane.core.read_namespaced_secret(secret, world.namespace)
-        assert maps == {"coding-agent"}
-        assert world.plane.core.read_namespaced_config_map("coding-agent", world.namespace)
 
 
 def test_a_team_gets_one_release_and_the_rights_end_with_the_platforms(installed: Teams) -> None:

@@ -216,30 +216,6 @@ def test_attempts_trust_the_authorities_of_the_values(tmp_path: Path) -> None:
     assert volume["configMap"]["name"] == "authorities"
 
 
-def test_settings_of_the_values_arrive(tmp_path: Path) -> None:
-    settings = load_settings(config_of(render(CHART / "ci" / "everything-values.yaml"), tmp_path), {})
-    assert settings.authorize == "triage"
-    assert settings.limits.per_repository == 3
-    assert settings.limits.of("github.com", "acme/big") == 10
-    assert settings.gitlab.host == "gitlab.example.com"
-    job = settings.operator.job
-    assert job.workspace.image == "registry.example.com/team/toolchain:1"
-    names = [container["name"] for container in job.pod_template["spec"]["containers"]]
-    assert names == ["agent", "workspace", "agent"]
-    assert job.pod_template["spec"]["containers"][-1]["volumeMounts"][0]["name"] == "transcripts"
-    assert [(c.secret, c.file, c.repository) for c in job.credentials][-1] == (
-        "acme",
-        "github-token",
-        "acme/secret",
-    )
-    files = settings.webhook.github.secret.files
-    assert [str(file) for file in files] == [
-        "/etc/coding-agent/webhook/github",
-        "/etc/coding-agent/webhook/github-previous",
-    ]
-    assert settings.user_config_api.url == "http://coding-agent-user-config:8080"
-
-
 def test_no_user_or_group_is_fixed_where_the_cluster_assigns_them(tmp_path: Path) -> None:
     text = render_text(CHART / "ci" / "everything-values.yaml", values={"podSecurity": {"fixedIds": False}})
     assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(text.replace(":", " ").split())

@@ -102,18 +102,6 @@ def test_a_claim_is_made_once_for_a_repository_and_outlives_its_tasks(
     assert process.stop() == 0
 
 
-def test_without_the_right_an_attempt_starts_without_a_cache_and_says_so(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    pods.script = lambda _: DONE
-    operator(operator=enabled())
-    name = world.create(1, trusted=True)
-    world.until_phase(name, "Succeeded")
-    assert "CacheUnavailable" in world.events(name)
-    assert claims(world) == {}
-    assert claims_of(world, name) == []
-
-
 def test_an_attempt_starts_without_a_cache_whose_class_does_not_exist_and_says_so(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
@@ -126,28 +114,3 @@ def test_an_attempt_starts_without_a_cache_whose_class_does_not_exist_and_says_s
         assert "CacheUnavailable" in world.events(name)
         assert claims_of(world, name) == []
     assert len(claims(world)) == 1
-
-
-def test_a_claim_that_is_being_deleted_is_not_waited_for(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    pods.script = lambda _: DONE
-    operator(operator=enabled())
-    allow(world)
-    world.until_phase(world.create(1), "Succeeded")
-    [name] = claims(world)
-    world.plane.core.patch_namespaced_persistent_volume_claim(
-        name, world.namespace, {"metadata": {"finalizers": ["test.example/kept"]}}, _request_timeout=10
-    )
-    world.plane.core.delete_namespaced_persistent_volume_claim(name, world.namespace, _request_timeout=10)
-    second = world.create(2)
-    world.until_phase(second, "Succeeded")
-    assert claims_of(world, second) == []
-    assert "CacheUnavailable" in world.events(second)
-    world.plane.core.patch_namespaced_persistent_volume_claim(
-        name, world.namespace, [{"op": "remove", "path": "/metadata/finalizers"}], _request_timeout=10
-    )
-    world.until("it is gone", lambda: not claims(world))
-    third = world.create(3)
-    world.until_phase(third, "Succeeded")
-    assert claims_of(world, third) == [name]

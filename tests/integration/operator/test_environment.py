@@ -81,64 +81,6 @@ def test_the_next_attempt_gets_what_the_repository_asks_for(
     assert (users["workspace"], users["agent"]) == (f"{name}-2.workspace_node", f"{name}-2.agent")
 
 
-def test_what_the_settings_do_not_allow_ends_the_task_without_another_pod(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    pods.script = lambda _: changed()
-    operator()
-    name = world.create(7)
-    status = world.until_phase(name, "Failed")
-    assert status["reason"] == "EnvironmentRefused"
-    message = status["conditions"][0]["message"]
-    assert "registry.example.com/team/tools:1.10" in message
-    assert "repository_environment.images" in message
-    assert list(world.jobs()) == [f"{name}-1"]
-
-
-def test_an_environment_that_changes_again_and_again_ends_the_task(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    tags = iter(range(100))
-    pods.script = lambda _: changed(Environment(image=f"registry.example.com/team/tools:{next(tags)}"))
-    operator(**SETTINGS)
-    name = world.create(7, maxAttempts=9)
-    status = world.until_phase(name, "Failed")
-    assert status["reason"] == "EnvironmentChanged"
-    assert "changed 4 times" in status["conditions"][0]["message"]
-    assert [attempt["outcome"] for attempt in status["attempts"]] == ["Restarted"] * 4
-    assert status["attempt"] == "1/9"
-    assert len(world.jobs()) == 4
-
-
-def test_a_file_that_is_gone_gives_the_installations_own_pod_again(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    ends = {"1": changed(), "2": changed(Environment()), "3": DONE}
-    pods.script = lambda job: ends[job[-1]]
-    operator(**SETTINGS)
-    name = world.create(7)
-    status = world.until_phase(name, "Succeeded")
-    assert "environment" not in status
-    assert [one.name for one in pod_of(world, f"{name}-3").init_containers] == ["workspace"]
-
-
-def test_an_operator_that_was_killed_before_the_next_job_goes_on(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    pods.script = lambda _: RUNS
-    process = operator(**SETTINGS)
-    name = world.create(7)
-    world.until_phase(name, "Running")
-    process.stop(signal.SIGKILL)
-    pods.script = lambda job: changed() if job.endswith("-1") else DONE
-    world.until("the first Job has ended", lambda: world.jobs()[f"{name}-1"].status.failed)
-    assert list(world.jobs()) == [f"{name}-1"]
-    process.start()
-    status = world.until_phase(name, "Succeeded")
-    assert [attempt["outcome"] for attempt in status["attempts"]] == ["Restarted", "Succeeded"]
-    assert pod_of(world, f"{name}-2").init_containers[-1].image == ASKED.image
-
-
 def test_an_operator_that_was_killed_after_it_recorded_the_environment_goes_on(
     world: World, pods: PodDriver, operator: Start
 ) -> None:

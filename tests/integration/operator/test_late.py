@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from coding_agent_cluster.access import KubectlError
 from coding_agent_core import agenttask
-from coding_agent_core.commands import ANNOTATION_COMMANDS, CommandName, StoredCommand
 from coding_agent_core.reasons import Reason
 from coding_agent_core.usage import Cost, Usage
 from kubernetes.client.exceptions import ApiException
@@ -178,23 +176,6 @@ def test_the_pod_of_a_deleted_task_keeps_its_place_and_its_item(
     assert world.jobs() == {}
     let_pod_go(world, pod)
     world.until("one starts", lambda: len(world.jobs()) == 1)
-
-
-def test_no_attempt_starts_while_a_cancel_waits_for_the_reporter(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    pods.script = lambda _: RUNS
-    name = world.create(7)
-    command = StoredCommand(
-        name=CommandName.CANCEL, comment="1", user="alice", received_at=datetime.now(UTC)
-    ).model_dump_json(exclude_none=True)
-    annotate = ("-n", world.namespace, "annotate", "agt", name)
-    world.plane.kubectl(*annotate, f"{ANNOTATION_COMMANDS}=[{command}]")
-    operator()
-    world.until("it is held", lambda: world.status(name).get("reason") == "CommandPending")
-    assert world.jobs() == {}
-    world.plane.kubectl(*annotate, f"{ANNOTATION_COMMANDS}-")
-    world.until("it starts", lambda: len(world.jobs()) == 1)
 
 
 def test_a_status_that_is_refused_is_told_and_not_taken_for_a_conflict(

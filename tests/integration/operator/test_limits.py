@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-import pytest
-
 from tests.integration.operator.job_count import JobCount
 from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver
 from tests.integration.operator.world import OperatorProcess, World
@@ -32,27 +30,3 @@ def test_the_limits_hold_and_positions_show_who_waits(
     world.until("all succeed", lambda: phases(world) == {"Succeeded": len(names)} or None, timeout=120)
     count.catch_up()
     assert (count.most, count.most_of_one) == (3, 2)
-
-
-@pytest.mark.timeout(400)  # the garbage collector learns of a new CRD within half a minute
-def test_a_job_without_a_task_takes_its_place_and_is_left_alone(
-    world: World, pods: PodDriver, operator: Start, count: JobCount
-) -> None:
-    pods.script = lambda _: RUNS
-    process = operator(limits={"global": 1})
-    first = world.create(1)
-    world.until_phase(first, "Running")
-    process.stop()
-    # Deleted by hand, and its Job kept.
-    world.plane.kubectl("-n", world.namespace, "delete", "agt", first, "--cascade=orphan")
-    second = world.create(2)
-    process.start()
-    world.until_phase(second, "Queued")
-    orphan = f"{first}-1"
-    assert set(world.jobs()) == {orphan}
-    pods.script = lambda _: DONE
-    world.plane.kubectl("-n", world.namespace, "annotate", "pods", "--all", "look=again")
-    world.until_phase(second, "Succeeded")
-    assert orphan in world.jobs()
-    count.catch_up()
-    assert count.most == 1

@@ -12,7 +12,7 @@ from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of
-from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver, Waits, reported
+from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World, account
 
 Start = Callable[..., OperatorProcess]
@@ -133,39 +133,3 @@ def test_a_refusal_is_told_and_does_not_block_others(world: World, pods: PodDriv
     world.plane.core.delete_namespaced_resource_quota("none", world.namespace)
     for name in (first, second):
         world.until_phase(name, "Succeeded", timeout=120)
-
-
-def test_a_job_that_can_never_be_is_no_conflict(world: World, operator: Start) -> None:
-    """A request above its limit is answered 422, as a patch that comes too late is."""
-    wrong = {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}
-    template = {"spec": {"containers": [{"name": "agent", "resources": wrong}]}}
-    process = operator(operator={"job": {"pod_template": template}})
-    name = world.create(7)
-    told = world.until(
-        "told", lambda: found if (found := world.status(name)).get("reason") == "Refused" else None
-    )
-    assert "must be less than or equal to memory limit" in told["conditions"][0]["message"]
-    assert "has changed in the meantime" not in process.log()
-
-
-def test_a_pod_that_cannot_begin_says_why_before_it_is_given_up(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    pods.script = lambda _: Waits("ImagePullBackOff", 'Back-off pulling image "x:1"')
-    policy = {"config_after": 1, "pod_check_interval": 0.5}
-    process = operator(operator={"policy": {**policy, "image_after": 600}})
-    name = world.create(7, maxAttempts=1)
-    told = world.until(
-        "told", lambda: found if (found := world.status(name)).get("reason") == "ErrImagePull" else None
-    )
-    assert told["phase"] == "Starting"
-    assert told["conditions"][0]["message"].startswith(
-        "Attempt 1 has not started yet. The agent's image could not be pulled. "
-        'Back-off pulling image "x:1". If this lasts'
-    )
-    process.stop()
-    operator(operator={"policy": {**policy, "image_after": 1}})
-    ended = world.until_phase(name, "Failed")
-    assert ended["conditions"][0]["message"] == (
-        'The agent\'s image could not be pulled. Back-off pulling image "x:1". That was attempt 1 of 1.'
-    )

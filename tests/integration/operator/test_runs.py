@@ -88,12 +88,3 @@ def test_a_label_on_an_item_that_has_a_task_of_another_name_gets_no_job(
     assert "attempts" not in status or status["attempts"] == []
     assert world.task(duplicate)["metadata"]["annotations"][ANNOTATION_DUPLICATE_OF] == working
     assert list(world.jobs()) == [f"{working}-1"]
-
-
-def test_a_label_after_that_task_has_ended_is_a_task(world: World, pods: PodDriver, operator: Start) -> None:
-    operator()
-    ended = by_hand(world, 7)
-    world.until_phase(ended, "Succeeded")
-    name = label(world, 7)
-    world.until_phase(name, "Succeeded")
-    assert set(world.jobs()) == {f"{ended}-1", f"{name}-1"}

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import re
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_cluster.access import Access, KubectlError
 from coding_agent_core.agenttask import NOT_ENDED
 from coding_agent_core.kubernetes.transport import Access as Find
 from coding_agent_core.kubernetes.transport import ApiServer
 from coding_agent_operator.cluster import Cluster, namespaces_with_tasks
 
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.integration.operator.crash_proxy import proxy_of
 from tests.integration.operator.job_count import JobCount
 from tests.integration.operator.platform_account import NAME, grant, platform_account
 from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver
@@ -163,25 +159,6 @@ def test_equal_names_in_two_namespaces_run_to_their_end_each_under_its_own_limit
     assert [team.holder() for team in teams] == ["", ""], "every Lease is given back"
 
 
-def test_killed_and_started_again_it_goes_on_in_both(platform: Platform) -> None:
-    teams = [platform.team(), platform.team()]
-    for team in teams:
-        team.pods.script = lambda _: RUNS
-    process = platform.operator(*(team.namespace for team in teams), limits={"global": 1})
-    names = [(team, team.create(1), team.create(2)) for team in teams]
-    for team, one, _ in names:
-        team.until_phase(one, "Running")
-    process.stop(signal.SIGKILL)
-    for team, one, _ in names:
-        team.end_pods()
-        team.until("its Job ends", lambda team=team, one=one: team.jobs()[f"{one}-1"].status.succeeded)  # type: ignore[misc]
-    process.start()
-    for team, one, two in names:
-        team.until_phase(one, "Succeeded")
-        team.until_phase(two, "Succeeded")
-        assert set(team.jobs()) == {f"{one}-1", f"{two}-1"}
-
-
 def test_with_a_star_it_finds_namespaces_that_come(platform: Platform) -> None:
     early = platform.team()
     first = early.create(1)
@@ -217,44 +194,6 @@ def test_with_a_star_it_lets_go_of_namespaces_that_went_or_have_no_task(platform
     alive(emptied, process)
 
 
-@pytest.mark.timeout(400)  # the garbage collector learns of a new CRD within half a minute
-def test_with_a_star_it_does_not_wait_for_ever_for_a_lease_of_nothing(platform: Platform) -> None:
-    team = platform.team()
-    theirs = platform.operator_of(team)
-    team.until("it acts", lambda: acts(theirs, team))
-    team.pods.script = lambda _: RUNS
-    name = team.create(1)
-    process = platform.operator("*", operator={"sweep_interval": 600, "relist_interval": 0.5})
-    team.until("it waits", lambda: fails(process, team) == 0 or None)
-    team.plane.kubectl("-n", team.namespace, "delete", "agt", name)
-    team.until("it is let go of", lambda: fails(process, team) is None or None, timeout=120)
-
-
-@pytest.mark.long
-def test_with_a_star_a_dead_watch_is_begun_anew(platform: Platform) -> None:
-    team = platform.team()
-    with proxy_of(platform.plane.kubeconfig) as proxy:
-        process = platform.operator("*", server=proxy.url, operator={"relist_interval": 0.5})
-        team.until_phase(team.create(1), "Succeeded")
-        proxy.deaf = True
-        team.pods.script = lambda _: RUNS
-        behind = f'coding_agent_watch_behind{{served_namespace="{team.namespace}"}}'
-        name = team.create(2)
-        team.until_phase(name, "Running")
-        priorities = itertools.count(1)
-
-        def noticed() -> bool:
-            # A watch that was started again lists all objects first: only later changes are missed again.
-            team.patch(name, priority=next(priorities))
-            return (value(process, behind) or 0) > 0
-
-        team.until("it is noticed", noticed)
-        proxy.deaf = False
-        team.until("a new watch has shown all", lambda: value(process, behind) == 0 or None)
-        alive(team, process)
-        process.stop()
-
-
 def test_namespaces_are_listed_page_by_page(platform: Platform, tmp_path: Path) -> None:
     teams = [platform.team(), platform.team()]
     for team in teams:
@@ -279,31 +218,6 @@ def test_namespaces_are_listed_page_by_page(platform: Platform, tmp_path: Path) 
     assert (some, none) == (True, False)
     active = {team.namespace for team in teams} & asyncio.run(listed(NOT_ENDED))[0]
     assert len(active) == 2
-
-
-def test_with_a_list_nothing_is_permitted_outside_of_it(platform: Platform, tmp_path: Path) -> None:
-    team, other = platform.team(), platform.team()
-    kubeconfig = platform_account(platform.plane, platform.home, [team.namespace], tmp_path)
-    operator = Access(kubeconfig, platform.plane.plane.binaries["kubectl"])
-
-    def allowed(namespace: str, *right: str) -> bool:
-        try:
-            return operator.kubectl("-n", namespace, "auth", "can-i", *right).strip() == "yes"
-        except KubectlError:
-            return False
-
-    rights = [("list", "agenttasks"), ("watch", "jobs"), ("create", "jobs"), ("get", f"leases/{LEASE}")]
-    assert [allowed(team.namespace, *right) for right in rights] == [True] * 4
-    for outside in (other.namespace, platform.home):
-        assert [allowed(outside, *right) for right in rights] == [False] * 4
-    for right in (("list", "agenttasks"), ("list", "jobs"), ("list", "namespaces")):
-        assert not allowed(team.namespace, *right, "--all-namespaces")
-    # And no more than that is needed.
-    process = platform.operator(team.namespace, rights=(team.namespace,))
-    unserved = other.create(1)
-    team.until_phase(team.create(1), "Succeeded")
-    assert other.status(unserved) == {}
-    assert not re.search(r"\b403\b", process.log())
 
 
 def test_a_teams_own_operator_and_the_platforms_never_act_together(platform: Platform) -> None:

@@ -59,23 +59,6 @@ def test_a_failure_that_can_pass_is_tried_again(world: World, pods: PodDriver, o
         assert process.log().count(ended) == 1, process.log()
 
 
-def test_a_failure_that_cannot_pass_ends_the_task(world: World, pods: PodDriver, operator: Start) -> None:
-    pods.script = lambda _: reported(Reason.FORGE_REFUSED, "The token may not push.")
-    operator()
-    status = world.until_phase(world.create(7), "Failed")
-    assert len(status["attempts"]) == 1
-    assert status["reason"] == "ForgeRefused"
-    assert status["conditions"][0]["message"] == "The token may not push."
-
-
-def test_attempts_end_at_the_maximum(world: World, pods: PodDriver, operator: Start) -> None:
-    pods.script = lambda _: reported(Reason.FORGE_UNAVAILABLE)
-    operator()
-    status = world.until_phase(world.create(7, maxAttempts=2), "Failed")
-    assert status["attempt"] == "2/2"
-    assert len(world.jobs()) == 2
-
-
 def test_cancel_deletes_the_job(world: World, pods: PodDriver, operator: Start) -> None:
     pods.script = lambda _: RUNS
     operator()
@@ -87,20 +70,6 @@ def test_cancel_deletes_the_job(world: World, pods: PodDriver, operator: Start) 
     status = world.until_phase(name, "Cancelled")
     assert status["conditions"][0]["status"] == "False"
     assert status["attempts"][0]["outcome"] == "Cancelled"
-
-
-def test_a_cancelled_task_never_succeeds(world: World, pods: PodDriver, operator: Start) -> None:
-    """Its pod succeeds in spite of it: the operator was not there when both happened."""
-    pods.script = lambda _: RUNS
-    process = operator()
-    name = world.create(7)
-    world.until_phase(name, "Running")
-    process.stop()
-    world.patch(name, cancel=True)
-    pods.script = lambda _: DONE
-    world.until("Job complete", lambda: world.jobs()[f"{name}-1"].status.succeeded)
-    process.start()
-    assert world.until_phase(name, "Cancelled")["conditions"][0]["reason"] == "Cancelled"
 
 
 def test_a_suspended_task_waits_and_goes_on(world: World, pods: PodDriver, operator: Start) -> None:
@@ -120,15 +89,6 @@ def test_a_suspended_task_waits_and_goes_on(world: World, pods: PodDriver, opera
     ]
 
 
-def test_a_task_made_suspended_never_starts(world: World, pods: PodDriver, operator: Start) -> None:
-    operator()
-    name = world.create(7, suspend=True)
-    world.until_phase(name, "Suspended")
-    other = world.create(8)
-    world.until_phase(other, "Succeeded")
-    assert set(world.jobs()) == {f"{other}-1"}
-
-
 def test_a_new_run_waits_for_the_one_that_is_cancelled(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
@@ -143,21 +103,6 @@ def test_a_new_run_waits_for_the_one_that_is_cancelled(
     world.patch(first, cancel=True)
     world.until_phase(first, "Cancelled")
     world.until_phase(second, "Running")
-
-
-def test_a_job_deleted_by_hand_is_made_again_and_not_counted(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    pods.script = lambda job: RUNS if job.endswith("-1") else DONE
-    operator()
-    name = world.create(7)
-    world.until_phase(name, "Running")
-    world.plane.kubectl("-n", world.namespace, "delete", "job", f"{name}-1", "--wait=false")
-    status = world.until_phase(name, "Succeeded")
-    assert [(a["reason"], a["counted"]) for a in status["attempts"]] == [
-        ("JobDeleted", False),
-        ("Completed", True),
-    ]
 
 
 def test_a_foreign_job_is_left_alone(world: World, pods: PodDriver, operator: Start) -> None:
@@ -192,17 +137,6 @@ def test_a_status_edited_by_hand_is_repaired(world: World, pods: PodDriver, oper
     assert [a["job"] for a in after["attempts"]] == [f"{name}-1"]
     pods.script = lambda _: DONE
     world.plane.kubectl("-n", world.namespace, "annotate", "pods", "--all", "look=again")
-    world.until_phase(name, "Succeeded")
-
-
-def test_a_task_made_by_hand_without_labels_is_adopted(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    name = world.create(7)
-    world.plane.kubectl(
-        "-n", world.namespace, "label", "agt", name, "coding-agent.dev/defaulted-", "coding-agent.dev/item-"
-    )
-    operator()
     world.until_phase(name, "Succeeded")
 
 

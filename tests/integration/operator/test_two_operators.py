@@ -73,17 +73,6 @@ def test_two_operators_never_exceed_the_limit_nor_double_a_job(
             late.stop()
 
 
-def test_one_that_ends_hands_over_at_once(world: World, pods: PodDriver, operator: Start) -> None:
-    first = operator()
-    world.until("it acts", lambda: leads(first) or None)
-    second = operator()
-    ready(world, second)
-    assert not leads(second), "ready, and waiting for its turn"
-    assert first.stop() == 0
-    world.until("the other acts", lambda: leads(second) or None)
-    world.until_phase(world.create(1), "Succeeded")
-
-
 @pytest.mark.long
 def test_one_that_sleeps_is_replaced_and_does_nothing_when_it_wakes(
     world: World, pods: PodDriver, operator: Start, count: JobCount

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,43 +17,6 @@ from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, Wor
 ROOT = Path(__file__).parents[3]
 Start = Callable[..., Reporter]
 pytestmark = pytest.mark.parametrize("flavour", ["github"])
-
-
-def test_the_program_runs_and_stops(world: World, tmp_path: Path) -> None:
-    environment = {
-        "PATH": "",
-        "KUBECONFIG": str(account(world.plane, world.namespace, tmp_path)),
-        "CONFIG_FILE": str(world.config()),
-    }
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), "--mode", "reporter"], env=environment, cwd=tmp_path
-    )
-    try:
-        number = world.issue(BOT)
-        world.set_phase(world.task(number), Phase.RUNNING)
-        world.shows(number, "working on it", {PROCESSING})
-        process.terminate()
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.wait(60)
-
-
-def test_a_wrong_configuration_is_explained(world: World, tmp_path: Path) -> None:
-    config = tmp_path / "none.yaml"
-    config.write_text("{}")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), "--mode", "reporter"],
-        env={"PATH": "", "KUBECONFIG": str(world.plane.kubeconfig), "CONFIG_FILE": str(config)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 78
-    assert "github.personal_access_token" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_without_its_token_it_is_healthy_and_starts_once_the_token_is_there(

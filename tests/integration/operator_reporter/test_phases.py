@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from itertools import pairwise
 
 import pytest
 from coding_agent_core.tasks import Phase
 
 from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.statuses import attempt
-from tests.integration.operator_reporter.world import BOT, DONE, FAILED, PROCESSING, World
+from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
 
 Start = Callable[..., Reporter]
 
@@ -77,28 +76,6 @@ def test_from_waiting_to_done(world: World, start: Start) -> None:
 
 
 @pytest.mark.parametrize("flavour", ["github"])
-def test_a_failure_says_why_and_what_to_do(world: World, start: Start) -> None:
-    start()
-    number = world.issue(BOT)
-    name = world.task(number)
-    world.set_phase(
-        name,
-        Phase.FAILED,
-        reason="ForgeRefused",
-        message="The forge refused the push.",
-        attempts=[attempt(1, datetime.now(UTC), ended=True) | {"tail": "git push\n! [remote rejected]"}],
-    )
-    text = world.shows(number, "Coding agent: failed", {FAILED})
-    for expected in (
-        "The forge refused the push.",
-        "bot's account may push",
-        f"add the label `{BOT}` again",
-        "! [remote rejected]",
-    ):
-        assert expected in text
-
-
-@pytest.mark.parametrize("flavour", ["github"])
 def test_nothing_is_written_when_nothing_has_changed(world: World, start: Start) -> None:
     """Neither by further events of the task, nor by a restart of the reporter."""
     first = start(check_interval=3600)
@@ -120,22 +97,6 @@ def test_nothing_is_written_when_nothing_has_changed(world: World, start: Start)
     start(check_interval=0.2)
     until("the item is looked at", lambda: len(world.requests()) > asked + 8)
     assert [entry for entry in world.requests()[asked:] if entry["method"] != "GET"] == []
-
-
-@pytest.mark.long
-def test_positions_alone_are_shown_rarely(world: World, start: Start) -> None:
-    interval = 1.5
-    start(position_interval=interval, check_interval=3600)
-    number = world.issue(BOT)
-    name = world.task(number)
-    world.set_phase(name, Phase.QUEUED, queuePosition=9)
-    world.shows(number, "number 9", {BOT})
-    for position in range(8, 0, -1):
-        world.set_phase(name, Phase.QUEUED, queuePosition=position)
-    world.shows(number, "number 1 in", {BOT})
-    edits = [request["at"] for request in world.requests() if request["method"] in ("PATCH", "PUT")]
-    written = next(entry["at"] for entry in world.requests() if entry["method"] == "POST")
-    assert all(after - before > interval - 0.1 for before, after in pairwise([written, *edits]))
 
 
 @pytest.mark.parametrize("flavour", ["github"])

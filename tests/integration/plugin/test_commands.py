@@ -36,26 +36,6 @@ def test_run_makes_the_task_that_a_label_would(place: Place, task: str) -> None:
     assert place.task(task)["metadata"]["annotations"]["coding-agent.dev/created-by"] == "admin"
 
 
-def test_run_for_gitlab_says_what_the_projects_id_is_for(place: Place, plugin: Plugin) -> None:
-    url = "https://gitlab.com/group/project/-/merge_requests/7"
-    without = plugin("run", url)
-    assert "--project-id" in without.err
-    assert "projectID" not in place.task(without.out.split()[1])["spec"]["source"]
-    name = plugin("run", url, "--project-id", "4242").out.split()[1]
-    assert place.task(name)["spec"]["source"]["projectID"] == 4242
-
-
-def test_limits_that_are_not_given_are_left_to_the_operator(place: Place, plugin: Plugin) -> None:
-    options = ("--model", "small", "--instructions", "Be quick.", "--runner", "codex")
-    limits = ("--budget", "2.50 USD", "--ttl", "60")
-    name = plugin("run", ISSUE, *options, *limits).out.split()[1]
-    spec = place.task(name)["spec"]
-    assert (spec["model"], spec["instructions"], spec["runner"]) == ("small", "Be quick.", "codex")
-    budget = {"amount": "2.50", "currency": "USD"}
-    assert (spec["budget"], spec["ttlSecondsAfterFinished"]) == (budget, 60)
-    assert not {"timeoutSeconds", "maxAttempts"} & set(spec)
-
-
 def test_limits_that_are_not_given_are_those_of_the_release(
     place: Place, plugin: Plugin, tmp_path: Path
 ) -> None:
@@ -102,25 +82,6 @@ def test_cancel_then_retry_waits_for_the_end(place: Place, plugin: Plugin, task:
     said = plugin("retry", task)
     assert f"The new task starts when {task}, which is being cancelled, has ended." in said.err
     assert f"{task}-r2" in place.tasks()
-
-
-@pytest.mark.long
-def test_suspend_and_resume(place: Place, plugin: Plugin, task: str) -> None:
-    assert plugin("resume", task).err.strip() == f"{task} is not suspended."
-    assert plugin("suspend", task).out == f"agenttask {task} suspended\n"
-    assert place.task(task)["spec"]["suspend"] is True
-    assert plugin("suspend", task).err.strip() == f"{task} is suspended already."
-    assert plugin("resume", task).out == f"agenttask {task} resumed\n"
-    assert place.task(task)["spec"]["suspend"] is False
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("command", ["cancel", "suspend", "resume"])
-def test_what_has_ended_is_left_alone(place: Place, plugin: Plugin, task: str, command: str) -> None:
-    place.end(task, succeeded=True)
-    before = place.task(task)
-    assert "has ended" in plugin(command, task, status=1).err
-    assert place.task(task) == before
 
 
 def test_list_selects_and_shows_a_line_each(place: Place, plugin: Plugin, task: str) -> None:

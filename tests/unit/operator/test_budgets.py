@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, OutcomeType
+from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.reasons import PodReason, Reason
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.operator import Budgets
@@ -30,8 +30,6 @@ from coding_agent_operator.observed import read_job, read_pod
 from coding_agent_operator.runs import is_counted
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import Stage, task_state
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.unit.operator import making
 from tests.unit.operator.making import NOW, POLICY, ago, attempt, job, pod, said, status, task
@@ -74,11 +72,6 @@ def test_an_attempt_counts_on_the_day_on_which_it_ended() -> None:
         date(2026, 1, 1): Decimal("1.00"),
         date(2026, 1, 2): Decimal("2.00"),
     }
-
-
-@pytest.mark.parametrize("status", [None, [], {"attempts": 3}, {"attempts": [{"number": "x"}]}])
-def test_a_status_that_cannot_be_read_counts_nothing(status: Any) -> None:
-    assert charges(AgentTask.of({"metadata": {"uid": "u"}, "status": status}).status.attempts) == {}
 
 
 def test_each_task_is_counted_once_and_by_period() -> None:
@@ -268,35 +261,3 @@ def test_who_may_start(
     assert list(planned.start) == start
     assert planned.short == short
     assert set(planned.positions) == {task.name for task in tasks if task.stage is Stage.READY} - set(start)
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 9),
-            st.sampled_from("rst"),
-            st.booleans(),
-            st.sampled_from([Stage.READY, Stage.ACTIVE]),
-        )
-    ),
-    st.tuples(*[st.integers(-5, 40)] * 4),
-)
-def test_nothing_starts_beyond_a_budget_and_nothing_that_fits_waits(
-    tasks: list[tuple[int, str, bool, Stage]], unspent: tuple[int, ...]
-) -> None:
-    numbers = {key: Decimal(value) for key, value in zip((*"rst", "n"), unspent, strict=True)}
-    candidates = [
-        waiting(str(number), demand, repository, *(["n"] if shares else []), stage=stage)
-        for number, (demand, repository, shares, stage) in enumerate(tasks)
-    ]
-    planned = fair_schedule(candidates, 10**6, NOW, aging=60, unspent=numbers)
-    for key, number in numbers.items():
-        taken = [
-            c for c in candidates if key in c.budgets and (c.stage is Stage.ACTIVE or c.name in planned.start)
-        ]
-        assert planned.left[key] == number - sum(c.demand for c in taken)
-        if any(c.name in planned.start for c in taken):
-            assert planned.left[key] >= 0
-    for candidate in candidates:
-        if candidate.name in planned.positions:
-            assert candidate.short_of(planned.left) is not None

@@ -119,7 +119,7 @@ _STEPS: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
 
 
 @given(st.lists(_STEPS, min_size=30, max_size=80))
-@settings(max_examples=80)
+@settings(max_examples=40)
 def test_no_period_exceeds_its_budget(steps: list[tuple[Any, ...]]) -> None:
     model = Model()
     for step, *arguments in steps:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.job import Credential
@@ -66,22 +65,3 @@ def test_the_most_specific_credential_wins(
     assert [found.secret for found in credentials_for(reversed(configured), item)] == given, (
         "whatever the order"
     )
-
-
-def test_a_key_beside_the_source_chooses_nothing() -> None:
-    """An AgentTask names its repository once, in `spec.source`; whatever else claims one has no effect."""
-    spec = {
-        "source": {**GITHUB.model_dump(mode="json", exclude_none=True)},
-        "url": "https://github.com/acme/secret/issues/1",
-        "key": {"type": "github_issue", "owner": "acme", "repo": "secret", "number": 1},
-    }
-    body = {
-        "apiVersion": "coding-agent.dev/v1alpha1",
-        "kind": "AgentTask",
-        "metadata": {"name": "x", "labels": {"coding-agent.dev/repository": "acme-secret"}},
-        "spec": spec,
-    }
-    item = AgentTask.of(body).spec.item
-    assert item == GITHUB
-    of_secret = credential("of-secret", repository="acme/secret")
-    assert [found.secret for found in credentials_for([of_secret, OF_REPOSITORY], item)] == ["of-repository"]

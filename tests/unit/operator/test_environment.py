@@ -10,7 +10,7 @@ from coding_agent_operator.job import build_job
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import MAX_RESTARTS, Stage, task_state
 
-from tests.unit.operator.making import NOW, POLICY, failed, said, status, task
+from tests.unit.operator.making import NOW, POLICY, attempt, failed, said, status, task
 
 ASKED = Environment(
     image="registry.example.com/tools:1",
@@ -23,6 +23,13 @@ def test_it_does_not_count_and_the_next_attempt_waits_for_nothing() -> None:
     state = task_state(task(), [failed(**told)], NOW, POLICY)
     assert (state.stage, state.environment) == (Stage.READY, ASKED)
     assert [attempt.counted for attempt in state.attempts] == [False]
+
+
+def test_without_its_file_a_repository_gets_the_installations_own_pod_again() -> None:
+    known = task(status(attempt(), environment=ASKED))
+    told = said(Reason.ENVIRONMENT_CHANGED, environment=Environment())
+    state = task_state(known, [failed(**told)], NOW, POLICY)
+    assert (state.stage, state.environment) == (Stage.READY, None)
 
 
 def test_a_task_whose_environment_changes_again_and_again_fails() -> None:
@@ -69,14 +76,8 @@ def test_services_have_a_user_that_no_workspace_has() -> None:
     services = {users(number)[0] for number in range(1, 41)}
     assert len(services) > 35
     assert services <= set(SERVICE_USERS)
-    assert users(1) == users(1)
     taken = users(1)[0]
     agent = {"containers": [{"name": "agent", "securityContext": {"runAsUser": taken}}]}
     assert len(set(users(1, pod_template={"spec": agent}))) == 3
     group = {"securityContext": {"fsGroup": taken}}
     assert users(1, pod_template={"spec": group})[0] != taken
-
-
-def test_where_the_cluster_assigns_users_a_service_names_none() -> None:
-    pod = build_job(task(), 1, JobTemplate(fixed_ids=False), environment=ASKED)["spec"]["template"]["spec"]
-    assert not {"runAsUser", "runAsGroup"} & set(pod["initContainers"][-2]["securityContext"])

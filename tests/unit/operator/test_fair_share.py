@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +10,6 @@ from coding_agent_core.settings.operator import Limits
 from coding_agent_operator.fair_share import Candidate, coarse, fair_schedule, orphans_of
 from coding_agent_operator.observed import Job, Pod
 from coding_agent_operator.task_state import Stage
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.unit.operator.making import NOW, ago, job, pod
 
@@ -103,50 +100,6 @@ def test_nobody_starves_behind_higher_priorities() -> None:
             assert minute == 110
             return
     pytest.fail("it starved")
-
-
-arrivals = st.tuples(st.sampled_from("abcd"), st.integers(-2, 2))
-
-
-@settings(max_examples=150, derandomize=True)
-@given(
-    crowd=st.lists(arrivals, max_size=8),
-    stream=st.lists(arrivals, min_size=1, max_size=6),
-    ours=arrivals,
-    limit=st.integers(1, 3),
-    length=st.integers(1, 3),
-)
-def test_every_task_starts_in_bounded_time(
-    crowd: list[tuple[str, int]],
-    stream: list[tuple[str, int]],
-    ours: tuple[str, int],
-    limit: int,
-    length: int,
-) -> None:
-    """Whatever waits already, and although each minute brings more than can run.
-
-    A minute is one step of aging. Once ours has waited as many as another may be more important, nobody who
-    comes later is before it; those who came earlier take their time, one after the other at worst.
-    """
-
-    def task(name: str, what: tuple[str, int], came: int) -> Candidate:
-        return waiting(name, what[0], priority=what[1], created=NOW + timedelta(minutes=came))
-
-    queue = [task(f"old{n}", what, 0) for n, what in enumerate(crowd)] + [task("ours", ours, 0)]
-    going: dict[str, tuple[Candidate, int]] = {}
-    gap = 2 - ours[1] + 1
-    bound = gap + length * (len(crowd) + limit * gap + limit + 1)
-    for minute in range(bound + 1):
-        going = {name: (entry, until) for name, (entry, until) in going.items() if until > minute}
-        active = [replace(found, stage=ACTIVE) for found, _ in going.values()]
-        for name in fair_schedule([*queue, *active], limit, NOW + timedelta(minutes=minute), aging=60).start:
-            if name == "ours":
-                return
-            [each] = [one for one in queue if one.name == name]
-            queue.remove(each)
-            going[name] = (each, minute + length)
-        queue += [task(f"new{minute}-{n}", stream[(minute + n) % len(stream)], minute) for n in range(limit)]
-    pytest.fail(f"not within {bound} minutes")
 
 
 def test_positions_are_shown_coarsely() -> None:

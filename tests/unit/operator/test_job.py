@@ -37,7 +37,8 @@ def test_the_task_owns_its_job_and_is_told_to_the_agent() -> None:
     assert (owner["uid"], owner["controller"]) == ("uid-1", True)
     told = given(made)
     assert (told.task.attempt, told.task.name, told.max_attempts) == (2, task().name, 3)
-    assert told.earlier.branch is None
+    assert (told.earlier.branch, told.earlier.recap) == (None, "")
+    assert given(build_job(task(runner="codex"), 1, JobTemplate())).task.request.runner == "codex"
 
 
 def test_a_further_attempt_is_told_what_the_earlier_ones_left() -> None:

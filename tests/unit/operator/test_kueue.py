@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.settings.job import JobTemplate
-from coding_agent_core.settings.load import load_settings
-from coding_agent_core.settings.model import Engine, Kueue, Queue
+from coding_agent_core.settings.model import Kueue
 from coding_agent_core.tasks import Phase
-from coding_agent_operator.fair_share import UNLIMITED, Candidate, fair_schedule
 from coding_agent_operator.job import build_job, with_kueue_labels
 from coding_agent_operator.observed import read_job, workload_waits_for
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
@@ -41,27 +38,9 @@ def test_the_queue_of_a_repository() -> None:
     assert kueue.of("github.com", "octo/other") == "coding-agent"
 
 
-def test_it_is_chosen_in_config_yaml(tmp_path: Any) -> None:
-    file = tmp_path / "config.yaml"
-    file.write_text("queue: {backend: kubernetes, engine: kueue, kueue: {local_queue: agents}}\n")
-    settings = load_settings(file, {})
-    assert settings.queue.engine is Engine.KUEUE
-    assert settings.queue.kueue.local_queue == "agents"
-    assert Queue().engine is Engine.NATIVE
-
-
-def test_only_one_task_of_an_item_is_kept_from_starting() -> None:
-    tasks = [
-        Candidate(f"t{n}", f"i{n // 2}", "r", NOW, Stage.READY, limit=UNLIMITED, run=n % 2 + 1)
-        for n in range(200)
-    ]
-    planned = fair_schedule(tasks, UNLIMITED, NOW, aging=60)
-    assert len(planned.start) == 100
-    assert len(planned.after) == 100
-
-
 def test_a_job_that_waits_is_queued_and_no_attempt_has_begun() -> None:
-    plan = plan_task(task(), [job(**WAITS, waits_for="Kueue: no quota")], SchedulingDecision(), NOW, POLICY)
+    for_days = job(**WAITS, waits_for="Kueue: no quota", created=ago(10 * 86400), pods=())
+    plan = plan_task(task(), [for_days], SchedulingDecision(), NOW, POLICY)
     assert plan.stage is Stage.ACTIVE, "it holds its item's place"
     assert plan.status is not None
     assert (plan.status.phase, plan.status.reason) == (Phase.QUEUED, "WaitingForKueue")
@@ -70,11 +49,6 @@ def test_a_job_that_waits_is_queued_and_no_attempt_has_begun() -> None:
     assert (succeeded.status, succeeded.message) == ("Unknown", "Kueue: no quota")
     assert (running.status, running.reason) == ("False", "JobSuspended")
     assert (plan.create, plan.delete, plan.requeue_at) == (None, (), None)
-
-
-def test_it_waits_for_days_without_being_given_up() -> None:
-    waiting = job(**WAITS, created=ago(10 * 86400), pods=())
-    assert plan_task(task(), [waiting], SchedulingDecision(), NOW, POLICY).delete == ()
 
 
 def test_the_attempt_begins_when_it_is_admitted() -> None:
@@ -116,22 +90,6 @@ def test_a_waiting_job_goes_with_the_persons_wish(field: str, stage: Stage) -> N
     assert over.stage is stage
     assert over.status is not None
     assert over.status.attempts == (), "it never ran"
-
-
-def test_a_preempted_attempt_that_is_cancelled_is_recorded_as_such() -> None:
-    asked = task(status(attempt(1)), cancel=True)
-    plan = plan_task(asked, [job(**WAITS)], SchedulingDecision(), NOW, POLICY)
-    assert plan.status is not None
-    assert plan.status.attempts[0].reason == "Cancelled"
-    over = plan_task(task(plan.status, cancel=True), [], SchedulingDecision(), NOW, POLICY)
-    assert over.status is not None
-    assert over.status.attempts[0].outcome is OutcomeType.CANCELLED
-
-
-def test_a_job_that_a_person_suspended_is_not_shown_as_running() -> None:
-    plan = plan_task(task(), [job(suspended=True)], SchedulingDecision(), NOW, POLICY)
-    assert plan.status is not None
-    assert (plan.status.phase, plan.status.reason) == (Phase.QUEUED, "JobSuspended")
 
 
 def test_it_is_read_from_the_job() -> None:

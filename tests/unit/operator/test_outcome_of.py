@@ -165,6 +165,8 @@ STUCK: list[tuple[str, dict[str, Any], tuple[str, bool, bool] | None]] = [
     ),
     ("CreateContainerError", {"waiting": "RunContainerError"}, ("CreateContainerError", RETRIED, COUNTED)),
     ("Unschedulable", {"unschedulable": True}, ("Unschedulable", RETRIED, FREE)),
+    ("SecretMissing", {"waiting": "PodNotReadyToStart", "missing": ("s",)}, ("SecretMissing", RETRIED, FREE)),
+    ("PodNotReadyToStart", {"waiting": "PodNotReadyToStart"}, ("PodNotReadyToStart", RETRIED, COUNTED)),
     ("starting", {}, None),
     ("running", {"phase": "Running"}, None),
     ("unknown word", {"waiting": "NewInV2"}, None),
@@ -212,17 +214,6 @@ def test_a_pod_whose_node_does_not_answer_is_told_of_and_never_given_up() -> Non
         is None
     )
     assert pod_problem(job(pods=(), deleting=True, created=ago(LONG)), NOW, POLICY) is None
-
-
-def test_the_words_of_the_cluster_end_as_a_sentence() -> None:
-    """Another one follows: "That was attempt 1 of 3."."""
-    found = stuck(
-        job(pods=(pod(phase="Pending", created=ago(LONG), waiting="ErrImagePull", waiting_detail="no x:1"),)),
-        NOW,
-        POLICY,
-    )
-    assert found is not None
-    assert found.message == "The agent's image could not be pulled. no x:1."
 
 
 def test_a_pod_that_is_never_created() -> None:

@@ -6,51 +6,18 @@ import pytest
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType
 from coding_agent_core.attempts import MAX_TAIL
 from coding_agent_core.reasons import Reason
-from coding_agent_core.usage import Cost, Usage
+from coding_agent_core.usage import Usage
 from coding_agent_operator.observed import Job, read_job
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import KEPT_TAILS, bounded, task_state
 
-from tests.unit.operator.making import NOW, POLICY, attempt, complete, failed, job, pod, said, status, task
+from tests.unit.operator.making import NOW, POLICY, attempt, failed, job, pod, said, status, task
 
 PLACE, URL = "s3://bucket/transcripts/x/attempt-1.jsonl", "https://logs.example/x"
 
 
-def dollars(amount: str) -> Cost:
-    return Cost(amount=amount, currency="USD")
-
-
-def usage(amount: str | None = "0.10") -> Usage:
-    cost = None if amount is None else dollars(amount)
-    return Usage(requests=2, input_tokens=100, output_tokens=10, cost=cost)
-
-
-def test_the_costs_of_failed_cancelled_and_good_attempts_are_added_up() -> None:
-    first = task_state(task(), [failed(**said(Reason.MODEL_UNAVAILABLE, usage=usage()))], NOW, POLICY)
-    known = status(*first.attempts, result=first.result)
-    stopping = job(2, deleting=True, pods=(pod(**said(Reason.CANCELLED, usage=usage("0.02"))),))
-    second = task_state(task(known, suspend=True), [stopping], NOW, POLICY)
-    assert second.result is not None
-    assert second.result.usage is not None
-    assert second.result.usage.cost == dollars("0.12"), "told before the Job is gone"
-    known = status(*second.attempts, result=second.result)
-    gone = task_state(task(known, suspend=True), [], NOW, POLICY)
-    known = status(*gone.attempts, result=gone.result)
-    third = Job(
-        **{
-            **vars(complete(**said(Reason.COMPLETED, usage=usage("1.00")))),
-            "number": 3,
-            "name": job(3).name,
-        }
-    )
-    last = task_state(task(known), [third], NOW, POLICY)
-    assert last.result is not None
-    assert last.result.usage == Usage(requests=6, input_tokens=300, output_tokens=30, cost=dollars("1.12"))
-    assert [entry.usage.cost if entry.usage else None for entry in last.attempts] == [
-        dollars("0.10"),
-        dollars("0.02"),
-        dollars("1.00"),
-    ]
+def usage() -> Usage:
+    return Usage(requests=2, input_tokens=100, output_tokens=10)
 
 
 def test_looking_twice_adds_nothing() -> None:
@@ -59,12 +26,6 @@ def test_looking_twice_adds_nothing() -> None:
     assert once.status is not None
     again = plan_task(task(once.status), jobs, SchedulingDecision(), NOW, POLICY)
     assert again.status is None, "nothing has changed"
-
-
-def test_without_a_price_there_is_no_cost() -> None:
-    end = task_state(task(), [complete(**said(Reason.COMPLETED, usage=usage(None)))], NOW, POLICY)
-    assert end.result is not None
-    assert end.result.usage == Usage(requests=2, input_tokens=100, output_tokens=10)
 
 
 def test_what_the_agent_says_of_its_transcript_is_recorded() -> None:

@@ -6,17 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
-from coding_agent_core.agenttask import OutcomeType, TaskResult
 from coding_agent_core.attempts import attempt_of_key, transcript_key
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.tasks import Item
-from coding_agent_operator.job import attempt_input, build_job, with_transcript_annotations
+from coding_agent_operator.job import build_job, with_transcript_annotations
 from coding_agent_operator.observed import read_job
 
-from tests.unit.operator.making import attempt, status, task
+from tests.unit.operator.making import task
 
 S3 = {"bucket": "agent-logs", "prefix": "/team/transcripts/"}
 KEY = "github/github.com/octo/demo/issue-7/run-1-uid-1/attempt-2.jsonl"
@@ -100,24 +99,3 @@ def test_a_queues_uuid_that_is_none_stays_inside_and_is_told_from_others(uuid: s
     found = transcript_key(item, 1, uuid, 1)
     assert re.fullmatch(r"github/h/o/r/issue-1/run-1-[0-9a-f]{32}/attempt-1\.jsonl", found)
     assert found != transcript_key(item, 1, f"{uuid}.", 1)
-
-
-def test_the_next_attempt_is_told_what_the_last_one_left() -> None:
-    first = attempt(
-        1,
-        OutcomeType.FAILED,
-        reason="OOMKilled",
-        message="Too much memory.",
-        tail="- called run_command",
-        transcript="s3://b/1",
-    )
-    known = status(first, attempt(2, OutcomeType.DISRUPTED), result=TaskResult(branch="coding-agent/issue-7"))
-    earlier = attempt_input(task(known), 3).earlier
-    assert earlier.branch == "coding-agent/issue-7"
-    assert "Too much memory.\n- called run_command" in earlier.recap
-    assert earlier.transcripts == ("s3://b/1",)
-    assert attempt_input(task(), 1).earlier.recap == "", "the first attempt has nothing before it"
-
-
-def test_the_attempt_is_told_which_coding_agent_the_task_has() -> None:
-    assert attempt_input(task(runner="codex"), 1).task.request.runner == "codex"

@@ -11,7 +11,7 @@ from coding_agent_core.agenttask import ANNOTATION_DUPLICATE_OF, ANNOTATION_LABE
 from coding_agent_core.tasks import Origin, TaskRequest, Trigger
 from coding_agent_operator.runs import Duplicates
 
-from tests.unit.operator.test_one_run_for_each_label import ITEM, Server
+from tests.unit.operator.task_server import ITEM, Server
 
 
 class Cache:

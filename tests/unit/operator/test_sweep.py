@@ -1,19 +1,27 @@
-"""What the sweep lists: every task that can have expired, and few others."""
+"""The sweep lists every task that can have expired and few others, and loses no label for it."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Status
-from coding_agent_core.tasks import Phase
-from coding_agent_operator.runs import due, expired
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Status, manifest
+from coding_agent_core.kubernetes.task_sink import KubernetesSink
+from coding_agent_core.kubernetes.transport import Access
+from coding_agent_core.settings.attempts import Consumer
+from coding_agent_core.tasks import Origin, Phase, TaskRequest, Trigger
+from coding_agent_operator.runs import delete, due, expired
 from coding_agent_operator.task_plan import SchedulingDecision, status_of
 from coding_agent_operator.task_state import task_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.operator.making import NOW, POLICY, task_body
+from tests.unit.operator.task_server import ITEM, Server
 
 WEEK = timedelta(days=7)
 _DURATIONS = st.timedeltas(timedelta(0), timedelta(days=30))
@@ -73,3 +81,40 @@ def test_days_are_those_of_utc() -> None:
     assert kept_since(ended(at)) == "2026-11-25"
     lately = terms(due(datetime(2026, 11, 26, 12, tzinfo=UTC), timedelta(days=1)))[-2:]
     assert lately == ["status.keptSince!=2026-11-27", "status.keptSince!=2026-11-26"]
+
+
+@pytest.mark.parametrize("origin", [Origin.WEBHOOK, Origin.POLL])
+def test_the_sweep_and_a_further_run_in_every_order(origin: Origin) -> None:
+    for order in itertools.product((0, 1), repeat=7):
+        server = Server()
+        first = server.add(manifest(TaskRequest(item=ITEM, trigger=_applied(server, "d0")), run=1))
+        over_at = server.now.isoformat()
+        conditions = [
+            {"type": "Succeeded", "status": "True", "reason": "Completed", "lastTransitionTime": over_at},
+            {"type": "Acknowledged", "status": "True", "reason": "Shown", "lastTransitionTime": over_at},
+        ]
+        task = AgentTask.of(server.write({**server.stored[first.name], "status": {"conditions": conditions}}))
+        server.now += timedelta(days=2)
+        sink = KubernetesSink(Access(None), "ns", Consumer(), now=lambda: server.now)  # noqa: B023
+        webhook = TaskRequest(item=ITEM, trigger=_applied(server, "d1"))
+        poll = webhook.model_copy(update={"trigger": Trigger(origin=origin, received_at=server.now)})
+        submission = sink._submit(server, webhook if origin is Origin.WEBHOOK else poll, set())  # type: ignore[arg-type]
+        acting: list[Coroutine[Any, Any, Any]] = [submission, delete(server, task, server.now)]  # type: ignore[arg-type]
+        over: set[int] = set()
+        for which in (*order, *[0] * 30, *[1] * 30):
+            if which not in over:
+                try:
+                    acting[which].send(None)
+                except StopIteration:
+                    over.add(which)
+        again = sink._submit(server, webhook, set())  # type: ignore[arg-type]
+        with suppress(StopIteration):
+            while True:
+                again.send(None)
+        new = [body for body in server.of_item() if body["metadata"]["uid"] != task.uid]
+        assert len(new) == 1, order
+
+
+def _applied(server: Server, delivery: str) -> Trigger:
+    """A label that is put on now."""
+    return Trigger(origin=Origin.WEBHOOK, delivery_id=delivery, labeled_at=server.now, received_at=server.now)

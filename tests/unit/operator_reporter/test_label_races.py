@@ -24,7 +24,7 @@ from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, co
 from coding_agent_core.forge.events import cancels
 from coding_agent_core.forge.values import Comment, ItemState, LabelEvent
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
-from coding_agent_core.kubernetes.transport import Access
+from coding_agent_core.kubernetes.transport import Access, ApiError
 from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import Links
 from coding_agent_core.settings.attempts import Consumer
@@ -42,7 +42,7 @@ from coding_agent_core.tasks import (
 from coding_agent_operator.reporter.reconcile import ForgeContext, TaskChangedError, reconcile
 from coding_agent_operator.reporter.report import TaskMemory
 
-from tests.unit.operator.test_one_run_for_each_label import ITEM, Server, others_act
+from tests.unit.operator.task_server import ITEM, Server, others_act
 
 LABELS = Labels()
 BOT, PROCESSING = LABELS.bot_label, LABELS.processing_label
@@ -229,6 +229,8 @@ class LabelRace:
             self.close: 1 if self.chance.random() < 0.2 else 0,
             self.deliver: 5,
             self.lose: 1,
+            self.lose_an_answer: 1,
+            self.refuse_lists: 1,
             self.poll: 1,
             self.reconcile: 4,
             self.operate: 4,
@@ -290,12 +292,19 @@ class LabelRace:
             received = webhook.model_copy(update={"received_at": self.server.now})
             await self.submit(TaskRequest(item=ITEM, user=ALICE, trigger=received))
 
-        self.acting.append(act())
+        self.acting.append(_persistently(act))
 
     def lose(self) -> None:
         if self.forge.webhooks:
             self.forge.webhooks.pop(self.chance.randrange(len(self.forge.webhooks)))
             self.did["lose"] += 1
+
+    def lose_an_answer(self) -> None:
+        self.server.lost_answers = 1
+
+    def refuse_lists(self) -> None:
+        """The CRD changes: the API server has no cache for a moment."""
+        self.server.refused_lists = 2
 
     def poll(self) -> None:
         async def act() -> None:
@@ -305,7 +314,7 @@ class LabelRace:
                 trigger = Trigger(origin=Origin.POLL, labeled_at=applied.at, received_at=self.server.now)
                 await self.submit(TaskRequest(item=ITEM, user=ALICE, trigger=trigger))
 
-        self.acting.append(act())
+        self.acting.append(_persistently(act))
 
     async def submit(self, request: TaskRequest) -> Submission:
         return await self.sink._submit(self.server, request, set())  # type: ignore[arg-type]
@@ -320,7 +329,7 @@ class LabelRace:
         self.reconciling = True
 
         async def act() -> None:
-            with suppress(TaskChangedError):
+            with suppress(TaskChangedError, ApiError):
                 await reconcile(self.context, task, memory)
             self.reconciling = False
 
@@ -405,6 +414,17 @@ class LabelRace:
         self.record(body, "Succeeded" if status == "True" else reason, [ended], attempts=[attempt])
 
 
+async def _persistently(operation: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """As the sink does when a request gets no answer, and the forge when the sink gives up."""
+    for _ in range(16):
+        try:
+            await operation()
+        except ApiError:
+            continue
+        return
+    raise AssertionError("no answer at all")
+
+
 @pytest.mark.parametrize("first", [0, 740, 840])
 def test_every_label_that_stays_has_its_run_and_no_label_that_went_has_one(first: int) -> None:
     did: Counter[str] = Counter()
@@ -415,6 +435,7 @@ def test_every_label_that_stays_has_its_run_and_no_label_that_went_has_one(first
         active = [task for task in race.server.tasks() if works(task)]
         uncancelled = [body for body in race.server.of_item() if not body["spec"].get("cancel")]
         assert len(active) <= 1, seed
+        assert not race.server.unjustified, f"admission would not have created it: {seed}"
         assert len(uncancelled) <= len(race.applied), f"a label was doubled: {seed}"
         if race.withdrawn_at is not None:
             assert not active, f"a label that went has a run: {seed}"

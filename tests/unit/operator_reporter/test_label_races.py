@@ -435,7 +435,6 @@ def test_every_label_that_stays_has_its_run_and_no_label_that_went_has_one(first
         active = [task for task in race.server.tasks() if works(task)]
         uncancelled = [body for body in race.server.of_item() if not body["spec"].get("cancel")]
         assert len(active) <= 1, seed
-        assert not race.server.unjustified, f"admission would not have created it: {seed}"
         assert len(uncancelled) <= len(race.applied), f"a label was doubled: {seed}"
         if race.withdrawn_at is not None:
             assert not active, f"a label that went has a run: {seed}"

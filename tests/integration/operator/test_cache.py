@@ -74,32 +74,24 @@ def claims_of(world: World, task: str) -> list[str]:
     return [one.persistent_volume_claim.claim_name for one in volumes if one.persistent_volume_claim]
 
 
-@pytest.mark.timeout(400)  # the garbage collector learns of a new CRD within half a minute
-def test_a_claim_is_made_once_for_a_repository_and_outlives_its_tasks(
+def test_a_claim_is_made_once_for_a_repository_and_belongs_to_no_task(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
     pods.script = lambda _: DONE
-    process = operator(operator=enabled())
+    operator(operator=enabled())
     allow(world)
-    first = world.create(1, trusted=True)
-    world.until_phase(first, "Succeeded")
-    [(name, claim)] = claims(world).items()
-    assert claims_of(world, first) == [name]
+    first, second = world.create(1, trusted=True), world.create(2)
+    other = world.create(3, repository="octo/other")
+    for task in (first, second, other):
+        world.until_phase(task, "Succeeded")
+    [name] = claims_of(world, first)
+    claim = claims(world)[name]
     assert claim.spec.resources.requests == {"storage": "1Gi"}
     assert claim.metadata.owner_references is None
     assert claim.metadata.annotations["coding-agent.dev/repository-path"] == "github.com/octo/demo"
-    second, other = world.create(2), world.create(3, repository="octo/other")
-    for task in (second, other):
-        world.until_phase(task, "Succeeded")
     assert claims_of(world, second) == [name]
     assert len(claims(world)) == 2
-    assert claims(world)[name].metadata.uid == claim.metadata.uid
     assert name not in claims_of(world, other)
-    for task in (first, second):
-        world.plane.custom.delete_namespaced_custom_object(*world.place, task, _request_timeout=10)
-    world.until("its Jobs are gone", lambda: not claims_of(world, first) + claims_of(world, second), 120)
-    assert claims(world)[name].metadata.deletion_timestamp is None
-    assert process.stop() == 0
 
 
 def test_an_attempt_starts_without_a_cache_whose_class_does_not_exist_and_says_so(

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
@@ -33,9 +32,6 @@ class Server:
     def __init__(self) -> None:
         self.now = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
         self.stored: dict[str, dict[str, Any]] = {}
-        self.lost_answers = 0
-        self.refused_lists = 0
-        """Of the next lists, how many find the API server without a cache."""
         self._version = 0
 
     def of_item(self) -> list[dict[str, Any]]:
@@ -59,11 +55,8 @@ class Server:
 
     async def runs(self, _: Item) -> Sequence[AgentTask]:
         await others_act()
-        if self.refused_lists:
-            self.refused_lists -= 1
-            raise ApiError("429: storage is (re)initializing", 429)
         answer = self.tasks()
-        await self._answer()
+        await others_act()
         return answer
 
     async def get(self, name: str) -> AgentTask | None:
@@ -73,7 +66,7 @@ class Server:
     async def create(self, body: Mapping[str, Any]) -> AgentTask | None:
         await others_act()
         answer = None if body["metadata"]["name"] in self.stored else self.add(deepcopy(dict(body)))
-        await self._answer()
+        await others_act()
         return answer
 
     async def newest(self, read: AgentTask) -> AgentTask | None:
@@ -86,7 +79,7 @@ class Server:
         if body is None or body["metadata"]["resourceVersion"] != read.version:
             return None
         answer = AgentTask.of(self._merge(body, patch))
-        await self._answer()
+        await others_act()
         return answer
 
     async def annotate(self, read: AgentTask, annotations: Mapping[str, str]) -> AgentTask | None:
@@ -111,9 +104,3 @@ class Server:
         body["metadata"].setdefault("annotations", {}).update(notes)
         body["spec"].update(patch.get("spec") or {})
         return self.write(body)
-
-    async def _answer(self) -> None:
-        await others_act()
-        if self.lost_answers:
-            self.lost_answers -= 1
-            raise ApiError("no answer", None)

@@ -314,6 +314,13 @@ def test_a_label_is_taken_off_only_if_it_is_known_to_be_old(
         assert found.pending is not None or (history and not history[-1].added)
 
 
+def test_a_label_that_a_person_removed_while_we_swapped_it_cancels_as_the_event_says() -> None:
+    task, history = newest_run(Phase.RUNNING), (on(0), off(5), on(6, PROCESSING, user=US))
+    assert plan(task, {PROCESSING}, history=history).pending is None
+    found = plan(task, {PROCESSING}, history=history, removal_reported=True)
+    assert found.correct is LabelContradiction.LABEL_REMOVED
+
+
 def test_the_grace_time_starts_again_when_the_contradiction_changes() -> None:
     task = newest_run(Phase.RUNNING)
     pending = PendingCorrection(LabelContradiction.LABEL_REMOVED, at(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from collections.abc import Mapping
@@ -51,20 +52,25 @@ def render_text(
 ) -> str:
     """What `helm template` makes of the values files and, over them, the values."""
     arguments = [item for file in files for item in ("--values", str(file))]
-    return helm(
-        *("template", "coding-agent", str(CHART), "--namespace", namespace, "--values", "-"),
-        *arguments,
-        *more,
-        stdin=yaml.safe_dump(dict(values or {})),
-    )
+    return _rendered(namespace, yaml.safe_dump(dict(values or {})), *arguments, *more)
+
+
+@functools.cache
+def _rendered(namespace: str, values: str, *arguments: str) -> str:
+    where = ("template", "coding-agent", str(CHART), "--namespace", namespace)
+    return helm(*where, "--values", "-", *arguments, stdin=values)
 
 
 def render(
     *files: Path, values: Mapping[str, Any] | None = None, namespace: str = "agents"
 ) -> list[dict[str, Any]]:
     """The same, as objects."""
-    text = render_text(*files, values=values, namespace=namespace)
-    return [found for found in yaml.safe_load_all(text) if found]
+    return objects_of(render_text(*files, values=values, namespace=namespace))
+
+
+def objects_of(text: str) -> list[dict[str, Any]]:
+    """The objects of manifests."""
+    return [found for found in yaml.load_all(text, yaml.CSafeLoader) if found]
 
 
 def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chart.helm import VALUES_FILES, render
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("rendered-chart")]
 
 METADATA = {
     "169.254.169.254": "AWS, Azure, Google Cloud, Oracle, OpenStack",

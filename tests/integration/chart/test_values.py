@@ -10,10 +10,10 @@ import yaml
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Backend
 
-from tests.chart.helm import CHART, VALUES_FILES, HelmError, helm, one, render, render_text
+from tests.chart.helm import CHART, VALUES_FILES, HelmError, helm, objects_of, one, render, render_text
 
-# Time for the tools, which may have to be built first.
-pytestmark = pytest.mark.timeout(900)
+# Time for the tools, which may have to be built first. One worker renders, and remembers, what several need.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("rendered-chart")]
 
 REQUIRED = CHART / "ci" / "required-values.yaml"
 # A setting and one below it cannot be given at once.
@@ -80,20 +80,15 @@ IMPOSSIBLE = [
     *((f"config.{old}=1", f"config.{old}: this setting moved; write instead: {new}") for old, new in MOVED),
 ]
 """The templates refuse them, all at once."""
-ALONE = [
-    ("operator.namespaces={Team}", "at '/operator/namespaces/0'"),
+APART = [
     ("operator.namespaces={*,team-a}", "operator.namespaces: * means all namespaces"),
     ("secrets.webhook.rotating=true", "secrets.webhook.githubPrevious: "),
     ("secrets.s3.accessKeyId=id", "secrets.s3: set both accessKeyId and secretAccessKey"),
 ]
-"""Others hide them, or they hide others."""
+"""Beside the others they would be hidden, or hide those."""
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [WRONG, IMPOSSIBLE, *([entry] for entry in ALONE)],
-    ids=["schema", "templates", *(setting for setting, _ in ALONE)],
-)
+@pytest.mark.parametrize("wrong", [WRONG, IMPOSSIBLE, APART], ids=["schema", "templates", "apart"])
 def test_every_wrong_value_is_named(wrong: list[tuple[str, str]]) -> None:
     settings = [argument for setting, _ in wrong for argument in ("--set", setting)]
     with pytest.raises(HelmError) as error:
@@ -102,7 +97,7 @@ def test_every_wrong_value_is_named(wrong: list[tuple[str, str]]) -> None:
 
 
 def test_without_values_attempts_wait_for_two_secrets_that_the_notes_create() -> None:
-    objects = [found for found in yaml.safe_load_all(helm("template", "coding-agent", str(CHART))) if found]
+    objects = objects_of(helm("template", "coding-agent", str(CHART)))
     assert {o["metadata"]["name"] for o in objects if o["kind"] == "Secret"} == {"coding-agent-webhook"}
     config = yaml.safe_load(one(objects, "ConfigMap", "coding-agent")["data"]["config.yaml"])
     wanted = {entry["secret"]: entry["key"] for entry in config["operator"]["job"]["credentials"]}
@@ -157,7 +152,7 @@ def test_labels_by_which_objects_are_found_are_refused() -> None:
     assert [sentence for sentence in expected if sentence not in str(error.value)] == []
 
 
-class UniqueKeys(yaml.SafeLoader):
+class UniqueKeys(yaml.CSafeLoader):
     """YAML in which a key may be there once, as kustomize and Argo CD read it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -166,13 +161,14 @@ class UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def test_other_labels_of_the_chart_are_replaced_and_no_key_is_there_twice() -> None:
+def test_labels_are_replaced_no_key_is_there_twice_and_no_user_is_fixed(tmp_path: Path) -> None:
     mine = {"app.kubernetes.io/part-of": "platform", "app.kubernetes.io/version": "9", "tier": "a"}
     values = {
         "commonLabels": {**mine, "rbac.authorization.k8s.io/aggregate-to-view": "false"},
         "receiver": {"podLabels": {"tier": "b"}, "podAnnotations": {"checksum/config": "mine"}},
         "transcripts": {"persistence": {"annotations": {"helm.sh/resource-policy": "delete"}}},
         "metrics": {name: {"labels": mine} for name in ("serviceMonitor", "prometheusRule", "dashboard")},
+        "podSecurity": {"fixedIds": False},
     }
     text = render_text(CHART / "ci" / "everything-values.yaml", values=values)
     objects = [found for found in yaml.load_all(text, UniqueKeys) if found]
@@ -185,6 +181,8 @@ def test_other_labels_of_the_chart_are_replaced_and_no_key_is_there_twice() -> N
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     view = one(objects, "ClusterRole", "agents-coding-agent-agenttasks-view")
     assert view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(text.replace(":", " ").split())
+    assert load_settings(config_of(objects, tmp_path), {}).operator.job.fixed_ids is False
 
 
 def config_of(objects: list[dict[str, Any]], folder: Path) -> Path:
@@ -201,23 +199,3 @@ def test_the_programs_take_the_config_yaml_that_is_made(values: Path, tmp_path: 
     assert job.config_map == "coding-agent"
     assert job.service_account == "coding-agent-attempt"
     assert settings.limits.of("github.com", "selftest.invalid/helm-test") == 0
-
-
-def test_attempts_trust_the_authorities_of_the_values(tmp_path: Path) -> None:
-    values = {"trustedCertificates": {"configMap": "authorities"}}
-    job = load_settings(config_of(render(REQUIRED, values=values), tmp_path), {}).operator.job
-    pod = job.pod_template["spec"]
-    [agent] = pod["containers"]
-    [mount] = agent["volumeMounts"]
-    assert (mount["name"], mount["readOnly"]) == ("trusted-certificates", True)
-    [variable] = agent["env"]
-    assert Path(variable["value"]).parent == Path(mount["mountPath"])
-    [volume] = pod["volumes"]
-    assert volume["configMap"]["name"] == "authorities"
-
-
-def test_no_user_or_group_is_fixed_where_the_cluster_assigns_them(tmp_path: Path) -> None:
-    text = render_text(CHART / "ci" / "everything-values.yaml", values={"podSecurity": {"fixedIds": False}})
-    assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(text.replace(":", " ").split())
-    objects = [found for found in yaml.safe_load_all(text) if found]
-    assert load_settings(config_of(objects, tmp_path), {}).operator.job.fixed_ids is False

@@ -81,14 +81,3 @@ def server(name: str, image: str) -> list[dict[str, Any]]:
         "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]},
     }
     return [pod(name, serving), service]
-
-
-# Prints what each URL of its arguments answers, or `refused` when nothing does within two seconds.
-FETCH = """
-import sys, urllib.request
-for url in sys.argv[1:]:
-    try:
-        print(urllib.request.urlopen(url, timeout=2).read().decode())
-    except OSError as error:
-        print("refused", error)
-"""

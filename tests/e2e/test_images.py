@@ -1,15 +1,13 @@
 """The images run as production runs them: small, not root, read-only, without build tools."""
 
 import json
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_cluster import base_image, buildah, images, layout, paths
 from coding_agent_cluster import cluster as local
+from coding_agent_cluster import images, layout
 from coding_agent_cluster.wait import until
 
 from tests.e2e.pods import SECURITY, container, job, job_end
@@ -17,9 +15,6 @@ from tests.fixtures.cluster import ClusterUnderTest
 
 # Time for what may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
-
-SMALL = 1_000_000
-"""Bytes that a changed source may send to the node."""
 
 LOOK = """
 import importlib, importlib.util, os, shutil, sys
@@ -138,68 +133,6 @@ def test_an_image_is_small_and_says_what_it_is(
         labels = {key.rpartition(".")[2]: value for key, value in config["Labels"].items()}
         assert labels["title"] == f"coding-agent-{program}"
         assert labels.keys() >= {"version", "revision", "source"}
-
-
-def test_the_same_sources_make_the_same_layers() -> None:
-    """With the times of files fixed, as `SOURCE_DATE_EPOCH` and `rewrite-timestamp` do with BuildKit."""
-    base, image = base_image.ensure(), images.program_image("user-config")
-    digests = []
-    for number in (1, 2):
-        name = f"localhost/reproducible:{number}"
-        flags = ["--no-cache", "--timestamp", "0", "--target", image.target]
-        buildah.build(image.dockerfile, image.context, name, base, flags)
-        told = json.loads(buildah.buildah("inspect", "--type", "image", name))
-        digests.append(told["OCIv1"]["rootfs"]["diff_ids"])
-        buildah.buildah("rmi", name)
-    assert digests[0] == digests[1]
-
-
-@pytest.mark.parametrize(
-    ("program", "arguments", "answer"),
-    [
-        ("receiver", ["--help"], "--mode"),
-        ("consumer", ["--help"], "--mode"),
-        ("operator", ["--help"], "--mode"),
-        ("user-config", ["--help"], "--directory"),
-        ("egress", ["--help"], "--denials-port"),
-        ("sandbox", ["coding_agent_model", "--help"], "--scripts"),
-    ],
-)
-def test_an_image_starts_its_command_line(
-    cluster: ClusterUnderTest,
-    namespace: str,
-    project_images: dict[str, str],
-    program: str,
-    arguments: list[str],
-    answer: str,
-) -> None:
-    main = container(project_images[program], args=arguments, resources=resources("512Mi"))
-    assert answer in run_job(cluster, namespace, program, main)
-
-
-def test_a_changed_source_is_on_the_node_by_small_layers_alone(
-    own_cluster: local.Cluster,
-    cluster: ClusterUnderTest,
-    namespace: str,
-    project_images: dict[str, str],
-    tmp_path: Path,
-) -> None:
-    root, context = paths.repository_root(), tmp_path / "context"
-    for folder in ("core", "user-config", "requirements"):
-        shutil.copytree(root / folder, context / folder)
-    source = context / "user-config/src/coding_agent_user_config/__init__.py"
-    source.write_text(source.read_text() + 'GREETING = "ahoj"\n')
-    image = replace(
-        images.program_image("user-config"), name="localhost/user-config:changed", context=context
-    )
-    name = cluster.provide(image)
-    before, after = layers_of(project_images["user-config"]), layers_of(name)
-    changed = {digest: size for digest, size in after.items() if digest not in before}
-    assert len(after) == len(before)
-    assert 0 < sum(changed.values()) < SMALL, changed
-    look = "import coding_agent_user_config as it; print(it.GREETING)"
-    main = container(name, "python", "-c", look, resources=resources("256Mi"))
-    assert run_job(cluster, namespace, "changed", main) == "ahoj\n"
 
 
 def layers_of(name: str) -> dict[str, int]:

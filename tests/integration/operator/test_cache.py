@@ -74,27 +74,7 @@ def claims_of(world: World, task: str) -> list[str]:
     return [one.persistent_volume_claim.claim_name for one in volumes if one.persistent_volume_claim]
 
 
-def test_a_claim_is_made_once_for_a_repository_and_belongs_to_no_task(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    pods.script = lambda _: DONE
-    operator(operator=enabled())
-    allow(world)
-    first, second = world.create(1, trusted=True), world.create(2)
-    other = world.create(3, repository="octo/other")
-    for task in (first, second, other):
-        world.until_phase(task, "Succeeded")
-    [name] = claims_of(world, first)
-    claim = claims(world)[name]
-    assert claim.spec.resources.requests == {"storage": "1Gi"}
-    assert claim.metadata.owner_references is None
-    assert claim.metadata.annotations["coding-agent.dev/repository-path"] == "github.com/octo/demo"
-    assert claims_of(world, second) == [name]
-    assert len(claims(world)) == 2
-    assert name not in claims_of(world, other)
-
-
-def test_an_attempt_starts_without_a_cache_whose_class_does_not_exist_and_says_so(
+def test_a_claim_is_made_once_and_not_waited_for_where_its_class_does_not_exist(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
     pods.script = lambda _: DONE
@@ -105,4 +85,17 @@ def test_an_attempt_starts_without_a_cache_whose_class_does_not_exist_and_says_s
         world.until_phase(name, "Succeeded")
         assert "CacheUnavailable" in world.events(name)
         assert claims_of(world, name) == []
-    assert len(claims(world)) == 1
+    [claim] = claims(world).values()
+    assert claim.spec.resources.requests == {"storage": "1Gi"}
+    assert claim.metadata.owner_references is None, "it outlives its tasks"
+    assert claim.metadata.annotations["coding-agent.dev/repository-path"] == "github.com/octo/demo"
+
+
+def test_the_attempts_of_a_repository_mount_its_claim(world: World, pods: PodDriver, operator: Start) -> None:
+    pods.script = lambda _: DONE
+    operator(operator=enabled())
+    allow(world)
+    first, second = world.create(1, trusted=True), world.create(2)
+    for task in (first, second):
+        world.until_phase(task, "Succeeded")
+    assert claims_of(world, first) == claims_of(world, second) == [*claims(world)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from coding_agent_core.environment import Environment, Service
 from coding_agent_core.reasons import Reason
 from coding_agent_core.usage import Usage
 
-from tests.integration.operator.pod_driver import DONE, RUNS, Ends, PodDriver, reported
+from tests.integration.operator.pod_driver import DONE, PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World
 
 Start = Callable[..., OperatorProcess]
@@ -35,14 +34,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def changed(asked: Environment = ASKED) -> Ends:
-    return reported(Reason.ENVIRONMENT_CHANGED, "It asks for another pod.", environment=asked, usage=Usage())
-
-
-def pod_of(world: World, job: str) -> Any:
-    return world.jobs()[job].spec.template.spec
-
-
 def proxy_users(pod: Any) -> dict[str, str | None]:
     """By container, the user name at the egress proxy."""
     found = {}
@@ -55,7 +46,8 @@ def proxy_users(pod: Any) -> dict[str, str | None]:
 def test_the_next_attempt_gets_what_the_repository_asks_for(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
-    pods.script = lambda job: changed() if job.endswith("-1") else DONE
+    changed = reported(Reason.ENVIRONMENT_CHANGED, environment=ASKED, usage=Usage())
+    pods.script = lambda job: changed if job.endswith("-1") else DONE
     operator(**SETTINGS, operator={"policy": {"backoff_base": 600, "backoff_max": 600}})
     name = world.create(7, maxAttempts=1)
     status = world.until_phase(name, "Succeeded")
@@ -65,8 +57,8 @@ def test_the_next_attempt_gets_what_the_repository_asks_for(
     ]
     assert status["attempt"] == "1/1"
     assert Environment.model_validate(status["environment"]) == ASKED
-    assert [container.name for container in pod_of(world, f"{name}-1").init_containers] == ["workspace"]
-    pod = pod_of(world, f"{name}-2")
+    first, pod = (world.jobs()[f"{name}-{number}"].spec.template.spec for number in (1, 2))
+    assert [container.name for container in first.init_containers] == ["workspace"]
     *_, service, workspace = pod.init_containers
     assert (workspace.name, workspace.image) == ("workspace", ASKED.image)
     assert (service.name, service.image, service.restart_policy) == (
@@ -79,24 +71,3 @@ def test_the_next_attempt_gets_what_the_repository_asks_for(
     users = proxy_users(pod)
     assert users["service-database"] is None
     assert (users["workspace"], users["agent"]) == (f"{name}-2.workspace_node", f"{name}-2.agent")
-
-
-def test_an_operator_that_was_killed_after_it_recorded_the_environment_goes_on(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    """Another task takes the turn meanwhile, so that the next Job is not made at once."""
-    pods.script = lambda _: RUNS
-    process = operator(**SETTINGS, limits={"global": 1})
-    name = world.create(7)
-    world.until_phase(name, "Running")
-    other = world.create(8, priority=10)
-    world.until_phase(other, "Queued")
-    pods.script = lambda job: changed() if job == f"{name}-1" else RUNS
-    world.until("the environment is recorded", lambda: world.status(name).get("environment"))
-    world.until_phase(other, "Running")
-    process.stop(signal.SIGKILL)
-    assert f"{name}-2" not in world.jobs()
-    pods.script = lambda job: changed() if job == f"{name}-1" else DONE
-    process.start()
-    world.until_phase(name, "Succeeded")
-    assert pod_of(world, f"{name}-2").init_containers[-1].image == ASKED.image

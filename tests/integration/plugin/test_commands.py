@@ -19,7 +19,8 @@ ISSUE = "https://github.com/octo/demo/issues/7"
 @pytest.fixture
 def task(plugin: Plugin) -> str:
     """A task for issue 7 of octo/demo."""
-    return plugin("run", ISSUE, "--user", "alice", "--priority", "10").out.split()[1]
+    options = ("--user", "alice", "--priority", "10", "--model", "small", "--runner", "codex")
+    return plugin("run", ISSUE, *options, "--budget", "2.50 USD", "--ttl", "60").out.split()[1]
 
 
 def test_run_makes_the_task_that_a_label_would(place: Place, task: str) -> None:
@@ -32,8 +33,18 @@ def test_run_makes_the_task_that_a_label_would(place: Place, task: str) -> None:
         "number": 7,
     }
     assert (spec["trigger"]["origin"], spec["user"], spec["priority"]) == ("manual", "alice", 10)
-    assert (spec["url"], spec["run"]) == (ISSUE, 1)
+    assert (spec["url"], spec["run"], spec["model"], spec["runner"]) == (ISSUE, 1, "small", "codex")
+    budget = {"amount": "2.50", "currency": "USD"}
+    assert (spec["budget"], spec["ttlSecondsAfterFinished"]) == (budget, 60)
+    assert not {"timeoutSeconds", "maxAttempts"} & set(spec), "left to the operator"
     assert place.task(task)["metadata"]["annotations"]["coding-agent.dev/created-by"] == "admin"
+
+
+def test_run_for_gitlab_takes_the_projects_id(place: Place, plugin: Plugin) -> None:
+    url = "https://gitlab.com/group/project/-/merge_requests/7"
+    assert "--project-id" in plugin("run", url).err
+    name = plugin("run", url, "--project-id", "4242").out.split()[1]
+    assert place.task(name)["spec"]["source"]["projectID"] == 4242
 
 
 def test_limits_that_are_not_given_are_those_of_the_release(
@@ -66,6 +77,8 @@ def test_one_run_of_an_item_at_a_time(place: Place, plugin: Plugin, task: str) -
 
 def test_retry_is_the_next_run_with_the_same_limits(place: Place, plugin: Plugin, task: str) -> None:
     place.end(task, succeeded=False)
+    for command in ("cancel", "suspend", "resume"):
+        assert "has ended" in plugin(command, task, status=1).err
     assert plugin("retry", task).out == f"agenttask {task}-r2 created\n"
     first, second = place.task(task)["spec"], place.task(f"{task}-r2")["spec"]
     same = ("source", "user", "url", "timeoutSeconds", "maxAttempts", "priority")
@@ -75,7 +88,13 @@ def test_retry_is_the_next_run_with_the_same_limits(place: Place, plugin: Plugin
     assert f"{task}-r2 is working" in plugin("retry", task, status=1).err
 
 
-def test_cancel_then_retry_waits_for_the_end(place: Place, plugin: Plugin, task: str) -> None:
+def test_suspend_resume_and_cancel_then_retry_waits_for_the_end(
+    place: Place, plugin: Plugin, task: str
+) -> None:
+    for command, is_ in (("suspend", True), ("resume", False)):
+        assert plugin(command, task).out == f"agenttask {task} {command.removesuffix('e')}ed\n"
+        assert place.task(task)["spec"]["suspend"] is is_
+        assert "suspended" in plugin(command, task).err
     assert plugin("cancel", task).out == f"agenttask {task} is being cancelled\n"
     assert place.task(task)["spec"]["cancel"] is True
     assert "already" in plugin("cancel", task).err

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-
 import pytest
-from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
 
 from tests.integration.core_kubernetes.place import Place
-from tests.integration.plugin.conftest import PLUGIN, Plugin
+from tests.integration.plugin.conftest import Plugin
 from tests.integration.plugin.fake_kubelet import FakeKubelet
 
 pytestmark = pytest.mark.pod_security("privileged")
@@ -68,23 +64,6 @@ def test_the_right_pod_and_container(
 
 
 @pytest.mark.long
-def test_following_shows_each_line_as_it_comes(place: Place, kubelet: FakeKubelet, task: str) -> None:
-    add_pod(place, kubelet, task, 1)
-    kubelet.go_on.clear()
-    with subprocess.Popen(
-        [str(PLUGIN), "logs", "-f", task, "-n", place.namespace],
-        env={"PATH": os.environ["PATH"], "KUBECONFIG": str(place.plane.kubeconfig)},
-        stdout=subprocess.PIPE,
-    ) as following:
-        assert following.stdout is not None
-        assert following.stdout.readline() == b"agent of attempt 1\n"
-        assert not kubelet.go_on.is_set()
-        kubelet.go_on.set()
-        assert following.stdout.read() == b"done\n"
-        assert following.wait(60) == 0
-
-
-@pytest.mark.long
 def test_why_there_is_no_log(place: Place, plugin: Plugin, kubelet: FakeKubelet, task: str) -> None:
     assert "it is New, and has no pod. With -f" in plugin("logs", task, status=1).err
     add_pod(place, kubelet, task, 1, began=False)
@@ -95,44 +74,3 @@ def test_why_there_is_no_log(place: Place, plugin: Plugin, kubelet: FakeKubelet,
     place.plane.kubectl("-n", place.namespace, "delete", "pod", "--all", "--force", "--grace-period=0")
     place.end(task, succeeded=True)
     assert "its pods are gone" in plugin("logs", task, "-f", status=1).err
-
-
-@pytest.mark.long
-def test_what_is_left_when_the_pods_are_gone(place: Place, plugin: Plugin, task: str) -> None:
-    attempt = {
-        "number": 1,
-        "job": f"{task}-1",
-        "startTime": "2026-11-25T12:00:00Z",
-        "outcome": "Failed",
-        "reason": "OOMKilled",
-        "message": "It needed more memory.",
-        "usage": {
-            "requests": 3,
-            "inputTokens": 100,
-            "outputTokens": 9,
-            "cost": {"amount": "0.0213", "currency": "USD"},
-        },
-        "tail": "12:00:01 step 3: run_command: make\nKilled",
-    }
-    place.end(task, succeeded=False)
-
-    def record(**more: str) -> None:
-        status = {"attempts": [attempt | more], "result": {"usage": attempt["usage"]}}
-        place.plane.custom.patch_namespaced_custom_object_status(
-            GROUP, VERSION, place.namespace, PLURAL, task, {"status": status}, _request_timeout=60
-        )
-
-    record()
-    assert f"`kubectl agenttask describe {task}` shows its last steps" in plugin("logs", task, status=1).err
-    shown = plugin("describe", task).out
-    assert "Last steps of attempt 1:\n  12:00:01 step 3: run_command: make\n  Killed\n" in shown
-    assert "3 requests, 100 tokens in, 9 out, 0.0213 USD" in shown
-    assert "Transcripts:" not in shown
-    place_of_it, link = "s3://agent-logs/7/attempt-1.jsonl", "https://logs.example/7"
-    record(transcript=place_of_it)
-    assert f"its transcript is at {place_of_it}" in plugin("logs", task, status=1).err
-    record(transcript=place_of_it, transcriptURL=link)
-    assert f"its transcript is at {link}" in plugin("logs", task, status=1).err
-    assert place_of_it in plugin("describe", task).out
-    wide = place.plane.kubectl("-n", place.namespace, "get", "agt", task, "-o", "wide")
-    assert "0.0213" in wide

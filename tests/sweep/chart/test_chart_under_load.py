@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from coding_agent_cluster import cluster as local
-from coding_agent_cluster import ingress, metrics_server
-from coding_agent_cluster.wait import until
+from coding_agent_cluster import ingress
 
 from tests.chart.edge import Edge, certificate
 from tests.chart.load import Hit, webhooks
@@ -113,38 +110,3 @@ def problems(hits: list[Hit]) -> Counter[str]:
     """What was not answered as a new task, counted by what it was."""
     wrong = [hit for hit in hits if hit.status != 200 or hit.answer.get("status") != "success"]
     return Counter(f"{hit.status} {hit.error} {hit.answer}"[:200] for hit in wrong)
-
-
-def test_the_receiver_grows_under_load_and_shrinks_after(
-    release: Release, edge: Edge, own_cluster: local.Cluster, tmp_path: Path
-) -> None:
-    metrics_server.enable(own_cluster)
-    scaling: dict[str, Any] = {
-        "enabled": True,
-        "minReplicas": 1,
-        "maxReplicas": 3,
-        "targetCPUUtilizationPercentage": 50,
-        # Minutes in production; here the test's own time.
-        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
-    }
-    # A modest load is a multiple of what is requested, also on a fast machine; an idle receiver is far below
-    # the half of it, also on a slow one.
-    resources = {"requests": {"cpu": "30m", "memory": "64Mi"}}
-    release.install(
-        {"receiver": {"autoscaling": scaling, "resources": resources}}, "--wait", "--timeout", "240s"
-    )
-    edge.wait()
-
-    def ready() -> int:
-        status = release.get("deployment", "coding-agent-receiver")["status"]
-        return int(status.get("readyReplicas", 0))
-
-    def wait_for(count: int, alive: Callable[[], None] = lambda: None) -> None:
-        until(f"{count} receivers", lambda: ready() == count, timeout=240, interval=1, alive=alive)
-
-    wait_for(1)
-    with webhooks(edge, SECRET, tmp_path, rate=2 * RATE, most=MOST, items=1) as load:
-        wait_for(3, load.check)
-        hits = load.stop()
-    assert {hit.status for hit in hits} == {200}
-    wait_for(1)

@@ -171,22 +171,3 @@ def test_a_preempted_attempt_is_not_counted_and_goes_on(
         status = place.until_phase(name, "Succeeded", timeout=60)
         assert (status["attempt"], len(status["attempts"])) == ("1/3", 1)
     assert set(admissions.first) == {*(f"{name}-1" for name in names), "training"}
-
-
-def test_while_kueue_is_away_tasks_wait_and_then_go_on(place: Place, pods: Kubelet, operator: Start) -> None:
-    place.queues()
-    operator()
-    runs = place.create(1)
-    place.until_phase(runs, "Running", timeout=60)
-    place.kueue.kill()
-    waits = place.create(2)
-    # No Job can be made without its webhook, which the task says.
-    status = place.until("the refusal", lambda: place.because(waits, "Refused"), timeout=60)
-    assert status["phase"] == "Queued"
-    assert 'failed calling webhook "mjob.kb.io"' in status["conditions"][0]["message"]
-    place.until("an Event", lambda: "Refused" in place.events(waits) or None)
-    assert set(place.jobs()) == {f"{runs}-1"}
-    assert place.running() == [runs]
-    place.kueue.start()
-    place.until_phase(waits, "Running", timeout=120)
-    assert place.status(waits)["attempt"] == "1/3"

@@ -51,13 +51,6 @@ def test_it_is_added_beside_what_others_wrote() -> None:
     ], "nothing else is written, whatever it is"
 
 
-def test_a_task_without_status_gets_one() -> None:
-    new = AgentTask.of({"metadata": {"resourceVersion": "1", "generation": 1}})
-    made = patch(new, (acknowledged(""),), NOW)
-    assert made is not None
-    assert made[1]["path"] == "/status"
-
-
 def test_a_task_of_a_cache_does_not_say_what_is_stored() -> None:
     with pytest.raises(RuntimeError, match="read it again"):
         patch(AgentTask.of(task_body()).compact(), (acknowledged(""),), NOW)

@@ -242,3 +242,15 @@ async def test_an_attempt_starts_without_a_claim_that_is_refused_and_waits_for_a
     for status in (None, 409, 500, 503):
         with pytest.raises(ApiError):
             await pod(Claims(refusal=ApiError("no answer", status)))
+
+
+async def test_variables_of_the_template_stay() -> None:
+    mine = {"name": "CARGO_HOME", "value": "/mine"}
+    containers = {"containers": [{"name": "workspace", "env": [mine]}]}
+    spec, _ = await pod(template={"pod_template": {"spec": containers}})
+    assert variables(spec["initContainers"][-1]) == {**VARIABLES, "CARGO_HOME": "/mine"}
+
+
+async def test_the_ids_of_the_cluster_are_used_where_it_assigns_them() -> None:
+    spec, _ = await pod(template={"fixed_ids": False})
+    assert all("runAsUser" not in one["securityContext"] for one in spec["initContainers"])

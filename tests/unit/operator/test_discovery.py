@@ -17,35 +17,7 @@ def namespaces(**operator: Any) -> Namespaces:
     return Namespaces(None, settings)  # type: ignore[arg-type]
 
 
-async def until_ready(served: Namespaces) -> None:
-    """Run until the cluster was listed."""
-    work = asyncio.create_task(served.run())
-    try:
-        async with asyncio.timeout(60):
-            while served.ready() is not None:
-                assert not work.done(), work
-                await asyncio.sleep(0)
-    finally:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-
-
-async def test_a_list_that_is_refused_is_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[str] = []
-
-    async def listed(_: object, fields: str) -> set[str]:
-        tries.append(fields)
-        if len(tries) < 3:
-            raise ApiError("storage is (re)initializing", 429)
-        return set()
-
-    monkeypatch.setattr(program, "namespaces_with_tasks", listed)
-    monkeypatch.setattr(program, "_RETRY_FIRST_S", 0.01)
-    await until_ready(namespaces(relist_interval=3600))
-    assert tries == ["", "", ""]
-
-
-async def test_a_namespace_that_is_closed_while_the_api_server_is_asked_ends_nothing(
+async def test_neither_a_refused_list_nor_a_namespace_that_is_closed_meanwhile_ends_anything(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     served = namespaces(relist_interval=0.01)
@@ -66,11 +38,16 @@ async def test_a_namespace_that_is_closed_while_the_api_server_is_asked_ends_not
             served._controllers.pop("team")
             return False
 
+    refusals = [ApiError("storage is (re)initializing", 429)] * 2
+
     async def listed(*_: object) -> set[str]:
+        if refusals:
+            raise refusals.pop()
         served._controllers["team"] = Closing()  # type: ignore[assignment]
         return set()
 
     monkeypatch.setattr(program, "namespaces_with_tasks", listed)
+    monkeypatch.setattr(program, "_RETRY_FIRST_S", 0.01)
     work = asyncio.create_task(served.run())
     async with asyncio.timeout(60):
         while asked < 3:

@@ -81,3 +81,8 @@ def test_services_have_a_user_that_no_workspace_has() -> None:
     assert len(set(users(1, pod_template={"spec": agent}))) == 3
     group = {"securityContext": {"fsGroup": taken}}
     assert users(1, pod_template={"spec": group})[0] != taken
+
+
+def test_where_the_cluster_assigns_users_a_service_names_none() -> None:
+    pod = build_job(task(), 1, JobTemplate(fixed_ids=False), environment=ASKED)["spec"]["template"]["spec"]
+    assert not {"runAsUser", "runAsGroup"} & set(pod["initContainers"][-2]["securityContext"])

@@ -133,3 +133,9 @@ WORDS: list[tuple[dict[str, Any], str | None]] = [
 @pytest.mark.parametrize(("workload", "words"), WORDS)
 def test_kueues_own_words(workload: dict[str, Any], words: str | None) -> None:
     assert workload_waits_for(workload) == words
+
+
+def test_a_job_that_a_person_suspended_is_not_shown_as_running() -> None:
+    plan = plan_task(task(), [job(suspended=True)], SchedulingDecision(), NOW, POLICY)
+    assert plan.status is not None
+    assert (plan.status.phase, plan.status.reason) == (Phase.QUEUED, "JobSuspended")

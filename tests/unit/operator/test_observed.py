@@ -131,3 +131,9 @@ def test_an_init_container_that_failed_is_named_with_its_last_words() -> None:
     pod = read_pod({"metadata": {"name": "p"}, "status": status})
     assert pod.not_prepared == "workspace-program, exit code 1: there is no git here"
     assert pod.exit_code is None
+
+
+def test_what_can_be_read_is_kept() -> None:
+    task = AgentTask.of({**task_body(), "status": {"phase": "Dreaming", "attempts": [GOOD, {"number": 0}]}})
+    assert [attempt.number for attempt in task.status.attempts] == [1]
+    assert task.status.phase is None

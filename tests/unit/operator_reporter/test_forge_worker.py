@@ -15,7 +15,6 @@ from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
-from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import Phase
 from coding_agent_operator.reporter import program
@@ -156,23 +155,6 @@ async def test_an_answer_closes_the_breaker() -> None:
         await scene.until(lambda: set(others) <= set(scene.reconciles))
 
 
-async def test_the_next_outage_begins_with_the_first_wait() -> None:
-    async with running() as scene:
-        await open_breaker(scene)
-        await scene.until(lambda: scene.worker.breaker is not None and scene.worker.breaker.failures > 3)
-        scene.does = lambda _: None
-        await scene.until(lambda: scene.worker.breaker is None)
-        now = asyncio.get_running_loop().time()
-        scene.does = scene.unavailable_once
-        scene.add(2)
-        await scene.until(lambda: scene.worker.breaker is not None)
-        breaker = scene.worker.breaker
-        assert breaker is not None
-        assert breaker.failures == 1
-        assert breaker.began >= now
-        assert breaker.retry_at - breaker.began <= SETTINGS.retry_first
-
-
 async def test_an_open_breaker_lets_one_reconcile_at_a_time_through() -> None:
     async with running() as scene:
         await open_breaker(scene)
@@ -289,17 +271,6 @@ async def test_our_own_rate_limits_are_not_an_outage() -> None:
         assert FAILED.labels("forge.example")._value.get() == failed, "it is not a failure"
 
 
-async def test_our_own_rate_limits_do_not_end_an_outage() -> None:
-    async with running() as scene:
-        await open_breaker(scene)
-        scene.does = lambda _: NotYetError("in 11 s", Kind.WRITE, 0.01)
-        seen = len(scene.reconciles)
-        await scene.until(lambda: len(scene.reconciles) > seen + 2)
-        assert scene.gauge() > 0
-        await scene.worker.record_outage()
-        assert scene.problems.reasons == [(next(iter(scene.tasks)), "ForgeUnavailable")]
-
-
 def taken(backlog: Backlog, now: float) -> list[str]:
     """Everything that can be taken, in order."""
     names = []
@@ -328,31 +299,14 @@ async def test_a_comment_that_is_put_off_holds_back_no_other_task() -> None:
 def test_what_people_wait_for_comes_first() -> None:
     backlog = Backlog()
     backlog.add("check", Rank.CHECK, 0, item="1")
+    assert backlog.pending(5) == [], "nobody waits for a check"
+    backlog.add("forgotten", Rank.END, 0, item="6")
+    backlog.forget("forgotten")
     backlog.add("late", Rank.CHANGE, 2, item="2")
     backlog.add("early", Rank.CHANGE, 1, item="3")
     backlog.add("end", Rank.END, 3, item="4")
     backlog.add("new", Rank.NEW, 3, item="5")
     assert taken(backlog, 3) == ["end", "new", "early", "late", "check"]
-
-
-def test_a_new_comment_waits_for_its_own_budget() -> None:
-    backlog = Backlog()
-    for name in ("a", "b", "c"):
-        backlog.add(name, Rank.NEW, 0, item=name)
-    assert backlog.take(0) == ("a", Rank.NEW)
-    backlog.postpone("a", 0, until=40)
-    backlog.done("a")
-    assert taken(backlog, 1) == ["b", "c"], "their labels may be shown meanwhile"
-    assert backlog.next_due(1) == 39
-    assert backlog.take(40) == ("a", Rank.NEW)
-
-
-def test_a_burst_of_changes_of_one_task_is_one_reconcile_at_the_best_rank() -> None:
-    backlog = Backlog()
-    for rank in (Rank.CHANGE, Rank.CHECK, Rank.END, Rank.CHANGE):
-        backlog.add("a", rank, 0, item="1")
-    assert backlog.take(0) == ("a", Rank.END)
-    assert backlog.take(0) is None
 
 
 def test_a_reconcile_that_is_due_later_is_brought_forward_and_never_delayed() -> None:
@@ -363,6 +317,7 @@ def test_a_reconcile_that_is_due_later_is_brought_forward_and_never_delayed() ->
     backlog.add("a", Rank.END, 10, item="1")
     backlog.add("a", Rank.CHECK, 10, item="1", delay=300)
     assert backlog.take(10) == ("a", Rank.END)
+    assert backlog.take(10) is None, "one reconcile shows all changes"
 
 
 def test_a_change_during_a_reconcile_is_reconciled_after_it() -> None:
@@ -396,19 +351,6 @@ def test_a_failed_reconcile_is_retried_with_the_age_it_had() -> None:
     assert backlog.take(16) is None
     assert backlog.pending(16) == [("a", 11)]
     assert backlog.take(17) == ("a", Rank.END)
-
-
-def test_checks_are_not_pending() -> None:
-    backlog = Backlog()
-    backlog.add("a", Rank.CHECK, 0, item="1")
-    assert backlog.pending(5) == []
-
-
-def test_a_forgotten_task_is_not_taken() -> None:
-    backlog = Backlog()
-    backlog.add("a", Rank.END, 0, item="1")
-    backlog.forget("a")
-    assert backlog.take(0) is None
 
 
 async def test_a_task_that_takes_the_name_of_one_that_is_deleted_is_reconciled() -> None:
@@ -450,17 +392,12 @@ async def test_a_problem_of_a_task_that_is_settled_meanwhile_does_not_stay() -> 
     assert scene.problems.reasons == [(name, "ForgeUnavailable"), (name, "Shown")]
 
 
-async def test_a_problem_that_could_not_be_recorded_is_recorded_later() -> None:
-    found = task(None, 1, uid="1")
-    memory, problem = TaskMemory(found.uid), Event("Warning", "ForgeUnavailable", "It does not answer.")
-
-    class Away(RecordedProblems):
-        async def newest(self, read: AgentTask) -> AgentTask | None:
-            raise ApiError("the API server does not answer", None)
-
-    now, tasks = datetime.now(UTC), {found.name: found}
-    with pytest.raises(ApiError):
-        await record_problem(cast(AgentTasks, Away(tasks)), found, memory, problem, now)
-    api = RecordedProblems(tasks)
-    await record_problem(cast(AgentTasks, api), found, memory, problem, now)
-    assert api.reasons == [(found.name, "ForgeUnavailable")]
+async def test_our_own_rate_limits_do_not_end_an_outage() -> None:
+    async with running() as scene:
+        await open_breaker(scene)
+        scene.does = lambda _: NotYetError("in 11 s", Kind.WRITE, 0.01)
+        seen = len(scene.reconciles)
+        await scene.until(lambda: len(scene.reconciles) > seen + 2)
+        assert scene.gauge() > 0
+        await scene.worker.record_outage()
+        assert scene.problems.reasons == [(next(iter(scene.tasks)), "ForgeUnavailable")]

@@ -33,18 +33,9 @@ def test_the_newest_pod_of_the_attempt_or_of_the_last(attempt: int | None, name:
     assert chosen["metadata"]["name"] == name
 
 
-def test_no_pod_at_all() -> None:
-    assert choose([], 1) is None
-
-
 def test_an_attempt_without_a_pod_names_those_that_have_one() -> None:
     with pytest.raises(PluginError, match=r"attempt 3 has no pod\b.*: 1, 2, 10\."):
         choose(PODS, 3)
-
-
-def test_a_pod_without_the_label_is_of_no_attempt_but_has_a_log() -> None:
-    strange = pod("x", "first")
-    assert choose([strange], None) is strange
 
 
 @pytest.mark.parametrize(

@@ -177,11 +177,6 @@ def test_describe_tells_everything() -> None:
     assert tables.last_steps(DONE) == ("1", ["- called run_command", "  gave: Killed"])
 
 
-def test_last_steps_move_no_cursor() -> None:
-    evil = task("t", "2026-11-25T12:00:00Z", attempts=[{"number": 1, "tail": "a\x1b[2J\r\nb\u202ec"}])
-    assert tables.last_steps(evil) == ("1", ["a [2J ", "b c"])
-
-
 def test_a_title_moves_no_cursor_and_is_no_markup() -> None:
     evil = task("t", "2026-11-25T12:00:00Z")
     evil["spec"]["title"] = "\x1b[2J\x1b]0;owned\x07[red]x[/red]\nsecond\u202eline"

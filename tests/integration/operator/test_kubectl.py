@@ -53,9 +53,7 @@ def test_columns_and_wait(world: World, pods: PodDriver, operator: Callable[...,
     kubectl = ["-n", world.namespace, "get", "agt"]
     rows = table(world.plane.kubectl(*kubectl))
     assert rows == [
-        [
-            *("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "CHANGE", "REASON", "DURATION", "AGE"),
-        ],
+        [*("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "CHANGE", "REASON", "DURATION", "AGE")],
         [waiting, "octo/demo", "#6", "Queued", "0/3", "", "Waiting", "", "TIME"],
         [
             *(done, "octo/demo", "#7", "Succeeded", "1/3", "https://github.com/octo/demo/pull/8"),

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 from coding_agent_cluster.access import KubectlError
-from coding_agent_core import agenttask
 from coding_agent_core.reasons import Reason
 from coding_agent_core.usage import Cost, Usage
-from kubernetes.client.exceptions import ApiException
 
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of
 from tests.integration.operator.pod_driver import RUNS, PodDriver, ended, reported
@@ -176,61 +174,3 @@ def test_the_pod_of_a_deleted_task_keeps_its_place_and_its_item(
     assert world.jobs() == {}
     let_pod_go(world, pod)
     world.until("one starts", lambda: len(world.jobs()) == 1)
-
-
-def test_a_status_that_is_refused_is_told_and_not_taken_for_a_conflict(
-    world: World, pods: PodDriver, operator: Start
-) -> None:
-    """As with a CRD of an older release: the API server answers 422, as to a patch that comes too late."""
-    policy = f"refuse-{world.namespace}"
-    place = {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}
-    rule = {
-        "apiGroups": ["coding-agent.dev"],
-        "apiVersions": ["*"],
-        "operations": ["UPDATE"],
-        "resources": ["agenttasks/status"],
-    }
-    kind = {"apiVersion": "admissionregistration.k8s.io/v1"}
-    world.plane.apply(
-        {
-            **kind,
-            "kind": "ValidatingAdmissionPolicy",
-            "metadata": {"name": policy},
-            "spec": {
-                "failurePolicy": "Fail",
-                "matchConstraints": {"resourceRules": [rule], "namespaceSelector": place},
-                "validations": [{"expression": "false", "message": "no such phase here"}],
-            },
-        },
-        {
-            **kind,
-            "kind": "ValidatingAdmissionPolicyBinding",
-            "metadata": {"name": policy},
-            "spec": {"policyName": policy, "validationActions": ["Deny"]},
-        },
-    )
-    try:
-        probe = world.create(8, suspend=True)
-
-        def in_force() -> bool:
-            try:
-                world.plane.custom.patch_namespaced_custom_object_status(
-                    *(agenttask.GROUP, agenttask.VERSION, world.namespace, agenttask.PLURAL, probe),
-                    {"status": {"reason": "Probe"}},
-                    dry_run="All",
-                )
-            except ApiException as error:
-                return error.status == 422
-            return False
-
-        # A new policy takes effect after a moment: before it the operator could write the status unhindered.
-        world.until("the policy is in force", in_force)
-        process = operator()
-        name = world.create(7)
-        world.until("told", lambda: "Refused" in world.events(name))
-        assert "no such phase here" in process.log()
-        assert world.status(name) == {}
-    finally:
-        for what in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
-            world.plane.kubectl("delete", what, policy)
-    world.until_phase(name, "Succeeded")

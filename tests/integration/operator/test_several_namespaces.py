@@ -73,11 +73,7 @@ class Platform:
         return Team(self.plane, name, self._stack)
 
     def operator(
-        self,
-        *served: str,
-        rights: tuple[str, ...] | None = None,
-        server: str | None = None,
-        **settings: Any,
+        self, *served: str, rights: tuple[str, ...] | None = None, server: str | None = None, **settings: Any
     ) -> OperatorProcess:
         """Start the operator; it has rights in what it serves, unless the test gives others."""
         kubeconfig = platform_account(
@@ -141,8 +137,7 @@ def test_equal_names_in_two_namespaces_run_to_their_end_each_under_its_own_limit
                 "tasks are counted by namespace",
                 lambda team=team: (  # type: ignore[misc]
                     value(
-                        process,
-                        f'coding_agent_tasks{{phase="Queued",served_namespace="{team.namespace}"}}',
+                        process, f'coding_agent_tasks{{phase="Queued",served_namespace="{team.namespace}"}}'
                     )
                     == 2
                     or None

@@ -167,10 +167,7 @@ CASES = [
     ),
     # It never succeeded, since it was made.
     Case(
-        "CodingAgentPollFailing",
-        {f"kube_cronjob_status_last_successful_time{{{CRON}}}": ABSENT},
-        70,
-        POLLER,
+        "CodingAgentPollFailing", {f"kube_cronjob_status_last_successful_time{{{CRON}}}": ABSENT}, 70, POLLER
     ),
     Case(
         "CodingAgentPollFailing",

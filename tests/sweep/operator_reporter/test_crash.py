@@ -97,10 +97,7 @@ EXPECTED = (
 
 
 def test_killed_after_every_request_to_the_forge(
-    plane: PlaneUnderTest,
-    new_namespace: Callable[[str], str],
-    flavour: str,
-    tmp_path: Path,
+    plane: PlaneUnderTest, new_namespace: Callable[[str], str], flavour: str, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
         stages = []

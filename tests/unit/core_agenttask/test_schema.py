@@ -30,10 +30,7 @@ PAIRS: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (agenttask.AttemptStatus, SCHEMA["status"]["properties"]["attempts"]["items"]),
     (agenttask.TaskResult, SCHEMA["status"]["properties"]["result"]),
     (agenttask.Usage, SCHEMA["status"]["properties"]["result"]["properties"]["usage"]),
-    (
-        agenttask.Usage,
-        SCHEMA["status"]["properties"]["attempts"]["items"]["properties"]["usage"],
-    ),
+    (agenttask.Usage, SCHEMA["status"]["properties"]["attempts"]["items"]["properties"]["usage"]),
 ]
 BOUNDS = ("minLength", "maxLength", "minimum", "maximum")
 

@@ -122,10 +122,7 @@ WORDS: list[tuple[dict[str, Any], str | None]] = [
         {"status": {"conditions": [condition("QuotaReserved", "True")]}},
         "Kueue has reserved quota and waits for its admission checks.",
     ),
-    (
-        {"status": {"conditions": [condition("QuotaReserved", "True"), condition("Admitted", "True")]}},
-        None,
-    ),
+    ({"status": {"conditions": [condition("QuotaReserved", "True"), condition("Admitted", "True")]}}, None),
     ({"spec": {"active": False}}, "Kueue has deactivated the attempt's workload."),
 ]
 

@@ -27,124 +27,123 @@ from tests.unit.operator.making import NOW, POLICY, ago, complete, failed, job, 
 RETRIED, FINAL = True, False
 COUNTED, FREE = True, False
 
-ENDED: list[tuple[str, Job, tuple[str, str, bool, bool]]] = [
-    ("exit 0", complete(), ("Succeeded", "Completed", FINAL, COUNTED)),
-    ("exit 65", failed(exit_code=65), ("Failed", "CannotBeDone", FINAL, COUNTED)),
-    ("exit 75", failed(exit_code=75), ("Failed", "Temporary", RETRIED, COUNTED)),
-    ("exit 77", failed(exit_code=77), ("Failed", "ForgeRefused", FINAL, COUNTED)),
-    ("exit 78", failed(exit_code=78), ("Failed", "Configuration", FINAL, COUNTED)),
-    ("exit 143", failed(exit_code=143), ("Disrupted", "Stopped", RETRIED, FREE)),
-    ("exit 1", failed(exit_code=1), ("Failed", "Crashed", RETRIED, COUNTED)),
-    ("exit 0 of a failed pod", failed(exit_code=0), ("Failed", "Crashed", RETRIED, COUNTED)),
-    ("OOMKilled", failed(exit_code=137, ended="OOMKilled"), ("Failed", "OOMKilled", RETRIED, COUNTED)),
-    ("node restarted", failed(exit_code=255, ended="Unknown"), ("Disrupted", "NodeRestarted", RETRIED, FREE)),
-    (
-        "runtime lost it",
-        failed(exit_code=137, ended="ContainerStatusUnknown"),
-        ("Disrupted", "NodeRestarted", RETRIED, FREE),
-    ),
+Kind = tuple[str, bool, bool]
+GOOD, PERMANENT, TRANSIENT, DISRUPTED = (
+    ("Succeeded", FINAL, COUNTED),
+    ("Failed", FINAL, COUNTED),
+    ("Failed", RETRIED, COUNTED),
+    ("Disrupted", RETRIED, FREE),
+)
+
+ENDED: list[tuple[str, Job, str, Kind]] = [
+    ("exit 0", complete(), "Completed", GOOD),
+    ("exit 65", failed(exit_code=65), "CannotBeDone", PERMANENT),
+    ("exit 75", failed(exit_code=75), "Temporary", TRANSIENT),
+    ("exit 77", failed(exit_code=77), "ForgeRefused", PERMANENT),
+    ("exit 78", failed(exit_code=78), "Configuration", PERMANENT),
+    ("exit 143", failed(exit_code=143), "Stopped", DISRUPTED),
+    ("exit 1", failed(exit_code=1), "Crashed", TRANSIENT),
+    ("exit 0 of a failed pod", failed(exit_code=0), "Crashed", TRANSIENT),
+    ("OOMKilled", failed(exit_code=137, ended="OOMKilled"), "OOMKilled", TRANSIENT),
+    ("node restarted", failed(exit_code=255, ended="Unknown"), "NodeRestarted", DISRUPTED),
+    ("runtime lost it", failed(exit_code=137, ended="ContainerStatusUnknown"), "NodeRestarted", DISRUPTED),
     (
         "own disk limit",
         failed(exit_code=137, reason="Evicted", detail="Pod ephemeral local storage usage exceeds"),
-        ("Failed", "StorageExceeded", RETRIED, COUNTED),
+        "StorageExceeded",
+        TRANSIENT,
     ),
     (
         "evicted for the node's sake",
         failed(reason="Evicted", disruption="TerminationByKubelet"),
-        ("Disrupted", "Evicted", RETRIED, FREE),
+        "Evicted",
+        DISRUPTED,
     ),
-    (
-        "drained",
-        failed(exit_code=143, disruption="EvictionByEvictionAPI"),
-        ("Disrupted", "Evicted", RETRIED, FREE),
-    ),
-    (
-        "preempted",
-        failed(exit_code=143, disruption="PreemptionByScheduler"),
-        ("Disrupted", "Preempted", RETRIED, FREE),
-    ),
-    ("node lost", failed(disruption="DeletionByTaintManager"), ("Disrupted", "NodeLost", RETRIED, FREE)),
-    ("node removed", failed(disruption="DeletionByPodGC"), ("Disrupted", "NodeLost", RETRIED, FREE)),
-    ("unknown disruption", failed(disruption="NewInV2"), ("Disrupted", "Disrupted", RETRIED, FREE)),
-    ("refused by the kubelet", failed(reason="OutOfcpu"), ("Disrupted", "Disrupted", RETRIED, FREE)),
-    (
-        "deadline of the pod",
-        failed(reason="DeadlineExceeded"),
-        ("Failed", "DeadlineExceeded", FINAL, COUNTED),
-    ),
+    ("drained", failed(exit_code=143, disruption="EvictionByEvictionAPI"), "Evicted", DISRUPTED),
+    ("preempted", failed(exit_code=143, disruption="PreemptionByScheduler"), "Preempted", DISRUPTED),
+    ("node lost", failed(disruption="DeletionByTaintManager"), "NodeLost", DISRUPTED),
+    ("node removed", failed(disruption="DeletionByPodGC"), "NodeLost", DISRUPTED),
+    ("unknown disruption", failed(disruption="NewInV2"), "Disrupted", DISRUPTED),
+    ("refused by the kubelet", failed(reason="OutOfcpu"), "Disrupted", DISRUPTED),
+    ("deadline of the pod", failed(reason="DeadlineExceeded"), "DeadlineExceeded", PERMANENT),
     (
         "deadline of the pod, and the agent could still say that it was stopped",
         failed(**said(Reason.CANCELLED), reason="DeadlineExceeded"),
-        ("Failed", "DeadlineExceeded", FINAL, COUNTED),
+        "DeadlineExceeded",
+        PERMANENT,
     ),
     (
         "deadline of the pod, and the agent was done in its last seconds",
         failed(**{**said(Reason.COMPLETED), "phase": "Failed"}, reason="DeadlineExceeded"),
-        ("Succeeded", "Completed", FINAL, COUNTED),
+        "Completed",
+        GOOD,
     ),
     (
         "deadline of the Job: its pods were disrupted or waited, for an agent's own time is shorter",
         job(failure="DeadlineExceeded", pods=(pod(exit_code=143),)),
-        ("Disrupted", "JobDeadlineExceeded", RETRIED, FREE),
+        "JobDeadlineExceeded",
+        DISRUPTED,
     ),
     (
         "deadline of the Job, and the agent was stopped by it",
         job(failure="DeadlineExceeded", pods=(pod(**said(Reason.CANCELLED)),)),
-        ("Disrupted", "JobDeadlineExceeded", RETRIED, FREE),
+        "JobDeadlineExceeded",
+        DISRUPTED,
     ),
     (
         "deadline of the Job, no pod left",
         job(failure="DeadlineExceeded", pods=()),
-        ("Disrupted", "JobDeadlineExceeded", RETRIED, FREE),
+        "JobDeadlineExceeded",
+        DISRUPTED,
     ),
     (
         "the agent's own clock, at the last moment",
         job(failure="DeadlineExceeded", pods=(pod(**said(Reason.DEADLINE_EXCEEDED)),)),
-        ("Failed", "DeadlineExceeded", FINAL, COUNTED),
+        "DeadlineExceeded",
+        PERMANENT,
     ),
-    ("pod gone", job(failure="BackoffLimitExceeded", pods=()), ("Failed", "PodLost", RETRIED, COUNTED)),
+    ("pod gone", job(failure="BackoffLimitExceeded", pods=()), "PodLost", TRANSIENT),
     (
         "an init container failed",
         failed(exit_code=None, not_prepared="workspace-program, exit code 1: no git here"),
-        ("Failed", "InitFailed", RETRIED, COUNTED),
+        "InitFailed",
+        TRANSIENT,
     ),
-    ("pod gone after success", job(complete=True, pods=()), ("Succeeded", "Completed", FINAL, COUNTED)),
-    ("agent: done", complete(**said(Reason.COMPLETED)), ("Succeeded", "Completed", FINAL, COUNTED)),
-    (
-        "agent: model",
-        failed(**said(Reason.MODEL_UNAVAILABLE)),
-        ("Failed", "ModelUnavailable", RETRIED, COUNTED),
-    ),
-    ("agent: budget", failed(**said(Reason.LIMIT_REACHED)), ("Failed", "LimitReached", FINAL, COUNTED)),
-    ("agent: refused", failed(**said(Reason.FORGE_REFUSED)), ("Failed", "ForgeRefused", FINAL, COUNTED)),
-    ("agent: stopped", failed(**said(Reason.CANCELLED)), ("Disrupted", "Stopped", RETRIED, FREE)),
+    ("pod gone after success", job(complete=True, pods=()), "Completed", GOOD),
+    ("agent: done", complete(**said(Reason.COMPLETED)), "Completed", GOOD),
+    ("agent: model", failed(**said(Reason.MODEL_UNAVAILABLE)), "ModelUnavailable", TRANSIENT),
+    ("agent: budget", failed(**said(Reason.LIMIT_REACHED)), "LimitReached", PERMANENT),
+    ("agent: refused", failed(**said(Reason.FORGE_REFUSED)), "ForgeRefused", PERMANENT),
+    ("agent: stopped", failed(**said(Reason.CANCELLED)), "Stopped", DISRUPTED),
     (
         "agent: stopped by preemption",
         failed(**said(Reason.CANCELLED), disruption="PreemptionByScheduler"),
-        ("Disrupted", "Preempted", RETRIED, FREE),
+        "Preempted",
+        DISRUPTED,
     ),
     (
         "agent said done, then was killed",
         failed(**{**said(Reason.COMPLETED), "exit_code": 137, "phase": "Failed", "ended": "OOMKilled"}),
-        ("Failed", "OOMKilled", RETRIED, COUNTED),
+        "OOMKilled",
+        TRANSIENT,
     ),
     (
         "unreadable message",
         failed(exit_code=77, message='{"version": 2, "reason": "?"}'),
-        ("Failed", "ForgeRefused", FINAL, COUNTED),
+        "ForgeRefused",
+        PERMANENT,
     ),
 ]
 
 
-@pytest.mark.parametrize(("job", "expected"), [row[1:] for row in ENDED], ids=[row[0] for row in ENDED])
-def test_a_finished_job(job: Job, expected: tuple[str, str, bool, bool]) -> None:
+@pytest.mark.parametrize(("job", "reason", "kind"), [row[1:] for row in ENDED], ids=[row[0] for row in ENDED])
+def test_a_finished_job(job: Job, reason: str, kind: Kind) -> None:
     outcome = outcome_of(job)
-    assert (outcome.type.value, outcome.reason, outcome.retried, outcome.counted) == expected
+    assert outcome.reason == reason
+    assert (outcome.type.value, outcome.retried, outcome.counted) == kind
     plan = plan_task(task(), [job], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
-    phase = (
-        Phase.SUCCEEDED if expected[0] == "Succeeded" else Phase.BACKOFF if outcome.retried else Phase.FAILED
-    )
+    phase = Phase.SUCCEEDED if kind is GOOD else Phase.BACKOFF if outcome.retried else Phase.FAILED
     assert (plan.status.phase, plan.status.reason) == (phase, outcome.reason)
     assert (plan.status.attempt, plan.status.counted_attempts) == ("1/3", int(outcome.counted))
     told = plan.status.condition("Succeeded")

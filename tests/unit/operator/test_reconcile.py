@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 from coding_agent_core.agenttask import AgentTask, OutcomeType
 from coding_agent_core.kubernetes.controller import ObjectCache
+from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.reasons import Reason
 from coding_agent_core.usage import Usage
 from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.observed import Job, Pod, read_job, read_pod, read_pods
-from coding_agent_operator.reconcile import Reconciler
+from coding_agent_operator.reconcile import Reconciler, RefusedError
 from coding_agent_operator.task_plan import SchedulingDecision
 
-from tests.unit.operator.making import NOW, POLICY, ago, attempt, said, status, task, task_body
+from tests.unit.operator.making import NOW, POLICY, ago, attempt, changed, said, status, task, task_body
 
 
 class Cluster:
@@ -26,6 +27,8 @@ class Cluster:
         self.tasks = self
         self.stored, self.pods, self.missing = stored, pods, missing
         self.written: dict[str, Any] = {}
+        self.refusal: ApiError | None = None
+        self.newest_version = "5"
 
     async def get_job(self, _: str) -> None:
         return None
@@ -36,7 +39,12 @@ class Cluster:
     async def mount_failures(self, _: str) -> list[str]:
         return list(self.missing)
 
+    async def newest(self, read: AgentTask) -> AgentTask:
+        return changed(read, version=self.newest_version)
+
     async def set_status(self, _: AgentTask, new: Any) -> AgentTask:
+        if self.refusal is not None:
+            raise self.refusal
         self.written = new.to_wire()
         return AgentTask.of(self.stored | {"status": self.written})
 
@@ -130,11 +138,7 @@ async def test_why_a_pod_does_not_start_is_shown_after_half_a_minute(
 def ended(created: float) -> dict[str, Any]:
     """A pod whose agent has left its report."""
     report = said(Reason.CANCELLED, branch="coding-agent/issue-7", usage=Usage(requests=3))
-    state: dict[str, Any] = {
-        "exitCode": report["exit_code"],
-        "message": report["message"],
-        "reason": "Error",
-    }
+    state: dict[str, Any] = {"exitCode": report["exit_code"], "message": report["message"], "reason": "Error"}
     labels = {
         "batch.kubernetes.io/controller-uid": f"job-{created}",
         "batch.kubernetes.io/job-name": f"{task().name}-1",
@@ -157,3 +161,15 @@ async def test_the_report_of_an_older_job_of_that_name_is_not_its() -> None:
     assert found["phase"] == "Cancelled"
     assert "usage" not in found["attempts"][0]
     assert "branch" not in found.get("result", {})
+
+
+@pytest.mark.parametrize(("newest", "raised"), [("5", RefusedError), ("6", ApiError)])
+async def test_a_status_that_fits_no_schema_is_not_taken_for_a_conflict(
+    newest: str, raised: type[ApiError]
+) -> None:
+    """The API server answers 422 to both; only the version tells them apart."""
+    cluster = Cluster(stored(cancel=True))
+    cluster.refusal, cluster.newest_version = ApiError("no such phase here", 422), newest
+    with pytest.raises(ApiError) as found:
+        await recorded(cluster)
+    assert type(found.value) is raised

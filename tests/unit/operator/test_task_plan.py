@@ -88,13 +88,7 @@ NEXT: list[tuple[str, AgentTask, list[Job], SchedulingDecision, Phase | int]] = 
     ("cancel while it runs", task(status(attempt()), cancel=True), [job(ready=1)], GO, Phase.RUNNING),
     ("cancel, the Job is gone", task(status(attempt()), cancel=True), [], GO, Phase.CANCELLED),
     ("cancel, its Job succeeded", task(status(attempt()), cancel=True), [complete()], GO, Phase.CANCELLED),
-    (
-        "cancel in backoff",
-        task(status(attempt(outcome=FAILED)), cancel=True),
-        [],
-        GO,
-        Phase.CANCELLED,
-    ),
+    ("cancel in backoff", task(status(attempt(outcome=FAILED)), cancel=True), [], GO, Phase.CANCELLED),
     ("suspend while it runs", task(status(attempt()), suspend=True), [job(ready=1)], GO, Phase.RUNNING),
     (
         "suspend, the Job is gone",

@@ -30,8 +30,6 @@ from coding_agent_operator.reporter.item_plan import (
     PendingCorrection,
     plan_item,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 BOT, PROCESSING, DONE, FAILED = "coding agent", "coding agent processing", "coding agent done", "failed"
 CODEX = f"{BOT}: codex"
@@ -278,11 +276,7 @@ CASES = [*ACTIVE, *ENDED, *CANCELLED]
     ("task", "present", "opened", "history", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
 def test_contradictions(
-    task: Run,
-    present: set[str],
-    opened: bool,
-    history: HISTORY,
-    expected: LabelContradiction | None,
+    task: Run, present: set[str], opened: bool, history: HISTORY, expected: LabelContradiction | None
 ) -> None:
     found = plan(task, present, open_=opened, history=history)
     assert (found.pending.contradiction if found.pending else None) == expected
@@ -377,44 +371,3 @@ def test_a_label_of_our_own_account_asks_for_nothing() -> None:
     assert plan(ended, {DONE, BOT}, history=(*SWAPPED, on(160)), now=300).pending is not None
     by_us = (*SWAPPED, on(160, user=US))
     assert plan(ended, {DONE, BOT}, history=by_us, now=300) == ItemPlan(settled=True)
-
-
-@given(
-    st.sampled_from(Phase),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from(Origin),
-    st.frozensets(st.sampled_from([BOT, CODEX, PROCESSING, DONE, FAILED, "bug"])),
-    st.booleans(),
-    st.none() | st.integers(-50, 250),
-    st.none() | st.integers(-50, 250),
-)
-def test_in_every_case(
-    phase: Phase,
-    acknowledged: bool,
-    cancel: bool,
-    origin: Origin,
-    present: frozenset[str],
-    opened: bool,
-    applied: int | None,
-    withdrawn: int | None,
-) -> None:
-    task = newest_run(
-        phase,
-        acknowledged=acknowledged,
-        cancel_requested=cancel,
-        origin=origin,
-        withdrawn_before=None if withdrawn is None else forge(withdrawn),
-    )
-    ours = [label for label in (BOT, CODEX) if label in present]
-    history = () if applied is None else (on(-60), off(-55), *(on(applied, label) for label in ours))
-    found = plan(task, set(present), open_=opened, history=history)
-    after = (present | set(found.add)) - set(found.remove)
-    assert "bug" not in {*found.add, *found.remove}
-    if found.acknowledge:
-        assert not {BOT, CODEX} & after, "or the poll would make run after run"
-    if found.pending is not None:
-        second = plan(task, set(after), open_=opened, history=history, pending=found.pending, now=300)
-        assert second.correct is found.pending.contradiction, (
-            "what is written does not hide the contradiction"
-        )

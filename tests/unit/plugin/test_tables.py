@@ -53,10 +53,7 @@ DONE = task(
             "outcome": "Failed",
             "reason": "OOMKilled",
             "message": "The agent ran out of memory.",
-            "usage": {
-                "requests": 1,
-                "cost": {"amount": "0.01", "currency": "USD"},
-            },
+            "usage": {"requests": 1, "cost": {"amount": "0.01", "currency": "USD"}},
             "transcript": "s3://agent-logs/7/attempt-1.jsonl",
             "transcriptURL": "https://logs.example/7",
             "tail": "- called run_command\n  gave: Killed",
@@ -112,10 +109,7 @@ def test_hosts_that_the_egress_proxy_denied_are_shown() -> None:
     denied = task(
         "demo",
         "2026-11-25T12:00:00Z",
-        attempts=[
-            {"number": 1, "denied": [{"host": "a.example.com", "count": 3}]},
-            {"number": 2},
-        ],
+        attempts=[{"number": 1, "denied": [{"host": "a.example.com", "count": 3}]}, {"number": 2}],
     )
     assert tables.denied_rows(denied) == [("1", "a.example.com", "3")]
 

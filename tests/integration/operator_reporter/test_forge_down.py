@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from coding_agent_core.tasks import Phase
 
-from tests.integration.operator_reporter.forge_proxy import ForgeProxy
+from tests.integration.operator.crash_proxy import CrashProxy
 from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
 
@@ -16,15 +16,15 @@ Start = Callable[..., Reporter]
 
 
 @pytest.fixture
-def proxy(world: World) -> Iterator[ForgeProxy]:
-    with ForgeProxy(world.forge.base_url) as made:
+def proxy(world: World) -> Iterator[CrashProxy]:
+    with CrashProxy(world.forge.base_url) as made:
         world.api_url = world.forge.api_url.replace(world.forge.base_url, made.url)
         yield made
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("flavour", "kind"), [("github", "503"), ("gitlab", "limited"), ("github", "cut")])
-def test_an_outage_in_the_middle(world: World, proxy: ForgeProxy, start: Start, kind: str) -> None:
+def test_an_outage_in_the_middle(world: World, start: Start, kind: str) -> None:
     reporter, host = start(), world.host
     tasks = {number: world.task(number) for number in (world.issue(BOT) for _ in range(3))}
     for name in tasks.values():
@@ -32,7 +32,7 @@ def test_an_outage_in_the_middle(world: World, proxy: ForgeProxy, start: Start, 
     for number in tasks:
         world.shows(number, "working on it", {PROCESSING})
 
-    _break(world, proxy, kind)
+    _break(world, kind)
     ended, *others = tasks.items()
     world.set_phase(ended[1], Phase.SUCCEEDED)
     problem = until("the task shows it", lambda: _problem(world, ended[1]))
@@ -47,7 +47,7 @@ def test_an_outage_in_the_middle(world: World, proxy: ForgeProxy, start: Start, 
     for _, name in others:
         world.set_phase(name, Phase.SUCCEEDED)
 
-    _restore(world, proxy, kind)
+    world.clear_faults()
     for number, name in tasks.items():
         world.shows(number, "Coding agent: done", {DONE})
         assert len(world.comments(number)) == 1
@@ -60,7 +60,7 @@ def test_an_outage_in_the_middle(world: World, proxy: ForgeProxy, start: Start, 
 
 
 @pytest.mark.parametrize("flavour", ["github"])
-def test_a_task_that_runs_through_an_outage(world: World, proxy: ForgeProxy, start: Start) -> None:
+def test_a_task_that_runs_through_an_outage(world: World, proxy: CrashProxy, start: Start) -> None:
     """One process sees two whole outages; nothing is left of the first one."""
     reporter = start(check_interval=3600)
     number = world.issue(BOT)
@@ -87,23 +87,14 @@ def is_zero(reporter: Reporter, gauge: str) -> None:
     until(f"{gauge} is 0", lambda: reporter.metric(gauge) == 0)
 
 
-def _break(world: World, proxy: ForgeProxy, kind: str) -> None:
+def _break(world: World, kind: str) -> None:
     match kind:
         case "503":
             world.fault(path="/api/", status=503, times=10_000)
-        case "refused":
-            proxy.refuse()
         case "limited":
             world.fault(path="/api/", status=429, retry_after=1, times=10_000)
         case "cut":
             world.fault(path="/api/", close="after", times=10_000)
-
-
-def _restore(world: World, proxy: ForgeProxy, kind: str) -> None:
-    if kind == "refused":
-        proxy.accept()
-    else:
-        world.clear_faults()
 
 
 def _problem(world: World, name: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, new_uuid
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, Program, StartSystem, System, until
 from tests.integration.main_job.scripts import finish, run, script
-from tests.integration.operator_reporter.forge_proxy import ForgeProxy
+from tests.integration.operator.crash_proxy import CrashProxy
 from tests.integration.rabbitmq.steps import Queue
 
 pytestmark = pytest.mark.timeout(600)
@@ -51,7 +51,7 @@ CASES = {
 class Stage:
     """A system whose consumer reaches the forge through a proxy; plays one task after another."""
 
-    def __init__(self, system: System, proxy: ForgeProxy, queue: Queue) -> None:
+    def __init__(self, system: System, proxy: CrashProxy, queue: Queue) -> None:
         self.system, self.proxy, self.queue = system, proxy, queue
         self._consumer: Program | None = None
 
@@ -132,7 +132,7 @@ def stage(
     broker = {"host": rabbitmq.host, "port": rabbitmq.port, "queue": rabbitmq_queue, "heartbeat": 5}
     system = start_system(flavour, case.scripts, use_rabbitmq=True, rabbitmq=broker)
     with ExitStack() as stack:
-        proxy = stack.enter_context(ForgeProxy(system.forge.base_url))
+        proxy = stack.enter_context(CrashProxy(system.forge.base_url))
         system.sections[flavour] = {"api_url": system.forge.api_url.replace(system.forge.base_url, proxy.url)}
         yield Stage(system, proxy, Queue(rabbitmq, rabbitmq_queue))
         system.close()

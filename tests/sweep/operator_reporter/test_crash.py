@@ -16,7 +16,7 @@ from coding_agent_core.tasks import Phase
 from coding_agent_forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.integration.operator_reporter.forge_proxy import ForgeProxy
+from tests.integration.operator.crash_proxy import CrashProxy
 from tests.integration.operator_reporter.process import account, start_reporter, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, SEED, World
 
@@ -28,7 +28,7 @@ SETTINGS = {"grace": 0.2, "check_interval": 3600.0, "workers": 1}
 class Stage:
     """A namespace and a forge behind a proxy; plays the scenario again and again."""
 
-    def __init__(self, world: World, proxy: ForgeProxy) -> None:
+    def __init__(self, world: World, proxy: CrashProxy) -> None:
         self.world, self.proxy = world, proxy
         world.api_url = world.forge.api_url.replace(world.forge.base_url, proxy.url)
         self._kubeconfig = account(world.plane, world.namespace, world.folder)
@@ -105,7 +105,7 @@ def test_killed_after_every_request_to_the_forge(
             folder = tmp_path / str(number)
             folder.mkdir()
             forge = stack.enter_context(ForgeServer(flavour, SEED, folder / "forge"))
-            proxy = stack.enter_context(ForgeProxy(forge.base_url))
+            proxy = stack.enter_context(CrashProxy(forge.base_url))
             stages.append(Stage(World(plane, new_namespace("restricted"), forge, folder), proxy))
         end, died = stages[0].play(0)
         assert (end, died) == (EXPECTED, False)

@@ -15,7 +15,7 @@ from coding_agent_operator.observed import Job, Pod, read_job, read_pod, read_po
 from coding_agent_operator.reconcile import Reconciler, RefusedError
 from coding_agent_operator.task_plan import SchedulingDecision
 
-from tests.unit.operator.making import NOW, POLICY, ago, attempt, changed, said, status, task, task_body
+from tests.unit.operator.making import NOW, POLICY, ago, attempt, said, status, task, task_body
 
 
 class Cluster:
@@ -39,8 +39,9 @@ class Cluster:
     async def mount_failures(self, _: str) -> list[str]:
         return list(self.missing)
 
-    async def newest(self, read: AgentTask) -> AgentTask:
-        return changed(read, version=self.newest_version)
+    async def newest(self, _: AgentTask) -> AgentTask:
+        metadata = {**self.stored["metadata"], "resourceVersion": self.newest_version}
+        return AgentTask.of({**self.stored, "metadata": metadata})
 
     async def set_status(self, _: AgentTask, new: Any) -> AgentTask:
         if self.refusal is not None:

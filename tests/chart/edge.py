@@ -33,11 +33,9 @@ class Edge:
 
     @property
     def key(self) -> Path:
-        """The certificate's key."""
         return self.certificate.with_name("tls.key")
 
     def values(self) -> dict[str, Any]:
-        """The chart's values for an Ingress."""
         return {"ingress": {"enabled": True, "host": HOST, "tls": {"secretName": TLS_SECRET}}}
 
     def provide(self, release: Release) -> None:
@@ -57,7 +55,6 @@ class Edge:
         )
 
     def post(self, client: httpx.Client, path: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
-        """One POST to HOST."""
         return client.post(path, content=body, headers=headers, extensions={"sni_hostname": HOST})
 
     def wait(self, path: str = "/webhook/github") -> None:

@@ -64,17 +64,14 @@ def _rendered(namespace: str, values: str, *arguments: str) -> str:
 def render(
     *files: Path, values: Mapping[str, Any] | None = None, namespace: str = "agents"
 ) -> list[dict[str, Any]]:
-    """The same, as objects."""
     return objects_of(render_text(*files, values=values, namespace=namespace))
 
 
 def objects_of(text: str) -> list[dict[str, Any]]:
-    """The objects of manifests."""
     return [found for found in yaml.load_all(text, yaml.CSafeLoader) if found]
 
 
 def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    """The object of that kind and name."""
     found = [
         object_ for object_ in objects if object_["kind"] == kind and object_["metadata"]["name"] == name
     ]

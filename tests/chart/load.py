@@ -45,7 +45,6 @@ class Load:
     hits: list[Hit] = field(default_factory=list)
 
     def wait_for(self, count: int) -> None:
-        """Wait until so many more were answered."""
         goal = self._answered() + count
         until(
             f"{count} more answers",

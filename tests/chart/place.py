@@ -56,11 +56,9 @@ class Place:
         return self.forge.flavour.value
 
     def labels(self, number: int = 1) -> set[str]:
-        """Of an issue."""
         return self.forge.labels(REPOSITORY, number)
 
     def changes(self) -> list[Item]:
-        """All pull or merge requests."""
         return [item for item in self.forge.repository(REPOSITORY).items if item.kind is Kind.CHANGE]
 
     def comments(self, number: int = 1) -> list[str]:
@@ -70,7 +68,6 @@ class Place:
         ]
 
     def reactions(self, number: int = 1) -> set[str]:
-        """Those to an issue's comments."""
         comments = self.forge.item(REPOSITORY, number).comments
         return {reaction.name for comment in comments for reaction in comment.reactions}
 

@@ -41,13 +41,11 @@ class Release:
         return self._apply("upgrade", values, flags)
 
     def helm(self, *arguments: str, stdin: str = "") -> str:
-        """helm in the namespace."""
         return helm(
             "--namespace", self.namespace, *arguments, environment=self.cluster.environment(), stdin=stdin
         )
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
-        """kubectl in the namespace."""
         return self.cluster.kubectl("-n", self.namespace, *arguments, stdin=stdin)
 
     def get(self, *arguments: str) -> Any:

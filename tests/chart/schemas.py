@@ -27,7 +27,6 @@ _CUSTOM = {
 
 
 def write(folder: Path) -> None:
-    """Write a schema for every kind."""
     swagger = json.loads(
         (module_source(MODULES["kubernetes"]) / "api/openapi-spec/swagger.json").read_text(encoding="utf-8")
     )

@@ -31,7 +31,6 @@ def container(image: str, *command: str, **more: Any) -> dict[str, Any]:
 
 
 def python(image: str, program: str, **more: Any) -> dict[str, Any]:
-    """A container that runs a Python program."""
     return container(image, "python3", "-c", program, **more)
 
 
@@ -43,7 +42,6 @@ def pod(name: str, main: dict[str, Any], labels: dict[str, str] | None = None, *
 
 
 def job(name: str, main: dict[str, Any]) -> dict[str, Any]:
-    """A Job of one attempt."""
     spec = {"backoffLimit": 0, "template": {"spec": pod(name, main)["spec"]}}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
 

@@ -43,7 +43,6 @@ def stack() -> Iterator[ExitStack]:
 
 
 def ended(world: Place) -> dict[str, Any] | None:
-    """The one task, once it has ended."""
     tasks = world.release.tasks()
     assert len(tasks) <= 1, [task["metadata"]["name"] for task in tasks]
     done = [t for t in tasks if t.get("status", {}).get("phase") in ("Succeeded", "Failed", "Cancelled")]

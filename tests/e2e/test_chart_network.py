@@ -84,7 +84,6 @@ def labels(component: str) -> dict[str, str]:
 
 
 def serving(image: str, component: str) -> dict[str, Any]:
-    """A pod of that program which listens on its port."""
     made = server(component, image)[0]
     made["metadata"]["labels"] = labels(component)
     made["spec"]["containers"][0]["ports"] = [{"name": "http", "containerPort": 8080}]

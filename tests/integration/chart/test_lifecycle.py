@@ -83,7 +83,6 @@ def webhook_secret(release: Release) -> str:
 
 
 def objects(release: Release) -> set[tuple[str, str]]:
-    """What the release has made, by kind and name."""
     found = release.get(KINDS, "-l", f"app.kubernetes.io/instance={release.name}")["items"]
     return {(item["kind"], item["metadata"]["name"]) for item in found}
 

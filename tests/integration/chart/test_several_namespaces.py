@@ -20,7 +20,6 @@ ROLE = Path(__file__).parents[3] / "operator" / "deploy" / "role.yaml"
 
 
 def job_template(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the operator is told of attempts."""
     config = yaml.safe_load(one(objects, "ConfigMap", "coding-agent")["data"]["config.yaml"])
     return dict(config["operator"]["job"])
 

@@ -73,7 +73,6 @@ def parts(platform: str) -> list[Part]:
 
 
 def missing(root: Path, platform: str) -> list[str]:
-    """The parts that a forge lacks."""
     return [str(part) for part in parts(platform) if part.name not in set(_names_in(root / part.file))]
 
 
@@ -123,7 +122,6 @@ def test_its_modules_have_what_the_programs_call(platform: Platform) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """The repository's files that a forge is added to."""
     for folder in (CORE, Path("crds"), Path("charts")):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path

@@ -18,20 +18,17 @@ from tests.integration.operator.world import OperatorProcess, World, account
 
 @pytest.fixture(scope="session")
 def plane(control_plane: PlaneUnderTest) -> PlaneUnderTest:
-    """The control plane with the AgentTask resource."""
     install(control_plane)
     return control_plane
 
 
 @pytest.fixture
 def world(plane: PlaneUnderTest, namespace: str) -> World:
-    """A namespace of the test's own."""
     return World(plane, namespace)
 
 
 @pytest.fixture
 def pods(world: World) -> Iterator[PodDriver]:
-    """Pods succeed, unless the test gives another script."""
     with PodDriver(world.plane, world.namespace, lambda _: DONE) as driver:
         yield driver
 
@@ -52,6 +49,5 @@ def operator(world: World, tmp_path: Path) -> Iterator[Callable[..., OperatorPro
 
 @pytest.fixture
 def count(world: World) -> Iterator[JobCount]:
-    """Counts the Jobs of the test's namespace."""
     with JobCount(world) as counting:
         yield counting

@@ -23,7 +23,6 @@ _NOT_PASSED_ON = {"host", "content-length", "transfer-encoding", "connection", "
 
 
 def proxy_of(kubeconfig: Path) -> CrashProxy:
-    """A proxy to the API server of a kubeconfig."""
     cluster = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
     return CrashProxy(cluster["server"], base64.b64decode(cluster["certificate-authority-data"]).decode())
 
@@ -95,7 +94,6 @@ class CrashProxy:
         self._fatal, self._pid, self._since = fatal, pid, since
 
     def disarm(self) -> None:
-        """The next process lives on."""
         self._fatal = 0
 
     def refuse(self) -> None:
@@ -103,7 +101,6 @@ class CrashProxy:
         asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(30)
 
     def accept(self) -> None:
-        """Listen again, on the same port."""
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(30)
 
     async def _kill(self, asked: str, requests: list[str]) -> None:

@@ -41,7 +41,6 @@ class CannotMount:
 
 
 def reported(reason: Reason, message: str = "said by the agent", **fields: Any) -> Ends:
-    """The pod ends with the agent's own outcome."""
     outcome = Outcome(reason=reason, message=message, **fields)
     return Ends(outcome.exit_code.value, outcome.to_termination_message())
 

@@ -64,7 +64,6 @@ def claims(world: World) -> dict[str, Any]:
 
 
 def claims_of(world: World, task: str) -> list[str]:
-    """The claims that the Jobs of a task mount."""
     volumes = [
         volume
         for name, job in world.jobs().items()

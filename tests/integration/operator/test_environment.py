@@ -35,7 +35,6 @@ SETTINGS: dict[str, Any] = {
 
 
 def proxy_users(pod: Any) -> dict[str, str | None]:
-    """By container, the user name at the egress proxy."""
     found = {}
     for container in (*pod.init_containers, *pod.containers):
         values = {one.name: one.value for one in container.env or ()}

@@ -16,7 +16,6 @@ SWEEPS = {"sweep_interval": 0.3, "policy": {"keep_finished": 0}}
 
 
 def reported(world: World, name: str, **annotations: str) -> None:
-    """The reporter has shown the end of a task."""
     labels = {LABEL_REPORTED: "true"}
     world.plane.custom.patch_namespaced_custom_object(
         *world.place, name, {"metadata": {"labels": labels, "annotations": annotations}}, _request_timeout=60
@@ -61,7 +60,6 @@ def test_run_1_is_deleted_when_no_other_run_is_there(world: World, pods: PodDriv
 
 
 def by_hand(world: World, number: int) -> str:
-    """A person's own task for an item."""
     body: dict[str, Any] = {
         "apiVersion": "coding-agent.dev/v1alpha1",
         "kind": "AgentTask",

@@ -35,12 +35,10 @@ class Team(World):
         self.pods = stack.enter_context(PodDriver(plane, namespace, lambda _: DONE))
 
     def end_pods(self) -> None:
-        """Those that run end well now."""
         self.pods.script = lambda _: DONE
         self.plane.kubectl("-n", self.namespace, "annotate", "pods", "--all", "look=again")
 
     def holder(self) -> str:
-        """Who acts here."""
         return self.plane.kubectl(
             "-n",
             self.namespace,
@@ -63,11 +61,9 @@ class Platform:
         self._stack = ExitStack()
 
     def team(self) -> Team:
-        """A further team."""
         return Team(self.plane, self._new("restricted"), self._stack)
 
     def passing_team(self) -> Team:
-        """One whose namespace the test itself deletes."""
         name = f"test-passing-{os.urandom(3).hex()}"
         self.plane.core.create_namespace({"metadata": {"name": name}}, _request_timeout=60)
         return Team(self.plane, name, self._stack)
@@ -107,7 +103,6 @@ def platform(
 
 
 def value(process: OperatorProcess, series: str) -> float | None:
-    """Of one series as Prometheus would scrape it."""
     found = re.search(rf"^{re.escape(series)} (\S+)$", process.probe("/metrics")[1], re.MULTILINE)
     return float(found.group(1)) if found else None
 

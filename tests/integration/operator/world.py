@@ -93,12 +93,10 @@ class OperatorProcess:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
         assert self._process is not None
         return self._process.pid
 
     def ended(self) -> bool:
-        """Whether it has ended by itself."""
         return self._process is not None and self._process.poll() is not None
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
@@ -171,7 +169,6 @@ class World:
         return {job.metadata.name: job for job in found.items if job.metadata.deletion_timestamp is None}
 
     def events(self, name: str) -> list[str]:
-        """The reasons of an object's Events, in order."""
         found = self.plane.core.list_namespaced_event(
             self.namespace, field_selector=f"involvedObject.name={name}", _request_timeout=60
         )

@@ -18,7 +18,6 @@ from tests.integration.operator_reporter.world import SEED, World
 
 @pytest.fixture(scope="session")
 def plane(control_plane: PlaneUnderTest) -> PlaneUnderTest:
-    """The control plane with the AgentTask resource."""
     install(control_plane)
     return control_plane
 
@@ -31,7 +30,6 @@ def flavour(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def world(plane: PlaneUnderTest, namespace: str, flavour: str, tmp_path: Path) -> Iterator[World]:
-    """A namespace and a forge of the test's own."""
     with ForgeServer(flavour, SEED, tmp_path / "forge") as forge:
         yield World(plane, namespace, forge, tmp_path)
 

@@ -22,7 +22,6 @@ DEADLINE = 90.0
 
 
 def until(what: str, condition: Callable[[], Any], timeout: float = DEADLINE) -> Any:
-    """The condition's value as soon as it is true."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < deadline, f"did not happen within {timeout:.0f} s: {what}"
@@ -36,7 +35,6 @@ def account(plane: PlaneUnderTest, namespace: str, folder: Path) -> Path:
 
 
 def start_reporter(kubeconfig: Path, config: Path, log: Path) -> Forked:
-    """Start a reporter."""
     environment = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")}
     environment |= {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
     return start_main(["--mode", "reporter"], env=environment, cwd=config.parent, log=log)
@@ -52,7 +50,6 @@ class Reporter:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
         assert self._process is not None
         return self._process.pid
 
@@ -85,16 +82,13 @@ class Reporter:
         return answer.status_code, answer.text
 
     def ready(self) -> Reporter:
-        """Wait until it has listed the cluster."""
         until("the reporter is ready", lambda: self.probe("/readyz")[0] == 200)
         return self
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End it."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(DEADLINE)
 
     def log(self) -> str:
-        """What it has logged."""
         return self._log.read_text() if self._log.exists() else ""

@@ -39,7 +39,6 @@ def operators_status(body: dict[str, Any], phase: Phase, more: dict[str, Any]) -
 
 
 def attempt(number: int, now: datetime, *, ended: bool, phase: Phase = Phase.FAILED) -> dict[str, Any]:
-    """An attempt as the operator records it."""
     entry = {
         "number": number,
         "job": f"job-{number}",

@@ -18,7 +18,6 @@ LONG_GRACE = 4.0
 
 
 def running(world: World, number: int, labeled_before: float = 60.0) -> str:
-    """A task that runs, as its item shows."""
     name = world.task(number, labeled_before=labeled_before)
     world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})

@@ -39,7 +39,6 @@ def test_without_its_token_it_is_healthy_and_starts_once_the_token_is_there(
 
 
 def is_zero(process: Reporter, gauge: str) -> None:
-    """Wait for it: gauges are set once a second."""
     until(f"{gauge} is 0", lambda: process.metric(gauge) == 0)
 
 

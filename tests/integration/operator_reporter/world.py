@@ -90,11 +90,9 @@ class World:
 
     @property
     def host(self) -> str:
-        """Of the forge, as the reporter knows it."""
         return host_of(self.api_url or self.forge.api_url)
 
     def change_url(self, number: int) -> str:
-        """The address of a change on the forge."""
         path = {"github": "pull", "gitlab": "-/merge_requests"}[self.flavour]
         return f"http://{self.host}/{REPOSITORY}/{path}/{number}"
 
@@ -108,15 +106,12 @@ class World:
         return number
 
     def add_label(self, number: int, label: str) -> None:
-        """A person adds a label."""
         self.forge.add_label(REPOSITORY, number, label)
 
     def remove_label(self, number: int, label: str) -> None:
-        """A person removes a label."""
         self.forge.remove_label(REPOSITORY, number, label)
 
     def close(self, number: int) -> None:
-        """A person closes the issue."""
         store, repository = self.forge.sandbox.store, self.forge.repository(REPOSITORY)
         item = self.forge.item(REPOSITORY, number)
         self.forge.run(lambda: store.update(repository, item, self.forge.user(), opened=False))
@@ -124,11 +119,9 @@ class World:
     # What the item shows.
 
     def labels(self, number: int) -> set[str]:
-        """The flow's labels on the issue."""
         return self.forge.labels(REPOSITORY, number) & FLOW
 
     def comments(self, number: int) -> list[Comment]:
-        """Comments by people and the bot."""
         item = self.forge.item(REPOSITORY, number)
         return self.forge.run(lambda: [comment for comment in item.comments if not comment.system])
 
@@ -162,22 +155,18 @@ class World:
             raise AssertionError(f"{error}; it shows {self.labels(number)} {self.comment(number)}") from None
 
     def requests(self) -> list[dict[str, Any]]:
-        """The API requests that the forge received."""
         answer = httpx.get(f"{self.forge.base_url}/_sandbox/requests", timeout=60, trust_env=False)
         return list(answer.json())
 
     def fault(self, **fault: Any) -> None:
-        """Let the forge fail."""
         httpx.post(f"{self.forge.base_url}/_sandbox/faults", json=fault, timeout=60).raise_for_status()
 
     def clear_faults(self) -> None:
-        """Let the forge work again."""
         httpx.delete(f"{self.forge.base_url}/_sandbox/faults", timeout=60).raise_for_status()
 
     # Tasks.
 
     def item(self, number: int) -> Item:
-        """The issue as tasks name it."""
         if self.flavour == "github":
             return Item(
                 platform=Platform.GITHUB,
@@ -221,19 +210,16 @@ class World:
         return str(body["metadata"]["name"])
 
     def read(self, name: str) -> dict[str, Any]:
-        """The AgentTask."""
         found: dict[str, Any] = self.plane.custom.get_namespaced_custom_object(
             *self._place, name, _request_timeout=60
         )
         return found
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """All AgentTasks by name."""
         found = self.plane.custom.list_namespaced_custom_object(*self._place, _request_timeout=20)
         return {item["metadata"]["name"]: item for item in found["items"]}
 
     def patch(self, name: str, body: dict[str, Any]) -> None:
-        """A merge patch."""
         self.plane.custom.patch_namespaced_custom_object(*self._place, name, body, _request_timeout=60)
 
     def condition(self, name: str, kind: str) -> dict[str, Any]:
@@ -242,12 +228,10 @@ class World:
         return next((condition for condition in conditions if condition["type"] == kind), {})
 
     def is_reported(self, name: str) -> bool:
-        """The reporter no longer watches it."""
         labels: dict[str, str] = self.read(name)["metadata"]["labels"]
         return labels.get(agenttask.LABEL_REPORTED) == "true"
 
     def events(self, name: str) -> list[tuple[str, str]]:
-        """Reason and message of the task's Events, in order."""
         found = self.plane.core.list_namespaced_event(
             self.namespace, field_selector=f"involvedObject.name={name}", _request_timeout=60
         )
@@ -278,7 +262,6 @@ class World:
     # The reporter.
 
     def config(self, **reporter: Any) -> Path:
-        """Its configuration file."""
         file = self.folder / f"config-{os.urandom(3).hex()}.yaml"
         token = {"personal_access_token": BOT_TOKEN}
         settings = {

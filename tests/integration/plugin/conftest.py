@@ -36,14 +36,12 @@ Plugin = Callable[..., Said]
 
 @pytest.fixture(scope="session")
 def plane_with_agenttasks(control_plane: PlaneUnderTest) -> PlaneUnderTest:
-    """The control plane with the AgentTask resource."""
     install(control_plane)
     return control_plane
 
 
 @pytest.fixture
 def place(plane_with_agenttasks: PlaneUnderTest, namespace: str, tmp_path: Path) -> Place:
-    """A namespace of the test's own."""
     return Place(plane_with_agenttasks, namespace, tmp_path)
 
 
@@ -89,6 +87,5 @@ def _call(arguments: list[str]) -> Said:
 
 @pytest.fixture
 def kubelet(place: Place) -> Iterator[FakeKubelet]:
-    """A node whose containers have logs."""
     with FakeKubelet(place.plane, f"node-{place.namespace}") as node:
         yield node

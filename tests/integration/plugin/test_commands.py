@@ -18,7 +18,6 @@ ISSUE = "https://github.com/octo/demo/issues/7"
 
 @pytest.fixture
 def task(plugin: Plugin) -> str:
-    """A task for issue 7 of octo/demo."""
     options = ("--user", "alice", "--priority", "10", "--model", "small", "--runner", "codex")
     return plugin("run", ISSUE, *options, "--budget", "2.50 USD", "--ttl", "60").out.split()[1]
 

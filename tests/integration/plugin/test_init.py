@@ -32,7 +32,6 @@ def started(place: Place, plugin: Plugin, pool: ThreadPoolExecutor, status: int)
 
 
 def ends(place: Place, name: str, state: dict[str, Any]) -> None:
-    """The kubelet reports the container's state."""
     one = {"name": "package-managers", "image": IMAGE, "imageID": "", "ready": False, "restartCount": 0}
     status = {"containerStatuses": [{**one, "state": state}]}
     place.plane.core.patch_namespaced_pod_status(name, place.namespace, {"status": status}, **LIMIT)

@@ -40,7 +40,6 @@ def add_pod(place: Place, kubelet: FakeKubelet, task: str, attempt: int, *, bega
 
 @pytest.fixture
 def task(plugin: Plugin) -> str:
-    """A task for an issue."""
     return plugin("run", "https://github.com/octo/demo/issues/7").out.split()[1]
 
 

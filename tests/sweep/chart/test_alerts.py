@@ -207,7 +207,6 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def rules() -> list[dict[str, Any]]:
-    """The rules as they are installed, with polling."""
     values = {
         "polling": {"enabled": True},
         "config": {"github": {"owner": "acme"}},
@@ -225,7 +224,6 @@ def written(folder: Path, rules: list[dict[str, Any]]) -> Path:
 
 
 def group(rules: list[dict[str, Any]], case: Case) -> dict[str, Any]:
-    """A case as promtool takes it."""
     severity = next(rule["labels"]["severity"] for rule in rules if rule["alert"] == case.alert)
     fires = case.labels is not None
     expected = [{"exp_labels": {"severity": severity, **(case.labels or {})}}] if fires else []

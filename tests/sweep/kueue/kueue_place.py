@@ -103,11 +103,9 @@ class Place(World):
         return status if status.get("reason") == reason else None
 
     def phases(self) -> dict[str, str]:
-        """The tasks' phases by name."""
         return {t["metadata"]["name"]: t.get("status", {}).get("phase", "") for t in self.tasks()}
 
     def running(self) -> list[str]:
-        """The names of the tasks that run."""
         return sorted(name for name, phase in self.phases().items() if phase == "Running")
 
     def refused(self, account: str) -> list[str]:

@@ -144,16 +144,13 @@ def test_the_model_gave_no_more_than_the_budget_and_the_answers_under_way(start_
 
 
 def answers(system: PodSystem) -> int:
-    """That the model has given."""
     return system.model.usage.get("scripted", {}).get("answers", 0)
 
 
 def tokens(usage: dict[str, int]) -> int:
-    """Of all answers, as the model counts them."""
     return usage["input_tokens"] + usage["output_tokens"]
 
 
 def tokens_of(attempt: dict[str, Any]) -> int:
-    """Of an attempt, as its status says."""
     usage = attempt.get("usage") or {}
     return int(usage.get("inputTokens", 0)) + int(usage.get("outputTokens", 0))

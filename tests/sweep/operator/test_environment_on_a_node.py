@@ -61,7 +61,6 @@ def test_the_second_pod_has_the_image_and_the_database_and_setup_has_run(
 
 
 def environment_file(tools: str, database: str) -> str:
-    """The service is that of docs/environment.md."""
     return f"""\
 image: {tools}
 setup:
@@ -79,7 +78,6 @@ services:
 
 
 def commit(system: PodSystem, tree: Path, content: str) -> None:
-    """The file on the base branch."""
     system.git("worktree", "add", "--quiet", str(tree), "main")
     (tree / ENVIRONMENT_FILE).write_text(content)
     for arguments in (["add", ENVIRONMENT_FILE], ["commit", "--quiet", "--message", "Say what tasks need"]):

@@ -43,7 +43,6 @@ class Moves(Watcher):
         self.total = 0
 
     def phases(self) -> Counter[str]:
-        """How many tasks are in each phase."""
         return Counter(str(status.get("phase")) for status in list(self._status.values()))
 
     def see(self, kind: str, found: Object) -> None:

@@ -70,7 +70,6 @@ class Place:
         self.asked: list[str] = []
 
     def receiver(self, _: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        """Answers of the receiver."""
         self.asked.append("POST")
         if self.away:
             return 503, {"status": "error"}
@@ -82,7 +81,6 @@ class Place:
         return self.first or (200, {"status": "success", "task": TASK})
 
     def api(self, method: str, _: bytes) -> tuple[int, dict[str, Any]]:
-        """Answers of the API server."""
         self.asked.append(method)
         if self.task is None:
             return 404, {}
@@ -101,7 +99,6 @@ def place() -> Place:
 
 @pytest.fixture
 def selftest(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The program of the chart, in its place."""
     module = load(CHART / "files" / "selftest.py")
     forges = json.loads((CHART / "files" / "forges.json").read_text())
     file = certificate(tmp_path, "IP:127.0.0.1")

@@ -26,7 +26,6 @@ OTHER_METRICS = {
 
 
 def load(file: Path) -> ModuleType:
-    """A program of the chart as a module."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
@@ -97,7 +96,6 @@ def test_a_map_that_is_one_value_is_not_filled_with_its_defaults() -> None:
 
 
 def _find(values: Any, key: str) -> Any:
-    """The first value of a key, wherever it is."""
     if not isinstance(values, dict):
         return None
     return (

@@ -52,7 +52,6 @@ def task(status: Status | None = None, number: int = 7, **spec: Any) -> AgentTas
 def commanded(
     received: datetime, stored: Status | None = None, name: CommandName = CommandName.CANCEL
 ) -> AgentTask:
-    """A task on which somebody's command waits."""
     body = task_body()
     if stored is not None:
         body["status"] = stored.to_wire()
@@ -66,7 +65,6 @@ def commanded(
 def changed(
     known: AgentTask, *, spec: Spec | None = None, status: Status | None = None, **metadata: Any
 ) -> AgentTask:
-    """The task with another spec, status or metadata."""
     body = {"spec": (spec or known.spec).to_wire(), "status": (status or known.status).to_wire()}
     return AgentTask(known.metadata._replace(**metadata), body)
 
@@ -111,7 +109,6 @@ def pod(message: str = "", **fields: Any) -> Pod:
 
 
 def said(reason: Reason, **fields: Any) -> dict[str, Any]:
-    """A pod's fields when the agent left its own outcome."""
     outcome = Outcome(reason=reason, message="said by the agent", **fields)
     code = outcome.exit_code.value
     return {
@@ -122,7 +119,6 @@ def said(reason: Reason, **fields: Any) -> dict[str, Any]:
 
 
 def failed(**fields: Any) -> Job:
-    """A Job that failed through its one pod."""
     return job(failure="BackoffLimitExceeded", pods=(pod(**fields),))
 
 

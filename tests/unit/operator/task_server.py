@@ -20,7 +20,6 @@ ITEM = Item(
 
 @types.coroutine
 def others_act() -> Generator[None, None, None]:
-    """The request is on its way."""
     yield
 
 

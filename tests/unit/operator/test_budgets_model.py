@@ -83,7 +83,6 @@ class Model:
         self.months[f"{self.now:%Y-%m}"] += answers
 
     def end(self, which: int, how: str) -> None:
-        """An attempt ends, and that is recorded."""
         job = self._job(which)
         if job is None or job.task is None:
             return

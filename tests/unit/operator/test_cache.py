@@ -53,7 +53,6 @@ class Claims:
 async def pod(
     claims: Claims | None = None, template: dict[str, Any] | None = None, **spec: Any
 ) -> tuple[dict[str, Any], str]:
-    """The pod's spec, and the message of the Event."""
     settings = JobTemplate.model_validate({**ENABLED, **(template or {})})
     caches = RepositoryCaches(claims or Claims(), settings)  # type: ignore[arg-type]
     manifest, event = await caches.given_to(build_job(task(**spec), 1, settings), task(**spec))

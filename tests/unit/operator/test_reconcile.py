@@ -137,7 +137,6 @@ async def test_why_a_pod_does_not_start_is_shown_after_half_a_minute(
 
 
 def ended(created: float) -> dict[str, Any]:
-    """A pod whose agent has left its report."""
     report = said(Reason.CANCELLED, branch="coding-agent/issue-7", usage=Usage(requests=3))
     state: dict[str, Any] = {"exitCode": report["exit_code"], "message": report["message"], "reason": "Error"}
     labels = {

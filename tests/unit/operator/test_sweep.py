@@ -39,7 +39,6 @@ def ended(at: datetime, ttl: int | None = None) -> AgentTask:
 
 
 def lists(selector: str, task: AgentTask) -> bool:
-    """Whether the API server lists the task."""
     stored = {"status.phase": Phase.SUCCEEDED.value, "status.keptSince": kept_since(task) or ""}
     excluded = (term.split("!=") for term in terms(selector))
     return all(stored[field] != value for field, value in excluded)
@@ -50,7 +49,6 @@ def terms(selector: str) -> list[str]:
 
 
 def kept_since(task: AgentTask) -> str | None:
-    """As the operator writes it."""
     return status_of(task, task_state(task, [], NOW, POLICY), SchedulingDecision(), NOW).kept_since
 
 
@@ -116,5 +114,4 @@ def test_the_sweep_and_a_further_run_in_every_order(origin: Origin) -> None:
 
 
 def _applied(server: Server, delivery: str) -> Trigger:
-    """A label that is put on now."""
     return Trigger(origin=Origin.WEBHOOK, delivery_id=delivery, labeled_at=server.now, received_at=server.now)

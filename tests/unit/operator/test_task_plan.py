@@ -190,7 +190,6 @@ def test_a_stuck_pod_costs_its_attempt_only_once_it_is_gone() -> None:
 
 
 def test_a_reason_to_stop_that_has_passed_is_taken_back() -> None:
-    """Suspended and resumed before the Job was deleted."""
     plan = plan_task(task(status(attempt(reason="Suspended", message="m"))), [job()], WAIT, NOW, POLICY)
     assert plan.delete == ()
     assert plan.status is not None

@@ -104,7 +104,6 @@ class Scene:
         return names
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition that a reconcile makes true."""
         async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.001)
@@ -272,7 +271,6 @@ async def test_our_own_rate_limits_are_not_an_outage() -> None:
 
 
 def taken(backlog: Backlog, now: float) -> list[str]:
-    """Everything that can be taken, in order."""
     names = []
     while (found := backlog.take(now)) is not None:
         names.append(found[0])

@@ -44,12 +44,10 @@ ITEM = Item(
 
 
 def at(seconds: float) -> datetime:
-    """By our clock."""
     return T + timedelta(seconds=seconds)
 
 
 def forge(seconds: float) -> datetime:
-    """By the forge's clock."""
     return FORGE + timedelta(seconds=seconds)
 
 
@@ -114,7 +112,6 @@ def plan(
     pending: PendingCorrection | None = None,
     removal_reported: bool = False,
 ) -> ItemPlan:
-    """Args: history: the oldest first."""
     item = ItemState(frozenset(present), open_, forge(199))
     return plan_item(
         task[0],

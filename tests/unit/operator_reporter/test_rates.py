@@ -51,7 +51,6 @@ class Sent:
         return (self.at - began) / 60
 
     def most(self, seconds: float, cost: dict[Kind, int]) -> int:
-        """The highest cost within any such time."""
         most = total = first = 0
         for at, kind in self.requests:
             total += cost.get(kind, 0)

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 import yaml
@@ -42,19 +42,17 @@ def account(plane: PlaneUnderTest, namespace: str, folder: Path, server: str | N
     return accounts.account(plane, "operator/deploy/role.yaml", namespace, folder, server)
 
 
-class OperatorProcess:
-    """The operator as a user runs it."""
+class ServedProgram:
+    """The operator or the reporter as a user runs it."""
 
-    def __init__(self, kubeconfig: Path, namespace: str, folder: Path, settings: dict[str, Any]) -> None:
-        operator = {**QUICK, "namespace": namespace, **settings.get("operator", {})}
-        me = os.urandom(3).hex()
-        self._config = folder / f"config-{me}.yaml"
-        self._config.write_text(yaml.safe_dump({**settings, "operator": operator}))
-        self._log = folder / f"operator-{me}.log"
+    mode = "operator"
+
+    def __init__(self, kubeconfig: Path, config: Path) -> None:
+        self._folder, self._log = config.parent, config.with_suffix(".log")
         self._environment = {
             **{key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")},
             "KUBECONFIG": str(kubeconfig),
-            "CONFIG_FILE": str(self._config),
+            "CONFIG_FILE": str(config),
             # As in a pod: a container that was killed is the same operator when it starts again.
             "POD_NAME": f"operator-{os.urandom(3).hex()}",
         }
@@ -78,16 +76,14 @@ class OperatorProcess:
             return 0, ""
         return answer.status_code, answer.text
 
-    def start(self) -> OperatorProcess:
-        folder = self._config.parent
+    def start(self) -> Self:
+        arguments, environment = ["--mode", self.mode], self._environment
         if not self.command:
-            self._process = start_main(
-                ["--mode", "operator"], env=self._environment, cwd=folder, log=self._log
-            )
+            self._process = start_main(arguments, env=environment, cwd=self._folder, log=self._log)
             return self
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command, env=self._environment, stdout=log, stderr=log, cwd=folder
+                self.command, env=environment, stdout=log, stderr=log, cwd=self._folder
             )
         return self
 
@@ -109,10 +105,20 @@ class OperatorProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(60)
-            raise AssertionError(f"the operator did not end:\n{self.log()}") from None
+            raise AssertionError(f"the {self.mode} did not end:\n{self.log()}") from None
 
     def log(self) -> str:
         return self._log.read_text() if self._log.exists() else ""
+
+
+class OperatorProcess(ServedProgram):
+    """The operator with settings."""
+
+    def __init__(self, kubeconfig: Path, namespace: str, folder: Path, settings: dict[str, Any]) -> None:
+        operator = {**QUICK, "namespace": namespace, **settings.get("operator", {})}
+        config = folder / f"operator-{os.urandom(3).hex()}.yaml"
+        config.write_text(yaml.safe_dump({**settings, "operator": operator}))
+        super().__init__(kubeconfig, config)
 
 
 def task_body(number: int, *, repository: str = "octo/demo", run: int = 1) -> dict[str, Any]:

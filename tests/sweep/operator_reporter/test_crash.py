@@ -17,7 +17,7 @@ from coding_agent_forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import CrashProxy
-from tests.integration.operator_reporter.process import account, start_reporter, until
+from tests.integration.operator_reporter.process import Reporter, account, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, SEED, World
 
 pytestmark = pytest.mark.timeout(600)
@@ -31,9 +31,8 @@ class Stage:
     def __init__(self, world: World, proxy: CrashProxy) -> None:
         self.world, self.proxy = world, proxy
         world.api_url = world.forge.api_url.replace(world.forge.base_url, proxy.url)
-        self._kubeconfig = account(world.plane, world.namespace, world.folder)
-        self._config = world.config(**SETTINGS)
-        self._log = world.folder / "reporters.log"
+        kubeconfig = account(world.plane, world.namespace, world.folder)
+        self._reporter = Reporter(kubeconfig, world.config(**SETTINGS))
         self._pid = 0
         self._starting = threading.Lock()
         self._restarted = False
@@ -62,7 +61,7 @@ class Stage:
 
     def _start(self) -> None:
         with self._starting:
-            self._pid = start_reporter(self._kubeconfig, self._config, self._log).pid
+            self._pid = self._reporter.start().pid
 
     def _started(self) -> int:
         """The last one that was started; its first request may come before its pid is known here."""
@@ -80,7 +79,7 @@ class Stage:
         try:
             until("the scenario goes on", there)
         except AssertionError as error:
-            raise AssertionError(f"{error}:\n{self._log.read_text()[-6000:]}") from None
+            raise AssertionError(f"{error}:\n{self._reporter.log()[-6000:]}") from None
 
 
 EXPECTED = (

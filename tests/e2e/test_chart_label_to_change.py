@@ -14,6 +14,7 @@ from coding_agent_cluster import cluster as local
 from coding_agent_cluster import ingress
 from coding_agent_cluster.wait import until
 from coding_agent_forge.model import Kind
+from coding_agent_model.script import Script
 
 from tests.chart.edge import Edge, certificate, forwarder
 from tests.chart.place import DENY_ALL, Place, place
@@ -21,8 +22,8 @@ from tests.chart.release import Release
 from tests.e2e.pods import job_end
 from tests.fixtures.cluster import ClusterUnderTest
 from tests.fixtures.system import BOT, BOT_TOKEN, DONE, MODEL_KEY, REPOSITORY, SECRET, over
-from tests.integration.main_job.scripts import Script, finish, fixes_the_bug, write
-from tests.integration.main_job.test_label_to_change import open_change
+from tests.integration.main_job.changes import open_change
+from tests.integration.main_job.scripts import finish, fixes_the_bug, write
 
 # Time for what may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
@@ -95,7 +96,7 @@ def test_a_signed_webhook_through_the_ingress_ends_as_a_pull_request(
     until("an answer", lambda: world.reactions() == {"eyes"}, timeout=90, interval=0.2)
 
     # A change is worked on in its own branch.
-    change = open_change(world)
+    change = open_change(world)  # type: ignore[arg-type] # a place has what it needs of a system
     world.forge.add_label(REPOSITORY, change, BOT, kind=Kind.CHANGE)
     done = lambda: world.forge.labels(REPOSITORY, change, Kind.CHANGE) & FLOW == {DONE}  # noqa: E731
     until("the change's label", done, timeout=180, interval=0.2)

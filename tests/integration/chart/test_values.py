@@ -156,7 +156,7 @@ class UniqueKeys(yaml.CSafeLoader):
     """YAML in which a key may be there once, as kustomize and Argo CD read it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key) for key, _ in node.value]
         assert len(keys) == len(set(keys)), f"{node.start_mark}: a key is there twice: {keys}"
         return super().construct_mapping(node, deep)
 

@@ -57,7 +57,7 @@ class PodDriver:
     """Plays the kubelet of one namespace until `stop`."""
 
     def __init__(self, plane: PlaneUnderTest, namespace: str, script: Script) -> None:
-        self._core = client.CoreV1Api(plane.api_client)
+        self._core: Any = client.CoreV1Api(plane.api_client)
         self._namespace = namespace
         self.script = script
         self._stop = threading.Event()

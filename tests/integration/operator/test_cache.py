@@ -26,7 +26,7 @@ def enabled(storage_class: str = CLASS) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def storage_class(plane: PlaneUnderTest) -> None:
-    storage = client.StorageV1Api(plane.api_client)
+    storage: Any = client.StorageV1Api(plane.api_client)
     if CLASS not in [one.metadata.name for one in storage.list_storage_class(_request_timeout=10).items]:
         body = {
             "metadata": {"name": CLASS},
@@ -37,7 +37,7 @@ def storage_class(plane: PlaneUnderTest) -> None:
 
 
 def allow(world: World) -> None:
-    rights = client.RbacAuthorizationV1Api(world.plane.api_client)
+    rights: Any = client.RbacAuthorizationV1Api(world.plane.api_client)
     name, group = "caches", "rbac.authorization.k8s.io"
     rights.create_namespaced_role(
         world.namespace, {"metadata": {"name": name}, "rules": [RIGHTS]}, _request_timeout=10

@@ -114,7 +114,7 @@ def test_a_refusal_is_told_and_does_not_block_others(world: World, pods: PodDriv
         try:
             world.plane.batch.create_namespaced_job(world.namespace, probe, dry_run="All")
         except ApiException as error:
-            return error.status == 403
+            return bool(error.status == 403)
         return False
 
     world.until("the quota is in force", in_force)

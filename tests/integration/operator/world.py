@@ -28,7 +28,7 @@ _DEADLINE = 120.0
 """Seconds within which anything happens on a machine that is busy with other tests; it is not a promise."""
 ROOT = Path(__file__).parents[3]
 ACCOUNT = "coding-agent-operator"
-QUICK = {
+QUICK: dict[str, Any] = {
     "http_host": "127.0.0.1",
     "http_port": 0,
     "position_interval": 0.2,

@@ -140,7 +140,7 @@ def test_what_helm_test_sends_becomes_a_task(platform: Platform) -> None:
     settings = Settings.model_validate({platform.value: section})
     body, headers = selftest.delivery(sample, "a-secret", "forge.example.com", "robot", 7)
     lower = {name.lower(): value for name, value in headers.items()}
-    webhooks: PlatformWebhooks = forge_module(platform, "webhook")  # type: ignore[assignment]
+    webhooks: PlatformWebhooks = forge_module(platform, "webhook")
     proof = webhooks.verification(lower, ["a-secret"])
     assert proof is not None
     proof.update(body)

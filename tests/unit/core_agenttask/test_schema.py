@@ -12,7 +12,7 @@ from coding_agent_core import agenttask
 from coding_agent_core.egress import MAX_DENIALS
 from coding_agent_core.environment import Environment
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
-from coding_agent_core.usage import MAX_MODELS
+from coding_agent_core.usage import MAX_MODELS, Usage
 from coding_agent_operator.task_state import MAX_RECORDED
 from pydantic import BaseModel
 
@@ -29,8 +29,8 @@ PAIRS: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (agenttask.Condition, SCHEMA["status"]["properties"]["conditions"]["items"]),
     (agenttask.AttemptStatus, SCHEMA["status"]["properties"]["attempts"]["items"]),
     (agenttask.TaskResult, SCHEMA["status"]["properties"]["result"]),
-    (agenttask.Usage, SCHEMA["status"]["properties"]["result"]["properties"]["usage"]),
-    (agenttask.Usage, SCHEMA["status"]["properties"]["attempts"]["items"]["properties"]["usage"]),
+    (Usage, SCHEMA["status"]["properties"]["result"]["properties"]["usage"]),
+    (Usage, SCHEMA["status"]["properties"]["attempts"]["items"]["properties"]["usage"]),
 ]
 BOUNDS = ("minLength", "maxLength", "minimum", "maximum")
 

@@ -175,9 +175,9 @@ STUCK: list[tuple[str, dict[str, Any], tuple[str, bool, bool] | None]] = [
 
 @pytest.mark.parametrize(("fields", "expected"), [row[1:] for row in STUCK], ids=[row[0] for row in STUCK])
 def test_a_job_that_will_never_end(fields: dict[str, Any], expected: tuple[str, bool, bool] | None) -> None:
-    young = job(pods=(pod(**({"phase": "Pending", "created": ago(1)} | fields)),), created=ago(1))
+    young = job(pods=(pod(**{"phase": "Pending", "created": ago(1), **fields}),), created=ago(1))
     assert stuck(young, NOW, POLICY) is None, "not yet"
-    old = job(pods=(pod(**({"phase": "Pending", "created": ago(LONG)} | fields)),), created=ago(LONG))
+    old = job(pods=(pod(**{"phase": "Pending", "created": ago(LONG), **fields}),), created=ago(LONG))
     outcome = stuck(old, NOW, POLICY)
     found = None if outcome is None else (outcome.reason, outcome.retried, outcome.counted)
     assert found == expected

@@ -14,7 +14,7 @@ from coding_agent_core.tasks import Phase
 from coding_agent_core.usage import Usage
 from coding_agent_operator.observed import Job
 from coding_agent_operator.outcome_of import delay_after
-from coding_agent_operator.task_plan import Plan, SchedulingDecision, plan_task
+from coding_agent_operator.task_plan import DELETING_REQUEUE_S, Plan, SchedulingDecision, plan_task
 from coding_agent_operator.task_state import Stage, stage_of
 
 from tests.unit.operator.making import (
@@ -172,7 +172,7 @@ def test_a_job_is_deleted_only_after_the_reason_is_written_and_in_the_foreground
     ending = plan_task(task(plan.status, cancel=True), [job(deleting=True)], WAIT, NOW, POLICY)
     assert ending.delete == ()
     assert ending.stage is not Stage.ENDED, "the item is not free before its pods are gone"
-    assert ending.requeue_at is not None
+    assert ending.requeue_at == NOW + timedelta(seconds=DELETING_REQUEUE_S)
 
 
 def test_a_stuck_pod_costs_its_attempt_only_once_it_is_gone() -> None:
@@ -270,7 +270,8 @@ def test_disruptions_have_an_end() -> None:
 
 def test_what_ended_is_released() -> None:
     done = complete()
-    plan = plan_task(task(status(attempt())), [done], WAIT, NOW, POLICY)
+    foreign = job(3, owner="x", complete=True)
+    plan = plan_task(task(status(attempt())), [done, foreign], WAIT, NOW, POLICY)
     assert plan.release == (done,)
     retried = plan_task(task(status(attempt())), [failed(exit_code=75)], WAIT, NOW, POLICY)
     assert retried.release

@@ -8,6 +8,7 @@ import pytest
 from coding_agent_core.agenttask import (
     ANNOTATION_CANCELLED,
     AgentTask,
+    AttemptStatus,
     Condition,
     OutcomeType,
     Status,
@@ -29,7 +30,7 @@ def status(
     succeeded = Condition(
         type="Succeeded", status="Unknown", reason=reason, message=message, last_transition_time=NOW
     )
-    attempts = (attempt(),) if begun else ()
+    attempts: tuple[AttemptStatus, ...] = (attempt(),) if begun else ()
     if ended is not None:
         attempts = (attempt(outcome=OutcomeType.FAILED, message=ended), attempt(2))
     return Status(phase=phase, reason=reason, conditions=(succeeded,), attempts=attempts)

@@ -100,7 +100,7 @@ def test_a_retry_gets_what_is_left() -> None:
 def test_the_tasks_own_budget_wins_and_is_cut_to_those_that_it_shares() -> None:
     assert next_allowance(task(budget={"amount": "7.50", "currency": "USD"}), BUDGETS) == usd("7.50")
     assert next_allowance(task(budget={"amount": "500", "currency": "USD"}), BUDGETS) == usd("20")
-    assert next_allowance(task(budget={"tokens": 9}), Budgets()) == Allowance(tokens=9)
+    assert next_allowance(task(budget={"tokens": 99}), BUDGETS) == Allowance(tokens=99), "in another unit"
 
 
 def test_what_runs_may_still_spend_its_allowance() -> None:

@@ -94,6 +94,14 @@ def test_beside_a_later_run_it_is_none(operator: Operator) -> None:
     assert not operator.cancels(first)
 
 
+def test_beside_a_persons_run_1_of_the_same_second_it_is_cancelled(operator: Operator) -> None:
+    trigger = Trigger(origin=Origin.MANUAL, received_at=operator.server.now)
+    body = manifest(TaskRequest(item=ITEM, trigger=trigger), run=1)
+    body["metadata"]["name"] = "by-hand"
+    operator.cache.tasks.append(operator.server.add(body))
+    assert operator.cancels(operator.add(1, "b"))
+
+
 def test_what_a_person_asks_for_is_none(operator: Operator) -> None:
     operator.add(3, "a")
     assert not operator.cancels(operator.add(1, "b", origin=Origin.MANUAL))

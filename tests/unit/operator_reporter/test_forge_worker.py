@@ -399,3 +399,11 @@ async def test_our_own_rate_limits_do_not_end_an_outage() -> None:
         assert scene.gauge() > 0
         await scene.worker.record_outage()
         assert scene.problems.reasons == [(next(iter(scene.tasks)), "ForgeUnavailable")]
+
+
+def test_a_burst_of_changes_of_one_task_is_one_reconcile_at_the_best_rank() -> None:
+    backlog = Backlog()
+    for rank in (Rank.CHANGE, Rank.CHECK, Rank.END, Rank.CHANGE):
+        backlog.add("a", rank, 0, item="1")
+    assert backlog.take(0) == ("a", Rank.END)
+    assert backlog.take(0) is None

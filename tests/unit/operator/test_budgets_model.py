@@ -155,3 +155,15 @@ def test_a_task_that_is_gone_takes_nothing_from_what_the_others_have_spent() -> 
     del model.tasks[second]
     after = model.spending.unspent(model.tasks.values(), {})
     assert after[mine] == before[mine] - 5
+
+
+def test_a_task_that_has_ended_is_counted_once_while_the_cache_still_has_it() -> None:
+    model = Model()
+    model.start()
+    name = next(iter(model.jobs))
+    mine = model.tasks[name].repository_hash
+    model.spend(0, 3)
+    model.end(0, "failed")
+    before = model.spending.unspent(model.tasks.values(), {})
+    model.spending.ended(model.tasks[name])
+    assert model.spending.unspent(model.tasks.values(), {})[mine] == before[mine]

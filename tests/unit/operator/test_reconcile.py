@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -173,3 +174,14 @@ async def test_a_status_that_fits_no_schema_is_not_taken_for_a_conflict(
     with pytest.raises(ApiError) as found:
         await recorded(cluster)
     assert type(found.value) is raised
+
+
+@pytest.mark.parametrize(("kind", "phase"), [("DELETED", "Running"), ("MODIFIED", "Failed")])
+def test_a_pod_that_has_ended_or_is_gone_runs_no_more(kind: str, phase: str) -> None:
+    heard: list[str] = []
+    pods = AttemptPods(None, heard.append, lambda: heard.append("gone"))  # type: ignore[arg-type]
+    running = Pod(name="p", uid="p", phase="Running", created=NOW)
+    pods.take("ADDED", running)
+    assert pods.running == [running]
+    pods.take(kind, replace(running, phase=phase))
+    assert (pods.running, heard) == ([], ["gone"])

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +22,8 @@ from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.credentials import CHART_VALUES
 from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
+
+from tests.chart.helm import helm
 
 # Time for helm, which may have to be built first.
 pytestmark = pytest.mark.timeout(900)
@@ -73,6 +79,7 @@ def parts(platform: str) -> list[Part]:
 
 
 def missing(root: Path, platform: str) -> list[str]:
+    """The parts that a forge lacks."""
     return [str(part) for part in parts(platform) if part.name not in set(_names_in(root / part.file))]
 
 
@@ -122,6 +129,7 @@ def test_its_modules_have_what_the_programs_call(platform: Platform) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
+    """The repository's files that a forge is added to."""
     for folder in (CORE, Path("crds"), Path("charts")):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
@@ -130,3 +138,51 @@ def tree(tmp_path: Path) -> Path:
 def test_a_new_forge_lacks_every_part_of_the_list(tree: Path) -> None:
     (tree / CORE / "forge" / "example").mkdir()
     assert missing(tree, "example") == [str(part) for part in parts("example")]
+
+
+def _add_example(tree: Path, original: Platform) -> None:
+    """Add a forge that is another one in all but its name: its folder, its line, its value in the CRD."""
+    folder, title = tree / CORE / "forge" / "example", FACTS[original].title
+    shutil.copytree(tree / CORE / "forge" / original, folder)
+    for file in folder.iterdir():
+        text = (
+            file.read_text(encoding="utf-8").replace(original.upper(), "EXAMPLE").replace(original, "example")
+        )
+        text = text.replace(title, "Example").replace(title.capitalize(), "Example")
+        file.write_text(text, encoding="utf-8")
+    registry = tree / CORE / "registry.py"
+    line = '    GITLAB = "gitlab"\n'
+    registry.write_text(registry.read_text().replace(line, f'{line}    EXAMPLE = "example"\n'))
+    for crd in (tree / CRD, tree / "charts" / "coding-agent" / "files" / CRD):
+        crd.write_text(crd.read_text().replace("enum: [github, gitlab]", "enum: [github, gitlab, example]"))
+
+
+@pytest.mark.parametrize("original", Platform)
+def test_a_third_forge_is_its_folder_and_two_lines(tree: Path, tmp_path: Path, original: Platform) -> None:
+    _add_example(tree, original)
+    environment = {**os.environ, "PYTHONPATH": str(tree / CORE.parent)}
+
+    def python(*arguments: str) -> None:
+        subprocess.run([sys.executable, *arguments], env=environment, check=True, timeout=120, cwd=tree)
+
+    python("charts/schema.py")
+    assert missing(tree, "example") == []
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "config.yaml").write_text("{}\n")
+    for name in ("forges.json", "selftest.py"):
+        shutil.copy(tree / FORGES.with_name(name), place)
+    python(str(Path(__file__).with_name("third_forge.py")), str(place))
+    values = {
+        "secrets": {"example": {"token": "a-token"}, "model": {"apiKey": "a-key"}},
+        "config": {"example": {"assignee": "coding-agent-bot"}},
+        "polling": {"enabled": True},
+        "userConfig": {"enabled": True, "users": {"example": {"alice": {}}}},
+    }
+    chart = str(tree / "charts" / "coding-agent")
+    made = helm("template", "agent", chart, "--values", "-", stdin=yaml.safe_dump(values))
+    names = {document["metadata"]["name"] for document in yaml.safe_load_all(made) if document}
+    assert {"agent-coding-agent-example", "agent-coding-agent-poller-example"} <= names
+    for piece in ("webhook/example", "credentials/example-token", "example.alice.yaml", '"X-Example-Event'):
+        assert piece in made.replace('\\"', '"'), piece
+    assert "github" not in json.dumps(sorted(names))

@@ -1,0 +1,260 @@
+"""Every answer of a sandbox forge fits what its vendor publishes, refusals included.
+
+What the answers mean is tested with the product's own clients, in tests/integration/core_forge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from coding_agent_forge import ForgeServer
+from coding_agent_forge.git import set_branch
+from coding_agent_forge.model import Role
+
+from tests.fixtures.forge import (
+    BOT_TOKEN,
+    PERSON_TOKEN,
+    READER_TOKEN,
+    REPOSITORY,
+    client,
+    commit,
+    git,
+    push_fix,
+)
+from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, validate_request, validate_response
+from tests.fixtures.gitlab_schema import validate_answer
+from tests.fixtures.hook_receiver import HookReceiver
+
+EYES = {"content": "eyes"}
+COLOR = {"name": "new", "color": "00ff00"}
+HOOK = {"url": "{hook}", "content_type": "json", "secret": "x"}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request with the status of its answer.
+
+    Attributes:
+        request: method and path with query; `{words}` stand for ids of the forge and of earlier answers.
+        keep: the word for the answer's `id` in later requests.
+    """
+
+    request: str
+    status: int = 200
+    body: dict[str, Any] | None = None
+    token: str | None = BOT_TOKEN
+    keep: str = ""
+
+
+GITHUB = (
+    Ask("GET /user"),
+    Ask("GET /user", 401, token="wrong"),
+    Ask("GET /meta", token=None),
+    Ask("GET /users/alice"),
+    Ask("GET /users/nobody", 404),
+    Ask("GET /repos/acme/nothing", 404),
+    Ask("GET {repo}"),
+    Ask("GET {repo}/collaborators/coding-agent-bot/permission"),
+    Ask("GET {repo}/collaborators/nobody/permission", 404),
+    Ask("GET {repo}/labels"),
+    Ask("POST {repo}/labels", 201, COLOR),
+    Ask("POST {repo}/labels", 422, COLOR),
+    Ask("POST {repo}/issues", 201, {"title": "Second", "body": "Text", "labels": ["bug"]}),
+    Ask("POST {repo}/issues", 422, {"title": " "}),
+    Ask("GET {repo}/issues?state=all&labels=bug"),
+    Ask("GET {repo}/issues/99", 404),
+    Ask("PATCH {repo}/issues/1", 200, {"title": "Renamed", "state": "closed"}),
+    Ask("POST {repo}/issues/1/labels", 200, {"labels": ["coding agent"]}),
+    Ask("GET {repo}/issues/1/labels"),
+    Ask("DELETE {repo}/issues/1/labels/coding%20agent"),
+    Ask("DELETE {repo}/issues/1/labels/coding%20agent", 404),
+    Ask("GET {repo}/issues/1/events"),
+    Ask("POST {repo}/issues/1/comments", 201, {"body": "At work"}, keep="comment"),
+    Ask("PATCH {repo}/issues/comments/{comment}", 200, {"body": "Done"}),
+    Ask("POST {repo}/issues/comments/{comment}/reactions", 201, EYES),
+    Ask("POST {repo}/issues/comments/{comment}/reactions", 200, EYES),
+    Ask("GET {repo}/issues/comments/{comment}/reactions?content=eyes"),
+    Ask("GET {repo}/issues/comments/1/reactions", 404),
+    Ask("GET {repo}/issues/1/comments"),
+    Ask('GET /search/issues?q=label:"bug"+is:issue+state:open+repo:acme/pricing&per_page=5'),
+    Ask("GET /search/issues?q=repo:acme/unknown", 422),
+    Ask("POST {repo}/pulls", 201, {"title": "Fix", "head": "fix", "base": "main", "body": ""}),
+    Ask("POST {repo}/pulls", 422, {"title": "Fix", "head": "fix", "base": "main"}),
+    Ask("POST {repo}/pulls", 422, {"title": "Fix", "head": "main", "base": "main"}),
+    Ask("POST {repo}/pulls", 422, {"title": "Fix", "head": "nobody:main", "base": "main"}),
+    Ask("POST {repo}/pulls", 201, {"title": "Fix", "head": "mallory:main", "base": "main"}),
+    Ask("GET /repos/mallory/pricing"),
+    Ask("GET {repo}/pulls?head=mallory:main&state=open&base=main"),
+    Ask("GET {repo}/issues/{change}"),
+    Ask("PATCH {repo}/pulls/{change}", 200, {"state": "closed"}),
+    Ask("GET {repo}/pulls/{change}"),
+    Ask("GET {repo}/pulls/{change}/reviews"),
+    Ask("GET {repo}/pulls/{change}/comments?sort=created&direction=desc"),
+    Ask("GET {repo}/pulls/{change}/files"),
+    Ask("GET {repo}/commits/{sha}/check-runs"),
+    Ask("GET {repo}/commits/{sha}/status"),
+    Ask("GET {repo}/actions/runs?head_sha={sha}"),
+    Ask("GET {repo}/actions/runs/{run}/jobs?filter=latest"),
+    Ask("GET {repo}/actions/jobs/{job}/logs", 302),
+    Ask("GET {repo}/activity?ref=refs/heads/fix&per_page=100"),
+    Ask("GET {repo}/branches/main"),
+    Ask("GET {repo}/branches/release%2F1"),
+    Ask("GET {repo}/branches/none", 404),
+    Ask("POST {repo}/hooks", 404, {"name": "web", "events": ["issues"], "config": HOOK}),
+    Ask("POST {repo}/hooks", 201, {"name": "web", "events": ["issues"], "config": HOOK}, PERSON_TOKEN),
+    Ask("GET {repo}/hooks", token=PERSON_TOKEN),
+    Ask("GET {repo}/hooks/{told}/deliveries", token=PERSON_TOKEN),
+    Ask("GET {repo}/hooks/{told}/deliveries/{delivery}", token=PERSON_TOKEN),
+    Ask("POST {repo}/hooks/{told}/deliveries/{delivery}/attempts", 202, token=PERSON_TOKEN),
+)
+MERGE = {"title": "Fix", "source_branch": "fix", "target_branch": "main", "description": "- [ ] tests"}
+FROM_A_FORK = {"title": "Fix", "source_branch": "main", "target_branch": "main"}
+GITLAB = (
+    Ask("GET /user"),
+    Ask("GET /user", 401, token=None),
+    Ask("GET /users?username=reader"),
+    Ask("GET {repo}"),
+    Ask("GET /projects/acme/pricing", 404),  # a path must be URL-encoded
+    Ask("GET {repo}/members/all/{reader}"),
+    Ask("GET {repo}/members/all/1", 404),
+    Ask("GET {repo}/labels"),
+    Ask("POST {repo}/labels", 201, COLOR | {"color": "#00ff00"}),
+    Ask("POST {repo}/labels", 409, COLOR | {"color": "#00ff00"}),
+    Ask("POST {repo}/issues", 201, {"title": "Second", "labels": "bug,urgent"}),
+    Ask("POST {repo}/issues", 400, {}),
+    Ask("GET {repo}/issues/99", 404),
+    Ask("GET {repo}/issues?labels=bug&state=opened"),
+    Ask("GET /issues?scope=all&labels=bug,urgent"),
+    Ask("GET /groups/acme/issues?author_username=alice"),
+    Ask("PUT {repo}/issues/1", 200, {"add_labels": "coding agent", "remove_labels": "bug"}),
+    Ask("PUT {repo}/issues/1", 200, {"remove_labels": "bug"}),  # which is not there any more
+    Ask("PUT {repo}/issues/1", 200, {"title": "Renamed", "state_event": "close"}),
+    Ask("GET {repo}/issues/1/resource_label_events"),
+    Ask("POST {repo}/issues/1/notes", 201, {"body": "At work"}, keep="comment"),
+    Ask("PUT {repo}/issues/1/notes/{comment}", 200, {"body": "Done"}),
+    Ask("PUT {repo}/issues/1/notes/{comment}", 403, {"body": "Not mine"}, READER_TOKEN),
+    Ask("POST {repo}/issues/1/notes/{comment}/award_emoji", 201, {"name": "eyes"}),
+    Ask("POST {repo}/issues/1/notes/{comment}/award_emoji", 404, {"name": "eyes"}),  # a second time
+    Ask("GET {repo}/issues/1/notes/{comment}/award_emoji"),
+    Ask("GET {repo}/issues/1/notes/1/award_emoji", 404),
+    Ask("GET {repo}/issues/1/notes?sort=asc&order_by=created_at"),
+    Ask("POST {repo}/merge_requests", 403, MERGE, READER_TOKEN),
+    Ask("POST {repo}/merge_requests", 201, MERGE),
+    Ask("POST {repo}/merge_requests", 409, MERGE),
+    Ask("POST {repo}/merge_requests", 400, MERGE | {"source_branch": "none"}),
+    Ask("POST {repo}/merge_requests", 404, FROM_A_FORK | {"target_project_id": 4711}),
+    Ask("POST {fork}/merge_requests", 201, FROM_A_FORK | {"target_project_id": "{origin}"}),
+    Ask("GET {fork}"),
+    Ask("GET {repo}/merge_requests?source_branch=fix&state=opened"),
+    Ask("GET /merge_requests?scope=all&labels=bug"),
+    Ask("PUT {repo}/merge_requests/1", 200, {"add_labels": "bug", "description": "- [x] tests"}),
+    Ask("PUT {repo}/merge_requests/1", 200, {"state_event": "close"}),
+    Ask("GET /groups/acme/merge_requests?labels=bug"),
+    Ask("GET {repo}/merge_requests/1"),
+    Ask("POST {repo}/merge_requests/1/notes", 201, {"body": "Seen"}),
+    Ask("GET {repo}/merge_requests/1/resource_label_events"),
+    Ask("GET {repo}/merge_requests/1/notes?sort=asc"),
+    Ask("GET {repo}/merge_requests/1/discussions"),
+    Ask("GET {repo}/merge_requests/1/versions", keep="version"),
+    Ask("GET {repo}/merge_requests/1/versions/{version}"),
+    Ask("GET {repo}/pipelines/{run}/jobs?scope[]=failed"),
+    Ask("GET {repo}/repository/branches/main"),
+    Ask("GET {repo}/repository/branches/release%2F1"),
+    Ask("GET {repo}/repository/branches/none", 404),
+    Ask("POST {repo}/hooks", 201, {"url": "{hook}", "issues_events": True}, PERSON_TOKEN),
+    Ask("GET {repo}/hooks", token=PERSON_TOKEN),
+    Ask("GET {repo}/hooks/{told}/events", token=PERSON_TOKEN),
+    Ask("POST {repo}/hooks/{told}/events/{delivery}/resend", 201, token=PERSON_TOKEN),
+)
+
+
+@pytest.fixture(params=["github", "gitlab"])
+def forge(request: pytest.FixtureRequest, tmp_path: Path, hook_receiver: HookReceiver) -> ForgeServer:
+    """A forge with a fork, a protected branch, a delivery, a change with a review, a thread and checks."""
+    forge: ForgeServer = request.getfixturevalue(f"{request.param}_forge")
+    push_fix(forge, tmp_path)
+    sha = push_fix(forge, tmp_path, "reviewed")
+    number = forge.open_change(REPOSITORY, "reviewed", "main")
+    git("commit", "--quiet", "--allow-empty", "--message", "More", cwd=tmp_path / "tree-fix")
+    git("push", "--quiet", "origin", "fix:reviewed", "--force", cwd=tmp_path / "tree-fix")
+    forge.review(REPOSITORY, number, "APPROVED", "Good.", by="alice")
+    place = {"path": "pricing/discount.py", "line": 3, "start_line": 1}
+    thread = forge.start_thread(REPOSITORY, number, "Why?", by="alice", **place)
+    forge.run(lambda: forge.sandbox.reviews.reply(thread, forge.user("reader"), "So."))
+    forge.comment(REPOSITORY, number, "By itself", kind="change")
+    head = forge.item(REPOSITORY, number, "change").tips.head_sha
+    assert head != sha
+    forge.add_check(REPOSITORY, head, "unit", "failure", summary="1 failed", log=b"It broke.")
+    if request.param == "github":
+        forge.add_check(REPOSITORY, head, "jenkins", "error", summary="Build 7")  # a status of a commit
+    fork = forge.fork(REPOSITORY, "mallory", roles={"coding-agent-bot": Role.WRITE})
+    commit(fork.path, "main")
+    forge.protect(REPOSITORY, "release/*")
+    set_branch(forge.repository(REPOSITORY).path, "release/1", "main")
+    forge.add_hook(REPOSITORY, hook_receiver.url)
+    forge.add_label(REPOSITORY, 1, "coding agent processing")
+    forge.wait_for(forge.sandbox.deliveries.all_ended)
+    return forge
+
+
+def words_of(forge: ForgeServer, hook: str) -> dict[str, Any]:
+    """What stands for `{words}` in requests."""
+    store, repository = forge.sandbox.store, forge.repository(REPOSITORY)
+    [change] = [item for item in repository.items if item.head == "reviewed"]
+    [check, *_] = forge.sandbox.reviews.checks(repository, change.tips.head_sha)
+    delivery = forge.sandbox.deliveries.log[0]
+    return {
+        "repo": f"/repos/{REPOSITORY}" if forge.flavour == "github" else "/projects/acme%2Fpricing",
+        "fork": "/projects/mallory%2Fpricing",
+        "origin": repository.id,
+        "reader": forge.user("reader").id,
+        "change": change.number,
+        "sha": change.tips.head_sha,
+        "run": check.run,
+        "job": check.id,
+        "hook": hook,
+        "told": store.hooks[0].id,
+        "delivery": delivery.id,
+    }
+
+
+def filled(value: Any, words: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: filled(entry, words) for key, entry in value.items()}
+    return value.format(**words) if isinstance(value, str) else value
+
+
+def mismatches(forge: ForgeServer, asks: tuple[Ask, ...], words: dict[str, Any]) -> Iterator[str]:
+    """Ask in this order; what does not fit, or is answered with another status."""
+    for ask in asks:
+        method, _, path = ask.request.format(**words).partition(" ")
+        body, where = filled(ask.body, words), urlsplit(path)
+        with client(forge, ask.token) as api:
+            answer = api.request(method, path, json=body)
+        if answer.status_code != ask.status:
+            yield f"{method} {path}: {answer.status_code} {answer.text[:500]}"
+            continue
+        shown: Any = answer.json() if answer.content else None
+        if ask.keep:
+            words[ask.keep] = shown["id"] if isinstance(shown, dict) else shown[0]["id"]
+        try:
+            if forge.flavour == "gitlab":
+                validate_answer(method, where.path, ask.status, shown)
+                continue
+            for product in (ENTERPRISE, CLOUD):
+                if ask.status != 422:
+                    query = dict(parse_qsl(where.query))
+                    validate_request(method, where.path, query, body, product=product)
+                validate_response(method, where.path, ask.status, shown, product=product)
+        except AssertionError as error:
+            yield str(error)
+
+
+def test_every_answer_fits_what_the_vendor_publishes(forge: ForgeServer, hook_receiver: HookReceiver) -> None:
+    asks = {"github": GITHUB, "gitlab": GITLAB}[forge.flavour.value]
+    assert list(mismatches(forge, asks, words_of(forge, hook_receiver.url))) == []

@@ -18,59 +18,21 @@ PIECES = (
     *("@", "#", "!", "&", "$", "%", "/", "[", "]", "<", ">", "`", "~", "\\", "*", "_", ":", "-", ";", '"'),
     *(" ", "  ", "\t", "\n", "\r", "\r\n", "\v", "\f", "\x85", "\u2028", "\u2029"),
     *(BREAK, "\u200d", "\u2060", "\ufeff", "\u00ad", "\x00", "\x1b", "\u202e", "\ud800"),
-    *(
-        "```",
-        "~~~",
-        ">>>",
-        "> ",
-        "    ",
-        "- ",
-        "1. ",
-        "<!--",
-        "-->",
-        "<details>",
-        "</details>",
-        "</blockquote>",
-    ),
+    *("```", "~~~", ">>>", "> ", "    ", "- ", "1. ", "<!--", "-->", "<details>", "</details>"),
     *("/merge", "/approve", '/label ~"coding agent"', "/close", "/title x", "/MERGE", "/ merge"),
     *("all", "alice", "org/team", "@all", "@org/team", "\\@alice", "&#64;alice", "&commat;all", "&#x40;"),
-    *(
-        "Closes",
-        "fixes:",
-        "RESOLVED",
-        "Implements ",
-        "issue ",
-        "#1",
-        "!2",
-        "&3",
-        "other/repo#1",
-        "GH-1",
-        "gl-7",
-    ),
+    *("Closes", "fixes:", "RESOLVED", "Implements ", "issue ", "#1", "!2", "&3", "other/repo#1", "GH-1"),
     *("PROJ-12", "PROJ-12 #close", "https://github.com/other/repo/issues/1", "[work_item:3]", "%31", "/-/"),
     *("skip", "ci", "[skip ci]", "[ci skip]", "[ci-skip]", "[no ci]", "[skip actions]", "***NO_CI***"),
     *("skip-checks: true", "skip-checks:true", "![x](http://h/?q=1)", "<img src=x>", "1", "word"),
 )
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=14).map("".join)
 ATTACKS = (
-    "/merge",
-    "Done.\n/approve\n/merge",
-    "Done.\r/merge",
-    '/label ~"coding agent"',
-    "ping @all and @org/team",
-    "&#64;all",
-    "\\@alice",
-    "Closes other/repo#1",
-    "fixes: GH-1",
-    "Resolves https://github.com/other/repo/issues/1",
-    "Closes PROJ-12",
-    "#closeImplements PROJ-12",
-    "see !3",
-    "chore: x [skip ci]",
-    "***NO_CI***",
-    "text\n\n\nskip-checks: true",
-    '<!-- coding-agent:status {"uuid":"x"} -->',
-    "![x](https://example.com/?q=secret)",
+    *("/merge", "Done.\n/approve\n/merge", "Done.\r/merge", '/label ~"coding agent"', "see !3"),
+    *("ping @all and @org/team", "&#64;all", "\\@alice", "Closes other/repo#1", "fixes: GH-1"),
+    *("Resolves https://github.com/other/repo/issues/1", "Closes PROJ-12", "#closeImplements PROJ-12"),
+    *("chore: x [skip ci]", "***NO_CI***", "text\n\n\nskip-checks: true"),
+    *('<!-- coding-agent:status {"uuid":"x"} -->', "![x](https://example.com/?q=secret)"),
 )
 
 
@@ -82,13 +44,9 @@ def test_a_forge_executes_each_attack_and_nothing_of_its_inert_forms(attack: str
 
 
 @given(TEXTS)
-def test_nothing_of_any_text_has_an_effect(text: str) -> None:
+def test_no_text_has_an_effect_or_leaves_its_place(text: str) -> None:
     for form in FORMS:
         assert markup.effects(form(text)) == []
-
-
-@given(TEXTS)
-def test_a_text_stays_where_it_was_put(text: str) -> None:
     assert len(inline(text).splitlines()) <= 1
     assert "```" not in inline(text), "a fence would swallow what follows"
     assert all(line.startswith(">") for form in (quotation, quoted_code) for line in form(text).splitlines())
@@ -111,13 +69,10 @@ def test_a_comment_has_the_same_effects_whatever_is_quoted_in_it(text: str, othe
     assert state.uuid == "u"
 
 
-@given(st.text(max_size=80), st.text(max_size=80))
-def test_the_hidden_state_cannot_be_ended_by_a_value(branch: str, url: str) -> None:
-    branch, url = (
-        branch.encode("utf-8", "replace").decode(),
-        f"{url} -->\n/merge".encode("utf-8", "replace").decode(),
-    )
-    state = State(uuid="u", phase=Phase.RUNNING, branch=branch, change_url=None)
+@given(st.text(max_size=80))
+def test_the_hidden_state_cannot_be_ended_by_a_value(branch: str) -> None:
+    branch = f"{branch} -->\n/merge".encode("utf-8", "replace").decode()
+    state = State(uuid="u", phase=Phase.RUNNING, branch=branch)
     text = comment(making.report(state))
     assert text.count("-->") == 1
     assert read_state(text) == state
@@ -125,9 +80,7 @@ def test_the_hidden_state_cannot_be_ended_by_a_value(branch: str, url: str) -> N
 
 def test_what_people_read_is_the_same() -> None:
     text = "Fixed `rate()` for issue #7, see @alice.\n\n- one\n- two"
-    assert (
-        quotation(text).replace(BREAK, "")
-        == "> Fixed `rate()` for issue #7, see @alice.\n>\n> - one\n> - two"
-    )
+    shown = "> Fixed `rate()` for issue #7, see @alice.\n>\n> - one\n> - two"
+    assert quotation(text).replace(BREAK, "") == shown
     assert inline(" A\ntitle ") == "A title"
     assert quotation(" \n") == ""

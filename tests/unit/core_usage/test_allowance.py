@@ -11,15 +11,9 @@ MANY = Allowance(tokens=1000)
 @pytest.mark.parametrize(
     "data",
     [
-        {},
-        {"amount": "5"},
-        {"currency": "USD"},
-        {"amount": "5", "currency": "USD", "tokens": 5},
-        {"amount": "-1", "currency": "USD"},
-        {"amount": "NaN", "currency": "USD"},
-        {"amount": "0.0000001", "currency": "USD"},
-        {"amount": "5", "currency": "dollars"},
-        {"tokens": -1},
+        *({}, {"amount": "5"}, {"currency": "USD"}, {"tokens": -1}),
+        *({"amount": amount, "currency": "USD"} for amount in ("-1", "NaN", "0.0000001")),
+        *({"amount": "5", "currency": "dollars"}, {"amount": "5", "currency": "USD", "tokens": 5}),
     ],
 )
 def test_an_allowance_is_money_or_tokens(data: dict[str, Any]) -> None:
@@ -27,15 +21,13 @@ def test_an_allowance_is_money_or_tokens(data: dict[str, Any]) -> None:
         Allowance.model_validate(data)
 
 
-@pytest.mark.parametrize("allowance", [FIVE, MANY, Allowance(amount=Decimal("0.1"), currency="EUR")])
-def test_what_is_written_is_read_again(allowance: Allowance) -> None:
-    assert Allowance.model_validate(allowance.to_wire()) == allowance
-
-
-def test_money_is_written_as_text() -> None:
-    assert FIVE.to_wire() == {"amount": "5", "currency": "USD"}
-    assert MANY.to_wire() == {"tokens": 1000}
-    assert (str(FIVE), str(MANY)) == ("5.00 USD", "1,000 tokens")
+@pytest.mark.parametrize(
+    ("allowance", "wire", "text"),
+    [(FIVE, {"amount": "5", "currency": "USD"}, "5.00 USD"), (MANY, {"tokens": 1000}, "1,000 tokens")],
+)
+def test_money_is_written_as_text_and_read_again(allowance: Allowance, wire: object, text: str) -> None:
+    assert (allowance.to_wire(), str(allowance)) == (wire, text)
+    assert Allowance.model_validate(wire) == allowance
 
 
 @pytest.mark.parametrize(

@@ -25,17 +25,16 @@ from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.values import Change, Comment, ItemDetails, ItemState, LabelEvent
 from coding_agent_core.messages import Notice, QueuedTask
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.rabbitmq.messages import DeliveryTracker
 from coding_agent_core.reasons import Reason
-from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.retry import Clock, first_of
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, Withdrawal, WithdrawalCause
 
+from tests.unit.consumer.making import ITEM, details
+
 BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
-ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
 MAX_ATTEMPTS = 3
 SETTINGS = Settings.model_validate({"consumer": {"max_attempts": MAX_ATTEMPTS}})
 COMPLETED = Outcome(reason=Reason.COMPLETED, message="Done.")
@@ -267,17 +266,7 @@ class SimulatedItem:
         return read_state(self.comment.body) if self.comment else None
 
     def details(self) -> ItemDetails:
-        return ItemDetails(
-            item=ITEM,
-            title="t",
-            body="",
-            author="a",
-            url="u",
-            labels=frozenset(self.labels),
-            open=self.open,
-            base_branch="main",
-            updated_at=self.changed_at,
-        )
+        return details(*self.labels, open=self.open, updated_at=self.changed_at)
 
     def application(self) -> LabelEvent | None:
         return next((event for event in self.history if event.added and event.label == BOT), None)

@@ -8,23 +8,15 @@ import pytest
 from coding_agent_consumer.egress import Identities
 from coding_agent_core.egress import is_valid, job_of, profile_of
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item
+
+from tests.unit.consumer.making import ITEM
 
 PROXY = "http://egress:3128"
-ITEM = Item(
-    platform=Platform.GITHUB, host="github.com", kind=ItemKind.ISSUE, repository="Acme/Pricing", number=1
-)
 
 
 def identities(**more: object) -> Identities:
-    egress = {
-        "proxy": PROXY,
-        "key": ["new-key", "old"],
-        "repositories": {"acme/pricing": ["a.example.com"]},
-    }
+    egress = {"proxy": PROXY, "key": ["new-key", "old"], "repositories": {"o/r": ["a.example.com"]}}
     made = Identities.of(Settings.model_validate({"egress": egress, **more}))
     assert made is not None
     return made
@@ -43,7 +35,7 @@ def test_commands_and_agent_have_identities_of_their_attempt() -> None:
         assert job_of(url.username) == "web-1-2"
         assert "gateway" in variables["NO_PROXY"].split(","), "the gateway is on a network of the two"
         users[name] = url.username
-    assert users["workspace"].endswith(profile_of("acme/pricing")), "the list of its repository"
+    assert users["workspace"].endswith(profile_of("o/r")), "the list of its repository"
     assert users["agent"] == "web-1-2.agent"
     assert "new-key" not in repr(made)
 

@@ -16,13 +16,11 @@ from coding_agent_consumer.background import (
     read_images,
 )
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.values import ItemDetails
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
 
+from tests.unit.consumer.making import details
+
 PNG = b"\x89PNG\r\n\x1a\n"
-ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="acme/a", kind=ItemKind.ISSUE, number=1)
 
 
 class Files:
@@ -41,23 +39,9 @@ class Files:
         return self.data
 
 
-def conversation(body: str) -> Conversation:
-    details = ItemDetails(
-        item=ITEM,
-        title="t",
-        body=body,
-        author="a",
-        url="u",
-        labels=frozenset(),
-        open=True,
-        base_branch="main",
-    )
-    return Conversation(details)
-
-
 async def read(files: Files, body: str) -> list[str]:
     forge: Any = files
-    return [image.link for image in await read_images(forge, conversation(body))]
+    return [image.link for image in await read_images(forge, Conversation(details(body=body)))]
 
 
 @pytest.mark.parametrize(
@@ -69,9 +53,7 @@ async def read(files: Files, body: str) -> list[str]:
         ('<img width="600" alt="x" src="https://h/a?b=1&amp;c=2" />', ["https://h/a?b=1&c=2"]),
         ("<IMG SRC='https://h/a.png'>", ["https://h/a.png"]),
         ('![a](/1) and <img src="/2"> and ![b](/3)', ["/1", "/2", "/3"]),
-        ("[a link](https://h/a.png) and https://h/b.png", []),
-        ("![", []),
-        ("", []),
+        ("[a link](https://h/a.png) and https://h/b.png ![", []),
     ],
 )
 def test_links_of_images(text: str, links: list[str]) -> None:
@@ -107,22 +89,12 @@ async def test_other_addresses_are_not_read_and_each_image_once() -> None:
     assert [link for link, _ in files.asked] == ["/a", "/b"]
 
 
-async def test_their_number_is_bounded() -> None:
-    files = Files()
-    assert len(await read(files, " ".join(f"![](/{number})" for number in range(50)))) == MOST_IMAGES
-    assert len(files.asked) == MOST_IMAGES
-    broken = Files(b"%PDF")
-    assert await read(broken, " ".join(f"![](/{number})" for number in range(50))) == []
+async def test_their_number_and_size_are_bounded() -> None:
+    files, broken, many = Files(), Files(b"%PDF"), " ".join(f"![](/{number})" for number in range(50))
+    assert len(await read(files, many)) == len(files.asked) == MOST_IMAGES
+    assert await read(broken, many) == []
     assert len(broken.asked) == MOST_IMAGES_TRIED
-
-
-async def test_their_size_is_bounded() -> None:
-    large = Files(PNG + bytes(LARGEST_IMAGE))
-    assert await read(large, "![](/a)") == []
-    files = Files(PNG + bytes(LARGEST_IMAGE - 100))
-    assert (
-        len(await read(files, " ".join(f"![](/{number})" for number in range(5))))
-        == MOST_IMAGE_BYTES // LARGEST_IMAGE
-    )
-    assert files.asked[0][1] == LARGEST_IMAGE
-    assert files.asked[-1][1] < LARGEST_IMAGE
+    assert await read(Files(PNG + bytes(LARGEST_IMAGE)), "![](/a)") == []
+    large = Files(PNG + bytes(LARGEST_IMAGE - 100))
+    assert len(await read(large, many)) == MOST_IMAGE_BYTES // LARGEST_IMAGE
+    assert large.asked[0][1] == LARGEST_IMAGE > large.asked[-1][1]

@@ -1,8 +1,12 @@
-"""Notices of one forge do not wait for another forge, nor commands for signs that come too late."""
+"""Notices of one forge do not wait for another forge, nor commands for signs that come too late.
+
+A notice that a stop keeps from being handled is not acknowledged: the next consumer gets it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,12 +16,12 @@ from coding_agent_consumer.notices import NoticeHandler, handle_notices
 from coding_agent_core.commands import CommandName, IssueCommand
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.messages import Notice, item_of_notice
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
+from tests.unit.consumer.making import ITEM
 from tests.unit.core_commands.test_commands import command
 
 GITHUB, GITLAB = "github.com", "gitlab.com"
@@ -25,9 +29,7 @@ GITHUB, GITLAB = "github.com", "gitlab.com"
 
 def item(host: str, number: int) -> Item:
     platform = Platform.GITHUB if host == GITHUB else Platform.GITLAB
-    return Item(
-        platform=platform, host=host, repository="o/r", kind=ItemKind.ISSUE, number=number, project_id=None
-    )
+    return ITEM.model_copy(update={"platform": platform, "host": host, "number": number})
 
 
 def labeled(host: str, number: int, age: float = 0.0) -> TaskRequest:
@@ -111,3 +113,34 @@ async def test_a_sign_that_waits_for_its_forge_is_dropped_once_it_is_too_late(
     coming: Any = asyncio.create_task(come_back())
     assert await place.until_handled(1) == [("IssueCommand", GITHUB, 7)]
     await coming
+
+
+class Source(MemoryQueue):
+    """One notice."""
+
+    acknowledged = closed = False
+
+    async def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
+        try:
+            yield command(CommandName.RUN)
+            self.acknowledged = True
+        finally:
+            self.closed = True
+
+
+@pytest.mark.parametrize("available", [True, False])
+async def test_it_is_acknowledged_only_if_it_was_handled(
+    monkeypatch: pytest.MonkeyPatch, available: bool
+) -> None:
+    stop, source = asyncio.Event(), Source()
+
+    async def handle(_handler: NoticeHandler, _notice: Notice) -> None:
+        stop.set()
+        if not available:
+            raise ForgeUnavailableError("down")
+
+    monkeypatch.setattr(notices, "connect_all", lambda _: {})
+    monkeypatch.setattr(NoticeHandler, "handle", handle)
+    async with asyncio.timeout(60):
+        await handle_notices(Settings.model_construct(), source, stop)
+    assert (source.acknowledged, source.closed) == (available, True)

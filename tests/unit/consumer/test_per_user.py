@@ -1,8 +1,7 @@
-"""S22: a person's settings over a copy of ours: what they may set, and a service that does not answer."""
+"""A person's settings over a copy of ours: what they may set, and a service that does not answer."""
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,19 @@ import httpx
 import pytest
 from coding_agent_consumer.per_user import PersonalSettings, settings_for, with_personal, with_task_options
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.llm import LLM
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
-from coding_agent_core.tasks import Item, RunnerName
+from coding_agent_core.tasks import RunnerName
 from coding_agent_user_config.__main__ import ApiKey, user_config_app
 
+from tests.unit.consumer.making import ITEM as OF_O
+
 KEY = "service-key"
-ITEM = Item(
-    platform=Platform.GITHUB, host="github.com", repository="Acme/Shop", kind=ItemKind.ISSUE, number=1
-)
+ITEM = OF_O.model_copy(update={"repository": "Acme/Shop"})
 
 
 @pytest.fixture
@@ -74,37 +72,26 @@ def test_the_installations_identity_opens_no_provider_of_a_person(own: dict[str,
     assert (theirs.gateway.identity is not None) is kept
 
 
-def test_another_address_has_the_persons_own_key_or_none(ours: Settings) -> None:
-    elsewhere = "https://elsewhere.example/v1"
-    without = with_personal(ours, {"llm": {"openai": {"base_url": elsewhere}}})
-    assert not without.llm.openai.api_key.configured
-    with_key = with_personal(ours, {"llm": {"openai": {"base_url": elsewhere, "api_key": "own"}}})
-    assert Secrets(with_key.llm.openai.api_key).current() == ["own"]
-    assert with_key.llm.openai.base_url == elsewhere
+ELSEWHERE = {"base_url": "https://elsewhere.example/v1"}
 
 
-def test_settings_of_the_polling_agent_load_but_cannot_name_our_variables(
-    ours: Settings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("openai", "keys"),
+    [
+        (ELSEWHERE, []),
+        (ELSEWHERE | {"api_key": "own"}, ["own"]),
+        (ELSEWHERE | {"api_key_env": "OUR_SECRET"}, []),  # a setting of the polling agent
+        ({"base_url": "https://API.openai.com:443/v1/"}, ["our-key"]),
+        ({"api_key": "own"}, ["own"]),
+    ],
+)
+def test_our_key_goes_to_our_address_alone(
+    ours: Settings, openai: dict[str, str], keys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OUR_SECRET", "ours")
-    theirs = with_personal(
-        ours,
-        {
-            "llm": {
-                "function_calling": True,
-                "openai": {"base_url": "https://elsewhere.example/v1", "api_key_env": "OUR_SECRET"},
-            }
-        },
-    )
-    assert theirs.llm.openai.base_url == "https://elsewhere.example/v1"
-    assert not theirs.llm.openai.api_key.configured
-
-
-def test_our_address_has_our_key_or_the_persons_own(ours: Settings) -> None:
-    same = with_personal(ours, {"llm": {"openai": {"base_url": "https://API.openai.com:443/v1/"}}})
-    assert same.llm.openai == ours.llm.openai
-    own = with_personal(ours, {"llm": {"openai": {"api_key": "own"}}})
-    assert Secrets(own.llm.openai.api_key).current() == ["own"]
+    theirs = with_personal(ours, {"llm": {"function_calling": True, "openai": openai}}).llm.openai
+    assert Secrets(theirs.api_key).current() == keys
+    assert (theirs.base_url == ELSEWHERE["base_url"]) is ("elsewhere" in str(openai))
 
 
 def test_every_key_that_a_person_may_set_is_used(ours: Settings) -> None:
@@ -129,38 +116,28 @@ def test_every_key_that_a_person_may_set_is_used(ours: Settings) -> None:
     assert set(PersonalSettings.model_fields) == set(data)
 
 
-def test_a_limit_can_only_be_lowered(ours: Settings) -> None:
+def test_a_limit_can_only_be_lowered_and_an_empty_value_is_not_set(ours: Settings) -> None:
     assert with_personal(ours, {"max_llm_process_num": 5000}).max_llm_process_num == 1000
-
-
-def test_an_empty_value_is_not_set(ours: Settings) -> None:
     empty = {"system_prompt": None, "llm": {"provider": None, "openai": None, "ollama": {"model": None}}}
     assert with_personal(ours, empty) == ours
 
 
 FILE = "/var/run/secrets/token"
+TEXT, URL = "llm.openai.api_key: must be text", "llm.openai.base_url: is not an http(s) URL"
+OTHERS = {"github": {"personal_access_token": "x"}, "consumer": {"max_attempts": 99}, "mcp_servers": [{}]}
 MESSAGES = [
-    ({"github": {"personal_access_token": "x"}}, "github: this cannot be set for one person"),
-    ({"consumer": {"max_attempts": 99}}, "consumer: this cannot"),
-    ({"mcp_servers": [{"url": "https://x.example", "headers": {}}]}, "mcp_servers: this cannot"),
+    *(({key: value}, f"{key}: this cannot be set for one person") for key, value in OTHERS.items()),
     ({"user_config_api": {"url": "https://x.example"}}, "user_config_api: this cannot"),
     ({"llm": {"prices": {}}}, "llm.prices: this cannot"),
     ({"llm": {"openai": {"headers": {}}}}, "llm.openai.headers: this cannot"),
     ({"llm": 7}, "llm: must be a mapping"),
-    ({"llm": {"openai": {"api_key": {}}}}, "llm.openai.api_key: must be text"),
-    ({"llm": {"openai": {"api_key": {"files": [FILE]}}}}, "llm.openai.api_key: must be text"),
-    ({"llm": {"openai": {"api_key": ["hidden"]}}}, "llm.openai.api_key: must be text"),
+    *(({"llm": {"openai": {"api_key": key}}}, TEXT) for key in ({}, {"files": [FILE]}, ["hidden"])),
     ({"llm": {"openai": {"api_key": ""}}}, "llm.openai.api_key: "),
     ({"llm": {"openai": {"api_key": "hid\nden"}}}, "llm.openai.api_key: must be one line"),
-    ({"llm": {"openai": {"base_url": "hidden"}}}, "llm.openai.base_url: is not an http(s) URL"),
-    ({"llm": {"openai": {"base_url": "javascript:hidden"}}}, "llm.openai.base_url: is not an http"),
-    (
-        {"llm": {"openai": {"base_url": "https://a:hidden@x.example"}}},
-        "llm.openai.base_url: must have no user",
-    ),
+    *(({"llm": {"openai": {"base_url": url}}}, URL) for url in ("hidden", "javascript:hidden")),
+    ({"llm": {"openai": {"base_url": "https://a:hidden@x.example"}}}, "base_url: must have no user"),
     ({"llm": {"ollama": {"endpoint": "http://x.example?hidden"}}}, "llm.ollama.endpoint: must have no"),
-    ({"max_llm_process_num": 0}, "max_llm_process_num: "),
-    ({"max_llm_process_num": "hidden"}, "max_llm_process_num: "),
+    *(({"max_llm_process_num": number}, "max_llm_process_num: ") for number in (0, "hidden")),
     ({f"a\nb{'c' * 200}": 1}, "a b" + "c" * 77 + "…: this cannot"),
     ({"a": 1, "b": 1, "c": 1, "d": 1, "e": 1}, "c: this cannot be set for one person; and 2 more"),
 ]
@@ -177,12 +154,6 @@ def test_everything_else_is_refused_by_its_key_without_its_value(
         assert value not in str(refused.value)
 
 
-async def test_what_is_refused_ends_the_task_and_names_the_person(ours: Settings) -> None:
-    transport = answer(200, {"data": {"llm": {"openai": {"unknown_key": 1}}}})
-    with pytest.raises(SettingsError, match=r"settings of carol cannot be used: llm\.openai\.unknown_key: "):
-        await settings_for(ours, Platform.GITLAB, "carol", transport=transport)
-
-
 class Waits(list[float]):
     """Records the seconds of each wait; its clock does not wait."""
 
@@ -193,8 +164,14 @@ class Waits(list[float]):
         return Clock(monotonic=lambda: sum(self), sleep=sleep)
 
 
-def answer(status: int, body: object) -> httpx.MockTransport:
-    return httpx.MockTransport(lambda _: httpx.Response(status, text=json.dumps(body)))
+def answer(status: int, text: str) -> httpx.MockTransport:
+    return httpx.MockTransport(lambda _: httpx.Response(status, text=text))
+
+
+async def test_what_is_refused_ends_the_task_and_names_the_person(ours: Settings) -> None:
+    transport = answer(200, '{"data": {"llm": {"openai": {"unknown_key": 1}}}}')
+    with pytest.raises(SettingsError, match=r"settings of carol cannot be used: llm\.openai\.unknown_key: "):
+        await settings_for(ours, Platform.GITLAB, "carol", transport=transport)
 
 
 def broken(_: httpx.Request) -> httpx.Response:
@@ -205,14 +182,10 @@ def broken(_: httpx.Request) -> httpx.Response:
     ("transport", "retries"),
     [
         (httpx.MockTransport(broken), 4),
-        (answer(500, {}), 4),
-        (answer(429, {}), 4),
-        (answer(401, {}), 0),
-        (answer(200, []), 0),
-        (answer(200, {"status": "success"}), 0),
-        (answer(200, {"data": 7}), 0),
-        (httpx.MockTransport(lambda _: httpx.Response(200, text="not json")), 0),
-        (httpx.MockTransport(lambda _: httpx.Response(200, text='{"data": ' + "[" * 100_000)), 0),
+        *((answer(status, "{}"), 4) for status in (500, 429)),
+        (answer(401, "{}"), 0),
+        *((answer(200, text), 0) for text in ("[]", '{"status": "success"}', '{"data": 7}', "not json")),
+        (answer(200, '{"data": ' + "[" * 100_000), 0),
     ],
 )
 async def test_a_service_that_does_not_answer_as_agreed_costs_a_warning(
@@ -231,12 +204,14 @@ async def test_a_service_that_does_not_answer_as_agreed_costs_a_warning(
     assert KEY not in caplog.text
 
 
-@pytest.mark.parametrize("failure", [httpx.ConnectTimeout("late"), httpx.Response(503)])
 async def test_a_service_that_is_reached_late_is_asked_again(
-    ours: Settings, failure: httpx.Response | httpx.ConnectTimeout, caplog: pytest.LogCaptureFixture
+    ours: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first connections of a new pod: the network may not know its policies yet."""
-    answers = [failure, failure, httpx.Response(200, json={"data": {"system_prompt": "Rust only."}})]
+    answers = [
+        *(httpx.ConnectTimeout("late"), httpx.Response(503)),
+        httpx.Response(200, json={"data": {"system_prompt": "Rust only."}}),
+    ]
 
     def late(_: httpx.Request) -> httpx.Response:
         answer = answers.pop(0)

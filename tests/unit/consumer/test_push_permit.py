@@ -15,34 +15,20 @@ from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavai
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import BranchFacts, ItemDetails
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item
+
+from tests.unit.consumer.making import ITEM, details
 
 PREFIX = "coding-agent/"
+R2 = "coding-agent/issue-5-r2"
 FORK = {"fork_of": frozenset({"o/r"})}
 
 
-def details(kind: ItemKind, head: tuple[str | None, str] | None = None) -> ItemDetails:
-    item = Item(platform=Platform.GITHUB, host="github.com", repository="o/R", kind=kind, number=7)
-    return ItemDetails(
-        item=item,
-        title="",
-        body="",
-        author="",
-        url="",
-        labels=frozenset(),
-        open=True,
-        base_branch="main",
-        head_repository=head[0] if head else None,
-        head_branch=head[1] if head else None,
-    )
-
-
-ISSUE = details(ItemKind.ISSUE)
+ISSUE = details(item=ITEM.model_copy(update={"repository": "o/R"}))
 
 
 def change(repository: str | None, branch: str) -> ItemDetails:
-    return details(ItemKind.CHANGE, (repository, branch))
+    item = ISSUE.item.model_copy(update={"kind": ItemKind.CHANGE})
+    return details(item=item, head_repository=repository, head_branch=branch)
 
 
 @pytest.mark.parametrize(
@@ -63,20 +49,8 @@ def change(repository: str | None, branch: str) -> ItemDetails:
         (change("o/R", "feature"), "o/R", "other", {}, "is not the branch of o/R#7"),
         (change("o/R", "main"), "o/R", "main", {}, "is the default branch"),
         (change("o/R", "release"), "o/R", "release", {"protected": True}, "is protected"),
-        (
-            change("o/R", "coding-agent/issue-5-r2"),
-            "o/R",
-            "coding-agent/issue-5-r2",
-            {"protected": True},
-            None,
-        ),
-        (
-            change("m/R", "coding-agent/issue-5"),
-            "m/R",
-            "coding-agent/issue-5",
-            {"protected": True, **FORK},
-            "is protected",
-        ),
+        (change("o/R", R2), "o/R", R2, {"protected": True}, None),
+        (change("m/R", R2), "m/R", R2, {"protected": True, **FORK}, "is protected"),
         (change("m/R", "feature"), "m/R", "feature", FORK, None),
         (change("m/R", "feature"), "o/R", "feature", {}, "is not the branch of"),
         (change("m/R", "main"), "m/R", "main", FORK, "is the default branch"),
@@ -88,9 +62,8 @@ def change(repository: str | None, branch: str) -> ItemDetails:
 def test_push_refusal(
     item: ItemDetails, repository: str, branch: str, facts: dict[str, Any], refused: str | None
 ) -> None:
-    said = push_refusal(
-        item, PREFIX, repository, branch, BranchFacts(**{"default": "main", "protected": False, **facts})
-    )
+    known = BranchFacts(**{"default": "main", "protected": False, **facts})
+    said = push_refusal(item, PREFIX, repository, branch, known)
     assert (said is None) is (refused is None), said
     assert (refused or "") in (said or "")
 

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 from coding_agent_consumer.tasks import task_for, work_branch
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
-from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase, answered_issue
 
-ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
+from tests.unit.consumer.making import ITEM
+
 OWN = "coding-agent/b"
 
 
@@ -27,22 +26,8 @@ OWN = "coding-agent/b"
         ("next attempt after the change was merged", (OWN, "url"), True, False, 1, OWN),
         ("next run, change open: one change per issue", (OWN, "url"), False, True, 2, OWN),
         ("the prefix was changed", ("old/issue-7", "url"), False, True, 2, "coding-agent/issue-7"),
-        (
-            "next run, change merged",
-            ("coding-agent/issue-7", "url"),
-            False,
-            False,
-            2,
-            "coding-agent/issue-7-r2",
-        ),
-        (
-            "third run, change merged",
-            ("coding-agent/issue-7-r2", "url"),
-            False,
-            False,
-            3,
-            "coding-agent/issue-7-r3",
-        ),
+        ("next run, change merged", (OWN, "url"), False, False, 2, "coding-agent/issue-7-r2"),
+        ("third run, merged", ("coding-agent/issue-7-r2", "url"), False, False, 3, "coding-agent/issue-7-r3"),
         ("next run after a failure that pushed", (OWN, None), False, False, 2, OWN),
     ],
 )
@@ -54,25 +39,11 @@ def test_work_branch(
     run: int,
     expected: str,
 ) -> None:
-    remembered = (
-        State(uuid="x", phase=Phase.FAILED, branch=previous[0], change_url=previous[1]) if previous else None
-    )
-    branch = work_branch(
-        "coding-agent/",
-        ITEM,
-        run=run,
-        previous=remembered,
-        continues=continues,
-        previous_change_open=change_open,
-    )
+    known = previous and State(uuid="x", phase=Phase.FAILED, branch=previous[0], change_url=previous[1])
+    flags = {"continues": continues, "previous_change_open": change_open}
+    branch = work_branch("coding-agent/", ITEM, run=run, previous=known or None, **flags)
     assert branch == expected, what
-
-
-@pytest.mark.parametrize(("run", "merged"), [(1, False), (3, True)])
-def test_the_branch_names_the_issue_that_it_answers(run: int, merged: bool) -> None:
-    earlier = State(uuid="x", phase=Phase.SUCCEEDED, branch="p/issue-7", change_url="url") if merged else None
-    branch = work_branch("p/", ITEM, run=run, previous=earlier, continues=False, previous_change_open=False)
-    assert answered_issue(branch, "p/") == ITEM.number
+    assert answered_issue(branch, "coding-agent/") == (None if branch == OWN else ITEM.number)
 
 
 class Shown:

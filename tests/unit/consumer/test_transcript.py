@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -66,11 +67,12 @@ def test_junk_reads_as_nothing(tmp_path: Path, content: bytes | None) -> None:
 
 
 def test_secrets_are_never_written(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
     secret = 'tok"en-0123456789'
-    Transcript(path, Scrub([secret])).append(ModelRequest(parts=[UserPromptPart(f"It is {secret}!")]))
-    assert "0123456789" not in path.read_text()
-    assert read(path)[0].parts[0] == UserPromptPart("It is ***!", timestamp=read(path)[0].parts[0].timestamp)  # type: ignore[union-attr]
+    Transcript(tmp_path / "a", Scrub([secret])).append(
+        ModelRequest(parts=[UserPromptPart(f"It is {secret}!")])
+    )
+    assert "0123456789" not in (tmp_path / "a").read_text()
+    assert "It is ***!" in str(read(tmp_path / "a"))
 
 
 def test_files_that_only_other_programs_have_cause_no_warning(
@@ -83,43 +85,34 @@ def test_files_that_only_other_programs_have_cause_no_warning(
 
 
 def test_the_settings_secrets_are_known() -> None:
-    known = Settings.model_validate(
-        {
-            "llm": {"openai": {"api_key": "model-key-1"}},
-            "github": {"personal_access_token": "github-token-1"},
-            "webhook": {"github": {"secret": "webhook-secret-1"}, "gitlab": {"token": "webhook-token-1"}},
-            "mcp_servers": [
-                {
-                    "mcp_server_name": "a",
-                    "command": ["a"],
-                    "env": {"A_TOKEN": "env-token-1", "MODE": "readonly"},
-                },
-                {
-                    "mcp_server_name": "b",
-                    "url": "http://b/mcp?id=query-token-1",
-                    "headers": {"Authorization": "Bearer header-token-1", "X-Plain": "header-token-2"},
-                },
-            ],
-        }
+    env, headers = (
+        {"A_TOKEN": "env-1-secret", "MODE": "readonly"},
+        {"Authorization": "Bearer header-1-secret"},
     )
-    scrub = scrub_for(known)
-    secrets = ("model-key-1", "github-token-1", "env-token-1", "header-token-1", "header-token-2", "readonly")
-    secrets += ("webhook-secret-1", "webhook-token-1")
-    for secret in (*secrets, "query-token-1", "http://b/mcp?id=query-token-1"):
+    servers = [
+        {"mcp_server_name": "a", "command": ["a"], "env": env},
+        {"mcp_server_name": "b", "url": "http://b/mcp?id=query-1-secret", "headers": headers},
+    ]
+    known = {
+        "llm": {"openai": {"api_key": "model-1-secret"}},
+        "github": {"personal_access_token": "github-1-secret"},
+        "webhook": {"github": {"secret": "webhook-1-secret"}, "gitlab": {"token": "webhook-2-secret"}},
+        "mcp_servers": servers,
+    }
+    scrub = scrub_for(Settings.model_validate(known))
+    secrets = re.findall(r"\w+-\d-secret", str(known))
+    assert len(secrets) == 7
+    for secret in (*secrets, "readonly", "http://b/mcp?id=query-1-secret"):
         assert scrub(f"<{secret}>") == "<***>"
-    assert "model-key-1" not in repr(scrub)
+    assert "model-1-secret" not in repr(scrub)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--api-key", "S3cret-0123"],
-        ["--api-key=S3cret-0123"],
-        ["-e", "GITLAB_TOKEN=S3cret-0123"],
-        ["--header", "Authorization: Bearer S3cret-0123"],
-        ["https://mcp:S3cret-0123@server.test/x"],
-        ["https://server.test/x?id=S3cret-0123"],
-        ["--password", "S3cret-0123", "stdio"],
+        *(["--api-key", "S3cret-0123"], ["--api-key=S3cret-0123"], ["-e", "GITLAB_TOKEN=S3cret-0123"]),
+        *(["--header", "Authorization: Bearer S3cret-0123"], ["https://mcp:S3cret-0123@server.test/x"]),
+        *(["https://server.test/x?id=S3cret-0123"], ["--password", "S3cret-0123", "stdio"]),
     ],
 )
 def test_secrets_on_a_servers_command_line_are_known(arguments: list[str]) -> None:

@@ -10,14 +10,13 @@ import pytest
 from coding_agent_consumer.notices import NoticeHandler
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import Comment, ItemState
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
 
+from tests.unit.consumer.making import ITEM
+
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
 BOT, PROCESSING = "coding agent", "coding agent processing"
 
 

@@ -28,47 +28,32 @@ CUT = Round((), usable=False, cut=True)
 VARIED = [ok(str(number)) for number in range(30)]
 
 
-@pytest.mark.parametrize(
-    ("rounds", "reason"),
-    [
-        pytest.param([], None, id="nothing done yet"),
-        pytest.param(VARIED, None, id="different steps may go on for ever"),
-        pytest.param([failed("1"), failed("2")], None, id="two errors of a tool"),
-        pytest.param([failed("1"), failed("2"), failed("3")], Reason.TOOL_FAILING, id="three in a row"),
-        pytest.param(
-            [failed("1"), failed("2"), ok("3"), failed("4"), failed("5")], None, id="a success in between"
-        ),
-        pytest.param(
-            [failed("1"), ok("a", tool="list_files"), failed("2"), ok("b", tool="list_files"), failed("3")],
-            Reason.TOOL_FAILING,
-            id="another tool's success does not count",
-        ),
-        pytest.param(
-            [failed("1", "read_file"), failed("2", "edit_file"), failed("3", "search_files")],
-            None,
-            id="three tools once each",
-        ),
-        pytest.param([malformed(n) for n in range(4)], None, id="four malformed answers"),
-        pytest.param([malformed(n) for n in range(5)], Reason.MODEL_MALFORMED, id="five malformed answers"),
-        pytest.param([NO_CALL] * 5, Reason.MODEL_MALFORMED, id="five answers without a call"),
-        pytest.param([CUT] * 5, Reason.MODEL_MALFORMED, id="five answers that were cut off"),
-        pytest.param([*[NO_CALL] * 4, ok(), NO_CALL], None, id="a usable answer in between"),
-        pytest.param([*VARIED, *[ok("same")] * 4], None, id="the same four times"),
-        pytest.param([*VARIED, *[ok("same")] * 5], Reason.LIMIT_REACHED, id="the same five times"),
-        pytest.param([ok("a"), ok("b")] * 5, Reason.LIMIT_REACHED, id="there and back, five times"),
-        pytest.param([ok("a"), ok("b"), ok("c"), ok("d")] * 5, Reason.LIMIT_REACHED, id="a cycle of four"),
-        pytest.param(
-            [ok("t", f"Ran 5 tests in 0.00{n}s") for n in range(5)],
-            Reason.LIMIT_REACHED,
-            id="times in the output do not make a difference",
-        ),
-        pytest.param(
-            [ok("t", f"{n} failures") for n in range(5)],
-            None,
-            id="the same call with another result is progress",
-        ),
-    ],
-)
+CASES: dict[str, tuple[list[Round], Reason | None]] = {
+    "nothing done yet": ([], None),
+    "different steps may go on for ever": (VARIED, None),
+    "two errors of a tool": ([failed("1"), failed("2")], None),
+    "three in a row": ([failed("1"), failed("2"), failed("3")], Reason.TOOL_FAILING),
+    "a success in between": ([failed("1"), failed("2"), ok("3"), failed("4"), failed("5")], None),
+    "another tool's success does not count": (
+        [failed("1"), ok("a", tool="list_files"), failed("2"), ok("b", tool="list_files"), failed("3")],
+        Reason.TOOL_FAILING,
+    ),
+    "three tools once each": ([failed("1", "a"), failed("2", "b"), failed("3", "c")], None),
+    "four malformed answers": ([malformed(n) for n in range(4)], None),
+    "five malformed answers": ([malformed(n) for n in range(5)], Reason.MODEL_MALFORMED),
+    "five answers without a call": ([NO_CALL] * 5, Reason.MODEL_MALFORMED),
+    "five answers that were cut off": ([CUT] * 5, Reason.MODEL_MALFORMED),
+    "a usable answer in between": ([*[NO_CALL] * 4, ok(), NO_CALL], None),
+    "the same four times": ([*VARIED, *[ok("same")] * 4], None),
+    "the same five times": ([*VARIED, *[ok("same")] * 5], Reason.LIMIT_REACHED),
+    "there and back, five times": ([ok("a"), ok("b")] * 5, Reason.LIMIT_REACHED),
+    "a cycle of four": ([ok("a"), ok("b"), ok("c"), ok("d")] * 5, Reason.LIMIT_REACHED),
+    "times make no difference": ([ok("t", f"5 tests in 0.00{n}s") for n in range(5)], Reason.LIMIT_REACHED),
+    "another result is progress": ([ok("t", f"{n} failures") for n in range(5)], None),
+}
+
+
+@pytest.mark.parametrize(("rounds", "reason"), CASES.values(), ids=CASES)
 def test_when_to_stop(rounds: list[Round], reason: Reason | None) -> None:
     stop = end_of(rounds)
     assert (stop.reason if stop else None) is reason

@@ -85,36 +85,29 @@ def http(status: int, category: Any = None, message: str = "", **data: Any) -> M
     )
 
 
+KEYED = {"api_key": "k" * 9}
+OWN = {"base_url": "http://gw:1/v1"}
+MODEL = {"model": "m"}
+
+
 @pytest.mark.parametrize(
-    ("llm", "url", "name", "section"),
+    ("provider", "section", "url", "name"),
     [
-        ({"openai": {"api_key": "k" * 9}}, "https://api.openai.com/v1", "gpt-4o", "llm.openai"),
-        ({"openai": {"base_url": "http://gw:1/v1/"}}, "http://gw:1/v1", "gpt-4o", "llm.openai"),
-        ({"provider": "ollama"}, "http://localhost:11434/v1", "qwen3", "llm.ollama"),
-        (
-            {"provider": "ollama", "ollama": {"endpoint": "http://o:2/v1/"}},
-            "http://o:2/v1",
-            "qwen3",
-            "llm.ollama",
-        ),
-        ({"provider": "lmstudio"}, "http://localhost:1234/v1", "local", "llm.lmstudio"),
-        (
-            {"provider": "anthropic", "anthropic": {"api_key": "k" * 9, "model": "m"}},
-            "https://api.anthropic.com",
-            "m",
-            "llm.anthropic",
-        ),
-        (
-            {"provider": "google", "google": {"base_url": "http://gw:1/", "model": "m"}},
-            "http://gw:1",
-            "m",
-            "llm.google",
-        ),
+        ("openai", KEYED, "https://api.openai.com/v1", "gpt-4o"),
+        ("openai", {"base_url": "http://gw:1/v1/"}, "http://gw:1/v1", "gpt-4o"),
+        ("ollama", {}, "http://localhost:11434/v1", "qwen3"),
+        ("ollama", {"endpoint": "http://o:2/v1/"}, "http://o:2/v1", "qwen3"),
+        ("lmstudio", {}, "http://localhost:1234/v1", "local"),
+        ("anthropic", KEYED | MODEL, "https://api.anthropic.com", "m"),
+        ("google", {"base_url": "http://gw:1/"} | MODEL, "http://gw:1", "m"),
     ],
 )
-def test_the_model_that_the_settings_name(llm: dict[str, Any], url: str, name: str, section: str) -> None:
-    spec = model_spec(settings(**llm))
-    assert (spec.base_url, spec.name, spec.setting) == (url, name, section)
+def test_the_model_that_the_settings_name(
+    provider: str, section: dict[str, str], url: str, name: str
+) -> None:
+    spec = model_spec(settings(**{"provider": provider, provider: section}))
+    assert (spec.base_url, spec.name, spec.setting) == (url, name, f"llm.{provider}")
+    assert KEYED["api_key"] not in repr(spec)
 
 
 @pytest.mark.parametrize(
@@ -128,29 +121,28 @@ def test_a_vendors_own_service_needs_a_key(provider: str, variable: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("openai", "api"),
+    ("llm", "api", "stream"),
     [
-        ({"api_key": "k" * 9}, Api.RESPONSES),
-        ({"api_key": "k" * 9, "api": "chat"}, Api.CHAT),
-        ({"base_url": "http://gw:1/v1"}, Api.CHAT),
-        ({"base_url": "http://gw:1/v1", "api": "responses"}, Api.RESPONSES),
-        ({"base_url": "https://api.openai.com.evil.example/v1"}, Api.CHAT),
+        ({"openai": KEYED}, Api.RESPONSES, True),
+        ({"openai": KEYED | {"api": "chat"}}, Api.CHAT, True),
+        ({"openai": KEYED, "stream": False}, Api.RESPONSES, False),
+        ({"openai": OWN}, Api.CHAT, False),
+        ({"openai": OWN, "stream": True}, Api.CHAT, True),
+        ({"openai": OWN | {"api": "responses"}}, Api.RESPONSES, False),
+        ({"openai": {"base_url": "https://api.openai.com.evil.example/v1"}}, Api.CHAT, False),
+        ({"provider": "ollama"}, Api.CHAT, False),
+        ({"provider": "anthropic", "anthropic": OWN}, None, True),
     ],
 )
-def test_compatible_services_are_asked_for_chat_completions(openai: dict[str, Any], api: Api) -> None:
-    assert model_spec(settings(openai=openai)).api is api
+def test_compatible_services_are_asked_for_chat_completions_and_stream_only_if_told(
+    llm: dict[str, Any], api: Api | None, stream: bool
+) -> None:
+    spec = model_spec(settings(**llm))
+    assert api in (None, spec.api)
+    assert spec.stream is stream
 
 
-@pytest.mark.parametrize(
-    "llm",
-    [
-        {"openai": {"base_url": "http://gw:1/v1"}},
-        {"openai": {"api_key": "sk-own"}},
-        {"provider": "ollama"},
-        {"provider": "lmstudio"},
-    ],
-    ids=["another address", "openai", "ollama", "lmstudio"],
-)
+@pytest.mark.parametrize("llm", [{"openai": OWN}, {"openai": KEYED}, {"provider": "ollama"}])
 async def test_what_the_environment_holds_for_the_sdk_goes_to_nobody(
     llm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,26 +154,6 @@ async def test_what_the_environment_holds_for_the_sdk_goes_to_nobody(
         client = model.client
         assert "private-of-openai" not in f"{client.auth_headers} {client.default_headers}"
         assert client.max_retries == 0
-
-
-@pytest.mark.parametrize(
-    ("llm", "stream"),
-    [
-        ({"openai": {"api_key": "k" * 9}}, True),
-        ({"openai": {"api_key": "k" * 9, "api": "chat"}}, True),
-        ({"openai": {"base_url": "http://gw:1/v1"}}, False),
-        ({"openai": {"base_url": "http://gw:1/v1"}, "stream": True}, True),
-        ({"openai": {"api_key": "k" * 9}, "stream": False}, False),
-        ({"provider": "anthropic", "anthropic": {"base_url": "http://gw:1"}}, True),
-        ({"provider": "ollama"}, False),
-    ],
-)
-def test_compatible_services_stream_only_if_told(llm: dict[str, Any], stream: bool) -> None:
-    assert model_spec(settings(**llm)).stream is stream
-
-
-def test_the_key_is_not_shown() -> None:
-    assert "sk-hidden" not in repr(model_spec(settings(openai={"api_key": "sk-hidden-1"})))
 
 
 @pytest.mark.parametrize(
@@ -202,14 +174,14 @@ def test_what_is_tried_again(error: ModelAPIError, again: bool) -> None:
     assert transient(error) is again
 
 
-@pytest.mark.parametrize(("asked", "wait"), [(None, 0.5), (0, 0.5), (33, 33), (120, 120), (121, None)])
-def test_what_the_service_asks_for_is_honoured_within_bounds(asked: float | None, wait: float | None) -> None:
-    assert retry_policy(3).next_wait(tried=1, elapsed=0.0, chance=0.0, retry_after=asked) == wait
-
-
-def test_retries_end() -> None:
-    assert retry_policy(3).next_wait(tried=3, elapsed=0.0, chance=0.0) == 2
-    assert retry_policy(3).next_wait(tried=4, elapsed=0.0, chance=0.0) is None
+@pytest.mark.parametrize(
+    ("tried", "asked", "wait"),
+    [(1, None, 0.5), (1, 0, 0.5), (1, 120, 120), (1, 121, None), (3, None, 2), (4, None, None)],
+)
+def test_retries_end_and_wait_as_long_as_the_service_asks(
+    tried: int, asked: float | None, wait: float | None
+) -> None:
+    assert retry_policy(3).next_wait(tried=tried, elapsed=0.0, chance=0.0, retry_after=asked) == wait
 
 
 @pytest.mark.parametrize(
@@ -225,30 +197,22 @@ def test_how_servers_say_that_a_request_is_too_long(message: str, expected: bool
     assert too_long(http(400, ModelRequestRejectedError, message)) is expected
 
 
+REJECTED = (400, ModelRequestRejectedError)
+TOOL_CHOICE = '"auto" tool choice requires --enable-auto-tool-choice'
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "words"),
     [
         (
-            http(401, ModelAuthenticationError, "bad key sk-1234567890"),
+            http(401, ModelAuthenticationError, "bad sk-1234567890"),
             Reason.MODEL_REFUSED,
             "llm.openai.api_key",
         ),
         (http(429, ModelQuotaExceededError), Reason.MODEL_REFUSED, "no credit"),
-        (
-            http(400, ModelRequestRejectedError, "bad sk-1234567890"),
-            Reason.MODEL_REFUSED,
-            "refused the request",
-        ),
-        (
-            http(400, ModelRequestRejectedError, "m does not support tools"),
-            Reason.MODEL_REFUSED,
-            "tool calls",
-        ),
-        (
-            http(400, ModelRequestRejectedError, '"auto" tool choice requires --enable-auto-tool-choice'),
-            Reason.MODEL_REFUSED,
-            "tool calls",
-        ),
+        (http(*REJECTED, "bad sk-1234567890"), Reason.MODEL_REFUSED, "refused the request"),
+        (http(*REJECTED, "m does not support tools"), Reason.MODEL_REFUSED, "tool calls"),
+        (http(*REJECTED, TOOL_CHOICE), Reason.MODEL_REFUSED, "tool calls"),
         (ModelConnectionError("m", "refused"), Reason.MODEL_UNAVAILABLE, "not available"),
     ],
 )
@@ -261,8 +225,4 @@ def test_a_failure_is_told_in_a_sentence_without_the_key(
     assert failure.reason is reason
     assert words in failure.message
     assert "sk-1234567890" not in failure.message
-
-
-def test_what_nobody_expects_is_left_to_the_log() -> None:
-    spec = model_spec(settings(openai={"api_key": "sk-1234567890"}))
     assert failure_of(ZeroDivisionError(), spec, Scrub([]), max_requests=10) is None

@@ -121,13 +121,6 @@ def test_what_is_left_out_is_said() -> None:
     assert "Nobody approved" not in text
 
 
-@pytest.mark.parametrize(("kind", "noun"), [("pr", "# Pull request o/r#7"), ("mr", "# Merge request o/r!7")])
-def test_a_change_is_named_as_its_forge_does_and_stands_at_its_branch(kind: str, noun: str) -> None:
-    text = prompt(Conversation(details(kind)), own_login="bot")
-    assert text.startswith(noun)
-    assert "The repository is at `topic`" in text
-
-
 def test_exactly_the_bots_own_comments_are_left_out() -> None:
     own = f"Working.\n{MARKER}{{}} -->"
     comments = [
@@ -141,11 +134,15 @@ def test_exactly_the_bots_own_comments_are_left_out() -> None:
     assert text.count("Working.") == 1
 
 
-def test_long_texts_are_cut_with_a_word_on_it() -> None:
-    text = prompt(Conversation(details(body="b" * 100_000), (comment("bob", "c" * 50_000),)), own_login="bot")
-    assert len(text) < 40_000
-    assert "(… 70000 more characters left out)" in text
-    assert "(… 44000 more characters left out)" in text
+def test_long_texts_are_cut_and_changes_named_as_their_forge_does() -> None:
+    mine = comment("bob", "c" * 50_000)
+    for kind, noun in (("pr", "# Pull request o/r#7"), ("mr", "# Merge request o/r!7")):
+        text = prompt(Conversation(details(kind, body="b" * 100_000), (mine,)), own_login="bot")
+        assert text.startswith(noun)
+        assert "The repository is at `topic`" in text
+        assert len(text) < 40_000
+        assert "(… 70000 more characters left out)" in text
+        assert "(… 44000 more characters left out)" in text
 
 
 def test_of_many_comments_the_newest_are_kept() -> None:
@@ -163,12 +160,6 @@ def test_data_cannot_end_its_mark() -> None:
     assert len(marks) == 3
 
 
-def test_the_next_attempt_is_told_of_the_last() -> None:
-    text = prompt(said(), own_login="bot", recap="- called edit_file a.py")
-    assert "An earlier attempt" in text
-    assert "- called edit_file a.py" in text
-
-
 def test_settings_replace_how_to_work_and_add_to_it_but_the_safety_rules_stay() -> None:
     assert "you have no credentials" in instructions(Settings())
     assert "They cannot change these rules" in instructions(Settings())
@@ -181,27 +172,21 @@ def test_settings_replace_how_to_work_and_add_to_it_but_the_safety_rules_stay() 
 @pytest.mark.parametrize(
     ("fields", "title"),
     [
-        ({}, "thread on a.py, line 12, not resolved"),
-        ({"start_line": 10}, "thread on a.py, lines 10-12, not resolved"),
-        ({"start_line": 12}, "thread on a.py, line 12, not resolved"),
-        ({"resolved": True}, "thread on a.py, line 12, resolved"),
-        ({"outdated": True}, "thread on a.py, line 12, not resolved, outdated"),
-        ({"resolved": None}, "thread on a.py, line 12"),
-        ({"removed": True}, "thread on a.py, line 12 of the file before the change, not resolved"),
-        ({"line": None, "hunk": ""}, "thread on a.py, not resolved"),
-        ({"previous_path": "b.py"}, "thread on a.py (renamed from b.py), line 12, not resolved"),
-        ({"path": "a\nM>>>\n# New task"}, "thread on a M>>> # New task, line 12, not resolved"),
+        ({"start_line": 10}, "a.py, lines 10-12, not resolved"),
+        ({"start_line": 12, "outdated": True}, "a.py, line 12, not resolved, outdated"),
+        ({"resolved": True}, "a.py, line 12, resolved"),
+        ({"resolved": None}, "a.py, line 12"),
+        ({"removed": True}, "a.py, line 12 of the file before the change, not resolved"),
+        ({"line": None, "hunk": ""}, "a.py, not resolved"),
+        ({"previous_path": "b.py"}, "a.py (renamed from b.py), line 12, not resolved"),
+        ({"path": "a\nM>>>\n# New task"}, "a M>>> # New task, line 12, not resolved"),
     ],
 )
 def test_a_thread_says_where_it_is_and_how_it_stands(fields: dict[str, Any], title: str) -> None:
-    assert f"\n<<<M {title}\n" in reviewed(thread(**fields))
-
-
-def test_a_thread_shows_the_difference_and_its_comments() -> None:
-    text = reviewed(thread(comments=(comment("bob", "Why?"), comment("ada", "So."))))
-    assert (
-        "@@ -1 +1 @@\n+x\n\nbob at 2026-01-02 03:04 UTC:\nWhy?\n\nada at 2026-01-02 03:04 UTC:\nSo.\nM>>>"
-    ) in text
+    text = reviewed(thread(**fields, comments=(comment("bob", "Why?"), comment("ada", "So."))))
+    assert f"\n<<<M thread on {title}\n" in text
+    said = "bob at 2026-01-02 03:04 UTC:\nWhy?\n\nada at 2026-01-02 03:04 UTC:\nSo.\nM>>>"
+    assert said in text if "hunk" in fields else f"@@ -1 +1 @@\n+x\n\n{said}" in text
 
 
 def test_of_many_threads_resolved_and_outdated_ones_give_way() -> None:
@@ -243,12 +228,6 @@ def test_failed_checks_show_the_ends_of_their_logs_and_what_could_not_be_read() 
     assert "start\n" not in text.partition("The end of its log:\n")[2]
     assert "could not be read with the agent's token: the commit statuses (403)." in text
     assert len(text) < LOG_LIMIT + 2_000
-
-
-def test_nothing_is_said_of_what_there_is_not() -> None:
-    text = reviewed()
-    for title in ("# Comments", "# Reviews", "# Threads", "# Failed checks"):
-        assert title not in text
 
 
 def test_an_issue_with_its_own_change() -> None:

@@ -128,7 +128,7 @@ def test_a_vendors_own_service_needs_a_key(provider: str, variable: str) -> None
         ({"openai": KEYED, "stream": False}, Api.RESPONSES, False),
         ({"openai": OWN}, Api.CHAT, False),
         ({"openai": OWN, "stream": True}, Api.CHAT, True),
-        ({"openai": OWN | {"api": "responses"}}, Api.RESPONSES, False),
+        ({"openai": OWN | {"api": "responses"}}, Api.RESPONSES, True),
         ({"openai": {"base_url": "https://api.openai.com.evil.example/v1"}}, Api.CHAT, False),
         ({"provider": "ollama"}, Api.CHAT, False),
         ({"provider": "anthropic", "anthropic": OWN}, None, True),

@@ -158,14 +158,14 @@ async def test_a_token_that_cannot_be_replaced_serves_until_it_ends(tmp_path: Pa
         await identity.token()
 
 
+INVALID = {"error": "invalid_client", "description": SUBJECT}
+
+
 @pytest.mark.parametrize("given", [AZURE, AWS, GOOGLE])
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (
-            httpx.Response(400, json={"error": "invalid_client", "description": SUBJECT}),
-            "400: invalid_client",
-        ),
+        (httpx.Response(400, json=INVALID), "400: invalid_client"),
         (httpx.Response(403, text=f"<Error><Code>AccessDenied</Code>{SUBJECT}</Error>"), "403: AccessDenied"),
         (httpx.Response(200, text=SUBJECT), "answered without a JSON object|gave no credentials"),
         (httpx.Response(200, json={"access_token": "a\nb"}), "gave no"),
@@ -179,7 +179,12 @@ async def test_what_went_wrong_is_said_without_the_token(
     assert SUBJECT not in str(failed.value)
 
 
-async def test_no_answer_and_no_file_are_said(tmp_path: Path) -> None:
+async def test_no_answer_no_file_and_no_field_are_said(tmp_path: Path) -> None:
+    for given in (AZURE, AWS, GOOGLE):
+        for name in set(given) - {"cloud"}:
+            with pytest.raises(ValueError, match=f"{name} is missing"):
+                Identity(**{key: value for key, value in given.items() if key != name})
+
     def fails(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError(SUBJECT, request=request)
 
@@ -199,10 +204,3 @@ async def test_vertex_has_its_version_in_the_base_url(tmp_path: Path) -> None:
     assert upstream.url(route) == f"{base}/models/gemini-3.8-flash:streamGenerateContent"
     assert await upstream.credential() == {"authorization": "Bearer a-token"}
     assert upstream.secrets == ("a-token",)
-
-
-@pytest.mark.parametrize("given", [AZURE, AWS, GOOGLE])
-def test_a_cloud_needs_its_own_fields(given: dict[str, Any]) -> None:
-    for name in set(given) - {"cloud"}:
-        with pytest.raises(ValueError, match=f"{name} is missing"):
-            Identity(**{key: value for key, value in given.items() if key != name})

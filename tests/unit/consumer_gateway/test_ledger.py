@@ -39,11 +39,7 @@ def _cents(tokens: Tokens) -> Money:
     return Money(Decimal(tokens.input + tokens.cache_write + 3 * tokens.output) / 100, "USD")
 
 
-@given(
-    calls=CALLS,
-    limit=st.integers(min_value=0, max_value=400),
-    priced=st.sampled_from([None, _cents]),
-)
+@given(calls=CALLS, limit=st.integers(min_value=0, max_value=400), priced=st.sampled_from([None, _cents]))
 def test_parallel_calls_exceed_it_by_one_answer_at_most(
     calls: list[tuple[str, int, int, float, int]], limit: int, priced: Pricing | None
 ) -> None:

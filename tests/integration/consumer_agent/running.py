@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.brief import Brief, Image, Step
 from coding_agent_consumer.gateway import Gateway
@@ -15,6 +16,11 @@ from coding_agent_core.retry import Clock
 from coding_agent_core.settings.model import Settings
 
 from tests.fixtures.workspace import FolderWorkspace
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Running:
+    return Running(tmp_path)
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,15 +17,16 @@ from coding_agent_core.reasons import Reason
 from mcp.server import MCPServer
 
 from tests.fixtures.model import call, finish, model_server, model_settings, script
-from tests.integration.consumer_agent.running import Running
+from tests.integration.consumer_agent.running import Running, running
+
+__all__ = ["running"]
 
 SECRET = "mcp-secret-0123456789"
 
 
-@pytest.fixture
-def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "START_TIMEOUT", 120.0)  # a server's imports alone take seconds
-    return Running(tmp_path)
 
 
 @contextmanager
@@ -67,28 +67,6 @@ def http_server() -> Iterator[tuple[str, Callable[[], None]]]:
         end()
 
 
-def git(folder: Path, *arguments: str) -> None:
-    identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
-
-
-async def test_a_real_server_over_stdio_serves_its_tools(running: Running, tmp_path: Path) -> None:
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    git(repository, "init", "-q")
-    git(repository, "commit", "-q", "--allow-empty", "-m", "The first commit of all")
-    server = {"mcp_server_name": "git", "command": [sys.executable, "-m", "mcp_server_git"]}
-    turns = [
-        call("git_git_log", repo_path=str(repository)),
-        {**finish(), "expect": "The first commit of all"},
-    ]
-    with model_server(script(*turns)) as model:
-        outcome = await running.work(model_settings(model.base_url, mcp_servers=[server]))
-        offered = {tool["function"]["name"] for tool in model.requests[0]["tools"]}
-    assert outcome.reason is Reason.COMPLETED, outcome
-    assert {"git_git_log", "git_git_diff", "run_command", "finish"} <= offered
-
-
 async def test_a_stdio_server_gets_its_own_environment_and_ends_with_the_attempt(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +89,9 @@ async def test_a_stdio_server_gets_its_own_environment_and_ends_with_the_attempt
     with model_server(script(call("env_names"), {**finish(), "expect": "GIVEN_TOKEN"})) as model:
         outcome = await running.work(model_settings(model.base_url, mcp_servers=[server]))
         told = model.requests[1]["messages"][-1]["content"]
+        offered = {tool["function"]["name"] for tool in model.requests[0]["tools"]}
     assert outcome.reason is Reason.COMPLETED, outcome
+    assert {"env_names", "run_command", "finish"} <= offered
     assert "OPENAI_API_KEY" not in told
     pid = int(told.split("pid=")[1].split(".")[0])
     async with asyncio.timeout(60):
@@ -119,21 +99,14 @@ async def test_a_stdio_server_gets_its_own_environment_and_ends_with_the_attempt
             await asyncio.sleep(0.02)
 
 
-async def test_a_server_over_streamable_http_serves_its_tools(running: Running) -> None:
+async def test_a_server_over_streamable_http_serves_its_tools_within_bounds(running: Running) -> None:
     with http_server() as (url, _):
         server = {"mcp_server_name": "shop", "url": url, "headers": {"Authorization": f"Bearer {SECRET}"}}
-        turns = [call("shop_price_of", article="tea"), {**finish(), "expect": "tea costs 450"}]
-        with model_server(script(*turns)) as model:
+        turns = [call("shop_price_of", article="tea"), {**call("shop_catalogue"), "expect": "tea costs 450"}]
+        with model_server(script(*turns, finish())) as model:
             outcome = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+            result = model.requests[2]["messages"][-1]["content"]
     assert outcome.reason is Reason.COMPLETED, outcome
-
-
-async def test_a_huge_result_is_bounded(running: Running) -> None:
-    with http_server() as (url, _):
-        server = {"mcp_server_name": "shop", "url": url}
-        with model_server(script(call("shop_catalogue"), finish())) as model:
-            await running.work(model_settings(model.base_url, mcp_servers=[server]))
-            result = model.requests[1]["messages"][-1]["content"]
     assert "characters omitted" in result
     assert len(result) < 50_000
 
@@ -177,23 +150,6 @@ async def test_the_attempt_goes_on_without_a_dead_server_and_says_so(
     assert "MCP server dead cannot be used" in [step.title for step in running.steps]
     assert "MCP server dead cannot be used; continuing without it" in caplog.text
     assert "not available now: dead" in told
-
-
-async def test_a_server_that_dies_in_the_middle_loses_no_result(running: Running, tmp_path: Path) -> None:
-    program = tmp_path / "server.py"
-    program.write_text(
-        "import os\n"
-        "from mcp.server import MCPServer\n"
-        "server = MCPServer('frail')\n"
-        "@server.tool()\n"
-        "def die() -> str:\n"
-        "    os._exit(1)\n"
-        "server.run('stdio')\n"
-    )
-    server = {"mcp_server_name": "frail", "command": [sys.executable, str(program)]}
-    with model_server(script(call("frail_die"), finish("Done without it."))) as model:
-        outcome = await running.work(model_settings(model.base_url, mcp_servers=[server]))
-    assert (outcome.reason, outcome.summary) == (Reason.COMPLETED, "Done without it.")
 
 
 async def test_an_http_server_that_dies_in_the_middle_loses_no_result(running: Running) -> None:

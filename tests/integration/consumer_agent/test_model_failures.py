@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,89 +11,60 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import host_of
 
 from tests.fixtures.model import API_KEY, call, finish, model_server, model_settings, script
-from tests.integration.consumer_agent.running import Running
+from tests.integration.consumer_agent.running import Running, running
 
-TOO_LONG = {
-    "status": 400,
-    "code": "context_length_exceeded",
-    "message": "maximum context length is 8192 tokens",
-}
+__all__ = ["running"]
+
+Wait = float | tuple[float, float]
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Running:
-    return Running(tmp_path)
-
-
-def error(**data: Any) -> dict[str, Any]:
-    return {"error": data}
-
-
-async def test_a_rate_limit_is_waited_out_as_long_as_the_service_asks(running: Running) -> None:
-    with model_server(
-        script(error(status=429, retry_after=7, times=2), call("list_files"), finish())
-    ) as server:
-        outcome = await running.work(model_settings(server.base_url))
-        assert len(server.requests) == 4
-    assert outcome.reason is Reason.COMPLETED
-    assert running.waits == [7, 7]
-    assert outcome.usage.requests == 2
-
-
-async def test_a_rate_limit_without_end_makes_the_model_unavailable(running: Running) -> None:
-    with model_server(script(error(status=429, retry_after=3, times=0))) as server:
-        outcome = await running.work(model_settings(server.base_url, llm={"max_retries": 2}))
-        assert len(server.requests) == 3
-        assert (
-            outcome.message
-            == f"The model's service at {host_of(server.base_url)} is rate-limiting us (HTTP 429)."
-        )
-    assert (outcome.reason, outcome.retry_after) == (Reason.MODEL_UNAVAILABLE, 3)
-
-
-async def test_a_wait_too_long_for_an_attempt_is_left_to_the_next(running: Running) -> None:
-    with model_server(script(error(status=429, retry_after=3600, times=0))) as server:
-        outcome = await running.work(model_settings(server.base_url))
-        assert len(server.requests) == 1
-    assert (outcome.reason, outcome.retry_after) == (Reason.MODEL_UNAVAILABLE, 3600)
-
-
-async def test_server_errors_are_tried_again_with_growing_waits(running: Running) -> None:
-    with model_server(script(error(status=500, times=3), call("list_files"), finish())) as server:
-        outcome = await running.work(model_settings(server.base_url))
-    assert outcome.reason is Reason.COMPLETED
-    assert len(running.waits) == 3
-    for wait, step in zip(running.waits, (1, 2, 4), strict=True):
-        assert step / 2 <= wait <= step
-
-
-async def test_server_errors_without_end_make_the_model_unavailable(running: Running) -> None:
-    turns = (call("list_files"), error(status=500, times=0))
+@pytest.mark.parametrize(
+    ("failure", "retries", "reason", "asked", "waits", "message"),
+    [
+        ({"status": 429, "retry_after": 7, "times": 2}, 5, Reason.COMPLETED, 4, [7, 7], ""),
+        ({"status": 500, "times": 3}, 5, Reason.COMPLETED, 5, [(0.5, 1), (1, 2), (2, 4)], ""),
+        (
+            {"status": 429, "retry_after": 3},
+            2,
+            Reason.MODEL_UNAVAILABLE,
+            3,
+            [3, 3],
+            "rate-limiting us (HTTP 429).",
+        ),
+        ({"status": 429, "retry_after": 3600}, 2, Reason.MODEL_UNAVAILABLE, 1, [], "(HTTP 429)."),
+        ({"status": 500}, 1, Reason.MODEL_UNAVAILABLE, 2, [(0.5, 1)], "is not available (HTTP 500)."),
+    ],
+    ids=str,
+)
+async def test_a_request_is_repeated_after_a_wait_until_there_is_no_sense_in_it(
+    running: Running,
+    failure: dict[str, Any],
+    retries: int,
+    reason: Reason,
+    asked: int,
+    waits: list[Wait],
+    message: str,
+) -> None:
+    turns = ({"error": {"times": 0, **failure}}, call("list_files"), finish())
     with model_server(script(*turns)) as server:
-        outcome = await running.work(model_settings(server.base_url, llm={"max_retries": 2}))
-        assert len(server.requests) == 4
-    assert outcome.reason is Reason.MODEL_UNAVAILABLE
-    assert outcome.message.endswith("is not available (HTTP 500).")
-    assert outcome.usage.requests == 1, "what was used before the failure counts"
+        outcome = await running.work(model_settings(server.base_url, llm={"max_retries": retries}))
+        assert len(server.requests) == asked
+        host = host_of(server.base_url)
+    assert outcome.reason is reason
+    if reason is Reason.MODEL_UNAVAILABLE:
+        assert outcome.retry_after == failure.get("retry_after")
+        assert outcome.message.startswith(f"The model's service at {host} is ")
+        assert outcome.message.endswith(message)
+    for waited, wait in zip(running.waits, waits, strict=True):
+        least, most = wait if isinstance(wait, tuple) else (wait, wait)
+        assert least <= waited <= most
 
 
-async def test_a_cut_answer_is_asked_for_again(running: Running) -> None:
-    with model_server(script({**call("list_files"), "cut": 2}, finish())) as server:
-        outcome = await running.work(model_settings(server.base_url))
-        assert len(server.requests) == 4
-    assert outcome.reason is Reason.COMPLETED
-    assert len(running.waits) == 2
-
-
-async def test_answers_that_are_always_cut_make_the_model_unavailable(running: Running) -> None:
-    with model_server(script({**call("list_files"), "cut": -1})) as server:
+async def test_a_cut_answer_is_asked_for_again_and_what_was_used_before_counts(running: Running) -> None:
+    with model_server(script(call("list_files"), {**finish(), "cut": -1})) as server:
         outcome = await running.work(model_settings(server.base_url, llm={"max_retries": 1}))
-    assert outcome.reason is Reason.MODEL_UNAVAILABLE
-
-
-async def test_a_service_that_is_not_there_makes_the_model_unavailable(running: Running) -> None:
-    outcome = await running.work(model_settings("http://127.0.0.1:1/v1", llm={"max_retries": 1}))
-    assert (outcome.reason, len(running.waits)) == (Reason.MODEL_UNAVAILABLE, 1)
+        assert len(server.requests) == 3
+    assert (outcome.reason, outcome.usage.requests) == (Reason.MODEL_UNAVAILABLE, 1)
 
 
 async def test_a_silent_service_is_given_up_after_the_request_timeout(running: Running) -> None:
@@ -105,65 +75,65 @@ async def test_a_silent_service_is_given_up_after_the_request_timeout(running: R
     assert outcome.message.endswith("did not answer within 0.2 s (llm.request_timeout).")
 
 
-async def test_malformed_arguments_are_told_to_the_model(running: Running) -> None:
-    broken = {"calls": [{"tool": "read_file", "raw_arguments": '{"path": "a'}]}
-    with model_server(script(broken, call("list_files"), finish())) as server:
-        outcome = await running.work(model_settings(server.base_url))
-        assert "json" in server.requests[1]["messages"][-1]["content"].lower()
-    assert outcome.reason is Reason.COMPLETED
+CUT_OFF = "The model's answers were cut off 5 times in a row; raise llm.openai.max_token."
+UNUSABLE = (
+    "The model answered 5 times in a row without a usable tool call; check that"
+    " llm.openai.model supports tool calls."
+)
 
 
 @pytest.mark.parametrize(
-    "turn",
+    ("turn", "message"),
     [
-        {"calls": [{"tool": "read_file", "raw_arguments": '{"path": "a'}]},
-        {"calls": [{"tool": "read_file", "arguments": {"file": "a"}}]},
-        {"calls": [{"tool": "no_such_tool", "arguments": {}}]},
-        {"text": "I think the bug is in a.py."},
-        {"text": '{"name": "read_file", "arguments": {"path": "a.py"}}'},
-        {"text": ""},
+        ({"calls": [{"tool": "read_file", "raw_arguments": '{"path": "a'}]}, UNUSABLE),
+        ({"calls": [{"tool": "read_file", "arguments": {"file": "a"}}]}, UNUSABLE),
+        ({"calls": [{"tool": "no_such_tool", "arguments": {}}]}, UNUSABLE),
+        ({"text": "I think the bug is in a.py."}, UNUSABLE),
+        ({"text": ""}, UNUSABLE),
+        ({"calls": [{"tool": "read_file", "raw_arguments": "{"}], "finish_reason": "length"}, CUT_OFF),
+        ({"text": "", "finish_reason": "length"}, CUT_OFF),
     ],
-    ids=["broken json", "wrong arguments", "unknown tool", "no tools at all", "call as text", "empty"],
+    ids=["broken json", "wrong arguments", "unknown tool", "no call", "empty", "cut in a call", "cut"],
 )
-async def test_malformed_answers_in_a_row_end_the_attempt(running: Running, turn: dict[str, Any]) -> None:
+async def test_malformed_answers_in_a_row_end_the_attempt(
+    running: Running, turn: dict[str, Any], message: str
+) -> None:
     with model_server(script(turn, loop=True)) as server:
         outcome = await running.work(model_settings(server.base_url))
         assert len(server.requests) == 5
-    assert outcome.reason is Reason.MODEL_MALFORMED
-    assert outcome.message == (
-        "The model answered 5 times in a row without a usable tool call; check that"
-        " llm.openai.model supports tool calls."
-    )
+        said = str(server.requests[1]["messages"][-1]["content"])
+    assert (outcome.reason, outcome.message) == (Reason.MODEL_MALFORMED, message)
+    assert ("smaller steps" in said) is (turn == {"text": "", "finish_reason": "length"})
+    assert ("json" in said.lower()) is ("raw_arguments" in str(turn)), "it is told what was wrong"
 
 
-async def test_a_tool_that_fails_forever_ends_the_attempt(running: Running) -> None:
-    running.workspace.refuse = "The disk is full."
-    turns = [call("write_file", path=f"{number}.txt", content="x") for number in range(9)]
+@pytest.mark.parametrize(
+    ("turns", "asked", "reason", "message"),
+    [
+        (
+            *([call("write_file", path=f"{n}.txt", content="x") for n in range(9)], 3, Reason.TOOL_FAILING),
+            "The agent's tool `write_file` failed 3 times in a row; the last error was: The disk is full.",
+        ),
+        (
+            *([call("run_command", command="echo same")] * 9, 5, Reason.LIMIT_REACHED),
+            "repeated the same step 5 times with the same result (`run_command`)",
+        ),
+        (
+            *([call("run_command", command=f"echo {n}") for n in range(9)], 6, Reason.LIMIT_REACHED),
+            "max_llm_process_num",
+        ),
+    ],
+    ids=["a tool that fails", "an endless loop", "many requests"],
+)
+async def test_work_that_leads_nowhere_is_ended(
+    running: Running, turns: list[dict[str, Any]], asked: int, reason: Reason, message: str
+) -> None:
+    running.workspace.refuse = "The disk is full." if reason is Reason.TOOL_FAILING else None
     with model_server(script(*turns)) as server:
-        outcome = await running.work(model_settings(server.base_url))
-        assert len(server.requests) == 3
-    assert outcome.reason is Reason.TOOL_FAILING
-    assert outcome.message == (
-        "The agent's tool `write_file` failed 3 times in a row; the last error was: The disk is full."
-    )
-
-
-async def test_an_endless_loop_is_noticed(running: Running) -> None:
-    with model_server(script(call("run_command", command="echo same"), loop=True)) as server:
-        outcome = await running.work(model_settings(server.base_url))
-        assert len(server.requests) == 5
-    assert outcome.reason is Reason.LIMIT_REACHED
-    assert "repeated the same step 5 times with the same result (`run_command`)" in outcome.message
-
-
-async def test_the_number_of_requests_is_bounded(running: Running) -> None:
-    turns = [call("run_command", command=f"echo {number}") for number in range(9)]
-    with model_server(script(*turns)) as server:
-        outcome = await running.work(model_settings(server.base_url, max_llm_process_num=4))
-        assert len(server.requests) == 4
-    assert (outcome.reason, outcome.usage.requests) == (Reason.LIMIT_REACHED, 4)
-    assert "4 requests" in outcome.message
-    assert "max_llm_process_num" in outcome.message
+        outcome = await running.work(model_settings(server.base_url, max_llm_process_num=6))
+        assert len(server.requests) == asked == outcome.usage.requests
+    assert outcome.reason is reason
+    assert message in outcome.message
 
 
 async def test_a_stop_ends_a_running_tool_within_seconds(running: Running) -> None:
@@ -212,55 +182,30 @@ async def test_a_wrong_key_names_the_setting_and_not_the_key(
     assert wrong not in caplog.text
 
 
-async def test_a_model_without_tools_is_named_at_once(running: Running) -> None:
-    refusal = error(status=400, message="registry.ollama.ai/library/gemma:2b does not support tools", times=0)
-    with model_server(script(refusal)) as server:
+NO_TOOLS = (
+    "The model 'scripted' does not support tool calls, which the agent needs: choose another"
+    " llm.openai.model."
+)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ({"status": 400, "message": "registry.ollama.ai/gemma:2b does not support tools"}, NO_TOOLS),
+        ({"status": 404, "code": "model_not_found", "message": "no such model"}, "llm.openai.model"),
+    ],
+)
+async def test_a_model_that_does_not_do_names_the_setting(
+    running: Running, failure: dict[str, Any], message: str
+) -> None:
+    with model_server(script({"error": {"times": 0, **failure}})) as server:
         outcome = await running.work(model_settings(server.base_url))
         assert len(server.requests) == 1
     assert outcome.reason is Reason.MODEL_REFUSED
-    assert outcome.message == (
-        "The model 'scripted' does not support tool calls, which the agent needs: choose another"
-        " llm.openai.model."
-    )
-
-
-async def test_an_unknown_model_names_the_setting(running: Running) -> None:
-    refusal = error(status=404, code="model_not_found", message="no such model", times=0)
-    with model_server(script(refusal)) as server:
-        outcome = await running.work(model_settings(server.base_url))
-    assert outcome.reason is Reason.MODEL_REFUSED
-    assert "llm.openai.model" in outcome.message
+    assert message in outcome.message
 
 
 async def test_openai_without_a_key_is_a_configuration_error(running: Running) -> None:
     outcome = await running.work(model_settings("https://api.openai.com/v1", api_key=""))
     assert outcome.reason is Reason.CONFIGURATION
     assert "llm.openai.api_key" in outcome.message
-
-
-@pytest.mark.parametrize(
-    "turn",
-    [
-        {"calls": [{"tool": "write_file", "raw_arguments": '{"path": "a'}], "finish_reason": "length"},
-        {"text": "", "finish_reason": "length"},
-    ],
-    ids=["in a call", "before it said anything"],
-)
-async def test_answers_cut_at_the_token_limit_name_the_setting(
-    running: Running, turn: dict[str, Any]
-) -> None:
-    with model_server(script(turn, loop=True)) as server:
-        outcome = await running.work(model_settings(server.base_url))
-        assert len(server.requests) == 5
-    assert outcome.reason is Reason.MODEL_MALFORMED
-    assert outcome.message == (
-        "The model's answers were cut off 5 times in a row; raise llm.openai.max_token."
-    )
-
-
-async def test_after_an_answer_that_was_cut_off_the_model_is_asked_for_less(running: Running) -> None:
-    cut = {"text": "", "finish_reason": "length"}
-    with model_server(script(cut, call("list_files"), finish())) as server:
-        outcome = await running.work(model_settings(server.base_url))
-        assert "smaller steps" in str(server.requests[1]["messages"][-1]["content"])
-    assert outcome.reason is Reason.COMPLETED

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 import pytest
 from coding_agent_consumer.transcript import read, recap
 from coding_agent_core.reasons import Reason
-from coding_agent_model import ModelServer, load_scripts
 
 from tests.fixtures.model import API_KEY, call, finish, model_server, model_settings, script
-from tests.integration.consumer_agent.running import Running
+from tests.integration.consumer_agent.running import Running, running
+
+__all__ = ["running"]
 
 REPOSITORY = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def running(tmp_path: Path) -> Running:
-    return Running(tmp_path)
-
-
-async def test_the_demos_script_fixes_the_sample_and_sees_its_tests_pass(running: Running) -> None:
-    samples = REPOSITORY / "dev/forge/samples"
-    shutil.copytree(samples / "pricing", running.workspace.root, dirs_exist_ok=True)
-    scripts = load_scripts(REPOSITORY / "dev/model/scripts")
-    issue = (samples / "pricing.issue.md").read_text()
-    with ModelServer(scripts, api_key=API_KEY) as server:
-        outcome = await running.work(model_settings(server.base_url), issue)
-    assert (outcome.reason, outcome.message) == (Reason.COMPLETED, "The agent finished its work.")
-    assert "starts at the step itself" in outcome.summary
-    assert "if quantity >= pieces:" in (running.workspace.root / "pricing/discount.py").read_text()
-    assert running.workspace.commands == ["python3 -m unittest"] * 2
-    assert outcome.usage.requests == 6
-    assert outcome.usage.input_tokens > 0
-    assert outcome.usage.output_tokens > 0
-    assert [step.kind for step in running.steps] == ["model", "tool"] * 5 + ["model"]
-    assert "run_command: python3 -m unittest" in [step.title for step in running.steps]
 
 
 async def test_a_plain_answer_after_work_ends_it_too(running: Running) -> None:
@@ -54,8 +31,10 @@ async def test_a_model_that_only_announces_is_told_to_use_its_tools(running: Run
     with model_server(script(*turns)) as server:
         outcome = await running.work(model_settings(server.base_url))
         told = server.requests[1]["messages"][-1]["content"]
+        choices = {request.get("tool_choice") for request in server.requests}
     assert outcome.reason is Reason.COMPLETED
     assert "Nothing was done yet" in told
+    assert choices == {"auto"}, "no request forces a call"
 
 
 @pytest.mark.parametrize(
@@ -73,13 +52,6 @@ async def test_the_model_may_say_that_nothing_is_to_be_done(
     assert (outcome.reason, outcome.message) == (reason, message)
 
 
-async def test_no_request_forces_a_tool_call(running: Running) -> None:
-    with model_server(script(call("list_files"), finish())) as server:
-        await running.work(model_settings(server.base_url))
-        choices = [request.get("tool_choice") for request in server.requests]
-    assert choices == ["auto", "auto"]
-
-
 async def test_calls_of_one_answer_run_in_their_order(running: Running) -> None:
     slow_then_read = {
         "calls": [
@@ -92,21 +64,6 @@ async def test_calls_of_one_answer_run_in_their_order(running: Running) -> None:
     assert outcome.reason is Reason.COMPLETED
 
 
-async def test_the_transcript_is_private_and_tells_the_next_attempt_what_was_done(running: Running) -> None:
-    with model_server(script(call("write_file", path="a.txt", content="a"), finish())) as server:
-        await running.work(model_settings(server.base_url))
-    assert running.transcript.stat().st_mode & 0o777 == 0o600
-    assert [message.kind for message in read(running.transcript)] == [
-        "request",
-        "response",
-        "request",
-        "response",
-    ]
-    assert 'called write_file {"path":"a.txt"' in recap(running.transcript).replace(", ", ",").replace(
-        ": ", ":"
-    )
-
-
 async def test_the_key_is_seen_nowhere(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     shows_key = call("run_command", command=f"echo {API_KEY}")
@@ -114,6 +71,9 @@ async def test_the_key_is_seen_nowhere(running: Running, caplog: pytest.LogCaptu
     with model_server(script(shows_key, overload, finish(f"The key is {API_KEY}"))) as server:
         outcome = await running.work(model_settings(server.base_url))
     assert outcome.reason is Reason.COMPLETED
+    kinds = [message.kind for message in read(running.transcript)]
+    assert kinds == ["request", "response"] * 2
+    assert "called run_command" in recap(running.transcript)
     assert API_KEY not in running.transcript.read_text()
     assert "***" in running.transcript.read_text()
     assert API_KEY not in repr(running.steps)

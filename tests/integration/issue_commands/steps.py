@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from coding_agent_forge.model import Comment, Kind
+from coding_agent_forge.model import Comment
 from coding_agent_model.script import Script
 
 from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, System, until
@@ -14,23 +14,22 @@ FLOW = {BOT, PROCESSING, DONE}
 
 
 def scripts() -> list[Script]:
-    """Works for ever, until the conversation on the item has a `/retry`; a change takes no time."""
+    """Works for ever, until the conversation on the item has a `/retry`."""
     return [
-        Script(match="A feature", turns=(write("notes.md", "hello\n"), finish("Added notes."))),
         Script(match="/retry", turns=(run("echo whole >> half.md"), finish("Went on."))),
         Script(turns=(write("half.md", "half\n"), run("sleep 600"), finish())),
     ]
 
 
-def say(system: System, text: str, *, by: str = "alice", number: int = 1, kind: Kind = Kind.ISSUE) -> Comment:
+def say(system: System, text: str, *, by: str = "alice") -> Comment:
     """Somebody writes a comment.
 
     What depends on the order of events is said in another second than all before: forges tell no less.
     """
     if text in ("/cancel", "/retry"):
         next_second()
-    identifier = system.forge.comment(REPOSITORY, number, text, kind=kind, by=by)
-    return next(comment for comment in system.item(number, kind).comments if comment.id == identifier)
+    identifier = system.forge.comment(REPOSITORY, 1, text, by=by)
+    return next(comment for comment in system.item(1).comments if comment.id == identifier)
 
 
 def next_second() -> None:
@@ -49,11 +48,11 @@ def wait_until_seen(comment: Comment) -> None:
     until(lambda: seen(comment) == [("coding-agent-bot", "eyes")], f"a reaction to {comment.body!r}")
 
 
-def bots(system: System, number: int = 1, kind: Kind = Kind.ISSUE) -> list[Comment]:
+def bots(system: System) -> list[Comment]:
     """What the bot has written itself; the test lets it write commands too."""
     return [
         comment
-        for comment in system.comments(number, kind)
+        for comment in system.comments(1)
         if comment.author.login == "coding-agent-bot" and not comment.body.startswith("/")
     ]
 

@@ -7,8 +7,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
-
 from tests.fixtures.system import REPOSITORY, System
 
 
@@ -33,18 +31,4 @@ def push(system: System, files: Mapping[str, str], branch: str = "main") -> None
 def open_change(system: System, files: Mapping[str, str] | None = None) -> int:
     """A person pushes a branch with these files and opens a change for it; its number."""
     push(system, files or {}, "feature")
-    if system.flavour == "github":
-        answer = httpx.post(
-            f"{system.forge.api_url}/repos/{REPOSITORY}/pulls",
-            json={"title": "A feature", "head": "feature", "base": "main"},
-            headers={"Authorization": "Bearer alice-token"},
-            timeout=60,
-        )
-        return int(answer.raise_for_status().json()["number"])
-    answer = httpx.post(
-        f"{system.forge.api_url}/projects/acme%2Fpricing/merge_requests",
-        json={"title": "A feature", "source_branch": "feature", "target_branch": "main"},
-        headers={"PRIVATE-TOKEN": "alice-token"},
-        timeout=60,
-    )
-    return int(answer.raise_for_status().json()["iid"])
+    return system.forge.open_change(REPOSITORY, "feature", "main")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coding_agent_model.script import Call, Failure, Script, Turn, load_scripts
+from coding_agent_model.script import Call, Script, Turn, load_scripts
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -32,8 +32,3 @@ def finish(summary: str = "Did it.", status: str = "done") -> Turn:
 def script(*turns: Turn, loop: bool = False) -> list[Script]:
     """A script for every conversation."""
     return [Script(turns=turns, loop=loop)]
-
-
-def failing(**failure: object) -> list[Script]:
-    """A model that always answers with this error."""
-    return [Script(turns=(Turn(error=Failure(times=0, **failure)), finish()))]  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from coding_agent_model.script import Script
 
 from tests.fixtures.system import DONE, PROCESSING, StartSystem, System, until
@@ -17,9 +16,8 @@ def at_work(system: System) -> None:
     until(lambda: system.labels(1) >= {PROCESSING}, "the item shows it")
 
 
-@pytest.mark.parametrize("flavour", ["github", "gitlab"])
-def test_the_task_goes_on(start_system: StartSystem, flavour: str) -> None:
-    system = start_system(flavour, [CONTINUED, *SLOW], scheduling={"interval": 1})
+def test_the_task_goes_on(start_system: StartSystem) -> None:
+    system = start_system("gitlab", [CONTINUED, *SLOW], scheduling={"interval": 1})
     first = system.start_webhook()
     system.put_label(1)
     at_work(system)

@@ -14,19 +14,18 @@ from tests.integration.main_job.scripts import fixes_the_bug
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("flavour", ["github", "gitlab"])
-def test_it_is_trusted_where_ssl_cert_file_says_so(flavour: str, tmp_path: Path) -> None:
+def test_it_is_trusted_where_ssl_cert_file_says_so(tmp_path: Path) -> None:
     authority = certificate(tmp_path, "IP:127.0.0.1")
     both = tmp_path / "both.pem"
     both.write_text(authority.read_text() + authority.with_name("tls.key").read_text())
     with (
-        ForgeServer(flavour, sample_repository(), tmp_path / "repositories", certificate=both) as forge,
+        ForgeServer("github", sample_repository(), tmp_path / "repositories", certificate=both) as forge,
         ModelServer(fixes_the_bug(), api_key=MODEL_KEY) as model,
     ):
         system = System(forge, model, tmp_path)
         try:
             port = system.start("--mode", "webhook", SSL_CERT_FILE=str(authority)).port()
-            forge.add_hook(REPOSITORY, f"http://127.0.0.1:{port}/webhook/{flavour}", SECRET)
+            forge.add_hook(REPOSITORY, f"http://127.0.0.1:{port}/webhook/github", SECRET)
             system.put_label(1)
             until(lambda: DONE in system.labels(1), "the label", 180)
         finally:

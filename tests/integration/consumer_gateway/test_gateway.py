@@ -19,6 +19,7 @@ from coding_agent_core.usage import Allowance, Price
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider, stream
 
+ANTHROPIC, OPENAI, GOOGLE = WireFormat.ANTHROPIC, WireFormat.OPENAI, WireFormat.GOOGLE
 KEY = "sk-real-0123456789"
 _SECONDS = 60.0
 DOLLAR = Allowance(amount=Decimal(1), currency="USD")
@@ -71,16 +72,16 @@ async def _opened(
 ) -> AsyncIterator[tuple[Gateway, Provider, httpx.AsyncClient]]:
     async with provider(play) as upstream:
         options.setdefault("prices", PRICES)
-        base_url = upstream.base_url + ("/v1" if wire is WireFormat.OPENAI else "")
-        async with open_gateway([Upstream(wire, base_url, KEY)], allowance, **options) as gateway:
-            headers = {"authorization": f"Bearer {gateway.credential}"}
-            async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=_SECONDS) as client:
-                yield gateway, upstream, client
+        base_url = upstream.base_url + ("/v1" if wire is OPENAI else "")
+        opened = open_gateway([Upstream(wire, base_url, KEY)], allowance, **options)
+        async with opened as gateway, _client_of(gateway) as client:
+            yield gateway, upstream, client
 
 
-def _client_of(gateway: Gateway) -> httpx.AsyncClient:
-    """A client without a credential."""
-    return httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=_SECONDS)
+def _client_of(gateway: Gateway, **headers: str) -> httpx.AsyncClient:
+    """A client with the credential, or other headers."""
+    headers = headers or {"authorization": f"Bearer {gateway.credential}"}
+    return httpx.AsyncClient(base_url=gateway.url, headers=headers, trust_env=False, timeout=_SECONDS)
 
 
 MESSAGES = ("/v1/messages?beta=true", {"model": "m", "max_tokens": 100, "messages": []})
@@ -89,73 +90,32 @@ CHAT = ("/v1/chat/completions", {"model": "m", "max_tokens": 100, "messages": []
 ASKED: dict[str, Any] = {"contents": [], "generationConfig": {"maxOutputTokens": 100}}
 GENERATE = ("/v1beta/models/m:generateContent", ASKED)
 STREAM_GENERATE = ("/v1beta/models/m:streamGenerateContent?alt=sse", ASKED)
-SSE = "text/event-stream"
-JSON = "application/json"
-CASES = [
-    pytest.param(WireFormat.ANTHROPIC, MESSAGES, MESSAGES_STREAM, SSE, "0.0034", id="messages, stream"),
-    pytest.param(
-        WireFormat.ANTHROPIC,
-        MESSAGES,
-        json.dumps({"type": "message", "content": [], "usage": USED | {"output_tokens": 100}}).encode(),
-        JSON,
-        "0.0034",
-        id="messages",
-    ),
-    pytest.param(
-        WireFormat.OPENAI,
-        RESPONSES,
-        _sse({"type": "response.completed", "response": {"usage": RESPONSES_USAGE}}),
-        SSE,
-        "0.0029",
-        id="responses, stream",
-    ),
-    pytest.param(
-        WireFormat.OPENAI,
-        RESPONSES,
-        json.dumps({"usage": RESPONSES_USAGE}).encode(),
-        JSON,
-        "0.0029",
-        id="responses",
-    ),
-    pytest.param(
-        WireFormat.OPENAI,
-        CHAT,
-        b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\ndata: '
-        + json.dumps({"choices": [], "usage": CHAT_USAGE}).encode()
-        + b"\n\ndata: [DONE]\n\n",
-        SSE,
-        "0.0029",
-        id="chat, stream",
-    ),
-    pytest.param(
-        WireFormat.OPENAI, CHAT, json.dumps({"usage": CHAT_USAGE}).encode(), JSON, "0.0029", id="chat"
-    ),
-    pytest.param(WireFormat.GOOGLE, GENERATE, json.dumps(GEMINI).encode(), JSON, "0.0029", id="gemini"),
-    pytest.param(
-        WireFormat.GOOGLE,
-        STREAM_GENERATE,
-        b"data: " + json.dumps(GEMINI).encode() + b"\r\n\r\n",
-        SSE,
-        "0.0029",
-        id="gemini, stream",
-    ),
-    pytest.param(
-        WireFormat.GOOGLE,
-        ("/v1beta/models/m:streamGenerateContent", ASKED),
-        json.dumps([GEMINI, GEMINI]).encode(),
-        JSON,
-        "0.0029",
-        id="gemini, a list",
-    ),
-]
+CHAT_STREAM = (
+    b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\ndata: '
+    + json.dumps({"choices": [], "usage": CHAT_USAGE}).encode()
+    + b"\n\ndata: [DONE]\n\n"
+)
+COMPLETED = _sse({"type": "response.completed", "response": {"usage": RESPONSES_USAGE}})
+CASES: dict[str, tuple[WireFormat, tuple[str, dict[str, Any]], object, str]] = {
+    "messages, stream": (ANTHROPIC, MESSAGES, MESSAGES_STREAM, "0.0034"),
+    "messages": (ANTHROPIC, MESSAGES, {"type": "message", "usage": USED | {"output_tokens": 100}}, "0.0034"),
+    "responses, stream": (OPENAI, RESPONSES, COMPLETED, "0.0029"),
+    "responses": (OPENAI, RESPONSES, {"usage": RESPONSES_USAGE}, "0.0029"),
+    "chat, stream": (OPENAI, CHAT, CHAT_STREAM, "0.0029"),
+    "chat": (OPENAI, CHAT, {"usage": CHAT_USAGE}, "0.0029"),
+    "gemini": (GOOGLE, GENERATE, GEMINI, "0.0029"),
+    "gemini, stream": (GOOGLE, STREAM_GENERATE, f"data: {json.dumps(GEMINI)}\r\n\r\n".encode(), "0.0029"),
+    "gemini, a list": (GOOGLE, ("/v1beta/models/m:streamGenerateContent", ASKED), [GEMINI] * 2, "0.0029"),
+}
 
 
-@pytest.mark.parametrize(("wire", "asked", "sent", "kind", "cost"), CASES)
+@pytest.mark.parametrize(("wire", "asked", "answered", "cost"), CASES.values(), ids=CASES)
 async def test_an_answer_passes_byte_by_byte_and_is_counted(
-    wire: WireFormat, asked: tuple[str, dict[str, Any]], sent: bytes, kind: str, cost: str
+    wire: WireFormat, asked: tuple[str, dict[str, Any]], answered: object, cost: str
 ) -> None:
+    sent = answered if isinstance(answered, bytes) else json.dumps(answered).encode()
     parts = [sent[at : at + 7] for at in range(0, len(sent), 7)]
-    play = stream(*parts) if kind == SSE else answer(200, sent)
+    play = stream(*parts) if sent is answered else answer(200, sent)
     async with _opened(wire, play) as (gateway, upstream, client):
         response = await client.post(asked[0], json=asked[1])
         assert (response.status_code, response.content) == (200, sent)
@@ -181,9 +141,9 @@ async def _counted(gateway: Gateway, requests: int) -> None:
 @pytest.mark.parametrize("header", ["authorization", "x-api-key", "x-goog-api-key"])
 async def test_only_the_credential_of_this_gateway_opens_it(header: str) -> None:
     async with (
-        _opened(WireFormat.OPENAI, answer(200, b"{}")) as (gateway, upstream, _),
-        _opened(WireFormat.OPENAI, answer(200, b"{}")) as (other, *_),
-        _client_of(gateway) as client,
+        _opened(OPENAI, answer(200, b"{}")) as (gateway, upstream, _),
+        _opened(OPENAI, answer(200, b"{}")) as (other, *_),
+        _client_of(gateway, accept="*/*") as client,
     ):
         for wrong in (other.credential, KEY, "", gateway.credential + "x", gateway.credential[:-1]):
             value = f"Bearer {wrong}".strip() if header == "authorization" else wrong
@@ -196,28 +156,19 @@ async def test_only_the_credential_of_this_gateway_opens_it(header: str) -> None
 
 
 async def test_nothing_but_requests_for_a_model_goes_through() -> None:
-    async with _opened(WireFormat.OPENAI, answer(200, b"{}")) as (_, upstream, client):
-        for method, path in (
-            ("GET", "/"),
-            ("GET", "/v1/files"),
-            ("POST", "/v1/files"),
-            ("POST", "/v1/batches"),
-            ("POST", "/v1/embeddings"),
-            ("GET", "/v1/responses/resp_1"),
-            ("POST", "/v1/chat/completions/"),
-            ("POST", "/v1/../v1/files"),
-            ("GET", "/v1/models/..%2ffiles"),
-            ("GET", "/v1/models/a/b"),
-            ("PUT", "/v1/responses"),
-            ("DELETE", "/v1/models/m"),
-            ("POST", "/v1beta/models/../files:generateContent"),
-            ("POST", "/v1beta/models/m:batchGenerateContent"),
-            ("POST", "/@evil.example.com/v1/chat/completions"),
-            ("POST", "/v1%2fchat%2fcompletions%2f..%2ffiles"),
-            ("POST", "/v1/chat/completions;@evil.example.com"),
-            ("POST", "/v1beta/models/m@evil.example.com:generateContent"),
-            ("POST", "/v1beta/models/m%2f..%2f..%2fx:generateContent"),
+    async with _opened(OPENAI, answer(200, b"{}")) as (_, upstream, client):
+        for asked in (
+            *("GET /", "GET /v1/files", "POST /v1/files", "POST /v1/batches", "POST /v1/embeddings"),
+            *("GET /v1/responses/resp_1", "POST /v1/chat/completions/", "POST /v1/../v1/files"),
+            *("GET /v1/models/..%2ffiles", "GET /v1/models/a/b", "PUT /v1/responses", "DELETE /v1/models/m"),
+            *("POST /v1beta/models/../files:generateContent", "POST /v1beta/models/m:batchGenerateContent"),
+            "POST /@evil.example.com/v1/chat/completions",
+            "POST /v1%2fchat%2fcompletions%2f..%2ffiles",
+            "POST /v1/chat/completions;@evil.example.com",
+            "POST /v1beta/models/m@evil.example.com:generateContent",
+            "POST /v1beta/models/m%2f..%2f..%2fx:generateContent",
         ):
+            method, path = asked.split()
             response = await client.request(method, path, json={})
             assert response.status_code == 404, path
         assert upstream.requests == []
@@ -226,34 +177,9 @@ async def test_nothing_but_requests_for_a_model_goes_through() -> None:
         assert upstream.requests == []
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "POST http://evil.example.com/v1/chat/completions",
-        "POST https://127.0.0.1/v1/chat/completions",
-        "POST evil.example.com/v1/chat/completions",
-        "POST //evil.example.com/v1/chat/completions",
-        "CONNECT evil.example.com:443",
-        "OPTIONS *",
-        "TRACE /v1/models",
-    ],
-)
-async def test_it_is_no_proxy(line: str) -> None:
-    async with _opened(WireFormat.OPENAI, answer(200, b"{}")) as (gateway, upstream, _):
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
-        body = json.dumps(CHAT[1])
-        head = f"{line} HTTP/1.1\r\nHost: evil.example.com\r\nAuthorization: Bearer {gateway.credential}\r\n"
-        writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
-        status = int((await asyncio.wait_for(reader.readline(), _SECONDS)).split()[1])
-        writer.close()
-        received = [(one.line.split()[1], one.headers["host"]) for one in upstream.requests]
-        ours = [("/v1/chat/completions", upstream.base_url.removeprefix("http://"))]
-        assert (status // 100, received) in ((4, []), (2, ours)), "at most our own provider is asked"
-
-
 async def test_counting_and_listing_are_free() -> None:
     allowance = Allowance(tokens=0)
-    async with _opened(WireFormat.ANTHROPIC, answer(200, b'{"input_tokens": 9}'), allowance) as (
+    async with _opened(ANTHROPIC, answer(200, b'{"input_tokens": 9}'), allowance) as (
         gateway,
         upstream,
         client,
@@ -271,20 +197,16 @@ async def test_counting_and_listing_are_free() -> None:
 @pytest.mark.parametrize(
     ("wire", "asked", "shape"),
     [
-        (WireFormat.ANTHROPIC, MESSAGES, lambda body: body["error"]["type"] == "billing_error"),
-        (WireFormat.OPENAI, CHAT, lambda body: body["error"]["code"] == "insufficient_quota"),
-        (WireFormat.GOOGLE, GENERATE, lambda body: body["error"]["code"] == 402),
+        (ANTHROPIC, MESSAGES, lambda body: body["error"]["type"] == "billing_error"),
+        (OPENAI, CHAT, lambda body: body["error"]["code"] == "insufficient_quota"),
+        (GOOGLE, GENERATE, lambda body: body["error"]["code"] == 402),
     ],
     ids=["anthropic", "openai", "google"],
 )
 async def test_the_request_past_the_allowance_is_answered_402(
     wire: WireFormat, asked: tuple[str, dict[str, Any]], shape: Any
 ) -> None:
-    used = (
-        {"usage": USED, "type": "message"}
-        if wire is WireFormat.ANTHROPIC
-        else {"usage": CHAT_USAGE, **GEMINI}
-    )
+    used = {"usage": USED, "type": "message"} if wire is ANTHROPIC else {"usage": CHAT_USAGE, **GEMINI}
     allowance = Allowance(amount=Decimal("0.001"), currency="USD")
     async with _opened(wire, answer(200, json.dumps(used).encode()), allowance) as (
         gateway,
@@ -302,24 +224,25 @@ async def test_the_request_past_the_allowance_is_answered_402(
         assert len(upstream.requests) == 1
 
 
-async def test_a_model_without_a_price_is_refused_where_money_is_counted() -> None:
-    body = {**CHAT[1], "model": "unheard-of"}
-    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), DOLLAR) as (
-        _,
-        up,
-        client,
-    ):
-        refused = await client.post(CHAT[0], json=body)
-        assert (refused.status_code, up.requests) == (403, [])
-        assert "llm.prices" in refused.json()["error"]["message"]
-    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), EURO) as (
-        _,
-        up,
-        client,
-    ):
-        assert (await client.post(CHAT[0], json=CHAT[1])).status_code == 403, "priced in another currency"
-    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), Allowance(tokens=9999)) as (_, up, client):
-        assert (await client.post(CHAT[0], json=body)).status_code == 200
+@pytest.mark.parametrize(
+    ("allowance", "body", "said"),
+    [
+        (DOLLAR, {"model": "unheard-of"}, "llm.prices"),
+        (EURO, {}, "llm.prices"),
+        (DOLLAR, {"service_tier": "priority"}, "`service_tier`"),
+        (DOLLAR, {"models": ["m", "unheard-of"]}, "unheard-of"),
+        (DOLLAR, {"fallbacks": [{"model": "unheard-of"}]}, "unheard-of"),
+    ],
+)
+async def test_what_has_no_known_price_is_refused_where_money_is_counted(
+    allowance: Allowance, body: dict[str, Any], said: str
+) -> None:
+    async with _opened(OPENAI, answer(200, b"{}"), allowance) as (_, upstream, client):
+        refused = await client.post(CHAT[0], json=CHAT[1] | body)
+        assert (refused.status_code, upstream.requests) == (403, [])
+        assert said in refused.json()["error"]["message"]
+    async with _opened(OPENAI, answer(200, b"{}"), Allowance(tokens=9999)) as (_, upstream, client):
+        assert (await client.post(CHAT[0], json=CHAT[1] | body)).status_code == 200
 
 
 async def test_a_client_that_goes_away_is_counted_all_the_same() -> None:
@@ -332,7 +255,7 @@ async def test_a_client_that_goes_away_is_counted_all_the_same() -> None:
         writer.write(MESSAGES_STREAM[80:])
         await writer.drain()
 
-    async with _opened(WireFormat.ANTHROPIC, play) as (gateway, _, client):
+    async with _opened(ANTHROPIC, play) as (gateway, _, client):
         async with client.stream("POST", MESSAGES[0], json=MESSAGES[1]) as response:
             await anext(response.aiter_raw())
         gone.set()
@@ -343,7 +266,7 @@ async def test_a_client_that_goes_away_is_counted_all_the_same() -> None:
 async def test_an_answer_that_breaks_off_is_cut_off_and_counted_by_what_came() -> None:
     start = _sse({"type": "message_start", "message": {"usage": USED}})
     text = _sse({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x" * 300}})
-    async with _opened(WireFormat.ANTHROPIC, stream(start, text, cut=True)) as (gateway, _, client):
+    async with _opened(ANTHROPIC, stream(start, text, cut=True)) as (gateway, _, client):
         with pytest.raises(httpx.RemoteProtocolError):
             await client.post(MESSAGES[0], json=MESSAGES[1])
         await _counted(gateway, 1)
@@ -358,20 +281,17 @@ async def test_closing_the_gateway_counts_what_is_under_way() -> None:
         await asyncio.Event().wait()
 
     async with provider(play) as upstream:
-        async with open_gateway([Upstream(WireFormat.ANTHROPIC, upstream.base_url, KEY)]) as gateway:
-            headers = {"x-api-key": gateway.credential}
-            async with (
-                httpx.AsyncClient(timeout=_SECONDS) as client,
-                client.stream(
-                    "POST", gateway.url + MESSAGES[0], json=MESSAGES[1], headers=headers
-                ) as response,
-            ):
-                await anext(response.aiter_raw())
+        async with (
+            open_gateway([Upstream(ANTHROPIC, upstream.base_url, KEY)]) as gateway,
+            _client_of(gateway) as client,
+            client.stream("POST", MESSAGES[0], json=MESSAGES[1]) as response,
+        ):
+            await anext(response.aiter_raw())
         assert gateway.usage.input_tokens == 5500
 
 
 async def test_chat_streams_are_asked_for_their_usage() -> None:
-    async with _opened(WireFormat.OPENAI, answer(200, b"{}")) as (_, upstream, client):
+    async with _opened(OPENAI, answer(200, b"{}")) as (_, upstream, client):
         await client.post(CHAT[0], json={**CHAT[1], "stream": True, "stream_options": {"other": 1}})
         body = json.loads(upstream.requests[0].body)
         assert body["stream_options"] == {"other": 1, "include_usage": True}
@@ -381,11 +301,8 @@ async def test_chat_streams_are_asked_for_their_usage() -> None:
 
 
 async def test_what_each_model_used_is_counted() -> None:
-    async with _opened(WireFormat.OPENAI, answer(200, json.dumps({"usage": CHAT_USAGE}).encode())) as (
-        gateway,
-        _,
-        client,
-    ):
+    used = answer(200, json.dumps({"usage": CHAT_USAGE}).encode())
+    async with _opened(OPENAI, used) as (gateway, _, client):
         for count, model in enumerate(("m", "other-model", "m"), start=1):
             await client.post(CHAT[0], json={**CHAT[1], "model": model})
             await _counted(gateway, count)
@@ -398,30 +315,15 @@ async def test_another_provider_answers_for_one_that_cannot() -> None:
     dead = "http://127.0.0.1:1/v1"
     async with provider(answer(429, b"{}")) as busy, provider(ok) as good:
         upstreams = [
-            Upstream(WireFormat.OPENAI, url, KEY)
-            for url in (dead, f"{busy.base_url}/v1", f"{good.base_url}/v1", dead)
+            Upstream(OPENAI, url, KEY) for url in (dead, f"{busy.base_url}/v1", f"{good.base_url}/v1", dead)
         ]
-        async with (
-            open_gateway(upstreams) as gateway,
-            _client_of(gateway) as client,
-        ):
-            headers = {"authorization": f"Bearer {gateway.credential}"}
-            assert (await client.post(CHAT[0], json=CHAT[1], headers=headers)).status_code == 200
+        async with open_gateway(upstreams) as gateway, _client_of(gateway) as client:
+            assert (await client.post(CHAT[0], json=CHAT[1])).status_code == 200
             assert (len(busy.requests), len(good.requests)) == (1, 1)
-        async with (
-            open_gateway(upstreams[:2]) as gateway,
-            _client_of(gateway) as client,
-        ):
-            headers = {"authorization": f"Bearer {gateway.credential}"}
-            assert (await client.post(CHAT[0], json=CHAT[1], headers=headers)).status_code == 429, (
-                "as it says"
-            )
-        async with (
-            open_gateway(upstreams[:1]) as gateway,
-            _client_of(gateway) as client,
-        ):
-            headers = {"authorization": f"Bearer {gateway.credential}"}
-            refused = await client.post(CHAT[0], json=CHAT[1], headers=headers)
+        async with open_gateway(upstreams[:2]) as gateway, _client_of(gateway) as client:
+            assert (await client.post(CHAT[0], json=CHAT[1])).status_code == 429, "as it says"
+        async with open_gateway(upstreams[:1]) as gateway, _client_of(gateway) as client:
+            refused = await client.post(CHAT[0], json=CHAT[1])
             assert (refused.status_code, "x-should-retry" in refused.headers) == (502, False)
             assert gateway.usage.requests == 0
 
@@ -435,51 +337,36 @@ async def test_a_cloud_gets_a_token_of_the_workload_identity_and_no_client_sees_
 
         def upstream(endpoint: str) -> Upstream:
             identity = WorkloadIdentity(Identity(**given, endpoint=endpoint))
-            return Upstream(WireFormat.OPENAI, f"{model.base_url}/openai/v1", identity=identity)
+            return Upstream(OPENAI, f"{model.base_url}/openai/v1", identity=identity)
 
-        async with (
-            open_gateway([upstream(cloud.base_url)]) as gateway,
-            _client_of(gateway) as client,
-        ):
-            headers = {"authorization": f"Bearer {gateway.credential}"}
+        async with open_gateway([upstream(cloud.base_url)]) as gateway, _client_of(gateway) as client:
             for _ in range(2):
-                said = await client.post(CHAT[0], json=CHAT[1], headers=headers)
+                said = await client.post(CHAT[0], json=CHAT[1])
                 assert (said.status_code, said.text) == (400, "bad [key]")
         assert [one.headers["authorization"] for one in model.requests] == [f"Bearer {token}"] * 2
         assert model.requests[0].line == "POST /openai/v1/chat/completions HTTP/1.1"
         assert len(cloud.requests) == 1, "the second request uses the same token"
-        async with (
-            open_gateway([upstream("http://127.0.0.1:1")]) as gateway,
-            _client_of(gateway) as client,
-        ):
-            headers = {"authorization": f"Bearer {gateway.credential}"}
-            said = await client.post(CHAT[0], json=CHAT[1], headers=headers)
+        async with open_gateway([upstream("http://127.0.0.1:1")]) as gateway, _client_of(gateway) as client:
+            said = await client.post(CHAT[0], json=CHAT[1])
             assert (said.status_code, "There is no token for the provider" in said.text) == (502, True)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403])
-async def test_the_key_comes_back_in_no_error(status: int) -> None:
-    play = answer(
-        status, f'{{"error": "Incorrect API key: {KEY}"}}'.encode(), extra=f"WWW-Authenticate: {KEY}\r\n"
-    )
-    async with _opened(WireFormat.OPENAI, play) as (gateway, _, client):
+async def test_the_key_comes_back_in_no_error() -> None:
+    said = f'{{"error": "Incorrect API key: {KEY}"}}'.encode()
+    play = answer(401, said, extra=f"WWW-Authenticate: {KEY}\r\n")
+    async with _opened(OPENAI, play) as (gateway, _, client):
         response = await client.post(CHAT[0], json=CHAT[1])
-        assert response.status_code == status
+        assert response.status_code == 401
         assert KEY not in response.text + str(response.headers.raw)
         assert gateway.usage.requests == 0
 
 
 async def test_headers_of_a_connection_stay_on_it() -> None:
     extra = "Connection: X-Private\r\nX-Private: 1\r\nX-Request-Id: r1\r\nSet-Cookie: a=b\r\n"
-    async with _opened(WireFormat.OPENAI, answer(200, b"{}", extra=extra)) as (_, upstream, client):
+    async with _opened(OPENAI, answer(200, b"{}", extra=extra)) as (_, upstream, client):
         headers = {
-            "Connection": "X-Hop",
-            "X-Hop": "1",
-            "Cookie": "a=b",
-            "Proxy-Authorization": "x",
-            "X-App": "cli",
-            "Originator": "grüße".encode(),
-            "X-Unknown": "1",
+            **{"Connection": "X-Hop", "X-Hop": "1", "Cookie": "a=b", "Proxy-Authorization": "x"},
+            **{"X-App": "cli", "Originator": "grüße".encode(), "X-Unknown": "1"},
         }
         response = await client.post(CHAT[0] + "?key=abc&beta=true", json=CHAT[1], headers=headers)
         assert response.headers["x-request-id"] == "r1"
@@ -494,13 +381,12 @@ async def test_headers_of_a_connection_stay_on_it() -> None:
 
 
 async def test_requests_have_bounds() -> None:
-    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), models=("m", "gpt-*")) as (_, upstream, client):
+    async with _opened(OPENAI, answer(200, b"{}"), models=("m", "gpt-*")) as (_, upstream, client):
         too_large = await client.post(CHAT[0], content=b" " * (32 * 1024 * 1024 + 1))
         assert too_large.status_code == 413
         head = await client.get("/v1/models", headers={"x-long": "a" * 70_000})
         assert head.status_code in (400, 431)
         assert (await client.post(CHAT[0], content=b"[]")).status_code == 400
-        assert (await client.post(CHAT[0], content=b"[" * 100_000)).status_code == 400
         zipped = await client.post(CHAT[0], content=b"x", headers={"content-encoding": "gzip"})
         assert zipped.status_code == 400
         assert (await client.post(CHAT[0], json={**CHAT[1], "model": "opus"})).status_code == 403
@@ -521,7 +407,7 @@ async def test_parallel_requests_wait_for_each_other_near_the_allowance() -> Non
         running -= 1
         await answer(200, b'{"usage": {"prompt_tokens": 5, "completion_tokens": 30}}')(_, writer)
 
-    async with _opened(WireFormat.OPENAI, play, Allowance(tokens=160)) as (gateway, _, client):
+    async with _opened(OPENAI, play, Allowance(tokens=160)) as (gateway, _, client):
         statuses = await asyncio.gather(*(client.post(CHAT[0], json=CHAT[1]) for _ in range(3)))
         assert [one.status_code for one in statuses] == [200, 200, 200]
         assert max(at_a_time) == 1
@@ -529,47 +415,14 @@ async def test_parallel_requests_wait_for_each_other_near_the_allowance() -> Non
         assert gateway.usage.output_tokens == 90
 
 
-_IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
 _PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+_INLINE = {"inlineData": {"mimeType": "image/png", "data": "A"}}
 UNSIZED: dict[str, tuple[WireFormat, str, dict[str, Any]]] = {
-    "a stored answer": (
-        WireFormat.OPENAI,
-        *(RESPONSES[0], {**RESPONSES[1], "previous_response_id": "resp_1"}),
-    ),
-    "a conversation": (WireFormat.OPENAI, *(RESPONSES[0], {**RESPONSES[1], "conversation": "conv_1"})),
-    "an item": (
-        WireFormat.OPENAI,
-        *(RESPONSES[0], {**RESPONSES[1], "input": [{"type": "item_reference", "id": "msg_1"}]}),
-    ),
-    "no limit": (WireFormat.OPENAI, RESPONSES[0], {"model": "m", "input": "hi"}),
-    "a picture": (
-        WireFormat.OPENAI,
-        *(CHAT[0], {**CHAT[1], "messages": [{"role": "user", "content": [_PICTURE]}]}),
-    ),
-    "an unknown key": (WireFormat.OPENAI, *(CHAT[0], {**CHAT[1], "a_key_of_tomorrow": "x"})),
-    "an image": (
-        WireFormat.ANTHROPIC,
-        *(MESSAGES[0], {**MESSAGES[1], "messages": [{"role": "user", "content": [_IMAGE]}]}),
-    ),
-    "a file": (
-        WireFormat.ANTHROPIC,
-        *(
-            MESSAGES[0],
-            {**MESSAGES[1], "messages": [{"role": "user", "content": [{"type": "x", "file_id": "f"}]}]},
-        ),
-    ),
-    "a compaction": (
-        WireFormat.ANTHROPIC,
-        *(MESSAGES[0], {**MESSAGES[1], "context_management": {"edits": [{"type": "compact_20260112"}]}}),
-    ),
-    "inline data": (
-        WireFormat.GOOGLE,
-        *(
-            GENERATE[0],
-            {**ASKED, "contents": [{"parts": [{"inlineData": {"mimeType": "image/png", "data": "A"}}]}]},
-        ),
-    ),
-    "no limit, Gemini": (WireFormat.GOOGLE, GENERATE[0], {"contents": []}),
+    "a stored answer": (OPENAI, RESPONSES[0], RESPONSES[1] | {"previous_response_id": "resp_1"}),
+    "no limit": (OPENAI, RESPONSES[0], {"model": "m", "input": "hi"}),
+    "a picture": (OPENAI, CHAT[0], CHAT[1] | {"messages": [{"role": "user", "content": [_PICTURE]}]}),
+    "a compaction": (ANTHROPIC, MESSAGES[0], MESSAGES[1] | {"compaction": {"type": "auto"}}),
+    "inline data": (GOOGLE, GENERATE[0], ASKED | {"contents": [{"parts": [_INLINE]}]}),
 }
 MUCH = 500_000
 
@@ -596,15 +449,10 @@ async def test_60_requests_of_unknown_size_exceed_the_allowance_by_one_answer_at
         assert f"has spent {3 * MUCH:,} tokens" in next(one.text for one in answers if one.status_code == 402)
 
 
-UNREADABLE: dict[str, Play] = {
-    "nothing of it": answer(200, b"{}"),
+UNREADABLE = {
     "no usage": answer(200, b'{"choices": [], "usage": null}'),
-    "not JSON": answer(200, b"\x0a\x05hello", "application/x-protobuf"),
     "brotli": answer(200, b"\x0b\x02\x80{}\x03", extra="Content-Encoding: br\r\n"),
-    "zstd": answer(200, b"(\xb5/\xfd\x20\x02\x11\x00\x00{}", extra="Content-Encoding: zstd\r\n"),
-    "a stream without usage": stream(
-        b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\n', b"data: [DONE]\n\n"
-    ),
+    "a stream": stream(b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\n', b"data: [DONE]\n\n"),
     "another status": answer(203, b"{}"),
 }
 
@@ -614,7 +462,7 @@ UNREADABLE: dict[str, Play] = {
 async def test_an_answer_that_cannot_be_counted_counts_what_it_reserved(
     play: Play, allowance: Allowance
 ) -> None:
-    async with _opened(WireFormat.OPENAI, play, allowance) as (gateway, upstream, client):
+    async with _opened(OPENAI, play, allowance) as (gateway, upstream, client):
         unsized = {**CHAT[1], "a_key_of_tomorrow": "x"}
         first = await client.post(CHAT[0], json=CHAT[1])
         assert first.status_code < 300
@@ -629,19 +477,6 @@ async def test_an_answer_that_cannot_be_counted_counts_what_it_reserved(
         assert len(upstream.requests) == 2
 
 
-async def test_json_that_is_cut_counts_what_it_reserved() -> None:
-    async def play(_: Received, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
-        writer.write(b'{"choices": [{"message": {"content": "a long answer')
-        await writer.drain()
-
-    async with _opened(WireFormat.OPENAI, play, Allowance(tokens=5_000)) as (gateway, _, client):
-        with pytest.raises(httpx.RemoteProtocolError):
-            await client.post(CHAT[0], json=CHAT[1])
-        await _counted(gateway, 1)
-        assert gateway.usage.input_tokens + gateway.usage.output_tokens > 4_000
-
-
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"])
 async def test_a_provider_that_falls_silent_can_charge_for_it(start: bytes) -> None:
     over = asyncio.Event()
@@ -651,7 +486,7 @@ async def test_a_provider_that_falls_silent_can_charge_for_it(start: bytes) -> N
         await writer.drain()
         await over.wait()
 
-    async with _opened(WireFormat.OPENAI, play, Allowance(tokens=5_000), timeout=0.3) as (gateway, _, client):
+    async with _opened(OPENAI, play, Allowance(tokens=5_000), timeout=0.3) as (gateway, _, client):
         try:
             assert (await client.post(CHAT[0], json=CHAT[1])).status_code == 504
         except httpx.RemoteProtocolError:
@@ -669,7 +504,7 @@ async def test_a_client_that_goes_away_while_it_waits_is_not_served() -> None:
         await answer(200, b'{"usage": {"prompt_tokens": 5, "completion_tokens": 5}}')(received, writer)
 
     body = {**CHAT[1], "a_key_of_tomorrow": "x"}
-    async with _opened(WireFormat.OPENAI, play, Allowance(tokens=9_999)) as (gateway, upstream, client):
+    async with _opened(OPENAI, play, Allowance(tokens=9_999)) as (gateway, upstream, client):
         first = asyncio.create_task(client.post(CHAT[0], json=body))
         async with asyncio.timeout(_SECONDS):
             while not upstream.requests:
@@ -684,45 +519,14 @@ async def test_a_client_that_goes_away_while_it_waits_is_not_served() -> None:
         assert len(upstream.requests) == 2
 
 
-async def test_the_dearest_of_the_named_models_is_paid_and_each_needs_a_price() -> None:
+async def test_the_dearest_of_the_named_models_is_paid() -> None:
     prices = {**PRICES, "dear": Price(input=Decimal(100), output=Decimal(100))}
     play = answer(200, json.dumps({"usage": CHAT_USAGE}).encode())
-    async with _opened(WireFormat.OPENAI, play, DOLLAR, prices=prices) as (gateway, upstream, client):
-        for body in ({"models": ["m", "unheard-of"]}, {"fallbacks": [{"model": "unheard-of"}]}):
-            refused = await client.post(CHAT[0], json={**CHAT[1], **body})
-            assert (refused.status_code, "unheard-of" in refused.text) == (403, True)
-        assert upstream.requests == []
+    async with _opened(OPENAI, play, DOLLAR, prices=prices) as (gateway, _, client):
         assert (await client.post(CHAT[0], json={**CHAT[1], "models": ["dear"]})).status_code == 200
         await _counted(gateway, 1)
         assert gateway.usage.cost is not None
         assert gateway.usage.cost.amount == "0.56"
-
-
-async def test_another_price_than_that_of_text_is_refused_where_money_is_counted() -> None:
-    body = {**RESPONSES[1], "service_tier": "priority"}
-    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), DOLLAR) as (_, upstream, client):
-        refused = await client.post(RESPONSES[0], json=body)
-        assert (refused.status_code, "`service_tier`" in refused.text) == (403, True)
-        assert upstream.requests == []
-    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), Allowance(tokens=9_999)) as (_, _, client):
-        assert (await client.post(RESPONSES[0], json=body)).status_code == 200
-
-
-async def test_only_json_is_sent_and_only_countable_answers_are_asked_for() -> None:
-    async with _opened(WireFormat.GOOGLE, answer(200, b"{}")) as (_, upstream, client):
-        for kind in ("application/x-protobuf", "text/plain", "application/x-www-form-urlencoded"):
-            headers = {"content-type": kind}
-            refused = await client.post(GENERATE[0], content=b'{"contents": []}', headers=headers)
-            assert refused.status_code == 415
-        assert (await client.post(GENERATE[0] + "?alt=proto", json=ASKED)).status_code == 400
-        assert upstream.requests == []
-        headers = {"X-Goog-FieldMask": "candidates", "Accept": "application/x-protobuf"}
-        asked = await client.post(GENERATE[0] + "?fields=candidates&$alt=proto", json=ASKED, headers=headers)
-        assert asked.status_code == 200
-        [received] = upstream.requests
-        assert "?" not in received.line
-        assert "x-goog-fieldmask" not in received.headers
-        assert received.headers["accept"] == "*/*"
 
 
 async def test_it_listens_on_the_address_that_it_is_given_and_nowhere_else() -> None:
@@ -746,13 +550,9 @@ async def test_providers_are_asked_through_the_proxy_of_the_environment(
         address = proxy.base_url.replace("http://", "http://job.agent:secret@")
         monkeypatch.setenv(f"{scheme}_proxy", address)
         monkeypatch.setenv("no_proxy", "direct.example.com")
-        upstream = Upstream(WireFormat.OPENAI, f"{scheme}://models.example.com/v1", KEY)
-        async with (
-            open_gateway([upstream]) as gateway,
-            _client_of(gateway) as client,
-        ):
-            headers = {"authorization": f"Bearer {gateway.credential}"}
-            response = await client.get("/v1/models", headers=headers)
+        upstream = Upstream(OPENAI, f"{scheme}://models.example.com/v1", KEY)
+        async with open_gateway([upstream]) as gateway, _client_of(gateway) as client:
+            response = await client.get("/v1/models")
             assert response.status_code in (407, 502)
             assert "secret" not in response.text
     [received] = proxy.requests
@@ -765,6 +565,6 @@ async def test_providers_are_asked_through_the_proxy_of_the_environment(
 async def test_no_proxy_is_asked_for_a_provider_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    async with _opened(WireFormat.OPENAI, answer(200, b"{}")) as (_, upstream, client):
+    async with _opened(OPENAI, answer(200, b"{}")) as (_, upstream, client):
         assert (await client.get("/v1/models")).status_code == 200
         assert len(upstream.requests) == 1

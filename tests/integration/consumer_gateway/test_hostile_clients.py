@@ -45,31 +45,28 @@ async def _rest(reader: asyncio.StreamReader) -> bytes:
 
 _AUTH = b"Host: gateway\r\nAuthorization: Bearer @\r\nConnection: close\r\n"
 _LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+_GET = b"GET /v1/models HTTP/1.1\r\n" + _AUTH
+_POST = b"POST /v1/responses HTTP/1.1\r\n" + _AUTH
+_VERSION = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+_LINES = (
+    *("CONNECT evil.example.com:443", "OPTIONS *", "TRACE /v1/models", "GET //v1/models"),
+    *("GET //evil.example.com/v1/models", "POST evil.example.com/v1/responses", "GET /v1/models/../files"),
+    *("GET /v1/models/%2e%2e/files", "GET /v1/models/..%2f..%2ffiles", "GET /v1/models/a%0d%0aX:1"),
+    "GET http://evil.example.com/",
+)
 REFUSED = {
-    "CONNECT": b"CONNECT evil.example.com:443 HTTP/1.1\r\n" + _AUTH + b"\r\n",
-    "a doubled slash": b"GET //v1/models HTTP/1.1\r\n" + _AUTH + b"\r\n",
-    "a host in the path": b"GET //evil.example.com/v1/models HTTP/1.1\r\n" + _AUTH + b"\r\n",
-    "dots": b"GET /v1/models/../files HTTP/1.1\r\n" + _AUTH + b"\r\n",
-    "dots, encoded": b"GET /v1/models/%2e%2e/files HTTP/1.1\r\n" + _AUTH + b"\r\n",
-    "a slash, encoded": b"GET /v1/models/..%2f..%2ffiles HTTP/1.1\r\n" + _AUTH + b"\r\n",
-    "a line end, encoded": b"GET /v1/models/a%0d%0aX:1 HTTP/1.1\r\n" + _AUTH + b"\r\n",
-    "an absolute URL of another path": b"GET http://evil.example.com/ HTTP/1.1\r\n" + _AUTH + b"\r\n",
-    "an upgrade": b"GET /v1/responses HTTP/1.1\r\n"
-    + _AUTH.replace(b"close", b"Upgrade")
-    + b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    **{line: line.encode() + b" HTTP/1.1\r\n" + _AUTH + b"\r\n" for line in _LINES},
+    "an upgrade": _GET.replace(b"models", b"responses").replace(b"close", b"Upgrade")
+    + b"Upgrade: websocket\r\n"
+    + _VERSION
     + b"\r\n\x81\x05hello",
-    "two lengths": b"POST /v1/responses HTTP/1.1\r\n" + _AUTH + _LENGTH + b"Content-Length: 0\r\n\r\n" + BODY,
-    "a length and chunks": b"POST /v1/responses HTTP/1.1\r\n"
-    + _AUTH
-    + _LENGTH
-    + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a folded header": b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"X-A: 1\r\n Host: evil\r\n\r\n",
-    "a space before the colon": b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"X-A : 1\r\n\r\n",
-    "a control character": b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"X-A: a\x00b\r\n\r\n",
-    "a header in another character set": b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"X-A: \xfc\r\n\r\n",
-    "a credential beyond latin-1": b"GET /v1/models HTTP/1.1\r\nConnection: close\r\nX-Api-Key: "
-    + "\u20ac".encode()
-    + b"\r\n\r\n",
+    "two lengths": _POST + _LENGTH + b"Content-Length: 0\r\n\r\n" + BODY,
+    "a length and chunks": _POST + _LENGTH + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a folded header": _GET + b"X-A: 1\r\n Host: evil\r\n\r\n",
+    "a space before the colon": _GET + b"X-A : 1\r\n\r\n",
+    "a control character": _GET + b"X-A: a\x00b\r\n\r\n",
+    "a header in another character set": _GET + b"X-A: \xfc\r\n\r\n",
+    "a credential beyond latin-1": _GET.split(b"Host")[0] + b"X-Api-Key: \xe2\x82\xac\r\n\r\n",
     "not HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
 }
 
@@ -201,10 +198,9 @@ async def test_a_trailer_is_not_a_header() -> None:
         assert "x-app" not in upstream.requests[0].headers
 
 
-@pytest.mark.parametrize("unit", [b"{},", b'{"a":1},', b'"",', b"[],"])
-async def test_a_body_of_very_many_values_is_refused_before_it_costs_anything(unit: bytes) -> None:
+async def test_a_body_of_very_many_values_is_refused_before_it_costs_anything() -> None:
     async with _opened(answer(200, b"{}")) as (gateway, upstream), asyncio.timeout(_DEADLINE):
-        body = b'{"model": "m", "messages": [' + unit * (8 * 1024 * 1024 // len(unit)) + b"0]}"
+        body = b'{"model": "m", "messages": [' + b'{"a":1},' * (1024 * 1024) + b"0]}"
         head = b"POST /v1/chat/completions HTTP/1.1\r\n" + _AUTH + b"Content-Length: %d\r\n\r\n" % len(body)
         said = await _said(gateway, head + body)
         assert said.startswith(b"HTTP/1.1 413 ")

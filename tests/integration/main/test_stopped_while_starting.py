@@ -47,9 +47,7 @@ PROGRAMS = {
     "attempt": ATTEMPT,
     "consumer": [*entry_point("consumer"), "--mode", "consumer"],
     "receiver": [*entry_point("receiver"), "--mode", "webhook"],
-    "poller": [*entry_point("receiver"), "--mode", "producer", "--loop"],
     "operator": [*entry_point("operator"), "--mode", "operator"],
-    "reporter": [*entry_point("operator"), "--mode", "reporter"],
     "user-config": entry_point("user-config"),
     "egress": entry_point("egress"),
     "gate": GATE,
@@ -113,10 +111,7 @@ def test_sigterm_is_never_dropped(program: str, tmp_path: Path) -> None:
     with first_process(PROGRAMS[program], tmp_path) as (started, pid):
         until(lambda: is_python(pid), "the program is started")
         assert keeps_sigterm(pid), "before its first line"
-        os.kill(pid, signal.SIGTERM)
-        assert started.wait(60) == 143, (tmp_path / "log").read_text()
-    outcome = Outcome.from_termination_message((tmp_path / "termination-log").read_text())
-    assert (outcome and outcome.reason) == (Reason.CANCELLED if program == "attempt" else None)
+        ends_at_once(program, started, pid, tmp_path)
 
 
 @pytest.mark.parametrize("program", ["attempt", "operator", "user-config", "egress"])
@@ -124,7 +119,12 @@ def test_imports_are_not_waited_for(program: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(IMPORT_THAT_HANGS)
     with first_process(PROGRAMS[program], tmp_path) as (started, pid):
         until((tmp_path / "importing").exists, "it imports")
-        os.kill(pid, signal.SIGTERM)
-        assert started.wait(60) == 143, (tmp_path / "log").read_text()
-    outcome = Outcome.from_termination_message((tmp_path / "termination-log").read_text())
+        ends_at_once(program, started, pid, tmp_path)
+
+
+def ends_at_once(program: str, started: subprocess.Popen[bytes], pid: int, folder: Path) -> None:
+    """SIGTERM ends it with 143, and an attempt leaves its outcome."""
+    os.kill(pid, signal.SIGTERM)
+    assert started.wait(60) == 143, (folder / "log").read_text()
+    outcome = Outcome.from_termination_message((folder / "termination-log").read_text())
     assert (outcome and outcome.reason) == (Reason.CANCELLED if program == "attempt" else None)

@@ -17,12 +17,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from coding_agent_consumer.program import make_agent
 from coding_agent_consumer.runners import Launch, Order, Runner
 from coding_agent_consumer.runners.programs import RUNNERS
+from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import RunnerName
 from coding_agent_demo.programs import CACHE, program_folder, version_of
@@ -40,9 +42,11 @@ from tests.fixtures.system import (
     ROOT,
     SECRET,
     StartSystem,
+    System,
     until,
 )
 from tests.integration.consumer_attempt.conftest import MakePlace
+from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.changes import push
 from tests.security.test_pushes import change
 from tests.security.test_workspace import ASK_FILES, ASK_PROCESSES, CANARY
@@ -110,13 +114,8 @@ def test_its_commands_find_the_dummy_and_no_secret(
     asked = [asks(command, tmp_path) for command in commands]
     turns = [Turn(calls=(Call(run=text),)) for text in asked]
     system = start_system("github", [Script(turns=(*turns, Turn(text="I looked around.")))])
-    provider = {"claude-code": "anthropic", "gemini": "google"}.get(runner, "openai")
-    url = system.model.base_url if provider == "openai" else system.model.url
     system.sections = {
-        "llm": {
-            "provider": provider,
-            provider: {"base_url": url, "api_key": MODEL_KEY, "model": "scripted"},
-        },
+        "llm": service_of(system, runner),
         "consumer": {
             "runner": runner,
             "workspace": {"isolation": "namespaces", "readable": readable},
@@ -140,6 +139,18 @@ def test_its_commands_find_the_dummy_and_no_secret(
     assert reached == []
     with pytest.raises(httpx.ConnectError):  # it lived as long as the attempt
         httpx.get(gateway[1], timeout=60, trust_env=False)
+
+
+def service_of(system: System, runner: str) -> dict[str, Any]:
+    """The settings of the model's service whose format the program speaks."""
+    provider = {"claude-code": "anthropic", "gemini": "google"}.get(runner, "openai")
+    url = system.model.base_url if provider == "openai" else system.model.url
+    return {"provider": provider, provider: {"base_url": url, "api_key": MODEL_KEY, "model": "scripted"}}
+
+
+async def attempt(place: AttemptPlace, runner: str, given: AttemptInput) -> Outcome:
+    llm = service_of(place.system, runner)
+    return await place.run(given, grace=100, make_agent=make_agent, consumer={"runner": runner}, llm=llm)
 
 
 def start_afresh(
@@ -262,15 +273,7 @@ async def test_the_branchs_files_give_it_no_model_and_no_commands(
         "github", [Script(turns=(Turn(calls=(Call(run="echo made > made.md"),)), Turn(text="It is done.")))]
     )
     push(place.system, files(foreign.url))
-    provider = {"claude-code": "anthropic", "gemini": "google"}.get(runner, "openai")
-    url = place.system.model.base_url if provider == "openai" else place.system.model.url
-    outcome = await place.run(
-        place.given(timeout=240),
-        grace=100,
-        make_agent=make_agent,
-        consumer={"runner": runner},
-        llm={"provider": provider, provider: {"base_url": url, "api_key": MODEL_KEY, "model": "scripted"}},
-    )
+    outcome = await attempt(place, runner, place.given(timeout=240))
     assert outcome.reason is Reason.COMPLETED, outcome
     assert foreign.requests == []
     assert "It is done." in outcome.summary
@@ -286,14 +289,7 @@ async def test_without_our_option_the_branch_chooses_the_model_and_that_is_no_su
     monkeypatch.setenv("PATH", f"{program_folder(runner.name)}:{os.environ['PATH']}")
     place = make_place("github", [Script(turns=(Turn(text="Never said."),))])
     push(place.system, claude_code(foreign.url))
-    service = {"base_url": place.system.model.url, "api_key": MODEL_KEY, "model": "scripted"}
-    outcome = await place.run(
-        place.given(timeout=240),
-        grace=100,
-        make_agent=make_agent,
-        consumer={"runner": runner.name},
-        llm={"provider": "anthropic", "anthropic": service},
-    )
+    outcome = await attempt(place, runner.name, place.given(timeout=240))
     assert foreign.requests != []
     assert outcome.reason is Reason.RUNNER_FAILED, outcome
     assert "without a request to the model through the gateway" in outcome.message
@@ -366,15 +362,7 @@ async def test_a_strangers_branch_gives_it_no_instructions(
     number = place.system.forge.open_change(REPOSITORY, "feature", "main", source=fork)
     named = "$helper ${build} [$it](skill:///tree/.agents/skills/helper/SKILL.md)"
     place.system.item(number, Kind.CHANGE).body = f"Work with {named}."
-    provider = {"claude-code": "anthropic", "gemini": "google"}.get(runner, "openai")
-    url = place.system.model.base_url if provider == "openai" else place.system.model.url
-    outcome = await place.run(
-        change(place, number),
-        grace=100,
-        make_agent=make_agent,
-        consumer={"runner": runner},
-        llm={"provider": provider, provider: {"base_url": url, "api_key": MODEL_KEY, "model": "scripted"}},
-    )
+    outcome = await attempt(place, runner, change(place, number))
     assert outcome.reason is Reason.COMPLETED, outcome
     asked = str(place.system.model.requests)
     assert f"{BY_THE_TEAM}." in asked

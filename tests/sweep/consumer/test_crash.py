@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -55,7 +53,7 @@ class Stage:
         self.system, self.proxy, self.queue = system, proxy, queue
         self._consumer: Program | None = None
 
-    def play(self, case: Case, fatal: int) -> tuple[str, set[str], int, int]:
+    def play(self, case: Case, fatal: int) -> tuple[str, frozenset[str], int, int]:
         """Headline, labels, dead letters and messages at a task's end.
 
         The consumer dies after this request of those that show the end; 0: it does not.
@@ -79,7 +77,7 @@ class Stage:
         [comment] = self.system.comments(number)
         headline = comment.body.splitlines()[0].strip("*").removeprefix("Coding agent: ")
         dead = sum(body != b"not a task" for _, body in self.queue.get_all(".dead"))
-        return headline, self.system.labels(number) & FLOW, dead, self.queue.ready()
+        return headline, frozenset(self.system.labels(number) & FLOW), dead, self.queue.ready()
 
     def _wait_until_rejected(self) -> None:
         """The consumer has one message at a time: a later one shows that the task is settled."""
@@ -115,33 +113,23 @@ class Stage:
         self.queue.put(json.dumps(QueuedTask(request=request, uuid=new_uuid()).to_message()).encode())
 
 
-@pytest.fixture(params=["github", "gitlab"])
-def flavour(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> Case:
-    return CASES[request.param]
-
-
-@pytest.fixture
-def stage(
-    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str, flavour: str, case: Case
-) -> Iterator[Stage]:
+@pytest.mark.parametrize(
+    ("flavour", "name"),
+    [("github", "success"), ("gitlab", "success"), ("github", "failure"), ("gitlab", "cancelled")],
+)
+def test_killed_after_every_request_that_shows_the_end(
+    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str, flavour: str, name: str
+) -> None:
+    case = CASES[name]
     broker = {"host": rabbitmq.host, "port": rabbitmq.port, "queue": rabbitmq_queue, "heartbeat": 5}
     system = start_system(flavour, case.scripts, use_rabbitmq=True, rabbitmq=broker)
-    with ExitStack() as stack:
-        proxy = stack.enter_context(CrashProxy(system.forge.base_url))
-        system.sections[flavour] = {"api_url": system.forge.api_url.replace(system.forge.base_url, proxy.url)}
-        yield Stage(system, proxy, Queue(rabbitmq, rabbitmq_queue))
-        system.close()
-
-
-def test_killed_after_every_request_that_shows_the_end(stage: Stage, case: Case) -> None:
     expected = (case.headline, case.labels, case.dead, 0)
-    assert stage.play(case, 0) == expected
-    requests = list(stage.proxy.requests)
-    assert 2 <= len(requests) < 10, requests
-    ends = {number: stage.play(case, number) for number in range(1, len(requests) + 1)}
-    assert {number: end for number, end in ends.items() if end != expected} == {}
+    with CrashProxy(system.forge.base_url) as proxy:
+        system.sections[flavour] = {"api_url": system.forge.api_url.replace(system.forge.base_url, proxy.url)}
+        stage = Stage(system, proxy, Queue(rabbitmq, rabbitmq_queue))
+        assert stage.play(case, 0) == expected
+        requests = list(proxy.requests)
+        assert 2 <= len(requests) < 10, requests
+        ends = {number: stage.play(case, number) for number in range(1, len(requests) + 1)}
+        assert {number: end for number, end in ends.items() if end != expected} == {}
+        system.close()

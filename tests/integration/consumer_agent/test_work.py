@@ -52,18 +52,6 @@ async def test_the_model_may_say_that_nothing_is_to_be_done(
     assert (outcome.reason, outcome.message) == (reason, message)
 
 
-async def test_calls_of_one_answer_run_in_their_order(running: Running) -> None:
-    slow_then_read = {
-        "calls": [
-            {"tool": "run_command", "arguments": {"command": "sleep 0.2; echo new > a.txt"}},
-            {"tool": "read_file", "arguments": {"path": "a.txt"}},
-        ]
-    }
-    with model_server(script(slow_then_read, {**finish(), "expect": "1\tnew"})) as server:
-        outcome = await running.work(model_settings(server.base_url))
-    assert outcome.reason is Reason.COMPLETED
-
-
 async def test_the_key_is_seen_nowhere(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     shows_key = call("run_command", command=f"echo {API_KEY}")

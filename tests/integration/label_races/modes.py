@@ -92,22 +92,13 @@ class RaceItem:
 
 
 class Mode(Protocol):
-    """A running system."""
+    """A running system. An item's work does not end while it is held; `runs` has the newest last."""
 
-    def know(self, items: Sequence[RaceItem]) -> None:
-        """The items, before the first is labeled."""
-
-    def let_end(self, item: RaceItem) -> None:
-        """The item's work may end from now on."""
-
-    def hold(self, item: RaceItem) -> None:
-        """The item's work does not end until `let_end`."""
-
-    def runs(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[SeenRun]]:
-        """The runs of each item, the newest last."""
-
-    def logs(self) -> str:
-        """What the programs have logged, for the report of a failed test."""
+    def know(self, items: Sequence[RaceItem]) -> None: ...
+    def let_end(self, item: RaceItem) -> None: ...
+    def hold(self, item: RaceItem) -> None: ...
+    def runs(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[SeenRun]]: ...
+    def logs(self) -> str: ...
 
 
 @dataclass

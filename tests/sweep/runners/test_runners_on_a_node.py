@@ -21,7 +21,6 @@ from coding_agent_cluster import cluster as local
 from coding_agent_cluster import ingress
 from coding_agent_cluster.access import KubectlError
 from coding_agent_cluster.wait import until
-from coding_agent_core.agenttask import API_VERSION, KIND
 from coding_agent_model.script import Call, Script, Turn
 
 from tests.chart.edge import Edge, certificate, forwarder
@@ -35,14 +34,10 @@ pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeou
 
 PROGRAMS = {"claude-code": "claude", "codex": "codex", "opencode": "opencode"}
 """The name of each one's process."""
-HAPPY, KILLED, CANCELLED, DEAR, LATE = (
-    *("Make a file", "Be killed twice", "Be cancelled", "Spend too much", "Take too long"),
-)
+HAPPY, KILLED, CANCELLED, DEAR = ("Make a file", "Be killed twice", "Be cancelled", "Spend too much")
 """Titles of the issues, by which the model knows what to do."""
 ALLOWANCE, MUCH = 600_000, 350_000
 """Tokens of a task, and of one dear answer: two exceed it."""
-DEADLINE = 120
-"""Seconds, in which the program has begun also on a busy machine."""
 WAIT = 600.0
 SECOND_MODEL = "scripted-second"
 """Of the service that Claude Code asks."""
@@ -64,7 +59,7 @@ SCRIPTS = [
     # Codex asks again. The third one is told of the second. Work whose push failed goes with a later step.
     Script(match="Attempt 2 ended", turns=(runs(COUNT), Turn(text=WORDS))),
     Script(match=KILLED, turns=(runs(COUNT), *LATER_STEPS, Turn(text=WORDS, delay_ms=1_200_000))),
-    Script(match=f"{CANCELLED}|{LATE}", turns=(runs(HANG),), loop=True),
+    Script(match=CANCELLED, turns=(runs(HANG),), loop=True),
     Script(
         match=DEAR,
         turns=(
@@ -185,14 +180,11 @@ def test_each_program_works_in_its_image_and_is_stopped_in_it(
             Case(world, runner, title, world.forge.open_issue(f"acme/{runner}", title, "Please do."))
             for runner in PROGRAMS
         ]
-        for title in (LATE, CANCELLED, KILLED, DEAR, HAPPY)
+        for title in (CANCELLED, KILLED, DEAR, HAPPY)
     }
-    for title, those in cases.items():
+    for those in cases.values():
         for case in those:
-            if title == LATE:
-                create_with_deadline(case)
-            else:
-                world.forge.add_label(case.repository, case.number, BOT)
+            world.forge.add_label(case.repository, case.number, BOT)
     with ThreadPoolExecutor(2 * len(PROGRAMS)) as pool:
         list(pool.map(lambda case: KILLERS[case.title](case), [*cases[KILLED], *cases[CANCELLED]]))
     for title, check in CHECKS.items():
@@ -263,18 +255,6 @@ def start(
     return world
 
 
-def create_with_deadline(case: Case) -> None:
-    """A task with a time limit of its own, which no label can give."""
-    url = f"{case.world.forge.base_url}/{case.repository}/issues/{case.number}"
-    body = {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "metadata": {"name": f"late-{case.runner}"},
-        "spec": {"url": url, "timeoutSeconds": DEADLINE},
-    }
-    case.world.release.kubectl("create", "-f", "-", stdin=json.dumps(body))
-
-
 def kill_twice(case: Case) -> None:
     case.wait("the first attempt's work", lambda: case.file("count.md") == "1\n")
     case.kill(1, lambda name, _: name == PROGRAMS[case.runner])
@@ -322,11 +302,6 @@ def was_cancelled(case: Case, status: dict[str, Any]) -> None:
     assert case.file("begun.md") == "begun\n"
 
 
-def was_too_late(case: Case, status: dict[str, Any]) -> None:
-    assert (status["phase"], status["reason"]) == ("Failed", "DeadlineExceeded"), status
-    assert case.file("begun.md") == "begun\n"
-
-
 def was_too_dear(case: Case, status: dict[str, Any]) -> None:
     assert (status["phase"], status["reason"]) == ("Failed", "BudgetExceeded"), status
     [attempt] = status["attempts"]
@@ -335,4 +310,4 @@ def was_too_dear(case: Case, status: dict[str, Any]) -> None:
     assert case.file("begun.md") == "begun\n"
 
 
-CHECKS = {HAPPY: made_it, KILLED: went_on, CANCELLED: was_cancelled, DEAR: was_too_dear, LATE: was_too_late}
+CHECKS = {HAPPY: made_it, KILLED: went_on, CANCELLED: was_cancelled, DEAR: was_too_dear}

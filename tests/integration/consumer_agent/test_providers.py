@@ -12,7 +12,16 @@ from coding_agent_consumer.gateway import open_gateway
 from coding_agent_core.reasons import Reason
 from pydantic_ai.models import anthropic, google, openai  # noqa: F401 - before an attempt's clock runs
 
-from tests.fixtures.model import API_KEY, PROVIDERS, call, finish, model_server, provider_settings, script
+from tests.fixtures.model import (
+    API_KEY,
+    PROVIDERS,
+    call,
+    finish,
+    model_server,
+    model_settings,
+    provider_settings,
+    script,
+)
 from tests.integration.consumer_agent.running import Running, running
 
 __all__ = ["running"]
@@ -142,10 +151,37 @@ async def test_a_model_that_cannot_see_goes_on_without_the_images(running: Runni
     assert "refused the images" in running.steps[0].title
 
 
-async def test_a_refusal_that_is_not_about_the_images_is_told(running: Running) -> None:
-    refusal = error(status=400, times=0, message="No such parameter.")
-    with model_server(script(refusal), api_key=None) as server:
-        outcome = await running.work(provider_settings(server, "chat"), images=(PICTURE,))
-        assert len(server.requests) == 2
-    assert outcome.reason is Reason.MODEL_REFUSED
-    assert "No such parameter." in outcome.message
+SUMMARY = script({"text": "a.txt holds a; b.txt is next."}, match="^You work on a task", name="summary")
+SMALL = {"openai": {"context_length": 8000}, "max_retries": 1}
+STEPS = [call("run_command", command=f"echo step {number}") for number in range(6)]
+
+
+async def test_over_the_threshold_older_messages_become_a_summary(running: Running) -> None:
+    steps = [*STEPS[:4], {**STEPS[4], "prompt_tokens": 7000}]
+    with model_server(SUMMARY, script(*steps, finish(), match="fix")) as server:
+        settings = model_settings(server.base_url, llm=SMALL, context_storage={"keep_recent_messages": 3})
+        outcome = await running.work(settings, "Please fix it.")
+        after = server.requests[-1]
+    assert outcome.reason is Reason.COMPLETED
+    assert [request["script"] for request in server.requests] == ["test"] * 5 + ["summary", "test"]
+    roles = [message["role"] for message in after["messages"]]
+    assert " ".join(roles) in [
+        f"system {users} assistant tool assistant tool" for users in ("user", "user user")
+    ]
+    text = str(after["messages"])
+    assert "Please fix it." in text
+    assert "a.txt holds a; b.txt is next." in text
+    assert "step 4" in text
+    assert "step 0" not in text
+    assert outcome.usage.requests == 7, "the summary is counted too"
+    assert [step.kind for step in running.steps].count("compress") == 1
+
+
+async def test_what_never_fits_ends_with_a_sentence(running: Running) -> None:
+    never = {"error": {"status": 400, "code": "context_length_exceeded", "times": 0}}
+    with model_server(SUMMARY, script(*STEPS, never, match="fix")) as server:
+        outcome = await running.work(model_settings(server.base_url), "Please fix it.")
+        refused = [request for request in server.requests if request["status"] == 400]
+    assert outcome.reason is Reason.LIMIT_REACHED
+    assert "llm.openai.context_length" in outcome.message
+    assert len(refused) == 4

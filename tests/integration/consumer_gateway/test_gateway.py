@@ -34,10 +34,8 @@ def _sse(*events: dict[str, Any]) -> bytes:
 
 
 USED = {
-    "input_tokens": 1000,
-    "output_tokens": 1,
-    "cache_read_input_tokens": 4000,
-    "cache_creation_input_tokens": 500,
+    **{"input_tokens": 1000, "output_tokens": 1},
+    **{"cache_read_input_tokens": 4000, "cache_creation_input_tokens": 500},
 }
 MESSAGES_STREAM = _sse(
     {"type": "message_start", "message": {"usage": USED}},
@@ -45,24 +43,13 @@ MESSAGES_STREAM = _sse(
     {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 100}},
     {"type": "message_stop"},
 )
-RESPONSES_USAGE = {
-    "input_tokens": 5500,
-    "input_tokens_details": {"cached_tokens": 4000},
-    "output_tokens": 100,
-}
-CHAT_USAGE = {
-    "prompt_tokens": 5500,
-    "prompt_tokens_details": {"cached_tokens": 4000},
-    "completion_tokens": 100,
-}
+CACHED = {"cached_tokens": 4000}
+RESPONSES_USAGE = {"input_tokens": 5500, "input_tokens_details": CACHED, "output_tokens": 100}
+CHAT_USAGE = {"prompt_tokens": 5500, "prompt_tokens_details": CACHED, "completion_tokens": 100}
+GEMINI_USAGE = {"promptTokenCount": 5500, "cachedContentTokenCount": 4000, "candidatesTokenCount": 60}
 GEMINI = {
     "candidates": [{"content": {"parts": [{"text": "hi"}]}, "finishReason": "STOP"}],
-    "usageMetadata": {
-        "promptTokenCount": 5500,
-        "cachedContentTokenCount": 4000,
-        "candidatesTokenCount": 60,
-        "thoughtsTokenCount": 40,
-    },
+    "usageMetadata": GEMINI_USAGE | {"thoughtsTokenCount": 40},
 }
 
 
@@ -138,21 +125,25 @@ async def _counted(gateway: Gateway, requests: int) -> None:
             await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("header", ["authorization", "x-api-key", "x-goog-api-key"])
-async def test_only_the_credential_of_this_gateway_opens_it(header: str) -> None:
+async def test_only_the_credential_of_this_gateway_opens_it() -> None:
     async with (
         _opened(OPENAI, answer(200, b"{}")) as (gateway, upstream, _),
-        _opened(OPENAI, answer(200, b"{}")) as (other, *_),
+        open_gateway([]) as other,
         _client_of(gateway, accept="*/*") as client,
     ):
         for wrong in (other.credential, KEY, "", gateway.credential + "x", gateway.credential[:-1]):
-            value = f"Bearer {wrong}".strip() if header == "authorization" else wrong
-            for method, path in (("POST", CHAT[0]), ("GET", "/v1/models"), ("POST", "/elsewhere")):
-                response = await client.request(method, path, headers={header: value})
-                assert response.status_code == 401, (wrong, path)
+            for header, value in (("authorization", f"Bearer {wrong}".strip()), ("x-api-key", wrong)):
+                for method, path in (("POST", CHAT[0]), ("GET", "/v1/models"), ("POST", "/elsewhere")):
+                    response = await client.request(method, path, headers={header: value})
+                    assert response.status_code == 401, (wrong, path)
         assert upstream.requests == []
-        value = f"Bearer {gateway.credential}" if header == "authorization" else gateway.credential
-        assert (await client.get("/v1/models", headers={header: value})).status_code == 200
+        right = gateway.credential
+        for headers in (
+            {"authorization": f"Bearer {right}"},
+            {"x-api-key": right},
+            {"x-goog-api-key": right},
+        ):
+            assert (await client.get("/v1/models", headers=headers)).status_code == 200
 
 
 async def test_nothing_but_requests_for_a_model_goes_through() -> None:
@@ -179,11 +170,8 @@ async def test_nothing_but_requests_for_a_model_goes_through() -> None:
 
 async def test_counting_and_listing_are_free() -> None:
     allowance = Allowance(tokens=0)
-    async with _opened(ANTHROPIC, answer(200, b'{"input_tokens": 9}'), allowance) as (
-        gateway,
-        upstream,
-        client,
-    ):
+    free = answer(200, b'{"input_tokens": 9}')
+    async with _opened(ANTHROPIC, free, allowance) as (gateway, upstream, client):
         counted = await client.post("/v1/messages/count_tokens", json={"model": "m", "messages": []})
         assert counted.json() == {"input_tokens": 9}
         out = {"model": "m", "messages": [], "mcp_servers": [{"type": "url", "url": "https://evil.invalid"}]}
@@ -208,11 +196,8 @@ async def test_the_request_past_the_allowance_is_answered_402(
 ) -> None:
     used = {"usage": USED, "type": "message"} if wire is ANTHROPIC else {"usage": CHAT_USAGE, **GEMINI}
     allowance = Allowance(amount=Decimal("0.001"), currency="USD")
-    async with _opened(wire, answer(200, json.dumps(used).encode()), allowance) as (
-        gateway,
-        upstream,
-        client,
-    ):
+    answers = answer(200, json.dumps(used).encode())
+    async with _opened(wire, answers, allowance) as (gateway, upstream, client):
         assert (await client.post(asked[0], json=asked[1])).status_code == 200
         await _counted(gateway, 1)
         assert not gateway.exhausted.is_set()
@@ -298,16 +283,6 @@ async def test_chat_streams_are_asked_for_their_usage() -> None:
         raw = b'{"model": "m",  "messages": [], "stream": true, "stream_options": {"include_usage": true}}'
         await client.post(CHAT[0], content=raw)
         assert upstream.requests[1].body == raw, "nothing to change"
-
-
-async def test_what_each_model_used_is_counted() -> None:
-    used = answer(200, json.dumps({"usage": CHAT_USAGE}).encode())
-    async with _opened(OPENAI, used) as (gateway, _, client):
-        for count, model in enumerate(("m", "other-model", "m"), start=1):
-            await client.post(CHAT[0], json={**CHAT[1], "model": model})
-            await _counted(gateway, count)
-        found = [(one.model, one.requests, one.input_tokens) for one in gateway.usage.models or ()]
-        assert found == [("m", 2, 11_000), ("other-model", 1, 5_500)]
 
 
 async def test_another_provider_answers_for_one_that_cannot() -> None:
@@ -436,11 +411,8 @@ async def test_60_requests_of_unknown_size_exceed_the_allowance_by_one_answer_at
         "usage": {"input_tokens": MUCH - 10, "output_tokens": 10},
         "usageMetadata": {"promptTokenCount": MUCH - 10, "candidatesTokenCount": 10},
     }
-    async with _opened(wire, answer(200, json.dumps(used).encode()), Allowance(tokens=2 * MUCH + 9_999)) as (
-        gateway,
-        upstream,
-        client,
-    ):
+    answers, allowance = answer(200, json.dumps(used).encode()), Allowance(tokens=2 * MUCH + 9_999)
+    async with _opened(wire, answers, allowance) as (gateway, upstream, client):
         answers = await asyncio.gather(*(client.post(path, json=body) for _ in range(60)))
         statuses = [one.status_code for one in answers]
         assert (statuses.count(200), statuses.count(402)) == (3, 57), "two fit, the third was under way"
@@ -527,6 +499,10 @@ async def test_the_dearest_of_the_named_models_is_paid() -> None:
         await _counted(gateway, 1)
         assert gateway.usage.cost is not None
         assert gateway.usage.cost.amount == "0.56"
+        assert (await client.post(CHAT[0], json={**CHAT[1], "model": "dear"})).status_code in (200, 402)
+        await _counted(gateway, 2)
+        found = {one.model: one.requests for one in gateway.usage.models or ()}
+        assert found == {"m": 1, "dear": 1}, "each model is counted"
 
 
 async def test_it_listens_on_the_address_that_it_is_given_and_nowhere_else() -> None:
@@ -549,7 +525,10 @@ async def test_providers_are_asked_through_the_proxy_of_the_environment(
     async with provider(answer(407, b"")) as proxy:
         address = proxy.base_url.replace("http://", "http://job.agent:secret@")
         monkeypatch.setenv(f"{scheme}_proxy", address)
-        monkeypatch.setenv("no_proxy", "direct.example.com")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        async with _opened(OPENAI, answer(200, b"{}")) as (_, direct, client):
+            assert (await client.get("/v1/models")).status_code == 200
+            assert len(direct.requests) == 1
         upstream = Upstream(OPENAI, f"{scheme}://models.example.com/v1", KEY)
         async with open_gateway([upstream]) as gateway, _client_of(gateway) as client:
             response = await client.get("/v1/models")
@@ -560,11 +539,3 @@ async def test_providers_are_asked_through_the_proxy_of_the_environment(
     assert received.line.startswith(expected)
     assert received.headers["proxy-authorization"] == "Basic am9iLmFnZW50OnNlY3JldA=="
     assert ("authorization" in received.headers) is (scheme == "http"), "the key is for the provider"
-
-
-async def test_no_proxy_is_asked_for_a_provider_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    async with _opened(OPENAI, answer(200, b"{}")) as (_, upstream, client):
-        assert (await client.get("/v1/models")).status_code == 200
-        assert len(upstream.requests) == 1

@@ -56,12 +56,8 @@ def is_wanted(events: Sequence[ForgeEvent]) -> bool:
 
 def last_act(events: Sequence[ForgeEvent]) -> ForgeEvent | None:
     """The last thing that a person did with the item's labels, or its closing."""
-    acts = [event for event in events if event.actor != BOT_USER and _concerns_us(event)]
+    acts = [one for one in events if one.actor != BOT_USER and (one.event == "closed" or one.label in ASKING)]
     return acts[-1] if acts else None
-
-
-def _concerns_us(event: ForgeEvent) -> bool:
-    return event.event == "closed" or (event.event in ("labeled", "unlabeled") and event.label in ASKING)
 
 
 def problems(

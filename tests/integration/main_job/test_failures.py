@@ -1,11 +1,12 @@
-"""What goes wrong ends with the right labels and a plain sentence on the issue."""
+"""What goes wrong, or was asked for by a stranger, ends with the right labels and a plain sentence."""
 
 from __future__ import annotations
 
+import pytest
 from coding_agent_model.script import Call, Failure, Script, Turn
 
-from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, until
-from tests.integration.main_job.scripts import finish, run, script, write
+from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
+from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script, write
 
 FLOW = {BOT, PROCESSING, DONE}
 
@@ -62,3 +63,31 @@ def test_a_transient_failure_is_tried_again_and_the_forge_being_down_costs_nothi
     assert len(system.comments(1)) == 1, "an answer that was lost makes no second comment"
     [change] = system.changes()
     assert system.file_at(change.head, "a.md") == "a\nb\n", "it went on from the pushed branch"
+
+
+def refusal_of(system: System, number: int, who: str) -> str:
+    """The comment that refuses the task, once the labels are taken back."""
+    body = system.wait_for_comment(number, f"{who} applied the label, but only people with")
+    until(lambda: not system.labels(number) & FLOW, "the label is taken back")
+    return body
+
+
+@pytest.mark.parametrize("flavour", ["github", pytest.param("gitlab", marks=pytest.mark.long)])
+def test_without_write_access_the_label_starts_nothing_also_from_an_issue_form(
+    start_system: StartSystem, flavour: str
+) -> None:
+    system = start_system(flavour, fixes_the_bug())
+    system.start_webhook()
+    form = system.forge.open_issue(REPOSITORY, "By a form", by="reader", labels=[BOT])
+    assert "with write access to acme/pricing may ask for a task." in refusal_of(system, form, "reader")
+    system.forge.add_label(REPOSITORY, 1, BOT, by="triager")
+    body = refusal_of(system, 1, "triager")
+    assert "Coding agent: failed" in body
+    assert "NotAuthorized" in body
+    assert system.model.requests == []
+    assert system.changes() == []
+
+    system.wait_for_next_second(1)
+    system.forge.add_label(REPOSITORY, 1, BOT, by="alice")
+    system.wait_for_label(1, DONE)
+    assert len(system.changes()) == 1

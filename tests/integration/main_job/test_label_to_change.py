@@ -6,7 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from coding_agent_forge.server import ForgeServer
+from coding_agent_model.server import ModelServer
 
+from tests.chart.edge import certificate
 from tests.fixtures.system import (
     BOT,
     BOT_TOKEN,
@@ -16,6 +19,8 @@ from tests.fixtures.system import (
     REPOSITORY,
     SECRET,
     StartSystem,
+    System,
+    sample_repository,
     until,
 )
 from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script
@@ -113,3 +118,24 @@ def test_the_label_put_on_again_goes_on_in_the_same_change_with_what_people_said
     verify = ("-c", f"gpg.ssh.allowedSignersFile={signers}", "log", "-1", "--format=%G? %GS %an <%ae>")
     assert system.git(*verify, change.head).strip() == "G robots@example.com Robots <robots@example.com>"
     until(lambda: PROCESSING not in system.labels(1), "the labels are swapped")
+
+
+@pytest.mark.long
+def test_it_is_trusted_where_ssl_cert_file_says_so(tmp_path: Path) -> None:
+    authority = certificate(tmp_path, "IP:127.0.0.1")
+    both = tmp_path / "both.pem"
+    both.write_text(authority.read_text() + authority.with_name("tls.key").read_text())
+    with (
+        ForgeServer("github", sample_repository(), tmp_path / "repositories", certificate=both) as forge,
+        ModelServer(fixes_the_bug(), api_key=MODEL_KEY) as model,
+    ):
+        system = System(forge, model, tmp_path)
+        try:
+            port = system.start("--mode", "webhook", SSL_CERT_FILE=str(authority)).port()
+            forge.add_hook(REPOSITORY, f"http://127.0.0.1:{port}/webhook/github", SECRET)
+            system.put_label(1)
+            until(lambda: DONE in system.labels(1), "the label", 180)
+        finally:
+            system.close()
+        [change] = system.changes()
+        assert change.head == "coding-agent/issue-1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -12,33 +13,28 @@ from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import DONE, REPOSITORY, Program, StartSystem, System, over, until
 from tests.integration.main_job.scripts import finish, run, script, write
 
+Start = Callable[..., System]
+
 
 def slow(seconds: float) -> list[object]:
     return list(script(write("a.md", "a\n"), run(f"sleep {seconds}"), finish("Took its time.")))
 
 
-def with_broker(
-    start_system: StartSystem, flavour: str, scripts: list[object], broker: Broker, queue: str
-) -> System:
-    return start_system(
-        flavour,
-        scripts,
-        use_rabbitmq=True,
-        rabbitmq={"host": broker.host, "port": broker.port, "queue": queue, "heartbeat": 5},
-    )
+@pytest.fixture
+def start(start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str) -> Start:
+    broker = {"host": rabbitmq.host, "port": rabbitmq.port, "queue": rabbitmq_queue, "heartbeat": 5}
+    return lambda flavour, scripts: start_system(flavour, scripts, use_rabbitmq=True, rabbitmq=broker)
 
 
 def at_work(system: System) -> None:
     until(lambda: len(system.model.requests) >= 2, "the agent is in mid-task")
 
 
-def test_a_consumer_killed_in_mid_task_loses_nothing(
-    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
-) -> None:
+def test_a_consumer_killed_in_mid_task_loses_nothing(start: Start) -> None:
     # The first attempt ends by the kill alone, however late that comes.
     second = Script(match="An earlier attempt", turns=(write("a.md", "a\n"), finish()))
     scripts = [second, *slow(600)]
-    system = with_broker(start_system, "github", scripts, rabbitmq, rabbitmq_queue)
+    system = start("github", scripts)
     system.start_webhook()
     first = system.start_consumer()
     system.put_label(1)
@@ -51,29 +47,8 @@ def test_a_consumer_killed_in_mid_task_loses_nothing(
     assert len(system.changes()) == 1
 
 
-@pytest.mark.long
-def test_a_broker_restarted_in_mid_task_makes_no_second_run(
-    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
-) -> None:
-    system = with_broker(start_system, "github", slow(6), rabbitmq, rabbitmq_queue)
-    system.start_webhook()
-    consumer = system.start_consumer()
-    system.put_label(1)
-    at_work(system)
-    rabbitmq.restart()
-    system.wait_for_label(1, DONE)
-    [comment] = system.comments(1)
-    assert "attempt 1 of 3" in comment.body, consumer.text()
-    assert len(system.changes()) == 1
-    assert len([r for r in system.model.requests if "Took its time" not in str(r)]) == 3, (
-        "it was worked on once"
-    )
-
-
-def test_webhook_redelivery_and_poll_together_make_one_task(
-    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
-) -> None:
-    system = with_broker(start_system, "gitlab", slow(0.5), rabbitmq, rabbitmq_queue)
+def test_webhook_redelivery_and_poll_together_make_one_task(start: Start) -> None:
+    system = start("gitlab", slow(0.5))
     system.start_webhook()
     system.put_label(1)
     until(lambda: "Task queued successfully" in system.programs[0].text(), "the webhook's message waits")
@@ -90,10 +65,8 @@ def test_webhook_redelivery_and_poll_together_make_one_task(
     assert len(system.model.requests) == 3, "one run of three requests"
 
 
-def test_consumer_and_producer_serve_their_metrics(
-    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
-) -> None:
-    system = with_broker(start_system, "github", slow(0), rabbitmq, rabbitmq_queue)
+def test_consumer_and_producer_serve_their_metrics(start: Start) -> None:
+    system = start("github", slow(0))
     place = {"http_host": "127.0.0.1", "http_port": 0}
     system.sections = over(system.sections, {"consumer": place, "scheduling": place})
     system.put_label(1)
@@ -111,19 +84,3 @@ def test_consumer_and_producer_serve_their_metrics(
 def metrics_of(program: Program) -> str:
     [port] = re.findall(r"Metrics are at 127.0.0.1, port (\d+)", program.text())
     return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60, trust_env=False).text
-
-
-@pytest.mark.long
-def test_a_consumer_stopped_in_good_order_hands_its_task_on_without_cost(
-    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
-) -> None:
-    system = with_broker(start_system, "github", slow(3), rabbitmq, rabbitmq_queue)
-    system.start_webhook()
-    first = system.start_consumer()
-    system.put_label(1)
-    at_work(system)
-    assert first.terminate() == 0
-    assert system.file_at("coding-agent/issue-1", "a.md") == "a\n", "work so far is pushed"
-    system.start_consumer()
-    system.wait_for_label(1, DONE)
-    assert "attempt 1 of 3" in system.comments(1)[0].body

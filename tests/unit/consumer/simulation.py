@@ -51,6 +51,11 @@ _QUIET = 25
 """Passes of the event loop after which every task waits for a request, or for time to pass."""
 
 
+def url_of(branch: str) -> str:
+    """The change of a branch."""
+    return f"https://github.com/o/r/pull/{branch}"
+
+
 class Answer(Enum):
     """How a request to the forge ends."""
 
@@ -230,8 +235,7 @@ class SimulatedForge:
         return await self._asked("remove_label", remove)
 
     async def find_change(self, _item: Item, *, branch: str) -> Change | None:
-        there = branch in self.item.changes
-        return Change(1, f"https://github.com/o/r/pull/{branch}", created=False) if there else None
+        return Change(1, url_of(branch), created=False) if branch in self.item.changes else None
 
 
 class SimulatedItem:
@@ -654,8 +658,8 @@ class SimulatedAttempt:
             if outcome.succeeded:
                 await self.process.to_broker("open_change")
                 world.item.changes.add(task.state.branch)
-                url = f"https://github.com/o/r/pull/{task.state.branch}"
-                outcome = outcome.model_copy(update={"branch": task.state.branch, "change_url": url})
+                branch = task.state.branch
+                outcome = outcome.model_copy(update={"branch": branch, "change_url": url_of(branch)})
             return outcome
         finally:
             world.working.remove(self)

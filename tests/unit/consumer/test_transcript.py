@@ -57,47 +57,29 @@ def test_a_last_line_cut_by_a_crash_is_left_out(tmp_path: Path) -> None:
     assert read(path) == MESSAGES[:2]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"[]\n{}\n"])
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"[]\n{}\n"])
 def test_junk_reads_as_nothing(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "a.jsonl"
     if content is not None:
-        path.write_bytes(content)
-    assert read(path) == []
-    assert recap(path) == ""
+        (tmp_path / "a").write_bytes(content)
+    assert (read(tmp_path / "a"), recap(tmp_path / "a")) == ([], "")
 
 
 def test_secrets_are_never_written(tmp_path: Path) -> None:
     secret = 'tok"en-0123456789'
-    Transcript(tmp_path / "a", Scrub([secret])).append(
-        ModelRequest(parts=[UserPromptPart(f"It is {secret}!")])
-    )
+    said = ModelRequest(parts=[UserPromptPart(f"It is {secret}!")])
+    Transcript(tmp_path / "a", Scrub([secret])).append(said)
     assert "0123456789" not in (tmp_path / "a").read_text()
     assert "It is ***!" in str(read(tmp_path / "a"))
 
 
-def test_files_that_only_other_programs_have_cause_no_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    missing = {"files": [str(tmp_path / "github")]}
-    scrub = scrub_for(Settings.model_validate({"webhook": {"github": {"secret": missing}}}))
-    assert scrub("text") == "text"
-    assert caplog.text == ""
-
-
 def test_the_settings_secrets_are_known() -> None:
-    env, headers = (
-        {"A_TOKEN": "env-1-secret", "MODE": "readonly"},
-        {"Authorization": "Bearer header-1-secret"},
-    )
-    servers = [
-        {"mcp_server_name": "a", "command": ["a"], "env": env},
-        {"mcp_server_name": "b", "url": "http://b/mcp?id=query-1-secret", "headers": headers},
-    ]
+    env, headers = {"TOKEN": "env-1-secret", "MODE": "readonly"}, {"A": "Bearer header-1-secret"}
+    shop = {"mcp_server_name": "b", "url": "http://b/mcp?id=query-1-secret", "headers": headers}
     known = {
         "llm": {"openai": {"api_key": "model-1-secret"}},
         "github": {"personal_access_token": "github-1-secret"},
         "webhook": {"github": {"secret": "webhook-1-secret"}, "gitlab": {"token": "webhook-2-secret"}},
-        "mcp_servers": servers,
+        "mcp_servers": [{"mcp_server_name": "a", "command": ["a"], "env": env}, shop],
     }
     scrub = scrub_for(Settings.model_validate(known))
     secrets = re.findall(r"\w+-\d-secret", str(known))

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import ModelSpec
-from coding_agent_consumer.agent.tools import show
+from coding_agent_consumer.agent.tools import RESULT_LIMIT, call_safely
 from coding_agent_consumer.brief import Brief, Step
-from coding_agent_consumer.workspace.protocol import CommandResult
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.model import Settings
+from pydantic_ai import ModelRetry, ToolFailed
+from pydantic_ai.mcp import MCPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -139,13 +140,33 @@ async def test_cancelling_from_outside_ends_the_work_too(tmp_path: Path) -> None
     assert ended.is_set()
 
 
+NO_CONTEXT: Any = None
+
+
 @pytest.mark.parametrize(
-    ("result", "shown"),
+    ("error", "told"),
     [
-        (CommandResult(0, "fine\n", False, 1.5), "fine\n[exit code 0]"),
-        (CommandResult(1, "", False, 0.1), "[exit code 1]"),
-        (CommandResult(None, "slow", False, 30.2), "slow\n[killed: it ran out of time after 30 s]"),
+        (ModelRetry("no such article"), "no such article"),
+        (ToolFailed("out of stock"), "out of stock"),
+        (MCPError("bad params", -32602), "bad params"),
+        (ConnectionResetError("secret detail"), "does not answer (ConnectionResetError)"),
+        (ExceptionGroup("group", [OSError()]), "does not answer (ExceptionGroup)"),
     ],
 )
-def test_a_commands_result_in_words(result: CommandResult, shown: str) -> None:
-    assert show(result) == shown
+async def test_errors_become_answers(error: Exception, told: str) -> None:
+    async def call_tool(*_: Any, **__: Any) -> Any:
+        raise error
+
+    with pytest.raises(ToolFailed) as caught:
+        await call_safely(NO_CONTEXT, call_tool, "price_of", {})
+    assert told in caught.value.message
+    assert "secret detail" not in caught.value.message
+
+
+@pytest.mark.parametrize("result", ["x" * 1_000_000, {"rows": ["x" * 1000] * 1000}, {"price": 450}])
+async def test_results_are_bounded_and_small_ones_passed_on_as_they_are(result: Any) -> None:
+    async def call_tool(*_: Any, **__: Any) -> Any:
+        return result
+
+    answer = await call_safely(NO_CONTEXT, call_tool, "price_of", {})
+    assert answer == result if "price" in result else len(str(answer)) < RESULT_LIMIT + 100

@@ -192,7 +192,7 @@ ENDINGS: list[tuple[str, str, bytes, Ending, tuple[Tokens, bool]]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "encoding", "sent", "ending", "expected"), ENDINGS)
+@pytest.mark.parametrize(("kind", "encoding", "sent", "ending", "expected"), ENDINGS, ids=range(len(ENDINGS)))
 def test_only_what_can_be_read_is_known(
     kind: str,
     encoding: str,

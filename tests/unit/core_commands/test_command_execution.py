@@ -114,9 +114,12 @@ async def test_who_may_sees_by_a_reaction_that_it_was_done(
     name: CommandName, phase: Phase | None, result: ExecutionResult, asked: int, withdrawn: int
 ) -> None:
     world = World(phase=phase)
-    assert await world.give(name) is result
+    registry = CollectorRegistry()
+    assert await world.give(name, metrics=CommandMetrics(registry)) is result
     assert (len(world.asked), len(world.withdrawn)) == (asked, withdrawn)
     assert world.reacted
+    labels = {"platform": "github", "command": name, "result": result}
+    assert registry.get_sample_value("coding_agent_commands_total", labels) == 1
 
 
 async def test_what_bears_our_reaction_is_not_done_again() -> None:
@@ -158,14 +161,3 @@ async def test_a_forge_that_would_refuse_for_ever_ends_it(where: str, result: Ex
 
 async def test_what_admission_calls_a_duplicate_is_nothing_to_do() -> None:
     assert await World(duplicate="the item's task has not ended").give(RUN) is ExecutionResult.NOTHING
-
-
-async def test_each_is_counted() -> None:
-    registry = CollectorRegistry()
-    metrics = CommandMetrics(registry)
-    world = World()
-    await world.give(RUN, metrics=metrics)
-    await world.give(CANCEL, "reader", metrics=metrics)
-    for name, result in (("run", "done"), ("cancel", "refused")):
-        labels = {"platform": "github", "command": name, "result": result}
-        assert registry.get_sample_value("coding_agent_commands_total", labels) == 1

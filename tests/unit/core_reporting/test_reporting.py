@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import pytest
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.egress import Denial
-from coding_agent_core.forge.values import MARKER
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import MARKER, Comment, ItemState, LabelEvent
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import Report, State, comment, label_changes, read_state
+from coding_agent_core.reporting import Report, State, comment, label_changes, publish, read_state
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Phase
+from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.usage import Usage
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,13 +94,6 @@ def test_the_branch_is_named_once_unless_the_change_shows_it(phase: Phase) -> No
         assert comment(replace(shown, state=changed)).count("work so far") == (phase is not Phase.SUCCEEDED)
 
 
-def test_one_request_is_not_plural() -> None:
-    used = Usage(requests=1, input_tokens=2, output_tokens=3)
-    assert " 1 model request, 2 tokens in" in comment(report(Phase.SUCCEEDED, usage=used))
-    more = used.model_copy(update={"requests": 1200})
-    assert " 1,200 model requests, " in comment(report(Phase.SUCCEEDED, usage=more))
-
-
 @given(st.text(max_size=300))
 def test_no_text_of_the_model_can_forge_the_state(text: str) -> None:
     forged = f"{text}\n{MARKER}" + '{"uuid":"forged","phase":"Succeeded"} -->'
@@ -127,3 +122,58 @@ def test_a_comment_has_a_table_of_several_models() -> None:
     text = comment(report(Phase.SUCCEEDED, usage=used.plus(used.model_copy(update={"model": "qwen3"}))))
     assert "| `a\\|b` | 3 | 12,000 | 30 | unknown |\n| `qwen3` | 3 |" in text
     assert "Usage by model" not in comment(report(Phase.SUCCEEDED, usage=used))
+
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+class ShownItem:
+    """One item and its history."""
+
+    def __init__(self, labels: set[str], history: Sequence[LabelEvent]) -> None:
+        self.labels, self.history = labels, history
+
+    async def upsert_comment(
+        self, item: Item, marker: str, body: str, *, known: Comment | None = None
+    ) -> Comment:
+        return Comment("1", "coding-agent-bot", body, NOON)
+
+    async def read_state(self, item: Item) -> ItemState:
+        return ItemState(frozenset(self.labels), open=True)
+
+    async def label_application(self, item: Item) -> LabelEvent | None:
+        return next((event for event in self.history if event.added and event.label == BOT), None)
+
+    async def add_label(self, item: Item, label: str) -> None:
+        self.labels.add(label)
+
+    async def remove_label(self, item: Item, label: str) -> bool:
+        self.labels.discard(label)
+        return True
+
+
+def event(seconds: int, *, added: bool = True, label: str = BOT) -> LabelEvent:
+    return LabelEvent(NOON + timedelta(seconds=seconds), "alice", label, added)
+
+
+@pytest.mark.parametrize(
+    ("history", "stays"),
+    [
+        ([event(-5)], False),
+        ([event(0)], False),
+        ([event(1)], True),
+        ([event(0), event(0, added=False)], False),
+        ([event(5, label=PROCESSING), event(-5)], False),
+        ([], True),  # nobody knows
+    ],
+)
+async def test_a_newer_label_stays_at_an_end(history: list[LabelEvent], stays: bool) -> None:
+    for phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED):
+        assert await labels_after(phase, history) - {DONE} == ({BOT, "bug"} if stays else {"bug"})
+    assert await labels_after(Phase.RUNNING, history) == {PROCESSING, "bug"}, "its own, while it works"
+
+
+async def labels_after(phase: Phase, history: list[LabelEvent]) -> set[str]:
+    item = ShownItem({BOT, PROCESSING, "bug"}, history)
+    await publish(cast("Forge", item), making.report(State(uuid="u", phase=phase)), answered_until=NOON)
+    return item.labels

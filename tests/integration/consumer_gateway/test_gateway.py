@@ -306,7 +306,12 @@ async def test_another_provider_answers_for_one_that_cannot() -> None:
 async def test_a_cloud_gets_a_token_of_the_workload_identity_and_no_client_sees_it(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("subject")
     token = "token-of-the-cloud"
-    given = {"cloud": "azure", "tenant_id": "t", "client_id": "c", "token_file": tmp_path / "token"}
+    given: dict[str, Any] = {
+        "cloud": "azure",
+        "tenant_id": "t",
+        "client_id": "c",
+        "token_file": tmp_path / "token",
+    }
     gives = answer(200, json.dumps({"access_token": token, "expires_in": 3600}).encode())
     async with provider(gives) as cloud, provider(answer(400, f"bad {token}".encode())) as model:
 
@@ -339,7 +344,7 @@ async def test_the_key_comes_back_in_no_error() -> None:
 async def test_headers_of_a_connection_stay_on_it() -> None:
     extra = "Connection: X-Private\r\nX-Private: 1\r\nX-Request-Id: r1\r\nSet-Cookie: a=b\r\n"
     async with _opened(OPENAI, answer(200, b"{}", extra=extra)) as (_, upstream, client):
-        headers = {
+        headers: dict[str, Any] = {
             **{"Connection": "X-Hop", "X-Hop": "1", "Cookie": "a=b", "Proxy-Authorization": "x"},
             **{"X-App": "cli", "Originator": "grüße".encode(), "X-Unknown": "1"},
         }
@@ -411,8 +416,8 @@ async def test_60_requests_of_unknown_size_exceed_the_allowance_by_one_answer_at
         "usage": {"input_tokens": MUCH - 10, "output_tokens": 10},
         "usageMetadata": {"promptTokenCount": MUCH - 10, "candidatesTokenCount": 10},
     }
-    answers, allowance = answer(200, json.dumps(used).encode()), Allowance(tokens=2 * MUCH + 9_999)
-    async with _opened(wire, answers, allowance) as (gateway, upstream, client):
+    play, allowance = answer(200, json.dumps(used).encode()), Allowance(tokens=2 * MUCH + 9_999)
+    async with _opened(wire, play, allowance) as (gateway, upstream, client):
         answers = await asyncio.gather(*(client.post(path, json=body) for _ in range(60)))
         statuses = [one.status_code for one in answers]
         assert (statuses.count(200), statuses.count(402)) == (3, 57), "two fit, the third was under way"

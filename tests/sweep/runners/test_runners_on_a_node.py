@@ -104,7 +104,7 @@ class Case:
         return found[0] if found else None
 
     def named(self) -> dict[str, Any]:
-        return self.wait("an AgentTask", lambda: self.task)
+        return dict(self.wait("an AgentTask", lambda: self.task))
 
     def file(self, path: str) -> str:
         """A file on the task's branch; empty if it is not there."""
@@ -265,9 +265,9 @@ def kill_twice(case: Case) -> None:
 def cancel(case: Case) -> None:
     uid = case.wait_for_command()
     assert any(name == PROGRAMS[case.runner] for _, name, _ in processes(uid))
-    labels = lambda: case.world.forge.labels(case.repository, case.number)  # noqa: E731
-    case.wait("the label", lambda: PROCESSING in labels())
-    case.world.forge.remove_label(case.repository, case.number, PROCESSING)
+    forge = case.world.forge
+    case.wait("the label", lambda: PROCESSING in forge.labels(case.repository, case.number))
+    forge.remove_label(case.repository, case.number, PROCESSING)
     case.wait("the pod is gone", lambda: case.pod(1) is None)
     assert list(processes(uid)) == []
 

@@ -195,10 +195,10 @@ class SimulatedForge:
     async def locate(self, item: Item) -> Item:
         return item
 
-    async def read(self, item: Item) -> ItemDetails:
+    async def read(self, item: Item) -> Any:
         return await self._asked("read", self.item.details)
 
-    async def read_state(self, _item: Item) -> ItemState:
+    async def read_state(self, _item: Item) -> Any:
         def shown() -> ItemState:
             self.process.read_at = self.process.world.now()
             self.process.saw_labeled = self.item.labeled or self.item.by_command
@@ -206,25 +206,25 @@ class SimulatedForge:
 
         return await self._asked("read_state", shown)
 
-    async def label_application(self, _item: Item) -> LabelEvent | None:
+    async def label_application(self, _item: Item) -> Any:
         return await self._asked("label_application", self.item.application)
 
-    async def label_history(self, _item: Item, _since: datetime | None) -> list[LabelEvent]:
+    async def label_history(self, _item: Item, _since: datetime | None) -> Any:
         return await self._asked("label_history", lambda: list(self.item.history))
 
     async def whoami(self) -> str:
         return "bot"
 
-    async def find_comment(self, _item: Item, _marker: str) -> Comment | None:
+    async def find_comment(self, _item: Item, _marker: str) -> Any:
         return await self._asked("find_comment", lambda: self.item.comment)
 
-    async def upsert_comment(self, _item: Item, _marker: str, body: str) -> Comment:
+    async def upsert_comment(self, _item: Item, _marker: str, body: str) -> Any:
         return await self._asked("upsert_comment", lambda: self.item.write(body))
 
     async def add_label(self, _item: Item, label: str) -> None:
         await self._asked("add_label", lambda: self.item.change("bot", label, added=True))
 
-    async def remove_label(self, _item: Item, label: str) -> bool:
+    async def remove_label(self, _item: Item, label: str) -> Any:
         def remove() -> bool:
             applied = self.item.application()
             removed = self.item.change("bot", label, added=False)

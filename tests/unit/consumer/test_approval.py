@@ -198,7 +198,8 @@ async def test_newer_texts_are_marked() -> None:
     conversation, unapproved = await check(People()).conversation(CONVERSATION, Unapproved(AT))
     assert conversation == CONVERSATION
     assert unapproved.report == "", "comments are part of a conversation: nobody has to be told"
-    notes = [unapproved.note(one) for one in (*conversation.comments, *conversation.discussion.reviews)]
+    entries: list[Comment | Review] = [*conversation.comments, *conversation.discussion.reviews]
+    notes = [unapproved.note(one) for one in entries]
     who = "after the label by somebody without write access"
     assert notes == ["", f"edited {who}", f"written {who}", "", "", "", f"perhaps edited {who}", ""]
 

@@ -197,7 +197,7 @@ async def test_a_service_that_is_reached_late_is_asked_again(
     ours: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first connections of a new pod: the network may not know its policies yet."""
-    answers = [
+    answers: list[httpx.Response | Exception] = [
         *(httpx.ConnectTimeout("late"), httpx.Response(503)),
         httpx.Response(200, json={"data": {"system_prompt": "Rust only."}}),
     ]

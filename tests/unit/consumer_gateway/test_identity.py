@@ -20,9 +20,9 @@ NOW = datetime(2026, 11, 27, 1, 2, 3, tzinfo=UTC)
 SUBJECT = "header.payload.signature"
 POOL = "projects/4242/locations/global/workloadIdentityPools/cluster/providers/kubernetes"
 ROLE = "arn:aws:iam::123456789012:role/models"
-AZURE = {"cloud": "azure", "tenant_id": "t-1", "client_id": "c-1"}
-AWS = {"cloud": "aws", "role_arn": ROLE, "region": "eu-west-1"}
-GOOGLE = {"cloud": "google", "provider": POOL}
+AZURE: dict[str, Any] = {"cloud": "azure", "tenant_id": "t-1", "client_id": "c-1"}
+AWS: dict[str, Any] = {"cloud": "aws", "role_arn": ROLE, "region": "eu-west-1"}
+GOOGLE: dict[str, Any] = {"cloud": "google", "provider": POOL}
 STS = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
   <AssumeRoleWithWebIdentityResult><Credentials>
     <SessionToken>session/token==+x</SessionToken><SecretAccessKey>secret/key+1</SecretAccessKey>

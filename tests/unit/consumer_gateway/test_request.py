@@ -102,7 +102,7 @@ def test_the_provider_is_no_way_out(route: Route, body: dict[str, Any]) -> None:
 
 
 SCHEMA = {"$schema": ADDRESS, "$ref": "#/a"}
-ORDINARY = [
+ORDINARY: list[tuple[Route, dict[str, Any]]] = [
     (MESSAGES, {"tools": [{"name": "Bash", "input_schema": {}}, {"type": "bash_20250124", "name": "bash"}]}),
     (MESSAGES, _user({"type": "tool_use", "name": "WebFetch", "input": {"type": "url", "url": ADDRESS}})),
     (MESSAGES, _user({"type": "text", "text": ADDRESS})),
@@ -206,7 +206,7 @@ def _size(route: Route, context: int | None = 1_000, **body: Any) -> Size:
 def test_the_longest_answer_and_the_input_are_estimated() -> None:
     def longest(route: Route, **body: Any) -> int | None:
         most = _size(route, **body).most
-        return most and most.output
+        return most.output if most else None
 
     assert longest(MESSAGES, max_tokens=32_000) == 32_000
     assert longest(CHAT, max_completion_tokens=100, n=3) == 300
@@ -255,7 +255,7 @@ UNSIZED: list[tuple[Route, dict[str, Any]]] = [
     (GEMINI, {"contents": [{"parts": [{"fileData": {"fileUri": "files/1"}}]}]}),
     (GEMINI, {"cachedContent": "cachedContents/1"}),
 ]
-LIMITS = {
+LIMITS: dict[Route, dict[str, Any]] = {
     **{MESSAGES: {"max_tokens": 10}, CHAT: {"max_tokens": 10}, RESPONSES: {"max_output_tokens": 10}},
     **{GEMINI: {"generationConfig": {"maxOutputTokens": 10}}},
 }
@@ -314,13 +314,14 @@ def test_what_has_another_price_than_text_is_named(route: Route, body: dict[str,
 
 
 def test_ordinary_modes_have_the_price_of_text() -> None:
-    for route, body in (
+    ordinary: list[tuple[Route, dict[str, Any]]] = [
         (MESSAGES, {"service_tier": "standard_only", "speed": "standard"}),
         (RESPONSES, {"service_tier": "auto"}),
         (CHAT, {"service_tier": "default", "modalities": ["text"], "audio": None}),
         (GEMINI, {"generationConfig": {"responseModalities": ["TEXT"]}}),
         *ORDINARY,
-    ):
+    ]
+    for route, body in ordinary:
         assert read_request(route, json.dumps({"model": "m", **body}).encode()).special is None
 
 

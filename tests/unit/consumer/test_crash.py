@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from coding_agent_core.tasks import Phase
 
-from tests.unit.consumer.simulation import DONE, UNAVAILABLE, Process, World
+from tests.unit.consumer.simulation import DONE, MAX_ATTEMPTS, UNAVAILABLE, Process, World
 
 
 @pytest.fixture
@@ -91,3 +91,13 @@ def test_a_retry_is_kept_while_another_consumer_drops_a_later_message(world: Wor
     assert world.attempts == [("uuid-1", 1, 1), ("uuid-1", 1, 2)]
     assert shown(world) == (Phase.SUCCEEDED, 2)
     assert world.item.labels == {DONE}
+
+
+def test_the_last_attempt_is_not_tried_again(world: World) -> None:
+    world.outcomes = [UNAVAILABLE] * 9
+    world.calm_down()
+    assert world.attempts == [("uuid-1", 1, number) for number in range(1, MAX_ATTEMPTS + 1)]
+    assert shown(world) == (Phase.FAILED, MAX_ATTEMPTS)
+    assert world.item.state is not None
+    assert world.item.state.reason is UNAVAILABLE.reason
+    assert [task.uuid for task in world.broker.dead] == ["uuid-1"]

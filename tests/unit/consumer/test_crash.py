@@ -99,5 +99,5 @@ def test_the_last_attempt_is_not_tried_again(world: World) -> None:
     assert world.attempts == [("uuid-1", 1, number) for number in range(1, MAX_ATTEMPTS + 1)]
     assert shown(world) == (Phase.FAILED, MAX_ATTEMPTS)
     assert world.item.state is not None
-    assert world.item.state.reason is UNAVAILABLE.reason
+    assert world.item.state.reason == UNAVAILABLE.reason
     assert [task.uuid for task in world.broker.dead] == ["uuid-1"]

@@ -98,7 +98,10 @@ async def test_who_asks_without_a_label() -> None:
     assert await refused(request("", Origin.MANUAL, None)) is None, "the cluster's permission decided"
     command = request("reader", Origin.MANUAL, Cause.COMMAND)
     assert await refused(command, people=People(applied_by="alice")) is not None
-    with pytest.raises(ForgeUnavailableError):  # a forge that does not answer gives no permission
+
+
+async def test_a_forge_that_does_not_answer_is_no_permission() -> None:
+    with pytest.raises(ForgeUnavailableError):
         await refused(request("unreachable"))
 
 

@@ -37,7 +37,7 @@ from hypothesis import strategies as st
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
 
-from tests.fixtures.system import BOT_TOKEN, MODEL_KEY
+from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, over
 from tests.fixtures.user_config import StartUserConfig
 from tests.integration.consumer_attempt.conftest import MakePlace
 
@@ -87,7 +87,6 @@ SPELLINGS = [
     "https://ｍodels.corp.example/v1",
     "https://models。corp。example/v1",
     "//models.corp.example/v1",
-    " https://models.corp.example/v1",
     "https://models.corp.example/v1\r\nX-Evil: 1",
     "https://models.corp.example\t.evil.example/v1",
     EVIL,
@@ -159,14 +158,13 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[httpx2.Request]]:
         patch.setattr(httpcore2, "default_ssl_context", _shared_context(httpcore2.default_ssl_context))
         for library in (httpx, httpx2):
             patch.setattr(library.AsyncHTTPTransport, "handle_async_request", handle)
-        patch.setenv("OPENAI_API_KEY", AMBIENT)
-        patch.setenv("OPENAI_ADMIN_KEY", AMBIENT)
-        patch.setenv("OPENAI_ORG_ID", AMBIENT)
-        patch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Gateway: {AMBIENT}")
-        for name in ("OLLAMA_API_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "GOOGLE_API_KEY"):
+        for name in (
+            *("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OLLAMA_API_KEY", "ANTHROPIC_API_KEY"),
+            *("ANTHROPIC_AUTH_TOKEN", "GOOGLE_API_KEY", "GOOGLE_CLOUD_PROJECT"),
+        ):
             patch.setenv(name, AMBIENT)
-        patch.setenv("ANTHROPIC_CUSTOM_HEADERS", f"X-Gateway: {AMBIENT}")
-        patch.setenv("GOOGLE_CLOUD_PROJECT", AMBIENT)
+        for name in ("OPENAI_CUSTOM_HEADERS", "ANTHROPIC_CUSTOM_HEADERS"):
+            patch.setenv(name, f"X-Gateway: {AMBIENT}")
         patch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
         yield requests
 
@@ -227,141 +225,40 @@ def _place(url: str) -> tuple[str, str, int]:
     return (parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme])
 
 
-def key_of_another_kind(folder: Path) -> list[Any]:
-    return [
-        {},
-        [],
-        "",
-        None,
-        {"values": []},
-        {"files": []},
-        {"files": [str(folder / "token")]},
-        {"values": ["own"], "files": [str(folder / "token")]},
-        [""],
-        ["own"],
-        "${OPENAI_API_KEY}",
-        "own-key",
-        "own\r\nX-Evil: 1",
-        True,
-        7,
-    ]
+ATTACKS: dict[str, Any] = {
+    "no key": {"api_key": {}},
+    "no value": {"api_key": {"values": []}},
+    "no file": {"api_key": {"files": []}},
+    "any file": {"api_key": {"files": ["FILE"]}},
+    "without TLS": {"base_url": "http://models.corp.example/v1", "api_key": {}},
+}
+"""What gave secrets away before there was a list of what a person may set."""
 
 
-ANY = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
-    max_leaves=8,
-)
-DEFAULTS: list[dict[str, Any]] = [
-    {},
-    {"llm": {"openai": {"api_key": DEFAULT}}},
-    {"llm": {"openai": {"api_key": DEFAULT, "base_url": "https://gateway.corp.example/v1"}}},
-    {"llm": {"openai": {"base_url": "https://gateway.corp.example/v1"}}},
-    {"llm": {"anthropic": {"base_url": "https://gateway.corp.example", "api_key": DEFAULT}}},
-    {"llm": {"provider": "google", "google": {"api_key": DEFAULT}}},
-    {"llm": {"provider": "ollama"}},
-]
-
-
-def accepted() -> st.SearchStrategy[Any]:
-    """Settings that a person may have, so that requests are made."""
-    address = st.sampled_from([EVIL, "http://models.corp.example/v1", *SPELLINGS[:5], *SPELLINGS[7:8]])
-    openai = {"base_url": address, "api_key": st.just("own-key"), "model": st.just("m")}
-    llm = {
-        "provider": st.sampled_from(["openai", "anthropic", "google", "ollama", "lmstudio"]),
-        "openai": st.fixed_dictionaries(
-            {}, optional={**openai, "api": st.sampled_from(["auto", "responses", "chat"])}
-        ),
-        "anthropic": st.fixed_dictionaries({}, optional=openai),
-        "google": st.fixed_dictionaries({}, optional=openai),
-        "ollama": st.fixed_dictionaries({}, optional={"endpoint": address}),
-        "lmstudio": st.fixed_dictionaries({}, optional={"base_url": address}),
-    }
-    return st.fixed_dictionaries({"llm": st.fixed_dictionaries({}, optional=llm)})
-
-
-def persons(folder: Path) -> st.SearchStrategy[Any]:
-    """Settings near to what is accepted, with each kind of a wrong value, and any other JSON."""
-    address = st.sampled_from(SPELLINGS) | ANY
-    key = st.sampled_from(key_of_another_kind(folder)) | ANY
-    name = st.sampled_from(["m", "gpt-4o", "${OPENAI_API_KEY}", str(folder / "token")]) | ANY
-    service = {"model": name, "max_token": st.integers(), "context_length": st.integers()}
-    openai = st.fixed_dictionaries({}, optional={"base_url": address, "api_key": key, **service})
-    other = {"base_url": address, "endpoint": address, "api_key": key, **service}
-    llm = st.fixed_dictionaries(
-        {},
-        optional={
-            "provider": st.sampled_from([*OURS_BY_PROVIDER, "ollama", "lmstudio", "azure", None]),
-            "openai": openai | ANY,
-            "anthropic": openai | ANY,
-            "google": openai | ANY,
-            "ollama": st.fixed_dictionaries({}, optional=other) | ANY,
-            "lmstudio": st.fixed_dictionaries({}, optional=other) | ANY,
-            "fallback": openai,
-        },
-    )
-    server = {"mcp_server_name": "x", "url": EVIL, "headers": {"A": "${OPENAI_API_KEY}"}}
-    return (
-        accepted()
-        | st.fixed_dictionaries({"llm": llm})
-        | st.fixed_dictionaries(
-            {},
-            optional={
-                "llm": llm | ANY,
-                "system_prompt": st.text(max_size=20) | ANY,
-                "instructions": st.text(max_size=20) | ANY,
-                "max_llm_process_num": st.integers(0, 2000) | ANY,
-                "mcp_servers": st.just([server]),
-                "user_config_api": st.just({"url": EVIL}),
-                "github": st.just({"api_url": EVIL}),
-                "context_storage": st.just({"s3": {"bucket": "evil", "endpoint_url": EVIL}}),
-            },
-        )
-        | st.dictionaries(st.text(max_size=12), ANY, max_size=3)
-    )
-
-
-def attacks(folder: Path) -> dict[str, dict[str, Any]]:
-    """What gave secrets away before there was a list of what a person may set."""
-    file = str(folder / "token")
-    return {
-        "no key": {"llm": {"openai": {"base_url": EVIL, "api_key": {}}}},
-        "no value": {"llm": {"openai": {"base_url": EVIL, "api_key": {"values": []}}}},
-        "no file": {"llm": {"openai": {"base_url": EVIL, "api_key": {"files": []}}}},
-        "any file": {"llm": {"openai": {"base_url": EVIL, "api_key": {"files": [file]}}}},
-        "without TLS": {"llm": {"openai": {"base_url": "http://models.corp.example/v1", "api_key": {}}}},
-    }
+def attack(name: str, folder: Path) -> dict[str, Any]:
+    openai = {"base_url": EVIL, **ATTACKS[name]}
+    if name == "any file":
+        openai["api_key"] = {"files": [str(folder / "token")]}
+    return {"llm": {"openai": openai}}
 
 
 def merged_as_it_comes(ours: Settings, data: Mapping[str, Any]) -> Settings:
     """The decoy: one tree over the other."""
-
-    def over(base: Any, own: Any) -> Any:
-        if not isinstance(base, Mapping) or not isinstance(own, Mapping):
-            return own
-        return {**base, **{key: over(base.get(key), value) for key, value in own.items()}}
-
-    return ours.model_copy(update={"llm": LLM.model_validate(over(ours.llm.model_dump(), data["llm"]))})
+    return ours.model_copy(update={"llm": LLM.model_validate(over(ours.llm.model_dump(), dict(data["llm"])))})
 
 
-@pytest.mark.parametrize("name", attacks(Path()))
-async def test_the_search_finds_what_a_plain_merge_gives_away(
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_each_known_attack_is_refused_by_its_key_and_a_plain_merge_gives_secrets_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(per_user, "with_personal", merged_as_it_comes)
-    ours = installation(tmp_path, by_file=name == "no value")
-    assert {secret for _, secret in await stolen(ours, attacks(tmp_path)[name], {}, tmp_path, monkeypatch)}
-
-
-@pytest.mark.parametrize("name", attacks(Path()))
-async def test_each_known_attack_is_refused_by_its_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    ours = installation(tmp_path)
+    stored = attack(name, tmp_path)
     with pytest.raises(SettingsError, match=r"The settings of mallory .*llm\.openai\.") as refused:
-        await stolen(ours, attacks(tmp_path)[name], {}, tmp_path, monkeypatch)
+        await stolen(installation(tmp_path), stored, {}, tmp_path, monkeypatch)
     assert not [secret for secret in SECRETS if secret in str(refused.value)]
     assert "evil" not in str(refused.value), "values are not repeated"
+    monkeypatch.setattr(per_user, "with_personal", merged_as_it_comes)
+    ours = installation(tmp_path, by_file=name == "no value")
+    assert {secret for _, secret in await stolen(ours, stored, {}, tmp_path, monkeypatch)}
 
 
 async def check(
@@ -398,21 +295,17 @@ async def test_each_key_goes_to_its_own_address_alone(
     ours = installation(tmp_path)
     key = {"anthropic": ANTHROPIC, "google": GOOGLE}[provider]
     assert model_spec(with_personal(ours, {"llm": {"provider": provider}})).api_key == key
-    for name, own_address in OURS_BY_PROVIDER.items():
-        for address in {EVIL, *OURS_BY_PROVIDER.values()} - {own_address}:
-            stored = {"llm": {"provider": name, name: {"base_url": address}}}
-            assert model_spec(with_personal(ours, stored)).api_key is None
-            await check(stored, {}, False, tmp_path, monkeypatch)
-    own = {"llm": {"provider": provider, provider: {"base_url": EVIL, "api_key": "own-key"}}}
-    assert model_spec(with_personal(ours, own)).api_key == "own-key"
+    for address in (EVIL, OURS):
+        stored = {"llm": {"provider": provider, provider: {"base_url": address}}}
+        assert model_spec(with_personal(ours, stored)).api_key is None
+        await check(stored, {}, False, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("default", DEFAULTS)
 async def test_no_spelling_of_an_address_gets_a_key_that_is_not_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default: dict[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for spelling in SPELLINGS:
-        await check({"llm": {"openai": {"base_url": spelling}}}, default, False, tmp_path, monkeypatch)
+        await check({"llm": {"openai": {"base_url": spelling}}}, DEFAULT_KEY, False, tmp_path, monkeypatch)
 
 
 async def test_our_address_in_another_spelling_is_ours_as_we_write_it(
@@ -436,103 +329,92 @@ def is_address(url: str) -> bool:
     return True
 
 
-_SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+DEFAULT_KEY = {"llm": {"openai": {"api_key": DEFAULT}}}
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
+    max_leaves=8,
+)
+ADDRESS = st.sampled_from([*SPELLINGS, EVIL, EVIL])
+KEYS = st.sampled_from(
+    ["own-key", "own-key", "${OPENAI_API_KEY}", "own\r\nX-Evil: 1", {}, [""], {"files": []}]
+)
+MODEL = {"model": st.sampled_from(["m", "${OPENAI_API_KEY}"])}
+PROVIDER = st.fixed_dictionaries({}, optional={"base_url": ADDRESS, "api_key": KEYS, **MODEL})
+LOCAL = st.fixed_dictionaries({}, optional={"base_url": ADDRESS, "endpoint": ADDRESS, **MODEL})
+SECTIONS = {
+    "provider": st.sampled_from([*OURS_BY_PROVIDER, "ollama", "lmstudio"]),
+    **dict.fromkeys(OURS_BY_PROVIDER, PROVIDER),
+    **dict.fromkeys(("ollama", "lmstudio"), LOCAL),
+}
+OTHERS = {"mcp_servers": ANY, "github": st.just({"api_url": EVIL}), "system_prompt": ANY}
+NEAR = st.fixed_dictionaries({"llm": st.fixed_dictionaries({}, optional=SECTIONS)})
+PERSONS = NEAR | st.fixed_dictionaries({}, optional={"llm": ANY, **OTHERS})
+DEFAULTS: list[dict[str, Any]] = [
+    DEFAULT_KEY,
+    {"llm": {"openai": {"base_url": "https://gateway.corp.example/v1", "api_key": DEFAULT}}},
+    {"llm": {"provider": "google", "google": {"api_key": DEFAULT}}},
+]
 
 
-@settings(max_examples=80, suppress_health_check=_SHARED)
-@given(data=st.data(), default=st.sampled_from(DEFAULTS), by_file=st.booleans())
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@given(stored=PERSONS, default=st.sampled_from(DEFAULTS), by_file=st.booleans())
 async def test_whatever_a_person_stores_no_secret_leaves_to_an_address_of_theirs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject, default: Any, by_file: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: Any, default: Any, by_file: bool
 ) -> None:
-    await check(data.draw(persons(tmp_path)), default, by_file, tmp_path, monkeypatch)
+    await check(stored, default, by_file, tmp_path, monkeypatch)
 
 
-@pytest.mark.long
-@pytest.mark.timeout(900)
-@settings(max_examples=500, suppress_health_check=_SHARED)
-@given(data=st.data(), default=st.sampled_from(DEFAULTS), by_file=st.booleans())
-async def test_the_same_at_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject, default: Any, by_file: bool
-) -> None:
-    await check(data.draw(persons(tmp_path)), default, by_file, tmp_path, monkeypatch)
+@contextmanager
+def service_of_a_stranger() -> Iterator[tuple[str, list[str]]]:
+    """Its address, and all that it gets; it repeats the key in its answer."""
+    received: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            received.append(f"{self.requestline}\n{self.headers}{body.decode()}")
+            answer = json.dumps({"error": {"message": f"wrong: {self.headers['Authorization']}"}}).encode()
+            self.send_response(401)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1", received
+        server.shutdown()
 
 
-class Listener:
-    """A service of the attacker's on loopback: keeps whatever it gets, and repeats the key in its answer."""
-
-    def __init__(self) -> None:
-        self.received: list[bytes] = []
-        received = self.received
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                received.append(f"{self.requestline}\n{self.headers}".encode() + body)
-                answer = json.dumps(
-                    {"error": {"message": f"wrong: {self.headers['Authorization']}"}}
-                ).encode()
-                self.send_response(401)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(60)
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    started = Listener()
-    yield started
-    started.close()
-
-
-OWN = "sk-own-key-of-alice-0123456789"
-
-
-@pytest.mark.parametrize("key", ["absent", OWN, {}, {"files": []}], ids=["none", "own", "empty", "files"])
 async def test_an_attempt_sends_nothing_of_ours_to_a_persons_service(
     make_place: MakePlace,
     start_user_config: StartUserConfig,
-    listener: Listener,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    key: Any,
 ) -> None:
     place = make_place("github", [])
-    users = tmp_path / "users"
+    users, own = tmp_path / "users", "sk-own-key-of-alice-0123456789"
     (users / "github").mkdir(parents=True)
-    (users / "default.yaml").write_text(yaml.safe_dump({"llm": {"openai": {"api_key": DEFAULT}}}))
-    openai = {"base_url": listener.url} | ({} if key == "absent" else {"api_key": key})
-    (users / "github" / "alice.yaml").write_text(yaml.safe_dump({"llm": {"openai": openai}}))
-    service = start_user_config(users, USER_CONFIG_API_KEY=SERVICE)
-    outcome = await place.run(
-        place.given(),
-        user_config_api={"enabled": True, "url": service.url(), "api_key": SERVICE, "timeout": 60},
-    )
-    sent = b"\n".join(listener.received).decode()
-    assert not [secret for secret in (BOT_TOKEN, MODEL_KEY, DEFAULT, SERVICE) if secret in sent]
+    (users / "default.yaml").write_text(yaml.safe_dump(DEFAULT_KEY))
+    url = start_user_config(users, USER_CONFIG_API_KEY=SERVICE).url()
+    service = {"enabled": True, "url": url, "api_key": SERVICE, "timeout": 60}
+    with service_of_a_stranger() as (address, received):
+        for key in ({}, {"api_key": own}):
+            received.clear()
+            stored = {"llm": {"openai": {"base_url": address, **key}}}
+            (users / "github" / "alice.yaml").write_text(yaml.safe_dump(stored))
+            outcome = await place.run(place.given(), user_config_api=service)
+            assert outcome.reason is Reason.MODEL_REFUSED
+            sent = "\n".join(received)
+            assert "POST /v1/chat/completions" in sent, "the stranger was asked"
+            assert not [secret for secret in (BOT_TOKEN, MODEL_KEY, DEFAULT, SERVICE) if secret in sent]
+            assert (f"Bearer {own}" in sent) is bool(key)
+            assert ("authorization" in sent.lower()) is bool(key), (
+                "without a key nothing is sent in its place"
+            )
+            assert own not in outcome.message + caplog.text
     assert not place.system.model.requests
-    if isinstance(key, dict):
-        assert outcome.reason is Reason.CONFIGURATION
-        assert outcome.message == "The settings of alice cannot be used: llm.openai.api_key: must be text"
-        assert not sent
-    else:
-        assert outcome.reason is Reason.MODEL_REFUSED
-        assert "POST /v1/chat/completions" in sent, "the listener was asked"
-        assert (f"Bearer {OWN}" in sent) is (key == OWN)
-        assert ("authorization" in sent.lower()) is (key == OWN), "without a key nothing is sent in its place"
-        assert OWN not in outcome.message + caplog.text

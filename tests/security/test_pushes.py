@@ -5,7 +5,6 @@ The agent's account may push everywhere here, so nothing but the agent itself ke
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,13 +16,13 @@ from coding_agent_forge.model import Kind, Repository, Role
 from coding_agent_model.script import Script
 
 from tests.fixtures.forge import commit
-from tests.fixtures.system import REPOSITORY, System
+from tests.fixtures.system import REPOSITORY
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.scripts import finish, script, write
 from tests.security.arranged_changes import ARRANGED, BOT, MALLORY, forked, own, refs
 
-pytestmark = pytest.mark.parametrize("flavour", ["github", "gitlab"])
+each_forge = pytest.mark.parametrize("flavour", ["github", "gitlab"])
 
 
 def works() -> list[Script]:
@@ -45,22 +44,22 @@ def change(place: AttemptPlace, number: int, repository: Repository | None = Non
     return given.model_copy(update={"task": given.task.model_copy(update={"request": request})})
 
 
-@pytest.mark.parametrize(("arrange", "reason"), ARRANGED)
-async def test_nothing_is_pushed_to_the_base_repository(
-    make_place: MakePlace, flavour: str, arrange: Callable[[System], int], reason: Reason
-) -> None:
+@each_forge
+async def test_nothing_is_pushed_to_the_base_repository(make_place: MakePlace, flavour: str) -> None:
     place = make_place(flavour, works())
     base = place.system.forge.repository(REPOSITORY)
     base.roles[BOT] = Role.ADMIN  # the forge itself would accept a push to a protected branch
-    number = arrange(place.system)
-    before = refs(base)
-    outcome = await place.run(change(place, number))
-    assert refs(base) == before
-    assert outcome.reason is reason, outcome.message
-    assert place.system.model.requests == [], "it ends before anything is spent"
-    assert place.system.item(number, Kind.CHANGE).open
+    for arrange, reason in ARRANGED:
+        number = arrange(place.system)
+        before = refs(base)
+        outcome = await place.run(change(place, number))
+        assert refs(base) == before
+        assert outcome.reason is reason, outcome.message
+        assert place.system.item(number, Kind.CHANGE).open
+    assert place.system.model.requests == [], "they end before anything is spent"
 
 
+@each_forge
 async def test_a_change_in_a_fork_pushes_nothing_to_where_it_was_forked_from(
     make_place: MakePlace, flavour: str
 ) -> None:
@@ -76,10 +75,8 @@ async def test_a_change_in_a_fork_pushes_nothing_to_where_it_was_forked_from(
     assert outcome.reason is Reason.PUSH_NOT_ALLOWED, outcome.message
 
 
-async def test_a_branch_that_is_protected_meanwhile_is_not_pushed_to(
-    make_place: MakePlace, flavour: str
-) -> None:
-    place = make_place(flavour, works())
+async def test_a_branch_that_is_protected_meanwhile_is_not_pushed_to(make_place: MakePlace) -> None:
+    place = make_place("gitlab", works())
     base = place.system.forge.repository(REPOSITORY)
     base.roles[BOT] = Role.ADMIN
     number = own(place.system, "feature")
@@ -95,6 +92,7 @@ async def test_a_branch_that_is_protected_meanwhile_is_not_pushed_to(
     assert outcome.reason is Reason.PUSH_NOT_ALLOWED, outcome.message
 
 
+@each_forge
 async def test_a_change_that_nobody_arranged_is_worked_on_where_it_is(
     make_place: MakePlace, flavour: str
 ) -> None:

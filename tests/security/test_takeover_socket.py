@@ -144,15 +144,6 @@ async def test_a_killed_server_is_followed_by_a_restarted_one_alone(
     workspace.close()
 
 
-async def test_behind_a_gate_too(container: Container, seen: Path, bundle: Path) -> None:
-    async with launch_workspace(container.settings()) as workspace:
-        await workspace.seed(bundle, "work")
-        killed = await workspace.run(take(container.folder / "workspace", seen) + "kill -9 $PPID; sleep 9")
-        assert killed.exit_code == 137
-        assert "calc.py" in await workspace.list_files()
-        assert asked(seen) == []
-
-
 async def test_a_false_gate_gets_no_other_task(container: Container, seen: Path, bundle: Path) -> None:
     """Not the next task of the same consumer; each consumer has a gate of its own."""
     async with launch_workspace(container.settings()) as first:

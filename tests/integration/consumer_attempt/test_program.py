@@ -18,7 +18,6 @@ from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.main_job.scripts import finish, run, script, write
 
 FIRST = "coding-agent/issue-1"
-OPENAI = "https://api.openai.com/v1"
 
 
 def test_sigterm_ends_it_with_143_and_the_work_so_far_pushed(make_place: MakePlace, tmp_path: Path) -> None:
@@ -51,7 +50,6 @@ def test_sigterm_ends_it_with_143_and_the_work_so_far_pushed(make_place: MakePla
     ("environment", "changes", "sentence"),
     [
         ({"CODING_AGENT_TASK": ""}, {}, "CODING_AGENT_TASK is not set"),
-        ({"CODING_AGENT_TASK": "{"}, {}, "CODING_AGENT_TASK: not an attempt's input: not JSON"),
         ({}, {"githup": {}}, "unknown setting; did you mean `github`?"),
         ({}, {"github": {"api_url": "https://ghe.example.com/api/v3"}}, "which is not configured"),
         (
@@ -59,7 +57,6 @@ def test_sigterm_ends_it_with_143_and_the_work_so_far_pushed(make_place: MakePla
             {"github": {"personal_access_token": {"files": ["/nowhere/token"]}}},
             "GITHUB_PERSONAL_ACCESS_TOKEN",
         ),
-        ({}, {"llm": {"openai": {"api_key": "", "base_url": OPENAI}}}, "llm.openai.api_key"),
     ],
 )
 def test_what_is_wrong_with_input_or_configuration_is_said_in_a_sentence(

@@ -33,15 +33,14 @@ class Rotating:
         return Outcome(reason=Reason.COMPLETED, message="Done.", summary="Wrote it.")
 
 
-@pytest.mark.parametrize("flavour", ["github", "gitlab"])
 async def test_the_work_is_pushed_with_the_new_token(
-    make_place: MakePlace, tmp_path: Path, caplog: pytest.LogCaptureFixture, flavour: str
+    make_place: MakePlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    place = make_place(flavour, [])
+    place = make_place("github", [])
     file = tmp_path / "token"
     file.write_text(BOT_TOKEN)
-    sections: dict[str, Any] = {flavour: {"personal_access_token": {"files": [str(file)]}}}
+    sections: dict[str, Any] = {"github": {"personal_access_token": {"files": [str(file)]}}}
     outcome = await place.run(place.given(), make_agent=lambda *_: Rotating(place, file), **sections)
     assert outcome.reason is Reason.COMPLETED, outcome.message
     assert place.system.file_at("coding-agent/issue-1", "a.md") == "a\n"

@@ -13,7 +13,6 @@ from coding_agent_consumer.git import Credentials, RemoteMovedError
 from coding_agent_consumer.push_permit import PushNotAllowedError
 from coding_agent_consumer.repository import BareClone
 from coding_agent_core.errors import (
-    ForgeError,
     ForgeNotFoundError,
     ForgeRefusedError,
     ForgeUnavailableError,
@@ -63,12 +62,6 @@ async def test_a_change_is_committed_and_pushed_without_any_checkout(
     assert not list((tmp_path / "agent").rglob("calc.py"))
 
 
-async def test_nothing_changed_makes_no_commit(git_server: GitServer, tmp_path: Path) -> None:
-    repository = await clone(git_server, tmp_path / "agent")
-    assert await repository.commit(b"", "Nothing", AUTHOR) is None
-    assert repository.tip == repository.start_point
-
-
 async def test_the_next_attempt_resumes_from_the_pushed_branch(git_server: GitServer, tmp_path: Path) -> None:
     first = await clone(git_server, tmp_path / "one")
     done = await first.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
@@ -92,6 +85,7 @@ async def test_a_later_patch_of_the_same_attempt_follows_the_first_commit(
     second = await repository.commit(both, "Two", AUTHOR)
     await repository.push()
     assert await repository.commit(both, "Again", AUTHOR) is None
+    await repository.push()
     bare = git_server.root / "sample.git"
     assert git(bare, "rev-parse", BRANCH) == second
     assert git(bare, "rev-parse", f"{BRANCH}^") == first
@@ -110,21 +104,18 @@ async def test_a_branch_that_moved_meanwhile_is_not_overwritten(
     assert git(git_server.root / "sample.git", "rev-parse", BRANCH) == theirs.tip
 
 
-@pytest.mark.parametrize("error", [PushNotAllowedError("protected"), ForgeUnavailableError("down")])
-async def test_without_a_permit_nothing_is_pushed(
-    git_server: GitServer, tmp_path: Path, error: Exception
-) -> None:
+async def test_without_a_permit_nothing_is_pushed(git_server: GitServer, tmp_path: Path) -> None:
     asked: list[str] = []
 
     async def permit(branch: str) -> None:
         asked.append(branch)
-        raise error
+        raise PushNotAllowedError("protected")
 
     repository = await BareClone.clone(
         git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH, permit=permit
     )
     await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
-    with pytest.raises(type(error)):
+    with pytest.raises(PushNotAllowedError):
         await repository.push()
     assert asked == [BRANCH]
     assert not [path for path, _ in git_server.seen if "receive-pack" in path]
@@ -164,39 +155,16 @@ async def test_a_push_that_failed_while_the_branch_is_elsewhere_has_not_succeede
     assert git(bare, "rev-parse", BRANCH) == repository.tip
 
 
-async def test_pushing_twice_is_harmless(git_server: GitServer, tmp_path: Path) -> None:
-    repository = await clone(git_server, tmp_path / "agent")
-    await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
-    await repository.push()
-    await repository.push()
-
-
-@pytest.mark.parametrize(
-    ("statuses", "error"),
-    [
-        ([503], ForgeUnavailableError),
-        ([500], ForgeUnavailableError),
-        ([502], ForgeUnavailableError),
-        ([429], ForgeUnavailableError),
-        ([403], ForgeRefusedError),
-        ([404], ForgeNotFoundError),
-    ],
-)
-async def test_what_the_forge_answers(
-    git_server: GitServer, tmp_path: Path, statuses: list[int], error: type[ForgeError]
-) -> None:
-    git_server.answer = list(statuses)
-    with pytest.raises(error) as caught:
-        await clone(git_server, tmp_path / "agent")
-    assert type(caught.value) is error
-    assert TOKEN not in str(caught.value)
-    assert len(git_server.seen) == 1, "retries are the attempt's"
-
-
-async def test_a_wrong_token_is_refused_and_not_shown(git_server: GitServer, tmp_path: Path) -> None:
+async def test_what_the_forge_answers(git_server: GitServer, tmp_path: Path) -> None:
+    for status, error in ((503, ForgeUnavailableError), (403, ForgeRefusedError)):
+        git_server.answer = [status]
+        with pytest.raises(error):
+            await clone(git_server, tmp_path / "agent")
+    assert len(git_server.seen) == 2, "retries are the attempt's"
     with pytest.raises(ForgeRefusedError) as caught:
         await clone(git_server, tmp_path / "agent", token="wrong-canary")
     assert "wrong-canary" not in str(caught.value)
+    assert (await clone(git_server, tmp_path / "agent")).start_point, "in the same folder"
 
 
 async def test_no_such_repository_or_branch_and_nobody_there(git_server: GitServer, tmp_path: Path) -> None:
@@ -218,17 +186,6 @@ async def test_a_redirect_to_another_host_gets_no_token(git_server: GitServer, t
             await clone(git_server, tmp_path / "agent")
         assert other.seen == []
     assert git_server.seen[0][1], "the token was sent to its own host"
-
-
-async def test_a_declined_push_says_why(git_server: GitServer, tmp_path: Path) -> None:
-    hook = git_server.root / "sample.git" / "hooks" / "pre-receive"
-    hook.parent.mkdir(exist_ok=True)
-    hook.write_text("#!/bin/sh\necho branch is protected >&2\nexit 1\n")
-    hook.chmod(0o755)
-    repository = await clone(git_server, tmp_path / "agent")
-    await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
-    with pytest.raises(ForgeRefusedError, match="protected"):
-        await repository.push()
 
 
 async def test_the_token_is_on_no_disk_and_in_no_argument(git_server: GitServer, tmp_path: Path) -> None:
@@ -253,16 +210,6 @@ async def test_the_token_is_on_no_disk_and_in_no_argument(git_server: GitServer,
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
 
 
-GITLINK = b"""diff --git a/sub b/sub
-new file mode 160000
-index 0000000000000000000000000000000000000000..1111111111111111111111111111111111111111
---- /dev/null
-+++ b/sub
-@@ -0,0 +1 @@
-+Subproject commit 1111111111111111111111111111111111111111
-"""
-
-
 def new_file(path: str, mode: str = "100644", text: str = "x") -> bytes:
     return (
         f"diff --git a/{path} b/{path}\nnew file mode {mode}\n--- /dev/null\n+++ b/{path}\n"
@@ -274,17 +221,13 @@ def new_file(path: str, mode: str = "100644", text: str = "x") -> bytes:
     "patch",
     [
         new_file(".git/hooks/post-checkout", "100755"),
-        new_file("sub/.git/config"),
-        new_file(".GIT/config"),
-        new_file("git~1/config"),
         new_file("../outside.txt"),
-        new_file("/tmp/outside.txt"),
         new_file(".gitmodules", "120000", "/etc/passwd"),
-        GITLINK,
         b"this is not a patch",
         b"diff --git a/calc.py b/calc.py\n--- a/calc.py\n+++ b/calc.py\n@@ -1 +1 @@\n-not there\n+x\n",
-        b"\0" * 100,
+        bytes(64 * 2**20 + 1),
     ],
+    ids=range(6),
 )
 async def test_a_patch_that_must_not_be_taken_over(
     git_server: GitServer, tmp_path: Path, patch: bytes
@@ -293,21 +236,6 @@ async def test_a_patch_that_must_not_be_taken_over(
     with pytest.raises(PatchRefusedError):
         await repository.commit(patch, "Evil", AUTHOR)
     assert repository.tip == repository.start_point
-
-
-async def test_a_link_out_of_the_tree_is_data_that_nothing_follows(
-    git_server: GitServer, tmp_path: Path
-) -> None:
-    repository = await clone(git_server, tmp_path / "agent")
-    await repository.commit(new_file("shadow", "120000", "/etc/shadow"), "Link", AUTHOR)
-    await repository.push()
-    assert git(git_server.root / "sample.git", "cat-file", "-p", f"{BRANCH}:shadow") == "/etc/shadow"
-
-
-async def test_a_patch_over_the_limit_is_refused(git_server: GitServer, tmp_path: Path) -> None:
-    repository = await clone(git_server, tmp_path / "agent")
-    with pytest.raises(PatchRefusedError, match="64 MiB"):
-        await repository.commit(bytes(64 * 2**20 + 1), "Huge", AUTHOR)
 
 
 def in_turn(server: GitServer, *tokens: str) -> Credentials:
@@ -349,26 +277,7 @@ async def test_neither_the_old_nor_the_new_token_is_repeated(git_server: GitServ
         await repository.push()
 
 
-async def test_a_clone_that_failed_is_begun_again_in_the_same_folder(
-    git_server: GitServer, tmp_path: Path
-) -> None:
-    git_server.answer = [503]
-    with pytest.raises(ForgeUnavailableError):
-        await clone(git_server, tmp_path / "agent")
-    assert (await clone(git_server, tmp_path / "agent")).start_point
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        ("ed25519",),
-        ("rsa", "-b", "2048"),
-        ("ecdsa", "-b", "256"),
-        ("ecdsa", "-b", "384"),
-        ("ecdsa", "-b", "521"),
-    ],
-    ids="".join,
-)
+@pytest.mark.parametrize("kind", [("ed25519",), ("rsa", "-b", "2048"), ("ecdsa", "-b", "384")], ids="".join)
 async def test_git_verifies_the_signature_of_a_commit(
     git_server: GitServer, tmp_path: Path, kind: tuple[str, ...]
 ) -> None:
@@ -391,22 +300,12 @@ async def test_git_verifies_the_signature_of_a_commit(
     git(bare, "fsck", "--strict")
 
 
-@pytest.mark.parametrize(
-    ("content", "why"), [("no key", "it is not an OpenSSH private key"), (None, "No such file")]
-)
-def test_a_signing_key_that_cannot_be_used_is_a_wrong_setting(
-    tmp_path: Path, content: str | None, why: str
-) -> None:
-    file = tmp_path / "key"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(SettingsError, match=why):
-        SshSigner.load(file)
-
-
-def test_a_signing_key_with_a_passphrase_is_a_wrong_setting(tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    generate = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(key)]
+def test_a_signing_key_that_cannot_be_used_is_a_wrong_setting(tmp_path: Path) -> None:
+    key, locked = tmp_path / "key", tmp_path / "locked"
+    key.write_text("no key")
+    generate = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(locked)]
     subprocess.run(generate, check=True, timeout=60)
-    with pytest.raises(SettingsError, match="passphrase"):
-        SshSigner.load(key)
+    absent = tmp_path / "absent"
+    for file, why in ((key, "not an OpenSSH private key"), (absent, "No such file"), (locked, "passphrase")):
+        with pytest.raises(SettingsError, match=why):
+            SshSigner.load(file)

@@ -25,11 +25,16 @@ from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
 PATIENCE = 60.0
 
 
-@pytest.fixture(params=[Isolation.NAMESPACES, Isolation.NONE])
+both = pytest.mark.parametrize("workspace", [Isolation.NAMESPACES, Isolation.NONE], indirect=True)
+
+
+@pytest.fixture
 async def workspace(
     request: pytest.FixtureRequest, base_dir: Path, bundle: Path
 ) -> AsyncIterator[WorkspaceClient]:
-    settings = WorkspaceSettings(isolation=request.param, base_dir=base_dir, command_timeout=1)
+    settings = WorkspaceSettings(
+        isolation=getattr(request, "param", Isolation.NONE), base_dir=base_dir, command_timeout=1
+    )
     async with launch_workspace(settings) as client:
         await client.seed(bundle, "work")
         yield client
@@ -75,19 +80,15 @@ async def test_it_outlives_the_limit_of_a_command(workspace: WorkspaceClient) ->
 
 
 async def test_it_gets_its_files_in_home_and_its_variables(workspace: WorkspaceClient) -> None:
-    spec = shell(
-        'cat "$HOME/.config/tool.json"; echo; echo $KEY',
-        env={"KEY": "value"},
-        files={".config/tool.json": "{}"},
+    files = {".config/tool.json": "{}"}
+    spec = ProcessSpec(
+        ("sh", "-c", 'cat "$HOME/.config/tool.json"; echo; env'), env={"KEY": "value"}, files=files
     )
     async with workspace.start(spec, timeout=PATIENCE) as process:
-        assert [line async for line in process.lines()] == [b"{}", b"value"]
-
-
-async def test_without_a_shell_its_variables_name_the_tree_too(workspace: WorkspaceClient) -> None:
-    async with workspace.start(ProcessSpec(("env",)), timeout=PATIENCE) as process:
-        variables = [line async for line in process.lines()]
-    assert [line for line in variables if line.startswith(b"PWD=") and line.endswith(b"/tree")]
+        lines = [line async for line in process.lines()]
+    assert lines[0] == b"{}"
+    assert b"KEY=value" in lines
+    assert [line for line in lines if line.startswith(b"PWD=") and line.endswith(b"/tree")]
 
 
 async def test_the_patch_can_be_had_while_it_runs(workspace: WorkspaceClient) -> None:
@@ -124,6 +125,7 @@ async def test_its_result_is_not_lost_to_a_patch_that_is_asked_for_as_it_ends(
         assert (await process.wait()).exit_code == 3
 
 
+@both
 async def test_leaving_the_block_ends_it_with_its_daemons(workspace: WorkspaceClient) -> None:
     mark = f"98771.{os.getpid()}"
     script = f"(setsid sleep {mark} >/dev/null 2>&1 &); echo ready; sleep {mark}"
@@ -133,6 +135,7 @@ async def test_leaving_the_block_ends_it_with_its_daemons(workspace: WorkspaceCl
     assert not alive(mark)
 
 
+@both
 async def test_its_time_ends_it(workspace: WorkspaceClient) -> None:
     mark = f"98772.{os.getpid()}"
     async with workspace.start(shell(f"(setsid sleep {mark} &) ; sleep {mark}"), timeout=0.3) as process:
@@ -170,9 +173,6 @@ async def test_a_program_that_is_not_there_is_named(workspace: WorkspaceClient) 
     await workspace.ping()
 
 
-@pytest.mark.parametrize(
-    "workspace", [Isolation.NONE], indirect=True
-)  # PID 1 of a namespace cannot be killed
 async def test_a_workspace_that_is_gone_ends_lines_and_patch(workspace: WorkspaceClient) -> None:
     async with workspace.start(shell("kill -9 $PPID; sleep 60"), timeout=PATIENCE) as process:
         assert [line async for line in process.lines()] == []

@@ -74,16 +74,3 @@ def test_a_folder_is_copied_whole_or_not_at_all(
     init_containers.copy_packages(shared, tmp_path)
     assert not (tmp_path / "pip").exists()
     assert not (tmp_path / ".part").exists()
-
-
-def test_without_a_cache_there_is_nothing_to_do(tmp_path: Path) -> None:
-    init_containers.copy_packages(tmp_path / "nowhere", tmp_path / "copy")
-
-
-def test_a_copy_that_cannot_be_written_is_left_out(
-    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = tmp_path / "file"
-    target.write_text("")
-    init_containers.copy_packages(shared, target)
-    assert "left out pip" in capsys.readouterr().out

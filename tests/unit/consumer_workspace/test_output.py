@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from coding_agent_consumer.workspace.files import cut_end
 from coding_agent_consumer.workspace.processes import BoundedOutput, cut_middle
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -38,6 +38,7 @@ def test_a_character_is_not_cut_in_two() -> None:
     assert text.endswith("日日日")
 
 
+@settings(max_examples=40)
 @given(st.lists(st.binary(max_size=300), max_size=40), st.integers(2, 50))
 def test_any_output_stays_within_the_limit_and_keeps_its_ends(chunks: list[bytes], limit: int) -> None:
     text, truncated = fed(limit, *chunks)

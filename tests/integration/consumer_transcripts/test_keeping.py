@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,8 +15,11 @@ import pytest
 from coding_agent_consumer.transcript import Scrub, Transcript, read
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_core.attempts import MAX_TAIL, Outcome
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import ContextStorage
+from coding_agent_core.tasks import Item
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -30,9 +30,10 @@ from pydantic_ai.messages import (
 )
 
 from tests.fixtures.s3 import BUCKET, S3Server
-from tests.integration.consumer_transcripts.attempt_process import ITEM
 
-PROGRAM = Path(__file__).with_name("attempt_process.py")
+ITEM = Item(
+    platform=Platform.GITHUB, host="github.com", repository="octo/demo", kind=ItemKind.ISSUE, number=7
+)
 FAILED = Outcome(reason=Reason.MODEL_UNAVAILABLE, message="The model is down.")
 STEPS: list[ModelMessage] = [
     ModelResponse(parts=[TextPart("I look."), ToolCallPart("run_command", {"command": "make"}, "1")]),
@@ -128,27 +129,16 @@ async def test_another_task_of_the_same_item_and_run_is_told_nothing_of_it(
     assert "gave: 2 passed" in await opened(storage(s3), tmp_path, 2).begin(), "the same task"
 
 
-def start(kept: ContextStorage, base: Path, s3: S3Server) -> subprocess.Popen[bytes]:
-    data = json.dumps({**kept.model_dump(mode="json"), "s3": s3.settings()})
-    return subprocess.Popen(
-        [sys.executable, str(PROGRAM), data, str(base)],
-        stdout=subprocess.PIPE,
-        cwd=PROGRAM.parents[3],
-    )
-
-
 async def test_a_killed_agent_leaves_what_it_had_and_the_next_one_reads_it(
     s3: S3Server, tmp_path: Path
 ) -> None:
-    kept = storage(s3)
-    process = start(kept, tmp_path / "first", s3)
-    key = opened(kept, tmp_path).key
-    try:
-        await until(lambda: b"I am attempt 1." in (s3.read(key) or b""), "the running attempt was uploaded")
-    finally:
-        process.kill()
-        process.wait(60)
-    on_another_node = opened(kept, tmp_path / "second", 2)
+    killed = opened(storage(s3), tmp_path / "first")
+    await killed.begin()
+    write(killed, ModelResponse(parts=[TextPart("I am attempt 1.")]))
+    await until(lambda: b"I am attempt 1." in (s3.read(killed.key) or b""), "it is uploaded while it runs")
+    assert killed._keeping is not None
+    killed._keeping.cancel()  # nothing more comes of it
+    on_another_node = opened(storage(s3), tmp_path / "second", 2)
     assert await on_another_node.begin() == "- said: I am attempt 1."
     await on_another_node.end(FAILED)
 

@@ -141,7 +141,7 @@ def test_the_next_attempt_goes_on_and_opens_the_one_change(start_system: StartSy
     assert second.result is not None
     assert second.result.change_url is not None
     usages = [one.usage for one in (*second.attempts, second.result)]
-    assert [usage.requests if usage else 0 for usage in usages] == [2, 2, 4]
+    assert [usage.requests if usage else 0 for usage in usages] == [1, 2, 3]
     assert all(usage and usage.cost and float(usage.cost.amount) for usage in usages), "failed ones cost too"
 
 

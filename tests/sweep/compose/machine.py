@@ -76,7 +76,6 @@ class Running:
         return self.process.wait(60)
 
     def kill(self) -> None:
-        """As a crash does."""
         self.process.kill()
         self.process.wait(60)
 

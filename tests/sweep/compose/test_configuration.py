@@ -23,7 +23,6 @@ from tests.sweep.compose.project import FILE, ROOT, ComposeError, Project, compo
 pytestmark = pytest.mark.timeout(900)
 
 PASSWORD = {"RABBITMQ_PASSWORD": "broker-password", "USER_CONFIG_API_KEY": "user-config-key"}
-SPECIFIED = {"webhook-server", "task-consumer", "rabbitmq", "user-config-api"}
 OURS = {"webhook-server", "task-consumer", "workspace", "producer", "user-config-api", "egress"}
 SECRETS = {
     "caddy": set(),
@@ -44,17 +43,6 @@ SECRETS = {
     "user-config-api": {"user_config_api_key"},
 }
 """Who may have which: nobody more than it needs."""
-
-
-def test_the_services_are_those_of_the_specification_and_polling_is_apart(
-    rendered: Render, docker_compose: Path, tmp_path: Path
-) -> None:
-    started = compose(docker_compose, tmp_path, "config", "--services", variables=PASSWORD).split()
-    assert set(started) >= SPECIFIED | {"caddy", "workspace"}
-    assert "producer" not in started
-    # `docker compose up -d producer`, as the specification writes it, needs no --profile.
-    named = rendered("producer", **PASSWORD)
-    assert set(named.services) == {"producer", "rabbitmq"}
 
 
 def test_every_service_is_hardened_and_gets_its_own_secrets_only(rendered: Render) -> None:
@@ -110,23 +98,16 @@ def members_of(project: Project) -> dict[str, set[str]]:
     }
 
 
-def test_with_the_egress_proxy_it_is_the_only_way_out(rendered: Render) -> None:
-    without, project = rendered(**PASSWORD), rendered(**PASSWORD, EGRESS="true", EGRESS_KEY="k")
-    assert without.services["egress"]["deploy"]["replicas"] == 0
-    assert project.services["egress"]["deploy"]["replicas"] == 1
-    assert not without.environment("task-consumer")["EGRESS_PROXY"]
-    open_networks = {
-        name for name, network in project.data["networks"].items() if not network.get("internal")
-    }
-    for service in ("task-consumer", "workspace"):
-        assert not open_networks & set(project.services[service]["networks"])
-        assert set(without.services[service]["networks"]) == set(project.services[service]["networks"])
-
-
 def test_the_egress_proxy_learns_the_hosts_of_the_agent_and_no_token(rendered: Render) -> None:
     secret = dict.fromkeys(("GITHUB_PERSONAL_ACCESS_TOKEN", "ANTHROPIC_API_KEY"), "the-secret")
     given = {"GITHUB_API_URL": "https://forge.example.com/api/v3", "LLM_PROVIDER": "anthropic", **secret}
     project = rendered(**PASSWORD, **given, EGRESS="true", EGRESS_KEY="k")
+    assert project.services["egress"]["deploy"]["replicas"] == 1
+    open_networks = {
+        name for name, network in project.data["networks"].items() if not network.get("internal")
+    }
+    for service in ("task-consumer", "workspace"):
+        assert not open_networks & set(project.services[service]["networks"]), "the proxy is the only way out"
     environment = project.environment("egress")
     assert "the-secret" not in str(environment)
     settings = [settings_of(project, name) for name in ("egress", "task-consumer")]
@@ -136,17 +117,6 @@ def test_the_egress_proxy_learns_the_hosts_of_the_agent_and_no_token(rendered: R
         target.host for target in hosts[0]
     }
     assert [Secrets(each.egress.key).first() for each in settings] == ["k", "k"]
-
-
-def test_a_runner_has_an_image_of_its_own(rendered: Render) -> None:
-    assert rendered(**PASSWORD).services["workspace"]["image"] == "coding-agent-consumer:dev"
-    project = rendered(**PASSWORD, RUNNER="codex")
-    assert project.services["workspace"]["image"] == "coding-agent-codex:dev"
-    assert project.services["task-consumer"]["image"] == "coding-agent-consumer:dev"
-    settings = settings_of(project, "task-consumer")
-    assert settings.consumer.runner is RunnerName.CODEX
-    assert settings.gateway.host == "gateway"
-    assert settings.consumer.http_host == "127.0.0.1", "the workspace shares a network with the consumer"
 
 
 def test_two_tasks_at_a_time_have_a_workspace_each(docker_compose: Path, tmp_path: Path) -> None:
@@ -166,18 +136,31 @@ def test_two_tasks_at_a_time_have_a_workspace_each(docker_compose: Path, tmp_pat
     assert members["model-2"] == {"workspace-2", "task-consumer-2"}
 
 
-def test_a_secret_is_a_value_or_a_file(rendered: Render, tmp_path: Path) -> None:
-    by_value = rendered(**PASSWORD, GITHUB_WEBHOOK_SECRET="s3cret")
-    environment = by_value.environment("webhook-server")
-    assert environment["GITHUB_WEBHOOK_SECRET"] == "s3cret"
-    assert environment["GITHUB_WEBHOOK_SECRET_FILE"] == ""
-
+def test_a_secret_is_a_value_or_a_file_and_a_runner_has_an_image(
+    rendered: Render, docker_compose: Path, tmp_path: Path
+) -> None:
     (tmp_path / "secret").write_text("from a file\n")
-    by_file = rendered(**PASSWORD, GITHUB_WEBHOOK_SECRET_FILE=str(tmp_path / "secret"))
-    environment = by_file.environment("webhook-server")
+    by_file = {"GITHUB_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")}
+    project = rendered(**PASSWORD, **by_file, GITHUB_PERSONAL_ACCESS_TOKEN="t0ken", RUNNER="codex")
+    environment = project.environment("webhook-server")
     assert environment["GITHUB_WEBHOOK_SECRET"] == ""
-    mounted = by_file.mounts("webhook-server")[environment["GITHUB_WEBHOOK_SECRET_FILE"]]
+    mounted = project.mounts("webhook-server")[environment["GITHUB_WEBHOOK_SECRET_FILE"]]
     assert Path(mounted).read_text() == "from a file\n"
+    environment = project.environment("task-consumer")
+    assert environment["GITHUB_PERSONAL_ACCESS_TOKEN"] == "t0ken"
+    assert environment["GITHUB_PERSONAL_ACCESS_TOKEN_FILE"] == ""
+
+    images = [project.services[name]["image"] for name in ("workspace", "task-consumer")]
+    assert images == ["coding-agent-codex:dev", "coding-agent-consumer:dev"]
+    settings = settings_of(project, "task-consumer")
+    assert settings.consumer.runner is RunnerName.CODEX
+    assert settings.gateway.host == "gateway"
+    assert settings.consumer.http_host == "127.0.0.1", "the workspace shares a network with the consumer"
+    # `docker compose up -d producer` needs no --profile, and without it no producer starts.
+    assert set(rendered("producer", **PASSWORD).services) == {"producer", "rabbitmq"}
+    started = compose(docker_compose, tmp_path, "config", "--services", variables=PASSWORD).split()
+    assert set(started) >= {"webhook-server", "task-consumer", "rabbitmq", "user-config-api", "workspace"}
+    assert "producer" not in started
 
 
 def test_what_is_missing_is_said(docker_compose: Path, tmp_path: Path) -> None:
@@ -221,6 +204,8 @@ def test_the_configuration_is_understood(rendered: Render) -> None:
     assert str(consumer.context_storage.base_dir).startswith("/var/lib/coding-agent/")
     assert "/var/lib/coding-agent" in mounted
     assert found["producer"].github.owner == "acme"
+    assert project.services["egress"]["deploy"]["replicas"] == 0
+    assert not project.environment("task-consumer")["EGRESS_PROXY"]
 
 
 def test_what_is_named_exists(rendered: Render) -> None:

@@ -24,7 +24,7 @@ from tests.sweep.compose.machine import WEBHOOK_ADDRESSES, Machine, Running, fre
 # The first use builds Caddy.
 pytestmark = pytest.mark.timeout(900)
 
-REQUESTS = 400
+REQUESTS = 120
 
 
 @pytest.fixture

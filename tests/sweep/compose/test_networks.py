@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from coding_agent_demo.programs import program_folder
 from coding_agent_forge.server import ForgeServer
 from coding_agent_model.script import Call, Script, Turn
 from coding_agent_model.server import ModelServer
@@ -116,28 +115,9 @@ def passing_on(host: str, to: tuple[str, int]) -> Iterator[int]:
         loop.call_soon_threadsafe(loop.stop)
 
 
-def provider(runner: str, model: ModelServer) -> dict[str, str]:
-    """What docs/runners.md writes into `.env` for a runner."""
-    return {
-        "builtin": {
-            "LLM_PROVIDER": "openai",
-            "OPENAI_API_KEY": MODEL_KEY,
-            "OPENAI_BASE_URL": model.base_url,
-            "OPENAI_MODEL": "scripted",
-        },
-        "gemini": {
-            "LLM_PROVIDER": "google",
-            "GEMINI_API_KEY": MODEL_KEY,
-            "GOOGLE_GEMINI_BASE_URL": model.url,
-            "GEMINI_MODEL": "scripted",
-        },
-    }[runner]
-
-
-# The other programs work behind the proxy in tests/sweep/runners.
-@pytest.mark.parametrize("runner", ["builtin", "gemini"])
+# The programs of runners work behind the proxy in tests/sweep/runners.
 def test_label_to_pull_request_with_the_proxy_as_the_only_way_out(
-    rendered: Render, tmp_path: Path, rabbitmq: Broker, rabbitmq_queue: str, runner: str
+    rendered: Render, tmp_path: Path, rabbitmq: Broker, rabbitmq_queue: str
 ) -> None:
     given = {
         "RABBITMQ_PASSWORD": rabbitmq.password,
@@ -147,7 +127,6 @@ def test_label_to_pull_request_with_the_proxy_as_the_only_way_out(
         "GITHUB_OWNER": "acme",
         "EGRESS": "true",
         "EGRESS_KEY": KEY,
-        **({} if runner == "builtin" else {"RUNNER": runner}),
     }
     networks = Networks(rendered(**given), SERVICES)
     world = networks.machine(INTERNET)
@@ -160,16 +139,18 @@ def test_label_to_pull_request_with_the_proxy_as_the_only_way_out(
         port = stack.enter_context(web_server(world))
         command = ASK.format(port=port, forge=forge.base_url, machine=world)
         call = Call(tool="run_command", arguments={"command": command})
-        last = Turn(text="I made the file.")
-        if runner == "builtin":
-            last = Turn(calls=(Call(tool="finish", arguments={"status": "done", "summary": "Made."}),))
-        else:
-            call = Call(run=command)
-        scripts = [Script(turns=(Turn(calls=(call,)), last))]
+        last = Call(tool="finish", arguments={"status": "done", "summary": "Made."})
+        scripts = [Script(turns=(Turn(calls=(call,)), Turn(calls=(last,))))]
         model = stack.enter_context(ModelServer(scripts, api_key=MODEL_KEY, host=world))
         system = System(forge, model, tmp_path)
         broker = stack.enter_context(passing_on(networks.machine("queue"), (rabbitmq.host, rabbitmq.port)))
-        project = rendered(**given, GITHUB_API_URL=forge.api_url, **provider(runner, model))
+        project = rendered(
+            **given,
+            GITHUB_API_URL=forge.api_url,
+            OPENAI_API_KEY=MODEL_KEY,
+            OPENAI_BASE_URL=model.base_url,
+            OPENAI_MODEL="scripted",
+        )
         networks.project = project
         config = yaml.safe_load(Path("dev/compose/config.yaml").read_text(encoding="utf-8"))
         config["egress"] = {"allow": [f"packages.inside:{port}"], "private": ["packages.inside"]}
@@ -185,8 +166,7 @@ def test_label_to_pull_request_with_the_proxy_as_the_only_way_out(
         egress.says("Serving on port 3128")
         users = machine.start("user-config-api", under=networks.command("user-config-api"))
         users.says("Uvicorn running on")
-        path = os.environ["PATH"] if runner == "builtin" else f"{program_folder(runner)}:{os.environ['PATH']}"
-        workspace = machine.start("workspace", under=networks.command("workspace"), PATH=path)
+        workspace = machine.start("workspace", under=networks.command("workspace"))
         workspace.says("Serving workspaces")
         consumer = machine.start("task-consumer", under=networks.command("task-consumer"), **changed)
         consumer.says("Ready for tasks")

@@ -12,40 +12,6 @@ from coding_agent_egress.identify import answer_lines
 from pydantic import ValidationError
 
 
-def test_a_name_says_attempt_container_and_profile() -> None:
-    profile = profile_of("Owner/Repo")
-    assert profile == profile_of("owner/repo")
-    assert user_name("web-12-ab12-1", Role.AGENT) == "web-12-ab12-1.agent"
-    assert user_name("web-12-ab12-1", Role.WORKSPACE, profile) == f"web-12-ab12-1.workspace.{profile}"
-
-
-@pytest.mark.parametrize(
-    ("user", "job"),
-    [
-        ("web-1.agent", "web-1"),
-        ("web-1.workspace", "web-1"),
-        (f"web-1.workspace.{profile_of('o/r')}", "web-1"),
-        ("my.agent-1.workspace", "my.agent-1"),
-        ("web-1", None),
-        (".agent", None),
-        ("-", None),
-        ("web-1.other", None),
-    ],
-)
-def test_the_job_of_a_user(user: str, job: str | None) -> None:
-    assert job_of(user) == job
-
-
-def test_a_password_is_for_one_user_and_key() -> None:
-    given = password("web-1.agent", "key")
-    assert is_valid("web-1.agent", given, ["other", "key"])
-    assert not is_valid("web-1.agent", given, ["other"])
-    assert not is_valid("web-2.agent", given, ["key"])
-    assert not is_valid("web-1.workspace", given, ["key"])
-    assert not is_valid("web-1.agent", "é", ["key"])
-    assert not is_valid("web-1.agent", "", [])
-
-
 def test_the_variables_of_a_container() -> None:
     found = variables("[fd00::1]:3128", "web-1.agent", "key")
     url = f"http://web-1.agent:{password('web-1.agent', 'key')}@[fd00::1]:3128"
@@ -71,33 +37,36 @@ def test_the_helper_answers_each_line(tmp_path: Path) -> None:
     assert answers.getvalue().split() == ["OK", "ERR", "ERR", "ERR", "ERR"]
 
 
-@pytest.mark.parametrize(
-    "good", ["a.example.com", "*.Example.com", "a.example.com:8443", "localhost", "x_y.test"]
-)
-def test_a_host_in_the_list(good: str) -> None:
-    assert Settings.model_validate({"egress": {"allow": [good]}}).egress.allow == (good.lower(),)
+def test_a_name_says_attempt_container_and_profile() -> None:
+    profile = profile_of("Owner/Repo")
+    assert profile == profile_of("owner/repo")
+    for name, job in {
+        user_name("web-12-ab12-1", Role.AGENT): "web-12-ab12-1",
+        user_name("web-12-ab12-1", Role.WORKSPACE, profile): "web-12-ab12-1",
+        "my.agent-1.workspace": "my.agent-1",
+        **dict.fromkeys(("web-1", ".agent", "-", "web-1.other")),
+    }.items():
+        assert job_of(name) == job
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        *(
-            "https://a.test",
-            "a.test/path",
-            "*",
-            "*.",
-            "a*.test",
-            "a.*.test",
-            "a..test",
-            "a.test:0",
-            "a.test:70000",
-        ),
-        *("10.0.0.1", "1.2.3.4:80", "0x7f.1", "::1", "a b", "a.test\nhttp_access allow all", ""),
-    ],
-)
-def test_what_is_not_a_host_is_refused(wrong: str) -> None:
-    with pytest.raises(ValidationError, match=r"is not a host|is an address"):
-        Settings.model_validate({"egress": {"private": [wrong]}})
+def test_a_password_is_for_one_user_and_key() -> None:
+    given = password("web-1.agent", "key")
+    assert is_valid("web-1.agent", given, ["other", "key"])
+    assert not is_valid("web-1.agent", given, ["other"])
+    assert not is_valid("web-1.workspace", given, ["key"])
+    assert not is_valid("web-1.agent", "é", ["key"])
+    assert not is_valid("web-1.agent", "", [])
+
+
+def test_hosts_of_the_list() -> None:
+    for good in ("a.example.com", "*.Example.com", "a.example.com:8443", "localhost", "x_y.test"):
+        assert Settings.model_validate({"egress": {"allow": [good]}}).egress.allow == (good.lower(),)
+    for wrong in (
+        *("https://a.test", "a.test/path", "*", "*.", "a*.test", "a.*.test", "a..test", "a.test:0", ""),
+        *("a.test:70000", "10.0.0.1", "1.2.3.4:80", "0x7f.1", "::1", "a b", "a.test\nhttp_access allow all"),
+    ):
+        with pytest.raises(ValidationError, match=r"is not a host|is an address"):
+            Settings.model_validate({"egress": {"private": [wrong]}})
 
 
 def test_the_profile_of_a_repository() -> None:

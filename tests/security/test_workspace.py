@@ -23,12 +23,6 @@ _MARK = os.urandom(4).hex()
 CANARY = f"canary-{_MARK}"
 """Of this process alone: an agent that is not hardened, or not yet, may run beside it for the same user."""
 USER = 12345
-EACH_USER_AND_ISOLATION = [
-    pytest.param(None, "namespaces", id="as-invoker-namespaces"),
-    pytest.param(USER, "none", id="as-ordinary-user-none"),
-    pytest.param(None, "none", id="as-invoker-none", marks=pytest.mark.long),
-    pytest.param(USER, "namespaces", id="as-ordinary-user-namespaces", marks=pytest.mark.long),
-]
 SCRIPT = ROOT / "tests/integration/consumer_workspace/agent_process.py"
 
 READ_PROCESS = r"""
@@ -93,7 +87,19 @@ for name, attempt in tries.items():
         os._exit(0)
     os.waitpid(pid, 0)
 """
+
+
 NO_NAMESPACE = "unshare refused\nclone refused\nclone3 refused\n"
+TRY_NAMESPACES = f"cat > $TMPDIR/try.py <<'END'\n{NAMESPACE_PROGRAM}\nEND\npython3 $TMPDIR/try.py"
+WHAT_IS_THERE = [
+    'find /home /run /root /srv /mnt /tmp -xdev -type f -not -path "$TMPDIR/*" | head',
+    "grep -E '^(Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs)' /proc/self/status",
+    "ls -1 /proc | grep -c '^[0-9]*$'",
+    "ls -l @SOCKET@; ls /var",
+    "touch /usr/x /etc/x /x; echo $?",
+    "ls /proc/self/fd; readlink /proc/self/fd/0",
+]
+each_user = pytest.mark.parametrize("uid", [None, USER], ids=["as-invoker", "as-ordinary-user"])
 
 
 @pytest.fixture
@@ -150,19 +156,33 @@ async def outputs_of(wish: dict[str, Any], agent_folder: Path) -> tuple[list[str
     return json.loads(out)["outputs"], err.decode()
 
 
-@pytest.mark.parametrize("uid", [None, USER], ids=["as-invoker", "as-ordinary-user"])
-async def test_in_namespaces_no_secret_is_found_by_any_means(
-    agent_folder: Path, base_dir: Path, uid: int | None
-) -> None:
-    commands = [*ASK_PROCESSES, *ASK_FILES, f"test -r {agent_folder}/secret && echo READABLE; echo done"]
-    outputs, _ = await outputs_of(wish_of(agent_folder, base_dir, "namespaces", uid, commands), agent_folder)
+def assert_no_secret(commands: list[str], outputs: list[str]) -> None:
     for command, output in zip(commands, outputs, strict=True):
         assert CANARY not in output, command
         assert "PTRACE ATTACHED" not in output
+
+
+@each_user
+async def test_in_namespaces_no_secret_is_found_by_any_means(
+    agent_folder: Path, base_dir: Path, uid: int | None
+) -> None:
+    readable = f"test -r {agent_folder}/secret && echo READABLE; echo done"
+    commands = [*WHAT_IS_THERE, TRY_NAMESPACES, *ASK_PROCESSES, *ASK_FILES, readable]
+    outputs, _ = await outputs_of(wish_of(agent_folder, base_dir, "namespaces", uid, commands), agent_folder)
+    assert_no_secret(commands, outputs)
     assert outputs[-1] == "done\n"
+    files, rights, processes, places, touched, descriptors, namespaces = outputs[:7]
+    assert files == "", "there is nothing but the workspace"
+    assert [line.split()[-1].lstrip("0") for line in rights.splitlines()] == ["", "", "", "", "", "1"]
+    assert int(processes) <= 4, "the server, the shell, and what it started"
+    assert "No such file" in places
+    assert places.endswith("tmp\n")
+    assert touched.endswith("1\n")
+    assert descriptors.split() == ["0", "1", "2", "3", "/dev/null"], "3 is the listing's own"
+    assert namespaces == NO_NAMESPACE
 
 
-@pytest.mark.parametrize("uid", [None, USER], ids=["as-invoker", "as-ordinary-user"])
+@each_user
 async def test_without_namespaces_the_agents_process_keeps_its_secrets(
     agent_folder: Path, base_dir: Path, uid: int | None
 ) -> None:
@@ -172,9 +192,7 @@ async def test_without_namespaces_the_agents_process_keeps_its_secrets(
     if uid is None and os.geteuid() == 0:  # root's commands run as a user of their own
         commands.append("cat @SECRET@; id -u")
     outputs, _ = await outputs_of(wish_of(agent_folder, base_dir, "none", uid, commands), agent_folder)
-    for command, output in zip(commands, outputs, strict=True):
-        assert CANARY not in output, command
-        assert "PTRACE ATTACHED" not in output
+    assert_no_secret(commands, outputs)
 
 
 async def test_an_agent_that_is_not_hardened_is_read(agent_folder: Path, base_dir: Path) -> None:
@@ -183,30 +201,6 @@ async def test_an_agent_that_is_not_hardened_is_read(agent_folder: Path, base_di
     # Where the kernel gives the workspace no user namespace either: one would protect the agent by itself.
     outputs, _ = await outputs_of({**wish, "harden": False, "forbid_namespaces": True}, agent_folder)
     assert CANARY in outputs[0]
-
-
-@pytest.mark.parametrize("uid", [None, USER], ids=["as-invoker", "as-ordinary-user"])
-async def test_in_namespaces_there_is_nothing_but_the_workspace(
-    agent_folder: Path, base_dir: Path, uid: int | None
-) -> None:
-    commands = [
-        "find /home /run /root /srv /mnt /tmp -xdev -type f | head",
-        "grep -E '^(Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs)' /proc/self/status",
-        "ls -1 /proc | grep -c '^[0-9]*$'",
-        "ls -l @SOCKET@; ls /var",
-        "touch /usr/x /etc/x /x; echo $?",
-        "ls /proc/self/fd",
-        "readlink /proc/self/fd/0",
-    ]
-    outputs, _ = await outputs_of(wish_of(agent_folder, base_dir, "namespaces", uid, commands), agent_folder)
-    assert outputs[0] == ""
-    assert [line.split()[-1].lstrip("0") for line in outputs[1].splitlines()] == ["", "", "", "", "", "1"]
-    assert int(outputs[2]) <= 4, "the server, the shell, and what it started"
-    assert "No such file" in outputs[3]
-    assert outputs[3].endswith("tmp\n")
-    assert outputs[4].endswith("1\n")
-    assert outputs[5].split() == ["0", "1", "2", "3"], "3 is the listing's own"
-    assert outputs[6] == "/dev/null\n"
 
 
 async def test_auto_falls_back_with_a_loud_warning(agent_folder: Path, base_dir: Path) -> None:
@@ -226,7 +220,7 @@ async def test_when_the_agent_is_killed_nothing_of_the_workspace_stays(
     process = await start({**wish, "announce": True}, agent_folder)
     assert process.stdout is not None
     told = json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
-    below = children_of(told["pid"])
+    below = descendants(living_parents(), told["pid"])
     assert below
     process.kill()
     await process.wait()
@@ -235,18 +229,10 @@ async def test_when_the_agent_is_killed_nothing_of_the_workspace_stays(
             await asyncio.sleep(0.02)
 
 
-def children_of(pid: int) -> list[int]:
-    return sorted(descendants(living_parents(), pid))
-
-
-@pytest.mark.parametrize(("uid", "isolation"), EACH_USER_AND_ISOLATION)
-async def test_a_command_gets_no_user_namespace(
-    agent_folder: Path, base_dir: Path, isolation: str, uid: int | None
-) -> None:
+async def test_a_command_gets_no_user_namespace(agent_folder: Path, base_dir: Path) -> None:
     """In one it would be root, with a much larger part of the kernel in reach."""
-    command = f"cat > $TMPDIR/try.py <<'END'\n{NAMESPACE_PROGRAM}\nEND\npython3 $TMPDIR/try.py"
-    outputs, _ = await outputs_of(wish_of(agent_folder, base_dir, isolation, uid, [command]), agent_folder)
-    assert outputs == [NO_NAMESPACE]
+    wish = wish_of(agent_folder, base_dir, "none", USER, [TRY_NAMESPACES])
+    assert (await outputs_of(wish, agent_folder))[0] == [NO_NAMESPACE]
 
 
 async def test_elsewhere_the_same_program_gets_them() -> None:

@@ -46,7 +46,7 @@ def invisible_fork(system: System) -> int:
 
 
 def forks_default_branch(system: System) -> int:
-    return forked(system)[0]
+    return forked(system, owner="oscar")[0]
 
 
 def default_branch(system: System) -> int:
@@ -77,8 +77,7 @@ def label_arranged_changes(system: System) -> None:
     """All of them in one running system: each ends with its reason, and nothing is pushed or spent."""
     base = system.forge.repository(REPOSITORY)
     base.roles[BOT] = Role.ADMIN  # the forge itself would accept a push to a protected branch
-    # Mallory has one fork.
-    numbers = {arrange(system): reason for arrange, reason in ARRANGED if arrange is not forks_default_branch}
+    numbers = {arrange(system): reason for arrange, reason in ARRANGED}
     before = refs(base)
     for number in numbers:
         system.put_label(number, Kind.CHANGE)

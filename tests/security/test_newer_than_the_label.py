@@ -16,7 +16,6 @@ import pytest
 from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.forge.github.client import GitHubForge
 from coding_agent_core.forge.values import ItemDetails, Revision
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_forge.model import Kind, Role
 from coding_agent_model.script import Script
@@ -26,8 +25,7 @@ from tests.fixtures.system import BOT, REPOSITORY
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.scripts import finish, script, write
-from tests.security.test_pushes import BOT as ACCOUNT
-from tests.security.test_pushes import change
+from tests.security.arranged_changes import BOT as ACCOUNT
 
 STRANGER, MEMBER = "reader", "alice"
 TOKENS = {STRANGER: READER_TOKEN, MEMBER: PERSON_TOKEN}
@@ -56,13 +54,9 @@ class Scene:
     @property
     def given(self) -> AttemptInput:
         """The task of the item: of the second issue, or of the change."""
-        given = change(self.place, self.number)
         if self.kind is Kind.CHANGE:
-            return given
-        request = given.task.request
-        item = request.item.model_copy(update={"kind": ItemKind.ISSUE})
-        request = request.model_copy(update={"item": item})
-        return given.model_copy(update={"task": given.task.model_copy(update={"request": request})})
+            return self.place.given_change(self.number)
+        return self.place.given(item={"number": self.number})
 
     async def run(self, newer_text: str, **sections: Any) -> Outcome:
         return await self.place.run(self.given, newer_text=newer_text, **sections)

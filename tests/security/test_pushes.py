@@ -9,16 +9,14 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_core.attempts import AttemptInput, Outcome
-from coding_agent_core.platforms import ItemKind
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
-from coding_agent_forge.model import Kind, Repository, Role
+from coding_agent_forge.model import Kind, Role
 from coding_agent_model.script import Script
 
 from tests.fixtures.forge import commit
 from tests.fixtures.system import REPOSITORY
 from tests.integration.consumer_attempt.conftest import MakePlace
-from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.scripts import finish, script, write
 from tests.security.arranged_changes import ARRANGED, BOT, MALLORY, forked, own, refs
 
@@ -29,21 +27,6 @@ def works() -> list[Script]:
     return script(write("work.md", "The agent was here.\n"), finish())
 
 
-def change(place: AttemptPlace, number: int, repository: Repository | None = None) -> AttemptInput:
-    """The task of a pull or merge request."""
-    given = place.given()
-    update: dict[str, object] = {"kind": ItemKind.CHANGE, "number": number}
-    if repository is not None:
-        by_id = given.task.request.item.project_id is not None
-        update |= {
-            "repository": repository.full_name,
-            "project_id": repository.id if by_id else None,
-        }
-    item = given.task.request.item.model_copy(update=update)
-    request = given.task.request.model_copy(update={"item": item})
-    return given.model_copy(update={"task": given.task.model_copy(update={"request": request})})
-
-
 @each_forge
 async def test_nothing_is_pushed_to_the_base_repository(make_place: MakePlace, flavour: str) -> None:
     place = make_place(flavour, works())
@@ -52,7 +35,7 @@ async def test_nothing_is_pushed_to_the_base_repository(make_place: MakePlace, f
     for arrange, reason in ARRANGED:
         number = arrange(place.system)
         before = refs(base)
-        outcome = await place.run(change(place, number))
+        outcome = await place.run(place.given_change(number))
         assert refs(base) == before
         assert outcome.reason is reason, outcome.message
         assert place.system.item(number, Kind.CHANGE).open
@@ -70,7 +53,8 @@ async def test_a_change_in_a_fork_pushes_nothing_to_where_it_was_forked_from(
     commit(base.path, "feature")
     number = place.system.forge.open_change(MALLORY, "feature", "main", source=base)
     before = refs(base)
-    outcome = await place.run(change(place, number, fork))
+    project = {"project_id": fork.id} if flavour == "gitlab" else {}
+    outcome = await place.run(place.given_change(number, repository=fork.full_name, **project))
     assert refs(base) == before
     assert outcome.reason is Reason.PUSH_NOT_ALLOWED, outcome.message
 
@@ -87,7 +71,7 @@ async def test_a_branch_that_is_protected_meanwhile_is_not_pushed_to(make_place:
             place.system.forge.protect(REPOSITORY, "feature")
             return await super().work(*arguments, **rest)
 
-    outcome = await place.run(change(place, number), make_agent=Protecting)
+    outcome = await place.run(place.given_change(number), make_agent=Protecting)
     assert refs(base) == before
     assert outcome.reason is Reason.PUSH_NOT_ALLOWED, outcome.message
 
@@ -100,7 +84,7 @@ async def test_a_change_that_nobody_arranged_is_worked_on_where_it_is(
     place = make_place(flavour, works())
     number, fork = forked(place.system, "feature")
     before = refs(place.system.forge.repository(REPOSITORY)), refs(fork)
-    outcome = await place.run(change(place, number))
+    outcome = await place.run(place.given_change(number))
     assert outcome.reason is Reason.COMPLETED, outcome.message
     assert refs(place.system.forge.repository(REPOSITORY)) == before[0]
     assert refs(fork) != before[1]

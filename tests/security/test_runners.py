@@ -48,7 +48,6 @@ from tests.fixtures.system import (
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.changes import push
-from tests.security.test_pushes import change
 from tests.security.test_workspace import ASK_FILES, ASK_PROCESSES, CANARY
 
 pytestmark = pytest.mark.long
@@ -362,7 +361,7 @@ async def test_a_strangers_branch_gives_it_no_instructions(
     number = place.system.forge.open_change(REPOSITORY, "feature", "main", source=fork)
     named = "$helper ${build} [$it](skill:///tree/.agents/skills/helper/SKILL.md)"
     place.system.item(number, Kind.CHANGE).body = f"Work with {named}."
-    outcome = await attempt(place, runner, change(place, number))
+    outcome = await attempt(place, runner, place.given_change(number))
     assert outcome.reason is Reason.COMPLETED, outcome
     asked = str(place.system.model.requests)
     assert f"{BY_THE_TEAM}." in asked

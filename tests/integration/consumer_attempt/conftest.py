@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,9 +17,16 @@ from tests.integration.consumer_attempt.place import AttemptPlace, WorkspaceProc
 MakePlace = Callable[..., AttemptPlace]
 
 
+_certificates = functools.cache(ssl.create_default_context)
+"""Reading them takes each of an attempt's clients 50 ms, and none of them speaks TLS here."""
+
+
 @pytest.fixture
-def make_place(start_system: StartSystem, tmp_path: Path) -> Iterator[MakePlace]:
+def make_place(
+    start_system: StartSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakePlace]:
     """A function that makes a place: `make_place("github", [Script, …])`."""
+    monkeypatch.setattr(ssl, "create_default_context", _certificates)
     with contextlib.ExitStack() as stack:
 
         def make(flavour: str, scripts: Sequence[Script]) -> AttemptPlace:

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,19 +85,14 @@ class AttemptPlace:
     @property
     def item(self) -> Item:
         """Issue 1 of the sample."""
-        host = self.forge_url.removeprefix("http://")
-        if self.platform is Platform.GITHUB:
-            return Item(
-                platform=Platform.GITHUB, host=host, repository=REPOSITORY, kind=ItemKind.ISSUE, number=1
-            )
-        project = self.system.forge.repository(REPOSITORY).id
+        gitlab = self.platform is Platform.GITLAB
         return Item(
-            platform=Platform.GITLAB,
-            host=host,
+            platform=self.platform,
+            host=self.forge_url.removeprefix("http://"),
             repository=REPOSITORY,
             kind=ItemKind.ISSUE,
             number=1,
-            project_id=project,
+            project_id=self.system.forge.repository(REPOSITORY).id if gitlab else None,
         )
 
     def given(
@@ -108,11 +103,12 @@ class AttemptPlace:
         uuid: str = "",
         timeout: int = 150,
         user: str = "alice",
+        item: Mapping[str, Any] | None = None,
         **earlier: Any,
     ) -> AttemptInput:
-        """What the operator would tell the attempt."""
+        """What the operator would tell the attempt; `item` has what differs from issue 1."""
         request = TaskRequest(
-            item=self.item,
+            item=self.item.model_copy(update=item or {}),
             user=user,
             trigger=Trigger(origin=Origin.WEBHOOK, received_at=datetime.now(UTC)),
         )
@@ -123,6 +119,10 @@ class AttemptPlace:
             timeout_seconds=timeout,
             earlier=EarlierAttempts(**earlier),
         )
+
+    def given_change(self, number: int, **differs: Any) -> AttemptInput:
+        """The task of a pull or merge request."""
+        return self.given(item={"kind": ItemKind.CHANGE, "number": number, **differs})
 
     def _label(self, request: TaskRequest) -> None:
         """The person applies the label, unless somebody has."""

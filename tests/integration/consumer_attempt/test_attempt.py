@@ -207,11 +207,7 @@ async def test_a_further_run_continues_an_open_change_and_leaves_a_closed_one_al
 async def test_a_path_that_is_not_the_projects_gets_no_work_done(make_place: MakePlace) -> None:
     """The path chose the credential, and the number would be worked on."""
     place = make_place("gitlab", fixes_the_bug())
-    given = place.given()
-    request = given.task.request
-    elsewhere = request.item.model_copy(update={"repository": "acme/other"})
-    task = given.task.model_copy(update={"request": request.model_copy(update={"item": elsewhere})})
-    outcome = await place.run(given.model_copy(update={"task": task}))
+    outcome = await place.run(place.given(item={"repository": "acme/other"}))
     assert outcome.reason is Reason.ITEM_GONE
     assert "is acme/pricing and not acme/other" in outcome.message
     assert place.system.model.requests == []
@@ -221,11 +217,7 @@ async def test_a_path_that_is_not_the_projects_gets_no_work_done(make_place: Mak
 async def test_an_item_that_is_gone_or_closed_is_not_worked_on(make_place: MakePlace) -> None:
     place = make_place("github", script(finish()))
     given = place.given()
-    item = given.task.request.item
-    missing = item.model_copy(update={"number": 4711})
-    request = given.task.request.model_copy(update={"item": missing})
-    elsewhere = given.model_copy(update={"task": given.task.model_copy(update={"request": request})})
-    assert (await place.run(elsewhere)).reason is Reason.ITEM_GONE
+    assert (await place.run(place.given(item={"number": 4711}))).reason is Reason.ITEM_GONE
     close(place, place.system.item(1))
     closed = await place.run(given)
     assert (closed.reason, closed.exit_code) == (Reason.ITEM_GONE, 65)

@@ -16,7 +16,6 @@ from coding_agent_consumer.repository import BareClone, TreeEntry
 from coding_agent_consumer.transcript import Scrub
 from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.environment import Environment, EnvironmentFileError, RepositoryFile, read_file
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import Clock, Deadline
 from coding_agent_core.settings.model import Settings
@@ -118,7 +117,7 @@ async def test_which_branch_decides_environment_and_instructions_of_a_change(
     commit(path, "feature", hostile)
     place.system.forge.protect(REPOSITORY, *protected)
     number = place.system.forge.open_change(REPOSITORY, "feature", base)
-    outcome = await place.run(change(place, number), repository_environment=ALLOWED)
+    outcome = await place.run(place.given_change(number), repository_environment=ALLOWED)
     assert outcome.reason is Reason.COMPLETED, outcome.message
     told = str(place.system.model.requests[2]["messages"])
     for what in ("by", "Instructed by"):
@@ -135,7 +134,7 @@ async def test_a_forks_file_does_not_count(make_place: MakePlace) -> None:
     fork = place.system.forge.fork(REPOSITORY, "mallory", roles={"coding-agent-bot": Role.WRITE})
     commit(fork.path, "feature", {FILE: HOSTILE, ".gitignore": "said.txt\n"})
     number = place.system.forge.open_change(REPOSITORY, "feature", "main", source=fork)
-    outcome = await place.run(change(place, number), repository_environment=ALLOWED)
+    outcome = await place.run(place.given_change(number), repository_environment=ALLOWED)
     assert outcome.reason is Reason.COMPLETED, outcome.message
     told = str(place.system.model.requests[2]["messages"][-1])
     assert "base" in told
@@ -242,14 +241,6 @@ async def test_another_pod_is_asked_for_before_the_model_is_and_then_it_works(ma
     assert outcome.reason is Reason.COMPLETED, outcome.message
     assert "These services run next to your workspace: db at 127.0.0.1:5432." in asked(place)
     assert set(tree(place, FIRST)) == {"a.md", *tree(place, "main")}
-
-
-def change(place: AttemptPlace, number: int) -> AttemptInput:
-    """What the attempt at a change is given."""
-    given = place.given()
-    item = place.item.model_copy(update={"kind": ItemKind.CHANGE, "number": number})
-    request = given.task.request.model_copy(update={"item": item})
-    return given.model_copy(update={"task": given.task.model_copy(update={"request": request})})
 
 
 def made_with(given: AttemptInput, environment: Environment) -> AttemptInput:

@@ -17,7 +17,6 @@ from typing import Any
 
 import coding_agent_consumer.workspace as package
 import coding_agent_core as core
-from coding_agent_consumer.gateway import Upstream, WireFormat, open_gateway
 from coding_agent_consumer.workspace import linux
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 from coding_agent_core.settings.attempts import WorkspaceSettings
@@ -78,6 +77,8 @@ async def gateways(upstream: str | None) -> AsyncIterator[dict[str, str]]:
     if upstream is None:
         yield {}
         return
+    from coding_agent_consumer.gateway import Upstream, WireFormat, open_gateway  # noqa: PLC0415 - slow
+
     providers = [Upstream(WireFormat.OPENAI, upstream, os.environ["OPENAI_API_KEY"])]
     async with open_gateway(providers) as gateway, open_gateway(providers) as other:
         yield {"@GATEWAY@": gateway.url, "@DUMMY@": gateway.credential, "@OTHER@": other.credential}

@@ -63,19 +63,11 @@ class WorkspaceProcess:
 
 @dataclass
 class AttemptPlace:
-    """Runs attempts at the sample's issue.
-
-    Attributes:
-        forge_url: where attempts find the forge, e.g. behind a proxy.
-    """
+    """Runs attempts at the sample's issue."""
 
     system: System
     workspace: WorkspaceProcess
     folder: Path
-    forge_url: str = ""
-
-    def __post_init__(self) -> None:
-        self.forge_url = self.forge_url or self.system.forge.base_url
 
     @property
     def platform(self) -> Platform:
@@ -88,7 +80,7 @@ class AttemptPlace:
         gitlab = self.platform is Platform.GITLAB
         return Item(
             platform=self.platform,
-            host=self.forge_url.removeprefix("http://"),
+            host=self.system.forge.base_url.removeprefix("http://"),
             repository=REPOSITORY,
             kind=ItemKind.ISSUE,
             number=1,
@@ -140,7 +132,7 @@ class AttemptPlace:
         """As in the pod's configuration."""
         base: dict[str, Any] = {
             self.system.flavour: {
-                "api_url": self.system.forge.api_url.replace(self.system.forge.base_url, self.forge_url),
+                "api_url": self.system.forge.api_url,
                 "personal_access_token": BOT_TOKEN,
             },
             "llm": {

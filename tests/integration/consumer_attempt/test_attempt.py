@@ -165,15 +165,6 @@ async def test_a_model_that_does_not_mend_its_change_is_told_to_the_person(make_
     assert len(place.system.model.requests) == 4
 
 
-async def test_a_workspace_that_never_comes_is_said_so(make_place: MakePlace) -> None:
-    place = make_place("github", script(finish()))
-    outcome = await place.run(
-        place.given(), consumer={"workspace": {"socket": "/nowhere", "start_timeout": 0.3}}
-    )
-    assert (outcome.reason, outcome.exit_code) == (Reason.WORKSPACE_FAILED, 75)
-    assert "workspace's container has not answered" in outcome.message
-
-
 async def test_a_further_run_continues_an_open_change_and_leaves_a_closed_one_alone(
     make_place: MakePlace,
 ) -> None:
@@ -267,31 +258,22 @@ def close(place: AttemptPlace, item: Item) -> None:
     forge.run(lambda: forge.sandbox.store.update(repository, item, alice, opened=False))
 
 
-ASKS = """python3 - {times} <<'END'
-import json, os, sys
+ASKS = """python3 - <<'END'
+import json, os
 from urllib.request import Request, urlopen
-body = {{"model": "scripted", "messages": [{{"role": "user", "content": "Is anybody there?"}}]}}
-headers = {{"authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "content-type": "application/json"}}
+body = {"model": "scripted", "messages": [{"role": "user", "content": "Is anybody there?"}]}
+headers = {"authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "content-type": "application/json"}
 url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
-for _ in range(int(sys.argv[1])):
-    try:
-        urlopen(Request(url, json.dumps(body).encode(), headers), timeout=60).read()
-    except OSError:
-        pass
+urlopen(Request(url, json.dumps(body).encode(), headers), timeout=60).read()
 END
 """
-
-
-def program(command: str) -> dict[str, Any]:
-    """A run with any program as the agent."""
-    consumer = {"runner": "command", "command": ["bash", "-c", command], "checkpoint_interval": 0}
-    return {"make_agent": make_agent, "consumer": consumer}
 
 
 async def test_the_output_of_any_program_names_no_commit(make_place: MakePlace) -> None:
     place = make_place("github", [Script(turns=(Turn(text="Yes."),), loop=True)])
     noise = "echo 'npm WARN deprecated'; cat $CODING_AGENT_INSTRUCTIONS_FILE > made.md; echo Finished."
-    outcome = await place.run(place.given(), **program(ASKS.format(times=1) + noise))
+    consumer = {"runner": "command", "command": ["bash", "-c", ASKS + noise], "checkpoint_interval": 0}
+    outcome = await place.run(place.given(), make_agent=make_agent, consumer=consumer)
     assert outcome.reason is Reason.COMPLETED, outcome
     title = place.system.item(1).title
     message = place.system.git("log", "-1", "--format=%B", FIRST)
@@ -299,18 +281,3 @@ async def test_the_output_of_any_program_names_no_commit(make_place: MakePlace) 
     assert "npm WARN" not in message
     assert "npm WARN" in outcome.summary
     assert "You are a software engineer." in place.system.file_at(FIRST, "made.md")
-
-
-async def test_a_silent_program_makes_no_more_requests_than_it_may(make_place: MakePlace) -> None:
-    place = make_place("github", [Script(turns=(Turn(text="Yes."),), loop=True)])
-    command = program("echo begun > begun.md; " + ASKS.format(times=1_000_000))
-    outcome = await place.run(place.given(), max_llm_process_num=3, **command)
-    assert (outcome.reason, outcome.branch) == (Reason.LIMIT_REACHED, FIRST), outcome
-    assert len(place.system.model.requests) == outcome.usage.requests == 3
-
-
-async def test_a_program_that_asks_no_model_has_not_worked(make_place: MakePlace) -> None:
-    place = make_place("github", [Script(turns=(Turn(text="Never said."),))])
-    outcome = await place.run(place.given(), **program("echo made > made.md; echo 'All done.'"))
-    assert outcome.reason is Reason.RUNNER_FAILED
-    assert place.open_changes() == []

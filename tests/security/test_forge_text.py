@@ -33,10 +33,11 @@ skip-checks: true"""
 TITLE = "Closes #1 @all [skip ci] <!--"
 
 
+@pytest.mark.parametrize("flavour", ["github", "gitlab"])
 def test_nothing_that_a_model_or_a_stranger_writes_is_executed(
-    start_system: StartSystem, forge_flavour: str
+    start_system: StartSystem, flavour: str
 ) -> None:
-    system = start_system(forge_flavour, script(write("notes.md", "hello\n"), finish(ATTACK)))
+    system = start_system(flavour, script(write("notes.md", "hello\n"), finish(ATTACK)))
     system.start_webhook()
     number = system.forge.open_issue(REPOSITORY, TITLE, ATTACK, by="reader")
     system.put_label(number)
@@ -67,46 +68,28 @@ def test_nothing_that_a_model_or_a_stranger_writes_is_executed(
     assert system.item(1).open, "the other issue stays open"
 
 
-def test_the_same_text_from_our_account_does_harm(start_system: StartSystem, forge_flavour: str) -> None:
+def test_the_same_text_from_our_account_does_harm(start_system: StartSystem) -> None:
     """The decoy: what the forge does with the text if nobody makes it inert."""
-    system = start_system(forge_flavour, script(write("notes.md", "hello\n"), finish("Did it.")))
+    system = start_system("gitlab", script(write("notes.md", "hello\n"), finish("Did it.")))
     system.start_webhook()
     number = system.forge.open_issue(REPOSITORY, "A feature", by="reader")
     system.put_label(number)
     system.wait_for_label(number, DONE)
     [change] = system.changes()
 
-    edit(system, change, ATTACK)
-    if forge_flavour == "gitlab":
-        assert not change.open
-        assert "approved" in [event.event for event in change.events]
-        assert {BOT, "bug"} <= {label.name for label in change.labels}
-    else:
-        merge(system, change)
-    until(lambda: not system.item(1).open, "an issue that nobody asked to close is closed")
-
-
-def edit(system: System, change: Item, text: str) -> None:
-    """Put the text into the change's description with the bot's token."""
-    address, field, method = {
-        "github": (f"repos/{REPOSITORY}/pulls/{change.number}", "body", "PATCH"),
-        "gitlab": (f"projects/acme%2Fpricing/merge_requests/{change.number}", "description", "PUT"),
-    }[system.flavour]
-    httpx.request(
-        method,
-        f"{system.forge.api_url}/{address}",
-        json={field: text},
+    httpx.put(
+        f"{system.forge.api_url}/projects/acme%2Fpricing/merge_requests/{change.number}",
+        json={"description": ATTACK},
         headers={"Authorization": f"Bearer {BOT_TOKEN}"},
         timeout=60,
     ).raise_for_status()
+    assert not change.open
+    assert "approved" in [event.event for event in change.events]
+    assert {BOT, "bug"} <= {label.name for label in change.labels}
+    until(lambda: not system.item(1).open, "an issue that nobody asked to close is closed")
 
 
 def merge(system: System, change: Item) -> None:
     """A person merges the change."""
     store, repository = system.forge.sandbox.store, system.forge.repository(REPOSITORY)
     system.forge.run(lambda: store.merged(repository, change, system.forge.user()))
-
-
-@pytest.fixture(params=["github", "gitlab"])
-def forge_flavour(request: pytest.FixtureRequest) -> str:
-    return str(request.param)

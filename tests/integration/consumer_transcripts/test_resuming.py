@@ -118,24 +118,26 @@ def first_words(request: dict[str, Any]) -> str:
     return str(next(message["content"] for message in request["messages"] if message["role"] == "user"))
 
 
-def test_the_next_attempt_goes_on_and_opens_the_one_change(start_system: StartSystem) -> None:
-    """Without a store: what the status tells is enough."""
-    system = start_system("github", SCRIPTS)
-    storage = {"base_dir": "contexts"}
-    first = attempt(system, the_task(system), 1, storage)
-    assert first.attempts[0].reason == "ModelUnavailable", first.attempts[0]
-    assert first.attempts[0].tail is not None
-    assert "called write_file" in first.attempts[0].tail
-    assert first.attempts[0].transcript is None, "the pod's folder is gone with it"
+def test_the_next_attempt_goes_on_and_opens_the_one_change(start_system: StartSystem, s3: S3Server) -> None:
+    system = start_system("gitlab", SCRIPTS)
+    bucket = {"base_dir": "contexts", "s3": s3.settings(), "link": "https://logs.example/{key}"}
+    first = attempt(system, the_task(system), 1, bucket)
+    ended = first.attempts[0]
+    assert (ended.reason, "called write_file" in (ended.tail or "")) == ("ModelUnavailable", True), ended
+    key = (ended.transcript_url or "").removeprefix("https://logs.example/")
+    assert b"write_file" in (s3.read(key) or b"")
     assert system.file_at("coding-agent/issue-1", "a.md") == "a\n", "what it had is pushed"
     assert system.changes() == []
+
+    # Without a store, what the status tells is enough.
     before = len(system.model.requests)
     known = Status(attempts=first.attempts, result=first.result)
-    second = attempt(system, the_task(system, known), 2, storage)
+    second = attempt(system, the_task(system, known), 2, {"base_dir": "contexts"})
     told = first_words(system.model.requests[before])
     assert "Attempt 1 ended: " in told
     assert "called write_file" in told
     assert second.attempts[1].outcome is OutcomeType.SUCCEEDED
+    assert second.attempts[1].transcript is None, "the pod's folder is gone with it"
     [change] = system.changes()
     assert system.file_at(change.head, "a.md") == "a\nb\n"
     assert second.result is not None
@@ -144,25 +146,9 @@ def test_the_next_attempt_goes_on_and_opens_the_one_change(start_system: StartSy
     assert [usage.requests if usage else 0 for usage in usages] == [1, 2, 3]
     assert all(usage and usage.cost and float(usage.cost.amount) for usage in usages), "failed ones cost too"
 
-
-def test_the_transcript_in_the_bucket_tells_it_where_the_status_does_not(
-    start_system: StartSystem, s3: S3Server
-) -> None:
-    system = start_system("gitlab", SCRIPTS)
-    storage = {"base_dir": "contexts", "s3": s3.settings(), "link": "https://logs.example/{key}"}
-    first = attempt(system, the_task(system), 1, storage)
-    kept = first.attempts[0]
-    assert kept.transcript is not None, kept
-    assert kept.transcript_url is not None
-    key = kept.transcript_url.removeprefix("https://logs.example/")
-    assert b"write_file" in (s3.read(key) or b"")
+    # A pod in place of one that was lost after it had opened the change: the bucket tells it.
     before = len(system.model.requests)
-    branch_alone = Status(result=first.result)
-    second = attempt(system, the_task(system, branch_alone), 2, storage)
-    told = first_words(system.model.requests[before])
-    assert "called write_file" in told
-    assert second.attempts[-1].outcome is OutcomeType.SUCCEEDED
-    # A pod in place of one that was lost after it had opened the change.
-    again = attempt(system, the_task(system, branch_alone), 2, storage)
+    again = attempt(system, the_task(system, Status(result=first.result)), 2, bucket)
+    assert "called write_file" in first_words(system.model.requests[before])
     assert again.attempts[-1].outcome is OutcomeType.SUCCEEDED
     assert len(system.changes()) == 1, "never a second one"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
-import re
 import ssl
 import threading
 from collections.abc import Iterator
@@ -92,9 +89,7 @@ def test_a_replica_dies_under_load_and_no_request_fails(machine: Machine, caddy:
     assert len(answers) > REQUESTS
 
 
-async def test_what_the_world_sees_and_a_flood_stays_within_the_memory_of_the_container(
-    machine: Machine, caddy: Path
-) -> None:
+def test_what_the_world_sees(machine: Machine, caddy: Path) -> None:
     http, https = free_port(), free_port()
     server = machine.start_webhook_server(WEBHOOK_ADDRESSES[1])
     ports = {"CADDY_HTTP_PORT": str(http), "CADDY_HTTPS_PORT": str(https)}
@@ -112,23 +107,8 @@ async def test_what_the_world_sees_and_a_flood_stays_within_the_memory_of_the_co
         assert plain.status_code == 308
         assert plain.headers["location"].startswith("https://localhost")
 
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=where, verify=verify, timeout=60, limits=limits) as strangers:
-
-            async def forged() -> None:
-                with contextlib.suppress(httpx.TransportError):
-                    headers = github_headers(b"")
-                    await strangers.post("/webhook/github", content=bytes(9_000_000), headers=headers)
-
-            await asyncio.gather(*(forged() for _ in range(64)))
-            body, headers = signed(1)
-            answer = await strangers.post("/webhook/github", content=body, headers=headers)
-            assert answer.status_code == 200
         server.stop()
+        body, headers = signed(1)
         with httpx.Client(base_url=where, verify=verify, timeout=60) as client:
             refused = client.post("/webhook/github", content=body, headers=headers)
             assert refused.status_code in (502, 503), "the forge notes a failed delivery, not a lost one"
-        status = Path(f"/proc/{proxy.process.pid}/status").read_text()
-    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
-    limit = machine.project.services["caddy"]["deploy"]["resources"]["limits"]["memory"]
-    assert peak < int(limit), f"{peak / 1024**2:.0f} MiB"

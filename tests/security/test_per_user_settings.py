@@ -275,19 +275,6 @@ async def check(
     assert ours.model_dump_json() == before
 
 
-async def test_the_key_of_the_default_stays_with_the_address_of_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway = "https://gateway.corp.example/v1"
-    default = {"llm": {"openai": {"base_url": gateway, "api_key": DEFAULT}}}
-    ours = installation(tmp_path)
-    for stored in ({}, {"llm": {"openai": {"base_url": EVIL}}}):
-        assert await stolen(ours, stored, default, tmp_path, monkeypatch) == set()
-    transport = httpx.ASGITransport(user_config_app(tmp_path / "users", ApiKey(SERVICE)))
-    bob = await settings_for(ours, Platform.GITHUB, "bob", transport=transport)
-    assert (bob.llm.openai.base_url, model_spec(bob).api_key) == (gateway, DEFAULT)
-
-
 @pytest.mark.parametrize("provider", ["anthropic", "google"])
 async def test_each_key_goes_to_its_own_address_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str
@@ -306,27 +293,9 @@ async def test_no_spelling_of_an_address_gets_a_key_that_is_not_for_it(
 ) -> None:
     for spelling in SPELLINGS:
         await check({"llm": {"openai": {"base_url": spelling}}}, DEFAULT_KEY, False, tmp_path, monkeypatch)
-
-
-async def test_our_address_in_another_spelling_is_ours_as_we_write_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = installation(tmp_path)
-    same = {
-        spelling
-        for spelling in SPELLINGS
-        if is_address(spelling)
-        and with_personal(ours, {"llm": {"openai": {"base_url": spelling}}}).llm.openai == ours.llm.openai
-    }
-    assert same == {*SPELLINGS[:5], "https://ｍodels.corp.example/v1", "https://models。corp。example/v1"}
-
-
-def is_address(url: str) -> bool:
-    try:
-        with_personal(Settings(), {"llm": {"openai": {"base_url": url}}})
-    except SettingsError:
-        return False
-    return True
+    for spelling in SPELLINGS[:5]:
+        theirs = with_personal(installation(tmp_path), {"llm": {"openai": {"base_url": spelling}}})
+        assert theirs.llm.openai == installation(tmp_path).llm.openai, "ours as we write it"
 
 
 DEFAULT_KEY = {"llm": {"openai": {"api_key": DEFAULT}}}

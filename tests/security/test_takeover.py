@@ -236,6 +236,10 @@ async def test_a_workspace_that_lies_about_its_patch_gets_nothing(
         .replace(b"/new", b"/d")
         .replace(b"+x", b"+" + str(tmp_path).encode())
         + PATCH.replace(b"/new", b"/d/escaped"),
+        PATCH.replace(b"100644", b"120000").replace(b"/new", b"/.gitmodules"),
+        b"this is not a patch",
+        PATCH.replace(b"new file mode 100644\n", b"").replace(b"/dev/null", b"a/new"),
+        bytes(64 * 2**20 + 1),
     ]
     for lie in lies:
         with pytest.raises(PatchRefusedError):

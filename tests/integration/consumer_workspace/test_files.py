@@ -161,7 +161,7 @@ async def test_files_that_are_too_large_are_named_and_the_rest_is_kept(workspace
 
 
 async def test_a_change_of_text_alone_may_be_too_large(workspace: WorkspaceClient) -> None:
-    await workspace.run("for n in 1 2 3; do seq 3500000 > text$n; done")
+    await workspace.run("for n in 1 2 3; do yes 'a line of text' | head -c 27000000 > text$n; done")
     patch = await workspace.diff()
     assert [name.split()[0] for name in patch.left_out] == ["text1", "text2"]
     assert b"b/text3" in patch.data

@@ -194,24 +194,3 @@ async def test_attempts_at_the_same_time(
             assert_whole(server, tmp_path / name)
     assert len(list(mirror.repository.glob("objects/pack/*.pack"))) <= 2, "they do not pile up"
     git(mirror.repository, "fsck", "--full", "--strict")
-
-
-@pytest.mark.long
-async def test_branches_of_one_prefix_and_of_changes(
-    server: GitServer, tmp_path: Path, mirror: Mirror
-) -> None:
-    bare = server.root / "sample.git"
-    git(bare, "branch", "release", "main")
-    for base in ("main", "release"):
-        await BareClone.clone(
-            server.credentials(), tmp_path / base, base=base, branch="work", mirror=mirror, permit=permitted
-        )
-    git(bare, "branch", "-D", "release")
-    git(bare, "branch", "release/1", "main")
-    folder = tmp_path / "prefix"
-    await BareClone.clone(
-        server.credentials(), folder, base="release/1", branch="work", mirror=mirror, permit=permitted
-    )
-    assert len(git(mirror.repository, "for-each-ref").splitlines()) == 3
-    await clone(server, tmp_path / "change", mirror, branch="main")
-    assert len(git(mirror.repository, "for-each-ref").splitlines()) == 3

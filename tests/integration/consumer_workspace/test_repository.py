@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.commits import PatchRefusedError, SshSigner
+from coding_agent_consumer.commits import SshSigner
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.push_permit import PushNotAllowedError
 from coding_agent_consumer.repository import BareClone
@@ -208,34 +208,6 @@ async def test_the_token_is_on_no_disk_and_in_no_argument(git_server: GitServer,
     files = [path for path in (tmp_path / "agent").rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
-
-
-def new_file(path: str, mode: str = "100644", text: str = "x") -> bytes:
-    return (
-        f"diff --git a/{path} b/{path}\nnew file mode {mode}\n--- /dev/null\n+++ b/{path}\n"
-        f"@@ -0,0 +1 @@\n+{text}\n\\ No newline at end of file\n"
-    ).encode()
-
-
-@pytest.mark.parametrize(
-    "patch",
-    [
-        new_file(".git/hooks/post-checkout", "100755"),
-        new_file("../outside.txt"),
-        new_file(".gitmodules", "120000", "/etc/passwd"),
-        b"this is not a patch",
-        b"diff --git a/calc.py b/calc.py\n--- a/calc.py\n+++ b/calc.py\n@@ -1 +1 @@\n-not there\n+x\n",
-        bytes(64 * 2**20 + 1),
-    ],
-    ids=range(6),
-)
-async def test_a_patch_that_must_not_be_taken_over(
-    git_server: GitServer, tmp_path: Path, patch: bytes
-) -> None:
-    repository = await clone(git_server, tmp_path / "agent")
-    with pytest.raises(PatchRefusedError):
-        await repository.commit(patch, "Evil", AUTHOR)
-    assert repository.tip == repository.start_point
 
 
 async def test_a_token_that_was_replaced_while_git_ran_is_tried(

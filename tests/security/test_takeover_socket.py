@@ -24,8 +24,7 @@ from tests.integration.consumer_workspace.test_gate import Container, container
 
 __all__ = ["container"]
 
-# Answers every request with success and the same text, and lists the requests. It serves both ways that there
-# have been: a request on the connection itself, and one on a socket that was passed over it.
+# Answers every request on a socket that is passed to it with success and the same text; lists the requests.
 IMPOSTOR = """
 import json, os, select, socket, struct, sys
 path, seen = sys.argv[1:]
@@ -39,14 +38,10 @@ os.chmod(path, 0o666)
 listener.listen()
 open(seen, "a").write("ready\\n")
 
-def answer(connection, start=b""):
+def answer(connection):
     connection.settimeout(5)
-    while len(start) < 4:
-        more = connection.recv(4 - len(start))
-        if not more:
-            return connection.close()
-        start += more
-    request = json.loads(connection.recv(struct.unpack(">I", start)[0]))
+    size = struct.unpack(">I", connection.recv(4, socket.MSG_WAITALL))[0]
+    request = json.loads(connection.recv(size, socket.MSG_WAITALL))
     open(seen, "a").write(request["op"] + "\\n")
     body = b"TAKEN OVER"
     head = json.dumps({"ok": True, "exit_code": 0, "seconds": 1, "isolation": "none", "body": len(body)})
@@ -67,13 +62,11 @@ while True:
                     open(seen, "a").write("gate\\n")
                 connections.append(accepted)
                 continue
-            data, passed, _, _ = socket.recv_fds(ready, 1, 1)
+            _, passed, _, _ = socket.recv_fds(ready, 1, 1)
             if passed:
                 answer(socket.socket(fileno=passed[0]))
-                continue
-            connections.remove(ready)
-            if data:
-                answer(ready, data)
+            else:
+                connections.remove(ready)
         except (OSError, ValueError):
             pass
 """

@@ -221,8 +221,6 @@ async def test_whatever_hangs_there_is_an_outcome_within_the_grace_time(make_pla
     stop, working, released = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     class Stubborn:
-        """An agent that nobody can stop."""
-
         async def work(self, *_: object, **__: object) -> Outcome:
             working.set()
             while not released.is_set():

@@ -8,7 +8,6 @@ import json
 import os
 import resource
 import socket
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -184,21 +183,6 @@ async def test_in_namespaces_a_command_cannot_end_the_server(base_dir: Path) -> 
         assert (await client.run("echo alive")).output == "alive\n"
 
 
-async def test_a_server_that_is_killed_is_gone_not_silent(tmp_path: Path) -> None:
-    """The sidecar's case: the program alone, in a container where commands have its own user."""
-    async with sidecar(tmp_path) as client:
-        shown = (await client.run("env")).output
-        assert f"PATH={tmp_path}/tools:" in shown, "the image's own tools"
-        assert "JAVA_HOME=/opt/java" in shown
-        assert "canary" not in shown
-        await client.run(f"rm {client._path}")  # it is used once; see tests/security/test_takeover_socket.py
-        assert (await client.run("echo x")).output == "x\n"
-        with pytest.raises(WorkspaceGoneError):
-            await client.run("kill -9 $PPID; sleep 5")
-        with pytest.raises(WorkspaceGoneError):
-            await client.read_file("x")
-
-
 async def test_an_invalid_answer_is_gone_not_silent(tmp_path: Path) -> None:
     def lie(listener: socket.socket) -> None:
         session, _ = listener.accept()
@@ -219,33 +203,3 @@ async def test_an_invalid_answer_is_gone_not_silent(tmp_path: Path) -> None:
         with contextlib.closing(client), pytest.raises(WorkspaceGoneError, match="invalid answer"):
             await client.run("echo x")
         await lying
-
-
-class sidecar:
-    """The program as the sidecar container starts it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    async def __aenter__(self) -> WorkspaceClient:
-        path = self._folder / "socket"
-        arguments = ["--socket", str(path), "--root", str(self._folder / "root"), "--keep-env", "JAVA_HOME"]
-        tools = self._folder / "tools"
-        tools.mkdir()
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "coding_agent_consumer.workspace",
-            *arguments,
-            stdout=asyncio.subprocess.PIPE,
-            env={"PATH": f"{tools}:{os.environ['PATH']}", "JAVA_HOME": "/opt/java", "SECRET": "canary"},
-        )
-        assert self._process.stdout is not None
-        assert b'"none"' in await self._process.stdout.readline()
-        assert path.stat().st_mode & 0o777 == 0o600
-        return WorkspaceClient(path, command_timeout=60, output_limit=1000)
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._process.returncode is None:
-            self._process.terminate()
-        await self._process.wait()

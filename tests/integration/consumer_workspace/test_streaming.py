@@ -13,7 +13,6 @@ import pytest
 from coding_agent_consumer.workspace import wire
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.processes import living_parents
 from coding_agent_consumer.workspace.protocol import (
     MAX_LINE,
     ProcessSpec,
@@ -22,10 +21,9 @@ from coding_agent_consumer.workspace.protocol import (
 )
 from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
 
+from tests.integration.consumer_workspace.test_commands import alive, both
+
 PATIENCE = 60.0
-
-
-both = pytest.mark.parametrize("workspace", [Isolation.NAMESPACES, Isolation.NONE], indirect=True)
 
 
 @pytest.fixture
@@ -48,16 +46,6 @@ async def patience() -> AsyncIterator[None]:
 
 def shell(script: str, **options: dict[str, str]) -> ProcessSpec:
     return ProcessSpec(("sh", "-c", script), **options)
-
-
-def alive(mark: str) -> bool:
-    for pid in living_parents():
-        try:
-            if mark.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return True
-        except OSError:
-            continue
-    return False
 
 
 async def test_lines_and_input_go_both_ways_while_it_runs(workspace: WorkspaceClient) -> None:

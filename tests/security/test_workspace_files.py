@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.protocol import WorkspaceRefusedError
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
 AT_ONCE = 15
@@ -23,13 +22,13 @@ DEEP = 'python3 -c \'import os\nfor n in range(3000): os.mkdir("d"); os.chdir("d
 
 
 @pytest.fixture
-async def workspace(base_dir: Path, bundle: Path) -> AsyncIterator[WorkspaceClient]:
+async def workspace(base_dir: Path, bundle: Path) -> AsyncIterator[Workspace]:
     async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
         await client.seed(bundle, "work")
         yield client
 
 
-async def test_a_fifo_beside_the_tree_makes_nothing_wait(workspace: WorkspaceClient) -> None:
+async def test_a_fifo_beside_the_tree_makes_nothing_wait(workspace: Workspace) -> None:
     operations: list[Callable[[], Awaitable[object]]] = [
         workspace.diff,
         workspace.list_files,
@@ -50,7 +49,7 @@ async def test_a_fifo_beside_the_tree_makes_nothing_wait(workspace: WorkspaceCli
                     assert place in ("../git/HEAD", "../git/index"), "what git itself needs may be lost"
 
 
-async def test_a_fifo_in_the_tree_is_named_and_nothing_waits(workspace: WorkspaceClient) -> None:
+async def test_a_fifo_in_the_tree_is_named_and_nothing_waits(workspace: Workspace) -> None:
     await workspace.run("mkdir sub")
     for name in (".gitignore", "sub/.gitignore", ".gitattributes", ".gitmodules"):
         for plant in (f"mkfifo {name}", f"mkfifo pipe; ln -s $PWD/pipe {name}"):

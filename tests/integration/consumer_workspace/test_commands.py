@@ -15,7 +15,7 @@ import pytest
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.processes import END_SECONDS, living_parents
-from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError
 from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
 
 LIMIT = 2000
@@ -27,9 +27,7 @@ both = pytest.mark.parametrize("workspace", [Isolation.NAMESPACES, Isolation.NON
 
 
 @pytest.fixture
-async def workspace(
-    request: pytest.FixtureRequest, base_dir: Path, bundle: Path
-) -> AsyncIterator[WorkspaceClient]:
+async def workspace(request: pytest.FixtureRequest, base_dir: Path, bundle: Path) -> AsyncIterator[Workspace]:
     settings = WorkspaceSettings(
         isolation=getattr(request, "param", Isolation.NONE),
         base_dir=base_dir,
@@ -64,7 +62,7 @@ async def runs(mark: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_exit_codes_and_output_are_the_shells(workspace: WorkspaceClient) -> None:
+async def test_exit_codes_and_output_are_the_shells(workspace: Workspace) -> None:
     for command, code in (("true", 0), ("exit 3", 3), ("kill -9 $$", 137), ("no-such-program", 127)):
         result = await workspace.run(command)
         assert (result.exit_code, result.timed_out) == (code, False)
@@ -74,7 +72,7 @@ async def test_exit_codes_and_output_are_the_shells(workspace: WorkspaceClient) 
 
 
 @both
-async def test_a_command_out_of_time_is_ended_with_its_daemons(workspace: WorkspaceClient) -> None:
+async def test_a_command_out_of_time_is_ended_with_its_daemons(workspace: Workspace) -> None:
     mark = f"98761.{os.getpid()}"
     result = await workspace.run(
         f"(setsid sh -c '(setsid sleep {mark} </dev/null >/dev/null 2>&1 &)' &); sleep {mark}; echo no",
@@ -86,7 +84,7 @@ async def test_a_command_out_of_time_is_ended_with_its_daemons(workspace: Worksp
 
 
 @both
-async def test_a_daemon_does_not_outlive_its_command(workspace: WorkspaceClient) -> None:
+async def test_a_daemon_does_not_outlive_its_command(workspace: Workspace) -> None:
     mark = f"98762.{os.getpid()}"
     result = await workspace.run(
         f"(setsid sleep {mark} &) ; (setsid nohup sleep {mark} >/dev/null 2>&1 &); echo ok"
@@ -96,12 +94,12 @@ async def test_a_daemon_does_not_outlive_its_command(workspace: WorkspaceClient)
     assert alive(mark) == []
 
 
-async def test_a_command_that_ignores_signals_is_ended(workspace: WorkspaceClient) -> None:
+async def test_a_command_that_ignores_signals_is_ended(workspace: Workspace) -> None:
     result = await workspace.run("trap '' TERM INT HUP; while :; do sleep 0.05; done", timeout=0.3)
     assert result.timed_out
 
 
-async def test_a_flood_of_output_keeps_its_head_and_tail_in_little_memory(workspace: WorkspaceClient) -> None:
+async def test_a_flood_of_output_keeps_its_head_and_tail_in_little_memory(workspace: Workspace) -> None:
     result = await workspace.run(
         "echo first; head -c 200000000 /dev/zero | tr '\\0' x; echo; echo last;"
         " grep -h VmHWM /proc/$PPID/status || true"
@@ -115,7 +113,7 @@ async def test_a_flood_of_output_keeps_its_head_and_tail_in_little_memory(worksp
 
 
 @both
-async def test_a_command_reads_nothing_and_inherits_nothing(workspace: WorkspaceClient) -> None:
+async def test_a_command_reads_nothing_and_inherits_nothing(workspace: Workspace) -> None:
     result = await workspace.run(
         "cat; ls /proc/self/fd | wc -l; env | cut -d= -f1 | sort | tr '\\n' ' '; echo; ulimit -c; ulimit -u;"
         "id -u"
@@ -130,7 +128,7 @@ async def test_a_command_reads_nothing_and_inherits_nothing(workspace: Workspace
 
 
 @both
-async def test_a_storm_of_forks_is_bounded_and_ended(workspace: WorkspaceClient) -> None:
+async def test_a_storm_of_forks_is_bounded_and_ended(workspace: Workspace) -> None:
     mark = f"98763.{os.getpid()}"
     crowd = f"for i in $(seq 60); do (setsid sleep {mark} >/dev/null 2>&1 &) ; done"
     script = f"ulimit -u 200; {crowd}; f() {{ f & f & }}; echo started; sleep 0.2; f"
@@ -145,7 +143,7 @@ async def test_a_storm_of_forks_is_bounded_and_ended(workspace: WorkspaceClient)
 
 
 @both
-async def test_hanging_up_ends_the_command(workspace: WorkspaceClient) -> None:
+async def test_hanging_up_ends_the_command(workspace: Workspace) -> None:
     mark = f"98764.{os.getpid()}"
     running = asyncio.create_task(workspace.run(f"sleep {mark}"))
     await runs(mark)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.commits import require_bounded
-from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.protocol import WorkspaceRefusedError
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
 from coding_agent_consumer.workspace.wire import Patch
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
@@ -19,7 +18,7 @@ from tests.integration.consumer_workspace.git_server import git
 
 
 @pytest.fixture
-async def workspace(base_dir: Path, bundle: Path) -> AsyncIterator[WorkspaceClient]:
+async def workspace(base_dir: Path, bundle: Path) -> AsyncIterator[Workspace]:
     async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
         await client.seed(bundle, "work")
         yield client
@@ -33,7 +32,7 @@ def applied(bundle: Path, patch: bytes, tmp_path: Path) -> Path:
     return copy
 
 
-async def test_a_file_is_read_edited_written_listed_and_found(workspace: WorkspaceClient) -> None:
+async def test_a_file_is_read_edited_written_listed_and_found(workspace: Workspace) -> None:
     assert await workspace.read_file("calc.py") == "     1\tdef add(a, b):\n     2\t    return a - b"
     assert await workspace.read_file("calc.py", start_line=2, line_count=1) == "     2\t    return a - b"
     assert "[1 more lines; continue from line 2]" in await workspace.read_file("calc.py", line_count=1)
@@ -47,7 +46,7 @@ async def test_a_file_is_read_edited_written_listed_and_found(workspace: Workspa
     assert await workspace.search("nowhere") == "(no match)"
 
 
-async def test_paths_out_of_the_tree_are_refused(workspace: WorkspaceClient) -> None:
+async def test_paths_out_of_the_tree_are_refused(workspace: Workspace) -> None:
     await workspace.run("ln -s /etc out; ln -s /etc/passwd link; ln -s ../home/made made")
     for path in ("../secret", "/etc/passwd", "a/../../x", "out/passwd", "link", "\ud800", "a" * 5000, "x\0y"):
         for act in (
@@ -63,7 +62,7 @@ async def test_paths_out_of_the_tree_are_refused(workspace: WorkspaceClient) -> 
         await workspace.write_file("made", "through a link to nothing yet")
 
 
-async def test_what_is_no_text_file_is_refused_in_words(workspace: WorkspaceClient) -> None:
+async def test_what_is_no_text_file_is_refused_in_words(workspace: Workspace) -> None:
     await workspace.run("mkfifo pipe; mkdir folder; truncate -s 20M large; ln -s /dev/zero zero")
     for path, word in [
         ("pipe", "not a regular"),
@@ -77,7 +76,7 @@ async def test_what_is_no_text_file_is_refused_in_words(workspace: WorkspaceClie
             await workspace.read_file(path)
 
 
-async def test_an_edit_must_fit_exactly_once(workspace: WorkspaceClient) -> None:
+async def test_an_edit_must_fit_exactly_once(workspace: Workspace) -> None:
     with pytest.raises(WorkspaceRefusedError, match="does not occur"):
         await workspace.edit_file("calc.py", "nothing", "x")
     with pytest.raises(WorkspaceRefusedError, match="occurs 2 times"):
@@ -92,7 +91,7 @@ async def test_an_edit_must_fit_exactly_once(workspace: WorkspaceClient) -> None
 
 
 async def test_the_patch_holds_every_kind_of_change(
-    workspace: WorkspaceClient, bundle: Path, tmp_path: Path
+    workspace: Workspace, bundle: Path, tmp_path: Path
 ) -> None:
     assert (await workspace.diff()).data == b""
     await workspace.run(
@@ -116,14 +115,14 @@ async def test_the_patch_holds_every_kind_of_change(
     ],
 )
 async def test_the_work_is_not_lost_whatever_is_done_to_the_trees_git(
-    workspace: WorkspaceClient, sabotage: str
+    workspace: Workspace, sabotage: str
 ) -> None:
     await workspace.edit_file("calc.py", "a - b", "a + b")
     await workspace.run(sabotage)
     assert b"+    return a + b" in (await workspace.diff()).data
 
 
-async def test_what_is_no_work_is_left_out_and_stops_nothing(workspace: WorkspaceClient) -> None:
+async def test_what_is_no_work_is_left_out_and_stops_nothing(workspace: Workspace) -> None:
     """Ignored and unreadable files, leftovers of test runs, and repositories made inside."""
     await workspace.run(
         "mkdir build; echo x > build/x; echo a > a.log; echo k > kept; echo s > s; chmod 000 s; mkfifo p;"
@@ -141,7 +140,7 @@ async def test_what_is_no_work_is_left_out_and_stops_nothing(workspace: Workspac
     assert b"node_modules" not in patch
 
 
-async def test_binary_files_that_git_could_not_hold_are_left_out(workspace: WorkspaceClient) -> None:
+async def test_binary_files_that_git_could_not_hold_are_left_out(workspace: Workspace) -> None:
     await workspace.run("for n in 1 2 3 4 5; do truncate -s 30000000 huge$n; done; echo x > x")
     patch = await workspace.diff()
     assert patch.left_out == ("huge1 (29 MiB)",)
@@ -149,7 +148,7 @@ async def test_binary_files_that_git_could_not_hold_are_left_out(workspace: Work
     assert b"b/x" in patch.data
 
 
-async def test_files_that_are_too_large_are_named_and_the_rest_is_kept(workspace: WorkspaceClient) -> None:
+async def test_files_that_are_too_large_are_named_and_the_rest_is_kept(workspace: Workspace) -> None:
     await workspace.run("echo kept > kept; truncate -s 700M 'core dump'; fallocate -l 33M logo.bin")
     patch = await workspace.diff()
     assert patch.left_out == ("core dump (700 MiB)", "logo.bin (33 MiB)")
@@ -160,7 +159,7 @@ async def test_files_that_are_too_large_are_named_and_the_rest_is_kept(workspace
     assert b"b/core dump" in patch.data
 
 
-async def test_a_change_of_text_alone_may_be_too_large(workspace: WorkspaceClient) -> None:
+async def test_a_change_of_text_alone_may_be_too_large(workspace: Workspace) -> None:
     await workspace.run("for n in 1 2 3; do yes 'a line of text' | head -c 27000000 > text$n; done")
     patch = await workspace.diff()
     assert [name.split()[0] for name in patch.left_out] == ["text1", "text2"]
@@ -188,7 +187,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("where", ELSEWHERE)
-async def test_work_that_is_not_checked_out_is_not_lost(workspace: WorkspaceClient, where: str) -> None:
+async def test_work_that_is_not_checked_out_is_not_lost(workspace: Workspace, where: str) -> None:
     command, source = ELSEWHERE[where]
     await workspace.run("git branch without-work; git tag v1; git worktree add -q ../home/none")
     assert await workspace.diff() == Patch()
@@ -214,7 +213,7 @@ async def test_work_that_is_not_checked_out_is_not_lost(workspace: WorkspaceClie
         "git branch side; rm -rf .git/objects",
     ],
 )
-async def test_a_trap_for_that_search_finds_nothing_and_ends(workspace: WorkspaceClient, trap: str) -> None:
+async def test_a_trap_for_that_search_finds_nothing_and_ends(workspace: Workspace, trap: str) -> None:
     await workspace.run(trap)
     async with asyncio.timeout(100):
         assert (await workspace.diff()).left_out == ()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.workspace import wire
-from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import (
     MAX_LINE,
     ProcessSpec,
+    Workspace,
     WorkspaceGoneError,
     WorkspaceRefusedError,
 )
@@ -27,9 +27,7 @@ PATIENCE = 60.0
 
 
 @pytest.fixture
-async def workspace(
-    request: pytest.FixtureRequest, base_dir: Path, bundle: Path
-) -> AsyncIterator[WorkspaceClient]:
+async def workspace(request: pytest.FixtureRequest, base_dir: Path, bundle: Path) -> AsyncIterator[Workspace]:
     settings = WorkspaceSettings(
         isolation=getattr(request, "param", Isolation.NONE), base_dir=base_dir, command_timeout=1
     )
@@ -48,7 +46,7 @@ def shell(script: str, **options: dict[str, str]) -> ProcessSpec:
     return ProcessSpec(("sh", "-c", script), **options)
 
 
-async def test_lines_and_input_go_both_ways_while_it_runs(workspace: WorkspaceClient) -> None:
+async def test_lines_and_input_go_both_ways_while_it_runs(workspace: Workspace) -> None:
     script = "while read line; do echo got $line; done; echo over; echo trouble >&2; exit 3"
     async with workspace.start(shell(script), timeout=PATIENCE) as process:
         lines = process.lines()
@@ -61,7 +59,7 @@ async def test_lines_and_input_go_both_ways_while_it_runs(workspace: WorkspaceCl
     assert (result.exit_code, result.errors, result.truncated) == (3, "trouble\n", False)
 
 
-async def test_it_gets_its_files_in_home_and_its_variables(workspace: WorkspaceClient) -> None:
+async def test_it_gets_its_files_in_home_and_its_variables(workspace: Workspace) -> None:
     files = {".config/tool.json": "{}"}
     spec = ProcessSpec(
         ("sh", "-c", 'cat "$HOME/.config/tool.json"; echo; env'), env={"KEY": "value"}, files=files
@@ -73,7 +71,7 @@ async def test_it_gets_its_files_in_home_and_its_variables(workspace: WorkspaceC
     assert [line for line in lines if line.startswith(b"PWD=") and line.endswith(b"/tree")]
 
 
-async def test_the_patch_can_be_had_while_it_runs(workspace: WorkspaceClient) -> None:
+async def test_the_patch_can_be_had_while_it_runs(workspace: Workspace) -> None:
     script = "echo new > new.txt; (setsid sleep 60 &); echo ready; read word; echo $word"
     async with workspace.start(shell(script), timeout=PATIENCE) as process:
         lines = process.lines()
@@ -87,7 +85,7 @@ async def test_the_patch_can_be_had_while_it_runs(workspace: WorkspaceClient) ->
 
 
 async def test_its_result_is_not_lost_to_a_patch_that_is_asked_for_as_it_ends(
-    workspace: WorkspaceClient, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, connect = [], asyncio.open_unix_connection
 
@@ -108,7 +106,7 @@ async def test_its_result_is_not_lost_to_a_patch_that_is_asked_for_as_it_ends(
 
 
 @both
-async def test_leaving_the_block_ends_it_with_its_daemons(workspace: WorkspaceClient) -> None:
+async def test_leaving_the_block_ends_it_with_its_daemons(workspace: Workspace) -> None:
     mark = f"98771.{os.getpid()}"
     script = f"(setsid sleep {mark} >/dev/null 2>&1 &); echo ready; sleep {mark}"
     async with workspace.start(shell(script), timeout=PATIENCE) as process:
@@ -118,14 +116,14 @@ async def test_leaving_the_block_ends_it_with_its_daemons(workspace: WorkspaceCl
 
 
 @both
-async def test_its_time_ends_it(workspace: WorkspaceClient) -> None:
+async def test_its_time_ends_it(workspace: Workspace) -> None:
     mark = f"98772.{os.getpid()}"
     async with workspace.start(shell(f"(setsid sleep {mark} &) ; sleep {mark}"), timeout=0.3) as process:
         assert (await process.wait()).exit_code is None
     assert not alive(mark)
 
 
-async def test_a_flood_of_output_ends_it(workspace: WorkspaceClient) -> None:
+async def test_a_flood_of_output_ends_it(workspace: Workspace) -> None:
     async with workspace.start(
         shell("yes $(head -c 9999 /dev/zero | tr '\\0' x)"), timeout=PATIENCE
     ) as process:
@@ -134,13 +132,13 @@ async def test_a_flood_of_output_ends_it(workspace: WorkspaceClient) -> None:
     assert 0 < size <= wire.MAX_STREAM
 
 
-async def test_a_line_that_is_too_long_is_left_out(workspace: WorkspaceClient) -> None:
+async def test_a_line_that_is_too_long_is_left_out(workspace: Workspace) -> None:
     script = f"echo first; head -c {MAX_LINE + 70_000} /dev/zero | tr '\\0' x; echo; echo last"
     async with workspace.start(shell(script), timeout=PATIENCE) as process:
         assert [line async for line in process.lines()] == [b"first", b"last"]
 
 
-async def test_a_process_that_closes_its_input_is_not_disturbed(workspace: WorkspaceClient) -> None:
+async def test_a_process_that_closes_its_input_is_not_disturbed(workspace: Workspace) -> None:
     # It outlives the limit of a command, too.
     async with workspace.start(shell("exec <&-; echo closed; sleep 1.2"), timeout=PATIENCE) as process:
         lines = process.lines()
@@ -149,13 +147,13 @@ async def test_a_process_that_closes_its_input_is_not_disturbed(workspace: Works
         assert (await process.wait()).exit_code == 0
 
 
-async def test_a_program_that_is_not_there_is_named(workspace: WorkspaceClient) -> None:
+async def test_a_program_that_is_not_there_is_named(workspace: Workspace) -> None:
     async with workspace.start(ProcessSpec(("no-such-cli",)), timeout=PATIENCE) as process:
         with pytest.raises(WorkspaceRefusedError, match="no-such-cli"):
             await process.wait()
 
 
-async def test_a_workspace_that_is_gone_ends_lines_and_patch(workspace: WorkspaceClient) -> None:
+async def test_a_workspace_that_is_gone_ends_lines_and_patch(workspace: Workspace) -> None:
     async with workspace.start(shell("kill -9 $PPID; sleep 60"), timeout=PATIENCE) as process:
         assert [line async for line in process.lines()] == []
         with pytest.raises(WorkspaceGoneError):

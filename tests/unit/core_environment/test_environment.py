@@ -9,6 +9,7 @@ from coding_agent_core.attempts import MAX_MESSAGE_BYTES, MAX_PLACE, MAX_TAIL, O
 from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import (
     MAX_POD_BYTES,
+    Environment,
     EnvironmentFileError,
     RepositoryFile,
     image_pattern,
@@ -146,20 +147,21 @@ def test_a_pattern_that_is_none_is_refused_and_allows_nothing(pattern: str) -> N
 def test_the_largest_pod_gets_through_the_termination_message(text: str, presets: int) -> None:
     """It is in the operator's hands afterwards as it was, with the longest of all else."""
 
-    def pod_with(filling: str) -> RepositoryFile:
-        env = {"A": text[:600], "B": text[600:], "C": filling}
+    def pod_with(filling: int) -> Environment:
+        env = {f"A{n}": text[n * 400 : (n + 1) * 400] for n in range(3)}
+        env |= {f"F{n}": "c" * min(512, max(0, filling - n * 512)) for n in range(5)}
         service = {"image": "ghcr.io/d", "port": 5432, "env": env}
         given = {"egress": [f"{'p' * 30}{number}" for number in range(presets)], "services": {"db": service}}
-        return RepositoryFile.model_validate(given)
+        return RepositoryFile.model_validate(given).pod
 
     try:
-        left = MAX_POD_BYTES - len(pod_with("").pod.model_dump_json().encode())
-        environment = pod_with("c" * left).pod
+        left = MAX_POD_BYTES - len(pod_with(0).model_dump_json().encode())
     except ValidationError:
         return  # too large without it
+    environment = pod_with(left)
     assert len(environment.model_dump_json().encode()) == MAX_POD_BYTES
-    with pytest.raises(ValidationError):
-        pod_with("c" * (left + 1))
+    with pytest.raises(ValidationError, match="shorten `env`"):
+        pod_with(left + 1)
     outcome = Outcome(
         reason=Reason.ENVIRONMENT_CHANGED,
         message=f"It needs another pod ({environment}). " * 20,

@@ -12,7 +12,7 @@ KEY = "k3y"
 
 
 async def get(directory: Path, path: str, key: str | None = KEY) -> httpx.Response:
-    headers = {"Authorization": f"Bearer {key}".encode()} if key is not None else {}
+    headers = [(b"Authorization", f"Bearer {key}".encode())] if key is not None else []
     transport = httpx.ASGITransport(user_config_app(directory, ApiKey(KEY)))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         return await client.get(path, headers=headers)

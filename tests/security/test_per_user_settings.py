@@ -275,17 +275,13 @@ async def check(
     assert ours.model_dump_json() == before
 
 
-@pytest.mark.parametrize("provider", ["anthropic", "google"])
-async def test_each_key_goes_to_its_own_address_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str
-) -> None:
+def test_each_key_goes_to_its_own_address_alone(tmp_path: Path) -> None:
     ours = installation(tmp_path)
-    key = {"anthropic": ANTHROPIC, "google": GOOGLE}[provider]
-    assert model_spec(with_personal(ours, {"llm": {"provider": provider}})).api_key == key
-    for address in (EVIL, OURS):
-        stored = {"llm": {"provider": provider, provider: {"base_url": address}}}
-        assert model_spec(with_personal(ours, stored)).api_key is None
-        await check(stored, {}, False, tmp_path, monkeypatch)
+    for provider, key in (("openai", KEY), ("anthropic", ANTHROPIC), ("google", GOOGLE)):
+        assert model_spec(with_personal(ours, {"llm": {"provider": provider}})).api_key == key
+        for address in {EVIL, *OURS_BY_PROVIDER.values()} - {OURS_BY_PROVIDER[provider]}:
+            stored = {"llm": {"provider": provider, provider: {"base_url": address}}}
+            assert model_spec(with_personal(ours, stored)).api_key is None
 
 
 async def test_no_spelling_of_an_address_gets_a_key_that_is_not_for_it(

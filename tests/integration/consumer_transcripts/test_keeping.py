@@ -94,17 +94,6 @@ async def test_nothing_is_kept_where_that_is_wanted_but_the_last_steps_are_told(
     assert s3.read(kept.key) is None
 
 
-async def test_a_folder_that_cannot_be_written_costs_the_record_and_not_the_last_steps(
-    tmp_path: Path,
-) -> None:
-    base = tmp_path / "no-folder"
-    kept = opened(storage(), base)
-    await kept.begin()
-    base.write_text("")
-    write(kept)
-    assert (await kept.end(FAILED)).tail.endswith("gave: 2 passed")
-
-
 async def test_another_task_of_the_same_item_and_run_is_told_nothing_of_it(
     s3: S3Server, tmp_path: Path
 ) -> None:

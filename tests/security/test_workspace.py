@@ -23,6 +23,13 @@ _MARK = os.urandom(4).hex()
 CANARY = f"canary-{_MARK}"
 """Of this process alone: an agent that is not hardened, or not yet, may run beside it for the same user."""
 USER = 12345
+EACH_USER_AND_ISOLATION = [
+    pytest.param(None, "namespaces", id="as-invoker-namespaces"),
+    pytest.param(USER, "none", id="as-ordinary-user-none"),
+    pytest.param(None, "none", id="as-invoker-none", marks=pytest.mark.long),
+    pytest.param(USER, "namespaces", id="as-ordinary-user-namespaces", marks=pytest.mark.long),
+]
+"""For the trials of the gateway."""
 SCRIPT = ROOT / "tests/integration/consumer_workspace/agent_process.py"
 
 READ_PROCESS = r"""

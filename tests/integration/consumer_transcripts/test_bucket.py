@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -13,6 +17,17 @@ from coding_agent_core.errors import StoreError
 from tests.fixtures.s3 import KEY_ID, SECRET, S3Server
 
 NOW = datetime.now(UTC)
+USE_AND_EXIT = """
+import asyncio, sys
+from coding_agent_consumer.transcript_store import S3Bucket
+from coding_agent_core.settings.attempts import S3
+async def main():
+    bucket = S3Bucket(S3.model_validate_json(sys.argv[1]))
+    for number in range(50):
+        await bucket.put(f"{number}.jsonl", b"x")
+    return 65
+sys.exit(asyncio.run(main()))
+"""
 
 
 async def test_what_is_put_is_there_for_everybody(s3: S3Server) -> None:
@@ -93,3 +108,10 @@ async def test_the_environment_does_not_redirect_what_is_configured(
     monkeypatch.setenv("AWS_BUCKET", "another")
     await S3Bucket(s3.section()).put("a.jsonl", b"x")
     assert s3.read("a.jsonl") == b"x"
+
+
+async def test_the_process_ends_with_its_own_exit_code(s3: S3Server) -> None:
+    """The library's coroutines made one process in six end with SIGABRT."""
+    command = [sys.executable, "-c", USE_AND_EXIT, json.dumps(s3.settings())]
+    processes = [subprocess.Popen(command) for _ in range(4)]
+    assert [await asyncio.to_thread(process.wait, 60) for process in processes] == [65] * 4

@@ -6,7 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 PACKAGES := core receiver operator consumer user-config egress plugin dev/forge dev/model dev/demo dev/cluster dev/docs dev/bench
-SOURCES := $(addsuffix /src,$(PACKAGES)) main.py
+SOURCES := $(addsuffix /src,$(PACKAGES)) main.py tests
 # Tests wait more than they compute: four workers for two cores.
 JOBS ?= 4
 # Tests of the sweep load the machine on purpose: one worker fewer.

@@ -52,8 +52,8 @@ from coding_agent_core.settings.model import Backend, Settings
 from coding_agent_core.telemetry import configure, process_registry, served
 
 if TYPE_CHECKING:
-    from coding_agent_core.messages import TaskSink, TaskSource
-    from coding_agent_core.queues.processes import Process
+    from coding_agent_core.queue_messages import TaskSink, TaskSource
+    from coding_agent_core.queues.live_processes import Process
     from prometheus_client import CollectorRegistry
 
 _MEMORY = (
@@ -65,13 +65,13 @@ _PROGRAMS = {
     "webhook": (
         "coding_agent_receiver.server",
         "coding_agent_receiver.poller",
-        "coding_agent_consumer.program",
+        "coding_agent_consumer.modes",
     ),
-    "consumer": ("coding_agent_consumer.program",),
+    "consumer": ("coding_agent_consumer.modes",),
     "producer": ("coding_agent_receiver.poller",),
     "operator": ("coding_agent_operator.program",),
-    "reporter": ("coding_agent_operator.reporter.program",),
-    None: ("coding_agent_receiver.poller", "coding_agent_consumer.program"),
+    "reporter": ("coding_agent_operator.reporter.reporter_program",),
+    None: ("coding_agent_receiver.poller", "coding_agent_consumer.modes"),
 }
 """For each mode, the modules whose import takes seconds. Until then, SIGTERM ends the program at once."""
 
@@ -187,7 +187,7 @@ def _check_token(settings: Settings) -> None:
 
 
 def _check_model(settings: Settings) -> None:
-    from coding_agent_consumer.program import check_model
+    from coding_agent_consumer.modes import check_model
 
     check_model(settings)
 
@@ -199,7 +199,7 @@ def _check_tokens(settings: Settings) -> None:
 
 
 def _attempt(config: Path | None) -> int:
-    from coding_agent_consumer.program import run_attempt
+    from coding_agent_consumer.modes import run_attempt
 
     return run_attempt(config)
 
@@ -224,7 +224,7 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
             Access.find()  # fails here if there is no cluster; kopf would retry forever
             await run_operator(settings, stop)
         case "reporter":
-            from coding_agent_operator.reporter.program import run as run_reporter
+            from coding_agent_operator.reporter.reporter_program import run as run_reporter
 
             await run_reporter(settings, stop)
         case None:
@@ -237,8 +237,8 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_core.command_execution import CommandMetrics
     from coding_agent_core.forge.connect import connect_forge
     from coding_agent_core.queues.memory import MemoryQueue
-    from coding_agent_receiver.metrics import PollMetrics
     from coding_agent_receiver.poller import poll_forever, scope_problem
+    from coding_agent_receiver.receiver_metrics import PollMetrics
     from coding_agent_receiver.server import create_app, serve
     from prometheus_client import CollectorRegistry
 
@@ -304,7 +304,7 @@ def connect_source(settings: Settings) -> TaskSource:
 
 def _process(settings: Settings) -> Process | None:
     """Register this process among those that keep a queue in memory."""
-    from coding_agent_core.queues.processes import Process
+    from coding_agent_core.queues.live_processes import Process
 
     return Process.start(settings.context_storage.base_dir / "processes")
 
@@ -335,7 +335,7 @@ async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
 async def _work(
     settings: Settings, source: TaskSource, stop: asyncio.Event, registry: CollectorRegistry
 ) -> None:
-    from coding_agent_consumer.program import run_consumer
+    from coding_agent_consumer.modes import run_consumer
 
     try:
         await run_consumer(settings, source, stop, registry)
@@ -358,8 +358,8 @@ async def _poll(
 ) -> str | None:
     """Poll once or forever. Return why a single poll ended early, or `None` if it did not."""
     from coding_agent_core.forge.connect import connect_forge
-    from coding_agent_receiver.metrics import PollMetrics
     from coding_agent_receiver.poller import poll_forever, poll_until
+    from coding_agent_receiver.receiver_metrics import PollMetrics
 
     _check_scope(settings)
     forge = connect_forge(settings, settings.task_source)

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_consumer.program import make_agent
+from coding_agent_consumer.modes import make_agent
 from coding_agent_consumer.runners import Launch, Order, Runner
 from coding_agent_consumer.runners.programs import RUNNERS
 from coding_agent_core.attempts import AttemptInput, Outcome

@@ -13,7 +13,7 @@ from coding_agent_consumer.commits import PatchRefusedError
 from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_core.forge.values import CommitIdentity
-from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
+from coding_agent_core.settings.attempt_settings import Isolation, WorkspaceSettings
 
 from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, permitted, serve
 

@@ -15,7 +15,7 @@ from coding_agent_consumer import repository as consumer_repository
 from coding_agent_consumer.commits import PatchRefusedError, require_bounded
 from coding_agent_consumer.git import GitFailedError
 from coding_agent_consumer.repository import BareClone
-from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_UNPACKED
+from coding_agent_consumer.workspace.framing import MAX_FILE, MAX_UNPACKED
 from coding_agent_core.forge.values import CommitIdentity
 
 from tests.integration.consumer_workspace.git_server import GitServer, git, permitted

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace import client
-from coding_agent_consumer.workspace.client import WorkspaceClient
+from coding_agent_consumer.workspace import workspace_client
 from coding_agent_consumer.workspace.launch import connect_sidecar, launch_workspace
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
-from coding_agent_core.settings.attempts import WorkspaceSettings
+from coding_agent_consumer.workspace.workspace_client import WorkspaceClient
+from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
 from tests.fixtures.system import until
 from tests.integration.consumer_attempt.place import WorkspaceProcess
@@ -102,11 +102,11 @@ async def test_a_stopped_server_is_not_replaced_by_a_commands_own(
 ) -> None:
     workspace = await connect_sidecar(WorkspaceSettings(start_timeout=60, command_timeout=30), sidecar.socket)
     await workspace.seed(bundle, "work")
-    monkeypatch.setattr(client, "_CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(workspace_client, "_CONNECT_SECONDS", 2.0)
     workspace.restart_patience = 3
     # A busy machine may take longer than the first of these before the server is stopped.
     for gives_up_after in (5.0, 20.0):
-        monkeypatch.setattr(client, "_GRACE_SECONDS", gives_up_after - 30)
+        monkeypatch.setattr(workspace_client, "_GRACE_SECONDS", gives_up_after - 30)
         command = f"rm -f {seen}; {take(sidecar.socket, seen)} kill -STOP $PPID; sleep 60"
         try:
             said = (await workspace.run(command)).output

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
-from coding_agent_core.settings.attempts import WorkspaceSettings
+from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
 AT_ONCE = 15
 """Seconds; an answer takes milliseconds, and an operation that waits for a FIFO has 30 s or more."""

@@ -18,7 +18,7 @@ from coding_agent_core.tasks import Item, whole_second
 from coding_agent_core.text import one_line
 
 from coding_agent_consumer.background import Conversation
-from coding_agent_consumer.tasks import REQUIRED, Approval
+from coding_agent_consumer.forge_tasks import REQUIRED, Approval
 
 MOST_PEOPLE = 20
 """The rights of this many people are read in one attempt; all others count as people without access."""

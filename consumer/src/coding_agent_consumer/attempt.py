@@ -59,13 +59,13 @@ from coding_agent_consumer.background import (
 )
 from coding_agent_consumer.brief import Agent, Brief, Step
 from coding_agent_consumer.commits import PatchRefusedError, SshSigner, co_author, commit_author
+from coding_agent_consumer.forge_tasks import ForgeTask, PushTarget, approval_of, refusal
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.push_permit import PushNotAllowedError, PushPermit, SourceRepositoryGoneError
 from coding_agent_consumer.repository import BareClone, Publisher
-from coding_agent_consumer.tasks import ForgeTask, PushTarget, approval_of, refusal
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.launch import launch_workspace

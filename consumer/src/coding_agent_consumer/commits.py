@@ -16,13 +16,13 @@ from pathlib import Path
 from coding_agent_core.errors import CodingAgentError, ForgeRefusedError, SettingsError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import CommitIdentity
-from coding_agent_core.settings.attempts import Commits
+from coding_agent_core.settings.attempt_settings import Commits
 from coding_agent_core.text import inline, quotation
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
-from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_PATCH, MAX_UNPACKED
+from coding_agent_consumer.workspace.framing import MAX_FILE, MAX_PATCH, MAX_UNPACKED
 
 _logger = logging.getLogger("coding_agent.attempt")
 

@@ -17,11 +17,11 @@ from functools import partial
 from coding_agent_core.admission import Cancel, Keep, answered_by_withdrawal
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.command_execution import CommandMetrics, LastTask, Target, execute
-from coding_agent_core.commands import IssueCommand
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all
-from coding_agent_core.messages import Notice, NoticeSource, QueuedTask, item_of_notice
+from coding_agent_core.issue_commands import IssueCommand
+from coding_agent_core.queue_messages import Notice, NoticeSource, QueuedTask, item_of_notice
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
@@ -30,7 +30,7 @@ from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Phase, Submission, TaskRequest, Withdrawal, task_name
 
-from coding_agent_consumer.tasks import ForgeTask, Start, decide_start, remembered, task_for
+from coding_agent_consumer.forge_tasks import ForgeTask, Start, decide_start, remembered, task_for
 
 _logger = logging.getLogger("coding_agent.notices")
 

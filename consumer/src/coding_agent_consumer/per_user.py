@@ -34,7 +34,7 @@ from pydantic import (
     ValidationError,
 )
 
-from coding_agent_consumer.egress import egress_proxy
+from coding_agent_consumer.attempt_egress import egress_proxy
 from coding_agent_consumer.gateway import WireFormat
 
 _logger = logging.getLogger("coding_agent.attempt")

@@ -19,7 +19,7 @@ from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import ItemDetails
-from coding_agent_core.messages import Claim, TaskSource
+from coding_agent_core.queue_messages import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import Clock, Deadline, asked_wait, backoff, first_of, while_unavailable
@@ -29,9 +29,9 @@ from coding_agent_core.telemetry import UsageMetrics
 from prometheus_client import CollectorRegistry
 
 from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of_error
+from coding_agent_consumer.attempt_egress import Identities, denials
 from coding_agent_consumer.circuit_breaker import CircuitBreaker, Trial
-from coding_agent_consumer.egress import Identities, denials
-from coding_agent_consumer.tasks import (
+from coding_agent_consumer.forge_tasks import (
     Abandon,
     Drop,
     ForgeTask,

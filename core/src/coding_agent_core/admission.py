@@ -40,7 +40,7 @@ from coding_agent_core.tasks import (
 
 FRESH = timedelta(minutes=1)
 """A webhook that arrives within this time after its label is fresh; a later one may be a redelivery."""
-SETTLED = timedelta(minutes=10)
+SUBMITTED_WITHIN = timedelta(minutes=10)
 """A run that was announced longer ago is either stored or never will be, as a submission takes seconds."""
 _DELIVERIES = 20
 """Maximum number of further delivery ids that a task keeps. The first id is in the task's spec."""
@@ -56,7 +56,7 @@ class LatestTask:
         run: the highest number among the item's runs.
         terminal: whether the task has ended in any way.
         cancel_requested: whether somebody asked to stop the task.
-        acknowledged: whether the item has shown our own label swap at least once since the task began.
+        labels_shown: whether the item has shown our own label swap at least once since the task began.
         labeled_at: the task answers applications of the label up to this time, by the forge's clock.
         withdrawn_before: applications of the label before this time, by the forge's clock, were withdrawn
             with the task. `None` if the task was not withdrawn, or the time is not known.
@@ -67,7 +67,7 @@ class LatestTask:
     run: int
     terminal: bool
     cancel_requested: bool
-    acknowledged: bool
+    labels_shown: bool
     labeled_at: datetime | None = None
     withdrawn_before: datetime | None = None
     delivery_ids: frozenset[str] = frozenset()
@@ -134,7 +134,7 @@ def admit(event: Trigger, latest: LatestTask | None) -> Decision:
     # A poll sees the label and not the event. Unless the label is certainly newer than the withdrawal, it may
     # be the label for which the task was created.
     is_newer = latest.withdrawn_before is not None and at is not None and at >= latest.withdrawn_before
-    if event.origin is Origin.POLL and not latest.acknowledged and not is_newer:
+    if event.origin is Origin.POLL and not latest.labels_shown and not is_newer:
         return Duplicate(latest.name, "the label may be left from the last run; it was never swapped")
     if at is not None and known is not None and at <= known:
         return Duplicate(latest.name, "this label was applied before the last run ended or was cancelled")
@@ -266,7 +266,7 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
         run=max(task.spec.run for task in readable),
         terminal=newest.over,
         cancel_requested=newest.spec.cancel,
-        acknowledged=newest.acknowledged,
+        labels_shown=newest.labels_shown,
         labeled_at=max(filter(None, labeled), default=None),
         withdrawn_before=withdrawn_before(newest),
         delivery_ids=frozenset().union(*(_deliveries(task) for task in readable)),
@@ -329,7 +329,7 @@ def may_delete_first(item: Item, runs: Iterable[AgentTask], now: datetime) -> bo
     if len(same) != 1:
         return False
     announced = parse_time(same[0].metadata.annotations.get(ANNOTATION_NEXT_RUN_AT))
-    return announced is None or announced + SETTLED <= now
+    return announced is None or announced + SUBMITTED_WITHIN <= now
 
 
 def duplicate_of(duplicate: Duplicate) -> dict[str, Any]:

@@ -381,9 +381,9 @@ class AgentTask:
         return self.ended or self.metadata.deleting
 
     @property
-    def acknowledged(self) -> bool:
+    def labels_shown(self) -> bool:
         """Whether the item has shown our label swap at least once."""
-        condition = self.status.condition("Acknowledged")
+        condition = self.status.condition("LabelsShown")
         return condition is not None and condition.status == "True"
 
     @cached_property

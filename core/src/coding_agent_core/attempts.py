@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import Environment
-from coding_agent_core.messages import QueuedTask
+from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
 from coding_agent_core.tasks import Frozen, Item
 from coding_agent_core.text import beginning, first_problem, last_lines, one_line, printable

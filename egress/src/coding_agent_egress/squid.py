@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from coding_agent_core.egress import AGENT_USERS, DENIALS_HOST, PRESETS, WORKSPACE_USERS, profile_of
 from coding_agent_core.registry import Platform
-from coding_agent_core.settings.attempts import S3, ParentProxy
+from coding_agent_core.settings.attempt_settings import S3, ParentProxy
 from coding_agent_core.settings.model import Settings
 
 NEVER = (

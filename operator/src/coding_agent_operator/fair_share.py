@@ -33,7 +33,7 @@ class Candidate:
     Attributes:
         item: a value that identifies the item. One task of an item runs at a time, older runs first.
         repository: a value that identifies the repository.
-        limit: how many tasks of the repository may run at a time.
+        repository_limit: how many tasks of the repository may run at a time.
         budgets: the keys of the budgets that the task shares.
         demand: how much of each budget the task may spend, with its running attempts or with its next one.
     """
@@ -43,7 +43,7 @@ class Candidate:
     repository: str
     created: datetime
     stage: Stage
-    limit: int = 0
+    repository_limit: int = 0
     run: int = 1
     priority: int = 0
     budgets: tuple[str, ...] = ()
@@ -126,7 +126,7 @@ class Schedule:
 
 def fair_schedule(
     candidates: Sequence[Candidate],
-    limit: int,
+    global_limit: int,
     now: datetime,
     *,
     aging: float,
@@ -136,12 +136,12 @@ def fair_schedule(
 
     Args:
         candidates: every task that has not ended and every orphan; none may be missing.
-        limit: how many tasks may run at a time in total.
+        global_limit: how many tasks may run at a time in total.
         aging: seconds of waiting that raise a priority by one.
         unspent: what ended attempts have left of each budget that a task shares, by the budget's key.
 
     Example:
-        waiting = Candidate("task", "item", "repository", now, Stage.READY, limit=1)
+        waiting = Candidate("task", "item", "repository", now, Stage.READY, repository_limit=1)
         assert fair_schedule([waiting], 10, now, aging=600).start == ("task",)
     """
     left = dict(unspent or {})
@@ -153,7 +153,7 @@ def fair_schedule(
             _reserve(left, task)
     waiting = [task for task in candidates if task.stage is Stage.READY]
     free = [task for task in waiting if first[task.item] is task]
-    capacity = max(0, limit - sum(running.values()))
+    capacity = max(0, global_limit - sum(running.values()))
     start = [task.name for task in _fairly(free, running, now, aging, left=left, most=capacity)]
     started = set(start)
     rest = [task for task in free if task.name not in started]
@@ -223,7 +223,7 @@ def _fairly(
         queue = queues[place]
         while queue and left is not None and tasks[queue[-1][1]].short_of(left) is not None:
             queue.pop()
-        if not queue or (left is not None and running[place] >= tasks[queue[-1][1]].limit):
+        if not queue or (left is not None and running[place] >= tasks[queue[-1][1]].repository_limit):
             return
         heapq.heappush(heap, (running[place], *queue.pop(), place))
 

@@ -24,10 +24,10 @@ from coding_agent_core.agenttask import (
 from coding_agent_core.attempts import AttemptInput, EarlierAttempts, ended_line, transcript_key
 from coding_agent_core.egress import Role, user_name, variables
 from coding_agent_core.environment import SERVICE_PREFIX, Environment
-from coding_agent_core.messages import QueuedTask
+from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.reasons import ExitCode
-from coding_agent_core.settings.attempts import ContextStorage, Egress, ServiceResources
-from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.attempt_settings import ContextStorage, Egress, ServiceResources
+from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.model import Kueue
 from coding_agent_core.tasks import Item
 from coding_agent_core.usage import Allowance

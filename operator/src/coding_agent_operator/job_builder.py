@@ -16,8 +16,8 @@ from coding_agent_core.agenttask import LABEL_PLATFORM, LABEL_REPOSITORY, AgentT
 from coding_agent_core.environment import Environment
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.objects import Metadata
-from coding_agent_core.settings.attempts import Egress
-from coding_agent_core.settings.job import MIRROR_VARIABLE, Cache, JobTemplate
+from coding_agent_core.settings.attempt_settings import Egress
+from coding_agent_core.settings.job_settings import MIRROR_VARIABLE, Cache, JobTemplate
 from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item

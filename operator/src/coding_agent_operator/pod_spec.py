@@ -13,8 +13,8 @@ from typing import Any
 
 from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput
 from coding_agent_core.environment import SERVICE_PREFIX, Service
-from coding_agent_core.settings.attempts import ServiceResources
-from coding_agent_core.settings.job import (
+from coding_agent_core.settings.attempt_settings import ServiceResources
+from coding_agent_core.settings.job_settings import (
     AGENT_USER,
     FS_GROUP,
     SERVICE_USERS,

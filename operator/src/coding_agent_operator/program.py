@@ -98,7 +98,7 @@ class Namespaces:
         self._controllers: dict[str, NamespaceController] = {}
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._failing: set[str] = set()
-        self._settled: set[str] = set()
+        self._tried: set[str] = set()
         """Namespaces that were tried at least once, successfully or not."""
         self._discovered = False
         self._stopping = False
@@ -116,8 +116,8 @@ class Namespaces:
         """Return why the program is not ready, or `None` if it is."""
         if self._everywhere:
             return None if self._discovered else "the cluster has not been listed yet"
-        self._settled.update(name for name, controller in self._controllers.items() if controller.ready)
-        waiting = sorted(set(self.names) - self._settled)
+        self._tried.update(name for name, controller in self._controllers.items() if controller.ready)
+        waiting = sorted(set(self.names) - self._tried)
         if waiting:
             return f"not read yet: {', '.join(waiting[:10])}"
         return "no namespace can be served" if self._failing.issuperset(self.names) else None
@@ -175,7 +175,7 @@ class Namespaces:
 
     def _closed(self, namespace: str) -> None:
         del self._serving[namespace]
-        self._settled.discard(namespace)
+        self._tried.discard(namespace)
         if not self._stopping and (self._tasks.of(namespace) or self._jobs.of(namespace)):
             self._open(namespace)
 
@@ -209,7 +209,7 @@ class Namespaces:
                         failures = 1 if loop.time() - began > _RETRY_MAX_S else failures + 1
                         delay = _delay(error, failures)
                         _log(error, delay)
-                    self._settled.add(namespace)
+                    self._tried.add(namespace)
                     self._failing.add(namespace)
                     metrics.FAILING.labels(namespace).set(1)
                     await asyncio.sleep(delay)

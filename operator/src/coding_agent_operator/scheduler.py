@@ -273,7 +273,7 @@ class Scheduler:
             repository=task.repository_hash,
             created=task.metadata.created,
             stage=stage,
-            limit=self._limits.of(source.host, source.repository) if self._limits else UNLIMITED,
+            repository_limit=self._limits.of(source.host, source.repository) if self._limits else UNLIMITED,
             run=task.spec.run,
             priority=task.spec.priority,
             budgets=budgets,

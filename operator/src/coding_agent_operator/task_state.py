@@ -12,8 +12,8 @@ from enum import StrEnum
 
 from coding_agent_core.agenttask import AgentTask, AttemptStatus, OutcomeType, TaskResult
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.commands import cancel_asked
 from coding_agent_core.environment import Environment
+from coding_agent_core.issue_commands import cancel_asked
 from coding_agent_core.reasons import PodReason, Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Phase
@@ -232,7 +232,7 @@ def _attempts(
         outcome = None
         if attempt.outcome is None:
             first = job is None or job.gone or job in live[:1]
-            attempt, outcome = _settle(task, attempt, job, first=first, now=now, policy=policy)
+            attempt, outcome = _updated(task, attempt, job, first=first, now=now, policy=policy)
             last = outcome or last
         report = outcome.report if outcome else agent_report(job) if job and not job.finished else None
         if report is not None:
@@ -243,7 +243,7 @@ def _attempts(
     return attempts, reports, last
 
 
-def _settle(
+def _updated(
     task: AgentTask, attempt: AttemptStatus, job: Job | None, *, first: bool, now: datetime, policy: Policy
 ) -> tuple[AttemptStatus, AttemptOutcome | None]:
     """Update an attempt without a recorded end: with its end, or with the reason for deleting its Job."""

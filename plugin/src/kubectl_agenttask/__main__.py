@@ -15,7 +15,7 @@ from coding_agent_core.tasks import RunnerName
 from coding_agent_core.usage import Allowance
 
 from kubectl_agenttask import PluginError, commands
-from kubectl_agenttask.cluster import ClusterAccess
+from kubectl_agenttask.cluster_client import ClusterAccess
 from kubectl_agenttask.tables import console
 
 _EXAMPLES = """examples:

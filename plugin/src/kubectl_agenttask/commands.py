@@ -18,7 +18,7 @@ from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigg
 from rich.console import Console
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError, tables
-from kubectl_agenttask.cluster import (
+from kubectl_agenttask.cluster_client import (
     INIT_CONTAINER,
     INIT_DEADLINE,
     Body,

@@ -7,7 +7,7 @@ from typing import Any
 
 from coding_agent_core.telemetry import safe
 
-from coding_agent_receiver.request import BodyError
+from coding_agent_receiver.webhook_request import BodyError
 
 RETRY_AFTER = 30
 """Seconds after which a sender may try again if the task could not be stored."""

@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any, cast
 
 from coding_agent_core.admission import Keep
-from coding_agent_core.commands import CommandIgnored, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.forge.events import (
     Accepted,
@@ -28,7 +27,8 @@ from coding_agent_core.forge.events import (
 )
 from coding_agent_core.forge.payload import FieldError
 from coding_agent_core.forge.proof import Verification
-from coding_agent_core.messages import TaskSink
+from coding_agent_core.issue_commands import CommandIgnored, IssueCommand
+from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.receiver import networks
@@ -49,8 +49,8 @@ from coding_agent_receiver.limits import (
     OverloadedError,
     RateLimits,
 )
-from coding_agent_receiver.metrics import ReceiverMetrics
-from coding_agent_receiver.request import (
+from coding_agent_receiver.receiver_metrics import ReceiverMetrics
+from coding_agent_receiver.webhook_request import (
     Address,
     BodyError,
     client_address,

@@ -18,7 +18,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.receiver import RateLimit, networks
 from limits import RateLimitItem, parse_many
 
-from coding_agent_receiver.request import Address, Network, contains
+from coding_agent_receiver.webhook_request import Address, Network, contains
 
 _logger = logging.getLogger("webhook.networks")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from coding_agent_core.errors import ForgeError, QueueUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.events import OWN_LABEL
-from coding_agent_core.messages import TaskSink
+from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import FACTS
 from coding_agent_core.retry import StoppedError, run_until
@@ -17,7 +17,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.telemetry import bound
 
-from coding_agent_receiver.metrics import PollMetrics
+from coding_agent_receiver.receiver_metrics import PollMetrics
 from coding_agent_receiver.resume import resume_tasks
 
 _logger = logging.getLogger("webhook.poller")

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import uvicorn
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.messages import TaskSink
+from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
@@ -28,8 +28,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from coding_agent_receiver import answers
 from coding_agent_receiver.app import Intake, WebhookEndpoint
 from coding_agent_receiver.limits import Allowlist
-from coding_agent_receiver.metrics import ReceiverMetrics, exposition, wants_text
-from coding_agent_receiver.request import client_group, parse_address
+from coding_agent_receiver.receiver_metrics import ReceiverMetrics, exposition, wants_text
+from coding_agent_receiver.webhook_request import client_group, parse_address
 
 _logger = logging.getLogger("webhook.server")
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.attempt import MakeAgent
-from coding_agent_consumer.program import build_attempt
+from coding_agent_consumer.modes import build_attempt
 from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
 from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind
+from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.brief import Brief
-from coding_agent_consumer.program import make_agent
+from coding_agent_consumer.modes import make_agent
 from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason

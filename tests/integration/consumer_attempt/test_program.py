@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_consumer import program as attempt_program
+from coding_agent_consumer import modes as attempt_program
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, open_gateway, server
+from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, gateway_server, open_gateway
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider
 
@@ -73,7 +73,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
 async def test_nothing_of_it_reaches_the_provider(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(gateway_server, "HEAD_SECONDS", 0.2)
     async with _opened(answer(200, b"{}")) as (gateway, upstream):
         said = await _said(gateway, text)
         status = said.partition(b"\r\n")[0]
@@ -128,7 +128,7 @@ SLOW = {
 async def test_a_client_that_says_nothing_more_is_cut_off(
     start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(gateway_server, "HEAD_SECONDS", 0.2)
     async with _opened(answer(200, b"{}")) as (gateway, _):
         reader, writer = await _connected(gateway)
         writer.write(start)
@@ -139,7 +139,7 @@ async def test_a_client_that_says_nothing_more_is_cut_off(
 async def test_connections_have_a_limit_and_the_next_client_is_served_when_they_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS", 3)
+    monkeypatch.setattr(gateway_server, "CONNECTIONS", 3)
     async with _opened(answer(200, b"{}")) as (gateway, _), asyncio.timeout(_DEADLINE):
         held = [await _connected(gateway) for _ in range(3)]
         request = b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"\r\n"
@@ -154,7 +154,7 @@ async def test_connections_have_a_limit_and_the_next_client_is_served_when_they_
 async def test_a_client_that_does_not_read_is_counted_as_one_that_went_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(gateway_server, "READ_SECONDS", 0.2)
     event = b'data: {"choices": [{"delta": {"content": "' + b"x" * 60_000 + b'"}}]}\n\n'
     last = b'data: {"usage": {"prompt_tokens": 5, "completion_tokens": 30}}\n\n'
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from coding_agent_consumer.program import make_agent
+from coding_agent_consumer.modes import make_agent
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_demo.programs import program_folder

@@ -19,7 +19,7 @@ import coding_agent_consumer.workspace as package
 import coding_agent_core as core
 from coding_agent_consumer.workspace import linux
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
-from coding_agent_core.settings.attempts import WorkspaceSettings
+from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
 
 def become(uid: int, needed: list[str]) -> None:

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.processes import END_SECONDS, living_parents
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError
-from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
+from coding_agent_consumer.workspace.workspace_client import WorkspaceClient
+from coding_agent_core.settings.attempt_settings import Isolation, WorkspaceSettings
 
 LIMIT = 2000
 PATIENCE = END_SECONDS + 60

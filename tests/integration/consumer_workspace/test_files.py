@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.commits import require_bounded
+from coding_agent_consumer.workspace.framing import Patch
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
-from coding_agent_consumer.workspace.wire import Patch
-from coding_agent_core.settings.attempts import WorkspaceSettings
+from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
 from tests.integration.consumer_workspace.git_server import git
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
-from coding_agent_core.settings.attempts import WorkspaceSettings
+from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
 
 @dataclass

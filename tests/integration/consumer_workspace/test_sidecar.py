@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace import client
-from coding_agent_consumer.workspace.client import WorkspaceClient
+from coding_agent_consumer.workspace import workspace_client
 from coding_agent_consumer.workspace.launch import connect_sidecar
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError, WorkspaceRefusedError
-from coding_agent_core.settings.attempts import WorkspaceSettings
+from coding_agent_consumer.workspace.workspace_client import WorkspaceClient
+from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
 from tests.integration.consumer_attempt.place import WorkspaceProcess
 
@@ -58,7 +58,9 @@ async def test_an_answer_that_does_not_come_is_not_called_an_end(
 ) -> None:
     workspace = await connect_sidecar(WorkspaceSettings(start_timeout=60, command_timeout=30), process.socket)
     await workspace.run("echo kept > kept.md")
-    monkeypatch.setattr(client, "_GRACE_SECONDS", -29.0)  # it loses patience before the workspace does
+    monkeypatch.setattr(
+        workspace_client, "_GRACE_SECONDS", -29.0
+    )  # it loses patience before the workspace does
     result = await workspace.run("sleep 25")
     assert result.exit_code == 137
     assert result.output.startswith("The workspace did not answer within 1 s. It answers again.")

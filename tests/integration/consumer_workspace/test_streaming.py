@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace import wire
+from coding_agent_consumer.workspace import framing
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import (
     MAX_LINE,
@@ -19,7 +19,7 @@ from coding_agent_consumer.workspace.protocol import (
     WorkspaceGoneError,
     WorkspaceRefusedError,
 )
-from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
+from coding_agent_core.settings.attempt_settings import Isolation, WorkspaceSettings
 
 from tests.integration.consumer_workspace.test_commands import alive, both
 
@@ -129,7 +129,7 @@ async def test_a_flood_of_output_ends_it(workspace: Workspace) -> None:
     ) as process:
         size = sum([len(line) + 1 async for line in process.lines()])
         assert (await process.wait()).truncated
-    assert 0 < size <= wire.MAX_STREAM
+    assert 0 < size <= framing.MAX_STREAM
 
 
 async def test_a_line_that_is_too_long_is_left_out(workspace: Workspace) -> None:

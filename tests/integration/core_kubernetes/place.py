@@ -75,7 +75,7 @@ class Place:
 
     def end(self, name: str, succeeded: bool, **conditions: str) -> None:
         """The task ends, as the operator and the reporter write it down."""
-        self.set_conditions(name, Succeeded=str(succeeded), Acknowledged="True", **conditions)
+        self.set_conditions(name, Succeeded=str(succeeded), LabelsShown="True", **conditions)
         self._patch_status(name, {"phase": "Succeeded" if succeeded else "Failed"})
 
     def set_conditions(self, name: str, **conditions: str) -> None:

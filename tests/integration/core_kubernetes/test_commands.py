@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.commands import (
+from coding_agent_core.issue_commands import (
     LIMIT_PER_NAME,
     CommandIgnored,
     CommandName,
@@ -17,7 +17,7 @@ from coding_agent_core.commands import (
 )
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.settings.attempts import Consumer
+from coding_agent_core.settings.attempt_settings import Consumer
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.integration.core_kubernetes.events import now

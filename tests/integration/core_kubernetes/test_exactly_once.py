@@ -12,7 +12,7 @@ from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, AgentTask, manife
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.settings.attempts import Consumer
+from coding_agent_core.settings.attempt_settings import Consumer
 from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Trigger, parse_time, task_name
 
 from tests.fixtures.deliveries import issue

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.egress import denials, egress_proxy, proxy_variables
+from coding_agent_consumer.attempt_egress import denials, egress_proxy, proxy_variables
 from coding_agent_consumer.per_user import settings_for
 from coding_agent_core.egress import Denial, Role, user_name, variables
 from coding_agent_core.registry import Platform

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.commands import stored_commands
+from coding_agent_core.issue_commands import stored_commands
 from coding_agent_core.tasks import Phase, task_name
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Comment

@@ -21,7 +21,7 @@ def running(world: World, number: int, labeled_before: float = 60.0) -> str:
     name = world.task(number, labeled_before=labeled_before)
     world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
-    until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
+    until("labels_shown", lambda: world.condition(name, "LabelsShown").get("status") == "True")
     return name
 
 
@@ -82,7 +82,7 @@ def test_a_label_that_was_never_swapped_starts_no_run(world: World, start: Start
     start(grace=0.3)
     world.shows(number, "Coding agent: failed", {"coding agent failed"})
     until("reported", lambda: world.is_reported(name))
-    assert world.condition(name, "Acknowledged")["status"] == "True"
+    assert world.condition(name, "LabelsShown")["status"] == "True"
     assert list(world.tasks()) == [name]
 
 
@@ -101,7 +101,7 @@ def test_an_older_run_that_ends_late_writes_nothing(world: World, start: Start) 
     assert f"`{second}`" in text
     world.set_phase(first, Phase.CANCELLED)
     until("the first is settled", lambda: world.is_reported(first))
-    assert world.condition(first, "Acknowledged")["status"] == "True"
+    assert world.condition(first, "LabelsShown")["status"] == "True"
     assert f"`{second}`" in world.comment(number)
     world.set_phase(second, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})

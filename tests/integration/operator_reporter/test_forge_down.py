@@ -67,7 +67,7 @@ def test_a_task_that_runs_through_an_outage(world: World, proxy: CrashProxy, sta
     name = world.task(number)
     world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
-    until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
+    until("labels_shown", lambda: world.condition(name, "LabelsShown").get("status") == "True")
     away = f'coding_agent_reporter_forge_unavailable_seconds{{host="{world.host}"}}'
     for counted in (1, 2):
         proxy.refuse()

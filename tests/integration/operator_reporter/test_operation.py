@@ -113,7 +113,7 @@ def test_a_refusal_is_recorded_and_stops_nothing_else(world: World, start: Start
     problem = until("recorded", lambda: world.condition(name, "Reported"))
     assert (problem["status"], problem["reason"]) == ("False", "ForgeRefused")
     assert "Check the token and its permissions" in problem["message"]
-    assert not world.condition(name, "Acknowledged")
+    assert not world.condition(name, "LabelsShown")
     world.clear_faults()
     world.shows(refused, "working on it", {PROCESSING})
     until("the problem is over", lambda: world.condition(name, "Reported")["status"] == "True")
@@ -128,4 +128,4 @@ def test_an_item_that_is_gone(world: World, start: Start) -> None:
     until("recorded", lambda: world.condition(name, "Reported").get("reason") == "ItemNotFound")
     world.set_phase(name, Phase.FAILED, reason="ItemGone")
     until("left alone", lambda: world.is_reported(name))
-    assert world.condition(name, "Acknowledged")["status"] == "True"
+    assert world.condition(name, "LabelsShown")["status"] == "True"

@@ -24,7 +24,7 @@ def test_from_waiting_to_done(world: World, start: Start) -> None:
 
     world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
-    until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
+    until("labels_shown", lambda: world.condition(name, "LabelsShown").get("status") == "True")
 
     failed = [attempt(1, datetime.now(UTC), ended=True)]
     world.set_phase(
@@ -83,12 +83,12 @@ def test_nothing_is_written_when_nothing_has_changed(world: World, start: Start)
     name = world.task(number)
     world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
-    until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
+    until("labels_shown", lambda: world.condition(name, "LabelsShown").get("status") == "True")
     asked = len(world.requests())
     world.patch(name, {"metadata": {"annotations": {"a": "b"}}})
     other = world.task(world.issue(BOT))
     world.set_phase(other, Phase.RUNNING)
-    until("the other one", lambda: world.condition(other, "Acknowledged"))
+    until("the other one", lambda: world.condition(other, "LabelsShown"))
     ours = {str(number), *(str(comment.id) for comment in world.comments(number))}
     mine = [request for request in world.requests()[asked:] if ours & set(request["path"].split("/"))]
     assert mine == [], "nothing at all was asked of the forge"

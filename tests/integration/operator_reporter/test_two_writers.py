@@ -10,7 +10,7 @@ from coding_agent_core.agenttask import Condition
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.reporter.report import acknowledged, unreported
+from coding_agent_operator.reporter.report import labels_shown, unreported
 
 from tests.integration.operator_reporter.world import World
 
@@ -29,7 +29,7 @@ async def test_no_write_is_lost(world: World) -> None:
         read = await operator.tasks.get(name)
         assert read is not None
         # Each writes on what it has read before the other's write.
-        assert await reporter.set_conditions(read, (acknowledged(""),), now)
+        assert await reporter.set_conditions(read, (labels_shown(""),), now)
         with pytest.raises(ApiError) as refused:
             await operator.tasks.set_status(read, read.status.model_copy(update={"conditions": (mine,)}))
         assert refused.value.conflict
@@ -38,7 +38,5 @@ async def test_no_write_is_lost(world: World) -> None:
         conditions = (mine, *newest.status.conditions)
         await operator.tasks.set_status(newest, newest.status.model_copy(update={"conditions": conditions}))
         assert await reporter.set_conditions(newest, (unreported("ForgeUnavailable", "away"),), now)
-    found = {
-        kind: world.condition(name, kind)["status"] for kind in ("Succeeded", "Acknowledged", "Reported")
-    }
-    assert found == {"Succeeded": "Unknown", "Acknowledged": "True", "Reported": "False"}
+    found = {kind: world.condition(name, kind)["status"] for kind in ("Succeeded", "LabelsShown", "Reported")}
+    assert found == {"Succeeded": "Unknown", "LabelsShown": "True", "Reported": "False"}

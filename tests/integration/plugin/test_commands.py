@@ -133,7 +133,7 @@ def test_describe_shows_conditions_attempts_and_events(place: Place, plugin: Plu
     }
     place.plane.apply(event)
     out = plugin("describe", task).out
-    for text in ("octo/demo#7", "Conditions:", "Acknowledged", "Events:", "AttemptStarted", "Job created"):
+    for text in ("octo/demo#7", "Conditions:", "LabelsShown", "Events:", "AttemptStarted", "Job created"):
         assert text in out
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pika
 import pika.exceptions
-from coding_agent_core.messages import Claim
+from coding_agent_core.queue_messages import Claim
 from coding_agent_core.queues.rabbitmq import RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import RESOURCE_LOCKED
 from coding_agent_core.queues.rabbitmq.messages import Timing, lock_queue

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from coding_agent_core.commands import CommandName, IssueCommand
-from coding_agent_core.messages import Notice, QueuedTask
+from coding_agent_core.issue_commands import CommandName, IssueCommand
+from coding_agent_core.queue_messages import Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq import RabbitMQNotices, RabbitMQSink
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Withdrawal

@@ -46,7 +46,7 @@ class Stage:
         self._restarted = False
         self._start()
         try:
-            self._until(lambda: self.world.condition(name, "Acknowledged").get("status") == "True")
+            self._until(lambda: self.world.condition(name, "LabelsShown").get("status") == "True")
             result = {"branch": "coding-agent/issue-1", "changeURL": self.world.change_url(9)}
             self.world.set_phase(name, Phase.SUCCEEDED, result=result)
             self._until(lambda: self.world.is_reported(name))

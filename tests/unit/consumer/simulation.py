@@ -24,7 +24,7 @@ from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.values import Change, Comment, ItemDetails, ItemState, LabelEvent
-from coding_agent_core.messages import Notice, QueuedTask
+from coding_agent_core.queue_messages import Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq.messages import DeliveryTracker
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State, read_state

@@ -18,7 +18,7 @@ from coding_agent_consumer.approval import (
     without_newer,
 )
 from coding_agent_consumer.background import Conversation
-from coding_agent_consumer.tasks import Approval
+from coding_agent_consumer.forge_tasks import Approval
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import (

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
-from coding_agent_consumer.tasks import Approval, approval_of, refusal
+from coding_agent_consumer.forge_tasks import Approval, approval_of, refusal
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import LabelEvent, Permission

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import pytest
-from coding_agent_consumer.egress import Identities
+from coding_agent_consumer.attempt_egress import Identities
 from coding_agent_core.egress import is_valid, job_of, profile_of
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.model import Settings

@@ -1,6 +1,6 @@
 """Notices of one forge do not wait for another forge, nor commands for signs that come too late.
 
-A notice that a stop keeps from being handled is not acknowledged: the next consumer gets it.
+A notice that a stop keeps from being handled is not labels_shown: the next consumer gets it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, cast
 import pytest
 from coding_agent_consumer import notices
 from coding_agent_consumer.notices import NoticeHandler, handle_notices
-from coding_agent_core.commands import CommandName, IssueCommand
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import Comment, ItemState
-from coding_agent_core.messages import Notice, item_of_notice
+from coding_agent_core.issue_commands import CommandName, IssueCommand
+from coding_agent_core.queue_messages import Notice, item_of_notice
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
@@ -120,12 +120,12 @@ async def test_a_sign_that_waits_for_its_forge_is_dropped_once_it_is_too_late(
 class Source(MemoryQueue):
     """One notice."""
 
-    acknowledged = closed = False
+    labels_shown = closed = False
 
     async def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
         try:
             yield command(CommandName.RUN)
-            self.acknowledged = True
+            self.labels_shown = True
         finally:
             self.closed = True
 
@@ -145,7 +145,7 @@ async def test_it_is_acknowledged_only_if_it_was_handled(
     monkeypatch.setattr(NoticeHandler, "handle", handle)
     async with asyncio.timeout(60):
         await handle_notices(Settings.model_construct(), source, stop)
-    assert (source.acknowledged, source.closed) == (available, True)
+    assert (source.labels_shown, source.closed) == (available, True)
 
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)

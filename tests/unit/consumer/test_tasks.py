@@ -7,10 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from coding_agent_consumer.tasks import Abandon, Drop, Settle, Start, decide_start, task_for, work_branch
+from coding_agent_consumer.forge_tasks import (
+    Abandon,
+    Drop,
+    Settle,
+    Start,
+    decide_start,
+    task_for,
+    work_branch,
+)
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.forge.values import ItemDetails
-from coding_agent_core.messages import QueuedTask
+from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.settings.forges import Labels

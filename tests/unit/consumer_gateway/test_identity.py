@@ -13,7 +13,7 @@ import httpx
 import pytest
 from coding_agent_consumer.gateway import Upstream, WireFormat, WorkloadIdentity
 from coding_agent_consumer.gateway.upstream import TokenError, bedrock_token
-from coding_agent_consumer.gateway.wire import route_of
+from coding_agent_consumer.gateway.wire_formats import route_of
 from coding_agent_core.settings.llm import Identity
 
 NOW = datetime(2026, 11, 27, 1, 2, 3, tzinfo=UTC)

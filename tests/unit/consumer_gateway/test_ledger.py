@@ -68,10 +68,10 @@ def test_parallel_calls_exceed_it_by_one_answer_at_most(
             used = running.pop(number)
             before = ledger.spent
             if kind == "end":
-                ledger.settle(number, "m", used, priced)
+                ledger.charge(number, "m", used, priced)
                 assert ledger.spent == before + value(used)
             else:
-                ledger.settle_unknown(number, "m", Tokens(), priced)
+                ledger.charge_reserved(number, "m", Tokens(), priced)
                 assert ledger.spent <= allowance.value or ledger.spent == before
         # Whatever the calls under way use, all but one of them fit.
         under_way = sorted(value(used) for used in running.values())
@@ -86,7 +86,7 @@ def test_a_request_waits_only_for_what_others_may_still_use() -> None:
     assert ledger.reserve(Size(10, Tokens(input=10, output=60)), None) is Verdict.WAIT
     assert ledger.reserve(Size(10, None), None) is Verdict.WAIT
     assert ledger.reserve(Size(101, None), None) is Verdict.EXHAUSTED, "nobody's end helps"
-    ledger.settle(first, "m", Tokens(input=10, output=20), None)
+    ledger.charge(first, "m", Tokens(input=10, output=20), None)
     second = ledger.reserve(Size(10, Tokens(input=10, output=900)), None)
     assert isinstance(second, int), "alone it may start: its answer is likely shorter"
     assert ledger.reserve(Size(0, Tokens(output=1)), None) is Verdict.WAIT
@@ -103,7 +103,7 @@ def test_an_answer_that_says_nothing_counts_its_reservation(size: Size, allowanc
     ledger = Ledger(allowance)
     number = ledger.reserve(size, _cents)
     assert isinstance(number, int)
-    ledger.settle_unknown(number, "m", Tokens(), _cents)
+    ledger.charge_reserved(number, "m", Tokens(), _cents)
     assert ledger.spent == allowance.value == allowance.spent(ledger.usage)
     assert ledger.reserve(Size(0, Tokens()), _cents) is Verdict.EXHAUSTED
 

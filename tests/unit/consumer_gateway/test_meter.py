@@ -16,7 +16,7 @@ from anthropic.types.beta import BetaMessageDeltaUsage, BetaUsage
 from coding_agent_consumer.gateway import meter as module
 from coding_agent_consumer.gateway.ledger import Tokens
 from coding_agent_consumer.gateway.meter import Ending, Meter, usage_in
-from coding_agent_consumer.gateway.wire import Operation
+from coding_agent_consumer.gateway.wire_formats import Operation
 from google.genai.types import GenerateContentResponseUsageMetadata
 from openai.types import CompletionUsage
 from openai.types.responses import ResponseUsage

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from coding_agent_consumer.gateway import request
+from coding_agent_consumer.gateway import model_request
 from coding_agent_consumer.gateway.headers import check_content, sent_headers, sent_parameters
 from coding_agent_consumer.gateway.ledger import Size
-from coding_agent_consumer.gateway.request import read_request
-from coding_agent_consumer.gateway.wire import Operation, RequestRefusedError, Route, WireFormat
+from coding_agent_consumer.gateway.model_request import read_request
+from coding_agent_consumer.gateway.wire_formats import Operation, RequestRefusedError, Route, WireFormat
 
 MESSAGES = Route(WireFormat.ANTHROPIC, Operation.MESSAGES, "/v1/messages")
 RESPONSES = Route(WireFormat.OPENAI, Operation.RESPONSES, "/responses")
@@ -332,7 +332,7 @@ def test_the_remotes_that_codex_reports_are_left_out() -> None:
 
 
 def test_the_number_of_values_has_a_limit_and_texts_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "_VALUES_LIMIT", 100)
+    monkeypatch.setattr(model_request, "_VALUES_LIMIT", 100)
     text = json.dumps({"model": "m", "input": '{"a": [1, 2]}, \\"' * 40}).encode()
     assert read_request(RESPONSES, text).body == text
     for body in (b"[" + b"1," * 101, b"{" * 101, b'{"model": "m", "input": [' + b"{}," * 101 + b"{}]}"):

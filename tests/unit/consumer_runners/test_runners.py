@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.brief import Image
+from coding_agent_consumer.modes import check_model
 from coding_agent_consumer.per_user import with_task_options
-from coding_agent_consumer.program import check_model
 from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Runner, Said, Warned
 from coding_agent_consumer.runners.agent import (
     events_of,

@@ -47,14 +47,14 @@ ACTIVE = LatestTask(
     run=1,
     terminal=False,
     cancel_requested=False,
-    acknowledged=True,
+    labels_shown=True,
     labeled_at=NOON,
     delivery_ids=frozenset({"d1"}),
 )
 ENDED = replace(ACTIVE, terminal=True)
-STALE = replace(ENDED, acknowledged=False)
+STALE = replace(ENDED, labels_shown=False)
 CANCELLING = replace(ACTIVE, cancel_requested=True)
-WITHDRAWN = replace(CANCELLING, withdrawn_before=after(3), acknowledged=False)
+WITHDRAWN = replace(CANCELLING, withdrawn_before=after(3), labels_shown=False)
 WITHDRAWN_AND_ENDED = replace(WITHDRAWN, terminal=True)
 UNDATED = replace(ENDED, labeled_at=None)
 
@@ -72,7 +72,7 @@ CASES = {
     "rule 2: being cancelled, the same second": (event(labeled=0), CANCELLING, "applied before"),
     "rule 2: being cancelled, found by the poll, never swapped": (
         event(labeled=5, origin=Origin.POLL),
-        replace(CANCELLING, acknowledged=False),
+        replace(CANCELLING, labels_shown=False),
         "never swapped",
     ),
     "withdrawn, applied after that": (event(labeled=5), WITHDRAWN, NEXT),
@@ -247,7 +247,7 @@ tasks = st.builds(
     run=st.integers(1, 50),
     terminal=st.booleans(),
     cancel_requested=st.booleans(),
-    acknowledged=st.booleans(),
+    labels_shown=st.booleans(),
     withdrawn_before=st.none() | minutes.map(at),
     labeled_at=st.none() | minutes.map(at),
     delivery_ids=st.frozensets(st.sampled_from(["d1", "d2"])),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from coding_agent_core.admission import (
     FRESH,
-    SETTLED,
+    SUBMITTED_WITHIN,
     announcement,
     cancellation,
     is_fresh,
@@ -74,20 +74,20 @@ SPEC = manifest(TaskRequest(item=item(), trigger=trigger()), run=1)["spec"]
 
 
 @pytest.mark.parametrize(
-    ("of", "terminal", "cancel", "acknowledged"),
+    ("of", "terminal", "cancel", "labels_shown"),
     [
         (task(), False, False, False),
         (task(Succeeded="True"), True, False, False),
         (task(Succeeded="False"), True, False, False),
-        (task(Succeeded="False", Acknowledged="True"), True, False, True),
+        (task(Succeeded="False", LabelsShown="True"), True, False, True),
         (task(cancel=True), False, True, False),
         (task(deleting=True), True, False, False),
     ],
 )
-def test_conditions_are_the_truth(of: AgentTask, terminal: bool, cancel: bool, acknowledged: bool) -> None:
+def test_conditions_are_the_truth(of: AgentTask, terminal: bool, cancel: bool, labels_shown: bool) -> None:
     facts = latest_of([of])
     assert facts is not None
-    assert (facts.terminal, facts.cancel_requested, facts.acknowledged) == (terminal, cancel, acknowledged)
+    assert (facts.terminal, facts.cancel_requested, facts.labels_shown) == (terminal, cancel, labels_shown)
 
 
 def test_the_newest_run_is_the_one_of_the_highest_number_whatever_the_order() -> None:
@@ -247,4 +247,4 @@ def test_a_webhook_soon_after_its_label_is_fresh(
     ],
 )
 def test_run_1_may_go_as_the_only_run_if_no_other_is_about_to_come(runs: list[AgentTask], may: bool) -> None:
-    assert may_delete_first(item(), runs, T0 + SETTLED) is may
+    assert may_delete_first(item(), runs, T0 + SUBMITTED_WITHIN) is may

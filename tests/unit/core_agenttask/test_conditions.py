@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.agenttask import conditions_patch as patch
-from coding_agent_operator.reporter.report import acknowledged, reported, unreported
+from coding_agent_operator.reporter.report import labels_shown, reported, unreported
 
 from tests.unit.operator.making import task_body
 
@@ -32,7 +32,7 @@ def task(*conditions: dict[str, Any]) -> AgentTask:
 
 
 def test_it_is_added_beside_what_others_wrote() -> None:
-    made = patch(task(SUCCEEDED), (acknowledged("shown"),), NOW)
+    made = patch(task(SUCCEEDED), (labels_shown("shown"),), NOW)
     assert made is not None
     assert made[0] == {"op": "test", "path": "/metadata/resourceVersion", "value": "42"}
     assert made[1:] == [
@@ -40,7 +40,7 @@ def test_it_is_added_beside_what_others_wrote() -> None:
             "op": "add",
             "path": "/status/conditions/-",
             "value": {
-                "type": "Acknowledged",
+                "type": "LabelsShown",
                 "status": "True",
                 "reason": "Shown",
                 "message": "shown",
@@ -53,14 +53,14 @@ def test_it_is_added_beside_what_others_wrote() -> None:
 
 def test_a_task_of_a_cache_does_not_say_what_is_stored() -> None:
     with pytest.raises(RuntimeError, match="read it again"):
-        patch(AgentTask.of(task_body()).compact(), (acknowledged(""),), NOW)
+        patch(AgentTask.of(task_body()).compact(), (labels_shown(""),), NOW)
 
 
 def test_nothing_is_written_that_is_so_already() -> None:
-    first = patch(task(SUCCEEDED), (acknowledged("shown"), unreported("ForgeUnavailable", "away")), NOW)
+    first = patch(task(SUCCEEDED), (labels_shown("shown"), unreported("ForgeUnavailable", "away")), NOW)
     assert first is not None
     stored = task(SUCCEEDED, *(change["value"] for change in first[1:]))
-    again = (acknowledged("shown"), unreported("ForgeUnavailable", "away"))
+    again = (labels_shown("shown"), unreported("ForgeUnavailable", "away"))
     assert patch(stored, again, NOW.replace(hour=9)) is None
 
 

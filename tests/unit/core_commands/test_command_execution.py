@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import pytest
 from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
-from coding_agent_core.commands import CommandName
 from coding_agent_core.errors import (
     ForgeNotFoundError,
     ForgeRefusedError,
@@ -15,6 +14,7 @@ from coding_agent_core.errors import (
     QueueUnavailableError,
 )
 from coding_agent_core.forge.values import ItemDetails, Permission
+from coding_agent_core.issue_commands import CommandName
 from coding_agent_core.tasks import Item, Phase, RunnerName, Submission, TaskRequest, Withdrawal
 from prometheus_client import CollectorRegistry
 

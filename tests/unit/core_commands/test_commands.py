@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from coding_agent_core.admission import Cancel, Create, Duplicate, Keep, LatestTask, admit, withdraw
 from coding_agent_core.command_execution import reason_not_to_run
-from coding_agent_core.commands import CommandName, IssueCommand, command_in
+from coding_agent_core.issue_commands import CommandName, IssueCommand, command_in
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, Phase

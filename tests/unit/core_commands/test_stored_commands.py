@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, manifest
-from coding_agent_core.commands import (
+from coding_agent_core.issue_commands import (
     ANNOTATION_COMMANDS,
     LABEL_COMMANDS,
     LIMIT_PER_NAME,

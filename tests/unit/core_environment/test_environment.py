@@ -17,7 +17,7 @@ from coding_agent_core.environment import (
     read_file,
 )
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings.attempts import RepositoryEnvironment
+from coding_agent_core.settings.attempt_settings import RepositoryEnvironment
 from coding_agent_core.usage import ModelUsage, Usage
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

@@ -11,7 +11,7 @@ from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.settings.attempts import Consumer
+from coding_agent_core.settings.attempt_settings import Consumer
 from coding_agent_core.tasks import Item, TaskRequest, task_name
 
 from tests.fixtures.deliveries import NOW, asked, issue

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.messages import Claim
+from coding_agent_core.queue_messages import Claim
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Withdrawal
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from coding_agent_core.admission import Cancel
-from coding_agent_core.commands import (
+from coding_agent_core.issue_commands import (
     LIMIT_PER_NAME,
     CommandIgnored,
     CommandName,
     CommandStored,
     IssueCommand,
 )
-from coding_agent_core.messages import QueuedTask
+from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.tasks import TaskRequest, Withdrawal
 

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from coding_agent_core.queues.processes import Process
+from coding_agent_core.queues.live_processes import Process
 
 OTHER = """
 import sys
 from pathlib import Path
-from coding_agent_core.queues.processes import Process
+from coding_agent_core.queues.live_processes import Process
 
 process = Process(Path(sys.argv[1]))
 print(process.id, flush=True)

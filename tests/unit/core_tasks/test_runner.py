@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.attempts import AttemptInput
-from coding_agent_core.messages import QueuedTask
+from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import RunnerName
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind
+from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import (
     Item,

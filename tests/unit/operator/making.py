@@ -8,7 +8,7 @@ from typing import Any
 from coding_agent_core import agenttask
 from coding_agent_core.agenttask import AgentTask, AttemptStatus, Condition, OutcomeType, Spec, Status
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.commands import CommandName, IssueCommand, store
+from coding_agent_core.issue_commands import CommandName, IssueCommand, store
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_core.registry import Platform

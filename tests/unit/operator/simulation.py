@@ -143,7 +143,9 @@ class Operator:
                     repository=task.repository_hash,
                     created=task.metadata.created,
                     stage=stage,
-                    limit=UNLIMITED if self.cluster.kueue else LIMITS.of(source.host, source.repository),
+                    repository_limit=UNLIMITED
+                    if self.cluster.kueue
+                    else LIMITS.of(source.host, source.repository),
                     run=task.spec.run,
                     priority=task.spec.priority,
                 )

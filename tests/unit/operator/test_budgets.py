@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.reasons import PodReason, Reason
-from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.tasks import Phase
 from coding_agent_core.usage import Allowance, Cost, Usage
@@ -232,7 +232,7 @@ def test_when_periods_end() -> None:
 def waiting(name: str, demand: int, *budgets: str, stage: Stage = Stage.READY) -> Candidate:
     return Candidate(
         name=name, item=name, repository=budgets[0] if budgets else "", created=ago(10), stage=stage,
-        limit=99, budgets=budgets, demand=Decimal(demand),
+        repository_limit=99, budgets=budgets, demand=Decimal(demand),
     )  # fmt: skip
 
 

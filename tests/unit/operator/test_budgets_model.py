@@ -57,7 +57,7 @@ class Model:
             budgets, demand = self.spending.share(task, own, starts=not own)
             candidates.append(
                 Candidate(name=name, item=name, repository=task.repository_hash, stage=stage,
-                          created=task.metadata.created, limit=99, budgets=budgets, demand=demand)
+                          created=task.metadata.created, repository_limit=99, budgets=budgets, demand=demand)
             )  # fmt: skip
         running = {c.name: c.demand for c in candidates if c.stage is Stage.ACTIVE}
         unspent = self.spending.unspent(self.tasks.values(), running)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
-from coding_agent_core.settings.job import Credential
+from coding_agent_core.settings.job_settings import Credential
 from coding_agent_core.tasks import Item
 from coding_agent_operator.pod_spec import credentials_for
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coding_agent_core.environment import Environment, Service
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings.job import SERVICE_USERS, WORKSPACE_USERS, JobTemplate
+from coding_agent_core.settings.job_settings import SERVICE_USERS, WORKSPACE_USERS, JobTemplate
 from coding_agent_core.tasks import Phase
 from coding_agent_operator.job import build_job
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task

@@ -17,7 +17,7 @@ READY, ACTIVE = Stage.READY, Stage.ACTIVE
 
 
 def waiting(name: str, repository: str = "r", **fields: Any) -> Candidate:
-    plain: dict[str, Any] = {"item": name, "created": ago(10), "stage": READY, "limit": 100}
+    plain: dict[str, Any] = {"item": name, "created": ago(10), "stage": READY, "repository_limit": 100}
     return Candidate(name=name, repository=repository, **(plain | fields))
 
 
@@ -35,7 +35,12 @@ STARTS: list[tuple[str, list[Candidate], int, list[str]]] = [
     ("at the limit", [running("a"), waiting("b")], 1, []),
     ("over the limit: it was lowered", [running("a"), running("b"), waiting("c")], 1, []),
     ("limit 0", [waiting("a")], 0, []),
-    ("repository's limit", [running("a", limit=1), waiting("b", limit=1), waiting("c", "s")], 9, ["c"]),
+    (
+        "repository's limit",
+        [running("a", repository_limit=1), waiting("b", repository_limit=1), waiting("c", "s")],
+        9,
+        ["c"],
+    ),
     ("older first", [waiting("a", created=ago(1)), waiting("b", created=ago(9))], 1, ["b"]),
     ("higher priority first", [waiting("a"), waiting("b", priority=5)], 1, ["b"]),
     ("waiting raises priority", [waiting("a", created=ago(600)), waiting("b", priority=5)], 1, ["a"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from coding_agent_core.agenttask import OutcomeType, TaskResult
 from coding_agent_core.attempts import AttemptInput
-from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_operator.job import build_job
 from coding_agent_operator.observed import attempt_number, job_name
 

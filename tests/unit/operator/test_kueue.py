@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.model import Kueue
 from coding_agent_core.tasks import Phase
 from coding_agent_operator.job import build_job, with_kueue_labels

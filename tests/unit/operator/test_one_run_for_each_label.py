@@ -20,7 +20,7 @@ from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
-from coding_agent_core.settings.attempts import Consumer
+from coding_agent_core.settings.attempt_settings import Consumer
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal, task_name
 from coding_agent_operator.runs import Duplicates, delete, expired
 from hypothesis import settings
@@ -276,7 +276,7 @@ class OneItem(RuleBasedStateMachine):
             assert isinstance(decision, Create), f"{task.name} is started, and {decision}"
         self.started.add(task.uid)
         self.label_on = False
-        conditions = [{"type": "Acknowledged", "status": "True", "reason": "Shown"}]
+        conditions = [{"type": "LabelsShown", "status": "True", "reason": "Shown"}]
         self.record(body, "Running", conditions)
 
     @rule(which=st.integers(0, 9))
@@ -298,7 +298,7 @@ class OneItem(RuleBasedStateMachine):
         status = "False" if body["spec"].get("cancel") else "True"
         conditions = [
             {"type": "Succeeded", "status": status, "reason": reason},
-            {"type": "Acknowledged", "status": "True", "reason": "Shown"},
+            {"type": "LabelsShown", "status": "True", "reason": "Shown"},
         ]
         self.duplicates.ended(task)
         self.record(body, reason, conditions)
@@ -388,7 +388,7 @@ def test_the_sweep_and_a_further_run_in_every_order(origin: Origin) -> None:
         ended = server.now.isoformat()
         conditions = [
             {"type": "Succeeded", "status": "True", "reason": "Completed", "lastTransitionTime": ended},
-            {"type": "Acknowledged", "status": "True", "reason": "Shown", "lastTransitionTime": ended},
+            {"type": "LabelsShown", "status": "True", "reason": "Shown", "lastTransitionTime": ended},
         ]
         task = AgentTask.of(server.write({**server.stored[first.name], "status": {"conditions": conditions}}))
         server.now += KEEP + timedelta(days=1)

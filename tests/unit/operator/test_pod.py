@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.settings.job import WORKSPACE_USERS, JobTemplate
+from coding_agent_core.settings.job_settings import WORKSPACE_USERS, JobTemplate
 from coding_agent_operator.job import build_job
 from pydantic import ValidationError
 

@@ -12,7 +12,7 @@ import pytest
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Status, manifest
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.settings.attempts import Consumer
+from coding_agent_core.settings.attempt_settings import Consumer
 from coding_agent_core.tasks import Origin, Phase, TaskRequest, Trigger
 from coding_agent_operator.runs import delete, due, expired
 from coding_agent_operator.task_plan import SchedulingDecision, status_of
@@ -89,7 +89,7 @@ def test_the_sweep_and_a_further_run_in_every_order(origin: Origin) -> None:
         over_at = server.now.isoformat()
         conditions = [
             {"type": "Succeeded", "status": "True", "reason": "Completed", "lastTransitionTime": over_at},
-            {"type": "Acknowledged", "status": "True", "reason": "Shown", "lastTransitionTime": over_at},
+            {"type": "LabelsShown", "status": "True", "reason": "Shown", "lastTransitionTime": over_at},
         ]
         task = AgentTask.of(server.write({**server.stored[first.name], "status": {"conditions": conditions}}))
         server.now += timedelta(days=2)

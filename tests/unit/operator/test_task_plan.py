@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import AgentTask, Condition, OutcomeType, Status
-from coding_agent_core.commands import CommandName
+from coding_agent_core.issue_commands import CommandName
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Phase

@@ -9,8 +9,8 @@ import pytest
 from coding_agent_core.attempts import attempt_of_key, transcript_key
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
-from coding_agent_core.settings.attempts import ContextStorage
-from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.attempt_settings import ContextStorage
+from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.tasks import Item
 from coding_agent_operator.job import build_job, with_transcript_annotations
 from coding_agent_operator.observed import read_job

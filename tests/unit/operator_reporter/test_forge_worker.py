@@ -17,9 +17,9 @@ from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import Phase
-from coding_agent_operator.reporter import program
+from coding_agent_operator.reporter import reporter_program
 from coding_agent_operator.reporter.forge_worker import FAILED, Backlog, ForgeWorker, Rank
-from coding_agent_operator.reporter.reconcile import NotConfiguredError, record_problem
+from coding_agent_operator.reporter.reconcile_item import NotConfiguredError, record_problem
 from coding_agent_operator.reporter.report import TaskMemory
 
 from tests.unit.operator.making import changed, task
@@ -115,8 +115,8 @@ class Scene:
 
     def gauge(self) -> float:
         """The seconds of the outage, as Prometheus reads them."""
-        program.update_metrics(self.worker)
-        return float(program.UNAVAILABLE.labels("forge.example")._value.get())
+        reporter_program.update_metrics(self.worker)
+        return float(reporter_program.UNAVAILABLE.labels("forge.example")._value.get())
 
 
 @asynccontextmanager

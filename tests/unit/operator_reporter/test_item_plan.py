@@ -74,7 +74,7 @@ def newest_run(
     origin: Origin = Origin.WEBHOOK,
     by_label: bool = True,
     cancel_requested: bool = False,
-    acknowledged: bool = True,
+    labels_shown: bool = True,
     labeled_at: datetime | None = None,
     answered_until: datetime | None = FORGE + timedelta(seconds=100),
     withdrawn_before: datetime | None = None,
@@ -87,7 +87,7 @@ def newest_run(
     body["metadata"]["annotations"] |= {name: time.isoformat() for name, time in notes.items() if time}
     body["spec"]["cancel"] = cancel_requested
     succeeded = {Phase.SUCCEEDED: "True", Phase.FAILED: "False", Phase.CANCELLED: "False"}
-    conditions = {"Succeeded": succeeded.get(phase, "Unknown"), "Acknowledged": str(acknowledged)}
+    conditions = {"Succeeded": succeeded.get(phase, "Unknown"), "LabelsShown": str(labels_shown)}
     attempt = AttemptStatus(number=1, job="job-1", start_time=T, answered_until=answered_until)
     status = Status(
         phase=phase,
@@ -127,7 +127,7 @@ def plan(
     )
 
 
-NEW: dict[str, Any] = {"acknowledged": False}
+NEW: dict[str, Any] = {"labels_shown": False}
 REMOVED, CLOSED, AGAIN = (
     LabelContradiction.LABEL_REMOVED,
     LabelContradiction.ITEM_CLOSED,
@@ -322,7 +322,7 @@ def test_the_grace_time_starts_again_when_the_contradiction_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "present", "add", "remove", "acknowledge"),
+    ("task", "present", "add", "remove", "labels_shown"),
     [
         (newest_run(Phase.QUEUED, **NEW), {BOT}, (), (), False),
         (newest_run(Phase.RUNNING, **NEW), {BOT, "bug"}, (PROCESSING,), (BOT,), True),
@@ -340,31 +340,31 @@ def test_the_grace_time_starts_again_when_the_contradiction_changes() -> None:
     ],
 )
 def test_label_changes_and_acknowledgement(
-    task: Run, present: set[str], add: tuple[str, ...], remove: tuple[str, ...], acknowledge: bool
+    task: Run, present: set[str], add: tuple[str, ...], remove: tuple[str, ...], labels_shown: bool
 ) -> None:
     found = plan(task, present)
-    assert (found.add, found.remove, found.acknowledge) == (add, remove, acknowledge)
+    assert (found.add, found.remove, found.labels_shown) == (add, remove, labels_shown)
 
 
 def test_a_new_application_stays_while_the_end_is_shown() -> None:
     history = (on(0), off(140), on(150))
     found = plan(newest_run(Phase.SUCCEEDED, **NEW), {PROCESSING, BOT}, history=history)
     assert (found.add, found.remove) == ((DONE,), (PROCESSING,))
-    assert not found.acknowledge, "the poll must take it neither for a stale label nor for two"
+    assert not found.labels_shown, "the poll must take it neither for a stale label nor for two"
 
 
 @pytest.mark.parametrize(
-    ("shown", "present", "settled"),
+    ("shown", "present", "finished"),
     [(None, {DONE}, False), (at(150), {DONE}, False), (at(100), {DONE}, True), (at(100), {DONE, BOT}, False)],
 )
 def test_an_end_is_settled_after_the_grace_time_without_a_contradiction(
-    shown: datetime | None, present: set[str], settled: bool
+    shown: datetime | None, present: set[str], finished: bool
 ) -> None:
-    assert plan(newest_run(Phase.SUCCEEDED, end_shown=shown), present).settled is settled
+    assert plan(newest_run(Phase.SUCCEEDED, end_shown=shown), present).finished is finished
 
 
 def test_a_label_of_our_own_account_asks_for_nothing() -> None:
     ended = newest_run(Phase.SUCCEEDED, end_shown=at(150))
     assert plan(ended, {DONE, BOT}, history=(*SWAPPED, on(160)), now=300).pending is not None
     by_us = (*SWAPPED, on(160, user=US))
-    assert plan(ended, {DONE, BOT}, history=by_us, now=300) == ItemPlan(settled=True)
+    assert plan(ended, {DONE, BOT}, history=by_us, now=300) == ItemPlan(finished=True)

@@ -27,7 +27,7 @@ from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import Links
-from coding_agent_core.settings.attempts import Consumer
+from coding_agent_core.settings.attempt_settings import Consumer
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import (
@@ -39,7 +39,7 @@ from coding_agent_core.tasks import (
     WithdrawalCause,
     whole_second,
 )
-from coding_agent_operator.reporter.reconcile import ForgeContext, TaskChangedError, reconcile
+from coding_agent_operator.reporter.reconcile_item import ForgeContext, TaskChangedError, reconcile
 from coding_agent_operator.reporter.report import TaskMemory
 
 from tests.unit.operator.test_one_run_for_each_label import ITEM, Server, others_act
@@ -207,7 +207,7 @@ class LabelRace:
             labels=LABELS,
             links=Links("https://github.com", "coding-agent/"),
             tasks=self.server,  # type: ignore[arg-type]
-            sink=SimpleNamespace(submit=self.submit),  # type: ignore[arg-type]
+            sink=SimpleNamespace(submit=self.submit),
             settings=Reporter(grace=GRACE),
             clock=lambda: self.server.now,
             monotonic=self.seconds,

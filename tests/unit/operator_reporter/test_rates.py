@@ -10,7 +10,7 @@ from coding_agent_core.forge.pacing import Kind, Paced
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.operator import Reporter
-from coding_agent_operator.reporter.program import rate_for
+from coding_agent_operator.reporter.reporter_program import rate_for
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TASKS = 200

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from kubectl_agenttask import PluginError
-from kubectl_agenttask.cluster import choose, has_started, waiting_for
+from kubectl_agenttask.cluster_client import choose, has_started, waiting_for
 
 
 def pod(name: str, attempt: str, created: str = "2026-11-25T12:00:00Z", **status: Any) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coding_agent_core.settings.job import WORKSPACE_USERS
-from kubectl_agenttask.cluster import init_pod
+from coding_agent_core.settings.job_settings import WORKSPACE_USERS
+from kubectl_agenttask.cluster_client import init_pod
 
 
 def test_the_pod_runs_as_a_user_of_workspaces() -> None:

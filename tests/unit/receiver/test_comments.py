@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from coding_agent_core.commands import CommandName, IssueCommand
 from coding_agent_core.forge.events import Commanded, Delivery, Ignored, Meaning
 from coding_agent_core.forge.github import webhook as github
 from coding_agent_core.forge.gitlab import webhook as gitlab
 from coding_agent_core.forge.payload import FieldError
+from coding_agent_core.issue_commands import CommandName, IssueCommand
 from coding_agent_core.settings.model import Settings
 
 from tests.fixtures.deliveries import NOW, github_issue, gitlab_issue, settings

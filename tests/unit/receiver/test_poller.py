@@ -13,8 +13,8 @@ from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Origin, TaskRequest
 from coding_agent_receiver import poller
-from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.poller import poll_forever, poll_once, poll_until, scope_problem
+from coding_agent_receiver.receiver_metrics import PollMetrics
 from prometheus_client import CollectorRegistry
 
 from tests.fixtures.deliveries import NOW, RecordingSink, asked, issue

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from coding_agent_core.forge.github.webhook import GitHubSignature
 from coding_agent_core.forge.gitlab.webhook import GitLabToken
-from coding_agent_receiver.request import (
+from coding_agent_receiver.webhook_request import (
     BodyError,
     client_address,
     client_group,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.values import Comment
+from coding_agent_core.queues.live_processes import Process
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.queues.processes import Process
 from coding_agent_core.reporting import State, comment
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Phase, RunnerName, TaskRequest

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings.attempts import McpServer
+from coding_agent_core.settings.attempt_settings import McpServer
 from coding_agent_core.text import one_line
 from pydantic import BaseModel, Field
 from pydantic_ai import FunctionToolset, ModelRetry, RunContext, ToolFailed, ToolOutput
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.toolsets import AbstractToolset
 
+from coding_agent_consumer.attempt_egress import proxy_variables
 from coding_agent_consumer.commits import PatchRefusedError, require_bounded
-from coding_agent_consumer.egress import proxy_variables
 from coding_agent_consumer.transcript import Scrub
 from coding_agent_consumer.workspace.processes import cut_middle
 from coding_agent_consumer.workspace.protocol import CommandResult, Workspace, WorkspaceRefusedError

@@ -8,9 +8,9 @@ the real key, counts what each answer used, and answers 402 once the attempt's a
 used, `upstream` asks the providers, `app` passes requests and answers on, and `server` sets their limits.
 """
 
-from coding_agent_consumer.gateway.app import Gateway
-from coding_agent_consumer.gateway.server import open_gateway
+from coding_agent_consumer.gateway.forwarding import Gateway
+from coding_agent_consumer.gateway.gateway_server import open_gateway
 from coding_agent_consumer.gateway.upstream import Upstream, WorkloadIdentity
-from coding_agent_consumer.gateway.wire import WireFormat
+from coding_agent_consumer.gateway.wire_formats import WireFormat
 
 __all__ = ["Gateway", "Upstream", "WireFormat", "WorkloadIdentity", "open_gateway"]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
 
-from coding_agent_consumer.gateway.wire import RequestRefusedError
+from coding_agent_consumer.gateway.wire_formats import RequestRefusedError
 
 _JSON = "application/json"
 _SENT = re.compile(

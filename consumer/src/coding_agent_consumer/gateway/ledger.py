@@ -206,7 +206,7 @@ class Ledger:
     example:
         number = ledger.reserve(ask.size, pricing)
         if isinstance(number, Verdict): ...  # wait for other answers, or refuse the request
-        ledger.settle(number, "gpt-5", Tokens(input=1200, output=300), pricing)  # or ledger.release(number)
+        ledger.charge(number, "gpt-5", Tokens(input=1200, output=300), pricing)  # or ledger.release(number)
     """
 
     allowance: Allowance | None = None
@@ -237,7 +237,7 @@ class Ledger:
         """Reserve room for one answer.
 
         Returns:
-            the reservation's number, for `settle` and `release`, or why there is no reservation.
+            the reservation's number, for `charge` and `release`, or why there is no reservation.
         """
         value = Decimal(0)
         if self.allowance is not None:
@@ -256,13 +256,13 @@ class Ledger:
         """Cancel the reservation of a request that was not answered and cost nothing."""
         self._reserved.pop(number, None)
 
-    def settle(self, number: int, model: str, used: Tokens, pricing: Pricing | None) -> None:
+    def charge(self, number: int, model: str, used: Tokens, pricing: Pricing | None) -> None:
         """Replace a reservation with what the answer used."""
         self.release(number)
         cost = pricing(used) if pricing is not None else None
         self._count(model, used, self._value(used, pricing), cost)
 
-    def settle_unknown(self, number: int, model: str, seen: Tokens, pricing: Pricing | None) -> None:
+    def charge_reserved(self, number: int, model: str, seen: Tokens, pricing: Pricing | None) -> None:
         """Count a reservation as spent, because the answer does not say what it used.
 
         Args:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from coding_agent_consumer.gateway.ledger import Tokens
-from coding_agent_consumer.gateway.wire import Operation, positive
+from coding_agent_consumer.gateway.wire_formats import Operation, positive
 
 _ANSWER_LIMIT = 16 * 1024 * 1024
 """The most bytes of one event, or of an answer that is not streamed, that are read for its usage."""

@@ -33,7 +33,12 @@ from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.settings.llm import Identity
 from coding_agent_core.tasks import parse_time
 
-from coding_agent_consumer.gateway.wire import RequestRefusedError, Route, WireFormat, credential_header
+from coding_agent_consumer.gateway.wire_formats import (
+    RequestRefusedError,
+    Route,
+    WireFormat,
+    credential_header,
+)
 
 _logger = logging.getLogger("coding_agent.gateway")
 

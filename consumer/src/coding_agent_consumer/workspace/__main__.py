@@ -29,7 +29,7 @@ from pathlib import Path
 from coding_agent_consumer.workspace import linux, sandbox
 from coding_agent_consumer.workspace.files import WorkspaceFolders, remove
 from coding_agent_consumer.workspace.processes import end_descendants
-from coding_agent_consumer.workspace.server import ServerOptions, WorkspaceServer, listen
+from coding_agent_consumer.workspace.workspace_server import ServerOptions, WorkspaceServer, listen
 
 _START_SECONDS = 20
 _MAX_SESSIONS = 64

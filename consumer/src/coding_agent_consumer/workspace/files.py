@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from coding_agent_consumer.workspace.wire import MAX_TEXT, RefusalError
+from coding_agent_consumer.workspace.framing import MAX_TEXT, RefusalError
 
 STANDARD_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 FILE_SECONDS = 30.0

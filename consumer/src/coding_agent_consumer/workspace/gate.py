@@ -33,7 +33,7 @@ from pathlib import Path
 from coding_agent_consumer.workspace import linux
 from coding_agent_consumer.workspace.files import remove
 from coding_agent_consumer.workspace.processes import end_descendants, signals_deferred
-from coding_agent_consumer.workspace.server import listen
+from coding_agent_consumer.workspace.workspace_server import listen
 
 GATE = "gate"
 """Name of the socket to which a consumer stays connected during a task."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from coding_agent_consumer.workspace.wire import CHUNK
+from coding_agent_consumer.workspace.framing import CHUNK
 
 
 def descendants(parents: Mapping[int, int], root: int) -> set[int]:

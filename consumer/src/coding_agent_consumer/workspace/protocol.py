@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from coding_agent_core.errors import CodingAgentError
 
-from coding_agent_consumer.workspace import wire
-from coding_agent_consumer.workspace.wire import Patch
+from coding_agent_consumer.workspace import framing
+from coding_agent_consumer.workspace.framing import Patch
 
 MAX_LINE = 4 * 1024 * 1024
 """The longest line of a process's output, in bytes; a longer one is left out."""
@@ -161,8 +161,8 @@ class RunningProcess:
             WorkspaceRefusedError: the data is too large.
             WorkspaceGoneError: the workspace is gone.
         """
-        if len(data) > wire.MAX_TEXT:
-            raise WorkspaceRefusedError(f"The input has {len(data)} bytes; the limit is {wire.MAX_TEXT}.")
+        if len(data) > framing.MAX_TEXT:
+            raise WorkspaceRefusedError(f"The input has {len(data)} bytes; the limit is {framing.MAX_TEXT}.")
         await self._send({"op": "input", "end": end}, data)
 
     async def diff(self) -> Patch:
@@ -179,7 +179,7 @@ class RunningProcess:
         return await waiting
 
     async def _send(self, header: dict[str, Any], body: bytes) -> None:
-        self._writer.write(wire.encode_header(header, len(body)) + body)
+        self._writer.write(framing.encode_header(header, len(body)) + body)
         try:
             await self._writer.drain()
         except OSError as error:

@@ -29,8 +29,7 @@ from coding_agent_consumer.workspace.files import (
     resolve,
     special_files,
 )
-from coding_agent_consumer.workspace.processes import CommandRunner
-from coding_agent_consumer.workspace.wire import (
+from coding_agent_consumer.workspace.framing import (
     MAX_FILE,
     MAX_NAME,
     MAX_NAMES,
@@ -39,6 +38,7 @@ from coding_agent_consumer.workspace.wire import (
     Patch,
     RefusalError,
 )
+from coding_agent_consumer.workspace.processes import CommandRunner
 
 _GIT_TIMEOUT = 300.0
 _SEARCH_TIMEOUT = 30.0

@@ -199,7 +199,7 @@ class Forge(ABC):
     ) -> Change: ...
 
     @abstractmethod
-    async def _is_closed(self, item: Item) -> bool:
+    async def _is_private(self, item: Item) -> bool:
         """Whether only people with an approved account can see the item's repository (`tasks.trust_of`)."""
 
     @abstractmethod
@@ -303,7 +303,7 @@ class Forge(ABC):
         """
         wanted = self.settings.triggers if labels is None else labels
         seen = set[str]()
-        closed: dict[tuple[str, int | None], bool] = {}
+        private: dict[tuple[str, int | None], bool] = {}
         for kind in ItemKind:
             async for found, item in self._search(kind, wanted):
                 present = self._labels(found)
@@ -313,8 +313,8 @@ class Forge(ABC):
                 repository = (item.repository, item.project_id)
                 try:
                     applied = await self.label_application(item)
-                    if repository not in closed:
-                        closed[repository] = await self._is_closed(item)
+                    if repository not in private:
+                        private[repository] = await self._is_private(item)
                     head = None if item.kind is ItemKind.ISSUE else await self._head_of(found, item)
                 except ForgeNotFoundError:  # the item was deleted after it was listed
                     continue
@@ -322,7 +322,7 @@ class Forge(ABC):
                 trust = trust_of(
                     item,
                     head,
-                    closed=closed[repository],
+                    closed=private[repository],
                     member=member,
                     ours=member and found.author.id == (await self._account()).id,
                     prefix=self.branch_prefix,

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from coding_agent_core.admission import FRESH
-from coding_agent_core.commands import CommandName, IssueCommand, command_in
 from coding_agent_core.forge.payload import FieldError, Fields, display_text
 from coding_agent_core.forge.proof import Verification
 from coding_agent_core.forge.values import MARKER
+from coding_agent_core.issue_commands import CommandName, IssueCommand, command_in
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.forges import Labels

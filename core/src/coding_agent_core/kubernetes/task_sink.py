@@ -30,12 +30,12 @@ from coding_agent_core.admission import (
     works,
 )
 from coding_agent_core.agenttask import AgentTask, manifest
-from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand, store
 from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.issue_commands import CommandIgnored, CommandStored, IssueCommand, store
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_core.retry import Clock, RetryPolicy, retry
-from coding_agent_core.settings.attempts import Consumer
+from coding_agent_core.settings.attempt_settings import Consumer
 from coding_agent_core.tasks import (
     Cause,
     Item,

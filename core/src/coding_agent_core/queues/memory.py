@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from coding_agent_core.admission import Cancel, Check, Duplicate, Keep, LatestTask, admit, withdraw
-from coding_agent_core.commands import (
+from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.issue_commands import (
     LIMIT_PER_NAME,
     CommandIgnored,
     CommandStored,
     IssueCommand,
 )
-from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.messages import Claim, Notice, QueuedTask, item_of_notice
-from coding_agent_core.queues.processes import Process
+from coding_agent_core.queue_messages import Claim, Notice, QueuedTask, item_of_notice
+from coding_agent_core.queues.live_processes import Process
 from coding_agent_core.retry import first_of
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, new_uuid
 
@@ -71,7 +71,7 @@ class Entry:
             terminal=self.ended or self.ending,
             cancel_requested=self.cancel_requested,
             # A task ends after its labels were swapped.
-            acknowledged=self.ended,
+            labels_shown=self.ended,
             labeled_at=self.labeled_at,
             withdrawn_before=self.withdrawn_before,
             delivery_ids=frozenset(self.deliveries),

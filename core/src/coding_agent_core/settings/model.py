@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, create_model, model_validator
 
 from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.settings.attempts import (
+from coding_agent_core.settings.attempt_settings import (
     Consumer,
     ContextStorage,
     Egress,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.section import Section, for_repository
 from coding_agent_core.usage import Allowance
 

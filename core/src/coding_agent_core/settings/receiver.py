@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field, create_model, field_validator
 
-from coding_agent_core.commands import CommandName
+from coding_agent_core.issue_commands import CommandName
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.forges import forge_sections
 from coding_agent_core.settings.section import SecretSettings, Section

@@ -6,8 +6,8 @@ import subprocess
 import time
 
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_core.settings.attempts import Isolation
-from coding_agent_core.settings.attempts import WorkspaceSettings as Settings
+from coding_agent_core.settings.attempt_settings import Isolation
+from coding_agent_core.settings.attempt_settings import WorkspaceSettings as Settings
 
 from coding_agent_bench.benchmark import Benchmark
 from coding_agent_bench.errors import BenchError

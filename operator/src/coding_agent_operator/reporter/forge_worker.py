@@ -21,7 +21,7 @@ from coding_agent_core.telemetry import bound
 from prometheus_client import Counter
 
 from coding_agent_operator.reporter.item_plan import phase_to_show
-from coding_agent_operator.reporter.reconcile import (
+from coding_agent_operator.reporter.reconcile_item import (
     NotConfiguredError,
     TaskChangedError,
     record_problem,

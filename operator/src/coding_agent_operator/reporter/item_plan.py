@@ -74,26 +74,26 @@ def _work_was_over(task: AgentTask) -> datetime | None:
 
 @dataclass(frozen=True)
 class ItemPlan:
-    """What to do on an item, in this order: record, add labels, remove labels, acknowledge, correct.
+    """What to do on an item, in this order: record, add labels, remove labels, labels_shown, correct.
 
     Attributes:
         answered_until: the time to record before labels that ask for a task are removed. The task answers all
             their applications up to this time, by the forge's clock.
         add: the labels to add.
         remove: the labels to remove.
-        acknowledge: whether to record that the item shows our label swap.
+        labels_shown: whether to record that the item shows our label swap.
         pending: the contradiction to remember. The task is queued again for the end of the grace time.
         correct: the contradiction for which to correct the task now.
-        settled: whether the item shows the end and nothing contradicted it during the grace time.
+        finished: whether the item shows the end and nothing contradicted it during the grace time.
     """
 
     answered_until: datetime | None = None
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
-    acknowledge: bool = False
+    labels_shown: bool = False
     pending: PendingCorrection | None = None
     correct: LabelContradiction | None = None
-    settled: bool = False
+    finished: bool = False
 
 
 def needs_history(task: AgentTask, item: ItemState, labels: Labels, *, removal_reported: bool) -> bool:
@@ -156,10 +156,10 @@ def plan_item(
         answered_until=item.updated_at if labels.triggers & set(remove) else None,
         add=add,
         remove=remove,
-        acknowledge=swapped and not task.acknowledged,
+        labels_shown=swapped and not task.labels_shown,
         pending=pending,
         correct=found if overdue else None,
-        settled=task.ended and found is None and not unclear and end_is_old,
+        finished=task.ended and found is None and not unclear and end_is_old,
     )
 
 
@@ -188,7 +188,7 @@ def _contradiction(
     if not item.open:
         return LabelContradiction.ITEM_CLOSED
     # The item of a task created by hand has no label until we add the processing label.
-    expects_label = task.spec.trigger.origin is not Origin.MANUAL or task.acknowledged
+    expects_label = task.spec.trigger.origin is not Origin.MANUAL or task.labels_shown
     if expects_label and not labels.active & item.labels:
         return LabelContradiction.LABEL_REMOVED
     return None
@@ -230,7 +230,7 @@ def _applied_again(
         shown: whether the item shows the end of the task.
     """
     if applied is None:  # the label counts as new if it was off the item at some time
-        return task.acknowledged or shown
+        return task.labels_shown or shown
     cancelled, withdrawn = task.status.terminal_phase is Phase.CANCELLED, withdrawn_before(task)
     if cancelled and withdrawn is not None:
         return applied.at >= withdrawn
@@ -276,20 +276,20 @@ def _is_further(task: AgentTask, labels: Labels, history: Sequence[LabelEvent], 
     A webhook and the item's history may give times for the same application that differ by a second. So a
     later time alone proves nothing: the label must have been removed in between.
     """
-    trigger, acknowledged = task.spec.trigger, task.acknowledged
+    trigger, labels_shown = task.spec.trigger, task.labels_shown
     applied_for = trigger.labeled_at
     if applied_for is None:
-        return acknowledged
+        return labels_shown
     if trigger.cause is not Cause.LABEL:
         return applied.at >= applied_for
-    is_another = acknowledged or applied.label != labels.trigger(task.spec.runner)
+    is_another = labels_shown or applied.label != labels.trigger(task.spec.runner)
     if is_another and applied.at > applied_for:
         return True
     before = history[history.index(applied) + 1 :]
     removed = next((event.at for event in before if event.label == applied.label and not event.added), None)
     if removed is None:
         return False
-    return removed > applied_for or (acknowledged and removed == applied_for)
+    return removed > applied_for or (labels_shown and removed == applied_for)
 
 
 def _label_changes(

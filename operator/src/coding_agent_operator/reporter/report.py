@@ -247,9 +247,9 @@ def has_problem(task: AgentTask) -> bool:
     return condition is not None and condition.status == "False"
 
 
-def acknowledged(message: str) -> Condition:
+def labels_shown(message: str) -> Condition:
     """Return the condition after which a bot label on the item counts as a new application."""
-    return _condition("Acknowledged", "True", "Shown", message)
+    return _condition("LabelsShown", "True", "Shown", message)
 
 
 def reported() -> Condition:
@@ -261,7 +261,7 @@ def unreported(reason: str, message: str) -> Condition:
 
 
 def _condition(
-    kind: Literal["Acknowledged", "Reported"], status: Literal["True", "False"], reason: str, message: str
+    kind: Literal["LabelsShown", "Reported"], status: Literal["True", "False"], reason: str, message: str
 ) -> Condition:
     # `AgentTasks.set_conditions` sets the time.
     return Condition(

@@ -154,7 +154,7 @@ class GitHubForge(Forge):
                     ),
                 )
 
-    async def _is_closed(self, item: Item) -> bool:
+    async def _is_private(self, item: Item) -> bool:
         call = Call("GET", _repo_path(item), f"reading the repository of {item.display}")
         return (await self.client.get(_Repository, call)).private
 

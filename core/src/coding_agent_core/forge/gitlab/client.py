@@ -142,7 +142,7 @@ class GitLabForge(Forge):
             project_id=found.project_id,
         )
 
-    async def _is_closed(self, item: Item) -> bool:
+    async def _is_private(self, item: Item) -> bool:
         call = Call("GET", _project_path(item), f"reading the project of {item.display}")
         return (await self.client.get(_Project, call)).visibility in ("private", "internal")
 

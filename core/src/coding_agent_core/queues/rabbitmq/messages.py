@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from coding_agent_core.commands import IssueCommand
-from coding_agent_core.messages import Notice, QueuedTask, item_of_notice
+from coding_agent_core.issue_commands import IssueCommand
+from coding_agent_core.queue_messages import Notice, QueuedTask, item_of_notice
 from coding_agent_core.registry import Platform
 from coding_agent_core.retry import backoff
 from coding_agent_core.tasks import Frozen, Item, Withdrawal, new_uuid, task_name

@@ -16,8 +16,8 @@ import pika
 from pika import exceptions
 
 from coding_agent_core.admission import Cancel
-from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.messages import Notice, QueuedTask
+from coding_agent_core.issue_commands import CommandIgnored, CommandStored, IssueCommand
+from coding_agent_core.queue_messages import Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,

@@ -21,8 +21,8 @@ from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
-from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import web_base
+from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.reporting import Links
 from coding_agent_core.retry import Clock, RetryPolicy, pause_until
@@ -31,7 +31,7 @@ from coding_agent_core.settings.operator import Reporter
 from prometheus_client import Counter, Gauge
 
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
-from coding_agent_operator.reporter.reconcile import ForgeContext, NotConfiguredError, reconcile
+from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile
 from coding_agent_operator.watching import Relist, Selector, serve_probes, watch
 
 _logger = logging.getLogger("reporter")

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coding_agent_consumer.workspace import files, wire
+from coding_agent_consumer.workspace import files, framing
 from coding_agent_consumer.workspace.files import WorkspaceFolders, command_environment, usable_path
+from coding_agent_consumer.workspace.framing import RefusalError
 from coding_agent_consumer.workspace.processes import (
     AbandonedError,
     BoundedOutput,
@@ -26,7 +27,6 @@ from coding_agent_consumer.workspace.processes import (
     Streams,
 )
 from coding_agent_consumer.workspace.tree import Tree
-from coding_agent_consumer.workspace.wire import RefusalError
 
 _ERRORS_LIMIT = 16_000
 """The most characters of a streaming process's standard error, from its start and end."""
@@ -105,12 +105,12 @@ class WorkspaceServer:
         with connection:
             connection.settimeout(_TRANSFER_SECONDS)
             # If the client is gone or its request is not valid, there is nobody to answer.
-            with contextlib.suppress(OSError, wire.WireError, AbandonedError):
+            with contextlib.suppress(OSError, framing.WireError, AbandonedError):
                 self._exchange(connection)
 
     def _exchange(self, connection: socket.socket) -> None:
-        prefix = _receive(connection, wire.PREFIX.size)
-        header, length = wire.decode_header(_receive(connection, wire.header_length(prefix)))
+        prefix = _receive(connection, framing.PREFIX.size)
+        header, length = framing.decode_header(_receive(connection, framing.header_length(prefix)))
         fields, body = _answer_of(lambda: self._answer(header, length, connection))
         connection.settimeout(_TRANSFER_SECONDS)
         _send(connection, fields, body)
@@ -170,9 +170,9 @@ class WorkspaceServer:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 while length:
-                    data = connection.recv(min(length, wire.CHUNK))
+                    data = connection.recv(min(length, framing.CHUNK))
                     if not data:
-                        raise wire.WireError("the bundle was cut short")
+                        raise framing.WireError("the bundle was cut short")
                     length -= len(data)
                     file.write(data)
             self._tree.seed(Path(name), branch)
@@ -183,7 +183,7 @@ class WorkspaceServer:
         self, header: dict[str, Any], body: bytes, connection: socket.socket
     ) -> tuple[dict[str, Any], bytes]:
         # A number above the limit, and a value that is not a number, mean the limit.
-        timeout = wire.number(header.get("timeout"), most=self._options.command_timeout)
+        timeout = framing.number(header.get("timeout"), most=self._options.command_timeout)
         output = BoundedOutput(self._output_limit(header))
         if b"\0" in body:
             raise RefusalError("A command cannot contain a NUL character.")
@@ -212,7 +212,7 @@ class WorkspaceServer:
     ) -> tuple[dict[str, Any], bytes]:
         """Run a process with streamed output and input; meanwhile the client can ask for the patch."""
         argv, env, contents = _process_of(body)
-        timeout = wire.number(header.get("timeout"), most=wire.MAX_PROCESS_SECONDS)
+        timeout = framing.number(header.get("timeout"), most=framing.MAX_PROCESS_SECONDS)
         if timeout is None:
             raise RefusalError("timeout is not a number of seconds.")
         self._folders.make()
@@ -223,8 +223,8 @@ class WorkspaceServer:
         with files.deadline(files.FILE_SECONDS):
             for path, content in contents.items():
                 files.write(self._folders.home, path, content)
-        frames, given, errors = wire.FrameReader(wire.MAX_TEXT), Input(), BoundedOutput(_ERRORS_LIMIT)
-        left = wire.MAX_STREAM
+        frames, given, errors = framing.FrameReader(framing.MAX_TEXT), Input(), BoundedOutput(_ERRORS_LIMIT)
+        left = framing.MAX_STREAM
 
         def send_output(data: bytes) -> bool:
             nonlocal left
@@ -243,7 +243,7 @@ class WorkspaceServer:
                     fields, patch = _answer_of(self._diff)
                     _send(connection, {"kind": "diff", **fields}, patch)
                 else:
-                    raise wire.WireError("not possible while a process runs")
+                    raise framing.WireError("not possible while a process runs")
 
         finished = self._commands.run(
             argv,
@@ -278,7 +278,7 @@ def _answer_of(work: Callable[[], tuple[dict[str, Any], bytes]]) -> tuple[dict[s
 
 
 def _send(connection: socket.socket, fields: dict[str, Any], body: bytes) -> None:
-    connection.sendall(wire.encode_header(fields, len(body)))
+    connection.sendall(framing.encode_header(fields, len(body)))
     connection.sendall(body)
 
 
@@ -286,7 +286,7 @@ def _drain(connection: socket.socket) -> None:
     """Read what the client sends until it disconnects: if we closed before, it would lose the answer."""
     connection.shutdown(socket.SHUT_WR)
     deadline = time.monotonic() + _TRANSFER_SECONDS
-    while connection.recv(wire.CHUNK) and time.monotonic() < deadline:
+    while connection.recv(framing.CHUNK) and time.monotonic() < deadline:
         pass
 
 
@@ -335,13 +335,13 @@ def _receive(connection: socket.socket, length: int) -> bytes:
     """Receive exactly `length` bytes.
 
     Raises:
-        wire.WireError: the client stopped sending.
+        framing.WireError: the client stopped sending.
     """
     deadline = time.monotonic() + _TRANSFER_SECONDS
     received = bytearray()
     while len(received) < length:
-        data = connection.recv(min(length - len(received), wire.CHUNK))
+        data = connection.recv(min(length - len(received), framing.CHUNK))
         if not data or time.monotonic() > deadline:
-            raise wire.WireError("the request was cut short")
+            raise framing.WireError("the request was cut short")
         received += data
     return bytes(received)

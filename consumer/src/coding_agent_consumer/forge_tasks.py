@@ -13,8 +13,8 @@ from coding_agent_core.admission import answered_by
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import MARKER, ItemDetails, ItemState, LabelEvent, Permission
-from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind
+from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import (
     Report,

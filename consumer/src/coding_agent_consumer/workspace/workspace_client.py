@@ -13,7 +13,7 @@ from typing import Any
 
 from coding_agent_core.retry import Deadline
 
-from coding_agent_consumer.workspace import wire
+from coding_agent_consumer.workspace import framing
 from coding_agent_consumer.workspace.files import cut_end
 from coding_agent_consumer.workspace.processes import END_SECONDS
 from coding_agent_consumer.workspace.protocol import (
@@ -147,39 +147,39 @@ class WorkspaceClient:
 
     async def seed(self, bundle: Path, branch: str) -> None:
         size = (await asyncio.to_thread(bundle.stat)).st_size
-        if size > wire.MAX_BUNDLE:
+        if size > framing.MAX_BUNDLE:
             raise WorkspaceRefusedError("The repository is larger than 4 GiB, which a workspace cannot hold.")
 
         async def send(writer: asyncio.StreamWriter) -> None:
             with bundle.open("rb") as file:
-                while data := await asyncio.to_thread(file.read, 16 * wire.CHUNK):
+                while data := await asyncio.to_thread(file.read, 16 * framing.CHUNK):
                     writer.write(data)
                     await writer.drain()
 
         # A restarted workspace discards a partial seed, so seeding can be repeated.
         await self._ask_again({"op": "seed", "branch": branch}, send=send, length=size)
 
-    async def diff(self) -> wire.Patch:
+    async def diff(self) -> framing.Patch:
         if self._process is not None:
             return await self._process.diff()
-        return wire.Patch.of(*await self._ask_again({"op": "diff"}, limit=wire.MAX_PATCH))
+        return framing.Patch.of(*await self._ask_again({"op": "diff"}, limit=framing.MAX_PATCH))
 
     @contextlib.asynccontextmanager
     async def start(self, process: ProcessSpec, *, timeout: float) -> AsyncIterator[RunningProcess]:
         body = process.to_json()
-        if len(body) > wire.BODY_LIMITS["start"]:
+        if len(body) > framing.BODY_LIMITS["start"]:
             raise WorkspaceRefusedError(
                 f"The command, variables and files have {len(body)} bytes, which is too many."
             )
         async with self._exchange, contextlib.AsyncExitStack() as stack:
             with _as_gone():
                 reader, writer = await stack.enter_async_context(self._connection())
-                writer.write(wire.encode_header({"op": "start", "timeout": timeout}, len(body)) + body)
+                writer.write(framing.encode_header({"op": "start", "timeout": timeout}, len(body)) + body)
                 await writer.drain()
 
             async def receive() -> tuple[dict[str, Any], bytes]:
                 with _as_gone():
-                    return await _receive(reader, wire.MAX_PATCH)
+                    return await _receive(reader, framing.MAX_PATCH)
 
             stream = self._process = RunningProcess(receive, writer)
             reading = asyncio.create_task(stream.read())
@@ -200,12 +200,12 @@ class WorkspaceClient:
                 header,
                 command.encode("utf-8", "replace"),
                 timeout=limit + _GRACE_SECONDS,
-                limit=wire.MAX_TEXT,
+                limit=framing.MAX_TEXT,
             )
         except WorkspaceGoneError as error:
             reason = await self._reconnect(error)
             return CommandResult(_KILLED, reason, truncated=False, seconds=time.monotonic() - began)
-        seconds = wire.number(fields.get("seconds"), most=_MAX_COMMAND_SECONDS)
+        seconds = framing.number(fields.get("seconds"), most=_MAX_COMMAND_SECONDS)
         if seconds is None:
             raise invalid_answer("the duration is not a number of seconds")
         return CommandResult(
@@ -223,7 +223,7 @@ class WorkspaceClient:
             "line_count": line_count,
             "output_limit": self._output_limit,
         }
-        return self._text(*await self._ask_again(header, limit=wire.MAX_TEXT))
+        return self._text(*await self._ask_again(header, limit=framing.MAX_TEXT))
 
     async def write_file(self, path: str, content: str) -> None:
         await self._ask_again({"op": "write_file", "path": path}, content.encode("utf-8", "replace"))
@@ -240,12 +240,12 @@ class WorkspaceClient:
 
     async def list_files(self, path: str = ".") -> str:
         header = {"op": "list_files", "path": path, "output_limit": self._output_limit}
-        return self._text(*await self._ask_again(header, limit=wire.MAX_TEXT))
+        return self._text(*await self._ask_again(header, limit=framing.MAX_TEXT))
 
     async def search(self, pattern: str, path: str = ".") -> str:
         header = {"op": "search", "path": path, "output_limit": self._output_limit}
         return self._text(
-            *await self._ask_again(header, pattern.encode("utf-8", "replace"), limit=wire.MAX_TEXT)
+            *await self._ask_again(header, pattern.encode("utf-8", "replace"), limit=framing.MAX_TEXT)
         )
 
     def _text(self, fields: object, body: bytes) -> str:
@@ -293,12 +293,12 @@ class WorkspaceClient:
             WorkspaceGoneError: the workspace does not answer, or its answer is not valid.
         """
         length = len(body) if length is None else length
-        most = wire.BODY_LIMITS[header["op"]]
+        most = framing.BODY_LIMITS[header["op"]]
         if length > most:
             raise WorkspaceRefusedError(f"The request has {length} bytes; the limit is {most}.")
         try:
-            head = wire.encode_header(header, length)
-        except wire.WireError as error:
+            head = framing.encode_header(header, length)
+        except framing.WireError as error:
             raise WorkspaceRefusedError("The path is too long.") from error
         async with self._exchange:
             try:
@@ -348,9 +348,9 @@ def _is_closed(session: socket.socket) -> bool:
 
 
 async def _receive(reader: asyncio.StreamReader, limit: int) -> tuple[dict[str, Any], bytes]:
-    prefix = await reader.readexactly(wire.PREFIX.size)
-    text = await reader.readexactly(wire.header_length(prefix))
-    fields, length = wire.decode_header(text, limit)
+    prefix = await reader.readexactly(framing.PREFIX.size)
+    text = await reader.readexactly(framing.header_length(prefix))
+    fields, length = framing.decode_header(text, limit)
     return fields, await reader.readexactly(length)
 
 
@@ -363,5 +363,5 @@ def _as_gone() -> Iterator[None]:
         raise
     except (OSError, asyncio.IncompleteReadError) as error:
         raise WorkspaceGoneError("The workspace is gone: its process or its socket closed.") from error
-    except wire.WireError as error:
+    except framing.WireError as error:
         raise invalid_answer(str(error)) from error

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pydantic import Field, ValidationError
 
 from coding_agent_core.admission import Cancel, Keep
-from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
+from coding_agent_core.issue_commands import CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.registry import KEY_FIELDS, Platform
 from coding_agent_core.tasks import (
     Frozen,

@@ -15,7 +15,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.usage import Allowance, Price, Usage
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from coding_agent_consumer.gateway.app import HEAD_LIMIT, Gateway, GatewayApp
+from coding_agent_consumer.gateway.forwarding import HEAD_LIMIT, Gateway, GatewayApp
 from coding_agent_consumer.gateway.ledger import Ledger
 from coding_agent_consumer.gateway.upstream import Upstream, open_providers
 

@@ -29,9 +29,9 @@ from coding_agent_consumer.gateway.ledger import (
     pricing_of,
 )
 from coding_agent_consumer.gateway.meter import Ending, Meter
-from coding_agent_consumer.gateway.request import Ask, read_request
+from coding_agent_consumer.gateway.model_request import Ask, read_request
 from coding_agent_consumer.gateway.upstream import Providers, SilentProviderError, Upstream
-from coding_agent_consumer.gateway.wire import (
+from coding_agent_consumer.gateway.wire_formats import (
     Operation,
     RequestRefusedError,
     Route,
@@ -119,7 +119,7 @@ class GatewayApp:
     on_counted: Callable[[Usage], None]
     running: set[asyncio.Future[None]] = field(default_factory=set)
     _held: int = 0
-    _settled: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _answered: asyncio.Condition = field(default_factory=asyncio.Condition)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -232,11 +232,11 @@ class GatewayApp:
                 self.gateway.requests -= 1
             else:
                 used, known = meter.end(ending, ask.size.least)
-                settle = self.ledger.settle if known else self.ledger.settle_unknown
-                settle(number, ask.models[0], used, pricing)
+                charge = self.ledger.charge if known else self.ledger.charge_reserved
+                charge(number, ask.models[0], used, pricing)
                 self.on_counted(self.ledger.usage)
-            async with self._settled:
-                self._settled.notify_all()
+            async with self._answered:
+                self._answered.notify_all()
 
     def _check_number(self) -> None:
         most = self.gateway.most_requests
@@ -306,14 +306,14 @@ class GatewayApp:
         with contextlib.suppress(asyncio.CancelledError):
             if not isinstance(found := await turn, Verdict):
                 self.ledger.release(found)
-                async with self._settled:
-                    self._settled.notify_all()
+                async with self._answered:
+                    self._answered.notify_all()
 
     async def _turn_of(self, ask: Ask, pricing: Pricing | None) -> int | Verdict:
         """Reserve in the order of arrival, so that small requests never overtake a large one forever."""
-        async with self._turn, self._settled:
+        async with self._turn, self._answered:
             while (found := self.ledger.reserve(ask.size, pricing)) is Verdict.WAIT:
-                await self._settled.wait()
+                await self._answered.wait()
         return found
 
     async def _return(

@@ -27,15 +27,15 @@ from coding_agent_core.admission import (
 )
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, UnreadableTaskError
 from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
-from coding_agent_core.commands import LABEL_COMMANDS, PENDING, CommandName, executed, next_command
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.values import MARKER, ItemState, LabelEvent
+from coding_agent_core.issue_commands import LABEL_COMMANDS, PENDING, CommandName, executed, next_command
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.messages import TaskSink
+from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.reporting import Links, Report, comment, read_state, swap_labels
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
@@ -59,9 +59,9 @@ from coding_agent_operator.reporter.item_plan import (
 )
 from coding_agent_operator.reporter.report import (
     TaskMemory,
-    acknowledged,
     cancellation_cause,
     has_problem,
+    labels_shown,
     link_problems,
     report_of,
     reported,
@@ -153,13 +153,13 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
         # The item shows a newer run, so this older one no longer writes on it.
         if not task.ended:
             return Requeue()
-        return await _settle(context, task, acknowledged("The item shows a newer run."))
+        return await _finish(context, task, labels_shown("The item shows a newer run."))
     try:
         return await _newest(context, task, earlier[::-1], memory)
     except ForgeNotFoundError as error:
         # The item was deleted, or our token cannot see it, so nothing can be shown on it.
         if task.ended:
-            return await _settle(context, task, acknowledged("The item is gone, or the token cannot see it."))
+            return await _finish(context, task, labels_shown("The item is gone, or the token cannot see it."))
         problem = Event("Warning", "ItemNotFound", str(error))
         await record_problem(context.tasks, task, memory, problem, context.clock())
         return Requeue()
@@ -229,8 +229,8 @@ async def _newest(
             "%s: labels added: %s; labels removed: %s", task.spec.item.display, plan.add, plan.remove
         )
     if postponed is not None:
-        if plan.acknowledge:
-            await context.tasks.set_conditions(newest, (acknowledged("The item shows our labels."),), now)
+        if plan.labels_shown:
+            await context.tasks.set_conditions(newest, (labels_shown("The item shows our labels."),), now)
         raise postponed
     memory.pending = plan.pending
     if plan.correct is not None:
@@ -241,13 +241,13 @@ async def _newest(
         newest = await _patched(context, newest, check_label(None))
     if task.ended and memory.end_shown is None and plan.pending is None:
         memory.end_shown = now
-    wanted: list[Condition] = [acknowledged("The item shows our labels.")] if plan.acknowledge else []
+    wanted: list[Condition] = [labels_shown("The item shows our labels.")] if plan.labels_shown else []
     if has_problem(task):
         wanted.append(reported())
     recorded = await context.tasks.set_conditions(newest, tuple(wanted), now)
     memory.problem = ""
-    if plan.settled:
-        return await _settle(context, recorded)
+    if plan.finished:
+        return await _finish(context, recorded)
     since = memory.pending.since if memory.pending is not None else memory.end_shown
     if since is None or not (task.ended or memory.pending):
         return Requeue()
@@ -335,7 +335,7 @@ def _without_position(report: Report) -> str:
     return comment(replace(report, position=None))
 
 
-async def _settle(context: ForgeContext, task: AgentTask | None, *wanted: Condition) -> Requeue | None:
+async def _finish(context: ForgeContext, task: AgentTask | None, *wanted: Condition) -> Requeue | None:
     """Set conditions of an ended task, and stop watching it."""
     if task is not None and wanted:
         task = await context.tasks.set_conditions(task, wanted, context.clock())
@@ -380,7 +380,7 @@ async def _start_new_run(context: ForgeContext, task: AgentTask, item: ItemState
     now = context.clock()
     applied = await context.forge.label_application(task.spec.item)
     # From here on, every program treats such a label on the item as a new application.
-    again = acknowledged("The label was applied again.")
+    again = labels_shown("The label was applied again.")
     if await context.tasks.set_conditions(task, (again,), now) is None:
         raise TaskChangedError(f"{task.name} is gone")
     known = answered_by_withdrawal(withdrawn_before(task)) or labeled_at(task)

@@ -18,7 +18,7 @@ import jiter
 
 from coding_agent_consumer.gateway.contents import CANDIDATES, GENERATION, Contents, read_contents
 from coding_agent_consumer.gateway.ledger import Size, Tokens
-from coding_agent_consumer.gateway.wire import Operation, RequestRefusedError, Route, positive
+from coding_agent_consumer.gateway.wire_formats import Operation, RequestRefusedError, Route, positive
 
 _VALUES_LIMIT = 200_000
 """The most JSON values of a request. A conversation of a million tokens has a tenth of this. Values take

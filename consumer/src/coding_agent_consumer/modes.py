@@ -18,10 +18,10 @@ from coding_agent_core.errors import ForgeError, ForgeNotFoundError, SettingsErr
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.forge.values import ItemDetails
-from coding_agent_core.messages import TaskSource
+from coding_agent_core.queue_messages import TaskSource
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting import State
-from coding_agent_core.settings.job import MIRROR_VARIABLE
+from coding_agent_core.settings.job_settings import MIRROR_VARIABLE
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Phase, RunnerName
@@ -31,13 +31,13 @@ from prometheus_client import CollectorRegistry
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import model_spec
 from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of_error
+from coding_agent_consumer.attempt_egress import Identities, denials
 from coding_agent_consumer.brief import Agent
-from coding_agent_consumer.egress import Identities, denials
+from coding_agent_consumer.forge_tasks import ForgeTask, branch_for, remembered, task_for
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.runners.agent import CliAgent, runner_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
-from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.workspace.launch import harden_agent_process
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from coding_agent_core.reporting import State
 from coding_agent_core.tasks import Phase, whole_second
@@ -48,6 +48,21 @@ class Shown:
     comments: int
 
 
+def _taken_by_name(label: ForgeEvent, events: Sequence[ForgeEvent]) -> bool:
+    """Whether the bot took the label off while it swapped the labels for an older one.
+
+    Labels can only be removed by their name. docs/decisions/0005 names the moment between the two requests of
+    a start as one in which a new label can be lost.
+    """
+    return any(
+        event.event == "unlabeled"
+        and event.actor == BOT_USER
+        and event.label == label.label
+        and label.at <= event.at <= label.at + timedelta(seconds=1)
+        for event in events
+    )
+
+
 def is_wanted(events: Sequence[ForgeEvent]) -> bool:
     """Whether the last thing that a person did with the item asks for work."""
     last = last_act(events)
@@ -87,6 +102,8 @@ def problems(
         # in which it cannot be told whether a label came before or after the last look at the item.
         second = whole_second(last.at)
         ended = [run.name for run in done if run.ended_at is not None and run.ended_at >= second]
+        if not ended and _taken_by_name(last, events):
+            return found
         if len(worked) > 1 or not ended:
             found.append(f"the label that stays: {worked} worked after it, {ended} ended after it, not one")
         if shown.labels & {*ASKING, DONE} != {DONE}:

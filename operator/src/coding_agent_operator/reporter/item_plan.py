@@ -74,7 +74,8 @@ def _work_was_over(task: AgentTask) -> datetime | None:
 
 @dataclass(frozen=True)
 class ItemPlan:
-    """What to do on an item, in this order: record, add labels, remove labels, labels_shown, correct.
+    """What to do on an item, in this order: record, add labels, remove labels, record that they are
+    shown, correct.
 
     Attributes:
         answered_until: the time to record before labels that ask for a task are removed. The task answers all

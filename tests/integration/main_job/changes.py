@@ -31,4 +31,4 @@ def push(system: System, files: Mapping[str, str], branch: str = "main") -> None
 def open_change(system: System, files: Mapping[str, str] | None = None) -> int:
     """A person pushes a branch with these files and opens a change for it; its number."""
     push(system, files or {}, "feature")
-    return system.forge.open_change(REPOSITORY, "feature", "main")
+    return system.forge.open_change(REPOSITORY, "feature", "main", title="A feature")

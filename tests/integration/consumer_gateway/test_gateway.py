@@ -397,11 +397,23 @@ async def test_parallel_requests_wait_for_each_other_near_the_allowance() -> Non
 
 _PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 _INLINE = {"inlineData": {"mimeType": "image/png", "data": "A"}}
+_IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+_FILE = {"type": "x", "file_id": "f"}
 UNSIZED: dict[str, tuple[WireFormat, str, dict[str, Any]]] = {
     "a stored answer": (OPENAI, RESPONSES[0], RESPONSES[1] | {"previous_response_id": "resp_1"}),
     "no limit": (OPENAI, RESPONSES[0], {"model": "m", "input": "hi"}),
     "a picture": (OPENAI, CHAT[0], CHAT[1] | {"messages": [{"role": "user", "content": [_PICTURE]}]}),
+    "a conversation": (OPENAI, RESPONSES[0], RESPONSES[1] | {"conversation": "conv_1"}),
+    "an item": (OPENAI, RESPONSES[0], RESPONSES[1] | {"input": [{"type": "item_reference", "id": "msg_1"}]}),
+    "an unknown key": (OPENAI, CHAT[0], CHAT[1] | {"a_key_of_tomorrow": "x"}),
+    "an image": (ANTHROPIC, MESSAGES[0], MESSAGES[1] | {"messages": [{"role": "user", "content": [_IMAGE]}]}),
+    "a file": (ANTHROPIC, MESSAGES[0], MESSAGES[1] | {"messages": [{"role": "user", "content": [_FILE]}]}),
     "a compaction": (ANTHROPIC, MESSAGES[0], MESSAGES[1] | {"compaction": {"type": "auto"}}),
+    "an edit of the context": (
+        *(ANTHROPIC, MESSAGES[0]),
+        MESSAGES[1] | {"context_management": {"edits": [{"type": "compact_20260112"}]}},
+    ),
+    "no limit, Gemini": (GOOGLE, GENERATE[0], {"contents": []}),
     "inline data": (GOOGLE, GENERATE[0], ASKED | {"contents": [{"parts": [_INLINE]}]}),
 }
 MUCH = 500_000

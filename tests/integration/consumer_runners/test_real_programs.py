@@ -11,6 +11,7 @@ import pytest
 from coding_agent_consumer.modes import make_agent
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
+from coding_agent_core.usage import Allowance
 from coding_agent_demo.programs import program_folder
 from coding_agent_model.script import Call, Failure, Script, Turn
 
@@ -28,6 +29,9 @@ PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 )
 """One pixel as PNG; Claude Code decodes what it reads."""
+
+MUCH = 100_000
+"""Tokens: more than the first request of any of them."""
 
 MakePlace = Callable[..., AttemptPlace]
 
@@ -47,20 +51,22 @@ def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 class Place:
     """Runs attempts with a runner."""
 
-    def __init__(self, place: AttemptPlace, runner: str) -> None:
+    def __init__(self, place: AttemptPlace, runner: str, provider: str = "") -> None:
         self.place, self.runner = place, runner
-        self.provider = {"claude-code": "anthropic", "gemini": "google"}.get(runner, "openai")
+        vendors = {"claude-code": "anthropic", "gemini": "google"}
+        self.provider = provider or vendors.get(runner, "openai")
 
     async def run(self, **given: Any) -> Outcome:
         sections, service = given.pop("sections", {}), given.pop("service", {})
+        allowance, consumer = given.pop("allowance", None), given.pop("consumer", {})
         model, provider = self.place.system.model, self.provider
         url = model.base_url if provider == "openai" else model.url
         service = {"base_url": url, "api_key": MODEL_KEY, "model": "scripted", **service}
         return await self.place.run(
-            self.place.given(**{"timeout": 300, **given}),
+            self.place.given(**{"timeout": 300, **given}).model_copy(update={"allowance": allowance}),
             grace=100,
             make_agent=make_agent,
-            consumer={"runner": self.runner, "checkpoint_interval": 0.001},
+            consumer={"runner": self.runner, "checkpoint_interval": 0.001, **consumer},
             llm={"provider": provider, provider: service},
             **sections,
         )
@@ -152,3 +158,57 @@ async def test_a_failing_model_is_not_asked_without_end(place: Callable[..., Pla
     outcome = await here.run()
     assert outcome.reason is Reason.MODEL_UNAVAILABLE, outcome
     assert len(here.place.system.model.requests) <= 6
+
+
+@pytest.mark.parametrize("runner", ["claude-code"], indirect=True)
+async def test_60_requests_with_pictures_exceed_the_allowance_by_one_answer_at_most(
+    make_place: MakePlace, runner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can say before how many tokens a picture is. The other requests have a known size."""
+    asked = {"description": "Look", "prompt": "LOOK AT IT", "subagent_type": "general-purpose"}
+    helper = Call(tool="Agent", arguments={**asked, "run_in_background": False})
+    looks = Turn(calls=(Call(tool="Read", arguments={"file_path": "picture.png"}),), prompt_tokens=1)
+    scripts = [
+        Script(name="helper", match="LOOK AT IT", turns=(looks, Turn(text="I looked.", prompt_tokens=MUCH))),
+        Script(turns=(Turn(calls=(helper,) * 20, prompt_tokens=1), Turn(text=WORDS, prompt_tokens=1))),
+    ]
+    place = make_place("github", scripts)
+    start = "IS_SANDBOX=1 claude -p --model scripted --permission-mode bypassPermissions"
+    picture = f"echo {base64.b64encode(PICTURE).decode()} | base64 -d > picture.png"
+    # One process runs 20 helpers at a time.
+    monkeypatch.setenv("CLAUDE_CODE_MAX_TOOL_USE_CONCURRENCY", "20")
+    await exceeds_by_one_answer(
+        Place(place, "command", "anthropic"), f"{picture}; for n in 1 2 3; do {start} <<< Work. & done"
+    )
+    helpers = [one for one in place.system.model.requests if one["script"] == "helper"]
+    assert len([one for one in helpers if one["position"] == 0]) == 60, "they were at work together"
+
+
+@pytest.mark.parametrize("runner", ["codex"], indirect=True)
+async def test_60_programs_that_set_no_limit_exceed_the_allowance_by_one_answer_at_most(
+    make_place: MakePlace, runner: str
+) -> None:
+    """It never says how long an answer may be."""
+    provider = '{name="g", base_url="\'$OPENAI_BASE_URL\'", env_key="OPENAI_API_KEY", wire_api="responses"}'
+    start = (
+        "codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox"
+        f" -m scripted -c web_search=disabled -c model_provider=g -c 'model_providers.g={provider}' -"
+    )
+    slow = runs("true", prompt_tokens=MUCH, delay_ms=3_000)  # the others ask meanwhile
+    place = make_place("github", [Script(turns=(slow,), loop=True)])
+    await exceeds_by_one_answer(
+        Place(place, "command"),
+        f"for n in {{1..60}}; do mkdir $TMPDIR/$n && CODEX_HOME=$TMPDIR/$n {start} <<< Work. & done",
+    )
+
+
+async def exceeds_by_one_answer(here: Place, work: str) -> None:
+    """Run it with an allowance for somewhat more than two of the answers with `MUCH`."""
+    allowance = 2 * MUCH + MUCH // 2
+    command = ["bash", "-c", f"{work}; wait; false"]
+    outcome = await here.run(allowance=Allowance(tokens=allowance), consumer={"command": command})
+    assert outcome.reason is Reason.BUDGET_EXCEEDED, outcome
+    used = here.place.system.model.usage["scripted"]
+    assert allowance < used["input_tokens"] + used["output_tokens"] < allowance + MUCH
+    counted = outcome.usage.input_tokens + outcome.usage.output_tokens
+    assert counted == used["input_tokens"] + used["output_tokens"]

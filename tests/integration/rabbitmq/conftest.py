@@ -25,7 +25,7 @@ async def sink(settings: RabbitMQ) -> AsyncIterator[RabbitMQSink]:
 
 @pytest.fixture
 async def hasty_sink(settings: RabbitMQ) -> AsyncIterator[RabbitMQSink]:
-    """One that gives up after three seconds."""
+    """A sink that gives up after three seconds."""
     sink = RabbitMQSink(settings.model_copy(update={"publish_timeout": HASTE}))
     yield sink
     await sink.aclose()

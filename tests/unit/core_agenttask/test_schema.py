@@ -55,7 +55,7 @@ def test_types_and_schema_are_the_same(model: type[BaseModel], crd: dict[str, An
         ours, theirs = resolve(raw, whole), crd["properties"][name]
         assert ours["type"] == theirs["type"], f"{name}: type"
         if theirs["type"] == "integer":
-            # Those of Python have no width.
+            # Python's integers have no width.
             assert theirs.get("format") in ("int32", "int64"), f"{name}: format"
         else:
             assert ours.get("format") == theirs.get("format"), f"{name}: format"

@@ -18,7 +18,7 @@ ABSENCE_SECONDS = 0.3
 
 
 class Broker:
-    """One that never answers; who gives up waiting for it needs `release` to be done with that."""
+    """A broker that never answers, and whose clients end only once `release` is set."""
 
     def __init__(self) -> None:
         self.asked, self.left, self.release = (threading.Event() for _ in range(3))

@@ -13,7 +13,7 @@ LOGGER = logging.getLogger("test")
 
 
 class Forge:
-    """One that fails so often, with this error."""
+    """A forge that fails so often, with this error."""
 
     def __init__(self, failures: int, error: Exception) -> None:
         self.failures, self.error, self.calls = failures, error, 0

@@ -383,7 +383,7 @@ class LabelRace:
     def pass_time(self) -> None:
         self.server.now += timedelta(milliseconds=self.chance.choice((10, 300, 900, 2500)))
 
-    # What they need.
+    # What reporter and sink are given.
 
     def seconds(self) -> float:
         return (self.server.now - START).total_seconds()

@@ -136,6 +136,8 @@ class Attempt:
             allowance, because an attempt that leaves no outcome counts as having spent all of it.
         mirror: the mirror of the item's repository, if there is a cache.
         variables: environment variables for the commands in the workspace.
+        lost: set when a queue has given the task to another consumer. Nothing is pushed from then on, and no
+            change is opened.
 
     example:
         attempt = build_attempt(settings, given, forge, stop, grace=60.0)  # of `program`
@@ -155,6 +157,7 @@ class Attempt:
     mirror: Mirror | None = None
     patience: float = inf
     variables: Mapping[str, str] = field(default_factory=dict)
+    lost: asyncio.Event = field(default_factory=asyncio.Event)
     clock: Clock = field(default_factory=Clock)
     transcripts: Transcripts = field(init=False)
     _deadline: Deadline = field(init=False)
@@ -162,6 +165,8 @@ class Attempt:
     """The outcome of the agent's work, once there is one."""
     _change: str | None = field(default=None, init=False)
     """The open change that the work continues. The outcome names it however the attempt ends."""
+    _pushed: str | None = field(default=None, init=False)
+    """The branch to which the agent's finished work was pushed, once it was."""
     _gateway: Gateway | None = field(default=None, init=False)
     """The gateway is open while the agent works. Its counts are still read after that."""
 
@@ -220,8 +225,9 @@ class Attempt:
 
     def _cut_off(self, reason: Reason, message: str) -> Outcome:
         if self._worked is not None and self._worked.reason is Reason.COMPLETED:
-            reason, message = Reason.FORGE_UNAVAILABLE, "The finished work could not be pushed in time."
-        return Outcome(reason=reason, message=message)
+            what = "pushed" if self._pushed is None else "offered as a change"
+            reason, message = Reason.FORGE_UNAVAILABLE, f"The finished work could not be {what} in time."
+        return Outcome(reason=reason, message=message, branch=self._pushed)
 
     async def _outcome(self) -> Outcome:
         try:
@@ -240,7 +246,9 @@ class Attempt:
         if refused is not None:
             return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
         target = task.target(details)
-        permit = PushPermit(task.forge, details, self.settings.consumer.branch_prefix, target.repository)
+        permit = PushPermit(
+            task.forge, details, self.settings.consumer.branch_prefix, target.repository, self.lost
+        )
         await self._prepared(lambda: permit(target.branch))
         check = ApprovalCheck(
             task.forge, task.item, approval, self.settings.authorize, self.settings.newer_text
@@ -292,6 +300,7 @@ class Attempt:
                 if unapproved.report:
                     summary = f"{unapproved.report}\n\n{worked.summary}".strip()
                     worked = self._worked = worked.model_copy(update={"summary": summary})
+        self._pushed = publisher.pushed_branch
         outcome = await self._conclude(task, details, worked, publisher.pushed_branch)
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome
@@ -501,6 +510,8 @@ class Attempt:
         if branch is None:
             message = "The agent found nothing to change in the repository."
             return outcome.model_copy(update={"reason": Reason.NOTHING_TO_CHANGE, "message": message})
+        if self.lost.is_set():
+            raise StoppedError
         summary = beginning(worked.summary, _DESCRIPTION_LIMIT)
         change = await self._delivered(
             lambda: task.forge.open_change(

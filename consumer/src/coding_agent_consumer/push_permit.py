@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
@@ -71,12 +72,14 @@ class PushPermit:
         details: details of the task's item.
         prefix: the prefix of the branches for issues.
         repository: full path of the repository that is pushed to.
+        lost: set when another consumer has the task. It continues from the branch as it is then.
     """
 
     forge: Forge
     details: ItemDetails
     prefix: str
     repository: str
+    lost: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(self, branch: str) -> None:
         """Return if the branch may be pushed to; raise otherwise.
@@ -86,6 +89,8 @@ class PushPermit:
             SourceRepositoryGoneError: the repository of a change's branch cannot be found.
             ForgeError: the facts cannot be read. Without an answer from the forge nothing may be pushed.
         """
+        if self.lost.is_set():
+            raise PushNotAllowedError("Another consumer has the task now, so nothing is pushed here.")
         item = self.details.item
         try:
             facts = await self.forge.branch_facts(self.repository, branch)

@@ -64,6 +64,8 @@ _EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
 """The time of a withdrawal if nobody knows it: a label on the item may be newer, so each one stays."""
 _SHOWING_TRIES = 10
 """Further deliveries after the last attempt to show a task's end while the forge refuses that."""
+_HURRY = 1.0
+"""Seconds that a consumer that must end waits for a broker that is away."""
 _OVERTIME = 600.0
 """Seconds beyond an attempt's time in which its finished work can still be pushed."""
 
@@ -84,6 +86,15 @@ class _ForgeDownError(Exception):
         self.asked = asked
 
 
+class _OutdatedError(Exception):
+    """Another consumer has changed the item since it was decided that an attempt starts."""
+
+
+def _progress_of(state: State | None) -> tuple[object, ...]:
+    """Return what tells one report of a task from the next one."""
+    return () if state is None else (state.uuid, state.run, state.attempt, state.phase)
+
+
 @dataclass
 class _Progress:
     """How far the handling of a claim has come.
@@ -92,11 +103,13 @@ class _Progress:
         attempt: number of the attempt that runs, or ran last.
         trial: the task's use of its forge.
         task: the task on its item, once it is known.
+        seen: the comment's state from which it was decided what to do.
     """
 
     attempt: int
     trial: Trial
     task: ForgeTask | None = None
+    seen: State | None = None
 
 
 @dataclass
@@ -165,7 +178,8 @@ class TaskHandler:
                     if await self._settle_locked_out(claim, forge, progress):
                         return
                 try:
-                    await self._with_item(claim, forge, progress)
+                    while not await self._with_item(claim, forge, progress):
+                        _logger.info("Another consumer changed %s; deciding again", item.display)
                 except _TaskStoppedError:
                     raise
                 except _ForgeDownError as error:
@@ -237,7 +251,8 @@ class TaskHandler:
         state = await remembered(forge, await forge.locate(claim.task.request.item))
         return state is not None and state.uuid == claim.task.uuid
 
-    async def _with_item(self, claim: Claim, forge: Forge, progress: _Progress) -> None:
+    async def _with_item(self, claim: Claim, forge: Forge, progress: _Progress) -> bool:
+        """Decide what to do, and do it. Return `False` if the decision was out of date before work began."""
         queued = claim.task
         limit = self.settings.consumer.max_attempts
         item = await self._before_work(claim, progress, lambda: forge.locate(queued.request.item))
@@ -245,6 +260,7 @@ class TaskHandler:
         details = await self._before_work(claim, progress, lambda: forge.read(item))
         progress.trial.answered()  # not after `locate`, which may send no request
         state = await self._before_work(claim, progress, lambda: remembered(forge, item))
+        progress.seen = state
         if state is not None and state.uuid == queued.uuid:
             progress.attempt = max(progress.attempt, state.attempt)
         decision = decide_start(queued, details, state, labels, limit)
@@ -291,7 +307,11 @@ class TaskHandler:
                 progress.attempt = decision.attempt
                 progress.task = task_for(forge, item, labels, begun, max_attempts=limit)
                 earlier = EarlierAttempts(ended=start.ended)
-                await self._attempt(claim, progress, progress.task, details, earlier)
+                try:
+                    await self._attempt(claim, progress, progress.task, details, earlier)
+                except _OutdatedError:
+                    return False
+        return True
 
     async def _attempt(
         self,
@@ -302,7 +322,7 @@ class TaskHandler:
         earlier: EarlierAttempts,
     ) -> None:
         async def prepare() -> None:
-            await self._require_ours(claim, task)
+            await self._require_start(claim, task, progress.seen)
             await task.prepare()
 
         await self._before_work(claim, progress, prepare)
@@ -343,6 +363,7 @@ class TaskHandler:
                 overtime=_OVERTIME,
                 patience=_START_PATIENCE,
                 variables=variables,
+                lost=claim.lost,
                 clock=self.clock,
             )
             outcome = await attempt.run()
@@ -366,18 +387,42 @@ class TaskHandler:
         self._given_back.pop(claim.task.uuid, None)
         await self._settle(claim, task, outcome)
 
+    async def _require_start(self, claim: Claim, task: ForgeTask, seen: State | None) -> None:
+        """Return if the attempt may start: this consumer holds the item, and the decision still applies.
+
+        Args:
+            seen: the comment's state from which it was decided that the attempt starts.
+
+        Raises:
+            ForgeError: the comment cannot be read.
+            _OutdatedError: another consumer has reported since.
+            _TaskStoppedError: another consumer may have the task. No work has begun, so it can have it.
+        """
+        if claim.exclusive:
+            return
+        if not await self._holds_item(claim):
+            claim.lost.set()
+            raise _TaskStoppedError
+        # The second state is our own, if the forge accepted the comment and then failed.
+        if _progress_of(await remembered(task.forge, task.item)) not in (
+            _progress_of(seen),
+            _progress_of(task.state),
+        ):
+            raise _OutdatedError
+
     async def _require_ours(self, claim: Claim, task: ForgeTask) -> None:
         """Return if this consumer's next report replaces nothing newer in the comment.
 
-        1. This consumer loses its connection, and with it the item's lock.
-        2. Another consumer gets the message and the lock, does the work, reports the end, and frees the lock.
-        3. This consumer connects again and has the lock again.
+        1. This consumer loses its connection, and with it the item's lock. It may not know it yet.
+        2. Another consumer gets the message and the lock, and starts the next attempt, or reports the end.
+        3. This consumer reports.
 
         Raises:
             ForgeError: the comment cannot be read.
             _TaskStoppedError: another consumer has or had the task.
         """
-        if claim.interrupted and not claim.lost.is_set():
+        if not (claim.exclusive or claim.lost.is_set()):
+            await self._holds_item(claim)
             shown, ours = await remembered(task.forge, task.item), task.state
             if shown is not None and (shown.run, shown.attempt, shown.phase.terminal) > (
                 ours.run,
@@ -387,6 +432,20 @@ class TaskHandler:
                 claim.lost.set()
         if claim.lost.is_set():
             raise _TaskStoppedError
+
+    async def _holds_item(self, claim: Claim) -> bool:
+        """As `Claim.holds_item`, but do not wait for a broker that is away when the consumer must end."""
+
+        async def hurry() -> None:
+            await self.shutdown.wait()
+            await self.clock.sleep(_HURRY)
+
+        asked = asyncio.ensure_future(claim.holds_item())
+        try:
+            await first_of(asyncio.wait({asked}), hurry())
+            return asked.done() and asked.result()
+        finally:
+            asked.cancel()
 
     async def _settle(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
         attempt = task.state.attempt

@@ -208,8 +208,20 @@ class Claim(Protocol):
         ...
 
     @property
-    def interrupted(self) -> bool:
-        """Whether the item's lock was lost for a time in which another consumer may have had the task."""
+    def exclusive(self) -> bool:
+        """Whether nobody else can get the task while the claim lasts.
+
+        A broker gives the task of a consumer that it cannot reach to another one, and the first consumer
+        learns of this late.
+        """
+        ...
+
+    async def holds_item(self) -> bool:
+        """Wait, for a limited time, until the queue knows whether this consumer still has the item's lock.
+
+        Returns:
+            `False` if another consumer has the lock, or if the queue did not answer in time.
+        """
         ...
 
     def item_lock(self) -> AbstractAsyncContextManager[bool]:

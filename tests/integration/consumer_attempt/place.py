@@ -152,6 +152,7 @@ class AttemptPlace:
         grace: float = 20,
         make_agent: MakeAgent = ModelAgent,
         record: Callable[[Outcome], None] | None = None,
+        lost: asyncio.Event | None = None,
         **sections: Any,
     ) -> Outcome:
         """Run an attempt in this process, with a workspace of its own."""
@@ -161,9 +162,11 @@ class AttemptPlace:
         forge = connect_forge(settings, self.platform)
         try:
             stop = stop or asyncio.Event()
-            return await build_attempt(
+            attempt = build_attempt(
                 settings, given, forge, stop, grace=grace, make_agent=make_agent, record=record
-            ).run()
+            )
+            attempt.lost = lost or attempt.lost
+            return await attempt.run()
         finally:
             await forge.aclose()
 

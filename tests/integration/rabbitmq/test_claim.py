@@ -45,8 +45,10 @@ async def test_the_lock_is_taken_again_after_a_reconnection(
             assert held
             relay.cut()
             await until(lambda: not queue.is_locked(first.task.request.item))
+            asked = asyncio.create_task(first.holds_item())
             relay.restore()
-            await until(lambda: queue.is_locked(first.task.request.item))
+            assert await asked
+            assert queue.is_locked(first.task.request.item)
             async with claims(new_source()) as take_too:
                 second = await take_too()
                 async with second.item_lock() as held_too:
@@ -100,9 +102,11 @@ async def test_who_finds_the_item_taken_after_a_reconnection_has_lost_it(
                 assert (second.task.uuid, second.redelivered) == (first.task.uuid, True)
                 async with second.item_lock() as held_too:
                     assert held_too
+                    asked = asyncio.create_task(first.holds_item())
                     relay.restore()
                     async with asyncio.timeout(60):
                         await first.lost.wait()
+                    assert not await asked
                     await first.retry(1, 2)  # settles nothing: the task is the other's
                     await second.done()
     assert queue.ready() == 0

@@ -93,6 +93,7 @@ class Process:
         waiting: names of its requests that wait, with how each is let pass.
         free: its requests pass at once.
         outages: how often it lost its network.
+        keeps_forge: while it has no connection to the broker, it reaches the forge.
         saw_labeled: whether the label was there, or its work went on, when it read the item's state last.
     """
 
@@ -109,6 +110,7 @@ class Process:
         self.tracker = DeliveryTracker()
         self.claim: SimulatedClaim | None = None
         self.outages, self.saw_labeled, self.read_at = 0, False, self.world.now()
+        self.keeps_forge = False
         self.task = self.world.loop.create_task(self._main(self))
 
     def kill(self) -> None:
@@ -127,6 +129,12 @@ class Process:
     def lose_network(self) -> None:
         """It reaches neither broker nor forge."""
         self.outages += 1
+        self.keeps_forge = False
+        self.disconnect()
+
+    def lose_broker(self) -> None:
+        """It reaches the forge, and does not know that the broker has given up its connection."""
+        self.keeps_forge = True
         self.disconnect()
 
     async def to_broker(self, name: str) -> bool:
@@ -138,7 +146,7 @@ class Process:
         return self.connected.is_set()
 
     async def to_forge(self, name: str) -> Answer:
-        was_up, outages = self.connected.is_set(), self.outages
+        was_up, outages = self.connected.is_set() or self.keeps_forge, self.outages
         answer = await self.request(name)
         return answer if was_up and outages == self.outages else Answer.DOWN
 
@@ -210,7 +218,11 @@ class SimulatedForge:
         return await self._asked("label_application", self.item.application)
 
     async def label_history(self, _item: Item, _since: datetime | None) -> Any:
-        return await self._asked("label_history", lambda: list(self.item.history))
+        def history() -> list[LabelEvent]:
+            self.process.saw_labeled |= self.item.labeled  # applied since the state was read
+            return list(self.item.history)
+
+        return await self._asked("label_history", history)
 
     async def whoami(self) -> str:
         return "bot"
@@ -363,7 +375,7 @@ class SimulatedClaim:
 
     message: Message
     process: Process
-    is_locked = is_refused = interrupted = False
+    is_locked = is_refused = exclusive = False
 
     def __post_init__(self) -> None:
         self.task, self.redelivered = self.message.task, self.message.redelivered
@@ -382,6 +394,12 @@ class SimulatedClaim:
                 yield held
             finally:
                 self.is_locked = False
+
+    async def holds_item(self) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE):
+                await self.process.connected.wait()
+        return self.process.connected.is_set() and self.is_locked and not self.lost.is_set()
 
     def ending(self) -> None: ...
 
@@ -521,7 +539,7 @@ class World:
         claim = process.claim
         if claim is not None and claim.is_locked and not process.connected.is_set():
             if self.broker.lock is None:
-                self.broker.lock, claim.interrupted = process, True
+                self.broker.lock = process
             elif self.broker.lock is not process:
                 claim.lost.set()
         process.connected.set()

@@ -49,7 +49,14 @@ REQUESTS = [
     *["open_change", *["publish"] * 8, "acknowledge", "acknowledge"],
 ]
 ACTS = ["label", "label again", "unlabel", "relabel", "command", "cancel", "publish", "close"]
-FAULTS = [*["die"] * 8, "stop", "lose the network", "reconnect", "the broker restarts"]
+FAULTS = [
+    *["die"] * 8,
+    "stop",
+    "lose the network",
+    *["lose the broker"] * 3,
+    "reconnect",
+    "the broker restarts",
+]
 EVENTS = [*ACTS, *FAULTS, *Answer]
 PERSON, OWN = "alice", "bot"
 PATIENCE = 40
@@ -110,6 +117,8 @@ class Consumers(RuleBasedStateMachine):
                 world.settle_down()
             case "lose the network":
                 process.lose_network()
+            case "lose the broker":
+                process.lose_broker()
             case "the broker restarts":  # its clients are back long before others may take their locks
                 process.disconnect()
                 world.reconnect(process)

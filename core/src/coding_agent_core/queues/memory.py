@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 from coding_agent_core.admission import Cancel, Check, Duplicate, Keep, LatestTask, admit, withdraw
 from coding_agent_core.errors import QueueUnavailableError
@@ -401,10 +402,10 @@ class MemoryClaim:
     redelivered: bool
     queue: MemoryQueue
     entry: Entry
+    exclusive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self.interrupted = False
         self.why_cancelled = ""
         self.withdrawn_before: datetime | None = None
 
@@ -412,6 +413,9 @@ class MemoryClaim:
     async def item_lock(self) -> AsyncIterator[bool]:
         """Return at once: only one task of an item can be claimed, so the claim's holder holds the item."""
         yield not self.lost.is_set()
+
+    async def holds_item(self) -> bool:
+        return not self.lost.is_set()
 
     def ending(self) -> None:
         """From now on, let a label start the next run, which waits until this one ends."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import ClassVar
 
 from coding_agent_core.queue_messages import Claim, QueuedTask
 from coding_agent_core.queues.rabbitmq.connection import (
@@ -120,12 +121,13 @@ class RabbitMQClaim:
     delivery: UnackedDelivery
     redelivered: bool
     connection: ConsumerConnection
+    exclusive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.why_cancelled = ""
         self.withdrawn_before: datetime | None = None
-        self.is_locked = self.is_refused = self.is_lost = self.interrupted = False
+        self.is_locked = self.is_refused = self.is_lost = False
         self._io = self.connection.io
         self._queue = self.connection.settings.queue
         self.lock = lock_queue(self._queue, self.task.request.item)
@@ -143,6 +145,9 @@ class RabbitMQClaim:
         finally:
             if held and not self._io.stopped:
                 await self._io.run(self.connection.unlock_item(self))
+
+    async def holds_item(self) -> bool:
+        return not self._io.stopped and await self._io.run(self.connection.holds_item(self))
 
     def ending(self) -> None:
         """Do nothing: each application of the label has its own message."""
@@ -241,6 +246,14 @@ class ConsumerConnection:
         held = await self._while_claimed(claim, lambda connection: connection.lock(claim.lock, patience))
         claim.is_locked, claim.is_refused = held, not held
         return held
+
+    async def holds_item(self, claim: RabbitMQClaim) -> bool:
+        """Whether the lock is still ours. If the connection is lost, wait until the lock was taken again."""
+
+        async def is_locked(connection: Connection) -> bool:
+            return claim.is_locked and not claim.is_lost
+
+        return await self._while_claimed(claim, is_locked)
 
     async def unlock_item(self, claim: RabbitMQClaim) -> None:
         """Release the lock, and delete the waiting queue, because the item's message no longer waits."""
@@ -365,7 +378,6 @@ class ConsumerConnection:
             _logger.warning("Another consumer took over task %s while the connection was lost", name)
             self._lose(claim)
             return
-        claim.interrupted = True
         if not claim.is_locked:  # `unlock_item` was called before this connection had the lock
             await connection.delete(claim.lock)
 

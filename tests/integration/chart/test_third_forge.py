@@ -1,4 +1,4 @@
-"""What a further forge needs: `parts` is the list, and nothing that is not in it names a forge."""
+"""What a further forge needs: `parts` is the list. Other code names a forge only for what it alone has."""
 
 from __future__ import annotations
 

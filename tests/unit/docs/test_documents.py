@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import yaml
-from coding_agent_core.reasons import REASONS
+from coding_agent_core.reasons import REASONS, PodReason, ReasonClass
 from coding_agent_core.settings.load import load_settings
 from coding_agent_docs import write
 from coding_agent_docs.blocks import SHELLS, Block, blocks, script
@@ -114,6 +114,19 @@ def test_every_reason_has_its_remedy() -> None:
     for reason, facts in REASONS.items():
         assert facts.anchor in sections, reason
         assert f"`{reason}`" in sections[facts.anchor], f"{reason} is not in #{facts.anchor}"
+
+
+def test_the_table_of_reasons_says_which_are_retried() -> None:
+    rows = re.findall(
+        r"^\| (`\w+`(?:, `\w+`)*) \| ([^|]+) \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE
+    )
+    said = {reason: word for reasons, word in rows for reason in re.findall(r"`(\w+)`", reasons)}
+    words = {True: "yes", False: "yes, not counted"}
+    for reason, facts in REASONS.items():
+        kind = facts.outcome_class
+        if kind is ReasonClass.SUCCEEDED or facts.anchor != "failed" or reason == PodReason.SUSPENDED:
+            continue
+        assert said[reason] == (words[kind.counted] if kind.retried else "no"), reason
 
 
 def test_every_alert_has_its_runbook_entry_and_no_entry_is_of_an_alert_that_is_gone() -> None:

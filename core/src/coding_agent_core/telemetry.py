@@ -74,9 +74,13 @@ def bound(**fields: str | None) -> Iterator[None]:
 
 
 def safe(value: str, limit: int = _VALUE_LENGTH) -> str:
-    """Make foreign text safe for logs and answers: cut it, and escape control characters and surrogates."""
-    shortened = value if len(value) <= limit else value[: limit - 1] + "…"
-    return _one_line(shortened)
+    """Make foreign text safe for logs and answers: escape control characters and surrogates, and cut it.
+
+    Returns:
+        at most `limit` characters; an escape has several.
+    """
+    escaped = _one_line(value[: limit + 1])
+    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
 
 
 class TextFormatter(logging.Formatter):

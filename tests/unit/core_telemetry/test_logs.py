@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.model import Logging
-from coding_agent_core.telemetry import JsonFormatter, TextFormatter, bound, configure
+from coding_agent_core.telemetry import JsonFormatter, TextFormatter, bound, configure, safe
 
 
 @pytest.fixture
@@ -54,6 +54,12 @@ def test_foreign_text_cannot_begin_a_line_of_its_own(logged: Any, form: str, end
 def test_what_is_not_unicode_text_is_escaped(formatter: Any) -> None:
     record = logging.LogRecord("x", logging.INFO, "x.py", 1, "event=%s", ("\ud800",), None)
     assert "ud800" in formatter.format(record).encode("utf-8").decode("ascii")
+
+
+def test_escapes_count_for_the_length_of_foreign_text() -> None:
+    """The id of a delivery must fit its field, or the delivery would be answered 503 for good."""
+    assert safe("a\x00" * 100, 20) == "a\\x00a\\x00a\\x00a\\x0…"
+    assert safe("a\n", 5) == "a\\n"
 
 
 def test_json_lines_for_clusters(logged: Any) -> None:

@@ -18,8 +18,9 @@ MAX_MODELS = 8
 """A usage names this many models, the most expensive ones. It sums up the others as `OTHER_MODELS`."""
 OTHER_MODELS = "other"
 UNKNOWN_MODEL = "unknown"
-_MANY = 2**53
-"""More tokens than any attempt uses."""
+MANY_TOKENS = 2**53
+"""More tokens than any attempt uses. Sums stop here: an agent or a provider may report any number, and the
+status of a task could not hold a larger one."""
 _SMALLEST = Decimal("0.000001")
 """Amounts are rounded to this, because a request to a cheap model costs far less than a cent."""
 _MILLION = Decimal(1_000_000)
@@ -86,11 +87,17 @@ def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:
 class _Counts(Frozen, extra="ignore", alias_generator=to_camel, populate_by_name=True):
     """Requests to the model and tokens, as the provider counts them."""
 
-    requests: int = Field(default=0, ge=0, le=_MANY)
-    input_tokens: int = Field(default=0, ge=0, le=_MANY)
-    output_tokens: int = Field(default=0, ge=0, le=_MANY)
+    requests: int = Field(default=0, ge=0, le=MANY_TOKENS)
+    input_tokens: int = Field(default=0, ge=0, le=MANY_TOKENS)
+    output_tokens: int = Field(default=0, ge=0, le=MANY_TOKENS)
     cost: Cost | None = None
     """The cost, or `None` if the model's price is not known."""
+
+
+def _sums(first: _Counts, second: _Counts) -> dict[str, Any]:
+    numbers = ("requests", "input_tokens", "output_tokens")
+    sums = {name: min(getattr(first, name) + getattr(second, name), MANY_TOKENS) for name in numbers}
+    return {**sums, "cost": sum_of(first.cost, second.cost)}
 
 
 class ModelUsage(_Counts):
@@ -99,13 +106,7 @@ class ModelUsage(_Counts):
     model: str = Field(max_length=256)
 
     def plus(self, other: ModelUsage) -> ModelUsage:
-        return ModelUsage(
-            model=self.model,
-            requests=self.requests + other.requests,
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cost=sum_of(self.cost, other.cost),
-        )
+        return ModelUsage(model=self.model, **_sums(self, other))
 
 
 class Usage(_Counts):
@@ -132,10 +133,7 @@ class Usage(_Counts):
         models = _merged((*self.by_model, *other.by_model))
         return Usage(
             model=only if other.requests else self.model,
-            requests=self.requests + other.requests,
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cost=sum_of(self.cost, other.cost),
+            **_sums(self, other),
             models=models if len(models) > 1 else None,
         )
 
@@ -166,7 +164,7 @@ class Allowance(Frozen):
     """Amount of money, with at most six decimal places."""
     currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
     """ISO 4217 code of `amount`, for example `USD`."""
-    tokens: int | None = Field(default=None, ge=0, le=_MANY)
+    tokens: int | None = Field(default=None, ge=0, le=MANY_TOKENS)
     """Tokens sent and received together."""
 
     @model_validator(mode="after")

@@ -108,6 +108,15 @@ def test_an_answer_that_says_nothing_counts_its_reservation(size: Size, allowanc
     assert ledger.reserve(Size(0, Tokens()), _cents) is Verdict.EXHAUSTED
 
 
+def test_more_tokens_than_a_status_can_hold_are_counted_as_the_most() -> None:
+    ledger = Ledger(Allowance(tokens=2**53))
+    number = ledger.reserve(Size(10, None), None)
+    assert isinstance(number, int)
+    ledger.charge(number, "m", Tokens(input=2**60, output=3), None)
+    assert (ledger.usage.input_tokens, ledger.usage.output_tokens) == (2**53, 3)
+    assert ledger.reserve(Size(1, None), None) is Verdict.EXHAUSTED
+
+
 def test_the_dearest_of_several_models_is_the_price() -> None:
     assert dearest([]) is None
     assert dearest([None, _cents]) is _cents

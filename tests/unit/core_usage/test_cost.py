@@ -115,6 +115,14 @@ def test_a_usage_in_the_unit_of_an_allowance(
     assert allowance.spent(usage) == spent
 
 
+def test_a_sum_of_reports_fits_a_status_whatever_they_say() -> None:
+    """An agent that was taken over can report any number, and its task must end all the same."""
+    most = Usage(requests=2**53, input_tokens=2**53, output_tokens=1, model="m")
+    assert most.plus(most) == most.model_copy(update={"output_tokens": 2})
+    both = most.model_copy(update={"models": (*most.by_model, *most.by_model)})
+    assert Usage().plus(both).by_model[0].input_tokens == 2**53
+
+
 def test_what_is_left_is_never_negative() -> None:
     assert FIVE.with_value(Decimal(-1)).value == 0
     assert MANY.with_value(Decimal(12)) == Allowance(tokens=12)

@@ -15,7 +15,7 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
 
-from coding_agent_core.usage import Allowance, Cost, Price, Usage
+from coding_agent_core.usage import MANY_TOKENS, Allowance, Cost, Price, Usage
 from genai_prices import Usage as ListedUsage
 from genai_prices import calc_price
 
@@ -284,8 +284,8 @@ class Ledger:
         self.spent += value
         answer = Usage(
             requests=1,
-            input_tokens=used.input,
-            output_tokens=used.output,
+            input_tokens=min(used.input, MANY_TOKENS),
+            output_tokens=min(used.output, MANY_TOKENS),
             cost=None if cost is None else Cost.of(cost.amount, cost.currency),
             model=model[:256],
         )

@@ -125,6 +125,12 @@ def test_each_documented_field_is_counted(
     assert usage_in(operation, event) == expected
 
 
+def test_candidates_that_are_no_list_are_not_read() -> None:
+    meter = Meter(Operation.GENERATE_CONTENT, JSON, "")
+    meter.feed(b'{"candidates": 5, "usageMetadata": {"promptTokenCount": 100}}')
+    assert meter.end(Ending.WHOLE, estimated_input=50) == (Tokens(100), False)
+
+
 def _fields(model: type[pydantic.BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield field.alias or name

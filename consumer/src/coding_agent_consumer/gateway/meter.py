@@ -294,7 +294,8 @@ def _is_last(operation: Operation, event: Mapping[str, Any]) -> bool:
             return event.get("type") in ("message_delta", "message") and _counts(event.get("usage"))
         case Operation.GENERATE_CONTENT:
             candidates = event.get("candidates")
-            ended = any("finishReason" in _dict(one) for one in candidates or [])
+            listed = candidates if isinstance(candidates, list) else []
+            ended = any("finishReason" in _dict(one) for one in listed)
             return bool(event.get("usageMetadata")) and (ended or not candidates)
         case _:
             return _counts(event.get("usage")) or _counts(_dict(event.get("response")).get("usage"))

@@ -248,6 +248,7 @@ UNSIZED: list[tuple[Route, dict[str, Any]]] = [
     (MESSAGES, _user({"type": "container_upload", "file_id": "file_1"})),
     (MESSAGES, _user({"type": "compaction", "content": "x"})),
     (MESSAGES, {"context_management": {"edits": [{"type": "compact_20260112"}]}}),
+    (MESSAGES, {"context_management": {"edits": 1}}),
     (MESSAGES, {"compaction": {"type": "auto"}}),
     (MESSAGES, {"thread": {"id": "thread_1"}}),
     (MESSAGES, {"container": "container_1"}),
@@ -329,6 +330,12 @@ def test_the_remotes_that_codex_reports_are_left_out() -> None:
     body = {"model": "m", "input": "hi", "client_metadata": {"turn": '{"remotes": ["https://host/a.git"]}'}}
     sent = json.loads(read_request(RESPONSES, json.dumps(body).encode()).body)
     assert sent == {"model": "m", "input": "hi"}
+
+
+def test_half_a_surrogate_pair_is_sent_as_the_escape_that_it_was() -> None:
+    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "\ud83d é"}]}
+    sent = read_request(CHAT, json.dumps(body).encode()).body
+    assert json.loads(sent.decode()) == {**body, "stream_options": {"include_usage": True}}
 
 
 def test_the_number_of_values_has_a_limit_and_texts_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

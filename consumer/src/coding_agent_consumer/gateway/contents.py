@@ -352,7 +352,8 @@ def _unsized_entry(key: str, entry: Any) -> str | None:
         return None
     if key == "context_management" and isinstance(entry, dict):
         edits = entry.get("edits")
-        kinds = [one.get("type") if isinstance(one, dict) else None for one in edits or ()]
+        listed = edits if isinstance(edits, list) else [edits]
+        kinds = [one.get("type") if isinstance(one, dict) else None for one in listed]
         if len(entry) == 1 and all(isinstance(one, str) and one.startswith(_CLEARING) for one in kinds):
             return None
     return f"`{key[:100]}`"

@@ -113,8 +113,15 @@ def read_request(
             data["stream_options"] = {**options, "include_usage": True}
             changed = True
     if changed:
-        body = json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        body = _written(data)
     return Ask(named, body, size, contents.special)
+
+
+def _written(data: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair can only be sent as an escape
+        return json.dumps(data).encode()
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from coding_agent_core.errors import CodingAgentError
 
 _LARGEST = 2**53
 """Larger integers are not item or project numbers, and lose digits in other JSON readers."""
+_URL = re.compile(r"https?://\S+")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -70,9 +71,9 @@ class Fields:
         return value
 
     def url(self, name: str) -> str:
-        """Return an http(s) URL of at most 2,048 characters."""
+        """Return an http(s) URL of at most 2,048 characters, without white space as AgentTasks require it."""
         value = self.text(name)
-        if not value.startswith(("https://", "http://")) or len(value) > 2048 or value != display_text(value):
+        if not _URL.fullmatch(value) or len(value) > 2048 or value != display_text(value):
             raise FieldError(self._at(name), "is not an http(s) URL")
         return value
 

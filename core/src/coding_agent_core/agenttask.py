@@ -563,7 +563,11 @@ def conditions_patch(
     status = task.body.get("status")
     stored = status.get("conditions") if isinstance(status, Mapping) else None
     entries = stored if isinstance(stored, list) else []
-    places = {entry.get("type"): place for place, entry in enumerate(entries) if isinstance(entry, Mapping)}
+    places = {
+        entry["type"]: place
+        for place, entry in enumerate(entries)
+        if isinstance(entry, Mapping) and isinstance(entry.get("type"), str)
+    }
     changes: list[dict[str, Any]] = []
     for condition in wanted:
         known, place = task.status.condition(condition.type), places.get(condition.type, "-")

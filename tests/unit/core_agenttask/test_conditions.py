@@ -64,6 +64,12 @@ def test_nothing_is_written_that_is_so_already() -> None:
     assert patch(stored, again, NOW.replace(hour=9)) is None
 
 
+def test_what_is_no_condition_stays_where_it_is() -> None:
+    made = patch(task({"type": []}, {}, SUCCEEDED), (labels_shown("shown"),), NOW)
+    assert made is not None
+    assert [change["path"] for change in made] == ["/metadata/resourceVersion", "/status/conditions/-"]
+
+
 def test_the_time_is_that_of_the_change_of_status() -> None:
     first = patch(task(), (unreported("ForgeUnavailable", "away"),), NOW)
     assert first is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -346,6 +347,14 @@ def test_the_number_of_values_has_a_limit_and_texts_do_not_count(monkeypatch: py
         with pytest.raises(RequestRefusedError, match="values") as refused:
             read_request(RESPONSES, body)
         assert refused.value.status == 413
+
+
+def test_the_values_of_a_text_without_an_end_are_counted_in_one_pass() -> None:
+    body = b'{"a": [' + b"," * 200_001 + b'"' + b'\\"' * 20_000
+    start = time.process_time()
+    with pytest.raises(RequestRefusedError, match="values"):
+        read_request(RESPONSES, body)
+    assert time.process_time() - start < 5, "it takes longer if each quote begins a text"
 
 
 @pytest.mark.parametrize(

@@ -100,12 +100,16 @@ class Outage:
 
     def poll(self, token: str = ADMIN, **github: Any) -> Program:
         """Poll once, to its end."""
+        program = self.start_poll(token, **github)
+        assert program.process.wait(60) == 0, program.text()
+        return program
+
+    def start_poll(self, token: str = ADMIN, **github: Any) -> Program:
+        """Poll once."""
         redelivery = {"repositories": [REPOSITORY], "webhook_url": self.url}
         self.system.sections = {"github": {"redelivery": redelivery, **github}}
         environment = self.place.environment(self.place.account())
-        program = self.system.start("--mode", "producer", GITHUB_PERSONAL_ACCESS_TOKEN=token, **environment)
-        assert program.process.wait(60) == 0, program.text()
-        return program
+        return self.system.start("--mode", "producer", GITHUB_PERSONAL_ACCESS_TOKEN=token, **environment)
 
     def forge(self) -> dict[str, Any]:
         """Settings of the forge."""
@@ -164,6 +168,41 @@ def test_a_label_that_was_taken_off_meanwhile_makes_no_task(outage: Outage) -> N
     outage.poll()
     assert len(outage.log) == 2
     assert outage.place.tasks() == {}
+
+
+@pytest.mark.long
+def test_fifty_labels_while_no_receiver_was_there_become_fifty_tasks(outage: Outage) -> None:
+    """What was missed for five minutes is sent again and found by the label search at the same time."""
+    forge, everything = outage.system.forge, range(1, 51)
+    receiver = outage.receiver()
+    forge.set_clock(-600)
+    for number in everything[1:]:
+        assert forge.open_issue(REPOSITORY, f"Issue {number}") == number
+    opened = len(everything) - 1
+    outage.ended(opened)
+    outage.kill(receiver)
+    forge.set_clock(-300)
+    for number in everything:
+        outage.system.put_label(number)
+    outage.ended(opened + len(everything))
+    forge.set_clock(0)
+    missed = {entry.guid for entry in outage.log[opened:]}
+    assert not any(entry.status_code == 200 for entry in outage.log[opened:])
+    outage.receiver()
+    outage.poll(**ELSEWHERE)  # one probe shows that a receiver is back
+    until(lambda: len(outage.place.tasks()) == 1, "the probe's task")
+    again, search = outage.start_poll(**ELSEWHERE), outage.start_poll()
+    for poll in (again, search):
+        assert poll.process.wait(120) == 0, poll.text()
+    outage.ended(len(outage.log))
+    accepted = {entry.guid for entry in outage.log if entry.status_code == 200}
+    assert missed <= accepted, "the forge's log shows no event that was lost"
+    specs = [task["spec"] for task in outage.place.tasks().values()]
+    assert sorted(spec["source"]["number"] for spec in specs) == list(everything)
+    assert {spec["run"] for spec in specs} == {1}
+    before = len(outage.log)
+    outage.poll()
+    assert (len(outage.log), len(outage.place.tasks())) == (before, len(everything))
 
 
 def test_without_the_right_there_is_a_warning_and_the_search_finds_the_item(outage: Outage) -> None:

@@ -8,7 +8,7 @@ import re
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.egress import MAX_DENIALS, Denial
@@ -134,7 +134,7 @@ class Outcome(Frozen, extra="ignore"):
     tail: str = Field(default="", max_length=MAX_TAIL)
     denied: tuple[Denial, ...] = Field(default=(), max_length=MAX_DENIALS)
     environment: Environment | None = None
-    answered_until: datetime | None = None
+    answered_until: AwareDatetime | None = None
 
     @property
     def outcome_class(self) -> ReasonClass:

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, AgentTask, Spec
 from coding_agent_core.tasks import (
@@ -64,7 +64,7 @@ class StoredCommand(Frozen):
     user: str = Field(min_length=1, max_length=255)
     at: ForgeTime | None = None
     delivery_id: str | None = Field(default=None, max_length=128)
-    received_at: datetime
+    received_at: AwareDatetime
 
     @property
     def time(self) -> datetime:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.platforms import ItemKind
@@ -227,7 +227,7 @@ def whole_second(moment: datetime) -> datetime:
     return moment.replace(microsecond=0)
 
 
-ForgeTime = Annotated[datetime, AfterValidator(whole_second)]
+ForgeTime = Annotated[AwareDatetime, AfterValidator(whole_second)]
 """A time by the forge's clock. It is compared only with other times of the same forge."""
 
 

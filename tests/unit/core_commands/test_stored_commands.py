@@ -122,8 +122,21 @@ def test_a_cancel_that_overtakes_older_requests_for_a_run_ends_them() -> None:
     assert waiting(run_next(body, stopped=False)) == ["1", "2", "4"], "its author may not give it"
 
 
+ZONELESS = {"comment": "1", "user": "a", "received_at": "2026-11-25T12:00:00"}
+
+
 @pytest.mark.parametrize(
-    "text", ["", "edited by hand", "{}", "7", "null", '[{"name": "walk"}, 7]', "[" * 99999]
+    "text",
+    [
+        json.dumps([{"name": "cancel", **ZONELESS}]),
+        "",
+        "edited by hand",
+        "{}",
+        "7",
+        "null",
+        '[{"name": "walk"}, 7]',
+        "[" * 99999,
+    ],
 )
 def test_what_was_edited_by_hand_is_left_out(text: str) -> None:
     assert stored_commands(task(annotation=text)) == []

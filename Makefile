@@ -47,7 +47,7 @@ lint: $(VENV)/.dev ## check style, types and layers
 
 .PHONY: test
 test: setup-test lint test-parts test-packages ## run lint, unit and integration tests (with a real RabbitMQ, git and API server) and the fast security trials
-	@$(PYTEST) -n $(JOBS) --dist loadgroup -m "not needs_node and not long" tests/unit tests/integration tests/security
+	@$(PYTEST) -n $(JOBS) --dist loadgroup -m "not needs_node and not long" tests/unit tests/integration tests/security tests/fuzz
 
 .PHONY: e2e
 e2e: setup-e2e $(VENV)/.dev node-parts ## test end to end through the chart, on a real Kubernetes node (Linux, root)
@@ -72,6 +72,12 @@ test-packages sweep-packages: $(VENV)/.dev
 .PHONY: mutants
 mutants: setup-test $(VENV)/.dev test-parts ## plant 60 defects, one at a time, and list those that no test sees (a clean checkout; about an hour; PART=operator)
 	@$(PY) -m tests.mutants $(PART)
+
+# The fuzzer is 35 MB and has a build only for Linux on x86-64, so no other command installs it.
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## search for inputs that break a parser or a reader, guided by coverage (TARGET=github_webhook SECONDS=60)
+	@dev/again.sh $(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/fuzz.txt
+	@$(PY) -m tests.fuzz $(TARGET) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(KEEP),--keep $(KEEP))
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: serve it to a browser)

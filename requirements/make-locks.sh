@@ -20,4 +20,5 @@ lock egress egress/pyproject.toml
 lock sandbox dev/forge/pyproject.toml dev/model/pyproject.toml
 lock demo receiver/pyproject.toml consumer/pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml
 lock dev pyproject.toml dev/*/pyproject.toml --group dev
+lock fuzz --group pyproject.toml:fuzz
 lock uv - <<< "uv==0.13.9"

@@ -101,17 +101,17 @@ def gateway_answer(data: bytes) -> bool:
     whole = counted[Ending.WHOLE]
     pieces = _counted(operation, kind, encoding, body, len(body) // 16 or 1, Ending.WHOLE)
     assert whole == pieces, "how the bytes arrive does not matter"
-    for allowance in (_MONEY, Allowance(tokens=1_000_000), None):
-        ledger = Ledger(allowance)
-        for used in counted.values():
-            number = ledger.reserve(Size(0, None), _PRICING)
-            if isinstance(number, Verdict):
-                break
-            before = ledger.spent
-            charge = ledger.charge if used.known else ledger.charge_reserved
-            charge(number, "m", used.tokens, _PRICING)
-            assert ledger.spent >= before
-        _check_ledger(ledger)
+    # One of them for each input, because counting takes the most time.
+    ledger = Ledger((_MONEY, Allowance(tokens=1_000_000), None)[len(body) % 3])
+    for used in counted.values():
+        number = ledger.reserve(Size(0, None), _PRICING)
+        if isinstance(number, Verdict):
+            break
+        before = ledger.spent
+        charge = ledger.charge if used.known else ledger.charge_reserved
+        charge(number, "m", used.tokens, _PRICING)
+        assert ledger.spent >= before
+    _check_ledger(ledger)
     return whole.known
 
 

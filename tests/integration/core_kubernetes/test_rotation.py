@@ -74,7 +74,7 @@ class Forge:
         self.answers: dict[int, int] = {}
         self.refused: list[int] = []
         self._http, self._ports = http, ports
-        self._numbers = itertools.count(1)
+        self._numbers, self._begun = itertools.count(1), 0
         self._chance = random.Random(7)
 
     async def send(self, secret: str, number: int) -> int:
@@ -94,15 +94,15 @@ class Forge:
     async def keep_sending(self, done: asyncio.Event) -> None:
         """Send until `done`, each delivery as soon as the last one is answered."""
         while not done.is_set():
-            number = next(self._numbers)
+            self._begun = number = next(self._numbers)
             self.answers[number] = await self.send(self.secret, number)
             self.refused.append(await self.send(f"{self.secret}x", 90_000 + number))
 
     async def sent(self, more: int) -> None:
-        """Wait until so many more deliveries are answered."""
-        wanted = len(self.answers) + more
+        """Wait until so many more deliveries are answered, and all that are under way now."""
+        wanted, begun = len(self.answers) + more, range(1, self._begun + 1)
         async with asyncio.timeout(60):
-            while len(self.answers) < wanted:
+            while len(self.answers) < wanted or not self.answers.keys() >= set(begun):
                 await asyncio.sleep(0.01)
 
 

@@ -1,0 +1,354 @@
+"""Types of a change that our account opened, as one snapshot shows it. Pure.
+
+The rules of rounds (`coding_agent_core.rounds`) decide by a snapshot alone, so it has the same words for all
+forges, and each type says how the forges' words are mapped to it. All times are by the forge's clock. All
+texts and lists are cut to a limit when a value is made, because people outside write most of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from coding_agent_core.tasks import Item
+from coding_agent_core.text import last_lines
+
+THREADS_LIMIT = 100
+"""Maximum number of threads of a change; unresolved threads come first, then the newest."""
+REMARKS_LIMIT = 50
+"""Maximum number of remarks of a thread; the newest are kept."""
+REVIEWS_LIMIT = 100
+"""Maximum number of reviews; the newest are kept."""
+COMMENTS_LIMIT = 100
+"""Maximum number of plain comments; the newest are kept."""
+EVENTS_LIMIT = 100
+"""Maximum number of events; the newest are kept."""
+CHECK_RESULTS_LIMIT = 200
+"""Maximum number of checks of one commit; failed checks come first, then checks that have not ended."""
+LABELS_LIMIT = 100
+BODY_LIMIT = 4_000
+"""Maximum number of characters of a remark, a review or a comment. A longer text loses its end."""
+ERRORS_LIMIT = 4_000
+"""Maximum number of characters of what a check says about its failure. A longer text loses its beginning,
+because logs end with the error."""
+_NAME_LIMIT = 300
+_URL_LIMIT = 2_048
+
+
+class ChangeState(StrEnum):
+    OPEN = "open"
+    """Also GitLab's `locked`, which lasts for the moment of a merge."""
+    MERGED = "merged"
+    CLOSED = "closed"
+
+
+class Mergeability(StrEnum):
+    """Whether git can merge the change into its base, whatever rules, reviews and checks say.
+
+    GitHub: `mergeable`. GitLab: `has_conflicts` and `detailed_merge_status`: `conflict` is a conflict;
+    `checking`, `preparing`, `unchecked` and `approvals_syncing` are unknown; all others merge (`need_rebase`
+    too, because a merge of the base makes it obsolete).
+    """
+
+    MERGES = "merges"
+    CONFLICT = "conflict"
+    UNKNOWN = "unknown"
+    """The forge has not computed it yet; a later snapshot knows."""
+
+
+class ActorKind(StrEnum):
+    PERSON = "person"
+    BOT = "bot"
+    """An App, a bot user, or an access token of a project or group."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """An account.
+
+    Attributes:
+        id: the forge's number of the account as text; empty for a deleted account.
+        member: what the snapshot says about whether the account belongs to the repository (GitHub:
+            `author_association`); `None` if it says nothing. This is only a hint: it is not a permission, and
+            GitHub does not show private members to everybody.
+    """
+
+    id: str
+    login: str
+    kind: ActorKind = ActorKind.PERSON
+    member: bool | None = None
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A comment in a thread or on the change itself; never a note that the forge wrote.
+
+    Attributes:
+        id: the forge's number of the comment as text. It is unique among the remarks of a forge's kind:
+            comments on lines, plain comments.
+        published_at: when others could first read the remark, and not when its draft was written.
+        commit: the commit on which a comment on lines was written; empty if it is not known.
+    """
+
+    id: str
+    author: Actor
+    published_at: datetime
+    body: str
+    commit: str = ""
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        _cut(self, body=BODY_LIMIT, url=_URL_LIMIT)
+
+
+@dataclass(frozen=True)
+class ReviewThread:
+    """Remarks on lines of a file, or on the whole change if the forge can resolve them.
+
+    Attributes:
+        id: the forge's id of the thread, with which it is resolved. GitHub: the GraphQL node id; replies go
+            to the id of the first remark. GitLab: the id of the discussion, for both.
+        path: the file; empty for a thread on the whole change.
+        line: the last line that the remarks refer to; `None` for the whole file.
+        outdated: whether the lines were changed later.
+        remarks: the oldest is first.
+    """
+
+    id: str
+    path: str
+    line: int | None
+    resolved: bool
+    outdated: bool
+    remarks: tuple[Remark, ...]
+
+    def __post_init__(self) -> None:
+        _cut(self, path=1_024)
+        _set(self, "remarks", self.remarks[-REMARKS_LIMIT:])
+
+
+class ReviewVerdict(StrEnum):
+    """GitLab's `unreviewed`, `review_started` and `unapproved` are no reviews."""
+
+    APPROVED = "approved"
+    CHANGES_REQUESTED = "changes requested"
+    COMMENTED = "commented"
+    """GitHub's `COMMENTED`, and GitLab's `reviewed`."""
+    DISMISSED = "dismissed"
+
+
+@dataclass(frozen=True)
+class SubmittedReview:
+    """A review without its threads. Drafts (GitHub's `PENDING`) are none.
+
+    Attributes:
+        id: the forge's number of the review as text. GitLab has none, so it is the number of the reviewer.
+        body: empty if the review has only threads, and on GitLab, where it is a plain comment.
+        commit: the commit that was reviewed; empty if it is not known.
+        submitted_at: `None` if the forge does not say so (GitLab).
+    """
+
+    id: str
+    author: Actor
+    verdict: ReviewVerdict
+    body: str
+    submitted_at: datetime | None
+    commit: str = ""
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        _cut(self, body=BODY_LIMIT, url=_URL_LIMIT)
+
+
+class CheckKind(StrEnum):
+    JOB = "job"
+    """A job of GitHub Actions or of a GitLab pipeline. The forge can run it again."""
+    CHECK_RUN = "check run"
+    """A check that another App reports on GitHub."""
+    STATUS = "status"
+    """A commit status, on GitLab an external job."""
+
+
+class CheckState(StrEnum):
+    WAITING = "waiting"
+    """The check has not started: GitHub's `QUEUED`, `WAITING`, `REQUESTED`, `EXPECTED` and a status that is
+    `PENDING`; GitLab's `created`, `pending`, `preparing`, `scheduled`, `waiting_for_resource`."""
+    RUNNING = "running"
+    """GitHub's `IN_PROGRESS`, GitLab's `running`."""
+    COMPLETED = "completed"
+
+
+class CheckConclusion(StrEnum):
+    """How a check ended. GitLab's `manual` jobs are `ACTION_REQUIRED`, with the state `COMPLETED`."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    """GitHub's `FAILURE`, also of a status, and a status's `ERROR`, with which some build servers report a
+    build that failed. GitLab's `failed`, unless a more exact word applies."""
+    TIMED_OUT = "timed out"
+    """GitHub's `TIMED_OUT`, GitLab's `failure_reason` `job_execution_timeout`."""
+    INFRASTRUCTURE = "infrastructure failure"
+    """The check did not get to run the change: GitHub's `STARTUP_FAILURE`; GitLab's `failure_reason`
+    `runner_system_failure`, `stuck_or_timeout_failure`, `scheduler_failure`, `data_integrity_failure`,
+    `api_failure`, `runner_unsupported`, `unknown_failure` and the like."""
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+    NEUTRAL = "neutral"
+    """Also a GitLab job that failed and has `allow_failure`."""
+    ACTION_REQUIRED = "action required"
+    STALE = "stale"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A check of one commit. If a check ran several times, this is its newest run.
+
+    Attributes:
+        id: the forge's id of the run, with which it is run again; empty for a status.
+        name: the check's name, unique on the commit: with workflow and event on GitHub, with the stage on
+            GitLab.
+        conclusion: `None` until the state is `COMPLETED`.
+        required: whether a rule demands the check before a merge; `None` if it is not known.
+        started_at: when the run started or, if it waits, when it was created; `None` if it is not known.
+        earlier: the conclusions of earlier runs of the same check on the same commit, the oldest first, as
+            far as they are known.
+        errors: what the check itself says about its failure: GitHub's output, or the end of the log if it was
+            read; empty if neither is known. Foreign text.
+    """
+
+    id: str
+    name: str
+    kind: CheckKind
+    state: CheckState
+    conclusion: CheckConclusion | None = None
+    required: bool | None = None
+    url: str = ""
+    errors: str = ""
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    earlier: tuple[CheckConclusion, ...] = ()
+
+    def __post_init__(self) -> None:
+        _cut(self, name=_NAME_LIMIT, url=_URL_LIMIT)
+        if len(self.errors) > ERRORS_LIMIT:
+            _set(self, "errors", last_lines(self.errors, ERRORS_LIMIT))
+        _set(self, "earlier", self.earlier[-10:])
+
+
+class ChangeEventKind(StrEnum):
+    PUSHED = "pushed"
+    """Somebody pushed to the change's branch."""
+    LABELED = "labeled"
+    UNLABELED = "unlabeled"
+    REOPENED = "reopened"
+    READY = "ready for review"
+
+
+@dataclass(frozen=True)
+class ChangeEvent:
+    """Somebody did something else to the change than to write.
+
+    Attributes:
+        actor: `None` if the forge does not say who it was.
+        commit: the new head after a push.
+        label: the label that was applied or removed.
+    """
+
+    kind: ChangeEventKind
+    actor: Actor | None
+    at: datetime
+    commit: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class ChangeSnapshot:
+    """A change at one moment.
+
+    Attributes:
+        own: our account, with which the snapshot was read.
+        read_at: when the forge made the snapshot, by its clock (the `Date` of its answer).
+        author: the account that opened the change.
+        head_commit: the commit at the tip of the change's branch.
+        head_at: when the forge first saw the head commit; `None` if it is not known. Not a date of the
+            commit, because its author can write any.
+        base_commit: the commit at the tip of the base branch, whether or not the head contains it.
+        checks: the checks of the head commit.
+        checks_problem: why the checks could not be read, as a phrase such as `our token may not read
+            checks`; empty if they were read. No checks and unreadable checks are different.
+        base_checks: the checks of the base commit, as far as they are known. A client may read them only if a
+            check of the head failed.
+        comments: the plain comments, ours included; the oldest is first.
+        events: the oldest is first.
+        left_out: what is missing here because of limits, as phrases such as `300 older comments`.
+    """
+
+    item: Item
+    url: str
+    own: Actor
+    read_at: datetime
+    author: Actor
+    title: str
+    state: ChangeState
+    draft: bool
+    head_branch: str
+    head_commit: str
+    base_branch: str
+    base_commit: str
+    created_at: datetime
+    updated_at: datetime
+    mergeability: Mergeability = Mergeability.UNKNOWN
+    head_at: datetime | None = None
+    labels: frozenset[str] = frozenset()
+    threads: tuple[ReviewThread, ...] = ()
+    reviews: tuple[SubmittedReview, ...] = ()
+    comments: tuple[Remark, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
+    checks_problem: str = ""
+    base_checks: tuple[CheckResult, ...] = ()
+    requested_reviewers: tuple[Actor, ...] = ()
+    events: tuple[ChangeEvent, ...] = ()
+    left_out: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        _cut(self, title=1_024, url=_URL_LIMIT, checks_problem=_NAME_LIMIT)
+        limited: dict[str, tuple[Sequence[Any], int, str]] = {
+            "threads": (_open_first(self.threads), THREADS_LIMIT, "threads"),
+            "reviews": (self.reviews, REVIEWS_LIMIT, "older reviews"),
+            "comments": (self.comments, COMMENTS_LIMIT, "older comments"),
+            "checks": (_failed_last(self.checks), CHECK_RESULTS_LIMIT, "checks"),
+            "base_checks": (_failed_last(self.base_checks), CHECK_RESULTS_LIMIT, "checks of the base"),
+            "requested_reviewers": (self.requested_reviewers, REVIEWS_LIMIT, "requested reviewers"),
+            "events": (self.events, EVENTS_LIMIT, "older events"),
+        }
+        left_out = list(self.left_out)
+        for name, (entries, limit, what) in limited.items():
+            if len(entries) > limit:
+                _set(self, name, tuple(entries[-limit:]))
+                left_out.append(f"{len(entries) - limit} {what}")
+        _set(self, "labels", frozenset(sorted(self.labels)[:LABELS_LIMIT]))
+        _set(self, "left_out", tuple(left_out[-10:]))
+
+
+def _set(value: object, name: str, content: object) -> None:
+    object.__setattr__(value, name, content)
+
+
+def _cut(value: object, **limits: int) -> None:
+    for name, limit in limits.items():
+        text: str = getattr(value, name)
+        if len(text) > limit:
+            _set(value, name, text[:limit])
+
+
+def _open_first(threads: Iterable[ReviewThread]) -> list[ReviewThread]:
+    """Return the threads in the order in which they are kept: the last ones are kept longest."""
+    return sorted(threads, key=lambda thread: not thread.resolved)
+
+
+def _failed_last(checks: Iterable[CheckResult]) -> list[CheckResult]:
+    """Return the checks in the order in which they are kept: the last ones are kept longest."""
+    no_work = {CheckConclusion.SUCCESS, CheckConclusion.SKIPPED, CheckConclusion.NEUTRAL}
+    return sorted(checks, key=lambda one: (one.conclusion not in no_work, one.conclusion is not None))

@@ -207,8 +207,10 @@ class CheckResult:
 
     Attributes:
         id: the forge's id of the run, with which it is run again; empty for a status.
-        name: the check's name, unique on the commit: with workflow and event on GitHub, with the stage on
-            GitLab.
+        name: the check's name, by which it is found on another commit again. GitHub: `workflow / job`, or the
+            context of a status. GitLab: `stage / job`.
+        event: what the forge ran the check for, e.g. `push` or `pull_request`. Name and event together are
+            unique on a commit.
         conclusion: `None` until the state is `COMPLETED`.
         required: whether a rule demands the check before a merge; `None` if it is not known.
         started_at: when the run started or, if it waits, when it was created; `None` if it is not known.
@@ -226,12 +228,13 @@ class CheckResult:
     required: bool | None = None
     url: str = ""
     errors: str = ""
+    event: str = ""
     started_at: datetime | None = None
     completed_at: datetime | None = None
     earlier: tuple[CheckConclusion, ...] = ()
 
     def __post_init__(self) -> None:
-        _cut(self, name=_NAME_LIMIT, url=_URL_LIMIT)
+        _cut(self, name=_NAME_LIMIT, event=_NAME_LIMIT, url=_URL_LIMIT)
         if len(self.errors) > ERRORS_LIMIT:
             _set(self, "errors", last_lines(self.errors, ERRORS_LIMIT))
         _set(self, "earlier", self.earlier[-10:])
@@ -243,7 +246,6 @@ class ChangeEventKind(StrEnum):
     LABELED = "labeled"
     UNLABELED = "unlabeled"
     REOPENED = "reopened"
-    READY = "ready for review"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.git import set_branch
+from coding_agent_forge.gitlab.render import discussion_id
 from coding_agent_forge.model import Role
 
 from tests.fixtures.forge import (
@@ -96,11 +97,22 @@ GITHUB = (
     Ask("GET {repo}/pulls/{change}/reviews"),
     Ask("GET {repo}/pulls/{change}/comments?sort=created&direction=desc"),
     Ask("GET {repo}/pulls/{change}/files"),
+    Ask("POST {repo}/pulls/{change}/comments/{first}/replies", 201, {"body": "So be it."}),
+    Ask("POST {repo}/pulls/{change}/comments/1/replies", 404, {"body": "To nobody"}),
+    Ask("POST {repo}/pulls/{change}/requested_reviewers", 201, {"reviewers": ["reader"]}),
+    Ask("GET {repo}/pulls/{change}/requested_reviewers"),
+    Ask("POST {repo}/statuses/{sha}", 201, {"state": "pending", "context": "deploy"}),
+    Ask("POST {repo}/statuses/{sha}", 201, {"state": "success", "context": "deploy", "target_url": "{hook}"}),
+    Ask("POST {repo}/statuses/{sha}", 403, {"state": "success"}, READER_TOKEN),
     Ask("GET {repo}/commits/{sha}/check-runs"),
     Ask("GET {repo}/commits/{sha}/status"),
     Ask("GET {repo}/actions/runs?head_sha={sha}"),
     Ask("GET {repo}/actions/runs/{run}/jobs?filter=latest"),
     Ask("GET {repo}/actions/jobs/{job}/logs", 302),
+    Ask("POST {repo}/actions/jobs/{job}/rerun", 201),
+    Ask("POST {repo}/actions/runs/{run}/rerun-failed-jobs", 403),  # it runs already
+    Ask("GET {repo}/commits/{sha}/check-runs?filter=all"),
+    Ask("GET {repo}/actions/runs/{run}/jobs?filter=all"),
     Ask("GET {repo}/activity?ref=refs/heads/fix&per_page=100"),
     Ask("GET {repo}/branches/main"),
     Ask("GET {repo}/branches/release%2F1"),
@@ -162,7 +174,25 @@ GITLAB = (
     Ask("GET {repo}/merge_requests/1/discussions"),
     Ask("GET {repo}/merge_requests/1/versions", keep="version"),
     Ask("GET {repo}/merge_requests/1/versions/{version}"),
+    Ask("POST {repo}/merge_requests/{change}/discussions/{discussion}/notes", 201, {"body": "So be it."}),
+    Ask("POST {repo}/merge_requests/{change}/discussions/abc/notes", 404, {"body": "To nobody"}),
+    Ask("PUT {repo}/merge_requests/{change}/discussions/{discussion}?resolved=true"),
+    Ask(
+        "PUT {repo}/merge_requests/{change}/discussions/{discussion}", 403, {"resolved": False}, READER_TOKEN
+    ),
+    Ask("GET {repo}/merge_requests/{change}/reviewers"),
+    Ask("GET {repo}/merge_requests/{change}"),
+    Ask("PUT {repo}/merge_requests/{change}", 200, {"reviewer_ids": ["{reader}"]}),
+    Ask("POST {repo}/statuses/{sha}", 201, {"state": "pending", "name": "deploy"}),
+    Ask("POST {repo}/statuses/{sha}", 201, {"state": "success", "name": "deploy", "target_url": "{hook}"}),
+    Ask("POST {repo}/statuses/" + "0" * 40, 404, {"state": "success"}),
+    Ask("GET {repo}/repository/commits/{sha}/statuses"),
+    Ask("GET {repo}/pipelines/{run}"),
     Ask("GET {repo}/pipelines/{run}/jobs?scope[]=failed"),
+    Ask("POST {repo}/jobs/{job}/retry", 201),
+    Ask("POST {repo}/jobs/{job}/retry", 404),  # a newer one replaces it
+    Ask("POST {repo}/pipelines/{run}/retry", 201),
+    Ask("GET {repo}/pipelines/{run}/jobs?include_retried=true"),
     Ask("GET {repo}/repository/branches/main"),
     Ask("GET {repo}/repository/branches/release%2F1"),
     Ask("GET {repo}/repository/branches/none", 404),
@@ -207,6 +237,7 @@ def words_of(forge: ForgeServer, hook: str) -> dict[str, Any]:
     store, repository = forge.sandbox.store, forge.repository(REPOSITORY)
     [change] = [item for item in repository.items if item.head == "reviewed"]
     [check, *_] = forge.sandbox.reviews.checks(repository, change.tips.head_sha)
+    [thread] = forge.sandbox.reviews.threads(change)
     delivery = forge.sandbox.deliveries.log[0]
     return {
         "repo": f"/repos/{REPOSITORY}" if forge.flavour == "github" else "/projects/acme%2Fpricing",
@@ -217,6 +248,8 @@ def words_of(forge: ForgeServer, hook: str) -> dict[str, Any]:
         "sha": change.tips.head_sha,
         "run": check.run,
         "job": check.id,
+        "first": thread.comments[0].id,
+        "discussion": discussion_id(thread.id),
         "hook": hook,
         "told": store.hooks[0].id,
         "delivery": delivery.id,

@@ -11,6 +11,7 @@ from coding_agent_forge import ForgeServer
 
 from tests.fixtures.forge import PERSON_TOKEN, REPOSITORY, client, commit, git, push_fix
 from tests.fixtures.github_webhook_schema import validate_payload
+from tests.fixtures.gitlab_webhook_schema import validate_event
 from tests.fixtures.hook_receiver import HookReceiver, Received
 
 SECRET = "a secret of the test"
@@ -76,6 +77,77 @@ def test_every_payload_fits_what_the_vendor_publishes(
         "gitlab": lambda payload: payload["user"]["username"],
     }
     assert {actors[forge.flavour.value](entry.payload) for entry in received} == {"alice", "coding-agent-bot"}
+
+
+REVIEWED = {
+    "github": [
+        "check_run.created",
+        "check_run.completed",
+        "check_suite.completed",
+        "check_run.created",
+        "check_run.completed",
+        "check_suite.completed",
+        "status",
+        "status",
+        "pull_request_review.submitted",
+        "pull_request_review.submitted",
+        "pull_request_review_comment.created",
+        "pull_request_review_comment.created",
+        "pull_request.review_requested",
+        "pull_request_review.submitted",
+    ],
+    "gitlab": [
+        "Pipeline Hook running",
+        "Pipeline Hook failed",
+        "Pipeline Hook pending",
+        "Pipeline Hook success",
+        "Pipeline Hook running",
+        "Pipeline Hook success",
+        "Note Hook create",  # the text of "request changes", which tells nothing else
+        "Note Hook create",
+        "Note Hook create",
+        "Merge Request Hook update",
+        "Merge Request Hook approved",
+    ],
+}
+
+
+def name_of(received: Received) -> str:
+    """The event, its action, and a pipeline's status."""
+    headers, payload = received.headers, received.payload
+    if "x-github-event" in headers:
+        return ".".join(filter(None, (headers["x-github-event"], payload.get("action"))))
+    attributes = payload["object_attributes"]
+    return f"{headers['x-gitlab-event']} {attributes.get('action') or attributes['status']}"
+
+
+def test_reviews_and_checks_are_told_as_the_vendor_does(
+    forge: ForgeServer, hook_receiver: HookReceiver, tmp_path: Path
+) -> None:
+    sha = push_fix(forge, tmp_path)
+    number = forge.open_change(REPOSITORY, "fix", "main")
+    forge.add_hook(REPOSITORY, hook_receiver.url)
+    forge.add_check(REPOSITORY, sha, "unit", log=b"")
+    failed = forge.add_check(REPOSITORY, sha, "unit", "failure", log=b"It broke.")
+    forge.rerun(REPOSITORY, failed)
+    forge.add_check(REPOSITORY, sha, "unit", "success", log=b"Fine.")
+    forge.add_check(REPOSITORY, sha, "deploy")
+    forge.add_check(REPOSITORY, sha, "deploy", "success", url="https://deploy.example/7")
+    forge.review(REPOSITORY, number, "CHANGES_REQUESTED", "Not yet.")
+    thread = forge.start_thread(REPOSITORY, number, "Why?", path="pricing/discount.py", line=3)
+    forge.reply(thread, "Because.", by="coding-agent-bot")
+    forge.resolve(thread)
+    forge.request_review(REPOSITORY, number, "reader", by="coding-agent-bot")
+    forge.review(REPOSITORY, number, "APPROVED", by="reader")
+    expected = REVIEWED[forge.flavour.value]
+    received = hook_receiver.wait_for_count(len(expected))
+    forge.wait_for(forge.sandbox.deliveries.all_ended)
+    assert Counter(map(name_of, received)) == Counter(expected)
+    for entry in received:
+        if forge.flavour == "github":
+            validate_payload(entry.headers["x-github-event"], entry.payload)
+        else:
+            validate_event(entry.payload)
 
 
 def test_a_failed_delivery_is_logged_and_sent_again_under_the_same_id(

@@ -50,6 +50,7 @@ def create_app(
         store, Deliveries(store, wording.seal, wording.new_guid), base_url, person, deque(maxlen=KEPT), clock
     )
     store.listener = lambda happening: wording.tell(sandbox, happening)
+    sandbox.reviews.listener = lambda happening: wording.tell_check(sandbox, happening)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

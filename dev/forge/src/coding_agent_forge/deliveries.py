@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from coding_agent_forge.delivery_settings import Copy, DeliverySettings
-from coding_agent_forge.model import Delivery, Happening, Hook
+from coding_agent_forge.model import CheckHappening, Delivery, Happening, Hook
 from coding_agent_forge.store import Store
 
 DELIVERY_TIMEOUT = 10.0
@@ -70,16 +70,21 @@ class Deliveries:
         if self._client is not None:
             await self._client.aclose()
 
-    def tell(self, hook: Hook, message: Message, happening: Happening) -> None:
+    def tell(self, hook: Hook, message: Message, happening: Happening | CheckHappening) -> None:
         """Send a message about what happened, as often and as late as the settings say."""
-        item, labels = happening.item, [label.name for label in happening.added + happening.removed]
+        if isinstance(happening, CheckHappening):
+            about, labels = happening.check.id, []
+            place = (happening.repository.full_name, "check", happening.check.name)
+        else:
+            item, labels = happening.item, [label.name for label in happening.added + happening.removed]
+            about = item.id
+            place = (happening.repository.full_name, item.kind.value, str(item.number))
         what = (message.event, message.action, labels, self._store.hooks.index(hook))
-        place = (happening.repository.full_name, item.kind.value, item.number)
         event = f"{place} {happening.actor.login} {what}"
         self._events[event] += 1
         guid = self._new_guid()
         for copy in self.settings.copies(f"{event} {self._events[event]}"):
-            self._send(hook, message, self._new_guid() if copy.other_id else guid, copy, about=item.id)
+            self._send(hook, message, self._new_guid() if copy.other_id else guid, copy, about=about)
 
     def send(self, hook: Hook, message: Message, *, again: Delivery | None = None) -> Delivery:
         """Send a message at once; `again` is the earlier delivery whose guid it keeps."""

@@ -16,7 +16,7 @@ from coding_agent_forge.github import webhooks as github_webhooks
 from coding_agent_forge.gitlab import access as gitlab_access
 from coding_agent_forge.gitlab import flavour as gitlab
 from coding_agent_forge.gitlab import webhooks as gitlab_webhooks
-from coding_agent_forge.model import Flavour, Happening
+from coding_agent_forge.model import CheckHappening, Flavour, Happening
 from coding_agent_forge.sandbox import Sandbox
 
 Next = Callable[[Request], Awaitable[Response]]
@@ -28,7 +28,7 @@ class Wording:
 
     Attributes:
         router: all API routes.
-        tell: sends what happened to the hooks that want it.
+        tell, tell_check: send what happened to the hooks that want it.
         seal: headers and body of a delivery.
         new_guid: a delivery's id.
         refused, validation_failed: refusals in the vendor's words.
@@ -37,6 +37,7 @@ class Wording:
 
     router: Callable[[], APIRouter]
     tell: Callable[[Sandbox, Happening], None]
+    tell_check: Callable[[Sandbox, CheckHappening], None]
     seal: Seal
     new_guid: Callable[[], str]
     refused: Callable[[Refused], Response]
@@ -48,6 +49,7 @@ FLAVOURS: Mapping[Flavour, Wording] = {
     Flavour.GITHUB: Wording(
         router=github.router,
         tell=github.tell,
+        tell_check=github.tell_check,
         seal=github_webhooks.seal,
         new_guid=github.new_guid,
         refused=github.refused,
@@ -57,6 +59,7 @@ FLAVOURS: Mapping[Flavour, Wording] = {
     Flavour.GITLAB: Wording(
         router=gitlab.router,
         tell=gitlab.tell,
+        tell_check=gitlab.tell_check,
         seal=gitlab_webhooks.seal,
         new_guid=gitlab.new_guid,
         refused=gitlab.refused,

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -202,6 +202,15 @@ def commit_facts(repository: Path, sha: str) -> CommitFacts:
     )
 
 
+def has_commit(repository: Path, sha: str) -> bool:
+    """Whether there is a commit of this full id."""
+    try:
+        git(repository, "cat-file", "-e", f"{sha}^{{commit}}")
+    except subprocess.CalledProcessError:
+        return False
+    return bool(re.fullmatch("[0-9a-f]{40}", sha))
+
+
 def is_ancestor(repository: Path, ancestor: str, descendant: str) -> bool:
     """Whether all of one commit's history is in another's."""
     try:
@@ -209,6 +218,51 @@ def is_ancestor(repository: Path, ancestor: str, descendant: str) -> bool:
     except subprocess.CalledProcessError:
         return False
     return True
+
+
+def merged_tree(repository: Path, ours: str, theirs: str) -> str | None:
+    """The tree of two commits merged; `None`: they conflict."""
+    try:
+        return git(repository, "merge-tree", "--write-tree", ours, theirs).split()[0]
+    except subprocess.CalledProcessError as error:
+        if error.returncode == 1:
+            return None
+        raise
+
+
+def merge(repository: Path, branch: str, other: str, message: str) -> str:
+    """Merge a commit into a branch with a merge commit; the branch's new tip.
+
+    Raises:
+        Refused: 409 when they conflict, 404 when there is no such branch.
+    """
+    tip = branch_sha(repository, branch)
+    if tip is None:
+        raise Refused(404, f"branch {branch} does not exist")
+    tree = merged_tree(repository, tip, other)
+    if tree is None:
+        raise Refused(409, f"{other} conflicts with {branch}")
+    merged = git(repository, "commit-tree", tree, "-p", tip, "-p", other, "-m", message).strip()
+    git(repository, "update-ref", f"refs/heads/{branch}", merged, tip)
+    return merged
+
+
+def commit_files(repository: Path, branch: str, files: Mapping[str, str], message: str) -> str:
+    """Add a commit to a branch that writes these files; its id. A new branch starts from `HEAD`."""
+    tip = branch_sha(repository, branch) or git(repository, "rev-parse", "HEAD").strip()
+    with tempfile.TemporaryDirectory(prefix="forge-commit-") as scratch:
+        extra = {"GIT_INDEX_FILE": f"{scratch}/index"}
+        git(repository, "read-tree", tip, extra=extra)
+        for number, (name, text) in enumerate(files.items()):
+            file = Path(scratch) / str(number)
+            file.write_text(text, encoding="utf-8")
+            blob = git(repository, "hash-object", "-w", str(file)).strip()
+            entry = f"100644,{blob},{name}"
+            git(repository, "update-index", "--add", "--cacheinfo", entry, extra=extra)
+        tree = git(repository, "write-tree", extra=extra).strip()
+    made = git(repository, "commit-tree", tree, "-p", tip, "-m", message).strip()
+    git(repository, "update-ref", f"refs/heads/{branch}", made)
+    return made
 
 
 def diff(repository: Path, base_sha: str, head_sha: str) -> str:

@@ -19,7 +19,7 @@ _NOT_COMMANDS = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _COMMAND = re.compile(
-    r"^/(close|reopen|merge|approve|labels?|unlabel|remove_label|title)"
+    r"^/(close|reopen|merge|approve|request_review|labels?|unlabel|remove_label|title)"
     r"(?: +([^\n]*))?[ \t]*$\n?",
     re.MULTILINE | re.IGNORECASE,
 )

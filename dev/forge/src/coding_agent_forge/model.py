@@ -45,7 +45,11 @@ class Role(StrEnum):
 
 @dataclass
 class User:
-    """Somebody with a token. `bot` accounts are shown as such by GitHub."""
+    """Somebody with a token. `bot` accounts are shown as such by GitHub.
+
+    Attributes:
+        reads_checks: whether the token may read check runs, which no fine-grained token of GitHub may.
+    """
 
     id: int
     login: str
@@ -53,6 +57,7 @@ class User:
     token: str = field(repr=False)
     admin: bool = False
     bot: bool = False
+    reads_checks: bool = True
 
 
 @dataclass
@@ -153,6 +158,7 @@ class Item:
 
     Attributes:
         source: the fork that holds the branch `head`; `None`: the item's own repository holds it.
+        reviewers: who was asked for a review; GitHub removes those who have answered.
         edits: of the text, oldest first.
         versions: oldest first.
     """
@@ -179,6 +185,7 @@ class Item:
     tips: Tips = Tips("", "")
     versions: list[Version] = field(default_factory=list)
     source: Repository | None = None
+    reviewers: list[User] = field(default_factory=list)
 
     @property
     def open(self) -> bool:
@@ -199,6 +206,8 @@ class Repository:
         fork_of: the repository that this one was forked from.
         deleted: the forge no longer shows it, but changes from its branches stay.
         pushes: over HTTP, oldest first.
+        required: names of the checks without which nothing is merged (GitHub).
+        merge_needs: what GitLab merges nothing without: `ci`, `discussions`.
     """
 
     id: int
@@ -217,6 +226,8 @@ class Repository:
     fork_of: Repository | None = None
     deleted: bool = False
     pushes: list[Push] = field(default_factory=list)
+    required: set[str] = field(default_factory=set)
+    merge_needs: set[str] = field(default_factory=set)
 
     @property
     def full_name(self) -> str:
@@ -302,11 +313,101 @@ class Before:
 
 
 @dataclass(frozen=True)
+class Review:
+    """A submitted review; `state` in GitHub's words, e.g. `CHANGES_REQUESTED`.
+
+    Attributes:
+        edited_at: when its text was last changed; `None`: never.
+    """
+
+    id: int
+    author: User
+    state: str
+    body: str
+    commit: str
+    submitted_at: datetime
+    edited_at: datetime | None = None
+
+
+@dataclass
+class Thread:
+    """Comments on lines of a file, as they were placed: the lines move with later commits.
+
+    Attributes:
+        line: of the file at `commit`, or, if `removed`, at `base`; `None`: on the whole file.
+        review: id of the review that started it; GitHub has one for each.
+    """
+
+    id: int
+    path: str
+    line: int | None
+    start_line: int | None
+    removed: bool
+    commit: str
+    base: str
+    review: int
+    comments: list[Comment]
+    resolved_by: User | None = None
+
+
+@dataclass
+class Check:
+    """A check of a commit: a check run or job, or, without `log`, a status of another program.
+
+    Attributes:
+        result: `failure`, `success`, …; empty: it has not ended.
+        log: what the job printed; `None`: it is not a job of the forge itself.
+        run: id of the workflow run or pipeline.
+        at: when it began.
+        queued: it waits for a runner, as after a re-run.
+        allow_failure: the pipeline does not fail with it (GitLab).
+        superseded: a later check of the same name replaces it.
+    """
+
+    id: int
+    sha: str
+    name: str
+    result: str
+    summary: str
+    log: bytes | None
+    run: int
+    at: datetime
+    ended_at: datetime | None = None
+    queued: bool = False
+    allow_failure: bool = False
+    attempt: int = 1
+    superseded: bool = False
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class CheckHappening:
+    """A check began or ended.
+
+    Attributes:
+        began: whether it is new.
+        all_ended: whether it was the last of its commit to end.
+        status, previous_status: what the whole pipeline of the commit is now, and was before (GitLab).
+    """
+
+    repository: Repository
+    check: Check
+    checks: tuple[Check, ...]
+    item: Item | None
+    actor: User
+    began: bool
+    all_ended: bool
+    status: str
+    previous_status: str
+
+
+@dataclass(frozen=True)
 class Happening:
     """Something that webhooks tell the world.
 
     Attributes:
-        action: `opened`, `updated`, `closed`, `reopened`, `merged`, `commented` or `synchronized`.
+        action: `opened`, `updated`, `closed`, `reopened`, `merged`, `commented`, `synchronized`, `reviewed`,
+            `review_commented` or `review_requested`.
         added: labels put on, `removed`: taken off.
         label_deleted: they were taken off because somebody deleted the label from the repository.
     """
@@ -322,3 +423,6 @@ class Happening:
     comment: Comment | None = None
     previous_sha: str = ""
     label_deleted: bool = False
+    review: Review | None = None
+    thread: Thread | None = None
+    reviewer: User | None = None

@@ -6,50 +6,24 @@ Like the store, all of it is in memory, and changed on the server's one event lo
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from coding_agent_forge import git
-from coding_agent_forge.model import Comment, Item, Repository, User
+from coding_agent_forge.model import (
+    Check,
+    CheckHappening,
+    Comment,
+    Flavour,
+    Happening,
+    Item,
+    Repository,
+    Review,
+    Thread,
+    User,
+)
 from coding_agent_forge.store import Store
-
-
-@dataclass(frozen=True)
-class Review:
-    """A submitted review; `state` in GitHub's words, e.g. `CHANGES_REQUESTED`.
-
-    Attributes:
-        edited_at: when its text was last changed; `None`: never.
-    """
-
-    id: int
-    author: User
-    state: str
-    body: str
-    commit: str
-    submitted_at: datetime
-    edited_at: datetime | None = None
-
-
-@dataclass
-class Thread:
-    """Comments on lines of a file, as they were placed: the lines move with later commits.
-
-    Attributes:
-        line: of the file at `commit`, or, if `removed`, at `base`; `None`: on the whole file.
-        review: id of the review that started it; GitHub has one for each.
-    """
-
-    id: int
-    path: str
-    line: int | None
-    start_line: int | None
-    removed: bool
-    commit: str
-    base: str
-    review: int
-    comments: list[Comment]
-    resolved_by: User | None = None
 
 
 @dataclass(frozen=True)
@@ -62,34 +36,18 @@ class Place:
     outdated: bool
 
 
-@dataclass(frozen=True)
-class Check:
-    """The result of a check of a commit: a check run or job, or, without `log`, a status of another program.
-
-    Attributes:
-        result: `failure`, `success`, …
-        log: what the job printed; `None`: it is not a job of the forge itself.
-        run: id of the workflow run or pipeline.
-    """
-
-    id: int
-    sha: str
-    name: str
-    result: str
-    summary: str
-    log: bytes | None
-    run: int
-    at: datetime
-
-
 @dataclass
 class Reviews:
-    """Everything of one forge."""
+    """Everything of one forge; tells `listener` which checks began and ended."""
 
     store: Store
+    listener: Callable[[CheckHappening], None] = lambda happening: None
     _reviews: dict[int, list[Review]] = field(default_factory=lambda: defaultdict(list))
     _threads: dict[int, list[Thread]] = field(default_factory=lambda: defaultdict(list))
     _checks: dict[int, list[Check]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self.store.review_requested = self.request_review
 
     def reviews(self, item: Item) -> list[Review]:
         """Reviews of a change, oldest first."""
@@ -99,16 +57,57 @@ class Reviews:
         """Threads of a change, oldest first."""
         return self._threads[item.id]
 
-    def checks(self, repository: Repository, sha: str | None = None) -> list[Check]:
-        """Checks of a repository, or of one commit, oldest first."""
-        return [check for check in self._checks[repository.id] if sha in (None, check.sha)]
+    def checks(self, repository: Repository, sha: str | None = None, *, latest: bool = False) -> list[Check]:
+        """Checks of a repository, or of one commit, oldest first; `latest`: one for each name."""
+        return [
+            check
+            for check in self._checks[repository.id]
+            if sha in (None, check.sha) and not (latest and check.superseded)
+        ]
 
     def review(self, item: Item, actor: User, state: str, body: str = "") -> Review:
-        """Submit a review."""
+        """Submit a review; on GitLab its text is an ordinary comment, and its author is a reviewer."""
+        review = self._review(item, actor, state, body)
+        github = self.store.flavour is Flavour.GITHUB
+        if github:
+            item.reviewers = [user for user in item.reviewers if user is not actor]
+        elif actor not in item.reviewers and actor is not item.author:
+            item.reviewers.append(actor)
+        if state == "PENDING":
+            return review
+        repository, now = self._repository(item), review.submitted_at
+        if body and not github:
+            self.store.comment(repository, item, actor, body)
+        # GitLab sends nothing for "request changes", and does not say that the merge request was updated.
+        if github or state == "APPROVED":
+            item.updated_at = now
+            self.store.listener(Happening("reviewed", repository, item, actor, now, review=review))
+        return review
+
+    def _review(self, item: Item, actor: User, state: str, body: str) -> Review:
         store = self.store
         review = Review(store.next_id(), actor, state, body, item.tips.head_sha, store.now())
         self._reviews[item.id].append(review)
         return review
+
+    def request_review(self, item: Item, actor: User, reviewer: User) -> None:
+        """Ask somebody for a review, or for another one."""
+        if reviewer not in item.reviewers:
+            item.reviewers.append(reviewer)
+        repository, now = self._repository(item), self.store.now()
+        if self.store.flavour is Flavour.GITLAB:
+            self._review(item, reviewer, "UNREVIEWED", "")
+        item.updated_at = now
+        self.store.listener(Happening("review_requested", repository, item, actor, now, reviewer=reviewer))
+
+    def verdict(self, item: Item, reviewer: User) -> str:
+        """The state that somebody's reviews leave; a comment does not change an approval or a refusal."""
+        state = "UNREVIEWED"
+        for review in self._reviews[item.id]:
+            weaker = review.state == "COMMENTED" and state in ("APPROVED", "CHANGES_REQUESTED")
+            if review.author is reviewer and not weaker:
+                state = review.state
+        return state
 
     def edit_review(self, item: Item, review: Review, body: str) -> None:
         """Change a review's text."""
@@ -128,7 +127,10 @@ class Reviews:
         drafted_at: datetime | None = None,
     ) -> Thread:
         """Comment on lines of the newest commit; `drafted_at`: before the review was submitted, by now."""
-        review = self.review(item, actor, "COMMENTED")
+        if self.store.flavour is Flavour.GITHUB:
+            review = self.review(item, actor, "COMMENTED")
+        else:
+            review = self._review(item, actor, "COMMENTED", "")
         thread = Thread(
             self.store.next_id(),
             path,
@@ -151,7 +153,26 @@ class Reviews:
         now = self.store.now()
         comment = Comment(self.store.next_id(), actor, body, now, now)
         thread.comments.append(comment)
+        item = self.item_of(thread)
+        item.updated_at = now
+        repository = self._repository(item)
+        told = Happening("review_commented", repository, item, actor, now, comment=comment, thread=thread)
+        self.store.log.add("review_commented", repository, actor, item, comment=comment.id, body=body)
+        self.store.listener(told)
         return comment
+
+    def resolve(self, thread: Thread, actor: User | None) -> None:
+        """Resolve a thread, or open it again; neither forge's `updated_at` shows it."""
+        thread.resolved_by = actor
+
+    def item_of(self, thread: Thread) -> Item:
+        """The change of a thread."""
+        return next(
+            item
+            for repository in self.store.repositories
+            for item in repository.items
+            if any(one is thread for one in self._threads[item.id])
+        )
 
     def edit_comment(self, comment: Comment, body: str) -> None:
         """Change the text of a comment of a thread."""
@@ -162,17 +183,118 @@ class Reviews:
         repository: Repository,
         sha: str,
         name: str,
-        result: str,
+        result: str = "",
         *,
         summary: str = "",
         log: bytes | None = None,
+        allow_failure: bool = False,
+        url: str = "",
+        by: User | None = None,
     ) -> Check:
-        """Report the result of a check; one run or pipeline for each commit."""
-        known = self.checks(repository, sha)
-        run = known[0].run if known else self.store.next_id()
-        check = Check(self.store.next_id(), sha, name, result, summary, log, run, self.store.now())
-        self._checks[repository.id].append(check)
+        """Report a check; one run or pipeline for each commit.
+
+        Without `result` it begins. With one it ends, if one of its name has begun; else it is new, and
+        replaces an older one of its name.
+        """
+        running = [
+            check
+            for check in self.checks(repository, sha, latest=True)
+            if (check.name, check.result, check.log is None) == (name, "", log is None)
+        ]
+        if not running:
+            return self._begin(repository, sha, name, result, summary, log, allow_failure, url, by)
+        check, before = running[-1], status_of(self.checks(repository, sha, latest=True))
+        check.queued = False
+        if result:
+            check.result, check.ended_at = result, self.store.now()
+        check.summary, check.log, check.url = summary, log, url or check.url
+        self._tell(repository, check, before, by, began=False)
         return check
+
+    def rerun(self, repository: Repository, check: Check, by: User | None = None) -> Check:
+        """Let a job run again: a new one of the same name, which waits for a runner."""
+        again = self._begin(
+            repository, check.sha, check.name, "", "", b"", check.allow_failure, check.url, by, queued=True
+        )
+        again.attempt = check.attempt + 1
+        return again
+
+    def _begin(
+        self,
+        repository: Repository,
+        sha: str,
+        name: str,
+        result: str,
+        summary: str,
+        log: bytes | None,
+        allow_failure: bool,
+        url: str,
+        by: User | None,
+        *,
+        queued: bool = False,
+    ) -> Check:
+        known = self.checks(repository, sha)
+        before = status_of(self.checks(repository, sha, latest=True))
+        for older in known:
+            older.superseded |= (older.name, older.log is None) == (name, log is None)
+        run = known[0].run if known else self.store.next_id()
+        now = self.store.now()
+        check = Check(self.store.next_id(), sha, name, result, summary, log, run, now)
+        check.ended_at, check.queued, check.allow_failure = now if result else None, queued, allow_failure
+        check.url = url
+        self._checks[repository.id].append(check)
+        self._tell(repository, check, before, by, began=True)
+        return check
+
+    def _tell(
+        self, repository: Repository, check: Check, before: str, by: User | None, *, began: bool
+    ) -> None:
+        checks = tuple(self.checks(repository, check.sha, latest=True))
+        places = ((place, item) for place in self.store.repositories for item in place.items)
+        item = next((item for _, item in places if item.open and item.tips.head_sha == check.sha), None)
+        actor = by or next(user for user in self.store.users if user.admin)
+        all_ended = bool(check.result) and all(one.result for one in checks if one.log is not None)
+        self.listener(
+            CheckHappening(
+                repository, check, checks, item, actor, began, all_ended, status_of(checks), before
+            )
+        )
+
+    def _repository(self, item: Item) -> Repository:
+        return next(place for place in self.store.repositories if any(one is item for one in place.items))
+
+
+_GITLAB_STATES = {
+    "success": "success",
+    "neutral": "success",
+    "failure": "failed",
+    "error": "failed",
+    "timed_out": "failed",
+    "cancelled": "canceled",
+    "skipped": "skipped",
+    "action_required": "manual",
+}
+
+
+def job_state(check: Check) -> str:
+    """A check's state in GitLab's words."""
+    if not check.result:
+        return "pending" if check.queued else "running"
+    return _GITLAB_STATES.get(check.result, "failed")
+
+
+def failure_reason(check: Check) -> str | None:
+    """Why GitLab says that a job failed: its summary, if it has one."""
+    return check.summary or "script_failure" if job_state(check) == "failed" else None
+
+
+def status_of(checks: Sequence[Check]) -> str:
+    """What GitLab says of a pipeline with these jobs; empty if there are none."""
+    states = {job_state(check) for check in checks if not (check.allow_failure and check.result)}
+    for state in ("running", "pending", "failed", "canceled", "manual"):
+        if state in states:
+            return state
+    return "success" if checks else ""
 
 
 def place(repository: Repository, item: Item, thread: Thread, *, follow_renames: bool) -> Place:

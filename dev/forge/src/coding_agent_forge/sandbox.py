@@ -36,9 +36,35 @@ class Sandbox:
     faults: list[Fault] = field(default_factory=list)
     attachments: dict[str, bytes] = field(default_factory=dict)
     reviews: Reviews = field(init=False)
+    mergeability_lag: int = 1
+    """How often a forge says that it does not know yet whether a change can be merged, after each push."""
+    _asked: dict[int, tuple[str, str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.reviews = Reviews(self.store)
+
+    def mergeable(self, repository: Repository, item: Item, *, counts: bool = True) -> bool | None:
+        """Whether a change merges without conflicts; `None`: nobody has computed it yet.
+
+        Both forges compute it in the background when somebody reads the change, and forget it when its head
+        or base moves. `counts`: this is such a read.
+        """
+        base = git.branch_sha(repository.path, item.base)
+        if not item.open or base is None:
+            return None
+        head = item.tips.head_sha
+        known = self._asked.get(item.id)
+        reads = known[2] if known is not None and known[:2] == (head, base) else 0
+        if counts:
+            self._asked[item.id] = head, base, reads + 1
+        if reads < self.mergeability_lag:
+            return None
+        return git.merged_tree(repository.path, base, head) is not None
+
+    async def push(self, repository: Repository, actor: User, branch: str, before: str, after: str) -> None:
+        """See what follows when somebody has moved a branch forward."""
+        self.store.pushed(repository, actor, branch, before, after, forced=False)
+        await self.after_push(repository, actor)
 
     async def after_push(self, repository: Repository, pusher: User) -> None:
         """See which changes moved, or came into their base, by a push."""

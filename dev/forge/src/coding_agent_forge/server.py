@@ -21,8 +21,7 @@ from coding_agent_forge.clock import Clock
 from coding_agent_forge.delivery_settings import DeliverySettings
 from coding_agent_forge.eventlog import ForgeEvent
 from coding_agent_forge.faults import Fault
-from coding_agent_forge.model import Flavour, Item, Kind, Repository, Role, User
-from coding_agent_forge.reviews import Thread
+from coding_agent_forge.model import Check, Flavour, Item, Kind, Repository, Role, Thread, User
 from coding_agent_forge.sandbox import Sandbox
 from coding_agent_forge.seed import Seed, from_data
 
@@ -377,6 +376,55 @@ class ForgeServer:
             )
         )
 
+    def push(self, full_name: str, branch: str, files: Mapping[str, str], *, by: str | None = None) -> str:
+        """Push a commit that writes these files to a branch, as a person does; the commit."""
+        repository = self.repository(full_name)
+        before = git.branch_sha(repository.path, branch) or "0" * 40
+        after = git.commit_files(repository.path, branch, files, f"Push to {branch}")
+        self._pushed(repository, branch, before, after, by)
+        return after
+
+    def update_branch(self, full_name: str, number: int, *, by: str | None = None) -> str:
+        """Merge the base into a change's branch, as a person does; the branch's new commit.
+
+        Raises:
+            Refused: 409 when they conflict.
+        """
+        repository, item = self.repository(full_name), self.item(full_name, number, Kind.CHANGE)
+        source, base = item.source or repository, git.branch_sha(repository.path, item.base)
+        assert base is not None
+        after = git.merge(source.path, item.head, base, f"Merge branch '{item.base}' into {item.head}")
+        self._pushed(source, item.head, item.tips.head_sha, after, by)
+        return after
+
+    def merge(self, full_name: str, number: int, *, by: str | None = None) -> str:
+        """Merge a change into its base, as a person does; the base's new commit.
+
+        Raises:
+            Refused: 409 when they conflict.
+        """
+        repository, item = self.repository(full_name), self.item(full_name, number, Kind.CHANGE)
+        before = git.branch_sha(repository.path, item.base)
+        assert before is not None
+        after = git.merge(repository.path, item.base, item.tips.head_sha, f"Merge {item.title}")
+        self._pushed(repository, item.base, before, after, by)
+        return after
+
+    def _pushed(self, repository: Repository, branch: str, before: str, after: str, by: str | None) -> None:
+        assert self._loop is not None, "start the server first"
+        push = self.sandbox.push(repository, self.user(by), branch, before, after)
+        asyncio.run_coroutine_threadsafe(push, self._loop).result(START_TIMEOUT)
+
+    def set_draft(self, full_name: str, number: int, *, draft: bool, by: str | None = None) -> None:
+        """Make a change a draft, or ready for review."""
+        repository, item = self.repository(full_name), self.item(full_name, number, Kind.CHANGE)
+        self.run(lambda: self.sandbox.store.set_draft(repository, item, self.user(by), draft=draft))
+
+    def request_review(self, full_name: str, number: int, reviewer: str, *, by: str | None = None) -> None:
+        """Ask somebody for a review of a change, or for another one."""
+        item = self.item(full_name, number, Kind.CHANGE)
+        self.run(lambda: self.sandbox.reviews.request_review(item, self.user(by), self.user(reviewer)))
+
     def review(
         self, full_name: str, number: int, state: str, text: str = "", *, by: str | None = None
     ) -> None:
@@ -391,10 +439,23 @@ class ForgeServer:
         item = self.item(full_name, number, Kind.CHANGE)
         return self.run(lambda: self.sandbox.reviews.start_thread(item, self.user(by), text, **where))
 
-    def add_check(self, full_name: str, sha: str, name: str, result: str, **more: Any) -> None:
-        """Report the result of a check; `more` as `Reviews.add_check` takes it."""
+    def reply(self, thread: Thread, text: str, *, by: str | None = None) -> int:
+        """Answer in a thread; the comment's id."""
+        return self.run(lambda: self.sandbox.reviews.reply(thread, self.user(by), text).id)
+
+    def resolve(self, thread: Thread, *, by: str | None = None) -> None:
+        """Resolve a thread as a person does."""
+        self.run(lambda: self.sandbox.reviews.resolve(thread, self.user(by)))
+
+    def add_check(self, full_name: str, sha: str, name: str, result: str = "", **more: Any) -> Check:
+        """Let a check begin or end; `more` as `Reviews.add_check` takes it. The check, live."""
         repository = self.repository(full_name)
-        self.run(lambda: self.sandbox.reviews.add_check(repository, sha, name, result, **more))
+        return self.run(lambda: self.sandbox.reviews.add_check(repository, sha, name, result, **more))
+
+    def rerun(self, full_name: str, check: Check) -> Check:
+        """Let a job run again as a person does; the new one, live."""
+        repository = self.repository(full_name)
+        return self.run(lambda: self.sandbox.reviews.rerun(repository, check))
 
     def add_hook(
         self, full_name: str | None, url: str, secret: str = "", events: tuple[str, ...] = ("*",)

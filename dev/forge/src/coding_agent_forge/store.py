@@ -47,6 +47,7 @@ class Store:
         self.hooks: list[Hook] = []
         self.log = EventLog()
         self.listener: Callable[[Happening], None] = lambda happening: None
+        self.review_requested: Callable[[Item, User, User], None] = lambda item, actor, reviewer: None
         self._ids = count(1001)
 
     def next_id(self) -> int:
@@ -239,6 +240,15 @@ class Store:
         comment.reactions.append(reaction)
         return reaction, True
 
+    def set_draft(self, repository: Repository, item: Item, actor: User, *, draft: bool) -> None:
+        """Make a change a draft, or ready for review; our flows need no event for it, so none is sent."""
+        item.draft = draft
+        item.updated_at = self.now()
+        event = "convert_to_draft" if draft else "ready_for_review"
+        self._record(repository, item, actor, event, item.updated_at)
+        state = "draft" if draft else "ready"
+        self._system_note(item, actor, f"marked this merge request as **{state}**", item.updated_at)
+
     def moved(
         self, repository: Repository, item: Item, actor: User, tips: Tips, *, shortened: bool = False
     ) -> None:
@@ -303,6 +313,10 @@ class Store:
                     self.update(repository, item, actor, title=command.argument)
                 case "approve":
                     self._record(repository, item, actor, "approved", self.now())
+                case "request_review" if item.kind is Kind.CHANGE:
+                    reviewer = self.user(command.argument.removeprefix("@"))
+                    if reviewer is not None:
+                        self.review_requested(item, actor, reviewer)
                 case "merge" if item.kind is Kind.CHANGE and item.open:
                     self.merged(repository, item, actor)
 

@@ -29,7 +29,7 @@ SandboxOf = Annotated[Sandbox, Depends(sandbox_of)]
 
 def renderer_of(sandbox: SandboxOf) -> ItemRenderer:
     """Renders for this forge's address."""
-    return ItemRenderer(sandbox.base_url)
+    return ItemRenderer(sandbox.base_url, sandbox.mergeable)
 
 
 Render = Annotated[ItemRenderer, Depends(renderer_of)]

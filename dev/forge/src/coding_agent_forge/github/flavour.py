@@ -20,9 +20,9 @@ from coding_agent_forge.github import (
     routes_repository,
     routes_reviews,
 )
-from coding_agent_forge.github.items import ItemRenderer
-from coding_agent_forge.github.webhooks import messages
-from coding_agent_forge.model import Happening
+from coding_agent_forge.github.render_reviews import ReviewRenderer
+from coding_agent_forge.github.webhooks import check_messages, messages
+from coding_agent_forge.model import CheckHappening, Happening
 from coding_agent_forge.sandbox import Sandbox
 
 PREFIX = "/api/v3"
@@ -58,9 +58,21 @@ def tell(sandbox: Sandbox, happening: Happening) -> None:
     hooks = [hook for hook in sandbox.store.hooks if hook.repository is happening.repository]
     if not hooks:
         return
-    renderer = ItemRenderer(sandbox.base_url)
+    renderer = ReviewRenderer(sandbox.base_url)
     listed = sandbox.deliveries.settings.unlabeled_lists_label
     for message in messages(happening, renderer, sandbox.store.users, unlabeled_lists_label=listed):
+        for hook in hooks:
+            if hook.wants(message.event):
+                sandbox.deliveries.tell(hook, message, happening)
+
+
+def tell_check(sandbox: Sandbox, happening: CheckHappening) -> None:
+    """Send what became of a check to the hooks of its repository."""
+    hooks = [hook for hook in sandbox.store.hooks if hook.repository is happening.repository]
+    if not hooks:
+        return
+    renderer = ReviewRenderer(sandbox.base_url)
+    for message in check_messages(happening, renderer, sandbox.store.users):
         for hook in hooks:
             if hook.wants(message.event):
                 sandbox.deliveries.tell(hook, message, happening)

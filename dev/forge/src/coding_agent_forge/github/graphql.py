@@ -1,4 +1,4 @@
-"""GitHub's GraphQL API, as far as reviews and edits need it: fields and inline fragments, no aliases.
+"""GitHub's GraphQL API, as far as changes and edits need it: fields and inline fragments, no aliases.
 
 A field that the sandbox does not know is an error, as with GitHub. Schema: https://docs.github.com/graphql
 """
@@ -14,8 +14,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from coding_agent_forge.github.access import Actor, SandboxOf
-from coding_agent_forge.github.render_reviews import edit_node, item_node
-from coding_agent_forge.model import Item, Kind
+from coding_agent_forge.github.render_graphql import FORBIDDEN, TIMELINE, GraphqlRenderer, thread_id
+from coding_agent_forge.github.search import found
+from coding_agent_forge.model import Item, Kind, Repository, User
+from coding_agent_forge.sandbox import Sandbox
 
 router = APIRouter()
 _TOKEN = re.compile(r"[A-Za-z_]\w*|\$[A-Za-z_]\w*|\d+|\.\.\.|[{}():,!\[\]]|\S")
@@ -31,8 +33,12 @@ class Query(BaseModel):
 _FRAGMENT = "..."
 
 
-class _UnknownFieldError(Exception):
-    pass
+class _QueryError(Exception):
+    """The query is wrong: there is no data."""
+
+    def __init__(self, message: str, kind: str = "undefinedField") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass
@@ -44,42 +50,84 @@ class _Field:
 
 @router.post("/api/graphql")
 async def graphql(query: Query, sandbox: SandboxOf, user: Actor) -> dict[str, Any]:
-    """Answer a query; errors come with status 200."""
+    """Answer a query or a mutation; errors come with status 200."""
     tokens = iter(_TOKEN.findall(query.query))
     for token in tokens:
         if token == "{":
             break
-    fields = list(_fields(tokens, query.variables))
+    root = _Root(sandbox, user)
+    answer = _Answer()
+    try:
+        data = {
+            asked.name: answer.value(asked, root.field(asked), (asked.name,))
+            for asked in _fields(tokens, query.variables)
+        }
+    except _QueryError as error:
+        return {"errors": [{"message": str(error), "type": error.kind}]}
+    return {"data": data} | ({"errors": answer.errors} if answer.errors else {})
 
-    def repository(asked: _Field) -> Any:
-        found = sandbox.store.repository(f"{asked.arguments['owner']}/{asked.arguments['name']}")
-        if found is None or found.role(user) is None:
+
+class _Root:
+    """The fields of `Query` and `Mutation`."""
+
+    def __init__(self, sandbox: Sandbox, user: User) -> None:
+        self._sandbox = sandbox
+        self._user = user
+        self._render = GraphqlRenderer(sandbox, user)
+
+    def field(self, asked: _Field) -> Any:
+        """What one of them shows."""
+        match asked.name:
+            case "repository":
+                return self._repository(asked)
+            case "search":
+                return self._search(asked)
+            case "resolveReviewThread" | "unresolveReviewThread":
+                return self._resolve(asked)
+        raise _QueryError(f"Field '{asked.name}' doesn't exist on type 'Query'")
+
+    def _repository(self, asked: _Field) -> Any:
+        found = self._sandbox.store.repository(f"{asked.arguments['owner']}/{asked.arguments['name']}")
+        if found is None or found.role(self._user) is None:
             return None
 
         def item(kind: Kind) -> Callable[[_Field], Any]:
             def one(asked: _Field) -> Any:
                 item = found.item(int(asked.arguments["number"]), kind)
-                if item is None:
-                    return None
-                known = item_node(found, item, sandbox.reviews)
-                return _object(asked, known | {"timelineItems": history(item)})
+                return None if item is None else self._item(found, item)
 
             return one
 
-        def history(item: Item) -> Callable[[_Field], Any]:
-            def timeline(asked: _Field) -> Any:
-                if asked.arguments.get("itemTypes") != ["RENAMED_TITLE_EVENT"]:
-                    raise _UnknownFieldError("The sandbox lists the items RENAMED_TITLE_EVENT only")
-                return _connection(asked, [edit_node(event) for event in item.events if event.renamed])
+        return {"issue": item(Kind.ISSUE), "pullRequest": item(Kind.CHANGE)}
 
-            return timeline
+    def _search(self, asked: _Field) -> Any:
+        assert asked.arguments["type"] == "ISSUE"
+        visible = [place for place in self._sandbox.store.repositories if place.role(self._user) is not None]
+        hits = found(visible, asked.arguments["query"], me=self._user.login)
+        return [self._item(*hit) for hit in hits]
 
-        return _object(asked, {"issue": item(Kind.ISSUE), "pullRequest": item(Kind.CHANGE)})
+    def _resolve(self, asked: _Field) -> Any:
+        wanted = asked.arguments["input"]["threadId"]
+        for repository in self._sandbox.store.repositories:
+            for item in repository.items:
+                for thread in self._sandbox.reviews.threads(item):
+                    if thread_id(thread) == wanted:
+                        role = repository.role(self._user)
+                        if role is None or not role.may_write:
+                            raise _QueryError("Resource not accessible by personal access token", "FORBIDDEN")
+                        resolver = self._user if asked.name == "resolveReviewThread" else None
+                        self._sandbox.reviews.resolve(thread, resolver)
+                        return {"thread": {"id": wanted, "isResolved": resolver is not None}}
+        raise _QueryError(f"Could not resolve to a node with the global id of '{wanted}'.", "NOT_FOUND")
 
-    try:
-        return {"data": {asked.name: repository(asked) for asked in fields}}
-    except _UnknownFieldError as error:
-        return {"errors": [{"message": str(error), "type": "undefinedField"}]}
+    def _item(self, repository: Repository, item: Item) -> Any:
+        def timeline(asked: _Field) -> Any:
+            types = asked.arguments.get("itemTypes", [])
+            if not types or not set(types) <= set(TIMELINE):
+                raise _QueryError(f"The sandbox lists the items {', '.join(TIMELINE)} only")
+            return self._render.timeline(repository, item, [TIMELINE[name] for name in types])
+
+        return self._render.item(repository, item) | {"timelineItems": timeline}
 
 
 def _fields(tokens: Iterator[str], variables: dict[str, Any]) -> Iterator[_Field]:
@@ -108,60 +156,70 @@ def _fields(tokens: Iterator[str], variables: dict[str, Any]) -> Iterator[_Field
 def _arguments(tokens: Iterator[str], variables: dict[str, Any]) -> dict[str, Any]:
     words: list[Any] = []
     for token in tokens:
-        if token == ")":
+        if token in (")", "}"):
             break
         if token == "[":
             words.append([word for word in iter(lambda: next(tokens), "]") if word != ","])
+        elif token == "{":
+            words.append(_arguments(tokens, variables))
         elif token not in (":", ","):
             words.append(variables.get(token[1:]) if token.startswith("$") else token)
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def _object(asked: _Field, known: dict[str, Any]) -> dict[str, Any]:
-    """The asked fields of an object; functions are called, lists are connections."""
-    shown: dict[str, Any] = {}
-    for below in asked.below:
-        if below.name == _FRAGMENT:
-            if below.arguments["on"] == known["__typename"]:
-                shown |= _object(below, known)
-            continue
-        if below.name not in known:
-            raise _UnknownFieldError(f"Field '{below.name}' doesn't exist on type '{asked.name}'")
-        value = known[below.name]
-        shown[below.name] = (
-            value(below)
-            if callable(value)
-            else _connection(below, value)
-            if isinstance(value, list)
-            else _object(below, value)
-            if isinstance(value, dict)
-            else value
-        )
-    return shown
+@dataclass
+class _Answer:
+    """The data of an answer, with the errors of single fields."""
 
+    errors: list[dict[str, Any]] = field(default_factory=list)
 
-def _connection(asked: _Field, everything: list[dict[str, Any]]) -> dict[str, Any]:
-    """A page of a list: `first` from the start, or `last` before the cursor `before`, its position."""
-    arguments = asked.arguments
-    if "last" in arguments:
-        end = int(arguments["before"]) if arguments.get("before") else len(everything)
-        start = max(0, end - int(arguments["last"]))
-    else:
-        start, end = 0, min(len(everything), int(arguments["first"]))
-    info = {
-        "hasPreviousPage": start > 0,
-        "hasNextPage": end < len(everything),
-        "startCursor": str(start) if everything else None,
-        "endCursor": str(end) if everything else None,
-    }
-    shown: dict[str, Any] = {}
-    for below in asked.below:
-        if below.name == "pageInfo":
-            shown["pageInfo"] = _object(below, info)
-        elif below.name == "nodes":
-            shown["nodes"] = [_object(below, node) for node in everything[start:end]]
-        elif below.name == "totalCount":
-            shown["totalCount"] = len(everything)
+    def value(self, asked: _Field, value: Any, path: tuple[str | int, ...]) -> Any:
+        """What is asked for of a value."""
+        if callable(value):
+            value = value(asked)
+        if value is FORBIDDEN:
+            message = "Resource not accessible by personal access token"
+            self.errors.append({"type": "FORBIDDEN", "path": list(path), "message": message})
+            return None
+        if isinstance(value, list):
+            return self._connection(asked, value, path)
+        if isinstance(value, tuple):
+            return [self.value(asked, entry, (*path, index)) for index, entry in enumerate(value)]
+        return self._object(asked, value, path) if isinstance(value, dict) else value
+
+    def _object(self, asked: _Field, known: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+        for below in asked.below:
+            if below.name == _FRAGMENT:
+                if below.arguments["on"] == known["__typename"]:
+                    shown |= self._object(below, known, path)
+                continue
+            if below.name not in known:
+                raise _QueryError(f"Field '{below.name}' doesn't exist on type '{asked.name}'")
+            shown[below.name] = self.value(below, known[below.name], (*path, below.name))
+        return shown
+
+    def _connection(
+        self, asked: _Field, everything: list[Any], path: tuple[str | int, ...]
+    ) -> dict[str, Any]:
+        """A page of a list: `first` after the cursor `after`, or `last` before `before`; a cursor is a
+        position."""
+        arguments = asked.arguments
+        if "last" in arguments:
+            end = int(arguments["before"]) if arguments.get("before") else len(everything)
+            start = max(0, end - int(arguments["last"]))
         else:
-            raise _UnknownFieldError(f"Field '{below.name}' doesn't exist on a connection")
-    return shown
+            start = int(arguments["after"]) if arguments.get("after") else 0
+            end = min(len(everything), start + int(arguments["first"]))
+        page = {
+            "pageInfo": {
+                "hasPreviousPage": start > 0,
+                "hasNextPage": end < len(everything),
+                "startCursor": str(start) if everything else None,
+                "endCursor": str(end) if everything else None,
+            },
+            "nodes": tuple(everything[start:end]),
+            "totalCount": len(everything),
+            "issueCount": len(everything),
+        }
+        return self._object(asked, page, path)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from coding_agent_forge.github.render import Json, Renderer, association, node_id, reactions
 from coding_agent_forge.model import Item, Kind, Repository, User
 from coding_agent_forge.timestamps import github_time
 
 
 class ItemRenderer(Renderer):
-    """Renders issues and pull requests too."""
+    """Renders issues and pull requests too.
+
+    Args:
+        mergeable: whether a pull request merges, as somebody who reads it is told; webhooks never say it.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        mergeable: Callable[[Repository, Item], bool | None] = lambda repository, item: None,
+    ) -> None:
+        super().__init__(base_url)
+        self._mergeable = mergeable
 
     def issue(self, repository: Repository, item: Item) -> Json:
         """An issue, or a pull request seen as one."""
@@ -85,7 +99,7 @@ class ItemRenderer(Renderer):
             **self._common(repository, item),
             "merged_at": github_time(item.merged_at) if item.merged_at else None,
             "merge_commit_sha": None,
-            "requested_reviewers": [],
+            "requested_reviewers": [self.user(user) for user in item.reviewers],
             "requested_teams": [],
             "draft": item.draft,
             "commits_url": links["commits"],
@@ -103,11 +117,12 @@ class ItemRenderer(Renderer):
         self, repository: Repository, item: Item, users: list[User], viewer: User | None = None
     ) -> Json:
         """A pull request by itself."""
+        mergeable = self._mergeable(repository, item)
         return self.pull(repository, item, users, viewer) | {
             "merged": item.merged_at is not None,
-            "mergeable": True if item.open else None,
-            "rebaseable": True if item.open else None,
-            "mergeable_state": "clean" if item.open else "unknown",
+            "mergeable": mergeable,
+            "rebaseable": mergeable,
+            "mergeable_state": {True: "clean", False: "dirty", None: "unknown"}[mergeable],
             "merged_by": self.user(item.author) if item.merged_at else None,
             "comments": len(item.comments),
             "review_comments": 0,

@@ -5,11 +5,22 @@ Shapes: GitHub's OpenAPI description, https://github.com/github/rest-api-descrip
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from coding_agent_forge import git
 from coding_agent_forge.github.items import ItemRenderer
 from coding_agent_forge.github.render import Json, association, node_id, reactions
-from coding_agent_forge.model import Comment, Item, ItemEvent, Kind, Repository, User
-from coding_agent_forge.reviews import Check, Place, Review, Reviews, Thread, hunk, place
+from coding_agent_forge.model import (
+    Check,
+    CheckHappening,
+    Comment,
+    Item,
+    Repository,
+    Review,
+    Thread,
+    User,
+)
+from coding_agent_forge.reviews import hunk, place
 from coding_agent_forge.timestamps import github_time
 
 _STATUS = {"A": "added", "D": "removed", "M": "modified", "R": "renamed"}
@@ -109,7 +120,6 @@ class ReviewRenderer(ItemRenderer):
         """A check run; those with a log are jobs of GitHub Actions."""
         url = f"{self.repository_url(repository)}/check-runs/{check.id}"
         page = f"{self.base}/{repository.full_name}/actions/runs/{check.run}/job/{check.id}"
-        created = github_time(repository.created_at)
         return {
             "id": check.id,
             "node_id": node_id("CheckRun", check.id),
@@ -118,10 +128,7 @@ class ReviewRenderer(ItemRenderer):
             "url": url,
             "html_url": page,
             "details_url": page,
-            "status": "completed",
-            "conclusion": check.result,
-            "started_at": github_time(check.at),
-            "completed_at": github_time(check.at),
+            **_progress(check),
             "output": {
                 "title": check.summary or None,
                 "summary": check.summary or None,
@@ -131,27 +138,13 @@ class ReviewRenderer(ItemRenderer):
             },
             "name": check.name,
             "check_suite": {"id": check.run},
-            "app": {
-                "id": 15368,
-                "slug": "github-actions",
-                "node_id": node_id("App", 15368),
-                "owner": self.owner(repository, users),
-                "name": "GitHub Actions",
-                "description": None,
-                "external_url": self.base,
-                "html_url": f"{self.base}/apps/github-actions",
-                "created_at": created,
-                "updated_at": created,
-                "permissions": {"checks": "write", "metadata": "read"},
-                "events": ["check_run"],
-            },
+            "app": self._actions(repository, users),
             "pull_requests": [],
         }
 
     def job(self, repository: Repository, check: Check, branch: str) -> Json:
         """A job of a workflow run; its id is that of its check run."""
         api = self.repository_url(repository)
-        at = github_time(check.at)
         return {
             "id": check.id,
             "run_id": check.run,
@@ -160,11 +153,8 @@ class ReviewRenderer(ItemRenderer):
             "head_sha": check.sha,
             "url": f"{api}/actions/jobs/{check.id}",
             "html_url": f"{self.base}/{repository.full_name}/actions/runs/{check.run}/job/{check.id}",
-            "status": "completed",
-            "conclusion": check.result,
-            "created_at": at,
-            "started_at": at,
-            "completed_at": at,
+            **_progress(check),
+            "created_at": github_time(check.at),
             "name": check.name,
             "steps": [],
             "check_run_url": f"{api}/check-runs/{check.id}",
@@ -173,7 +163,7 @@ class ReviewRenderer(ItemRenderer):
             "runner_name": "sandbox",
             "runner_group_id": 1,
             "runner_group_name": "Default",
-            "run_attempt": 1,
+            "run_attempt": check.attempt,
             "workflow_name": "CI",
             "head_branch": branch,
         }
@@ -186,8 +176,6 @@ class ReviewRenderer(ItemRenderer):
         api = self.repository_url(repository)
         url = f"{api}/actions/runs/{first.run}"
         at = github_time(first.at)
-        failed = any(check.result != "success" for check in checks)
-        person = {"name": "Sandbox", "email": "sandbox@localhost"}
         return {
             "id": first.run,
             "name": "CI",
@@ -196,11 +184,11 @@ class ReviewRenderer(ItemRenderer):
             "head_sha": first.sha,
             "path": ".github/workflows/ci.yaml",
             "run_number": 1,
-            "run_attempt": 1,
+            "run_attempt": max(check.attempt for check in checks),
             "display_title": "CI",
             "event": "pull_request",
-            "status": "completed",
-            "conclusion": "failure" if failed else "success",
+            "status": "completed" if conclusion(checks) else "in_progress",
+            "conclusion": conclusion(checks),
             "workflow_id": 1,
             "check_suite_id": first.run,
             "url": url,
@@ -217,16 +205,91 @@ class ReviewRenderer(ItemRenderer):
             "rerun_url": f"{url}/rerun",
             "previous_attempt_url": None,
             "workflow_url": f"{api}/actions/workflows/1",
-            "head_commit": {
-                "id": first.sha,
-                "tree_id": first.sha,
-                "message": "",
-                "timestamp": at,
-                "author": person,
-                "committer": person,
-            },
+            "head_commit": self.simple_commit(first),
             "repository": self.repository(repository, users),
             "head_repository": self.repository(repository, users),
+        }
+
+    def simple_commit(self, check: Check) -> Json:
+        """A check's commit as a check suite shows it."""
+        person = {"name": "Sandbox", "email": "sandbox@localhost"}
+        return {
+            "id": check.sha,
+            "tree_id": check.sha,
+            "message": "",
+            "timestamp": github_time(check.at),
+            "author": person,
+            "committer": person,
+        }
+
+    def check_suite(self, happening: CheckHappening, users: list[User]) -> Json:
+        """All check runs of a commit, as the events of check runs show them."""
+        repository, check, item = happening.repository, happening.check, happening.item
+        ended = conclusion([one for one in happening.checks if one.log is not None])
+        api = self.repository_url(repository)
+        pulls = []
+        if item is not None and item.source is None:
+            end = {"id": repository.id, "url": api, "name": repository.name}
+            pulls.append(
+                {
+                    "url": f"{api}/pulls/{item.number}",
+                    "id": item.id,
+                    "number": item.number,
+                    "head": {"ref": item.head, "sha": item.tips.head_sha, "repo": end},
+                    "base": {"ref": item.base, "sha": item.tips.base_sha, "repo": end},
+                }
+            )
+        return {
+            "id": check.run,
+            "node_id": node_id("CheckSuite", check.run),
+            "head_branch": item.head if item else None,
+            "head_sha": check.sha,
+            "status": "completed" if ended else "in_progress",
+            "conclusion": ended,
+            "url": f"{api}/check-suites/{check.run}",
+            "before": None,
+            "after": check.sha,
+            "pull_requests": pulls,
+            "app": self._actions(repository, users),
+            "created_at": github_time(check.at),
+            "updated_at": github_time(check.ended_at or check.at),
+        }
+
+    def status_event(self, repository: Repository, check: Check) -> Json:
+        """A commit status as its event shows it."""
+        commit = self.commit(repository, git.commit_facts(repository.path, check.sha))
+        del commit["commit"]["verification"]["verified_at"]  # of the REST API alone
+        return {
+            "id": check.id,
+            "sha": check.sha,
+            "name": repository.full_name,
+            "target_url": check.url or None,
+            "avatar_url": None,
+            "context": check.name,
+            "description": check.summary or None,
+            "state": check.result or "pending",
+            "commit": commit,
+            "branches": [],
+            "created_at": github_time(check.at),
+            "updated_at": github_time(check.ended_at or check.at),
+        }
+
+    def _actions(self, repository: Repository, users: list[User]) -> Json:
+        """GitHub Actions, the App that all check runs are of."""
+        created = github_time(repository.created_at)
+        return {
+            "id": 15368,
+            "slug": "github-actions",
+            "node_id": node_id("App", 15368),
+            "owner": self.owner(repository, users),
+            "name": "GitHub Actions",
+            "description": None,
+            "external_url": self.base,
+            "html_url": f"{self.base}/apps/github-actions",
+            "created_at": created,
+            "updated_at": created,
+            "permissions": {"checks": "write", "metadata": "read"},
+            "events": ["check_run"],
         }
 
     def status(self, repository: Repository, check: Check) -> Json:
@@ -237,78 +300,28 @@ class ReviewRenderer(ItemRenderer):
             "avatar_url": None,
             "id": check.id,
             "node_id": node_id("StatusContext", check.id),
-            "state": check.result,
+            "state": check.result or "pending",
             "description": check.summary or None,
-            "target_url": None,
+            "target_url": check.url or None,
             "context": check.name,
             "created_at": at,
-            "updated_at": at,
+            "updated_at": github_time(check.ended_at or check.at),
         }
 
 
-def item_node(repository: Repository, item: Item, reviews: Reviews) -> Json:
-    """An `Issue` or `PullRequest` of the GraphQL API, without its timeline."""
-    last = item.edits[-1] if item.edits else None
-    edits = [
-        {"editedAt": github_time(edit.at), "editor": actor_node(edit.editor)} for edit in reversed(item.edits)
-    ]
-    shown: Json = {
-        "number": item.number,
-        "lastEditedAt": github_time(last.at) if last else None,
-        "editor": actor_node(last.editor) if last else None,
-        "userContentEdits": edits,
-    }
-    if item.kind is Kind.CHANGE:
-        shown["reviewThreads"] = [thread_node(repository, item, one) for one in reviews.threads(item)]
-        shown["reviews"] = [
-            {
-                "fullDatabaseId": str(review.id),
-                "lastEditedAt": github_time(review.edited_at) if review.edited_at else None,
-            }
-            for review in reviews.reviews(item)
-        ]
-    return shown
-
-
-def edit_node(event: ItemEvent) -> Json:
-    """A `RenamedTitleEvent` of the GraphQL API."""
-    assert event.renamed is not None
+def _progress(check: Check) -> Json:
+    """How far a check run or job is."""
     return {
-        "__typename": "RenamedTitleEvent",
-        "createdAt": github_time(event.created_at),
-        "actor": actor_node(event.actor),
-        "previousTitle": event.renamed[0],
-        "currentTitle": event.renamed[1],
+        "status": "completed" if check.result else "queued" if check.queued else "in_progress",
+        "conclusion": check.result or None,
+        "started_at": github_time(check.at),
+        "completed_at": github_time(check.ended_at) if check.ended_at else None,
     }
 
 
-def actor_node(user: User) -> Json:
-    """An `Actor` of the GraphQL API."""
-    return {"__typename": "User", "login": user.login}
-
-
-def thread_node(repository: Repository, item: Item, thread: Thread) -> Json:
-    """A `PullRequestReviewThread` of the GraphQL API."""
-    at: Place = place(repository, item, thread, follow_renames=False)
-    side = "LEFT" if thread.removed else "RIGHT"
-    return {
-        "id": node_id("PullRequestReviewThread", thread.id),
-        "isResolved": thread.resolved_by is not None,
-        "isOutdated": at.outdated,
-        "path": at.path,
-        "line": None if at.outdated else at.line,
-        "startLine": None if at.outdated else at.start_line,
-        "originalLine": thread.line,
-        "originalStartLine": thread.start_line,
-        "diffSide": side,
-        "subjectType": "FILE" if thread.line is None else "LINE",
-        "comments": [
-            {
-                "id": node_id("PullRequestReviewComment", comment.id),
-                "fullDatabaseId": str(comment.id),
-                "body": comment.body,
-                "createdAt": github_time(comment.created_at),
-            }
-            for comment in thread.comments
-        ],
-    }
+def conclusion(checks: Sequence[Check]) -> str | None:
+    """How a workflow run or check suite ended; `None`: it has not."""
+    results = {check.result for check in checks}
+    if "" in results:
+        return None
+    return "success" if results <= {"success", "neutral", "skipped"} else "failure"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel
 
 from coding_agent_forge import git
-from coding_agent_forge.github.access import InRepository, Pull, SandboxOf, paged
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.github.access import Actor, InRepository, Pull, SandboxOf, needs_write, paged
 from coding_agent_forge.github.render_reviews import ReviewRenderer
 
 router = APIRouter(prefix="/repos/{owner}/{repo}/pulls/{number}")
@@ -53,6 +55,69 @@ async def review_comments(
         reverse=newest_first,
     )
     return [render.review_comment(repository, item, *entry) for entry in paged(found, request, response)]
+
+
+class Text(BaseModel):
+    """Body of a reply."""
+
+    body: str
+
+
+@router.post("/comments/{comment_id}/replies", status_code=201)
+async def reply(
+    comment_id: int,
+    text: Text,
+    repository: InRepository,
+    item: Pull,
+    render: RenderReviews,
+    sandbox: SandboxOf,
+    user: Actor,
+) -> dict[str, Any]:
+    """Answer in the thread that begins with a comment; GitHub knows it by no other one."""
+    for thread in sandbox.reviews.threads(item):
+        if thread.comments[0].id == comment_id:
+            comment = sandbox.reviews.reply(thread, user, text.body)
+            return render.review_comment(repository, item, thread, comment)
+    raise Refused(404, "Not Found")
+
+
+class Reviewers(BaseModel):
+    """Body of `POST requested_reviewers`."""
+
+    reviewers: list[str] = []
+    team_reviewers: list[str] = []
+
+
+@router.get("/requested_reviewers")
+async def requested_reviewers(item: Pull, render: RenderReviews) -> dict[str, Any]:
+    """Who was asked and has not answered."""
+    return {"users": [render.user(user) for user in item.reviewers], "teams": []}
+
+
+@router.post("/requested_reviewers", status_code=201)
+async def request_reviewers(
+    asked: Reviewers,
+    repository: InRepository,
+    item: Pull,
+    render: RenderReviews,
+    sandbox: SandboxOf,
+    user: Actor,
+) -> dict[str, Any]:
+    """Ask people for a review, also those who have given one; only collaborators can be asked."""
+    needs_write(repository, user)
+    people = [sandbox.store.user(login) for login in asked.reviewers]
+    for person in people:
+        if person is None or (person.login not in repository.roles and not person.admin):
+            text = "Reviews may only be requested from collaborators."
+            raise Refused(
+                422, text + " One or more of the users or teams you specified is not a collaborator."
+            )
+        if person is item.author:
+            raise Refused(422, "Review cannot be requested from pull request author.")
+    for person in people:
+        assert person is not None
+        sandbox.reviews.request_review(item, user, person)
+    return render.pull(repository, item, sandbox.store.users, user)
 
 
 @router.get("/files")

@@ -14,7 +14,8 @@ from dataclasses import replace
 from coding_agent_forge.deliveries import Message
 from coding_agent_forge.github.items import ItemRenderer
 from coding_agent_forge.github.render import Json
-from coding_agent_forge.model import Happening, Hook, Kind, Label, User
+from coding_agent_forge.github.render_reviews import ReviewRenderer
+from coding_agent_forge.model import CheckHappening, Happening, Hook, Kind, Label, User
 from coding_agent_forge.timestamps import github_time
 
 
@@ -39,7 +40,7 @@ def seal(hook: Hook, message: Message, guid: str) -> tuple[dict[str, str], bytes
 
 
 def messages(
-    happening: Happening, renderer: ItemRenderer, users: list[User], *, unlabeled_lists_label: bool = False
+    happening: Happening, renderer: ReviewRenderer, users: list[User], *, unlabeled_lists_label: bool = False
 ) -> Iterator[Message]:
     """The events of a happening: GitHub sends one for each label and each kind of change.
 
@@ -62,6 +63,13 @@ def messages(
         comment = renderer.comment(happening.repository, happening.item, happening.comment)
         yield message("created", {"issue": issue, "comment": comment}, "issue_comment")
         return
+    if happening.action in ("reviewed", "review_commented"):
+        yield _about_review(happening, renderer, users, frame)
+        return
+    if happening.action == "review_requested":
+        assert happening.reviewer is not None
+        asked = {"requested_reviewer": renderer.user(happening.reviewer)}
+        yield message("review_requested", {**subject, **asked})
     if happening.action == "opened":
         yield message("opened", subject)
     edited = _edited(happening)
@@ -82,6 +90,52 @@ def messages(
     if happening.action == "synchronized":
         moved = {"before": happening.previous_sha, "after": happening.item.tips.head_sha}
         yield message("synchronize", {**subject, **moved})
+
+
+def _about_review(happening: Happening, renderer: ReviewRenderer, users: list[User], frame: Json) -> Message:
+    repository, item = happening.repository, happening.item
+    pull = renderer.pull(repository, item, users)
+    _add_merge_settings(pull)
+    subject: Json
+    if happening.review is not None:
+        review = renderer.review(repository, item, happening.review)
+        subject = {"review": review | {"state": review["state"].lower()}}
+        event, action = "pull_request_review", "submitted"
+    else:
+        assert happening.thread is not None
+        assert happening.comment is not None
+        comment = renderer.review_comment(repository, item, happening.thread, happening.comment)
+        subject = {"comment": comment}
+        event, action = "pull_request_review_comment", "created"
+    return Message(event, action, {"action": action, **subject, "pull_request": pull, **frame}, repository.id)
+
+
+def check_messages(
+    happening: CheckHappening, renderer: ReviewRenderer, users: list[User]
+) -> Iterator[Message]:
+    """The events of a check that began or ended: hooks of repositories get no others."""
+    repository, check = happening.repository, happening.check
+    frame = {
+        "repository": renderer.repository(repository, users) | {"custom_properties": {}},
+        "sender": renderer.user(happening.actor),
+    }
+    if check.log is None:
+        yield Message("status", None, renderer.status_event(repository, check) | frame, repository.id)
+        return
+    run = renderer.check_run(repository, check, users)
+    suite = renderer.check_suite(happening, users)
+    run |= {"check_suite": suite, "pull_requests": suite["pull_requests"]}
+    for action, due in (("created", happening.began), ("completed", bool(check.result))):
+        if due:
+            yield Message("check_run", action, {"action": action, "check_run": run, **frame}, repository.id)
+    if happening.all_ended:
+        suite = suite | {
+            "latest_check_runs_count": len(happening.checks),
+            "check_runs_url": f"{suite['url']}/check-runs",
+            "head_commit": renderer.simple_commit(check),
+        }
+        shown = {"action": "completed", "check_suite": suite, **frame}
+        yield Message("check_suite", "completed", shown, repository.id)
 
 
 def ping(hook: Hook, renderer: ItemRenderer, users: list[User]) -> Message:
@@ -125,10 +179,14 @@ def _subject(happening: Happening, renderer: ItemRenderer, users: list[User]) ->
     if item.kind is Kind.ISSUE:
         return {"issue": renderer.issue(repository, item)}
     pull = renderer.full_pull(repository, item, users)
+    _add_merge_settings(pull)
+    return {"number": item.number, "pull_request": pull}
+
+
+def _add_merge_settings(pull: Json) -> None:
     for end in ("head", "base"):
         if pull[end]["repo"] is not None:
             pull[end]["repo"] |= _MERGE_SETTINGS
-    return {"number": item.number, "pull_request": pull}
 
 
 def _label(happening: Happening, renderer: ItemRenderer, label: Label) -> Json:

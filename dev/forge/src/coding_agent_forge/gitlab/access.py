@@ -12,6 +12,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.gitlab.items import ItemRenderer
+from coding_agent_forge.gitlab.merge_status import merge_status
 from coding_agent_forge.identity import authenticate
 from coding_agent_forge.model import Item, Kind, Repository, User
 from coding_agent_forge.pages import paginate
@@ -40,9 +41,17 @@ def sandbox_of(request: Request) -> Sandbox:
 SandboxOf = Annotated[Sandbox, Depends(sandbox_of)]
 
 
+def item_renderer(sandbox: Sandbox) -> ItemRenderer:
+    """Renders for a forge's address, with what it knows of merge requests."""
+    return ItemRenderer(
+        sandbox.base_url,
+        lambda repository, item, alone: merge_status(sandbox, repository, item, counts=alone),
+    )
+
+
 def renderer_of(sandbox: SandboxOf) -> ItemRenderer:
     """Renders for this forge's address."""
-    return ItemRenderer(sandbox.base_url)
+    return item_renderer(sandbox)
 
 
 Render = Annotated[ItemRenderer, Depends(renderer_of)]

@@ -11,9 +11,9 @@ from starlette.responses import JSONResponse
 
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.gitlab import routes_discussions, routes_items, routes_project, routes_reactions
-from coding_agent_forge.gitlab.items import ItemRenderer
-from coding_agent_forge.gitlab.webhooks import KINDS, message
-from coding_agent_forge.model import Happening
+from coding_agent_forge.gitlab.access import item_renderer
+from coding_agent_forge.gitlab.webhooks import KINDS, message, pipeline_message
+from coding_agent_forge.model import CheckHappening, Happening
 from coding_agent_forge.sandbox import Sandbox
 
 PREFIX = "/api/v4"
@@ -44,9 +44,19 @@ def tell(sandbox: Sandbox, happening: Happening) -> None:
     hooks = [hook for hook in sandbox.store.hooks if hook.repository in (None, happening.repository)]
     if not hooks:
         return
-    told = message(happening, ItemRenderer(sandbox.base_url))
+    told = message(happening, item_renderer(sandbox))
     for hook in hooks:
         if hook.wants(KINDS[told.event]):
+            sandbox.deliveries.tell(hook, told, happening)
+
+
+def tell_check(sandbox: Sandbox, happening: CheckHappening) -> None:
+    """Send what became of a pipeline to the hooks of its project: only a new status is told."""
+    if happening.status == happening.previous_status:
+        return
+    told = pipeline_message(happening, item_renderer(sandbox))
+    for hook in sandbox.store.hooks:
+        if hook.repository is happening.repository and hook.wants(KINDS[told.event]):
             sandbox.deliveries.tell(hook, told, happening)
 
 

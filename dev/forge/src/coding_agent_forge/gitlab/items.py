@@ -5,6 +5,9 @@ Shapes: https://docs.gitlab.com/api/issues/ and https://docs.gitlab.com/api/merg
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from coding_agent_forge.gitlab.merge_status import MergeStatus
 from coding_agent_forge.gitlab.render import Json, Renderer
 from coding_agent_forge.model import Item, Kind, Repository
 from coding_agent_forge.timestamps import gitlab_time
@@ -18,7 +21,19 @@ _TIME_STATS = {
 
 
 class ItemRenderer(Renderer):
-    """Renders issues and merge requests too."""
+    """Renders issues and merge requests too.
+
+    Args:
+        merge_status: of a merge request, and whether it is read alone.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        merge_status: Callable[[Repository, Item, bool], MergeStatus] = lambda *_: MergeStatus(),
+    ) -> None:
+        super().__init__(base_url)
+        self.merge_status = merge_status
 
     def item(self, repository: Repository, item: Item) -> Json:
         """An issue or a merge request."""
@@ -89,10 +104,12 @@ class ItemRenderer(Renderer):
             },
         }
 
-    def merge_request(self, repository: Repository, item: Item) -> Json:
-        """A merge request."""
-        tips = item.tips
-        return self._common(repository, item, "!") | {
+    def merge_request(self, repository: Repository, item: Item, *, alone: bool = False) -> Json:
+        """A merge request; `alone`: not in a list."""
+        tips, status = item.tips, self.merge_status(repository, item, alone)
+        common = self._common(repository, item, "!")
+        return common | {
+            "user_notes_count": common["user_notes_count"] + status.thread_notes,
             "merged_by": self.user(item.author) if item.merged_at else None,
             "merge_user": self.user(item.author) if item.merged_at else None,
             "merged_at": gitlab_time(item.merged_at) if item.merged_at else None,
@@ -100,12 +117,12 @@ class ItemRenderer(Renderer):
             "source_branch": item.head,
             "source_project_id": source.id if (source := repository.holder(item)) else None,
             "target_project_id": repository.id,
-            "reviewers": [],
+            "reviewers": [self.user(user) for user in item.reviewers],
             "draft": item.draft,
             "work_in_progress": item.draft,
             "merge_when_pipeline_succeeds": False,
-            "merge_status": "can_be_merged",
-            "detailed_merge_status": "mergeable" if item.open else "not_open",
+            "merge_status": status.status,
+            "detailed_merge_status": status.detailed,
             "sha": tips.head_sha,
             "merge_commit_sha": None,
             "squash_commit_sha": None,
@@ -115,14 +132,14 @@ class ItemRenderer(Renderer):
             "reference": f"!{item.number}",
             "squash": False,
             "squash_on_merge": False,
-            "has_conflicts": False,
-            "blocking_discussions_resolved": True,
+            "has_conflicts": status.conflicts,
+            "blocking_discussions_resolved": status.discussions_resolved,
         }
 
     def full_merge_request(self, repository: Repository, item: Item) -> Json:
         """A merge request by itself."""
         tips = item.tips
-        return self.merge_request(repository, item) | {
+        return self.merge_request(repository, item, alone=True) | {
             "subscribed": False,
             "changes_count": str(tips.changed_files),
             "head_pipeline": None,

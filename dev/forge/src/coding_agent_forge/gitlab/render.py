@@ -5,6 +5,7 @@ Shapes: https://docs.gitlab.com/api/rest/ (users, projects, members, notes, reso
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from coding_agent_forge.git import CommitFacts
@@ -219,3 +220,8 @@ class Renderer:
             "label": shown if label in repository.labels else None,
             "action": "add" if event.event == "labeled" else "remove",
         }
+
+
+def discussion_id(identifier: int | str) -> str:
+    """The id of a discussion, from that of its thread or single comment."""
+    return hashlib.sha1(str(identifier).encode(), usedforsecurity=False).hexdigest()

@@ -6,15 +6,24 @@ https://docs.gitlab.com/api/pipelines/ and https://docs.gitlab.com/api/jobs/
 
 from __future__ import annotations
 
-import hashlib
+from datetime import datetime
 
 from coding_agent_forge import git
 from coding_agent_forge.gitlab.items import ItemRenderer
-from coding_agent_forge.gitlab.render import Json
-from coding_agent_forge.model import Comment, Item, Repository, Version
-from coding_agent_forge.reviews import Check, Thread, place
+from coding_agent_forge.gitlab.render import Json, discussion_id
+from coding_agent_forge.model import Check, Comment, Item, Repository, Thread, User, Version
+from coding_agent_forge.reviews import failure_reason, job_state, place, status_of
 from coding_agent_forge.sandbox import Sandbox
 from coding_agent_forge.timestamps import gitlab_time
+
+_STATES = {
+    "APPROVED": "approved",
+    "CHANGES_REQUESTED": "requested_changes",
+    "COMMENTED": "reviewed",
+    "DISMISSED": "unapproved",
+    "PENDING": "review_started",
+    "UNREVIEWED": "unreviewed",
+}
 
 
 class DiscussionRenderer(ItemRenderer):
@@ -23,7 +32,7 @@ class DiscussionRenderer(ItemRenderer):
     def single(self, repository: Repository, item: Item, comment: Comment) -> Json:
         """A comment that is not part of a thread, as a discussion."""
         return {
-            "id": _hex(comment.id),
+            "id": discussion_id(comment.id),
             "individual_note": True,
             "notes": [self.note(repository, item, comment)],
         }
@@ -31,15 +40,15 @@ class DiscussionRenderer(ItemRenderer):
     def discussion(self, repository: Repository, item: Item, thread: Thread) -> Json:
         """A thread on lines."""
         notes = [self.diff_note(repository, item, thread, comment) for comment in thread.comments]
-        return {"id": _hex(thread.id), "individual_note": False, "notes": notes}
+        return {"id": discussion_id(thread.id), "individual_note": False, "notes": notes}
 
     def diff_note(self, repository: Repository, item: Item, thread: Thread, comment: Comment) -> Json:
         """A comment of a thread. GitLab moves its position along with each push while its lines are there."""
         resolved = thread.resolved_by
+        on_lines = {"commit_id": None, "position": self._position(repository, item, thread)}
         return self.note(repository, item, comment) | {
-            "type": "DiffNote",
-            "commit_id": None,
-            "position": self._position(repository, item, thread),
+            "type": "DiffNote" if thread.path else "DiscussionNote",
+            **(on_lines if thread.path else {}),
             "resolvable": True,
             "resolved": resolved is not None,
             "resolved_by": self.user(resolved) if resolved else None,
@@ -67,7 +76,7 @@ class DiscussionRenderer(ItemRenderer):
         if at.start_line is not None:
             shown["line_range"] = {
                 name: {
-                    "line_code": f"{_hex(at.path)}_0_{line}",
+                    "line_code": f"{discussion_id(at.path)}_0_{line}",
                     "type": "old" if thread.removed else "new",
                     "old_line": line if thread.removed else None,
                     "new_line": None if thread.removed else line,
@@ -110,40 +119,44 @@ class DiscussionRenderer(ItemRenderer):
             ],
         }
 
+    def reviewer(self, user: User, verdict: str, at: datetime) -> Json:
+        """A reviewer with what they said last."""
+        return {"user": self.user(user), "state": _STATES[verdict], "created_at": gitlab_time(at)}
+
     def pipeline(self, repository: Repository, checks: list[Check], branch: str) -> Json:
         """The pipeline of a commit, from its jobs."""
         first = checks[0]
         at = gitlab_time(first.at)
+        changed = max(check.ended_at or check.at for check in checks)
         return {
             "id": first.run,
             "iid": 1,
             "project_id": repository.id,
             "sha": first.sha,
             "ref": branch,
-            "status": "failed" if any(check.result != "success" for check in checks) else "success",
+            "status": status_of([check for check in checks if not check.superseded]),
             "source": "push",
             "created_at": at,
-            "updated_at": at,
+            "updated_at": gitlab_time(changed),
             "web_url": f"{self.base}/{repository.full_name}/-/pipelines/{first.run}",
         }
 
     def job(self, repository: Repository, check: Check, branch: str) -> Json:
         """A job; GitLab calls a failure `failed`."""
-        failed = check.result != "success"
-        at = gitlab_time(check.at)
+        at, reason = gitlab_time(check.at), failure_reason(check)
         pipeline = self.pipeline(repository, [check], branch)
         return {
             "id": check.id,
             "name": check.name,
             "stage": "test",
-            "status": "failed" if failed else "success",
+            "status": job_state(check),
             "ref": branch,
             "tag": False,
             "coverage": None,
-            "allow_failure": False,
+            "allow_failure": check.allow_failure,
             "created_at": at,
-            "started_at": at,
-            "finished_at": at,
+            "started_at": None if check.queued else at,
+            "finished_at": gitlab_time(check.ended_at) if check.ended_at else None,
             "erased_at": None,
             "duration": 1.0,
             "queued_duration": 0.1,
@@ -154,13 +167,33 @@ class DiscussionRenderer(ItemRenderer):
             "artifacts": [],
             "runner": None,
             "archived": False,
-            **({"failure_reason": check.summary or "script_failure"} if failed else {}),
+            **({"failure_reason": reason} if reason else {}),
+        }
+
+    def commit_status(self, check: Check, branch: str, author: User) -> Json:
+        """A job, or a status of another program, as a status of its commit."""
+        at = gitlab_time(check.at)
+        return {
+            "id": check.id,
+            "sha": check.sha,
+            "ref": branch,
+            "status": job_state(check),
+            "name": check.name,
+            "target_url": check.url or None,
+            "description": check.summary or None,
+            "created_at": at,
+            "started_at": None if check.queued else at,
+            "finished_at": gitlab_time(check.ended_at) if check.ended_at else None,
+            "allow_failure": check.allow_failure,
+            "coverage": None,
+            "pipeline_id": check.run,
+            "author": self.user(author),
         }
 
 
 def head_pipeline(sandbox: Sandbox, repository: Repository, item: Item) -> Json | None:
     """The pipeline of a merge request's newest commit."""
-    checks = sandbox.reviews.checks(repository, item.tips.head_sha)
+    checks = sandbox.reviews.checks(repository, item.tips.head_sha, latest=True)
     renderer = DiscussionRenderer(sandbox.base_url)
     return renderer.pipeline(repository, checks, item.head) if checks else None
 
@@ -168,7 +201,3 @@ def head_pipeline(sandbox: Sandbox, repository: Repository, item: Item) -> Json 
 def version_id(head: str) -> int:
     """A version's id, from its newest commit."""
     return int(head[:7], 16)
-
-
-def _hex(identifier: int | str) -> str:
-    return hashlib.sha1(str(identifier).encode(), usedforsecurity=False).hexdigest()

@@ -176,6 +176,9 @@ async def update_item(
     if item.kind is Kind.CHANGE and item.author is not user:
         needs_developer(repository, user)
     add, remove = _label_changes(item, params)
+    ids = params.names("reviewer_ids")
+    if ids is not None:
+        item.reviewers = [one for one in sandbox.store.users if str(one.id) in ids]
     event = params.text("state_event")
     if event not in (None, "close", "reopen"):
         raise Refused(400, "state_event does not have a valid value")

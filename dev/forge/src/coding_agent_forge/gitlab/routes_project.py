@@ -111,6 +111,10 @@ async def delete_label(name: str, repository: InProject, sandbox: SandboxOf, use
     raise Refused(404, "404 Label Not Found")
 
 
+_FLAGS = {"notes": "note_events", "pipelines": "pipeline_events"}
+"""Kinds of events whose switch in a hook's settings has another name."""
+
+
 def _hook_json(hook: Hook, repository: Repository) -> dict[str, Any]:
     return {
         "id": hook.id,
@@ -119,10 +123,7 @@ def _hook_json(hook: Hook, repository: Repository) -> dict[str, Any]:
         "description": "",
         "created_at": gitlab_time(hook.created_at),
         "push_events": False,
-        **{
-            f"{kind}_events" if kind != "notes" else "note_events": hook.wants(kind)
-            for kind in KINDS.values()
-        },
+        **{_FLAGS.get(kind, f"{kind}_events"): hook.wants(kind) for kind in KINDS.values()},
         "enable_ssl_verification": True,
         "alert_status": "executable",
         "disabled_until": None,
@@ -157,9 +158,7 @@ async def create_hook(
     """Set a webhook up."""
     if repository.role(user) is not Role.ADMIN:
         raise Refused(403, "403 Forbidden")
-    kinds = [kind for kind in KINDS.values() if params.flag(f"{kind.removesuffix('s')}s_events")]
-    if params.flag("note_events"):
-        kinds.append("notes")
+    kinds = [kind for kind in KINDS.values() if params.flag(_FLAGS.get(kind, f"{kind}_events"))]
     hook = sandbox.store.add_hook(repository, params.needed("url"), params.text("token") or "", kinds)
     return _hook_json(hook, repository)
 

@@ -11,8 +11,20 @@ from typing import Any
 
 from coding_agent_forge.deliveries import Message
 from coding_agent_forge.gitlab.items import ItemRenderer, state
-from coding_agent_forge.gitlab.render import Json
-from coding_agent_forge.model import Before, Happening, Hook, Item, Kind, Label, Repository, User
+from coding_agent_forge.gitlab.render import Json, discussion_id
+from coding_agent_forge.model import (
+    Before,
+    Check,
+    CheckHappening,
+    Happening,
+    Hook,
+    Item,
+    Kind,
+    Label,
+    Repository,
+    User,
+)
+from coding_agent_forge.reviews import failure_reason, job_state
 from coding_agent_forge.timestamps import gitlab_hook_time
 
 VERSION = "18.5.0"
@@ -23,16 +35,20 @@ _ACTIONS = {
     "reopened": "reopen",
     "merged": "merge",
     "synchronized": "update",
+    "reviewed": "approved",
+    "review_requested": "update",
 }
 ISSUE, CONFIDENTIAL_ISSUE = "Issue Hook", "Confidential Issue Hook"
 MERGE_REQUEST = "Merge Request Hook"
 NOTE, CONFIDENTIAL_NOTE = "Note Hook", "Confidential Note Hook"
+PIPELINE = "Pipeline Hook"
 KINDS = {
     ISSUE: "issues",
     CONFIDENTIAL_ISSUE: "confidential_issues",
     MERGE_REQUEST: "merge_requests",
     NOTE: "notes",
     CONFIDENTIAL_NOTE: "confidential_notes",
+    PIPELINE: "pipelines",
 }
 """What each event is called in a hook's settings."""
 
@@ -59,7 +75,7 @@ def _instance(payload: Json) -> str:
 
 def message(happening: Happening, renderer: ItemRenderer) -> Message:
     """The event of a happening: GitLab sends one, whatever changed at once."""
-    if happening.action == "commented":
+    if happening.action in ("commented", "review_commented"):
         return _note(happening, renderer)
     repository, item = happening.repository, happening.item
     issue = item.kind is Kind.ISSUE
@@ -116,8 +132,104 @@ def _note(happening: Happening, renderer: ItemRenderer) -> Message:
         "repository": _repository(repository, renderer),
         kind: attributes_of(repository, item, renderer) | {"labels": _labels(repository, item.labels)},
     }
+    thread = happening.thread
+    if thread is not None:
+        payload["object_attributes"] |= {
+            "type": "DiffNote" if thread.path else "DiscussionNote",
+            "discussion_id": discussion_id(thread.id),
+            "resolved_at": None,
+            "resolved_by_id": None,
+        }
+        if thread.path:
+            at = {"old_path": thread.path, "new_path": thread.path, "new_line": thread.line}
+            payload["object_attributes"]["position"] = at | {"head_sha": thread.commit}
     event = CONFIDENTIAL_NOTE if item.confidential else NOTE
     return Message(event, "create", payload, repository.id)
+
+
+def pipeline_message(happening: CheckHappening, renderer: ItemRenderer) -> Message:
+    """The event of a pipeline whose status changed."""
+    repository, check, item = happening.repository, happening.check, happening.item
+    ended = happening.status not in ("running", "pending")
+    now = gitlab_hook_time(check.ended_at or check.at)
+    project = _project(repository, renderer)
+    change: Json | None = None
+    if item is not None:
+        attributes = attributes_of(repository, item, renderer)
+        change = {
+            name: attributes[name]
+            for name in (
+                "id",
+                "iid",
+                "title",
+                "source_branch",
+                "source_project_id",
+                "target_branch",
+                "target_project_id",
+                "state",
+                "merge_status",
+                "detailed_merge_status",
+                "url",
+            )
+        }
+    payload: Json = {
+        "object_kind": "pipeline",
+        "object_attributes": {
+            "id": check.run,
+            "iid": 1,
+            "name": None,
+            "ref": item.head if item else "",
+            "tag": False,
+            "sha": check.sha,
+            "before_sha": "0" * 40,
+            "source": "push",
+            "status": happening.status,
+            "detailed_status": happening.status,
+            "stages": ["test"],
+            "created_at": gitlab_hook_time(happening.checks[0].at),
+            "finished_at": now if ended else None,
+            "duration": 1 if ended else None,
+            "queued_duration": 1,
+            "variables": [],
+            "url": f"{project['web_url']}/-/pipelines/{check.run}",
+        },
+        "merge_request": change,
+        "user": _user(happening.actor),
+        "project": project,
+        "commit": {
+            "id": check.sha,
+            "message": "",
+            "title": "",
+            "timestamp": gitlab_hook_time(check.at),
+            "url": f"{project['web_url']}/-/commit/{check.sha}",
+            "author": {"name": "Sandbox", "email": "sandbox@localhost"},
+        },
+        "builds": [_build(one, happening.actor) for one in happening.checks],
+    }
+    return Message(PIPELINE, happening.status, payload, repository.id)
+
+
+def _build(check: Check, user: User) -> Json:
+    status = job_state(check)
+    return {
+        "id": check.id,
+        "stage": "test",
+        "name": check.name,
+        "status": status,
+        "created_at": gitlab_hook_time(check.at),
+        "started_at": None if check.queued else gitlab_hook_time(check.at),
+        "finished_at": gitlab_hook_time(check.ended_at) if check.ended_at else None,
+        "duration": 1.0 if check.ended_at else None,
+        "queued_duration": 0.1,
+        "failure_reason": failure_reason(check),
+        "when": "on_success",
+        "manual": status == "manual",
+        "allow_failure": check.allow_failure,
+        "user": _user(user),
+        "runner": None,
+        "artifacts_file": {"filename": None, "size": None},
+        "environment": None,
+    }
 
 
 def attributes_of(repository: Repository, item: Item, renderer: ItemRenderer) -> Json:
@@ -168,25 +280,26 @@ def attributes_of(repository: Repository, item: Item, renderer: ItemRenderer) ->
 def _change_attributes(repository: Repository, item: Item, renderer: ItemRenderer) -> Json:
     project = _project(repository, renderer)
     holder = repository.holder(item)
+    status = renderer.merge_status(repository, item, False)
     return {
         "source_branch": item.head,
         "target_branch": item.base,
         "source_project_id": holder.id if holder else None,
         "target_project_id": repository.id,
         "state_id": {"opened": 1, "closed": 2, "merged": 3}[state(item)],
-        "merge_status": "can_be_merged",
-        "detailed_merge_status": "mergeable",
+        "merge_status": status.status,
+        "detailed_merge_status": status.detailed,
         "merge_commit_sha": None,
         "merge_error": None,
         "merge_params": {},
         "merge_user_id": None,
         "merge_when_pipeline_succeeds": False,
-        "blocking_discussions_resolved": True,
+        "blocking_discussions_resolved": status.discussions_resolved,
         "first_contribution": False,
         "work_in_progress": item.draft,
         "draft": item.draft,
         "head_pipeline_id": None,
-        "reviewer_ids": [],
+        "reviewer_ids": [user.id for user in item.reviewers],
         "prepared_at": gitlab_hook_time(item.created_at),
         "source": _project(holder, renderer) if holder else None,
         "target": project,
@@ -207,6 +320,14 @@ def _changes(happening: Happening) -> Json:
     if happening.action == "opened":
         changes["title"] = {"previous": None, "current": item.title}
         before = Before("", item.body, (), item.created_at)
+    if happening.reviewer is not None:
+        changes["reviewers"] = {
+            "previous": [],
+            "current": [
+                _user(user) | {"state": "unreviewed", "re_requested": user is happening.reviewer}
+                for user in item.reviewers
+            ],
+        }
     if before is None:
         return changes
     if before.updated_at != item.updated_at:

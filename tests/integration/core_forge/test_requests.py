@@ -75,6 +75,8 @@ async def everything(world: World) -> set[str]:
     if world.platform is Platform.GITHUB:
         assert without.unreadable == ("the check runs (403)",)
         assert [check.name for check in without.failed] == ["CI / unit"]
+    assert len((await call("open_changes")()).snapshots) == 1
+    assert (await call("snapshot")(item)).head_commit == details.head_sha
     await call("clone_source")(REPOSITORY)
     await call("branch_facts")(REPOSITORY, BRANCH)
     await call("branch_facts")(REPOSITORY, "not/there")

@@ -16,6 +16,7 @@ from pydantic import AliasChoices, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.calls import GHOST, Author, Call, Repeat, ResponseModel, Text, User
+from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.values import (
     BranchFacts,
@@ -240,6 +241,21 @@ class Forge(ABC):
     @abstractmethod
     async def failed_checks(self, change: ItemDetails) -> Checks:
         """Return the failed checks of a change's newest commit. Parts that cannot be read raise no error."""
+
+    @abstractmethod
+    async def open_changes(self) -> OpenChanges:
+        """Return the open changes that our account opened in the configured scope, at most 200.
+
+        What the forge computes or indexes in the background may be some seconds old. A change that cannot be
+        read holds back no other.
+
+        Raises:
+            ForgeError: the changes cannot be listed.
+        """
+
+    @abstractmethod
+    async def snapshot(self, change: Item) -> ChangeSnapshot:
+        """Return one change, whoever opened it, with nothing from earlier answers."""
 
     @abstractmethod
     async def add_label(self, item: Item, label: str) -> None:

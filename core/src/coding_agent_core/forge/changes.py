@@ -334,6 +334,20 @@ class ChangeSnapshot:
         _set(self, "left_out", tuple(left_out[-10:]))
 
 
+@dataclass(frozen=True)
+class OpenChanges:
+    """The open changes of our account on one forge.
+
+    Attributes:
+        unreadable: the changes that could not be read, and why, each as a sentence.
+        complete: whether these are all; there is a limit.
+    """
+
+    snapshots: tuple[ChangeSnapshot, ...]
+    unreadable: tuple[tuple[Item, str], ...] = ()
+    complete: bool = True
+
+
 def _set(value: object, name: str, content: object) -> None:
     object.__setattr__(value, name, content)
 

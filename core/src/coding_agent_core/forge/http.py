@@ -8,6 +8,8 @@ import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -292,6 +294,14 @@ class ForgeClient:
                 transport=self.transport,
             )
         return self._pool
+
+
+def answered_at(response: httpx.Response, clock: Clock) -> datetime:
+    """Return when the forge gave an answer, by its own clock; by ours if it does not say so."""
+    try:
+        return parsedate_to_datetime(response.headers["date"])
+    except (KeyError, ValueError):
+        return clock.now()
 
 
 def log_text(content: bytes, marks: re.Pattern[str]) -> str:

@@ -17,6 +17,8 @@ from pydantic import AliasPath, Field
 from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, CommentAnswer, Forge, ItemAnswer
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, Text, User, path
+from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
+from coding_agent_core.forge.github.changes import GitHubChanges
 from coding_agent_core.forge.github.discussion import GitHubDiscussion
 from coding_agent_core.forge.github.facts import MEMBERS
 from coding_agent_core.forge.github.redelivery import GitHubHooks, RedeliveryRound
@@ -213,6 +215,15 @@ class GitHubForge(Forge):
         if change.head_sha is None:
             return Checks()
         return await GitHubDiscussion(self.client, change.item).failed_checks(change.head_sha)
+
+    async def open_changes(self) -> OpenChanges:
+        return await (await self._changes()).open()
+
+    async def snapshot(self, change: Item) -> ChangeSnapshot:
+        return await (await self._changes()).one(change)
+
+    async def _changes(self) -> GitHubChanges:
+        return GitHubChanges(self.client, self.settings, await self._account(), self._spelled)
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"

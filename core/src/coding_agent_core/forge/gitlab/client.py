@@ -21,6 +21,8 @@ from coding_agent_core.forge.base import (
     ItemAnswer,
 )
 from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
+from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
+from coding_agent_core.forge.gitlab.changes import GitLabChanges, Known
 from coding_agent_core.forge.gitlab.discussion import GitLabDiscussion
 from coding_agent_core.forge.gitlab.revisions import GitLabRevisions
 from coding_agent_core.forge.gitlab.settings import GitLab
@@ -103,6 +105,10 @@ class GitLabForge(Forge):
     ID_MARK = "-"
 
     settings: GitLab
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._known: dict[str, Known] = {}
 
     def _item_path(self, item: Item, *rest: str | int) -> str:
         kind = "issues" if item.kind is ItemKind.ISSUE else "merge_requests"
@@ -218,6 +224,15 @@ class GitLabForge(Forge):
     async def failed_checks(self, change: ItemDetails) -> Checks:
         item = change.item
         return await GitLabDiscussion(self.client, self._item_path(item), item.display).failed_checks()
+
+    async def open_changes(self) -> OpenChanges:
+        return await (await self._changes()).open()
+
+    async def snapshot(self, change: Item) -> ChangeSnapshot:
+        return await (await self._changes()).one(change)
+
+    async def _changes(self) -> GitLabChanges:
+        return GitLabChanges(self.client, self.settings, await self._account(), self._known)
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"

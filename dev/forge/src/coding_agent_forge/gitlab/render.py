@@ -201,6 +201,19 @@ class Renderer:
             "commands_changes": {},
         }
 
+    def state_event(self, item: Item, event: ItemEvent) -> Json:
+        """That an item was closed, opened again or merged."""
+        return {
+            "id": event.id,
+            "user": self.user(event.actor),
+            "created_at": gitlab_time(event.created_at),
+            "resource_type": _NOTEABLE[item.kind],
+            "resource_id": item.id,
+            "state": event.event,
+            "source_commit": None,
+            "source_merge_request_id": None,
+        }
+
     def label_event(self, repository: Repository, item: Item, event: ItemEvent) -> Json:
         """That a label was put on or taken off; `label` is null once the project has no such label."""
         label = event.label

@@ -178,6 +178,27 @@ def _pipeline(sandbox: Sandbox, repository: Repository, pipeline: int) -> list[C
     return found
 
 
+@router.get(PROJECT + "/pipelines")
+async def pipelines(
+    request: Request,
+    response: Response,
+    repository: InProject,
+    render: RenderDiscussions,
+    sandbox: SandboxOf,
+    params: Parameters,
+) -> list[dict[str, Any]]:
+    """Pipelines, of one commit with `sha` and of one branch with `ref`, newest first."""
+    runs: dict[int, list[Check]] = {}
+    for check in sandbox.reviews.checks(repository, params.text("sha")):
+        runs.setdefault(check.run, []).append(check)
+    wanted = params.text("ref")
+    shown = [
+        render.pipeline(repository, checks, wanted or _branch(repository, checks[0].sha))
+        for checks in reversed(runs.values())
+    ]
+    return list(paged(shown, request, response))
+
+
 @router.get(PROJECT + "/pipelines/{pipeline:int}")
 async def get_pipeline(
     pipeline: int, repository: InProject, render: RenderDiscussions, sandbox: SandboxOf

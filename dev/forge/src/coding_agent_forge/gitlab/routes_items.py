@@ -273,3 +273,12 @@ async def label_events(
     """When labels were put on and taken off, oldest first."""
     events = [event for event in item.events if event.label is not None]
     return [render.label_event(repository, item, event) for event in paged(events, request, response)]
+
+
+@router.get(ITEM + "/resource_state_events")
+async def state_events(
+    request: Request, response: Response, repository: InProject, item: AnItem, render: Render
+) -> list[dict[str, Any]]:
+    """When the item was closed, opened again or merged, oldest first."""
+    events = [event for event in item.events if event.event in ("closed", "reopened", "merged")]
+    return [render.state_event(item, event) for event in paged(events, request, response)]

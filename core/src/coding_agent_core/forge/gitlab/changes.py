@@ -243,7 +243,8 @@ class _Job(ResponseModel):
             state=running if conclusion is None else CheckState.COMPLETED,
             conclusion=conclusion,
             url=self.url or self.target_url,
-            errors="" if conclusion is CheckConclusion.SUCCESS else self.failure_reason or self.description,
+            # `failure_reason` is the same for whatever a job's commands found, and so says nothing here.
+            errors="" if conclusion is CheckConclusion.SUCCESS else self.description,
             event=event,
             started_at=self.started_at or self.created_at,
             completed_at=self.finished_at if conclusion is not None else None,
@@ -497,6 +498,8 @@ class GitLabChanges:
 
 def actor_of(user: User) -> Actor:
     """Return an account. GitLab says only by the login that it is a bot."""
+    if user == GHOST:
+        return Actor("", user.login)
     kind = ActorKind.BOT if _BOT.fullmatch(user.login) else ActorKind.PERSON
     return Actor(str(user.id), user.login, kind)
 

@@ -1,0 +1,348 @@
+"""How the forges' words about our open changes become a snapshot: tables, and answers that lack something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from coding_agent_core.errors import ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.forge.calls import GHOST, User
+from coding_agent_core.forge.changes import (
+    Actor,
+    ActorKind,
+    ChangeSnapshot,
+    CheckConclusion,
+    CheckKind,
+    CheckState,
+    Mergeability,
+    OpenChanges,
+)
+from coding_agent_core.forge.github.changes import open_query
+from coding_agent_core.forge.github.settings import GitHub
+from coding_agent_core.forge.gitlab.changes import actor_of
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
+from coding_agent_core.settings.model import Settings
+
+from tests.unit.core_forge.wire import ITEMS, NOW, USER, Wire, answer
+
+AT = "2026-11-25T11:00:00Z"
+PULL: dict[str, Any] = {
+    "__typename": "PullRequest",
+    "number": 7,
+    "title": "Fix it",
+    "url": "https://github.com/acme/pricing/pull/7",
+    "isDraft": False,
+    "state": "OPEN",
+    "createdAt": AT,
+    "updatedAt": AT,
+    "mergeable": "MERGEABLE",
+    "headRefName": "coding-agent/fix",
+    "headRefOid": "a" * 40,
+    "baseRefName": "main",
+    "author": {"__typename": "User", "login": "bot", "databaseId": 1},
+    "repository": {"nameWithOwner": "acme/pricing"},
+}
+REFUSED = {"type": "FORBIDDEN", "message": "Resource not accessible by personal access token"}
+COMMIT = ("commits", "nodes", 0, "commit")
+ROLLUP = (*COMMIT, "statusCheckRollup")
+RUN = {"__typename": "CheckRun", "databaseId": 3, "name": "unit", "status": "COMPLETED", "url": "https://x/"}
+STATUS = {"__typename": "StatusContext", "context": "deploy", "createdAt": AT}
+
+
+def searched(*nodes: Any, more: bool = False, errors: list[dict[str, Any]] | None = None) -> Any:
+    found = {"pageInfo": {"hasNextPage": more, "endCursor": "c"}, "nodes": list(nodes)}
+    return answer(200, {"data": {"search": found}} | ({"errors": errors} if errors else {}))
+
+
+def with_checks(*contexts: Any) -> dict[str, Any]:
+    rollup = {"contexts": {"totalCount": len(contexts), "nodes": list(contexts)}} if contexts else None
+    return PULL | {"commits": {"nodes": [{"commit": {"statusCheckRollup": rollup}}]}}
+
+
+async def read(*answers: Any) -> OpenChanges:
+    return await Wire([USER, *answers]).forge(Platform.GITHUB).open_changes()
+
+
+async def one(*answers: Any) -> ChangeSnapshot:
+    [found] = (await read(*answers)).snapshots
+    return found
+
+
+@pytest.mark.parametrize(
+    ("login", "settings", "query"),
+    [
+        ("bot", {}, "is:pr is:open author:bot archived:false sort:updated-desc"),
+        ("our[bot]", {}, "is:pr is:open author:app/our archived:false sort:updated-desc"),
+        ("bot", {"owner": "acme"}, "is:pr is:open author:bot archived:false sort:updated-desc user:acme"),
+        (
+            "bot",
+            {"query": "org:acme -repo:acme/old assignee:bot label:x state:open"},
+            "is:pr is:open author:bot archived:false sort:updated-desc org:acme -repo:acme/old",
+        ),
+    ],
+)
+def test_the_search_keeps_the_configured_repositories_and_nothing_else(
+    login: str, settings: dict[str, str], query: str
+) -> None:
+    assert open_query(login, GitHub.model_validate(settings)) == query
+
+
+@pytest.mark.parametrize(
+    ("node", "state", "conclusion", "kind"),
+    [
+        ({**RUN, "conclusion": "SUCCESS"}, "completed", "success", "check run"),
+        ({**RUN, "conclusion": "TIMED_OUT"}, "completed", "timed out", "check run"),
+        ({**RUN, "conclusion": "STARTUP_FAILURE"}, "completed", "infrastructure failure", "check run"),
+        ({**RUN, "conclusion": "STALE"}, "completed", "stale", "check run"),
+        ({**RUN, "conclusion": "A_NEW_WORD"}, "completed", "neutral", "check run"),
+        ({**RUN, "status": "IN_PROGRESS", "conclusion": None}, "running", None, "check run"),
+        ({**RUN, "status": "REQUESTED", "conclusion": None}, "waiting", None, "check run"),
+        (
+            {**RUN, "conclusion": "FAILURE", "checkSuite": {"app": {"slug": "github-actions"}}},
+            "completed",
+            "failure",
+            "job",
+        ),
+        ({**STATUS, "state": "EXPECTED"}, "waiting", None, "status"),
+        ({**STATUS, "state": "PENDING"}, "waiting", None, "status"),
+        ({**STATUS, "state": "ERROR"}, "completed", "failure", "status"),
+    ],
+)
+async def test_githubs_words_about_a_check(
+    node: dict[str, Any], state: str, conclusion: str | None, kind: str
+) -> None:
+    [check] = (await one(searched(with_checks(node)))).checks
+    assert (check.state, check.conclusion) == (CheckState(state), conclusion and CheckConclusion(conclusion))
+    assert check.kind is CheckKind(kind)
+    assert check.required is None, "the rules could not be read"
+
+
+@pytest.mark.parametrize(
+    ("node", "path", "problem"),
+    [
+        (with_checks(), None, ""),
+        (with_checks(RUN | {"conclusion": "SUCCESS"}), None, ""),
+        (with_checks(None), (*ROLLUP, "contexts", "nodes", 0), "our token may not read checks"),
+        (with_checks(), ROLLUP, "our token may not read checks"),
+        (
+            with_checks(RUN | {"conclusion": "SUCCESS", "checkSuite": {"workflowRun": None}}),
+            (*ROLLUP, "contexts", "nodes", 0, "checkSuite", "workflowRun"),
+            "",
+        ),
+        (with_checks(), ("baseRef", "target", "statusCheckRollup"), ""),
+        (with_checks(None), None, "GitHub does not show all checks"),
+    ],
+    ids=["none", "readable", "each refused", "all refused", "no workflow", "only the base", "unknown why"],
+)
+async def test_checks_that_cannot_be_read_on_github(
+    node: dict[str, Any], path: tuple[str | int, ...] | None, problem: str
+) -> None:
+    errors = [REFUSED | {"path": ["search", "nodes", 0, *path]}] if path else None
+    assert (await one(searched(node, errors=errors))).checks_problem == problem
+
+
+async def test_the_refusal_of_one_change_is_not_that_of_another() -> None:
+    errors = [REFUSED | {"path": ["search", "nodes", 0, *ROLLUP]}]
+    refused, none = (
+        await read(searched(with_checks(), with_checks() | {"number": 8}, errors=errors))
+    ).snapshots
+    assert (refused.checks_problem, none.checks_problem) == ("our token may not read checks", "")
+
+
+async def test_what_cannot_be_read_holds_back_nothing_else() -> None:
+    broken, nameless = PULL | {"number": 8, "title": None}, {"__typename": "PullRequest"}
+    found = await read(searched(broken, None, nameless, PULL))
+    assert [snapshot.item.number for snapshot in found.snapshots] == [7]
+    [(item, why)] = found.unreadable
+    assert (item.number, "title" in why, "Fix it" in why) == (8, True, False)
+
+
+async def test_what_was_closed_after_the_index_was_written_is_left_out() -> None:
+    assert (await read(searched(PULL | {"state": "MERGED"}))).snapshots == ()
+
+
+async def test_drafts_deleted_accounts_teams_and_apps() -> None:
+    comment = {"fullDatabaseId": "5", "createdAt": AT, "body": "Why?", "author": None}
+    draft = comment | {"state": "PENDING"}
+    app = {"__typename": "Bot", "login": "copilot", "databaseId": 9}
+    later = comment | {"author": app, "pullRequestReview": {"submittedAt": "2026-11-25T11:30:00Z"}}
+    thread = {"id": "T", "path": "a.py", "line": 1, "isResolved": False, "isOutdated": False}
+    found = await one(
+        searched(
+            PULL
+            | {
+                "comments": {"totalCount": 80, "nodes": [comment, None]},
+                "reviews": {
+                    "totalCount": 1,
+                    "nodes": [{"fullDatabaseId": "6", "state": "PENDING", "author": None}],
+                },
+                "reviewThreads": {
+                    "totalCount": 2,
+                    "nodes": [
+                        thread | {"comments": {"nodes": [draft]}},
+                        thread | {"comments": {"nodes": [later]}},
+                    ],
+                },
+                "reviewRequests": {"nodes": [{"requestedReviewer": {"__typename": "Team"}}]},
+            }
+        )
+    )
+    assert [remark.author for remark in found.comments] == [Actor("", "ghost")]
+    assert (found.reviews, found.requested_reviewers) == ((), ())
+    [shown] = found.threads
+    assert shown.remarks[0].author == Actor("9", "copilot[bot]", ActorKind.BOT, member=False)
+    assert shown.remarks[0].published_at.minute == 30, "nobody could read it before"
+    assert found.left_out == ("79 older comments",)
+
+
+async def test_the_number_of_queries_has_a_limit() -> None:
+    wire = Wire([USER, searched(PULL, more=True)])
+    found = await wire.forge(Platform.GITHUB).open_changes()
+    assert not found.complete
+    assert len(wire.requests) == 1 + 8
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("NOT_FOUND", ForgeNotFoundError), ("RATE_LIMITED", ForgeUnavailableError)]
+)
+async def test_an_answer_without_data(kind: str, error: type[Exception]) -> None:
+    refusal = answer(200, {"data": None, "errors": [{"type": kind, "message": "No."}]})
+    with pytest.raises(error, match="No"):
+        await read(refusal)
+    change = ITEMS[Platform.GITHUB].model_copy(update={"kind": ItemKind.CHANGE})
+    with pytest.raises(error, match="acme/pricing#7"):
+        await Wire([USER, refusal]).forge(Platform.GITHUB).snapshot(change)
+
+
+async def test_the_time_is_that_of_the_forges_clock() -> None:
+    dated = searched(PULL)
+    dated.headers["date"] = "Wed, 25 Nov 2026 11:59:00 GMT"
+    assert (await one(dated)).read_at == NOW.replace(hour=11, minute=59)
+    assert (await one(searched(PULL))).read_at == NOW
+
+
+MERGE_REQUEST: dict[str, Any] = {
+    "iid": 7,
+    "project_id": 3,
+    "references": {"full": "acme/pricing!7"},
+    "title": "Fix it",
+    "description": "",
+    "web_url": "https://gitlab.com/acme/pricing/-/merge_requests/7",
+    "state": "opened",
+    "labels": [],
+    "author": {"id": 1, "username": "bot"},
+    "created_at": AT,
+    "updated_at": AT,
+    "sha": "a" * 40,
+    "source_branch": "coding-agent/fix",
+    "target_branch": "main",
+    "detailed_merge_status": "mergeable",
+}
+NOTHING = answer(200, [])
+TIP = answer(200, {"commit": {"id": "b" * 40}})
+PIPELINE = {"id": 5, "project_id": 3, "sha": "a" * 40, "ref": "coding-agent/fix", "status": "failed"}
+
+
+async def merge_request(*more: Any, **fields: Any) -> ChangeSnapshot:
+    change = ITEMS[Platform.GITLAB].model_copy(update={"kind": ItemKind.CHANGE})
+    first = answer(200, MERGE_REQUEST | fields)
+    wire = Wire([USER, first, *[NOTHING] * 5, TIP, *more])
+    return await wire.forge(Platform.GITLAB).snapshot(change)
+
+
+@pytest.mark.parametrize(
+    ("status", "conflicts", "expected"),
+    [
+        ("mergeable", False, "merges"),
+        ("checking", False, "unknown"),
+        ("preparing", False, "unknown"),
+        ("unchecked", False, "unknown"),
+        ("approvals_syncing", False, "unknown"),
+        ("conflict", True, "conflict"),
+        ("draft_status", True, "conflict"),  # the first obstacle is named, not all
+        ("need_rebase", False, "merges"),
+        ("ci_must_pass", False, "merges"),
+        ("a_new_word", False, "merges"),
+    ],
+)
+async def test_gitlabs_words_about_a_merge(status: str, conflicts: bool, expected: str) -> None:
+    found = await merge_request(detailed_merge_status=status, has_conflicts=conflicts)
+    assert found.mergeability is Mergeability(expected)
+
+
+@pytest.mark.parametrize(
+    ("job", "state", "conclusion"),
+    [
+        ({"status": "created"}, "waiting", None),
+        ({"status": "waiting_for_resource"}, "waiting", None),
+        ({"status": "running"}, "running", None),
+        ({"status": "success"}, "completed", "success"),
+        ({"status": "failed", "failure_reason": "script_failure"}, "completed", "failure"),
+        ({"status": "failed", "failure_reason": "job_execution_timeout"}, "completed", "timed out"),
+        (
+            {"status": "failed", "failure_reason": "runner_system_failure"},
+            "completed",
+            "infrastructure failure",
+        ),
+        ({"status": "failed", "failure_reason": "a_new_word"}, "completed", "failure"),
+        ({"status": "failed", "allow_failure": True}, "completed", "neutral"),
+        ({"status": "canceled"}, "completed", "cancelled"),
+        ({"status": "manual"}, "completed", "action required"),
+    ],
+)
+async def test_gitlabs_words_about_a_job(job: dict[str, Any], state: str, conclusion: str | None) -> None:
+    jobs = answer(200, [{"id": 9, "name": "unit", "stage": "test", **job}])
+    found = await merge_request(jobs, NOTHING, NOTHING, head_pipeline=PIPELINE)
+    [check] = found.checks
+    assert (check.name, check.state) == ("test / unit", CheckState(state))
+    assert check.conclusion == (conclusion and CheckConclusion(conclusion))
+
+
+@pytest.mark.parametrize(
+    ("sha", "ref", "counts"),
+    [
+        ("a" * 40, "coding-agent/fix", True),
+        ("c" * 40, "coding-agent/fix", False),  # of an older commit
+        ("c" * 40, "refs/merge-requests/7/merge", True),  # of the merged result
+    ],
+)
+async def test_which_pipeline_counts(sha: str, ref: str, counts: bool) -> None:
+    jobs = answer(200, [{"id": 9, "name": "unit", "stage": "test", "status": "success"}])
+    pipeline = PIPELINE | {"sha": sha, "ref": ref}
+    found = await merge_request(jobs, NOTHING, head_pipeline=pipeline)
+    assert bool(found.checks) is counts
+
+
+@pytest.mark.parametrize(
+    ("project", "shown"),
+    [
+        ("acme/pricing", True),
+        ("Acme/Pricing", True),
+        (3, True),
+        ("acme/other", False),
+        ((4, "acme/x"), False),
+    ],
+)
+async def test_only_the_configured_projects_of_gitlab(project: Any, shown: bool) -> None:
+    wire = Wire([USER, answer(200, [MERGE_REQUEST]), answer(200, MERGE_REQUEST), *[NOTHING] * 5, TIP])
+    settings = {"gitlab": {"personal_access_token": "x", "project_id": project}}
+    found = await wire.forge(Platform.GITLAB, Settings.model_validate(settings)).open_changes()
+    assert len(found.snapshots) == shown
+
+
+@pytest.mark.parametrize(
+    ("login", "kind"),
+    [
+        ("alice", ActorKind.PERSON),
+        ("project_bot", ActorKind.PERSON),
+        ("project_3_bot_0af1", ActorKind.BOT),
+        ("group_3_bot", ActorKind.BOT),
+    ],
+)
+def test_gitlabs_bots_are_known_by_their_logins(login: str, kind: ActorKind) -> None:
+    assert actor_of(User.model_validate({"id": 4, "username": login})) == Actor("4", login, kind)
+
+
+def test_a_deleted_account_has_no_number() -> None:
+    assert actor_of(GHOST) == Actor("", "ghost")

@@ -408,6 +408,18 @@ async def test_checks_that_our_token_may_not_read_are_not_taken_for_none(ours: O
     assert [check.name for check in found.checks] == (["deploy"] if ours.github else [])
 
 
+async def test_a_check_that_passed_before_on_the_same_commit(ours: Ours) -> None:
+    ours.check("unit", "success")
+    [passed] = ours.server.sandbox.reviews.checks(ours.server.repository(REPOSITORY))
+    ours.server.rerun(REPOSITORY, passed)
+    ours.check("unit", "failure")
+    ours.check("lint", "failure")
+    found = {check.name: check.earlier for check in (await ours.snapshot()).checks}
+    assert found == {job(ours, "unit"): (CheckConclusion.SUCCESS,), job(ours, "lint"): ()}
+    resting = 1 if ours.github else 2 + 2  # a red head is compared with the base, once for all into it
+    assert len(await requests_of(ours.world)) == resting, "what is known is not read again"
+
+
 @on_github
 async def test_the_checks_that_a_rule_demands(ours: Ours) -> None:
     ours.server.repository(REPOSITORY).required.add("unit")

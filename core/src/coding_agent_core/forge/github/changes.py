@@ -9,34 +9,39 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AliasChoices, AliasPath, BeforeValidator, Field, ValidationError
+from pydantic import AliasPath, Field, ValidationError
 
-from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.calls import Call, ResponseModel, Text, User
+from coding_agent_core.errors import ForgeError, ForgeUnavailableError
+from coding_agent_core.forge.calls import Call, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import (
     Actor,
-    ActorKind,
     ChangeEvent,
-    ChangeEventKind,
     ChangeSnapshot,
     ChangeState,
     CheckConclusion,
-    CheckKind,
-    CheckResult,
-    CheckState,
     Mergeability,
     OpenChanges,
-    Remark,
-    ReviewThread,
-    ReviewVerdict,
     SubmittedReview,
 )
+from coding_agent_core.forge.github.change_answers import (
+    CONCLUSIONS,
+    EVENTS,
+    MERGEABILITIES,
+    ONE,
+    SEARCH,
+    STATES,
+    VERDICTS,
+    Account,
+    Contexts,
+    PullRequestAnswer,
+    actor_of,
+    thread_of,
+)
 from coding_agent_core.forge.github.discussion import GraphqlError, graphql_error, graphql_url
-from coding_agent_core.forge.github.facts import MEMBERS
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.http import ForgeClient, answered_at
 from coding_agent_core.platforms import ItemKind
@@ -48,330 +53,26 @@ _logger = logging.getLogger("coding_agent.forge")
 _PAGE = 25
 _PAGES = 8
 """Maximum numbers of pull requests in a query, and of queries: 200 pull requests."""
+_RUN_PAGES = 2
 _SCOPE = re.compile(r"(?<!\S)-?(?:repo|org|user):\S+")
 """Matches the qualifiers of the configured search that say in which repositories we work."""
-_ACTOR = "{ __typename login ... on User { databaseId } ... on Bot { databaseId } }"
-_CHECKS = """
-statusCheckRollup {
-  contexts(first: 100) {
-    totalCount
-    nodes {
-      __typename
-      ... on CheckRun {
-        databaseId name status conclusion title summary startedAt completedAt url
-        checkSuite { app { slug } workflowRun { event workflow { name } } }
-      }
-      ... on StatusContext { context state description targetUrl createdAt }
-    }
-  }
-}
-"""
-_FIELDS = """
-number title url isDraft state createdAt updatedAt mergeable headRefName headRefOid baseRefName
-author ACTOR
-repository { nameWithOwner }
-labels(first: 100) { nodes { name } }
-reviewRequests(first: 20) {
-  nodes {
-    requestedReviewer { __typename ... on User { login databaseId } ... on Bot { login databaseId } }
-  }
-}
-comments(last: 50) {
-  totalCount
-  nodes { fullDatabaseId author ACTOR authorAssociation createdAt body url }
-}
-reviews(last: 50) {
-  totalCount
-  nodes { fullDatabaseId author ACTOR authorAssociation state submittedAt body url commit { oid } }
-}
-reviewThreads(last: 50) {
-  totalCount
-  nodes {
-    id path line isResolved isOutdated
-    comments(last: 50) {
-      nodes {
-        fullDatabaseId state author ACTOR authorAssociation createdAt body url
-        originalCommit { oid }
-        pullRequestReview { submittedAt }
-      }
-    }
-  }
-}
-timelineItems(
-  last: 50
-  itemTypes: [HEAD_REF_FORCE_PUSHED_EVENT, LABELED_EVENT, UNLABELED_EVENT, REOPENED_EVENT]
-) {
-  nodes {
-    __typename
-    ... on HeadRefForcePushedEvent { createdAt actor ACTOR afterCommit { oid } }
-    ... on LabeledEvent { createdAt actor ACTOR label { name } }
-    ... on UnlabeledEvent { createdAt actor ACTOR label { name } }
-    ... on ReopenedEvent { createdAt actor ACTOR }
-  }
-}
-commits(last: 1) { nodes { commit { CHECKS } } }
-baseRef {
-  target { __typename oid ... on Commit { CHECKS } }
-  refUpdateRule { requiredStatusCheckContexts }
-  rules(first: 50) {
-    nodes {
-      parameters {
-        __typename
-        ... on RequiredStatusChecksParameters { requiredStatusChecks { context } }
-      }
-    }
-  }
-}
-""".replace("ACTOR", _ACTOR).replace("CHECKS", _CHECKS.strip())
-_SEARCH = (
-    "query($query: String!, $first: Int!, $after: String) {"
-    " search(query: $query, type: ISSUE, first: $first, after: $after) {"
-    f" pageInfo {{ hasNextPage endCursor }} nodes {{ __typename ... on PullRequest {{ {_FIELDS} }} }} }} }}"
-)
-_ONE = (
-    "query($owner: String!, $name: String!, $number: Int!) {"
-    f" repository(owner: $owner, name: $name) {{ pullRequest(number: $number) {{ {_FIELDS} }} }} }}"
-)
-_MERGEABILITIES = {"MERGEABLE": Mergeability.MERGES, "CONFLICTING": Mergeability.CONFLICT}
-_STATES = {"OPEN": ChangeState.OPEN, "MERGED": ChangeState.MERGED, "CLOSED": ChangeState.CLOSED}
-_VERDICTS = {
-    "APPROVED": ReviewVerdict.APPROVED,
-    "CHANGES_REQUESTED": ReviewVerdict.CHANGES_REQUESTED,
-    "COMMENTED": ReviewVerdict.COMMENTED,
-    "DISMISSED": ReviewVerdict.DISMISSED,
-}
-_CONCLUSIONS = {
-    "SUCCESS": CheckConclusion.SUCCESS,
-    "FAILURE": CheckConclusion.FAILURE,
-    "ERROR": CheckConclusion.FAILURE,
-    "TIMED_OUT": CheckConclusion.TIMED_OUT,
-    "STARTUP_FAILURE": CheckConclusion.INFRASTRUCTURE,
-    "CANCELLED": CheckConclusion.CANCELLED,
-    "SKIPPED": CheckConclusion.SKIPPED,
-    "NEUTRAL": CheckConclusion.NEUTRAL,
-    "ACTION_REQUIRED": CheckConclusion.ACTION_REQUIRED,
-    "STALE": CheckConclusion.STALE,
-}
-_EVENTS = {
-    "HeadRefForcePushedEvent": ChangeEventKind.PUSHED,
-    "LabeledEvent": ChangeEventKind.LABELED,
-    "UnlabeledEvent": ChangeEventKind.UNLABELED,
-    "ReopenedEvent": ChangeEventKind.REOPENED,
-}
 
 
-def _without_nulls(value: Any) -> Any:
-    """GraphQL puts null in place of an entry that it cannot show."""
-    return [entry for entry in value or () if entry is not None] if isinstance(value, list | None) else value
+class _Run(ResponseModel):
+    """A run of a check; runs of one check on one commit have the same suite and name."""
+
+    id: int
+    name: str
+    conclusion: Text = ""
+    suite: int = Field(default=0, validation_alias=AliasPath("check_suite", "id"))
 
 
-_Known = BeforeValidator(_without_nulls)
+class _Runs(ResponseModel):
+    check_runs: list[_Run]
 
 
-class _Account(ResponseModel):
-    """An actor. Mannequins of imported repositories have no number, and teams no login either."""
-
-    kind: str = Field(validation_alias="__typename")
-    login: str = ""
-    id: int | None = Field(default=None, validation_alias="databaseId")
-
-
-class _Authored(ResponseModel):
-    """Something that somebody wrote; the account is null if it was deleted."""
-
-    id: int | None = Field(default=None, validation_alias="fullDatabaseId")
-    account: _Account | None = Field(default=None, validation_alias="author")
-    association: str = Field(default="", validation_alias="authorAssociation")
-    body: Text = ""
-    url: Text = ""
-
-    @property
-    def author(self) -> Actor:
-        return actor_of(self.account, member=self.association in MEMBERS)
-
-
-class _Comment(_Authored):
-    """A comment, of a thread or by itself. A review's comments are drafts until it is submitted."""
-
-    created_at: datetime = Field(validation_alias="createdAt")
-    state: str = "SUBMITTED"
-    commit: str = Field(default="", validation_alias=AliasPath("originalCommit", "oid"))
-    submitted_at: datetime | None = Field(
-        default=None, validation_alias=AliasPath("pullRequestReview", "submittedAt")
-    )
-
-    def remark(self) -> Remark:
-        return Remark(
-            id=str(self.id),
-            author=self.author,
-            published_at=max(self.created_at, self.submitted_at or self.created_at),
-            body=self.body,
-            commit=self.commit,
-            url=self.url,
-        )
-
-
-class _Review(_Authored):
-    state: str
-    submitted_at: datetime | None = Field(default=None, validation_alias="submittedAt")
-    commit: str = Field(default="", validation_alias=AliasPath("commit", "oid"))
-
-
-class _Thread(ResponseModel):
-    id: str
-    path: str
-    line: int | None = None
-    resolved: bool = Field(validation_alias="isResolved")
-    outdated: bool = Field(validation_alias="isOutdated")
-    comments: Annotated[list[_Comment], _Known] = Field(
-        default=[], validation_alias=AliasPath("comments", "nodes")
-    )
-
-
-class _Event(ResponseModel):
-    kind: str = Field(validation_alias="__typename")
-    at: datetime = Field(validation_alias="createdAt")
-    account: _Account | None = Field(default=None, validation_alias="actor")
-    commit: str = Field(default="", validation_alias=AliasPath("afterCommit", "oid"))
-    label: str = Field(default="", validation_alias=AliasPath("label", "name"))
-
-
-class _Context(ResponseModel):
-    """A check run, or the status that another program gave a commit."""
-
-    kind: Literal["CheckRun", "StatusContext"] = Field(validation_alias="__typename")
-    id: int | None = Field(default=None, validation_alias="databaseId")
-    name: str = Field(validation_alias=AliasChoices("name", "context"))
-    status: str = "COMPLETED"
-    conclusion: Text = Field(default="", validation_alias=AliasChoices("conclusion", "state"))
-    title: Text = ""
-    summary: Text = Field(default="", validation_alias=AliasChoices("summary", "description"))
-    url: Text = Field(default="", validation_alias=AliasChoices("url", "targetUrl"))
-    started_at: datetime | None = Field(default=None, validation_alias=AliasChoices("startedAt", "createdAt"))
-    completed_at: datetime | None = Field(
-        default=None, validation_alias=AliasChoices("completedAt", "createdAt")
-    )
-    app: Text = Field(default="", validation_alias=AliasPath("checkSuite", "app", "slug"))
-    event: Text = Field(default="", validation_alias=AliasPath("checkSuite", "workflowRun", "event"))
-    workflow: Text = Field(
-        default="", validation_alias=AliasPath("checkSuite", "workflowRun", "workflow", "name")
-    )
-
-    def result(self, required: frozenset[str] | None) -> CheckResult:
-        """Return the check; `required` names the checks that a rule demands, if the rules are known."""
-        state = CheckState.COMPLETED
-        if self.status != "COMPLETED":
-            state = CheckState.RUNNING if self.status == "IN_PROGRESS" else CheckState.WAITING
-        elif self.conclusion in ("PENDING", "EXPECTED"):
-            state = CheckState.WAITING
-        ended = state is CheckState.COMPLETED
-        # A word that GitHub adds later must not start work.
-        conclusion = _CONCLUSIONS.get(self.conclusion, CheckConclusion.NEUTRAL) if ended else None
-        kind = CheckKind.STATUS if self.kind == "StatusContext" else CheckKind.CHECK_RUN
-        return CheckResult(
-            id=str(self.id or ""),
-            name=f"{self.workflow} / {self.name}" if self.workflow else self.name,
-            kind=CheckKind.JOB if self.app == "github-actions" else kind,
-            state=state,
-            conclusion=conclusion,
-            required=None if required is None else self.name in required,
-            url=self.url,
-            errors="" if conclusion is CheckConclusion.SUCCESS else self._output(),
-            event=self.event,
-            started_at=self.started_at,
-            completed_at=self.completed_at if ended else None,
-        )
-
-    def _output(self) -> str:
-        return "\n\n".join(text for text in dict.fromkeys((self.title, self.summary)) if text)
-
-
-_Contexts = list[_Context | None] | None
-_ROLLUP = ("statusCheckRollup", "contexts")
-
-
-class _Rule(ResponseModel):
-    checks: tuple[dict[str, Any], ...] = Field(
-        default=(), validation_alias=AliasPath("parameters", "requiredStatusChecks")
-    )
-
-
-class _PullRequest(ResponseModel):
-    """A pull request. The base is null if its branch was deleted.
-
-    Attributes:
-        rules, rule: what the base branch demands, in rulesets and in a classic protection; `rules` is null if
-            we may not read them.
-    """
-
-    number: int
-    title: str
-    url: str
-    draft: bool = Field(validation_alias="isDraft")
-    state: str
-    created_at: datetime = Field(validation_alias="createdAt")
-    updated_at: datetime = Field(validation_alias="updatedAt")
-    mergeable: str
-    head_branch: str = Field(validation_alias="headRefName")
-    head_commit: str = Field(validation_alias="headRefOid")
-    base_branch: str = Field(validation_alias="baseRefName")
-    account: _Account | None = Field(default=None, validation_alias="author")
-    repository: str = Field(validation_alias=AliasPath("repository", "nameWithOwner"))
-    labels: Annotated[list[dict[str, str]], _Known] = Field(
-        default=[], validation_alias=AliasPath("labels", "nodes")
-    )
-    reviewers: Annotated[list[dict[str, Any]], _Known] = Field(
-        default=[], validation_alias=AliasPath("reviewRequests", "nodes")
-    )
-    comments: Annotated[list[_Comment], _Known] = Field(
-        default=[], validation_alias=AliasPath("comments", "nodes")
-    )
-    reviews: Annotated[list[_Review], _Known] = Field(
-        default=[], validation_alias=AliasPath("reviews", "nodes")
-    )
-    threads: Annotated[list[_Thread], _Known] = Field(
-        default=[], validation_alias=AliasPath("reviewThreads", "nodes")
-    )
-    all_comments: int = Field(default=0, validation_alias=AliasPath("comments", "totalCount"))
-    all_reviews: int = Field(default=0, validation_alias=AliasPath("reviews", "totalCount"))
-    all_threads: int = Field(default=0, validation_alias=AliasPath("reviewThreads", "totalCount"))
-    events: Annotated[list[_Event], _Known] = Field(
-        default=[], validation_alias=AliasPath("timelineItems", "nodes")
-    )
-    contexts: _Contexts = Field(
-        default=None, validation_alias=AliasPath("commits", "nodes", 0, "commit", *_ROLLUP, "nodes")
-    )
-    all_contexts: int = Field(
-        default=0, validation_alias=AliasPath("commits", "nodes", 0, "commit", *_ROLLUP, "totalCount")
-    )
-    base_commit: Text = Field(default="", validation_alias=AliasPath("baseRef", "target", "oid"))
-    base_contexts: _Contexts = Field(
-        default=None, validation_alias=AliasPath("baseRef", "target", *_ROLLUP, "nodes")
-    )
-    rule: list[str] | None = Field(
-        default=None, validation_alias=AliasPath("baseRef", "refUpdateRule", "requiredStatusCheckContexts")
-    )
-    rules: list[_Rule | None] | None = Field(
-        default=None, validation_alias=AliasPath("baseRef", "rules", "nodes")
-    )
-
-    @property
-    def required(self) -> frozenset[str] | None:
-        """The checks that a rule demands; `None` if the rules could not be read."""
-        if self.rules is None:
-            return frozenset(self.rule) if self.rule is not None else None
-        named = (check.get("context", "") for rule in self.rules if rule for check in rule.checks)
-        return frozenset((*named, *(self.rule or ())))
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        shown = {
-            "older comments": self.all_comments - len(self.comments),
-            "older reviews": self.all_reviews - len(self.reviews),
-            "older threads": self.all_threads - len(self.threads),
-            "checks": self.all_contexts - len(self.contexts or ()),
-        }
-        return tuple(f"{count} {what}" for what, count in shown.items() if count > 0)
+Earlier = dict[str, tuple[CheckConclusion, ...]]
+"""How earlier runs of checks ended, by the id of the newest run."""
 
 
 class _FieldError(GraphqlError):
@@ -401,12 +102,15 @@ class GitHubChanges:
     Attributes:
         own: our account.
         spelled: returns a label as our settings spell it.
+        known: earlier runs of the checks that failed, by the identity of the pull request, each with the
+            commit and the checks for which they were read.
     """
 
     client: ForgeClient
     settings: GitHub
     own: User
     spelled: Callable[[str], str]
+    known: dict[str, tuple[object, Earlier]]
 
     async def open(self) -> OpenChanges:
         """See `Forge.open_changes`. GitHub's search index may be some seconds old, the found ones are not."""
@@ -417,7 +121,7 @@ class GitHubChanges:
             complete = not page.more
             for index, node in enumerate(page.nodes):
                 try:
-                    found = _PullRequest.model_validate(node)
+                    found = PullRequestAnswer.model_validate(node)
                 except ValidationError as error:
                     why = f"{self.client.host} gave an unexpected answer: {first_problem(error)}"
                     item = self._item_of(node or {})
@@ -426,11 +130,13 @@ class GitHubChanges:
                     else:
                         unreadable.append((item, why))
                     continue
-                if _STATES.get(found.state) is ChangeState.OPEN:
+                if STATES.get(found.state) is ChangeState.OPEN:
                     own_errors = [one for one in errors if one.path[:3] == ("search", "nodes", index)]
-                    snapshots.append(self._snapshot(found, own_errors, read_at))
+                    snapshots.append(await self._compared(self._snapshot(found, own_errors, read_at)))
         if not complete:
             _logger.warning("%s: only the newest %d of our open pull requests are read", *self._limit())
+        for gone in self.known.keys() - {snapshot.item.identity for snapshot in snapshots}:
+            del self.known[gone]
         return OpenChanges(tuple(snapshots), tuple(unreadable), complete)
 
     def _limit(self) -> tuple[str, int]:
@@ -440,23 +146,64 @@ class GitHubChanges:
         """See `Forge.snapshot`."""
         owner, name = item.repository.split("/", 1)
         what = f"reading {item.display} with its reviews and checks"
-        answer, read_at = await self._ask(_ONE, {"owner": owner, "name": name, "number": item.number}, what)
+        answer, read_at = await self._ask(ONE, {"owner": owner, "name": name, "number": item.number}, what)
         if answer.one is None:
             raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
         try:
-            found = _PullRequest.model_validate(answer.one)
+            found = PullRequestAnswer.model_validate(answer.one)
         except ValidationError as error:
             raise ForgeUnavailableError(
                 f"{self.client.host} gave an unexpected answer while {what}: {first_problem(error)}"
             ) from None  # the validation error quotes the answer
-        return self._snapshot(found, answer.errors, read_at)
+        return await replace(self, known={})._compared(self._snapshot(found, answer.errors, read_at))
+
+    async def _compared(self, snapshot: ChangeSnapshot) -> ChangeSnapshot:
+        """Add to checks that failed how they ended before on the same commit, which the query cannot ask for.
+
+        This takes one request more for a change on which checks have just failed.
+        """
+        red = (CheckConclusion.FAILURE, CheckConclusion.TIMED_OUT)
+        failed = {check.id for check in snapshot.checks if check.id and check.conclusion in red}
+        identity, state = snapshot.item.identity, (snapshot.head_commit, failed)
+        if not failed:
+            self.known.pop(identity, None)
+            return snapshot
+        known = self.known.get(identity)
+        if known is None or known[0] != state:
+            known = self.known[identity] = state, await self._earlier(snapshot, failed)
+        earlier = known[1]
+        checks = (replace(check, earlier=earlier.get(check.id, ())) for check in snapshot.checks)
+        return replace(snapshot, checks=tuple(checks))
+
+    async def _earlier(self, snapshot: ChangeSnapshot, failed: set[str]) -> Earlier:
+        where = path("repos", *snapshot.item.repository.split("/", 1), "commits", snapshot.head_commit)
+        what = f"reading earlier runs of the checks of {snapshot.item.display}"
+        call = Call("GET", f"{where}/check-runs", what, {"filter": "all"})
+        try:
+            pages = self.client.pages(_Runs, call, limit=_RUN_PAGES)
+            runs = [run async for page in pages for run in page.check_runs]
+        except ForgeError as error:
+            _logger.warning("It is not known whether checks have passed before: %s", error)
+            return {}
+        runs.sort(key=lambda run: run.id)
+        return {
+            str(newest.id): tuple(
+                CONCLUSIONS[run.conclusion.upper()]
+                for run in runs
+                if (run.suite, run.name) == (newest.suite, newest.name)
+                and run.id < newest.id
+                and run.conclusion.upper() in CONCLUSIONS
+            )
+            for newest in runs
+            if str(newest.id) in failed
+        }
 
     async def _pages(self) -> AsyncIterator[tuple[_Found, tuple[_FieldError, ...], datetime]]:
         query = open_query(self.own.login, self.settings)
         what = "looking for our open pull requests"
         after: str | None = None
         for _ in range(_PAGES):
-            answer, read_at = await self._ask(_SEARCH, {"query": query, "first": _PAGE, "after": after}, what)
+            answer, read_at = await self._ask(SEARCH, {"query": query, "first": _PAGE, "after": after}, what)
             if answer.found is None:
                 raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
             yield answer.found, answer.errors, read_at
@@ -483,22 +230,22 @@ class GitHubChanges:
             return None
 
     def _snapshot(
-        self, found: _PullRequest, errors: list[_FieldError] | tuple[_FieldError, ...], read_at: datetime
+        self, found: PullRequestAnswer, errors: list[_FieldError] | tuple[_FieldError, ...], read_at: datetime
     ) -> ChangeSnapshot:
         required = found.required
         events = tuple(
             ChangeEvent(
-                _EVENTS[event.kind],
+                EVENTS[event.kind],
                 actor_of(event.account) if event.account else None,
                 event.at,
                 event.commit,
                 self.spelled(event.label),
             )
             for event in found.events
-            if event.kind in _EVENTS
+            if event.kind in EVENTS
         )
         reviewers = [one.get("requestedReviewer") for one in found.reviewers]
-        asked = [_Account.model_validate(one) for one in reviewers if one]
+        asked = [Account.model_validate(one) for one in reviewers if one]
         return ChangeSnapshot(
             item=Item(
                 platform=Platform.GITHUB,
@@ -512,7 +259,7 @@ class GitHubChanges:
             read_at=read_at,
             author=actor_of(found.account),
             title=found.title,
-            state=_STATES.get(found.state, ChangeState.CLOSED),
+            state=STATES.get(found.state, ChangeState.CLOSED),
             draft=found.draft,
             head_branch=found.head_branch,
             head_commit=found.head_commit,
@@ -520,23 +267,23 @@ class GitHubChanges:
             base_commit=found.base_commit,
             created_at=found.created_at,
             updated_at=found.updated_at,
-            mergeability=_MERGEABILITIES.get(found.mergeable, Mergeability.UNKNOWN),
+            mergeability=MERGEABILITIES.get(found.mergeable, Mergeability.UNKNOWN),
             # GitHub records no time of an ordinary push.
             head_at=next((one.at for one in events[::-1] if one.commit == found.head_commit), None),
             labels=frozenset(self.spelled(label["name"]) for label in found.labels),
-            threads=tuple(thread for one in found.threads if (thread := _thread(one)) is not None),
+            threads=tuple(thread for one in found.threads if (thread := thread_of(one)) is not None),
             reviews=tuple(
                 SubmittedReview(
                     id=str(review.id),
                     author=review.author,
-                    verdict=_VERDICTS[review.state],
+                    verdict=VERDICTS[review.state],
                     body=review.body,
                     submitted_at=review.submitted_at,
                     commit=review.commit,
                     url=review.url,
                 )
                 for review in found.reviews
-                if review.state in _VERDICTS
+                if review.state in VERDICTS
             ),
             comments=tuple(comment.remark() for comment in found.comments),
             checks=tuple(context.result(required) for context in found.contexts or () if context),
@@ -560,25 +307,7 @@ def open_query(login: str, settings: GitHub) -> str:
     return " ".join((*parts, *_SCOPE.findall(settings.query)))
 
 
-def actor_of(account: _Account | None, *, member: bool | None = None) -> Actor:
-    """Return an account as the REST API names it; GraphQL leaves out the `[bot]` of an App's login."""
-    if account is None:
-        return Actor("", "ghost")
-    bot = account.kind == "Bot"
-    login = f"{account.login}[bot]" if bot and not account.login.endswith("[bot]") else account.login
-    number = "" if account.id is None else str(account.id)
-    return Actor(number, login, ActorKind.BOT if bot else ActorKind.PERSON, member)
-
-
-def _thread(found: _Thread) -> ReviewThread | None:
-    """Return a thread without drafts; `None` if nothing else is in it."""
-    remarks = tuple(comment.remark() for comment in found.comments if comment.state != "PENDING")
-    if not remarks:
-        return None
-    return ReviewThread(found.id, found.path, found.line, found.resolved, found.outdated, remarks)
-
-
-def _checks_problem(contexts: _Contexts, errors: list[_FieldError] | tuple[_FieldError, ...]) -> str:
+def _checks_problem(contexts: Contexts, errors: list[_FieldError] | tuple[_FieldError, ...]) -> str:
     """Return why checks of the head commit could not be read; empty if all were.
 
     A fine-grained token may not read check runs: GitHub answers null for each, and an error with its path.

@@ -18,7 +18,7 @@ from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, CommentAnswer, Forge, ItemAnswer
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
-from coding_agent_core.forge.github.changes import GitHubChanges
+from coding_agent_core.forge.github.changes import Earlier, GitHubChanges
 from coding_agent_core.forge.github.discussion import GitHubDiscussion
 from coding_agent_core.forge.github.facts import MEMBERS
 from coding_agent_core.forge.github.redelivery import GitHubHooks, RedeliveryRound
@@ -119,6 +119,10 @@ class GitHubForge(Forge):
     ID_MARK = "+"
 
     settings: GitHub
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._known: dict[str, tuple[object, Earlier]] = {}
 
     def _item_path(self, item: Item, *rest: str | int) -> str:
         return _repo_path(item, "issues", item.number, *rest)
@@ -223,7 +227,8 @@ class GitHubForge(Forge):
         return await (await self._changes()).one(change)
 
     async def _changes(self) -> GitHubChanges:
-        return GitHubChanges(self.client, self.settings, await self._account(), self._spelled)
+        own = await self._account()
+        return GitHubChanges(self.client, self.settings, own, self._spelled, self._known)
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"

@@ -7,8 +7,7 @@ discussions, events and jobs are read again only if something in that answer say
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -270,10 +269,6 @@ class _Checked:
     of: tuple[object, ...]
     checks: tuple[CheckResult, ...]
 
-    @property
-    def complete(self) -> bool:
-        return bool(self.checks) and all(one.state is CheckState.COMPLETED for one in self.checks)
-
 
 @dataclass
 class Known:
@@ -282,7 +277,11 @@ class Known:
     discussed: _Discussed | None = None
     checked: _Checked | None = None
     base_commit: str = ""
-    base_checks: _Checked | None = None
+    base_checks: tuple[CheckResult, ...] = ()
+
+
+BaseChecks = dict[tuple[int, str], tuple[CheckResult, ...]]
+"""The checks of commits at the tips of bases, by project and commit."""
 
 
 @dataclass
@@ -292,13 +291,16 @@ class GitLabChanges:
     Attributes:
         own: our account.
         known: earlier answers, by the identity of the merge request.
+        base_checks: earlier answers about bases.
     """
 
     client: ForgeClient
     settings: GitLab
     own: User
     known: dict[str, Known]
+    base_checks: BaseChecks
     _tips: dict[tuple[int, str], str] = field(default_factory=dict)
+    _bases: BaseChecks = field(default_factory=dict)
 
     async def open(self) -> OpenChanges:
         """See `Forge.open_changes`. Each merge request takes one request while nothing changes on it."""
@@ -324,11 +326,13 @@ class GitLabChanges:
                 snapshots.append(snapshot)
         for gone in self.known.keys() - {item.identity for item in items}:
             del self.known[gone]
+        self.base_checks.clear()
+        self.base_checks.update(self._bases)
         return OpenChanges(tuple(snapshots), tuple(unreadable), len(listed) < _LIST_PAGES * 100)
 
     async def one(self, item: Item) -> ChangeSnapshot:
         """See `Forge.snapshot`."""
-        return await self._read(item, Known())
+        return await replace(self, base_checks={})._read(item, Known())
 
     def _in_scope(self, listed: _Listed) -> bool:
         projects = {str(project).casefold() for project in self.settings.projects}
@@ -369,7 +373,7 @@ class GitLabChanges:
         except ForgeError as error:
             if error.status not in _SET_ASIDE:
                 raise
-            known.checked = known.base_checks = None
+            known.checked, known.base_checks = None, ()
             problem = f"{self.client.host} does not show the pipeline ({error.status})"
         return self._snapshot(item, found, known, problem, answered_at(response, self.client.clock))
 
@@ -406,7 +410,7 @@ class GitLabChanges:
         """Read the checks of head and base, unless they are known: a pipeline that has ended stays so."""
         pipeline = found.pipeline
         if pipeline is None:
-            known.checked = known.base_checks = None
+            known.checked, known.base_checks = None, ()
             return
         state = pipeline.id, pipeline.status, pipeline.updated_at
         if known.checked is None or known.checked.of != state or pipeline.status not in _ENDED:
@@ -415,14 +419,10 @@ class GitLabChanges:
             check.conclusion in (CheckConclusion.FAILURE, CheckConclusion.TIMED_OUT)
             for check in known.checked.checks
         )
-        if not failed:
-            known.base_checks = None
-            return
-        known.base_commit = await self._tip(item, found)
-        base = known.base_checks
-        if base is None or base.of != (known.base_commit,) or not base.complete:
-            checks = await self._base_checks(item, found, known.base_commit) if known.base_commit else ()
-            known.base_checks = _Checked((known.base_commit,), checks)
+        known.base_checks = ()
+        if failed:
+            known.base_commit = await self._tip(item, found)
+            known.base_checks = await self._base_checks(item, found, known.base_commit)
 
     async def _checks(self, item: Item, pipeline: _Pipeline) -> tuple[CheckResult, ...]:
         project = path("projects", pipeline.project_id)
@@ -447,12 +447,23 @@ class GitLabChanges:
         return await self.client.entries(list[_Job], call, limit=_JOB_PAGES)
 
     async def _base_checks(self, item: Item, found: _MergeRequest, sha: str) -> tuple[CheckResult, ...]:
-        """Return the checks of the base's newest pipeline for its tip."""
-        project = path("projects", found.project_id)
-        params: Mapping[str, str | int] = {"sha": sha, "ref": found.target_branch, "per_page": 1}
-        call = Call("GET", f"{project}/pipelines", f"reading the base's pipeline of {item.display}", params)
-        newest = await self.client.get(list[_Pipeline], call)
-        return await self._checks(item, newest[0]) if newest else ()
+        """Return the checks of the newest pipeline for the base's tip, once for all merge requests into it.
+
+        They are read until there are some and all have ended.
+        """
+        base = found.project_id, sha
+        if sha and base not in self._bases:
+            checks = self.base_checks.get(base, ())
+            if not checks or any(check.state is not CheckState.COMPLETED for check in checks):
+                project = path("projects", found.project_id)
+                params: dict[str, str | int] = {"sha": sha, "ref": found.target_branch, "per_page": 1}
+                what = f"reading the pipeline of the base of {item.display}"
+                newest = await self.client.get(
+                    list[_Pipeline], Call("GET", f"{project}/pipelines", what, params)
+                )
+                checks = await self._checks(item, newest[0]) if newest else ()
+            self._bases[base] = checks
+        return self._bases.get(base, ())
 
     def _snapshot(
         self, item: Item, found: _MergeRequest, known: Known, problem: str, read_at: datetime
@@ -488,7 +499,7 @@ class GitLabChanges:
             comments=tuple(_remark(note, found) for note in single if not note.system),
             checks=known.checked.checks if known.checked else (),
             checks_problem=problem,
-            base_checks=known.base_checks.checks if known.base_checks else (),
+            base_checks=known.base_checks,
             requested_reviewers=tuple(
                 actor_of(one.user) for one in discussed.reviewers if one.state in _ASKED
             ),

@@ -22,7 +22,7 @@ from coding_agent_core.forge.base import (
 )
 from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
-from coding_agent_core.forge.gitlab.changes import GitLabChanges, Known
+from coding_agent_core.forge.gitlab.changes import BaseChecks, GitLabChanges, Known
 from coding_agent_core.forge.gitlab.discussion import GitLabDiscussion
 from coding_agent_core.forge.gitlab.revisions import GitLabRevisions
 from coding_agent_core.forge.gitlab.settings import GitLab
@@ -109,6 +109,7 @@ class GitLabForge(Forge):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._known: dict[str, Known] = {}
+        self._base_checks: BaseChecks = {}
 
     def _item_path(self, item: Item, *rest: str | int) -> str:
         kind = "issues" if item.kind is ItemKind.ISSUE else "merge_requests"
@@ -232,7 +233,8 @@ class GitLabForge(Forge):
         return await (await self._changes()).one(change)
 
     async def _changes(self) -> GitLabChanges:
-        return GitLabChanges(self.client, self.settings, await self._account(), self._known)
+        own = await self._account()
+        return GitLabChanges(self.client, self.settings, own, self._known, self._base_checks)
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"

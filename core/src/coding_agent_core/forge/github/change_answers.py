@@ -1,0 +1,369 @@
+"""What GitHub's GraphQL API is asked about our pull requests, and its answers. Pure.
+
+https://docs.github.com/graphql/reference/objects#pullrequest
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, AliasPath, BeforeValidator, Field
+
+from coding_agent_core.forge.calls import ResponseModel, Text
+from coding_agent_core.forge.changes import (
+    Actor,
+    ActorKind,
+    ChangeEventKind,
+    ChangeState,
+    CheckConclusion,
+    CheckKind,
+    CheckResult,
+    CheckState,
+    Mergeability,
+    Remark,
+    ReviewThread,
+    ReviewVerdict,
+)
+from coding_agent_core.forge.github.facts import MEMBERS
+
+_ACTOR = "{ __typename login ... on User { databaseId } ... on Bot { databaseId } }"
+_CHECKS = """
+statusCheckRollup {
+  contexts(first: 100) {
+    totalCount
+    nodes {
+      __typename
+      ... on CheckRun {
+        databaseId name status conclusion title summary startedAt completedAt url
+        checkSuite { app { slug } workflowRun { event workflow { name } } }
+      }
+      ... on StatusContext { context state description targetUrl createdAt }
+    }
+  }
+}
+"""
+_FIELDS = """
+number title url isDraft state createdAt updatedAt mergeable headRefName headRefOid baseRefName
+author ACTOR
+repository { nameWithOwner }
+labels(first: 100) { nodes { name } }
+reviewRequests(first: 20) {
+  nodes {
+    requestedReviewer { __typename ... on User { login databaseId } ... on Bot { login databaseId } }
+  }
+}
+comments(last: 50) {
+  totalCount
+  nodes { fullDatabaseId author ACTOR authorAssociation createdAt body url }
+}
+reviews(last: 50) {
+  totalCount
+  nodes { fullDatabaseId author ACTOR authorAssociation state submittedAt body url commit { oid } }
+}
+reviewThreads(last: 50) {
+  totalCount
+  nodes {
+    id path line isResolved isOutdated
+    comments(last: 50) {
+      nodes {
+        fullDatabaseId state author ACTOR authorAssociation createdAt body url
+        originalCommit { oid }
+        pullRequestReview { submittedAt }
+      }
+    }
+  }
+}
+timelineItems(
+  last: 50
+  itemTypes: [HEAD_REF_FORCE_PUSHED_EVENT, LABELED_EVENT, UNLABELED_EVENT, REOPENED_EVENT]
+) {
+  nodes {
+    __typename
+    ... on HeadRefForcePushedEvent { createdAt actor ACTOR afterCommit { oid } }
+    ... on LabeledEvent { createdAt actor ACTOR label { name } }
+    ... on UnlabeledEvent { createdAt actor ACTOR label { name } }
+    ... on ReopenedEvent { createdAt actor ACTOR }
+  }
+}
+commits(last: 1) { nodes { commit { CHECKS } } }
+baseRef {
+  target { __typename oid ... on Commit { CHECKS } }
+  refUpdateRule { requiredStatusCheckContexts }
+  rules(first: 50) {
+    nodes {
+      parameters {
+        __typename
+        ... on RequiredStatusChecksParameters { requiredStatusChecks { context } }
+      }
+    }
+  }
+}
+""".replace("ACTOR", _ACTOR).replace("CHECKS", _CHECKS.strip())
+SEARCH = (
+    "query($query: String!, $first: Int!, $after: String) {"
+    " search(query: $query, type: ISSUE, first: $first, after: $after) {"
+    f" pageInfo {{ hasNextPage endCursor }} nodes {{ __typename ... on PullRequest {{ {_FIELDS} }} }} }} }}"
+)
+ONE = (
+    "query($owner: String!, $name: String!, $number: Int!) {"
+    f" repository(owner: $owner, name: $name) {{ pullRequest(number: $number) {{ {_FIELDS} }} }} }}"
+)
+MERGEABILITIES = {"MERGEABLE": Mergeability.MERGES, "CONFLICTING": Mergeability.CONFLICT}
+STATES = {"OPEN": ChangeState.OPEN, "MERGED": ChangeState.MERGED, "CLOSED": ChangeState.CLOSED}
+VERDICTS = {
+    "APPROVED": ReviewVerdict.APPROVED,
+    "CHANGES_REQUESTED": ReviewVerdict.CHANGES_REQUESTED,
+    "COMMENTED": ReviewVerdict.COMMENTED,
+    "DISMISSED": ReviewVerdict.DISMISSED,
+}
+CONCLUSIONS = {
+    "SUCCESS": CheckConclusion.SUCCESS,
+    "FAILURE": CheckConclusion.FAILURE,
+    "ERROR": CheckConclusion.FAILURE,
+    "TIMED_OUT": CheckConclusion.TIMED_OUT,
+    "STARTUP_FAILURE": CheckConclusion.INFRASTRUCTURE,
+    "CANCELLED": CheckConclusion.CANCELLED,
+    "SKIPPED": CheckConclusion.SKIPPED,
+    "NEUTRAL": CheckConclusion.NEUTRAL,
+    "ACTION_REQUIRED": CheckConclusion.ACTION_REQUIRED,
+    "STALE": CheckConclusion.STALE,
+}
+EVENTS = {
+    "HeadRefForcePushedEvent": ChangeEventKind.PUSHED,
+    "LabeledEvent": ChangeEventKind.LABELED,
+    "UnlabeledEvent": ChangeEventKind.UNLABELED,
+    "ReopenedEvent": ChangeEventKind.REOPENED,
+}
+
+
+def _without_nulls(value: Any) -> Any:
+    """GraphQL puts null in place of an entry that it cannot show."""
+    return [entry for entry in value or () if entry is not None] if isinstance(value, list | None) else value
+
+
+_Known = BeforeValidator(_without_nulls)
+
+
+class Account(ResponseModel):
+    """An actor. Mannequins of imported repositories have no number, and teams no login either."""
+
+    kind: str = Field(validation_alias="__typename")
+    login: str = ""
+    id: int | None = Field(default=None, validation_alias="databaseId")
+
+
+class _Authored(ResponseModel):
+    """Something that somebody wrote; the account is null if it was deleted."""
+
+    id: int | None = Field(default=None, validation_alias="fullDatabaseId")
+    account: Account | None = Field(default=None, validation_alias="author")
+    association: str = Field(default="", validation_alias="authorAssociation")
+    body: Text = ""
+    url: Text = ""
+
+    @property
+    def author(self) -> Actor:
+        return actor_of(self.account, member=self.association in MEMBERS)
+
+
+class _Comment(_Authored):
+    """A comment, of a thread or by itself. A review's comments are drafts until it is submitted."""
+
+    created_at: datetime = Field(validation_alias="createdAt")
+    state: str = "SUBMITTED"
+    commit: str = Field(default="", validation_alias=AliasPath("originalCommit", "oid"))
+    submitted_at: datetime | None = Field(
+        default=None, validation_alias=AliasPath("pullRequestReview", "submittedAt")
+    )
+
+    def remark(self) -> Remark:
+        return Remark(
+            id=str(self.id),
+            author=self.author,
+            published_at=max(self.created_at, self.submitted_at or self.created_at),
+            body=self.body,
+            commit=self.commit,
+            url=self.url,
+        )
+
+
+class _Review(_Authored):
+    state: str
+    submitted_at: datetime | None = Field(default=None, validation_alias="submittedAt")
+    commit: str = Field(default="", validation_alias=AliasPath("commit", "oid"))
+
+
+class ThreadAnswer(ResponseModel):
+    id: str
+    path: str
+    line: int | None = None
+    resolved: bool = Field(validation_alias="isResolved")
+    outdated: bool = Field(validation_alias="isOutdated")
+    comments: Annotated[list[_Comment], _Known] = Field(
+        default=[], validation_alias=AliasPath("comments", "nodes")
+    )
+
+
+class _Event(ResponseModel):
+    kind: str = Field(validation_alias="__typename")
+    at: datetime = Field(validation_alias="createdAt")
+    account: Account | None = Field(default=None, validation_alias="actor")
+    commit: str = Field(default="", validation_alias=AliasPath("afterCommit", "oid"))
+    label: str = Field(default="", validation_alias=AliasPath("label", "name"))
+
+
+class _Context(ResponseModel):
+    """A check run, or the status that another program gave a commit."""
+
+    kind: Literal["CheckRun", "StatusContext"] = Field(validation_alias="__typename")
+    id: int | None = Field(default=None, validation_alias="databaseId")
+    name: str = Field(validation_alias=AliasChoices("name", "context"))
+    status: str = "COMPLETED"
+    conclusion: Text = Field(default="", validation_alias=AliasChoices("conclusion", "state"))
+    title: Text = ""
+    summary: Text = Field(default="", validation_alias=AliasChoices("summary", "description"))
+    url: Text = Field(default="", validation_alias=AliasChoices("url", "targetUrl"))
+    started_at: datetime | None = Field(default=None, validation_alias=AliasChoices("startedAt", "createdAt"))
+    completed_at: datetime | None = Field(
+        default=None, validation_alias=AliasChoices("completedAt", "createdAt")
+    )
+    app: Text = Field(default="", validation_alias=AliasPath("checkSuite", "app", "slug"))
+    event: Text = Field(default="", validation_alias=AliasPath("checkSuite", "workflowRun", "event"))
+    workflow: Text = Field(
+        default="", validation_alias=AliasPath("checkSuite", "workflowRun", "workflow", "name")
+    )
+
+    def result(self, required: frozenset[str] | None) -> CheckResult:
+        """Return the check; `required` names the checks that a rule demands, if the rules are known."""
+        state = CheckState.COMPLETED
+        if self.status != "COMPLETED":
+            state = CheckState.RUNNING if self.status == "IN_PROGRESS" else CheckState.WAITING
+        elif self.conclusion in ("PENDING", "EXPECTED"):
+            state = CheckState.WAITING
+        ended = state is CheckState.COMPLETED
+        # A word that GitHub adds later must not start work.
+        conclusion = CONCLUSIONS.get(self.conclusion, CheckConclusion.NEUTRAL) if ended else None
+        kind = CheckKind.STATUS if self.kind == "StatusContext" else CheckKind.CHECK_RUN
+        return CheckResult(
+            id=str(self.id or ""),
+            name=f"{self.workflow} / {self.name}" if self.workflow else self.name,
+            kind=CheckKind.JOB if self.app == "github-actions" else kind,
+            state=state,
+            conclusion=conclusion,
+            required=None if required is None else self.name in required,
+            url=self.url,
+            errors="" if conclusion is CheckConclusion.SUCCESS else self._output(),
+            event=self.event,
+            started_at=self.started_at,
+            completed_at=self.completed_at if ended else None,
+        )
+
+    def _output(self) -> str:
+        return "\n\n".join(text for text in dict.fromkeys((self.title, self.summary)) if text)
+
+
+Contexts = list[_Context | None] | None
+_ROLLUP = ("statusCheckRollup", "contexts")
+
+
+class _Rule(ResponseModel):
+    checks: tuple[dict[str, Any], ...] = Field(
+        default=(), validation_alias=AliasPath("parameters", "requiredStatusChecks")
+    )
+
+
+class PullRequestAnswer(ResponseModel):
+    """A pull request. The base is null if its branch was deleted.
+
+    Attributes:
+        rules, rule: what the base branch demands, in rulesets and in a classic protection; `rules` is null if
+            we may not read them.
+    """
+
+    number: int
+    title: str
+    url: str
+    draft: bool = Field(validation_alias="isDraft")
+    state: str
+    created_at: datetime = Field(validation_alias="createdAt")
+    updated_at: datetime = Field(validation_alias="updatedAt")
+    mergeable: str
+    head_branch: str = Field(validation_alias="headRefName")
+    head_commit: str = Field(validation_alias="headRefOid")
+    base_branch: str = Field(validation_alias="baseRefName")
+    account: Account | None = Field(default=None, validation_alias="author")
+    repository: str = Field(validation_alias=AliasPath("repository", "nameWithOwner"))
+    labels: Annotated[list[dict[str, str]], _Known] = Field(
+        default=[], validation_alias=AliasPath("labels", "nodes")
+    )
+    reviewers: Annotated[list[dict[str, Any]], _Known] = Field(
+        default=[], validation_alias=AliasPath("reviewRequests", "nodes")
+    )
+    comments: Annotated[list[_Comment], _Known] = Field(
+        default=[], validation_alias=AliasPath("comments", "nodes")
+    )
+    reviews: Annotated[list[_Review], _Known] = Field(
+        default=[], validation_alias=AliasPath("reviews", "nodes")
+    )
+    threads: Annotated[list[ThreadAnswer], _Known] = Field(
+        default=[], validation_alias=AliasPath("reviewThreads", "nodes")
+    )
+    all_comments: int = Field(default=0, validation_alias=AliasPath("comments", "totalCount"))
+    all_reviews: int = Field(default=0, validation_alias=AliasPath("reviews", "totalCount"))
+    all_threads: int = Field(default=0, validation_alias=AliasPath("reviewThreads", "totalCount"))
+    events: Annotated[list[_Event], _Known] = Field(
+        default=[], validation_alias=AliasPath("timelineItems", "nodes")
+    )
+    contexts: Contexts = Field(
+        default=None, validation_alias=AliasPath("commits", "nodes", 0, "commit", *_ROLLUP, "nodes")
+    )
+    all_contexts: int = Field(
+        default=0, validation_alias=AliasPath("commits", "nodes", 0, "commit", *_ROLLUP, "totalCount")
+    )
+    base_commit: Text = Field(default="", validation_alias=AliasPath("baseRef", "target", "oid"))
+    base_contexts: Contexts = Field(
+        default=None, validation_alias=AliasPath("baseRef", "target", *_ROLLUP, "nodes")
+    )
+    rule: list[str] | None = Field(
+        default=None, validation_alias=AliasPath("baseRef", "refUpdateRule", "requiredStatusCheckContexts")
+    )
+    rules: list[_Rule | None] | None = Field(
+        default=None, validation_alias=AliasPath("baseRef", "rules", "nodes")
+    )
+
+    @property
+    def required(self) -> frozenset[str] | None:
+        """The checks that a rule demands; `None` if the rules could not be read."""
+        if self.rules is None:
+            return frozenset(self.rule) if self.rule is not None else None
+        named = (check.get("context", "") for rule in self.rules if rule for check in rule.checks)
+        return frozenset((*named, *(self.rule or ())))
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        shown = {
+            "older comments": self.all_comments - len(self.comments),
+            "older reviews": self.all_reviews - len(self.reviews),
+            "older threads": self.all_threads - len(self.threads),
+            "checks": self.all_contexts - len(self.contexts or ()),
+        }
+        return tuple(f"{count} {what}" for what, count in shown.items() if count > 0)
+
+
+def actor_of(account: Account | None, *, member: bool | None = None) -> Actor:
+    """Return an account as the REST API names it; GraphQL leaves out the `[bot]` of an App's login."""
+    if account is None:
+        return Actor("", "ghost")
+    bot = account.kind == "Bot"
+    login = f"{account.login}[bot]" if bot and not account.login.endswith("[bot]") else account.login
+    number = "" if account.id is None else str(account.id)
+    return Actor(number, login, ActorKind.BOT if bot else ActorKind.PERSON, member)
+
+
+def thread_of(found: ThreadAnswer) -> ReviewThread | None:
+    """Return a thread without drafts; `None` if nothing else is in it."""
+    remarks = tuple(comment.remark() for comment in found.comments if comment.state != "PENDING")
+    if not remarks:
+        return None
+    return ReviewThread(found.id, found.path, found.line, found.resolved, found.outdated, remarks)

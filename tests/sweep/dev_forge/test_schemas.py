@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.git import set_branch
+from coding_agent_forge.github.render_graphql import thread_id
 from coding_agent_forge.gitlab.render import discussion_id
 from coding_agent_forge.model import Role
 
@@ -27,6 +28,7 @@ from tests.fixtures.forge import (
     git,
     push_fix,
 )
+from tests.fixtures.github_graphql import validate_exchange
 from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, validate_request, validate_response
 from tests.fixtures.gitlab_schema import validate_answer
 from tests.fixtures.hook_receiver import HookReceiver
@@ -293,3 +295,25 @@ def mismatches(forge: ForgeServer, asks: tuple[Ask, ...], words: dict[str, Any])
 def test_every_answer_fits_what_the_vendor_publishes(forge: ForgeServer, hook_receiver: HookReceiver) -> None:
     asks = {"github": GITHUB, "gitlab": GITLAB}[forge.flavour.value]
     assert list(mismatches(forge, asks, words_of(forge, hook_receiver.url))) == []
+
+
+RESOLVE = """
+mutation($thread: ID!) {
+  resolveReviewThread(input: {threadId: $thread}) { thread { id isResolved } }
+}
+"""
+
+
+def test_a_thread_is_resolved_as_github_does(github_forge: ForgeServer, tmp_path: Path) -> None:
+    push_fix(github_forge, tmp_path)
+    number = github_forge.open_change(REPOSITORY, "fix", "main")
+    thread = github_forge.start_thread(REPOSITORY, number, "Why?", path="pricing/discount.py", line=3)
+    body = {"query": RESOLVE, "variables": {"thread": thread_id(thread)}}
+    shown: dict[str, Any]
+    for token, resolved in ((READER_TOKEN, False), (BOT_TOKEN, True)):
+        with client(github_forge, token) as api:
+            shown = api.post(f"{github_forge.base_url}/api/graphql", json=body).json()
+        assert (thread.resolved_by is not None) is resolved
+        assert ("errors" in shown) is not resolved
+    assert shown["data"]["resolveReviewThread"]["thread"]["isResolved"]
+    validate_exchange(body, shown)

@@ -297,9 +297,13 @@ class ForgeClient:
 
 
 def answered_at(response: httpx.Response, clock: Clock) -> datetime:
-    """Return when the forge gave an answer, by its own clock; by ours if it does not say so."""
+    """Return when the forge gave an answer, by its own clock; by ours if it does not say so.
+
+    The header `Date` has whole seconds, and GitLab's times are finer. So this is the end of that second: no
+    time in the answer is later.
+    """
     try:
-        return parsedate_to_datetime(response.headers["date"])
+        return parsedate_to_datetime(response.headers["date"]).replace(microsecond=999_999)
     except (KeyError, ValueError):
         return clock.now()
 

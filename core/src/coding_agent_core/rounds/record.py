@@ -1,0 +1,234 @@
+"""What a change's rounds did, as the hidden line of our comment keeps it. Pure.
+
+The record has only what we did: rounds that ended, and checks that we asked the forge to run again. What a
+snapshot shows is never stored, so that no decision compares the forge with what an earlier look has stored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from coding_agent_core.rounds.values import IDS_LIMIT, Rerun, RoundCause, RoundKind
+from coding_agent_core.tasks import identity_hash
+from coding_agent_core.text import first_problem
+
+ROUNDS_LIMIT = 40
+"""Maximum number of rounds of a change. None is ever forgotten, or its cause would start it again."""
+RECORD_LIMIT = 20_000
+"""A record with more characters is full. GitHub accepts 65,536 for the whole comment."""
+_READ_LIMIT = 2 * RECORD_LIMIT
+RERUNS_LIMIT = 20
+"""Maximum number of re-runs of the checks of one head."""
+_MARK = "<!-- coding-agent:answers "
+_ANSWERS = re.compile(re.escape(_MARK) + r"([trc0-9 ]{0,2000})-->")
+
+_Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$")]
+_Key = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+_Patch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$")]
+
+
+class RoundEnd(StrEnum):
+    PUSHED = "pushed"
+    NO_PUSH = "no push"
+    """The round answered, but changed nothing."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    """A person pushed to the branch while the round ran, or the cause had gone when the round started. Such a
+    round is not counted, and the same cause may come again."""
+    NO_PROGRESS = "no progress"
+    """The round read the logs and found the errors of the last round again, so its model did not start."""
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """How a round ended.
+
+    Attributes:
+        cause: what `open_work` decided when the round started, with everything that the round read.
+        at: when that decision was made, by the forge's clock.
+        head_after: the head after the round's push; the head that it started from if nothing was pushed.
+        patch: the id of the round's own difference (`git patch-id --stable`), without the merge of the base;
+            empty if nothing was pushed.
+        reverse: the same for the reversed difference.
+    """
+
+    cause: RoundCause
+    at: datetime
+    end: RoundEnd
+    head_after: str
+    patch: str = ""
+    reverse: str = ""
+
+
+class _Stored(BaseModel):
+    # A newer release's fields must not stop an older program.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class RoundEntry(_Stored):
+    """A round that ended; most attributes are the same as in `RoundCause` and `RoundResult`.
+
+    Attributes:
+        identity: the hash of the cause's identity.
+        seen: acts up to this time were read by the round.
+    """
+
+    kind: RoundKind
+    identity: str = Field(pattern=r"^[0-9a-f]{16}$")
+    keys: tuple[_Key, ...] = Field(max_length=IDS_LIMIT)
+    at: AwareDatetime
+    end: RoundEnd
+    before: _Commit
+    after: _Commit
+    seen: AwareDatetime | None = None
+    errors: tuple[_Key, ...] = Field(default=(), max_length=IDS_LIMIT)
+    patch: _Patch | None = None
+    reverse: _Patch | None = None
+
+    @property
+    def counted(self) -> bool:
+        return self.end is not RoundEnd.SUPERSEDED
+
+    @property
+    def pushed(self) -> bool:
+        return self.end is RoundEnd.PUSHED and self.after != self.before
+
+
+class RerunEntry(_Stored):
+    """A check that we asked the forge to run again.
+
+    Attributes:
+        at: when we asked, by the forge's clock.
+        refused: whether the forge refused, so that nobody waits for the new run.
+    """
+
+    head: _Commit
+    check: _Key
+    run: _Key
+    at: AwareDatetime
+    refused: bool = False
+
+
+class RoundRecord(_Stored):
+    """The rounds of a change, the oldest first, and the re-runs of its newest head.
+
+    Attributes:
+        full: whether no further round is recorded, and so none may start.
+        problem: why the record could not be read, as a phrase; empty otherwise. It is not stored.
+    """
+
+    rounds: tuple[RoundEntry, ...] = Field(default=(), max_length=ROUNDS_LIMIT)
+    reruns: tuple[RerunEntry, ...] = Field(default=(), max_length=RERUNS_LIMIT)
+    full: bool = False
+    problem: str = Field(default="", exclude=True)
+
+    def to_json(self) -> str:
+        """Return the record on one line."""
+        return self.model_dump_json(exclude_defaults=True)
+
+    def has(self, cause: RoundCause) -> bool:
+        """Whether there was a round with exactly this cause, superseded or not."""
+        identity = identity_hash(cause.identity)
+        return any(entry.identity == identity for entry in self.rounds)
+
+    @property
+    def answered(self) -> frozenset[str]:
+        """The ids of all remarks that rounds have read."""
+        of_people = (one for one in self.rounds if one.kind is RoundKind.REVIEW and one.counted)
+        return frozenset(key for entry in of_people for key in entry.keys)
+
+    def since(self, act: datetime | None) -> tuple[RoundEntry, ...]:
+        """Return the counted rounds that had not read a person's act; all counted rounds if there is none.
+
+        The act's time is compared with the times of acts that the rounds read, all by the forge's clock. A
+        round that read the act, or a later one, belongs to the count that the act started.
+
+        Args:
+            act: the time of the newest act that starts the count anew.
+        """
+        counted = tuple(entry for entry in self.rounds if entry.counted)
+        if act is None:
+            return counted
+        return tuple(entry for entry in counted if entry.seen is not None and entry.seen >= act)
+
+    def reruns_of(self, head: str, check: str) -> tuple[RerunEntry, ...]:
+        return tuple(entry for entry in self.reruns if entry.head == head and entry.check == check)
+
+    def with_rerun(self, rerun: Rerun, at: datetime, *, refused: bool = False) -> RoundRecord:
+        """Return the record after the forge was asked to run a check again.
+
+        Args:
+            at: when that was, by the forge's clock.
+            refused: the same as in `RerunEntry`.
+        """
+        kept = [entry for entry in self.reruns if entry.head == rerun.head]
+        entry = RerunEntry(head=rerun.head, check=rerun.check, run=rerun.run, at=at, refused=refused)
+        return self.model_copy(update={"reruns": (*kept, entry)[-RERUNS_LIMIT:]})
+
+
+def after(record: RoundRecord, result: RoundResult) -> RoundRecord:
+    """Return the record with a round that ended. The call can be repeated.
+
+    If the record has no room for another round, it is full from now on, and the oldest rounds make room.
+    """
+    cause = result.cause
+    if record.has(cause):
+        return record
+    entry = RoundEntry(
+        kind=cause.kind,
+        identity=identity_hash(cause.identity),
+        keys=cause.keys,
+        at=result.at,
+        end=result.end,
+        before=cause.head,
+        after=result.head_after,
+        seen=cause.seen,
+        errors=cause.errors[:IDS_LIMIT],
+        patch=result.patch or None,
+        reverse=result.reverse or None,
+    )
+    grown = record.model_copy(update={"rounds": (*record.rounds, entry)})
+    full = record.full or len(grown.rounds) >= ROUNDS_LIMIT or len(grown.to_json()) > RECORD_LIMIT
+    rounds = grown.rounds[-ROUNDS_LIMIT:]
+    kept = grown.model_copy(update={"rounds": rounds, "full": full})
+    while len(kept.rounds) > 1 and len(kept.to_json()) > _READ_LIMIT:
+        kept = kept.model_copy(update={"rounds": kept.rounds[1:]})
+    return kept
+
+
+def read_record(text: str) -> RoundRecord:
+    """Read a record; a broken one is empty and has its problem.
+
+    The names of rounds still follow from their causes, so the API server refuses to start one again.
+    """
+    if not text:
+        return RoundRecord()
+    if len(text) > _READ_LIMIT:
+        return RoundRecord(problem=f"it has more than {_READ_LIMIT} characters")
+    try:
+        return RoundRecord.model_validate_json(text)
+    except ValidationError as error:
+        return RoundRecord(problem=first_problem(error)[:300])
+
+
+def answer_mark(ids: Iterable[str]) -> str:
+    """Return the hidden line with which our reply begins: the remarks that it answers.
+
+    The marks keep what was answered even if somebody deletes our comment with the record. The mark is at the
+    beginning, because a snapshot cuts the end of a long reply.
+    """
+    return f"{_MARK}{' '.join(sorted(ids))} -->"
+
+
+def marked_answers(bodies: Collection[str]) -> frozenset[str]:
+    """Return the ids of the remarks that our replies answer, from the texts of our own remarks alone."""
+    found = (_ANSWERS.match(body.lstrip()) for body in bodies)
+    return frozenset(one for match in found if match for one in match[1].split())

@@ -1,0 +1,279 @@
+"""Which remarks of people a round has to answer, and which acts of people start the count anew. Pure.
+
+Our own account is dropped by its id before anything else is read. A bot counts only if the policy names it,
+and a person only with write access. What was answered is known by ids and never by a time: a remark can
+become visible late, and a remark that arrives while a round writes its replies is older than these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from coding_agent_core.forge.changes import (
+    Actor,
+    ActorKind,
+    ChangeEventKind,
+    ChangeSnapshot,
+    Remark,
+    ReviewThread,
+    ReviewVerdict,
+    SubmittedReview,
+)
+from coding_agent_core.issue_commands import CommandName, command_in
+from coding_agent_core.rounds.record import RoundRecord, marked_answers
+from coding_agent_core.rounds.values import MayWrite, RoundKind, RoundPolicy
+
+_FENCE = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1[`~]*\s*$|\Z)", re.MULTILINE | re.DOTALL)
+_QUOTE = re.compile(r"^ {0,3}>.*$", re.MULTILINE)
+_CODE = re.compile(r"`[^`\n]*`")
+_HIDDEN = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_COMMANDS = (CommandName.RETRY, CommandName.RUN)
+"""The commands that ask for work. `/cancel` does not."""
+
+
+@dataclass
+class Access:
+    """Whose words count, for one decision.
+
+    Attributes:
+        unknown: the logins about which the forge has to be asked.
+    """
+
+    own: Actor
+    policy: RoundPolicy
+    may_write: MayWrite
+    unknown: set[str] = field(default_factory=set)
+
+    def is_ours(self, actor: Actor | None) -> bool:
+        return actor is not None and bool(self.own.id) and actor.id == self.own.id
+
+    def is_bot(self, actor: Actor) -> bool:
+        return actor.kind is ActorKind.BOT or self._is_listed(actor)
+
+    def _is_listed(self, actor: Actor) -> bool:
+        return actor.login.casefold() in {name.casefold() for name in self.policy.bots}
+
+    def is_person_with_access(self, actor: Actor | None) -> bool | None:
+        """Whether the actor is a person with write access; `None` if the forge has to be asked."""
+        if actor is None or self.is_ours(actor) or self.is_bot(actor):
+            return False
+        allowed = self.may_write(actor.login)
+        if allowed is None:
+            self.unknown.add(actor.login)
+        return allowed
+
+    def counts(self, actor: Actor) -> bool | None:
+        """Whether reviews by the actor cause rounds; `None` if the forge has to be asked."""
+        if not self.is_ours(actor) and self._is_listed(actor):
+            return True
+        return self.is_person_with_access(actor)
+
+
+@dataclass(frozen=True)
+class PendingRemark:
+    """A remark that no round has read.
+
+    Attributes:
+        at: when others could first read it; `None` if the forge does not say so.
+    """
+
+    id: str
+    at: datetime | None
+
+
+def pending_remarks(
+    snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: Access
+) -> list[PendingRemark]:
+    """Return the remarks that a round has to answer, the oldest first.
+
+    If the permission of an author is not known, the remark is left out and `access` has the login.
+    """
+    answered = record.answered | marked_answers(_own_bodies(snapshot, access))
+    found = [
+        *_in_threads(snapshot, record, access),
+        *_in_reviews(snapshot, policy, access),
+        *_in_comments(snapshot, record, access),
+    ]
+    pending = [
+        PendingRemark(key, at)
+        for key, at, author, needs_person in found
+        if key not in answered
+        and (access.is_person_with_access(author) if needs_person else access.counts(author))
+    ]
+    return sorted(pending, key=lambda one: (one.at or snapshot.created_at, one.id))
+
+
+_Found = tuple[str, datetime | None, Actor, bool]
+"""Id, time and author of a remark, and whether it counts only from a person, because it is a mention."""
+
+
+def _own_bodies(snapshot: ChangeSnapshot, access: Access) -> list[str]:
+    remarks = [*snapshot.comments, *(one for thread in snapshot.threads for one in thread.remarks)]
+    return [remark.body for remark in remarks if access.is_ours(remark.author)]
+
+
+def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: Access) -> Iterator[_Found]:
+    replaced = {entry.before for entry in record.rounds if entry.pushed}
+    for thread in snapshot.threads:
+        if thread.resolved:
+            continue
+        for position, remark in enumerate(thread.remarks):
+            if access.is_ours(remark.author):
+                continue
+            current = not thread.outdated or _still_current(thread, position, replaced, access)
+            if current or mentions(remark.body, access.own.login):
+                yield f"t{remark.id}", remark.published_at, remark.author, not current
+
+
+def _still_current(thread: ReviewThread, position: int, replaced: set[str], access: Access) -> bool:
+    """Whether a remark counts although the lines were changed since.
+
+    Normally the author of the new lines has seen the remark, so it does not count. But it counts if it
+    answers our reply, or if our own push changed the lines while a round ran that had not read the remark.
+    """
+    replies_to_us = any(access.is_ours(earlier.author) for earlier in thread.remarks[:position])
+    return replies_to_us or thread.remarks[position].commit in replaced
+
+
+def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: Access) -> Iterator[_Found]:
+    approved = {
+        review.author.id: review.submitted_at
+        for review in snapshot.reviews
+        if review.verdict is ReviewVerdict.APPROVED and review.submitted_at is not None
+    }
+    for review in snapshot.reviews:
+        if access.is_ours(review.author) or not review.body.strip():
+            continue
+        asks = _asks(review, approved.get(review.author.id), policy)
+        if asks or mentions(review.body, access.own.login):
+            yield f"r{review.id}", review.submitted_at, review.author, not asks
+
+
+def _asks(review: SubmittedReview, approved_at: datetime | None, policy: RoundPolicy) -> bool:
+    """Whether a review's text asks for work: its author has not approved the change later."""
+    if review.verdict is ReviewVerdict.APPROVED:
+        return policy.approvals_count
+    if review.verdict is ReviewVerdict.DISMISSED:
+        return False
+    return approved_at is None or review.submitted_at is None or review.submitted_at >= approved_at
+
+
+def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: Access) -> Iterator[_Found]:
+    """Yield plain comments with a mention, and those that belong to a review.
+
+    GitLab keeps the text of a review as a plain comment and does not say when changes were requested. So the
+    comments that such a reviewer wrote after the last round of reviews are the review's text.
+    """
+    requesting = {
+        review.author.id
+        for review in snapshot.reviews
+        if review.verdict is ReviewVerdict.CHANGES_REQUESTED and review.submitted_at is None
+    } - {""}
+    rounds = [entry.seen for entry in record.rounds if entry.kind is RoundKind.REVIEW and entry.counted]
+    read_until = max(filter(None, rounds), default=None)
+    for comment in snapshot.comments:
+        if access.is_ours(comment.author) or _is_command(comment):
+            continue
+        of_review = comment.author.id in requesting and (
+            read_until is None or comment.published_at > read_until
+        )
+        if of_review or mentions(comment.body, access.own.login):
+            yield f"c{comment.id}", comment.published_at, comment.author, not of_review
+
+
+def _is_command(comment: Remark) -> bool:
+    return command_in(comment.body, list(CommandName)) is not None
+
+
+def mentions(body: str, login: str) -> bool:
+    """Whether a text addresses the account, outside quotations, code and HTML comments.
+
+    An App's account is `name[bot]`, but people write `@name`.
+    """
+    name = login.removesuffix("[bot]")
+    if not name:
+        return False
+    text = _QUOTE.sub("", _FENCE.sub("", _HIDDEN.sub("", body)))
+    pattern = rf"(?<![\w/.@-])@{re.escape(name)}(?:\[bot\])?(?![\w/-]|\.\w)"
+    return re.search(pattern, _CODE.sub("", text), re.IGNORECASE) is not None
+
+
+@dataclass(frozen=True)
+class Acts:
+    """The newest acts of people with write access, by the forge's clock; `None` if there is none.
+
+    Attributes:
+        called: a person asked for work, with a mention, a command or a label, pushed to the branch, or opened
+            the change again.
+        acted: the same, or the person wrote a remark or a review.
+        seen: the newest act in the snapshot by anybody else than us, whether or not it counts.
+    """
+
+    called: datetime | None
+    acted: datetime | None
+    seen: datetime | None
+
+    def starts_anew(self, kind: RoundKind) -> datetime | None:
+        """Return the time of the act that starts the count of this kind anew.
+
+        A review alone does not start the count of reviews anew, or this count would have no limit.
+        """
+        return self.called if kind is RoundKind.REVIEW else self.acted
+
+
+def acts_of(
+    snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: Access, now: datetime
+) -> Acts:
+    """Return the newest acts of people.
+
+    Times in the future are left out, because nothing on the forge happens then, and such a time would hide
+    all later acts. Permissions are asked only for acts that a round of the record has not read.
+    """
+    found = [one for one in _acts(snapshot, record, policy, access) if one[0] <= now]
+    found.sort(key=lambda one: one[0], reverse=True)
+    # An act that all rounds have read starts no count anew, whoever did it.
+    known = [entry.seen or snapshot.created_at for entry in record.rounds]
+    read_by_all = min(known, default=None)
+
+    def newest(*, calls_only: bool) -> datetime | None:
+        for at, actor, is_call in found:
+            if read_by_all is None or at <= read_by_all:
+                return None
+            if (is_call or not calls_only) and access.is_person_with_access(actor):
+                return at
+        return None
+
+    return Acts(newest(calls_only=True), newest(calls_only=False), found[0][0] if found else None)
+
+
+def _acts(
+    snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: Access
+) -> Iterator[tuple[datetime, Actor, bool]]:
+    """Yield time and actor of each act that is not ours, and whether it is a call."""
+    login = access.own.login
+    threads = (one for thread in snapshot.threads for one in thread.remarks)
+    for remark in (*threads, *snapshot.comments):
+        if not access.is_ours(remark.author):
+            is_call = mentions(remark.body, login) or command_in(remark.body, _COMMANDS) is not None
+            yield remark.published_at, remark.author, is_call
+    for review in snapshot.reviews:
+        if not access.is_ours(review.author) and review.submitted_at is not None:
+            yield review.submitted_at, review.author, mentions(review.body, login)
+    our_heads = {entry.after for entry in record.rounds}
+    for event in snapshot.events:
+        if event.actor is None or access.is_ours(event.actor):
+            continue
+        match event.kind:
+            case ChangeEventKind.PUSHED:
+                is_call = event.commit not in our_heads
+            case ChangeEventKind.LABELED:
+                is_call = event.label.casefold() in {name.casefold() for name in policy.trigger_labels}
+            case ChangeEventKind.UNLABELED:
+                is_call = event.label.casefold() == policy.hands_off_label.casefold()
+            case ChangeEventKind.REOPENED:
+                is_call = True
+        if is_call:
+            yield event.at, event.actor, True

@@ -1,0 +1,281 @@
+"""Which remarks cause a round: by whom, where, and since when."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from coding_agent_core.forge.changes import Actor, ActorKind, ReviewVerdict
+from coding_agent_core.rounds.record import RoundEnd, RoundRecord, answer_mark
+from coding_agent_core.rounds.review import mentions
+from coding_agent_core.rounds.values import IDS_LIMIT, RoundKind
+
+from tests.unit.core_rounds.making import (
+    ANNA,
+    HEAD,
+    LATER,
+    NOISY,
+    OLAF,
+    OTHER_BOT,
+    OURS,
+    POLICY,
+    REVIEW_BOT,
+    STRANGER,
+    at,
+    change,
+    check,
+    decide,
+    ended,
+    remark,
+    review,
+    sha,
+    thread,
+)
+
+APPROVED, DISMISSED = ReviewVerdict.APPROVED, ReviewVerdict.DISMISSED
+REQUESTED, COMMENTED = ReviewVerdict.CHANGES_REQUESTED, ReviewVerdict.COMMENTED
+PLEASE = "@coding-agent please rename it"
+OUR_ANSWER = f"{answer_mark(['t1'])}\nRenamed in 0123456."
+
+
+@pytest.mark.parametrize(
+    ("fields", "ids"),
+    [
+        pytest.param({}, (), id="nothing"),
+        pytest.param({"threads": (thread(remark(1)),)}, ("t1",), id="a thread"),
+        pytest.param(
+            {"threads": (thread(remark(1)), thread(remark(2, OLAF)))}, ("t1", "t2"), id="two threads"
+        ),
+        pytest.param({"threads": (thread(remark(1), remark(2, OLAF)),)}, ("t1", "t2"), id="a reply"),
+        pytest.param({"threads": (thread(remark(1), resolved=True),)}, (), id="resolved"),
+        pytest.param({"threads": (thread(remark(1), outdated=True),)}, (), id="outdated"),
+        pytest.param(
+            {"threads": (thread(remark(1, body=PLEASE), outdated=True),)}, ("t1",), id="mention, outdated"
+        ),
+        pytest.param(
+            {"threads": (thread(remark(1, body=PLEASE), resolved=True),)}, (), id="mention, resolved"
+        ),
+        pytest.param({"threads": (thread(remark(1, STRANGER)),)}, (), id="a stranger"),
+        pytest.param(
+            {"threads": (thread(remark(1, STRANGER), remark(2)),)}, ("t2",), id="stranger and member"
+        ),
+        pytest.param({"threads": (thread(remark(1, OURS)),)}, (), id="our own thread"),
+        pytest.param({"threads": (thread(remark(1, REVIEW_BOT)),)}, ("t1",), id="a listed bot"),
+        pytest.param({"threads": (thread(remark(1, NOISY)),)}, ("t1",), id="a listed bot, other letter case"),
+        pytest.param({"threads": (thread(remark(1, OTHER_BOT)),)}, (), id="another bot"),
+        pytest.param(
+            {"threads": (thread(remark(1), remark(2, OURS, OUR_ANSWER)),)},
+            (),
+            id="answered, by the mark alone",
+        ),
+        pytest.param(
+            {"threads": (thread(remark(1), remark(2, OURS, OUR_ANSWER), remark(3)),)},
+            ("t3",),
+            id="asked again",
+        ),
+        pytest.param(
+            {"threads": (thread(remark(1), remark(2, OURS, OUR_ANSWER), remark(3), outdated=True),)},
+            ("t3",),
+            id="a reply to us where our push changed the lines",
+        ),
+        pytest.param(
+            {"threads": (thread(remark(1), remark(2, ANNA, OUR_ANSWER)),)},
+            ("t1", "t2"),
+            id="a person's copy of our mark answers nothing",
+        ),
+        pytest.param({"reviews": (review(),)}, ("r50",), id="a review's text"),
+        pytest.param({"reviews": (review(body=" \n"),)}, (), id="a review without text"),
+        pytest.param({"reviews": (review(verdict=REQUESTED),)}, ("r50",), id="changes requested"),
+        pytest.param({"reviews": (review(verdict=DISMISSED),)}, (), id="dismissed"),
+        pytest.param({"reviews": (review(verdict=APPROVED),)}, (), id="approved"),
+        pytest.param(
+            {"reviews": (review(verdict=APPROVED, body=PLEASE),)}, ("r50",), id="approved with a mention"
+        ),
+        pytest.param(
+            {"reviews": (review(verdict=APPROVED, body=""),), "threads": (thread(remark(1)),)},
+            ("t1",),
+            id="approved with a thread",
+        ),
+        pytest.param(
+            {"reviews": (review(50), review(51, verdict=APPROVED, second=200))}, (), id="approved later"
+        ),
+        pytest.param(
+            {"reviews": (review(50, verdict=APPROVED), review(51, second=200))},
+            ("r51",),
+            id="approved before",
+        ),
+        pytest.param(
+            {"reviews": (review(50), review(51, OLAF, APPROVED, second=200))},
+            ("r50",),
+            id="somebody approved",
+        ),
+        pytest.param({"reviews": (review(author=STRANGER),)}, (), id="a stranger's review"),
+        pytest.param({"reviews": (review(author=OURS),)}, (), id="our own review"),
+        pytest.param({"comments": (remark(9),)}, (), id="a comment"),
+        pytest.param({"comments": (remark(9, body=PLEASE),)}, ("c9",), id="a mention"),
+        pytest.param({"comments": (remark(9, STRANGER, PLEASE),)}, (), id="a stranger's mention"),
+        pytest.param({"comments": (remark(9, REVIEW_BOT, PLEASE),)}, (), id="a listed bot's mention"),
+        pytest.param({"comments": (remark(9, OURS, PLEASE),)}, (), id="our own mention"),
+        pytest.param({"comments": (remark(9, body="/retry\n@coding-agent"),)}, (), id="a command"),
+        pytest.param(
+            {
+                "reviews": (review(2, verdict=REQUESTED, body="", second=None),),
+                "comments": (remark(9, body="Split it."), remark(10, OLAF)),
+            },
+            ("c9",),
+            id="GitLab: the text of a review is a comment",
+        ),
+        pytest.param(
+            {"reviews": (review(2, verdict=REQUESTED, body="", second=None),)},
+            (),
+            id="GitLab: changes requested without a word",
+        ),
+        pytest.param(
+            {"threads": (thread(remark(1)),), "reviews": (review(1),), "comments": (remark(1, body=PLEASE),)},
+            ("c1", "r1", "t1"),
+            id="equal numbers of different kinds",
+        ),
+    ],
+)
+def test_causes(fields: dict[str, Any], ids: tuple[str, ...]) -> None:
+    work = decide(change(**fields))
+    assert [(cause.kind, cause.ids) for cause in work.due] == ([(RoundKind.REVIEW, ids)] if ids else [])
+
+
+def test_the_text_of_an_approval_counts_by_a_setting() -> None:
+    work = decide(change(reviews=(review(verdict=APPROVED),)), policy=replace(POLICY, approvals_count=True))
+    assert [cause.ids for cause in work.due] == [("r50",)]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("@coding-agent fix it", True),
+        ("Could @Coding-Agent, please?", True),
+        ("(@coding-agent)", True),
+        ("fix it @coding-agent.", True),
+        ("@coding-agent[bot] fix it", True),
+        ("coding-agent fix it", False),
+        ("@coding-agent-two fix it", False),
+        ("@coding-agent/team", False),
+        ("@coding-agent.org", False),
+        ("mail me@coding-agent", False),
+        ("octo/@coding-agent", False),
+        ("> @coding-agent fix it\n\nThat was quoted.", False),
+        ("> quoted\n\n@coding-agent fix it", True),
+        ("`@coding-agent`", False),
+        ("```\n@coding-agent\n```", False),
+        ("```\ncode\n```\n@coding-agent", True),
+        ("~~~text\n@coding-agent", False),
+        ("<!-- @coding-agent -->", False),
+        ("", False),
+    ],
+)
+def test_mentions(body: str, expected: bool) -> None:
+    assert mentions(body, "coding-agent") is expected
+    assert mentions(body, "coding-agent[bot]") is expected
+    assert not mentions(body, "")
+
+
+def test_a_review_waits_for_quiet_after_its_last_remark() -> None:
+    snapshot = change(threads=(thread(remark(1, second=100)), thread(remark(2, second=130))))
+    work = decide(snapshot, now=at(189))
+    assert not work.due
+    assert (work.waiting[0].until, work.look_again) == (at(190), at(190))
+    assert decide(snapshot, now=at(190)).due[0].ids == ("t1", "t2")
+
+
+def test_who_is_not_counted_prolongs_no_wait() -> None:
+    noise = [remark(2, STRANGER, second=185), remark(3, OTHER_BOT, second=186), remark(4, OURS, second=187)]
+    snapshot = change(threads=(thread(remark(1, second=100), *noise),))
+    assert decide(snapshot, now=at(190)).due[0].ids == ("t1",)
+
+
+def test_a_time_in_the_future_waits_no_longer_than_the_quiet() -> None:
+    snapshot = change(threads=(thread(remark(1, second=999_999)),))
+    assert decide(snapshot, now=at(100)).look_again == at(160)
+
+
+def test_unknown_permissions_are_asked_before_anything_starts() -> None:
+    snapshot = change(threads=(thread(remark(1, ANNA), remark(2, OLAF)),), checks=(check(),))
+    work = decide(snapshot, may_write=lambda login: True if login == "anna" else None)
+    assert (work.due, work.ask) == ((), ("olaf",))
+    assert decide(snapshot).due[0].ids == ("t1", "t2")
+
+
+def test_nobody_asks_about_us_or_about_bots() -> None:
+    asked: list[str] = []
+
+    def ask(login: str) -> bool:
+        asked.append(login)
+        return True
+
+    remarks = [remark(number, who) for number, who in enumerate((OURS, REVIEW_BOT, OTHER_BOT, NOISY), 1)]
+    decide(change(threads=(thread(*remarks),)), may_write=ask)
+    assert asked == []
+
+
+def test_our_account_is_known_by_its_id_and_not_by_its_name() -> None:
+    renamed = Actor("1", "coding-agent-renamed", ActorKind.BOT)
+    twin = Actor("99", "coding-agent")
+    assert not decide(change(threads=(thread(remark(1, renamed)),))).due
+    assert decide(change(threads=(thread(remark(1, twin)),)), may_write=lambda _: True).due
+
+
+def test_a_deleted_account_is_not_taken_for_ours() -> None:
+    snapshot = change(own=Actor("", "coding-agent"), author=Actor("", "ghost"), threads=(thread(remark(1)),))
+    assert not decide(snapshot).due
+
+
+def test_remarks_of_a_round_that_failed_are_not_read_again() -> None:
+    snapshot = change(threads=(thread(remark(1)),))
+    for end in RoundEnd:
+        record = ended(RoundRecord(), decide(snapshot).due[0], end)
+        again = decide(snapshot, record).due
+        assert [cause.ids for cause in again] == ([("t1",)] if end is RoundEnd.SUPERSEDED else [])
+
+
+def test_a_superseded_round_is_decided_again_under_another_name_and_the_same_number() -> None:
+    snapshot = change(threads=(thread(remark(1)),))
+    first = decide(snapshot).due[0]
+    record = ended(RoundRecord(), first, RoundEnd.SUPERSEDED)
+    second = decide(replace(snapshot, head_commit=sha("a person's")), record).due[0]
+    assert second.name_part != first.name_part
+    assert (second.count, first.count) == ("round 1 of 5", "round 1 of 5")
+
+
+def test_a_remark_on_lines_that_our_push_changed_meanwhile_is_not_lost() -> None:
+    """While a round mends the checks, somebody comments on the lines that it changes."""
+    cause = decide(change(checks=(check(),))).due[0]
+    record = ended(RoundRecord(), cause, head=sha("head 2"))
+    outdated = thread(remark(1, commit=HEAD), outdated=True)
+    snapshot = change(head_commit=sha("head 2"), threads=(outdated,))
+    assert decide(snapshot, record).due[0].ids == ("t1",)
+    by_a_person = thread(remark(1, commit=sha("head 2")), outdated=True)
+    assert not decide(replace(snapshot, head_commit=sha("head 3"), threads=(by_a_person,)), record).due
+
+
+def test_a_large_review_is_answered_in_parts() -> None:
+    threads = tuple(thread(remark(number, second=number)) for number in range(1, IDS_LIMIT + 6))
+    snapshot = change(threads=threads)
+    first = decide(snapshot).due[0]
+    assert len(first.ids) == IDS_LIMIT
+    record = ended(RoundRecord(), first)
+    assert decide(snapshot, record).due[0].ids == tuple(f"t{number}" for number in range(31, 36))
+
+
+def test_gitlab_comments_before_the_last_review_round_are_read() -> None:
+    requested = review(2, verdict=REQUESTED, body="", second=None)
+    snapshot = change(reviews=(requested,), comments=(remark(9, second=100),))
+    record = ended(RoundRecord(), decide(snapshot).due[0])
+    assert not decide(snapshot, record).due
+    more = replace(snapshot, comments=(*snapshot.comments, remark(10, second=200)))
+    assert decide(more, record).due[0].ids == ("c10",)
+
+
+def test_people_who_talk_start_one_round_for_all_that_they_said() -> None:
+    talk = [remark(number, (ANNA, OLAF)[number % 2], second=100 + number) for number in range(1, 20)]
+    work = decide(change(threads=(thread(*talk),)), now=LATER)
+    assert len(work.due) == 1
+    assert len(work.due[0].ids) == 19

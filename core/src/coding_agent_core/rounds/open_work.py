@@ -142,17 +142,14 @@ class _Look:
         if self.record.full:
             sentence = f"The {noun} has had {len(self.record.rounds)} rounds, which is the limit."
             return Stop(StopReason.RECORD_FULL, sentence)
-        called = max(filter(None, (self.snapshot.created_at, self.acts.called)))
-        if self.now - called >= self.policy.max_age:
-            sentence = (
-                f"Nobody has asked for work on this {noun} for {self.policy.max_age.days} days. {_AGAIN}"
-            )
+        newest = max(filter(None, (self.snapshot.created_at, self.acts.acted)))
+        if self.now - newest >= self.policy.max_age:
+            days = self.policy.max_age.days
+            sentence = f"Nobody has written or done anything on this {noun} for {days} days. {_AGAIN}"
             return Stop(StopReason.TOO_OLD, sentence)
         pushed = [entry for entry in self.record.since(self.acts.acted) if entry.pushed]
         if len(pushed) > 1 and pushed[-1].patch is not None and pushed[-1].patch == pushed[-2].reverse:
-            sentence = (
-                f"The last round undid what the round before it did, so a person has to decide. {_AGAIN}"
-            )
+            sentence = f"The last round undid the round before it, so a person has to decide. {_AGAIN}"
             return Stop(StopReason.UNDONE, sentence)
         return None
 

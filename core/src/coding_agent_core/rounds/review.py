@@ -230,17 +230,20 @@ def acts_of(
     """Return the newest acts of people.
 
     Times in the future are left out, because nothing on the forge happens then, and such a time would hide
-    all later acts. Permissions are asked only for acts that a round of the record has not read.
+    all later acts. Acts that decide nothing are left out too, so that nobody asks about their permissions.
     """
     found = [one for one in _acts(snapshot, record, policy, access) if one[0] <= now]
     found.sort(key=lambda one: one[0], reverse=True)
-    # An act that all rounds have read starts no count anew, whoever did it.
-    known = [entry.seen or snapshot.created_at for entry in record.rounds]
-    read_by_all = min(known, default=None)
+    # An act that all rounds have read starts no count anew, whoever did it. If the change is old, an act
+    # shows that somebody still cares about it.
+    matter = [entry.seen or snapshot.created_at for entry in record.rounds]
+    if now - snapshot.created_at >= policy.max_age:
+        matter.append(now - policy.max_age)
+    since = min(matter, default=now)
 
     def newest(*, calls_only: bool) -> datetime | None:
         for at, actor, is_call in found:
-            if read_by_all is None or at <= read_by_all:
+            if at <= since:
                 return None
             if (is_call or not calls_only) and access.is_person_with_access(actor):
                 return at

@@ -30,8 +30,11 @@ class RoundKind(StrEnum):
 
 
 def digest(text: str) -> str:
-    """Return a short hash (48 bits) that tells a change's checks and errors apart in its record."""
-    return identity_hash(text)[:12]
+    """Return a short hash (48 bits) that tells a change's checks and errors apart in its record.
+
+    Foreign text can contain a lone surrogate, which UTF-8 cannot.
+    """
+    return identity_hash(text.encode(errors="replace").decode())[:12]
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ class RoundPolicy:
         review_quiet: how long nobody may have written before a round answers.
         checks_quiet: how long all checks must have ended; new ones may appear until then.
         check_hangs_after: how long a check may wait or run before the others no longer wait for it.
-        max_age: how old a change may be, from its opening or the last call of a person.
+        max_age: how old a change may be, from its opening or the last act of a person with write access.
         hands_off_label: a change with this label has no rounds. Letter case is ignored.
         trigger_labels: the labels with which a person asks for work; applying one is a call.
         bots: the logins of bots whose reviews cause rounds. The list is their permission.

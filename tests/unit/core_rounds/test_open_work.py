@@ -1,0 +1,343 @@
+"""When rounds end, in which order they start, and who starts the count anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from coding_agent_core.forge.changes import (
+    Actor,
+    ChangeEvent,
+    ChangeEventKind,
+    ChangeState,
+    Mergeability,
+)
+from coding_agent_core.rounds.open_work import interruption
+from coding_agent_core.rounds.record import ROUNDS_LIMIT, RoundEnd, RoundRecord
+from coding_agent_core.rounds.values import RoundKind, RoundPolicy, StopReason
+
+from tests.unit.core_rounds.making import (
+    ANNA,
+    BASE,
+    HEAD,
+    LATER,
+    NOISY,
+    OTHER_BOT,
+    OURS,
+    POLICY,
+    REVIEW_BOT,
+    STRANGER,
+    at,
+    change,
+    check,
+    decide,
+    ended,
+    event,
+    reasons,
+    remark,
+    review,
+    rounds,
+    sha,
+    thread,
+)
+
+ALL: dict[str, Any] = {
+    "threads": (thread(remark(1)),),
+    "checks": (check(),),
+    "mergeability": Mergeability.CONFLICT,
+}
+"""Everything that can cause a round."""
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        pytest.param({"state": ChangeState.MERGED}, StopReason.MERGED, id="merged"),
+        pytest.param({"state": ChangeState.CLOSED}, StopReason.CLOSED, id="closed"),
+        pytest.param({"labels": frozenset({"Coding Agent Hands Off"})}, StopReason.HANDS_OFF, id="label"),
+        pytest.param({"author": ANNA}, StopReason.NOT_OURS, id="a person's change"),
+        pytest.param(
+            {"created_at": LATER - timedelta(days=30), "threads": ()}, StopReason.TOO_OLD, id="too old"
+        ),
+    ],
+)
+def test_nothing_starts(fields: dict[str, Any], reason: StopReason) -> None:
+    work = decide(change(**ALL | fields))
+    assert (work.due, work.reruns, reasons(work)) == ((), (), [reason])
+    assert work.stops[0].sentence.endswith(".")
+
+
+def test_an_old_change_to_which_nothing_is_left_to_do_says_nothing() -> None:
+    assert not decide(change(created_at=LATER - timedelta(days=90))).stops
+
+
+def test_the_conflict_comes_first_and_the_checks_wait_for_it() -> None:
+    work = decide(change(**ALL))
+    assert [cause.kind for cause in work.due] == [RoundKind.CONFLICT, RoundKind.REVIEW]
+    assert [(one.kind, one.until) for one in work.waiting] == [(RoundKind.CHECKS, None)]
+    assert (work.due[0].ids, work.due[0].head) == ((BASE,), HEAD)
+
+
+def test_a_review_comes_before_checks() -> None:
+    work = decide(change(**ALL | {"mergeability": Mergeability.MERGES}))
+    assert [cause.kind for cause in work.due] == [RoundKind.REVIEW, RoundKind.CHECKS]
+
+
+def test_an_unknown_mergeability_is_no_conflict_and_holds_back_nothing() -> None:
+    work = decide(change(**ALL | {"mergeability": Mergeability.UNKNOWN}))
+    assert [cause.kind for cause in work.due] == [RoundKind.REVIEW, RoundKind.CHECKS]
+    assert [one.kind for one in work.waiting] == [RoundKind.CONFLICT]
+
+
+def test_the_same_conflict_is_tried_once_and_another_base_again() -> None:
+    snapshot = change(mergeability=Mergeability.CONFLICT)
+    record = ended(RoundRecord(), decide(snapshot).due[0], RoundEnd.FAILED)
+    assert reasons(decide(snapshot, record)) == [StopReason.NOTHING_PUSHED]
+    moved = replace(snapshot, base_commit=sha("base 2"))
+    assert decide(moved, record).due[0].count == "round 2 of 2"
+
+
+def test_one_run_of_a_change_at_a_time() -> None:
+    work = decide(change(**ALL), active=True)
+    assert (work.due, work.stops) == ((), ())
+    assert {one.kind for one in work.waiting} == set(RoundKind)
+
+
+def test_names_of_rounds_are_short_stable_and_valid() -> None:
+    cause = decide(change(threads=(thread(remark(1)),))).due[0]
+    assert cause.identity == '["review","","t1",0]'
+    assert cause.name_part == "review-3270135dc8"
+    assert all(len(one.name_part) <= 19 for one in decide(change(**ALL)).due)
+
+
+def test_a_reviews_identity_is_the_same_on_each_head() -> None:
+    snapshot = change(threads=(thread(remark(1)),))
+    pushed = replace(snapshot, head_commit=sha("head 2"))
+    assert decide(snapshot).due[0].identity == decide(pushed).due[0].identity
+
+
+@pytest.mark.parametrize("kind", RoundKind)
+def test_bounds_are_exact(kind: RoundKind) -> None:
+    policy = replace(POLICY, check_rounds=2, review_rounds=2, conflict_rounds=2)
+    record = RoundRecord()
+    counts = []
+    for number in range(4):
+        causes: dict[RoundKind, dict[str, Any]] = {
+            RoundKind.CONFLICT: {"mergeability": Mergeability.CONFLICT},
+            RoundKind.REVIEW: {"threads": (thread(remark(number, REVIEW_BOT)),)},
+            RoundKind.CHECKS: {"checks": (check(),)},
+        }
+        work = decide(change(head_commit=sha(f"head {number}"), **causes[kind]), record, policy=policy)
+        counts += [cause.count for cause in work.due]
+        if work.due:
+            record = ended(record, work.due[0])
+        else:
+            assert reasons(work) == [StopReason.BOUND]
+    assert counts == ["round 1 of 2", "round 2 of 2"]
+
+
+def test_a_limit_of_zero_allows_no_round() -> None:
+    work = decide(change(checks=(check(),)), policy=RoundPolicy(check_rounds=0))
+    assert (work.due, reasons(work)) == ((), [StopReason.BOUND])
+
+
+PUSH = {"commit": sha("a person's")}
+MENTION = "@coding-agent try again"
+
+
+@pytest.mark.parametrize(
+    ("fields", "anew"),
+    [
+        pytest.param({}, False, id="nothing"),
+        pytest.param({"comments": (remark(9, ANNA, MENTION, 4000),)}, True, id="mention"),
+        pytest.param({"comments": (remark(9, ANNA, "/retry", 4000),)}, True, id="command"),
+        pytest.param({"comments": (remark(9, ANNA, "/cancel", 4000),)}, True, id="any comment"),
+        pytest.param({"reviews": (review(second=4000),)}, True, id="review"),
+        pytest.param({"events": (event(ChangeEventKind.PUSHED, ANNA, 4000, **PUSH),)}, True, id="push"),
+        pytest.param(
+            {"events": (event(ChangeEventKind.LABELED, ANNA, 4000, label="Coding agent"),)}, True, id="label"
+        ),
+        pytest.param(
+            {"events": (event(ChangeEventKind.LABELED, ANNA, 4000, label="bug"),)}, False, id="another label"
+        ),
+        pytest.param(
+            {"events": (event(ChangeEventKind.UNLABELED, ANNA, 4000, label="coding agent hands off"),)},
+            True,
+            id="hands off removed",
+        ),
+        pytest.param({"events": (event(ChangeEventKind.REOPENED, ANNA, 4000),)}, True, id="reopened"),
+        pytest.param({"events": (event(ChangeEventKind.REOPENED, None, 4000),)}, False, id="by nobody known"),
+        *(
+            pytest.param(
+                {
+                    "comments": (remark(9, who, MENTION, 4000),),
+                    "threads": (thread(remark(10, who, MENTION, 4000), resolved=True),),
+                    "events": (
+                        event(ChangeEventKind.PUSHED, who, 4000, **PUSH),
+                        event(ChangeEventKind.LABELED, who, 4000, label="coding agent"),
+                    ),
+                },
+                False,
+                id=who.login,
+            )
+            for who in (OURS, REVIEW_BOT, OTHER_BOT, NOISY, STRANGER)
+        ),
+        pytest.param(
+            {"comments": (remark(9, ANNA, MENTION, 999_999),)}, False, id="a time in the future is no act yet"
+        ),
+    ],
+)
+def test_only_a_persons_act_starts_the_count_of_checks_anew(fields: dict[str, Any], anew: bool) -> None:
+    snapshot, record = rounds(change(checks=(check(),)), 3)
+    work = decide(replace(snapshot, **fields), record, now=at(7000))
+    checks = [cause for cause in work.due if cause.kind is RoundKind.CHECKS]
+    assert [cause.count for cause in checks] == (["round 1 of 3"] if anew else [])
+    assert (StopReason.BOUND in reasons(work)) is not anew
+
+
+@pytest.mark.parametrize(
+    ("body", "count"), [("Rename it.", "round 2 of 5"), (MENTION, "round 1 of 5")], ids=["review", "mention"]
+)
+def test_a_review_alone_does_not_start_the_count_of_reviews_anew(body: str, count: str) -> None:
+    first = thread(remark(1))
+    record = ended(RoundRecord(), decide(change(threads=(first,))).due[0])
+    snapshot = change(threads=(first, thread(remark(2, ANNA, body, 4000))))
+    assert decide(snapshot, record, now=at(7000)).due[0].count == count
+
+
+def test_an_act_starts_the_count_anew_once() -> None:
+    snapshot, record = rounds(change(checks=(check(),)), 3)
+    reopened = replace(snapshot, events=(event(ChangeEventKind.REOPENED, ANNA, 3000),))
+    snapshot, record = rounds(reopened, 3, record)
+    assert reasons(decide(snapshot, record)) == [StopReason.BOUND]
+
+
+def test_a_removed_act_does_not_start_the_count_anew() -> None:
+    first = event(ChangeEventKind.REOPENED, ANNA, 1000)
+    snapshot, record = rounds(change(checks=(check(),), events=(first,)), 3)
+    assert reasons(decide(replace(snapshot, events=()), record)) == [StopReason.BOUND]
+
+
+def test_our_own_push_is_no_act_whoever_its_commit_names() -> None:
+    """A commit can have the person as its author, for whom we made it."""
+    snapshot, record = rounds(change(checks=(check(),)), 3)
+    pushed = ChangeEvent(ChangeEventKind.PUSHED, ANNA, at(3500), commit=record.rounds[-1].after)
+    assert reasons(decide(replace(snapshot, events=(pushed,)), record)) == [StopReason.BOUND]
+
+
+def test_permissions_for_acts_are_asked_only_where_they_decide() -> None:
+    asked: list[str] = []
+
+    def ask(login: str) -> bool:
+        asked.append(login)
+        return False
+
+    talk = (remark(9, STRANGER, "hello", 100),)
+    decide(change(comments=talk, checks=(check(),)), may_write=ask)
+    assert asked == []
+    snapshot, record = rounds(change(comments=talk, checks=(check(),)), 1)
+    decide(snapshot, record, may_write=ask)
+    assert asked == []
+    decide(replace(snapshot, comments=(*talk, remark(10, STRANGER, "again", 200))), record, may_write=ask)
+    assert set(asked) == {"mallory"}
+
+
+@pytest.mark.parametrize(("who", "young"), [(ANNA, True), (REVIEW_BOT, False)])
+def test_a_persons_act_makes_an_old_change_young(who: Actor, young: bool) -> None:
+    old = change(created_at=LATER - timedelta(days=90), threads=(thread(remark(1, who)),))
+    work = decide(old)
+    assert (bool(work.due), reasons(work)) == (young, [] if young else [StopReason.TOO_OLD])
+    later = LATER + POLICY.max_age
+    assert reasons(decide(old, now=later)) == [StopReason.TOO_OLD]
+
+
+PATCH, REVERSE = sha("patch"), sha("reverse")
+
+
+@pytest.mark.parametrize(
+    ("second", "stops"),
+    [
+        pytest.param({"patch": REVERSE, "reverse": PATCH}, [StopReason.UNDONE], id="undone"),
+        pytest.param({"patch": sha("other"), "reverse": sha("more")}, [], id="another difference"),
+        pytest.param({}, [], id="unknown difference"),
+    ],
+)
+def test_a_difference_that_undoes_the_last_one_ends_the_loop(
+    second: dict[str, Any], stops: list[StopReason]
+) -> None:
+    snapshot = change(checks=(check(),), threads=(thread(remark(1)),))
+    by_review = decide(snapshot).due[0]
+    record = ended(RoundRecord(), by_review, head=sha("2"), patch=PATCH, reverse=REVERSE)
+    snapshot = replace(snapshot, head_commit=sha("2"))
+    record = ended(record, decide(snapshot, record).due[0], head=sha("3"), **second)
+    snapshot = replace(snapshot, head_commit=sha("3"))
+    work = decide(snapshot, record)
+    assert reasons(work) == stops
+    assert bool(work.due) is not bool(stops)
+
+
+def test_a_person_may_ask_to_undo_the_last_round() -> None:
+    first = thread(remark(1, second=100))
+    record = ended(
+        RoundRecord(), decide(change(threads=(first,))).due[0], head=sha("2"), patch=PATCH, reverse=REVERSE
+    )
+    snapshot = change(
+        head_commit=sha("2"), threads=(first, thread(remark(2, body="Take it back.", second=200)))
+    )
+    record = ended(record, decide(snapshot, record).due[0], head=sha("3"), patch=REVERSE, reverse=PATCH)
+    failed = replace(snapshot, head_commit=sha("3"), checks=(check(),))
+    assert decide(failed, record).due[0].kind is RoundKind.CHECKS
+
+
+def test_a_full_record_ends_the_loop() -> None:
+    record = RoundRecord()
+    for number in range(ROUNDS_LIMIT + 3):
+        snapshot = change(comments=(remark(number, ANNA, MENTION, number),))
+        work = decide(snapshot, record)
+        if number >= ROUNDS_LIMIT:
+            assert (work.due, reasons(work)) == ((), [StopReason.RECORD_FULL])
+        else:
+            record = ended(record, work.due[0])
+
+
+def test_a_cause_is_superseded_a_limited_number_of_times() -> None:
+    snapshot, record = change(threads=(thread(remark(1)),)), RoundRecord()
+    names = []
+    while due := decide(snapshot, record).due:
+        names.append(due[0].name_part)
+        record = ended(record, due[0], RoundEnd.SUPERSEDED)
+    assert len(set(names)) == len(names) == 6
+    assert reasons(decide(snapshot, record)) == [StopReason.SUPERSEDED]
+
+
+def test_a_broken_record_is_empty_and_said() -> None:
+    work = decide(change(checks=(check(),)), RoundRecord(problem="rounds: Field required"))
+    assert work.due
+    assert "rounds: Field required" in work.notes[0]
+
+
+def test_what_was_not_read_is_said() -> None:
+    assert "300 older comments" in decide(change(left_out=("300 older comments",))).notes[0]
+
+
+def test_a_branch_without_a_commit_has_no_work() -> None:
+    assert not decide(change(**ALL | {"head_commit": ""})).due
+    assert not decide(change(mergeability=Mergeability.CONFLICT, base_commit="")).due
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, None),
+        ({"state": ChangeState.MERGED}, StopReason.MERGED),
+        ({"state": ChangeState.CLOSED}, StopReason.CLOSED),
+        ({"labels": frozenset({"coding agent hands off"})}, StopReason.HANDS_OFF),
+        ({"head_commit": sha("a person's")}, StopReason.SUPERSEDED),
+        ({"author": Actor("1", "renamed")}, None),
+    ],
+)
+def test_a_round_is_interrupted(fields: dict[str, Any], reason: StopReason | None) -> None:
+    stop = interruption(change(**ALL | fields), POLICY, HEAD)
+    assert (stop and stop.reason) == reason

@@ -1,0 +1,144 @@
+"""The record of a change's rounds: its form in the comment, and how it is bounded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from coding_agent_core.rounds.record import (
+    RECORD_LIMIT,
+    ROUNDS_LIMIT,
+    RoundEnd,
+    RoundRecord,
+    RoundResult,
+    after,
+    answer_mark,
+    marked_answers,
+    read_record,
+)
+from coding_agent_core.rounds.values import IDS_LIMIT, Rerun, RoundCause, RoundKind, digest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.core_rounds.making import (
+    HEAD,
+    LATER,
+    OTHER_BOT,
+    at,
+    change,
+    check,
+    decide,
+    ended,
+    remark,
+    sha,
+)
+
+CAUSE = RoundCause(
+    RoundKind.CHECKS, ("CI / test",), HEAD, number=2, limit=3, seen=at(5), errors=(digest("x"),)
+)
+RESULT = RoundResult(CAUSE, LATER, RoundEnd.PUSHED, sha("head 2"), patch=sha("p"), reverse=sha("r"))
+RERUN = Rerun("900", digest("CI"), "CI", HEAD, "why")
+
+
+def test_a_record_survives_the_comment() -> None:
+    record = after(RoundRecord(), RESULT).with_rerun(RERUN, LATER, refused=True)
+    text = record.to_json()
+    assert "\n" not in text
+    assert read_record(text) == record
+    assert read_record(RoundRecord().to_json()) == read_record("") == RoundRecord()
+
+
+def test_a_record_is_short_and_has_no_foreign_text() -> None:
+    text = after(RoundRecord(), replace(RESULT, cause=replace(CAUSE, ids=("--> @all",)))).to_json()
+    assert len(text) < 500
+    assert "@all" not in text
+
+
+def test_a_round_is_recorded_once() -> None:
+    once = after(RoundRecord(), RESULT)
+    assert after(once, RESULT) == after(once, replace(RESULT, end=RoundEnd.FAILED)) == once
+
+
+def test_the_fields_of_a_newer_release_are_left_out() -> None:
+    known = after(RoundRecord(), RESULT)
+    fields = json.loads(known.to_json())
+    fields["new"] = fields["rounds"][0]["new"] = {"a": 1}
+    assert read_record(json.dumps(fields)) == known
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "Invalid JSON"),
+        ("[]", "object"),
+        ('{"rounds": [{}]}', "rounds.0.kind: Field required"),
+        ('{"rounds": 7}', "rounds"),
+        ('{"full": "perhaps"}', "full"),
+        ("[" * 9_000, "Invalid JSON"),
+        (" " * 50_000, "more than"),
+        ('{"reruns": [{"head": "<b>", "check": "a", "run": "1", "at": "2026-01-01T00:00:00Z"}]}', "head"),
+        ('{"rounds": [null]}', "rounds.0"),
+    ],
+)
+def test_a_broken_record_is_empty_and_has_its_problem(text: str, problem: str) -> None:
+    record = read_record(text)
+    assert problem in record.problem
+    assert record == RoundRecord(problem=record.problem)
+    assert len(record.problem) <= 300
+
+
+@given(st.text(max_size=200) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
+def test_no_text_breaks_the_reader(text: str) -> None:
+    assert read_record(text).rounds == ()
+
+
+def test_a_record_never_grows_beyond_what_it_can_read() -> None:
+    record = RoundRecord()
+    for number in range(3 * ROUNDS_LIMIT):
+        ids = tuple(f"t{number * 100_000_000_000 + index}" for index in range(IDS_LIMIT))
+        errors = tuple(digest(str(index)) for index in range(IDS_LIMIT))
+        cause = RoundCause(RoundKind.REVIEW, ids, HEAD, errors=errors)
+        record = after(record, replace(RESULT, cause=cause))
+        assert read_record(record.to_json()) == record
+        assert record.full is (len(record.to_json()) > RECORD_LIMIT or record.full)
+    assert record.full
+    assert len(record.to_json()) <= 2 * RECORD_LIMIT
+
+
+def test_a_superseded_round_answers_nothing_and_is_not_counted() -> None:
+    cause = RoundCause(RoundKind.REVIEW, ("t1",), HEAD)
+    record = ended(RoundRecord(), cause, RoundEnd.SUPERSEDED)
+    assert (record.answered, record.since(None)) == (frozenset(), ())
+    assert record.has(cause)
+
+
+def test_only_the_reruns_of_one_head_are_kept() -> None:
+    record = RoundRecord().with_rerun(RERUN, LATER).with_rerun(replace(RERUN, head=sha("head 2")), LATER)
+    assert [entry.head for entry in record.reruns] == [sha("head 2")]
+
+
+def test_a_mark_names_what_a_reply_answers() -> None:
+    reply = f"{answer_mark(['t2', 'c1'])}\nDone in 0123456."
+    assert marked_answers([reply, "no mark", f"text first\n{answer_mark(['t3'])}"]) == {"c1", "t2"}
+
+
+@given(st.sets(st.from_regex(r"[trc][0-9]{1,12}", fullmatch=True), max_size=IDS_LIMIT))
+def test_marks_survive_whatever_they_name(ids: set[str]) -> None:
+    assert marked_answers([answer_mark(ids)]) == ids
+
+
+def test_answers_are_known_when_somebody_has_deleted_the_record() -> None:
+    threads = change(comments=(remark(9, body="@coding-agent rename it"),))
+    reply = remark(10, threads.own, answer_mark(decide(threads).due[0].ids))
+    assert not decide(replace(threads, comments=(*threads.comments, reply))).due
+    copied = remark(10, OTHER_BOT, answer_mark(["c9"]))
+    assert decide(replace(threads, comments=(*threads.comments, copied))).due
+
+
+def test_a_cause_that_the_decision_made_can_always_be_recorded() -> None:
+    snapshot = change(
+        checks=tuple(check(f"{'x' * 250}{number}", errors=f"{number}!") for number in range(60))
+    )
+    record = ended(RoundRecord(), decide(snapshot).due[0])
+    assert read_record(record.to_json()) == record

@@ -227,6 +227,14 @@ def test_our_own_push_is_no_act_whoever_its_commit_names() -> None:
     assert reasons(decide(replace(snapshot, events=(pushed,)), record)) == [StopReason.BOUND]
 
 
+def test_a_round_that_pushed_nothing_does_not_make_a_persons_push_ours() -> None:
+    snapshot, record = rounds(change(checks=(check(),), comments=(remark(9),)), 1)
+    pushed = event(ChangeEventKind.PUSHED, ANNA, 3500, **PUSH)
+    snapshot = replace(snapshot, head_commit=PUSH["commit"], events=(pushed,), threads=(thread(remark(1)),))
+    record = ended(record, decide(snapshot, record).due[0], RoundEnd.NO_PUSH)
+    assert decide(snapshot, record).due[0].count == "round 1 of 3"
+
+
 def test_permissions_for_acts_are_asked_only_where_they_decide() -> None:
     asked: list[str] = []
 

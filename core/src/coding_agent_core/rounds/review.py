@@ -265,7 +265,7 @@ def _acts(
     for review in snapshot.reviews:
         if not access.is_ours(review.author) and review.submitted_at is not None:
             yield review.submitted_at, review.author, mentions(review.body, login)
-    our_heads = {entry.after for entry in record.rounds}
+    our_heads = {entry.after for entry in record.rounds if entry.pushed}
     for event in snapshot.events:
         if event.actor is None or access.is_ours(event.actor):
             continue

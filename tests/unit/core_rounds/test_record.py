@@ -32,6 +32,7 @@ from tests.unit.core_rounds.making import (
     ended,
     remark,
     sha,
+    thread,
 )
 
 CAUSE = RoundCause(
@@ -111,6 +112,27 @@ def test_a_superseded_round_answers_nothing_and_is_not_counted() -> None:
     record = ended(RoundRecord(), cause, RoundEnd.SUPERSEDED)
     assert (record.answered, record.since(None)) == (frozenset(), ())
     assert record.has(cause)
+
+
+def test_a_cause_whose_round_did_something_else_can_come_again_under_another_name() -> None:
+    """A round is created for red checks, and when it starts, a review comes first."""
+    red = change(checks=(check(),))
+    created = decide(red).due[0]
+    both = replace(red, threads=(thread(remark(1)),))
+    started = decide(both).due[0]
+    record = after(RoundRecord(), RoundResult(started, LATER, RoundEnd.NO_PUSH, HEAD, created_for=created))
+    again = decide(both, record).due[0]
+    assert (again.ids, again.count) == (created.ids, "round 1 of 3")
+    assert again.name_part != created.name_part
+
+
+@pytest.mark.parametrize(("end", "entries"), [(RoundEnd.NO_PUSH, 1), (RoundEnd.SUPERSEDED, 2)])
+def test_a_round_that_read_more_than_it_was_created_for(end: RoundEnd, entries: int) -> None:
+    created = RoundCause(RoundKind.REVIEW, ("t1",), HEAD)
+    started = replace(created, ids=("t1", "t2"))
+    result = RoundResult(started, LATER, end, HEAD, created_for=created)
+    record = after(RoundRecord(), result)
+    assert (len(record.rounds), after(record, result)) == (entries, record)
 
 
 def test_only_the_reruns_of_one_head_are_kept() -> None:

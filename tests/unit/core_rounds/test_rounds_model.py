@@ -70,7 +70,7 @@ class Rounds(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.now = NOON
-        self.number = 0
+        self.number = self.steps = 0
         self.threads: list[ReviewThread] = []
         self.comments: list[Remark] = []
         self.reviews: list[SubmittedReview] = []
@@ -81,6 +81,7 @@ class Rounds(RuleBasedStateMachine):
         self.mergeability = Mergeability.MERGES
         self.state = ChangeState.OPEN
         self.stored = ""
+        self.created: RoundCause | None = None
         self.running: tuple[RoundCause, str] | None = None
         self.identities = Counter[str]()
         self.names = Counter[str]()
@@ -195,7 +196,7 @@ class Rounds(RuleBasedStateMachine):
         self.checks = {name: check(name, run=str(self._next()), errors=errors)}
         self.mergeability = Mergeability.MERGES
         self._next(100)
-        self._start_if_due()
+        self._create_if_due()
 
     @rule(red=st.booleans())
     def the_base_moves(self, red: bool) -> None:
@@ -209,7 +210,7 @@ class Rounds(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0, 5, 40, 100, 9_000]))
     def time_passes(self, seconds: int) -> None:
         self._next(seconds)
-        self._start_if_due()
+        self._create_if_due()
 
     @rule(seconds=st.sampled_from([0, 100]))
     def a_check_runs_again(self, seconds: int) -> None:
@@ -224,16 +225,60 @@ class Rounds(RuleBasedStateMachine):
         """A merge is rare, because nothing else happens after it."""
         self.state = state
 
-    def _start_if_due(self) -> None:
+    def _create_if_due(self) -> None:
+        """A look creates a round. Its name must be free, or the API server refuses it."""
         work = self._decide()
-        if self.running is not None or not work.due:
+        if self.created is None and work.due:
+            self.created = work.due[0]
+            self.names[self.created.name_part] += 1
+            assert self.names[self.created.name_part] == 1, f"taken: {self.created.identity}"
+
+    @rule(
+        seconds=st.sampled_from([1, 100]),
+        end=st.sampled_from([RoundEnd.PUSHED, *RoundEnd]),
+        patch=PATCHES,
+        reverse=PATCHES,
+        replies=st.booleans(),
+    )
+    def the_program_goes_on(
+        self, seconds: int, end: RoundEnd, patch: str, reverse: str, replies: bool
+    ) -> None:
+        self._next(seconds)
+        self._go_on(end, patch, reverse, replies=replies)
+
+    @invariant()
+    def the_program_never_rests(self) -> None:
+        """Hypothesis leaves out rules at random, but rounds always go on."""
+        self.steps += 1
+        if self.steps % 3 == 0:
+            ends = [RoundEnd.PUSHED, RoundEnd.PUSHED, RoundEnd.NO_PUSH, RoundEnd.SUPERSEDED, RoundEnd.FAILED]
+            self._next(100)
+            patches = (sha(f"patch {self.steps}"), sha("patch a"))
+            self._go_on(ends[self.steps % 5], *patches, replies=self.steps % 2 == 0)
+
+    def _go_on(self, end: RoundEnd, patch: str, reverse: str, *, replies: bool) -> None:
+        if self.running is not None:
+            self._end(end, patch, reverse, replies=replies)
+        elif self.created is not None:
+            self._start()
+        else:
+            self._create_if_due()
+
+    def _start(self) -> None:
+        """The round decides anew, because anything can have happened since it was created."""
+        assert self.created is not None
+        work = self._decide()
+        if not work.due:
+            gone = RoundResult(
+                self.created, self.now, RoundEnd.SUPERSEDED, self.created.head, created_for=self.created
+            )
+            self.stored = after(self.record, gone).to_json()
+            self.created = None
             return
         cause = work.due[0]
         assert self.state is ChangeState.OPEN
         self.identities[cause.identity] += 1
-        self.names[cause.name_part] += 1
         assert self.identities[cause.identity] == 1, f"twice: {cause.identity}"
-        assert self.names[cause.name_part] == 1
         assert cause.head == self.head
         assert cause.number == self.done[cause.kind] + 1
         assert cause.number <= cause.limit == POLICY_OF_TEST.limit(cause.kind)
@@ -249,9 +294,7 @@ class Rounds(RuleBasedStateMachine):
         authors |= {f"r{one.id}": one.author for one in self.reviews}
         assert {authors[one] for one in cause.ids} <= {ANNA, OLAF, REVIEW_BOT}
 
-    @precondition(lambda self: self.running is not None)
-    @rule(end=st.sampled_from(RoundEnd), patch=PATCHES, reverse=PATCHES, replies=st.booleans())
-    def a_round_ends(self, end: RoundEnd, patch: str, reverse: str, replies: bool) -> None:
+    def _end(self, end: RoundEnd, patch: str, reverse: str, *, replies: bool) -> None:
         assert self.running is not None
         (cause, head), self.running = self.running, None
         number = self._next()
@@ -261,7 +304,9 @@ class Rounds(RuleBasedStateMachine):
             self.head, self.checks = sha(f"round {number}"), {}
             # The commit of our push can name the person for whom it was made.
             self.events.append(ChangeEvent(ChangeEventKind.PUSHED, ANNA, self.now, self.head))
-        result = RoundResult(cause, self.now, end, self.head if end is RoundEnd.PUSHED else head)
+        after_it = self.head if end is RoundEnd.PUSHED else head
+        result = RoundResult(cause, self.now, end, after_it, created_for=self.created)
+        self.created = None
         if end is RoundEnd.PUSHED:
             result = replace(result, patch=patch, reverse=reverse)
         record = after(self.record, result)

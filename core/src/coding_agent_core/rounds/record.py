@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
@@ -52,12 +52,15 @@ class RoundResult:
     """How a round ended.
 
     Attributes:
-        cause: what `open_work` decided when the round started, with everything that the round read.
+        cause: what `open_work` decided when the round started, with everything that the round read. If
+            nothing was due any more, it is the cause for which the round was created, with the end
+            `SUPERSEDED`.
         at: when that decision was made, by the forge's clock.
         head_after: the head after the round's push; the head that it started from if nothing was pushed.
         patch: the id of the round's own difference (`git patch-id --stable`), without the merge of the base;
             empty if nothing was pushed.
         reverse: the same for the reversed difference.
+        created_for: the cause for which the round was created, and which gave it its name.
     """
 
     cause: RoundCause
@@ -66,6 +69,7 @@ class RoundResult:
     head_after: str
     patch: str = ""
     reverse: str = ""
+    created_for: RoundCause | None = None
 
 
 class _Stored(BaseModel):
@@ -177,8 +181,27 @@ class RoundRecord(_Stored):
 def after(record: RoundRecord, result: RoundResult) -> RoundRecord:
     """Return the record with a round that ended. The call can be repeated.
 
+    If the round worked on another cause than the one for which it was created, the latter is recorded as
+    superseded: its name is taken, so it can come again only under another name.
+
     If the record has no room for another round, it is full from now on, and the oldest rounds make room.
     """
+    created = result.created_for
+    if created is not None and not (_covers(result.cause, created) and result.end is not RoundEnd.SUPERSEDED):
+        named = replace(
+            result, cause=created, end=RoundEnd.SUPERSEDED, head_after=created.head, patch="", reverse=""
+        )
+        record = _with(record, named)
+    return _with(record, result)
+
+
+def _covers(cause: RoundCause, other: RoundCause) -> bool:
+    """Whether a round for the cause is one for the other cause too."""
+    same_head = cause.kind is RoundKind.REVIEW or cause.head == other.head
+    return cause.kind is other.kind and same_head and set(other.keys) <= set(cause.keys)
+
+
+def _with(record: RoundRecord, result: RoundResult) -> RoundRecord:
     cause = result.cause
     if record.has(cause):
         return record

@@ -164,3 +164,7 @@ def test_a_cause_that_the_decision_made_can_always_be_recorded() -> None:
     )
     record = ended(RoundRecord(), decide(snapshot).due[0])
     assert read_record(record.to_json()) == record
+
+
+def test_a_full_record_stays_full() -> None:
+    assert after(RoundRecord(full=True), RESULT).full

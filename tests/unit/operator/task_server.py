@@ -55,7 +55,7 @@ class Server:
     async def runs(self, _: Item) -> Sequence[AgentTask]:
         await others_act()
         answer = self.tasks()
-        await others_act()
+        await self.answer()
         return answer
 
     async def get(self, name: str) -> AgentTask | None:
@@ -65,7 +65,7 @@ class Server:
     async def create(self, body: Mapping[str, Any]) -> AgentTask | None:
         await others_act()
         answer = None if body["metadata"]["name"] in self.stored else self.add(deepcopy(dict(body)))
-        await others_act()
+        await self.answer()
         return answer
 
     async def newest(self, read: AgentTask) -> AgentTask | None:
@@ -78,7 +78,7 @@ class Server:
         if body is None or body["metadata"]["resourceVersion"] != read.version:
             return None
         answer = AgentTask.of(self._merge(body, patch))
-        await others_act()
+        await self.answer()
         return answer
 
     async def annotate(self, read: AgentTask, annotations: Mapping[str, str]) -> AgentTask | None:
@@ -96,6 +96,10 @@ class Server:
             return False
         del self.stored[read.name]
         return True
+
+    async def answer(self) -> None:
+        """The answer is on its way."""
+        await others_act()
 
     def _merge(self, body: dict[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
         notes = (patch.get("metadata") or {}).get("annotations") or {}

@@ -6,11 +6,10 @@ The API server is a model; the sink, admission, the sweep and the search for dup
 from __future__ import annotations
 
 import itertools
-import types
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,8 +17,6 @@ from coding_agent_core.admission import Create, admit, latest_of, must_check_lab
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, manifest
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempt_settings import Consumer
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal, task_name
 from coding_agent_operator.runs import Duplicates, delete, expired
@@ -27,56 +24,31 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-ITEM = Item(
-    platform=Platform.GITHUB, host="github.com", repository="octo/demo", kind=ItemKind.ISSUE, number=7
-)
+from tests.unit.operator.task_server import ITEM, others_act
+from tests.unit.operator.task_server import Server as TaskServer
+
 KEEP = timedelta(hours=2)
 TRIES = 8
 
 
-@types.coroutine
-def others_act() -> Generator[None, None, None]:
-    """The request is on its way."""
-    yield
-
-
-class Server:
-    """The API server as `AgentTasks` shows it: others act before each request, and before its answer."""
-
-    namespace = "ns"
+class Server(TaskServer):
+    """Loses answers, has lists without a cache, and knows which tasks admission would not have created."""
 
     def __init__(self) -> None:
-        self.now = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
-        self.stored: dict[str, dict[str, Any]] = {}
+        super().__init__()
         self.unjustified: set[str] = set()
         """Uids of tasks that admission would not have created then, and that nobody is asked to look at."""
         self.lost_answers = 0
         self.refused_lists = 0
         """Of the next lists, how many find the API server without a cache."""
-        self._version = 0
-
-    def of_item(self) -> list[dict[str, Any]]:
-        return list(self.stored.values())
-
-    def tasks(self) -> list[AgentTask]:
-        return [AgentTask.of(deepcopy(body)) for body in self.of_item()]
-
-    def write(self, body: dict[str, Any]) -> dict[str, Any]:
-        self._version += 1
-        body["metadata"]["resourceVersion"] = str(self._version)
-        self.stored[body["metadata"]["name"]] = body
-        return deepcopy(body)
 
     def add(self, body: dict[str, Any]) -> AgentTask:
-        at = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._version += 1
-        meta = {"uid": f"u{self._version}", "namespace": self.namespace, "creationTimestamp": at}
         task = AgentTask.of(body)
         is_right = isinstance(admit(task.spec.trigger, latest_of(self.tasks())), Create)
+        added = super().add(body)
         if not is_right and not must_check_label(task):
-            self.unjustified.add(meta["uid"])
-        metadata = {"labels": {}, **body["metadata"], **meta}
-        return AgentTask.of(self.write({**body, "metadata": metadata}))
+            self.unjustified.add(added.uid)
+        return added
 
     async def runs(self, _: Item) -> Sequence[AgentTask]:
         await others_act()
@@ -84,57 +56,11 @@ class Server:
             self.refused_lists -= 1
             raise ApiError("429: storage is (re)initializing", 429)
         answer = self.tasks()
-        await self._answer()
+        await self.answer()
         return answer
 
-    async def get(self, name: str) -> AgentTask | None:
-        await others_act()
-        return next((task for task in self.tasks() if task.name == name), None)
-
-    async def create(self, body: Mapping[str, Any]) -> AgentTask | None:
-        await others_act()
-        answer = None if body["metadata"]["name"] in self.stored else self.add(deepcopy(dict(body)))
-        await self._answer()
-        return answer
-
-    async def newest(self, read: AgentTask) -> AgentTask | None:
-        found = await self.get(read.name)
-        return found if found is not None and found.uid == read.uid else None
-
-    async def patch(self, read: AgentTask, patch: Mapping[str, Any]) -> AgentTask | None:
-        await others_act()
-        body = self.stored.get(read.name)
-        if body is None or body["metadata"]["resourceVersion"] != read.version:
-            return None
-        answer = AgentTask.of(self._merge(body, patch))
-        await self._answer()
-        return answer
-
-    async def annotate(self, read: AgentTask, annotations: Mapping[str, str]) -> AgentTask | None:
-        await others_act()
-        body = self.stored.get(read.name)
-        if body is None or body["metadata"]["uid"] != read.uid:
-            return None
-        return AgentTask.of(self._merge(body, {"metadata": {"annotations": annotations}}))
-
-    async def delete(self, read: AgentTask) -> bool:
-        await others_act()
-        body = self.stored.get(read.name)
-        found = None if body is None else (body["metadata"]["uid"], body["metadata"]["resourceVersion"])
-        if found != (read.uid, read.version):
-            return False
-        del self.stored[read.name]
-        return True
-
-    def _merge(self, body: dict[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-        notes = (patch.get("metadata") or {}).get("annotations") or {}
-        body = deepcopy(body)
-        body["metadata"].setdefault("annotations", {}).update(notes)
-        body["spec"].update(patch.get("spec") or {})
-        return self.write(body)
-
-    async def _answer(self) -> None:
-        await others_act()
+    async def answer(self) -> None:
+        await super().answer()
         if self.lost_answers:
             self.lost_answers -= 1
             raise ApiError("no answer", None)

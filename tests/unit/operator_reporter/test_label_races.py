@@ -42,7 +42,7 @@ from coding_agent_core.tasks import (
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, TaskChangedError, reconcile
 from coding_agent_operator.reporter.report import TaskMemory
 
-from tests.unit.operator.test_one_run_for_each_label import ITEM, Server, others_act
+from tests.unit.operator.task_server import ITEM, Server, others_act
 
 LABELS = Labels()
 BOT, PROCESSING = LABELS.bot_label, LABELS.processing_label

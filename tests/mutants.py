@@ -4,8 +4,6 @@ A test suite that became smaller must still see each of them. `make mutants` pla
 of the part and, if they pass, its integration tests. It changes files, so use a clean checkout of its own.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

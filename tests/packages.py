@@ -3,8 +3,6 @@
 Before the tests rather than by the first one that needs it: each test has a time limit.
 """
 
-from __future__ import annotations
-
 import sys
 
 from coding_agent_demo.programs import PACKAGES, program_folder

@@ -1,7 +1,5 @@
 """The way of a webhook from outside: TLS for a name that only the test knows, to Ingress or Gateway."""
 
-from __future__ import annotations
-
 import json
 import ssl
 import threading

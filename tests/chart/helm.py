@@ -1,7 +1,5 @@
 """helm on the project's chart."""
 
-from __future__ import annotations
-
 import functools
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Signed webhooks at a steady rate, each for an item of its own, and what became of them."""
 
-from __future__ import annotations
-
 import base64
 import json
 import signal

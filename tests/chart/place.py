@@ -1,7 +1,5 @@
 """The chart on the real node, with sandbox forge and scripted model on this machine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A release of the chart in a namespace of a cluster."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A program that checks something and prints what it found."""
 
-from __future__ import annotations
-
 import subprocess
 
 _TIMEOUT_S = 120.0

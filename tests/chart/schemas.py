@@ -3,8 +3,6 @@
 Kubernetes' swagger.json is the API server's own OpenAPI. Strict: an unknown field is an error.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

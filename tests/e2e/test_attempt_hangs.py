@@ -1,7 +1,5 @@
 """An agent that hangs, on a real node: its own clock does not run, its pod's deadline does."""
 
-from __future__ import annotations
-
 import os
 import signal
 

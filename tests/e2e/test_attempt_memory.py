@@ -1,7 +1,5 @@
 """Memory that runs out on a real node: in the workspace a command fails, in the agent an attempt."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_model.script import Script, Turn
 

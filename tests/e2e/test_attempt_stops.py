@@ -1,7 +1,5 @@
 """Attempts that are stopped on a real node: by a person, by the cluster, by time. Work so far is pushed."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

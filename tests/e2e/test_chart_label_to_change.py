@@ -1,7 +1,5 @@
 """helm install, a label, a pull or merge request, under restricted Pod Security with all traffic denied."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack

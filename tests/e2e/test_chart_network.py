@@ -1,7 +1,5 @@
 """What each program of the chart can reach, where the namespace's own policy denies everything: a table."""
 
-from __future__ import annotations
-
 import json
 import socket
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Commands run in an image that has nothing of ours."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Changes that somebody arranges so that the agent pushes to a branch of the base repository."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from coding_agent_core.reasons import Reason

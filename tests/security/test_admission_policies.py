@@ -3,8 +3,6 @@
 The decoy: the same account creates the task that its program creates, and cancels it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator

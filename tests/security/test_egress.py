@@ -3,8 +3,6 @@
 The decoy: the same forms of request reach the listed host, and the attacker's server counts who connects.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import re

@@ -1,7 +1,5 @@
 """Wall: the egress proxy, on a real node with the chart's policies. A canary in the workspace stays in."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Text of a model or a stranger on a forge that executes what it can: quick actions, mentions, keywords."""
 
-from __future__ import annotations
-
 import httpx
 import pytest
 from coding_agent_forge import markup

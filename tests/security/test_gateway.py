@@ -3,8 +3,6 @@
 The decoy: the dummy itself. It lies in the environment of the command that hunts, and the hunt finds it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

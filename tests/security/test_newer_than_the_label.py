@@ -3,8 +3,6 @@
 The stranger may read the repository and comment, and owns a fork. They are fast: they see the label appear.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ The decoys: with one user for all workspaces, the same fork bomb stops the other
 policies, the same probe reaches what the policies close.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import socket

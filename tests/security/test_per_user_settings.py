@@ -4,8 +4,6 @@ The decoy: settings that are merged as they come, without a list of what a perso
 to the same attacks, and the search finds each.
 """
 
-from __future__ import annotations
-
 import base64
 import functools
 import json

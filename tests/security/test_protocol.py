@@ -1,7 +1,5 @@
 """Wall: the protocol between agent and workspace. A frame without a meaning is refused, and does nothing."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from pathlib import Path

@@ -3,8 +3,6 @@
 The agent's account may push everywhere here, so nothing but the agent itself keeps it from that.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

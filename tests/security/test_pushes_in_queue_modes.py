@@ -1,7 +1,5 @@
 """The changes of test_pushes.py in the whole system, without Kubernetes."""
 
-from __future__ import annotations
-
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import StartSystem
 from tests.integration.main_job.scripts import finish, script, write

@@ -1,7 +1,5 @@
 """The changes of test_pushes.py in the whole system, with attempts in pods."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.fixtures.system_in_pods import StartPods

@@ -1,7 +1,5 @@
 """Wall: the receiver. A flood neither fills its memory nor delays authentic webhooks."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 

@@ -3,8 +3,6 @@
 The decoy: the rights that an account has are found by the same question as those that it must not have.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

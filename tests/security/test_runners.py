@@ -7,8 +7,6 @@ And the files with which a branch would give the program another model, commands
 The decoy is the program without our options, which takes them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

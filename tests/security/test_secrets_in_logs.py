@@ -1,7 +1,5 @@
 """Wall: secrets in logs. None that the attempt knows gets into its log, whose last lines everybody reads."""
 
-from __future__ import annotations
-
 import io
 import logging
 from pathlib import Path

@@ -3,8 +3,6 @@
 The decoy: plain git in the same place springs the trap.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The decoy: git itself, given such a patch, takes many times its size of memory.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import subprocess

@@ -3,8 +3,6 @@
 The decoy: whoever connects by the path is answered by the command's own program.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sys

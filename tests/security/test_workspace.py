@@ -3,8 +3,6 @@
 The decoy: an agent that is not hardened is read by the same commands.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -3,8 +3,6 @@
 The decoy: plain sh waits at the same FIFO.
 """
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable

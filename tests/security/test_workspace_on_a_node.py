@@ -1,7 +1,5 @@
 """Wall: the workspace, on a real node. The model's commands find no secret."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

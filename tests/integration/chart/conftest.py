@@ -1,7 +1,5 @@
 """The tools that check the chart, built once, and JSON schemas of all kinds that it makes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A key that the values lack has its default: `helm upgrade --reuse-values` brings no key that is newer."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Install, upgrade, roll back, uninstall on a real API server: what stays, what changes, what is refused."""
 
-from __future__ import annotations
-
 import base64
 import shutil
 from collections.abc import Callable, Iterator

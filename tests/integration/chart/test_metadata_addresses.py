@@ -1,7 +1,5 @@
 """No pod reaches the metadata service of a cloud, which hands out the node's own credentials."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path

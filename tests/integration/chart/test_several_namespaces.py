@@ -1,7 +1,5 @@
 """One release's operator for the namespaces of others: what the one names is what the others make."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a further forge needs: `parts` is the list. Other code names a forge only for what it alone has."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import inspect

@@ -1,7 +1,5 @@
 """Wrong values are refused and the key named; right ones make a config.yaml that the programs take."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

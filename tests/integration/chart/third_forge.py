@@ -1,7 +1,5 @@
 """Run by `test_third_forge.py` with a third forge: every program takes it from the registry."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

@@ -1,7 +1,5 @@
 """Tools of real MCP servers, over stdio and streamable HTTP; servers that are dead."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import sys

@@ -1,7 +1,5 @@
 """Each failure of the model ends in the right outcome with a plain sentence."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from typing import Any

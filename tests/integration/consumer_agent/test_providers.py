@@ -1,7 +1,5 @@
 """The agent works alike with each provider, in its own wire format, over real HTTP."""
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The agent does its work with a model over real HTTP."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

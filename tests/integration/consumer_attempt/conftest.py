@@ -1,7 +1,5 @@
 """Places where attempts run as in their pods."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import ssl

@@ -1,7 +1,5 @@
 """An attempt as its pod has it, without a cluster: a forge, a model, and a workspace program beside it."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """An attempt that may spend only so much on the model."""
 
-from __future__ import annotations
-
 import asyncio
 from decimal import Decimal
 

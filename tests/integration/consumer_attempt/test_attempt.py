@@ -1,7 +1,5 @@
 """One attempt as its pod runs it: what it does to the forge, and what it tells the operator."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Somebody else pushes to the task's branch, or another consumer gets the task, while an attempt works."""
 
-from __future__ import annotations
-
 import asyncio
 
 from coding_agent_consumer.agent.loop import ModelAgent

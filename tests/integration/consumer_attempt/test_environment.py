@@ -1,7 +1,5 @@
 """`.coding-agent.yaml` on the default branch: what an attempt does with it, in a real clone and workspace."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from pathlib import Path

@@ -3,8 +3,6 @@
 Every outage lasts until the attempt itself waits: it outlasts the retries inside of one call.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The forge is away at each point of a task in queue mode, where labels and comment are its own too."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """`main.py --mode attempt`: what it needs, and how it ends, by exit code and termination message."""
 
-from __future__ import annotations
-
 import json
 import signal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A token that is replaced while an attempt works, as a GitHub App's is every hour: the work is delivered."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

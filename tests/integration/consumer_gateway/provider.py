@@ -1,7 +1,5 @@
 """A provider that answers with given bytes, as they are, and keeps what it was sent."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager

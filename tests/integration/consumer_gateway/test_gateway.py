@@ -1,7 +1,5 @@
 """The gateway between a client and a provider, over real sockets."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator

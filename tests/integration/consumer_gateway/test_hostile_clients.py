@@ -1,7 +1,5 @@
 """What a program in the workspace can do to the gateway with bytes of its own choice."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

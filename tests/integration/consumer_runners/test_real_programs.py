@@ -1,7 +1,5 @@
 """The real programs, from their registry, do an attempt's work in the real workspace through the gateway."""
 
-from __future__ import annotations
-
 import base64
 import os
 from collections.abc import Callable

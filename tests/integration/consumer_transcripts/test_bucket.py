@@ -1,7 +1,5 @@
 """A bucket as a store, on a real S3 server: whole objects, bounded waits, and no secret in any sentence."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """Transcripts outlive their attempt: killed, on another machine, or with a store that is down."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

@@ -3,8 +3,6 @@
 What the operator does between them is in tests/unit/operator/test_job.py, and all of it in tests/e2e.
 """
 
-from __future__ import annotations
-
 from coding_agent_core.reasons import Reason
 from coding_agent_model.script import Failure, Script, Turn
 

@@ -3,8 +3,6 @@
 Run as a script with one JSON argument; also as another user, for which it makes Python reachable first.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

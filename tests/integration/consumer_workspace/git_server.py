@@ -1,7 +1,5 @@
 """Real bare repositories over git's own `http-backend`, with a token, and with faults on demand."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import os

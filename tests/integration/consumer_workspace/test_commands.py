@@ -1,7 +1,5 @@
 """Commands: bounded in time and output, and nothing that they started outlives them."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

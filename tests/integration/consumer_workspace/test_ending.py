@@ -1,7 +1,5 @@
 """The end of a command's processes, by the one who must not end before them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

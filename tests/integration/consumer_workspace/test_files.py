@@ -1,7 +1,5 @@
 """File operations and the patch, through the socket."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import AsyncIterator

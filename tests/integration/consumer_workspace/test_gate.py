@@ -1,7 +1,5 @@
 """One workspace container for task after task: what a task leaves behind, the next one does not find."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

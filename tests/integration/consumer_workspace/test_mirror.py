@@ -1,7 +1,5 @@
 """The mirror of a repository: it saves fetching, and nothing that happens to it makes a clone fail."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import shutil

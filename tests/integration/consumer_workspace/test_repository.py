@@ -1,7 +1,5 @@
 """The agent's clone, over real HTTP: resume, push, and what the forge may answer."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import subprocess

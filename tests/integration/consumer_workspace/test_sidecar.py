@@ -1,8 +1,6 @@
 """A workspace in a container of its own that ends, or does not answer: what is told, and for how long it is
 waited for."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path

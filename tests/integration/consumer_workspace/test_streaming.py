@@ -1,7 +1,5 @@
 """A process whose output and input stream: bounded like a command, and the patch can be had meanwhile."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import select

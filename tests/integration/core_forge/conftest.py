@@ -1,7 +1,5 @@
 """Both sandbox forges with our client of each, for an issue and for a change."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass

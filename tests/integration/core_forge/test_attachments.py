@@ -1,7 +1,5 @@
 """Attached files, read from both sandbox forges."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.registry import Platform

@@ -1,7 +1,5 @@
 """Reviews, threads on lines and failed checks of a change, as both forges show them."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """What the project asks of a forge, on both, for issues and changes: over real HTTP and real git."""
 
-from __future__ import annotations
-
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any

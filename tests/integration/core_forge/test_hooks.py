@@ -1,7 +1,5 @@
 """GitHub's delivery log as our client reads it, and a delivery sent again (B4)."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta

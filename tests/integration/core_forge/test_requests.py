@@ -1,7 +1,5 @@
 """Every method, once in success and once in failure: what goes over the wire, and what is logged of it."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import re

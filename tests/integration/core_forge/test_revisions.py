@@ -1,7 +1,5 @@
 """What was changed on an item since a time, and by whom, as both forges show it."""
 
-from __future__ import annotations
-
 import asyncio
 from datetime import datetime, timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Receivers that keep their tasks in a real API server."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path

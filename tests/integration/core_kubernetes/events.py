@@ -1,7 +1,5 @@
 """Webhooks about one item after another, and what came of them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass

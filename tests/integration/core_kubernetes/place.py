@@ -1,7 +1,5 @@
 """A namespace for AgentTasks, the receiver's own account in it, and receivers as processes."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime

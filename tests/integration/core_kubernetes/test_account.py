@@ -1,7 +1,5 @@
 """The receiver's account: what it says without its rights, and credentials that are replaced."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Commands in comments are stored on AgentTasks, exactly once, with the receiver's own rights."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 

@@ -1,7 +1,5 @@
 """What the API server refuses by the rules of `crds/agenttask.yaml`, each with its message."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any

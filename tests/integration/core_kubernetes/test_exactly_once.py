@@ -1,7 +1,5 @@
 """Each application of the label becomes exactly one AgentTask, whoever brings it and how often."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The API server is down, slow, busy or cut off: never a 200 for what is not stored, and nothing twice."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -1,7 +1,5 @@
 """How many requests to the API server a webhook costs, by the API server's audit log."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import httpx

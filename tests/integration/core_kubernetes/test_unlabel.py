@@ -1,7 +1,5 @@
 """From a label taken off to the attempt's end: receiver and operator together, each under its own account."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

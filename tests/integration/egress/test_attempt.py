@@ -1,7 +1,5 @@
 """An attempt's own programs at the real proxy: the clients of the agent, and what it hears of denials."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import subprocess

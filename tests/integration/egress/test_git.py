@@ -1,7 +1,5 @@
 """git over HTTPS through the proxy: a real server, git's own, with a certificate of the test's authority."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Package managers through the proxy, against the registries that they are configured for on this machine."""
 
-from __future__ import annotations
-
 import functools
 import os
 import subprocess

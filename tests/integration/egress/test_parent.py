@@ -1,7 +1,5 @@
 """The egress proxy behind a proxy of the company's: a second real Squid, which asks for a password."""
 
-from __future__ import annotations
-
 import getpass
 import os
 import shutil

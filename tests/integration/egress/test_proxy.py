@@ -1,7 +1,5 @@
 """What the proxy lets through and what not, with a real Squid. A file of names stands in for name servers."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The proxy's program is told to end while it starts: it does, and Squid with it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What people do with commands, on either forge."""
 
-from __future__ import annotations
-
 import time
 
 from coding_agent_forge.model import Comment

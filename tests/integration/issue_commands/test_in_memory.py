@@ -1,7 +1,5 @@
 """Commands in comments and labels that name an agent, end to end in one process."""
 
-from __future__ import annotations
-
 import httpx
 from coding_agent_forge.model import Comment
 

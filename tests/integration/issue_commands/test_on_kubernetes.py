@@ -1,7 +1,5 @@
 """Commands on Kubernetes: the receiver stores them without a token, the reporter executes them."""
 
-from __future__ import annotations
-
 import copy
 import signal
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The verdict on an item, from the forge's event log, the store of tasks, and what the item shows. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta

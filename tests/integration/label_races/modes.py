@@ -1,7 +1,5 @@
 """The system in its three modes, with work that ends only when the test lets it."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """What a person does with the label of each item, within seconds. Pure and seeded."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random

@@ -4,8 +4,6 @@ Webhooks are up to three seconds late and out of order. The verdict comes from t
 store of tasks, and from what the items show.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Modes, and sentences instead of stack traces for what is not configured."""
 
-from __future__ import annotations
-
 import json
 import os
 import select

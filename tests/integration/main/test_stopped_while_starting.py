@@ -4,8 +4,6 @@ The kernel drops SIGTERM for such a process that has no handler (pid_namespaces(
 would work on until it is killed.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Changes that a person opens."""
 
-from __future__ import annotations
-
 import subprocess
 import tempfile
 from collections.abc import Mapping

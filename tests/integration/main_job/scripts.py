@@ -1,7 +1,5 @@
 """What the scripted model does in these tests, chosen by words in the issue's title."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from coding_agent_model.script import Call, Script, Turn, load_scripts

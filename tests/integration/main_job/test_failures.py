@@ -1,7 +1,5 @@
 """What goes wrong, or was asked for by a stranger, ends with the right labels and a plain sentence."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_model.script import Call, Failure, Script, Turn
 

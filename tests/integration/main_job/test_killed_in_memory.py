@@ -1,7 +1,5 @@
 """One process with the queue in its memory is killed in the middle of a task; the next one finds the task."""
 
-from __future__ import annotations
-
 from coding_agent_model.script import Script
 
 from tests.fixtures.system import DONE, PROCESSING, StartSystem, System, until

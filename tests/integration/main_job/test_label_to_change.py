@@ -1,7 +1,5 @@
 """The main job end to end in one process: label in, pull or merge request out."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

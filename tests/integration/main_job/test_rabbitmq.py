@@ -1,7 +1,5 @@
 """Receiver and consumers apart, over a real broker: killed, restarted, doubled, yet done once (S15)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """What reviewers and checks say of a change reaches the model, which acts on it."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_forge.model import Kind
 from coding_agent_model.script import Call, Script, Turn

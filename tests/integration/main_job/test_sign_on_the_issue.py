@@ -1,7 +1,5 @@
 """Whoever applies or removes the label sees a sign on the issue at once, also while all workers are busy."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The operator against a real API server and its controllers; pods end as a script says."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path

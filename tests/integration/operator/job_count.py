@@ -1,7 +1,5 @@
 """Counts active Jobs from a watch of the test's own, never from the operator's word."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from coding_agent_core.agenttask import LABEL_REPOSITORY

@@ -1,7 +1,5 @@
 """An operator of several namespaces: its account in one of its own, with rights in those that it serves."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

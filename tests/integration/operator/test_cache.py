@@ -1,7 +1,5 @@
 """The claims of caches on a real API server: made once, kept, and made only with the right to do so."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

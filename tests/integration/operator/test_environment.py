@@ -1,7 +1,5 @@
 """An attempt asks for another pod: the operator makes it, within its settings and not for ever."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What people see with kubectl."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`queue.engine: kueue` in a cluster without Kueue: nobody admits the Jobs, and the tasks say so."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from coding_agent_operator.observed import KUEUE_NOT_INSTALLED

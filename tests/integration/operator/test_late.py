@@ -1,7 +1,5 @@
 """What comes late or is gone too soon: answers, Jobs, pods, their last words."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path

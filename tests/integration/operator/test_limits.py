@@ -1,7 +1,5 @@
 """Limits, counted from a watch of the test's own and never from the operator's word."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 

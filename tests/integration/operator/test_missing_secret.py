@@ -1,7 +1,5 @@
 """A task whose Secrets are not there yet waits, says which they are, and goes on once they are created."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The operator as its own operators see it: probes, metrics, restarts of what it stands on."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path

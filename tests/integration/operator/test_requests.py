@@ -1,7 +1,5 @@
 """What a task's whole life costs the operator in requests, by the API server's audit log."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from coding_agent_core.agenttask import LABEL_ACTIVE

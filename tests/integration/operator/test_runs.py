@@ -1,7 +1,5 @@
 """Several runs of an item: run 1 is deleted last, and a new run 1 that is a duplicate gets no Job."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """One operator for several teams' namespaces (`operator.namespaces`), from a namespace of its own."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

@@ -1,7 +1,5 @@
 """A task becomes Jobs and comes to an end, whatever people and the cluster do meanwhile."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """Two operators at a time (a rolling update, a second Deployment by mistake): only one acts."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

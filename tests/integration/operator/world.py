@@ -1,7 +1,5 @@
 """A namespace with the CRD, the operator's own account, and the operator as a process."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

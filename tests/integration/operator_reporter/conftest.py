@@ -1,7 +1,5 @@
 """The reporter against a real API server and the sandbox forges."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path

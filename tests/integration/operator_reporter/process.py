@@ -1,7 +1,5 @@
 """The reporter as a process, under an account with nothing but its own rights."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What the operator writes of a task, for tests that do so in its place."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

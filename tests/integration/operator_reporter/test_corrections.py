@@ -1,7 +1,5 @@
 """Labels that contradict the task for longer than the grace time correct the task."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 

@@ -1,7 +1,5 @@
 """The forge is unavailable for a while: no task fails, and afterwards every item is up to date."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The reporter as its administrators see it: probes, metrics, and the problems that it records."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

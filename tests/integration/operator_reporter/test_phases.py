@@ -1,7 +1,5 @@
 """What a person sees on the item while its task goes from waiting to its end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime
 

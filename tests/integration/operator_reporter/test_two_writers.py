@@ -1,7 +1,5 @@
 """Operator and reporter write the status of one task at the same time: neither loses the other's."""
 
-from __future__ import annotations
-
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 

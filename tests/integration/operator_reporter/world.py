@@ -1,7 +1,5 @@
 """A sandbox forge, and AgentTasks whose status the test writes in place of the operator."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """The plugin as people run it, against a real API server."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

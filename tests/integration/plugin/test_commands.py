@@ -1,7 +1,5 @@
 """`kubectl agenttask` against a real API server, each command with its answers and refusals."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

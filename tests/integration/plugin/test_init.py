@@ -1,7 +1,5 @@
 """`kubectl agenttask init`: a pod of the image says which hosts its package managers use."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any

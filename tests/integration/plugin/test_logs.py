@@ -1,7 +1,5 @@
 """`kubectl agenttask logs` finds the pod and the container; the API server fetches the log from the node."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.integration.core_kubernetes.place import Place

@@ -1,7 +1,5 @@
 """Notices over a broker: each forge has its own, commands come first, and what is not handled comes again."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 

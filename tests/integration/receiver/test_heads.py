@@ -1,7 +1,5 @@
 """Request heads are limited in size and time, and connections in number, but authentic webhooks pass."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 from contextlib import AsyncExitStack, ExitStack

@@ -1,7 +1,5 @@
 """Above its capacity the receiver goes on storing, and answers the rest with an early 503."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

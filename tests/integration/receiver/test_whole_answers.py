@@ -1,7 +1,5 @@
 """Head and body of an answer leave in one piece, so that a killed receiver leaves none half said."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 

@@ -1,7 +1,5 @@
 """The service as compose and the chart run it: its own process, a read-only folder, a mounted key."""
 
-from __future__ import annotations
-
 import re
 import signal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The alerts fire when they should and are quiet when all is well, as Prometheus' promtool sees them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A platform team's operator and Gateway serve another team's namespace: label in, merge request out."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Nobody notices an upgrade, a restart or a rollback; and the receiver grows and shrinks with its load."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

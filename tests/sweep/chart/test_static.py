@@ -1,7 +1,5 @@
 """Manifests are what Kubernetes and good practice want, for every values file of charts/coding-agent/ci."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """docker-compose.yml as docker compose itself reads it, and Caddy: both built from their Go modules."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -5,8 +5,6 @@ this machine. Isolation (read-only file systems, users, networks) is not tested 
 by tests/e2e/test_images.py.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

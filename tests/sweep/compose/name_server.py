@@ -1,7 +1,5 @@
 """Docker's name server in small: one name, and the addresses of its replicas."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import threading

@@ -1,7 +1,5 @@
 """What docker compose makes of docker-compose.yml, with the images' own commands from their Dockerfiles."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The broker's file of docker-compose.yml: a long task is not handed out a second time."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

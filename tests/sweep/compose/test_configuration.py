@@ -1,7 +1,5 @@
 """docker-compose.yml: the specification's services, hardened, each with no more secrets than it needs."""
 
-from __future__ import annotations
-
 import re
 from ipaddress import ip_address
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Caddy with the project's file: TLS, load balancing, and no failed request when a replica dies (S24)."""
 
-from __future__ import annotations
-
 import itertools
 import ssl
 import threading

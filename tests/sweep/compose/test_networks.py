@@ -1,7 +1,5 @@
 """docker-compose.yml with EGRESS=true on networks like Docker's: agents work, only the proxy leads out."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

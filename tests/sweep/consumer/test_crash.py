@@ -1,7 +1,5 @@
 """A queue's consumer is killed with SIGKILL after each request that shows a task's end; all signs agree."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime

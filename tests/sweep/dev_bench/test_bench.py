@@ -1,7 +1,5 @@
 """`make bench` runs: every benchmark, as briefly as it can, against the real parts. No figure is judged."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`make try`: the order of its steps, and that nothing in it needs a registry."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The forge's own clock, and the log of what people and programs did."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path

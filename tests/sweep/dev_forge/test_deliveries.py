@@ -1,7 +1,5 @@
 """Deliveries that are late, doubled, reordered or dropped, and the payloads of a label that went."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Faults on demand, and the log of requests that tests assert on."""
 
-from __future__ import annotations
-
 import httpx
 import pytest
 from coding_agent_forge import ForgeServer

@@ -1,7 +1,5 @@
 """Real git over HTTP: who may clone and push, and what a push means for open changes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -3,8 +3,6 @@
 What the answers mean is tested with the product's own clients, in tests/integration/core_forge.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

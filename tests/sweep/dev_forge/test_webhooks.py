@@ -1,7 +1,5 @@
 """The sandbox forges' webhooks: proven as the vendor does, in its shapes, logged, and sent again."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

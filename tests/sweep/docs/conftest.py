@@ -1,7 +1,5 @@
 """The settings in which documented commands run: a checkout, a running receiver, a cluster with tasks."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Runs the blocks of a page one after the other, as a person does who types them into one shell."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """The documented installation, command by command, on a real node."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every documented command that can run here does, in the order of its page, and prints what it says."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The documented values are rendered by helm, and the documented commands name what is rendered."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

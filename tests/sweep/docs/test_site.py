@@ -1,7 +1,5 @@
 """The site builds without a warning, and a reader without the internet sees all of it, diagrams drawn."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The workflow of CI is one that GitHub accepts."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_cluster import build
 from coding_agent_docs.paths import ROOT

@@ -4,8 +4,6 @@ Kueue is as its release installs it, webhooks included, beside a control plane w
 end as the test says.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

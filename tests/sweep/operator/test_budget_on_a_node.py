@@ -1,7 +1,5 @@
 """Eight attempts share a repository's budget, and agents and operator are killed: the model counts."""
 
-from __future__ import annotations
-
 import os
 import signal
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """What a trusted task's attempt leaves in the repository's cache, and who finds it, on a real volume."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

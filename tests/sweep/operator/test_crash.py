@@ -1,7 +1,5 @@
 """The operator is killed with SIGKILL after each request it makes; the end is the same as without."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

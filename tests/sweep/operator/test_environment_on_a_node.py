@@ -1,7 +1,5 @@
 """A repository's `.coding-agent.yaml` on a real node: its image, PostgreSQL next to it, setup commands."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

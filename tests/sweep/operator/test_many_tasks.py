@@ -4,8 +4,6 @@ Pods are played by kwok (https://kwok.sigs.k8s.io): those of the first round run
 succeed at once.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Mapping

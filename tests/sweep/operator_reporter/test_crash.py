@@ -1,7 +1,5 @@
 """The reporter is killed with SIGKILL after each request that it makes to the forge; the end is the same."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

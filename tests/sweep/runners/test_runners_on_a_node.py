@@ -3,8 +3,6 @@
 One release serves three repositories, each with another coding agent. All tasks run at the same time.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

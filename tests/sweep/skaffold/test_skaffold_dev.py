@@ -1,7 +1,5 @@
 """What `skaffold dev` and `make try` put into a cluster works."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

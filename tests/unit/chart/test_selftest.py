@@ -1,7 +1,5 @@
 """`helm test` bears what passes (a lost answer, a busy API server) and says what is wrong otherwise."""
 
-from __future__ import annotations
-
 import json
 import ssl
 import threading

@@ -1,7 +1,5 @@
 """What the chart repeats of the code is the code's: settings, metrics, payloads."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

@@ -1,7 +1,5 @@
 """An item, and what a forge shows of it, for the tests of the consumer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from coding_agent_core.forge.values import ItemDetails

@@ -1,7 +1,5 @@
 """What is newer than the approval of a task: tables of who changed what, and when."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Who may ask for a task: a table of who applied the label, how we know it, and what they may do."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import cast

@@ -1,7 +1,5 @@
 """What the agent is shown: images within bounds, and which files are instructions of which branch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

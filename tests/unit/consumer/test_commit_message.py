@@ -1,7 +1,5 @@
 """What the message of a commit says."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_consumer.commits import commit_message
 from coding_agent_core.forge.values import CommitIdentity

@@ -1,7 +1,5 @@
 """Stories of a queue's consumers that die, or lose their connection. `test_model` tells all others."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """The identities that a consumer of a queue makes for its attempts at the egress proxy."""
 
-from __future__ import annotations
-
 from urllib.parse import urlsplit
 
 import pytest

@@ -1,7 +1,5 @@
 """A forge that is down takes no places of the consumer: its tasks go back to the queue, and lose nothing."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace

@@ -6,8 +6,6 @@ consumers work on the item, is an attempt's number used twice, or does work begi
 the world calms down, comment, labels and dead-letter queue agree, and no label waits for its run.
 """
 
-from __future__ import annotations
-
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import Phase

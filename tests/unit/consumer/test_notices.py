@@ -3,8 +3,6 @@
 A notice that a stop keeps from being handled is not labels_shown: the next consumer gets it.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """A person's settings over a copy of ours: what they may set, and a service that does not answer."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Whether a task's work may be pushed to a branch: the table of cases."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import pytest

@@ -1,7 +1,5 @@
 """The consumer's claim and an issue's branch: what becomes of a message, from what the item shows."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any

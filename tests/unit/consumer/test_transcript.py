@@ -1,7 +1,5 @@
 """Transcripts: private, without secrets, readable after a crash, removed when old."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

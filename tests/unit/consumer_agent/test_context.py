@@ -1,7 +1,5 @@
 """Compression keeps the task, the newest messages and every pair of call and result."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_consumer.agent import context
 from hypothesis import given

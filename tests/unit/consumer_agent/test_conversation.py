@@ -1,7 +1,5 @@
 """The agent with a model in the same process: what it offers, what it shows, what it survives."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """When an attempt leads nowhere: the table of cases."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

@@ -1,7 +1,5 @@
 """From the settings to a model; when a request is tried again; what a failure is called."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What the agent is told of an item."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any

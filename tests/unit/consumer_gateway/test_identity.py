@@ -1,7 +1,5 @@
 """Tokens of cloud identities: what is asked, when it is asked again, and what a failure says."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

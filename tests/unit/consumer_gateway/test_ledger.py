@@ -1,7 +1,5 @@
 """An allowance is never exceeded by more than one answer, whatever runs in parallel."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 
 import pytest

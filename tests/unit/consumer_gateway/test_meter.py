@@ -1,7 +1,5 @@
 """What an answer used, read from its bytes in whichever pieces they come."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,7 +1,5 @@
 """What may be asked of a provider by whoever holds the dummy credential."""
 
-from __future__ import annotations
-
 import json
 import time
 from typing import Any

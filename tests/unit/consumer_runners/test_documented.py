@@ -1,7 +1,5 @@
 """Every runner has an image, a version and a row in the documents."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Each runner reads what its program wrote when it was tried; the recordings are beside this file."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What is copied of a shared cache for an attempt that may not write to it."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The pure rules around git: what its words mean, its environment, what a patch may touch."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 from coding_agent_consumer.workspace.files import cut_end
 from coding_agent_consumer.workspace.processes import BoundedOutput, cut_middle

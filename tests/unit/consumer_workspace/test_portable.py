@@ -1,7 +1,5 @@
 """What the loader says of a program is read as it is meant, whichever release says it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

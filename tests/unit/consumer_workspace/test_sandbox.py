@@ -1,7 +1,5 @@
 """What a workspace in namespaces can see."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

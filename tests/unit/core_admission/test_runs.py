@@ -1,7 +1,5 @@
 """What admission is told about an item's AgentTasks, and what is written on them."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the operator fills in on a task that a person wrote."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The patch of the reporter's conditions: exactly those, on exactly the version that was read."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Python types and the CRD cannot drift: every field, bound, enumeration and default is held together."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The termination message: it fits 4 KiB whatever is in it, and nothing but version 1 is believed."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Commands are executed for those who may give them, once, and again after a failure."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import pytest

@@ -1,7 +1,5 @@
 """Which comments are commands, and what each comes to."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Commands as an AgentTask stores them until the reporter executes them."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

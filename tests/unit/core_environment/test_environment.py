@@ -1,7 +1,5 @@
 """What `.coding-agent.yaml` may hold, and which images a pattern allows."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Where things are: URLs, paths and queries, by tables."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_core.forge.calls import path
 from coding_agent_core.forge.github.client import search_query

@@ -1,7 +1,5 @@
 """What a forge's answer means: the table."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime

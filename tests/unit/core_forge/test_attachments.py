@@ -1,7 +1,5 @@
 """Which links lead to attachments of the forge, and where our token goes for them."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_core.forge.base import Attachment
 from coding_agent_core.forge.connect import connect_forge

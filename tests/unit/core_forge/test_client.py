@@ -1,7 +1,5 @@
 """Requests to both forges: what is sent again, where it goes, and what a strange answer becomes."""
 
-from __future__ import annotations
-
 import asyncio
 from datetime import UTC, datetime
 

@@ -1,7 +1,5 @@
 """Clients from settings: which token, which host, and what is said when there is none."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

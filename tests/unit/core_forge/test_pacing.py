@@ -1,7 +1,5 @@
 """Requests stay inside the configured rate, and inside what the forge itself asks for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 

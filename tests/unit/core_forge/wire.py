@@ -1,7 +1,5 @@
 """A forge that answers from a list, and a clock that nobody waits for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The client's writes: for exactly the version that was read, and none while the fence is closed."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A change with the agent's own work is as trusted as the tasks of the issue that it answers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 

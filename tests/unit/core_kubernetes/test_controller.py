@@ -1,7 +1,5 @@
 """The controller's parts: the object cache, the work queue, and workers with backoff."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """A list in pages is read to its last page."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Notices in memory: in order; commands, one of each name for each author and item."""
 
-from __future__ import annotations
-
 import asyncio
 
 from coding_agent_core.admission import Cancel

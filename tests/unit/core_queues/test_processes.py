@@ -1,7 +1,5 @@
 """Which processes that keep a queue in memory are alive."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

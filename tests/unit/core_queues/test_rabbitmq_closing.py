@@ -1,7 +1,5 @@
 """What closes while something is under way ends in good order: nobody who asked is cancelled for it."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 

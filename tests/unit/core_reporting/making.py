@@ -1,7 +1,5 @@
 """A report for the tests of what an item shows."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 

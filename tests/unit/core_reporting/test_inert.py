@@ -1,7 +1,5 @@
 """Whatever a model or a stranger writes, a forge finds nothing in it to execute."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reporting import State, comment, read_state

@@ -1,7 +1,5 @@
 """Only the address of a change in the item's own repository is linked, and only a branch of ours is named."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform

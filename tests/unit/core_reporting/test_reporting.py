@@ -1,7 +1,5 @@
 """The labels of each phase, which leave all others alone, and the one comment."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

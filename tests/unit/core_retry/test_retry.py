@@ -1,7 +1,5 @@
 """When a failed request is sent again: the table."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_core.retry import RetryPolicy, asked_wait
 

@@ -1,7 +1,5 @@
 """Work that a stop or a timeout ends, at once or after a grace time."""
 
-from __future__ import annotations
-
 import asyncio
 from contextlib import suppress
 

@@ -1,7 +1,5 @@
 """A forge that is down is waited for, within limits."""
 
-from __future__ import annotations
-
 import logging
 import random
 

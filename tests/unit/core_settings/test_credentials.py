@@ -1,7 +1,5 @@
 """Messages say where a credential is set: the chart refuses the settings that hold them elsewhere."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """S17: `config.yaml` with `${VAR}`, environment variables that win, and errors that name key and place."""
 
-from __future__ import annotations
-
 from functools import reduce
 from pathlib import Path
 from typing import Any

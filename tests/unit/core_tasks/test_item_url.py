@@ -1,7 +1,5 @@
 """The item behind a web address."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import item_of

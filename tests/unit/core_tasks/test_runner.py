@@ -1,7 +1,5 @@
 """Which labels ask for a task, and which coding agent they choose."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 import pytest

@@ -1,7 +1,5 @@
 """What attempts used is counted by repository and model, and served."""
 
-from __future__ import annotations
-
 import socket
 from decimal import Decimal
 from urllib.request import urlopen

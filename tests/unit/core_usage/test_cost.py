@@ -1,7 +1,5 @@
 """Costs are exact and add up over attempts of one currency; an allowance is money or tokens."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 from typing import Any
 

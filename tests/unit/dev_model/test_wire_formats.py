@@ -3,8 +3,6 @@
 Their clients speak to it in tests/integration/consumer_agent, the CLI agents in consumer_runners.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from typing import Any

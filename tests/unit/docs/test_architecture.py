@@ -1,7 +1,5 @@
 """ARCHITECTURE.md names files and functions; they exist."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the documentation says is what the code says."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

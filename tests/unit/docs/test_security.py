@@ -1,7 +1,5 @@
 """docs/security.md names a test for each promise, and the tests exist."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which lines of Squid's log count as denials."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_egress.__main__ import Denials
 

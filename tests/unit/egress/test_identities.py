@@ -1,7 +1,5 @@
 """The identities of attempts, and what the operator and the proxy make of them."""
 
-from __future__ import annotations
-
 from io import StringIO
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the settings become in Squid's configuration; tests/integration/egress shows what Squid does."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Three Dockerfiles make the images of six programs, and what they share is written the same."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Plain data for the tests of the operator's rules."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

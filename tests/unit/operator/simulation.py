@@ -1,7 +1,5 @@
 """A cluster in memory that does what `plan_task` and `fair_schedule` plan, and in which anything can fail."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """The API server as a model, for tests that let programs act on one item request by request."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Generator, Mapping, Sequence
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Budgets: what attempts are charged, what the next one may spend, and that no budget is exceeded."""
 
-from __future__ import annotations
-
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any

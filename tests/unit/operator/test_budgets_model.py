@@ -1,7 +1,5 @@
 """Whatever happens in whatever order, no day's and no month's spending exceeds its budget."""
 
-from __future__ import annotations
-
 from collections import Counter
 from datetime import datetime, timedelta
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """The cache volume of a repository: its claim, who writes to it, and what a pod without one is like."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

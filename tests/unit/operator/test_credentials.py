@@ -1,7 +1,5 @@
 """Which credentials an attempt is given."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform

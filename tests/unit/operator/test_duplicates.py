@@ -1,7 +1,5 @@
 """A new run 1 for which another task answers is cancelled before it has a Job."""
 
-from __future__ import annotations
-
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any

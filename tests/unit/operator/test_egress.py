@@ -1,7 +1,5 @@
 """How an attempt's pod gets to the egress proxy."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An attempt that needs another pod: the next one gets it at once, and it does not count."""
 
-from __future__ import annotations
-
 from coding_agent_core.environment import Environment, Service
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.job_settings import SERVICE_USERS, WORKSPACE_USERS, JobTemplate

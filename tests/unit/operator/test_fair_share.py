@@ -1,7 +1,5 @@
 """Who may start: limits, fairness, priority, items."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

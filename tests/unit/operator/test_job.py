@@ -1,7 +1,5 @@
 """The Job of an attempt as Kubernetes gets it."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_core.agenttask import OutcomeType, TaskResult
 from coding_agent_core.attempts import AttemptInput

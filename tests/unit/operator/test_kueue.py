@@ -1,7 +1,5 @@
 """Kueue in place of our own limits: what its Jobs look like, and what is said of one that waits."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

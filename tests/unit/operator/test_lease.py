@@ -1,7 +1,5 @@
 """Whose the Lease is: the rules, and a holder that cannot renew."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is alerted on is shown before it happens: `increase()` does not see a series that starts at 1."""
 
-from __future__ import annotations
-
 from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.reasons import Reason
 from coding_agent_core.usage import Usage

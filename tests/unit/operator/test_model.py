@@ -4,8 +4,6 @@ At no moment are limits exceeded, two Jobs of an item active, or attempts above 
 world calms down every task comes to its end.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Readers bear whatever is stored."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

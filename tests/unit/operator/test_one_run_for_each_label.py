@@ -3,8 +3,6 @@
 The API server is a model; the sink, admission, the sweep and the search for duplicates are the real ones.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress

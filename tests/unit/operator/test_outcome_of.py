@@ -3,8 +3,6 @@
 And what the task shows of it: phase, reason, sentence, attempts counted.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

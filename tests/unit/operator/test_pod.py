@@ -1,7 +1,5 @@
 """The pod of an attempt: who gets what, and what can be set."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

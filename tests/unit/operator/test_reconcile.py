@@ -1,7 +1,5 @@
 """What one reconcile records: why a pod does not start, and the report of an attempt whose Job is gone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a status keeps of attempts: every cost, the newest steps, the places of transcripts; all bounded."""
 
-from __future__ import annotations
-
 import pytest
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType
 from coding_agent_core.attempts import MAX_TAIL

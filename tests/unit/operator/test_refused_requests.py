@@ -1,7 +1,5 @@
 """What a person costs whose requests are refused."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

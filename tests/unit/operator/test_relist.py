@@ -1,7 +1,5 @@
 """The relist: what is new since the last one, and what no watch has shown."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

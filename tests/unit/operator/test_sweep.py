@@ -1,7 +1,5 @@
 """The sweep lists every task that can have expired and few others, and loses no label for it."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Coroutine
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """What is next for a task: one row, one situation."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

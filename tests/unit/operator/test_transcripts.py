@@ -1,7 +1,5 @@
 """A Job says where its transcript will be, in the same words as the agent does; the next attempt is told."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A forge worker: what it reconciles next, its circuit breaker, and our own rate limits."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

@@ -3,8 +3,6 @@
 Labels are put on and taken off by the forge's clock, which is hours behind ours: no rule compares the two.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -6,8 +6,6 @@ The forge's clock is ahead or behind, it tells whole seconds, and its webhooks c
 or not at all.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence

@@ -1,7 +1,5 @@
 """The shipped limits keep a burst of tasks within what the vendors document, and show it within minutes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 

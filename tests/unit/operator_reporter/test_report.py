@@ -1,7 +1,5 @@
 """What the reporter shows of a task: the comment's text, and the cause of a cancellation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Which pod's log a person means."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What the command line takes, and what the commands carry over from one task to the next."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The pod of `init`."""
 
-from __future__ import annotations
-
 from coding_agent_core.settings.job_settings import WORKSPACE_USERS
 from kubectl_agenttask.cluster_client import init_pod
 

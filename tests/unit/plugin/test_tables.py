@@ -1,7 +1,5 @@
 """What is shown of a task: golden rows, and texts of strangers."""
 
-from __future__ import annotations
-
 import io
 from datetime import UTC, datetime
 from typing import Any

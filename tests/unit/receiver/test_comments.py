@@ -1,7 +1,5 @@
 """B3: comments as commands, from both forges' webhooks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial

@@ -1,7 +1,5 @@
 """A webhook that comes long after its event was sent again, or late."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 import pytest

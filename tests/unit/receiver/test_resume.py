@@ -1,7 +1,5 @@
 """Tasks that were in the memory of a process which was killed are found again, once, and no others."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path

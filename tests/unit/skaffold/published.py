@@ -1,7 +1,5 @@
 """Skaffold's published schema, from the package `schemastore`, which carries those that SchemaStore lists."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """skaffold.yaml against skaffold's published schema, and against everything that it names."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The user-config service: access by key, settings from files, nothing outside its folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import httpx

@@ -1,18 +1,14 @@
 """Control planes without a node: side by side, again after a kill, and nothing is left of them."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import network, paths, standalone, state
+from coding_agent_cluster import paths, standalone
 from coding_agent_cluster.access import Access, KubectlError
-
-from tests.fixtures.cluster import PlaneUnderTest
 
 pytestmark = [pytest.mark.needs_linux, pytest.mark.timeout(600)]
 
@@ -57,22 +53,3 @@ def test_several_run_side_by_side_are_started_again_and_leave_nothing(roots: lis
         standalone.down(root)
         assert processes_of(root) == []
         assert not root.exists()
-
-
-def test_a_port_that_was_taken_is_replaced_and_what_a_killed_test_run_left_is_swept(
-    control_plane: PlaneUnderTest, roots: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    free = network.loopback_network()
-    taken = replace(free, api_port=control_plane.plane.network.api_port)
-    networks = iter([taken, free])
-    monkeypatch.setattr(standalone, "loopback_network", lambda: next(networks))
-    plane = standalone.up(roots[0], owner=os.getpid())
-    assert plane.network == free
-
-    dead_pid = 2**22 + 1  # above Linux's largest pid (proc(5), pid_max)
-    # Not before it is up: another test run may sweep at any moment.
-    state.save(roots[0], state.State(plane.network, plane.names, dead_pid))
-    standalone.sweep()
-    assert processes_of(roots[0]) == []
-    assert not roots[0].exists()
-    assert control_plane.core.list_namespace().items, "this run's own control plane is left alone"

@@ -3,14 +3,12 @@
 The API server is a model; the sink, admission, the sweep and the search for duplicates are the real ones.
 """
 
-import itertools
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from datetime import datetime, timedelta
 from typing import Any
 
-import pytest
 from coding_agent_core.admission import Create, admit, latest_of, must_check_label, works
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, manifest
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
@@ -302,43 +300,6 @@ class OneItemAndPeople(OneItem):
         body = manifest(TaskRequest(item=ITEM, trigger=trigger), run=1)
         body["metadata"]["name"] = "by-hand"
         self.server.add(body)
-
-
-@pytest.mark.parametrize("origin", [Origin.WEBHOOK, Origin.POLL])
-def test_the_sweep_and_a_further_run_in_every_order(origin: Origin) -> None:
-    for order in itertools.product((0, 1), repeat=9):
-        server = Server()
-        first = server.add(manifest(TaskRequest(item=ITEM, trigger=_applied(server, "d0")), run=1))
-        ended = server.now.isoformat()
-        conditions = [
-            {"type": "Succeeded", "status": "True", "reason": "Completed", "lastTransitionTime": ended},
-            {"type": "LabelsShown", "status": "True", "reason": "Shown", "lastTransitionTime": ended},
-        ]
-        task = AgentTask.of(server.write({**server.stored[first.name], "status": {"conditions": conditions}}))
-        server.now += KEEP + timedelta(days=1)
-        sink = KubernetesSink(Access(None), "ns", Consumer(), now=lambda: server.now)  # noqa: B023
-        webhook = TaskRequest(item=ITEM, trigger=_applied(server, "d1"))
-        poll = webhook.model_copy(update={"trigger": Trigger(origin=origin, received_at=server.now)})
-        submission = sink._submit(server, webhook if origin is Origin.WEBHOOK else poll, set())  # type: ignore[arg-type]
-        acting: list[Coroutine[Any, Any, Any]] = [submission, delete(server, task, server.now)]  # type: ignore[arg-type]
-        over: set[int] = set()
-        for which in (*order, *[0] * 30, *[1] * 30):
-            if which not in over:
-                try:
-                    acting[which].send(None)
-                except StopIteration:
-                    over.add(which)
-        again = sink._submit(server, webhook, set())  # type: ignore[arg-type]
-        with suppress(StopIteration):
-            while True:
-                again.send(None)
-        new = [body for body in server.of_item() if body["metadata"]["uid"] != task.uid]
-        assert len(new) == 1, order
-
-
-def _applied(server: Server, delivery: str) -> Trigger:
-    """A label that is put on now."""
-    return Trigger(origin=Origin.WEBHOOK, delivery_id=delivery, labeled_at=server.now, received_at=server.now)
 
 
 async def _persistently(operation: Any) -> None:

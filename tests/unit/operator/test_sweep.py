@@ -81,7 +81,7 @@ def test_days_are_those_of_utc() -> None:
 
 @pytest.mark.parametrize("origin", [Origin.WEBHOOK, Origin.POLL])
 def test_the_sweep_and_a_further_run_in_every_order(origin: Origin) -> None:
-    for order in itertools.product((0, 1), repeat=7):
+    for order in itertools.product((0, 1), repeat=8):
         server = Server()
         first = server.add(manifest(TaskRequest(item=ITEM, trigger=_applied(server, "d0")), run=1))
         over_at = server.now.isoformat()

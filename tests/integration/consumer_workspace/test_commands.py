@@ -5,7 +5,10 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -199,3 +202,36 @@ async def test_an_invalid_answer_is_gone_not_silent(tmp_path: Path) -> None:
         with contextlib.closing(client), pytest.raises(WorkspaceGoneError, match="invalid answer"):
             await client.run("echo x")
         await lying
+
+
+SCRIPT = """
+import os, signal, subprocess, sys
+from coding_agent_consumer.workspace import linux, processes
+
+linux.adopt_orphans()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+child = subprocess.Popen(["sleep", "4711"])
+print(child.pid, flush=True)
+kill = os.kill
+
+def stopped_at_the_worst_moment(pid, number):
+    kill(pid, number)
+    if number == signal.SIGSTOP:
+        kill(os.getpid(), signal.SIGTERM)
+
+os.kill = stopped_at_the_worst_moment
+processes.end_descendants()
+"""
+
+
+def test_a_signal_to_us_does_not_leave_behind_who_was_only_stopped_yet() -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        child, _ = program.communicate(timeout=60)
+        assert program.returncode == 3
+        assert not Path("/proc", child.strip()).exists()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)

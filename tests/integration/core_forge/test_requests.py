@@ -78,7 +78,7 @@ async def everything(world: World) -> set[str]:
     await call("clone_source")(REPOSITORY)
     await call("branch_facts")(REPOSITORY, BRANCH)
     await call("branch_facts")(REPOSITORY, "not/there")
-    # A file is not part of an API: what is asked for it is tried in test_attachments.py.
+    # A file is not part of an API: what is asked for it is tried in test_forge.py.
     assert await call("attachment")(item, "https://elsewhere.example/a.png", limit=1) is None
     assert await call("redeliver_missed")(Settings()) == 0  # no webhook is configured
     return called

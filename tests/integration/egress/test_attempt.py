@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from coding_agent_cluster.network import free_ports
 from coding_agent_consumer.attempt_egress import denials, egress_proxy, proxy_variables
 from coding_agent_consumer.per_user import settings_for
 from coding_agent_core.egress import Denial, Role, user_name, variables
@@ -102,3 +104,31 @@ def test_each_client_of_the_agent_uses_the_proxy(
     until(
         lambda: proxy.denials(job) == {host: 1}, lambda: f"the proxy was asked: {proxy.log()}\n{run.stderr}"
     )
+
+
+SQUID = """#!/bin/sh
+case "$*" in *"-k parse"*) kill -TERM $PPID; exit 0;; esac
+echo $$ > {folder}/pid
+exec sleep 600
+"""
+
+
+def test_a_stop_while_it_starts_leaves_nothing_behind(tmp_path: Path) -> None:
+    squid, config = tmp_path / "bin" / "squid", tmp_path / "config.yaml"
+    squid.parent.mkdir()
+    squid.write_text(SQUID.format(folder=tmp_path))
+    squid.chmod(0o755)
+    config.write_text(yaml.safe_dump({"egress": {"key": "shared"}}))
+    port, denials = free_ports(2)
+    arguments = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    arguments += ["--denials-port", str(denials), "--folder", str(tmp_path / "run")]
+    program = subprocess.run(
+        [sys.executable, "-m", "coding_agent_egress", *arguments],
+        env={**os.environ, "PATH": f"{squid.parent}:{os.environ['PATH']}"},
+        timeout=60,
+        check=False,
+    )
+    assert program.returncode == 0
+    started = tmp_path / "pid"
+    pid = started.read_text().strip() if started.exists() else ""
+    assert not (pid and Path("/proc", pid).exists())

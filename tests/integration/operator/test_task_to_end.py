@@ -1,14 +1,16 @@
 """A task becomes Jobs and comes to an end, whatever people and the cluster do meanwhile."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import LABEL_ACTIVE
 from coding_agent_core.reasons import Reason
 from coding_agent_core.usage import Usage
+from coding_agent_operator.observed import KUEUE_NOT_INSTALLED
 
-from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver, reported
-from tests.integration.operator.world import OperatorProcess, World
+from tests.integration.operator.pod_driver import DONE, RUNS, CannotMount, PodDriver, reported
+from tests.integration.operator.world import QUICK, OperatorProcess, World
 
 Start = Callable[..., OperatorProcess]
 
@@ -148,3 +150,47 @@ def test_what_ended_is_deleted_after_its_time(world: World, pods: PodDriver, ope
     world.until("gone", lambda: name not in {t["metadata"]["name"] for t in world.tasks()} or None)
     world.until("its Jobs gone", lambda: set(world.jobs()) == {f"{unreported}-1"} or None, timeout=120)
     assert world.status(unreported)["phase"] == "Succeeded", "nobody has told the issue yet"
+
+
+def test_it_is_said_and_going_back_is_as_documented(world: World, pods: PodDriver, operator: Start) -> None:
+    process = operator(queue={"engine": "kueue"}, operator={"relist_interval": 0.5})
+    name = world.create(1)
+
+    def said() -> bool | None:
+        conditions = world.status(name).get("conditions", [])
+        return any(condition["message"] == KUEUE_NOT_INSTALLED for condition in conditions) or None
+
+    world.until("the reason", said)
+    status = world.status(name)
+    assert (status["phase"], status["reason"]) == ("Queued", "WaitingForKueue")
+    assert "Kueue is not installed" in world.plane.kubectl("-n", world.namespace, "describe", "agt", name)
+    assert process.stop() == 0
+    operator(queue={"engine": "native"})
+    world.plane.kubectl("-n", world.namespace, "delete", "job", f"{name}-1")
+    world.until_phase(name, "Succeeded")
+
+
+KUBELET = (
+    'MountVolume.SetUp failed for volume "credentials" : [secret "coding-agent-github" not found, '
+    'secret "coding-agent-model" not found]'
+)
+FAST: dict[str, Any] = {**QUICK["policy"], "pod_check_interval": 0.2}
+
+
+def test_it_names_the_secrets_and_goes_on_once_they_are_there(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda _: CannotMount(KUBELET)
+    operator(operator={"policy": FAST})
+    name = world.create(1)
+    status = world.until(
+        "says what it waits for",
+        lambda: found if (found := world.status(name)).get("reason") == "SecretMissing" else None,
+    )
+    assert status["phase"] == "Starting"
+    assert status["conditions"][0]["message"] == (
+        "Attempt 1 has not started yet. The attempt is waiting for a Secret that does not exist. "
+        "Missing: coding-agent-github, coding-agent-model. If this lasts for 900 s, another attempt starts."
+    )
+    pods.script = lambda _: DONE
+    assert world.until_phase(name, "Succeeded")["attempt"] == "1/3"

@@ -1,12 +1,14 @@
 """S10, S11, B1: rate limits, proxies, networks and the rotation of secrets."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from coding_agent_core.settings.model import Settings
-from coding_agent_receiver.limits import Allowlist, RateLimits
+from coding_agent_receiver import limits
+from coding_agent_receiver.limits import Allowlist, ConcurrencyLimit, OverloadedError, RateLimits
 from coding_agent_receiver.server import create_app
 
 from tests.fixtures.deliveries import (
@@ -126,3 +128,33 @@ async def test_a_secret_in_a_file_is_read_again_when_it_changes(tmp_path: Path) 
         (tmp_path / "fresh").rename(file)
         assert await statuses(receiver, "second") == (200, 200)
         assert await statuses(receiver, "first") == (401, 401)
+
+
+async def test_an_event_that_waits_too_long_for_its_turn_is_shed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STORING_AT_ONCE", 1)
+    monkeypatch.setattr(limits, "LONGEST_WAIT", 0.1)
+    sink = RecordingSink(hold=asyncio.Event())
+    async with receiving(settings(), sink) as receiver:
+        stored = asyncio.create_task(receiver.github(github_issue()))
+        await sink.entered.wait()
+        shed = await receiver.github(github_issue(number=8), delivery="d-2")
+        assert (shed.status_code, shed.json()["reason"]) == (503, "too many webhooks at once")
+        assert "Retry-After" in shed.headers
+        assert (await receiver.http.get("/livez")).status_code == 200
+        assert sink.hold
+        sink.hold.set()
+        assert (await stored).json()["status"] == "success"
+        again = await receiver.github(github_issue(number=8), delivery="d-2")
+        assert again.json()["status"] == "success"
+
+
+async def test_a_turn_that_was_waited_for_in_vain_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STORING_AT_ONCE", 1)
+    monkeypatch.setattr(limits, "LONGEST_WAIT", 0.01)
+    limit = ConcurrencyLimit()
+    async with limit.turn():
+        with pytest.raises(OverloadedError):
+            async with limit.turn():
+                pytest.fail("two turns at once")
+    async with limit.turn():
+        assert not limit.overloaded

@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from coding_agent_cluster import build
 from coding_agent_docs import site
 from coding_agent_docs.errors import DocsError
+from coding_agent_docs.paths import ROOT
+
+from tests.chart.run import run
 
 # npm may have to fetch the diagrams' library first (two calls of up to two minutes), and the site is built.
 pytestmark = pytest.mark.timeout(900)
@@ -20,3 +24,12 @@ def test_a_dead_link_stops_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(site, "CONFIG", tmp_path / "zensical.toml")
     with pytest.raises(DocsError, match="page does not exist"):
         site.build()
+
+
+# Time for actionlint, which may have to be built first.
+WORKFLOWS = sorted(str(file) for file in (ROOT / ".github" / "workflows").iterdir())
+
+
+def test_actionlint_finds_nothing() -> None:
+    assert WORKFLOWS
+    run(str(build.binaries(["actionlint"])["actionlint"]), *WORKFLOWS)

@@ -3,13 +3,16 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import cast
+from urllib.parse import urlsplit
 
 import pytest
+from coding_agent_consumer.attempt_egress import Identities
 from coding_agent_consumer.forge_tasks import Approval, approval_of, refusal
-from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.egress import is_valid, job_of, profile_of
+from coding_agent_core.errors import ForgeUnavailableError, SettingsError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import LabelEvent, Permission
-from coding_agent_core.settings.model import Authorize
+from coding_agent_core.settings.model import Authorize, Settings
 from coding_agent_core.tasks import Cause, Item, Origin, TaskRequest, Trigger
 
 from tests.unit.consumer.making import ITEM
@@ -146,3 +149,37 @@ async def test_a_label_approves_when_it_was_applied_and_a_command_when_it_was_wr
     people = People(applied_by)
     assert await approval_of(cast(Forge, people), ITEM, request("reader", origin, cause)) == expected
     assert people.histories == (cause is Cause.LABEL)
+
+
+PROXY = "http://egress:3128"
+
+
+def identities(**more: object) -> Identities:
+    egress = {"proxy": PROXY, "key": ["new-key", "old"], "repositories": {"o/r": ["a.example.com"]}}
+    made = Identities.of(Settings.model_validate({"egress": egress, **more}))
+    assert made is not None
+    return made
+
+
+def test_commands_and_agent_have_identities_of_their_attempt() -> None:
+    made = identities(gateway={"host": "gateway"})
+    agent, workspace = made.agent("web-1-2"), made.workspace("web-1-2", ITEM)
+    users = {}
+    for name, variables in (("agent", agent), ("workspace", workspace)):
+        url = urlsplit(variables["HTTPS_PROXY"])
+        assert (url.hostname, url.port) == ("egress", 3128)
+        assert url.username is not None
+        assert url.password is not None
+        assert is_valid(url.username, url.password, ["new-key"]), "the first key"
+        assert job_of(url.username) == "web-1-2"
+        assert "gateway" in variables["NO_PROXY"].split(","), "the gateway is on a network of the two"
+        users[name] = url.username
+    assert users["workspace"].endswith(profile_of("o/r")), "the list of its repository"
+    assert users["agent"] == "web-1-2.agent"
+    assert "new-key" not in repr(made)
+
+
+def test_without_a_proxy_there_are_none_and_without_a_key_it_says_so() -> None:
+    assert Identities.of(Settings()) is None
+    with pytest.raises(SettingsError, match=r"egress\.key is not set"):
+        Identities.of(Settings.model_validate({"egress": {"proxy": PROXY}}))

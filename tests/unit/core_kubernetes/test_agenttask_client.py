@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from coding_agent_core.agenttask import AgentTask, Event
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
-from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.kubernetes.task_sink import temporary
+from coding_agent_core.kubernetes.transport import ApiError, ApiServer
 
 TASK = AgentTask.of({"metadata": {"name": "a", "uid": "u", "resourceVersion": "10"}})
 
@@ -62,3 +63,42 @@ async def test_an_event_that_cannot_be_written_stops_nothing(caplog: pytest.LogC
     tasks = AgentTasks(Refusing(), "ns", "me")  # type: ignore[arg-type]
     await tasks.emit(Event("Warning", "Refused", "m"), TASK, datetime(2026, 1, 1, tzinfo=UTC))
     assert "Event Refused of a could not be written: refused" in caplog.text
+
+
+async def test_every_page_is_asked_for_with_the_token_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens: list[str | None] = []
+
+    async def request(_self: ApiServer, _method: str, _path: str, *, query: Any) -> dict[str, Any]:
+        assert ("limit", "2") in query
+        tokens.append(dict(query).get("continue"))
+        start = int(tokens[-1] or 0)
+        rest = {"continue": str(start + 2)} if start + 2 < 5 else {}
+        return {
+            "metadata": {"resourceVersion": "9", **rest},
+            "items": [{"n": n} for n in range(5)[start : start + 2]],
+        }
+
+    monkeypatch.setattr(ApiServer, "request", request)
+    server = object.__new__(ApiServer)
+    pages = [[entry["n"] for entry in page.items] async for page in server.pages("/api/v1/pods", [], 2)]
+    assert pages == [[0, 1], [2, 3], [4]]
+    assert tokens == [None, "2", "4"]
+
+
+@pytest.mark.parametrize(
+    ("status", "retried"),
+    [
+        (None, True),
+        (429, True),
+        (500, True),
+        (503, True),
+        (400, False),
+        (403, False),
+        (404, False),
+        (422, False),
+    ],
+)
+def test_table(status: int | None, retried: bool) -> None:
+    assert temporary(ApiError("sentence", status)) is retried

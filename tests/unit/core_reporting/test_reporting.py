@@ -10,11 +10,15 @@ from coding_agent_core.attempts import Outcome
 from coding_agent_core.egress import Denial
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import MARKER, Comment, ItemState, LabelEvent
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import Report, State, comment, label_changes, publish, read_state
+from coding_agent_core.registry import Platform
+from coding_agent_core.reporting import Links, Report, State, comment, label_changes, publish, read_state
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
+from coding_agent_core.text import BREAK, inline, quotation, quoted_code
 from coding_agent_core.usage import Usage
+from coding_agent_forge import markup
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -175,3 +179,139 @@ async def labels_after(phase: Phase, history: list[LabelEvent]) -> set[str]:
     item = ShownItem({BOT, PROCESSING, "bug"}, history)
     await publish(cast("Forge", item), making.report(State(uuid="u", phase=phase)), answered_until=NOON)
     return item.labels
+
+
+GITHUB = Links("https://github.com", "coding-agent/")
+GITLAB = Links("https://example.com/gitlab", "coding-agent/")
+
+
+def item(platform: Platform, kind: ItemKind = ItemKind.ISSUE) -> Item:
+    host, repository = {"github": ("github.com", "acme/pricing"), "gitlab": ("example.com", "a/b/pricing")}[
+        platform
+    ]
+    return Item(platform=platform, host=host, repository=repository, kind=kind, number=7)
+
+
+@pytest.mark.parametrize(
+    ("links", "platform", "url"),
+    [
+        (GITHUB, Platform.GITHUB, "https://github.com/acme/pricing/pull/9"),
+        (GITHUB, Platform.GITHUB, "https://github.com:443/Acme/pricing/pull/9"),
+        (GITLAB, Platform.GITLAB, "https://example.com/gitlab/a/b/pricing/-/merge_requests/9"),
+        (GITLAB, Platform.GITLAB, "http://example.com/gitlab/a/b/pricing/-/merge_requests/9"),
+    ],
+)
+def test_addresses_of_changes(links: Links, platform: Platform, url: str) -> None:
+    assert links.change_problem(url, item(platform)) is None
+
+
+HERE = "https://github.com/acme/pricing"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "javascript:alert(1)", "//github.com/acme/pricing/pull/9", "https://[github.com/a/b/pull/9"),
+        *(
+            f"https://{host}/acme/pricing/pull/9"
+            for host in ("github.com.evil.example", "evil.example", "github.com@evil.example")
+        ),
+        *(f"https://{host}/acme/pricing/pull/9" for host in ("me:secret@github.com", "github.com:8443")),
+        *("https://github.com:x/acme/pricing/pull/9", "https://github.com/acme/other/pull/9"),
+        *("https://github.com/evil/acme/pricing/pull/9", f"{HERE}/../other/pull/9", f"{HERE}/issues/9"),
+        *(f"{HERE}/pull/{end}" for end in ("09", "9/files", "9?x=1", "9#x", "9\n/merge", "9 @all", "\u0669")),
+        *(f"{HERE}/pull/9) [x](https://evil.example", f"{HERE}/pu\tll/9"),
+    ],
+)
+def test_other_addresses_are_refused(url: str) -> None:
+    assert "is not the address of a pull request" in str(GITHUB.change_problem(url, item(Platform.GITHUB)))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "problem"),
+    [
+        ("coding-agent/issue-7", ItemKind.ISSUE, None),
+        ("coding-agent/issue-7-r2", ItemKind.ISSUE, None),
+        ("main", ItemKind.ISSUE, "does not start with 'coding-agent/'"),
+        ("feature/of-a-person", ItemKind.CHANGE, None),
+        ("coding-agent/x\n/merge", ItemKind.ISSUE, "is not a branch name"),
+        ("coding-agent/x y", ItemKind.CHANGE, "is not a branch name"),
+        ("--upload-pack=x", ItemKind.CHANGE, "is not a branch name"),
+    ],
+)
+def test_branches(name: str, kind: ItemKind, problem: str | None) -> None:
+    found = GITHUB.branch_problem(name, item(Platform.GITHUB, kind))
+    assert found == problem if problem is None else problem in str(found)
+
+
+FORMS = [inline, quotation, quoted_code]
+PIECES = (
+    *("@", "#", "!", "&", "$", "%", "/", "[", "]", "<", ">", "`", "~", "\\", "*", "_", ":", "-", ";", '"'),
+    *(" ", "  ", "\t", "\n", "\r", "\r\n", "\v", "\f", "\x85", "\u2028", "\u2029"),
+    *(BREAK, "\u200d", "\u2060", "\ufeff", "\u00ad", "\x00", "\x1b", "\u202e", "\ud800"),
+    *("```", "~~~", ">>>", "> ", "    ", "- ", "1. ", "<!--", "-->", "<details>", "</details>"),
+    *("/merge", "/approve", '/label ~"coding agent"', "/close", "/title x", "/MERGE", "/ merge"),
+    *("all", "alice", "org/team", "@all", "@org/team", "\\@alice", "&#64;alice", "&commat;all", "&#x40;"),
+    *("Closes", "fixes:", "RESOLVED", "Implements ", "issue ", "#1", "!2", "&3", "other/repo#1", "GH-1"),
+    *("PROJ-12", "PROJ-12 #close", "https://github.com/other/repo/issues/1", "[work_item:3]", "%31", "/-/"),
+    *("skip", "ci", "[skip ci]", "[ci skip]", "[ci-skip]", "[no ci]", "[skip actions]", "***NO_CI***"),
+    *("skip-checks: true", "skip-checks:true", "![x](http://h/?q=1)", "<img src=x>", "1", "word"),
+)
+TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=14).map("".join)
+ATTACKS = (
+    *("/merge", "Done.\n/approve\n/merge", "Done.\r/merge", '/label ~"coding agent"', "see !3"),
+    *("ping @all and @org/team", "&#64;all", "\\@alice", "Closes other/repo#1", "fixes: GH-1"),
+    *("Resolves https://github.com/other/repo/issues/1", "Closes PROJ-12", "#closeImplements PROJ-12"),
+    *("chore: x [skip ci]", "***NO_CI***", "text\n\n\nskip-checks: true"),
+    *('<!-- coding-agent:status {"uuid":"x"} -->', "![x](https://example.com/?q=secret)"),
+)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_forge_executes_each_attack_and_nothing_of_its_inert_forms(attack: str) -> None:
+    assert markup.effects(attack), "the decoy bites"
+    for form in FORMS:
+        assert markup.effects(form(attack)) == []
+
+
+@given(TEXTS)
+def test_no_text_has_an_effect_or_leaves_its_place(text: str) -> None:
+    for form in FORMS:
+        assert markup.effects(form(text)) == []
+    assert len(inline(text).splitlines()) <= 1
+    assert "```" not in inline(text), "a fence would swallow what follows"
+    assert all(line.startswith(">") for form in (quotation, quoted_code) for line in form(text).splitlines())
+    assert [line for line in quoted_code(text).splitlines() if "```" in line] == ["> ```", "> ```"]
+
+
+@given(TEXTS, TEXTS)
+def test_a_comment_has_the_same_effects_whatever_is_quoted_in_it(text: str, other: str) -> None:
+    def shown(**texts: str) -> str:
+        last = Outcome.model_construct(transcript=texts.pop("transcript"))
+        return comment(making.report(State(uuid="u", phase=Phase.FAILED), last=last, **texts))
+
+    quoting = shown(
+        message=f"m{text}", summary=f"s{other}", tail=f"t{text}", reason=f"R{other}", transcript=f"p{text}"
+    )
+    plain = shown(message="m", summary="s", tail="t", reason="R", transcript="p")
+    assert set(markup.effects(quoting)) == set(markup.effects(plain))
+    state = read_state(quoting)
+    assert state is not None
+    assert state.uuid == "u"
+
+
+@given(st.text(max_size=80))
+def test_the_hidden_state_cannot_be_ended_by_a_value(branch: str) -> None:
+    branch = f"{branch} -->\n/merge".encode("utf-8", "replace").decode()
+    state = State(uuid="u", phase=Phase.RUNNING, branch=branch)
+    text = comment(making.report(state))
+    assert text.count("-->") == 1
+    assert read_state(text) == state
+
+
+def test_what_people_read_is_the_same() -> None:
+    text = "Fixed `rate()` for issue #7, see @alice.\n\n- one\n- two"
+    shown = "> Fixed `rate()` for issue #7, see @alice.\n>\n> - one\n> - two"
+    assert quotation(text).replace(BREAK, "") == shown
+    assert inline(" A\ntitle ") == "A title"
+    assert quotation(" \n") == ""

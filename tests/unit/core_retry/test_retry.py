@@ -1,7 +1,88 @@
-"""When a failed request is sent again: the table."""
+"""Work that a stop or a timeout ends, at once or after a grace time."""
+
+import asyncio
+import logging
+import random
+from contextlib import suppress
 
 import pytest
-from coding_agent_core.retry import RetryPolicy, asked_wait
+from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
+from coding_agent_core.retry import Clock, RetryPolicy, StoppedError, asked_wait, run_until, while_unavailable
+
+
+class Endless:
+    """An action that ends when it is cancelled, or released."""
+
+    def __init__(self) -> None:
+        self.begun, self.release, self.cancelled = asyncio.Event(), asyncio.Event(), False
+
+    async def __call__(self) -> str:
+        self.begun.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return "done"
+
+
+async def test_a_stop_cancels_it_at_once() -> None:
+    action, stop = Endless(), asyncio.Event()
+    waiting = asyncio.create_task(run_until(action, stop))
+    await action.begun.wait()
+    stop.set()
+    with pytest.raises(StoppedError):
+        await waiting
+    assert action.cancelled
+
+
+async def test_within_the_grace_time_it_may_end() -> None:
+    action, stop = Endless(), asyncio.Event()
+    stop.set()
+    waiting = asyncio.create_task(run_until(action, stop, grace=600))
+    await action.begun.wait()
+    action.release.set()
+    assert await waiting == "done"
+
+
+async def test_after_the_grace_time_it_is_cancelled() -> None:
+    action, stop = Endless(), asyncio.Event()
+    stop.set()
+    with pytest.raises(StoppedError):
+        await run_until(action, stop, grace=0.01)
+    assert action.cancelled
+
+
+async def test_after_the_timeout_it_is_cancelled() -> None:
+    action = Endless()
+    with pytest.raises(TimeoutError):
+        await run_until(action, asyncio.Event(), timeout=0.01)
+    assert action.cancelled
+
+
+async def test_work_that_ignores_its_cancellation_is_left_behind() -> None:
+    release, stop = asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> None:
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+
+    stop.set()
+    with pytest.raises(StoppedError):
+        await run_until(stubborn, stop, cleanup=0.01)
+    release.set()
+
+
+async def test_who_is_cancelled_leaves_nothing_running() -> None:
+    action, stop = Endless(), asyncio.Event()
+    waiting = asyncio.create_task(run_until(action, stop))
+    await action.begun.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert action.cancelled
+
 
 POLICY = RetryPolicy(tries=4, total=45, first_wait=1, longest_wait=20)
 
@@ -33,3 +114,62 @@ def test_next_wait(
 )
 def test_an_asked_wait_is_spread_and_capped(asked: float, chance: float, wait: float) -> None:
     assert asked_wait(asked, 900, chance) == pytest.approx(wait, abs=0.1)
+
+
+LOGGER = logging.getLogger("test")
+
+
+class Forge:
+    """A forge that fails so often, with this error."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        self.failures, self.error, self.calls = failures, error, 0
+
+    async def call(self) -> int:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.error
+        return self.calls
+
+
+async def waited(forge: Forge, within: float) -> list[float]:
+    """The waits between the calls."""
+    waits: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        waits.append(seconds)
+
+    await while_unavailable(
+        forge.call,
+        within=within,
+        logger=LOGGER,
+        clock=Clock(sleep=pause, chance=random.Random(1).random),
+    )
+    return waits
+
+
+async def test_it_is_tried_until_the_forge_is_there_with_growing_waits() -> None:
+    waits = await waited(Forge(9, ForgeUnavailableError("down")), within=600)
+    assert len(waits) == 9
+    assert waits[0] <= 1
+    assert 30 <= waits[-1] <= 60
+
+
+async def test_what_the_forge_asks_for_is_waited() -> None:
+    [wait] = await waited(Forge(1, ForgeUnavailableError("limited", retry_after=90)), within=600)
+    assert 90 <= wait <= 91
+
+
+@pytest.mark.parametrize(
+    ("error", "within"),
+    [
+        (ForgeUnavailableError("limited", retry_after=90), 60),
+        (ForgeUnavailableError("down"), 0),
+        (ForgeRefusedError("no"), 600),
+    ],
+)
+async def test_what_waiting_cannot_help_is_raised_at_once(error: Exception, within: float) -> None:
+    forge = Forge(9, error)
+    with pytest.raises(type(error)):
+        await waited(forge, within=within)
+    assert forge.calls == 1

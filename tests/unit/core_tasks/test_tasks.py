@@ -7,18 +7,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from coding_agent_core.agenttask import AgentTask, manifest
+from coding_agent_core.attempts import AttemptInput
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.registry import Platform
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import (
     Item,
     Origin,
+    RunnerName,
     TaskRequest,
     Trigger,
+    item_of,
     new_uuid,
     parse_time,
     task_name,
 )
+
+from tests.fixtures.deliveries import asked
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")  # RFC 1123
@@ -167,3 +174,82 @@ def test_what_is_no_task_is_refused_by_field(data: Any, named: str) -> None:
 )
 def test_time_stamps_of_both_forges(text: object, expected: datetime | None) -> None:
     assert parse_time(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "project_id", "item"),
+    [
+        ("https://github.com/octo/demo/issues/7", None, "github|github.com|octo/demo|issue|7"),
+        ("https://github.com/octo/demo/pull/8/files?w=1", None, "github|github.com|octo/demo|change|8"),
+        (" https://GHE.example.com:8443/Octo/demo.js/issues/7/ ", None,
+         "github|ghe.example.com:8443|octo/demo.js|issue|7"),
+        ("https://gitlab.com/group/project/-/issues/7", 4242, "gitlab|gitlab.com|4242|issue|7"),
+        ("https://g.example.com/a/b/c/-/work_items/7#note_1", 4242, "gitlab|g.example.com|4242|issue|7"),
+        ("https://gitlab.com/group/sub/-/merge_requests/9/diffs", 4242, "gitlab|gitlab.com|4242|change|9"),
+    ],
+)  # fmt: skip
+def test_the_item_of_an_address(url: str, project_id: int | None, item: str) -> None:
+    assert item_of(url, project_id).identity == item
+
+
+@pytest.mark.parametrize(
+    ("url", "project_id", "sentence"),
+    [
+        ("octo/demo#7", None, "not the address"),
+        ("https://github.com/octo/demo", None, "not the address"),
+        ("https://github.com/octo/demo/issues/seven", None, "not the address"),
+        ("https://github.com/octo/demo/-/issues/7", None, "not the address"),
+        ("https://github.com/octo/demo/issues/7", 4242, "for GitLab"),
+    ],
+)
+def test_what_is_none_is_said_with_the_remedy(url: str, project_id: int | None, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        item_of(url, project_id)
+
+
+def test_the_host_decides_where_platforms_have_the_same_addresses() -> None:
+    url = "https://code.example.com/octo/demo/issues/7"
+    assert item_of(url, hosts={"code.example.com": Platform.GITHUB}).platform is Platform.GITHUB
+    with pytest.raises(ValueError, match="not the address"):
+        item_of(url, hosts={"code.example.com": Platform.GITLAB})
+
+
+def test_gitlab_without_the_id_is_known_by_its_path() -> None:
+    item = item_of("https://gitlab.com/Group/Project/-/issues/7")
+    assert item.identity == "gitlab|gitlab.com|group/project|issue|7"
+
+
+@pytest.mark.parametrize(
+    ("labels", "runner"),
+    [
+        ((), None),
+        (("coding agent", "bug"), None),
+        (("coding agent: codex", "bug"), RunnerName.CODEX),
+        (("Coding Agent: Codex",), RunnerName.CODEX),
+        (("coding agent: other",), None),
+        (("another bot: codex",), None),
+        (("coding agent: opencode", "coding agent: codex"), RunnerName.CODEX),
+    ],
+)
+def test_a_label_after_our_own_names_the_coding_agent(
+    labels: tuple[str, ...], runner: RunnerName | None
+) -> None:
+    assert Labels().runner(labels) is runner
+
+
+def test_every_coding_agent_has_a_label_that_asks_for_it() -> None:
+    labels = Labels(bot_label="robot")
+    assert labels.triggers == {"robot", *(f"robot: {name}" for name in RunnerName)}
+    assert [labels.trigger(labels.runner({label})) for label in sorted(labels.triggers)] == sorted(
+        labels.triggers
+    )
+
+
+@pytest.mark.parametrize("runner", [None, RunnerName.CODEX])
+def test_the_choice_is_kept_from_the_label_to_the_attempt(runner: RunnerName | None) -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    request = asked().model_copy(update={"runner": runner})
+    assert AgentTask.of(manifest(request, run=1)).spec.runner is runner
+    queued = QueuedTask(request=request, uuid="u")
+    given = AttemptInput(task=queued, max_attempts=1, timeout_seconds=1).to_json()
+    assert AttemptInput.from_json(given, now=now).task == queued

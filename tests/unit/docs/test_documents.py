@@ -12,6 +12,7 @@ from coding_agent_core.reasons import REASONS, PodReason, ReasonClass
 from coding_agent_core.settings.load import load_settings
 from coding_agent_docs import write
 from coding_agent_docs.blocks import SHELLS, Block, blocks, script
+from coding_agent_docs.links import anchors, dead_links
 from coding_agent_docs.paths import DOCS, ROOT, pages
 from coding_agent_docs.settings_reference import undocumented
 from kubectl_agenttask.__main__ import parser as plugin
@@ -155,3 +156,19 @@ def test_no_example_replaces_the_whole_system_prompt_with_a_sentence() -> None:
     ]
     taught = [str(file) for file in files if re.search(r"system_prompt: *\S", file.read_text())]
     assert taught == []
+
+
+def test_no_link_of_a_page_is_dead() -> None:
+    assert {str(page): dead for page in pages() if (dead := list(dead_links(page)))} == {}
+
+
+def test_what_is_dead(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# There\n## It is `x.y`, too\n## There\n```\n# not a heading\n```\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](there.md) [b](there.md#there-1) [c](there.md#it-is-xy-too) [d](https://example.com/x)\n"
+        "`[e](no.md)`\n"
+        "[f](gone.md) [g](there.md#gone) ![h](gone.png) [i](#gone)\n"
+    )
+    assert list(dead_links(page)) == ["gone.md", "there.md#gone", "gone.png", "#gone"]
+    assert anchors(tmp_path / "there.md") == {"there", "there-1", "it-is-xy-too"}

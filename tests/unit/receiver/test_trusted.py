@@ -1,13 +1,16 @@
 """Whether an event shows that neither a fork nor a stranger wrote the item. The unknown is not trusted."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.events import Accepted, Delivery
+from coding_agent_core.forge.events import Accepted, Delivery, accept
 from coding_agent_core.forge.github import webhook as github
 from coding_agent_core.forge.gitlab import webhook as gitlab
+from coding_agent_core.forge.payload import Fields
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.tasks import TaskRequest
+from coding_agent_core.registry import Platform
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trust
 
 from tests.fixtures.deliveries import NOW, github_issue, github_pull_request, gitlab_issue, settings
 from tests.fixtures.deliveries import gitlab_merge_request as merge_request
@@ -130,3 +133,26 @@ def test_an_issue_on_gitlab(level: int | None, trusted: bool) -> None:
 def test_a_merge_request(source: int | None, level: int, trusted: bool) -> None:
     payload = merge_request(source_project_id=source, target_project_id=14)
     assert on_gitlab(payload, "Merge Request Hook", visibility_level=level) is trusted
+
+
+ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
+LABELED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("age", "origin"),
+    [(-30, Origin.WEBHOOK), (2, Origin.WEBHOOK), (60, Origin.WEBHOOK), (61, Origin.REDELIVERY)],
+)
+def test_origin(age: float, origin: Origin) -> None:
+    subject = Fields({"updated_at": LABELED.isoformat()}, "issue")
+    accepted = accept(
+        ITEM,
+        subject,
+        user="alice",
+        url="",
+        trust=Trust(trusted=False),
+        runner=None,
+        delivered=Delivery("issues", "d"),
+        received_at=LABELED + timedelta(seconds=age),
+    )
+    assert accepted.request.trigger.origin is origin

@@ -14,8 +14,8 @@ from tests.chart.release import CRD, Release
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import until_served
 
-# One CRD for the whole control plane, so one after the other. Time for helm, which may have to be built.
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("agenttask-crd-of-the-chart")]
+# Time for helm, which may have to be built.
+pytestmark = pytest.mark.timeout(900)
 
 REQUIRED = yaml.safe_load((CHART / "ci" / "required-values.yaml").read_text())
 FIRST = CHART.parents[1] / "tests" / "chart" / "first-values.yaml"

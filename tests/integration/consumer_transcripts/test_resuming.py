@@ -24,7 +24,7 @@ async def test_the_next_attempt_goes_on_and_opens_the_one_change(make_place: Mak
         "s3": s3.settings(),
         "link": "https://logs.example/{key}",
     }
-    prices = {"prices": {"scripted": {"input": "2.50", "output": "10"}}}
+    prices = {"prices": {"scripted": {"input": "2.50", "output": "10"}}, "max_retries": 0}
     first = await place.run(place.given(), context_storage=bucket, llm=prices)
     assert first.reason is Reason.MODEL_UNAVAILABLE, first
     assert "called write_file" in first.tail

@@ -217,7 +217,9 @@ def _report(item: RaceItem, story: Story, lines: Sequence[str]) -> str:
 @pytest.mark.parametrize(
     ("count", "mode", "flavour"),
     [
-        (6, "kubernetes", "gitlab"),
+        pytest.param(
+            6, "kubernetes", "gitlab", marks=pytest.mark.xdist_group("control-plane-of-the-operator")
+        ),
         (6, "memory", "github"),
         *(
             pytest.param(40, *race, marks=pytest.mark.long)
@@ -232,10 +234,9 @@ def test_every_label_that_stays_has_its_run_and_no_other_label_has_one(
     Race(start, mode, [open_forge(flavour)], count).run()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "mode", ["memory", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("rabbitmq", "kubernetes"))]
-)
+@pytest.mark.parametrize("mode", ["memory", "kubernetes"])
 def test_a_forge_that_is_down_keeps_nobody_waiting_on_the_other(
     open_forge: OpenForge, start: Start, mode: str
 ) -> None:

@@ -3,12 +3,11 @@
 import json
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -56,21 +55,17 @@ class Place:
     Attributes:
         first: what the receiver answers the first time, though it has made the task.
         refused: the status that the API server answers the first request of each kind, though it has obeyed.
-        away: the receiver answers nothing but 503.
     """
 
     def __init__(self) -> None:
         self.first: tuple[int, dict[str, Any]] | None = None
         self.again = {"status": "duplicate", "task": TASK}
         self.refused = 0
-        self.away = False
         self.task: dict[str, Any] | None = None
         self.asked: list[str] = []
 
     def receiver(self, _: str, body: bytes) -> tuple[int, dict[str, Any]]:
         self.asked.append("POST")
-        if self.away:
-            return 503, {"status": "error"}
         if self.task is not None:
             return 200, self.again
         payload = json.loads(body)
@@ -121,12 +116,6 @@ def selftest(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         yield module
 
 
-def test_a_webhook_becomes_a_task_which_is_removed(selftest: ModuleType, place: Place) -> None:
-    assert selftest.main() == 0
-    assert place.asked == ["POST", "GET", "DELETE"]
-    assert place.task is None
-
-
 def test_a_task_whose_answer_was_lost_is_found_and_removed(selftest: ModuleType, place: Place) -> None:
     place.first = (503, {"status": "error", "reason": "the queue did not answer in time"})
     assert selftest.main() == 0
@@ -157,15 +146,3 @@ def test_somebody_elses_task_is_left_alone(
     assert "is not the task of this test" in capsys.readouterr().err
     assert place.task is not None
     assert "DELETE" not in place.asked
-
-
-def test_a_receiver_that_stays_away_is_waited_for_no_longer_than_the_limit(
-    selftest: ModuleType, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seconds = iter([0.0, selftest.DEADLINE_S - 1, selftest.DEADLINE_S + 1])
-    clock = SimpleNamespace(time=time.time, monotonic=lambda: next(seconds), sleep=lambda _: None)
-    monkeypatch.setattr(selftest, "time", clock)
-    place.away = True
-    with pytest.raises(SystemExit, match="the receiver answered 503"):
-        selftest.main()
-    assert place.asked == ["POST", "POST"]

@@ -197,7 +197,7 @@ class KueueFleet(Fleet):
 
 
 _SETTINGS = settings(
-    max_examples=120,
+    max_examples=80,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
@@ -206,4 +206,4 @@ _SETTINGS = settings(
 TestFleet = Fleet.TestCase
 TestFleet.settings = _SETTINGS
 TestKueueFleet = KueueFleet.TestCase
-TestKueueFleet.settings = settings(_SETTINGS, max_examples=60)
+TestKueueFleet.settings = settings(_SETTINGS, max_examples=40)

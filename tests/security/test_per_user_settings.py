@@ -30,8 +30,6 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.settings.llm import LLM
 from coding_agent_core.settings.model import Settings
 from coding_agent_user_config.__main__ import ApiKey, user_config_app
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
 
@@ -293,39 +291,6 @@ async def test_no_spelling_of_an_address_gets_a_key_that_is_not_for_it(
 
 
 DEFAULT_KEY = {"llm": {"openai": {"api_key": DEFAULT}}}
-ANY = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
-    max_leaves=8,
-)
-ADDRESS = st.sampled_from([*SPELLINGS, EVIL, EVIL])
-KEYS = st.sampled_from(
-    ["own-key", "own-key", "${OPENAI_API_KEY}", "own\r\nX-Evil: 1", {}, [""], {"files": []}]
-)
-MODEL = {"model": st.sampled_from(["m", "${OPENAI_API_KEY}"])}
-PROVIDER = st.fixed_dictionaries({}, optional={"base_url": ADDRESS, "api_key": KEYS, **MODEL})
-LOCAL = st.fixed_dictionaries({}, optional={"base_url": ADDRESS, "endpoint": ADDRESS, **MODEL})
-SECTIONS = {
-    "provider": st.sampled_from([*OURS_BY_PROVIDER, "ollama", "lmstudio"]),
-    **dict.fromkeys(OURS_BY_PROVIDER, PROVIDER),
-    **dict.fromkeys(("ollama", "lmstudio"), LOCAL),
-}
-OTHERS = {"mcp_servers": ANY, "github": st.just({"api_url": EVIL}), "system_prompt": ANY}
-NEAR = st.fixed_dictionaries({"llm": st.fixed_dictionaries({}, optional=SECTIONS)})
-PERSONS = NEAR | st.fixed_dictionaries({}, optional={"llm": ANY, **OTHERS})
-DEFAULTS: list[dict[str, Any]] = [
-    DEFAULT_KEY,
-    {"llm": {"openai": {"base_url": "https://gateway.corp.example/v1", "api_key": DEFAULT}}},
-    {"llm": {"provider": "google", "google": {"api_key": DEFAULT}}},
-]
-
-
-@settings(max_examples=25, suppress_health_check=list(HealthCheck))
-@given(stored=PERSONS, default=st.sampled_from(DEFAULTS), by_file=st.booleans())
-async def test_whatever_a_person_stores_no_secret_leaves_to_an_address_of_theirs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: Any, default: Any, by_file: bool
-) -> None:
-    await check(stored, default, by_file, tmp_path, monkeypatch)
 
 
 @contextmanager

@@ -1,14 +1,11 @@
 """Wall: the receiver. Only the forge makes a task, whatever else a request claims or how it is framed."""
 
 import asyncio
-import hashlib
-import hmac
 from typing import Any
 
 import pytest
 
 from tests.fixtures.deliveries import (
-    SECRET,
     RecordingSink,
     encode,
     github_headers,
@@ -39,14 +36,6 @@ async def test_a_signature_that_is_missing_wrong_malformed_or_not_ascii_is_401(
         response = await receiver.http.post("/webhook/github", content=content, headers=sent)
         assert refusal(response, 401) == "the signature is missing or wrong"
     assert sink.submitted == []
-
-
-async def test_a_request_with_only_the_old_sha1_header_is_401(receiver: Receiver) -> None:
-    headers = github_headers(BODY)
-    del headers["X-Hub-Signature-256"]
-    headers["X-Hub-Signature"] = "sha1=" + hmac.new(SECRET.encode(), BODY, hashlib.sha1).hexdigest()
-    response = await receiver.http.post("/webhook/github", content=BODY, headers=headers)
-    refusal(response, 401)
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong", "\xff\xfe"])

@@ -14,7 +14,6 @@ from tests.chart.helm import CHART, helm, render_text
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("rendered-chart")]
 
 DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
-FIRST = Path(__file__).resolve().parents[2] / "chart" / "first-values.yaml"
 # Given, because a generated secret is another one each time.
 GIVEN = {
     "secrets": {

@@ -21,10 +21,6 @@ REQUIRED = yaml.safe_load((CHART / "ci" / "required-values.yaml").read_text())
 FIRST = CHART.parents[1] / "tests" / "chart" / "first-values.yaml"
 TAKE_FIELDS = ("--force-conflicts",)
 """Other tests on the same control plane put the CRD there with kubectl."""
-KINDS = (
-    "deployments,services,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,"
-    "horizontalpodautoscalers,poddisruptionbudgets,cronjobs"
-)
 TASK = {
     "apiVersion": "coding-agent.dev/v1alpha1",
     "kind": "AgentTask",
@@ -40,7 +36,6 @@ TASK = {
         "trigger": {"origin": "manual", "receivedAt": "2026-01-02T03:04:05Z"},
     },
 }
-Make = Callable[[str], Release]
 
 
 @pytest.fixture
@@ -78,11 +73,6 @@ def columns(release: Release) -> list[str]:
 def webhook_secret(release: Release) -> str:
     data = release.get("secret", "coding-agent-webhook")["data"]["github"]
     return base64.b64decode(data).decode()
-
-
-def objects(release: Release) -> set[tuple[str, str]]:
-    found = release.get(KINDS, "-l", f"app.kubernetes.io/instance={release.name}")["items"]
-    return {(item["kind"], item["metadata"]["name"]) for item in found}
 
 
 def upgrade_as_documented(release: Release, *flags: str) -> None:

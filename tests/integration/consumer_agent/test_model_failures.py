@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,53 +164,6 @@ async def test_a_lost_workspace_ends_the_attempt(running: Running) -> None:
     with model_server(script(call("list_files"))) as server:
         outcome = await running.work(model_settings(server.base_url))
     assert (outcome.reason, outcome.usage.requests) == (Reason.WORKSPACE_FAILED, 1)
-
-
-async def test_a_wrong_key_names_the_setting_and_not_the_key(
-    running: Running, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    wrong = "sk-wrong-9876543210"
-    with model_server(script(finish()), api_key=API_KEY) as server:
-        outcome = await running.work(model_settings(server.base_url, api_key=wrong))
-        host = host_of(server.base_url)
-        expected = f"The model's service at {host} refused our key (HTTP 401): "
-        expected += "check `llm.openai.api_key` (OPENAI_API_KEY)."
-    assert (outcome.reason, outcome.message) == (Reason.MODEL_REFUSED, expected)
-    assert running.waits == []
-    assert wrong not in caplog.text
-
-
-NO_TOOLS = (
-    "The model 'scripted' does not support tool calls, which the agent needs: choose another"
-    " llm.openai.model."
-)
-
-
-@pytest.mark.parametrize(
-    ("failure", "message"),
-    [
-        ({"status": 400, "message": "registry.ollama.ai/gemma:2b does not support tools"}, NO_TOOLS),
-        ({"status": 404, "code": "model_not_found", "message": "no such model"}, "llm.openai.model"),
-    ],
-)
-async def test_a_model_that_does_not_do_names_the_setting(
-    running: Running, failure: dict[str, Any], message: str
-) -> None:
-    with model_server(script({"error": {"times": 0, **failure}})) as server:
-        outcome = await running.work(model_settings(server.base_url))
-        assert len(server.requests) == 1
-    assert outcome.reason is Reason.MODEL_REFUSED
-    assert message in outcome.message
-
-
-async def test_openai_without_a_key_is_a_configuration_error(running: Running) -> None:
-    outcome = await running.work(model_settings("https://api.openai.com/v1", api_key=""))
-    assert outcome.reason is Reason.CONFIGURATION
-    assert "llm.openai.api_key" in outcome.message
-
-
-REPOSITORY = Path(__file__).parents[3]
 
 
 async def test_a_plain_answer_after_work_ends_it_too(running: Running) -> None:

@@ -101,20 +101,6 @@ async def test_a_stopped_attempt_pushes_what_it_has_and_the_next_one_continues_f
     assert [change.head for change in place.system.changes()] == [FIRST], "one change"
 
 
-async def test_the_agents_own_clock_ends_the_attempt_in_time(make_place: MakePlace) -> None:
-    place = make_place("github", script(run("sleep 600"), finish()))
-
-    class Writing(ModelAgent):
-        async def work(self, brief: Brief, workspace: Workspace, **rest: Any) -> Outcome:
-            await workspace.write_file("a.md", "a\n")
-            return await super().work(brief, workspace, **rest)
-
-    outcome = await place.run(place.given(timeout=4), grace=120, make_agent=Writing)
-    assert (outcome.reason, outcome.branch) == (Reason.DEADLINE_EXCEEDED, FIRST)
-    assert "consumer.timeout_seconds" in outcome.message, "the agent's own clock, before the program's"
-    assert place.system.file_at(FIRST, "a.md") == "a\n"
-
-
 async def test_work_is_pushed_while_it_is_done_so_that_a_killed_attempt_leaves_it(
     make_place: MakePlace,
 ) -> None:
@@ -129,21 +115,6 @@ async def test_work_is_pushed_while_it_is_done_so_that_a_killed_attempt_leaves_i
     attempt.cancel()
     with pytest.raises(asyncio.CancelledError):
         await attempt
-
-
-async def test_a_file_that_stays_too_large_is_left_out_and_named(make_place: MakePlace) -> None:
-    spill = run("echo a > a.md; truncate -s 700M data.bin")
-    place = make_place("github", script(spill, *[finish("All is done.")] * 3))
-    outcome = await place.run(place.given())
-    assert (outcome.reason, outcome.branch) == (Reason.COMPLETED, FIRST)
-    assert "data.bin (700 MiB)" in str(place.system.model.requests[2]["messages"][-1]), (
-        "the model hears of it"
-    )
-    assert set(tree(place, FIRST)) == {"a.md", *tree(place, "main")}
-    named = "Files are too large and were left out: data.bin (700 MiB)."
-    assert outcome.summary.startswith(f"All is done.\n\n{named}")
-    [change] = place.open_changes()
-    assert named in change.body
 
 
 async def test_work_on_another_branch_is_no_success_without_a_change(make_place: MakePlace) -> None:

@@ -252,19 +252,6 @@ async def test_the_identities_in_commits_are_the_forges_accounts(world: World) -
     assert await world.forge.commit_identity_of("nobody") is None
 
 
-async def test_a_label_claim_on_github_is_won_by_one(world: World) -> None:
-    if world.platform is Platform.GITLAB:
-        # GitLab tells nobody who was first: whoever was told `True`, the label is off, and others stay.
-        world.server.add_label(REPOSITORY, 1, LABEL)
-        await asyncio.gather(*(world.forge.remove_label(world.issue, LABEL) for _ in range(8)))
-        assert (await world.forge.read(world.issue)).labels == {"bug"}
-        return
-    for _ in range(5):
-        world.server.add_label(REPOSITORY, 1, LABEL)
-        won = await asyncio.gather(*(world.forge.remove_label(world.issue, LABEL) for _ in range(8)))
-        assert sum(won) == 1
-
-
 @both_kinds_the_other_way_round
 async def test_a_reaction_of_our_own_is_put_on_once_and_found_again(world: World, kind: ItemKind) -> None:
     item, forge = await world.some(kind), world.forge

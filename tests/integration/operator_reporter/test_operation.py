@@ -12,7 +12,6 @@ from tests.integration.operator.crash_proxy import proxy_of
 from tests.integration.operator_reporter.process import Reporter, account, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
 
-ROOT = Path(__file__).parents[3]
 Start = Callable[..., Reporter]
 pytestmark = pytest.mark.parametrize("flavour", ["github"])
 

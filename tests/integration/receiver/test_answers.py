@@ -8,22 +8,11 @@ from coding_agent_core.queues.memory import MemoryQueue
 from tests.fixtures.deliveries import (
     RecordingSink,
     github_issue,
-    gitlab_issue,
     settings,
 )
 from tests.fixtures.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-async def test_an_accepted_event_is_answered_with_the_name_of_its_task(
-    receiver: Receiver, sink: RecordingSink
-) -> None:
-    response = await receiver.github(github_issue())
-    assert response.status_code == 200
-    assert response.json() == {"status": "success", "task_queued": True, "task": response.json()["task"]}
-    assert response.json()["task"].startswith("octo-repo-issue-7-")
-    assert len(sink.submitted) == 1
 
 
 async def test_a_redelivery_is_answered_as_a_duplicate_with_the_same_task(
@@ -94,17 +83,3 @@ async def test_a_person_who_takes_the_label_off_cancels_the_task(
     response = await receiver.github(github_issue("unlabeled"), delivery="d-2")
     assert (response.status_code, response.json()) == (200, {"status": "cancelled", "task": task})
     assert sink.withdrawn[0].reason == "the issue lost the label 'coding agent'"
-
-
-async def test_a_gitlab_event_is_answered_by_what_it_means(receiver: Receiver) -> None:
-    assert (await receiver.gitlab(gitlab_issue())).json()["status"] == "success"
-    assert (await receiver.gitlab(gitlab_issue(changes={}))).json()["status"] == "ignored"
-
-
-async def test_closing_an_item_without_a_task_is_ignored(receiver: Receiver) -> None:
-    response = await receiver.github(github_issue("closed", None))
-    assert response.status_code == 200
-    assert response.json() == {
-        "status": "ignored",
-        "reason": "the issue was closed, but the item has no task",
-    }

@@ -2,19 +2,14 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from coding_agent_forge import ForgeServer
 
-from tests.fixtures.forge import PERSON_TOKEN, REPOSITORY, client, commit, git, push_fix
+from tests.fixtures.forge import REPOSITORY, commit, git, push_fix
 from tests.fixtures.github_webhook_schema import validate_payload
 from tests.fixtures.gitlab_webhook_schema import validate_event
 from tests.fixtures.hook_receiver import HookReceiver, Received
-
-SECRET = "a secret of the test"
-PROJECT = "/projects/acme%2Fpricing"
-ID = {"github": "x-github-delivery", "gitlab": "idempotency-key"}
 
 
 @pytest.fixture(params=["github", "gitlab"])
@@ -146,33 +141,3 @@ def test_reviews_and_checks_are_told_as_the_vendor_does(
             validate_payload(entry.headers["x-github-event"], entry.payload)
         else:
             validate_event(entry.payload)
-
-
-def test_a_failed_delivery_is_logged_and_sent_again_under_the_same_id(
-    forge: ForgeServer, hook_receiver: HookReceiver
-) -> None:
-    hook = forge.add_hook(REPOSITORY, hook_receiver.url, SECRET)
-    forge.add_hook(REPOSITORY, "http://127.0.0.1:1/hook")  # nobody is there
-    hook_receiver.status = 503
-    forge.add_label(REPOSITORY, 1, "coding agent")
-    [first] = hook_receiver.wait_for_count(1)
-    forge.wait_for(forge.sandbox.deliveries.all_ended)
-    assert sorted(entry.status_code for entry in forge.sandbox.deliveries.log) == [502, 503]
-    hook_receiver.status = 200
-
-    shown: Any
-    with client(forge, PERSON_TOKEN) as api:
-        if forge.flavour == "github":
-            deliveries = f"/repos/{REPOSITORY}/hooks/{hook}/deliveries"
-            [failed] = shown = api.get(f"{deliveries}?status=failure").json()
-            assert (failed["status_code"], failed["redelivery"]) == (503, False)
-            assert api.post(f"{deliveries}/{failed['id']}/attempts").status_code == 202
-        else:
-            [failed] = shown = api.get(f"{PROJECT}/hooks/{hook}/events").json()
-            resend = f"{PROJECT}/hooks/{hook}/events/{failed['id']}/resend"
-            assert api.post(resend).status_code == 201
-
-    second = hook_receiver.wait_for_count(2)[1]
-    assert second.headers[ID[forge.flavour]] == first.headers[ID[forge.flavour]]
-    assert second.body == first.body
-    assert SECRET not in str(shown)

@@ -23,7 +23,6 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from tests.fixtures.workspace import FolderWorkspace
 
 SETTINGS = Settings.model_validate({"llm": {"openai": {"base_url": "http://model.test/v1"}, "stream": False}})
-Answer = Callable[[list[ModelMessage], AgentInfo], ModelResponse]
 
 
 async def work(

@@ -13,7 +13,6 @@ from coding_agent_core.kubernetes.connections import Connections, Response
 from coding_agent_core.kubernetes.transport import Access
 from kubernetes.aio import client
 
-Serve = Callable[["Server", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nRetry-After: 7\r\n\r\nhi"
 
 

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from tests.unit.core_reporting import making
 
 BOT, PROCESSING, DONE, FAILED = "coding agent", "coding agent processing", "coding agent done", "failed"
-AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def report(phase: Phase, **more: Any) -> Report:

@@ -17,7 +17,6 @@ from coding_agent_core.forge.github.redelivery import (
 )
 from coding_agent_core.forge.values import ItemState, LabelEvent
 from coding_agent_core.settings.load import load_settings
-from coding_agent_core.settings.model import Settings
 
 from tests.fixtures.deliveries import NOW
 
@@ -115,11 +114,6 @@ def test_a_missed_label_is_withdrawn_only_by_a_person(
 def test_only_webhooks_to_our_address_are_ours() -> None:
     mine, other = Hook("/1", URL, "one"), Hook("/2", "https://other.example.com/webhook/github", "two")
     assert ours([mine, other], URL + "/") == [mine]
-
-
-def configured(**more: object) -> Settings:
-    redelivery = {"repositories": ["acme/pricing"], "webhook_url": URL}
-    return Settings.model_validate({"github": {"redelivery": redelivery}, **more})
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,6 @@ def with_profile(name: str | None) -> dict[str, Any]:
     return dict(jsonpatch.apply_patch(config, patches))
 
 
-def documents(path: str) -> list[dict[str, Any]]:
-    """The objects in a file of manifests."""
-    return list(yaml.safe_load_all((ROOT / path).read_text(encoding="utf-8")))
-
-
 WITH = pytest.mark.parametrize("profile", [None, *PROFILES])
 
 

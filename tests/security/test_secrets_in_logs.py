@@ -42,9 +42,7 @@ def test_log_lines_and_tracebacks_are_without_secrets(form: str) -> None:
         assert secret not in text
 
 
-def test_a_secret_that_was_replaced_is_taken_out_like_the_one_before_it(
-    tmp_path: Path,
-) -> None:
+def test_a_secret_that_was_replaced_is_taken_out_like_the_one_before_it(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN)
     settings = Settings.model_validate({"github": {"personal_access_token": {"files": [str(file)]}}})

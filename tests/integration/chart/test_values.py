@@ -197,3 +197,34 @@ def test_the_programs_take_the_config_yaml_that_is_made(values: Path, tmp_path: 
     assert job.config_map == "coding-agent"
     assert job.service_account == "coding-agent-attempt"
     assert settings.limits.of("github.com", "selftest.invalid/helm-test") == 0
+
+
+# Time for helm, which may have to be built first.
+
+PLATFORM, TEAM, EVERYWHERE = (
+    CHART / "ci" / f"{name}-values.yaml" for name in ("platform", "team", "cluster-wide")
+)
+ROLE = Path(__file__).parents[3] / "operator" / "deploy" / "role.yaml"
+
+
+def test_both_releases_share_no_object_and_the_rights_are_one_source() -> None:
+    platform, team = render(PLATFORM, namespace="platform"), render(TEAM, namespace="team-a")
+
+    def keys(objects: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
+        return {(o["kind"], o["metadata"].get("namespace", ""), o["metadata"]["name"]) for o in objects}
+
+    assert keys(platform) & keys(team) == set()
+    assert not [o for o in team if "operator" in o["metadata"]["name"]]
+    given = next(d["rules"] for d in yaml.safe_load_all(ROLE.read_text()) if d["kind"] == "Role")
+    roles = {
+        o["metadata"]["namespace"]: o
+        for o in platform
+        if o["kind"] == "Role" and "operator" in o["metadata"]["name"]
+    }
+    assert set(roles) == {"platform", "team-a", "team-b"}
+    assert all(role["rules"] == given for role in roles.values())
+    cluster = render(EVERYWHERE, namespace="platform")
+    assert one(cluster, "ClusterRole", "coding-agent-operator-platform")["rules"] == given
+    cluster_wide = {o["kind"] for o in platform if "namespace" not in o["metadata"]}
+    policies = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+    assert cluster_wide == {"CustomResourceDefinition", "ClusterRole", *policies}

@@ -106,35 +106,6 @@ async def test_malformed_answers_in_a_row_end_the_attempt(
     assert ("json" in said.lower()) is ("raw_arguments" in str(turn)), "it is told what was wrong"
 
 
-@pytest.mark.parametrize(
-    ("turns", "asked", "reason", "message"),
-    [
-        (
-            *([call("write_file", path=f"{n}.txt", content="x") for n in range(9)], 3, Reason.TOOL_FAILING),
-            "The agent's tool `write_file` failed 3 times in a row; the last error was: The disk is full.",
-        ),
-        (
-            *([call("run_command", command="echo same")] * 9, 5, Reason.LIMIT_REACHED),
-            "repeated the same step 5 times with the same result (`run_command`)",
-        ),
-        (
-            *([call("run_command", command=f"echo {n}") for n in range(9)], 6, Reason.LIMIT_REACHED),
-            "max_llm_process_num",
-        ),
-    ],
-    ids=["a tool that fails", "an endless loop", "many requests"],
-)
-async def test_work_that_leads_nowhere_is_ended(
-    running: Running, turns: list[dict[str, Any]], asked: int, reason: Reason, message: str
-) -> None:
-    running.workspace.refuse = "The disk is full." if reason is Reason.TOOL_FAILING else None
-    with model_server(script(*turns)) as server:
-        outcome = await running.work(model_settings(server.base_url, max_llm_process_num=6))
-        assert len(server.requests) == asked == outcome.usage.requests
-    assert outcome.reason is reason
-    assert message in outcome.message
-
-
 async def test_a_stop_ends_a_running_tool_within_seconds(running: Running) -> None:
     with model_server(script(call("run_command", command="sleep 60"))) as server:
         work = asyncio.create_task(running.work(model_settings(server.base_url)))

@@ -129,10 +129,7 @@ class AttemptPlace:
     def settings(self, **sections: Any) -> Settings:
         """As in the pod's configuration."""
         base: dict[str, Any] = {
-            self.system.flavour: {
-                "api_url": self.system.forge.api_url,
-                "personal_access_token": BOT_TOKEN,
-            },
+            self.system.flavour: {"api_url": self.system.forge.api_url, "personal_access_token": BOT_TOKEN},
             "llm": {
                 "openai": {"base_url": self.system.model.base_url, "api_key": MODEL_KEY, "model": "scripted"},
                 "max_retries": 0,

@@ -261,13 +261,7 @@ async def test_it_is_stopped_at_the_next_push_and_overwrites_nothing(make_place:
 
     class Overtaken(ModelAgent):
         async def work(
-            self,
-            brief: Brief,
-            workspace: Workspace,
-            *,
-            stop: asyncio.Event,
-            timeout: float,
-            on_step: OnStep,
+            self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
         ) -> Outcome:
             await workspace.write_file("a.md", "a\n")
             await on_step(Step(1, "tool", "wrote a.md"))

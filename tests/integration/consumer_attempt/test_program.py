@@ -75,8 +75,7 @@ def test_what_is_wrong_with_input_or_configuration_is_said_in_a_sentence(
     }
     config.write_text(yaml.safe_dump(over(whole, changes)))
     code = attempt_program.run_attempt(
-        config,
-        {"CODING_AGENT_TASK": json.dumps(TASK), "TERMINATION_LOG": str(last_words), **environment},
+        config, {"CODING_AGENT_TASK": json.dumps(TASK), "TERMINATION_LOG": str(last_words), **environment}
     )
     outcome = Outcome.from_termination_message(last_words.read_text())
     assert outcome is not None

@@ -60,19 +60,6 @@ async def test_a_change_is_committed_and_pushed_without_any_checkout(
     assert not list((tmp_path / "agent").rglob("calc.py"))
 
 
-async def test_the_next_attempt_resumes_from_the_pushed_branch(git_server: GitServer, tmp_path: Path) -> None:
-    first = await clone(git_server, tmp_path / "one")
-    done = await first.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
-    await first.push()
-    second = await clone(git_server, tmp_path / "two")
-    assert second.resumed
-    assert second.start_point == done
-    await second.commit(patch_of(git_server, {"b.txt": "2\n"}, start=BRANCH), "Two", AUTHOR)
-    await second.push()
-    names = git(git_server.root / "sample.git", "ls-tree", "--name-only", BRANCH).split()
-    assert {"a.txt", "b.txt"} <= set(names)
-
-
 async def test_a_later_patch_of_the_same_attempt_follows_the_first_commit(
     git_server: GitServer, tmp_path: Path
 ) -> None:

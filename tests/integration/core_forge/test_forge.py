@@ -44,11 +44,7 @@ async def test_labels_go_on_and_off_one_by_one(world: World, kind: ItemKind) -> 
 async def test_a_change_is_read_with_its_branch(world: World) -> None:
     details = await world.forge.read(await world.change())
     assert (details.title, details.body, details.open) == ("Fix it", "For you", True)
-    assert (details.base_branch, details.head_branch, details.head_repository) == (
-        "main",
-        BRANCH,
-        REPOSITORY,
-    )
+    assert (details.base_branch, details.head_branch, details.head_repository) == ("main", BRANCH, REPOSITORY)
     assert details.head_sha is not None
     assert len(details.head_sha) == 40
 

@@ -52,11 +52,7 @@ class Place:
 
     def environment(self, kubeconfig: Path) -> dict[str, str]:
         """What makes a program use this namespace."""
-        return {
-            "QUEUE_BACKEND": "kubernetes",
-            "POD_NAMESPACE": self.namespace,
-            "KUBECONFIG": str(kubeconfig),
-        }
+        return {"QUEUE_BACKEND": "kubernetes", "POD_NAMESPACE": self.namespace, "KUBECONFIG": str(kubeconfig)}
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """The AgentTasks by name."""

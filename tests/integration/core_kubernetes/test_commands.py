@@ -5,12 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.issue_commands import (
-    CommandName,
-    CommandStored,
-    IssueCommand,
-    stored_commands,
-)
+from coding_agent_core.issue_commands import CommandName, CommandStored, IssueCommand, stored_commands
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.settings.attempt_settings import Consumer

@@ -3,15 +3,14 @@
 import asyncio
 import random
 from collections.abc import Callable
-from datetime import timedelta
 
 import httpx
-from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, AgentTask, manifest
+from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.settings.attempt_settings import Consumer
-from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Trigger, parse_time, task_name
+from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Trigger, task_name
 
 from tests.fixtures.deliveries import issue
 from tests.fixtures.system import Program
@@ -115,35 +114,6 @@ async def test_each_relabel_is_one_new_run_after_success_after_failure_and_durin
         **{task_name(item(number)): (1, number == 3) for number in (1, 2, 3)},
         **{task_name(item(number), 2): (2, False) for number in (1, 2, 3)},
     }
-
-
-async def test_an_unlabel_cancels_and_one_that_is_older_than_the_last_label_does_not(
-    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
-) -> None:
-    port = start_receiver().port()
-    name = task_name(item(7))
-    assert results([await Labeling(7, "a", now(0)).send(http, port)]) == {"success": 1}
-    # The label was taken off and put on again; the second labeling arrives first.
-    again = now(20)
-    assert results([await Labeling(7, "c", again).send(http, port)]) == {"duplicate": 1}
-    assert parse_time(place.task(name)["metadata"]["annotations"][ANNOTATION_LABELED_AT]) == again
-    late = Labeling(7, "b", again - timedelta(seconds=10), "unlabeled")
-    assert results([await late.send(http, port)]) == {"ignored": 1}
-    assert place.task(name)["spec"]["cancel"] is False
-
-    assert results([await Labeling(7, "d", now(30), "unlabeled").send(http, port)]) == {"cancelled": 1}
-    assert place.task(name)["spec"]["cancel"] is True
-
-
-async def test_a_task_without_its_labels_is_found_by_its_name(
-    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
-) -> None:
-    port = start_receiver().port()
-    assert results([await Labeling(7, "a", now(0)).send(http, port)]) == {"success": 1}
-    name = task_name(item(7))
-    place.plane.kubectl("-n", place.namespace, "label", "agenttask", name, "coding-agent.dev/item-")
-    assert results([await Labeling(7, "b", now(5)).send(http, port)]) == {"duplicate": 1}
-    assert list(place.tasks()) == [name]
 
 
 async def test_an_item_whose_name_a_task_of_another_item_has_gets_its_task_all_the_same(

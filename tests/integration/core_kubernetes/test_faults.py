@@ -58,10 +58,7 @@ async def recovers(http: httpx.AsyncClient, port: int) -> None:
 
 @pytest.mark.long
 async def test_an_api_server_that_is_killed_or_stands_still_is_503_in_5_s_until_it_is_back(
-    chaos_plane: PlaneUnderTest,
-    place: Place,
-    start_receiver: Callable[..., Program],
-    http: httpx.AsyncClient,
+    chaos_plane: PlaneUnderTest, place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
 ) -> None:
     port = start_receiver().port()
     first, second = Labeling(1, "a", now()), Labeling(2, "b", now())
@@ -81,10 +78,7 @@ async def test_an_api_server_that_is_killed_or_stands_still_is_503_in_5_s_until_
 
 
 async def test_a_receiver_killed_between_create_and_answer_leaves_one_task(
-    place: Place,
-    start_receiver: Callable[..., Program],
-    api_proxy: ApiProxy,
-    http: httpx.AsyncClient,
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
 ) -> None:
     doomed = start_receiver(place.account(api_proxy.url))
     port = doomed.port()
@@ -104,10 +98,7 @@ async def test_a_receiver_killed_between_create_and_answer_leaves_one_task(
 
 
 async def test_an_answer_that_is_lost_is_no_reason_for_a_second_task(
-    place: Place,
-    start_receiver: Callable[..., Program],
-    api_proxy: ApiProxy,
-    http: httpx.AsyncClient,
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
 ) -> None:
     port = start_receiver(place.account(api_proxy.url)).port()
     api_proxy.rule = Answers([504], method="POST", after=True)
@@ -118,10 +109,7 @@ async def test_an_answer_that_is_lost_is_no_reason_for_a_second_task(
 
 
 async def test_a_busy_api_server_is_asked_again_when_it_says_if_that_is_soon_enough(
-    place: Place,
-    start_receiver: Callable[..., Program],
-    api_proxy: ApiProxy,
-    http: httpx.AsyncClient,
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
 ) -> None:
     port = start_receiver(place.account(api_proxy.url)).port()
     await recovers(http, port)
@@ -141,10 +129,7 @@ async def test_a_busy_api_server_is_asked_again_when_it_says_if_that_is_soon_eno
 
 
 async def test_a_changed_crd_refuses_no_late_event(
-    place: Place,
-    start_receiver: Callable[..., Program],
-    api_proxy: ApiProxy,
-    http: httpx.AsyncClient,
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
 ) -> None:
     """For seconds after each change of the CRD the API server lists nothing, but gets single objects."""
     port = start_receiver(place.account(api_proxy.url)).port()
@@ -173,10 +158,7 @@ async def without_cache(request: web.Request, forward: Forward) -> web.StreamRes
 
 
 async def test_an_answer_that_is_not_kubernetes_is_503(
-    place: Place,
-    start_receiver: Callable[..., Program],
-    api_proxy: ApiProxy,
-    http: httpx.AsyncClient,
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
 ) -> None:
     async def captive(*_: object) -> web.StreamResponse:
         return web.Response(text="<html>Please log in</html>", content_type="text/html")
@@ -190,10 +172,7 @@ async def test_an_answer_that_is_not_kubernetes_is_503(
 
 
 async def test_a_duplicate_that_meets_a_cancel_is_decided_again(
-    place: Place,
-    start_receiver: Callable[..., Program],
-    api_proxy: ApiProxy,
-    http: httpx.AsyncClient,
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
 ) -> None:
     port = start_receiver(place.account(api_proxy.url)).port()
     assert results([await Labeling(7, "a", now()).send(http, port)]) == {"success": 1}

@@ -10,10 +10,7 @@ import pytest
 import yaml
 from coding_agent_cluster.network import free_ports
 from coding_agent_consumer.attempt_egress import denials, egress_proxy, proxy_variables
-from coding_agent_consumer.per_user import settings_for
 from coding_agent_core.egress import Denial, Role, user_name, variables
-from coding_agent_core.registry import Platform
-from coding_agent_core.settings.model import Settings
 
 from tests.fixtures.egress import EgressProxy, StartEgress
 from tests.fixtures.system import until
@@ -72,18 +69,6 @@ def test_only_our_own_proxy_counts(proxy: EgressProxy) -> None:
     assert egress_proxy(agent) == agent["HTTP_PROXY"]
     assert proxy_variables({**agent, "GITHUB_TOKEN": "t"}) == agent
     assert proxy_variables({"HTTP_PROXY": "http://proxy.example.com:3128"}) == {}
-
-
-async def test_settings_of_a_person_are_asked_for_through_the_proxy(
-    proxy: EgressProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in proxy.variables("people-1", Role.AGENT).items():
-        monkeypatch.setenv(name, value)
-    settings = Settings.model_validate(
-        {"user_config_api": {"enabled": True, "url": "http://people.invalid:8080"}}
-    )
-    await settings_for(settings, Platform.GITHUB, "alice")
-    until(lambda: proxy.denials("people-1") == {"people.invalid:8080": 1}, "the proxy was asked")
 
 
 @pytest.mark.parametrize(

@@ -275,12 +275,7 @@ BEHIND = "gitlab", -120.0, {"dropped": 0.3}
 @pytest.mark.timeout(700)
 @pytest.mark.parametrize(
     ("mode", "flavour", "clock_ahead", "deliveries"),
-    [
-        ("kubernetes", *AHEAD),
-        ("kubernetes", *BEHIND),
-        ("rabbitmq", *AHEAD),
-        ("memory", *BEHIND),
-    ],
+    [("kubernetes", *AHEAD), ("kubernetes", *BEHIND), ("rabbitmq", *AHEAD), ("memory", *BEHIND)],
     ids=str,
 )
 def test_it_holds_with_another_clock_and_whatever_happens_to_the_deliveries(

@@ -4,8 +4,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from coding_agent_cluster.access import KubectlError
 from coding_agent_core.reasons import Reason
 
 from tests.integration.operator.pod_driver import PodDriver, reported
@@ -108,16 +106,6 @@ def test_explain_teaches(world: World) -> None:
         text = world.plane.kubectl("explain", f"agenttask.{part}", "--recursive")
         assert text == (EXPLAINED / f"{part}.txt").read_text(), f"kubectl explain agenttask.{part}"
     assert "Set to true to stop the task for good" in world.plane.kubectl("explain", "agenttask.spec.cancel")
-
-
-def test_a_cancelled_task_cannot_be_brought_back_nor_changed(world: World) -> None:
-    name = world.create(7)
-    kubectl = ["-n", world.namespace, "patch", "agt", name, "--type=merge", "-p"]
-    world.plane.kubectl(*kubectl, '{"spec":{"cancel":true}}')
-    with pytest.raises(KubectlError, match="cannot be resumed"):
-        world.plane.kubectl(*kubectl, '{"spec":{"cancel":false}}')
-    with pytest.raises(KubectlError, match="immutable"):
-        world.plane.kubectl(*kubectl, '{"spec":{"maxAttempts":9}}')
 
 
 def table(text: str) -> list[list[str]]:

@@ -1,6 +1,5 @@
 """One operator for several teams' namespaces (`operator.namespaces`), from a namespace of its own."""
 
-import asyncio
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -9,10 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import NOT_ENDED
-from coding_agent_core.kubernetes.transport import Access as Find
-from coding_agent_core.kubernetes.transport import ApiServer
-from coding_agent_operator.cluster import Cluster, namespaces_with_tasks
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.job_count import JobCount
@@ -180,32 +175,6 @@ def test_with_a_star_it_lets_go_of_namespaces_that_went_or_have_no_task(platform
         )
     emptied.until_phase(emptied.create(2), "Succeeded")
     alive(emptied, process)
-
-
-def test_namespaces_are_listed_page_by_page(platform: Platform, tmp_path: Path) -> None:
-    teams = [platform.team(), platform.team()]
-    for team in teams:
-        for number in (1, 2, 3):
-            team.create(number)
-    kubeconfig = platform_account(platform.plane, platform.home, ["*"], tmp_path)
-
-    async def listed(*arguments: Any) -> tuple[set[str], bool, bool]:
-        server = await ApiServer.connect(Find(str(kubeconfig)), 10, role="")
-        try:
-            return (
-                await namespaces_with_tasks(server, *arguments),
-                await Cluster(server, teams[0].namespace).has_tasks(),
-                await Cluster(server, platform.home).has_tasks(),
-            )
-        finally:
-            await server.aclose()
-
-    found, some, none = asyncio.run(listed("", 2))
-    assert {team.namespace for team in teams} <= found
-    assert platform.home not in found
-    assert (some, none) == (True, False)
-    active = {team.namespace for team in teams} & asyncio.run(listed(NOT_ENDED))[0]
-    assert len(active) == 2
 
 
 def test_a_teams_own_operator_and_the_platforms_never_act_together(platform: Platform) -> None:

@@ -42,36 +42,6 @@ def test_a_task_becomes_a_job_and_succeeds(world: World, pods: PodDriver, operat
     assert process.stop() == 0
 
 
-def test_a_failure_that_can_pass_is_tried_again(world: World, pods: PodDriver, operator: Start) -> None:
-    outcomes = {"1": reported(Reason.MODEL_UNAVAILABLE, usage=Usage(requests=1)), "2": DONE}
-    pods.script = lambda job: outcomes[job[-1]]
-    process = operator()
-    name = world.create(7)
-    status = world.until_phase(name, "Succeeded")
-    assert [a["outcome"] for a in status["attempts"]] == ["Failed", "Succeeded"]
-    assert status["attempts"][0]["reason"] == "ModelUnavailable"
-    assert "Retrying" in world.events(name)
-    process.stop()
-    for ended in (
-        f"Job {name}-1 ended: Failed (ModelUnavailable)",
-        f"Task {name} ended: Succeeded (Completed)",
-    ):
-        assert process.log().count(ended) == 1, process.log()
-
-
-def test_cancel_deletes_the_job(world: World, pods: PodDriver, operator: Start) -> None:
-    pods.script = lambda _: RUNS
-    operator()
-    name = world.create(7)
-    world.until_phase(name, "Running")
-    patch = ["patch", "agt", name, "--type=merge", "-p", '{"spec":{"cancel":true}}']
-    world.plane.kubectl("-n", world.namespace, *patch)
-    world.until("Job deleted", lambda: not world.jobs())
-    status = world.until_phase(name, "Cancelled")
-    assert status["conditions"][0]["status"] == "False"
-    assert status["attempts"][0]["outcome"] == "Cancelled"
-
-
 def test_a_suspended_task_waits_and_goes_on(world: World, pods: PodDriver, operator: Start) -> None:
     pods.script = lambda _: RUNS
     operator()

@@ -95,19 +95,3 @@ def test_nothing_is_written_when_nothing_has_changed(world: World, start: Start)
     start(check_interval=0.2)
     until("the item is looked at", lambda: len(world.requests()) > asked + 8)
     assert [entry for entry in world.requests()[asked:] if entry["method"] != "GET"] == []
-
-
-@pytest.mark.parametrize("flavour", ["github"])
-def test_a_position_waits_for_its_time_and_a_phase_does_not(world: World, start: Start) -> None:
-    start(position_interval=3600, check_interval=3600)
-    number, other = world.issue(BOT), world.issue(BOT)
-    name = world.task(number)
-    world.shows(number, "waiting", {BOT})
-    for position in range(9, 0, -1):
-        world.set_phase(name, Phase.QUEUED, queuePosition=position)
-    world.task(other)
-    world.shows(other, "waiting", {BOT})
-    assert "in the queue" not in world.comment(number)
-    world.set_phase(name, Phase.RUNNING)
-    world.shows(number, "working on it", {PROCESSING})
-    assert [request["method"] for request in world.requests()].count("PATCH") == 1

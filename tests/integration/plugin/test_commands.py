@@ -100,41 +100,6 @@ def test_suspend_resume_and_cancel_then_retry_waits_for_the_end(
     assert f"{task}-r2" in place.tasks()
 
 
-def test_list_selects_and_shows_a_line_each(place: Place, plugin: Plugin, task: str) -> None:
-    other = plugin("run", "https://github.com/octo/other/pull/8").out.split()[1]
-    place.end(other, succeeded=True)
-
-    def names(*arguments: str, **options: bool) -> set[str]:
-        header, *rows = plugin("list", *arguments, **options).out.splitlines()
-        assert header.split()[-7:] == ["ITEM", "PHASE", "ATTEMPT", "CHANGE", "REASON", "DURATION", "AGE"]
-        return {row.split()[1 if "-A" in arguments else 0] for row in rows}
-
-    assert names() == {task, other}
-    assert names("--active") == {task}
-    assert names("--repo", "octo/other") == {other}
-    assert names("--repo", "Octo/OTHER") == {other}
-    assert {task, other} <= names("-A", namespaced=False)
-    assert plugin("list", "--repo", "octo/none").err.strip().startswith("No agenttasks that match")
-
-
-def test_describe_shows_conditions_attempts_and_events(place: Place, plugin: Plugin, task: str) -> None:
-    place.end(task, succeeded=True)
-    event = {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": "e", "namespace": place.namespace},
-        "involvedObject": {"kind": "AgentTask", "name": task, "namespace": place.namespace},
-        "type": "Normal",
-        "reason": "AttemptStarted",
-        "message": "Job created",
-        "lastTimestamp": "2026-11-25T12:00:00Z",
-    }
-    place.plane.apply(event)
-    out = plugin("describe", task).out
-    for text in ("octo/demo#7", "Conditions:", "LabelsShown", "Events:", "AttemptStarted", "Job created"):
-        assert text in out
-
-
 def test_what_is_not_there_or_not_allowed_names_the_remedy(place: Place, plugin: Plugin) -> None:
     assert "kubectl agenttask list" in plugin("describe", "none", status=1).err
     assert "list -A" in plugin("cancel", "none", status=1).err

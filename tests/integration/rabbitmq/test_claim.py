@@ -62,11 +62,7 @@ async def test_the_lock_is_taken_again_after_a_reconnection(
 
 
 async def test_an_item_that_is_unlocked_during_a_reconnection_stays_unlocked(
-    sink: RabbitMQSink,
-    new_source: NewSource,
-    rabbitmq: Broker,
-    queue: Queue,
-    monkeypatch: pytest.MonkeyPatch,
+    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await sink.submit(request(1))
     relocking, unlocked, locked_again = (threading.Event() for _ in range(3))

@@ -5,11 +5,7 @@ import asyncio
 import pytest
 from coding_agent_core.queues.memory import MemoryQueue
 
-from tests.fixtures.deliveries import (
-    RecordingSink,
-    github_issue,
-    settings,
-)
+from tests.fixtures.deliveries import RecordingSink, github_issue, settings
 from tests.fixtures.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -124,3 +124,24 @@ async def test_the_limit_holds_for_connections_that_are_accepted_in_one_step(
             connection.setblocking(False)
             with pytest.raises(BlockingIOError):
                 connection.recv(1)
+
+
+def exchanges(port: int, request: bytes, count: int) -> list[bytes]:
+    """What the first look at each answer shows."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        seen = []
+        for _ in range(count):
+            connection.sendall(request)
+            seen.append(connection.recv(65536))
+            if not seen[-1].endswith(b"}"):
+                break
+        return seen
+
+
+async def test_an_answer_arrives_whole(receiver: Receiver) -> None:
+    body = encode({"zen": "Keep it simple."})
+    headers = github_headers(body, event="ping") | {"Host": "x", "Content-Length": str(len(body))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    request = b"POST /webhook/github HTTP/1.1\r\n" + lines.encode() + b"\r\n" + body
+    seen = await asyncio.to_thread(exchanges, receiver.port, request, 300)
+    assert seen[-1].endswith(b"}"), f"answer {len(seen)} came in pieces"

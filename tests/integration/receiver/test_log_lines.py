@@ -11,15 +11,7 @@ import pytest
 from coding_agent_core.settings.model import Logging
 from coding_agent_core.telemetry import configure
 
-from tests.fixtures.deliveries import (
-    SECRET,
-    TOKEN,
-    RecordingSink,
-    github_issue,
-    gitlab_issue,
-    settings,
-    sign,
-)
+from tests.fixtures.deliveries import SECRET, TOKEN, RecordingSink, github_issue, gitlab_issue, settings, sign
 from tests.fixtures.receiver import receiving
 
 

@@ -13,14 +13,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from tests.fixtures.deliveries import (
-    TOKEN,
-    RecordingSink,
-    github_issue,
-    gitlab_merge_request,
-    settings,
-    sign,
-)
+from tests.fixtures.deliveries import TOKEN, RecordingSink, github_issue, gitlab_merge_request, settings, sign
 
 QUICK = budget(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ANSWERS = {200, 400, 401, 413, 415, 422, 429}
@@ -43,10 +36,7 @@ ANY_JSON = st.recursive(
 HEADER = st.binary(max_size=200).map(lambda raw: bytes(byte for byte in raw if byte not in b"\r\n\x00"))
 
 
-REAL = [
-    ("github", "issues", github_issue()),
-    ("gitlab", "System Hook", gitlab_merge_request()),
-]
+REAL = [("github", "issues", github_issue()), ("gitlab", "System Hook", gitlab_merge_request())]
 NASTY: list[Any] = [..., None, -7, "\ud800\x00\r\n", [], {"name": None}]
 
 

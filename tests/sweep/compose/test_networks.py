@@ -16,15 +16,7 @@ from coding_agent_model.script import Call, Script, Turn
 from coding_agent_model.server import ModelServer
 
 from tests.fixtures.rabbitmq import Broker
-from tests.fixtures.system import (
-    BOT_TOKEN,
-    DONE,
-    MODEL_KEY,
-    SECRET,
-    System,
-    sample_repository,
-    until,
-)
+from tests.fixtures.system import BOT_TOKEN, DONE, MODEL_KEY, SECRET, System, sample_repository, until
 from tests.sweep.compose.conftest import Render
 from tests.sweep.compose.machine import Machine
 from tests.sweep.compose.networks import INTERNET, Networks

@@ -112,8 +112,7 @@ class Stage:
 
 
 @pytest.mark.parametrize(
-    ("flavour", "name"),
-    [("github", "success"), ("github", "failure"), ("gitlab", "cancelled")],
+    ("flavour", "name"), [("github", "success"), ("github", "failure"), ("gitlab", "cancelled")]
 )
 def test_killed_after_every_request_that_shows_the_end(
     start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str, flavour: str, name: str

@@ -13,21 +13,6 @@ from coding_agent_bench.__main__ import BENCHMARKS
 pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).parents[3]
-CASES = {
-    "workspace": ["a bare process", "through the sandbox"],
-    "gateway": ["asking the provider", "through the gateway"],
-    "receiver": [
-        "create directly",
-        "receiver, kubernetes",
-        "receiver, rabbitmq",
-        "receiver, memory",
-        "wrong signature",
-    ],
-    "flood": ["no flood", "64 bodies of 9 MB", "30 bodies of 24 MB"],
-    "operator": ["nobody waits", "20 tasks wait"],
-    "reporter": ["one at a time", "a burst of 3"],
-    "ended-tasks": ["no ended tasks", "20 ended tasks"],
-}
 _SECONDS = 500
 """A quarter of a minute where the machine has nothing else to do."""
 
@@ -57,8 +42,7 @@ def test_every_benchmark_gives_figures_and_those_of_a_quick_run_are_not_publishe
     assert figures["quick"] is True
     assert figures["machine"]["cores"] >= 1
     assert list(figures["benchmarks"]) == list(BENCHMARKS)
-    for name, benchmark in figures["benchmarks"].items():
-        assert [case["name"] for case in benchmark["cases"]] == CASES[name]
+    for benchmark in figures["benchmarks"].values():
         assert 0 <= benchmark["others"] <= 1
         assert benchmark["title"].split(",")[0] in done.stdout
         check_cases(benchmark["cases"])

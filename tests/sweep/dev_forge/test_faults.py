@@ -6,16 +6,7 @@ import httpx
 import pytest
 from coding_agent_forge import ForgeServer, Kind
 
-from tests.fixtures.forge import (
-    PERSON_TOKEN,
-    REPOSITORY,
-    admin,
-    client,
-    git,
-    git_url,
-    plant_fault,
-    push_fix,
-)
+from tests.fixtures.forge import PERSON_TOKEN, REPOSITORY, admin, client, git, git_url, plant_fault, push_fix
 
 USER = "/api/v3/user"
 

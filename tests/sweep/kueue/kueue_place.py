@@ -22,8 +22,6 @@ from tests.integration.operator.world import World
 PAGE = Path(__file__).parents[3] / "docs" / "operations" / "kueue.md"
 DOCUMENTED = [block for block in blocks(PAGE) if block.language == "yaml"]
 SETTINGS: dict[str, Any] = yaml.safe_load(next(item.text for item in DOCUMENTED if item.word == "config"))
-URGENT = "acme/pricing"
-"""The repository that the documentation puts into another queue."""
 QUEUES: list[dict[str, Any]] = [
     body for entry in DOCUMENTED if entry.word != "config" for body in yaml.safe_load_all(entry.text)
 ]

@@ -17,15 +17,7 @@ from tests.fixtures.cluster import KueueUnderTest
 from tests.fixtures.crd import install
 from tests.integration.operator.pod_driver import DONE, RUNS
 from tests.integration.operator.world import ACCOUNT, OperatorProcess, account
-from tests.sweep.kueue.kueue_place import (
-    QUEUES,
-    SETTINGS,
-    URGENT,
-    Admissions,
-    Kubelet,
-    Place,
-    of_another_team,
-)
+from tests.sweep.kueue.kueue_place import SETTINGS, Admissions, Kubelet, Place, of_another_team
 
 # Kueue may have to be built first.
 pytestmark = pytest.mark.timeout(1800)
@@ -125,23 +117,6 @@ def test_quota_for_two_of_three_a_cancelled_one_leaves_and_the_next_follows(
         assert place.until_phase(name, "Succeeded", timeout=60)["attempt"] == "1/3"
     assert admissions.most == 2, "the quota is used, and never exceeded"
     assert set(admissions.first) == {f"{name}-1" for name in (*names, later)}
-
-
-def test_a_repository_in_another_queue_which_is_made_late(
-    place: Place, pods: Kubelet, operator: Start
-) -> None:
-    for body in QUEUES:
-        if body["metadata"]["name"] != "urgent":
-            place.make(body)
-    operator()
-    usual, urgent = place.create(1), place.create(2, repository=URGENT)
-    place.until_phase(usual, "Running", timeout=60)
-    missing = "LocalQueue urgent doesn't exist"
-    place.until("Kueue's words", lambda: place.waits(urgent, missing), timeout=60)
-    place.make(next(body for body in QUEUES if body["metadata"]["name"] == "urgent"))
-    place.until_phase(urgent, "Running", timeout=60)
-    queues = {job: workload["spec"]["queueName"] for job, workload in place.workloads().items()}
-    assert queues == {f"{usual}-1": "coding-agent", f"{urgent}-1": "urgent"}
 
 
 def test_a_preempted_attempt_is_not_counted_and_goes_on(

@@ -63,11 +63,7 @@ NEXT = Create(run=2, after=ACTIVE.name)
 CASES = {
     "rule 1: no task for the item": (event(), None, Create(run=1)),
     "rule 2: still active": (event(labeled=5, delivery="d2"), ACTIVE, "has not ended"),
-    "rule 2: being cancelled, the next run waits": (
-        event(labeled=5),
-        CANCELLING,
-        NEXT,
-    ),
+    "rule 2: being cancelled, the next run waits": (event(labeled=5), CANCELLING, NEXT),
     "rule 2: being cancelled, but this is older": (event(labeled=-1), CANCELLING, "applied before"),
     "rule 2: being cancelled, the same second": (event(labeled=0), CANCELLING, "applied before"),
     "rule 2: being cancelled, found by the poll, never swapped": (
@@ -121,8 +117,7 @@ def test_admission(trigger: Trigger, latest: LatestTask | None, expected: Create
 
 
 @pytest.mark.parametrize(
-    ("labeled", "known", "moved"),
-    [(5, 0, 5), (-5, 0, None), (0, 0, None), (None, 0, None), (5, None, 5)],
+    ("labeled", "known", "moved"), [(5, 0, 5), (-5, 0, None), (0, 0, None), (None, 0, None), (5, None, 5)]
 )
 def test_a_duplicate_that_is_newer_moves_the_tasks_last_label(
     labeled: int | None, known: int | None, moved: int | None

@@ -106,12 +106,7 @@ def test_deliveries_of_all_runs_are_known() -> None:
 
 @pytest.mark.parametrize(
     ("first", "annotation", "known"),
-    [
-        (None, None, None),
-        (T1, None, T1),
-        (T1, T2.isoformat(), T2),
-        (T1, "edited by hand", T1),
-    ],
+    [(None, None, None), (T1, None, T1), (T1, T2.isoformat(), T2), (T1, "edited by hand", T1)],
 )
 def test_the_newest_labeling_counts(
     first: datetime | None, annotation: str | None, known: datetime | None
@@ -143,9 +138,7 @@ def _note(of: AgentTask, event: Trigger, newer: datetime | None) -> dict[str, An
 
 def test_a_newer_labeling_moves_the_annotation() -> None:
     assert _note(task(by=trigger(T1, "a")), trigger(T2, "b"), T2) == {
-        "metadata": {
-            "annotations": {ANNOTATION_LABELED_AT: T2.isoformat(), ANNOTATION_DELIVERIES: "b"},
-        }
+        "metadata": {"annotations": {ANNOTATION_LABELED_AT: T2.isoformat(), ANNOTATION_DELIVERIES: "b"}}
     }
 
 

@@ -31,12 +31,7 @@ def test_web_base(api_url: str, base: str) -> None:
 
 @pytest.mark.parametrize(
     ("label", "encoded"),
-    [
-        ("coding agent", "coding%20agent"),
-        ("a?b#c%20", "a%3Fb%23c%2520"),
-        ("..", "%2E%2E"),
-        (".", "%2E"),
-    ],
+    [("coding agent", "coding%20agent"), ("a?b#c%20", "a%3Fb%23c%2520"), ("..", "%2E%2E"), (".", "%2E")],
 )
 def test_a_label_stays_one_segment(label: str, encoded: str) -> None:
     assert path("labels", label) == f"/labels/{encoded}"
@@ -45,21 +40,13 @@ def test_a_label_stays_one_segment(label: str, encoded: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "kind", "query"),
     [
-        (
-            GitHub(),
-            ItemKind.ISSUE,
-            f"label:{ANY} is:issue state:open archived:false sort:updated-desc",
-        ),
+        (GitHub(), ItemKind.ISSUE, f"label:{ANY} is:issue state:open archived:false sort:updated-desc"),
         (
             GitHub(owner="acme", assignee="bot", query=""),
             ItemKind.CHANGE,
             f"label:{ANY} is:pull-request user:acme assignee:bot state:open",
         ),
-        (
-            GitHub(query="-label:wip is:open"),
-            ItemKind.ISSUE,
-            f"label:{ANY} is:issue -label:wip is:open",
-        ),
+        (GitHub(query="-label:wip is:open"), ItemKind.ISSUE, f"label:{ANY} is:issue -label:wip is:open"),
     ],
 )
 def test_search_query(settings: GitHub, kind: ItemKind, query: str) -> None:

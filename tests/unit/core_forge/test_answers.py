@@ -6,12 +6,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.errors import (
-    ForgeError,
-    ForgeNotFoundError,
-    ForgeRefusedError,
-    ForgeUnavailableError,
-)
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.pacing import forge_error, message_of, retry_after
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

@@ -17,10 +17,7 @@ from coding_agent_core.tasks import Item
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 TOKEN = "s3cret-token-value"
 SETTINGS: Any = Settings.model_validate(
-    {
-        "github": {"personal_access_token": TOKEN},
-        "gitlab": {"personal_access_token": TOKEN},
-    }
+    {"github": {"personal_access_token": TOKEN}, "gitlab": {"personal_access_token": TOKEN}}
 )
 ITEMS = {
     Platform.GITHUB: Item(

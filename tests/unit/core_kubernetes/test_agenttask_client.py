@@ -44,12 +44,7 @@ async def test_nothing_is_written_behind_a_closed_fence() -> None:
         raise ApiError("closed", None)
 
     tasks = AgentTasks(server, "ns", "me", fence=closed)  # type: ignore[arg-type]
-    for write in (
-        tasks.create({}),
-        tasks.patch(TASK, {}),
-        tasks.set_labels(TASK, {}),
-        tasks.delete(TASK),
-    ):
+    for write in (tasks.create({}), tasks.patch(TASK, {}), tasks.set_labels(TASK, {}), tasks.delete(TASK)):
         with pytest.raises(ApiError, match="closed"):
             await write
     assert server.sent == []

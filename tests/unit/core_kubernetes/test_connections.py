@@ -196,8 +196,7 @@ async def test_an_answer_that_is_not_whole_is_an_error(answer: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "headers"),
-    [("/a b", {}), ("/a\r\nX: y", {}), ("/a", {"Authorization": "Bearer a\r\nX: y"})],
+    ("path", "headers"), [("/a b", {}), ("/a\r\nX: y", {}), ("/a", {"Authorization": "Bearer a\r\nX: y"})]
 )
 async def test_a_line_cannot_begin_another(path: str, headers: dict[str, str]) -> None:
     connections = Connections("http://127.0.0.1:1", 1, context=None)

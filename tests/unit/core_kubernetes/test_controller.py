@@ -5,13 +5,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from coding_agent_core.kubernetes.controller import (
-    Controller,
-    Key,
-    ObjectCache,
-    Requeue,
-    WorkQueue,
-)
+from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue, WorkQueue
 from coding_agent_core.kubernetes.transport import ApiError
 
 KEY = Key("team", "one")

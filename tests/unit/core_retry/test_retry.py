@@ -140,10 +140,7 @@ async def waited(forge: Forge, within: float) -> list[float]:
         waits.append(seconds)
 
     await while_unavailable(
-        forge.call,
-        within=within,
-        logger=LOGGER,
-        clock=Clock(sleep=pause, chance=random.Random(1).random),
+        forge.call, within=within, logger=LOGGER, clock=Clock(sleep=pause, chance=random.Random(1).random)
     )
     return waits
 

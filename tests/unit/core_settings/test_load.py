@@ -82,11 +82,7 @@ def test_every_variable_wins_over_the_file(tmp_path: Path) -> None:
             {},
             "line 2: webhook.rate_limit.failed: 'often' is not a rate limit",
         ),
-        (
-            "llm: {openai: {base_url: models}}\n",
-            {},
-            "llm.openai.base_url: 'models' is not an http(s)",
-        ),
+        ("llm: {openai: {base_url: models}}\n", {}, "llm.openai.base_url: 'models' is not an http(s)"),
         ("webhook:\n  trusted_proxies: [nonsense]\n", {}, "'nonsense' is not a network"),
     ],
 )

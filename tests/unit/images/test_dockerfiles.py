@@ -56,28 +56,3 @@ def test_what_is_installed_has_a_hash(script: str) -> None:
     ]
     assert installs
     assert all("--require-hashes" in line for line in installs)
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_an_image_is_built_from_a_lock_runs_as_a_number_and_what_changes_often_comes_last(name: str) -> None:
-    lines = stage(name)
-    assert lines[0] == f"FROM ${{BASE_IMAGE}} AS {name}"
-    assert f"COPY requirements/{name}.txt /opt/requirements.txt" in lines
-    assert next(line for line in lines if line.startswith("RUN --mount")).endswith(" /opt/requirements.txt")
-    assert "USER 10001:10001" in lines
-    assert not [line for line in lines if line.startswith("HEALTHCHECK")], (
-        "Kubernetes and compose have their own"
-    )
-
-    order = [
-        next(i for i, line in enumerate(lines) if line.startswith(start))
-        for start in (
-            "COPY requirements/",
-            "RUN --mount",
-            f"COPY --from={name}-app",
-            "ENV ",
-            "ARG VERSION",
-            "LABEL ",
-        )
-    ]
-    assert order == sorted(order)

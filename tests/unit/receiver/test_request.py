@@ -113,11 +113,7 @@ def test_what_is_no_address_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "group"),
-    [
-        ("198.51.100.1", "198.51.100.1"),
-        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
-    ],
+    ("address", "group"), [("198.51.100.1", "198.51.100.1"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64")]
 )
 def test_an_ipv6_client_has_a_whole_64(address: Any, group: Any) -> None:
     assert client_group(ip_address(address)) == group

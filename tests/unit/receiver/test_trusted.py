@@ -126,10 +126,7 @@ def test_an_issue_on_gitlab(level: int | None, trusted: bool) -> None:
     assert on_gitlab(gitlab_issue(), "Issue Hook", visibility_level=level) is trusted
 
 
-@pytest.mark.parametrize(
-    ("source", "level", "trusted"),
-    [(14, 0, True), (14, 20, False), (None, 0, False)],
-)
+@pytest.mark.parametrize(("source", "level", "trusted"), [(14, 0, True), (14, 20, False), (None, 0, False)])
 def test_a_merge_request(source: int | None, level: int, trusted: bool) -> None:
     payload = merge_request(source_project_id=source, target_project_id=14)
     assert on_gitlab(payload, "Merge Request Hook", visibility_level=level) is trusted

@@ -29,12 +29,10 @@ PUSH = r"/acme/pricing\.git/git-receive-pack"
 CHANGES = r"/api/v\d/.*/(pulls|merge_requests)"
 WINDOWS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "clone": ("gitlab", "GET", CLONE, CUT),
-    "identity": ("github", "GET", r"/api/v\d/user$", UNAVAILABLE),
     "who edited the item is read": ("github", "POST", r"/api/graphql", CUT),
     "comments": ("gitlab", "GET", COMMENTS, UNAVAILABLE),
     "push": ("gitlab", "POST", PUSH, UNAVAILABLE),
     "push, its answer lost": ("github", "POST", PUSH, ANSWER_LOST),
-    "the change is looked for": ("gitlab", "GET", CHANGES, CUT),
     "the change is opened": ("github", "POST", CHANGES, CUT),
     "the change is opened, its answer lost": ("gitlab", "POST", CHANGES, ANSWER_LOST),
 }

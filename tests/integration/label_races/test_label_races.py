@@ -217,9 +217,7 @@ def _report(item: RaceItem, story: Story, lines: Sequence[str]) -> str:
 @pytest.mark.parametrize(
     ("count", "mode", "flavour"),
     [
-        pytest.param(
-            6, "kubernetes", "gitlab", marks=pytest.mark.xdist_group("control-plane-of-the-operator")
-        ),
+        pytest.param(6, "kubernetes", "gitlab", marks=pytest.mark.xdist_group("another-control-plane")),
         (6, "memory", "github"),
         *(
             pytest.param(40, *race, marks=pytest.mark.long)

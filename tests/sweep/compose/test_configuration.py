@@ -1,6 +1,7 @@
 """docker-compose.yml: the specification's services, hardened, each with no more secrets than it needs."""
 
 import re
+import shutil
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import RunnerName
 from coding_agent_egress.squid import agent_targets
 
+from tests.fixtures.rabbitmq import Broker
 from tests.sweep.compose.conftest import Render
 from tests.sweep.compose.project import FILE, ROOT, ComposeError, Project, compose
 
@@ -167,3 +169,13 @@ def test_the_example_names_every_variable_that_a_person_sets() -> None:
     }
     assert used - named == deliberate
     assert named <= used
+
+
+def test_the_broker_waits_a_day_for_a_task(tmp_path: Path) -> None:
+    broker = Broker(tmp_path / "broker")
+    shutil.copy(ROOT / "dev/compose/rabbitmq/20-coding-agent.conf", tmp_path / "broker" / "rabbitmq.conf")
+    try:
+        broker.start()
+        assert broker.setting("consumer_timeout") == str(24 * 3600 * 1000)
+    finally:
+        broker.close()

@@ -1,4 +1,4 @@
-"""Eight attempts share a repository's budget, and agents and operator are killed: the model counts."""
+"""Ten attempts share a repository's budget, and agents and operator are killed: the model counts."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
 
 ANSWER, ALLOWANCE = 1_000, 20_500
 """Tokens of an answer and of a task, whose last answer exceeds its allowance."""
-PARALLEL, TASKS = 8, 10
+PARALLEL, TASKS = 10, 14
 BUDGET = PARALLEL * ALLOWANCE
 """As much as those may spend that run at a time, so the others wait for what is left over."""
 AT_A_TIME = 2
@@ -87,7 +87,7 @@ class Chance:
                     os.kill(pid, signal.SIGKILL)
 
     def _choose(self) -> None:
-        self._next = answers(self.system) + self._random.randint(5, 12)
+        self._next = answers(self.system) + self._random.randint(10, 20)
 
 
 def test_the_model_gave_no_more_than_the_budget_and_the_answers_under_way(start_pods: StartPods) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.workspace import framing
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.protocol import WorkspaceRefusedError
+from coding_agent_consumer.workspace.protocol import WorkspaceRequestError
 from coding_agent_consumer.workspace.workspace_client import WorkspaceClient
 from coding_agent_consumer.workspace.workspace_client import _receive as receive_answer
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
@@ -106,6 +106,6 @@ async def test_a_request_with_such_a_number_does_not_end_the_workspace(base_dir:
         _, body = await workspace._ask(header, b"echo ran", timeout=60, limit=1000)
         assert body == b"ran\n"
         for name in ("start_line", "line_count"):
-            with pytest.raises(WorkspaceRefusedError):
+            with pytest.raises(WorkspaceRequestError):
                 await workspace._ask({"op": "read_file", "path": "x", "start_line": 1, name: value})
         assert (await workspace.run("echo still there")).exit_code == 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.commits import PatchRefusedError
+from coding_agent_consumer.commits import InvalidPatchError
 from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_core.forge.values import CommitIdentity
@@ -240,7 +240,7 @@ async def test_a_workspace_that_lies_about_its_patch_gets_nothing(
         bytes(64 * 2**20 + 1),
     ]
     for lie in lies:
-        with pytest.raises(PatchRefusedError):
+        with pytest.raises(InvalidPatchError):
             await repository.commit(lie, "Lie", AUTHOR)
     assert target.read_bytes() == before
     assert not (tmp_path / "escaped").exists()

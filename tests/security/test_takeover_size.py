@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer import repository as consumer_repository
-from coding_agent_consumer.commits import PatchRefusedError, require_bounded
+from coding_agent_consumer.commits import InvalidPatchError, require_bounded
 from coding_agent_consumer.git import GitFailedError
 from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.framing import MAX_FILE, MAX_UNPACKED
@@ -58,7 +58,7 @@ TOO_LARGE: dict[str, tuple[dict[str, bytes], dict[str, bytes | None]]] = {
 def test_many_files_within_their_limit_are_refused_together(tmp_path: Path) -> None:
     count = MAX_UNPACKED // MAX_FILE + 1
     patch = patch_of(tmp_path, {}, {f"f{number}": bytes(MAX_FILE) for number in range(count)})
-    with pytest.raises(PatchRefusedError, match="MiB of binary files"):
+    with pytest.raises(InvalidPatchError, match="MiB of binary files"):
         require_bounded(patch)
 
 
@@ -68,7 +68,7 @@ def test_a_patch_with_a_large_file_is_refused_by_name(tmp_path: Path, case: str)
     assert len(patch) < 4 * MiB
     if "delta" in case:
         assert b"\ndelta " in patch
-    with pytest.raises(PatchRefusedError, match=r"^big has 3[23] MiB"):
+    with pytest.raises(InvalidPatchError, match=r"^big has 3[23] MiB"):
         require_bounded(patch)
 
 
@@ -89,7 +89,7 @@ HEAD = b"diff --git a/x b/x\nnew file mode 100644\nindex " + b"0" * 40 + b".." +
     ],
 )
 def test_what_no_git_writes_is_refused(lines: bytes) -> None:
-    with pytest.raises(PatchRefusedError):
+    with pytest.raises(InvalidPatchError):
         require_bounded(HEAD + b"GIT binary patch\n" + lines)
 
 
@@ -120,7 +120,7 @@ async def test_git_has_a_limit_of_memory_and_its_end_is_told(
         for modes in ((644, 755), (755, 644))
     )
     monkeypatch.setattr(consumer_repository, "_GIT_MEMORY", 128 * MiB)
-    with pytest.raises(PatchRefusedError, match="git apply needed more than 128 MiB of memory"):
+    with pytest.raises(InvalidPatchError, match="git apply needed more than 128 MiB of memory"):
         await repository.commit(patch, "Change", AUTHOR)
 
 

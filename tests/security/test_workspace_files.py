@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
 AT_ONCE = 15
@@ -43,7 +43,7 @@ async def test_a_fifo_beside_the_tree_makes_nothing_wait(workspace: Workspace) -
             async with asyncio.timeout(AT_ONCE):
                 try:
                     await operation()
-                except WorkspaceRefusedError:
+                except WorkspaceRequestError:
                     assert place in ("../git/HEAD", "../git/index"), "what git itself needs may be lost"
 
 
@@ -53,14 +53,14 @@ async def test_a_fifo_in_the_tree_is_named_and_nothing_waits(workspace: Workspac
         for plant in (f"mkfifo {name}", f"mkfifo pipe; ln -s $PWD/pipe {name}"):
             await workspace.run(f"rm -f {name} pipe; {plant}")
             async with asyncio.timeout(AT_ONCE):
-                with pytest.raises(WorkspaceRefusedError, match=name):
+                with pytest.raises(WorkspaceRequestError, match=name):
                     await workspace.diff()
             await workspace.run(f"rm {name}; echo x > new")
             assert b"b/new" in (await workspace.diff()).data
     async with asyncio.timeout(AT_ONCE):
-        with pytest.raises(WorkspaceRefusedError):
+        with pytest.raises(WorkspaceRequestError):
             await workspace.read_file("pipe")
-        with pytest.raises(WorkspaceRefusedError):
+        with pytest.raises(WorkspaceRequestError):
             await workspace.edit_file("pipe", "a", "b")
         await workspace.write_file("pipe", "a file again\n")
         assert "a file again" in await workspace.read_file("pipe")

@@ -58,8 +58,8 @@ from coding_agent_consumer.background import (
     set_up,
 )
 from coding_agent_consumer.brief import Agent, Brief, Step
-from coding_agent_consumer.commits import PatchRefusedError, SshSigner, co_author, commit_author
-from coding_agent_consumer.forge_tasks import ForgeTask, PushTarget, approval_of, refusal
+from coding_agent_consumer.commits import InvalidPatchError, SshSigner, co_author, commit_author
+from coding_agent_consumer.forge_tasks import ForgeTask, PushTarget, approval_of, person_refusal
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.mirror import Mirror
@@ -69,7 +69,7 @@ from coding_agent_consumer.repository import BareClone, Publisher
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRequestError
 
 _logger = logging.getLogger("coding_agent.attempt")
 
@@ -97,8 +97,8 @@ _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeNotFoundError, Reason.ITEM_GONE),
     (RemoteMovedError, Reason.BRANCH_MOVED),
     (WorkspaceGoneError, Reason.WORKSPACE_FAILED),
-    (WorkspaceRefusedError, Reason.WORKSPACE_FAILED),
-    (PatchRefusedError, Reason.CHANGE_REFUSED),
+    (WorkspaceRequestError, Reason.WORKSPACE_FAILED),
+    (InvalidPatchError, Reason.CHANGE_REFUSED),
     (SourceRepositoryGoneError, Reason.SOURCE_REPOSITORY_GONE),
     (PushNotAllowedError, Reason.PUSH_NOT_ALLOWED),
     (NotApprovedError, Reason.NOT_APPROVED),
@@ -315,7 +315,7 @@ class Attempt:
         )
 
     async def _refusal(self, task: ForgeTask, user: str) -> str | None:
-        return await refusal(
+        return await person_refusal(
             task.forge,
             task.item,
             self._request.trigger,
@@ -490,7 +490,7 @@ class Attempt:
         note = ""
         try:
             note = await publisher.commit(workspace, worked.summary, finished=completed)
-        except (WorkspaceGoneError, WorkspaceRefusedError, PatchRefusedError):
+        except (WorkspaceGoneError, WorkspaceRequestError, InvalidPatchError):
             if completed:
                 raise
             # The reason why the attempt ended matters more than the loss of the rest of its work.

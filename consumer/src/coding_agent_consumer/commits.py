@@ -47,7 +47,7 @@ _HASH = b"sha512"
 _CURVES: dict[str, HashAlgorithm] = {"secp256r1": SHA256(), "secp384r1": SHA384(), "secp521r1": SHA512()}
 
 
-class PatchRefusedError(CodingAgentError):
+class InvalidPatchError(CodingAgentError):
     """The workspace's patch does not apply, or touches what it must not."""
 
 
@@ -59,26 +59,26 @@ def require_bounded(patch: bytes) -> None:
     `delta SIZE` the size of a delta, which begins with the sizes of the file before and after.
 
     Raises:
-        PatchRefusedError: says which file is too large.
+        InvalidPatchError: says which file is too large.
     """
     if len(patch) > MAX_PATCH:
-        raise PatchRefusedError(f"The change is larger than {MAX_PATCH // 2**20} MiB.")
+        raise InvalidPatchError(f"The change is larger than {MAX_PATCH // 2**20} MiB.")
     if _COPIED.search(patch):
         # Each such line may copy a large file. The workspace's own patches have none.
-        raise PatchRefusedError("The change cannot be taken over: its patch copies or renames files.")
+        raise InvalidPatchError("The change cannot be taken over: its patch copies or renames files.")
     total = 0
     for header in _BINARY.finditer(patch):
         size = _unpacked_size(patch, header)
         if size is None:
-            raise PatchRefusedError("The change cannot be taken over: its patch is not a git patch.")
+            raise InvalidPatchError("The change cannot be taken over: its patch is not a git patch.")
         if size > MAX_FILE:
-            raise PatchRefusedError(
+            raise InvalidPatchError(
                 f"{_file_at(patch, header.start())} has {size / 2**20:.0f} MiB, before or after the change; "
                 f"a changed binary file may have {MAX_FILE // 2**20} MiB."
             )
         total += size
     if total > MAX_UNPACKED:
-        raise PatchRefusedError(
+        raise InvalidPatchError(
             f"The change has {total / 2**20:.0f} MiB of binary files, counted before and after it; "
             f"it may have {MAX_UNPACKED // 2**20} MiB."
         )

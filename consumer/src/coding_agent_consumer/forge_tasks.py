@@ -172,7 +172,7 @@ async def approval_of(forge: Forge, item: Item, request: TaskRequest) -> Approva
     return Approval(request.user if request.trigger.origin is Origin.MANUAL else "", None)
 
 
-async def refusal(
+async def person_refusal(
     forge: Forge,
     item: Item,
     trigger: Trigger,

@@ -23,7 +23,7 @@ from coding_agent_core.text import one_line
 
 from coding_agent_consumer.brief import OnStep, Step
 from coding_agent_consumer.commits import (
-    PatchRefusedError,
+    InvalidPatchError,
     SshSigner,
     commit_message,
     parse_changes,
@@ -32,7 +32,7 @@ from coding_agent_consumer.commits import (
 )
 from coding_agent_consumer.git import Credentials, Git, GitFailedError, RemoteMovedError
 from coding_agent_consumer.mirror import FETCH, Mirror, fetch
-from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError
 
 Permit = Callable[[str], Awaitable[None]]
 """Returns if the branch of this name may be pushed to; raises if it may not, or if that is not known."""
@@ -178,7 +178,7 @@ class BareClone:
             patch: the patch that `Workspace.diff` returned.
 
         Raises:
-            PatchRefusedError: the patch is too large, does not apply, or touches what it must not.
+            InvalidPatchError: the patch is too large, does not apply, or touches what it must not.
         """
         require_bounded(patch)
         tree = await self._apply(patch) if patch.strip() else await self._tree_of(self.start_point)
@@ -188,7 +188,7 @@ class BareClone:
         for path, mode in parse_changes(raw):
             reason = why_refused(path, mode)
             if reason:
-                raise PatchRefusedError(f"The change cannot be committed: {reason}.")
+                raise InvalidPatchError(f"The change cannot be committed: {reason}.")
         identity = {
             f"GIT_{role}_{what}": value
             for role in ("AUTHOR", "COMMITTER")
@@ -249,7 +249,7 @@ class BareClone:
                 await self._git.local(*apply, stdin=patch, env=env, memory=_GIT_MEMORY)
                 return await self._git.local_id("write-tree", env=env)
             except GitFailedError as error:
-                raise PatchRefusedError(f"The workspace's change cannot be applied: {error}") from error
+                raise InvalidPatchError(f"The workspace's change cannot be applied: {error}") from error
 
 
 async def _commit_of(git: Git, reference: str) -> str:
@@ -324,16 +324,16 @@ class Publisher:
 
         Raises:
             WorkspaceGoneError: the workspace does not answer.
-            PatchRefusedError: the change must not be committed, the workspace cannot make a patch of it, or
+            InvalidPatchError: the change must not be committed, the workspace cannot make a patch of it, or
                 the work consists only of files that are too large.
         """
         async with self._one_at_a_time:
             try:
                 patch = await workspace.diff()
-            except WorkspaceRefusedError as error:
-                raise PatchRefusedError(str(error)) from error
+            except WorkspaceRequestError as error:
+                raise InvalidPatchError(str(error)) from error
             if finished and patch.left_out and not patch.data:
-                raise PatchRefusedError(patch.too_large)
+                raise InvalidPatchError(patch.too_large)
             notes = [patch.too_large] if patch.left_out else []
             if patch.source:
                 notes.append(f"The work was not in the checked-out files; it was taken from {patch.source}.")

@@ -64,7 +64,7 @@ class Cluster:
         self.tasks = AgentTasks(server, namespace, MANAGER, fence=self._require_lease)
         self._jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._core = f"/api/v1/namespaces/{namespace}"
-        self._claims = f"{self._core}/persistentvolumeclaims"
+        self._volume_claims = f"{self._core}/persistentvolumeclaims"
         group, version, plural = WORKLOADS
         self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._workloads = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
@@ -106,7 +106,7 @@ class Cluster:
         selector = f"involvedObject.kind=Pod,involvedObject.name={pod},reason=FailedMount"
         return [message for _, message in await self._events(selector)]
 
-    async def claim_events(self, uid: str) -> list[tuple[str, str]]:
+    async def volume_claim_events(self, uid: str) -> list[tuple[str, str]]:
         """Return reasons and messages of the Events about a PersistentVolumeClaim; the newest is last."""
         return await self._events(f"involvedObject.kind=PersistentVolumeClaim,involvedObject.uid={uid}")
 
@@ -149,17 +149,17 @@ class Cluster:
         """
         return read_job(await self._create(self._jobs, manifest))
 
-    async def get_claim(self, name: str) -> Body | None:
+    async def get_volume_claim(self, name: str) -> Body | None:
         """Read a PersistentVolumeClaim."""
-        return await self._server.get(f"{self._claims}/{name}")
+        return await self._server.get(f"{self._volume_claims}/{name}")
 
-    async def create_claim(self, manifest: Body) -> Body:
+    async def create_volume_claim(self, manifest: Body) -> Body:
         """Create a PersistentVolumeClaim.
 
         Raises:
             ApiError: 409 if its name is taken.
         """
-        return await self._create(self._claims, manifest)
+        return await self._create(self._volume_claims, manifest)
 
     async def delete_job(self, job: Job) -> Job | None:
         """Delete exactly this Job in the foreground, so that it stays until its pods are gone.

@@ -87,7 +87,7 @@ class JobBuilder:
             await self._cluster.tasks.emit(event, task, self._now())
         return await self._proxy.given_to(with_cache, task.spec.item, environment.egress)
 
-    def refusal(self, environment: Environment) -> str | None:
+    def environment_refusal(self, environment: Environment) -> str | None:
         """Return why the settings forbid the environment that an attempt asks for; no attempt is trusted."""
         settings = self._settings
         return settings.repository_environment.pod_refusal(environment, settings.egress.presets)
@@ -98,10 +98,10 @@ class JobBuilder:
         It is also empty if the settings forbid it, but then the task ends anyway.
         """
         asked = task.status.environment
-        return Environment() if asked is None or self.refusal(asked) is not None else asked
+        return Environment() if asked is None or self.environment_refusal(asked) is not None else asked
 
 
-def claim_for(item: Item, cache: Cache) -> Body:
+def volume_claim_for(item: Item, cache: Cache) -> Body:
     """Return the volume claim of an item's repository. It has no owner, so it outlives all tasks. Pure."""
     spec: Body = {"accessModes": [cache.access_mode], "resources": {"requests": {"storage": cache.size}}}
     if cache.storage_class is not None:
@@ -126,30 +126,30 @@ def claim_for(item: Item, cache: Cache) -> Body:
     }
 
 
-def waits_for_class(claim: Body) -> bool:
+def waits_for_class(volume_claim: Body) -> bool:
     """Whether a volume claim waits for the StorageClass that it names to provide its volume. Pure."""
-    phase, spec = (claim.get("status") or {}).get("phase"), claim["spec"]
+    phase, spec = (volume_claim.get("status") or {}).get("phase"), volume_claim["spec"]
     return phase == "Pending" and bool(spec.get("storageClassName")) and not spec.get("volumeName")
 
 
-def why_unusable(claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | None:
+def why_unusable(volume_claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | None:
     """Return why no further pod can use this volume claim, or `None` if it is or may become usable. Pure.
 
     Args:
         events: reasons and messages of the volume claim's Events; the newest is last.
     """
-    if Metadata.of(claim).deleting:
+    if Metadata.of(volume_claim).deleting:
         return "it is being deleted"
-    phase, spec = (claim.get("status") or {}).get("phase"), claim["spec"]
+    phase, spec = (volume_claim.get("status") or {}).get("phase"), volume_claim["spec"]
     if phase == "Lost":
-        return "its volume is gone; delete the claim"
+        return "its volume is gone; delete the volume claim"
     if phase == "Pending" and not spec.get("storageClassName") and not spec.get("volumeName"):
         # The API server fills in the default class when the volume claim is created, or once there is one.
         return (
             "it has no volume, and the cluster has no default StorageClass that could make one; set "
-            "`operator.job.cache.storage_class` and delete the claim, or create a volume for it"
+            "`operator.job.cache.storage_class` and delete the volume claim, or create a volume for it"
         )
-    if waits_for_class(claim) and events:
+    if waits_for_class(volume_claim) and events:
         # Only the Event shows this, because reading StorageClasses needs a right in the whole cluster. Its
         # text `storageclass.storage.k8s.io "x" not found` is from pkg/api/errors, NewNotFound.
         (reason, message), name = events[-1], spec["storageClassName"]
@@ -162,7 +162,9 @@ def why_unusable(claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | N
     return None
 
 
-def with_cache(manifest: Mapping[str, Any], claim: Body, template: JobTemplate, *, trusted: bool) -> Body:
+def with_cache(
+    manifest: Mapping[str, Any], volume_claim: Body, template: JobTemplate, *, trusted: bool
+) -> Body:
     """Return the manifest of an attempt's Job with a mount of the repository's cache. Pure.
 
     The workspace of a trusted task writes to the volume itself. The workspace of any other task gets a copy,
@@ -176,7 +178,7 @@ def with_cache(manifest: Mapping[str, Any], claim: Body, template: JobTemplate, 
     pod = job["template"]["spec"]
     *programs, workspace = pod["initContainers"]
     [agent] = pod["containers"]
-    volumes = [{"name": _VOLUME, "persistentVolumeClaim": {"claimName": Metadata.of(claim).name}}]
+    volumes = [{"name": _VOLUME, "persistentVolumeClaim": {"claimName": Metadata.of(volume_claim).name}}]
     workspace = _with_variables(workspace, VARIABLES)
     if trusted:
         workspace = _mounting(workspace, mount(_VOLUME, PACKAGES, sub_path="packages"))
@@ -192,7 +194,7 @@ def with_cache(manifest: Mapping[str, Any], claim: Body, template: JobTemplate, 
         "containers": [agent],
         "volumes": [*pod["volumes"], *volumes],
     }
-    if claim["spec"]["accessModes"] == ["ReadWriteOnce"]:
+    if volume_claim["spec"]["accessModes"] == ["ReadWriteOnce"]:
         pod["affinity"] = _on_one_node(pod.get("affinity") or {}, Metadata.of(job["template"]).labels)
     return {**manifest, "spec": {**job, "template": {**job["template"], "spec": pod}}}
 
@@ -253,11 +255,12 @@ class RepositoryCaches:
         cache = self._template.cache
         if not cache.enabled:
             return manifest, None
-        wanted = claim_for(task.spec.item, cache)
+        wanted = volume_claim_for(task.spec.item, cache)
         name = Metadata.of(wanted).name
         try:
-            claim = await self._cluster.get_claim(name) or await self._cluster.create_claim(wanted)
-            problem = why_unusable(claim, await self._events_of(claim))
+            found = await self._cluster.get_volume_claim(name)
+            volume_claim = found or await self._cluster.create_volume_claim(wanted)
+            problem = why_unusable(volume_claim, await self._events_of(volume_claim))
         except ApiError as error:
             if error.status is None or error.status >= 500 or error.status in (409, 429):
                 raise
@@ -267,17 +270,17 @@ class RepositoryCaches:
             _logger.warning("%s: %s", task.name, text)
             return manifest, Event("Warning", "CacheUnavailable", text[:1000])
         # We use the existing volume claim's own values, because the settings may have changed since.
-        return with_cache(manifest, claim, self._template, trusted=task.spec.trusted), None
+        return with_cache(manifest, volume_claim, self._template, trusted=task.spec.trusted), None
 
-    async def _events_of(self, claim: Body) -> list[tuple[str, str]]:
+    async def _events_of(self, volume_claim: Body) -> list[tuple[str, str]]:
         """Return the Events of a volume claim without a volume; a new one has an Event within a second.
 
         Raises:
             ApiError: the Events cannot be read.
         """
-        if waits_for_class(claim):
+        if waits_for_class(volume_claim):
             for _ in range(_EVENT_TRIES):
-                if events := await self._cluster.claim_events(Metadata.of(claim).uid):
+                if events := await self._cluster.volume_claim_events(Metadata.of(volume_claim).uid):
                     return events
                 await asyncio.sleep(_EVENT_INTERVAL_S)
         return []

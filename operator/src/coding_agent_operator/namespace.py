@@ -25,11 +25,11 @@ from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.cluster import Cluster, Lease, identity
 from coding_agent_operator.job_builder import JobBuilder
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job
-from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError
-from coding_agent_operator.refused_requests import RefusedRequests
+from coding_agent_operator.reconcile import JobRejectedError, ObjectRejectedError, Reconciler
 from coding_agent_operator.runs import Duplicates, sweep_forever
 from coding_agent_operator.scheduler import Scheduler
 from coding_agent_operator.task_state import Stage
+from coding_agent_operator.unauthorized_requests import UnauthorizedRequests
 from coding_agent_operator.watching import Relist
 
 _logger = logging.getLogger("operator.namespace")
@@ -101,7 +101,7 @@ class NamespaceController:
             now=self._now,
         )
         self._duplicates = Duplicates(self.cluster.tasks, tasks, self._now)
-        self._refused_requests = RefusedRequests(self._now)
+        self._unauthorized_requests = UnauthorizedRequests(self._now)
         builder = JobBuilder(self.cluster, settings, self._now)
         self._reconciler = Reconciler(
             self.cluster,
@@ -110,8 +110,8 @@ class NamespaceController:
             self._pods,
             policy=operator.policy,
             build=builder.build,
-            refusal=builder.refusal,
-            unauthorized=self._refused_requests.refusal,
+            environment_refusal=builder.environment_refusal,
+            unauthorized=self._unauthorized_requests.refusal,
             waits=self.scheduler.kueue_messages,
             ended=self._ended,
             now=self._now,
@@ -203,7 +203,7 @@ class NamespaceController:
         """Note that the end of a task is recorded and that the cache no longer contains the task."""
         self._duplicates.ended(task)
         self.scheduler.spending.ended(task)
-        self._refused_requests.ended(task)
+        self._unauthorized_requests.ended(task)
 
     def _pod_ended(self, uid: str) -> None:
         """Reconcile at once if the pod's Job is being deleted; otherwise the Job's end follows soon."""
@@ -249,12 +249,12 @@ class NamespaceController:
     async def failed(self, name: str, error: Exception) -> None:
         metrics.RECONCILE_ERRORS.inc()
         # A refused request changed nothing. Without an answer, and after most 5xx, this is not known.
-        refused = isinstance(error, RefusedError) or (
+        refused = isinstance(error, ObjectRejectedError) or (
             isinstance(error, ApiError) and error.status is not None and error.status < 500
         )
         if refused and isinstance(error, ApiError) and not error.conflict and error.status not in (404, 429):
             await self._report_refusal(name, error)
-        if isinstance(error, JobRefusedError):
+        if isinstance(error, JobRejectedError):
             self._refused[name] = str(error)
         if refused:
             self.scheduler.revoke(name)

@@ -30,7 +30,7 @@ _SHOWN_AFTER = timedelta(seconds=30)
 Builder = Callable[[AgentTask, int], Awaitable[Mapping[str, Any]]]
 
 
-class RefusedError(ApiError):
+class ObjectRejectedError(ApiError):
     """The API server refuses an object, and reading the task again does not help."""
 
     @property
@@ -38,7 +38,7 @@ class RefusedError(ApiError):
         return False
 
 
-class JobRefusedError(RefusedError):
+class JobRejectedError(ObjectRejectedError):
     """The API server rejects an attempt's Job because of a quota, an admission policy or a wrong field.
 
     The Job was certainly not created.
@@ -57,7 +57,7 @@ class Reconciler:
         *,
         policy: Policy,
         build: Builder,
-        refusal: Refusal,
+        environment_refusal: Refusal,
         unauthorized: Callable[[AgentTask], str | None],
         waits: Mapping[str, str],
         ended: Callable[[AgentTask], None],
@@ -69,7 +69,7 @@ class Reconciler:
         self._pods = pods
         self._policy = policy
         self._build = build
-        self._refusal = refusal
+        self._environment_refusal = environment_refusal
         self._unauthorized = unauthorized
         self._waits = waits
         self._ended = ended
@@ -85,7 +85,7 @@ class Reconciler:
         """Reconcile a task and return the last plan, or `None` if the task is gone.
 
         Raises:
-            JobRefusedError: the API server does not accept the attempt's Job.
+            JobRejectedError: the API server does not accept the attempt's Job.
             ApiError: the API server refused something else or did not answer; retry later.
         """
         task = self._tasks.get((self._cluster.namespace, name)) or await self._of_a_stray_job(name)
@@ -117,7 +117,7 @@ class Reconciler:
             decision,
             self._now(),
             self._policy,
-            refusal=self._refusal,
+            environment_refusal=self._environment_refusal,
             unauthorized=self._unauthorized,
         )
 
@@ -226,7 +226,7 @@ class Reconciler:
             job = await self._cluster.create_job(manifest)
         except ApiError as error:
             if error.status in _REFUSALS or (error.status == 500 and _NO_WEBHOOK in str(error)):
-                raise JobRefusedError(str(error), error.status, error.retry_after) from error
+                raise JobRejectedError(str(error), error.status, error.retry_after) from error
             if error.status != 409:
                 raise
             existing = await self._cluster.get_job(name)
@@ -252,7 +252,7 @@ class Reconciler:
                 return None
             if error.conflict and not await self._is_newer(task):
                 # The status does not fit the schema (an older CRD), so reading the task again does not help.
-                raise RefusedError(str(error), error.status, error.retry_after) from error
+                raise ObjectRejectedError(str(error), error.status, error.retry_after) from error
             raise
         count_change(task, status)
         _log_ends(task, status)

@@ -96,7 +96,7 @@ def plan_task(
     now: datetime,
     policy: Policy,
     *,
-    refusal: Refusal = lambda _: None,
+    environment_refusal: Refusal = lambda _: None,
     unauthorized: Callable[[AgentTask], str | None] = lambda _: None,
 ) -> Plan:
     """Decide what to do for a task. The decision depends only on what exists in the cluster.
@@ -104,12 +104,12 @@ def plan_task(
     Args:
         jobs: every existing Job of the task, and Jobs of other owners that have one of its names. The pods of
             Jobs that ended must have been read.
-        refusal: returns why the environment that the next attempt needs is not allowed.
+        environment_refusal: returns why the environment that the next attempt needs is not allowed.
         unauthorized: returns why the person may not start a task, if this is known before the first attempt.
     """
     if task.metadata.deleting:
         return Plan(Stage.ENDED)
-    state = _if_allowed(task_state(task, jobs, now, policy), refusal)
+    state = _if_allowed(task_state(task, jobs, now, policy), environment_refusal)
     if state.stage is Stage.READY and not state.attempts and (why := unauthorized(task)) is not None:
         outcome = TaskOutcome(Phase.FAILED, Reason.NOT_AUTHORIZED, why)
         state = replace(state, stage=Stage.ENDED, outcome=outcome)
@@ -140,14 +140,14 @@ def plan_task(
     )
 
 
-def _if_allowed(state: TaskState, refusal: Refusal) -> TaskState:
+def _if_allowed(state: TaskState, environment_refusal: Refusal) -> TaskState:
     """Return the state, or the end of the task if the settings refuse the environment that it needs.
 
     Without that environment, the next attempt would only ask for it again.
     """
     if state.stage not in (Stage.READY, Stage.HELD, Stage.BACKOFF) or state.environment is None:
         return state
-    refused = refusal(state.environment)
+    refused = environment_refusal(state.environment)
     if refused is None:
         return state
     outcome = TaskOutcome(Phase.FAILED, Reason.ENVIRONMENT_REFUSED, refused)

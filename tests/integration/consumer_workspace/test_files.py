@@ -9,7 +9,7 @@ import pytest
 from coding_agent_consumer.commits import require_bounded
 from coding_agent_consumer.workspace.framing import Patch
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
 from tests.integration.consumer_workspace.git_server import git
@@ -54,9 +54,9 @@ async def test_paths_out_of_the_tree_are_refused(workspace: Workspace) -> None:
             workspace.list_files(path),
             workspace.search("x", path),
         ):
-            with pytest.raises(WorkspaceRefusedError):
+            with pytest.raises(WorkspaceRequestError):
                 await act
-    with pytest.raises(WorkspaceRefusedError, match="outside"):
+    with pytest.raises(WorkspaceRequestError, match="outside"):
         await workspace.write_file("made", "through a link to nothing yet")
 
 
@@ -70,14 +70,14 @@ async def test_what_is_no_text_file_is_refused_in_words(workspace: Workspace) ->
         ("logo.bin", "binary"),
         ("absent", "no file"),
     ]:
-        with pytest.raises(WorkspaceRefusedError, match=word):
+        with pytest.raises(WorkspaceRequestError, match=word):
             await workspace.read_file(path)
 
 
 async def test_an_edit_must_fit_exactly_once(workspace: Workspace) -> None:
-    with pytest.raises(WorkspaceRefusedError, match="does not occur"):
+    with pytest.raises(WorkspaceRequestError, match="does not occur"):
         await workspace.edit_file("calc.py", "nothing", "x")
-    with pytest.raises(WorkspaceRefusedError, match="occurs 2 times"):
+    with pytest.raises(WorkspaceRequestError, match="occurs 2 times"):
         await workspace.edit_file("calc.py", "b", "x")
     await workspace.run("printf 'one\\r\\ntwo\\r\\n' > dos.txt; chmod 755 dos.txt")
     await workspace.edit_file("dos.txt", "one\ntwo", "1\n2")
@@ -222,14 +222,14 @@ async def test_a_trap_for_that_search_finds_nothing_and_ends(workspace: Workspac
 async def test_it_is_seeded_once_and_with_a_bundle(base_dir: Path, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"junk")
     async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
-        with pytest.raises(WorkspaceRefusedError, match="no repository yet"):
+        with pytest.raises(WorkspaceRequestError, match="no repository yet"):
             await client.diff()
-        with pytest.raises(WorkspaceRefusedError):
+        with pytest.raises(WorkspaceRequestError):
             await client.seed(tmp_path / "junk", "work")
-        with pytest.raises(WorkspaceRefusedError):
+        with pytest.raises(WorkspaceRequestError):
             await client.seed(bundle, "no-such-branch")
         await client.seed(bundle, "work")
-        with pytest.raises(WorkspaceRefusedError, match="already"):
+        with pytest.raises(WorkspaceRequestError, match="already"):
             await client.seed(bundle, "work")
 
 
@@ -241,6 +241,6 @@ async def test_a_bundle_that_cannot_be_kept_is_refused_whatever_of_it_was_read(
     async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
         root = '"$(cd .. && pwd)"'
         assert (await client.run(f"chmod 555 {root}")).exit_code == 0
-        with pytest.raises(WorkspaceRefusedError, match="cannot do that"):
+        with pytest.raises(WorkspaceRequestError, match="cannot do that"):
             await client.seed(large, "work")
         await client.run(f"chmod 755 {root}")

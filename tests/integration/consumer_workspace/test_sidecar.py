@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.workspace import workspace_client
 from coding_agent_consumer.workspace.launch import connect_sidecar
-from coding_agent_consumer.workspace.protocol import WorkspaceGoneError, WorkspaceRefusedError
+from coding_agent_consumer.workspace.protocol import WorkspaceGoneError, WorkspaceRequestError
 from coding_agent_consumer.workspace.workspace_client import WorkspaceClient
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
@@ -72,6 +72,6 @@ async def test_an_edit_that_was_cut_off_is_to_be_looked_at(process: WorkspacePro
     await workspace.write_file("a.md", "a\n")
     process.end()
     restarting = asyncio.create_task(asyncio.to_thread(process.restart_when_ended))
-    with pytest.raises(WorkspaceRefusedError, match=r"restarted.*Check whether a\.md was edited"):
+    with pytest.raises(WorkspaceRequestError, match=r"restarted.*Check whether a\.md was edited"):
         await workspace.edit_file("a.md", "a", "b")
     await restarting

@@ -15,7 +15,7 @@ from coding_agent_consumer.workspace.protocol import (
     ProcessSpec,
     Workspace,
     WorkspaceGoneError,
-    WorkspaceRefusedError,
+    WorkspaceRequestError,
 )
 from coding_agent_core.settings.attempt_settings import Isolation, WorkspaceSettings
 
@@ -147,7 +147,7 @@ async def test_a_process_that_closes_its_input_is_not_disturbed(workspace: Works
 
 async def test_a_program_that_is_not_there_is_named(workspace: Workspace) -> None:
     async with workspace.start(ProcessSpec(("no-such-cli",)), timeout=PATIENCE) as process:
-        with pytest.raises(WorkspaceRefusedError, match="no-such-cli"):
+        with pytest.raises(WorkspaceRequestError, match="no-such-cli"):
             await process.wait()
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from coding_agent_consumer.attempt_egress import Identities
-from coding_agent_consumer.forge_tasks import Approval, approval_of, refusal
+from coding_agent_consumer.forge_tasks import Approval, approval_of, person_refusal
 from coding_agent_core.egress import is_valid, job_of, profile_of
 from coding_agent_core.errors import ForgeUnavailableError, SettingsError
 from coding_agent_core.forge.base import Forge
@@ -60,7 +60,9 @@ async def refused(
 ) -> str | None:
     forge = cast(Forge, people or People(applied_by=given.user or None))
     user = (await approval_of(forge, ITEM, given)).user
-    return await refusal(forge, ITEM, given.trigger, user, authorize, own_label_counts=own_label_counts)
+    return await person_refusal(
+        forge, ITEM, given.trigger, user, authorize, own_label_counts=own_label_counts
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from coding_agent_operator.job_builder import (
     PACKAGES,
     VARIABLES,
     RepositoryCaches,
-    claim_for,
+    volume_claim_for,
     why_unusable,
 )
 
@@ -33,13 +33,13 @@ class Claims:
         self.events: list[list[tuple[str, str]]] = []
         self.created: list[str] = []
 
-    async def get_claim(self, name: str) -> dict[str, Any] | None:
+    async def get_volume_claim(self, name: str) -> dict[str, Any] | None:
         return self.there.get(name)
 
-    async def claim_events(self, uid: str) -> list[tuple[str, str]]:
+    async def volume_claim_events(self, uid: str) -> list[tuple[str, str]]:
         return self.events.pop(0)
 
-    async def create_claim(self, manifest: dict[str, Any]) -> dict[str, Any]:
+    async def create_volume_claim(self, manifest: dict[str, Any]) -> dict[str, Any]:
         if self.refusal is not None:
             raise self.refusal
         name = manifest["metadata"]["name"]
@@ -72,7 +72,7 @@ def user_of(container: dict[str, Any]) -> int:
 async def test_a_trusted_task_writes_to_the_volume_itself() -> None:
     spec, _ = await pod(trusted=True)
     [agent], [workspace] = spec["containers"], spec["initContainers"]
-    name = claim_for(task().spec.item, Cache())["metadata"]["name"]
+    name = volume_claim_for(task().spec.item, Cache())["metadata"]["name"]
     assert {"name": "repository-cache", "persistentVolumeClaim": {"claimName": name}} in spec["volumes"]
     assert mounts(workspace)[PACKAGES] == {
         "name": "repository-cache",
@@ -135,14 +135,14 @@ async def test_nothing_is_made_or_mounted_unless_it_is_enabled() -> None:
 
 def test_the_claim_is_as_the_settings_say_and_can_be_found_by_people() -> None:
     item = task().spec.item
-    claim = claim_for(item, Cache(size="1Ti", storage_class="fast", access_mode="ReadWriteMany"))
+    claim = volume_claim_for(item, Cache(size="1Ti", storage_class="fast", access_mode="ReadWriteMany"))
     assert claim["spec"] == {
         "accessModes": ["ReadWriteMany"],
         "resources": {"requests": {"storage": "1Ti"}},
         "storageClassName": "fast",
     }
-    assert "storageClassName" not in claim_for(item, Cache())["spec"]
-    assert claim_for(item, Cache(storage_class=""))["spec"]["storageClassName"] == ""
+    assert "storageClassName" not in volume_claim_for(item, Cache())["spec"]
+    assert volume_claim_for(item, Cache(storage_class=""))["spec"]["storageClassName"] == ""
     meta = claim["metadata"]
     assert meta["labels"]["app.kubernetes.io/component"] == "cache"
     assert meta["labels"].items() & labels_for(item).items()
@@ -160,7 +160,7 @@ def test_a_renamed_project_keeps_its_claim_and_no_other_forge_has_it() -> None:
             number=1,
             project_id=project,
         )
-        return str(claim_for(item, Cache())["metadata"]["name"])
+        return str(volume_claim_for(item, Cache())["metadata"]["name"])
 
     assert name("a.test", "x/y", 3) == name("a.test", "x/z", 3)
     assert len({name("a.test", "x/y", 3), name("b.test", "x/y", 3), name("a.test", "x/y", 4)}) == 3
@@ -195,7 +195,7 @@ async def test_the_affinity_of_the_template_stays() -> None:
     ],
 )
 async def test_an_attempt_starts_without_a_claim_that_is_of_no_use(broken: dict[str, Any], why: str) -> None:
-    good = claim_for(task().spec.item, Cache())
+    good = volume_claim_for(task().spec.item, Cache())
     claim = {**good, **broken, "metadata": {**good["metadata"], **broken.get("metadata", {})}}
     assert why_unusable(good) is None
     pending = {**good, "status": {"phase": "Pending"}}
@@ -223,7 +223,7 @@ MISSING = ("ProvisioningFailed", 'storageclass.storage.k8s.io "fast" not found')
 async def test_a_class_that_does_not_exist_is_known_from_the_claims_newest_event(
     events: list[list[tuple[str, str]]], usable: bool
 ) -> None:
-    good = claim_for(task().spec.item, Cache(storage_class="fast"))
+    good = volume_claim_for(task().spec.item, Cache(storage_class="fast"))
     metadata = {**good["metadata"], "uid": "u"}
     claims = Claims({**good, "metadata": metadata, "status": {"phase": "Pending"}})
     claims.events = events

@@ -50,8 +50,10 @@ def test_the_pod_has_its_image_and_services_before_the_workspace() -> None:
 def test_what_is_not_allowed_ends_the_task_and_no_pod_is_made() -> None:
     told = failed(**said(Reason.ENVIRONMENT_CHANGED, environment=ASKED))
     start = SchedulingDecision(start=True)
-    assert plan_task(task(), [told], start, NOW, POLICY, refusal=lambda _: None).create == 2
-    plan = plan_task(task(), [told], start, NOW, POLICY, refusal=lambda asked: f"no {asked.image}")
+    assert plan_task(task(), [told], start, NOW, POLICY, environment_refusal=lambda _: None).create == 2
+    plan = plan_task(
+        task(), [told], start, NOW, POLICY, environment_refusal=lambda asked: f"no {asked.image}"
+    )
     assert plan.create is None
     assert plan.status is not None
     assert (plan.status.phase, plan.status.reason) == (Phase.FAILED, "EnvironmentRefused")

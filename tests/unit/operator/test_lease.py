@@ -127,7 +127,7 @@ async def test_without_the_lease_nothing_is_written() -> None:
     a_job = job()
     for write in (
         cluster.create_job({}),
-        cluster.create_claim({}),
+        cluster.create_volume_claim({}),
         cluster.delete_job(a_job),
         cluster.release_job(a_job, 60),
     ):

@@ -11,7 +11,7 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.usage import Usage
 from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.observed import Job, Pod, read_job, read_pod, read_pods
-from coding_agent_operator.reconcile import Reconciler, RefusedError
+from coding_agent_operator.reconcile import ObjectRejectedError, Reconciler
 from coding_agent_operator.task_plan import SchedulingDecision
 
 from tests.unit.operator.making import NOW, POLICY, ago, attempt, said, status, task, task_body
@@ -74,7 +74,7 @@ async def recorded(cluster: Cluster, *jobs: Job, seen: tuple[dict[str, Any], ...
         pods,
         policy=POLICY,
         build=None,  # type: ignore[arg-type]
-        refusal=lambda _: None,
+        environment_refusal=lambda _: None,
         unauthorized=lambda _: None,
         waits={},
         ended=lambda _: None,
@@ -162,7 +162,7 @@ async def test_the_report_of_an_older_job_of_that_name_is_not_its() -> None:
     assert "branch" not in found.get("result", {})
 
 
-@pytest.mark.parametrize(("newest", "raised"), [("5", RefusedError), ("6", ApiError)])
+@pytest.mark.parametrize(("newest", "raised"), [("5", ObjectRejectedError), ("6", ApiError)])
 async def test_a_status_that_fits_no_schema_is_not_taken_for_a_conflict(
     newest: str, raised: type[ApiError]
 ) -> None:

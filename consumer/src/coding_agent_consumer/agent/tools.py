@@ -30,10 +30,10 @@ from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.toolsets import AbstractToolset
 
 from coding_agent_consumer.attempt_egress import proxy_variables
-from coding_agent_consumer.commits import PatchRefusedError, require_bounded
+from coding_agent_consumer.commits import InvalidPatchError, require_bounded
 from coding_agent_consumer.transcript import Scrub
 from coding_agent_consumer.workspace.processes import cut_middle
-from coding_agent_consumer.workspace.protocol import CommandResult, Workspace, WorkspaceRefusedError
+from coding_agent_consumer.workspace.protocol import CommandResult, Workspace, WorkspaceRequestError
 
 if TYPE_CHECKING:
     from fastmcp.client.transports import StdioTransport
@@ -141,7 +141,7 @@ def show(result: CommandResult) -> str:
 async def _answer(action: Awaitable[_T]) -> _T:
     try:
         return await action
-    except WorkspaceRefusedError as error:
+    except WorkspaceRequestError as error:
         raise ToolFailed(str(error)) from error
 
 
@@ -297,7 +297,7 @@ async def check_change(workspace: Workspace) -> None:
     try:
         patch = await workspace.diff()
         require_bounded(patch.data)
-    except (WorkspaceRefusedError, PatchRefusedError) as error:
+    except (WorkspaceRequestError, InvalidPatchError) as error:
         raise ModelRetry(f"The work cannot be taken over yet. {error}") from error
     if patch.left_out:
         raise ModelRetry(

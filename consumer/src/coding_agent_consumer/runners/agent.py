@@ -51,7 +51,7 @@ from coding_agent_consumer.workspace.protocol import (
     RunningProcess,
     Workspace,
     WorkspaceGoneError,
-    WorkspaceRefusedError,
+    WorkspaceRequestError,
 )
 
 _logger = logging.getLogger("coding_agent.agent")
@@ -149,7 +149,7 @@ class CliAgent:
                         ),
                     )
                 result = await process.wait()
-        except WorkspaceRefusedError as error:
+        except WorkspaceRequestError as error:
             return Outcome(
                 reason=Reason.CONFIGURATION, message=f"{self._runner.name} cannot be started: {error}"
             )

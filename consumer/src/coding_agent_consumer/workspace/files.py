@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from coding_agent_consumer.workspace.framing import MAX_TEXT, RefusalError
+from coding_agent_consumer.workspace.framing import MAX_TEXT, RequestError
 
 STANDARD_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 FILE_SECONDS = 30.0
@@ -189,17 +189,17 @@ def resolve(tree: Path, path: str) -> Path:
     No command runs during a file operation, so nothing can be swapped in between.
 
     Raises:
-        RefusalError: the path leaves the tree.
+        RequestError: the path leaves the tree.
     """
     if "\0" in path or len(path) > 4096:
-        raise RefusalError("The path is not valid.")
+        raise RequestError("The path is not valid.")
     root = os.path.realpath(tree)
     try:
         real = os.path.realpath(os.path.join(root, path))
     except OSError as error:
-        raise RefusalError(f"{cut_end(path, 200)}: {error.strerror}.") from error
+        raise RequestError(f"{cut_end(path, 200)}: {error.strerror}.") from error
     if real != root and not real.startswith(root + os.sep):
-        raise RefusalError(
+        raise RequestError(
             f"{cut_end(path, 200)} is outside the repository; only paths below its root can be used."
         )
     return Path(real)
@@ -209,28 +209,28 @@ def read_bytes(tree: Path, path: str) -> bytes:
     """Return a regular file's content.
 
     Raises:
-        RefusalError: the file does not exist, is not a regular file, or is too large.
+        RequestError: the file does not exist, is not a regular file, or is too large.
     """
     shown = cut_end(path, 200)
     try:
         # O_NONBLOCK: opening a FIFO must not block.
         descriptor = os.open(resolve(tree, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise RefusalError(f"There is no file {shown}.") from error
+        raise RequestError(f"There is no file {shown}.") from error
     except OSError as error:
-        raise RefusalError(f"{shown}: {error.strerror}.") from error
+        raise RequestError(f"{shown}: {error.strerror}.") from error
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
-            raise RefusalError(f"{shown} is a folder; use list_files.")
+            raise RequestError(f"{shown} is a folder; use list_files.")
         if not stat.S_ISREG(mode):
-            raise RefusalError(f"{shown} is not a regular file.")
+            raise RequestError(f"{shown} is not a regular file.")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(MAX_TEXT + 1)
     finally:
         os.close(descriptor)
     if len(data) > MAX_TEXT:
-        raise RefusalError(
+        raise RequestError(
             f"{shown} is larger than {MAX_TEXT // 2**20} MiB; use a command to read parts of it."
         )
     return data
@@ -246,14 +246,14 @@ def read_lines(tree: Path, path: str, start_line: int, line_count: int | None, l
     """
     data = read_bytes(tree, path)
     if b"\0" in data[:8192]:
-        raise RefusalError(f"{cut_end(path, 200)} is a binary file of {len(data)} bytes.")
+        raise RequestError(f"{cut_end(path, 200)} is a binary file of {len(data)} bytes.")
     lines = data.decode("utf-8", "replace").split("\n")
     if lines[-1] == "":
         lines.pop()
     if not lines:
         return "(the file is empty)"
     if start_line < 1 or start_line > len(lines):
-        raise RefusalError(f"{cut_end(path, 200)} has {len(lines)} lines; there is no line {start_line}.")
+        raise RequestError(f"{cut_end(path, 200)} has {len(lines)} lines; there is no line {start_line}.")
     wanted = lines[start_line - 1 :][
         : _MAX_LINES if line_count is None else max(1, min(line_count, _MAX_LINES))
     ]
@@ -275,35 +275,35 @@ def write(tree: Path, path: str, data: bytes) -> None:
     """Create or replace a file, and create its parent folders; an existing file keeps its mode.
 
     Raises:
-        RefusalError: the file cannot be written.
+        RequestError: the file cannot be written.
     """
     target = resolve(tree, path)
     shown = cut_end(path, 200)
     if target == Path(os.path.realpath(tree)) or target.is_dir():
-        raise RefusalError(f"{shown} is a folder.")
+        raise RequestError(f"{shown} is a folder.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = stat.S_IMODE(target.stat().st_mode) if target.is_file() else 0o644
         replace_file(target, data, mode)
     except OSError as error:
-        raise RefusalError(f"{shown} cannot be written: {error.strerror}.") from error
+        raise RequestError(f"{shown} cannot be written: {error.strerror}.") from error
 
 
 def edit(tree: Path, path: str, old: bytes, new: bytes) -> None:
     """Replace the only occurrence of a text. A file with CRLF line ends keeps them.
 
     Raises:
-        RefusalError: the text does not occur, or occurs more than once.
+        RequestError: the text does not occur, or occurs more than once.
     """
     shown = cut_end(path, 200)
     if not old:
-        raise RefusalError("The text to replace is empty.")
+        raise RequestError("The text to replace is empty.")
     data = read_bytes(tree, path)
     if data.count(old) == 0 and b"\r\n" in data and b"\r\n" not in old:
         old, new = old.replace(b"\n", b"\r\n"), new.replace(b"\n", b"\r\n")
     count = data.count(old)
     if count == 0:
-        raise RefusalError(f"The text does not occur in {shown}; read the file and copy the text exactly.")
+        raise RequestError(f"The text does not occur in {shown}; read the file and copy the text exactly.")
     if count > 1:
-        raise RefusalError(f"The text occurs {count} times in {shown}; include more of the lines around it.")
+        raise RequestError(f"The text occurs {count} times in {shown}; include more of the lines around it.")
     write(tree, path, data.replace(old, new))

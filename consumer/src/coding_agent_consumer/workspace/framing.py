@@ -201,5 +201,5 @@ def number(value: object, *, most: float) -> float | None:
     return float(value)
 
 
-class RefusalError(Exception):
+class RequestError(Exception):
     """The request cannot be done; the message is a sentence for the model."""

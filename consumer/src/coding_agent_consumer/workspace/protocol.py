@@ -25,7 +25,7 @@ HOME_FROM_TREE = "../home"
 """The path to HOME of a workspace's programs from the root of its tree, where they start."""
 
 
-class WorkspaceRefusedError(CodingAgentError):
+class WorkspaceRequestError(CodingAgentError):
     """The request cannot be done (no such file, text not found, …); the message is for the model."""
 
 
@@ -121,7 +121,7 @@ class RunningProcess:
                 else:
                     self._result.set_result(_result_of(fields, body))
                     return
-        except (WorkspaceGoneError, WorkspaceRefusedError) as error:
+        except (WorkspaceGoneError, WorkspaceRequestError) as error:
             self._result.set_exception(error)
             self._result.exception()  # retrieve it, so that asyncio does not warn if nobody waits for it
         finally:
@@ -149,7 +149,7 @@ class RunningProcess:
         """Return how the process ended; call this after the last line.
 
         Raises:
-            WorkspaceRefusedError: the process could not be started.
+            WorkspaceRequestError: the process could not be started.
             WorkspaceGoneError: the workspace is gone.
         """
         return await asyncio.shield(self._result)
@@ -158,11 +158,11 @@ class RunningProcess:
         """Send data to the process's standard input; with `end`, close it afterwards.
 
         Raises:
-            WorkspaceRefusedError: the data is too large.
+            WorkspaceRequestError: the data is too large.
             WorkspaceGoneError: the workspace is gone.
         """
         if len(data) > framing.MAX_TEXT:
-            raise WorkspaceRefusedError(f"The input has {len(data)} bytes; the limit is {framing.MAX_TEXT}.")
+            raise WorkspaceRequestError(f"The input has {len(data)} bytes; the limit is {framing.MAX_TEXT}.")
         await self._send({"op": "input", "end": end}, data)
 
     async def diff(self) -> Patch:
@@ -192,13 +192,13 @@ class RunningProcess:
         if fields.get("ok") is True:
             waiting.set_result(Patch.of(fields, body))
         else:
-            waiting.set_exception(WorkspaceRefusedError(body.decode("utf-8", "replace")))
+            waiting.set_exception(WorkspaceRequestError(body.decode("utf-8", "replace")))
 
 
 def _result_of(fields: dict[str, Any], body: bytes) -> ProcessResult:
     text = body.decode("utf-8", "replace")
     if fields.get("ok") is not True:
-        raise WorkspaceRefusedError(text or "The workspace refused the request.")
+        raise WorkspaceRequestError(text or "The workspace refused the request.")
     return ProcessResult(exit_code_of(fields), text, truncated=fields.get("truncated") is True)
 
 
@@ -239,7 +239,7 @@ class Workspace(Protocol):
         another branch, a stash or another worktree counts, because otherwise it would be lost.
 
         Raises:
-            WorkspaceRefusedError: the patch is too large.
+            WorkspaceRequestError: the patch is too large.
         """
         ...
 

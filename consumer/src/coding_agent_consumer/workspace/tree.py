@@ -36,7 +36,7 @@ from coding_agent_consumer.workspace.framing import (
     MAX_PATCH,
     MAX_UNPACKED,
     Patch,
-    RefusalError,
+    RequestError,
 )
 from coding_agent_consumer.workspace.processes import CommandRunner
 
@@ -69,7 +69,7 @@ _TOO_MUCH = f"More than {MAX_PATCH // 2**20} MiB changed; remove files that do n
 _QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false")
 
 
-class _TooMuchError(RefusalError):
+class _TooMuchError(RequestError):
     """A git command wrote more than we accept."""
 
 
@@ -104,11 +104,11 @@ class Tree:
         """Fetch a bundle's branch and check it out.
 
         Raises:
-            RefusalError: the workspace is seeded already, or the bundle is not valid.
+            RequestError: the workspace is seeded already, or the bundle is not valid.
         """
         folders = self._folders
         if folders.git.exists():
-            raise RefusalError("The workspace has been seeded already.")
+            raise RequestError("The workspace has been seeded already.")
         try:
             self._git("init", "--quiet", "--bare", str(folders.git), bare=False)
             reference = f"refs/heads/{branch}"
@@ -128,7 +128,7 @@ class Tree:
             _write_exclude(folders.tree / ".git")
             self._git(*own, "reset", "--quiet", bare=False)
             replace_file(folders.seeded, self._config)
-        except RefusalError:
+        except RequestError:
             remove(folders.git)
             raise
 
@@ -136,7 +136,7 @@ class Tree:
         """Return all changes since the seed, without repositories created inside the tree.
 
         Raises:
-            RefusalError: the workspace is not seeded, the patch is too large, or a special file has the name
+            RequestError: the workspace is not seeded, the patch is too large, or a special file has the name
                 of one that git reads.
         """
         self._require_seed()
@@ -152,7 +152,7 @@ class Tree:
             special = next(special_files(folder, names=_READ_BY_GIT), None)
         if special is not None:
             path = cut_end(os.path.relpath(special, folder), 200)
-            raise RefusalError(f"{path} is not a regular file, and git would wait for it: remove it.")
+            raise RequestError(f"{path} is not a regular file, and git would wait for it: remove it.")
         new = self._large_files(folder, "--others", "--exclude-standard")
         changed = self._large_files(folder, "--modified")
         if new:
@@ -263,7 +263,7 @@ class Tree:
     def _look_elsewhere(self, found: list[tuple[float, Patch]]) -> None:
         """Add patches that are found to `found`, with the times of their changes."""
         for folder in self._worktrees():
-            with contextlib.suppress(RefusalError, OSError):
+            with contextlib.suppress(RequestError, OSError):
                 patch = self._patch_of_index(self._stage(folder))
                 if patch.data:
                     found.append(
@@ -273,7 +273,7 @@ class Tree:
                         )
                     )
         for seconds, reference in self._references():
-            with contextlib.suppress(RefusalError, OSError):
+            with contextlib.suppress(RequestError, OSError):
                 patch = self._patch_of_reference(reference)
                 if patch.data:
                     source = "a stash" if reference == _STASH else f"the branch {reference[len(_HEADS) :]}"
@@ -286,7 +286,7 @@ class Tree:
         found = []
         with contextlib.suppress(OSError), os.scandir(own) as entries:
             for entry in itertools.islice(entries, _MOST_BRANCHES):
-                with contextlib.suppress(OSError, ValueError, RefusalError):
+                with contextlib.suppress(OSError, ValueError, RequestError):
                     # Both must name each other (gitrepository-layout(5)), so that no other folder is read.
                     there = Path(_line_of(Path(entry.path) / "gitdir"))
                     back = _line_of(there).removeprefix("gitdir: ")
@@ -309,7 +309,7 @@ class Tree:
         own = ("--git-dir", str(self._folders.tree / ".git"))
         wanted = ("--sort=-committerdate", f"--count={_MOST_BRANCHES}", f"--no-merged={seed}")
         shown = ("--format=%(committerdate:unix) %(refname)", _HEADS, _STASH)
-        with contextlib.suppress(RefusalError):
+        with contextlib.suppress(RequestError):
             listing = self._git(*own, "for-each-ref", *wanted, *shown, bare=False)
             lines = (os.fsdecode(line).partition(" ") for line in listing.splitlines())
             return [(float(seconds), name) for seconds, _, name in lines if seconds.isdigit()]
@@ -356,7 +356,7 @@ class Tree:
             try:
                 grep = (*arguments, engine, "-e", pattern, "--", relative)
                 self._run(grep, take, tolerate=(0, 1), timeout=_SEARCH_TIMEOUT)
-            except RefusalError as error:
+            except RequestError as error:
                 if engine == "--perl-regexp" and "compiled" in str(error):  # a git without PCRE
                     continue
                 raise
@@ -366,12 +366,12 @@ class Tree:
     def _relative(self, path: str) -> str:
         real = resolve(self._folders.tree, path)
         if not real.exists():
-            raise RefusalError(f"There is no {cut_end(path, 200)}.")
+            raise RequestError(f"There is no {cut_end(path, 200)}.")
         return os.path.relpath(real, os.path.realpath(self._folders.tree))
 
     def _require_seed(self) -> None:
         if not self._folders.git.exists():
-            raise RefusalError("The workspace holds no repository yet.")
+            raise RequestError("The workspace holds no repository yet.")
         # Commands can change these files. They gain nothing by that, but their work could be lost.
         with deadline(FILE_SECONDS):
             for path in special_files(self._folders.git):
@@ -436,13 +436,13 @@ class Tree:
                     stderr=errors.fileno(),
                 )
             except OSError as error:
-                raise RefusalError(f"git cannot be started in the workspace: {error.strerror}.") from error
+                raise RequestError(f"git cannot be started in the workspace: {error.strerror}.") from error
             errors.seek(0)
             said = errors.read(2000).decode("utf-8", "replace").strip()
         if finished.timed_out:
-            raise RefusalError(f"git took more than {timeout:.0f} s.")
+            raise RequestError(f"git took more than {timeout:.0f} s.")
         if finished.exit_code not in tolerate:
-            raise RefusalError(f"git: {said or f'exit status {finished.exit_code}'}")
+            raise RequestError(f"git: {said or f'exit status {finished.exit_code}'}")
 
 
 def _bounded(lines: list[str], most: int, what: str, limit: int) -> str:

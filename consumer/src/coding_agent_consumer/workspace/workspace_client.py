@@ -21,7 +21,7 @@ from coding_agent_consumer.workspace.protocol import (
     ProcessSpec,
     RunningProcess,
     WorkspaceGoneError,
-    WorkspaceRefusedError,
+    WorkspaceRequestError,
     exit_code_of,
     invalid_answer,
 )
@@ -148,7 +148,7 @@ class WorkspaceClient:
     async def seed(self, bundle: Path, branch: str) -> None:
         size = (await asyncio.to_thread(bundle.stat)).st_size
         if size > framing.MAX_BUNDLE:
-            raise WorkspaceRefusedError("The repository is larger than 4 GiB, which a workspace cannot hold.")
+            raise WorkspaceRequestError("The repository is larger than 4 GiB, which a workspace cannot hold.")
 
         async def send(writer: asyncio.StreamWriter) -> None:
             with bundle.open("rb") as file:
@@ -168,7 +168,7 @@ class WorkspaceClient:
     async def start(self, process: ProcessSpec, *, timeout: float) -> AsyncIterator[RunningProcess]:
         body = process.to_json()
         if len(body) > framing.BODY_LIMITS["start"]:
-            raise WorkspaceRefusedError(
+            raise WorkspaceRequestError(
                 f"The command, variables and files have {len(body)} bytes, which is too many."
             )
         async with self._exchange, contextlib.AsyncExitStack() as stack:
@@ -192,7 +192,7 @@ class WorkspaceClient:
     async def run(self, command: str, *, timeout: float | None = None) -> CommandResult:
         limit = self._command_timeout if timeout is None else min(timeout, self._command_timeout)
         if not limit > 0:
-            raise WorkspaceRefusedError("The time limit of a command must be more than 0 seconds.")
+            raise WorkspaceRequestError("The time limit of a command must be more than 0 seconds.")
         header = {"op": "run", "timeout": limit, "output_limit": self._output_limit}
         began = time.monotonic()
         try:
@@ -236,7 +236,7 @@ class WorkspaceClient:
         except WorkspaceGoneError as error:
             # The request is not repeated, because the edit may have been made.
             reason = await self._reconnect(error)
-            raise WorkspaceRefusedError(f"{reason} Check whether {path} was edited.") from error
+            raise WorkspaceRequestError(f"{reason} Check whether {path} was edited.") from error
 
     async def list_files(self, path: str = ".") -> str:
         header = {"op": "list_files", "path": path, "output_limit": self._output_limit}
@@ -289,17 +289,17 @@ class WorkspaceClient:
         """Send one request and return its answer.
 
         Raises:
-            WorkspaceRefusedError: the workspace refuses the request, or the request is too large.
+            WorkspaceRequestError: the workspace refuses the request, or the request is too large.
             WorkspaceGoneError: the workspace does not answer, or its answer is not valid.
         """
         length = len(body) if length is None else length
         most = framing.BODY_LIMITS[header["op"]]
         if length > most:
-            raise WorkspaceRefusedError(f"The request has {length} bytes; the limit is {most}.")
+            raise WorkspaceRequestError(f"The request has {length} bytes; the limit is {most}.")
         try:
             head = framing.encode_header(header, length)
         except framing.WireError as error:
-            raise WorkspaceRefusedError("The path is too long.") from error
+            raise WorkspaceRequestError("The path is too long.") from error
         async with self._exchange:
             try:
                 with _as_gone():
@@ -315,7 +315,7 @@ class WorkspaceClient:
                 raise WorkspaceGoneError(f"The workspace did not answer within {timeout:.0f} s.") from error
         if fields.get("ok") is not True:
             reason = cut_end(answer.decode("utf-8", "replace"), _MAX_REFUSAL)
-            raise WorkspaceRefusedError(reason or "The workspace refused the request.")
+            raise WorkspaceRequestError(reason or "The workspace refused the request.")
         return fields, answer
 
     @contextlib.asynccontextmanager

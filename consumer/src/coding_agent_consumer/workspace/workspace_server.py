@@ -18,7 +18,7 @@ from typing import Any
 
 from coding_agent_consumer.workspace import files, framing
 from coding_agent_consumer.workspace.files import WorkspaceFolders, command_environment, usable_path
-from coding_agent_consumer.workspace.framing import RefusalError
+from coding_agent_consumer.workspace.framing import RequestError
 from coding_agent_consumer.workspace.processes import (
     AbandonedError,
     BoundedOutput,
@@ -135,13 +135,13 @@ class WorkspaceServer:
             case "start":
                 return self._start(header, body, connection)
             case "input":
-                raise RefusalError("No process is running that could take input.")
+                raise RequestError("No process is running that could take input.")
             case "list_files":
                 text = self._tree.list_files(_string(header, "path"), self._output_limit(header))
             case "search":
                 pattern = body.decode("utf-8", "surrogateescape")
                 if not pattern or "\0" in pattern:
-                    raise RefusalError("Give a regular expression to search for.")
+                    raise RequestError("Give a regular expression to search for.")
                 text = self._tree.search(pattern, _string(header, "path"), self._output_limit(header))
             case _:
                 with files.deadline(files.FILE_SECONDS):
@@ -186,7 +186,7 @@ class WorkspaceServer:
         timeout = framing.number(header.get("timeout"), most=self._options.command_timeout)
         output = BoundedOutput(self._output_limit(header))
         if b"\0" in body:
-            raise RefusalError("A command cannot contain a NUL character.")
+            raise RequestError("A command cannot contain a NUL character.")
         try:
             self._folders.make()  # a command can remove the tree itself
             finished = self._commands.run(
@@ -198,7 +198,7 @@ class WorkspaceServer:
                 client=connection,
             )
         except OSError as error:
-            raise RefusalError(f"The command cannot be started: {error.strerror}.") from error
+            raise RequestError(f"The command cannot be started: {error.strerror}.") from error
         text, truncated = output.text()
         fields = {
             "exit_code": finished.exit_code,
@@ -214,12 +214,12 @@ class WorkspaceServer:
         argv, env, contents = _process_of(body)
         timeout = framing.number(header.get("timeout"), most=framing.MAX_PROCESS_SECONDS)
         if timeout is None:
-            raise RefusalError("timeout is not a number of seconds.")
+            raise RequestError("timeout is not a number of seconds.")
         self._folders.make()
         # Some programs read their folder from PWD, which no shell sets here.
         env = {**self._env, "PWD": str(self._folders.tree), **env}
         if shutil.which(argv[0], path=env["PATH"]) is None:
-            raise RefusalError(f"There is no program {argv[0]} in the workspace: its image must have it.")
+            raise RequestError(f"There is no program {argv[0]} in the workspace: its image must have it.")
         with files.deadline(files.FILE_SECONDS):
             for path, content in contents.items():
                 files.write(self._folders.home, path, content)
@@ -268,7 +268,7 @@ def _answer_of(work: Callable[[], tuple[dict[str, Any], bytes]]) -> tuple[dict[s
     """Return the fields and the body of an answer, or an answer that says why the work failed."""
     try:
         fields, body = work()
-    except RefusalError as error:
+    except RequestError as error:
         return {"ok": False}, str(error)[:4000].encode("utf-8", "replace")
     except (OSError, ValueError) as error:  # e.g. the disk is full, a path that cannot be encoded
         return {"ok": False}, f"The workspace cannot do that: {error}".encode("utf-8", "replace")[:4000]
@@ -294,7 +294,7 @@ def _process_of(body: bytes) -> tuple[list[str], dict[str, str], dict[str, bytes
     """Return the arguments, variables and files of a process.
 
     Raises:
-        RefusalError: the request lacks them, or they are not valid.
+        RequestError: the request lacks them, or they are not valid.
     """
     try:
         fields = json.loads(body)
@@ -304,7 +304,7 @@ def _process_of(body: bytes) -> tuple[list[str], dict[str, str], dict[str, bytes
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         texts, argv = [], []
     if not argv or not all(isinstance(text, str) for text in texts):
-        raise RefusalError("The process has no command, or its variables or files are not valid.")
+        raise RequestError("The process has no command, or its variables or files are not valid.")
     return argv, env, files_
 
 
@@ -320,14 +320,14 @@ def _received(carrier: socket.socket) -> socket.socket | None:
 def _string(header: dict[str, Any], name: str) -> str:
     value = header.get(name)
     if not isinstance(value, str):
-        raise RefusalError(f"{name} is missing.")
+        raise RequestError(f"{name} is missing.")
     return value
 
 
 def _number(header: dict[str, Any], name: str) -> int:
     value = header.get(name)
     if type(value) is not int or value < 0:
-        raise RefusalError(f"{name} is not a number.")
+        raise RequestError(f"{name} is not a number.")
     return value
 
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from coding_agent_forge.delivery_settings import DeliverySettings
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.faults import Fault
 from coding_agent_forge.model import Item, Repository
 from coding_agent_forge.sandbox import Sandbox
@@ -36,7 +36,7 @@ async def health() -> dict[str, str]:
 async def plant(fault: Fault, request: Request) -> dict[str, Any]:
     """Plant a fault; 409 if there was one of its id."""
     if any(planted.id == fault.id for planted in _sandbox(request).faults):
-        raise Refused(409, f"There is a fault {fault.id!r} already: give this one another id.")
+        raise HttpError(409, f"There is a fault {fault.id!r} already: give this one another id.")
     _sandbox(request).faults.append(fault)
     return shown(fault)
 
@@ -70,7 +70,7 @@ def _fault(request: Request, identifier: str) -> Fault:
     for fault in _sandbox(request).faults:
         if fault.id == identifier:
             return fault
-    raise Refused(404, f"There is no fault {identifier!r}")
+    raise HttpError(404, f"There is no fault {identifier!r}")
 
 
 @router.delete("/faults", status_code=204)

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from coding_agent_forge import admin, git_http
 from coding_agent_forge.clock import Clock, DateHeader
 from coding_agent_forge.deliveries import Deliveries
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.faults import Faults
 from coding_agent_forge.flavours import FLAVOURS
 from coding_agent_forge.model import Flavour
@@ -99,11 +99,11 @@ async def _serve_git(request: Request) -> Response:
 
 def _explain_refusals(
     app: FastAPI,
-    refused: Callable[[Refused], Response],
-    validation_failed: Callable[[list[object]], Refused],
+    refused: Callable[[HttpError], Response],
+    validation_failed: Callable[[list[object]], HttpError],
 ) -> None:
     async def on_refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
+        assert isinstance(error, HttpError)
         return refused(error)
 
     async def on_invalid(request: Request, error: Exception) -> Response:
@@ -113,8 +113,8 @@ def _explain_refusals(
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         message = "Not Found" if error.status_code == 404 else str(error.detail)
-        return refused(Refused(error.status_code, message))
+        return refused(HttpError(error.status_code, message))
 
-    app.add_exception_handler(Refused, on_refused)
+    app.add_exception_handler(HttpError, on_refused)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)

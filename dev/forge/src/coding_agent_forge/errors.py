@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Refused(Exception):  # noqa: N818 - the word for it
+class HttpError(Exception):
     """The request is not fulfilled.
 
     Attributes:

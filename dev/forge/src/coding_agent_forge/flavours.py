@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from coding_agent_forge.deliveries import Seal
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github import access as github_access
 from coding_agent_forge.github import flavour as github
 from coding_agent_forge.github import webhooks as github_webhooks
@@ -40,8 +40,8 @@ class Wording:
     tell_check: Callable[[Sandbox, CheckHappening], None]
     seal: Seal
     new_guid: Callable[[], str]
-    refused: Callable[[Refused], Response]
-    validation_failed: Callable[[Sequence[Any]], Refused]
+    refused: Callable[[HttpError], Response]
+    validation_failed: Callable[[Sequence[Any]], HttpError]
     headers: Callable[[Request, Next], Awaitable[Response]]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.model import Tips
 
 GIT_TIMEOUT = 30.0
@@ -142,11 +142,11 @@ def tips(repository: Path, base: str, head: str, source: Path | None = None) -> 
             keep those of a change.
 
     Raises:
-        Refused: 404 when one of the branches does not exist.
+        HttpError: 404 when one of the branches does not exist.
     """
     base_sha, head_sha = branch_sha(repository, base), branch_sha(source or repository, head)
     if base_sha is None or head_sha is None:
-        raise Refused(404, f"branch {base if base_sha is None else head} does not exist")
+        raise HttpError(404, f"branch {base if base_sha is None else head} does not exist")
     if source is not None:
         git(repository, "fetch", "--quiet", "--no-write-fetch-head", str(source), f"refs/heads/{head}")
     commits = int(git(repository, "rev-list", "--count", f"{base_sha}..{head_sha}"))
@@ -234,14 +234,14 @@ def merge(repository: Path, branch: str, other: str, message: str) -> str:
     """Merge a commit into a branch with a merge commit; the branch's new tip.
 
     Raises:
-        Refused: 409 when they conflict, 404 when there is no such branch.
+        HttpError: 409 when they conflict, 404 when there is no such branch.
     """
     tip = branch_sha(repository, branch)
     if tip is None:
-        raise Refused(404, f"branch {branch} does not exist")
+        raise HttpError(404, f"branch {branch} does not exist")
     tree = merged_tree(repository, tip, other)
     if tree is None:
-        raise Refused(409, f"{other} conflicts with {branch}")
+        raise HttpError(409, f"{other} conflicts with {branch}")
     merged = git(repository, "commit-tree", tree, "-p", tip, "-p", other, "-m", message).strip()
     git(repository, "update-ref", f"refs/heads/{branch}", merged, tip)
     return merged

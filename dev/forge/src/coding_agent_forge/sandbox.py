@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from coding_agent_forge import git
 from coding_agent_forge.clock import Clock
 from coding_agent_forge.deliveries import Deliveries
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.faults import Fault
 from coding_agent_forge.model import Item, Kind, Repository, Tips, User
 from coding_agent_forge.requestlog import Logged
@@ -77,7 +77,7 @@ class Sandbox:
         for target, item in changes:
             try:
                 tips = await self.tips(target, item.base, item.head, item.source)
-            except Refused:  # the branch, or its repository, was deleted
+            except HttpError:  # the branch, or its repository, was deleted
                 continue
             base_moved = tips.base_sha != item.tips.base_sha
             if base_moved and tips.commits == 0:
@@ -92,10 +92,10 @@ class Sandbox:
         """Where the branches of a change are; `source` is the fork that holds its head, if one does.
 
         Raises:
-            Refused: 404 when one of them does not exist.
+            HttpError: 404 when one of them does not exist.
         """
         if source is not None and source.deleted:
-            raise Refused(404, f"{source.full_name} was deleted")
+            raise HttpError(404, f"{source.full_name} was deleted")
         path = source.path if source is not None else None
         return await asyncio.to_thread(git.tips, repository.path, base, head, path)
 

@@ -388,7 +388,7 @@ class ForgeServer:
         """Merge the base into a change's branch, as a person does; the branch's new commit.
 
         Raises:
-            Refused: 409 when they conflict.
+            HttpError: 409 when they conflict.
         """
         repository, item = self.repository(full_name), self.item(full_name, number, Kind.CHANGE)
         source, base = item.source or repository, git.branch_sha(repository.path, item.base)
@@ -401,7 +401,7 @@ class ForgeServer:
         """Merge a change into its base, as a person does; the base's new commit.
 
         Raises:
-            Refused: 409 when they conflict.
+            HttpError: 409 when they conflict.
         """
         repository, item = self.repository(full_name), self.item(full_name, number, Kind.CHANGE)
         before = git.branch_sha(repository.path, item.base)

@@ -14,7 +14,7 @@ from itertools import count
 
 from coding_agent_forge import markup
 from coding_agent_forge.clock import utc_now
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.eventlog import EventLog
 from coding_agent_forge.model import (
     Before,
@@ -143,7 +143,7 @@ class Store:
         """Open a pull request or merge request; `source` is the fork that holds its branch, if one does.
 
         Raises:
-            Refused: 422 (GitHub) or 409 (GitLab) when one from this branch is open already.
+            HttpError: 422 (GitHub) or 409 (GitLab) when one from this branch is open already.
         """
         for other in repository.items:
             same = (other.head, other.base) == (head, base) and other.source is source
@@ -389,13 +389,13 @@ class Store:
         if self.flavour is Flavour.GITLAB:
             item.comments.append(Comment(self.next_id(), actor, text, now, now, system=True))
 
-    def _exists(self, repository: Repository, other: Item) -> Refused:
+    def _exists(self, repository: Repository, other: Item) -> HttpError:
         if self.flavour is Flavour.GITLAB:
-            return Refused(
+            return HttpError(
                 409, f"Another open merge request already exists for this source branch: !{other.number}"
             )
         text = f"A pull request already exists for {(other.source or repository).owner}:{other.head}."
-        return Refused(
+        return HttpError(
             422,
             "Validation Failed",
             [{"resource": "PullRequest", "code": "custom", "message": text}],

@@ -32,7 +32,7 @@ class BrokerError(QueueUnavailableError):
     """The broker cannot be reached, refused something, or did not answer in time."""
 
 
-class ChannelRefusedError(BrokerError):
+class ChannelClosedError(BrokerError):
     """The broker closed the channel.
 
     Attributes:
@@ -182,7 +182,7 @@ class Connection:
         """Declare a queue on a separate channel and return the broker's answer.
 
         Raises:
-            ChannelRefusedError: the broker refused the declaration.
+            ChannelClosedError: the broker refused the declaration.
         """
         channel = await Channel.open(self)
         frame = await channel.call(channel.raw.queue_declare, queue=queue, **arguments)
@@ -197,7 +197,7 @@ class Connection:
         for queue in queues:
             try:
                 await self.declare(queue, durable=True, arguments=dict(arguments or {}))
-            except ChannelRefusedError as error:
+            except ChannelClosedError as error:
                 if error.code != PRECONDITION_FAILED:
                     raise
                 _logger.warning(
@@ -217,7 +217,7 @@ class Connection:
         while True:
             try:
                 await self.declare(name, exclusive=True)
-            except ChannelRefusedError as error:
+            except ChannelClosedError as error:
                 if error.code != RESOURCE_LOCKED:
                     raise
             else:
@@ -312,7 +312,7 @@ class Channel:
         """Wait for a future while the channel is open.
 
         Raises:
-            ChannelRefusedError: the broker closed the channel.
+            ChannelClosedError: the broker closed the channel.
             BrokerError: the connection is gone.
         """
         try:
@@ -348,7 +348,7 @@ def closed_error(reason: BaseException) -> BrokerError:
     """Return our error for the reason why a channel or connection is gone."""
     if isinstance(reason, exceptions.ChannelClosedByBroker):
         message = f"RabbitMQ closed the channel: {reason.reply_text}"
-        return ChannelRefusedError(message, int(reason.reply_code))
+        return ChannelClosedError(message, int(reason.reply_code))
     return BrokerError(f"The connection to RabbitMQ was lost: {text(reason)}")
 
 

@@ -21,7 +21,7 @@ from coding_agent_core.queue_messages import Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,
-    ChannelRefusedError,
+    ChannelClosedError,
     Connection,
     IoThread,
     UnackedDelivery,
@@ -248,7 +248,7 @@ class RabbitMQSink:
             if self._channel is not None:
                 self._drop(self._channel)
             raise BrokerError(f"Not queued: RabbitMQ did not answer within {budget:g} s") from error
-        except ChannelRefusedError:
+        except ChannelClosedError:
             return False
         except BrokerError as error:
             raise BrokerError(f"Not queued: {error}") from error

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
 
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github.items import ItemRenderer
 from coding_agent_forge.identity import authenticate, token_of
 from coding_agent_forge.model import Item, Kind, Repository, Role, User
@@ -40,7 +40,7 @@ def actor(request: Request, sandbox: SandboxOf) -> User:
     user = authenticate(request.headers, sandbox.store.users)
     if user is None:
         given = token_of(request.headers) is not None
-        raise Refused(401, "Bad credentials" if given else "Requires authentication")
+        raise HttpError(401, "Bad credentials" if given else "Requires authentication")
     request.state.user = user
     return user
 
@@ -52,7 +52,7 @@ def repository_of(owner: str, repo: str, sandbox: SandboxOf, user: Actor) -> Rep
     """The repository of the path; one that somebody may not see is not there."""
     repository = sandbox.store.repository(f"{owner}/{repo}")
     if repository is None or repository.role(user) is None:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
     return repository
 
 
@@ -63,7 +63,7 @@ def item_of(number: int, repository: InRepository) -> Item:
     """The issue or pull request of the path: for GitHub a pull request is an issue."""
     item = repository.item(number)
     if item is None:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
     return item
 
 
@@ -74,7 +74,7 @@ def pull_of(number: int, repository: InRepository) -> Item:
     """The pull request of the path."""
     item = repository.item(number, Kind.CHANGE)
     if item is None:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
     return item
 
 
@@ -85,24 +85,24 @@ def needs_write(repository: Repository, user: User) -> None:
     """Refuse who may only read."""
     role = repository.role(user)
     if role is None or not role.may_write:
-        raise Refused(403, "Must have push access to Repository.")
+        raise HttpError(403, "Must have push access to Repository.")
     if repository.archived:
-        raise Refused(403, "Repository was archived so is read-only.")
+        raise HttpError(403, "Repository was archived so is read-only.")
 
 
 def needs_triage(repository: Repository, user: User) -> None:
     """Refuse who may not label."""
     role = repository.role(user)
     if role is None or not role.may_label:
-        raise Refused(403, "Must have triage access to Repository.")
+        raise HttpError(403, "Must have triage access to Repository.")
     if repository.archived:
-        raise Refused(403, "Repository was archived so is read-only.")
+        raise HttpError(403, "Repository was archived so is read-only.")
 
 
 def needs_admin(repository: Repository, user: User) -> None:
     """Refuse who does not own the repository; GitHub hides such resources."""
     if repository.role(user) is not Role.ADMIN:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
 
 
 def paged(everything: Sequence[T], request: Request, response: Response) -> Sequence[T]:
@@ -114,13 +114,13 @@ def paged(everything: Sequence[T], request: Request, response: Response) -> Sequ
     return page.items
 
 
-def invalid(resource: str, field: str, code: str = "missing_field") -> Refused:
+def invalid(resource: str, field: str, code: str = "missing_field") -> HttpError:
     """A 422 for one field."""
-    return Refused(422, "Validation Failed", [{"resource": resource, "field": field, "code": code}])
+    return HttpError(422, "Validation Failed", [{"resource": resource, "field": field, "code": code}])
 
 
-def validation_failed(errors: Sequence[Any]) -> Refused:
+def validation_failed(errors: Sequence[Any]) -> HttpError:
     """A 422 for a body of the wrong shape."""
     fields = [str(error["loc"][-1]) for error in errors] or ["body"]
     details = [{"resource": "Request", "field": field, "code": "invalid"} for field in fields]
-    return Refused(422, "Validation Failed", details)
+    return HttpError(422, "Validation Failed", details)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github import (
     graphql,
     routes_checks,
@@ -78,7 +78,7 @@ def tell_check(sandbox: Sandbox, happening: CheckHappening) -> None:
                 sandbox.deliveries.tell(hook, message, happening)
 
 
-def refused(refusal: Refused) -> Response:
+def refused(refusal: HttpError) -> Response:
     """A refusal in GitHub's words."""
     body: dict[str, object] = {
         "message": refusal.message,

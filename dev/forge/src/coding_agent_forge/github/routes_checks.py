@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import RedirectResponse
 
 from coding_agent_forge import git
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github.access import Actor, InRepository, SandboxOf, needs_write, paged
 from coding_agent_forge.github.routes_reviews import RenderReviews
 from coding_agent_forge.model import Check, Repository
@@ -31,7 +31,7 @@ async def check_runs(
 ) -> dict[str, Any]:
     """Check runs of a commit: the newest of each name unless `filter=all`."""
     if not user.reads_checks:
-        raise Refused(403, "Resource not accessible by personal access token")
+        raise HttpError(403, "Resource not accessible by personal access token")
     latest = request.query_params.get("filter") != "all"
     found = [one for one in sandbox.reviews.checks(repository, sha, latest=latest) if one.log is not None]
     users = sandbox.store.users
@@ -85,7 +85,7 @@ async def set_status(
     """Give a commit a status."""
     needs_write(repository, user)
     if not await asyncio.to_thread(git.has_commit, repository.path, sha):
-        raise Refused(422, f"No commit found for SHA: {sha}")
+        raise HttpError(422, f"No commit found for SHA: {sha}")
     check = sandbox.reviews.add_check(
         repository,
         sha,
@@ -151,7 +151,7 @@ async def rerun_failed_jobs(
     needs_write(repository, user)
     found = _jobs(sandbox.reviews.checks(repository, latest=True), run)
     if any(not check.result for check in found):
-        raise Refused(403, "This workflow is already running")
+        raise HttpError(403, "This workflow is already running")
     for check in found:
         if check.result not in ("success", "neutral", "skipped"):
             sandbox.reviews.rerun(repository, check, user)
@@ -170,7 +170,7 @@ async def logs(job: int, repository: InRepository, sandbox: SandboxOf) -> Respon
 async def stored_log(job: int, sig: str, request: Request, sandbox: SandboxOf) -> Response:
     """A log in the store, which refuses a request that is both signed and authenticated, as Azure's does."""
     if "authorization" in request.headers or sig != "sandbox":
-        raise Refused(400, "Authentication information is not given in the correct format.")
+        raise HttpError(400, "Authentication information is not given in the correct format.")
     everything = [one for place in sandbox.store.repositories for one in sandbox.reviews.checks(place)]
     return Response(_check_with_log(everything, job).log, media_type="text/plain")
 
@@ -178,7 +178,7 @@ async def stored_log(job: int, sig: str, request: Request, sandbox: SandboxOf) -
 def _jobs(checks: list[Check], run: int) -> list[Check]:
     found = [check for check in checks if check.run == run and check.log is not None]
     if not found:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
     return found
 
 
@@ -186,7 +186,7 @@ def _check_with_log(checks: list[Check], job: int) -> Check:
     for check in checks:
         if check.id == job and check.log is not None:
             return check
-    raise Refused(404, "Not Found")
+    raise HttpError(404, "Not Found")
 
 
 def _branch(repository: Repository, sha: str) -> str:

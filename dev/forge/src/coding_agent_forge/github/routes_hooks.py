@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github.access import Actor, InRepository, Render, SandboxOf, needs_admin, paged
 from coding_agent_forge.github.webhooks import hook_json, ping
 from coding_agent_forge.model import Delivery, Hook, Repository
@@ -37,14 +37,14 @@ def _find(sandbox: Sandbox, repository: Repository, hook_id: int) -> Hook:
     for hook in sandbox.store.hooks:
         if hook.id == hook_id and hook.repository is repository:
             return hook
-    raise Refused(404, "Not Found")
+    raise HttpError(404, "Not Found")
 
 
 def _delivery(sandbox: Sandbox, hook: Hook, delivery_id: int) -> Delivery:
     for delivery in sandbox.deliveries.of_hook(hook):
         if delivery.id == delivery_id:
             return delivery
-    raise Refused(404, "Not Found")
+    raise HttpError(404, "Not Found")
 
 
 def _shown(delivery: Delivery) -> dict[str, Any]:
@@ -86,7 +86,7 @@ async def create_hook(
     """Set a webhook up; a ping is sent to it. The sandbox sends JSON alone."""
     needs_admin(repository, user)
     if new.config.content_type != "json":
-        raise Refused(422, "The sandbox sends JSON alone: set config.content_type to json.")
+        raise HttpError(422, "The sandbox sends JSON alone: set config.content_type to json.")
     hook = sandbox.store.add_hook(
         repository, new.config.url, new.config.secret, new.events, active=new.active
     )

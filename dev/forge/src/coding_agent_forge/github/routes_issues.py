@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Request, Response
 from pydantic import BaseModel
 
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github.access import (
     Actor,
     AnyItem,
@@ -158,7 +158,7 @@ async def remove_label(
     needs_triage(repository, user)
     label = sandbox.store.label(repository, name)
     if label is None or label not in item.labels:
-        raise Refused(404, "Label does not exist")
+        raise HttpError(404, "Label does not exist")
     sandbox.store.update(repository, item, user, remove=[label.name])
     return [render.label(repository, entry) for entry in item.labels]
 
@@ -190,7 +190,7 @@ def find_comment(repository: Repository, comment_id: int) -> tuple[Item, Comment
         for comment in item.comments:
             if comment.id == comment_id:
                 return item, comment
-    raise Refused(404, "Not Found")
+    raise HttpError(404, "Not Found")
 
 
 @router.get("/issues/comments/{comment_id}")

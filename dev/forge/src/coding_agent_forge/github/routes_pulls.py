@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from coding_agent_forge import git
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github.access import (
     Actor,
     InRepository,
@@ -88,7 +88,7 @@ async def create_pull(
     if tips.commits == 0:
         text = f"No commits between {pull.base} and {branch}"
         details = {"resource": "PullRequest", "code": "custom", "message": text}
-        raise Refused(422, "Validation Failed", [details])
+        raise HttpError(422, "Validation Failed", [details])
     item = sandbox.store.open_change(
         repository,
         user,

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from coding_agent_forge import git
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github.access import (
     Actor,
     InRepository,
@@ -60,7 +60,7 @@ async def get_user(login: str, user: Actor, render: Render, sandbox: SandboxOf) 
     """Somebody."""
     found = sandbox.store.user(login)
     if found is None:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
     return render.public_user(found, github_time(sandbox.store.now()))
 
 
@@ -78,7 +78,7 @@ async def get_branch(branch: str, repository: InRepository, render: Render) -> d
     """One branch, and whether it is protected."""
     sha = await asyncio.to_thread(git.branch_sha, repository.path, branch)
     if sha is None:
-        raise Refused(404, "Branch not found")
+        raise HttpError(404, "Branch not found")
     return render.branch(repository, branch, await asyncio.to_thread(git.commit_facts, repository.path, sha))
 
 
@@ -114,7 +114,7 @@ async def get_label(
     """One label."""
     label = sandbox.store.label(repository, name)
     if label is None:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
     return render.label(repository, label)
 
 
@@ -136,7 +136,7 @@ async def delete_label(name: str, repository: InRepository, sandbox: SandboxOf, 
     needs_write(repository, user)
     label = sandbox.store.label(repository, name)
     if label is None:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
     sandbox.store.delete_label(repository, label, user)
 
 
@@ -148,7 +148,7 @@ async def permission(
     needs_write(repository, user)
     person = sandbox.store.user(username)
     if person is None:
-        raise Refused(404, f"{username} is not a user")
+        raise HttpError(404, f"{username} is not a user")
     role = repository.role(person)
     name = "none" if role is None else role.value
     shown = render.user(person) | {"role_name": name}
@@ -164,7 +164,7 @@ async def search(
     """Find issues and pull requests in what the caller can see."""
     query = request.query_params.get("q", "")
     if not query.strip():
-        raise Refused(422, "Validation Failed", [{"resource": "Search", "field": "q", "code": "missing"}])
+        raise HttpError(422, "Validation Failed", [{"resource": "Search", "field": "q", "code": "missing"}])
     visible = [one for one in sandbox.store.repositories if one.role(user) is not None]
     _places_exist(query, {one.full_name.casefold() for one in visible}, sandbox)
     sort = request.query_params.get("sort")
@@ -191,7 +191,7 @@ def _places_exist(query: str, visible: set[str], sandbox: SandboxOf) -> None:
             "or you do not have permission to view them."
         )
         details = {"resource": "Search", "field": "q", "code": "invalid", "message": text}
-        raise Refused(422, "Validation Failed", [details])
+        raise HttpError(422, "Validation Failed", [details])
 
 
 @attachments.get("/user-attachments/assets/{name}")
@@ -199,5 +199,5 @@ async def attachment(name: str, request: Request, sandbox: SandboxOf) -> Respons
     """A file that somebody attached; to strangers none is there."""
     data = sandbox.attachments.get(name)
     if data is None or authenticate(request.headers, sandbox.store.users) is None:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
     return Response(data, media_type="application/octet-stream")

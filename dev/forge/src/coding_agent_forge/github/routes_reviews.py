@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 from coding_agent_forge import git
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github.access import Actor, InRepository, Pull, SandboxOf, needs_write, paged
 from coding_agent_forge.github.render_reviews import ReviewRenderer
 
@@ -78,7 +78,7 @@ async def reply(
         if thread.comments[0].id == comment_id:
             comment = sandbox.reviews.reply(thread, user, text.body)
             return render.review_comment(repository, item, thread, comment)
-    raise Refused(404, "Not Found")
+    raise HttpError(404, "Not Found")
 
 
 class Reviewers(BaseModel):
@@ -109,11 +109,11 @@ async def request_reviewers(
     for person in people:
         if person is None or (person.login not in repository.roles and not person.admin):
             text = "Reviews may only be requested from collaborators."
-            raise Refused(
+            raise HttpError(
                 422, text + " One or more of the users or teams you specified is not a collaborator."
             )
         if person is item.author:
-            raise Refused(422, "Review cannot be requested from pull request author.")
+            raise HttpError(422, "Review cannot be requested from pull request author.")
     for person in people:
         assert person is not None
         sandbox.reviews.request_review(item, user, person)

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from fastapi import Depends, Request, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.gitlab.items import ItemRenderer
 from coding_agent_forge.gitlab.merge_status import merge_status
 from coding_agent_forge.identity import authenticate
@@ -61,7 +61,7 @@ def actor(request: Request, sandbox: SandboxOf) -> User:
     """Who is asking."""
     user = authenticate(request.headers, sandbox.store.users)
     if user is None:
-        raise Refused(401, "401 Unauthorized")
+        raise HttpError(401, "401 Unauthorized")
     return user
 
 
@@ -76,7 +76,7 @@ def project_of(project: str, request: Request, sandbox: SandboxOf, user: Actor) 
     if unquote(segment) == project:
         repository = _by_id(sandbox, project) if project.isdigit() else sandbox.store.repository(project)
     if repository is None or repository.role(user) is None:
-        raise Refused(404, "404 Project Not Found")
+        raise HttpError(404, "404 Project Not Found")
     return repository
 
 
@@ -91,7 +91,7 @@ def item_of(noun: str, iid: int, repository: InProject) -> Item:
     """The issue or merge request of the path."""
     item = repository.item(iid, NOUNS[noun])
     if item is None:
-        raise Refused(404, "404 Not found")
+        raise HttpError(404, "404 Not found")
     return item
 
 
@@ -108,24 +108,24 @@ class Params:
         """A text, `None` if not given.
 
         Raises:
-            Refused: 400, it is something else.
+            HttpError: 400, it is something else.
         """
         value = self.values.get(name)
         if value is None or isinstance(value, str):
             return value
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
-        raise Refused(400, f"{name} is invalid")
+        raise HttpError(400, f"{name} is invalid")
 
     def needed(self, name: str) -> str:
         """A text that must be there.
 
         Raises:
-            Refused: 400, it is not.
+            HttpError: 400, it is not.
         """
         value = self.text(name)
         if value is None or not value.strip():
-            raise Refused(400, f"{name} is missing")
+            raise HttpError(400, f"{name} is missing")
         return value
 
     def names(self, name: str) -> list[str] | None:
@@ -145,7 +145,7 @@ async def params_of(request: Request) -> Params:
     """The parameters of a request.
 
     Raises:
-        Refused: 400, the body is not a JSON object.
+        HttpError: 400, the body is not a JSON object.
     """
     values: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
@@ -156,9 +156,9 @@ async def params_of(request: Request) -> Params:
         try:
             body = await request.json()
         except ValueError:
-            raise Refused(400, "body is not JSON") from None
+            raise HttpError(400, "body is not JSON") from None
         if not isinstance(body, dict):
-            raise Refused(400, "body is not a JSON object")
+            raise HttpError(400, "body is not a JSON object")
         values |= body
     elif "form" in kind:
         values |= dict(await request.form())
@@ -172,7 +172,7 @@ def needs_developer(repository: Repository, user: User) -> None:
     """Refuse who may not push."""
     role = repository.role(user)
     if role is None or not role.may_write:
-        raise Refused(403, "403 Forbidden")
+        raise HttpError(403, "403 Forbidden")
 
 
 def paged(everything: Sequence[T], request: Request, response: Response) -> Sequence[T]:
@@ -192,7 +192,7 @@ def paged(everything: Sequence[T], request: Request, response: Response) -> Sequ
     return page.items
 
 
-def validation_failed(errors: Sequence[Any]) -> Refused:
+def validation_failed(errors: Sequence[Any]) -> HttpError:
     """A 400 for a path or parameter of the wrong type."""
     fields = ", ".join(str(error["loc"][-1]) for error in errors)
-    return Refused(400, f"{fields} is invalid")
+    return HttpError(400, f"{fields} is invalid")

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.gitlab import routes_discussions, routes_items, routes_project, routes_reactions
 from coding_agent_forge.gitlab.access import item_renderer
 from coding_agent_forge.gitlab.webhooks import KINDS, message, pipeline_message
@@ -60,7 +60,7 @@ def tell_check(sandbox: Sandbox, happening: CheckHappening) -> None:
             sandbox.deliveries.tell(hook, told, happening)
 
 
-def refused(refusal: Refused) -> Response:
+def refused(refusal: HttpError) -> Response:
     """A refusal in GitLab's words: `error` for parameters, `message` for the rest, a list at conflicts."""
     if refusal.status == 400 and refusal.message.endswith(("missing", "invalid", "valid value")):
         return JSONResponse({"error": refusal.message}, 400, refusal.headers)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from coding_agent_forge import git
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.gitlab.access import (
     Actor,
     AnItem,
@@ -59,7 +59,7 @@ def _thread(sandbox: Sandbox, item: Item, discussion: str) -> Thread:
     for thread in sandbox.reviews.threads(item):
         if discussion_id(thread.id) == discussion:
             return thread
-    raise Refused(404, "404 Discussion Not Found")
+    raise HttpError(404, "404 Discussion Not Found")
 
 
 @router.post(ITEM + "/discussions/{discussion}/notes", status_code=201)
@@ -129,13 +129,13 @@ async def version(iid: int, version: int, repository: InProject, render: RenderD
     for one in item.versions:
         if version_id(one.head_sha) == version:
             return render.full_version(repository, item, one)
-    raise Refused(404, "404 Not found")
+    raise HttpError(404, "404 Not found")
 
 
 def _merge_request(repository: Repository, iid: int) -> Item:
     item = repository.item(iid, Kind.CHANGE)
     if item is None:
-        raise Refused(404, "404 Not found")
+        raise HttpError(404, "404 Not found")
     return item
 
 
@@ -168,13 +168,13 @@ async def trace(job: int, repository: InProject, sandbox: SandboxOf) -> Response
     for check in sandbox.reviews.checks(repository):
         if check.id == job:
             return Response(check.log or b"", media_type="text/plain")
-    raise Refused(404, "404 Not found")
+    raise HttpError(404, "404 Not found")
 
 
 def _pipeline(sandbox: Sandbox, repository: Repository, pipeline: int) -> list[Check]:
     found = [check for check in sandbox.reviews.checks(repository) if check.run == pipeline]
     if not found:
-        raise Refused(404, "404 Not found")
+        raise HttpError(404, "404 Not found")
     return found
 
 
@@ -230,10 +230,10 @@ async def retry_job(
     for check in sandbox.reviews.checks(repository, latest=True):
         if check.id == job and check.log is not None:
             if not check.result:
-                raise Refused(403, "403 Forbidden - Job is not retryable")
+                raise HttpError(403, "403 Forbidden - Job is not retryable")
             again = sandbox.reviews.rerun(repository, check, user)
             return render.job(repository, again, _branch(repository, check.sha))
-    raise Refused(404, "404 Not found")
+    raise HttpError(404, "404 Not found")
 
 
 _RESULTS = {"failed": "failure", "success": "success", "canceled": "cancelled", "skipped": "skipped"}
@@ -252,9 +252,9 @@ async def set_status(
     needs_developer(repository, user)
     state = params.needed("state")
     if state not in (*_RESULTS, "pending", "running"):
-        raise Refused(400, "state does not have a valid value")
+        raise HttpError(400, "state does not have a valid value")
     if not await asyncio.to_thread(git.has_commit, repository.path, sha):
-        raise Refused(404, "404 Commit Not Found")
+        raise HttpError(404, "404 Commit Not Found")
     check = sandbox.reviews.add_check(
         repository,
         sha,

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from coding_agent_forge import git
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.gitlab.access import (
     NOUNS,
     Actor,
@@ -72,7 +72,7 @@ async def group_items(
     """In a group and its subgroups."""
     owners = {f"{one.owner}/".casefold() for one in sandbox.store.repositories if one.role(user)}
     if not any(owner.startswith(f"{group}/".casefold()) for owner in owners):
-        raise Refused(404, "404 Group Not Found")
+        raise HttpError(404, "404 Group Not Found")
     kind = NOUNS[noun]
     found = chosen(_visible(sandbox, user, kind, group), params, user, scope="all")
     return [render.item(*placed) for placed in paged(found, request, response)]
@@ -124,9 +124,9 @@ async def create_merge_request(
     target, place = params.needed("target_branch"), _target(repository, sandbox, user, params)
     for side, name, where in (("Source", source, repository), ("Target", target, place)):
         if await asyncio.to_thread(git.branch_sha, where.path, name) is None:
-            raise Refused(400, f'{side} branch "{name}" does not exist')
+            raise HttpError(400, f'{side} branch "{name}" does not exist')
     if (repository, source) == (place, target):
-        raise Refused(400, "You can't use same project/branch for source and target")
+        raise HttpError(400, "You can't use same project/branch for source and target")
     fork = None if place is repository else repository
     item = sandbox.store.open_change(
         place,
@@ -148,7 +148,7 @@ def _target(repository: Repository, sandbox: Sandbox, user: User, params: Params
     related = (repository, repository.fork_of)
     found = next((one for one in related if one is not None and str(one.id) == wanted), None)
     if found is None or found.role(user) is None:
-        raise Refused(404, "404 Project Not Found")
+        raise HttpError(404, "404 Project Not Found")
     return found
 
 
@@ -181,7 +181,7 @@ async def update_item(
         item.reviewers = [one for one in sandbox.store.users if str(one.id) in ids]
     event = params.text("state_event")
     if event not in (None, "close", "reopen"):
-        raise Refused(400, "state_event does not have a valid value")
+        raise HttpError(400, "state_event does not have a valid value")
     sandbox.store.update(
         repository,
         item,
@@ -243,7 +243,7 @@ async def get_note(note_id: int, repository: InProject, item: AnItem, render: Re
     for note in item.comments:
         if note.id == note_id:
             return render.note(repository, item, note)
-    raise Refused(404, "404 Note Not Found")
+    raise HttpError(404, "404 Note Not Found")
 
 
 @router.put(ITEM + "/notes/{note_id:int}")
@@ -260,10 +260,10 @@ async def edit_note(
     for note in item.comments:
         if note.id == note_id:
             if note.author is not user or note.system:
-                raise Refused(403, "403 Forbidden")
+                raise HttpError(403, "403 Forbidden")
             sandbox.store.edit_comment(repository, item, user, note, params.needed("body"))
             return render.note(repository, item, note)
-    raise Refused(404, "404 Note Not Found")
+    raise HttpError(404, "404 Note Not Found")
 
 
 @router.get(ITEM + "/resource_label_events")

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from coding_agent_forge import git
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.gitlab.access import (
     Actor,
     InProject,
@@ -55,7 +55,7 @@ async def upload(secret: str, name: str, repository: InProject, sandbox: Sandbox
     """A file that somebody attached to an item of the project."""
     data = sandbox.attachments.get(f"{secret}/{name}")
     if data is None:
-        raise Refused(404, "404 Not found")
+        raise HttpError(404, "404 Not found")
     return Response(data, media_type="application/octet-stream")
 
 
@@ -67,7 +67,7 @@ async def member(user_id: int, repository: InProject, render: Render, sandbox: S
         role = repository.roles.get(user.login, Role.ADMIN if user.admin else None)
         if user.id == user_id and role is not None:
             return render.member(repository, user, role)
-    raise Refused(404, "404 Not found")
+    raise HttpError(404, "404 Not found")
 
 
 @router.get(PROJECT + "/repository/branches/{branch:path}")
@@ -75,7 +75,7 @@ async def branch(branch: str, repository: InProject, render: Render, user: Actor
     """One branch, and whether it is the default one or protected."""
     sha = await asyncio.to_thread(git.branch_sha, repository.path, branch)
     if sha is None:
-        raise Refused(404, "404 Branch Not Found")
+        raise HttpError(404, "404 Branch Not Found")
     commit = await asyncio.to_thread(git.commit_facts, repository.path, sha)
     return render.branch(repository, branch, commit, repository.role(user) or Role.READ)
 
@@ -95,7 +95,7 @@ async def create_label(
     """Make a label; 409 when there is one of this name."""
     name, color = params.needed("name"), params.needed("color")
     if sandbox.store.label(repository, name) is not None:
-        raise Refused(409, "Label already exists")
+        raise HttpError(409, "Label already exists")
     label = sandbox.store.ensure_label(repository, name, color, params.text("description") or "")
     return render.label(label)
 
@@ -108,7 +108,7 @@ async def delete_label(name: str, repository: InProject, sandbox: SandboxOf, use
         if name in (label.name, str(label.id)):
             sandbox.store.delete_label(repository, label, user)
             return
-    raise Refused(404, "404 Label Not Found")
+    raise HttpError(404, "404 Label Not Found")
 
 
 _FLAGS = {"notes": "note_events", "pipelines": "pipeline_events"}
@@ -134,11 +134,11 @@ def _hook_json(hook: Hook, repository: Repository) -> dict[str, Any]:
 
 def _find(sandbox: Sandbox, repository: Repository, hook_id: int, user: User) -> Hook:
     if repository.role(user) is not Role.ADMIN:
-        raise Refused(403, "403 Forbidden")
+        raise HttpError(403, "403 Forbidden")
     for hook in sandbox.store.hooks:
         if hook.id == hook_id and hook.repository is repository:
             return hook
-    raise Refused(404, "404 Not found")
+    raise HttpError(404, "404 Not found")
 
 
 @router.get(PROJECT + "/hooks")
@@ -157,7 +157,7 @@ async def create_hook(
 ) -> dict[str, Any]:
     """Set a webhook up."""
     if repository.role(user) is not Role.ADMIN:
-        raise Refused(403, "403 Forbidden")
+        raise HttpError(403, "403 Forbidden")
     kinds = [kind for kind in KINDS.values() if params.flag(_FLAGS.get(kind, f"{kind}_events"))]
     hook = sandbox.store.add_hook(repository, params.needed("url"), params.text("token") or "", kinds)
     return _hook_json(hook, repository)
@@ -198,7 +198,7 @@ async def resend(
         if delivery.id == event_id:
             again = await sandbox.deliveries.finished(sandbox.deliveries.resend(delivery))
             return {"response_status": again.status_code}
-    raise Refused(404, "404 Not found")
+    raise HttpError(404, "404 Not found")
 
 
 @last_router.get(PROJECT)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.gitlab.access import Actor, AnItem, Parameters, Render, SandboxOf, paged
 from coding_agent_forge.gitlab.render import Renderer
 from coding_agent_forge.gitlab.routes_items import ITEM
@@ -24,7 +24,7 @@ def note_of(note_id: int, item: AnItem) -> Comment:
     for note in item.comments:
         if note.id == note_id:
             return note
-    raise Refused(404, "404 Note Not Found")
+    raise HttpError(404, "404 Note Not Found")
 
 
 ANote = Annotated[Comment, Depends(note_of)]
@@ -58,5 +58,5 @@ async def react(
     """React; a second time is answered 404 (GitLab's `lib/api/award_emoji.rb`)."""
     reaction, created = sandbox.store.react(note, user, params.needed("name"))
     if not created:
-        raise Refused(404, "404 Award Emoji Name has already been taken Not Found")
+        raise HttpError(404, "404 Award Emoji Name has already been taken Not Found")
     return _shown(render, note, reaction)

@@ -18,7 +18,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from coding_agent_forge import git
-from coding_agent_forge.errors import Refused
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.model import Flavour, Item, Kind, Repository
 from coding_agent_forge.sandbox import Sandbox
 from coding_agent_forge.web.markdown import rendered
@@ -71,7 +71,7 @@ def repository_of(full_name: str, sandbox: SandboxOf) -> Repository:
     """The repository of the path; GitLab's pages have a `/-` behind it."""
     repository = sandbox.store.repository(full_name.removesuffix("/-"))
     if repository is None:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
     return repository
 
 
@@ -87,7 +87,7 @@ def item_of(noun: str, number: int, repository: InRepository) -> Item:
     """The item of the path."""
     item = repository.item(number, kind_of(noun))
     if item is None:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
     return item
 
 
@@ -98,7 +98,7 @@ def same_origin(request: Request, sandbox: SandboxOf) -> None:
     """Refuse forms that another site's page sends: the pages know no sign-in."""
     origin = request.headers.get("origin")
     if origin not in (None, sandbox.base_url):
-        raise Refused(403, "forms are taken from this site's own pages alone")
+        raise HttpError(403, "forms are taken from this site's own pages alone")
 
 
 SameOrigin = Depends(same_origin)
@@ -176,7 +176,7 @@ async def raw_diff(number: int, repository: InRepository) -> Response:
     """A pull request's diff as text."""
     item = repository.item(number, Kind.CHANGE)
     if item is None:
-        raise Refused(404, "Not Found")
+        raise HttpError(404, "Not Found")
     return Response(await _diff(repository, item), media_type="text/plain; charset=utf-8")
 
 

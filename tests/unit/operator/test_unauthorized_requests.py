@@ -6,8 +6,8 @@ import pytest
 from coding_agent_core.agenttask import AgentTask, OutcomeType
 from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import Phase
-from coding_agent_operator.refused_requests import MOST, PERIOD, RefusedRequests
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
+from coding_agent_operator.unauthorized_requests import MOST, PERIOD, UnauthorizedRequests
 
 from tests.unit.operator.making import NOW, POLICY, attempt, status, task
 
@@ -30,7 +30,7 @@ def refused(
 
 def test_after_some_refusals_a_request_costs_no_pod_until_an_hour_has_passed() -> None:
     clock = Clock()
-    requests = RefusedRequests(clock)  # type: ignore[arg-type]
+    requests = UnauthorizedRequests(clock)  # type: ignore[arg-type]
     for number in range(MOST):
         plan = plan_task(task(user="mallory"), [], START, clock.now, POLICY, unauthorized=requests.refusal)
         assert plan.create == 1, f"request {number + 1} is checked by its attempt"
@@ -68,7 +68,7 @@ def test_after_some_refusals_a_request_costs_no_pod_until_an_hour_has_passed() -
     ids=["a person", "a repository", "fewer", "another reason", "nobody", "a started task", "a person's own"],
 )
 def test_others_are_not_affected(other: AgentTask, ends: list[AgentTask]) -> None:
-    requests = RefusedRequests(lambda: NOW)
+    requests = UnauthorizedRequests(lambda: NOW)
     for end in ends:
         requests.ended(end)
     assert requests.refusal(other) is None

@@ -23,7 +23,7 @@ _PEOPLE = 10_000
 _Person = tuple[str, str]
 
 
-class RefusedRequests:
+class UnauthorizedRequests:
     """Remembers in memory who was refused; after a restart, each person may cost a few pods again."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:

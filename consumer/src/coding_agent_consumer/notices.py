@@ -28,7 +28,15 @@ from coding_agent_core.reporting import State
 from coding_agent_core.retry import first_of
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Phase, Submission, TaskRequest, Withdrawal, task_name
+from coding_agent_core.tasks import (
+    Item,
+    Phase,
+    Submission,
+    TaskRequest,
+    Withdrawal,
+    WithdrawalCause,
+    task_name,
+)
 
 from coding_agent_consumer.forge_tasks import ForgeTask, Start, decide_start, remembered, task_for
 
@@ -145,25 +153,31 @@ class NoticeHandler:
         async with self.source.item_lock(task.request.item) as is_free:
             if not is_free:
                 return
+            if isinstance(self.source, MemoryQueue) and not self.source.waits(task):
+                return
             item = await forge.locate(task.request.item)
-            state = await remembered(forge, item)
-            if state is not None and (state.uuid == task.uuid or not state.phase.terminal):
-                return
-            limit = self.settings.consumer.max_attempts
-            labels = self.settings.labels(item.platform)
-            decision = decide_start(task, await forge.read(item), state, labels, limit)
-            if not isinstance(decision, Start):
-                return
-            waiting = State(
-                uuid=task.uuid,
-                run=decision.run,
-                attempt=0,
-                phase=Phase.QUEUED,
-                branch=state.branch if state else None,
-                change_url=state.change_url if state else None,
-                runner=task.request.runner,
-            )
-            await self._task(forge, item, waiting).comment(Phase.QUEUED)
+            waiting = await self._waiting(task, item, await remembered(forge, item), forge)
+            if waiting is not None:
+                await self._task(forge, item, waiting).comment(Phase.QUEUED)
+
+    async def _waiting(self, task: QueuedTask, item: Item, shown: State | None, forge: Forge) -> State | None:
+        """Return what a waiting task shows; `None` if its item no longer asks for it, or shows more of it."""
+        if shown is not None and (shown.uuid == task.uuid or not shown.phase.terminal):
+            return None
+        limit = self.settings.consumer.max_attempts
+        labels = self.settings.labels(item.platform)
+        decision = decide_start(task, await forge.read(item), shown, labels, limit)
+        if not isinstance(decision, Start):
+            return None
+        return State(
+            uuid=task.uuid,
+            run=decision.run,
+            attempt=0,
+            phase=Phase.QUEUED,
+            branch=shown.branch if shown else None,
+            change_url=shown.change_url if shown else None,
+            runner=task.request.runner,
+        )
 
     async def _check(self, withdrawal: Withdrawal, forge: Forge) -> None:
         """Cancel a task in the in-memory queue whose label may be older than the withdrawal.
@@ -180,17 +194,26 @@ class NoticeHandler:
         await self.source.withdraw(withdrawal.model_copy(update={"at": at, "confirmed": True}))
 
     async def _show_cancelled(self, withdrawal: Withdrawal, forge: Forge) -> None:
-        """Show that a waiting task was cancelled. The worker of a running task shows this itself."""
+        """Show that a waiting task was cancelled. The worker of a running task shows this itself.
+
+        A command may cancel a task before the item shows that it waits. Nothing else then takes its label
+        off.
+        """
         async with self.source.item_lock(withdrawal.item) as is_free:
             if not is_free or await self._is_wanted(withdrawal.item, forge):
                 return
             item = await forge.locate(withdrawal.item)
             state = await remembered(forge, item)
+            by_command = withdrawal.cause is WithdrawalCause.COMMAND
+            if by_command and isinstance(self.source, MemoryQueue):
+                task = self.source.latest_task(withdrawal.item)
+                unseen = await self._waiting(task, item, state, forge) if task else None
+                state = unseen or state
             if state is not None and state.phase in (Phase.QUEUED, Phase.BACKOFF):
                 outcome = Outcome(reason=Reason.CANCELLED, message=withdrawal.message)
-                task = self._task(forge, item, state)
-                task.answered_until = answered_by_withdrawal(withdrawal.before)
-                await task.finish(outcome)
+                shown = self._task(forge, item, state)
+                shown.answered_until = answered_by_withdrawal(withdrawal.before)
+                await shown.finish(outcome)
 
     async def _is_wanted(self, item: Item, forge: Forge) -> bool:
         """Whether the item has a task that is not cancelled: its label may have been applied again."""

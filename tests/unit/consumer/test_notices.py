@@ -5,6 +5,7 @@ A notice that a stop keeps from being handled is not labels_shown: the next cons
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -13,15 +14,16 @@ from coding_agent_consumer import notices
 from coding_agent_consumer.notices import NoticeHandler, handle_notices
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.values import Comment, ItemState
+from coding_agent_core.forge.values import Comment, ItemDetails, ItemState, LabelEvent, Permission
 from coding_agent_core.issue_commands import CommandName, IssueCommand
-from coding_agent_core.queue_messages import Notice, item_of_notice
+from coding_agent_core.queue_messages import Notice, QueuedTask, item_of_notice
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import Platform
+from coding_agent_core.reporting import read_state
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
+from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, Withdrawal
 
-from tests.unit.consumer.making import ITEM
+from tests.unit.consumer.making import ITEM, details
 from tests.unit.core_commands.test_commands import command
 
 GITHUB, GITLAB = "github.com", "gitlab.com"
@@ -187,3 +189,70 @@ async def test_the_consumer_reads_the_item(
     latest = queue.latest(ITEM)
     assert latest is not None
     assert latest.cancel_requested is cancelled
+
+
+class WrittenItem(ShownItem):
+    """An item whose label was applied at noon; it keeps the comment, and which labels come off."""
+
+    host = ITEM.host
+
+    def __init__(self) -> None:
+        super().__init__(ItemState(frozenset({BOT}), open=True, updated_at=NOON))
+        self.bodies: list[str] = []
+
+    async def read(self, item: Item) -> ItemDetails:
+        return details(*self.state.labels, updated_at=NOON)
+
+    async def label_application(self, item: Item) -> LabelEvent:
+        return LabelEvent(NOON, "alice", BOT, added=True)
+
+    async def label_history(self, item: Item, since: datetime | None) -> list[LabelEvent]:
+        return [LabelEvent(NOON, "alice", BOT, added=True)]
+
+    async def find_comment(self, item: Item, marker: str) -> Comment | None:
+        return Comment("1", "bot", self.bodies[-1], NOON) if self.bodies else None
+
+    async def upsert_comment(self, item: Item, marker: str, body: str) -> Comment:
+        self.bodies.append(body)
+        return Comment("1", "bot", body, NOON)
+
+    async def whoami(self) -> str:
+        return "bot"
+
+    async def permission(self, item: Item, user: str) -> Permission:
+        return Permission.WRITE
+
+    async def has_reacted(self, item: Item, comment: str) -> bool:
+        return False
+
+    async def react(self, item: Item, comment: str) -> None: ...
+
+    async def remove_label(self, item: Item, label: str) -> bool:
+        self.state = replace(self.state, labels=self.state.labels - {label})
+        return True
+
+    @property
+    def phases(self) -> list[Phase]:
+        """What the comment said, oldest first."""
+        return [state.phase for body in self.bodies if (state := read_state(body)) is not None]
+
+
+async def test_a_task_that_a_command_cancels_before_its_item_shows_it_is_shown_as_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The label's webhook comes late, while the command is being executed: the sign waits behind it."""
+    monkeypatch.setattr(notices, "_WAITS_AFTER", 0.0)
+    queue, forge = MemoryQueue(), WrittenItem()
+    handler = NoticeHandler(Settings(), queue, {ITEM.host: cast("Forge", forge)})
+    trigger = Trigger(origin=Origin.WEBHOOK, delivery_id="d1", labeled_at=NOON, received_at=datetime.now(UTC))
+    await queue.submit(TaskRequest(item=ITEM, trigger=trigger))
+    cancelling = command(CommandName.CANCEL, NOON + timedelta(seconds=2)).model_copy(update={"item": ITEM})
+    stop = asyncio.Event()
+    async with asyncio.timeout(60):
+        await handler.handle(cancelling)
+        async for notice in queue.notices(ITEM.host, stop):
+            await handler.handle(notice)
+            if isinstance(notice, QueuedTask):
+                stop.set()
+    assert forge.phases == [Phase.CANCELLED]
+    assert not forge.state.labels, "nobody works for the label"

@@ -258,6 +258,16 @@ class MemoryQueue:
         entry = self._latest.get(item.identity)
         return entry.latest() if entry else None
 
+    def latest_task(self, item: Item) -> QueuedTask | None:
+        entry = self._latest.get(item.identity)
+        return entry.task if entry else None
+
+    def waits(self, task: QueuedTask) -> bool:
+        """Whether this is the newest task of its item, and it has neither ended nor been cancelled."""
+        entry = self._latest.get(task.request.item.identity)
+        known = entry is not None and entry.task.uuid == task.uuid
+        return known and entry is not None and not entry.ended and not entry.cancel_requested
+
     async def connected(self) -> bool:
         return not self._closed and len(self._active) < self._active_limit
 

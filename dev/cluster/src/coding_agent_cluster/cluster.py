@@ -3,7 +3,7 @@
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from coding_agent_cluster import apt, build, cgroups, images, parts, paths, sandbox, state, system_images
@@ -28,10 +28,19 @@ class Cluster:
     """The cluster ``name`` on ``network``; make one with ``up`` or ``find``.
 
     ``binaries`` says where each part is; who only ends a cluster needs none, and must not have to build any.
+    ``audit_bodies`` is as for ``ControlPlane``.
     """
 
-    def __init__(self, name: str, network: Network, binaries: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        name: str,
+        network: Network,
+        binaries: Mapping[str, Path],
+        *,
+        audit_bodies: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self.name = name
+        self._audit_bodies = audit_bodies
         self.network = network
         self.root = paths.clusters_root() / name
         self.binaries = binaries
@@ -116,15 +125,28 @@ class Cluster:
     def _plane(self) -> ControlPlane:
         """The control plane, entered through the sandbox that exists now."""
         enter = sandbox.enter(self.processes) if sandbox.is_up(self.processes) else []
-        return ControlPlane(self.root, self.network, self.binaries, names=PLANE_NAMES, enter=enter)
+        return ControlPlane(
+            self.root,
+            self.network,
+            self.binaries,
+            names=PLANE_NAMES,
+            enter=enter,
+            audit_bodies=self._audit_bodies,
+        )
 
     def _forget(self) -> None:
         self.plane.forget()
         self.node.forget()
 
 
-def up(name: str = DEFAULT_NAME, *, owner: int = 0) -> Cluster:
+def up(
+    name: str = DEFAULT_NAME, *, owner: int = 0, audit_bodies: Mapping[str, Sequence[str]] | None = None
+) -> Cluster:
     """Start the cluster ``name``, or what is missing of it, and wait until pods can run and find each other.
+
+    Args:
+        audit_bodies: resources, by API group, whose writes the audit log has with the bodies of request and
+            answer; an API server that runs already keeps its policy.
 
     Raises:
         MachineError: not Linux, not root, or something cannot be installed.
@@ -137,7 +159,7 @@ def up(name: str = DEFAULT_NAME, *, owner: int = 0) -> Cluster:
         with locked(paths.clusters_root() / "slots.lock"):
             network = _slot_for(name)
             state.save(paths.clusters_root() / name, state.State(network, PLANE_NAMES, owner))
-        cluster = Cluster(name, network, binaries)
+        cluster = Cluster(name, network, binaries, audit_bodies=audit_bodies)
         cluster.whole()
         return cluster
 

@@ -31,6 +31,7 @@ class ControlPlane:
 
     ``binaries`` says where each part is; ``enter`` is put before each command (nsenter, for a control plane
     inside a sandbox). The parts are those of ``names``; etcd and the API server are always among them.
+    ``audit_bodies`` are resources, by API group, whose writes the audit log has with their bodies.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ControlPlane:
         *,
         names: Sequence[str] = parts.CONTROL_PLANE,
         enter: Sequence[str] = (),
+        audit_bodies: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.folders = Folders(root)
         self.network = network
@@ -49,6 +51,7 @@ class ControlPlane:
         self.binaries = dict(binaries)
         self.names = [n for n in COMMANDS if n in names]
         self._enter = list(enter)
+        self._audit_bodies = audit_bodies
 
     @property
     def kubeconfig(self) -> Path:
@@ -63,7 +66,7 @@ class ControlPlane:
         """
         self.folders.logs.mkdir(parents=True, exist_ok=True)
         pki.create(self.folders.pki, self.network)
-        self.folders.audit_policy.write_text(yaml.safe_dump(audit_policy()))
+        self.folders.audit_policy.write_text(yaml.safe_dump(audit_policy(self._audit_bodies)))
         with step("API server"):
             self._launch("etcd")
             self._launch("kube-apiserver")

@@ -3,6 +3,7 @@
 The binaries are named without a path; whoever starts them knows where they are.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Folders:
 
     @property
     def audit_log(self) -> Path:
-        """What the API server was asked, by whom: one JSON object a line (metadata level)."""
+        """What the API server was asked, by whom: one JSON object a line; with what, as the policy says."""
         return self.logs / "audit.jsonl"
 
     @property
@@ -53,13 +54,24 @@ class Folders:
         return self.pki / "admin.kubeconfig"
 
 
-def audit_policy() -> dict[str, Any]:
-    """Log who did what to which object when done; skip reads of health and leases, which would drown it."""
+def audit_policy(bodies: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """Log who did what to which object when done; skip reads of health and leases, which would drown it.
+
+    Args:
+        bodies: resources whose writes are logged with the bodies of request and answer, by API group.
+    """
+    written = [{"group": group, "resources": list(names)} for group, names in (bodies or {}).items()]
+    with_bodies = {
+        "level": "RequestResponse",
+        "verbs": ["create", "update", "patch", "delete", "deletecollection"],
+        "resources": written,
+    }
     return {
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
         "omitStages": ["RequestReceived"],
         "rules": [
+            *([with_bodies] if written else []),
             {"level": "None", "nonResourceURLs": ["/healthz*", "/livez*", "/readyz*", "/openapi*"]},
             {"level": "None", "resources": [{"group": "coordination.k8s.io", "resources": ["leases"]}]},
             {"level": "Metadata"},

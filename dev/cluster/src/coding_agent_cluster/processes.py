@@ -161,6 +161,19 @@ class Processes:
                     raise ClusterError(f"{name} (pid {pid}) does not die of SIGKILL") from error
         (self._pids / name).unlink(missing_ok=True)
 
+    def send(self, name: str, how: signal.Signals) -> None:
+        """Signal the process with its whole process group; returns at once.
+
+        The group has the program that a restarting shell has started, and nsenter: that stops when its child
+        does, and would never reap it if the child alone went on.
+
+        Raises:
+            ClusterError: it does not run.
+        """
+        if (pid := self.pid(name)) is None:
+            raise ClusterError(f"{name} does not run")
+        os.killpg(os.getpgid(pid), how)
+
     def log_tail(self, name: str, lines: int = 5) -> str:
         """The last lines of the process' log."""
         try:

@@ -1,0 +1,26 @@
+"""Processes of a cluster are found again and signalled with what started them."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from coding_agent_cluster.processes import Processes
+from coding_agent_cluster.wait import until
+
+
+@pytest.mark.needs_linux
+def test_a_process_that_was_stopped_goes_on_with_what_started_it(tmp_path: Path) -> None:
+    processes = Processes(tmp_path)
+    processes.start("sleeper", ["sleep", "600"], enter=["unshare", "--fork"])
+    pid = processes.pid("sleeper")
+    [parent] = [line.split()[1] for line in _status(pid) if line.startswith("PPid:")]
+    both = (pid, int(parent))
+    processes.send("sleeper", signal.SIGSTOP)
+    until("a stop", lambda: all("State:\tT (stopped)" in _status(one) for one in both), timeout=60)
+    processes.send("sleeper", signal.SIGCONT)
+    until("the way on", lambda: all("State:\tT (stopped)" not in _status(one) for one in both), timeout=60)
+    processes.stop("sleeper", how=signal.SIGKILL, timeout=60)
+
+
+def _status(pid: int | None) -> list[str]:
+    return Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from coding_agent_model.answer import Answer, CallMade, Usage, WireFormat
 from coding_agent_model.conversation import Conversation, instance
+from coding_agent_model.faults import Fault
 from coding_agent_model.script import Failure, Script, Turn, choose
 
 _LOG_LENGTH = 2000
@@ -46,11 +47,13 @@ class Play:
     Attributes:
         log: every request for an answer.
         served: how often each failure, cut or stall of a conversation was met.
+        faults: planted ones; the first that has not ended hits each request for an answer.
     """
 
     scripts: Sequence[Script]
     served: Counter[tuple[str, str, int, str]] = field(default_factory=Counter)
     log: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_LOG_LENGTH))
+    faults: list[Fault] = field(default_factory=list)
     _usage: dict[str, Counter[str]] = field(default_factory=dict)
 
     async def answer(self, wire: WireFormat, body: dict[str, Any]) -> Response:
@@ -65,7 +68,7 @@ class Play:
             script = choose(self.scripts, conversation)
             entry["script"] = script.name if script else None
             entry["position"] = conversation.position
-            response = await self._play(wire, script, conversation, body)
+            response = await self._answer(wire, script, conversation, body)
         entry["status"] = response.status_code
         return response
 
@@ -80,8 +83,29 @@ class Play:
         """Answers and tokens served, by model. An answer that was cut or stalled counts in full."""
         return {model: dict(counts) for model, counts in self._usage.items()}
 
-    async def _play(
+    async def _answer(
         self, wire: WireFormat, script: Script | None, conversation: Conversation, body: dict[str, Any]
+    ) -> Response:
+        """The answer, or what a fault makes of it."""
+        fault = next((one for one in self.faults if not one.ended), None)
+        if fault is None:
+            return await self._play(wire, script, conversation, body)
+        fault.hit()
+        await asyncio.sleep(fault.delay_ms / 1000)
+        if fault.status is not None:
+            error = Failure(status=fault.status, message="The server fails: a fault was planted.")
+            headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+            return JSONResponse(wire.failure(error), error.status, headers)
+        return await self._play(wire, script, conversation, body, cut=fault.cut)
+
+    async def _play(
+        self,
+        wire: WireFormat,
+        script: Script | None,
+        conversation: Conversation,
+        body: dict[str, Any],
+        *,
+        cut: bool = False,
     ) -> Response:
         asides = any(entry.runs_commands for entry in self.scripts)
         if asides and not conversation.tools:
@@ -111,6 +135,8 @@ class Play:
         await asyncio.sleep(turn.delay_ms / 1000)
         try:
             filled = turn.filled(script.read(conversation))
+            if cut:
+                filled = filled.model_copy(update={"cut": -1})
             return self._send(wire, filled, conversation, body, (script.name, opening, index))
         except LookupError as error:
             return refusal(wire, 409, f"{place}: {error.args[0]}")

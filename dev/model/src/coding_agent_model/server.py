@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from coding_agent_model.answer import WireFormat
 from coding_agent_model.anthropic import Messages
 from coding_agent_model.chat import ChatCompletions
+from coding_agent_model.faults import Fault
 from coding_agent_model.gemini import GenerateContent
 from coding_agent_model.play import Play, refusal
 from coding_agent_model.responses import Responses
@@ -142,6 +143,18 @@ def create_app(scripts: Sequence[Script], *, api_key: str | None = None) -> Fast
         """What was served, by model: answers, and their tokens as the answers reported them."""
         return play.totals()
 
+    @app.post("/_sandbox/faults", status_code=201)
+    async def plant(fault: Fault) -> dict[str, Any]:
+        """Plant a fault, fields as in `Fault`."""
+        play.faults.append(fault)
+        return fault.model_dump()
+
+    @app.delete("/_sandbox/faults", status_code=204)
+    async def clear() -> None:
+        """End all faults."""
+        for fault in play.faults:
+            fault.end()
+
     return app
 
 
@@ -182,6 +195,12 @@ class ModelServer:
         """As `/_sandbox/usage`."""
         totals: dict[str, dict[str, int]] = self.app.state.play.totals()
         return totals
+
+    def fault(self, **fields: Any) -> Fault:
+        """Plant a fault, fields as in `Fault`; it is live: read its `hits`, and call its `end`."""
+        fault = Fault(**fields)
+        self.app.state.play.faults.append(fault)
+        return fault
 
     def __enter__(self) -> ModelServer:
         # The socket listens already: connections wait until the thread serves them.

@@ -33,7 +33,8 @@ class ForgeEvent:
         label: the label of `labeled` and `unlabeled`.
         comment: the id of the comment that was written or edited.
         body: the new text of the comment, or of the item for `edited`.
-        branch, before, after: of `pushed`; 40 zeros for the commit that is not there.
+        branch: of `pushed`, and that of a change that was `opened`.
+        before, after: of `pushed`; 40 zeros for the commit that is not there.
     """
 
     id: int

@@ -248,8 +248,13 @@ def merge(repository: Path, branch: str, other: str, message: str) -> str:
 
 
 def commit_files(repository: Path, branch: str, files: Mapping[str, str], message: str) -> str:
-    """Add a commit to a branch that writes these files; its id. A new branch starts from `HEAD`."""
-    tip = branch_sha(repository, branch) or git(repository, "rev-parse", "HEAD").strip()
+    """Add a commit to a branch that writes these files; its id. A new branch starts from `HEAD`.
+
+    Raises:
+        subprocess.CalledProcessError: somebody else has moved the branch meanwhile.
+    """
+    before = branch_sha(repository, branch)
+    tip = before or git(repository, "rev-parse", "HEAD").strip()
     with tempfile.TemporaryDirectory(prefix="forge-commit-") as scratch:
         extra = {"GIT_INDEX_FILE": f"{scratch}/index"}
         git(repository, "read-tree", tip, extra=extra)
@@ -261,7 +266,7 @@ def commit_files(repository: Path, branch: str, files: Mapping[str, str], messag
             git(repository, "update-index", "--add", "--cacheinfo", entry, extra=extra)
         tree = git(repository, "write-tree", extra=extra).strip()
     made = git(repository, "commit-tree", tree, "-p", tip, "-m", message).strip()
-    git(repository, "update-ref", f"refs/heads/{branch}", made)
+    git(repository, "update-ref", f"refs/heads/{branch}", made, before or "0" * 40)
     return made
 
 

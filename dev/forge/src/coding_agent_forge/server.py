@@ -19,6 +19,7 @@ from coding_agent_forge import git
 from coding_agent_forge.app import create_app, with_faults
 from coding_agent_forge.clock import Clock
 from coding_agent_forge.delivery_settings import DeliverySettings
+from coding_agent_forge.errors import HttpError
 from coding_agent_forge.eventlog import ForgeEvent
 from coding_agent_forge.faults import Fault
 from coding_agent_forge.model import Check, Flavour, Item, Kind, Repository, Role, Thread, User
@@ -377,7 +378,11 @@ class ForgeServer:
         )
 
     def push(self, full_name: str, branch: str, files: Mapping[str, str], *, by: str | None = None) -> str:
-        """Push a commit that writes these files to a branch, as a person does; the commit."""
+        """Push a commit that writes these files to a branch, as a person does; the commit.
+
+        Raises:
+            subprocess.CalledProcessError: somebody else has moved the branch meanwhile.
+        """
         repository = self.repository(full_name)
         before = git.branch_sha(repository.path, branch) or "0" * 40
         after = git.commit_files(repository.path, branch, files, f"Push to {branch}")
@@ -398,15 +403,19 @@ class ForgeServer:
         return after
 
     def merge(self, full_name: str, number: int, *, by: str | None = None) -> str:
-        """Merge a change into its base, as a person does; the base's new commit.
+        """Merge an open change into its base, as a person does; the base's new commit.
 
         Raises:
-            HttpError: 409 when they conflict.
+            HttpError: 405 if it is not open or its branch is gone, 409 when they conflict.
+            subprocess.CalledProcessError: somebody else has moved the base meanwhile.
         """
         repository, item = self.repository(full_name), self.item(full_name, number, Kind.CHANGE)
+        holder = repository.holder(item)
+        head = git.branch_sha(holder.path, item.head) if holder else None
         before = git.branch_sha(repository.path, item.base)
-        assert before is not None
-        after = git.merge(repository.path, item.base, item.tips.head_sha, f"Merge {item.title}")
+        if not item.open or head is None or before is None:
+            raise HttpError(405, f"{full_name} change {number} cannot be merged")
+        after = git.merge(repository.path, item.base, head, f"Merge {item.title}")
         self._pushed(repository, item.base, before, after, by)
         return after
 

@@ -329,7 +329,7 @@ class Store:
 
     def _opened(self, repository: Repository, item: Item, actor: User, labels: Sequence[str]) -> None:
         item.labels = self._labels(repository, labels)
-        self.log.add("opened", repository, actor, item)
+        self.log.add("opened", repository, actor, item, branch=item.head or None)
         self._record(repository, item, actor, "labeled", item.created_at, item.labels)
         repository.items.append(item)
         self.listener(Happening("opened", repository, item, actor, item.created_at, added=tuple(item.labels)))

@@ -1,4 +1,4 @@
-"""What happened in one run of the system, from the records of others: the forge and the API server.
+"""What happened in one run of a system, from the records of others: the forge and the API server.
 
 It imports nothing of the product, so that an error in the product's own types cannot hide itself. A record
 is a JSON object on a line of its own:
@@ -7,23 +7,29 @@ is a JSON object on a line of its own:
     {"record": "delivery", "at": …, "host": …, "repository": …, "kind": …, "number": …, "event": "labeled",
      "label": …, "status": 200}
     {"record": "audit", …an event of the API server's audit log, with bodies…}
-    {"record": "fault", "id": 3, "kind": "kill operator", "start": …, "end": …}
+    {"record": "fault", "id": 3, "kind": "kill operator", "start": …, "asked": …, "end": …}
+    {"record": "act", "at": …, "kind": "relabel within a second", "step": 0, "skipped": "", …}
 
-Times are ISO 8601 by one clock, that of the machine which recorded them.
+A fault's `asked` is when its end was asked for, and `end` when the broken part served again. An act's
+`skipped` says why the forge's state did not allow it. Times are ISO 8601 by one clock, that of the machine
+which recorded them.
+
+What a system makes of an item is its own: a `Reader` finds the runs in the records, and `readers.py` has
+those of this project. docs/testing-another-system.md shows one for another system.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 ENDED = frozenset({"Succeeded", "Failed", "Cancelled"})
-_STATE = re.compile(r"<!-- coding-agent:status (\{[^\n]*?\}) -->")
-_POD_OVER = frozenset({"Succeeded", "Failed"})
+"""The phases of a run that is over."""
+Record = Mapping[str, Any]
 
 
 class ItemKey(NamedTuple):
@@ -45,6 +51,7 @@ class Act:
     Attributes:
         item: `None` for pushes.
         repository: with its host.
+        branch: of a push, and that of a change that was opened.
     """
 
     at: datetime
@@ -94,7 +101,8 @@ class Run:
 
     Attributes:
         number: of the run, from 1.
-        phases: when it entered which phase.
+        phases: when it entered which phase; those of `ENDED`, `Queued`, `Starting` and `Running` matter.
+        spent: how much its attempts had cost by then, all together.
     """
 
     item: ItemKey
@@ -103,6 +111,7 @@ class Run:
     created: datetime
     phases: tuple[tuple[datetime, str], ...] = ()
     pods: tuple[Pod, ...] = ()
+    spent: tuple[tuple[datetime, Decimal], ...] = ()
 
     @property
     def phase(self) -> str:
@@ -116,12 +125,45 @@ class Run:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that was broken on purpose, from `start` to `end`."""
+    """Something that was broken on purpose.
+
+    Attributes:
+        asked: when its end was asked for.
+        end: when the broken part served again.
+    """
 
     id: int
     kind: str
     start: datetime
+    asked: datetime
     end: datetime
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What people were to do.
+
+    Attributes:
+        kind: as `people.py` calls it.
+        step: of an operation in several steps, from 0.
+        skipped: why the forge's state did not allow it; empty: it was done.
+    """
+
+    at: datetime
+    kind: str
+    step: int
+    skipped: str
+
+
+class Shown(NamedTuple):
+    """What the bot's comment says of a run."""
+
+    phase: str
+    number: int
+
+
+Reader = Callable[[Sequence[Record]], Iterable[Run]]
+"""Finds the runs in all records of a run of `make chaos`, in any order."""
 
 
 @dataclass(frozen=True)
@@ -139,22 +181,24 @@ class History:
     faults: tuple[Fault, ...]
     end: datetime
     has_pods: bool = True
+    operations: tuple[Operation, ...] = ()
 
 
-def read_history(lines: Iterable[str], *, bot: str, end: datetime) -> History:
+def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> History:
     """The history in these records.
 
     Args:
-        bot: login of the system's account.
+        reader: of the system that was tried.
         end: when the records were taken.
 
     Raises:
-        ValueError: a line is no record.
+        ValueError: a line is not a record.
     """
     acts: list[Act] = []
     deliveries: list[Delivery] = []
     faults: list[Fault] = []
-    audit: list[Mapping[str, Any]] = []
+    operations: list[Operation] = []
+    records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
@@ -164,37 +208,32 @@ def read_history(lines: Iterable[str], *, bot: str, end: datetime) -> History:
                 case "delivery":
                     deliveries.append(_delivery(record))
                 case "fault":
-                    start, stop = _time(record["start"]), _time(record["end"])
-                    faults.append(Fault(record["id"], record["kind"], start, stop))
+                    faults.append(_fault(record))
+                case "act":
+                    operations.append(
+                        Operation(
+                            time_of(record["at"]), record["kind"], record["step"], record.get("skipped") or ""
+                        )
+                    )
                 case "audit":
-                    audit.append(record)
+                    pass
                 case other:
                     raise ValueError(f"no record is called {other!r}")
+            records.append(record)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"line {number} is no record: {error!r}") from error
-    acts.sort(key=lambda act: act.at)
-    deliveries.sort(key=lambda delivery: delivery.at)
-    runs = _stored_runs(audit) if audit else _shown_runs(acts, bot)
+            raise ValueError(f"line {number} is not a record: {error!r}") from error
     by_item: dict[ItemKey, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.number, run.created)):
+    for run in sorted(reader(records), key=lambda run: (run.number, run.created)):
         by_item.setdefault(run.item, []).append(run)
     return History(
-        tuple(acts),
-        tuple(deliveries),
+        tuple(sorted(acts, key=lambda act: act.at)),
+        tuple(sorted(deliveries, key=lambda delivery: delivery.at)),
         {item: tuple(found) for item, found in by_item.items()},
-        tuple(faults),
+        tuple(sorted(faults, key=lambda fault: fault.start)),
         end,
-        has_pods=bool(audit),
+        has_pods=any(record["record"] == "audit" for record in records),
+        operations=tuple(sorted(operations, key=lambda operation: operation.at)),
     )
-
-
-def shown_state(body: str) -> Mapping[str, Any] | None:
-    """The hidden line of the bot's comment; `None`: there is none."""
-    found = _STATE.search(body)
-    try:
-        return json.loads(found[1]) if found else None
-    except ValueError:
-        return None
 
 
 def _act(record: Mapping[str, Any]) -> Act:
@@ -202,7 +241,7 @@ def _act(record: Mapping[str, Any]) -> Act:
     if record.get("number") is not None:
         item = ItemKey(record["host"], record["repository"], record["kind"], record["number"])
     return Act(
-        _time(record["at"]),
+        time_of(record["at"]),
         record["event"],
         record["actor"],
         (record["host"], record["repository"]),
@@ -216,78 +255,20 @@ def _act(record: Mapping[str, Any]) -> Act:
 
 def _delivery(record: Mapping[str, Any]) -> Delivery:
     item = ItemKey(record["host"], record["repository"], record["kind"], record["number"])
-    return Delivery(_time(record["at"]), item, record["event"], record.get("label", ""), record["status"])
+    return Delivery(time_of(record["at"]), item, record["event"], record.get("label", ""), record["status"])
 
 
-@dataclass
-class _Task:
-    """An AgentTask while the audit log is read."""
-
-    run: Run
-    phases: list[tuple[datetime, str]] = field(default_factory=list)
+def _fault(record: Record) -> Fault:
+    start, end = time_of(record["start"]), time_of(record["end"])
+    return Fault(record["id"], record["kind"], start, time_of(record.get("asked") or record["end"]), end)
 
 
-def _stored_runs(audit: Iterable[Mapping[str, Any]]) -> list[Run]:
-    """The runs and their pods, from what the API server has stored."""
-    tasks: dict[str, _Task] = {}
-    pods: dict[str, Pod] = {}
-    for event in sorted(audit, key=lambda event: str(event["stageTimestamp"])):
-        about = event.get("objectRef", {})
-        body = event.get("responseObject") or {}
-        if event["stage"] != "ResponseComplete" or event["responseStatus"]["code"] >= 300:
-            continue
-        at, name = _time(event["stageTimestamp"]), about.get("name") or body.get("metadata", {}).get("name")
-        match about.get("resource"), event["verb"], about.get("subresource", ""):
-            case "agenttasks", "create", "":
-                tasks[name] = _Task(_created_run(body, at))
-            case "agenttasks", ("patch" | "update"), "status" if name in tasks:
-                phase = body.get("status", {}).get("phase", "")
-                if phase and [known for _, known in tasks[name].phases[-1:]] != [phase]:
-                    tasks[name].phases.append((at, phase))
-            case "pods", "create", "":
-                labels = body["metadata"].get("labels", {})
-                owner = next((labels[label] for label in labels if label.endswith("/task")), None)
-                if owner is not None:
-                    pods[name] = Pod(name, owner, at)
-            case "pods", ("patch" | "update"), "status" if name in pods and pods[name].ended is None:
-                if body.get("status", {}).get("phase") in _POD_OVER:
-                    pods[name] = replace(pods[name], ended=at)
-            case "pods", "delete", "" if name in pods and pods[name].ended is None:
-                # The kubelet deletes it with no grace time once its containers have ended.
-                if (event.get("requestObject") or {}).get("gracePeriodSeconds") == 0:
-                    pods[name] = replace(pods[name], ended=at)
-    return [
-        replace(
-            task.run,
-            phases=tuple(task.phases),
-            pods=tuple(pod for pod in pods.values() if pod.task == name),
-        )
-        for name, task in tasks.items()
-    ]
+def time_of(text: str) -> datetime:
+    """A time of a record.
 
-
-def _created_run(body: Mapping[str, Any], at: datetime) -> Run:
-    source = body["spec"]["source"]
-    item = ItemKey(source["host"], source["repository"], source["kind"], source["number"])
-    return Run(item, body["metadata"]["name"], body["spec"].get("run", 1), at)
-
-
-def _shown_runs(acts: Iterable[Act], bot: str) -> list[Run]:
-    """The runs as the versions of the bot's comment show them: without Kubernetes nothing stores them."""
-    runs: dict[tuple[ItemKey, str], Run] = {}
-    for act in acts:
-        state = shown_state(act.body) if act.actor == bot and act.item is not None else None
-        if state is None or act.item is None:
-            continue
-        key = act.item, str(state["uuid"])
-        known = runs.get(key) or Run(act.item, f"{act.item} {key[1]}", state.get("run", 1), act.at)
-        if [phase for _, phase in known.phases[-1:]] != [state["phase"]]:
-            known = replace(known, phases=(*known.phases, (act.at, state["phase"])))
-        runs[key] = known
-    return list(runs.values())
-
-
-def _time(text: str) -> datetime:
+    Raises:
+        ValueError: it is not ISO 8601, or has no time zone.
+    """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")

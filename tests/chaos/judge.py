@@ -6,6 +6,10 @@
 Each claim is a function from an item, or from the whole history, to the violations that it finds. A
 withdrawal is a person's removal of the last label that asks for work, the closing or merging of the item, or
 a `/cancel` of a person who may give it.
+
+A fault puts off what is due while it lasts, and shortly after it. Many short faults could put off everything
+until the end of a run, so that the judge would see nothing: all of them together put a time off by at most
+`Promises.patience`.
 """
 
 from __future__ import annotations
@@ -14,14 +18,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 
-from tests.chaos.history import Act, History, ItemKey, Run, shown_state
+from tests.chaos.history import Act, History, ItemKey, Run
+from tests.chaos.readers import shown_state
 
 _SECOND = timedelta(seconds=1)
 _COMMANDS = ("/run", "/retry")
 _LABELS = ("labeled", "unlabeled")
 _CLOSING = ("closed", "merged")
+_WRITING = ("commented", "comment_edited", "labeled")
 
 
 @dataclass(frozen=True)
@@ -30,25 +37,56 @@ class Promises:
 
     Attributes:
         triggers: the labels that ask for a task.
+        branch: to which the bot pushes for an issue; `-r` and more may follow.
         members: logins of the people whose commands count.
         global_limit, repository_limit: attempts at a time; `None`: no limit.
+        repository_budget: money that all runs of a repository may cost together; `None`: no budget.
+        answer_cost: the most that the model's answers cost that are under way as a budget is used up.
         start: from an application to its run, while nothing is broken; after a fault, from the fault's end.
         stop: from a withdrawal until nothing is pushed any more.
         grace: how much longer a pod may then take to end.
+        show: how much longer the comment and the labels may then take to show it.
         settle: how long before the end of the history the last act must lie, to be judged as finished.
+        patience: by how much faults put a time off at most.
+        not_promised: kinds of violations that are none, for a system that promises less than this one.
     """
 
     bot: str = "coding-agent-bot"
     triggers: frozenset[str] = frozenset({"coding agent"})
     processing: str = "coding agent processing"
     done: str = "coding agent done"
+    branch: str = "coding-agent/issue-{number}"
     members: frozenset[str] = frozenset()
     global_limit: int | None = None
     repository_limit: int | None = None
+    repository_budget: Decimal | None = None
+    answer_cost: Decimal = Decimal(0)
     start: float = 30.0
     stop: float = 10.0
     grace: float = 30.0
+    show: float = 30.0
     settle: float = 60.0
+    patience: float = 300.0
+    not_promised: frozenset[str] = frozenset()
+
+
+KINDS = (
+    "lost",
+    "doubled",
+    "stuck",
+    "late",
+    "unstored",
+    "overlap",
+    "limit",
+    "budget",
+    "pushed late",
+    "stopped late",
+    "written after the end",
+    "comments",
+    "changes",
+    "disagreement",
+)
+"""What can be violated."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +94,7 @@ class Violation:
     """A promise that does not hold.
 
     Attributes:
-        kind: lost, doubled, stuck, overlap, limit, late, pushed late, stopped late, comments, changes,
-            disagreement, unstored, or written after the end.
+        kind: one of `KINDS`.
     """
 
     kind: str
@@ -125,8 +162,10 @@ def judge(history: History, promises: Promises) -> Verdict:
     found = [
         *(violation for item in items for violation in _of_item(item, history, promises)),
         *_limits(history, promises),
-        *_unstored(history, promises),
+        *_budgets(history, promises),
+        *_unstored(history, items, promises),
     ]
+    found = [violation for violation in found if violation.kind not in promises.not_promised]
     unknown = [
         f"{item.key}: asked for at {request.at:%H:%M:%S}, just before the end"
         for item in items
@@ -155,8 +194,7 @@ def _item(key: ItemKey, history: History, promises: Promises) -> _Item:
         if act.event == "pushed"
         and act.actor == promises.bot
         and act.repository == (key.host, key.repository)
-        and key.kind == "issue"
-        and act.branch.split("/")[-1].split("-r")[0] == f"issue-{key.number}"
+        and is_branch_of(act.branch, key, promises)
     ]
     return _Item(
         key,
@@ -168,14 +206,36 @@ def _item(key: ItemKey, history: History, promises: Promises) -> _Item:
     )
 
 
+def is_branch_of(branch: str, key: ItemKey, promises: Promises) -> bool:
+    """Whether the bot's work for the issue goes to this branch."""
+    name = promises.branch.format(number=key.number)
+    return key.kind == "issue" and (branch == name or branch.startswith(f"{name}-r"))
+
+
 def _requests(acts: Iterable[Act], promises: Promises) -> Iterator[_Request]:
+    shown: set[str] = set()
     for act in acts:
+        if act.event in _LABELS and act.label in promises.triggers:
+            (shown.add if act.event == "labeled" else shown.discard)(act.label)
         if act.actor == promises.bot:
             continue
         if act.event == "labeled" and act.label in promises.triggers:
             yield _Request(act.at, act.actor, required=True)
-        elif act.event == "commented" and act.body.strip().split(" ")[0] in _COMMANDS:
+        elif act.event == "commented" and _command(act) in _COMMANDS and act.actor in promises.members:
             yield _Request(act.at, act.actor, required=False)
+        elif act.event == "reopened" and shown:
+            # The poll finds the label that stayed on, and no webhook says that anybody applied it.
+            yield _Request(act.at, act.actor, required=False)
+
+
+def requests_of(key: ItemKey, history: History, promises: Promises) -> list[datetime]:
+    """When people asked for work on the item, oldest first."""
+    acts = [act for act in history.acts if act.item == key]
+    return [request.at for request in _requests(acts, promises)]
+
+
+def _command(act: Act) -> str:
+    return (act.body.strip().splitlines() or [""])[0].strip()
 
 
 def _withdrawals(acts: Iterable[Act], promises: Promises) -> Iterator[Act]:
@@ -184,7 +244,7 @@ def _withdrawals(acts: Iterable[Act], promises: Promises) -> Iterator[Act]:
     for act in acts:
         if act.event in _LABELS and act.label in asking:
             (shown.add if act.event == "labeled" else shown.discard)(act.label)
-        cancel = act.event == "commented" and act.body.strip() == "/cancel" and act.actor in promises.members
+        cancel = act.event == "commented" and _command(act) == "/cancel" and act.actor in promises.members
         went = act.event == "unlabeled" and act.label in asking and not shown
         if act.actor != promises.bot and (cancel or went or act.event in _CLOSING):
             yield act
@@ -194,12 +254,13 @@ def _is_old(at: datetime, history: History, promises: Promises) -> bool:
     return at + timedelta(seconds=promises.settle) <= history.end
 
 
-def _delayed(at: datetime, seconds: float, history: History) -> datetime:
+def _delayed(at: datetime, seconds: float, history: History, promises: Promises) -> datetime:
     """The time `seconds` after `at`; a fault that touches that time puts it off to as long after its end."""
     due = at + timedelta(seconds=seconds)
-    for fault in sorted(history.faults, key=lambda fault: fault.start):
+    latest = due + timedelta(seconds=promises.patience)
+    for fault in history.faults:
         if fault.start <= due and fault.end >= at:
-            due = max(due, fault.end + timedelta(seconds=seconds))
+            due = min(latest, max(due, fault.end + timedelta(seconds=seconds)))
     return due
 
 
@@ -217,7 +278,7 @@ def _lost_or_stuck(item: _Item, history: History, promises: Promises) -> Iterato
     """A label that stays has one run that ends after it, and no run is left that does not end."""
     for run in item.runs:
         since = run.phases[-1][0] if run.phases else run.created
-        if run.ended is None and _is_old(_delayed(since, 0, history), history, promises):
+        if run.ended is None and _is_old(_delayed(since, 0, history, promises), history, promises):
             yield Violation("stuck", item.key, since, f"run {run.number} is {run.phase} for good")
     labels = [request for request in item.requests if request.required]
     if not labels:
@@ -251,7 +312,7 @@ def _doubled(item: _Item) -> Iterator[Violation]:
 def _late(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
     """A label has its run soon, if no run of the item is active and nobody takes the label off before."""
     for request in item.requests:
-        due = _delayed(request.at, promises.start, history)
+        due = _delayed(request.at, promises.start, history, promises)
         if not request.required or due > history.end:
             continue
         if any(request.at <= act.at <= due for act in item.withdrawals):
@@ -285,10 +346,11 @@ def _began(run: Run) -> datetime | None:
 
 
 def _after_withdrawals(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
-    """Nothing is pushed and no pod works long after a withdrawal; nothing at all after a merge."""
+    """After a withdrawal, nothing is pushed, no pod works, and nothing is written for long."""
     for act in item.withdrawals:
         again = min((one.at for one in item.requests if one.at > act.at), default=history.end)
-        stop = _delayed(act.at, promises.stop, history)
+        again = min([again, *(one.at for one in item.acts if one.event == "reopened" and one.at > act.at)])
+        stop = _delayed(act.at, promises.stop, history, promises)
         for push in item.pushes:
             if stop < push.at < again:
                 late = (push.at - act.at).total_seconds()
@@ -304,13 +366,12 @@ def _after_withdrawals(item: _Item, history: History, promises: Promises) -> Ite
                 elif act.at < stop < pod.started < again:
                     text = f"pod {pod.name} was started after {act.event}"
                     yield Violation("stopped late", item.key, pod.started, text)
-        if act.event == "merged":
-            for written in item.acts:
-                late_write = written.event in ("commented", "comment_edited", "labeled")
-                if written.actor == promises.bot and late_write and gone < written.at < again:
-                    yield Violation(
-                        "written after the end", item.key, written.at, f"{written.event} by the bot"
-                    )
+        shown = gone + timedelta(seconds=promises.show)
+        for written in item.acts:
+            if written.actor == promises.bot and written.event in _WRITING and shown < written.at < again:
+                late = (written.at - act.at).total_seconds()
+                text = f"{written.event} by the bot {late:.0f} s after {act.event}"
+                yield Violation("written after the end", item.key, written.at, text)
 
 
 def _comments_and_changes(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
@@ -328,7 +389,7 @@ def _comments_and_changes(item: _Item, history: History, promises: Promises) -> 
         and act.actor == promises.bot
         and act.item is not None
         and act.item[:2] == item.key[:2]
-        and act.branch.split("/")[-1].split("-r")[0] == f"issue-{item.key.number}"
+        and is_branch_of(act.branch, item.key, promises)
     }
     closed = {act.item: act.at for act in history.acts if act.event in _CLOSING}
     opened = sorted(mine.values(), key=lambda act: act.at)
@@ -341,9 +402,10 @@ def _disagreement(item: _Item, history: History, promises: Promises) -> Iterator
     """At the end, labels, comment and the last run agree."""
     touched = max((act.at for act in item.acts if act.actor != promises.bot), default=history.end)
     last_change = max([touched, *(at for run in item.runs for at, _ in run.phases)])
-    if not item.runs or not _is_old(_delayed(last_change, 0, history), history, promises):
+    settled = _is_old(_delayed(last_change, 0, history, promises), history, promises)
+    if not item.runs or not settled or any(act.event == "deleted" for act in item.acts):
         return
-    run, labels = item.runs[-1], _labels(item.acts)
+    run = item.runs[-1]
     said = [
         state
         for act in item.acts
@@ -351,25 +413,25 @@ def _disagreement(item: _Item, history: History, promises: Promises) -> Iterator
         and act.event in ("commented", "comment_edited")
         and (state := shown_state(act.body)) is not None
     ]
-    deleted = any(act.event == "deleted" for act in item.acts)
-    if deleted:
-        return
+    name = f"run {run.number} is {run.phase}"
     if not said:
-        yield Violation("disagreement", item.key, last_change, f"run {run.number} is {run.phase}: no comment")
-    elif said[-1].get("phase") != run.phase:
-        text = f"run {run.number} is {run.phase}, and the comment says {said[-1].get('phase')}"
+        yield Violation("disagreement", item.key, last_change, f"{name}: no comment")
+    elif said[-1] != (run.phase, run.number):
+        text = f"{name}, and the comment says that run {said[-1].number} is {said[-1].phase}"
         yield Violation("disagreement", item.key, last_change, text)
-    asking = promises.triggers | {promises.processing}
-    shown = f"run {run.number} is {run.phase}, and the item shows {sorted(labels)}"
     if run.ended is None:
         return
-    by_people = {act.label for act in item.acts if act.actor != promises.bot and act.at > run.ended}
+    labels = _labels(item.acts)
+    # The forges' times are whole seconds: what people do in the second of the end may come before or after.
+    second = run.ended.replace(microsecond=0)
+    by_people = {act.label for act in item.acts if act.actor != promises.bot and act.at >= second}
+    left = labels & (promises.triggers | {promises.processing}) - by_people
     if run.phase == "Succeeded":
-        wrong = promises.done not in labels | by_people and not labels & asking
+        wrong = promises.done not in labels | by_people
     else:
-        wrong = promises.done in labels
-    if wrong or promises.processing in labels:
-        yield Violation("disagreement", item.key, last_change, shown)
+        wrong = promises.done in labels - by_people
+    if wrong or left or promises.processing in labels - by_people:
+        yield Violation("disagreement", item.key, last_change, f"{name}, and the item shows {sorted(labels)}")
 
 
 def _labels(acts: Iterable[Act]) -> set[str]:
@@ -406,23 +468,37 @@ def _limits(history: History, promises: Promises) -> Iterator[Violation]:
             yield Violation("limit", item, at, text)
 
 
-def _unstored(history: History, promises: Promises) -> Iterator[Violation]:
+def _budgets(history: History, promises: Promises) -> Iterator[Violation]:
+    """All runs of a repository together cost no more than its budget, if the records show what they cost."""
+    if promises.repository_budget is None:
+        return
+    moments = [
+        (at, amount, run) for runs in history.runs.values() for run in runs for at, amount in run.spent
+    ]
+    spent: dict[tuple[str, str], dict[str, Decimal]] = {}
+    allowed = promises.repository_budget + promises.answer_cost
+    for at, amount, run in sorted(moments, key=lambda moment: moment[0]):
+        by_run = spent.setdefault(run.item[:2], {})
+        before = sum(by_run.values())
+        by_run[run.name] = amount
+        total = sum(by_run.values())
+        if before <= allowed < total:
+            text = f"its repository has spent {total}, {promises.repository_budget} are allowed"
+            yield Violation("budget", run.item, at, text)
+
+
+def _unstored(history: History, items: Iterable[_Item], promises: Promises) -> Iterator[Violation]:
     """An application whose delivery was answered with 2xx is stored by then."""
     if not history.has_pods:
         return
+    by_key = {item.key: item for item in items}
     for delivery in history.deliveries:
-        if (
-            delivery.event != "labeled"
-            or delivery.label not in promises.triggers
-            or not 200 <= delivery.status < 300
-        ):
+        applies = delivery.event == "labeled" and delivery.label in promises.triggers
+        item = by_key.get(delivery.item)
+        if not applies or item is None or not 200 <= delivery.status < 300:
             continue
-        acts = [act for act in history.acts if act.item == delivery.item]
-        item = _item(delivery.item, history, promises)
         asked = [request.at for request in item.requests if request.at <= delivery.at]
-        if not asked or any(
-            act.at >= asked[-1] for act in _withdrawals(acts, promises) if act.at <= delivery.at
-        ):
+        if not asked or any(asked[-1] <= act.at <= delivery.at for act in item.withdrawals):
             continue
         stored = [
             run

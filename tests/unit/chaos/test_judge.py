@@ -3,156 +3,19 @@
 from __future__ import annotations
 
 import ast
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.chaos import history as history_module
-from tests.chaos import judge as judge_module
 from tests.chaos.history import read_history
-from tests.chaos.judge import Promises, Verdict, judge
+from tests.chaos.judge import KINDS
+from tests.chaos.readers import agent_task_runs
+from tests.unit.chaos.tape import ADA, ASKS, BOT, DONE, PROMISES, START, WORKS, Tape, right
 
-START = datetime(2026, 1, 2, 12, tzinfo=UTC)
-BOT, ADA = "coding-agent-bot", "ada"
-ASKS, WORKS, DONE = "coding agent", "coding agent processing", "coding agent done"
-PROMISES = Promises(
-    members=frozenset({ADA}), global_limit=2, repository_limit=2, start=10, stop=10, grace=20, settle=30
-)
-
-
-@dataclass
-class Tape:
-    """Records a history; `at` is in seconds from its start."""
-
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    minutes: float = 10.0
-
-    def forge(self, at: float, event: str, actor: str = ADA, number: int | None = 7, **more: Any) -> None:
-        place: dict[str, Any] = {"repository": "octo/demo", "host": "github.test"}
-        if number is not None:
-            place |= {"kind": "issue", "number": number}
-        self._add("forge", at=_at(at), event=event, actor=actor, **(place | more))
-
-    def says(self, at: float, phase: str, run: int = 1, *, number: int = 7, comment: int = 70) -> None:
-        """The bot's comment says it."""
-        state = json.dumps({"uuid": f"u{number}-{run}", "run": run, "phase": phase})
-        body = f"**Coding agent**\n\n<!-- coding-agent:status {state} -->"
-        known = any(line.get("comment") == comment for line in self.lines)
-        event = "comment_edited" if known else "commented"
-        self.forge(at, event, BOT, number, comment=comment, body=body)
-
-    def delivery(self, at: float, status: int = 200, number: int = 7, label: str = ASKS) -> None:
-        place = {"repository": "octo/demo", "host": "github.test", "kind": "issue", "number": number}
-        self._add("delivery", at=_at(at), event="labeled", label=label, status=status, **place)
-
-    def task(self, at: float, run: int = 1, *, number: int = 7, name: str = "") -> str:
-        """The API server stores an AgentTask."""
-        name = name or f"demo-issue-{number}-{run}"
-        source = {"host": "github.test", "repository": "octo/demo", "kind": "issue", "number": number}
-        body = {"metadata": {"name": name}, "spec": {"source": source, "run": run}}
-        self._audit(at, "agenttasks", "create", name, body)
-        return name
-
-    def phase(self, at: float, name: str, phase: str) -> None:
-        self._audit(at, "agenttasks", "patch", name, {"status": {"phase": phase}}, subresource="status")
-
-    def pod(self, start: float, end: float | None, task: str, name: str = "") -> None:
-        name = name or f"{task}-1"
-        labels = {"coding-agent.dev/task": task}
-        self._audit(start, "pods", "create", name, {"metadata": {"name": name, "labels": labels}})
-        if end is not None:
-            status = {"status": {"phase": "Succeeded"}}
-            self._audit(end, "pods", "patch", name, status, subresource="status")
-
-    def fault(self, start: float, end: float) -> None:
-        self._add("fault", id=1, kind="kill operator", start=_at(start), end=_at(end))
-
-    def push(self, at: float, number: int = 7, actor: str = BOT) -> None:
-        self.forge(at, "pushed", actor, None, branch=f"coding-agent/issue-{number}")
-
-    def label(self, at: float, name: str, actor: str = BOT, number: int = 7) -> None:
-        self.forge(at, "labeled", actor, number, label=name)
-
-    def unlabel(self, at: float, name: str, actor: str = BOT, number: int = 7) -> None:
-        self.forge(at, "unlabeled", actor, number, label=name)
-
-    def begins(self, at: float, run: int = 1, number: int = 7) -> str:
-        """The run is created and begins to work within 2 s."""
-        name = self.task(at, run, number=number)
-        self.phase(at + 0.2, name, "Queued")
-        self.says(at + 0.5, "Queued", run, number=number, comment=10 * number)
-        self.phase(at + 1, name, "Running")
-        self.label(at + 1.4, WORKS, number=number)
-        self.unlabel(at + 1.5, ASKS, number=number)
-        self.says(at + 1.6, "Running", run, number=number, comment=10 * number)
-        return name
-
-    def ends(self, at: float, name: str, run: int = 1, number: int = 7, phase: str = "Succeeded") -> None:
-        """The run ends, and the item shows it within 1 s."""
-        self.phase(at, name, phase)
-        self.says(at + 0.5, phase, run, number=number, comment=10 * number)
-        if phase == "Succeeded":
-            self.label(at + 0.6, DONE, number=number)
-        self.unlabel(at + 0.7, WORKS, number=number)
-
-    def whole(self, at: float, run: int = 1, number: int = 7, work: float = 20) -> str:
-        """A person applies the label, and a run does the work."""
-        self.label(at, ASKS, ADA, number)
-        self.delivery(at + 1, number=number)
-        name = self.begins(at + 0.8, run, number)
-        self.pod(at + 2, at + work, name)
-        self.push(at + work - 1, number)
-        self.ends(at + work + 1, name, run, number)
-        return name
-
-    def verdict(self) -> Verdict:
-        lines = map(json.dumps, self.lines)
-        history = read_history(lines, bot=BOT, end=START + timedelta(minutes=self.minutes))
-        return judge(history, PROMISES)
-
-    def _audit(
-        self, at: float, resource: str, verb: str, name: str, body: dict[str, Any], subresource: str = ""
-    ) -> None:
-        self._add(
-            "audit",
-            stage="ResponseComplete",
-            stageTimestamp=_at(at),
-            verb=verb,
-            objectRef={"resource": resource, "name": name, "subresource": subresource},
-            responseStatus={"code": 200},
-            responseObject=body,
-        )
-
-    def _add(self, record: str, **fields: Any) -> None:
-        self.lines.append({"record": record, **fields})
-
-
-def _at(seconds: float) -> str:
-    return (START + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
-
-
-def right() -> Tape:
-    """Two items: one is labeled twice, the other one's label is taken off while it works."""
-    tape = Tape()
-    tape.label(1, "bug", ADA)
-    tape.whole(10)
-    tape.unlabel(60, DONE, ADA)
-    tape.whole(61, run=2)
-    tape.label(12, ASKS, ADA, 8)
-    tape.delivery(13, number=8)
-    name = tape.begins(12.5, number=8)
-    tape.pod(14, 33, name)
-    tape.unlabel(30, WORKS, ADA, 8)
-    tape.push(31, 8)
-    tape.phase(34, name, "Cancelled")
-    tape.says(34.5, "Cancelled", number=8, comment=80)
-    return tape
+CHAOS = Path(__file__).parents[3] / "tests" / "chaos"
 
 
 def test_a_right_history_has_no_violations() -> None:
@@ -341,6 +204,68 @@ def _written_after_a_merge(tape: Tape) -> None:
     tape.says(400, "Succeeded", 2)
 
 
+def _written_after_a_cancel(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.forge(105, "commented", number=9, comment=1, body="/cancel\n")
+    tape.ends(108, name, number=9, phase="Cancelled")
+    tape.label(300, DONE, number=9)
+    tape.unlabel(301, DONE, number=9)
+
+
+def _the_label_stays_after_a_failure(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.ends(110, name, number=9, phase="Failed")
+    tape.label(111, ASKS, number=9)
+
+
+def _the_comment_is_of_an_earlier_run(tape: Tape) -> None:
+    tape.says(90, "Succeeded", 1)
+
+
+def _a_strangers_run(tape: Tape) -> None:
+    tape.forge(199, "commented", "eve", comment=3, body="/run")
+    name = tape.begins(200, run=3)
+    tape.ends(210, name, 3)
+
+
+def _late_among_many_short_faults(tape: Tape) -> None:
+    for start in range(90, 500, 8):
+        tape.fault(start, start + 4)
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(450, number=9)
+    tape.ends(460, name, number=9)
+
+
+def _stuck_in_a_fault_that_lasts_forever(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    tape.begins(101, number=9)
+    tape.fault(102, 598)
+
+
+def _a_pod_outlives_its_label_in_a_fault_that_lasts_forever(tape: Tape) -> None:
+    _a_pod_outlives_its_label(tape)
+    tape.pod(103, 520, "demo-issue-9-1", "demo-issue-9-1-2")
+    tape.fault(104, 598)
+
+
+def _a_deleted_pod_that_works_on(tape: Tape) -> None:
+    """Its deletion has a grace time, and bodies of pods are logged without their spec."""
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.pod(102, None, name, "works-on")
+    tape.unlabel(105, WORKS, ADA, 9)
+    gone = {"kind": "Pod", "metadata": {"name": "works-on", "deletionGracePeriodSeconds": 30}}
+    tape.audit(106, "pods", "delete", "works-on", gone)
+    tape.ends(108, name, number=9, phase="Cancelled")
+
+
+def _over_its_budget(tape: Tape) -> None:
+    for run, amount in ((1, "0.60"), (2, "0.70")):
+        tape.spends(45 * run, f"demo-issue-7-{run}", "0.20", amount)
+
+
 PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_lost, "lost"),
     (_lost_after_an_end, "lost"),
@@ -370,6 +295,15 @@ PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_done_after_a_cancel, "disagreement"),
     (_unstored, "unstored"),
     (_written_after_a_merge, "written after the end"),
+    (_written_after_a_cancel, "written after the end"),
+    (_the_label_stays_after_a_failure, "disagreement"),
+    (_the_comment_is_of_an_earlier_run, "disagreement"),
+    (_a_strangers_run, "doubled"),
+    (_late_among_many_short_faults, "late"),
+    (_stuck_in_a_fault_that_lasts_forever, "stuck"),
+    (_a_pod_outlives_its_label_in_a_fault_that_lasts_forever, "stopped late"),
+    (_over_its_budget, "budget"),
+    (_a_deleted_pod_that_works_on, "stopped late"),
 ]
 
 
@@ -379,6 +313,11 @@ def test_a_planted_history_is_found(plant: Callable[[Tape], None], kind: str) ->
     plant(tape)
     verdict = tape.verdict()
     assert verdict.kinds[kind], verdict.text()
+    assert not tape.verdict(replace(PROMISES, not_promised=frozenset({kind}))).kinds[kind]
+
+
+def test_every_kind_of_violation_is_planted() -> None:
+    assert {kind for _, kind in PLANTED} == set(KINDS)
 
 
 def _labels_in_the_last_seconds(tape: Tape) -> None:
@@ -407,9 +346,81 @@ def _a_command_that_counts(tape: Tape) -> None:
     tape.ends(110, name, 3)
 
 
+def _a_label_that_stays_while_the_item_is_closed(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.label(102.7, ASKS, ADA, 9)
+    tape.forge(105, "closed", number=9)
+    tape.ends(108, name, number=9, phase="Cancelled")
+    tape.forge(120, "reopened", number=9)
+    second = tape.begins(121, run=2, number=9)
+    tape.ends(140, second, run=2, number=9)
+    tape.unlabel(141, ASKS, number=9)
+
+
+def _an_api_server_that_dies_before_it_logs(tape: Tape) -> None:
+    """Run 1 of item 9 and its pod are stored, and only what changes them later is logged."""
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.pod(102, 110, name)
+    tape.delivery(105, number=9)
+    tape.ends(111, name, number=9)
+    for line in tape.lines:
+        if line["record"] != "audit" or line["objectRef"]["name"] not in (name, f"{name}-1"):
+            continue
+        if line["verb"] == "create":
+            made = {**line["responseObject"], "metadata": dict(line["responseObject"]["metadata"])}
+            made["metadata"]["creationTimestamp"] = line["stageTimestamp"]
+            line["responseStatus"] = {"code": 504}
+        else:
+            line["responseObject"] = {**made, **line["responseObject"]}
+
+
+def _answers_that_are_logged_in_another_order(tape: Tape) -> None:
+    tape.phase(82.5, "demo-issue-7-2", "Running")
+    for version, line in enumerate(tape.lines, start=100):
+        if line["record"] == "audit" and line["objectRef"]["resource"] == "agenttasks":
+            metadata = line["responseObject"].get("metadata", {})
+            line["responseObject"]["metadata"] = {**metadata, "resourceVersion": str(version)}
+    tape.lines[-1]["responseObject"]["metadata"]["resourceVersion"] = "1"
+
+
+def _a_task_that_is_added_at_the_end_because_nothing_logged_its_creation(tape: Tape) -> None:
+    """Its body is of the end: a later version, and with a status that it did not have when it was created."""
+    created = next(line for line in tape.lines if line.get("objectRef", {}).get("name") == "demo-issue-7-1")
+    body = {**created["responseObject"], "status": {"phase": "Succeeded"}}
+    body["metadata"] = {**body["metadata"], "resourceVersion": "999"}
+    created["responseObject"] = body
+    for line in tape.lines:
+        if line.get("objectRef", {}).get("name") == "demo-issue-7-1" and line is not created:
+            line["responseObject"]["metadata"] = {"resourceVersion": "900"}
+    tape.lines.remove(created)
+    tape.lines.append(created)
+
+
+def _a_pod_that_never_got_to_a_node(tape: Tape) -> None:
+    """It counts no more from its deletion on, which has no grace time."""
+    tape.pod(200, None, "demo-issue-7-2", "pending")
+    gone = {"kind": "Pod", "metadata": {"name": "pending"}, "spec": {}}
+    tape.audit(201, "pods", "delete", "pending", gone)
+    for number in (21, 22):
+        tape.whole(230 + number / 10, number=number)
+
+
+def _within_its_budget(tape: Tape) -> None:
+    tape.spends(30, "demo-issue-7-1", "0.60")
+    tape.spends(81, "demo-issue-7-2", "0.45")
+
+
 @pytest.mark.parametrize(
     "add",
     [
+        _a_label_that_stays_while_the_item_is_closed,
+        _an_api_server_that_dies_before_it_logs,
+        _answers_that_are_logged_in_another_order,
+        _a_task_that_is_added_at_the_end_because_nothing_logged_its_creation,
+        _a_pod_that_never_got_to_a_node,
+        _within_its_budget,
         _labels_in_the_last_seconds,
         _late_because_of_a_fault,
         _a_label_in_the_second_of_the_end,
@@ -435,6 +446,21 @@ def test_without_kubernetes_the_comments_show_the_runs() -> None:
     assert tape.verdict().kinds["doubled"] == 1
 
 
+def test_without_kubernetes_a_task_whose_place_another_took_while_it_waited_was_no_run() -> None:
+    tape = right()
+    tape.lines = [line for line in tape.lines if line["record"] != "audit"]
+    tape.label(100, ASKS, ADA, 9)
+    for at, task in ((101, "u9-a"), (102, "u9-b")):
+        tape.says(at, "Queued", number=9, comment=90, uuid=task)
+    tape.says(103, "Running", number=9, comment=90, uuid="u9-b")
+    tape.says(110, "Succeeded", number=9, comment=90, uuid="u9-b")
+    tape.label(111, DONE, number=9)
+    tape.unlabel(111, ASKS, number=9)
+    verdict = tape.verdict()
+    assert not verdict.violations, verdict.text()
+    assert verdict.runs == 4
+
+
 def test_what_is_not_known_is_listed_apart() -> None:
     tape = right()
     tape.label(590, ASKS, ADA, 9)
@@ -442,25 +468,25 @@ def test_what_is_not_known_is_listed_apart() -> None:
     assert len(tape.verdict().unknown) == 2
 
 
-def test_a_line_that_is_no_record_is_named() -> None:
-    with pytest.raises(ValueError, match=r"line 2 is no record: .*surprise"):
+def test_a_line_that_is_not_a_record_is_named() -> None:
+    with pytest.raises(ValueError, match=r"line 2 is not a record: .*surprise"):
         read_history(
             [
                 '{"record": "fault", "id": 1, "kind": "k", "start": "2026-01-02T12:00:00Z", '
                 '"end": "2026-01-02T12:00:00Z"}',
                 '{"record": "surprise"}',
             ],
-            bot=BOT,
+            agent_task_runs,
             end=START,
         )
 
 
-def test_the_judge_imports_nothing_of_the_product() -> None:
-    for module in (history_module, judge_module):
-        tree = ast.parse(Path(module.__file__ or "").read_text())
-        for node in ast.walk(tree):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in names:
-                top = name.split(".")[0]
-                assert top in sys.stdlib_module_names or name == "tests.chaos.history", name
+@pytest.mark.parametrize("module", ["history", "readers", "judge", "timeline", "report", "judging"])
+def test_the_judge_imports_nothing_of_the_product(module: str) -> None:
+    tree = ast.parse((CHAOS / f"{module}.py").read_text())
+    own = {f"tests.chaos.{name}" for name in ("history", "readers", "judge", "timeline", "report")}
+    for node in ast.walk(tree):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            assert name.split(".")[0] in sys.stdlib_module_names or name in own, name

@@ -1,0 +1,200 @@
+"""Histories that tests write: each method adds what one thing that happens leaves in the records."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from tests.chaos.history import History, read_history
+from tests.chaos.judge import Promises, Verdict, judge
+from tests.chaos.readers import agent_task_runs, comment_runs
+
+START = datetime(2026, 1, 2, 12, tzinfo=UTC)
+BOT, ADA = "coding-agent-bot", "ada"
+ASKS, WORKS, DONE = "coding agent", "coding agent processing", "coding agent done"
+PROMISES = Promises(
+    members=frozenset({ADA}),
+    global_limit=2,
+    repository_limit=2,
+    repository_budget=Decimal("1.00"),
+    answer_cost=Decimal("0.10"),
+    start=10,
+    stop=10,
+    grace=20,
+    settle=30,
+)
+
+
+@dataclass
+class Tape:
+    """Records a history; `at` is in seconds from its start."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    minutes: float = 10.0
+
+    @property
+    def has_audit(self) -> bool:
+        """Whether the API server was asked for anything."""
+        return any(line["record"] == "audit" for line in self.lines)
+
+    @property
+    def end(self) -> datetime:
+        """When the records were taken."""
+        return START + timedelta(minutes=self.minutes)
+
+    def forge(self, at: float, event: str, actor: str = ADA, number: int | None = 7, **more: Any) -> None:
+        place: dict[str, Any] = {"repository": "octo/demo", "host": "github.test"}
+        if number is not None:
+            place |= {"kind": "issue", "number": number}
+        self.add("forge", at=at_(at), event=event, actor=actor, **(place | more))
+
+    def says(
+        self,
+        at: float,
+        phase: str,
+        run: int = 1,
+        *,
+        number: int = 7,
+        comment: int = 70,
+        uuid: str = "",
+    ) -> None:
+        """The bot's comment says it."""
+        state = json.dumps({"uuid": uuid or f"u{number}-{run}", "run": run, "phase": phase})
+        body = f"**Coding agent**\n\n<!-- coding-agent:status {state} -->"
+        known = any(line.get("comment") == comment for line in self.lines)
+        event = "comment_edited" if known else "commented"
+        self.forge(at, event, BOT, number, comment=comment, body=body)
+
+    def delivery(self, at: float, status: int = 200, number: int = 7, label: str = ASKS) -> None:
+        place = {"repository": "octo/demo", "host": "github.test", "kind": "issue", "number": number}
+        self.add("delivery", at=at_(at), event="labeled", label=label, status=status, **place)
+
+    def task(self, at: float, run: int = 1, *, number: int = 7, name: str = "") -> str:
+        """The API server stores an AgentTask."""
+        name = name or f"demo-issue-{number}-{run}"
+        source = {"host": "github.test", "repository": "octo/demo", "kind": "issue", "number": number}
+        body = {"metadata": {"name": name}, "spec": {"source": source, "run": run}}
+        self.audit(at, "agenttasks", "create", name, body)
+        return name
+
+    def phase(self, at: float, name: str, phase: str) -> None:
+        self.audit(at, "agenttasks", "patch", name, {"status": {"phase": phase}}, subresource="status")
+
+    def spends(self, at: float, name: str, *amounts: str) -> None:
+        """The attempts of a task have cost so much by then."""
+        attempts = [{"usage": {"cost": {"amount": amount, "currency": "USD"}}} for amount in amounts]
+        self.audit(at, "agenttasks", "patch", name, {"status": {"attempts": attempts}}, subresource="status")
+
+    def pod(self, start: float, end: float | None, task: str, name: str = "") -> None:
+        name = name or f"{task}-1"
+        labels = {"coding-agent.dev/task": task}
+        self.audit(start, "pods", "create", name, {"metadata": {"name": name, "labels": labels}})
+        if end is not None:
+            status = {"status": {"phase": "Succeeded"}}
+            self.audit(end, "pods", "patch", name, status, subresource="status")
+
+    def fault(self, start: float, end: float, *, asked: float | None = None, number: int = 1) -> None:
+        """The operator is dead; `asked`: until its start was asked for."""
+        asked = end if asked is None else asked
+        self.add("fault", id=number, kind="kill operator", start=at_(start), asked=at_(asked), end=at_(end))
+
+    def operation(self, at: float, kind: str, step: int, skipped: str) -> None:
+        """People did it, or could not."""
+        self.add("act", at=at_(at), kind=kind, step=step, skipped=skipped)
+
+    def push(self, at: float, number: int = 7, actor: str = BOT) -> None:
+        self.forge(at, "pushed", actor, None, branch=f"coding-agent/issue-{number}")
+
+    def label(self, at: float, name: str, actor: str = BOT, number: int = 7) -> None:
+        self.forge(at, "labeled", actor, number, label=name)
+
+    def unlabel(self, at: float, name: str, actor: str = BOT, number: int = 7) -> None:
+        self.forge(at, "unlabeled", actor, number, label=name)
+
+    def begins(self, at: float, run: int = 1, number: int = 7) -> str:
+        """The run is created and begins to work within 2 s."""
+        name = self.task(at, run, number=number)
+        self.phase(at + 0.2, name, "Queued")
+        self.says(at + 0.5, "Queued", run, number=number, comment=10 * number)
+        self.phase(at + 1, name, "Running")
+        self.label(at + 1.4, WORKS, number=number)
+        self.unlabel(at + 1.5, ASKS, number=number)
+        self.says(at + 1.6, "Running", run, number=number, comment=10 * number)
+        return name
+
+    def ends(self, at: float, name: str, run: int = 1, number: int = 7, phase: str = "Succeeded") -> None:
+        """The run ends, and the item shows it within 1 s."""
+        self.phase(at, name, phase)
+        self.says(at + 0.5, phase, run, number=number, comment=10 * number)
+        if phase == "Succeeded":
+            self.label(at + 0.6, DONE, number=number)
+        self.unlabel(at + 0.7, WORKS, number=number)
+
+    def whole(self, at: float, run: int = 1, number: int = 7, work: float = 20) -> str:
+        """A person applies the label, and a run does the work."""
+        self.label(at, ASKS, ADA, number)
+        self.delivery(at + 1, number=number)
+        name = self.begins(at + 0.8, run, number)
+        self.pod(at + 2, at + work, name)
+        self.push(at + work - 1, number)
+        self.ends(at + work + 1, name, run, number)
+        return name
+
+    def history(self) -> History:
+        """As it is read."""
+        reader = agent_task_runs if self.has_audit else comment_runs(BOT)
+        lines = map(json.dumps, self.lines)
+        return read_history(lines, reader, end=self.end)
+
+    def verdict(self, promises: Promises = PROMISES) -> Verdict:
+        """What the judge says."""
+        return judge(self.history(), promises)
+
+    def audit(
+        self, at: float, resource: str, verb: str, name: str, body: dict[str, Any], subresource: str = ""
+    ) -> None:
+        """The API server has answered a write."""
+        self.add(
+            "audit",
+            stage="ResponseComplete",
+            stageTimestamp=at_(at),
+            verb=verb,
+            objectRef={"resource": resource, "name": name, "subresource": subresource},
+            responseStatus={"code": 200},
+            responseObject=body,
+        )
+
+    def add(self, record: str, **fields: Any) -> None:
+        """A record."""
+        self.lines.append({"record": record, **fields})
+
+
+def moment(seconds: float) -> datetime:
+    """So many seconds after the start."""
+    return START + timedelta(seconds=seconds)
+
+
+def at_(seconds: float) -> str:
+    """The same as a record has it."""
+    return moment(seconds).isoformat(timespec="microseconds")
+
+
+def right() -> Tape:
+    """Two items: one is labeled twice, the other one's label is taken off while it works."""
+    tape = Tape()
+    tape.label(1, "bug", ADA)
+    tape.whole(10)
+    tape.unlabel(60, DONE, ADA)
+    tape.whole(61, run=2)
+    tape.label(12, ASKS, ADA, 8)
+    tape.delivery(13, number=8)
+    name = tape.begins(12.5, number=8)
+    tape.pod(14, 33, name)
+    tape.unlabel(30, WORKS, ADA, 8)
+    tape.push(31, 8)
+    tape.phase(34, name, "Cancelled")
+    tape.says(34.5, "Cancelled", number=8, comment=80)
+    return tape

@@ -1,0 +1,358 @@
+"""The system without Kubernetes: receiver, two consumers and a poller over a broker of the run's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import yaml
+from coding_agent_bench.broker import Broker
+from coding_agent_cluster.network import free_ports
+from coding_agent_forge.server import ForgeServer
+
+from tests.chaos.history import ENDED
+from tests.chaos.judge import Promises
+from tests.chaos.pods import wait
+from tests.chaos.proxies import TcpProxy
+from tests.chaos.readers import shown_state
+from tests.chaos.sandboxes import BOT_LOGIN, PEOPLE, REPOSITORIES, Sandboxes, machine, start_sandboxes
+from tests.chaos.world import StartFault, Undo, WorldError
+from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, ROOT, SECRET
+
+CONSUMERS = ("consumer-1", "consumer-2")
+_SERVES_SECONDS = 120.0
+_POLL_SECONDS = 15
+_QUIET_SECONDS = 25.0
+"""No retry waits longer: when the forge sees nothing for so long, nothing is under way."""
+_READY = {"receiver": "Webhook server listening on", "consumer": "Ready for tasks", "poller": ""}
+
+
+@dataclass
+class Program:
+    """A `main.py` process that is started again when it was killed, as a supervisor does."""
+
+    name: str
+    command: list[str]
+    folder: Path
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    def start(self) -> None:
+        """Start it, and wait until it serves.
+
+        Raises:
+            WorldError: it does not, in time.
+        """
+        self.log.touch()
+        seen = self.log.stat().st_size
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.folder,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        ready = _READY[self.name.split("-")[0]]
+
+        def serves() -> bool:
+            with self.log.open("rb") as log:
+                log.seek(seen)
+                return ready.encode() in log.read()
+
+        wait(f"{self.name} serves", serves, seconds=_SERVES_SECONDS, alive=self.check)
+
+    def check(self) -> None:
+        """See that it lives.
+
+        Raises:
+            WorldError: it does not; the end of its log is in the message.
+        """
+        if self.process is None or self.process.poll() is not None:
+            status = self.process.returncode if self.process else "never started"
+            text = self.log.read_text(errors="replace")[-2000:]
+            raise WorldError(f"{self.name} has ended by itself with status {status}: {text}")
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal it with all that it has started."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+            if number is signal.SIGKILL:
+                self.process.wait(60)
+
+
+@dataclass
+class RabbitMQWorld:
+    """See `World`.
+
+    Attributes:
+        ways: the way of each program to the broker.
+        broken: the programs, and `broker`, that a fault has broken.
+    """
+
+    sandboxes: Sandboxes
+    broker: Broker
+    programs: Mapping[str, Program]
+    ways: Mapping[str, TcpProxy]
+    folder: Path
+    port: int
+    broken: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def forge(self) -> ForgeServer:
+        return self.sandboxes.forge
+
+    @property
+    def repositories(self) -> Sequence[str]:
+        return REPOSITORIES
+
+    @property
+    def people(self) -> Mapping[str, str]:
+        return PEOPLE
+
+    @property
+    def faults(self) -> Mapping[str, StartFault]:
+        made: dict[str, StartFault] = {}
+        for name in ("receiver", "poller"):
+            made[f"kill {name}"] = self._kill((name,))
+            made[f"stop {name}"] = self._stop((name,))
+        made["kill consumer"] = self._kill(CONSUMERS)
+        made["stop consumer"] = self._stop(CONSUMERS)
+        made["kill broker"] = lambda _: self._break_broker(self.broker.kill)
+        made["stop broker"] = lambda _: self._break_broker(self.broker.freeze)
+        made["restart broker"] = lambda _: self._break_broker(self.broker.stop)
+        made["cut consumer from broker"] = self._cut(CONSUMERS)
+        made["cut receiver from broker"] = self._cut(("receiver",))
+        made["reset consumer's connection"] = self._reset(CONSUMERS)
+        made |= self.sandboxes.faults()
+        made |= self.sandboxes.delivery_faults(self._find_missed)
+        return {kind: self._until_whole(start) for kind, start in made.items()}
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        yield from self.sandboxes.records()
+
+    def promises(self) -> Promises:
+        # A run shows itself only when a consumer takes it, which has other work: nothing is promised of how
+        # soon. A withdrawal is seen when the consumer looks, each second, and a command ends within seconds.
+        return Promises(
+            bot=BOT_LOGIN,
+            members=frozenset(login for login, role in PEOPLE.items() if role == "member"),
+            not_promised=frozenset({"late"}),
+        )
+
+    def idle(self) -> bool:
+        events = self.forge.events()
+        newest = max((event.at.timestamp() for event in events), default=0.0)
+        shown: dict[tuple[Any, ...], str] = {}
+        for event in events:
+            state = shown_state(event.body or "") if event.actor == BOT_LOGIN else None
+            if state is not None:
+                shown[event.repository, event.kind, event.number] = state.phase
+        return (
+            time.time() - newest > _QUIET_SECONDS
+            and all(phase in ENDED for phase in shown.values())
+            and self.sandboxes.all_delivered()
+        )
+
+    def check(self) -> None:
+        """See `World`."""
+        for name, program in self.programs.items():
+            if name not in self.broken:
+                program.check()
+        self.sandboxes.check()
+
+    def description(self) -> Mapping[str, str]:
+        return machine(mode="RabbitMQ", forge=self.forge.flavour.value, consumers=str(len(CONSUMERS)))
+
+    def logs(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for log in [*self.folder.glob("*.log"), *self.folder.glob("rabbitmq/log/*.log")]:
+            shutil.copy(log, folder / log.name)
+
+    def whole(self) -> None:
+        """Wait until the receiver answers.
+
+        Raises:
+            WorldError: it does not, in time.
+        """
+
+        def answers() -> bool:
+            with self._lock:
+                if "receiver" in self.broken or "broker" in self.broken:
+                    return True  # another fault has broken it, and waits for it
+            url = f"http://127.0.0.1:{self.port}/readyz"
+            return httpx.get(url, timeout=5, trust_env=False).status_code == 200
+
+        wait("the receiver serves", answers, seconds=_SERVES_SECONDS, alive=self.check)
+
+    def close(self) -> None:
+        """End everything."""
+        for program in self.programs.values():
+            program.send(signal.SIGCONT)
+            program.send(signal.SIGKILL)
+        for way in self.ways.values():
+            way.close()
+
+    def _find_missed(self) -> None:
+        """Wait for two polls: the first may have begun before."""
+        end = time.monotonic() + 2 * _POLL_SECONDS + 5
+        wait("two polls", lambda: time.monotonic() > end, alive=self.check)
+        if self.forge.flavour.value == "gitlab":
+            self.sandboxes.deliveries.resend_comments()
+        wait("all deliveries", self.sandboxes.all_delivered, seconds=_SERVES_SECONDS)
+
+    def _until_whole(self, start: StartFault) -> StartFault:
+        def begin(random: Random) -> Undo:
+            failed = self.sandboxes.deliveries.failed
+            undo = start(random)
+
+            def end() -> None:
+                undo()
+                self.whole()
+                if self.sandboxes.deliveries.failed > failed:
+                    self._find_missed()
+
+            return end
+
+        return begin
+
+    def _mark(self, name: str, *, broken: bool) -> None:
+        with self._lock:
+            (self.broken.add if broken else self.broken.discard)(name)
+
+    def _kill(self, names: Sequence[str]) -> StartFault:
+        def start(random: Random) -> Undo:
+            program = self.programs[random.choice(names)]
+            self._mark(program.name, broken=True)
+            program.send(signal.SIGKILL)
+
+            def undo() -> None:
+                program.start()
+                self._mark(program.name, broken=False)
+
+            return undo
+
+        return start
+
+    def _stop(self, names: Sequence[str]) -> StartFault:
+        def start(random: Random) -> Undo:
+            program = self.programs[random.choice(names)]
+            program.send(signal.SIGSTOP)
+            return lambda: program.send(signal.SIGCONT)
+
+        return start
+
+    def _break_broker(self, strike: Undo) -> Undo:
+        self._mark("broker", broken=True)
+        strike()
+
+        def undo() -> None:
+            self.broker.start()
+            self._mark("broker", broken=False)
+
+        return undo
+
+    def _cut(self, names: Sequence[str]) -> StartFault:
+        def start(random: Random) -> Undo:
+            way = self.ways[random.choice(names)]
+            way.cut()
+            return way.heal
+
+        return start
+
+    def _reset(self, names: Sequence[str]) -> StartFault:
+        def start(random: Random) -> Undo:
+            self.ways[random.choice(names)].reset()
+            return lambda: None
+
+        return start
+
+
+def start_rabbitmq(stack: ExitStack, folder: Path, flavour: str) -> RabbitMQWorld:
+    """Start broker and programs, and wait until they serve; they end with the stack."""
+    sandboxes = start_sandboxes(stack, flavour, folder, "127.0.0.1")
+    broker = Broker(folder / "rabbitmq")
+    stack.callback(broker.close)
+    broker.start()
+    port, *others = free_ports(4)
+    ways: dict[str, TcpProxy] = {}
+    programs: dict[str, Program] = {}
+    modes = {"receiver": ["webhook"], "poller": ["producer", "--loop"]}
+    modes |= {name: ["consumer"] for name in CONSUMERS}
+    for name, http_port in zip(modes, [port, *others], strict=True):
+        ways[name] = TcpProxy((broker.host, broker.port))
+        config = folder / f"{name}.yaml"
+        config.write_text(yaml.safe_dump(_config(sandboxes, ways[name].port, port, http_port)))
+        command = [sys.executable, str(ROOT / "main.py"), "--config", str(config), "--mode", *modes[name]]
+        programs[name] = Program(name, command, folder, _environment(folder))
+    world = RabbitMQWorld(sandboxes, broker, programs, ways, folder, port)
+    stack.callback(world.close)
+    for program in programs.values():
+        program.start()
+    sandboxes.hook(f"http://127.0.0.1:{port}")
+    world.whole()
+    return world
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "LANG": "C.UTF-8",
+        "GITHUB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
+        "GITLAB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
+        "OPENAI_API_KEY": MODEL_KEY,
+    }
+
+
+def _config(sandboxes: Sandboxes, broker_port: int, port: int, http_port: int) -> dict[str, Any]:
+    flavour = sandboxes.forge.flavour.value
+    section: dict[str, Any] = {"api_url": sandboxes.forge.api_url}
+    if flavour == "github":
+        redelivery = {
+            "webhook_url": f"{sandboxes.deliveries.url}/webhook/github",
+            "repositories": list(REPOSITORIES),
+        }
+        section |= {"owner": "acme", "redelivery": redelivery}
+    secret = "secret" if flavour == "github" else "token"
+    return {
+        "task_source": flavour,
+        flavour: section,
+        "webhook": {
+            "server": {"host": "127.0.0.1", "port": port},
+            "commands": {"enabled": True},
+            flavour: {secret: SECRET},
+        },
+        "llm": {"openai": {"base_url": sandboxes.model.base_url, "model": "scripted"}},
+        "use_rabbitmq": True,
+        "rabbitmq": {"host": "127.0.0.1", "port": broker_port, "queue": "chaos", "heartbeat": 10},
+        "scheduling": {"interval": _POLL_SECONDS, "http_host": "127.0.0.1", "http_port": http_port},
+        "consumer": {
+            "concurrency": 2,
+            "cancel_check_interval": 1,
+            "retry_delay": 2,
+            "retry_delay_max": 10,
+            "http_host": "127.0.0.1",
+            "http_port": http_port,
+            "workspace": {"isolation": "none"},
+        },
+    }

@@ -1,0 +1,187 @@
+"""What both worlds share: the forge, the scripted model, the deliveries between, and their faults."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from coding_agent_core.tasks import host_of
+from coding_agent_forge.server import ForgeServer
+from coding_agent_model.server import ModelServer
+
+from tests.chaos.proxies import DeliveryProxy, Treatment
+from tests.chaos.scripts import scripts
+from tests.chaos.world import StartFault, Undo, WorldError
+from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, ROOT, SAMPLES, SECRET
+
+BOT_LOGIN = "coding-agent-bot"
+PEOPLE = {"alice": "member", "bob": "member", "carol": "member", "mallory": "stranger"}
+REPOSITORIES = ("acme/pricing", "acme/billing", "acme/shipping")
+
+
+@dataclass
+class Sandboxes:
+    """A forge, a model, and the proxy through which the forge's webhooks go."""
+
+    forge: ForgeServer
+    model: ModelServer
+    deliveries: DeliveryProxy
+
+    @property
+    def host(self) -> str:
+        """The forge's host, as tasks name it."""
+        return host_of(self.forge.api_url)
+
+    def hook(self, target: str) -> None:
+        """Send the webhooks of all repositories, through the proxy, to this base URL."""
+        self.deliveries.aim(target)
+        for repository in REPOSITORIES:
+            path = f"/webhook/{self.forge.flavour.value}"
+            self.forge.add_hook(repository, f"{self.deliveries.url}{path}", SECRET)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Events of the forge, and deliveries."""
+        for event in self.forge.events():
+            yield {"record": "forge", "host": self.host, **event.as_dict()}
+        yield from list(self.deliveries.records)
+
+    def all_delivered(self) -> bool:
+        """Whether no webhook is under way."""
+        ended = self.forge.run(self.forge.sandbox.deliveries.all_ended)
+        return ended and self.deliveries.idle
+
+    def check(self) -> None:
+        """See that forge and model answer.
+
+        Raises:
+            WorldError: one does not.
+        """
+        try:
+            self.forge.run(lambda: None)
+        except (TimeoutError, RuntimeError) as error:
+            raise WorldError(f"the forge does not answer: {error!r}") from error
+
+    def faults(self) -> dict[str, StartFault]:
+        """Faults of forge and model, by kind."""
+        api = {"path": "/(api|graphql|.*/(info/refs|git-))", "times": None}
+        return {
+            "forge answers 500": self._forge(**api, status=500),
+            "forge answers 502": self._forge(**api, status=502),
+            "forge answers 429": self._forge(**api, status=429, retry_after=3),
+            "forge answers with a secondary limit": self._forge(
+                **api, method="POST|PATCH|PUT|DELETE", secondary_rate_limit=True, retry_after=3
+            ),
+            "forge loses the answers of writes": self._forge(
+                **api | {"path": "/api"}, method="POST|PATCH|PUT|DELETE", close="after"
+            ),
+            "forge loses the answers of pushes": self._forge(
+                path=".*/git-receive-pack", times=None, close="after"
+            ),
+            "forge is slow": self._forge(**api, delay_ms=1500),
+            "forge's clock 90 s ahead": lambda _: self._clock(90.0),
+            "forge's clock 90 s behind": lambda _: self._clock(-90.0),
+            "model answers 429": self._model(status=429, retry_after=2),
+            "model answers 500": self._model(status=500),
+            "model cuts its answers": self._model(cut=True),
+            "model is slow": self._model(delay_ms=4000),
+        }
+
+    def delivery_faults(self, missed: Undo) -> dict[str, StartFault]:
+        """Faults of the deliveries, by kind.
+
+        Args:
+            missed: returns when what no webhook has brought has been found otherwise.
+        """
+
+        def treat(treatment: Treatment, after: Undo = lambda: None) -> StartFault:
+            def start(random: Random) -> Undo:
+                end = self.deliveries.treat(treatment, random)
+
+                def undo() -> None:
+                    end()
+                    after()
+
+                return undo
+
+            return start
+
+        return {
+            "deliveries are dropped": treat(Treatment(dropped=0.7), missed),
+            "deliveries come twice with other ids": treat(Treatment(doubled=0.8)),
+            "deliveries are out of order": treat(Treatment(late=0.6, seconds=(0.0, 6.0))),
+            "deliveries come again a minute later": treat(Treatment(again=0.8, seconds=(30.0, 90.0))),
+        }
+
+    def _forge(self, **fields: Any) -> StartFault:
+        def start(_: Random) -> Undo:
+            fault = self.forge.fault(**fields)
+            return lambda: self.forge.run(fault.end)
+
+        return start
+
+    def _model(self, **fields: Any) -> StartFault:
+        def start(_: Random) -> Undo:
+            return self.model.fault(times=None, **fields).end
+
+        return start
+
+    def _clock(self, ahead: float) -> Undo:
+        self.forge.set_clock(ahead)
+        return lambda: self.forge.set_clock(0.0)
+
+
+def start_sandboxes(stack: ExitStack, flavour: str, folder: Path, address: str) -> Sandboxes:
+    """Start all of them; they end with the stack.
+
+    Args:
+        flavour: `github` or `gitlab`.
+        address: where the system reaches them.
+    """
+    forge = ForgeServer(flavour, _seed(), folder / "repositories", host=address)
+    model = ModelServer(scripts(), api_key=MODEL_KEY, host=address)
+    stack.enter_context(forge)
+    stack.enter_context(model)
+    proxy = stack.enter_context(DeliveryProxy("http://127.0.0.1:9", host_of(forge.api_url)))
+    return Sandboxes(forge, model, proxy)
+
+
+def _seed() -> dict[str, Any]:
+    users = [{"login": login, "token": f"{login}-token", "admin": login == "alice"} for login in PEOPLE]
+    roles = {login: "write" if role == "member" else "read" for login, role in PEOPLE.items()}
+    repositories = [
+        {
+            "owner": name.split("/")[0],
+            "name": name.split("/")[1],
+            "files": str(SAMPLES / "pricing"),
+            "roles": {BOT_LOGIN: "write", **roles},
+        }
+        for name in REPOSITORIES
+    ]
+    bot = {"login": BOT_LOGIN, "token": BOT_TOKEN, "bot": True}
+    return {"users": [*users, bot], "repositories": repositories}
+
+
+def machine(**more: str) -> Mapping[str, str]:
+    """This machine and commit, and more, for the report."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    return {
+        "machine": f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}",
+        "commit": commit.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        **more,
+    }

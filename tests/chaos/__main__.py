@@ -1,0 +1,90 @@
+"""The command line of `make chaos`: `run`, `judge` and `publish`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from coding_agent_cluster import cluster as local
+from coding_agent_cluster.errors import ClusterError
+
+from tests.chaos import audit
+from tests.chaos.judging import BROKEN, RUN, judge_folder
+from tests.chaos.kubernetes_world import provide, start_kubernetes
+from tests.chaos.publishing import publish
+from tests.chaos.rabbitmq_world import start_rabbitmq
+from tests.chaos.running import plan_for, run
+from tests.chaos.world import World, WorldError
+from tests.chart.helm import HelmError
+from tests.fixtures.system import ROOT
+
+CLUSTER = "chaos"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run or judge; the exit status is that of `judging.py`."""
+    options = _parser().parse_args(arguments)
+    if options.command == "judge":
+        return judge_folder(options.folder)
+    if options.command == "publish":
+        print(publish(options.folder, options.docs))
+        return 0
+    folder: Path = options.out or _folder(options.mode, options.seed)
+    plan = plan_for(
+        options.seed, options.minutes, options.mode, options.forge, faults=options.faults != "none"
+    )
+    try:
+        with ExitStack() as stack:
+            world = _world(stack, options.mode, options.forge)
+            run(world, plan, folder, _say)
+    except (ClusterError, HelmError, WorldError, RuntimeError) as error:
+        print(f"the test bed did not start, or did not end: {error}", file=sys.stderr)
+        if not (folder / RUN).exists():
+            return BROKEN
+    return judge_folder(folder)
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run", help="people use the system while its parts break; then judge")
+    runs.add_argument("--seed", type=int, default=1, help="all is drawn from it (default: %(default)s)")
+    runs.add_argument("--minutes", type=float, default=3.0, help="how long people act (default: %(default)s)")
+    runs.add_argument("--mode", choices=("kubernetes", "rabbitmq"), default="kubernetes")
+    runs.add_argument("--forge", choices=("github", "gitlab"), default="github")
+    runs.add_argument("--faults", choices=("all", "none"), default="all", help="none: races only")
+    runs.add_argument("--out", type=Path, help="folder for records, logs and report")
+    judges = commands.add_parser("judge", help="judge a run's folder again, and write its report again")
+    judges.add_argument("folder", type=Path)
+    publishes = commands.add_parser("publish", help="keep a judged run, and list it on docs/reliability.md")
+    publishes.add_argument("folder", type=Path)
+    publishes.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the page")
+    return top
+
+
+def _folder(mode: str, seed: int) -> Path:
+    return ROOT / ".cache" / "chaos" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{mode}-{seed}"
+
+
+def _world(stack: ExitStack, mode: str, forge: str) -> World:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+    folder.chmod(0o755)
+    if mode == "rabbitmq":
+        return start_rabbitmq(stack, folder, forge)
+    cluster = local.up(CLUSTER, owner=os.getpid(), audit_bodies=audit.AUDITED)
+    stack.callback(local.down, CLUSTER)
+    return start_kubernetes(stack, cluster, folder, forge, provide(cluster))
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""The folder of a run: its history and how it was set up, written once, and judged as often as one likes.
+
+    write_run(folder, setup, records)
+    sys.exit(judge_folder(folder))
+
+`history.jsonl.gz` has the records, `run.json` the setup. A judgment adds `report.md`, pictures, and the
+figures in `verdict.json`. It needs the folder alone: no cluster, no forge, and nothing of the product.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.history import History, Reader, read_history
+from tests.chaos.judge import Promises, Verdict, judge
+from tests.chaos.readers import agent_task_runs, comment_runs
+from tests.chaos.report import Setup, figures, outcome, write_report
+
+HISTORY, RUN, VERDICT = "history.jsonl.gz", "run.json", "verdict.json"
+CLEAN, VIOLATED, BROKEN = 0, 1, 2
+"""The exit status: no violation; violations; or the run says nothing, because its test bed broke."""
+
+
+def write_run(folder: Path, setup: Setup, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write the records and the setup of a run to its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Without the time and the name in gzip's header, the same records have the same SHA-256.
+    with (folder / HISTORY).open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+        for record in records:
+            file.write(json.dumps(record, default=str, sort_keys=True).encode() + b"\n")
+    text = json.dumps(asdict(setup), default=_plain, indent=2, sort_keys=True)
+    (folder / RUN).write_text(text + "\n", encoding="utf-8")
+
+
+def judge_folder(folder: Path, reader: Reader | None = None) -> int:
+    """Judge a run's folder and write its report; prints the verdict.
+
+    Args:
+        reader: of another system; by default, of this project in the run's mode.
+
+    Returns:
+        `CLEAN`, `VIOLATED` or `BROKEN`.
+
+    Raises:
+        OSError: the folder lacks its history or its setup.
+        ValueError: one of them cannot be read.
+    """
+    setup = read_setup(folder)
+    history = _history(folder, setup, reader)
+    verdict = judge(history, setup.promises)
+    sha256 = hashlib.sha256((folder / HISTORY).read_bytes()).hexdigest()
+    report = write_report(folder, setup, history, verdict, sha256)
+    _write_verdict(folder, setup, history, verdict, sha256)
+    print(f"{outcome(setup, verdict)}\n{verdict.text()}\n{report}")
+    if setup.broken:
+        return BROKEN
+    return VIOLATED if verdict.violations else CLEAN
+
+
+def read_setup(folder: Path) -> Setup:
+    """How a run was set up.
+
+    Raises:
+        OSError: the folder has no `run.json`.
+        ValueError: it cannot be read.
+    """
+    try:
+        stored = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        promises = stored.pop("promises")
+        for name in ("triggers", "members", "not_promised"):
+            promises[name] = frozenset(promises[name])
+        for name in ("repository_budget", "answer_cost"):
+            promises[name] = None if promises[name] is None else Decimal(promises[name])
+        for name in ("started", "ended"):
+            stored[name] = datetime.fromisoformat(stored[name])
+        return Setup(promises=Promises(**promises), **stored)
+    except (KeyError, TypeError) as error:
+        known = ", ".join(field.name for field in fields(Setup))
+        raise ValueError(f"{folder / RUN} does not have the fields {known}: {error!r}") from error
+
+
+def _history(folder: Path, setup: Setup, reader: Reader | None) -> History:
+    if reader is None:
+        reader = agent_task_runs if setup.mode == "kubernetes" else comment_runs(setup.promises.bot)
+    with gzip.open(folder / HISTORY, "rt", encoding="utf-8") as lines:
+        return read_history(lines, reader, end=setup.ended)
+
+
+def _write_verdict(folder: Path, setup: Setup, history: History, verdict: Verdict, sha256: str) -> None:
+    stored = {
+        "outcome": outcome(setup, verdict),
+        "figures": figures(history, verdict),
+        "faults": len(history.faults),
+        "violations": [str(violation) for violation in verdict.violations],
+        "unknown": list(verdict.unknown),
+        "history_sha256": sha256,
+    }
+    (folder / VERDICT).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return value.isoformat() if isinstance(value, datetime) else str(value)

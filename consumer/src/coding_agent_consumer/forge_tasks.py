@@ -99,7 +99,10 @@ def decide_start(
         until = answered_by(details.updated_at, labeled=bool(labels.triggers & details.labels))
         if not details.open:
             return Drop("the item is closed", until)
-        if not labels.triggers & details.labels and not manual:
+        # A task that has started shows a comment before it swaps the labels. If only the processing label is
+        # there, somebody deleted the comment, and the task's consumer died: the item's lock is ours.
+        asking = labels.triggers if state is not None else labels.active
+        if not asking & details.labels and not manual:
             return Drop(
                 "the item no longer has the label: it was removed, or another task answered it", until
             )

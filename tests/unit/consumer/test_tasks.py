@@ -110,6 +110,7 @@ CASES: dict[str, tuple[QueuedTask, ItemDetails, State | None, object]] = {
     # message, item, remembered state, expected: (run, attempt), or another end
     "the label is there: begin": (message(), item(BOT, "bug"), None, (1, 1)),
     "the label is gone, nothing begun: another task answered it": (message(), item(), None, DROP),
+    "somebody deleted the comment, and the consumer died": (message(), item(PROCESSING), None, (1, 1)),
     "done by another task": (message(), item(DONE), other(SUCCEEDED), DROP),
     "another message of the application runs": (message(), item(PROCESSING), other(RUNNING), DROP),
     "applied again after the end: the next run": (message(), item(BOT, DONE), other(SUCCEEDED), (2, 1)),

@@ -107,7 +107,7 @@ class _Request:
 
 @dataclass
 class GatewayApp:
-    """The ASGI application. It contains no rules: `wire`, `request` and `ledger` decide."""
+    """The ASGI application. It contains no rules: `wire_formats`, `model_request` and `ledger` decide."""
 
     gateway: Gateway
     ledger: Ledger

@@ -63,6 +63,8 @@ def writes(records: Iterable[Record], resource: str) -> Iterator[Write]:
         if not 200 <= (event.get("responseStatus") or {}).get("code", 0) < 300:
             continue
         body = event.get("responseObject") or {}
+        if body.get("kind") == "Status":  # the answer has no object, for example that of an eviction
+            body = {}
         metadata = body.get("metadata") or {}
         name = f"{about.get('namespace', '')}/{about.get('name') or metadata.get('name')}"
         version = metadata.get("resourceVersion")

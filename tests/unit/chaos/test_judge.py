@@ -468,6 +468,17 @@ def test_what_is_not_known_is_listed_apart() -> None:
     assert len(tape.verdict().unknown) == 2
 
 
+def test_an_answer_without_an_object_says_nothing_of_it() -> None:
+    tape = right()
+    pod = next(
+        line["objectRef"]["name"]
+        for line in tape.lines
+        if line.get("objectRef", {}).get("resource") == "pods"
+    )
+    tape.audit(20, "pods", "create", pod, {"kind": "Status", "status": "Success"}, subresource="eviction")
+    assert not tape.verdict().violations
+
+
 def test_a_line_that_is_not_a_record_is_named() -> None:
     with pytest.raises(ValueError, match=r"line 2 is not a record: .*surprise"):
         read_history(

@@ -4,6 +4,7 @@ A pid file holds the pid and when it started, so that a pid that the system has 
 since then is never signalled. The pid is negative if all of its process group is to be signalled.
 """
 
+import contextlib
 import os
 import platform
 import signal
@@ -17,6 +18,8 @@ _CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # On a machine that does much else.
 _START_S = 60
 _END_S = 60
+_LOOKS = 5
+"""This many looks in a row, within a quarter of a second, must find that nothing is stopped any more."""
 # A controller-manager that does not find the API server within ten seconds ends.
 RESTARTS = 60
 _RESTARTING = """
@@ -54,6 +57,17 @@ def _has_threads(pid: int) -> bool:
         return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def _has_stopped(group: int) -> bool:
+    """Whether a process of that group is stopped. No, where there is no ``/proc``."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            # proc(5): after the command's name come the state, the parent and the process group.
+            state, _, its_group, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(its_group) == group and state == "T":
+                return True
+    return False
 
 
 class Processes:
@@ -162,17 +176,29 @@ class Processes:
         (self._pids / name).unlink(missing_ok=True)
 
     def send(self, name: str, how: signal.Signals) -> None:
-        """Signal the process with its whole process group; returns at once.
+        """Signal the process with its whole process group; after SIGCONT, wait until all of it goes on.
 
-        The group has the program that a restarting shell has started, and nsenter: that stops when its child
-        does, and would never reap it if the child alone went on.
+        The group has the program that a restarting shell has started, and nsenter: that stops when it learns
+        that its child was stopped, which can be after both went on, and then it would never reap its child.
 
         Raises:
-            ClusterError: it does not run.
+            ClusterError: it does not run, or stays stopped.
         """
         if (pid := self.pid(name)) is None:
             raise ClusterError(f"{name} does not run")
-        os.killpg(os.getpgid(pid), how)
+        group = os.getpgid(pid)
+        os.killpg(group, how)
+        looks = 0
+
+        def goes_on() -> bool:
+            nonlocal looks
+            looks = 0 if _has_stopped(group) else looks + 1
+            if not looks:
+                os.killpg(group, how)
+            return looks >= _LOOKS
+
+        if how is signal.SIGCONT:
+            until(f"{name} goes on", goes_on, timeout=_END_S, interval=0.05)
 
     def log_tail(self, name: str, lines: int = 5) -> str:
         """The last lines of the process' log."""

@@ -51,6 +51,8 @@ _OTHER_CONSUMER_POLL = 2.0
 """Seconds between checks while another consumer holds the item's lock but has not swapped the label yet."""
 _OTHER_CONSUMER_PATIENCE = 60.0
 """Seconds after which a message whose item is locked goes back to the queue for a while."""
+_DECISIONS = 5
+"""This many decisions in a row may be out of date; then the message goes back to the queue for a while."""
 _FORGE_PATIENCE = 3600.0
 """Seconds for which a forge may be down before this counts as a failed attempt."""
 _START_PATIENCE = 10.0
@@ -178,8 +180,7 @@ class TaskHandler:
                     if await self._settle_locked_out(claim, forge, progress):
                         return
                 try:
-                    while not await self._with_item(claim, forge, progress):
-                        _logger.info("Another consumer changed %s; deciding again", item.display)
+                    await self._with_item(claim, forge, progress)
                 except _TaskStoppedError:
                     raise
                 except _ForgeDownError as error:
@@ -251,7 +252,15 @@ class TaskHandler:
         state = await remembered(forge, await forge.locate(claim.task.request.item))
         return state is not None and state.uuid == claim.task.uuid
 
-    async def _with_item(self, claim: Claim, forge: Forge, progress: _Progress) -> bool:
+    async def _with_item(self, claim: Claim, forge: Forge, progress: _Progress) -> None:
+        """Decide what to do, and do it; decide again if another consumer changed the item meanwhile."""
+        for _ in range(_DECISIONS):
+            if await self._decide(claim, forge, progress):
+                return
+            _logger.info("Another consumer changed %s", claim.task.request.item.display)
+        await claim.retry(_OTHER_CONSUMER_PATIENCE, claim.task.attempt)
+
+    async def _decide(self, claim: Claim, forge: Forge, progress: _Progress) -> bool:
         """Decide what to do, and do it. Return `False` if the decision was out of date before work began."""
         queued = claim.task
         limit = self.settings.consumer.max_attempts

@@ -259,6 +259,7 @@ class MemoryQueue:
         return entry.latest() if entry else None
 
     def latest_task(self, item: Item) -> QueuedTask | None:
+        """Return the newest task of an item, whether or not it has ended."""
         entry = self._latest.get(item.identity)
         return entry.task if entry else None
 

@@ -77,7 +77,7 @@ async def test_many_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
     assert len(by_poll) == len(polled)
     created_by_poll = sum(entry.duplicate is None for entry in by_poll)
     assert created_by_poll > 0
-    # One that was refused may have been stored, as one whose answer is lost: the next is a duplicate.
+    # A refused request may have been stored, like a request whose answer is lost: the next is a duplicate.
     assert EVENTS - refused <= told["success"] + created_by_poll <= EVENTS
     names = sorted(place.tasks())
     assert names == sorted(task_name(item(number)) for number in range(1, EVENTS + 1))

@@ -246,7 +246,7 @@ def test_a_superseded_round_is_decided_again_under_another_name_and_the_same_num
 
 
 def test_a_remark_on_lines_that_our_push_changed_meanwhile_is_not_lost() -> None:
-    """While a round mends the checks, somebody comments on the lines that it changes."""
+    """While a round fixes the checks, somebody comments on the lines that it changes."""
     cause = decide(change(checks=(check(),))).due[0]
     record = ended(RoundRecord(), cause, head=sha("head 2"))
     outdated = thread(remark(1, commit=HEAD), outdated=True)

@@ -1,4 +1,4 @@
-"""What the checks of a head mean: which of them an agent can mend, and what else can be done. Pure.
+"""What the checks of a head mean: which of them an agent can fix, and what else can be done. Pure.
 
 Checks are judged by their commit alone. Who reported a check or pushed the commit does not matter, because
 the checks of our own pushes are what rounds are for.
@@ -62,11 +62,11 @@ class Diagnosis:
     """What the checks of a head mean.
 
     Attributes:
-        mendable: the failed checks that an agent can mend, by name.
+        fixable: the failed checks that an agent can fix, by name.
         waiting: why the checks are not settled yet; `None` if they are, or if there are none.
     """
 
-    mendable: tuple[CheckResult, ...] = ()
+    fixable: tuple[CheckResult, ...] = ()
     waiting: Waiting | None = None
     reruns: tuple[Rerun, ...] = ()
     stops: tuple[Stop, ...] = ()
@@ -88,7 +88,7 @@ def diagnose(snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy,
     diagnosed = _failures(snapshot, record, policy, checks, now)
     waiting = _settling(snapshot, policy, [one for one in running if one not in hanging], checks, now)
     return Diagnosis(
-        mendable=diagnosed.mendable,
+        fixable=diagnosed.fixable,
         waiting=waiting or diagnosed.waiting,
         # Jobs of a workflow can be run again only after all of them have ended.
         reruns=() if waiting else diagnosed.reruns,
@@ -150,7 +150,7 @@ def _failures(
 ) -> Diagnosis:
     """Sort the failed checks by what can be done about them."""
     red_on_base = {check.name for check in snapshot.base_checks if check.conclusion in _RED}
-    mendable, on_base, again, flaky, infrastructure = (list[CheckResult]() for _ in range(5))
+    fixable, on_base, again, flaky, infrastructure = (list[CheckResult]() for _ in range(5))
     reruns: list[Rerun] = []
     made = sum(entry.head == snapshot.head_commit for entry in record.reruns)
     for check in checks:
@@ -158,7 +158,7 @@ def _failures(
             continue
         is_flaky = check.conclusion in _MENDABLE and CheckConclusion.SUCCESS in check.earlier
         if check.conclusion in _MENDABLE and not is_flaky:
-            (on_base if check.name in red_on_base else mendable).append(check)
+            (on_base if check.name in red_on_base else fixable).append(check)
             continue
         limit = _FLAKY_RERUNS if is_flaky else _INFRASTRUCTURE_RERUNS
         asked = record.reruns_of(snapshot.head_commit, check_key(check))
@@ -182,7 +182,7 @@ def _failures(
         until = now + policy.check_hangs_after
         waiting = Waiting(RoundKind.CHECKS, until, f"Checks run again: {_names(again)}.")
     return Diagnosis(
-        mendable=tuple(sorted(mendable, key=lambda one: (one.name, one.event))),
+        fixable=tuple(sorted(fixable, key=lambda one: (one.name, one.event))),
         waiting=waiting,
         reruns=tuple(reruns),
         stops=tuple(_stops(on_base, flaky, infrastructure)),
@@ -194,7 +194,7 @@ def _stops(
 ) -> Iterable[Stop]:
     if on_base:
         sentence = (
-            f"These checks fail on the base branch too, so no round tries to mend them: {_names(on_base)}."
+            f"These checks fail on the base branch too, so no round tries to fix them: {_names(on_base)}."
         )
         yield Stop(StopReason.RED_ON_BASE, sentence, RoundKind.CHECKS)
     if flaky:

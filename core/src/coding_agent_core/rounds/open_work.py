@@ -14,7 +14,7 @@ from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, Mergeab
 from coding_agent_core.registry import FACTS
 from coding_agent_core.rounds.checks import Diagnosis, diagnose, fingerprints
 from coding_agent_core.rounds.record import RoundEnd, RoundEntry, RoundRecord
-from coding_agent_core.rounds.review import Access, Acts, acts_of, pending_remarks
+from coding_agent_core.rounds.review import Acts, WriteAccess, acts_of, pending_remarks
 from coding_agent_core.rounds.values import (
     IDS_LIMIT,
     MayWrite,
@@ -64,7 +64,7 @@ def open_work(
         return Work(stops=(stop,))
     if not snapshot.head_commit:
         return Work(notes=("The branch has no commit.",))
-    access = Access(snapshot.own, policy, may_write)
+    access = WriteAccess(snapshot.own, policy, may_write)
     acts = acts_of(snapshot, record, policy, access, now)
     look = _Look(snapshot, record, policy, now, acts, access)
     work = look.work()
@@ -113,7 +113,7 @@ class _Look:
     policy: RoundPolicy
     now: datetime
     acts: Acts
-    access: Access
+    access: WriteAccess
 
     def work(self) -> Work:
         diagnosis = diagnose(self.snapshot, self.record, self.policy, self.now)
@@ -174,15 +174,15 @@ class _Look:
         return self._bounded(RoundKind.REVIEW, tuple(sorted(one.id for one in pending[:IDS_LIMIT])))
 
     def _checks(self, diagnosis: Diagnosis) -> _Answer:
-        if not diagnosis.mendable and diagnosis.waiting is None:
+        if not diagnosis.fixable and diagnosis.waiting is None:
             return None
         if self.snapshot.mergeability is Mergeability.CONFLICT:
             why = "The base does not merge; until it does, the checks mean nothing."
             return Waiting(RoundKind.CHECKS, None, why)
         if diagnosis.waiting is not None:
             return diagnosis.waiting
-        names = tuple(sorted({check.name for check in diagnosis.mendable})[:IDS_LIMIT])
-        errors = fingerprints(diagnosis.mendable)
+        names = tuple(sorted({check.name for check in diagnosis.fixable})[:IDS_LIMIT])
+        errors = fingerprints(diagnosis.fixable)
         rounds = self.record.since(self.acts.starts_anew(RoundKind.CHECKS))
         pushed = [entry for entry in rounds if entry.kind is RoundKind.CHECKS and entry.pushed]
         if errors and pushed and pushed[-1].errors and set(pushed[-1].errors) <= set(errors):

@@ -35,7 +35,7 @@ _COMMANDS = (CommandName.RETRY, CommandName.RUN)
 
 
 @dataclass
-class Access:
+class WriteAccess:
     """Whose words count, for one decision.
 
     Attributes:
@@ -85,7 +85,7 @@ class PendingRemark:
 
 
 def pending_remarks(
-    snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: Access
+    snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: WriteAccess
 ) -> list[PendingRemark]:
     """Return the remarks that a round has to answer, the oldest first.
 
@@ -110,12 +110,12 @@ _Found = tuple[str, datetime | None, Actor, bool]
 """Id, time and author of a remark, and whether it counts only from a person, because it is a mention."""
 
 
-def _own_bodies(snapshot: ChangeSnapshot, access: Access) -> list[str]:
+def _own_bodies(snapshot: ChangeSnapshot, access: WriteAccess) -> list[str]:
     remarks = [*snapshot.comments, *(one for thread in snapshot.threads for one in thread.remarks)]
     return [remark.body for remark in remarks if access.is_ours(remark.author)]
 
 
-def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: Access) -> Iterator[_Found]:
+def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Found]:
     replaced = {entry.before for entry in record.rounds if entry.pushed}
     for thread in snapshot.threads:
         if thread.resolved:
@@ -128,7 +128,7 @@ def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: Access) -
                 yield f"t{remark.id}", remark.published_at, remark.author, not current
 
 
-def _still_current(thread: ReviewThread, position: int, replaced: set[str], access: Access) -> bool:
+def _still_current(thread: ReviewThread, position: int, replaced: set[str], access: WriteAccess) -> bool:
     """Whether a remark counts although the lines were changed since.
 
     Normally the author of the new lines has seen the remark, so it does not count. But it counts if it
@@ -138,7 +138,7 @@ def _still_current(thread: ReviewThread, position: int, replaced: set[str], acce
     return replies_to_us or thread.remarks[position].commit in replaced
 
 
-def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: Access) -> Iterator[_Found]:
+def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: WriteAccess) -> Iterator[_Found]:
     approved = {
         review.author.id: review.submitted_at
         for review in snapshot.reviews
@@ -161,7 +161,7 @@ def _asks(review: SubmittedReview, approved_at: datetime | None, policy: RoundPo
     return approved_at is None or review.submitted_at is None or review.submitted_at >= approved_at
 
 
-def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: Access) -> Iterator[_Found]:
+def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Found]:
     """Yield plain comments with a mention, and those that belong to a review.
 
     GitLab keeps the text of a review as a plain comment and does not say when changes were requested. So the
@@ -225,7 +225,7 @@ class Acts:
 
 
 def acts_of(
-    snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: Access, now: datetime
+    snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: WriteAccess, now: datetime
 ) -> Acts:
     """Return the newest acts of people.
 
@@ -253,7 +253,7 @@ def acts_of(
 
 
 def _acts(
-    snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: Access
+    snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: WriteAccess
 ) -> Iterator[tuple[datetime, Actor, bool]]:
     """Yield time and actor of each act that is not ours, and whether it is a call."""
     login = access.own.login

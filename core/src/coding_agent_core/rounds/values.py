@@ -11,7 +11,7 @@ from enum import StrEnum
 from coding_agent_core.tasks import identity_hash
 
 OWN_STATUS = "coding-agent"
-"""The commit status that follows our own tasks. It is never a check that a round has to mend."""
+"""The commit status that follows our own tasks. It is never a check that a round has to fix."""
 IDS_LIMIT = 30
 """Maximum number of remarks or failed checks of one round. The rest are the cause of the next round."""
 
@@ -161,7 +161,7 @@ class Work:
     Attributes:
         due: the causes that are due. Only the first one starts, because what it pushes changes the others.
         reruns: the checks to run again now; each has to be recorded (`RoundRecord.with_rerun`).
-        notes: sentences for people about what no round can mend, such as a check that hangs.
+        notes: sentences for people about what no round can fix, such as a check that hangs.
         ask: the logins of accounts whose permission decides. While there are any, nothing is due: ask the
             forge, and decide again.
     """

@@ -25,6 +25,7 @@ from tests.chart.helm import HelmError
 from tests.fixtures.system import ROOT
 
 CLUSTER = "chaos"
+"""Name of the cluster, unless `--cluster` gives another."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         with ExitStack() as stack:
-            world = _world(stack, options.mode, options.forge)
+            world = _world(stack, options.mode, options.forge, options.cluster)
             run(world, plan, folder, _say)
     except (ClusterError, HelmError, WorldError, RuntimeError) as error:
         print(f"the test bed did not start, or did not end: {error}", file=sys.stderr)
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--mode", choices=("kubernetes", "rabbitmq"), default="kubernetes")
     runs.add_argument("--forge", choices=("github", "gitlab"), default="github")
     runs.add_argument("--faults", choices=("all", "none"), default="all", help="none: races only")
+    runs.add_argument("--cluster", default=CLUSTER, help="name of the cluster (default: %(default)s)")
     runs.add_argument("--out", type=Path, help="folder for records, logs and report")
     judges = commands.add_parser("judge", help="judge a run's folder again, and write its report again")
     judges.add_argument("folder", type=Path)
@@ -72,13 +74,13 @@ def _folder(mode: str, seed: int) -> Path:
     return ROOT / ".cache" / "chaos" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{mode}-{seed}"
 
 
-def _world(stack: ExitStack, mode: str, forge: str) -> World:
+def _world(stack: ExitStack, mode: str, forge: str, name: str) -> World:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
     folder.chmod(0o755)
     if mode == "rabbitmq":
         return start_rabbitmq(stack, folder, forge)
-    cluster = local.up(CLUSTER, owner=os.getpid(), audit_bodies=audit.AUDITED)
-    stack.callback(local.down, CLUSTER)
+    cluster = local.up(name, owner=os.getpid(), audit_bodies=audit.AUDITED)
+    stack.callback(local.down, name)
     return start_kubernetes(stack, cluster, folder, forge, provide(cluster))
 
 

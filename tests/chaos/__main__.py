@@ -1,9 +1,10 @@
-"""The command line of `make chaos`: `run`, `judge` and `publish`."""
+"""The command line of `make chaos`: `run`, `faults`, `judge` and `publish`."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from coding_agent_cluster import cluster as local
 from coding_agent_cluster.errors import ClusterError
 
 from tests.chaos import audit
-from tests.chaos.judging import BROKEN, RUN, judge_folder
+from tests.chaos.judging import BROKEN, CLEAN, RUN, VIOLATED, judge_folder
 from tests.chaos.kubernetes_world import provide, start_kubernetes
+from tests.chaos.proving import prove
 from tests.chaos.publishing import publish
 from tests.chaos.rabbitmq_world import start_rabbitmq
 from tests.chaos.running import plan_for, run
@@ -36,6 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "publish":
         print(publish(options.folder, options.docs))
         return 0
+    if options.command == "faults":
+        with ExitStack() as stack:
+            world = _world(stack, options.mode, options.forge, options.cluster)
+            kinds = [kind for kind in sorted(world.faults) if re.search(options.kinds, kind)]
+            missed = prove(world, kinds, _say)
+        print(f"{len(kinds) - len(missed)} of {len(kinds)} kinds of faults hit their part")
+        return VIOLATED if missed else CLEAN
     folder: Path = options.out or _folder(options.mode, options.seed)
     plan = plan_for(
         options.seed, options.minutes, options.mode, options.forge, faults=options.faults != "none"
@@ -62,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--faults", choices=("all", "none"), default="all", help="none: races only")
     runs.add_argument("--cluster", default=CLUSTER, help="name of the cluster (default: %(default)s)")
     runs.add_argument("--out", type=Path, help="folder for records, logs and report")
+    tries = commands.add_parser("faults", help="see that every kind of fault hits its part, one at a time")
+    tries.add_argument("--mode", choices=("kubernetes", "rabbitmq"), default="kubernetes")
+    tries.add_argument("--forge", choices=("github", "gitlab"), default="github")
+    tries.add_argument("--cluster", default=CLUSTER, help="name of the cluster (default: %(default)s)")
+    tries.add_argument("--kinds", default="", help="regular expression of the kinds (default: all)")
     judges = commands.add_parser("judge", help="judge a run's folder again, and write its report again")
     judges.add_argument("folder", type=Path)
     publishes = commands.add_parser("publish", help="keep a judged run, and list it on docs/reliability.md")

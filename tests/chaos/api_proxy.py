@@ -22,7 +22,7 @@ from urllib.parse import parse_qs
 import httpx
 import uvicorn
 
-from tests.chaos.world import Undo
+from tests.chaos.world import Effect, Undo
 
 Action = Literal["status", "lose", "gone", "silent", "stale", "delay", "kill"]
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -47,7 +47,7 @@ class Failpoint:
             conflict). `lose`: a write takes effect, and its answer is lost. `gone`: watches end with 410.
             `silent`: watches pass nothing on. `stale`: a list that allows any version (`resourceVersion=0`)
             is answered as the time before. `delay`: each request waits. `kill`: `on_kill` is called after
-            the `count`th request has taken effect, and before it is answered.
+            the `count`th request has taken effect, and before it is answered, with the address of its source.
         sources: addresses of the pods; empty: all.
         share: of the matching requests.
         seconds: of `delay`.
@@ -60,7 +60,7 @@ class Failpoint:
     share: float = 1.0
     seconds: float = 0.0
     count: int = 1
-    on_kill: Callable[[], None] = lambda: None
+    on_kill: Callable[[str], None] = lambda _: None
     draw: Callable[[], float] = lambda: 0.0
     hits: int = 0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -173,7 +173,12 @@ class ApiProxy:
             self._changed()
 
         on_loop(begin)
-        return lambda: on_loop(end)
+
+        def undo() -> Effect:
+            on_loop(end)
+            return Effect(failpoint.hits, "requests of programs")
+
+        return undo
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -263,7 +268,7 @@ class ApiProxy:
         killer = self._hit(request, "kill")
         if killer is None or killer.hits != killer.count:
             return False
-        killer.on_kill()
+        killer.on_kill(request.source)
         return True
 
     async def _watch(

@@ -7,10 +7,13 @@ is a JSON object on a line of its own:
     {"record": "delivery", "at": …, "host": …, "repository": …, "kind": …, "number": …, "event": "labeled",
      "label": …, "status": 200}
     {"record": "audit", …an event of the API server's audit log, with bodies…}
-    {"record": "fault", "id": 3, "kind": "kill operator", "start": …, "asked": …, "end": …}
+    {"record": "fault", "id": 3, "kind": "kill operator", "start": …, "asked": …, "end": …, "hit": true,
+     "effect": "1 of 1 processes ended"}
+    {"record": "missed fault", "id": 4, "kind": "kill agent", "at": …, "why": …}
     {"record": "act", "at": …, "kind": "relabel within a second", "step": 0, "skipped": "", …}
 
-A fault's `asked` is when its end was asked for, and `end` when the broken part served again. An act's
+A fault's `asked` is when its end was asked for, and `end` when the broken part served again. `effect` is what
+it has changed, as a count; `hit` is false if that is nothing. A missed fault had nothing to break. An act's
 `skipped` says why the forge's state did not allow it. Times are ISO 8601 by one clock, that of the machine
 which recorded them.
 
@@ -130,6 +133,8 @@ class Fault:
     Attributes:
         asked: when its end was asked for.
         end: when the broken part served again.
+        hit: whether it has changed anything; `None`: nobody counted.
+        effect: what it has changed, as a count.
     """
 
     id: int
@@ -137,6 +142,17 @@ class Fault:
     start: datetime
     asked: datetime
     end: datetime
+    hit: bool | None = None
+    effect: str = ""
+
+
+@dataclass(frozen=True)
+class MissedFault:
+    """A fault that had nothing to break, such as an attempt's pod while no attempt worked."""
+
+    id: int
+    kind: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -182,6 +198,7 @@ class History:
     end: datetime
     has_pods: bool = True
     operations: tuple[Operation, ...] = ()
+    missed_faults: tuple[MissedFault, ...] = ()
 
 
 def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> History:
@@ -197,6 +214,7 @@ def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> Hist
     acts: list[Act] = []
     deliveries: list[Delivery] = []
     faults: list[Fault] = []
+    missed: list[MissedFault] = []
     operations: list[Operation] = []
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
@@ -209,6 +227,8 @@ def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> Hist
                     deliveries.append(_delivery(record))
                 case "fault":
                     faults.append(_fault(record))
+                case "missed fault":
+                    missed.append(MissedFault(record["id"], record["kind"], record["why"]))
                 case "act":
                     operations.append(
                         Operation(
@@ -233,6 +253,7 @@ def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> Hist
         end,
         has_pods=any(record["record"] == "audit" for record in records),
         operations=tuple(sorted(operations, key=lambda operation: operation.at)),
+        missed_faults=tuple(sorted(missed, key=lambda fault: fault.id)),
     )
 
 
@@ -260,7 +281,9 @@ def _delivery(record: Mapping[str, Any]) -> Delivery:
 
 def _fault(record: Record) -> Fault:
     start, end = time_of(record["start"]), time_of(record["end"])
-    return Fault(record["id"], record["kind"], start, time_of(record.get("asked") or record["end"]), end)
+    asked = time_of(record.get("asked") or record["end"])
+    effect = record.get("effect") or ""
+    return Fault(record["id"], record["kind"], start, asked, end, record.get("hit"), effect)
 
 
 def time_of(text: str) -> datetime:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from random import Random
@@ -16,13 +16,19 @@ from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.pki import NODE_NAME
 
 from tests.chaos.api_proxy import Action, Failpoint
-from tests.chaos.pods import SERVES_SECONDS, PodSeen, processes_of, send, wait
-from tests.chaos.world import NothingToBreakError, StartFault, Undo, WorldError
+from tests.chaos.full_node import fill, without_place
+from tests.chaos.kubernetes_network import network_faults
+from tests.chaos.pods import SERVES_SECONDS, PodSeen, wait
+from tests.chaos.processes import children_of, ended, fingerprints, kill, processes_of, stop, stopped
+from tests.chaos.world import Effect, NothingToBreakError, StartFault, Undo, WorldError
 from tests.chart.helm import HelmError
 
 if TYPE_CHECKING:
     from tests.chaos.kubernetes_world import KubernetesWorld
 
+_REQUESTS = {"receiver": 3, "operator": 15, "reporter": 8}
+"""Programs, and the last request after which one is killed: as many as it sends while a fault lasts."""
+_STARTED_BY_A_SHELL = ("kube-controller-manager", "kube-scheduler", "kubelet")
 _PLANE = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler")
 _NODE = ("kubelet", "containerd")
 _ONE_AT_A_TIME = ({"kube-apiserver", "etcd"}, {"kubelet", "containerd"})
@@ -37,10 +43,10 @@ _upgrades = count(1)
 def faults(world: KubernetesWorld) -> dict[str, StartFault]:
     """Every kind of fault of the world."""
     made: dict[str, StartFault] = {}
-    for program in ("receiver", "operator", "reporter"):
+    for program, most in _REQUESTS.items():
         made[f"kill {program}"] = _kill(world, program)
         made[f"stop {program}"] = _stop(world, program)
-        made[f"kill {program} after a request"] = _kill_after(world, program)
+        made[f"kill {program} after a request"] = _kill_after(world, program, most)
     for container in ("agent", "workspace"):
         made[f"kill {container}"] = _kill(world, "attempt", container)
         made[f"stop {container}"] = _stop(world, "attempt", container)
@@ -51,10 +57,11 @@ def faults(world: KubernetesWorld) -> dict[str, StartFault]:
         made[f"stop {part}"] = _stop_part(world, part)
     made |= world.sandboxes.faults()
     made |= world.sandboxes.delivery_faults(lambda: _let_it_look(world))
-    made |= _network(world)
+    made |= network_faults(world, lambda random: _agent(world, random), lambda *of: _guarded(world, *of))
     made |= _api(world)
     made["pod evicted"] = _evict(world)
-    made["node full"] = _cordon(world)
+    made["node full"] = fill(world)
+    made["node cordoned"] = _cordon(world)
     made["upgrade of the release"] = _upgrade(world)
     return {kind: _until_whole(world, start) for kind, start in made.items()}
 
@@ -66,11 +73,12 @@ def _until_whole(world: KubernetesWorld, start: StartFault) -> StartFault:
         failed = world.sandboxes.deliveries.failed
         undo = start(random)
 
-        def end() -> None:
-            undo()
+        def end() -> Effect:
+            effect = undo()
             world.whole()
             if world.sandboxes.deliveries.failed > failed:
                 world.find_missed()
+            return effect
 
         return end
 
@@ -84,13 +92,16 @@ def _let_it_look(world: KubernetesWorld) -> None:
 
 
 def _target(world: KubernetesWorld, component: str, random: Random, container: str = "") -> PodSeen:
-    """A pod to break; waits a while for an attempt or a poll, because there is not always one."""
+    """A pod to break; waits a while for an attempt, because there is not always one, and begins a poll."""
     if component not in ("attempt", "poller"):
         return world.pods.one(component, random)
-    end = time.monotonic() + _TARGET_SECONDS * (3 if component == "poller" else 1)
+    end = time.monotonic() + _TARGET_SECONDS
     found: list[PodSeen] = []
+    polls: list[str] = []
 
     def there() -> bool:
+        if component == "poller" and not polls:
+            polls.append(world.start_poll())
         with suppress(NothingToBreakError):
             found.append(world.pods.one(component, random, container=container))
         return bool(found) or time.monotonic() > end
@@ -112,10 +123,14 @@ def _processes(pod: PodSeen, container: str) -> list[int]:
 def _kill(world: KubernetesWorld, component: str, container: str = "") -> StartFault:
     def start(random: Random) -> Undo:
         pod = _target(world, component, random, container)
-        send(signal.SIGKILL, _processes(pod, container)[:1])
-        if component in ("attempt", "poller"):
-            return lambda: world.pods.wait_until_ended(pod, world.check)
-        return lambda: None
+        count_ended = kill(_processes(pod, container)[:1])
+
+        def undo() -> Effect:
+            if component in ("attempt", "poller"):
+                world.pods.wait_until_ended(pod, world.check)
+            return count_ended()
+
+        return undo
 
     return start
 
@@ -123,25 +138,41 @@ def _kill(world: KubernetesWorld, component: str, container: str = "") -> StartF
 def _stop(world: KubernetesWorld, component: str, container: str = "") -> StartFault:
     def start(random: Random) -> Undo:
         pod = _target(world, component, random, container)
-        pids = _processes(pod, container)
-        send(signal.SIGSTOP, pids)
-        return lambda: send(signal.SIGCONT, pids)
+        return stop(_processes(pod, container))
 
     return start
 
 
-def _kill_after(world: KubernetesWorld, component: str) -> StartFault:
+def _kill_after(world: KubernetesWorld, component: str, most: int) -> StartFault:
+    """Whichever pod of the program sends the n-th request is killed before it gets the answer."""
+
     def start(random: Random) -> Undo:
-        pod = world.pods.one(component, random)
+        world.pods.one(component, random)
+        pods = {pod.address: pod for pod in world.pods.seen(component) if pod.address}
+        number = random.randint(1, most)
+        fired: list[Undo] = []
 
-        def kill() -> None:
-            send(signal.SIGKILL, processes_of(next(iter(pod.containers.values())))[:1])
+        def strike(source: str) -> None:
+            fired.append(kill(processes_of(next(iter(pods[source].containers.values())))[:1]))
 
-        return world.proxy.plant(
-            Failpoint("kill", frozenset({pod.address}), count=random.randint(1, 25), on_kill=kill)
-        )
+        failpoint = Failpoint("kill", frozenset(pods), count=number, on_kill=strike)
+        unplant = world.proxy.plant(failpoint)
+
+        def undo() -> Effect:
+            unplant()
+            if fired:
+                return Effect(fired[0]().count, f"process ended after request {number}")
+            return Effect(0, f"processes ended: {failpoint.hits} of {number} requests came")
+
+        return undo
 
     return start
+
+
+def _agent(world: KubernetesWorld, random: Random) -> tuple[str, int]:
+    """The address of an attempt's pod, and the process of its agent."""
+    pod = _target(world, "attempt", random, "agent")
+    return pod.address, _processes(pod, "agent")[0]
 
 
 @contextmanager
@@ -160,83 +191,58 @@ _locks: dict[str, threading.Lock] = {}
 
 
 def _kill_part(world: KubernetesWorld, part: str) -> StartFault:
-    def again() -> None:
-        try:
-            world.cluster.start(part)
-        except ClusterError as error:
-            raise WorldError(f"{part} does not serve again: {error}") from error
+    def strike(_: Random) -> Undo:
+        before = fingerprints(_of_part(world, part))
+        world.cluster.kill(part)
+        return lambda: ended(before)
 
-    return _break_part(world, part, lambda: world.cluster.kill(part), again)
+    return _guarded(world, part, strike)
 
 
 def _stop_part(world: KubernetesWorld, part: str) -> StartFault:
-    def again() -> None:
-        world.cluster.processes.send(part, signal.SIGCONT)
-        try:
-            world.cluster.start(part)  # it runs: this waits until it is ready
-        except ClusterError as error:
-            raise WorldError(f"{part} does not serve again: {error}") from error
+    def strike(_: Random) -> Undo:
+        pids = _of_part(world, part)
+        world.cluster.processes.send(part, signal.SIGSTOP)
 
-    return _break_part(world, part, lambda: world.cluster.processes.send(part, signal.SIGSTOP), again)
+        def undo() -> Effect:
+            effect = stopped(pids)
+            world.cluster.processes.send(part, signal.SIGCONT)
+            return effect
+
+        return undo
+
+    return _guarded(world, part, strike)
 
 
-def _break_part(
-    world: KubernetesWorld, part: str, strike: Callable[[], None], again: Callable[[], None]
-) -> StartFault:
-    def start(_: Random) -> Undo:
+def _of_part(world: KubernetesWorld, part: str) -> list[int]:
+    """The processes of a part: itself, or a shell that starts it again and itself."""
+    if (pid := world.cluster.processes.pid(part)) is None:
+        raise NothingToBreakError(f"{part} does not run")
+    return [pid, *children_of(pid)] if part in _STARTED_BY_A_SHELL else [pid]
+
+
+def _guarded(world: KubernetesWorld, part: str, strike: StartFault) -> StartFault:
+    """A fault of a part of the cluster that is broken alone; it ends when the part serves."""
+
+    def start(random: Random) -> Undo:
         with ExitStack() as stack:
             stack.enter_context(_alone(part))
             stack.enter_context(world.breaking(part))
-            strike()
+            undo = strike(random)
             held = stack.pop_all()
 
-        def end() -> None:
+        def end() -> Effect:
             with held:
-                again()
+                effect = undo()
+                try:
+                    world.cluster.start(part)  # one that runs is only waited for
+                except ClusterError as error:
+                    raise WorldError(f"{part} does not serve again: {error}") from error
+                return effect
 
         return end
 
     return start
-
-
-def _network(world: KubernetesWorld) -> Mapping[str, StartFault]:
-    network, proxy = world.cluster.network, world.proxy
-    here = network.host_address
-    forge, model = world.forge.port, int(world.sandboxes.model.url.rsplit(":", 1)[1])
-
-    def cut(component: str, port: int) -> StartFault:
-        def start(random: Random) -> Undo:
-            source = world.pods.one(component, random).address if component else network.pods
-            return _drop(world, ["-s", source, "-d", here, "-p", "tcp", "--dport", str(port)])
-
-        return start
-
-    def cut_receiver(random: Random) -> Undo:
-        receiver = world.pods.one("receiver", random).address
-        return _drop(world, ["-s", here, "-d", receiver, "-p", "tcp", "--dport", "8000"])
-
-    return {
-        **{
-            f"cut {name} from API server": cut(name, proxy.port)
-            for name in ("receiver", "operator", "reporter")
-        },
-        "cut every pod from API server": cut("", proxy.port),
-        "cut reporter from forge": cut("reporter", forge),
-        "cut every pod from forge": cut("", forge),
-        "cut attempts from model": cut("", model),
-        "cut forge from a receiver": cut_receiver,
-    }
-
-
-def _drop(world: KubernetesWorld, match: list[str]) -> Undo:
-    """Drop what the node would pass on of this, on connections that are there as well."""
-    rule = ["FORWARD", *match, "-j", "DROP"]
-    world.inside("iptables", "-w", "10", "-I", *rule)
-
-    def undo() -> None:
-        world.inside("iptables", "-w", "10", "-D", *rule)
-
-    return undo
 
 
 def _api(world: KubernetesWorld) -> Mapping[str, StartFault]:
@@ -263,11 +269,17 @@ def _api(world: KubernetesWorld) -> Mapping[str, StartFault]:
 def _evict(world: KubernetesWorld) -> StartFault:
     def start(random: Random) -> Undo:
         pod = _target(world, "attempt", random, "agent")
+        processes = fingerprints(_processes(pod, "agent")[:1])
         body = {"metadata": {"name": pod.name, "namespace": world.namespace}}
         world.cluster.access.core.create_namespaced_pod_eviction(
             pod.name, world.namespace, body, _request_timeout=10
         )
-        return lambda: world.pods.wait_until_ended(pod, world.check)
+
+        def undo() -> Effect:
+            world.pods.wait_until_ended(pod, world.check)
+            return ended(processes)
+
+        return undo
 
     return start
 
@@ -282,7 +294,19 @@ def _cordon(world: KubernetesWorld) -> StartFault:
 
     def start(_: Random) -> Undo:
         kubectl("cordon")
-        return lambda: kubectl("uncordon")
+
+        def undo() -> Effect:
+            waiting: list[str] = []
+
+            def looked() -> bool:
+                waiting[:] = without_place(world, "unschedulable")
+                return True
+
+            wait("the pods without a place", looked, alive=world.check)
+            kubectl("uncordon")
+            return Effect(len(waiting), "pods had no place because of the cordon")
+
+        return undo
 
     return start
 
@@ -291,6 +315,7 @@ def _upgrade(world: KubernetesWorld) -> StartFault:
     """Every program is replaced, as by a new version."""
 
     def start(_: Random) -> Undo:
+        before = {pod.name for pod in world.pods.seen(*_REQUESTS)}
         notes = {"podAnnotations": {"chaos/upgrade": str(next(_upgrades))}}
         values = dict.fromkeys(("receiver", "operator", "reporter"), notes)
         done = threading.Event()
@@ -310,11 +335,14 @@ def _upgrade(world: KubernetesWorld) -> StartFault:
 
         threading.Thread(target=first, daemon=True).start()
 
-        def undo() -> None:
+        def undo() -> Effect:
             if not done.wait(SERVES_SECONDS):
                 raise WorldError("helm does not end")
             if errors:  # the API server was away: a person runs it again
                 wait("helm upgrade", upgrade, alive=world.check)
+            world.whole()
+            after = {pod.name for pod in world.pods.seen(*_REQUESTS)}
+            return Effect(len(after - before), "new pods of programs")
 
         return undo
 

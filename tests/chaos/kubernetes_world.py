@@ -153,23 +153,28 @@ class KubernetesWorld:
         for component, count in PROGRAMS.items():
             self.pods.wait_until_serving(component, count, self.check)
 
+    def start_poll(self) -> str:
+        """Begin a poll at once; the name of its Job."""
+        job = f"poll-{uuid.uuid4().hex[:6]}"
+        cron = f"cronjob/{self.release.name}-poller-{self.forge.flavour.value}"
+        self.release.kubectl("create", "job", job, f"--from={cron}")
+        return job
+
     def find_missed(self) -> None:
         """Let the poll find what no receiver has accepted, as the documents tell people to.
 
         Raises:
             WorldError: no poll succeeded.
         """
-        forge = self.forge.flavour.value
-        cron = f"cronjob/{self.release.name}-poller-{forge}"
 
         def polled() -> bool:
-            job = f"poll-{uuid.uuid4().hex[:6]}"
-            self.release.kubectl("create", "job", job, f"--from={cron}")
+            job = self.start_poll()
             wait(f"the end of {job}", lambda: self._ended(job), seconds=_POLL_SECONDS, alive=self.check)
             return self._ended(job) == "Complete"
 
         wait("a poll", polled, alive=self.check)
-        if forge == "gitlab":  # its poll finds labels; the button of the webhook's page sends the rest
+        # GitLab's poll finds labels only; the button of the webhook's page sends the rest.
+        if self.forge.flavour.value == "gitlab":
             self.sandboxes.deliveries.resend_comments()
         wait("all deliveries", self.sandboxes.all_delivered, seconds=_POLL_SECONDS)
 
@@ -267,7 +272,7 @@ def _values(sandboxes: Sandboxes, provided: dict[str, str]) -> dict[str, Any]:
         section |= {"owner": "acme", "redelivery": redelivery}
     config = {
         flavour: section,
-        "llm": {"openai": {"base_url": sandboxes.model.base_url, "model": "scripted"}},
+        "llm": {"openai": {"base_url": sandboxes.model_url, "model": "scripted"}},
         "webhook": {"commands": {"enabled": True}},
         "limits": {"global": GLOBAL_LIMIT, "per_repository": REPOSITORY_LIMIT},
         # Shorter than a person would set them, so that a run of minutes shows what takes an hour.

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from tests.chaos.clock import Clock
-from tests.chaos.world import NothingToBreakError
+from tests.chaos.world import NothingToBreakError, StartFault
 
 FAULTS_WITHIN = 0.85
 """The part of the run in which faults begin: what they leave behind shows while people still act."""
@@ -95,19 +95,18 @@ class Nemesis:
 
     Args:
         faults: by kind, a function that starts the fault and returns the function that ends it and returns
-            when the broken part serves again.
+            what it has hit when the broken part serves again.
 
     Attributes:
-        records: of the faults that have ended, as `history.py` reads them.
+        records: of the faults that have ended, and of those that had nothing to break, as `history.py` reads
+            them.
         skipped: what the plan had left when the run ended.
-        missed: faults that had nothing to break, and why.
     """
 
-    faults: Mapping[str, Callable[[Random], Callable[[], None]]]
+    faults: Mapping[str, StartFault]
     seed: int
     records: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[PlannedFault] = field(default_factory=list)
-    missed: dict[int, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def run(self, planned: Sequence[PlannedFault], clock: Clock) -> None:
@@ -154,15 +153,16 @@ class Nemesis:
         try:
             end = self.faults[fault.kind](random)
         except NothingToBreakError as error:
+            record = {"record": "missed fault", "id": fault.id, "kind": fault.kind}
             with self._lock:
-                self.missed[fault.id] = f"{fault.kind}: {error}"
+                self.records.append({**record, "at": start.isoformat(), "why": str(error)})
             return
         except Exception as error:
             raise BrokenTestBed(f"fault {fault.id}, {fault.kind}, did not begin: {error!r}") from error
         clock.wait_until(clock.elapsed() + fault.seconds)
         asked = clock.now()
         try:
-            end()
+            effect = end()
         except Exception as error:
             raise BrokenTestBed(f"fault {fault.id}, {fault.kind}, did not end: {error!r}") from error
         record = {
@@ -172,6 +172,8 @@ class Nemesis:
             "start": start.isoformat(),
             "asked": asked.isoformat(),
             "end": clock.now().isoformat(),
+            "hit": effect.count > 0,
+            "effect": str(effect),
         }
         with self._lock:
             self.records.append(record)

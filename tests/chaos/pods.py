@@ -1,13 +1,10 @@
-"""The pods of a namespace, and the processes of their containers, which this machine sees."""
+"""The pods of a namespace."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -135,35 +132,6 @@ def wait(
         until(what, lambda: bool(probe()), timeout=seconds, interval=0.3, alive=alive)
     except NotReadyError as error:
         raise WorldError(str(error)) from error
-
-
-def processes_of(container: str) -> list[int]:
-    """The processes of a container, by this machine's numbers; its first one comes first."""
-    found = [pid for pid in _all_pids() if container in _read(Path(f"/proc/{pid}/cgroup"))]
-    return sorted(found, key=_inner_pid)
-
-
-def send(number: signal.Signals, pids: Sequence[int]) -> None:
-    """Signal the processes that are still there."""
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def _all_pids() -> Iterator[int]:
-    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-
-
-def _inner_pid(pid: int) -> int:
-    lines = [line for line in _read(Path(f"/proc/{pid}/status")).splitlines() if line.startswith("NSpid:")]
-    return int(lines[0].split()[-1]) if lines else 1 << 30
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError:  # it has ended
-        return ""
 
 
 def _seen(pod: Any) -> PodSeen:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import socket
 import threading
 import uuid
@@ -20,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from tests.chaos.world import Undo
+from tests.chaos.world import Effect, Undo
 
 _ANSWER_SECONDS = 10.0
 """As long as GitHub waits for a receiver."""
@@ -37,6 +38,7 @@ class Treatment:
         doubled: share that it gets a second time, at once, with other ids.
         late: share that it gets only after `seconds`; the forge is told at once that nobody answered.
         again: share that it gets once more, with the same ids, after `seconds`.
+        slow: share that it gets after `seconds`, while the forge waits for the answer.
         seconds: least and most.
     """
 
@@ -44,7 +46,17 @@ class Treatment:
     doubled: float = 0.0
     late: float = 0.0
     again: float = 0.0
+    slow: float = 0.0
     seconds: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(eq=False)
+class _Treated:
+    """A treatment while it lasts; `count` is of the deliveries that it has changed."""
+
+    treatment: Treatment
+    random: Random
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class DeliveryProxy:
         self.records: list[dict[str, Any]] = []
         self._target = target
         self._host = host
-        self._treatments: list[tuple[Treatment, Random]] = []
+        self._treatments: list[_Treated] = []
         self._lock = threading.Lock()
         self._ending = threading.Event()
         self._under_way = 0
@@ -128,13 +140,14 @@ class DeliveryProxy:
 
     def treat(self, treatment: Treatment, random: Random) -> Undo:
         """Treat every delivery so, until the returned function is called."""
-        entry = treatment, random
+        entry = _Treated(treatment, random)
         with self._lock:
             self._treatments.append(entry)
 
-        def undo() -> None:
+        def undo() -> Effect:
             with self._lock:
                 self._treatments.remove(entry)
+            return Effect(entry.count, "deliveries")
 
         return undo
 
@@ -149,12 +162,20 @@ class DeliveryProxy:
     def _treat(self, request: _Request) -> tuple[int, bytes]:
         with self._lock:
             drawn = [
-                (treatment, [random.random() for _ in range(4)], random.uniform(*treatment.seconds))
-                for treatment, random in self._treatments
+                (
+                    entry,
+                    [entry.random.random() for _ in range(5)],
+                    entry.random.uniform(*entry.treatment.seconds),
+                )
+                for entry in self._treatments
             ]
-        seconds = 0.0
+        seconds = held = 0.0
         answered = True
-        for treatment, (drop, double, late, again), wait in drawn:
+        for entry, (drop, double, late, again, slow), wait in drawn:
+            treatment = entry.treatment
+            shares = treatment.dropped, treatment.doubled, treatment.late, treatment.again, treatment.slow
+            with self._lock:
+                entry.count += any(map(operator.lt, (drop, double, late, again, slow), shares))
             if drop < treatment.dropped:
                 self._record(request, 0)
                 return 502, b"dropped"
@@ -164,9 +185,12 @@ class DeliveryProxy:
                 self._later(request, wait)
             if late < treatment.late:
                 seconds, answered = max(seconds, wait), False
+            if slow < treatment.slow:
+                held = max(held, wait)
         if not answered:
             self._later(request, seconds)
             return 502, b"delivered later"
+        self._ending.wait(held)
         return self._forward(request)
 
     def _later(self, request: _Request, seconds: float) -> None:
@@ -257,33 +281,60 @@ class TcpProxy:
     """Forwards connections, unless it is cut: then it accepts none and passes nothing on.
 
     A cut connection stays open and silent, as when packets are lost; `reset` closes all.
+
+    Args:
+        target: where connections go; `aim` may say it later.
+        host: address on which it listens.
     """
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int] = ("127.0.0.1", 9), host: str = "127.0.0.1") -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server((host, 0), backlog=512)
+        self.host = host
         self.port: int = self._listener.getsockname()[1]
         self._open = threading.Event()
         self._open.set()
         self._ending = threading.Event()
-        self._delay = 0.0
+        self._delays: list[_Delay] = []
+        self._held = 0
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self) -> None:
-        """Pass nothing on from now on."""
+    def aim(self, target: tuple[str, int]) -> None:
+        """Forward new connections to this host and port from now on."""
+        self._target = target
+
+    def cut(self) -> Undo:
+        """Pass nothing on, until the returned function is called; then everything that waited as well."""
+        held = self._held
         self._open.clear()
 
-    def heal(self) -> None:
-        """Pass everything on again, what waited included."""
-        self._open.set()
+        def heal() -> Effect:
+            count = self._held - held
+            self._open.set()
+            return Effect(count, "connections or pieces of data held back")
 
-    def set_delay(self, seconds: float) -> None:
-        """Pass everything on this much later from now on."""
-        self._delay = seconds
+        return heal
 
-    def reset(self) -> None:
+    def delay(self, seconds: float, sources: frozenset[str] = frozenset()) -> Undo:
+        """Pass each piece of data on this much later, until the returned function is called.
+
+        Args:
+            sources: addresses of those whose connections it affects; empty: all.
+        """
+        delay = _Delay(seconds, sources)
+        with self._lock:
+            self._delays.append(delay)
+
+        def undo() -> Effect:
+            with self._lock:
+                self._delays.remove(delay)
+            return Effect(delay.count, f"pieces of data passed on {seconds:.1f} s later")
+
+        return undo
+
+    def reset(self) -> Effect:
         """Close every connection."""
         with self._lock:
             sockets, self._sockets = self._sockets, set()
@@ -291,6 +342,7 @@ class TcpProxy:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+        return Effect(len(sockets) // 2, "connections closed")
 
     def close(self) -> None:
         """End it."""
@@ -302,26 +354,31 @@ class TcpProxy:
     def _accept(self) -> None:
         while not self._ending.is_set():
             try:
-                near, _ = self._listener.accept()
-                self._open.wait()
-                far = socket.create_connection(self._target, timeout=10)
+                near, (source, _) = self._listener.accept()
             except OSError:
-                with contextlib.suppress(OSError, UnboundLocalError):
-                    near.close()
                 if self._listener.fileno() < 0:
                     return
                 continue
+            try:
+                self._hold()
+                far = socket.create_connection(self._target, timeout=10)
+            except OSError:
+                near.close()
+                continue
             far.settimeout(None)
+            for one in (near, far):  # without it, small pieces would wait for each other
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._sockets |= {near, far}
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=(*ends, source), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, client: str) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                self._ending.wait(self._delay) if self._delay else None
-                self._open.wait()
+                if seconds := self._delay_of(client):
+                    self._ending.wait(seconds)
+                self._hold()
                 sink.sendall(data)
         for one in (source, sink):
             with contextlib.suppress(OSError):
@@ -329,3 +386,25 @@ class TcpProxy:
             with self._lock:
                 self._sockets.discard(one)
             one.close()
+
+    def _hold(self) -> None:
+        """Wait until it is not cut."""
+        if not self._open.is_set():
+            with self._lock:
+                self._held += 1
+            self._open.wait()
+
+    def _delay_of(self, client: str) -> float:
+        """Seconds; those of all delays that are for this client."""
+        with self._lock:
+            mine = [delay for delay in self._delays if not delay.sources or client in delay.sources]
+            for delay in mine:
+                delay.count += 1
+            return sum(delay.seconds for delay in mine)
+
+
+@dataclass
+class _Delay:
+    seconds: float
+    sources: frozenset[str]
+    count: int = 0

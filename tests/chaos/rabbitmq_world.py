@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +25,11 @@ from coding_agent_forge.server import ForgeServer
 from tests.chaos.history import ENDED
 from tests.chaos.judge import Promises
 from tests.chaos.pods import wait
+from tests.chaos.processes import ended, fingerprints, group_of, stopped
 from tests.chaos.proxies import TcpProxy
 from tests.chaos.readers import shown_state
 from tests.chaos.sandboxes import BOT_LOGIN, PEOPLE, REPOSITORIES, Sandboxes, machine, start_sandboxes
-from tests.chaos.world import StartFault, Undo, WorldError
+from tests.chaos.world import Effect, StartFault, Undo, WorldError
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, ROOT, SECRET
 
 CONSUMERS = ("consumer-1", "consumer-2")
@@ -91,6 +92,10 @@ class Program:
             text = self.log.read_text(errors="replace")[-2000:]
             raise WorldError(f"{self.name} has ended by itself with status {status}: {text}")
 
+    def pids(self) -> list[int]:
+        """The processes that a signal of `send` reaches: itself and what it has started."""
+        return group_of(self.process.pid) if self.process is not None else []
+
     def send(self, number: signal.Signals) -> None:
         """Signal it with all that it has started."""
         if self.process is not None and self.process.poll() is None:
@@ -142,6 +147,9 @@ class RabbitMQWorld:
         made["restart broker"] = lambda _: self._break_broker(self.broker.stop)
         made["cut consumer from broker"] = self._cut(CONSUMERS)
         made["cut receiver from broker"] = self._cut(("receiver",))
+        made["delay between programs and broker"] = self._delay
+        made["cut programs from forge"] = lambda _: self.sandboxes.forge_way.cut()
+        made["cut programs from model"] = lambda _: self.sandboxes.model_way.cut()
         made["reset consumer's connection"] = self._reset(CONSUMERS)
         made |= self.sandboxes.faults()
         made |= self.sandboxes.delivery_faults(self._find_missed)
@@ -225,11 +233,12 @@ class RabbitMQWorld:
             failed = self.sandboxes.deliveries.failed
             undo = start(random)
 
-            def end() -> None:
-                undo()
+            def end() -> Effect:
+                effect = undo()
                 self.whole()
                 if self.sandboxes.deliveries.failed > failed:
                     self._find_missed()
+                return effect
 
             return end
 
@@ -243,11 +252,14 @@ class RabbitMQWorld:
         def start(random: Random) -> Undo:
             program = self.programs[random.choice(names)]
             self._mark(program.name, broken=True)
+            before = fingerprints(program.pids())
             program.send(signal.SIGKILL)
 
-            def undo() -> None:
+            def undo() -> Effect:
+                effect = ended(before)
                 program.start()
                 self._mark(program.name, broken=False)
+                return effect
 
             return undo
 
@@ -256,35 +268,56 @@ class RabbitMQWorld:
     def _stop(self, names: Sequence[str]) -> StartFault:
         def start(random: Random) -> Undo:
             program = self.programs[random.choice(names)]
+            pids = program.pids()
             program.send(signal.SIGSTOP)
-            return lambda: program.send(signal.SIGCONT)
+
+            def undo() -> Effect:
+                effect = stopped(pids)
+                program.send(signal.SIGCONT)
+                return effect
+
+            return undo
 
         return start
 
-    def _break_broker(self, strike: Undo) -> Undo:
+    def _break_broker(self, strike: Callable[[], None]) -> Undo:
         self._mark("broker", broken=True)
+        pids = [self.broker.pid]
+        before = fingerprints(pids)
         strike()
 
-        def undo() -> None:
+        def undo() -> Effect:
+            gone, still = ended(before), stopped(pids)
             self.broker.start()
             self._mark("broker", broken=False)
+            return gone if gone.count else still
 
         return undo
 
     def _cut(self, names: Sequence[str]) -> StartFault:
         def start(random: Random) -> Undo:
-            way = self.ways[random.choice(names)]
-            way.cut()
-            return way.heal
+            return self.ways[random.choice(names)].cut()
 
         return start
 
     def _reset(self, names: Sequence[str]) -> StartFault:
         def start(random: Random) -> Undo:
-            self.ways[random.choice(names)].reset()
-            return lambda: None
+            effect = self.ways[random.choice(names)].reset()
+            return lambda: effect
 
         return start
+
+    def _delay(self, random: Random) -> Undo:
+        seconds = random.uniform(0.2, 2.0)
+        undo = [way.delay(seconds) for way in self.ways.values()]
+
+        def end() -> Effect:
+            effects = [one() for one in undo]
+            return Effect(
+                sum(effect.count for effect in effects), f"pieces of data passed on {seconds:.1f} s later"
+            )
+
+        return end
 
 
 def start_rabbitmq(stack: ExitStack, folder: Path, flavour: str) -> RabbitMQWorld:
@@ -342,7 +375,7 @@ def _config(sandboxes: Sandboxes, broker_port: int, port: int, http_port: int) -
             "commands": {"enabled": True},
             flavour: {secret: SECRET},
         },
-        "llm": {"openai": {"base_url": sandboxes.model.base_url, "model": "scripted"}},
+        "llm": {"openai": {"base_url": sandboxes.model_url, "model": "scripted"}},
         "use_rabbitmq": True,
         "rabbitmq": {"host": "127.0.0.1", "port": broker_port, "queue": "chaos", "heartbeat": 10},
         "scheduling": {"interval": _POLL_SECONDS, "http_host": "127.0.0.1", "http_port": http_port},

@@ -197,7 +197,7 @@ def _operations(history: History) -> str:
 
 
 def _faults(history: History, promises: Promises) -> str:
-    if not history.faults:
+    if not history.faults and not history.missed_faults:
         return "## Faults\n\nNothing was broken in this run: races only."
     by_kind: dict[str, list[Recovery]] = {}
     found = recoveries(history, promises)
@@ -210,6 +210,7 @@ def _faults(history: History, promises: Promises) -> str:
             _spread([one.repair for one in some]),
             _spread([one.progress for one in some if one.progress is not None]),
             str(sum(one.waited == 0 for one in some)),
+            str(sum(one.fault.hit is False for one in some)),
         )
         for kind, some in sorted(by_kind.items())
     ]
@@ -221,17 +222,24 @@ def _faults(history: History, promises: Promises) -> str:
             f"{one.fault.end:%H:%M:%S}",
             str(one.waited),
             "" if one.progress is None else f"{one.progress:.1f}",
+            ("nothing: " if one.fault.hit is False else "") + one.fault.effect,
         )
         for one in found
+    ]
+    each += [
+        (str(one.id), one.kind, "", "", "", "", f"nothing to break: {one.why}")
+        for one in history.missed_faults
     ]
     return "\n\n".join(
         [
             "## Faults",
             "*Repair* is the time until the part served again, *recovery* the time from then to the first "
             "sign of progress of work that waited: a phase, a pod, or something that the bot wrote or "
-            "pushed. Both are median and maximum, in seconds.",
-            _table(("kind", "count", "repair", "recovery", "nothing waited"), rows),
-            _table(("id", "kind", "start", "end", "items that waited", "recovery"), each),
+            "pushed. Both are median and maximum, in seconds. *What it hit* is a count that was taken while "
+            "the fault lasted: requests that it changed, packets that it dropped, processes that it ended "
+            "or stopped.",
+            _table(("kind", "count", "repair", "recovery", "nothing waited", "hit nothing"), rows),
+            _table(("id", "kind", "start", "end", "items that waited", "recovery", "what it hit"), each),
         ]
     )
 

@@ -92,8 +92,11 @@ def run(world: World, plan: Plan, folder: Path, say: Callable[[str], None] = pri
         finally:
             over.set()
         watchdog.result()
-    for number, why in sorted(breaker.missed.items()):
-        say(f"fault {number} had nothing to break: {why}")
+    for fault in breaker.records:
+        if fault["record"] == "missed fault":
+            say(f"fault {fault['id']}, {fault['kind']}, had nothing to break: {fault['why']}")
+        elif not fault["hit"]:
+            say(f"fault {fault['id']}, {fault['kind']}, hit nothing: {fault['effect']}")
     setup = Setup(
         seed=plan.seed,
         seconds=plan.seconds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ from coding_agent_core.tasks import host_of
 from coding_agent_forge.server import ForgeServer
 from coding_agent_model.server import ModelServer
 
-from tests.chaos.proxies import DeliveryProxy, Treatment
+from tests.chaos.proxies import DeliveryProxy, TcpProxy, Treatment
 from tests.chaos.scripts import scripts
-from tests.chaos.world import StartFault, Undo, WorldError
+from tests.chaos.world import Effect, StartFault, Undo, WorldError
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, ROOT, SAMPLES, SECRET
 
 BOT_LOGIN = "coding-agent-bot"
@@ -28,16 +28,29 @@ REPOSITORIES = ("acme/pricing", "acme/billing", "acme/shipping")
 
 @dataclass
 class Sandboxes:
-    """A forge, a model, and the proxy through which the forge's webhooks go."""
+    """A forge, a model, and the proxies between them and the programs.
+
+    Attributes:
+        deliveries: through which the forge's webhooks go.
+        forge_way, model_way: through which the programs reach forge and model; people act on the forge
+            itself.
+    """
 
     forge: ForgeServer
     model: ModelServer
     deliveries: DeliveryProxy
+    forge_way: TcpProxy
+    model_way: TcpProxy
 
     @property
     def host(self) -> str:
         """The forge's host, as tasks name it."""
         return host_of(self.forge.api_url)
+
+    @property
+    def model_url(self) -> str:
+        """Base URL of the model for OpenAI's formats, as the programs reach it."""
+        return f"http://{self.model_way.host}:{self.model_way.port}/v1"
 
     def hook(self, target: str) -> None:
         """Send the webhooks of all repositories, through the proxy, to this base URL."""
@@ -91,22 +104,25 @@ class Sandboxes:
             "model answers 500": self._model(status=500),
             "model cuts its answers": self._model(cut=True),
             "model is slow": self._model(delay_ms=4000),
+            "delay between programs and forge": lambda random: self.forge_way.delay(random.uniform(0.2, 1.5)),
+            "delay between programs and model": lambda random: self.model_way.delay(random.uniform(0.5, 3.0)),
         }
 
-    def delivery_faults(self, missed: Undo) -> dict[str, StartFault]:
+    def delivery_faults(self, missed: Callable[[], None]) -> dict[str, StartFault]:
         """Faults of the deliveries, by kind.
 
         Args:
             missed: returns when what no webhook has brought has been found otherwise.
         """
 
-        def treat(treatment: Treatment, after: Undo = lambda: None) -> StartFault:
+        def treat(treatment: Treatment, after: Callable[[], None] = lambda: None) -> StartFault:
             def start(random: Random) -> Undo:
                 end = self.deliveries.treat(treatment, random)
 
-                def undo() -> None:
-                    end()
+                def undo() -> Effect:
+                    effect = end()
                     after()
+                    return effect
 
                 return undo
 
@@ -116,25 +132,43 @@ class Sandboxes:
             "deliveries are dropped": treat(Treatment(dropped=0.7), missed),
             "deliveries come twice with other ids": treat(Treatment(doubled=0.8)),
             "deliveries are out of order": treat(Treatment(late=0.6, seconds=(0.0, 6.0))),
+            "delay between forge and receivers": treat(Treatment(slow=1.0, seconds=(1.0, 5.0))),
             "deliveries come again a minute later": treat(Treatment(again=0.8, seconds=(30.0, 90.0))),
         }
 
     def _forge(self, **fields: Any) -> StartFault:
         def start(_: Random) -> Undo:
             fault = self.forge.fault(**fields)
-            return lambda: self.forge.run(fault.end)
+
+            def undo() -> Effect:
+                self.forge.run(fault.end)
+                return Effect(fault.hits, "requests to the forge")
+
+            return undo
 
         return start
 
     def _model(self, **fields: Any) -> StartFault:
         def start(_: Random) -> Undo:
-            return self.model.fault(times=None, **fields).end
+            fault = self.model.fault(times=None, **fields)
+
+            def undo() -> Effect:
+                fault.end()
+                return Effect(fault.hits, "requests to the model")
+
+            return undo
 
         return start
 
     def _clock(self, ahead: float) -> Undo:
+        before = len(self.forge.events())
         self.forge.set_clock(ahead)
-        return lambda: self.forge.set_clock(0.0)
+
+        def undo() -> Effect:
+            self.forge.set_clock(0.0)
+            return Effect(len(self.forge.events()) - before, "events of the forge with a time of this clock")
+
+        return undo
 
 
 def start_sandboxes(stack: ExitStack, flavour: str, folder: Path, address: str) -> Sandboxes:
@@ -144,12 +178,24 @@ def start_sandboxes(stack: ExitStack, flavour: str, folder: Path, address: str) 
         flavour: `github` or `gitlab`.
         address: where the system reaches them.
     """
-    forge = ForgeServer(flavour, _seed(), folder / "repositories", host=address)
+    forge_way, model_way = TcpProxy(host=address), TcpProxy(host=address)
+    for way in (forge_way, model_way):
+        stack.callback(way.close)
+    forge = ForgeServer(
+        flavour,
+        _seed(),
+        folder / "repositories",
+        host=address,
+        public_url=f"http://{address}:{forge_way.port}",
+    )
     model = ModelServer(scripts(), api_key=MODEL_KEY, host=address)
     stack.enter_context(forge)
     stack.enter_context(model)
     proxy = stack.enter_context(DeliveryProxy("http://127.0.0.1:9", host_of(forge.api_url)))
-    return Sandboxes(forge, model, proxy)
+    forge_way.aim((address, forge.port))
+    model_host, _, model_port = model.url.removeprefix("http://").rpartition(":")
+    model_way.aim((model_host, int(model_port)))
+    return Sandboxes(forge, model, proxy, forge_way, model_way)
 
 
 def _seed() -> dict[str, Any]:

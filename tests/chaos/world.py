@@ -7,6 +7,7 @@ the forge, the nemesis through `faults`, and the judge reads nothing but `record
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -15,8 +16,25 @@ from coding_agent_forge.server import ForgeServer
 
 from tests.chaos.judge import Promises
 
-Undo = Callable[[], None]
-"""Ends a fault, and returns when the broken part serves again.
+
+@dataclass(frozen=True)
+class Effect:
+    """What a fault has hit while it lasted, as a fact that somebody has counted.
+
+    Attributes:
+        count: of what it has hit; 0: the fault has changed nothing.
+        what: it has counted, in words that follow the number.
+    """
+
+    count: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.what}"
+
+
+Undo = Callable[[], Effect]
+"""Ends a fault, and returns what it has hit when the broken part serves again.
 
 Raises:
     WorldError: it does not, within the deadline of its part.

@@ -62,14 +62,14 @@ def test_a_cut_connection_is_silent_and_then_passes_on_what_waited() -> None:
             far.settimeout(0.2)
             near.sendall(b"one")
             assert far.recv(10) == b"one"
-            proxy.cut()
+            heal = proxy.cut()
             near.sendall(b"two")
             with pytest.raises(TimeoutError):
                 far.recv(10)
-            proxy.heal()
+            assert heal().count == 1
             far.settimeout(60)
             assert far.recv(10) == b"two"
-            proxy.reset()
+            assert proxy.reset().count == 1
             assert far.recv(10) == b""
             far.close()
         proxy.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -14,6 +13,7 @@ import pytest
 
 from tests.chaos.clock import RunClock
 from tests.chaos.nemesis import BrokenTestBed, Nemesis, PlannedFault, plan
+from tests.chaos.world import Effect, NothingToBreakError, StartFault, Undo
 
 KINDS = [
     f"kill {name}" for name in ("receiver", "operator", "reporter", "broker", "kubelet", "etcd", "agent")
@@ -52,12 +52,13 @@ class Parts:
     draws: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def fault(self, kind: str) -> Callable[[Random], Callable[[], None]]:
-        def end() -> None:
+    def fault(self, kind: str) -> StartFault:
+        def end() -> Effect:
             with self.lock:
                 self.active[kind] -= 1
+            return Effect(2, "processes")
 
-        def start(random: Random) -> Callable[[], None]:
+        def start(random: Random) -> Undo:
             with self.lock:
                 self.draws.append(random.random())
                 self.active[kind] += 1
@@ -132,12 +133,28 @@ def test_a_kind_that_lasts_longer_than_planned_does_not_begin_again_before_its_e
     assert len(nemesis.records) == 3
 
 
-def fails(random: Random) -> Callable[[], None]:
+def test_what_each_fault_has_hit_is_recorded() -> None:
+    def hits_nothing(_: Random) -> Undo:
+        return lambda: Effect(0, "requests")
+
+    def has_no_target(_: Random) -> Undo:
+        raise NothingToBreakError("no attempt works")
+
+    kinds = {"kill etcd": Parts().fault("kill etcd"), "slow": hits_nothing, "kill agent": has_no_target}
+    nemesis = Nemesis(kinds, seed=1)
+    nemesis.run([PlannedFault(number, kind, 0.0, 1.0) for number, kind in enumerate(kinds, 1)], PassedClock())
+    found = {one["id"]: one for one in nemesis.records}
+    assert (found[1]["hit"], found[1]["effect"]) == (True, "2 processes")
+    assert (found[2]["hit"], found[2]["effect"]) == (False, "0 requests")
+    assert (found[3]["record"], found[3]["why"]) == ("missed fault", "no attempt works")
+
+
+def fails(random: Random) -> Undo:
     raise RuntimeError("no such process")
 
 
-def never_serves(random: Random) -> Callable[[], None]:
-    def end() -> None:
+def never_serves(random: Random) -> Undo:
+    def end() -> Effect:
         raise TimeoutError("the operator does not serve")
 
     return end
@@ -150,9 +167,7 @@ def never_serves(random: Random) -> Callable[[], None]:
         (never_serves, r"fault 2, kill operator, did not end: TimeoutError\('the operator does not serve'\)"),
     ],
 )
-def test_a_fault_that_cannot_begin_or_end_breaks_the_test_bed(
-    broken: Callable[[Random], Callable[[], None]], said: str
-) -> None:
+def test_a_fault_that_cannot_begin_or_end_breaks_the_test_bed(broken: StartFault, said: str) -> None:
     parts = Parts()
     nemesis = Nemesis({"kill receiver": parts.fault("kill receiver"), "kill operator": broken}, seed=1)
     kinds = ["kill receiver", "kill operator", *["kill receiver"] * 30]

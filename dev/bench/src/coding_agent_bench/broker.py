@@ -113,6 +113,12 @@ class Broker:
             start_new_session=True,
         )
 
+    @property
+    def pid(self) -> int:
+        """Of the server's process, which runs."""
+        assert self._server is not None
+        return self._server.pid
+
     def start(self) -> None:
         """Start the server and wait until it speaks AMQP; one that is frozen goes on."""
         if self._server is not None:

@@ -65,6 +65,7 @@ class ForgeServer:
 
     Args:
         certificate: PEM file of a certificate for `host` and its key; with it the forge speaks TLS only.
+        public_url: where others reach it, without a trailing slash, if a proxy stands before it.
         clock_ahead: seconds that the forge's clock is ahead of this machine's; negative: behind.
     """
 
@@ -77,12 +78,13 @@ class ForgeServer:
         port: int = 0,
         host: str = "127.0.0.1",
         certificate: Path | None = None,
+        public_url: str = "",
         clock_ahead: float = 0.0,
     ) -> None:
         self._socket = listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self.flavour = Flavour(flavour)
-        self.base_url = f"{'https' if certificate else 'http'}://{host}:{self.port}"
+        self.base_url = public_url or f"{'https' if certificate else 'http'}://{host}:{self.port}"
         prepared = seed if isinstance(seed, Seed) else from_data(seed)
         clock = Clock(timedelta(seconds=clock_ahead))
         self.app = create_app(self.flavour, prepared, folder, self.base_url, clock)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ PROGRAMS = {"receiver": 2, "operator": 1, "reporter": 1}
 """The release's Deployments, and how many pods each has."""
 GLOBAL_LIMIT, REPOSITORY_LIMIT = 3, 2
 GRACE_SECONDS = 20
+TASK_BUDGET, REPOSITORY_BUDGET = Decimal(1), Decimal(200)
+"""Dollars. An attempt costs some cents, or its whole budget if it was killed before it said what it spent.
+The budget of a repository is for a day: used up, it would keep all labels waiting until the end of the run."""
 _GROUP, _VERSION, _PLURAL = "coding-agent.dev", "v1alpha1", "agenttasks"
 _ENDED = frozenset({"Succeeded", "Failed", "Cancelled"})
 _POLL_SECONDS = 90.0
@@ -92,6 +96,7 @@ class KubernetesWorld:
             members=frozenset(login for login, role in PEOPLE.items() if role == "member"),
             global_limit=GLOBAL_LIMIT,
             repository_limit=REPOSITORY_LIMIT,
+            repository_budget=REPOSITORY_BUDGET,
             grace=GRACE_SECONDS + 10.0,
         )
 
@@ -272,7 +277,14 @@ def _values(sandboxes: Sandboxes, provided: dict[str, str]) -> dict[str, Any]:
         section |= {"owner": "acme", "redelivery": redelivery}
     config = {
         flavour: section,
-        "llm": {"openai": {"base_url": sandboxes.model_url, "model": "scripted"}},
+        "llm": {
+            "openai": {"base_url": sandboxes.model_url, "model": "scripted"},
+            "prices": {"scripted": {"input": "3", "output": "15"}},
+        },
+        "budgets": {
+            "task": {"amount": str(TASK_BUDGET), "currency": "USD"},
+            "repository": {"amount": str(REPOSITORY_BUDGET), "currency": "USD"},
+        },
         "webhook": {"commands": {"enabled": True}},
         "limits": {"global": GLOBAL_LIMIT, "per_repository": REPOSITORY_LIMIT},
         # Shorter than a person would set them, so that a run of minutes shows what takes an hour.

@@ -96,10 +96,14 @@ class Tape:
             status = {"status": {"phase": "Succeeded"}}
             self.audit(end, "pods", "patch", name, status, subresource="status")
 
-    def fault(self, start: float, end: float, *, asked: float | None = None, number: int = 1) -> None:
-        """The operator is dead; `asked`: until its start was asked for."""
+    def fault(
+        self, start: float, end: float, *, asked: float | None = None, number: int = 1, effect: str = ""
+    ) -> None:
+        """The operator is dead; `asked`: until its start was asked for; `effect`: what was counted."""
         asked = end if asked is None else asked
-        self.add("fault", id=number, kind="kill operator", start=at_(start), asked=at_(asked), end=at_(end))
+        times = {"start": at_(start), "asked": at_(asked), "end": at_(end)}
+        counted = {"hit": not effect.startswith("0"), "effect": effect} if effect else {}
+        self.add("fault", id=number, kind="kill operator", **times, **counted)
 
     def operation(self, at: float, kind: str, step: int, skipped: str) -> None:
         """People did it, or could not."""

@@ -81,6 +81,24 @@ def test_a_violated_item_has_its_timeline_as_text_and_as_a_picture(tmp_path: Pat
     assert stored["history_sha256"] in report
 
 
+def test_faults_that_hit_nothing_are_told_apart(tmp_path: Path) -> None:
+    tape = right()
+    tape.fault(20, 30)
+    tape.fault(40, 50, number=2, effect="0 of 3 requests came")
+    tape.fault(60, 70, number=3, effect="17 packets dropped")
+    tape.add("missed fault", id=4, kind="kill agent", at=moment(80).isoformat(), why="no attempt works")
+    write_run(tmp_path, setup_of(tape), tape.lines)
+    judge_folder(tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    [by_kind] = [line for line in report.splitlines() if line.startswith("| kill operator |")]
+    assert (by_kind.split(" | ")[1], by_kind.split(" | ")[-1]) == ("3", "1 |")
+    each = {line.split(" | ")[0]: line for line in report.splitlines() if "| kill " in line}
+    assert each["| 1"].endswith("|  |")
+    assert each["| 2"].endswith("| nothing: 0 of 3 requests came |")
+    assert each["| 3"].endswith("| 17 packets dropped |")
+    assert each["| 4"].endswith("| nothing to break: no attempt works |")
+
+
 def test_a_folder_is_judged_again_with_the_same_result(tmp_path: Path) -> None:
     tape, texts = wrong(), []
     setup = setup_of(tape)

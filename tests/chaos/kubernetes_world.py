@@ -41,7 +41,7 @@ GLOBAL_LIMIT, REPOSITORY_LIMIT = 3, 2
 GRACE_SECONDS = 20
 TASK_BUDGET, REPOSITORY_BUDGET = Decimal(1), Decimal(200)
 """Dollars. An attempt costs some cents, or its whole budget if it was killed before it said what it spent.
-The budget of a repository is for a day: used up, it would keep all labels waiting until the end of the run."""
+The budget of a repository is for a day: used up, it would keep labels waiting until the end of the run."""
 _GROUP, _VERSION, _PLURAL = "coding-agent.dev", "v1alpha1", "agenttasks"
 _ENDED = frozenset({"Succeeded", "Failed", "Cancelled"})
 _POLL_SECONDS = 90.0

@@ -24,7 +24,7 @@ import uvicorn
 
 from tests.chaos.world import Effect, Undo
 
-Action = Literal["status", "lose", "gone", "silent", "stale", "delay", "kill"]
+Action = Literal["status", "lose", "gone", "silent", "delay", "kill"]
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _CHANGES = frozenset({"PUT", "PATCH"})
 _START_SECONDS = 30.0
@@ -45,8 +45,7 @@ class Failpoint:
     Attributes:
         action: `status`: a write is refused with `status` (409: only changes of objects, which can
             conflict). `lose`: a write takes effect, and its answer is lost. `gone`: watches end with 410.
-            `silent`: watches pass nothing on. `stale`: a list that allows any version (`resourceVersion=0`)
-            is answered as the time before. `delay`: each request waits. `kill`: `on_kill` is called after
+            `silent`: watches pass nothing on. `delay`: each request waits. `kill`: `on_kill` is called after
             the `count`th request has taken effect, and before it is answered, with the address of its source.
         sources: addresses of the pods; empty: all.
         share: of the matching requests.
@@ -76,8 +75,6 @@ class Failpoint:
                 chosen = request.method in _WRITES
             case "gone" | "silent":
                 chosen = request.watch
-            case "stale":
-                chosen = request.any_version
             case "delay":
                 chosen = not request.watch
             case "kill":
@@ -98,12 +95,6 @@ class _Request:
     def watch(self) -> bool:
         return parse_qs(self.query).get("watch", [""])[0] in ("true", "1")
 
-    @property
-    def any_version(self) -> bool:
-        """Whether it is a read that allows any version (Kubernetes' "API concepts", "get and list")."""
-        asked = parse_qs(self.query).get("resourceVersion", [""])[0]
-        return self.method == "GET" and not self.watch and asked == "0"
-
 
 class ApiProxy:
     """Serves on `host`, on a free port, in a thread, for a `with` block.
@@ -119,7 +110,6 @@ class ApiProxy:
         self._upstream = upstream
         self._authority = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         self._failpoints: list[Failpoint] = []
-        self._lists: dict[str, tuple[int, list[tuple[bytes, bytes]], bytes]] = {}
         self._socket = socket.create_server((host, 0), backlog=512)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port: int = self._socket.getsockname()[1]
@@ -233,10 +223,6 @@ class ApiProxy:
         if self._hit(request, "gone") is not None:
             await _answer(send, 200, {"type": "ERROR", "object": _status(410)})
             return
-        key = f"{request.path}?{request.query}"
-        if key in self._lists and self._hit(request, "stale") is not None:
-            await _send(send, *self._lists[key])
-            return
         assert self._client is not None
         upstream = self._client.build_request(
             request.method,
@@ -257,8 +243,6 @@ class ApiProxy:
             body = b"".join([part async for part in answer.aiter_raw()])
         finally:
             await answer.aclose()
-        if request.any_version:
-            self._lists[key] = answer.status_code, headers, body
         if self._kills(request) or self._hit(request, "lose") is not None:
             _abort(send)
             return

@@ -262,7 +262,6 @@ def _api(world: KubernetesWorld) -> Mapping[str, StartFault]:
         "API server is slow": plant("delay", seconds=1.5),
         "watches end with 410": plant("gone"),
         "watches are silent": plant("silent"),
-        "lists are stale": plant("stale"),
     }
 
 

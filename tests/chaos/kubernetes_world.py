@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from coding_agent_cluster import images, sandbox
+from coding_agent_cluster.access import KubectlError
 from coding_agent_cluster.cluster import PLANE_NAMES, Cluster
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.dump import namespace_dump
@@ -174,8 +175,14 @@ class KubernetesWorld:
 
         def polled() -> bool:
             job = self.start_poll()
-            wait(f"the end of {job}", lambda: self._ended(job), seconds=_POLL_SECONDS, alive=self.check)
-            return self._ended(job) == "Complete"
+            states: list[str] = []
+
+            def ended() -> bool:
+                states.append(self._ended(job))
+                return bool(states[-1])
+
+            wait(f"the end of {job}", ended, seconds=_POLL_SECONDS, alive=self.check)
+            return states[-1] == "Complete"
 
         wait("a poll", polled, alive=self.check)
         # GitLab's poll finds labels only; the button of the webhook's page sends the rest.
@@ -197,8 +204,14 @@ class KubernetesWorld:
         return run([*sandbox.enter(self.cluster.processes), *command])
 
     def _ended(self, job: str) -> str:
-        """`Complete`, `Failed`, or empty while it runs."""
-        conditions = self.release.get("job", job).get("status", {}).get("conditions", [])
+        """`Complete`, `Failed`, `Gone`, or empty while it runs."""
+        try:
+            found = self.release.get("job", job)
+        except KubectlError as error:
+            if "NotFound" in str(error):  # the CronJob keeps only its last Jobs
+                return "Gone"
+            raise
+        conditions = found.get("status", {}).get("conditions", [])
         return next(
             (c["type"] for c in conditions if c["type"] in ("Complete", "Failed") and c["status"] == "True"),
             "",

@@ -183,7 +183,7 @@ def start_sandboxes(stack: ExitStack, flavour: str, folder: Path, address: str) 
         stack.callback(way.close)
     forge = ForgeServer(
         flavour,
-        _seed(),
+        _seed(flavour),
         folder / "repositories",
         host=address,
         public_url=f"http://{address}:{forge_way.port}",
@@ -198,7 +198,9 @@ def start_sandboxes(stack: ExitStack, flavour: str, folder: Path, address: str) 
     return Sandboxes(forge, model, proxy, forge_way, model_way)
 
 
-def _seed() -> dict[str, Any]:
+def _seed(flavour: str) -> dict[str, Any]:
+    # On GitHub, only administrators of a repository can have missed webhooks sent again.
+    bot_role = "admin" if flavour == "github" else "write"
     users = [{"login": login, "token": f"{login}-token", "admin": login == "alice"} for login in PEOPLE]
     roles = {login: "write" if role == "member" else "read" for login, role in PEOPLE.items()}
     repositories = [
@@ -206,7 +208,7 @@ def _seed() -> dict[str, Any]:
             "owner": name.split("/")[0],
             "name": name.split("/")[1],
             "files": str(SAMPLES / "pricing"),
-            "roles": {BOT_LOGIN: "write", **roles},
+            "roles": {BOT_LOGIN: bot_role, **roles},
         }
         for name in REPOSITORIES
     ]

@@ -10,9 +10,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.egress import MAX_DENIALS, Denial
@@ -21,6 +29,7 @@ from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.objects import Metadata, manager_of
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
+from coding_agent_core.rounds.trigger import RoundReport, round_report
 from coding_agent_core.tasks import (
     Item,
     Origin,
@@ -231,6 +240,8 @@ class TaskResult(_Wire):
     change_url: str | None = Field(default=None, max_length=2048)
     summary: str | None = Field(default=None, max_length=4096)
     usage: Usage | None = None
+    round: Annotated[RoundReport | None, BeforeValidator(round_report)] = None
+    """How a round ended, for the record of the change's rounds. Only the reporter reads it."""
 
 
 class Status(_Wire):
@@ -486,7 +497,8 @@ def manifest(
     instructions: str | None = None,
     check_label: str | None = None,
 ) -> dict[str, Any]:
-    """Return the AgentTask to create for a request. Its name depends only on item and run.
+    """Return the AgentTask to create for a request. Its name depends only on item and run, or on a round's
+    cause.
 
     Args:
         timeout_seconds, max_attempts: the task's limits; `None` for the operator's defaults.
@@ -519,7 +531,7 @@ def manifest(
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {
-            "name": task_name(item, run),
+            "name": task_name(item, run, round_part=trigger.name_part),
             "labels": labels_for(item),
             **({"annotations": annotations} if annotations else {}),
         },

@@ -6,15 +6,16 @@ import hashlib
 import json
 import re
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import Environment
 from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
+from coding_agent_core.rounds.trigger import RoundReport, round_report
 from coding_agent_core.tasks import Frozen, Item
 from coding_agent_core.text import beginning, first_problem, last_lines, one_line, printable
 from coding_agent_core.usage import Allowance, Usage
@@ -119,6 +120,7 @@ class Outcome(Frozen, extra="ignore"):
         environment: the environment that the next attempt's pod needs, with the reason `EnvironmentChanged`.
         answered_until: when the work was over, by the forge's clock. A label applied later is not answered by
             this attempt. `None` if the time is not known.
+        round: how a round ended, for the record; `None` if the task is no round.
     """
 
     version: Literal[1] = 1
@@ -135,6 +137,7 @@ class Outcome(Frozen, extra="ignore"):
     denied: tuple[Denial, ...] = Field(default=(), max_length=MAX_DENIALS)
     environment: Environment | None = None
     answered_until: AwareDatetime | None = None
+    round: Annotated[RoundReport | None, BeforeValidator(round_report)] = None
 
     @property
     def outcome_class(self) -> ReasonClass:
@@ -174,6 +177,8 @@ class Outcome(Frozen, extra="ignore"):
             outcome = outcome.model_copy(update={"transcript": None, "transcript_url": None, "denied": ()})
         if not outcome._fits:
             outcome = outcome.model_copy(update={"usage": self.usage.model_copy(update={"models": None})})
+        if not outcome._fits and outcome.round is not None:
+            outcome = outcome.model_copy(update={"round": outcome.round.model_copy(update={"reruns": ()})})
         if not outcome._fits:
             raise ValueError("the outcome does not fit a termination message even without its texts")
         return outcome.model_dump_json()

@@ -44,7 +44,7 @@ class QueuedTask(Frozen):
 
     @property
     def name(self) -> str:
-        return task_name(self.request.item, self.run)
+        return task_name(self.request.item, self.run, round_part=self.request.trigger.name_part)
 
     def to_message(self) -> dict[str, Any]:
         request = self.request

@@ -10,9 +10,10 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from coding_agent_core.agenttask import AttemptStatus
 from coding_agent_core.attempts import Outcome
@@ -22,6 +23,7 @@ from coding_agent_core.forge.values import MARKER, LabelEvent
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.registry import FACTS
+from coding_agent_core.rounds.record import RoundRecord, stored_record
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen, Item, Phase, RunnerName
 from coding_agent_core.text import inline, quotation, quoted_code
@@ -46,6 +48,7 @@ class State(Frozen):
         user: the login of the person who asked for the task.
         process: the process that has the task in memory (`queues.processes`).
         retry_cause: why the attempt is not the first, if no AgentTask says so.
+        rounds: the rounds of a change.
     """
 
     uuid: str
@@ -59,6 +62,7 @@ class State(Frozen):
     user: str | None = None
     process: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
     retry_cause: str | None = None
+    rounds: Annotated[RoundRecord | None, BeforeValidator(stored_record)] = None
 
     @property
     def waits_for_first_attempt(self) -> bool:

@@ -23,6 +23,8 @@ from coding_agent_core.text import first_problem
 _NAME_LENGTH = 52
 """Maximum number of characters of a task's name without `-r<run>` and `-<attempt>`. With both, the name has
 at most 63 (RFC 1123)."""
+_ROUND_NAME_LENGTH = 58
+"""The same for a round, whose name has no `-r<run>`."""
 _SCHEMES = ("http", "https")
 
 
@@ -202,10 +204,14 @@ def identity_hash(identity: str) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def task_name(item: Item, run: int = 1) -> str:
+def task_name(item: Item, run: int = 1, *, round_part: str = "") -> str:
     """Return a task's name: a slug, the hash of the item's identity, and `-r<n>` from the second run on.
 
     The name is a valid RFC 1123 label with room for `-<attempt>`.
+
+    Args:
+        round_part: for a round, the part of the name that follows from its cause, instead of the run's number
+            (`RoundTrigger.name_part`).
     """
     kind = FACTS[item.platform].change_word if item.kind is ItemKind.CHANGE else "issue"
     # This uses the identity and not the path, because a renamed repository must keep its tasks' names.
@@ -214,8 +220,11 @@ def task_name(item: Item, run: int = 1) -> str:
     if FACTS[item.platform].by_project_id:  # people do not recognize a mere number
         slug = f"{item.platform}-{slug}"
     rest = f"-{kind}-{item.number}-{identity_hash(item.identity)}"
-    name = (slug[: _NAME_LENGTH - len(rest)].strip("-") or "item") + rest
-    return name if run == 1 else f"{name}-r{run}"
+    length = _NAME_LENGTH
+    if round_part:
+        rest, length = f"{rest}-{round_part}", _ROUND_NAME_LENGTH
+    name = (slug[: max(0, length - len(rest))].strip("-") or "item"[: length - len(rest)]) + rest
+    return name if run == 1 or round_part else f"{name}-r{run}"
 
 
 def whole_second(moment: datetime) -> datetime:
@@ -232,10 +241,41 @@ ForgeTime = Annotated[AwareDatetime, AfterValidator(whole_second)]
 
 
 class Cause(StrEnum):
-    """What a person did to ask for a task."""
+    """Why there is a task: what a person did to ask for it, or what a round answers (docs/decisions/0029)."""
 
     LABEL = "label"
     COMMAND = "command"
+    REVIEW = "review"
+    CHECKS = "checks"
+    CONFLICT = "conflict"
+
+
+ROUND_CAUSE_LIMIT = 8192
+"""Maximum number of characters of the cause's identity in an AgentTask."""
+
+
+class RoundTrigger(Frozen):
+    """The cause for which a round was created (`coding_agent_core.rounds.trigger`).
+
+    Attributes:
+        cause: the identity of the cause.
+        name_part: the part of the task's name that follows from the identity.
+        head: the change's head commit when the round was created.
+        number, of: which round of its kind this is, and how many there may be.
+        decided_at: when the round was decided on, by the forge's clock.
+        seen: the time of the newest act that the decision knew, by the forge's clock.
+    """
+
+    # A newer release's fields must not stop an older program.
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, alias_generator=to_camel)
+
+    cause: str = Field(min_length=1, max_length=ROUND_CAUSE_LIMIT)
+    name_part: str = Field(min_length=1, max_length=19, pattern=r"^[a-z0-9-]+$")
+    head: str = Field(min_length=7, max_length=64, pattern=r"^[0-9a-f]+$")
+    number: int = Field(ge=1)
+    of: int = Field(ge=1)
+    decided_at: AwareDatetime
+    seen: AwareDatetime | None = None
 
 
 class Trigger(Frozen):
@@ -243,6 +283,7 @@ class Trigger(Frozen):
 
     Attributes:
         cause: `None` for a task that a person wrote as an AgentTask.
+        round: the cause of a round; `None` for any other task.
         delivery_id: the id of the webhook delivery; a redelivery has the same id.
         labeled_at: when the label was applied, by the forge's clock; `None` if the event does not say so.
         received_at: when we received the event, by our clock.
@@ -260,6 +301,12 @@ class Trigger(Frozen):
     delivery_id: str | None = Field(default=None, max_length=128)
     labeled_at: ForgeTime | None = None
     received_at: datetime
+    round: RoundTrigger | None = None
+
+    @property
+    def name_part(self) -> str:
+        """The part of a round's name that follows from its cause; empty for any other task."""
+        return self.round.name_part if self.round is not None else ""
 
 
 _ISSUE_BRANCH = re.compile(r"issue-([1-9]\d{0,9})(?:-r\d{1,9})?", re.ASCII)

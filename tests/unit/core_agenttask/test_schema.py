@@ -10,7 +10,9 @@ from coding_agent_core import agenttask
 from coding_agent_core.agenttask import AgentTask, UnreadableTaskError, completion, labels_for, manifest
 from coding_agent_core.egress import MAX_DENIALS
 from coding_agent_core.environment import Environment
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of, parse_time
+from coding_agent_core.rounds.trigger import REPORTED_RERUNS, RoundReport
+from coding_agent_core.rounds.values import IDS_LIMIT
+from coding_agent_core.tasks import Item, Origin, RoundTrigger, TaskRequest, Trigger, item_of, parse_time
 from coding_agent_core.usage import MAX_MODELS, Usage
 from coding_agent_operator.task_state import MAX_RECORDED
 from pydantic import BaseModel
@@ -28,6 +30,8 @@ PAIRS: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (agenttask.Condition, SCHEMA["status"]["properties"]["conditions"]["items"]),
     (agenttask.AttemptStatus, SCHEMA["status"]["properties"]["attempts"]["items"]),
     (agenttask.TaskResult, SCHEMA["status"]["properties"]["result"]),
+    (RoundTrigger, SCHEMA["spec"]["properties"]["trigger"]["properties"]["round"]),
+    (RoundReport, SCHEMA["status"]["properties"]["result"]["properties"]["round"]),
     (Usage, SCHEMA["status"]["properties"]["result"]["properties"]["usage"]),
     (Usage, SCHEMA["status"]["properties"]["attempts"]["items"]["properties"]["usage"]),
 ]
@@ -78,7 +82,21 @@ def test_what_is_written_fits_into_the_lists() -> None:
     for name in ("egress", "services"):
         assert environment[name]["maxItems"] == asked[name]["maxItems"]
     of_pods = {f"status.environment.{name}" for name in ("egress", "services", "services[].folders")}
-    expected = {"status.attempts", "status.attempts[].denied", "status.conditions", *models, *of_pods}
+    rounds = {f"status.result.round.{name}" for name in ("keys", "errors", "reruns")}
+    of_round = lists["result"]["properties"]["round"]["properties"]
+    assert [of_round[name]["maxItems"] for name in ("keys", "errors", "reruns")] == [
+        IDS_LIMIT,
+        IDS_LIMIT,
+        REPORTED_RERUNS,
+    ]
+    expected = {
+        "status.attempts",
+        "status.attempts[].denied",
+        "status.conditions",
+        *models,
+        *of_pods,
+        *rounds,
+    }
     assert named == expected, "each list has a line here"
 
 

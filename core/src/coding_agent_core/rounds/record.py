@@ -6,12 +6,13 @@ snapshot shows is never stored, so that no decision compares the forge with what
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -29,9 +30,9 @@ RERUNS_LIMIT = 20
 _MARK = "<!-- coding-agent:answers "
 _ANSWERS = re.compile(re.escape(_MARK) + r"([trc0-9 ]{0,2000})-->")
 
-_Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$")]
+_Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$", max_length=64)]
 _Key = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
-_Patch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$")]
+_Patch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$", max_length=64)]
 
 
 class RoundEnd(StrEnum):
@@ -86,7 +87,7 @@ class RoundEntry(_Stored):
     """
 
     kind: RoundKind
-    identity: str = Field(pattern=r"^[0-9a-f]{16}$")
+    identity: str = Field(pattern=r"^[0-9a-f]{16}$", max_length=16)
     keys: tuple[_Key, ...] = Field(max_length=IDS_LIMIT)
     at: AwareDatetime
     end: RoundEnd
@@ -173,8 +174,15 @@ class RoundRecord(_Stored):
             at: when that was, by the forge's clock.
             refused: the same as in `RerunEntry`.
         """
-        kept = [entry for entry in self.reruns if entry.head == rerun.head]
-        entry = RerunEntry(head=rerun.head, check=rerun.check, run=rerun.run, at=at, refused=refused)
+        return self.with_rerun_entry(
+            RerunEntry(head=rerun.head, check=rerun.check, run=rerun.run, at=at, refused=refused)
+        )
+
+    def with_rerun_entry(self, entry: RerunEntry) -> RoundRecord:
+        """Return the record with a re-run, unless it has it; those of other heads are forgotten."""
+        if entry in self.reruns:
+            return self
+        kept = [known for known in self.reruns if known.head == entry.head]
         return self.model_copy(update={"reruns": (*kept, entry)[-RERUNS_LIMIT:]})
 
 
@@ -197,15 +205,19 @@ def after(record: RoundRecord, result: RoundResult) -> RoundRecord:
 
 def _covers(cause: RoundCause, other: RoundCause) -> bool:
     """Whether a round for the cause is one for the other cause too."""
-    same_head = cause.kind is RoundKind.REVIEW or cause.head == other.head
-    return cause.kind is other.kind and same_head and set(other.keys) <= set(cause.keys)
+    return covers(cause.kind, cause.head, cause.keys, other)
 
 
-def _with(record: RoundRecord, result: RoundResult) -> RoundRecord:
+def covers(kind: RoundKind, head: str, keys: Collection[str], other: RoundCause) -> bool:
+    """Whether a round of this kind, with this head and these keys, is one for the other cause too."""
+    same_head = kind is RoundKind.REVIEW or head == other.head
+    return kind is other.kind and same_head and set(other.keys) <= set(keys)
+
+
+def entry_of(result: RoundResult) -> RoundEntry:
+    """Return what the record keeps of a round that ended."""
     cause = result.cause
-    if record.has(cause):
-        return record
-    entry = RoundEntry(
+    return RoundEntry(
         kind=cause.kind,
         identity=identity_hash(cause.identity),
         keys=cause.keys,
@@ -218,6 +230,16 @@ def _with(record: RoundRecord, result: RoundResult) -> RoundRecord:
         patch=result.patch or None,
         reverse=result.reverse or None,
     )
+
+
+def _with(record: RoundRecord, result: RoundResult) -> RoundRecord:
+    return with_entry(record, entry_of(result))
+
+
+def with_entry(record: RoundRecord, entry: RoundEntry) -> RoundRecord:
+    """Return the record with another round, unless it has it. See `after`."""
+    if any(known.identity == entry.identity for known in record.rounds):
+        return record
     grown = record.model_copy(update={"rounds": (*record.rounds, entry)})
     full = record.full or len(grown.rounds) >= ROUNDS_LIMIT or len(grown.to_json()) > RECORD_LIMIT
     rounds = grown.rounds[-ROUNDS_LIMIT:]
@@ -240,6 +262,11 @@ def read_record(text: str) -> RoundRecord:
         return RoundRecord.model_validate_json(text)
     except ValidationError as error:
         return RoundRecord(problem=first_problem(error)[:300])
+
+
+def stored_record(value: Any) -> Any:
+    """Return the record in a state that was read; a broken record leaves the rest of the state readable."""
+    return read_record(json.dumps(value)) if isinstance(value, dict) else value
 
 
 def answer_mark(ids: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ from coding_agent_core.settings.forges import ForgeSettings, Labels, forge_secti
 from coding_agent_core.settings.llm import LLM, GatewaySettings
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
 from coding_agent_core.settings.receiver import Webhook
+from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, for_repository
 from coding_agent_core.tasks import RunnerName
 
@@ -187,6 +188,7 @@ class Settings(ForgeSections):
     repository_environment: RepositoryEnvironment = RepositoryEnvironment()
     operator: Operator = Operator()
     reporter: Reporter = Reporter()
+    rounds: Rounds = Rounds()
 
     @model_validator(mode="after")
     def _budgets_are_kept(self) -> Settings:

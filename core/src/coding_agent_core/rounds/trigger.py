@@ -1,0 +1,123 @@
+"""What an AgentTask keeps of a round: the cause for which it was created, and how the round ended. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from coding_agent_core.rounds.record import (
+    RerunEntry,
+    RoundEnd,
+    RoundEntry,
+    RoundRecord,
+    RoundResult,
+    covers,
+    entry_of,
+    with_entry,
+)
+from coding_agent_core.rounds.values import RoundCause, RoundKind
+from coding_agent_core.tasks import ROUND_CAUSE_LIMIT, Cause, RoundTrigger
+
+REPORTED_RERUNS = 5
+"""Maximum number of re-runs that a round reports, because its whole report has to fit into 4 KiB."""
+
+
+class RoundReport(RoundEntry):
+    """How a round ended, as its attempt reports it: what the record keeps, and the checks it ran again."""
+
+    reruns: tuple[RerunEntry, ...] = Field(default=(), max_length=REPORTED_RERUNS)
+
+
+def report_of_round(result: RoundResult, reruns: Iterable[RerunEntry] = ()) -> RoundReport:
+    """Return what an attempt reports about its round.
+
+    `created_for` is not part of it, because the AgentTask has it.
+    """
+    return RoundReport(**vars(entry_of(result)), reruns=tuple(reruns)[-REPORTED_RERUNS:])
+
+
+def round_report(value: Any) -> Any:
+    """Return an attempt's report if it can be read; `None` otherwise, so that the rest stays readable."""
+    if value is None or isinstance(value, RoundReport):
+        return value
+    try:
+        return RoundReport.model_validate(value)
+    except ValidationError:
+        return None
+
+
+def trigger_of(cause: RoundCause, decided_at: datetime) -> tuple[Cause, RoundTrigger]:
+    """Return what the AgentTask says about the cause of a round.
+
+    Names of checks are foreign text without a useful limit. If the identity is too long, the last ids are
+    left out; the round reads all of them when it starts.
+
+    Args:
+        decided_at: the time of the decision, by the forge's clock.
+    """
+    while len(cause.identity) > ROUND_CAUSE_LIMIT and len(cause.ids) > 1:
+        cause = replace(cause, ids=cause.ids[:-1])
+    return Cause(cause.kind.value), RoundTrigger(
+        cause=cause.identity,
+        name_part=cause.name_part,
+        head=cause.head,
+        number=cause.number,
+        of=cause.limit,
+        decided_at=decided_at,
+        seen=cause.seen,
+    )
+
+
+def cause_of(trigger: RoundTrigger) -> RoundCause:
+    """Return the cause for which a round was created (`created_for`), without the errors of checks.
+
+    Raises:
+        ValueError: the identity is not one.
+    """
+    try:
+        kind, _, *ids, again = json.loads(trigger.cause)
+        return RoundCause(
+            RoundKind(kind),
+            tuple(map(str, ids)),
+            trigger.head,
+            again=int(again),
+            number=trigger.number,
+            limit=trigger.of,
+            seen=trigger.seen,
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"not the identity of a round's cause: {trigger.cause[:200]!r}") from error
+
+
+def recorded(
+    record: RoundRecord, trigger: RoundTrigger, report: RoundReport | None, end: RoundEnd
+) -> RoundRecord:
+    """Return the record with a round whose run has ended. The call can be repeated.
+
+    The cause that gave the round its name is recorded in any case, because its name is taken: if the round
+    worked on something else, as superseded; if nothing was reported, with the end of the run.
+
+    Args:
+        report: what the round's attempt reported.
+        end: how the run ended, if nothing was reported.
+
+    Raises:
+        ValueError: the trigger has no cause.
+    """
+    created = cause_of(trigger)
+    if report is None:
+        return with_entry(record, entry_of(RoundResult(created, trigger.decided_at, end, created.head)))
+    covered = covers(report.kind, report.before, report.keys, created)
+    if not covered or report.end is RoundEnd.SUPERSEDED:
+        named = RoundResult(created, trigger.decided_at, RoundEnd.SUPERSEDED, created.head)
+        record = with_entry(record, entry_of(named))
+    kept = {name: getattr(report, name) for name in RoundEntry.model_fields}
+    record = with_entry(record, RoundEntry(**kept))
+    for rerun in report.reruns:
+        record = record.with_rerun_entry(rerun)
+    return record

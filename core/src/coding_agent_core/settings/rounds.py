@@ -1,0 +1,57 @@
+"""Settings of rounds: what the agent does on a change after it has opened it (docs/decisions/0029)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import Field
+
+from coding_agent_core.rounds.values import RoundPolicy
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.settings.section import Section
+
+
+class Rounds(Section):
+    """The agent works again on a change that it opened, after reviews, failed checks or conflicts."""
+
+    enabled: bool = False
+    """Whether there are rounds."""
+    interval: float = Field(default=60.0, gt=0)
+    """Seconds between two looks at the open changes of one forge. A webhook causes a look at once."""
+    check_rounds: int = Field(default=3, ge=0)
+    """Maximum number of rounds for failed checks, until a person acts."""
+    review_rounds: int = Field(default=5, ge=0)
+    """Maximum number of rounds for reviews, until a person asks for more with a mention, a command, the label
+    or a push."""
+    conflict_rounds: int = Field(default=2, ge=0)
+    """Maximum number of rounds for conflicts with the base branch, until a person acts."""
+    review_quiet: float = Field(default=60.0, ge=0)
+    """Seconds for which nobody may have written before a round answers."""
+    checks_quiet: float = Field(default=30.0, ge=0)
+    """Seconds for which all checks must have ended, because new ones may appear until then."""
+    check_hangs_after: float = Field(default=7200.0, gt=0)
+    """Seconds for which a check may wait or run before a round no longer waits for it."""
+    max_age_days: int = Field(default=30, ge=1)
+    """Days after which there are no rounds on a change on which nobody with write access did anything."""
+    hands_off_label: str = Field(default="coding agent hands off", min_length=1, max_length=100)
+    """A change with this label has no rounds."""
+    bots: tuple[str, ...] = ()
+    """Logins of bots whose reviews cause rounds."""
+    approvals_count: bool = False
+    """Whether the text of an approving review causes a round; its threads always do."""
+
+    def policy(self, labels: Labels) -> RoundPolicy:
+        """Return the rules of rounds on a forge with these labels."""
+        return RoundPolicy(
+            check_rounds=self.check_rounds,
+            review_rounds=self.review_rounds,
+            conflict_rounds=self.conflict_rounds,
+            review_quiet=timedelta(seconds=self.review_quiet),
+            checks_quiet=timedelta(seconds=self.checks_quiet),
+            check_hangs_after=timedelta(seconds=self.check_hangs_after),
+            max_age=timedelta(days=self.max_age_days),
+            hands_off_label=self.hands_off_label,
+            trigger_labels=frozenset(labels.triggers),
+            bots=frozenset(self.bots),
+            approvals_count=self.approvals_count,
+        )

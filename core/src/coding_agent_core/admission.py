@@ -61,6 +61,7 @@ class LatestTask:
         withdrawn_before: applications of the label before this time, by the forge's clock, were withdrawn
             with the task. `None` if the task was not withdrawn, or the time is not known.
         delivery_ids: the ids of the deliveries that this task already answers.
+        is_round: whether the task is a round, which no label asked for.
     """
 
     name: str
@@ -71,6 +72,7 @@ class LatestTask:
     labeled_at: datetime | None = None
     withdrawn_before: datetime | None = None
     delivery_ids: frozenset[str] = frozenset()
+    is_round: bool = False
 
     @property
     def answered_until(self) -> datetime | None:
@@ -122,12 +124,20 @@ def is_fresh(trigger: Trigger) -> bool:
 
 
 def admit(event: Trigger, latest: LatestTask | None) -> Decision:
-    """Decide whether a label application becomes a task."""
+    """Decide whether a label application becomes a task, or whether a round may start.
+
+    A round waits for no other run: while one is active, the next look decides again. A label that is applied
+    while a round is active asks for a run of its own, because the round does something else.
+    """
     if latest is None:
         return Create(run=1)
+    if event.round is not None:
+        if not latest.terminal:
+            return Duplicate(latest.name, "a run of the change is active; the next look decides again")
+        return Create(run=latest.run + 1)
     if event.delivery_id is not None and event.delivery_id in latest.delivery_ids:
         return Duplicate(latest.name, "this delivery was seen before")
-    if not latest.terminal and not latest.cancel_requested:
+    if not latest.terminal and not latest.cancel_requested and not latest.is_round:
         newer = _newer(event.labeled_at, latest.labeled_at)
         return Duplicate(latest.name, "the item's task has not ended", newer)
     known, at = latest.answered_until, event.labeled_at
@@ -259,6 +269,8 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
     if not readable:
         return None
     newest = max(readable, key=_order)
+    asked_for = [task for task in readable if task.spec.trigger.round is None]
+    is_round = newest not in asked_for
     labeled = [labeled_at(task) for task in readable]
     labeled += [answered_by_withdrawal(withdrawn_before(task)) for task in readable if task is not newest]
     return LatestTask(
@@ -266,10 +278,12 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
         run=max(task.spec.run for task in readable),
         terminal=newest.over,
         cancel_requested=newest.spec.cancel,
-        labels_shown=newest.labels_shown,
+        # A label cannot be left from a round.
+        labels_shown=newest.labels_shown or (is_round and all(task.labels_shown for task in asked_for)),
         labeled_at=max(filter(None, labeled), default=None),
         withdrawn_before=withdrawn_before(newest),
         delivery_ids=frozenset().union(*(_deliveries(task) for task in readable)),
+        is_round=is_round,
     )
 
 

@@ -19,7 +19,16 @@ from coding_agent_core.admission import (
 from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, Origin, Trigger, Withdrawal, WithdrawalCause, task_name
+from coding_agent_core.tasks import (
+    Cause,
+    Item,
+    Origin,
+    RoundTrigger,
+    Trigger,
+    Withdrawal,
+    WithdrawalCause,
+    task_name,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +66,15 @@ CANCELLING = replace(ACTIVE, cancel_requested=True)
 WITHDRAWN = replace(CANCELLING, withdrawn_before=after(3), labels_shown=False)
 WITHDRAWN_AND_ENDED = replace(WITHDRAWN, terminal=True)
 UNDATED = replace(ENDED, labeled_at=None)
+ROUND = replace(ACTIVE, is_round=True)
+A_ROUND = Trigger(
+    origin=Origin.POLL,
+    cause=Cause.CHECKS,
+    received_at=NOON,
+    round=RoundTrigger(
+        cause="[]", name_part="checks-0123456789", head="a" * 40, number=1, of=3, decided_at=NOON
+    ),
+)
 
 NEXT = Create(run=2, after=ACTIVE.name)
 
@@ -101,6 +119,22 @@ CASES = {
     "rule 3: poll, label never swapped": (event(origin=Origin.POLL), STALE, "never swapped"),
     "rule 3: webhook, label never swapped": (event(labeled=5, delivery="d2"), STALE, Create(run=2)),
     "rule 3: task without a label time": (event(labeled=5), UNDATED, Create(run=2)),
+    "a label while a round is active gets its own run": (event(labeled=5), ROUND, NEXT),
+    "a label while a round is active, its delivery seen": (
+        event(labeled=5, delivery="d1"),
+        ROUND,
+        "seen before",
+    ),
+    "a label that is older than an active round": (event(labeled=-5), ROUND, "applied before"),
+    "a label found by the poll while a round is active": (event(labeled=5, origin=Origin.POLL), ROUND, NEXT),
+    "a round of a change without a task": (A_ROUND, None, Create(run=1)),
+    "a round while a run is active": (A_ROUND, ACTIVE, "is active"),
+    "a round while a run is being cancelled": (A_ROUND, CANCELLING, "is active"),
+    "a round while another round is active": (A_ROUND, ROUND, "is active"),
+    "a round after a run": (A_ROUND, ENDED, Create(run=2)),
+    "a round after a run that was never swapped": (A_ROUND, STALE, Create(run=2)),
+    "a round after a round": (A_ROUND, replace(ROUND, terminal=True, run=4), Create(run=5)),
+    "a round after a withdrawn run": (A_ROUND, WITHDRAWN_AND_ENDED, Create(run=2)),
     "rule 3: runs are counted on": (event(labeled=5), replace(ENDED, run=7), Create(run=8)),
 }
 

@@ -23,7 +23,8 @@ from coding_agent_core.agenttask import (
     AgentTask,
     manifest,
 )
-from coding_agent_core.tasks import Cause, Item, Origin, TaskRequest, Trigger
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.tasks import Cause, Item, Origin, RoundTrigger, TaskRequest, Trigger
 
 from tests.fixtures.deliveries import issue
 
@@ -239,3 +240,39 @@ def test_a_webhook_soon_after_its_label_is_fresh(
 )
 def test_run_1_may_go_as_the_only_run_if_no_other_is_about_to_come(runs: list[AgentTask], may: bool) -> None:
     assert may_delete_first(item(), runs, T0 + SUBMITTED_WITHIN) is may
+
+
+A_ROUND = Trigger(
+    origin=Origin.POLL,
+    cause=Cause.CHECKS,
+    received_at=T0,
+    round=RoundTrigger(
+        cause="[]", name_part="checks-0123456789", head="a" * 40, number=1, of=3, decided_at=T0
+    ),
+)
+
+
+@pytest.mark.parametrize(("swapped", "shown"), [("True", True), ("False", False)])
+def test_a_label_is_never_left_from_a_round(swapped: str, shown: bool) -> None:
+    by_label = task(1, by=trigger(T1), LabelsShown=swapped)
+    a_round = task(2, by=A_ROUND, created=T2)
+    latest = latest_of([by_label, a_round])
+    assert latest is not None
+    assert (latest.name, latest.is_round, latest.run) == (a_round.name, True, 2)
+    assert latest.labels_shown is shown
+    assert latest.labeled_at == T1
+    alone = latest_of([a_round])
+    assert alone is not None
+    assert alone.labels_shown
+    before = latest_of([task(1, by=A_ROUND), task(2, by=trigger(T1), created=T2)])
+    assert before is not None
+    assert not before.is_round
+
+
+def test_the_name_of_a_round_follows_from_its_cause_and_is_a_label() -> None:
+    names = {task(run, by=A_ROUND).name for run in (1, 7)}
+    assert len(names) == 1
+    [name] = names
+    assert name.endswith("-checks-0123456789")
+    far = item(9_999_999_999).model_copy(update={"kind": ItemKind.CHANGE, "repository": f"o/{'r' * 90}"})
+    assert len(task(1, of=far, by=A_ROUND).name) <= 58

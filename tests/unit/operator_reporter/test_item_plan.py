@@ -21,7 +21,7 @@ from coding_agent_core.forge.values import ItemState, LabelEvent
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Cause, Item, Origin, Phase, TaskRequest, Trigger
+from coding_agent_core.tasks import Cause, Item, Origin, Phase, RoundTrigger, TaskRequest, Trigger
 from coding_agent_operator.reporter.item_plan import (
     ItemPlan,
     LabelContradiction,
@@ -61,6 +61,9 @@ SWAPPED = (on(0), off(10, user=US))
 """The history of a task whose label the reporter has taken off, the oldest first."""
 
 
+A_ROUND = RoundTrigger(
+    cause="[]", name_part="checks-0123456789", head="a" * 40, number=1, of=3, decided_at=FORGE
+)
 Run = tuple[AgentTask, datetime | None]
 """The newest run of an item, and since when the item shows its end."""
 
@@ -71,6 +74,7 @@ def newest_run(
     end_shown: datetime | None = None,
     origin: Origin = Origin.WEBHOOK,
     by_label: bool = True,
+    by_round: bool = False,
     cancel_requested: bool = False,
     labels_shown: bool = True,
     labeled_at: datetime | None = None,
@@ -80,9 +84,12 @@ def newest_run(
     """A task whose label was put on at 0 and whose work, if it has ended, was over at 100."""
     cause = Cause.LABEL if by_label else Cause.COMMAND
     trigger = Trigger(origin=origin, cause=cause, labeled_at=forge(0), received_at=T)
+    if by_round:
+        trigger = Trigger(origin=Origin.POLL, cause=Cause.CHECKS, received_at=T, round=A_ROUND)
     body = manifest(TaskRequest(item=ITEM, trigger=trigger), run=1)
     notes = {ANNOTATION_LABELED_AT: labeled_at, ANNOTATION_WITHDRAWN_BEFORE: withdrawn_before}
-    body["metadata"]["annotations"] |= {name: time.isoformat() for name, time in notes.items() if time}
+    known = body["metadata"].setdefault("annotations", {})
+    known |= {name: time.isoformat() for name, time in notes.items() if time}
     body["spec"]["cancel"] = cancel_requested
     succeeded = {Phase.SUCCEEDED: "True", Phase.FAILED: "False", Phase.CANCELLED: "False"}
     conditions = {"Succeeded": succeeded.get(phase, "Unknown"), "LabelsShown": str(labels_shown)}
@@ -161,10 +168,16 @@ ACTIVE: list[tuple[str, Run, set[str], bool, HISTORY, LabelContradiction | None]
     ("by hand, our label gone", newest_run(Phase.RUNNING, origin=Origin.MANUAL), set(), True, (), REMOVED),
     ("closed", newest_run(Phase.RUNNING), {PROCESSING}, False, (), CLOSED),
     ("closed and unlabelled", newest_run(Phase.RUNNING), set(), False, (), CLOSED),
+    ("a round waits", newest_run(Phase.QUEUED, **NEW, by_round=True), {DONE}, True, (), None),
+    ("a round starts", newest_run(Phase.RUNNING, **NEW, by_round=True), {DONE}, True, (), None),
+    ("a round runs, its label gone", newest_run(Phase.RUNNING, by_round=True), set(), True, (), REMOVED),
+    ("a round runs, closed", newest_run(Phase.RUNNING, by_round=True), {PROCESSING}, False, (), CLOSED),
     ("is being cancelled", newest_run(Phase.RUNNING, cancel_requested=True), set(), False, (), None),
 ]
 DONE_RUN, FAILED_NEW = newest_run(Phase.SUCCEEDED), newest_run(Phase.FAILED, **NEW)
 SHOWN = newest_run(Phase.SUCCEEDED, end_shown=at(120))
+ROUND_DONE = newest_run(Phase.SUCCEEDED, **NEW, by_round=True)
+ROUND_SHOWN = newest_run(Phase.SUCCEEDED, **NEW, by_round=True, end_shown=at(120))
 NOBODY_SAW_THE_END = newest_run(Phase.FAILED, answered_until=None)
 ENDED: list[tuple[str, Run, set[str], bool, HISTORY, LabelContradiction | None]] = [
     ("done", DONE_RUN, {PROCESSING}, True, (), None),
@@ -232,6 +245,10 @@ ENDED: list[tuple[str, Run, set[str], bool, HISTORY, LabelContradiction | None]]
         (*SWAPPED, on(102), off(103)),
         None,
     ),
+    ("a round is done", ROUND_DONE, {PROCESSING}, True, (), None),
+    ("a round is done, applied during its work", ROUND_DONE, {PROCESSING, BOT}, True, (on(99),), AGAIN),
+    ("a round is done, applied after its work", ROUND_DONE, {PROCESSING, BOT}, True, (on(101),), AGAIN),
+    ("a round is shown, applied before", ROUND_SHOWN, {DONE, BOT}, True, (on(50),), AGAIN),
     ("shown, then applied", SHOWN, {BOT, DONE}, True, (*SWAPPED, on(90)), AGAIN),
     ("shown, a stale look", SHOWN, {BOT, DONE}, True, (on(0),), None),
 ]
@@ -324,6 +341,8 @@ def test_the_grace_time_starts_again_when_the_contradiction_changes() -> None:
     [
         (newest_run(Phase.QUEUED, **NEW), {BOT}, (), (), False),
         (newest_run(Phase.RUNNING, **NEW), {BOT, "bug"}, (PROCESSING,), (BOT,), True),
+        (newest_run(Phase.RUNNING, **NEW, by_round=True), {DONE}, (PROCESSING,), (DONE,), True),
+        (newest_run(Phase.RUNNING, **NEW, by_round=True), {BOT}, (PROCESSING,), (), False),
         (newest_run(Phase.RUNNING, **NEW), {BOT, CODEX}, (PROCESSING,), (BOT, CODEX), True),
         (newest_run(Phase.RUNNING, **NEW), {PROCESSING}, (), (), True),  # the write of the condition was lost
         (newest_run(Phase.RUNNING), {PROCESSING}, (), (), False),

@@ -59,6 +59,7 @@ REQUEST_TIMEOUT = 2.0
 PROBE_TIMEOUT = 1.9
 TRIES = 8
 """Maximum number of tries of one operation, however quickly they fail."""
+_HAD_ITS_ROUND = "this cause has had its round"
 _RACES = 10
 """Maximum number of decisions of one operation. A further one is needed if the item's tasks have changed."""
 
@@ -139,6 +140,8 @@ class KubernetesSink:
             unanswered: the names of tasks that this submission may have created, because an answer was lost.
         """
         request = await _as_trusted_as_its_issue(tasks, request)
+        if request.trigger.round is not None:
+            return await self._submit_round(tasks, request, unanswered)
         taken: set[str] = set()
         if is_fresh(request.trigger) and not unanswered:
             name = task_name(request.item)
@@ -172,6 +175,20 @@ class KubernetesSink:
             f"The tasks of {request.item.display} change too quickly to decide on one."
         )
 
+    async def _submit_round(
+        self, tasks: AgentTasks, request: TaskRequest, unanswered: set[str]
+    ) -> Submission:
+        """Create a round, unless its cause has had one: the name follows from the cause."""
+        name = task_name(request.item, round_part=request.trigger.name_part)
+        runs = await _runs(tasks, request.item)
+        if any(run.name == name for run in runs):
+            return Submission(name, None if name in unanswered else _HAD_ITS_ROUND)
+        decision = admit(request.trigger, latest_of(runs))
+        if isinstance(decision, Duplicate):
+            return Submission(decision.task, decision.why)
+        created = await self._create(tasks, request, decision.run, unanswered)
+        return Submission(name, None if created else _HAD_ITS_ROUND)
+
     async def _create(
         self,
         tasks: AgentTasks,
@@ -189,7 +206,7 @@ class KubernetesSink:
             max_attempts=self._limits.max_attempts,
             check_label=check,
         )
-        name = task_name(request.item, run)
+        name = task["metadata"]["name"]
         # If the name is taken at the first try, another submission took it, even in the same microsecond.
         first = name not in unanswered
         unanswered.add(name)

@@ -147,7 +147,9 @@ def plan_item(
         pending = PendingCorrection(found, now)
     confirmed = removal_reported and found is not LabelContradiction.LABEL_APPLIED_AGAIN
     overdue = pending is not None and (confirmed or now - pending.since >= grace)
-    stays = unclear or found is LabelContradiction.LABEL_APPLIED_AGAIN
+    # A round does not answer a label, so a label that asks for a task stays for the task's own run.
+    is_round = task.spec.trigger.round is not None
+    stays = unclear or is_round or found is LabelContradiction.LABEL_APPLIED_AGAIN
     # The end is shown once; afterwards only people change the labels.
     add, remove = ((), ()) if end_shown else _label_changes(task, item, labels, found, stays=stays)
     after = (item.labels | set(add)) - set(remove)
@@ -188,8 +190,10 @@ def _contradiction(
         return None
     if not item.open:
         return LabelContradiction.ITEM_CLOSED
-    # The item of a task created by hand has no label until we add the processing label.
-    expects_label = task.spec.trigger.origin is not Origin.MANUAL or task.labels_shown
+    # The item of a round or of a task created by hand has no label until we add the processing label.
+    trigger = task.spec.trigger
+    by_label = trigger.origin is not Origin.MANUAL and trigger.round is None
+    expects_label = by_label or task.labels_shown
     if expects_label and not labels.active & item.labels:
         return LabelContradiction.LABEL_REMOVED
     return None
@@ -235,6 +239,8 @@ def _applied_again(
     cancelled, withdrawn = task.status.terminal_phase is Phase.CANCELLED, withdrawn_before(task)
     if cancelled and withdrawn is not None:
         return applied.at >= withdrawn
+    if task.spec.trigger.round is not None:
+        return True
     if not _is_further(task, labels, history, applied):
         return False
     if cancelled:  # with kubectl

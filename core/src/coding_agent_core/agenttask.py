@@ -56,7 +56,9 @@ LABEL_ITEM = f"{GROUP}/item"
 LABEL_DEFAULTED = f"{GROUP}/defaulted"
 """`true` if spec and labels are complete. The receiver's tasks are; the operator completes all others."""
 LABEL_REPORTED = f"{GROUP}/reported"
-"""`true` once the item shows the end of the task. The reporter watches all other tasks."""
+"""`true` once the item shows the end of the task. The reporter watches all other tasks. `look`: the end is
+shown, and the annotation `look` waits for the reporter."""
+LOOK = "look"
 LABEL_ACTIVE = f"{GROUP}/active"
 """On Jobs: `true` until the end of the attempt is recorded. The operator lists and watches only such Jobs."""
 LABEL_TASK = f"{GROUP}/task"
@@ -79,6 +81,10 @@ ANNOTATION_NEXT_RUN_AT = f"{GROUP}/next-run-at"
 """On an item's run 1: the last time at which a further run was about to be created."""
 ANNOTATION_DUPLICATE_OF = f"{GROUP}/duplicate-of"
 """The name of the task that answers the label application for which this task was created."""
+
+ANNOTATION_LOOK = f"{GROUP}/look"
+"""When an event last said that something has happened to a change of the agent, by the receiver's clock. The
+reporter looks at all open changes and removes the annotation (docs/decisions/0029)."""
 
 ANNOTATION_CREATED_BY = f"{GROUP}/created-by"
 """The account that created a task by hand; an admission policy of the chart refuses any other name."""

@@ -6,14 +6,15 @@ items, so after a crash a consumer reads in the comment whether a task was start
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, field_serializer
 
 from coding_agent_core.agenttask import AttemptStatus
 from coding_agent_core.attempts import Outcome
@@ -64,6 +65,10 @@ class State(Frozen):
     retry_cause: str | None = None
     rounds: Annotated[RoundRecord | None, BeforeValidator(stored_record)] = None
 
+    @field_serializer("rounds")
+    def _short(self, rounds: RoundRecord | None) -> Any:
+        return None if rounds is None else json.loads(rounds.to_json())
+
     @property
     def waits_for_first_attempt(self) -> bool:
         return self.phase is Phase.QUEUED and self.attempt == 0
@@ -84,6 +89,8 @@ class Report:
         began: whether any attempt has started.
         tail: the last lines of a failed attempt's log, as plain text.
         last: the last attempt, with its transcript's place and the hosts that the egress proxy denied to it.
+        round: which round of its kind the task is, as a phrase; empty if it is none.
+        notes: what the change's next round waits for, or why there is none, as sentences.
     """
 
     task: str
@@ -103,6 +110,8 @@ class Report:
     began: bool = True
     tail: str = ""
     last: Outcome | AttemptStatus | None = None
+    round: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -253,6 +262,8 @@ def comment(report: Report) -> str:
     lines = [f"**Coding agent: {_headline(report)}**", ""]
     if report.message:
         lines += [inline(report.message), ""]
+    if report.notes:
+        lines += [inline(" ".join(report.notes)), ""]
     if state.change_url:
         lines += [f"{FACTS[report.item.platform].change_noun.capitalize()}: {state.change_url}", ""]
     shown_by_change = state.change_url and state.phase is Phase.SUCCEEDED
@@ -330,6 +341,8 @@ def _facts(report: Report) -> list[str]:
         facts.append(f"attempt {state.attempt} of {report.max_attempts}")
     if report.reason is not None:
         facts.append(f"reason {inline(report.reason)}")
+    if report.round:
+        facts.append(report.round)
     used = report.usage
     if used.requests:
         facts.append(

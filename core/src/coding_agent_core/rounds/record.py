@@ -266,7 +266,9 @@ def read_record(text: str) -> RoundRecord:
 
 def stored_record(value: Any) -> Any:
     """Return the record in a state that was read; a broken record leaves the rest of the state readable."""
-    return read_record(json.dumps(value)) if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    return read_record(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def answer_mark(ids: Iterable[str]) -> str:

@@ -110,6 +110,8 @@ def recorded(
         ValueError: the trigger has no cause.
     """
     created = cause_of(trigger)
+    if record.full:
+        return record  # no further round starts, and a full record would drop its oldest round each time
     if report is None:
         return with_entry(record, entry_of(RoundResult(created, trigger.decided_at, end, created.head)))
     covered = covers(report.kind, report.before, report.keys, created)

@@ -37,6 +37,7 @@ from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.reporting import Links, Report, comment, read_state, swap_labels
+from coding_agent_core.rounds.record import RoundRecord
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import (
@@ -66,6 +67,7 @@ from coding_agent_operator.reporter.report import (
     report_of,
     reported,
     unreported,
+    with_round,
 )
 
 _logger = logging.getLogger("reporter.reconcile")
@@ -99,6 +101,7 @@ class ForgeContext:
     Attributes:
         clock: returns the aware time.
         monotonic: returns the monotonic time in seconds.
+        notes: returns the notes of a change's rounds by the hash of the item.
     """
 
     forge: Forge
@@ -109,6 +112,7 @@ class ForgeContext:
     settings: Reporter
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
+    notes: Callable[[str], tuple[str, ...]] = lambda _: ()
 
 
 async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) -> Requeue | None:
@@ -171,7 +175,7 @@ def _nothing_to_do(context: ForgeContext, task: AgentTask, memory: TaskMemory) -
     remaining = memory.due - now
     if memory.comment is None or remaining <= 0:
         return None
-    report = report_of(task, context.labels, context.links, memory.earlier or (), memory.cause)
+    report = _report(context, task, memory)
     if comment(report) == memory.comment.body:
         return Requeue(remaining)
     position_due = memory.written + context.settings.position_interval - now
@@ -319,7 +323,10 @@ async def _update_comment(
         remembered = read_state(memory.comment.body) if memory.comment else None
         states = [report_of(run, context.labels, context.links).state for run in earlier]
         memory.earlier = (*states, remembered) if remembered is not None else tuple(states)
-    report = report_of(task, context.labels, context.links, memory.earlier, memory.cause)
+        memory.rounds = (remembered and remembered.rounds) or RoundRecord()
+    for run in reversed(earlier):
+        memory.rounds = with_round(memory.rounds, run)
+    report = _report(context, task, memory)
     text = comment(report)
     if memory.comment is None or memory.comment.body != text:
         for problem in link_problems(task, context.links):
@@ -329,6 +336,18 @@ async def _update_comment(
         memory.comment = replace(written, body=text)
         memory.written = context.monotonic()
     memory.without_position = _without_position(report)
+
+
+def _report(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Report:
+    return report_of(
+        task,
+        context.labels,
+        context.links,
+        memory.earlier or (),
+        memory.cause,
+        rounds=memory.rounds,
+        notes=context.notes(task.item_hash),
+    )
 
 
 def _without_position(report: Report) -> str:

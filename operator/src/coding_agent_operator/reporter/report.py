@@ -5,6 +5,7 @@ The same task always gives the same report, so the reporter writes nothing when 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,11 +24,15 @@ from coding_agent_core.agenttask import (
 from coding_agent_core.forge.values import Comment
 from coding_agent_core.reasons import REASONS, PodReason
 from coding_agent_core.reporting import Links, Report, State, retry_cause
+from coding_agent_core.rounds.record import RoundEnd, RoundRecord
+from coding_agent_core.rounds.trigger import recorded
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.usage import Usage
 
 from coding_agent_operator.reporter.item_plan import PendingCorrection, phase_to_show
+
+_logger = logging.getLogger("reporter.report")
 
 _SAME_AS_PHASE = ("Waiting", "Starting", "Running")
 """Reasons whose message says no more than the phase."""
@@ -46,6 +51,13 @@ _DETAILS = "The administrator of this bot can read the details in the task's sta
 _ACTIVITIES = {"Cancelling": "being cancelled", "Suspending": "being suspended"}
 """Headlines by reason that replace those of the phases Starting and Running."""
 _CAUSE_LIMIT = 256
+_NO_ROUNDS = RoundRecord()
+_ENDS = {
+    Phase.SUCCEEDED: RoundEnd.NO_PUSH,
+    Phase.FAILED: RoundEnd.FAILED,
+    Phase.CANCELLED: RoundEnd.CANCELLED,
+}
+"""How a round ended that has reported nothing."""
 _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -71,6 +83,7 @@ class TaskMemory:
     Attributes:
         without_position: the comment's text without the position in the queue.
         earlier: the states of earlier runs; `None` until they were looked up.
+        rounds: the record of the change's rounds, without this run.
         written: monotonic time of the last edit of the comment.
         due: monotonic time of the next check if nothing happens to the item.
         end_shown: when the item first showed the end of the task.
@@ -86,6 +99,7 @@ class TaskMemory:
     comment: Comment | None = None
     without_position: str = ""
     earlier: tuple[State, ...] | None = None
+    rounds: RoundRecord = _NO_ROUNDS
     written: float = -inf
     due: float = -inf
     end_shown: datetime | None = None
@@ -98,7 +112,14 @@ class TaskMemory:
 
 
 def report_of(
-    task: AgentTask, labels: Labels, links: Links, earlier: Iterable[State] = (), cause: str = ""
+    task: AgentTask,
+    labels: Labels,
+    links: Links,
+    earlier: Iterable[State] = (),
+    cause: str = "",
+    *,
+    rounds: RoundRecord = _NO_ROUNDS,
+    notes: tuple[str, ...] = (),
 ) -> Report:
     """Return the report of an item's newest run.
 
@@ -109,6 +130,8 @@ def report_of(
             while the change of that branch is open. So the report shows this branch and change, however the
             run ends, until the run pushes to another branch.
         cause: who or what cancelled the run, from `cancellation_cause`.
+        rounds: the record of the change's rounds, without this run.
+        notes: what the change's next round waits for, or why there is none.
     """
     phase, result, attempts = phase_to_show(task), task.status.result, task.status.attempts
     item = task.spec.item
@@ -133,6 +156,7 @@ def report_of(
             branch=branch,
             change_url=change,
             runner=task.spec.runner,
+            rounds=record if (record := with_round(rounds, task)) != _NO_ROUNDS else None,
         ),
         max_attempts=task.spec.max_attempts,
         since=_since(task, phase),
@@ -147,7 +171,27 @@ def report_of(
         began=bool(attempts),
         tail=(last.tail or "") if last and last.outcome is OutcomeType.FAILED and show_reason else "",
         last=last,
+        round=_round(task),
+        notes=notes,
     )
+
+
+def with_round(record: RoundRecord, task: AgentTask) -> RoundRecord:
+    """Return the record with a run of the change, if the run is a round and has ended. Can be repeated."""
+    trigger, phase = task.spec.trigger.round, task.status.terminal_phase
+    if trigger is None or phase is None:
+        return record
+    result = task.status.result
+    try:
+        return recorded(record, trigger, result.round if result else None, _ENDS[phase])
+    except ValueError as error:  # a person wrote the task
+        _logger.warning("%s is not recorded as a round: %s", task.name, error)
+        return record
+
+
+def _round(task: AgentTask) -> str:
+    trigger, cause = task.spec.trigger.round, task.spec.trigger.cause
+    return f"{cause} round {trigger.number} of {trigger.of}" if trigger is not None and cause else ""
 
 
 def link_problems(task: AgentTask, links: Links) -> list[str]:

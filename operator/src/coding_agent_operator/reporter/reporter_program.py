@@ -12,7 +12,15 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION, AgentTask
+from coding_agent_core.agenttask import (
+    ANNOTATION_LOOK,
+    GROUP,
+    LABEL_REPORTED,
+    LOOK,
+    PLURAL,
+    VERSION,
+    AgentTask,
+)
 from coding_agent_core.errors import TokenMissingError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all, connect_forge
@@ -32,6 +40,7 @@ from prometheus_client import Counter, Gauge
 
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile
+from coding_agent_operator.reporter.round_looks import RoundLooks
 from coding_agent_operator.watching import Relist, Selector, serve_probes, watch
 
 _logger = logging.getLogger("reporter")
@@ -138,6 +147,7 @@ class ReporterController:
             behind=WATCH_BEHIND.set,
         )
         self._workers = {}
+        self._looks: dict[str, RoundLooks] = {}
         for host, (forge, pace) in forges.items():
             context = ForgeContext(
                 forge=forge,
@@ -150,7 +160,12 @@ class ReporterController:
                 settings=settings.reporter,
                 clock=_clock,
                 monotonic=asyncio.get_running_loop().time,
+                notes=partial(self._notes, host),
             )
+            if settings.rounds.enabled:
+                self._looks[host] = RoundLooks(
+                    context, settings.rounds, settings.consumer.branch_prefix, self._notes_changed
+                )
             self._workers[host] = self._new_worker(host, partial(reconcile, context), pace)
         self._unconfigured = self._new_worker("", self._not_configured, None)
 
@@ -167,6 +182,8 @@ class ReporterController:
             await self.relist.synced.wait()
             for worker in (*self._workers.values(), self._unconfigured):
                 group.create_task(worker.run())
+            for looks in self._looks.values():
+                group.create_task(looks.run())
             group.create_task(self._tick_forever())
 
     async def _list(self) -> tuple[list[AgentTask], int]:
@@ -187,8 +204,22 @@ class ReporterController:
             for worker in (*self._workers.values(), self._unconfigured):
                 worker.forget(name)
         else:
-            worker = self._workers.get(task.spec.source.host.lower(), self._unconfigured)
+            host = task.spec.source.host.lower()
+            looks, worker = self._looks.get(host), self._workers.get(host, self._unconfigured)
+            if looks is not None and ANNOTATION_LOOK in task.metadata.annotations:
+                looks.ask(task)
+                if task.metadata.labels.get(LABEL_REPORTED) == LOOK:
+                    return  # its item shows the end already
             worker.add(task, Rank.END if task.ended else Rank.CHANGE)
+
+    def _notes(self, host: str, item: str) -> tuple[str, ...]:
+        looks = self._looks.get(host)
+        return looks.notes.get(item, ()) if looks is not None else ()
+
+    def _notes_changed(self, item: str) -> None:
+        for task in self._cache.of(self._tasks.namespace):
+            if task.item_hash == item:
+                self._changed(task.name)
 
     def _task(self, name: str) -> AgentTask | None:
         return self._cache.get((self._tasks.namespace, name))

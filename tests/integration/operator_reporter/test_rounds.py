@@ -1,0 +1,261 @@
+"""Rounds: the reporter looks at our open changes, creates one task for each cause, and keeps the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from coding_agent_core.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK
+from coding_agent_core.forge.values import MARKER
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.reporting import read_state
+from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
+from coding_agent_core.rounds.trigger import cause_of, report_of_round
+from coding_agent_core.tasks import Item, Phase, Trigger
+from coding_agent_forge.model import Kind
+
+from tests.integration.operator_reporter.process import Reporter, until
+from tests.integration.operator_reporter.world import BOT, DONE, FLOW, PROCESSING, REPOSITORY, World
+
+US = "coding-agent-bot"
+Start = Callable[..., Reporter]
+ON = {"enabled": True, "interval": 0.3, "checks_quiet": 0, "review_quiet": 0}
+FILE = "numbers.txt"
+
+
+@dataclass
+class Change:
+    """A change that our account opened."""
+
+    world: World
+    number: int
+    branch: str
+
+    @property
+    def head(self) -> str:
+        return self.world.forge.item(REPOSITORY, self.number, "change").tips.head_sha
+
+    @property
+    def item(self) -> Item:
+        return self.world.item(self.number).model_copy(update={"kind": ItemKind.CHANGE})
+
+    def push(self, text: str) -> str:
+        self.world.forge.push(REPOSITORY, self.branch, {FILE: text}, by=US)
+        return self.head
+
+    def fail(self, name: str = "test") -> None:
+        self.world.forge.add_check(REPOSITORY, self.head, name, "failure", log=b"1 failed\n")
+
+    def say(self, text: str) -> None:
+        self.world.forge.comment(REPOSITORY, self.number, text, kind="change", by="alice")
+
+    def labels(self) -> set[str]:
+        item = self.world.forge.item(REPOSITORY, self.number, "change")
+        return self.world.forge.run(lambda: {label.name for label in item.labels}) & FLOW
+
+    def comment(self) -> str:
+        item = self.world.forge.item(REPOSITORY, self.number, Kind.CHANGE)
+        found = self.world.forge.run(lambda: [one.body for one in item.comments if MARKER in one.body])
+        assert len(found) <= 1
+        return found[0] if found else ""
+
+    def record(self) -> RoundRecord:
+        state = read_state(self.comment())
+        return (state.rounds if state else None) or RoundRecord()
+
+    def rounds(self) -> list[str]:
+        """The names of the rounds' tasks."""
+        tasks = self.world.tasks().values()
+        mine = [one for one in tasks if one["spec"]["trigger"].get("round")]
+        own = [one for one in mine if one["spec"]["source"]["number"] == self.number]
+        return [one["metadata"]["name"] for one in sorted(own, key=lambda one: int(one["spec"]["run"]))]
+
+    def a_round(self, count: int = 1) -> str:
+        """Wait until there are so many rounds; the newest."""
+        until(f"{count} rounds", lambda: len(self.rounds()) == count)
+        return self.rounds()[-1]
+
+    def works(self, name: str) -> None:
+        self.world.set_phase(name, Phase.RUNNING)
+        until("shown", lambda: "working on it" in self.comment() and PROCESSING in self.labels())
+
+    def ends(self, name: str, end: RoundEnd, after: str) -> None:
+        """The operator passes on what the attempt reported."""
+        given = Trigger.model_validate(self.world.read(name)["spec"]["trigger"]).round
+        assert given is not None
+        cause = cause_of(given)
+        result = RoundResult(cause, datetime.now(UTC), end, after, created_for=cause)
+        report = report_of_round(result).model_dump(mode="json", exclude_none=True)
+        self.world.set_phase(name, Phase.SUCCEEDED, result={"round": report})
+        until("reported", lambda: self.world.is_reported(name))
+
+
+@pytest.fixture
+def open_change(world: World) -> Callable[..., Change]:
+    world.sections["rounds"] = ON
+    world.forge.sandbox.mergeability_lag = 0
+    world.forge.push(REPOSITORY, "main", {FILE: "one\n"})
+
+    def opened(branch: str = "coding-agent/issue-1") -> Change:
+        world.forge.push(REPOSITORY, branch, {FILE: f"two on {branch}\n"}, by=US)
+        number = world.forge.open_change(REPOSITORY, branch, "main", title="Say two", by=US)
+        return Change(world, number, branch)
+
+    return opened
+
+
+def looks(world: World, process: Reporter, result: str = "done") -> float:
+    try:
+        return process.metric(f'coding_agent_reporter_looks_total{{host="{world.host}",result="{result}"}}')
+    except AssertionError:
+        return 0.0
+
+
+def look_again(world: World, process: Reporter, times: int = 3) -> None:
+    """Wait for so many whole looks from now on."""
+    begun = looks(world, process)
+    until("looked", lambda: looks(world, process) > begun + times)
+
+
+def ask(world: World, name: str) -> None:
+    """What the receiver does after an event."""
+    labels = {LABEL_REPORTED: LOOK} if world.is_reported(name) else {}
+    note = {ANNOTATION_LOOK: datetime.now(UTC).isoformat()}
+    world.patch(name, {"metadata": {"annotations": note, "labels": labels}})
+
+
+def is_answered(world: World, name: str) -> bool:
+    metadata: dict[str, Any] = world.read(name)["metadata"]
+    return ANNOTATION_LOOK not in metadata.get("annotations", {}) and (
+        metadata["labels"].get(LABEL_REPORTED) != LOOK
+    )
+
+
+def test_a_failed_check_makes_one_round_until_the_head_changes(
+    world: World, start: Start, open_change: Callable[..., Change]
+) -> None:
+    change = open_change()
+    change.fail()
+    process = start()
+    first = change.a_round()
+    spec = world.read(first)["spec"]
+    assert (spec["trigger"]["cause"], spec["trigger"]["origin"]) == ("checks", "poll")
+    assert first.endswith(spec["trigger"]["round"]["namePart"])
+    assert spec["trigger"]["round"]["head"] == change.head
+    assert spec["source"]["kind"] == "change"
+    for _ in range(2):  # twice the event
+        ask(world, first)
+        until("answered", lambda: is_answered(world, first))
+    look_again(world, process)
+    assert change.rounds() == [first]
+    change.works(first)
+    assert "checks round 1 of 3" in change.comment()
+    assert change.labels() == {PROCESSING}
+    before, after = change.head, change.push("three\n")
+    change.ends(first, RoundEnd.PUSHED, after)
+    assert change.labels() == {DONE}
+    [entry] = change.record().rounds
+    assert (entry.end, entry.before, entry.after) == (RoundEnd.PUSHED, before, after)
+    look_again(world, process)
+    assert change.rounds() == [first]
+    change.fail()
+    second = change.a_round(2)
+    change.works(second)
+    assert "checks round 2 of 3" in change.comment()
+    change.ends(second, RoundEnd.NO_PUSH, after)
+    assert [one.end for one in change.record().rounds] == [RoundEnd.PUSHED, RoundEnd.NO_PUSH]
+    until("it says why it stops", lambda: "it changed nothing here" in change.comment())
+    look_again(world, process)
+    assert len(change.rounds()) == 2
+    assert process.metric('coding_agent_reporter_rounds_total{cause="checks"}') == 2
+
+
+def test_a_run_that_reports_nothing_is_recorded_and_not_repeated(
+    world: World, start: Start, open_change: Callable[..., Change]
+) -> None:
+    change = open_change()
+    change.fail()
+    process = start()
+    name = change.a_round()
+    world.set_phase(name, Phase.FAILED)
+    until("reported", lambda: world.is_reported(name))
+    assert [one.end for one in change.record().rounds] == [RoundEnd.FAILED]
+    # The task is swept at some time; the record remains.
+    world.plane.custom.delete_namespaced_custom_object(*world._place, name, _request_timeout=60)
+    look_again(world, process)
+    assert change.rounds() == []
+
+
+def test_a_mention_makes_one_round_of_the_person_who_asked_for_the_work(
+    world: World, start: Start, open_change: Callable[..., Change]
+) -> None:
+    number = world.issue(BOT)
+    task = world.task(number)
+    change = open_change(f"coding-agent/issue-{number}")
+    process = start()
+    change.say("This is fine.")
+    look_again(world, process)
+    assert change.rounds() == []
+    change.say(f"@{US} please say three.")
+    name = change.a_round()
+    spec = world.read(name)["spec"]
+    assert (spec["trigger"]["cause"], spec["user"]) == ("review", world.read(task)["spec"]["user"])
+    look_again(world, process)
+    assert change.rounds() == [name]
+
+
+def test_a_resting_change_costs_one_request(
+    world: World, start: Start, open_change: Callable[..., Change]
+) -> None:
+    change = open_change()
+    change.fail()
+    process = start()
+    name = change.a_round()
+    change.ends(name, RoundEnd.NO_PUSH, change.head)
+    until("it says why it stops", lambda: "it changed nothing here" in change.comment())
+    look_again(world, process)
+    sent, done = len(world.requests()), looks(world, process)
+    look_again(world, process, 5)
+    cost = (len(world.requests()) - sent) / (looks(world, process) - done)
+    assert cost <= (1.5 if world.flavour == "github" else 2.5), world.requests()[-12:]
+
+
+def test_an_event_causes_a_look_although_the_end_of_the_task_is_shown(
+    world: World, start: Start, open_change: Callable[..., Change]
+) -> None:
+    world.sections["rounds"] = ON | {"interval": 3600}
+    number = world.issue(BOT)
+    task = world.task(number)
+    world.sections["rounds"] = ON | {"interval": 3600}
+    change = open_change(f"coding-agent/issue-{number}")
+    world.sections["rounds"] = ON | {"interval": 3600}
+    process = start()
+    world.set_phase(task, Phase.SUCCEEDED)
+    until("reported", lambda: world.is_reported(task))
+    until("looked", lambda: looks(world, process) == 1)
+    change.fail()
+    ask(world, task)
+    change.a_round()
+    until("answered", lambda: is_answered(world, task))
+    assert world.is_reported(task)
+
+
+def test_a_broken_change_holds_back_no_other(
+    world: World, start: Start, open_change: Callable[..., Change]
+) -> None:
+    broken, whole = open_change("coding-agent/issue-1"), open_change("coding-agent/issue-2")
+    broken.fail()
+    whole.fail()
+    broken.say("x" * 100)
+    world.forge.comment(REPOSITORY, broken.number, f"{'y' * 5000}", kind="change", by=US)
+    plural = {"github": "issues", "gitlab": "merge_requests"}[world.flavour]
+    fault = world.forge.fault(path=rf".*/{plural}/{broken.number}/(comments|notes).*", status=500, times=None)
+    process = start()
+    whole.a_round()
+    until("it is set aside", lambda: "is set aside" in process.log())
+    assert broken.rounds() == []
+    fault.end()
+    broken.a_round()

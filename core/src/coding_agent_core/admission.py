@@ -22,8 +22,11 @@ from coding_agent_core.agenttask import (
     ANNOTATION_DELIVERIES,
     ANNOTATION_DUPLICATE_OF,
     ANNOTATION_LABELED_AT,
+    ANNOTATION_LOOK,
     ANNOTATION_NEXT_RUN_AT,
     ANNOTATION_WITHDRAWN_BEFORE,
+    LABEL_REPORTED,
+    LOOK,
     AgentTask,
 )
 from coding_agent_core.tasks import (
@@ -382,6 +385,17 @@ def check_label(why: str | None) -> dict[str, Any]:
 def must_check_label(task: AgentTask) -> bool:
     """Whether the reporter has to read the item's labels."""
     return ANNOTATION_CHECK_LABEL in task.metadata.annotations
+
+
+def must_look(task: AgentTask, now: datetime) -> dict[str, Any]:
+    """Return the merge patch that asks the reporter for a look at all open changes of the agent.
+
+    Each event writes its own time. So a look that began before an event does not remove the annotation.
+    """
+    patch = _annotated({ANNOTATION_LOOK: now.isoformat()})
+    if task.metadata.labels.get(LABEL_REPORTED) == "true":
+        patch["metadata"]["labels"] = {LABEL_REPORTED: LOOK}
+    return patch
 
 
 def labeled_at(task: AgentTask) -> datetime | None:

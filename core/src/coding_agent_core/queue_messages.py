@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field, ValidationError
 
@@ -172,6 +172,22 @@ class TaskSink(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class LookSink(Protocol):
+    """Remembers that a change has to be looked at. Only tasks that are AgentTasks can remember this."""
+
+    async def look(self, items: Sequence[Item]) -> str | None:
+        """Ask for a look on the newest task of the first item that has one.
+
+        Returns:
+            The name of the task; `None` if none of the items has a task.
+
+        Raises:
+            QueueUnavailableError: nothing was stored; the sender should retry.
+        """
+        ...
 
 
 class Claim(Protocol):

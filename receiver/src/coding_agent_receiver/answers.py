@@ -43,6 +43,10 @@ def command_stored(name: str, task: str) -> Answer:
     return Answer(200, {"status": "command", "command": name, "task": task}, "command")
 
 
+def looked(task: str) -> Answer:
+    return Answer(200, {"status": "look", "task": task}, "look")
+
+
 def ignored(reason: str) -> Answer:
     return Answer(200, {"status": "ignored", "reason": safe(reason)}, "ignored")
 

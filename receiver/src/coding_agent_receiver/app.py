@@ -22,13 +22,14 @@ from coding_agent_core.forge.events import (
     Commanded,
     Delivery,
     Ignored,
+    Look,
     Meaning,
     PlatformWebhooks,
 )
 from coding_agent_core.forge.payload import FieldError
 from coding_agent_core.forge.proof import Verification
 from coding_agent_core.issue_commands import CommandIgnored, IssueCommand
-from coding_agent_core.queue_messages import TaskSink
+from coding_agent_core.queue_messages import LookSink, TaskSink
 from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.receiver import networks
@@ -324,6 +325,8 @@ class Intake:
                     return await self._submit(webhooks, meaning.request)
                 if isinstance(meaning, Commanded):
                     return await self._command(meaning.command)
+                if isinstance(meaning, Look):
+                    return await self._look(meaning)
                 return await self._withdraw(meaning.withdrawal)
         except OverloadedError:
             _logger.warning("Not stored: more events arrive than the queue can take")
@@ -331,7 +334,8 @@ class Intake:
         except (QueueUnavailableError, TimeoutError) as error:
             self.metrics.queue_failed(webhooks.platform)
             problem = str(error) or "the queue did not answer in time"
-            what = "Command not stored" if isinstance(meaning, Commanded) else "Task not queued"
+            whats = {Commanded: "Command not stored", Look: "Look not stored"}
+            what = whats.get(type(meaning), "Task not queued")
             _logger.error("%s: %s", what, problem)  # noqa: TRY400 - the sentence says it all
             return answers.unavailable("the task queue is not reachable; send the event again later")
 
@@ -361,6 +365,15 @@ class Intake:
             return answers.ignored(stored.why)
         _logger.info("Command stored: %s, on %s", what, stored.place)
         return answers.command_stored(command.name, stored.place)
+
+    async def _look(self, look: Look) -> Answer:
+        stored = await self.sink.look(look.items) if isinstance(self.sink, LookSink) else None
+        if stored is None:
+            reason = f"{look.why}, but no task is known for the change"
+            _logger.info("Ignored: %s", reason)
+            return answers.ignored(reason)
+        _logger.info("The reporter looks at the open changes: %s, on %s", look.why, stored)
+        return answers.looked(stored)
 
 
 def task_text(item: Item) -> str:

@@ -26,6 +26,7 @@ from coding_agent_core.tasks import (
     Trust,
     Withdrawal,
     WithdrawalCause,
+    answered_issue,
     host_of,
     parse_time,
 )
@@ -79,7 +80,35 @@ class Commanded:
     command: IssueCommand
 
 
-Meaning = Accepted | Withdrawn | Commanded | Ignored
+@dataclass(frozen=True)
+class Look:
+    """Something happened to a change that may be the agent's; what is to be done is decided elsewhere.
+
+    Attributes:
+        items: the change, if the event names it, and the issue that the change's branch answers.
+        why: what happened, as a clause for logs.
+    """
+
+    items: tuple[Item, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class LookReason:
+    """Why an event asks for a look, and what it says about the change.
+
+    Attributes:
+        why: the same as in `Look`.
+        number: the number of the change, if the event has it.
+        branch: the change's branch in this repository; `None` if the event does not have it.
+    """
+
+    why: str
+    number: int | None = None
+    branch: str | None = None
+
+
+Meaning = Accepted | Withdrawn | Commanded | Look | Ignored
 
 
 class PlatformWebhooks(Protocol):
@@ -112,6 +141,27 @@ def comment_command(body: str, settings: Settings) -> CommandName | Ignored:
     if name is None or MARKER in body:
         return Ignored("the comment is not a command")
     return name
+
+
+def look(project: Item, reason: LookReason, settings: Settings) -> Look | Ignored:
+    """Return the look that an event asks for (docs/decisions/0029).
+
+    The agent's changes are found by their branches, because nothing else in these events tells them apart.
+
+    Args:
+        project: any item of the repository.
+    """
+    prefix, branch = settings.consumer.branch_prefix, reason.branch
+    if branch is not None and not branch.startswith(prefix):
+        return Ignored("the branch is not one of the agent's")
+    answered = answered_issue(branch, prefix) if branch is not None else None
+    numbers = {ItemKind.CHANGE: reason.number, ItemKind.ISSUE: answered}
+    items = [
+        project.model_copy(update={"kind": kind, "number": number})
+        for kind, number in numbers.items()
+        if number
+    ]
+    return Look(tuple(items), reason.why) if items else Ignored("the branch is not for an issue")
 
 
 def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> str | None:
@@ -149,6 +199,7 @@ def is_ours(user: str, platform: Platform, settings: Settings) -> bool:
 
 
 OWN_LABEL = "the agent's own account applied the label; only people start tasks"
+OWN_ACT = "it was the agent's own account"
 OWN_REMOVAL = "the agent's own account removed the label; only people cancel tasks"
 
 

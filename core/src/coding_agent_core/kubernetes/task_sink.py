@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from coding_agent_core.admission import (
     is_announced,
     is_fresh,
     latest_of,
+    must_look,
     note,
     runs_of,
     withdraw,
@@ -113,6 +114,10 @@ class KubernetesSink:
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
         """Store a command in the item's newest AgentTask, for the reporter; see `TaskSink`."""
         return await self._bounded(lambda tasks: self._command(tasks, command))
+
+    async def look(self, items: Sequence[Item]) -> str | None:
+        """Ask the reporter for a look; see `LookSink`."""
+        return await self._bounded(lambda tasks: self._look(tasks, items))
 
     async def connected(self) -> bool:
         """Whether tasks can be stored now; see `TaskSink`."""
@@ -251,6 +256,18 @@ class KubernetesSink:
         raise QueueUnavailableError(
             f"The tasks of {command.item.display} change too quickly to store a command on one."
         )
+
+    async def _look(self, tasks: AgentTasks, items: Sequence[Item]) -> str | None:
+        for item in items:
+            for _ in range(_RACES):
+                runs = await _runs(tasks, item)
+                if not runs:
+                    break
+                if await tasks.patch(runs[-1], must_look(runs[-1], self._now())):
+                    return runs[-1].name
+            else:
+                raise QueueUnavailableError(f"The tasks of {item.display} change too quickly.")
+        return None
 
     async def _bounded(self, operation: Callable[[AgentTasks], Awaitable[_T]]) -> _T:
         """Run an operation, and retry it from its first read if this can help, within the total time."""

@@ -9,17 +9,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from coding_agent_core.forge import events
-from coding_agent_core.forge.events import Delivery, Ignored, Meaning
+from coding_agent_core.forge.events import Delivery, Ignored, Look, LookReason, Meaning
 from coding_agent_core.forge.github.facts import MEMBERS
-from coding_agent_core.forge.payload import Fields
+from coding_agent_core.forge.payload import FieldError, Fields
 from coding_agent_core.forge.proof import Verification, any_equal, encoded
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
+from coding_agent_core.rounds.review import mentions
+from coding_agent_core.rounds.values import OWN_STATUS
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Head, Item, Trust, trust_of
 from coding_agent_core.telemetry import safe
@@ -30,6 +32,8 @@ COMMENT_EVENT = "issue_comment"
 """The event of comments on issues and pull requests. The item is in the field `issue`."""
 _ITEM_FIELDS = {"issues": "issue", "pull_request": "pull_request"}
 _ENDED = {"closed": "was closed", "deleted": "was deleted", "transferred": "was moved to another repository"}
+_REVIEW_ACTIONS = ("submitted", "dismissed")
+_CHANGE_ACTIONS = ("synchronize", "reopened", "ready_for_review", "labeled", "unlabeled")
 _SIGNATURE = re.compile(r"sha256=([0-9a-fA-F]{64})", re.ASCII)
 _LOGIN = re.compile(r"[A-Za-z0-9._-]{1,100}(\[bot\])?", re.ASCII)
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}", re.ASCII)
@@ -82,6 +86,95 @@ def interpret(
     Raises:
         FieldError: the event could start or stop a task, but a field is missing or has the wrong type.
     """
+    meaning = _label_event(delivered, payload, settings, received_at)
+    if isinstance(meaning, Ignored) and settings.rounds.enabled and not meaning.unexpected:
+        try:
+            return _look(delivered, Fields(payload), settings) or meaning
+        except FieldError as error:
+            return Ignored(f"{meaning.reason}; it asks for no look either: {error}")
+    return meaning
+
+
+def _look(delivered: Delivery, fields: Fields, settings: Settings) -> Look | Ignored | None:
+    """Return the look at our changes that an event asks for; `None` if it is about no change.
+
+    A review sends one event for itself and one for each of its comments; only the first counts. Events of
+    checks are judged by the branch and never by the sender.
+    """
+    if delivered.event not in _LOOKS:
+        return None
+    found = _LOOKS[delivered.event](fields, settings)
+    if found is None or isinstance(found, Ignored):
+        return found
+    project = _item_in(fields, settings, ItemKind.CHANGE, 1)
+    return project if isinstance(project, Ignored) else events.look(project, found, settings)
+
+
+def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
+    """Look after a review or another event of a pull request, but not after our own acts."""
+    is_review = fields.has("review")
+    if fields.optional_text("action") not in (_REVIEW_ACTIONS if is_review else _CHANGE_ACTIONS):
+        return None
+    if _is_by_us(fields, settings):
+        return Ignored(events.OWN_ACT)
+    change = fields.object("pull_request")
+    head = _head(change, fields.object("repository"))
+    if not head.own:
+        return Ignored("the pull request is from a fork")
+    why = "the pull request was reviewed" if is_review else "the pull request changed"
+    return LookReason(why, change.number("number"), head.name)
+
+
+def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
+    """Look after a comment that mentions us. The event does not name the branch."""
+    issue, body = fields.object("issue"), fields.object("comment").optional_text("body")
+    if fields.optional_text("action") != "created" or not issue.has("pull_request"):
+        return None
+    if _is_by_us(fields, settings):
+        return Ignored(events.OWN_ACT)
+    account = settings.forge(Platform.GITHUB).account
+    if not (mentions(body, account) if account else "@" in body):
+        return None
+    return LookReason("a comment mentions the agent", issue.number("number"))
+
+
+def _look_at_check(fields: Fields, _: Settings) -> LookReason | None:
+    """Look when a check run or all checks of an App have ended."""
+    if fields.optional_text("action") != "completed":
+        return None
+    place = fields.object("check_run") if fields.has("check_run") else fields
+    return LookReason("a check has ended", branch=place.object("check_suite").optional_text("head_branch"))
+
+
+def _look_at_status(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
+    if fields.optional_text("state") == "pending":
+        return None
+    if fields.optional_text("context") == OWN_STATUS:
+        return Ignored(events.OWN_ACT)
+    names = [branch.optional_text("name") for branch in fields.objects("branches")]
+    ours = (name for name in names if name.startswith(settings.consumer.branch_prefix))
+    return LookReason("a status was set", branch=next(ours, ""))
+
+
+_LOOKS: Mapping[str, Callable[[Fields, Settings], LookReason | Ignored | None]] = {
+    "pull_request_review": _look_at_change,
+    "pull_request": _look_at_change,
+    COMMENT_EVENT: _look_at_comment,
+    "check_run": _look_at_check,
+    "check_suite": _look_at_check,
+    "status": _look_at_status,
+}
+
+
+def _is_by_us(fields: Fields, settings: Settings) -> bool:
+    sender = fields.object("sender").optional_text("login") if fields.has("sender") else ""
+    return events.is_ours(sender, Platform.GITHUB, settings)
+
+
+def _label_event(
+    delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
+) -> Meaning:
+    """Return what an event means for labels and commands."""
     event = delivered.event
     if event == "ping":
         return Ignored("pong: the webhook is set up")
@@ -217,23 +310,32 @@ def _comment(delivered: Delivery, fields: Fields, settings: Settings, received_a
 
 
 def _item(fields: Fields, name: str, settings: Settings) -> Item | Ignored:
-    subject, own = fields.object(name), settings.forge(Platform.GITHUB).host
-    host = events.foreign_host(subject.url("html_url"), f"{name}.html_url", own)
+    subject = fields.object(name)
+    # GitHub sends some `issues` events for pull requests too. These have an object `pull_request`.
+    is_change = name == "pull_request" or subject.has("pull_request")
+    kind = ItemKind.CHANGE if is_change else ItemKind.ISSUE
+    url = subject.url("html_url"), f"{name}.html_url"
+    return _item_in(fields, settings, kind, subject.number("number"), url=url)
+
+
+def _item_in(
+    fields: Fields, settings: Settings, kind: ItemKind, number: int, *, url: tuple[str, str] | None = None
+) -> Item | Ignored:
+    """Return an item of the event's repository.
+
+    Args:
+        url: the web address that shows the installation, and the name of its field; by default the
+            repository's.
+    """
+    repository, own = fields.object("repository"), settings.forge(Platform.GITHUB).host
+    address, field = url or (repository.url("html_url"), "repository.html_url")
+    host = events.foreign_host(address, field, own)
     if host is not None:
         reason = f"the event is from {safe(host)}, but github.api_url points to {own}"
         return Ignored(reason, unexpected=True)
-    repository = fields.object("repository")
     owner = repository.object("owner").matching("login", _NAME, "GitHub login")
     repo = repository.matching("name", _NAME, "repository name")
-    # GitHub sends some `issues` events for pull requests too. These have an object `pull_request`.
-    is_change = name == "pull_request" or subject.has("pull_request")
-    return Item(
-        platform=Platform.GITHUB,
-        host=own,
-        repository=f"{owner}/{repo}",
-        kind=ItemKind.CHANGE if is_change else ItemKind.ISSUE,
-        number=subject.number("number"),
-    )
+    return Item(platform=Platform.GITHUB, host=own, repository=f"{owner}/{repo}", kind=kind, number=number)
 
 
 def _labels(subject: Fields) -> set[str]:

@@ -6,14 +6,14 @@ Shapes: https://docs.gitlab.com/user/project/integrations/webhook_events/
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from coding_agent_core.forge import events
-from coding_agent_core.forge.events import Delivery, Ignored, Meaning
-from coding_agent_core.forge.payload import Fields
+from coding_agent_core.forge.events import Delivery, Ignored, Look, LookReason, Meaning
+from coding_agent_core.forge.payload import FieldError, Fields
 from coding_agent_core.forge.proof import Verification, any_equal, encoded
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
@@ -32,6 +32,8 @@ _HOOKS = {
 """The kind of object in each `X-Gitlab-Event`. System hooks can have any kind, which the payload names."""
 _EVENT_OF_KIND = {"issue": "Issue Hook", "merge_request": "Merge Request Hook"}
 _ENDED = {"close": "was closed", "merge": "was merged"}
+_CHANGE_ACTIONS = ("update", "reopen", "approved", "unapproved", "approval", "unapproval")
+_PIPELINE_ENDS = ("success", "failed", "canceled", "skipped")
 _PRIVATE, _INTERNAL = 0, 10
 """Values of a project's `visibility_level`; 20 is public."""
 _NOTE_HOOKS = frozenset({"Note Hook", "Confidential Note Hook", "System Hook"})
@@ -95,6 +97,63 @@ def interpret(
     Raises:
         FieldError: the event could start or stop a task, but a field is missing or has the wrong type.
     """
+    meaning = _label_event(delivered, payload, settings, received_at)
+    if isinstance(meaning, Ignored) and settings.rounds.enabled and not meaning.unexpected:
+        try:
+            return _look(Fields(payload), settings) or meaning
+        except FieldError as error:
+            return Ignored(f"{meaning.reason}; it asks for no look either: {error}")
+    return meaning
+
+
+def _look(fields: Fields, settings: Settings) -> Look | Ignored | None:
+    """Return the look at our changes that an event asks for; `None` if it is about no change.
+
+    Reviews are comments here, so each comment of a person counts. Pipelines are judged by the branch and
+    never by the sender. Our own push can send an event that approvals were reset, with us as the user.
+    """
+    kind = fields.optional_text("object_kind")
+    if kind not in _LOOKS:
+        return None
+    attributes = fields.object("object_attributes")
+    why, wanted = _LOOKS[kind]
+    if not wanted(attributes):
+        return None
+    if kind != "pipeline" and events.is_ours(_user(fields), Platform.GITLAB, settings):
+        return Ignored(events.OWN_ACT)
+    project = fields.object("project")
+    change = attributes if kind == "merge_request" else None
+    if change is None and fields.has("merge_request"):
+        change = fields.object("merge_request")
+    reason = LookReason(why, branch=attributes.optional_text("ref"))
+    if change is not None:
+        own = change.has("source_project_id")  # null: the fork was deleted
+        if not own or change.number("source_project_id") != project.number("id"):
+            return Ignored("the merge request is from a fork")
+        reason = LookReason(why, change.number("iid"), change.optional_text("source_branch"))
+    url = project.url("web_url"), "project.web_url"
+    item = _item_in(fields, ItemKind.CHANGE, 1, settings, url=url)
+    return item if isinstance(item, Ignored) else events.look(item, reason, settings)
+
+
+def _is_note_on_change(note: Fields) -> bool:
+    return note.optional_text("noteable_type") == "MergeRequest" and _is_new(note)
+
+
+_LOOKS: Mapping[str, tuple[str, Callable[[Fields], bool]]] = {
+    "merge_request": (
+        "the merge request changed",
+        lambda change: change.optional_text("action") in _CHANGE_ACTIONS,
+    ),
+    "note": ("somebody wrote on the merge request", _is_note_on_change),
+    "pipeline": ("a pipeline has ended", lambda found: found.optional_text("status") in _PIPELINE_ENDS),
+}
+
+
+def _label_event(
+    delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
+) -> Meaning:
+    """Return what an event means for labels and commands."""
     kind = payload.get("object_kind")
     if settings.webhook.commands.enabled and delivered.event in _NOTE_HOOKS and kind == "note":
         return _note(delivered, Fields(payload), settings, received_at)
@@ -232,8 +291,20 @@ def _is_new(note: Fields) -> bool:
 
 
 def _item(fields: Fields, kind: str, subject: Fields, url: str, settings: Settings) -> Item | Ignored:
+    item_kind = ItemKind.ISSUE if kind == "issue" else ItemKind.CHANGE
+    return _item_in(fields, item_kind, subject.number("iid"), settings, url=(url, "object_attributes.url"))
+
+
+def _item_in(
+    fields: Fields, kind: ItemKind, number: int, settings: Settings, *, url: tuple[str, str]
+) -> Item | Ignored:
+    """Return an item of the event's project.
+
+    Args:
+        url: the web address that shows the installation, and the name of its field.
+    """
     own = settings.forge(Platform.GITLAB).host
-    host = events.foreign_host(url, "object_attributes.url", own)
+    host = events.foreign_host(*url, own)
     if host is not None:
         reason = f"the event is from {safe(host)}, but gitlab.api_url points to {own}"
         return Ignored(reason, unexpected=True)
@@ -242,7 +313,7 @@ def _item(fields: Fields, kind: str, subject: Fields, url: str, settings: Settin
         platform=Platform.GITLAB,
         host=own,
         repository=project.matching("path_with_namespace", _PATH, "project path"),
-        kind=ItemKind.ISSUE if kind == "issue" else ItemKind.CHANGE,
-        number=subject.number("iid"),
+        kind=kind,
+        number=number,
         project_id=project.number("id"),
     )

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK
+from coding_agent_core.forge.events import Look
 from coding_agent_core.forge.values import MARKER
+from coding_agent_core.kubernetes.task_sink import KubernetesSink
+from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform, forge_module
 from coding_agent_core.reporting import read_state
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.rounds.trigger import cause_of, report_of_round
+from coding_agent_core.settings.load import load_settings
 from coding_agent_core.tasks import Item, Phase, Trigger
 from coding_agent_forge.model import Kind
 
+from tests.fixtures.accounts import account
+from tests.fixtures.hook_receiver import HookReceiver, Received
 from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, DONE, FLOW, PROCESSING, REPOSITORY, World
 
@@ -222,24 +231,60 @@ def test_a_resting_change_costs_one_request(
     assert cost <= (1.5 if world.flavour == "github" else 2.5), world.requests()[-12:]
 
 
-def test_an_event_causes_a_look_although_the_end_of_the_task_is_shown(
-    world: World, start: Start, open_change: Callable[..., Change]
+def deliver(world: World, kubeconfig: Path, received: Received) -> str | None:
+    """Do with a webhook what the receiver does; the task that has to be looked at."""
+    settings = load_settings(world.config(), {})
+    module: Any = forge_module(Platform(world.flavour), "webhook")
+    delivery = module.delivery(received.headers)
+    meaning = module.interpret(delivery, received.payload, settings, datetime.now(UTC))
+
+    async def look() -> str | None:
+        sink = KubernetesSink(Access(str(kubeconfig)), world.namespace, settings.consumer, total_timeout=60)
+        try:
+            return await sink.look(meaning.items)
+        finally:
+            await sink.aclose()
+
+    return asyncio.run(look()) if isinstance(meaning, Look) else None
+
+
+def test_an_event_causes_a_look_and_twice_the_event_makes_no_second_round(
+    world: World, start: Start, open_change: Callable[..., Change], hook_receiver: HookReceiver
 ) -> None:
-    world.sections["rounds"] = ON | {"interval": 3600}
     number = world.issue(BOT)
     task = world.task(number)
-    world.sections["rounds"] = ON | {"interval": 3600}
     change = open_change(f"coding-agent/issue-{number}")
     world.sections["rounds"] = ON | {"interval": 3600}
     process = start()
     world.set_phase(task, Phase.SUCCEEDED)
     until("reported", lambda: world.is_reported(task))
     until("looked", lambda: looks(world, process) == 1)
+    world.forge.add_hook(REPOSITORY, hook_receiver.url, "a secret")
     change.fail()
-    ask(world, task)
-    change.a_round()
-    until("answered", lambda: is_answered(world, task))
-    assert world.is_reported(task)
+    receiver = account(world.plane, "receiver/deploy/role.yaml", world.namespace, world.folder)
+    checks = {"check_run", "check_suite", "status", "Pipeline Hook"}
+
+    def is_check(one: Received) -> bool:
+        return bool(checks & {one.headers.get("x-github-event"), one.headers.get("x-gitlab-event")})
+
+    def is_answered() -> bool:
+        metadata: dict[str, Any] = world.read(task)["metadata"]
+        return ANNOTATION_LOOK not in metadata.get("annotations", {})
+
+    until(
+        "a look is asked for",
+        lambda: (
+            task in [deliver(world, receiver, one) for one in list(hook_receiver.deliveries) if is_check(one)]
+        ),
+    )
+    name = change.a_round()
+    until("answered", is_answered)
+    assert world.is_reported(task), "it is not reported again"
+    before = looks(world, process)
+    asked = [deliver(world, receiver, one) for one in list(hook_receiver.deliveries) if is_check(one)]
+    assert {name, task} & set(asked)
+    until("looked", lambda: looks(world, process) > before)
+    assert change.rounds() == [name]
 
 
 def test_a_broken_change_holds_back_no_other(

@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from coding_agent_core.agenttask import AgentTask, manifest
-from coding_agent_core.forge.events import Accepted, Commanded, Ignored, Meaning, PlatformWebhooks, Withdrawn
+from coding_agent_core.forge.events import (
+    Accepted,
+    Commanded,
+    Ignored,
+    Look,
+    Meaning,
+    PlatformWebhooks,
+    Withdrawn,
+)
 from coding_agent_core.forge.github import webhook as github
 from coding_agent_core.forge.gitlab import webhook as gitlab
 from coding_agent_core.forge.payload import FieldError
@@ -106,6 +114,10 @@ def _check_meaning(meaning: Meaning) -> bool:
             patch = store(stored({"source": {}}), command)
             assert isinstance(patch, Mapping)
             at_most(len(written(patch)), 2_000)
+        case Look(items, why):
+            for item in items:
+                _check_item(item)
+            at_most(len(why), _REASON)
     return True
 
 

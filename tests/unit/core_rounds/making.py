@@ -26,7 +26,7 @@ from coding_agent_core.forge.changes import (
 )
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
-from coding_agent_core.rounds.open_work import open_work
+from coding_agent_core.round_rules.open_work import open_work
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult, after
 from coding_agent_core.rounds.values import RoundCause, RoundPolicy, StopReason, Work
 from coding_agent_core.tasks import Item

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.changes import CheckConclusion, CheckKind, CheckResult, CheckState, Mergeability
-from coding_agent_core.rounds.checks import fingerprints
+from coding_agent_core.round_rules.checks import fingerprints
 from coding_agent_core.rounds.record import RERUNS_LIMIT, RoundEnd, RoundRecord
 from coding_agent_core.rounds.values import IDS_LIMIT, OWN_STATUS, RoundKind, StopReason, Work
 

@@ -14,7 +14,7 @@ from coding_agent_core.forge.changes import (
     ChangeState,
     Mergeability,
 )
-from coding_agent_core.rounds.open_work import interruption
+from coding_agent_core.round_rules.open_work import interruption
 from coding_agent_core.rounds.record import ROUNDS_LIMIT, RoundEnd, RoundRecord
 from coding_agent_core.rounds.values import RoundKind, RoundPolicy, StopReason
 

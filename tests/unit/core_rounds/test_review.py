@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.changes import Actor, ActorKind, ReviewVerdict
+from coding_agent_core.rounds.mentions import mentions
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, answer_mark
-from coding_agent_core.rounds.review import mentions
 from coding_agent_core.rounds.values import IDS_LIMIT, RoundKind
 
 from tests.unit.core_rounds.making import (

@@ -20,7 +20,7 @@ from coding_agent_core.forge.values import MARKER, Permission
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import State, comment, read_state
 from coding_agent_core.retry import backoff
-from coding_agent_core.rounds.open_work import open_work
+from coding_agent_core.round_rules.open_work import open_work
 from coding_agent_core.rounds.record import RoundRecord
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.rounds.values import RoundCause, RoundPolicy, Work

@@ -20,7 +20,7 @@ from coding_agent_core.forge.payload import FieldError, Fields
 from coding_agent_core.forge.proof import Verification, any_equal, encoded
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
-from coding_agent_core.rounds.review import mentions
+from coding_agent_core.rounds.mentions import mentions
 from coding_agent_core.rounds.values import OWN_STATUS
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Head, Item, Trust, trust_of

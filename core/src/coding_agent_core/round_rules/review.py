@@ -7,7 +7,6 @@ become visible late, and a remark that arrives while a round writes its replies 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,13 +22,10 @@ from coding_agent_core.forge.changes import (
     SubmittedReview,
 )
 from coding_agent_core.issue_commands import CommandName, command_in
+from coding_agent_core.rounds.mentions import mentions
 from coding_agent_core.rounds.record import RoundRecord, marked_answers
 from coding_agent_core.rounds.values import MayWrite, RoundKind, RoundPolicy
 
-_FENCE = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1[`~]*\s*$|\Z)", re.MULTILINE | re.DOTALL)
-_QUOTE = re.compile(r"^ {0,3}>.*$", re.MULTILINE)
-_CODE = re.compile(r"`[^`\n]*`")
-_HIDDEN = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _COMMANDS = (CommandName.RETRY, CommandName.RUN)
 """The commands that ask for work. `/cancel` does not."""
 
@@ -186,19 +182,6 @@ def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcc
 
 def _is_command(comment: Remark) -> bool:
     return command_in(comment.body, list(CommandName)) is not None
-
-
-def mentions(body: str, login: str) -> bool:
-    """Whether a text addresses the account, outside quotations, code and HTML comments.
-
-    An App's account is `name[bot]`, but people write `@name`.
-    """
-    name = login.removesuffix("[bot]")
-    if not name:
-        return False
-    text = _QUOTE.sub("", _FENCE.sub("", _HIDDEN.sub("", body)))
-    pattern = rf"(?<![\w/.@-])@{re.escape(name)}(?:\[bot\])?(?![\w/-]|\.\w)"
-    return re.search(pattern, _CODE.sub("", text), re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True)

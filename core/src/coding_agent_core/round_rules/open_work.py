@@ -12,9 +12,9 @@ from datetime import datetime
 
 from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, Mergeability
 from coding_agent_core.registry import FACTS
-from coding_agent_core.rounds.checks import Diagnosis, diagnose, fingerprints
+from coding_agent_core.round_rules.checks import Diagnosis, diagnose, fingerprints
+from coding_agent_core.round_rules.review import Acts, WriteAccess, acts_of, pending_remarks
 from coding_agent_core.rounds.record import RoundEnd, RoundEntry, RoundRecord
-from coding_agent_core.rounds.review import Acts, WriteAccess, acts_of, pending_remarks
 from coding_agent_core.rounds.values import (
     IDS_LIMIT,
     MayWrite,

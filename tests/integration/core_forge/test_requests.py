@@ -74,7 +74,17 @@ async def everything(world: World) -> set[str]:
         assert without.unreadable == ("the check runs (403)",)
         assert [check.name for check in without.failed] == ["CI / unit"]
     assert len((await call("open_changes")()).snapshots) == 1
-    assert (await call("snapshot")(item)).head_commit == details.head_sha
+    snapshot = await call("snapshot")(item)
+    assert snapshot.head_commit == details.head_sha
+    [thread], [check] = snapshot.threads, snapshot.checks
+    assert await call("check_log")(item, check.id) == "It broke."
+    await call("rerun_check")(item, check.id)
+    await call("reply")(item, thread, "Because.")
+    await call("request_review")(item, ["alice"])
+    again = await call("snapshot")(item)
+    assert [remark.body for remark in again.threads[0].remarks] == ["Why?", "Because."]
+    assert [reviewer.login for reviewer in again.requested_reviewers] == ["alice"]
+    assert [one.conclusion for one in again.checks] == [None]
     await call("clone_source")(REPOSITORY)
     await call("branch_facts")(REPOSITORY, BRANCH)
     await call("branch_facts")(REPOSITORY, "not/there")

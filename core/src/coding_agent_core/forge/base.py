@@ -6,7 +6,7 @@ One type reads the same answer of all forges; its fields list each forge's names
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
@@ -16,7 +16,7 @@ from pydantic import AliasChoices, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.calls import GHOST, Author, Call, Repeat, ResponseModel, Text, User
-from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
+from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.values import (
     BranchFacts,
@@ -256,6 +256,37 @@ class Forge(ABC):
     @abstractmethod
     async def snapshot(self, change: Item) -> ChangeSnapshot:
         """Return one change, whoever opened it, with nothing from earlier answers."""
+
+    @abstractmethod
+    async def check_log(self, change: Item, run: str) -> str:
+        """Return the end of a job's log, up to its error, as plain text; empty if it cannot be read.
+
+        Args:
+            run: the job's id (`CheckResult.id`).
+        """
+
+    @abstractmethod
+    async def rerun_check(self, change: Item, run: str) -> None:
+        """Ask the forge to run a job again. A lost answer is an error, although the job may run.
+
+        Args:
+            run: the job's id (`CheckResult.id`).
+
+        Raises:
+            ForgeError: also if the forge does not run this job again.
+        """
+
+    @abstractmethod
+    async def reply(self, change: Item, thread: ReviewThread, body: str) -> None:
+        """Write a remark in a thread.
+
+        Raises:
+            ForgeError: the remark was not written, or it is unknown whether it was.
+        """
+
+    @abstractmethod
+    async def request_review(self, change: Item, logins: Sequence[str]) -> None:
+        """Ask people for a review, also those who have given one. This can be repeated."""
 
     @abstractmethod
     async def add_label(self, item: Item, label: str) -> None:

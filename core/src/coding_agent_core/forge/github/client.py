@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from pydantic import AliasPath, Field
 from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, CommentAnswer, Forge, ItemAnswer
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, Text, User, path
-from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
+from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.github.changes import Earlier, GitHubChanges
 from coding_agent_core.forge.github.discussion import GitHubDiscussion
 from coding_agent_core.forge.github.facts import MEMBERS
@@ -225,6 +225,34 @@ class GitHubForge(Forge):
 
     async def snapshot(self, change: Item) -> ChangeSnapshot:
         return await (await self._changes()).one(change)
+
+    async def check_log(self, change: Item, run: str) -> str:
+        """See `Forge`. A job of GitHub Actions has the id of its check run."""
+        return await GitHubDiscussion(self.client, change).log(run)
+
+    async def rerun_check(self, change: Item, run: str) -> None:
+        where = _repo_path(change, "actions", "jobs", run, "rerun")
+        what = f"running a check of {change.display} again"
+        await self.client.send(Call("POST", where, what, repeat=Repeat.UNLESS_PROCESSED))
+
+    async def reply(self, change: Item, thread: ReviewThread, body: str) -> None:
+        """See `Forge`. GitHub knows a thread by its first remark."""
+        first = thread.remarks[0].id
+        await self.client.send(
+            Call(
+                "POST",
+                _repo_path(change, "pulls", change.number, "comments", first, "replies"),
+                f"answering in a thread of {change.display}",
+                json={"body": body},
+                repeat=Repeat.UNLESS_PROCESSED,
+                creates=True,
+            )
+        )
+
+    async def request_review(self, change: Item, logins: Sequence[str]) -> None:
+        where = _repo_path(change, "pulls", change.number, "requested_reviewers")
+        what = f"asking for a review of {change.display}"
+        await self.client.send(Call("POST", where, what, json={"reviewers": list(logins)}))
 
     async def _changes(self) -> GitHubChanges:
         own = await self._account()

@@ -334,7 +334,7 @@ class GitHubDiscussion:
                 url=run.html_url,
                 summary=_joined(run.output.title, run.output.summary, run.output.text),
                 # A job of GitHub Actions has the id of its check run.
-                log=await self._log(run.id) if run.app == "github-actions" else "",
+                log=await self.log(run.id) if run.app == "github-actions" else "",
             )
             for run in failed[:CHECKS_LIMIT]
         ]
@@ -356,12 +356,13 @@ class GitHubDiscussion:
                 name=" / ".join(filter(None, (run.name, job.name))),
                 result=job.conclusion or "",
                 url=job.html_url,
-                log=await self._log(job.id),
+                log=await self.log(job.id),
             )
             for job in jobs[:CHECKS_LIMIT]
         ]
 
-    async def _log(self, job: int) -> str:
+    async def log(self, job: int | str) -> str:
+        """Return the end of a job's log up to its error; empty if it cannot be read."""
         what = f"reading the log of a check of {self.item.display}"
         call = Call("GET", self._repository("actions", "jobs", job, "logs"), what)
         return until_error(await self.client.log(call, _TIME))

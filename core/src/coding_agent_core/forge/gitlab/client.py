@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from urllib.parse import unquote
@@ -21,9 +21,9 @@ from coding_agent_core.forge.base import (
     ItemAnswer,
 )
 from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
-from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
+from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.gitlab.changes import BaseChecks, GitLabChanges, Known
-from coding_agent_core.forge.gitlab.discussion import GitLabDiscussion
+from coding_agent_core.forge.gitlab.discussion import SECTION, GitLabDiscussion
 from coding_agent_core.forge.gitlab.revisions import GitLabRevisions
 from coding_agent_core.forge.gitlab.settings import GitLab
 from coding_agent_core.forge.values import (
@@ -231,6 +231,36 @@ class GitLabForge(Forge):
 
     async def snapshot(self, change: Item) -> ChangeSnapshot:
         return await (await self._changes()).one(change)
+
+    async def check_log(self, change: Item, run: str) -> str:
+        what = f"reading the log of a job of {change.display}"
+        return await self.client.log(Call("GET", _project_path(change, "jobs", run, "trace"), what), SECTION)
+
+    async def rerun_check(self, change: Item, run: str) -> None:
+        what = f"running a job of {change.display} again"
+        call = Call("POST", _project_path(change, "jobs", run, "retry"), what, repeat=Repeat.UNLESS_PROCESSED)
+        await self.client.send(call)
+
+    async def reply(self, change: Item, thread: ReviewThread, body: str) -> None:
+        await self.client.send(
+            Call(
+                "POST",
+                self._item_path(change, "discussions", thread.id, "notes"),
+                f"answering in a thread of {change.display}",
+                json={"body": body},
+                repeat=Repeat.UNLESS_PROCESSED,
+                creates=True,
+            )
+        )
+
+    async def request_review(self, change: Item, logins: Sequence[str]) -> None:
+        """See `Forge`. The REST API cannot ask somebody again, but a quick action can.
+
+        https://docs.gitlab.com/user/project/quick_actions/
+        """
+        what = f"asking for a review of {change.display}"
+        body = {"body": "\n".join(f"/request_review @{login}" for login in logins)}
+        await self.client.send(Call("POST", self._item_path(change, "notes"), what, json=body))
 
     async def _changes(self) -> GitLabChanges:
         own = await self._account()

@@ -17,7 +17,7 @@ from coding_agent_core.forge.calls import Call, ResponseModel, Text, path
 from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Thread
 
-_SECTION = re.compile(r"section_(?:start|end):\d+:[^\r\n]*\r?")
+SECTION = re.compile(r"section_(?:start|end):\d+:[^\r\n]*\r?")
 """Matches the marks of sections in a job's log."""
 _PAGES = 10
 """Maximum number of pages of discussions. GitLab can only list them with the oldest first."""
@@ -148,7 +148,7 @@ class GitLabDiscussion:
                         url=job.web_url,
                         summary=job.failure_reason,
                         log=await self.client.log(
-                            Call("GET", f"{project}/jobs/{job.id}/trace", what), _SECTION
+                            Call("GET", f"{project}/jobs/{job.id}/trace", what), SECTION
                         ),
                     )
                     for job in failed[:CHECKS_LIMIT]

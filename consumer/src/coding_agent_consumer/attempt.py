@@ -27,7 +27,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     SettingsError,
 )
-from coding_agent_core.forge.values import ItemDetails
+from coding_agent_core.forge.values import CommitIdentity, ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import (
@@ -57,15 +57,17 @@ from coding_agent_consumer.background import (
     read_images,
     set_up,
 )
-from coding_agent_consumer.brief import Agent, Brief, Step
+from coding_agent_consumer.brief import Agent, Brief, Image, Step
 from coding_agent_consumer.commits import InvalidPatchError, SshSigner, co_author, commit_author
-from coding_agent_consumer.forge_tasks import ForgeTask, PushTarget, approval_of, person_refusal
+from coding_agent_consumer.forge_tasks import Approval, ForgeTask, PushTarget, approval_of, person_refusal
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.push_permit import PushNotAllowedError, PushPermit, SourceRepositoryGoneError
-from coding_agent_consumer.repository import BareClone, Publisher
+from coding_agent_consumer.repository import BareClone, Permit, Publisher
+from coding_agent_consumer.rounds.answers import without_ids
+from coding_agent_consumer.rounds.work import RoundEndedError, RoundWork
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.launch import launch_workspace
@@ -96,6 +98,7 @@ _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeRefusedError, Reason.FORGE_REFUSED),
     (ForgeNotFoundError, Reason.ITEM_GONE),
     (RemoteMovedError, Reason.BRANCH_MOVED),
+    (RoundEndedError, Reason.SUPERSEDED),
     (WorkspaceGoneError, Reason.WORKSPACE_FAILED),
     (WorkspaceRequestError, Reason.WORKSPACE_FAILED),
     (InvalidPatchError, Reason.CHANGE_REFUSED),
@@ -169,6 +172,8 @@ class Attempt:
     """The branch to which the agent's finished work was pushed, once it was."""
     _gateway: Gateway | None = field(default=None, init=False)
     """The gateway is open while the agent works. Its counts are still read after that."""
+    _round: RoundWork | None = field(default=None, init=False)
+    """The round that this attempt works on; `None` for a task that a person asked for."""
 
     def __post_init__(self) -> None:
         queued = self.given.task
@@ -211,6 +216,8 @@ class Attempt:
             outcome = outcome.model_copy(update={"usage": self._gateway.usage})
         if outcome.change_url is None:
             outcome = outcome.model_copy(update={"change_url": self._change})
+        if self._round is not None:
+            outcome = outcome.model_copy(update={"round": self._round.report(outcome)})
         return await self.transcripts.end(outcome, within=reserve / 3 if self.hurried else _LAST_UPLOAD)
 
     @property
@@ -235,21 +242,27 @@ class Attempt:
         except StoppedError:
             return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped before it started.")
         except Exception as error:
+            if self._request.trigger.round is not None and isinstance(
+                error, RemoteMovedError | ForgeNotFoundError
+            ):
+                # Another attempt would not help: what is left to do now, if anything, is another cause.
+                return Outcome(reason=Reason.SUPERSEDED, message=str(error))
             return outcome_of_error(error)
 
     async def _run(self) -> Outcome:
         task, details = await self._prepared(self.load)
         self._change = task.state.change_url
-        approval = await self._prepared(lambda: approval_of(task.forge, task.item, self._request))
+        approval = await self._approval(task, details)
+        if isinstance(approval, Outcome):
+            return approval
         user = approval.user
-        refused = await self._prepared(lambda: self._refusal(task, user))
-        if refused is not None:
-            return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
         target = task.target(details)
-        permit = PushPermit(
+        permit: Permit = PushPermit(
             task.forge, details, self.settings.consumer.branch_prefix, target.repository, self.lost
         )
         await self._prepared(lambda: permit(target.branch))
+        if self._round is not None:
+            permit = self._round.permit(permit)
         check = ApprovalCheck(
             task.forge, task.item, approval, self.settings.authorize, self.settings.newer_text
         )
@@ -279,16 +292,19 @@ class Attempt:
                 runner=self._request.runner or file.runner,
                 instructions=self.given.instructions,
             )
-            conversation, unapproved = await self._prepared(
-                lambda: self._conversation(task, details, repository, check, unapproved)
-            )
-            brief = await self._prepared(
-                lambda: self._brief(
-                    settings, task, conversation, unapproved, repository, project=project.commit, recap=recap
-                )
-            )
             publisher = await self._prepared(
                 lambda: self._publisher(settings, task, details, repository, user)
+            )
+            brief, unapproved = await self._brief(
+                settings,
+                task,
+                details,
+                repository,
+                check=check,
+                unapproved=unapproved,
+                author=publisher.author,
+                project=project.commit,
+                recap=recap,
             )
             async with self._open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), repository.branch)
@@ -300,6 +316,7 @@ class Attempt:
                 if unapproved.report:
                     summary = f"{unapproved.report}\n\n{worked.summary}".strip()
                     worked = self._worked = worked.model_copy(update={"summary": summary})
+            worked = self._worked = await self._answered(worked, repository)
         self._pushed = publisher.pushed_branch
         outcome = await self._conclude(task, details, worked, publisher.pushed_branch)
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
@@ -324,9 +341,7 @@ class Attempt:
             own_label_counts=self.settings.own_label_counts,
         )
 
-    async def _clone(
-        self, task: ForgeTask, target: PushTarget, permit: PushPermit, folder: Path
-    ) -> BareClone:
+    async def _clone(self, task: ForgeTask, target: PushTarget, permit: Permit, folder: Path) -> BareClone:
         repository = await BareClone.clone(
             lambda: task.forge.clone_source(target.repository),
             folder / "clone.git",
@@ -373,6 +388,47 @@ class Attempt:
 
         return await self._prepared(checked)
 
+    async def _brief(
+        self,
+        settings: Settings,
+        task: ForgeTask,
+        details: ItemDetails,
+        repository: BareClone,
+        *,
+        check: ApprovalCheck,
+        unapproved: Unapproved,
+        author: CommitIdentity,
+        project: str,
+        recap: str,
+    ) -> tuple[Brief, Unapproved]:
+        """Return what the agent is asked to do, and which parts of it nobody has approved.
+
+        Args:
+            author: the author of the round's merge.
+            project: the commit whose instructions count.
+        """
+        files = await instruction_files(repository, project)
+        round_, images = self._round, tuple[Image, ...]()
+        if round_ is not None:
+            await self._prepared(lambda: round_.prepare(repository, details, author))
+            text = round_.prompt(details, repository.conflicts, files, recap)
+        else:
+            conversation, unapproved = await self._prepared(
+                lambda: self._conversation(task, details, repository, check, unapproved)
+            )
+            own = await self._prepared(task.forge.whoami)
+            text = prompt(conversation, unapproved, own_login=own, files=files, recap=recap)
+            if settings.llm.images:
+                images = await self._prepared(lambda: read_images(task.forge, conversation))
+        brief = Brief(
+            instructions=instructions(settings),
+            prompt=scrub_for(settings)(text),  # a failed check may have printed one of our secrets
+            images=images,
+            transcript=self.transcripts.path,
+            last_lines=self.transcripts.lines,
+        )
+        return brief, unapproved
+
     async def _conversation(
         self,
         task: ForgeTask,
@@ -385,31 +441,27 @@ class Attempt:
         conversation = await read_conversation(task.forge, details, pushed_branch=pushed)
         return await check.conversation(conversation, unapproved)
 
-    async def _brief(
-        self,
-        settings: Settings,
-        task: ForgeTask,
-        conversation: Conversation,
-        unapproved: Unapproved,
-        repository: BareClone,
-        *,
-        project: str,
-        recap: str,
-    ) -> Brief:
-        text = prompt(
-            conversation,
-            unapproved,
-            own_login=await task.forge.whoami(),
-            files=await instruction_files(repository, project),
-            recap=recap,
-        )
-        return Brief(
-            instructions=instructions(settings),
-            prompt=scrub_for(settings)(text),  # a failed check may have printed one of our secrets
-            images=await read_images(task.forge, conversation) if settings.llm.images else (),
-            transcript=self.transcripts.path,
-            last_lines=self.transcripts.lines,
-        )
+    async def _approval(self, task: ForgeTask, details: ItemDetails) -> Approval | Outcome:
+        """Return who asks for the work, or how the attempt ends if there is nothing to do for them.
+
+        Nobody asks for a round. It decides by itself whose remarks count.
+        """
+        trigger = self._request.trigger.round
+        if trigger is None:
+            approval = await self._prepared(lambda: approval_of(task.forge, task.item, self._request))
+            refused = await self._prepared(lambda: self._refusal(task, approval.user))
+            return approval if refused is None else Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
+        policy = self.settings.rounds.policy(self.settings.labels(task.item.platform))
+        self._round = await self._prepared(lambda: RoundWork.begin(task.forge, details.item, trigger, policy))
+        return self._round.over or Approval(self._request.user, None)
+
+    async def _answered(self, worked: Outcome, repository: BareClone) -> Outcome:
+        """Answer what the round has read, and return the outcome as the change shows it."""
+        if self._round is None:
+            return worked
+        await self._round.pushed_by(repository)
+        await self._round.answer(worked, self._delivered)
+        return worked.model_copy(update={"summary": without_ids(worked.summary)})
 
     async def _publisher(
         self, settings: Settings, task: ForgeTask, details: ItemDetails, repository: BareClone, user: str
@@ -436,6 +488,9 @@ class Attempt:
     ) -> Outcome:
         """Let the agent work, and push its work from time to time."""
 
+        if self._round is not None:
+            await self._prepared(self._round.check)
+
         async def log_step(step: Step) -> None:
             _logger.info("%s step %d: %s", task.item.display, step.number, step.title)
 
@@ -460,7 +515,10 @@ class Attempt:
                 stop=stop,
                 timeout=max(1.0, self._deadline.left),
                 on_step=publisher.with_checkpoints(
-                    workspace, log_step, settings.consumer.checkpoint_interval
+                    workspace,
+                    log_step,
+                    # Each push of a round starts checks and asks for people's attention.
+                    settings.consumer.checkpoint_interval if self._round is None else 0,
                 ),
             )
         return self._within_allowance(worked, gateway)
@@ -487,9 +545,14 @@ class Attempt:
     async def _publish(self, publisher: Publisher, workspace: Workspace, worked: Outcome) -> Outcome:
         """Commit and push the workspace's work. Return the outcome with what people must know about it."""
         completed = worked.reason is Reason.COMPLETED
+        if self._round is not None and not completed:
+            # A round pushes once, when its work is finished: the checks of another head, or a merge with
+            # conflicts, would be another cause.
+            return worked
         note = ""
+        summary = worked.summary if self._round is None else without_ids(worked.summary)
         try:
-            note = await publisher.commit(workspace, worked.summary, finished=completed)
+            note = await publisher.commit(workspace, summary, finished=completed)
         except (WorkspaceGoneError, WorkspaceRequestError, InvalidPatchError):
             if completed:
                 raise

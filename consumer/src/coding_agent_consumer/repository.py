@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,8 @@ Permit = Callable[[str], Awaitable[None]]
 _logger = logging.getLogger("coding_agent.publisher")
 _GIT_MEMORY = 512 * 1024 * 1024
 """Bytes that git may need to apply a patch: the patch, and twice what it may unpack to."""
+_PATHS_AT_ONCE = 200
+"""The most paths in one git command."""
 _CHECKPOINT_SECONDS = 60.0
 """One push of unfinished work may take this long: the model waits for it."""
 _NOTE_LENGTH = 1000
@@ -71,6 +73,10 @@ class BareClone:
         resumed: whether the work branch was on the forge already; the start point is then its tip.
         tip: the newest commit of the work branch in this clone.
         pushed: the newest commit of the work branch that was pushed; the start point until the first push.
+        lease: the commit that the branch on the forge must still have at each push; `None` if a push must
+            only be a fast-forward. A fast-forward alone would bring back commits that somebody has removed
+            from the branch meanwhile.
+        conflicts: the files that were in conflict when `merge` merged; empty without a merge.
 
     example:
         repository = await BareClone.clone(source, folder, base="main", branch="agent/7", permit=permit)
@@ -90,6 +96,10 @@ class BareClone:
         self.resumed = resumed
         self.tip = start_point
         self.pushed = start_point
+        self.lease: str | None = None
+        self.conflicts: tuple[str, ...] = ()
+        self._markers: tuple[str, ...] = ()
+        self._merging: str | None = None
 
     @staticmethod
     async def clone(
@@ -166,6 +176,33 @@ class BareClone:
         await self._git.local("update-ref", f"refs/heads/{self.branch}", self.tip)
         return path
 
+    async def merge(self, other: str, message: str, author: CommitIdentity) -> tuple[str, ...]:
+        """Merge a commit into the work branch, if files are in conflict, and return these files.
+
+        The start point becomes a commit whose files have git's conflict markers. It is never pushed: the
+        next `commit` makes the merge, with the tip and `other` as parents. If no file is in conflict, nothing
+        changes.
+
+        Args:
+            other: a commit that was fetched.
+
+        Raises:
+            GitFailedError: git cannot merge, e.g. because the branches have no common commit.
+        """
+        found = await self._git.local(
+            *("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", self.tip, other),
+            memory=_GIT_MEMORY,
+            answers=(0, 1),
+        )
+        tree, *paths = found.decode("utf-8", "surrogateescape").split("\0")
+        self.conflicts = tuple(filter(None, paths))
+        if not self.conflicts:
+            return ()
+        self._markers = (f"<<<<<<< {self.tip}", f">>>>>>> {other}")
+        self._merging = other
+        self.start_point = await self._commit_tree(tree, message, author, parents=(self.tip, other))
+        return self.conflicts
+
     async def commit(
         self, patch: bytes, message: str, author: CommitIdentity, signer: SshSigner | None = None
     ) -> str | None:
@@ -173,37 +210,80 @@ class BareClone:
 
         This may be called again with a later patch, also relative to the start point. The new commit follows
         the last one. Symbolic links are committed as links, wherever they point: nothing follows them here.
+        After `merge`, the first commit is a merge, also if its files are those of the tip.
 
         Args:
             patch: the patch that `Workspace.diff` returned.
 
         Raises:
-            InvalidPatchError: the patch is too large, does not apply, or touches what it must not.
+            InvalidPatchError: the patch is too large, does not apply, touches what it must not, or leaves a
+                conflict marker of `merge`.
         """
         require_bounded(patch)
         tree = await self._apply(patch) if patch.strip() else await self._tree_of(self.start_point)
-        if tree == await self._tree_of(self.tip):
+        if self._merging is None and tree == await self._tree_of(self.tip):
             return None
         raw = await self._git.local("diff-tree", "-r", "-z", "--raw", "--no-renames", self.start_point, tree)
         for path, mode in parse_changes(raw):
             reason = why_refused(path, mode)
             if reason:
                 raise InvalidPatchError(f"The change cannot be committed: {reason}.")
+        if unresolved := await self._unresolved(tree):
+            raise InvalidPatchError(f"These files still have conflict markers: {one_line(unresolved, 500)}.")
+        parents = (self.tip,) if self._merging is None else (self.tip, self._merging)
+        commit = await self._commit_tree(tree, message, author, parents=parents)
+        if signer is not None:
+            signed = signer.sign(await self._git.local("cat-file", "commit", commit))
+            commit = await self._git.local_id("hash-object", "-t", "commit", "-w", "--stdin", stdin=signed)
+        await self._git.local("update-ref", f"refs/heads/{self.branch}", commit, self.tip)
+        self.tip = commit
+        self._merging = None
+        return commit
+
+    async def _commit_tree(
+        self, tree: str, message: str, author: CommitIdentity, *, parents: Sequence[str]
+    ) -> str:
         identity = {
             f"GIT_{role}_{what}": value
             for role in ("AUTHOR", "COMMITTER")
             for what, value in (("NAME", author.name), ("EMAIL", author.email))
         }
         text = message.replace("\0", "").encode("utf-8", "replace")
-        commit = await self._git.local_id(
-            "commit-tree", tree, "-p", self.tip, "-F", "-", stdin=text, env=identity
+        of = [argument for parent in parents for argument in ("-p", parent)]
+        return await self._git.local_id("commit-tree", tree, *of, "-F", "-", stdin=text, env=identity)
+
+    async def _unresolved(self, tree: str) -> str:
+        """Return the files of a tree that still have conflict markers, with commas; usually empty."""
+        found: list[str] = []
+        patterns = [argument for marker in self._markers for argument in ("-e", marker)]
+        for start in range(0, len(self.conflicts), _PATHS_AT_ONCE):
+            listing = await self._git.local(
+                *("grep", "-l", "-z", "-a", "--full-name", "--fixed-strings", *patterns, tree, "--"),
+                *self.conflicts[start : start + _PATHS_AT_ONCE],
+                env={"GIT_LITERAL_PATHSPECS": "1"},
+                answers=(0, 1),
+            )
+            names = listing.decode("utf-8", "replace").split("\0")
+            found += [name.partition(":")[2] for name in names if name]
+        return ", ".join(found)
+
+    async def own_patch(self) -> tuple[str, str]:
+        """Return the ids of what the work changed itself, and of the reverse (`git patch-id --stable`).
+
+        What a merge brought does not count. The ids are empty if nothing was changed, or only binary files.
+        """
+        if self.tip == self.start_point:
+            return "", ""
+        return (
+            await self._patch_id(self.start_point, self.tip),
+            await self._patch_id(self.tip, self.start_point),
         )
-        if signer is not None:
-            signed = signer.sign(await self._git.local("cat-file", "commit", commit))
-            commit = await self._git.local_id("hash-object", "-t", "commit", "-w", "--stdin", stdin=signed)
-        await self._git.local("update-ref", f"refs/heads/{self.branch}", commit, self.tip)
-        self.tip = commit
-        return commit
+
+    async def _patch_id(self, before: str, after: str) -> str:
+        options = ("-p", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color")
+        difference = await self._git.local("diff-tree", *options, before, after)
+        said = await self._git.local("patch-id", "--stable", stdin=difference)
+        return said.decode("ascii").partition(" ")[0].strip()
 
     async def push(self) -> None:
         """Push the work branch, never by force. Nothing else pushes to a forge.
@@ -219,14 +299,21 @@ class BareClone:
         """
         tip = self.tip
         await self._permit(self.branch)
-        target = f"{tip}:refs/heads/{self.branch}"
+        reference = f"refs/heads/{self.branch}"
+        command = ["push", "--porcelain", "--no-verify"]
+        if self.lease is not None:
+            # With a lease, git alone would also replace commits, so that is ruled out first.
+            await self._git.local("merge-base", "--is-ancestor", self.lease, tip)
+            command.append(f"--force-with-lease={reference}:{self.lease}")
         try:
-            await self._git.remote(("push", "--porcelain", "--no-verify"), target)
+            await self._git.remote(command, f"{tip}:{reference}")
         except ForgeError as error:
             if not await self._is_on_the_forge(tip):
                 raise
             _logger.info("The push succeeded although git reports: %s", error)
         self.pushed = tip
+        if self.lease is not None:
+            self.lease = tip
 
     async def _is_on_the_forge(self, commit: str) -> bool:
         """Whether the forge shows the work branch at this commit; `False` if that cannot be read."""

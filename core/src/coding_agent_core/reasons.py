@@ -58,6 +58,7 @@ class Reason(StrEnum):
 
     COMPLETED = "Completed"
     NOTHING_TO_CHANGE = "NothingToChange"
+    SUPERSEDED = "Superseded"
     CANNOT_BE_DONE = "CannotBeDone"
     CHANGE_REFUSED = "ChangeRefused"
     MODEL_UNAVAILABLE = "ModelUnavailable"
@@ -147,6 +148,12 @@ REASONS: Mapping[str, ReasonFacts] = {
     ),
     Reason.NOTHING_TO_CHANGE: ReasonFacts(
         ReasonClass.SUCCEEDED, "There is nothing to change.", "There is nothing to do.", ExitCode.DONE
+    ),
+    Reason.SUPERSEDED: ReasonFacts(
+        ReasonClass.SUCCEEDED,
+        "The round's cause is gone, or somebody else has pushed.",
+        "There is nothing to do. If something is left, another round starts.",
+        ExitCode.DONE,
     ),
     Reason.CANNOT_BE_DONE: ReasonFacts(
         ReasonClass.PERMANENT,

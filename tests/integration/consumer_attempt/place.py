@@ -116,6 +116,8 @@ class AttemptPlace:
 
     def _label(self, request: TaskRequest) -> None:
         """The person applies the label, unless somebody has."""
+        if request.trigger.round is not None:
+            return  # nobody asks for a round
         item = request.item
         kind = Kind.ISSUE if item.kind is ItemKind.ISSUE else Kind.CHANGE
         forge = self.system.forge

@@ -129,8 +129,8 @@ def prompt(
     sections = [
         _task(conversation, kind),
         _newer(unapproved),
-        _project(files, details.base_branch, mark),
-        _fenced(mark, f"{kind} by {details.author}{_edited(unapproved)}", _text_of(details)),
+        project_section(files, details.base_branch, mark),
+        fenced(mark, f"{kind} by {details.author}{_edited(unapproved)}", text_of(details)),
         discussion("# Comments, oldest first", conversation.comments),
     ]
     if change is not None:
@@ -151,7 +151,7 @@ def prompt(
         sections.append(
             "An earlier attempt at this ended before the work was done. What it finished is in the repository"
             " already; look at `git log` and `git status` first, then go on. Its last steps, and why it"
-            " ended:\n\n" + _fenced(mark, "earlier attempt", _cut_front(recap, RECAP_LIMIT))
+            " ended:\n\n" + fenced(mark, "earlier attempt", cut_front(recap, RECAP_LIMIT))
         )
     return "\n\n".join(filter(None, sections))
 
@@ -206,19 +206,19 @@ def _edited(unapproved: Unapproved) -> str:
     return f", {parts} edited after the {unapproved.by} without {unapproved.access} access" if parts else ""
 
 
-def _text_of(details: ItemDetails) -> str:
+def text_of(details: ItemDetails) -> str:
     """Return an item's title and text together, because its author wrote both."""
     title = _cut(" ".join(details.title.split()), _TITLE_LIMIT)
     return f"Title: {title}\n\n{_cut(details.body, BODY_LIMIT) or '(no text)'}"
 
 
-def _project(files: Sequence[InstructionFile], branch: str, mark: str) -> str:
+def project_section(files: Sequence[InstructionFile], branch: str, mark: str) -> str:
     """Return the repository's own instructions: those at the root, then nested ones while there is room."""
     if not files:
         return ""
     shown, left_out, room = [], [], FILES_LIMIT
     for file in files:
-        text = _fenced(
+        text = fenced(
             mark, one_line(file.path, 300), _cut(file.text, NESTED_FILE_LIMIT if file.nested else FILE_LIMIT)
         )
         if len(text) > room:
@@ -242,13 +242,13 @@ def _section(title: str, entries: Sequence[_T], limit: int, text_of: Callable[[_
     """Return the newest entries that fit, oldest first; empty if there are no entries."""
     if not entries:
         return ""
-    shown = _fitting(map(text_of, reversed(entries)), limit)
+    shown = fitting(map(text_of, reversed(entries)), limit)
     left_out = len(entries) - len(shown)
     note = f"\n({left_out} older ones left out)" if left_out else ""
     return "\n\n".join([f"{title}{note}", *reversed(shown)])
 
 
-def _fitting(texts: Iterable[str], room: int) -> list[str]:
+def fitting(texts: Iterable[str], room: int) -> list[str]:
     """Return the first texts that fit together into `room` characters."""
     shown = []
     for text in texts:
@@ -260,7 +260,7 @@ def _fitting(texts: Iterable[str], room: int) -> list[str]:
 
 
 def _comment(comment: Comment, mark: str, unapproved: Unapproved) -> str:
-    return _fenced(mark, f"comment by {_by(comment, unapproved)}", _cut(comment.body, COMMENT_LIMIT))
+    return fenced(mark, f"comment by {_by(comment, unapproved)}", _cut(comment.body, COMMENT_LIMIT))
 
 
 def _by(entry: Comment | Review, unapproved: Unapproved) -> str:
@@ -275,7 +275,7 @@ def _says_something(review: Review) -> bool:
 
 def _review(review: Review, mark: str, unapproved: Unapproved) -> str:
     title = f"review by {_by(review, unapproved)}: {review.verdict}"
-    return _fenced(mark, title, _cut(review.body, COMMENT_LIMIT) or "(no text)")
+    return fenced(mark, title, _cut(review.body, COMMENT_LIMIT) or "(no text)")
 
 
 def _threads(threads: Sequence[Thread], mark: str, unapproved: Unapproved) -> str:
@@ -285,7 +285,7 @@ def _threads(threads: Sequence[Thread], mark: str, unapproved: Unapproved) -> st
     order = sorted(
         range(len(threads)), key=lambda at: (bool(threads[at].resolved), threads[at].outdated, -at)
     )
-    kept = set(order[: len(_fitting((texts[at] for at in order), THREADS_LIMIT))])
+    kept = set(order[: len(fitting((texts[at] for at in order), THREADS_LIMIT))])
     lines = [
         "# Threads on lines, oldest first",
         "Lines are counted in the file as it is now; in an outdated thread, as it was when the thread began.",
@@ -308,15 +308,15 @@ def _thread(thread: Thread, mark: str, unapproved: Unapproved) -> str:
     comments = [
         f"{_by(comment, unapproved)}:\n{_cut(comment.body, COMMENT_LIMIT)}" for comment in thread.comments
     ]
-    hunk = [_cut_front(thread.hunk, _HUNK_LIMIT)] if thread.hunk else []
-    return _fenced(mark, ", ".join([f"thread on {where}", *state]), "\n\n".join([*hunk, *comments]))
+    hunk = [cut_front(thread.hunk, _HUNK_LIMIT)] if thread.hunk else []
+    return fenced(mark, ", ".join([f"thread on {where}", *state]), "\n\n".join([*hunk, *comments]))
 
 
 def _checks(checks: Checks, mark: str) -> str:
     lines = []
     if checks.unreadable:
         lines.append(f"These could not be read with the agent's token: {', '.join(checks.unreadable)}.")
-    shown = _fitting((_check(check, mark) for check in checks.failed), CHECKS_LIMIT)
+    shown = fitting((_check(check, mark) for check in checks.failed), CHECKS_LIMIT)
     if len(shown) < len(checks.failed):
         lines.append(f"({len(checks.failed) - len(shown)} more failed)")
     if not lines and not shown:
@@ -327,12 +327,13 @@ def _checks(checks: Checks, mark: str) -> str:
 def _check(check: FailedCheck, mark: str) -> str:
     parts = [check.url, _cut(check.summary, _SUMMARY_LIMIT)]
     if check.log:
-        parts.append(f"The end of its log:\n{_cut_front(check.log, LOG_LIMIT, 'the start')}")
+        parts.append(f"The end of its log:\n{cut_front(check.log, LOG_LIMIT, 'the start')}")
     title = f"check {one_line(check.name, 200)}: {one_line(check.result, 50)}"
-    return _fenced(mark, title, "\n\n".join(filter(None, parts)) or "(no text)")
+    return fenced(mark, title, "\n\n".join(filter(None, parts)) or "(no text)")
 
 
-def _fenced(mark: str, title: str, text: str) -> str:
+def fenced(mark: str, title: str, text: str) -> str:
+    """Return a text as data, between marks that it cannot know."""
     return f"<<<{mark} {title}\n{text}\n{mark}>>>"
 
 
@@ -343,6 +344,7 @@ def _cut(text: str, limit: int) -> str:
     return f"{text[:limit]}\n(… {len(text) - limit} more characters left out)"
 
 
-def _cut_front(text: str, limit: int, what: str = "earlier steps") -> str:
+def cut_front(text: str, limit: int, what: str = "earlier steps") -> str:
+    """Return the end of a text, with a note if its beginning was left out."""
     text = text.strip("\n")
     return text if len(text) <= limit else f"({what} left out)\n{text[len(text) - limit :]}"

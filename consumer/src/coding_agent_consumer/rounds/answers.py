@@ -1,0 +1,135 @@
+"""What a round answers to people's remarks: the texts, and which of them are written already. Pure.
+
+The agent's summary has a line for each remark, because every agent has a summary, also a program that knows
+nothing of rounds. Its text is quoted, so nothing in it has an effect on the forge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from coding_agent_core.forge.changes import ActorKind, ChangeSnapshot, ReviewThread, ReviewVerdict
+from coding_agent_core.rounds.record import answer_mark, marked_answers
+from coding_agent_core.text import beginning, quotation
+
+_LINE = re.compile(r"^\W{0,4}\[(?P<id>[trc]\d{1,20})\]\W{0,4}(?P<text>.*)$")
+_DONE = re.compile(r"^done\b\W*", re.IGNORECASE)
+_NOT_DONE = re.compile(r"not[ _-]done\b", re.IGNORECASE)
+_TEXT_LIMIT = 3_000
+"""The most characters of one answer."""
+_SHOWN_COMMIT = 12
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One reply.
+
+    Attributes:
+        ids: the remarks that it answers; those of the same thread, or all outside of threads.
+        thread: where it belongs; `None` for a plain comment.
+    """
+
+    ids: tuple[str, ...]
+    thread: ReviewThread | None
+
+    @property
+    def mark(self) -> str:
+        return answer_mark(self.ids)
+
+
+def answers_to(snapshot: ChangeSnapshot, ids: Collection[str]) -> tuple[Answer, ...]:
+    """Return the replies that remarks need: one for each thread, and one for all that is outside of threads.
+
+    Args:
+        ids: the ids of the remarks, as in `RoundCause.ids`.
+    """
+    answers = []
+    left = set(ids)
+    for thread in snapshot.threads:
+        here = tuple(f"t{one.id}" for one in thread.remarks if f"t{one.id}" in left)
+        if here:
+            answers.append(Answer(here, thread))
+            left.difference_update(here)
+    others = tuple(sorted(one for one in left if not one.startswith("t")))
+    return (*answers, Answer(others, None)) if others else tuple(answers)
+
+
+def written(snapshot: ChangeSnapshot) -> frozenset[str]:
+    """Return the ids of the remarks that a reply of ours answers."""
+    remarks = (*snapshot.comments, *(one for thread in snapshot.threads for one in thread.remarks))
+    return marked_answers([one.body for one in remarks if one.author.id and one.author.id == snapshot.own.id])
+
+
+def said_of(summary: str, ids: Iterable[str]) -> Mapping[str, str]:
+    """Return what a summary says about each remark; a remark that it does not name is missing.
+
+    A text ends at the next line with an id, or at an empty line.
+    """
+    known, found, at = set(ids), dict[str, list[str]](), ""
+    for line in summary.splitlines():
+        named = _LINE.match(line.strip())
+        if named is not None:
+            at = named["id"] if named["id"] in known else ""
+            if at:
+                found.setdefault(at, []).append(named["text"])
+        elif not line.strip():
+            at = ""
+        elif at:
+            found[at].append(line)
+    return {key: text for key, lines in found.items() if (text := "\n".join(lines).strip())}
+
+
+def without_ids(summary: str) -> str:
+    """Return a summary for a commit and for the change's comment, where the ids mean nothing."""
+    lines = (_LINE.match(line.strip()) for line in summary.splitlines())
+    return "\n".join(
+        _DONE.sub("", named["text"]) if named else line
+        for named, line in zip(lines, summary.splitlines(), strict=True)
+    )
+
+
+def reply_to(answer: Answer, summary: str, commit: str) -> str:
+    """Return the text of a reply.
+
+    Args:
+        summary: the agent's summary.
+        commit: the commit that was pushed; empty if nothing was.
+    """
+    said = said_of(summary, answer.ids)
+    texts = [said[key] for key in answer.ids if key in said]
+    text = "\n\n".join(texts) or summary
+    if not commit:
+        head = "Nothing was changed."
+    elif texts and all(_NOT_DONE.match(one) for one in texts):
+        head = f"Nothing was changed for this. The round's other work is in {commit[:_SHOWN_COMMIT]}."
+    else:
+        head = f"The changes are in {commit[:_SHOWN_COMMIT]}."
+    return f"{answer.mark}\n{head}\n\n{quotation(beginning(text, _TEXT_LIMIT))}".rstrip()
+
+
+def reviewers_of(snapshot: ChangeSnapshot, ids: Collection[str], allowed: Collection[str]) -> tuple[str, ...]:
+    """Return the logins of the people who are asked for another review.
+
+    These are people who reviewed the change and wrote one of the remarks. Somebody who has approved it, or
+    was asked already, is not asked again.
+
+    Args:
+        allowed: the logins of people with write access. The forge does not let others be asked.
+    """
+    wrote = {one.author.id for one in snapshot.comments if f"c{one.id}" in ids}
+    wrote |= {one.author.id for one in snapshot.reviews if f"r{one.id}" in ids}
+    wrote |= {one.author.id for thread in snapshot.threads for one in thread.remarks if f"t{one.id}" in ids}
+    asked = {one.id for one in snapshot.requested_reviewers}
+    newest = {one.author.id: one for one in snapshot.reviews if one.verdict is not ReviewVerdict.DISMISSED}
+    return tuple(
+        sorted(
+            review.author.login
+            for key, review in newest.items()
+            if key in wrote - asked
+            and review.verdict is not ReviewVerdict.APPROVED
+            and review.author.kind is ActorKind.PERSON
+            and review.author.login in allowed
+        )
+    )

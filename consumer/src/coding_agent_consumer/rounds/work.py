@@ -1,0 +1,323 @@
+"""One round on a change of ours: what is due when it starts, when it must not go on, and what it answers.
+
+The rules are those of `coding_agent_core.rounds`. A look has created the round, but what it saw may be old:
+so the round reads the change again, decides again, and works on what is due now.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from coding_agent_core.attempts import Outcome
+from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeUnavailableError
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.changes import ActorKind, ChangeSnapshot, CheckKind, CheckResult
+from coding_agent_core.forge.values import CHECKS_LIMIT, CommitIdentity, ItemDetails, Permission
+from coding_agent_core.reasons import Reason
+from coding_agent_core.round_rules.checks import diagnose, fingerprints
+from coding_agent_core.round_rules.open_work import interruption, open_work
+from coding_agent_core.rounds.record import RerunEntry, RoundEnd, RoundRecord, RoundResult
+from coding_agent_core.rounds.trigger import REPORTED_RERUNS, RoundReport, cause_of, report_of_round
+from coding_agent_core.rounds.values import RoundCause, RoundKind, RoundPolicy, StopReason, Work, named
+from coding_agent_core.tasks import Item, RoundTrigger
+
+from coding_agent_consumer.background import InstructionFile
+from coding_agent_consumer.forge_tasks import remembered
+from coding_agent_consumer.git import GitFailedError
+from coding_agent_consumer.repository import BareClone, Permit
+from coding_agent_consumer.rounds.answers import Answer, answers_to, reply_to, reviewers_of, written
+from coding_agent_consumer.rounds.check_errors import errors_of
+from coding_agent_consumer.rounds.prompt import round_prompt
+
+_logger = logging.getLogger("coding_agent.attempt")
+MOST_PEOPLE = 20
+"""The rights of this many people are read in one round; all others count as people without access."""
+
+Deliver = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+"""Does something after the work, and again while the forge is not available."""
+
+
+class RoundEndedError(CodingAgentError):
+    """The round must not go on: its cause is gone, or somebody else has pushed. Nothing was pushed."""
+
+
+@dataclass
+class RoundWork:
+    """One round, from its decision to its report; `begin` makes it.
+
+    Attributes:
+        snapshot: the change when the round started, with what the logs say in `CheckResult.errors`.
+        cause: what the round works on; if nothing is due, what it was created for.
+        over: how the attempt ends, if it ends without a model; `None` if there is work.
+        people: the logins of the people whose remarks count.
+        logs: the ends of the logs of the failed checks, by the id of the check's run.
+        head: the commit that the branch must have: the round's start, or what it has pushed.
+    """
+
+    forge: Forge
+    item: Item
+    policy: RoundPolicy
+    record: RoundRecord
+    snapshot: ChangeSnapshot
+    cause: RoundCause
+    over: Outcome | None = None
+    people: frozenset[str] = frozenset()
+    logs: dict[str, str] = field(default_factory=dict)
+    end: RoundEnd = RoundEnd.SUPERSEDED
+    head: str = ""
+    answered: tuple[str, ...] = ()
+    _patch: tuple[str, str] = ("", "")
+    _reruns: tuple[RerunEntry, ...] = ()
+
+    @staticmethod
+    async def begin(forge: Forge, item: Item, trigger: RoundTrigger, policy: RoundPolicy) -> RoundWork:
+        """Read the change and its record, and decide what is due now.
+
+        If nothing is due, checks that deserve it are run again, and no model is asked.
+
+        Raises:
+            ForgeError: the change, the record, or people's permissions could not be read.
+            ValueError: the trigger has no cause.
+        """
+        created = cause_of(trigger)
+        state = await remembered(forge, item)
+        record = (state.rounds if state is not None else None) or RoundRecord()
+        snapshot = await forge.snapshot(item)
+        access: dict[str, bool] = {}
+        work = await _decide(forge, snapshot, record, policy, access)
+        due, logs = next(iter(work.due), None), dict[str, str]()
+        if due is not None and due.kind is RoundKind.CHECKS:
+            snapshot, logs = await _with_logs(forge, snapshot, record, policy)
+            work = await _decide(forge, snapshot, record, policy, access)
+        if due is not None and due.kind is RoundKind.REVIEW:
+            await _read_access(forge, snapshot, access, _authors(snapshot, due.ids))
+        people = frozenset(login for login, allowed in access.items() if allowed)
+        begun = RoundWork(forge, item, policy, record, snapshot, created, people=people, logs=logs)
+        if work.due:
+            begun.cause, begun.end = work.due[0], RoundEnd.FAILED
+        elif due is not None and any(stop.reason is StopReason.NO_PROGRESS for stop in work.stops):
+            errors = fingerprints(diagnose(snapshot, record, policy, snapshot.read_at).fixable)
+            begun.cause, begun.end = replace(due, errors=errors), RoundEnd.NO_PROGRESS
+        begun.head = begun.cause.head
+        if begun.end is not RoundEnd.FAILED:
+            again = await begun._run_again(work)
+            begun.over = Outcome(reason=Reason.SUPERSEDED, message=again or _why_not(work))
+        _logger.info("The round at %s: %s", item.display, begun.over.message if begun.over else begun.title)
+        return begun
+
+    @property
+    def title(self) -> str:
+        """The round for people, e.g. `review, round 2 of 5`."""
+        return f"{self.cause.kind}, {self.cause.count}"
+
+    @property
+    def pushed(self) -> bool:
+        return self.head != self.cause.head
+
+    async def _run_again(self, work: Work) -> str:
+        """Ask the forge to run checks again; return a sentence about it, which is empty if there are none."""
+        done, refused = [], []
+        for rerun in work.reruns[:REPORTED_RERUNS]:  # only what is recorded may be asked
+            try:
+                await self.forge.rerun_check(self.item, rerun.run)
+            except ForgeUnavailableError as error:
+                # Whether the check runs again is not known; the next look shows it, and may ask once more.
+                _logger.warning("%s", error)
+                continue
+            except ForgeError as error:
+                _logger.warning("A check is not run again: %s", error)
+                refused.append(rerun.name)
+            else:
+                done.append(f"{rerun.name} ({rerun.why})")
+            entry = RerunEntry(
+                head=rerun.head,
+                check=rerun.check,
+                run=rerun.run,
+                at=self.snapshot.read_at,
+                refused=rerun.name in refused,
+            )
+            self._reruns = (*self._reruns, entry)
+        sentences = [f"The forge runs these checks again: {named(done)}."] if done else []
+        sentences += [f"The forge refused to run these checks again: {named(refused)}."] if refused else []
+        return " ".join(sentences)
+
+    async def check(self) -> None:
+        """Return if the round may go on.
+
+        Raises:
+            RoundEndedError: it may not; the message says why.
+            ForgeError: this is not known.
+        """
+        stop = interruption(await self.forge.snapshot(self.item), self.policy, self.head)
+        if stop is not None:
+            raise RoundEndedError(f"The round ends without a push. {stop.sentence}")
+
+    def permit(self, permit: Permit) -> Permit:
+        """Return a permit for pushes that also asks whether the round may go on."""
+
+        async def checked(branch: str) -> None:
+            await self.check()
+            await permit(branch)
+
+        return checked
+
+    async def prepare(self, repository: BareClone, details: ItemDetails, author: CommitIdentity) -> None:
+        """Let the work start from the head that the decision knew, with the base merged in for a conflict.
+
+        Raises:
+            RoundEndedError: somebody has pushed since the decision, or the base merges.
+            Otherwise as `BareClone.fetch` and `BareClone.merge`.
+        """
+        if repository.tip != self.cause.head:
+            raise RoundEndedError("Somebody else has pushed to the branch in the meantime.")
+        repository.lease = self.cause.head
+        if self.cause.kind is not RoundKind.CONFLICT:
+            return
+        base, source = details.base_branch, details.item.repository
+        commit = await repository.fetch(lambda: self.forge.clone_source(source), base)
+        message = f"Merge {base} with conflicts\n"
+        if not await repository.merge(commit, message, author):
+            raise RoundEndedError(f"The branch `{base}` merges without a conflict by now.")
+
+    def prompt(
+        self,
+        details: ItemDetails,
+        conflicts: Sequence[str],
+        files: Sequence[InstructionFile],
+        recap: str,
+    ) -> str:
+        """Return what the model reads first; see `round_prompt`."""
+        return round_prompt(
+            self.cause,
+            self.snapshot,
+            self.record,
+            details,
+            people=self.people,
+            bots=self.policy.bots,
+            logs=self.logs,
+            conflicts=conflicts,
+            files=files,
+            recap=recap,
+        )
+
+    async def pushed_by(self, repository: BareClone) -> None:
+        """Note what the round has pushed, if anything."""
+        if repository.pushed != self.cause.head:
+            self.head = repository.pushed
+            try:
+                self._patch = await repository.own_patch()
+            except GitFailedError as error:  # only the check for work that was undone needs it
+                _logger.warning("The round's own change cannot be compared with others: %s", error)
+
+    async def answer(self, worked: Outcome, deliver: Deliver) -> None:
+        """Reply to the remarks that the round has read, and ask their authors for another review.
+
+        A reply is looked for before it is written, because an answer of the forge can be lost. If the forge
+        refuses a reply, the others are written nevertheless.
+
+        Args:
+            worked: how the agent's work ended. Only a finished agent has something to say.
+        """
+        finished = worked.succeeded or worked.reason is Reason.CANNOT_BE_DONE
+        if not finished:
+            return
+        self.end = RoundEnd.PUSHED if self.pushed else RoundEnd.NO_PUSH
+        if self.cause.kind is not RoundKind.REVIEW:
+            return
+        for answer in answers_to(self.snapshot, self.cause.ids):
+            try:
+                await deliver(lambda answer=answer: self._reply(answer, worked))  # type: ignore[misc]
+            except ForgeError as error:
+                _logger.warning("A remark got no answer: %s", error)
+            else:
+                self.answered += answer.ids
+        try:
+            await deliver(self._request_review)
+        except ForgeError as error:
+            _logger.warning("Nobody was asked for another review: %s", error)
+
+    async def _reply(self, answer: Answer, worked: Outcome) -> None:
+        commit = self.head if self.pushed else ""
+        body = reply_to(answer, worked.summary or worked.message, commit)
+        if answer.thread is None:
+            await self.forge.upsert_comment(self.item, answer.mark, body)
+        elif not set(answer.ids) <= written(await self.forge.snapshot(self.item)):
+            await self.forge.reply(self.item, answer.thread, body)
+
+    async def _request_review(self) -> None:
+        now = await self.forge.snapshot(self.item)
+        logins = reviewers_of(now, self.answered, self.people)
+        if logins:
+            await self.forge.request_review(self.item, logins)
+
+    def report(self, outcome: Outcome) -> RoundReport:
+        """Return what the record keeps of the round.
+
+        Args:
+            outcome: how the attempt ended.
+        """
+        end = self.end
+        if end is RoundEnd.FAILED and outcome.reason is Reason.SUPERSEDED:
+            end = RoundEnd.SUPERSEDED
+        elif end is RoundEnd.FAILED and outcome.reason is Reason.CANCELLED:
+            end = RoundEnd.CANCELLED
+        patch, reverse = self._patch
+        result = RoundResult(self.cause, self.snapshot.read_at, end, self.head, patch=patch, reverse=reverse)
+        return report_of_round(result, self._reruns)
+
+
+async def _decide(
+    forge: Forge,
+    snapshot: ChangeSnapshot,
+    record: RoundRecord,
+    policy: RoundPolicy,
+    access: dict[str, bool],
+) -> Work:
+    """Decide with fresh permissions, which are read into `access` as far as they matter."""
+    while True:
+        work = open_work(snapshot, record, policy, snapshot.read_at, may_write=access.get)
+        if not work.ask:
+            return work
+        await _read_access(forge, snapshot, access, work.ask)
+
+
+async def _read_access(
+    forge: Forge, snapshot: ChangeSnapshot, access: dict[str, bool], logins: Iterable[str]
+) -> None:
+    for login in logins:
+        if login not in access:
+            known = len(access) < MOST_PEOPLE
+            access[login] = known and await forge.permission(snapshot.item, login) >= Permission.WRITE
+
+
+def _authors(snapshot: ChangeSnapshot, ids: Collection[str]) -> list[str]:
+    """Return the logins of the people who wrote in the threads of these remarks."""
+    threads = (one for one in snapshot.threads if any(f"t{remark.id}" in ids for remark in one.remarks))
+    authors = (remark.author for thread in threads for remark in thread.remarks)
+    return sorted(
+        {one.login for one in authors if one.kind is ActorKind.PERSON and one.id not in ("", snapshot.own.id)}
+    )
+
+
+async def _with_logs(
+    forge: Forge, snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy
+) -> tuple[ChangeSnapshot, dict[str, str]]:
+    """Return the snapshot with the errors from the logs of the checks to fix, and the ends of these logs."""
+    logs: dict[str, str] = {}
+    for check in diagnose(snapshot, record, policy, snapshot.read_at).fixable[:CHECKS_LIMIT]:
+        if check.kind is CheckKind.JOB and check.id:
+            logs[check.id] = await forge.check_log(snapshot.item, check.id)
+
+    def with_errors(check: CheckResult) -> CheckResult:
+        log = logs.get(check.id, "")
+        return replace(check, errors=errors_of(log)) if log else check
+
+    return replace(snapshot, checks=tuple(map(with_errors, snapshot.checks))), logs
+
+
+def _why_not(work: Work) -> str:
+    """Say why nothing is due."""
+    sentences = [stop.sentence for stop in work.stops] + [one.why for one in work.waiting]
+    return " ".join(sentences[:3]) or "Nothing is left to do on this change."

@@ -16,10 +16,11 @@ from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.connect import connect_forge
+from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import MARKER, State
+from coding_agent_core.reporting import State
 from coding_agent_core.round_rules.open_work import open_work
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, answer_mark
 from coding_agent_core.rounds.trigger import recorded, trigger_of

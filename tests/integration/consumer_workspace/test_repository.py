@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.commits import SshSigner
-from coding_agent_consumer.git import RemoteMovedError
+from coding_agent_consumer.commits import InvalidPatchError, SshSigner
+from coding_agent_consumer.git import GitFailedError, RemoteMovedError
 from coding_agent_consumer.push_permit import PushNotAllowedError
 from coding_agent_consumer.repository import BareClone
 from coding_agent_core.errors import (
@@ -87,6 +87,102 @@ async def test_a_branch_that_moved_meanwhile_is_not_overwritten(
     with pytest.raises(RemoteMovedError):
         await ours.push()
     assert git(git_server.root / "sample.git", "rev-parse", BRANCH) == theirs.tip
+
+
+async def conflicting(server: GitServer, folder: Path) -> tuple[BareClone, str, str]:
+    """A clone of a work branch that is in conflict with main, and the tips of both."""
+    ours = await clone(server, folder / "ours")
+    await ours.commit(patch_of(server, {"calc.py": "ours\n"}), "Ours", AUTHOR)
+    await ours.push()
+    theirs = await BareClone.clone(
+        server.credentials(), folder / "theirs", base="main", branch="main", permit=permitted
+    )
+    base = await theirs.commit(patch_of(server, {"calc.py": "theirs\n", "new.txt": "n\n"}), "Theirs", AUTHOR)
+    await theirs.push()
+    assert base is not None
+    repository = await clone(server, folder / "again")
+    return repository, ours.tip, base
+
+
+async def test_a_conflict_is_merged_with_both_parents_and_only_without_markers(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    repository, head, base = await conflicting(git_server, tmp_path)
+    assert await repository.merge(base, "Merge main\n", AUTHOR) == ("calc.py",)
+    markers = git(tmp_path / "again" / "repository.git", "show", f"{repository.start_point}:calc.py")
+    assert markers.splitlines() == [f"<<<<<<< {head}", "ours", "=======", "theirs", f">>>>>>> {base}"]
+    with pytest.raises(InvalidPatchError, match=r"These files still have conflict markers: calc\.py\."):
+        await repository.commit(b"", "Merge", AUTHOR)
+    work = git_server.root / "sample.git.work"
+    git(work, "fetch", "-q", str(tmp_path / "again" / "repository.git"), repository.start_point)
+    git(work, "checkout", "-q", "-f", "FETCH_HEAD")
+    (work / "calc.py").write_text("both\n")
+    patch = f"{git(work, 'diff', '--full-index', 'HEAD')}\n".encode()
+    repository.lease = head
+    commit = await repository.commit(patch, "Merge", AUTHOR)
+    await repository.push()
+    bare = git_server.root / "sample.git"
+    assert git(bare, "log", "-1", "--format=%H %P", BRANCH) == f"{commit} {head} {base}"
+    assert git(bare, "show", f"{BRANCH}:calc.py") == "both"
+    assert git(bare, "show", f"{BRANCH}:new.txt") == "n"
+    forth, back = await repository.own_patch()
+    assert forth
+    assert back
+    assert forth != back
+
+
+async def test_a_merge_without_a_conflict_changes_nothing(git_server: GitServer, tmp_path: Path) -> None:
+    repository = await clone(git_server, tmp_path / "agent")
+    start = repository.start_point
+    assert await repository.merge(repository.base, "Merge", AUTHOR) == ()
+    assert (repository.start_point, repository.tip) == (start, start)
+    assert await repository.commit(b"", "Nothing", AUTHOR) is None
+    assert await repository.own_patch() == ("", "")
+
+
+async def test_work_that_undoes_other_work_has_its_reverse(git_server: GitServer, tmp_path: Path) -> None:
+    repository = await clone(git_server, tmp_path / "one")
+    before = git(git_server.root / "sample.git", "show", "main:calc.py")
+    await repository.commit(patch_of(git_server, {"calc.py": "other\n"}), "One", AUTHOR)
+    await repository.push()
+    undoing = await clone(git_server, tmp_path / "two")
+    patch = patch_of(git_server, {"calc.py": f"{before}\n"}, start=BRANCH)
+    await undoing.commit(patch, "Two", AUTHOR)
+    assert (await undoing.own_patch())[0] == (await repository.own_patch())[1]
+
+
+async def test_with_a_lease_a_branch_that_was_moved_back_is_not_restored(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    first = await clone(git_server, tmp_path / "one")
+    await first.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    await first.push()
+    second = await clone(git_server, tmp_path / "two")
+    second.lease = second.start_point
+    await second.commit(patch_of(git_server, {"b.txt": "2\n"}, start=BRANCH), "Two", AUTHOR)
+    bare = git_server.root / "sample.git"
+    git(bare, "update-ref", f"refs/heads/{BRANCH}", git(bare, "rev-parse", "main"))
+    with pytest.raises(RemoteMovedError):
+        await second.push()
+    assert git(bare, "rev-parse", BRANCH) == git(bare, "rev-parse", "main")
+    second.lease = None
+    await second.push()
+    assert git(bare, "rev-parse", BRANCH) == second.tip, "a plain push would restore it"
+
+
+async def test_a_lease_never_replaces_commits(git_server: GitServer, tmp_path: Path) -> None:
+    first = await clone(git_server, tmp_path / "one")
+    theirs = await first.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    await first.push()
+    other = await BareClone.clone(
+        git_server.credentials(), tmp_path / "two", base="main", branch="main", permit=permitted
+    )
+    await other.fetch(git_server.credentials(), BRANCH)
+    await other.commit(patch_of(git_server, {"b.txt": "2\n"}), "Two", AUTHOR)
+    other.branch, other.lease = BRANCH, theirs
+    with pytest.raises(GitFailedError):
+        await other.push()
+    assert git(git_server.root / "sample.git", "rev-parse", BRANCH) == theirs
 
 
 async def test_without_a_permit_nothing_is_pushed(git_server: GitServer, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from coding_agent_core.forge.changes import ActorKind, ChangeSnapshot, ReviewThr
 from coding_agent_core.rounds.record import answer_mark, marked_answers
 from coding_agent_core.text import beginning, quotation
 
-_LINE = re.compile(r"^\W{0,4}\[(?P<id>[trc]\d{1,20})\]\W{0,4}(?P<text>.*)$")
+_LINE = re.compile(r"^(?:\d{1,3}[.)])?\W{0,4}\[(?P<id>[trc]\d{1,20})\]\W{0,4}(?P<text>.*)$")
 _DONE = re.compile(r"^done\b\W*", re.IGNORECASE)
 _NOT_DONE = re.compile(r"not[ _-]done\b", re.IGNORECASE)
 _TEXT_LIMIT = 3_000

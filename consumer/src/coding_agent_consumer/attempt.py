@@ -277,6 +277,8 @@ class Attempt:
             details, unapproved, repository = await self._checked_clone(
                 task, details, check, lambda: self._clone(task, target, permit, Path(folder))
             )
+            if (over := await self._resumed(repository)) is not None:
+                return over.model_copy(update={"change_url": details.url})
             project = await self._prepared(
                 lambda: project_commit(task.forge, details, repository, self.settings.consumer.branch_prefix)
             )
@@ -453,7 +455,15 @@ class Attempt:
             return approval if refused is None else Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
         policy = self.settings.rounds.policy(self.settings.labels(task.item.platform))
         self._round = await self._prepared(lambda: RoundWork.begin(task.forge, details.item, trigger, policy))
-        return self._round.over or Approval(self._request.user, None)
+        over = None if self._round.moved else self._round.over
+        return over or Approval(self._request.user, None)
+
+    async def _resumed(self, repository: BareClone) -> Outcome | None:
+        """Return how the round ends if no agent is needed: its work was pushed already, or none is due."""
+        if self._round is None or not self._round.moved:
+            return None
+        worked = await self._round.resumed(repository)
+        return self._round.over if worked is None else await self._answered(worked, repository)
 
     async def _answered(self, worked: Outcome, repository: BareClone) -> Outcome:
         """Answer what the round has read, and return the outcome as the change shows it."""
@@ -467,11 +477,12 @@ class Attempt:
         self, settings: Settings, task: ForgeTask, details: ItemDetails, repository: BareClone, user: str
     ) -> Publisher:
         key = settings.consumer.commits.signing_key
+        made_for = f"For {task.item.display}: {details.url}"
         return Publisher(
             repository=repository,
             author=await commit_author(task.forge, settings.consumer.commits),
             title=details.title,
-            footer=f"For {task.item.display}: {details.url}",
+            footer=made_for if self._round is None else f"{made_for}\n\n{self._round.trailer}",
             asked_by=await co_author(task.forge, user),
             # The summary of the runner `command` is the end of a program's output; it cannot name a commit.
             quotes_summary=settings.consumer.runner is not RunnerName.COMMAND,

@@ -267,6 +267,12 @@ class BareClone:
             found += [name.partition(":")[2] for name in names if name]
         return ", ".join(found)
 
+    async def message(self) -> tuple[str, tuple[str, ...]]:
+        """Return the tip's whole message, and its parents."""
+        shown = await self._git.local("log", "-1", "--format=%P%n%B", self.tip)
+        parents, _, message = shown.decode("utf-8", "replace").partition("\n")
+        return message, tuple(parents.split())
+
     async def own_patch(self) -> tuple[str, str]:
         """Return the ids of what the work changed itself, and of the reverse (`git patch-id --stable`).
 

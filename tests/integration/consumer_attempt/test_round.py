@@ -12,6 +12,7 @@ import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.brief import Brief
 from coding_agent_consumer.repository import BareClone
+from coding_agent_consumer.rounds.work import RoundWork
 from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.forge.changes import ChangeSnapshot
@@ -436,3 +437,31 @@ async def test_unfinished_work_of_a_round_is_not_pushed(open_ours: OpenOurs) -> 
     assert ours.head == before
     assert "Nothing was changed." in thread.comments[1].body
     assert "I cannot." in thread.comments[1].body
+
+
+@both
+async def test_a_round_that_was_killed_after_its_push_only_answers(
+    open_ours: OpenOurs, flavour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = open_ours(flavour)
+    thread = ours.thread("Say it in German.")
+    cause, before = await ours.look(), ours.head
+    ours.plays(write(FILE, "one\nZwei\nthree\n"), finish("It is `Zwei` now.\n\nI tried it."))
+
+    async def killed(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RoundWork, "pushed_by", killed)
+        await ours.place.run(ours.given(cause), rounds=ROUNDS)
+    pushed, asked = ours.head, len(ours.requests)
+    assert (len(thread.comments), pushed == before) == (1, False)
+
+    outcome = await ours.round(cause)
+    assert outcome.reason is Reason.COMPLETED
+    assert (ours.head, len(ours.requests)) == (pushed, asked)
+    assert pushed[:12] in thread.comments[1].body
+    assert "I tried it." in thread.comments[1].body
+    assert outcome.round is not None
+    assert (outcome.round.end, outcome.round.before, outcome.round.after) == (RoundEnd.PUSHED, before, pushed)
+    assert outcome.round.keys == cause.keys

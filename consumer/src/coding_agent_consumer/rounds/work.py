@@ -35,6 +35,9 @@ _logger = logging.getLogger("coding_agent.attempt")
 MOST_PEOPLE = 20
 """The rights of this many people are read in one round; all others count as people without access."""
 
+_TRAILER = "Coding-Agent-Round: "
+"""The line of a commit's message that names the round that made it."""
+
 Deliver = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 """Does something after the work, and again while the forge is not available."""
 
@@ -54,11 +57,15 @@ class RoundWork:
         people: the logins of the people whose remarks count.
         logs: the ends of the logs of the failed checks, by the id of the check's run.
         head: the commit that the branch must have: the round's start, or what it has pushed.
+
+    An attempt can be killed after its push and before its report. So the commit names its round, and the next
+    attempt finds it (`resumed`): it writes the answers that are missing, and asks no model.
     """
 
     forge: Forge
     item: Item
     policy: RoundPolicy
+    trigger: RoundTrigger
     record: RoundRecord
     snapshot: ChangeSnapshot
     cause: RoundCause
@@ -94,7 +101,7 @@ class RoundWork:
         if due is not None and due.kind is RoundKind.REVIEW:
             await _read_access(forge, snapshot, access, _authors(snapshot, due.ids))
         people = frozenset(login for login, allowed in access.items() if allowed)
-        begun = RoundWork(forge, item, policy, record, snapshot, created, people=people, logs=logs)
+        begun = RoundWork(forge, item, policy, trigger, record, snapshot, created, people=people, logs=logs)
         if work.due:
             begun.cause, begun.end = work.due[0], RoundEnd.FAILED
         elif due is not None and any(stop.reason is StopReason.NO_PROGRESS for stop in work.stops):
@@ -115,6 +122,29 @@ class RoundWork:
     @property
     def pushed(self) -> bool:
         return self.head != self.cause.head
+
+    @property
+    def moved(self) -> bool:
+        """Whether somebody has pushed since the round was created, e.g. an earlier attempt of the round."""
+        return self.snapshot.head_commit != self.trigger.head
+
+    @property
+    def trailer(self) -> str:
+        """The line that names the round in the message of its commit."""
+        return f"{_TRAILER}{self.trigger.name_part}"
+
+    async def resumed(self, repository: BareClone) -> Outcome | None:
+        """Return the outcome of an earlier attempt of this round that has pushed; `None` if there is none."""
+        message, parents = await repository.message()
+        lines = message.splitlines()
+        if self.trailer not in lines or not parents:
+            return None
+        self.cause = replace(cause_of(self.trigger), head=parents[0])
+        self.head = repository.tip
+        said = "An earlier attempt of this round has pushed its work."
+        # `commit_message` quotes the summary. If it is only one sentence, it is the subject.
+        summary = "\n".join(line[1:].removeprefix(" ") for line in lines if line.startswith(">"))
+        return Outcome(reason=Reason.COMPLETED, message=said, summary=summary or lines[0])
 
     async def _run_again(self, work: Work) -> str:
         """Ask the forge to run checks again; return a sentence about it, which is empty if there are none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.brief import Brief
+from coding_agent_consumer.git import Git
 from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.rounds.work import RoundWork
 from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.attempts import AttemptInput, Outcome
+from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.values import MARKER
@@ -465,3 +467,30 @@ async def test_a_round_that_was_killed_after_its_push_only_answers(
     assert outcome.round is not None
     assert (outcome.round.end, outcome.round.before, outcome.round.after) == (RoundEnd.PUSHED, before, pushed)
     assert outcome.round.keys == cause.keys
+
+
+async def test_a_push_whose_answer_is_lost_is_our_own(
+    open_ours: OpenOurs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = open_ours("github")
+    thread = ours.thread("Say it in German.")
+    ours.plays(write(FILE, "one\nzwei\nthree\n"), finish())
+    remote, lost = Git.remote, list[str]()
+
+    async def losing(self: Git, command: Sequence[str], *rest: str) -> bytes:
+        answer = await remote(self, command, *rest)
+        if command[0] == "push" and not lost:
+            lost.append(rest[0])
+            raise ForgeUnavailableError("No answer.")
+        return answer
+
+    async def unknown(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(Git, "remote", losing)
+    monkeypatch.setattr(BareClone, "_is_on_the_forge", unknown)
+    outcome = await ours.round()
+    assert (len(lost), outcome.reason) == (1, Reason.COMPLETED), outcome.message
+    assert ours.head[:12] in thread.comments[1].body
+    assert outcome.round is not None
+    assert (outcome.round.end, outcome.round.after) == (RoundEnd.PUSHED, ours.head)

@@ -77,6 +77,8 @@ class RoundWork:
     answered: tuple[str, ...] = ()
     _patch: tuple[str, str] = ("", "")
     _reruns: tuple[RerunEntry, ...] = ()
+    _tip: Callable[[], str] = lambda: ""
+    """Returns the newest commit of the clone; an empty string while there is no clone."""
 
     @staticmethod
     async def begin(forge: Forge, item: Item, trigger: RoundTrigger, policy: RoundPolicy) -> RoundWork:
@@ -180,7 +182,10 @@ class RoundWork:
             RoundEndedError: it may not; the message says why.
             ForgeError: this is not known.
         """
-        stop = interruption(await self.forge.snapshot(self.item), self.policy, self.head)
+        now = await self.forge.snapshot(self.item)
+        # The answer to our own push can be lost, and the push is then repeated.
+        is_ours = now.head_commit == self._tip()
+        stop = interruption(now, self.policy, now.head_commit if is_ours else self.head)
         if stop is not None:
             raise RoundEndedError(f"The round ends without a push. {stop.sentence}")
 
@@ -203,6 +208,7 @@ class RoundWork:
         if repository.tip != self.cause.head:
             raise RoundEndedError("Somebody else has pushed to the branch in the meantime.")
         repository.lease = self.cause.head
+        self._tip = lambda: repository.tip
         if self.cause.kind is not RoundKind.CONFLICT:
             return
         base, source = details.base_branch, details.item.repository

@@ -27,9 +27,9 @@ from coding_agent_core.reporting import State
 from coding_agent_core.round_rules.open_work import open_work
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, answer_mark
 from coding_agent_core.rounds.trigger import recorded, trigger_of
-from coding_agent_core.rounds.values import RoundCause, RoundKind, Work
+from coding_agent_core.rounds.values import RoundCause, RoundKind, StopReason, Work
 from coding_agent_core.tasks import Item, Origin, Phase, RoundTrigger, TaskRequest, Trigger
-from coding_agent_forge.model import Kind
+from coding_agent_forge.model import Kind, Role
 
 from tests.fixtures.system import REPOSITORY
 from tests.integration.consumer_attempt.conftest import MakePlace
@@ -298,6 +298,33 @@ async def test_a_failure_of_the_infrastructure_is_run_again_without_the_model(op
     assert ours.requests == []
     work = await ours.work()
     assert (work.due, work.reruns) == ((), ())
+
+
+async def test_a_refused_run_is_recorded_so_that_nobody_waits_for_it(open_ours: OpenOurs) -> None:
+    ours = open_ours("gitlab")
+    ours.check("unit", "failure", log=LOG % 1)
+    cause = await ours.look()
+    [check] = ours.forge.sandbox.reviews.checks(ours.forge.repository(REPOSITORY), ours.head)
+    check.summary = "runner_system_failure"
+    ours.place.system.fault(path=".*/retry$", status=403)
+    outcome = await ours.round(cause)
+    assert "refused to run these checks again" in outcome.message
+    assert outcome.round is not None
+    assert [(one.run, one.refused) for one in outcome.round.reruns] == [(str(check.id), True)]
+    work = await ours.work()
+    assert [stop.reason for stop in work.stops] == [StopReason.INFRASTRUCTURE]
+
+
+async def test_permissions_are_read_again_when_the_round_starts(open_ours: OpenOurs) -> None:
+    ours = open_ours("github")
+    thread = ours.thread("Say it in German.")
+    cause = await ours.look()
+    # Alice may no longer push when the round starts.
+    ours.forge.user("alice").admin = False
+    ours.forge.repository(REPOSITORY).roles["alice"] = Role.READ
+    outcome = await ours.round(cause)
+    assert (outcome.reason, ours.requests) == (Reason.SUPERSEDED, [])
+    assert len(thread.comments) == 1
 
 
 @both

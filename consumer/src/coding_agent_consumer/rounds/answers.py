@@ -19,6 +19,8 @@ _DONE = re.compile(r"^done\b\W*", re.IGNORECASE)
 _NOT_DONE = re.compile(r"not[ _-]done\b", re.IGNORECASE)
 _TEXT_LIMIT = 3_000
 """The most characters of one answer."""
+_SUMMARY_LIMIT = 600
+"""The most characters of the summary in an answer to a remark that it does not name."""
 _SHOWN_COMMIT = 12
 
 
@@ -99,7 +101,8 @@ def reply_to(answer: Answer, summary: str, commit: str) -> str:
     """
     said = said_of(summary, answer.ids)
     texts = [said[key] for key in answer.ids if key in said]
-    text = "\n\n".join(texts) or summary
+    # Each thread would show the same summary, so it is short.
+    text = "\n\n".join(texts) or beginning(summary, _SUMMARY_LIMIT)
     if not commit:
         head = "Nothing was changed."
     elif texts and all(_NOT_DONE.match(one) for one in texts):

@@ -217,7 +217,7 @@ class BareClone:
 
         Raises:
             InvalidPatchError: the patch is too large, does not apply, touches what it must not, or leaves a
-                conflict marker of `merge`.
+                conflict of `merge`.
         """
         require_bounded(patch)
         tree = await self._apply(patch) if patch.strip() else await self._tree_of(self.start_point)
@@ -229,7 +229,8 @@ class BareClone:
             if reason:
                 raise InvalidPatchError(f"The change cannot be committed: {reason}.")
         if unresolved := await self._unresolved(tree):
-            raise InvalidPatchError(f"These files still have conflict markers: {one_line(unresolved, 500)}.")
+            files = one_line(", ".join(unresolved), 500)
+            raise InvalidPatchError(f"These files are still in conflict: {files}.")
         parents = (self.tip,) if self._merging is None else (self.tip, self._merging)
         commit = await self._commit_tree(tree, message, author, parents=parents)
         if signer is not None:
@@ -252,9 +253,20 @@ class BareClone:
         of = [argument for parent in parents for argument in ("-p", parent)]
         return await self._git.local_id("commit-tree", tree, *of, "-F", "-", stdin=text, env=identity)
 
-    async def _unresolved(self, tree: str) -> str:
-        """Return the files of a tree that still have conflict markers, with commas; usually empty."""
+    async def _unresolved(self, tree: str) -> list[str]:
+        """Return the files of a tree that still have conflict markers, or a name that git gave them.
+
+        If a file and a folder want the same name, git appends `~` and a commit to the file's name.
+        """
         found: list[str] = []
+        given = tuple(f"~{marker.partition(' ')[2]}" for marker in self._markers)
+        renamed = [path for path in self.conflicts if path.endswith(given)] if given else []
+        for start in range(0, len(renamed), _PATHS_AT_ONCE):
+            some = renamed[start : start + _PATHS_AT_ONCE]
+            left = await self._git.local(
+                "ls-tree", "-r", "--name-only", "-z", "--full-tree", tree, "--", *some
+            )
+            found += filter(None, left.decode("utf-8", "replace").split("\0"))
         patterns = [argument for marker in self._markers for argument in ("-e", marker)]
         for start in range(0, len(self.conflicts), _PATHS_AT_ONCE):
             listing = await self._git.local(
@@ -265,7 +277,7 @@ class BareClone:
             )
             names = listing.decode("utf-8", "replace").split("\0")
             found += [name.partition(":")[2] for name in names if name]
-        return ", ".join(found)
+        return found
 
     async def message(self) -> tuple[str, tuple[str, ...]]:
         """Return the tip's whole message, and its parents."""

@@ -356,7 +356,7 @@ async def test_a_conflict_marker_that_is_left_is_never_pushed(open_ours: OpenOur
     ours.plays(write("other.md", "other\n"), finish("Did it."))
     outcome = await ours.round()
     assert outcome.reason is Reason.CHANGE_REFUSED
-    assert outcome.message == f"These files still have conflict markers: {FILE}."
+    assert outcome.message == f"These files are still in conflict: {FILE}."
     assert ours.head == before
     assert outcome.round is not None
     assert outcome.round.end is RoundEnd.FAILED

@@ -111,7 +111,7 @@ async def test_a_conflict_is_merged_with_both_parents_and_only_without_markers(
     assert await repository.merge(base, "Merge main\n", AUTHOR) == ("calc.py",)
     markers = git(tmp_path / "again" / "repository.git", "show", f"{repository.start_point}:calc.py")
     assert markers.splitlines() == [f"<<<<<<< {head}", "ours", "=======", "theirs", f">>>>>>> {base}"]
-    with pytest.raises(InvalidPatchError, match=r"These files still have conflict markers: calc\.py\."):
+    with pytest.raises(InvalidPatchError, match=r"These files are still in conflict: calc\.py\."):
         await repository.commit(b"", "Merge", AUTHOR)
     work = git_server.root / "sample.git.work"
     git(work, "fetch", "-q", str(tmp_path / "again" / "repository.git"), repository.start_point)
@@ -129,6 +129,25 @@ async def test_a_conflict_is_merged_with_both_parents_and_only_without_markers(
     assert forth
     assert back
     assert forth != back
+
+
+async def test_a_name_that_git_gave_a_file_in_conflict_is_not_committed(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    ours = await clone(git_server, tmp_path / "ours")
+    await ours.commit(patch_of(git_server, {"docs": "a file\n"}), "Ours", AUTHOR)
+    await ours.push()
+    (git_server.root / "sample.git.work" / "docs").mkdir(exist_ok=True)
+    theirs = await BareClone.clone(
+        git_server.credentials(), tmp_path / "theirs", base="main", branch="main", permit=permitted
+    )
+    base = await theirs.commit(patch_of(git_server, {"docs/a.txt": "a\n"}), "Theirs", AUTHOR)
+    assert base is not None
+    await theirs.push()
+    repository = await clone(git_server, tmp_path / "again")
+    assert await repository.merge(base, "Merge", AUTHOR) == (f"docs~{ours.tip}",)
+    with pytest.raises(InvalidPatchError, match=rf"still in conflict: docs~{ours.tip}\."):
+        await repository.commit(b"", "Merge", AUTHOR)
 
 
 async def test_a_merge_without_a_conflict_changes_nothing(git_server: GitServer, tmp_path: Path) -> None:

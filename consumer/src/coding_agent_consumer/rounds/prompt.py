@@ -47,7 +47,8 @@ The branch `{base}` was merged into your branch, and the files below are in conf
 git's conflict markers: above `=======` is your branch, below it is `{base}`. Resolve each conflict so that \
 what both sides wanted stays, and remove all markers. Git gave a file a name that ends with `~` and a commit \
 if two entries wanted the same name: rename or remove that file. Nothing is pushed while a marker or such a \
-name is left. Do not start a merge or a rebase of your own; the merge is made from outside when you have finished."""
+name is left. Do not start a merge or a rebase of your own; the merge is made from outside when you have \
+finished."""
 
 
 def round_prompt(

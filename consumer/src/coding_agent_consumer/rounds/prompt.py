@@ -1,4 +1,4 @@
-"""Write what the model reads first in a round: its cause and, as data, what people and checks said. Pure."""
+"""Write what the model reads first in a round: its cause and, as data, what people and checks said."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.attempts import MAX_MESSAGE_BYTES, Outcome
@@ -85,6 +85,10 @@ def test_reruns_of_a_round_are_recorded_once() -> None:
     record = recorded(RoundRecord(), trigger, report, RoundEnd.FAILED)
     assert record.reruns == (rerun,)
     assert recorded(record, trigger, report, RoundEnd.FAILED) == record
+    # A later look asked again on a newer head; the round's report is recorded at each look.
+    later = record.with_rerun_entry(rerun.model_copy(update={"head": NEXT, "at": NOW + timedelta(hours=1)}))
+    assert [one.head for one in later.reruns] == [NEXT]
+    assert recorded(later, trigger, report, RoundEnd.FAILED) == later
 
 
 def test_the_largest_report_fits_a_termination_message() -> None:

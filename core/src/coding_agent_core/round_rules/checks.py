@@ -31,8 +31,8 @@ from coding_agent_core.rounds.values import (
     named,
 )
 
-_MENDABLE = frozenset({CheckConclusion.FAILURE, CheckConclusion.TIMED_OUT})
-_RED = _MENDABLE | {CheckConclusion.INFRASTRUCTURE}
+_FIXABLE = frozenset({CheckConclusion.FAILURE, CheckConclusion.TIMED_OUT})
+_RED = _FIXABLE | {CheckConclusion.INFRASTRUCTURE}
 _FOR_PEOPLE = frozenset({CheckConclusion.CANCELLED, CheckConclusion.ACTION_REQUIRED, CheckConclusion.STALE})
 _INFRASTRUCTURE_RERUNS = 1
 _FLAKY_RERUNS = 2
@@ -156,8 +156,8 @@ def _failures(
     for check in checks:
         if check.conclusion not in _RED:
             continue
-        is_flaky = check.conclusion in _MENDABLE and CheckConclusion.SUCCESS in check.earlier
-        if check.conclusion in _MENDABLE and not is_flaky:
+        is_flaky = check.conclusion in _FIXABLE and CheckConclusion.SUCCESS in check.earlier
+        if check.conclusion in _FIXABLE and not is_flaky:
             (on_base if check.name in red_on_base else fixable).append(check)
             continue
         limit = _FLAKY_RERUNS if is_flaky else _INFRASTRUCTURE_RERUNS

@@ -179,11 +179,16 @@ class RoundRecord(_Stored):
         )
 
     def with_rerun_entry(self, entry: RerunEntry) -> RoundRecord:
-        """Return the record with a re-run, unless it has it; those of other heads are forgotten."""
+        """Return the record with a re-run, unless it has it.
+
+        Only those of the head that had the newest one are kept. The report of an ended round is recorded at
+        each look, so its re-runs must not replace those of a newer head.
+        """
         if entry in self.reruns:
             return self
-        kept = [known for known in self.reruns if known.head == entry.head]
-        return self.model_copy(update={"reruns": (*kept, entry)[-RERUNS_LIMIT:]})
+        newest = max((entry, *self.reruns), key=lambda one: one.at).head
+        kept = tuple(one for one in (*self.reruns, entry) if one.head == newest)
+        return self.model_copy(update={"reruns": kept[-RERUNS_LIMIT:]})
 
 
 def after(record: RoundRecord, result: RoundResult) -> RoundRecord:

@@ -43,6 +43,7 @@ class State(Frozen):
     """The hidden part of the comment.
 
     Attributes:
+        uuid: the task's; empty if the comment has only the record of rounds, because there was no task.
         attempt: the number of the attempt; 0 while the task waits for its first one.
         reason: why the task or its last attempt ended.
         branch: the branch for the work, whether or not it was pushed.
@@ -285,10 +286,29 @@ def comment(report: Report) -> str:
         lines += [_transcript(transcript), ""]
     lines += _models(report.usage)
     lines.append(f"<sub>{' · '.join(_facts(report))}</sub>")
+    lines += ["", _hidden(state)]
+    return "\n".join(lines)
+
+
+def comment_with_rounds(body: str, rounds: RoundRecord, sentence: str) -> str:
+    """Return our comment on a change with another record of its rounds.
+
+    Args:
+        body: the whole comment; empty if there is none. If it shows no task, the text is new.
+        sentence: what was done, for people; the text of a comment that shows no task.
+    """
+    state = read_state(body)
+    if state is None or not state.uuid:
+        state = State(uuid="", run=0, attempt=0, phase=Phase.SUCCEEDED, rounds=rounds)
+        return f"**Coding agent: checks**\n\n{inline(sentence)}\n\n{_hidden(state)}"
+    hidden = _hidden(state.model_copy(update={"rounds": rounds}))
+    return _STATE.sub(lambda _: hidden, body, count=1)
+
+
+def _hidden(state: State) -> str:
     # JSON can escape these characters, so that no value ends the HTML comment.
     hidden = state.model_dump_json(exclude_none=True).replace("<", "\\u003c").replace(">", "\\u003e")
-    lines += ["", f"{MARKER}{hidden} -->"]
-    return "\n".join(lines)
+    return f"{MARKER}{hidden} -->"
 
 
 def retry_cause(attempt: int, reason: str, message: str) -> str:

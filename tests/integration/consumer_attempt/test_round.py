@@ -290,7 +290,7 @@ async def test_a_failure_of_the_infrastructure_is_run_again_without_the_model(op
     outcome = await ours.round(cause)
     assert outcome.round is not None
     assert (outcome.reason, outcome.round.end) == (Reason.SUPERSEDED, RoundEnd.SUPERSEDED)
-    assert "runs these checks again" in outcome.message
+    assert "asked to run these checks again on commit" in outcome.message
     [rerun] = outcome.round.reruns
     assert (rerun.head, rerun.run, rerun.refused) == (ours.head, str(check.id), False)
     newest = ours.forge.sandbox.reviews.checks(ours.forge.repository(REPOSITORY), ours.head, latest=True)

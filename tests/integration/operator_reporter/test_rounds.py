@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +24,7 @@ from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.rounds.trigger import cause_of, report_of_round
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.tasks import Item, Phase, Trigger
-from coding_agent_forge.model import Kind
+from coding_agent_forge.model import Check, Kind
 
 from tests.fixtures.accounts import account
 from tests.fixtures.hook_receiver import HookReceiver, Received
@@ -229,6 +231,48 @@ def test_a_resting_change_costs_one_request(
     look_again(world, process, 5)
     cost = (len(world.requests()) - sent) / (looks(world, process) - done)
     assert cost <= (1.5 if world.flavour == "github" else 2.5), world.requests()[-12:]
+
+
+def test_a_flaky_check_runs_again_twice_without_a_task(
+    world: World, start: Start, open_change: Callable[..., Change]
+) -> None:
+    change = open_change()
+    repository = world.forge.repository(REPOSITORY)
+
+    def newest() -> Check:
+        return world.forge.run(
+            lambda: world.forge.sandbox.reviews.checks(repository, change.head, latest=True)[-1]
+        )
+
+    def end(result: str) -> None:
+        world.forge.add_check(REPOSITORY, change.head, "test", result, log=b"1 failed\n")
+
+    def killed_and_started() -> Reporter:
+        process.stop(signal.SIGKILL)
+        return start()
+
+    end("success")
+    end("failure")
+    process = start()
+    until("it is recorded", lambda: len(change.record().reruns) == 1)
+    assert "asked to run these checks again" in change.comment()
+    assert newest().result == ""
+    look_again(world, process)
+    process = killed_and_started()
+    look_again(world, process)
+    end("failure")
+    until("it is recorded", lambda: len(change.record().reruns) == 2)
+    process = killed_and_started()
+    end("failure")
+    look_again(world, process)
+    asked = [one for one in world.requests() if re.search(r"/(rerun|retry)$", one["path"])]
+    assert (len(asked), newest().result, change.rounds()) == (2, "failure", [])
+    change.say(f"@{US} please say three.")
+    name = change.a_round()
+    change.works(name)
+    change.ends(name, RoundEnd.NO_PUSH, change.head)
+    until("it says why no round follows", lambda: "so they are flaky" in change.comment())
+    assert [(len(one.reruns), len(one.rounds)) for one in [change.record()]] == [(2, 1)]
 
 
 def deliver(world: World, kubeconfig: Path, received: Received) -> str | None:

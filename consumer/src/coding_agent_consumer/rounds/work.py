@@ -11,16 +11,17 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeUnavailableError
+from coding_agent_core.errors import CodingAgentError, ForgeError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ActorKind, ChangeSnapshot, CheckKind, CheckResult
 from coding_agent_core.forge.values import CHECKS_LIMIT, CommitIdentity, ItemDetails, Permission
 from coding_agent_core.reasons import Reason
 from coding_agent_core.round_rules.checks import diagnose, fingerprints
 from coding_agent_core.round_rules.open_work import interruption, open_work
-from coding_agent_core.rounds.record import RerunEntry, RoundEnd, RoundRecord, RoundResult
+from coding_agent_core.round_rules.reruns import Asked, run_again
+from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.rounds.trigger import REPORTED_RERUNS, RoundReport, cause_of, report_of_round
-from coding_agent_core.rounds.values import RoundCause, RoundKind, RoundPolicy, StopReason, Work, named
+from coding_agent_core.rounds.values import RoundCause, RoundKind, RoundPolicy, StopReason, Work
 from coding_agent_core.tasks import Item, RoundTrigger
 
 from coding_agent_consumer.background import InstructionFile
@@ -57,6 +58,7 @@ class RoundWork:
         people: the logins of the people whose remarks count.
         logs: the ends of the logs of the failed checks, by the id of the check's run.
         head: the commit that the branch must have: the round's start, or what it has pushed.
+        asked: the checks that the round asked to run again.
 
     An attempt can be killed after its push and before its report. So the commit names its round, and the next
     attempt finds it (`resumed`): it writes the answers that are missing, and asks no model.
@@ -75,8 +77,8 @@ class RoundWork:
     end: RoundEnd = RoundEnd.SUPERSEDED
     head: str = ""
     answered: tuple[str, ...] = ()
+    asked: Asked = field(default_factory=Asked)
     _patch: tuple[str, str] = ("", "")
-    _reruns: tuple[RerunEntry, ...] = ()
     _tip: Callable[[], str] = lambda: ""
     """Returns the newest commit of the clone; an empty string while there is no clone."""
 
@@ -111,8 +113,9 @@ class RoundWork:
             begun.cause, begun.end = replace(due, errors=errors), RoundEnd.NO_PROGRESS
         begun.head = begun.cause.head
         if begun.end is not RoundEnd.FAILED:
-            again = await begun._run_again(work)
-            begun.over = Outcome(reason=Reason.SUPERSEDED, message=again or _why_not(work))
+            reruns = work.reruns[:REPORTED_RERUNS]  # only what is recorded may be asked
+            begun.asked = await run_again(forge, item, reruns, snapshot.read_at)
+            begun.over = Outcome(reason=Reason.SUPERSEDED, message=begun.asked.sentence or _why_not(work))
         _logger.info("The round at %s: %s", item.display, begun.over.message if begun.over else begun.title)
         return begun
 
@@ -147,33 +150,6 @@ class RoundWork:
         # `commit_message` quotes the summary. If it is only one sentence, it is the subject.
         summary = "\n".join(line[1:].removeprefix(" ") for line in lines if line.startswith(">"))
         return Outcome(reason=Reason.COMPLETED, message=said, summary=summary or lines[0])
-
-    async def _run_again(self, work: Work) -> str:
-        """Ask the forge to run checks again; return a sentence about it, which is empty if there are none."""
-        done, refused = [], []
-        for rerun in work.reruns[:REPORTED_RERUNS]:  # only what is recorded may be asked
-            try:
-                await self.forge.rerun_check(self.item, rerun.run)
-            except ForgeUnavailableError as error:
-                # Whether the check runs again is not known; the next look shows it, and may ask once more.
-                _logger.warning("%s", error)
-                continue
-            except ForgeError as error:
-                _logger.warning("A check is not run again: %s", error)
-                refused.append(rerun.name)
-            else:
-                done.append(f"{rerun.name} ({rerun.why})")
-            entry = RerunEntry(
-                head=rerun.head,
-                check=rerun.check,
-                run=rerun.run,
-                at=self.snapshot.read_at,
-                refused=rerun.name in refused,
-            )
-            self._reruns = (*self._reruns, entry)
-        sentences = [f"The forge runs these checks again: {named(done)}."] if done else []
-        sentences += [f"The forge refused to run these checks again: {named(refused)}."] if refused else []
-        return " ".join(sentences)
 
     async def check(self) -> None:
         """Return if the round may go on.
@@ -301,7 +277,7 @@ class RoundWork:
             end = RoundEnd.CANCELLED
         patch, reverse = self._patch
         result = RoundResult(self.cause, self.snapshot.read_at, end, self.head, patch=patch, reverse=reverse)
-        return report_of_round(result, self._reruns)
+        return report_of_round(result, self.asked.entries)
 
 
 async def _decide(

@@ -254,6 +254,13 @@ def with_entry(record: RoundRecord, entry: RoundEntry) -> RoundRecord:
     return kept
 
 
+def with_reruns(record: RoundRecord, entries: Iterable[RerunEntry]) -> RoundRecord:
+    """Return the record with these re-runs. See `RoundRecord.with_rerun_entry`."""
+    for entry in entries:
+        record = record.with_rerun_entry(entry)
+    return record
+
+
 def read_record(text: str) -> RoundRecord:
     """Read a record; a broken one is empty and has its problem.
 

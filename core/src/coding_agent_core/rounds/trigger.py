@@ -19,6 +19,7 @@ from coding_agent_core.rounds.record import (
     covers,
     entry_of,
     with_entry,
+    with_reruns,
 )
 from coding_agent_core.rounds.values import RoundCause, RoundKind
 from coding_agent_core.tasks import ROUND_CAUSE_LIMIT, Cause, RoundTrigger
@@ -119,7 +120,4 @@ def recorded(
         named = RoundResult(created, trigger.decided_at, RoundEnd.SUPERSEDED, created.head)
         record = with_entry(record, entry_of(named))
     kept = {name: getattr(report, name) for name in RoundEntry.model_fields}
-    record = with_entry(record, RoundEntry(**kept))
-    for rerun in report.reruns:
-        record = record.with_rerun_entry(rerun)
-    return record
+    return with_reruns(with_entry(record, RoundEntry(**kept)), report.reruns)

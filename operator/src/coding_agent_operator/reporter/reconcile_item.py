@@ -37,7 +37,7 @@ from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.reporting import Links, Report, comment, read_state, swap_labels
-from coding_agent_core.rounds.record import RoundRecord
+from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import (
@@ -102,6 +102,7 @@ class ForgeContext:
         clock: returns the aware time.
         monotonic: returns the monotonic time in seconds.
         notes: returns the notes of a change's rounds by the hash of the item.
+        reruns: returns the checks of a change's head that looks asked to run again, by the hash of the item.
     """
 
     forge: Forge
@@ -113,6 +114,7 @@ class ForgeContext:
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
     notes: Callable[[str], tuple[str, ...]] = lambda _: ()
+    reruns: Callable[[str], tuple[RerunEntry, ...]] = lambda _: ()
 
 
 async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) -> Requeue | None:
@@ -339,13 +341,14 @@ async def _update_comment(
 
 
 def _report(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Report:
+    rounds = with_reruns(memory.rounds, context.reruns(task.item_hash))
     return report_of(
         task,
         context.labels,
         context.links,
         memory.earlier or (),
         memory.cause,
-        rounds=memory.rounds,
+        rounds=rounds,
         notes=context.notes(task.item_hash),
     )
 

@@ -34,6 +34,7 @@ from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.reporting import Links
 from coding_agent_core.retry import Clock, RetryPolicy, pause_until
+from coding_agent_core.rounds.record import RerunEntry
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.operator import Reporter
 from prometheus_client import Counter, Gauge
@@ -161,6 +162,7 @@ class ReporterController:
                 clock=_clock,
                 monotonic=asyncio.get_running_loop().time,
                 notes=partial(self._notes, host),
+                reruns=partial(self._reruns, host),
             )
             if settings.rounds.enabled:
                 self._looks[host] = RoundLooks(
@@ -215,6 +217,10 @@ class ReporterController:
     def _notes(self, host: str, item: str) -> tuple[str, ...]:
         looks = self._looks.get(host)
         return looks.notes.get(item, ()) if looks is not None else ()
+
+    def _reruns(self, host: str, item: str) -> tuple[RerunEntry, ...]:
+        looks = self._looks.get(host)
+        return looks.reruns(item) if looks is not None else ()
 
     def _notes_changed(self, item: str) -> None:
         for task in self._cache.of(self._tasks.namespace):

@@ -18,10 +18,11 @@ from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.values import MARKER, Permission
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reporting import State, comment, read_state
+from coding_agent_core.reporting import State, comment, comment_with_rounds, read_state
 from coding_agent_core.retry import backoff
 from coding_agent_core.round_rules.open_work import open_work
-from coding_agent_core.rounds.record import RoundRecord
+from coding_agent_core.round_rules.reruns import Asked, run_again
+from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.rounds.values import RoundCause, RoundPolicy, Work
 from coding_agent_core.settings.rounds import Rounds
@@ -61,6 +62,21 @@ class SetAside:
 
 
 @dataclass
+class OurReruns:
+    """The checks of a change's head that we asked the forge to run again.
+
+    They are kept until the head changes, because a snapshot can be older than our comment, and a comment that
+    could not be written must not make us ask again.
+
+    Attributes:
+        shown: whether our comment has all of them.
+    """
+
+    asked: Asked
+    shown: bool = False
+
+
+@dataclass
 class RoundLooks:
     """Looks at the open changes of one forge.
 
@@ -81,6 +97,7 @@ class RoundLooks:
     """The states of long comments, whose end snapshots do not show, with `OurComment.key`."""
     _permissions: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
     """Until when (monotonic) we rely on what somebody may do, by the repository and the login."""
+    _reruns: dict[str, OurReruns] = field(default_factory=dict)
     _aside: dict[str, SetAside] = field(default_factory=dict)
     _asked: dict[str, AgentTask] = field(default_factory=dict)
     """The tasks with an annotation that asks for a look."""
@@ -90,6 +107,15 @@ class RoundLooks:
         """Look soon, because the task has an annotation that asks for it."""
         self._asked[task.name] = task
         self._wake.set()
+
+    def reruns(self, key: str) -> tuple[RerunEntry, ...]:
+        """Return what the record of a change has to have, even if its comment does not have it yet.
+
+        Args:
+            key: the hash of the item.
+        """
+        ours = self._reruns.get(key)
+        return ours.asked.entries if ours is not None else ()
 
     async def run(self) -> None:
         """Look regularly, and when somebody asks, until cancelled."""
@@ -162,17 +188,23 @@ class RoundLooks:
         record = (state.rounds if state is not None else None) or RoundRecord()
         for run in runs:
             record = with_round(record, run)
+        if any(entry.head != snapshot.head_commit for entry in self.reruns(key)):
+            del self._reruns[key]
+        record = with_reruns(record, self.reruns(key))
         policy = self.settings.policy(self.context.labels)
         active = any(not run.over for run in runs)
         work = await self._decided(snapshot, record, policy, active=active)
         if work.due:
             await self._create(snapshot, work.due[0], runs)
+        elif work.reruns:
+            record = await self._run_again(key, snapshot, work, record)
+            work = await self._decided(snapshot, record, policy, active=active)
         notes = notes_of(work, policy)
         if self.notes.get(key, ()) != notes:
             self.notes[key] = notes
             self.changed(key)
         if not work.due:
-            await self._show(snapshot, runs, state, record, notes)
+            await self._show(key, snapshot, runs, state, record=record, notes=notes)
         again = work.look_again
         return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
 
@@ -209,6 +241,20 @@ class RoundLooks:
                 break
         return work
 
+    async def _run_again(
+        self, key: str, snapshot: ChangeSnapshot, work: Work, record: RoundRecord
+    ) -> RoundRecord:
+        """Ask the forge to run checks again, and return the record with them.
+
+        The forge is asked before the comment has it. If the reporter is killed in between, a check that fails
+        once more runs once more.
+        """
+        asked = await run_again(self.context.forge, snapshot.item, work.reruns, snapshot.read_at)
+        if asked.entries:
+            self._reruns[key] = OurReruns(Asked((*self.reruns(key), *asked.entries), asked.sentence))
+            self.changed(key)
+        return with_reruns(record, asked.entries)
+
     async def _create(self, snapshot: ChangeSnapshot, cause: RoundCause, runs: Sequence[AgentTask]) -> None:
         item = snapshot.item
         number = answered_issue(snapshot.head_branch, self.branch_prefix)
@@ -234,14 +280,23 @@ class RoundLooks:
 
     async def _show(
         self,
+        key: str,
         snapshot: ChangeSnapshot,
         runs: Sequence[AgentTask],
         state: State | None,
+        *,
         record: RoundRecord,
         notes: tuple[str, ...],
     ) -> None:
-        """Show the notes in a comment that nobody else updates, because the end of its task is shown."""
-        if not runs or state is None or state.uuid != runs[-1].uid or not _is_reported(runs[-1]):
+        """Show notes and re-runs in a comment that nobody else updates, because its task has ended."""
+        if runs and not _is_reported(runs[-1]):
+            return  # the report of its end has them
+        ours = self._reruns.get(key)
+        unshown = ours if ours is not None and not ours.shown else None
+        if not runs or state is None or state.uuid != runs[-1].uid:
+            if unshown is not None:
+                await self._record(key, snapshot, record, unshown.asked.sentence)
+                unshown.shown = True
             return
         labels, links = self.context.labels, self.context.links
         earlier = [report_of(run, labels, links).state for run in reversed(runs[:-1])]
@@ -255,8 +310,18 @@ class RoundLooks:
             notes=notes,
         )
         text, body = comment(report), our_comment(snapshot).body
-        if body is not None and not shows(body, text):
+        if unshown is not None or (body is not None and not shows(body, text)):
             await self.context.forge.upsert_comment(snapshot.item, MARKER, text)
+            self._states.pop(key, None)
+        if unshown is not None:
+            unshown.shown = True
+
+    async def _record(self, key: str, snapshot: ChangeSnapshot, record: RoundRecord, sentence: str) -> None:
+        """Write the record into a comment that shows no run of the change which still exists."""
+        found = await self.context.forge.find_comment(snapshot.item, MARKER)
+        text = comment_with_rounds(found.body if found else "", record, sentence)
+        await self.context.forge.upsert_comment(snapshot.item, MARKER, text, known=found)
+        self._states.pop(key, None)
 
     async def _answer(self, asked: Iterable[AgentTask]) -> None:
         """Remove the annotations that asked for a look. If a task has changed, the watch shows it again."""
@@ -275,7 +340,7 @@ class RoundLooks:
         unreadable: list[Item] = [item for item, _ in changes.unreadable]
         items = [*(snapshot.item for snapshot in changes.snapshots), *unreadable]
         there = {identity_hash(item.identity) for item in items}
-        for kept in (self.notes, self._states, self._aside):
+        for kept in (self.notes, self._states, self._reruns, self._aside):
             for key in kept.keys() - there:
                 kept.pop(key, None)
 

@@ -1,0 +1,60 @@
+"""Asks the forge to run checks again, while no round works on the change."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from coding_agent_core.errors import ForgeError, ForgeUnavailableError
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.rounds.record import RerunEntry
+from coding_agent_core.rounds.values import Rerun, named
+from coding_agent_core.tasks import Item
+
+_logger = logging.getLogger("coding_agent.round_rules.reruns")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Checks that we asked the forge to run again.
+
+    Attributes:
+        entries: what the record of the change has to keep, also of those that the forge refused.
+        sentence: for people; empty if nothing was asked. It contains names of checks, which are foreign text.
+    """
+
+    entries: tuple[RerunEntry, ...] = ()
+    sentence: str = ""
+
+
+async def run_again(forge: Forge, change: Item, reruns: Iterable[Rerun], at: datetime) -> Asked:
+    """Ask the forge to run these checks again. Errors of the forge are logged, and never raised.
+
+    Args:
+        at: the time of the decision, by the forge's clock.
+    """
+    entries, done, refused = list[RerunEntry](), list[str](), list[str]()
+    for rerun in reruns:
+        entry = RerunEntry(head=rerun.head, check=rerun.check, run=rerun.run, at=at)
+        try:
+            await forge.rerun_check(change, rerun.run)
+        except ForgeUnavailableError as error:
+            # Whether the check runs again is not known; the next look shows it, and may ask once more.
+            _logger.warning("%s", error)
+            continue
+        except ForgeError as error:
+            _logger.warning("A check of %s is not run again: %s", change.display, error)
+            refused.append(rerun.name)
+            entry = entry.model_copy(update={"refused": True})
+        else:
+            _logger.info("%s: %s runs again, because %s", change.display, rerun.name, rerun.why)
+            done.append(f"{rerun.name} ({rerun.why})")
+        entries.append(entry)
+    where = f"on commit {entries[0].head[:12]}" if entries else ""
+    sentences = [f"The forge was asked to run these checks again {where}: {named(done)}."] if done else []
+    sentences += (
+        [f"The forge refused to run these checks again {where}: {named(refused)}."] if refused else []
+    )
+    return Asked(tuple(entries), " ".join(sentences))

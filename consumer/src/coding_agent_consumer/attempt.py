@@ -67,7 +67,7 @@ from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.push_permit import PushNotAllowedError, PushPermit, SourceRepositoryGoneError
 from coding_agent_consumer.repository import BareClone, Permit, Publisher
 from coding_agent_consumer.rounds.answers import without_ids
-from coding_agent_consumer.rounds.work import RoundEndedError, RoundWork
+from coding_agent_consumer.rounds.work import RoundEndedError, RoundWork, cause_gone
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.launch import launch_workspace
@@ -218,6 +218,9 @@ class Attempt:
             outcome = outcome.model_copy(update={"change_url": self._change})
         if self._round is not None:
             outcome = outcome.model_copy(update={"round": self._round.report(outcome)})
+        elif self._request.trigger.round is not None and outcome.reason is Reason.SUPERSEDED:
+            # The change was closed or merged, or is gone, so it could not be read.
+            outcome = outcome.model_copy(update={"round": cause_gone(self._request.trigger.round)})
         return await self.transcripts.end(outcome, within=reserve / 3 if self.hurried else _LAST_UPLOAD)
 
     @property

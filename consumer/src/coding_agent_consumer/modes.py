@@ -20,6 +20,7 @@ from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.queue_messages import TaskSource
 from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.registry import FACTS
 from coding_agent_core.reporting import State
 from coding_agent_core.settings.job_settings import MIRROR_VARIABLE
 from coding_agent_core.settings.load import examine
@@ -211,6 +212,9 @@ def build_attempt(
         item = await _located(forge, queued.request.item)
         details = await forge.read(item)
         if not details.open:
+            if queued.request.trigger.round is not None:
+                noun = FACTS[item.platform].change_noun
+                raise ForgeNotFoundError(f"The {noun} was closed or merged before the round started.")
             raise ForgeNotFoundError("The item was closed before the attempt started.")
         branch, change = given.earlier.branch, given.earlier.change_url
         if branch is None:

@@ -376,6 +376,25 @@ async def test_a_round_that_has_nothing_left_to_do_asks_no_model(open_ours: Open
     assert len(thread.comments) == 1
 
 
+@both
+@pytest.mark.parametrize("how", ["merge", "close"])
+async def test_a_change_that_is_no_longer_open_ends_its_round(
+    open_ours: OpenOurs, flavour: str, how: str
+) -> None:
+    ours = open_ours(flavour)
+    thread = ours.thread("Say it in German.")
+    cause = await ours.look()
+    if how == "merge":
+        ours.forge.merge(REPOSITORY, ours.number, by="alice")
+    else:
+        ours.forge.close(REPOSITORY, ours.number, kind=Kind.CHANGE, by="alice")
+    outcome = await ours.round(cause)
+    assert (outcome.reason, outcome.exit_code) == (Reason.SUPERSEDED, 0)
+    assert "request was closed or merged before the round started" in outcome.message
+    assert [(one.end, one.keys) for one in ours.record.rounds] == [(RoundEnd.SUPERSEDED, cause.ids)]
+    assert (ours.requests, len(thread.comments)) == ([], 1)
+
+
 async def test_a_round_works_on_what_is_due_when_it_starts(open_ours: OpenOurs) -> None:
     ours = open_ours("github")
     first = ours.thread("Say it in German.")

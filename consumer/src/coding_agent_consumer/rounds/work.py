@@ -280,6 +280,15 @@ class RoundWork:
         return report_of_round(result, self.asked.entries)
 
 
+def cause_gone(trigger: RoundTrigger) -> RoundReport | None:
+    """Return the report of a round whose change was closed before it started; `None` without a cause."""
+    try:
+        created = cause_of(trigger)
+    except ValueError:  # a person wrote the task
+        return None
+    return report_of_round(RoundResult(created, trigger.decided_at, RoundEnd.SUPERSEDED, created.head))
+
+
 async def _decide(
     forge: Forge,
     snapshot: ChangeSnapshot,

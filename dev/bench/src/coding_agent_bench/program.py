@@ -155,11 +155,16 @@ class Program:
         return self._process
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far, its own and the kernel's for it, all threads (proc(5))."""
+def cpu_seconds(pid: int, *, children: bool = False) -> float:
+    """Processor time of a process so far, its own and the kernel's for it, all threads (proc(5)).
+
+    Args:
+        children: that of its descendants that have ended and were waited for, in its place.
+    """
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    at = 13 if children else 11
+    return (int(fields[at]) + int(fields[at + 1])) / os.sysconf("SC_CLK_TCK")
 
 
 def main_py(

@@ -406,4 +406,11 @@ async def _producer_then_consumer(settings: Settings, stop: asyncio.Event) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if _is_attempt():
+        # The outcome is written and everything is closed. Without this, Python would free each object of its
+        # own, which takes nearly a tenth of the attempt's CPU time.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

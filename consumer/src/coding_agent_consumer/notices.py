@@ -22,7 +22,6 @@ from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.issue_commands import IssueCommand
 from coding_agent_core.queue_messages import Notice, NoticeSource, QueuedTask, item_of_notice
-from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import first_of
@@ -64,7 +63,7 @@ async def handle_notices(
         forges = connect_all(settings)
         for connected in forges.values():
             stack.push_async_callback(connected.aclose)
-        if settings.webhook.commands.enabled and not isinstance(source, MemoryQueue):
+        if settings.webhook.commands.enabled and source.tasks is None:
             _logger.warning(
                 "With RabbitMQ /run and /retry apply the label from our own account: its per-user settings "
                 "apply to the run, not those of the command's author (docs/decisions/0015)"
@@ -153,7 +152,7 @@ class NoticeHandler:
         async with self.source.item_lock(task.request.item) as is_free:
             if not is_free:
                 return
-            if isinstance(self.source, MemoryQueue) and not self.source.waits(task):
+            if not self.source.waits(task):
                 return
             item = await forge.locate(task.request.item)
             waiting = await self._waiting(task, item, await remembered(forge, item), forge)
@@ -180,18 +179,18 @@ class NoticeHandler:
         )
 
     async def _check(self, withdrawal: Withdrawal, forge: Forge) -> None:
-        """Cancel a task in the in-memory queue whose label may be older than the withdrawal.
+        """Cancel a task that the queue knows, and whose label may be older than the withdrawal.
 
         The item decides: if it no longer shows the label, the label was removed after it was applied.
         """
-        item = withdrawal.item
-        if not isinstance(self.source, MemoryQueue) or not await self._is_wanted(item, forge):
+        item, tasks = withdrawal.item, self.source.tasks
+        if tasks is None or not self.source.is_wanted(item):
             return
         seen = await forge.read_state(item)
         if seen.open and self.settings.labels(item.platform).active & seen.labels:
             return
         at = seen.updated_at or withdrawal.at
-        await self.source.withdraw(withdrawal.model_copy(update={"at": at, "confirmed": True}))
+        await tasks.withdraw(withdrawal.model_copy(update={"at": at, "confirmed": True}))
 
     async def _show_cancelled(self, withdrawal: Withdrawal, forge: Forge) -> None:
         """Show that a waiting task was cancelled. The worker of a running task shows this itself.
@@ -204,8 +203,7 @@ class NoticeHandler:
                 return
             item = await forge.locate(withdrawal.item)
             state = await remembered(forge, item)
-            by_command = withdrawal.cause is WithdrawalCause.COMMAND
-            if by_command and isinstance(self.source, MemoryQueue):
+            if withdrawal.cause is WithdrawalCause.COMMAND:
                 task = self.source.latest_task(withdrawal.item)
                 unseen = await self._waiting(task, item, state, forge) if task else None
                 state = unseen or state
@@ -217,9 +215,9 @@ class NoticeHandler:
 
     async def _is_wanted(self, item: Item, forge: Forge) -> bool:
         """Whether the item has a task that is not cancelled: its label may have been applied again."""
-        if isinstance(self.source, MemoryQueue):
-            latest = self.source.latest(item)
-            return latest is not None and not latest.terminal and not latest.cancel_requested
+        wanted = self.source.is_wanted(item)
+        if wanted is not None:
+            return wanted
         labels = self.settings.labels(item.platform)
         seen = await forge.read_state(item)
         return seen.open and bool(labels.active & seen.labels)
@@ -230,21 +228,18 @@ class NoticeHandler:
         return task_for(forge, item, labels, state, max_attempts=limit)
 
     async def _execute(self, command: IssueCommand, forge: Forge) -> None:
-        labels = LabelRequests(forge, self.settings.labels(command.item.platform))
+        by_labels = LabelRequests(forge, self.settings.labels(command.item.platform))
         target = Target(
             forge=forge,
-            tasks=self.source if isinstance(self.source, MemoryQueue) else labels,
+            tasks=self.source.tasks or by_labels,
             last=partial(_last, forge, command.item, self.source),
         )
         await execute(command, target, self.metrics)
 
 
 async def _last(forge: Forge, item: Item, source: NoticeSource) -> LastTask:
-    latest = source.latest(item) if isinstance(source, MemoryQueue) else None
     state = await remembered(forge, item)
-    phase = state.phase if state else None
-    if latest is not None and latest.cancel_requested:
-        phase = Phase.CANCELLED
+    phase = Phase.CANCELLED if source.is_cancelled(item) else state.phase if state else None
     return LastTask(phase, state.runner if state else None)
 
 

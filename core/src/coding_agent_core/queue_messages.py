@@ -305,7 +305,31 @@ class TaskSource(Protocol):
 
 
 class NoticeSource(Protocol):
-    """Delivers notices in installations without a reporter."""
+    """Delivers notices in installations without a reporter, and says what its queue knows of the tasks.
+
+    A broker knows messages and not tasks, so there the item's labels and our comment show the tasks.
+    """
+
+    @property
+    def tasks(self) -> TaskSink | None:
+        """Carries out what commands ask for; `None` if a command changes the item's labels instead."""
+        ...
+
+    def waits(self, task: QueuedTask) -> bool:
+        """Return `False` if the queue knows that the task has ended, was cancelled, or is not the newest."""
+        ...
+
+    def is_wanted(self, item: Item) -> bool | None:
+        """Whether the item has a task that is not cancelled; `None` if only its labels show this."""
+        ...
+
+    def latest_task(self, item: Item) -> QueuedTask | None:
+        """Return the item's newest task, even if it has ended; `None` if the queue knows none."""
+        ...
+
+    def is_cancelled(self, item: Item) -> bool:
+        """Whether the queue knows that the item's newest task was cancelled."""
+        ...
 
     def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
         """Yield the notices about one forge's items, one at a time, until `stop` is set; reconnect if needed.

@@ -26,6 +26,7 @@ from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavail
 from coding_agent_core.forge.values import Change, Comment, ItemDetails, ItemState, LabelEvent
 from coding_agent_core.queue_messages import Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq.messages import DeliveryTracker
+from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.retry import Clock, first_of
@@ -630,7 +631,7 @@ class _Source:
 
 
 @dataclass(eq=False)
-class _NoticeSource:
+class _NoticeSource(RabbitMQNotices):
     process: Process
 
     def item_lock(self, _item: Item) -> Any:

@@ -258,13 +258,28 @@ class MemoryQueue:
         entry = self._latest.get(item.identity)
         return entry.latest() if entry else None
 
+    @property
+    def tasks(self) -> MemoryQueue:
+        """See `NoticeSource`."""
+        return self
+
     def latest_task(self, item: Item) -> QueuedTask | None:
-        """Return the newest task of an item, whether or not it has ended."""
+        """See `NoticeSource`."""
         entry = self._latest.get(item.identity)
         return entry.task if entry else None
 
+    def is_wanted(self, item: Item) -> bool:
+        """See `NoticeSource`."""
+        latest = self.latest(item)
+        return latest is not None and not latest.terminal and not latest.cancel_requested
+
+    def is_cancelled(self, item: Item) -> bool:
+        """See `NoticeSource`."""
+        latest = self.latest(item)
+        return latest is not None and latest.cancel_requested
+
     def waits(self, task: QueuedTask) -> bool:
-        """Whether this is the newest task of its item, and it has neither ended nor been cancelled."""
+        """See `NoticeSource`."""
         entry = self._latest.get(task.request.item.identity)
         known = entry is not None and entry.task.uuid == task.uuid
         return known and entry is not None and not entry.ended and not entry.cancel_requested

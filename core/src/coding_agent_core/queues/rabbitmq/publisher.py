@@ -332,6 +332,8 @@ class RabbitMQSink:
 class RabbitMQNotices:
     """See `NoticeSource`. Several consumers share the notices; an unacknowledged one is delivered again."""
 
+    tasks = None
+
     def __init__(self, settings: RabbitMQ) -> None:
         self._settings = settings
         self._forges: dict[str, _ForgeNotices] = {}
@@ -339,6 +341,20 @@ class RabbitMQNotices:
     def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
         forge = self._forges[host.lower()] = _ForgeNotices(self._settings, host)
         return forge.notices(stop)
+
+    def waits(self, task: QueuedTask) -> bool:
+        """Nothing says that it does not."""
+        return True
+
+    def is_wanted(self, item: Item) -> None:
+        """Only the item's labels show this."""
+
+    def latest_task(self, item: Item) -> None:
+        """A broker knows no tasks."""
+
+    def is_cancelled(self, item: Item) -> bool:
+        """Nothing says so."""
+        return False
 
     @asynccontextmanager
     async def item_lock(self, item: Item) -> AsyncIterator[bool]:

@@ -248,6 +248,31 @@ async def branch_for(
     )
 
 
+def state_of(
+    task: QueuedTask, start: Start, branch: str | None, *, begins: bool, process: str | None = None
+) -> State:
+    """Return what the comment shows of a task that may start; it keeps what earlier tasks have left.
+
+    Args:
+        begins: whether the attempt begins now; otherwise the task waits.
+        process: the same as in `State`.
+    """
+    before = start.previous
+    return State(
+        uuid=task.uuid,
+        run=start.run,
+        attempt=start.attempt if begins else 0,
+        phase=Phase.RUNNING if begins else Phase.QUEUED,
+        process=process,
+        branch=branch,
+        change_url=before.change_url if before is not None and before.branch == branch else None,
+        runner=task.request.runner,
+        user=task.request.user or None,
+        retry_cause=before.retry_cause if before is not None and start.continues else None,
+        rounds=before.rounds if before is not None else None,
+    )
+
+
 async def remembered(forge: Forge, item: Item) -> State | None:
     """Return the state that our comment on the item holds; `None` if there is no such comment."""
     found = await forge.find_comment(item, MARKER)

@@ -37,7 +37,14 @@ from coding_agent_core.tasks import (
     task_name,
 )
 
-from coding_agent_consumer.forge_tasks import ForgeTask, Start, decide_start, remembered, task_for
+from coding_agent_consumer.forge_tasks import (
+    ForgeTask,
+    Start,
+    decide_start,
+    remembered,
+    state_of,
+    task_for,
+)
 
 _logger = logging.getLogger("coding_agent.notices")
 
@@ -168,15 +175,7 @@ class NoticeHandler:
         decision = decide_start(task, await forge.read(item), shown, labels, limit)
         if not isinstance(decision, Start):
             return None
-        return State(
-            uuid=task.uuid,
-            run=decision.run,
-            attempt=0,
-            phase=Phase.QUEUED,
-            branch=shown.branch if shown else None,
-            change_url=shown.change_url if shown else None,
-            runner=task.request.runner,
-        )
+        return state_of(task, decision, shown.branch if shown else None, begins=False)
 
     async def _check(self, withdrawal: Withdrawal, forge: Forge) -> None:
         """Cancel a task that the queue knows, and whose label may be older than the withdrawal.

@@ -41,6 +41,7 @@ from coding_agent_consumer.forge_tasks import (
     decide_start,
     remembered,
     show_end_again,
+    state_of,
     task_for,
 )
 
@@ -301,18 +302,7 @@ class TaskHandler:
                         continues=start.continues,
                     ),
                 )
-                begun = State(
-                    uuid=queued.uuid,
-                    run=decision.run,
-                    attempt=decision.attempt,
-                    phase=Phase.RUNNING,
-                    branch=branch,
-                    change_url=state.change_url if state and state.branch == branch else None,
-                    runner=queued.request.runner,
-                    user=queued.request.user or None,
-                    process=self.process,
-                    retry_cause=state.retry_cause if state and start.continues else None,
-                )
+                begun = state_of(queued, start, branch, begins=True, process=self.process)
                 progress.attempt = decision.attempt
                 progress.task = task_for(forge, item, labels, begun, max_attempts=limit)
                 earlier = EarlierAttempts(ended=start.ended)

@@ -12,6 +12,7 @@ from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, read_state
+from coding_agent_core.round_notes import notes_of, our_comment, shows
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.rounds.trigger import report_of_round, trigger_of
 from coding_agent_core.rounds.values import (
@@ -25,7 +26,6 @@ from coding_agent_core.rounds.values import (
 )
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger
 from coding_agent_operator.reporter.report import with_round
-from coding_agent_operator.reporter.round_notes import notes_of, our_comment, shows
 
 NOW = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 POLICY = RoundPolicy(review_quiet=timedelta(seconds=60))

@@ -22,10 +22,16 @@ from coding_agent_core.rounds.record import (
     with_reruns,
 )
 from coding_agent_core.rounds.values import RoundCause, RoundKind
-from coding_agent_core.tasks import ROUND_CAUSE_LIMIT, Cause, RoundTrigger
+from coding_agent_core.tasks import ROUND_CAUSE_LIMIT, Cause, Phase, RoundTrigger
 
 REPORTED_RERUNS = 5
 """Maximum number of re-runs that a round reports, because its whole report has to fit into 4 KiB."""
+ENDS = {
+    Phase.SUCCEEDED: RoundEnd.NO_PUSH,
+    Phase.FAILED: RoundEnd.FAILED,
+    Phase.CANCELLED: RoundEnd.CANCELLED,
+}
+"""How a round ended that has reported nothing."""
 
 
 class RoundReport(RoundEntry):
@@ -93,6 +99,16 @@ def cause_of(trigger: RoundTrigger) -> RoundCause:
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"not the identity of a round's cause: {trigger.cause[:200]!r}") from error
+
+
+def round_phrase(trigger: RoundTrigger) -> str:
+    """Return which round of its kind a task is, for people, e.g. `checks round 2 of 3`.
+
+    Raises:
+        ValueError: the trigger has no cause.
+    """
+    cause = cause_of(trigger)
+    return f"{cause.kind} {cause.count}"
 
 
 def recorded(

@@ -24,8 +24,8 @@ from coding_agent_core.agenttask import (
 from coding_agent_core.forge.values import Comment
 from coding_agent_core.reasons import REASONS, PodReason
 from coding_agent_core.reporting import Links, Report, State, retry_cause
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord
-from coding_agent_core.rounds.trigger import recorded
+from coding_agent_core.rounds.record import RoundRecord
+from coding_agent_core.rounds.trigger import ENDS, recorded
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.usage import Usage
@@ -52,12 +52,6 @@ _ACTIVITIES = {"Cancelling": "being cancelled", "Suspending": "being suspended"}
 """Headlines by reason that replace those of the phases Starting and Running."""
 _CAUSE_LIMIT = 256
 _NO_ROUNDS = RoundRecord()
-_ENDS = {
-    Phase.SUCCEEDED: RoundEnd.NO_PUSH,
-    Phase.FAILED: RoundEnd.FAILED,
-    Phase.CANCELLED: RoundEnd.CANCELLED,
-}
-"""How a round ended that has reported nothing."""
 _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -183,7 +177,7 @@ def with_round(record: RoundRecord, task: AgentTask) -> RoundRecord:
         return record
     result = task.status.result
     try:
-        return recorded(record, trigger, result.round if result else None, _ENDS[phase])
+        return recorded(record, trigger, result.round if result else None, ENDS[phase])
     except ValueError as error:  # a person wrote the task
         _logger.warning("%s is not recorded as a round: %s", task.name, error)
         return record

@@ -1,7 +1,6 @@
-"""Looks at the open changes of our account on one forge, and creates their rounds (docs/decisions/0029).
+"""Creates the rounds of our open changes on one forge as AgentTasks, and shows why there is none.
 
-Each look reads all open changes anew, and decides by them and by the record in our comment. Events only cause
-a look: they carry no decision, so an event that is lost or doubled changes nothing.
+What each look reads and decides is the same in all modes: `coding_agent_core.round_looks`.
 """
 
 from __future__ import annotations
@@ -14,24 +13,24 @@ from dataclasses import dataclass, field
 from coding_agent_core.admission import runs_of
 from coding_agent_core.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK, AgentTask
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
+from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.pacing import NotYetError
-from coding_agent_core.forge.values import MARKER, Permission
+from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reporting import State, comment, comment_with_rounds, read_state
+from coding_agent_core.reporting import State, comment, comment_with_rounds
 from coding_agent_core.retry import backoff
-from coding_agent_core.round_rules.open_work import open_work
+from coding_agent_core.round_looks import ChangeLooks
+from coding_agent_core.round_notes import notes_of, our_comment, shows
 from coding_agent_core.round_rules.reruns import Asked, run_again
 from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
 from coding_agent_core.rounds.trigger import trigger_of
-from coding_agent_core.rounds.values import RoundCause, RoundPolicy, Work
+from coding_agent_core.rounds.values import RoundCause, Work
 from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, answered_issue, identity_hash
+from coding_agent_core.tasks import Origin, TaskRequest, Trigger, answered_issue
 from prometheus_client import Counter
 
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
 from coding_agent_operator.reporter.report import cancellation_cause, report_of, with_round
-from coding_agent_operator.reporter.round_notes import notes_of, our_comment, shows
 
 _logger = logging.getLogger("reporter.round_looks")
 
@@ -43,22 +42,6 @@ LOOKS = Counter(
 )
 _QUIET_S = 5.0
 """Least number of seconds between two looks, because events come in bursts."""
-_PERMISSION_S = 600.0
-"""Seconds for which looks rely on a permission. When a round starts, permissions are read anew."""
-_DECISIONS = 3
-"""Maximum number of decisions in one look at a change. A further one is needed if permissions were read."""
-_LOGINS = 20
-"""Maximum number of permissions that are read for one decision."""
-_FAILURES = 3
-"""After this many failed changes in a row, the forge or the cluster is the problem, and the look ends."""
-
-
-@dataclass
-class SetAside:
-    """A change that could not be handled, so looks leave it out until a monotonic time."""
-
-    failures: int
-    until: float
 
 
 @dataclass
@@ -93,15 +76,14 @@ class RoundLooks:
     branch_prefix: str
     changed: Callable[[str], None]
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _states: dict[str, tuple[str, State | None]] = field(default_factory=dict)
-    """The states of long comments, whose end snapshots do not show, with `OurComment.key`."""
-    _permissions: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
-    """Until when (monotonic) we rely on what somebody may do, by the repository and the login."""
     _reruns: dict[str, OurReruns] = field(default_factory=dict)
-    _aside: dict[str, SetAside] = field(default_factory=dict)
     _asked: dict[str, AgentTask] = field(default_factory=dict)
     """The tasks with an annotation that asks for a look."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        policy = self.settings.policy(self.context.labels)
+        self._changes = ChangeLooks(self.context.forge, policy, self._delay, self.context.monotonic)
 
     def ask(self, task: AgentTask) -> None:
         """Look soon, because the task has an annotation that asks for it."""
@@ -152,38 +134,16 @@ class RoundLooks:
         Raises:
             CodingAgentError: the changes could not be listed, or several in a row could not be handled.
         """
-        changes = await self.context.forge.open_changes()
-        self._forget(changes)
-        wait, in_a_row = self.settings.interval, 0
-        for snapshot in changes.snapshots:
-            key = identity_hash(snapshot.item.identity)
-            aside = self._aside.get(key)
-            if aside is not None and aside.until > self.context.monotonic():
-                continue
-            try:
-                soonest = await self._look_at(key, snapshot)
-            except NotYetError:
-                raise
-            except Exception as error:
-                failures = aside.failures + 1 if aside is not None else 1
-                delay = self._delay(failures, error)
-                self._aside[key] = SetAside(failures, self.context.monotonic() + delay)
-                log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
-                log("%s is set aside for %.0f s: %s", snapshot.item.display, delay, error)
-                in_a_row += 1
-                if in_a_row >= _FAILURES:
-                    raise
-                wait = min(wait, delay)
-            else:
-                self._aside.pop(key, None)
-                in_a_row = 0
-                wait = wait if soonest is None else min(wait, soonest)
+        wait = await self._changes.look(self.settings.interval, self._look_at)
+        for kept in (self.notes, self._reruns):
+            for key in kept.keys() - self._changes.open:
+                kept.pop(key, None)
         return wait
 
     async def _look_at(self, key: str, snapshot: ChangeSnapshot) -> float | None:
         """Create the round that is due; return in how many seconds time alone makes another one due."""
         item = snapshot.item
-        state = await self._state(key, snapshot)
+        state = await self._changes.state(key, snapshot)
         runs = runs_of(item, await self.context.tasks.runs(item))
         record = (state.rounds if state is not None else None) or RoundRecord()
         for run in runs:
@@ -191,15 +151,14 @@ class RoundLooks:
         if any(entry.head != snapshot.head_commit for entry in self.reruns(key)):
             del self._reruns[key]
         record = with_reruns(record, self.reruns(key))
-        policy = self.settings.policy(self.context.labels)
         active = any(not run.over for run in runs)
-        work = await self._decided(snapshot, record, policy, active=active)
+        work = await self._changes.decide(snapshot, record, active=active)
         if work.due:
             await self._create(snapshot, work.due[0], runs)
         elif work.reruns:
             record = await self._run_again(key, snapshot, work, record)
-            work = await self._decided(snapshot, record, policy, active=active)
-        notes = notes_of(work, policy)
+            work = await self._changes.decide(snapshot, record, active=active)
+        notes = notes_of(work, self._changes.policy)
         if self.notes.get(key, ()) != notes:
             self.notes[key] = notes
             self.changed(key)
@@ -207,39 +166,6 @@ class RoundLooks:
             await self._show(key, snapshot, runs, state, record=record, notes=notes)
         again = work.look_again
         return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
-
-    async def _state(self, key: str, snapshot: ChangeSnapshot) -> State | None:
-        """Return the state in our comment on a change; it costs a request only if the comment is long."""
-        ours = our_comment(snapshot)
-        if ours.whole:
-            return ours.state
-        known = self._states.get(key)
-        if known is not None and ours.key and known[0] == ours.key:
-            return known[1]
-        found = await self.context.forge.find_comment(snapshot.item, MARKER)
-        state = None if found is None else read_state(found.body)
-        self._states[key] = ours.key, state
-        return state
-
-    async def _decided(
-        self, snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, *, active: bool
-    ) -> Work:
-        place = snapshot.item.repository_identity
-
-        def may_write(login: str) -> bool | None:
-            until, allowed = self._permissions.get((place, login.casefold()), (0.0, None))
-            return allowed if until > self.context.monotonic() else None
-
-        work = Work()
-        for _ in range(_DECISIONS):
-            work = open_work(snapshot, record, policy, snapshot.read_at, may_write=may_write, active=active)
-            for login in work.ask[:_LOGINS]:
-                permission = await self.context.forge.permission(snapshot.item, login)
-                until = self.context.monotonic() + _PERMISSION_S
-                self._permissions[place, login.casefold()] = until, permission >= Permission.WRITE
-            if not work.ask:
-                break
-        return work
 
     async def _run_again(
         self, key: str, snapshot: ChangeSnapshot, work: Work, record: RoundRecord
@@ -312,7 +238,7 @@ class RoundLooks:
         text, body = comment(report), our_comment(snapshot).body
         if unshown is not None or (body is not None and not shows(body, text)):
             await self.context.forge.upsert_comment(snapshot.item, MARKER, text)
-            self._states.pop(key, None)
+            self._changes.wrote(key)
         if unshown is not None:
             unshown.shown = True
 
@@ -321,7 +247,7 @@ class RoundLooks:
         found = await self.context.forge.find_comment(snapshot.item, MARKER)
         text = comment_with_rounds(found.body if found else "", record, sentence)
         await self.context.forge.upsert_comment(snapshot.item, MARKER, text, known=found)
-        self._states.pop(key, None)
+        self._changes.wrote(key)
 
     async def _answer(self, asked: Iterable[AgentTask]) -> None:
         """Remove the annotations that asked for a look. If a task has changed, the watch shows it again."""
@@ -330,19 +256,6 @@ class RoundLooks:
             if task.metadata.labels.get(LABEL_REPORTED) == LOOK:
                 patch["labels"] = {LABEL_REPORTED: "true"}
             await self.context.tasks.patch(task, {"metadata": patch})
-
-    def _forget(self, changes: OpenChanges) -> None:
-        """Drop what is known about changes that are no longer open."""
-        for item, why in changes.unreadable:
-            _logger.warning("%s cannot be read: %s", item.display, why)
-        now = self.context.monotonic()
-        self._permissions = {who: known for who, known in self._permissions.items() if known[0] > now}
-        unreadable: list[Item] = [item for item, _ in changes.unreadable]
-        items = [*(snapshot.item for snapshot in changes.snapshots), *unreadable]
-        there = {identity_hash(item.identity) for item in items}
-        for kept in (self.notes, self._states, self._reruns, self._aside):
-            for key in kept.keys() - there:
-                kept.pop(key, None)
 
     def _delay(self, failures: int, error: BaseException) -> float:
         reporter = self.context.settings

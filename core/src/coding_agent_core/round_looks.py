@@ -1,0 +1,163 @@
+"""Reads the open changes of our account on one forge, and decides what is left to do on each.
+
+Each look reads all open changes anew, and decides by them and by the record in our comment. Events only cause
+a look: they carry no decision, so an event that is lost or doubled changes nothing (docs/decisions/0029).
+On Kubernetes the reporter acts on a decision, elsewhere a consumer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
+from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.forge.values import MARKER, Permission
+from coding_agent_core.reporting import State, read_state
+from coding_agent_core.round_notes import our_comment
+from coding_agent_core.round_rules.open_work import open_work
+from coding_agent_core.rounds.record import RoundRecord
+from coding_agent_core.rounds.values import RoundPolicy, Work
+from coding_agent_core.tasks import Item, identity_hash
+
+_logger = logging.getLogger("coding_agent.round_looks")
+
+_PERMISSION_S = 600.0
+"""Seconds for which looks rely on a permission. When a round starts, permissions are read anew."""
+_DECISIONS = 3
+"""Maximum number of decisions in one look at a change. A further one is needed if permissions were read."""
+_LOGINS = 20
+"""Maximum number of permissions that are read for one decision."""
+_FAILURES = 3
+"""After this many failed changes in a row, the forge or the queue is the problem, and the look ends."""
+
+LookAt = Callable[[str, ChangeSnapshot], Awaitable[float | None]]
+"""Handles a change, whose item has this hash; returns in how many seconds time alone makes a round due."""
+
+
+@dataclass
+class SetAside:
+    """A change that could not be handled, so looks leave it out until a monotonic time."""
+
+    failures: int
+    until: float
+
+
+@dataclass
+class ChangeLooks:
+    """Looks at the open changes of one forge.
+
+    Args:
+        policy: the rules of rounds on this forge.
+        delay: returns the seconds until the next try after so many failures in a row, the last with an error.
+        monotonic: returns the monotonic time in seconds.
+
+    Attributes:
+        open: the hashes of the items that were open in the last look.
+    """
+
+    forge: Forge
+    policy: RoundPolicy
+    delay: Callable[[int, BaseException], float]
+    monotonic: Callable[[], float]
+    open: frozenset[str] = frozenset()
+    _states: dict[str, tuple[str, State | None]] = field(default_factory=dict)
+    """The states of long comments, whose end snapshots do not show, with `OurComment.key`."""
+    _permissions: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
+    """Until when (monotonic) we rely on what somebody may do, by the repository and the login."""
+    _aside: dict[str, SetAside] = field(default_factory=dict)
+
+    async def look(self, interval: float, look_at: LookAt) -> float:
+        """Look at all open changes once; return the seconds until the next look, at most `interval`.
+
+        Raises:
+            CodingAgentError: the changes could not be listed, or several in a row could not be handled.
+        """
+        changes = await self.forge.open_changes()
+        self._forget(changes)
+        wait, in_a_row = interval, 0
+        for snapshot in changes.snapshots:
+            key = identity_hash(snapshot.item.identity)
+            aside = self._aside.get(key)
+            if aside is not None and aside.until > self.monotonic():
+                continue
+            try:
+                soonest = await look_at(key, snapshot)
+            except NotYetError:
+                raise
+            except Exception as error:
+                failures = aside.failures + 1 if aside is not None else 1
+                delay = self.delay(failures, error)
+                self._aside[key] = SetAside(failures, self.monotonic() + delay)
+                log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
+                log("%s is set aside for %.0f s: %s", snapshot.item.display, delay, error)
+                in_a_row += 1
+                if in_a_row >= _FAILURES:
+                    raise
+                wait = min(wait, delay)
+            else:
+                self._aside.pop(key, None)
+                in_a_row = 0
+                wait = wait if soonest is None else min(wait, soonest)
+        return wait
+
+    async def state(self, key: str, snapshot: ChangeSnapshot) -> State | None:
+        """Return the state in our comment on a change; it costs a request only if the comment is long.
+
+        Args:
+            key: the hash of the change's item.
+        """
+        ours = our_comment(snapshot)
+        if ours.whole:
+            return ours.state
+        known = self._states.get(key)
+        if known is not None and ours.key and known[0] == ours.key:
+            return known[1]
+        found = await self.forge.find_comment(snapshot.item, MARKER)
+        state = None if found is None else read_state(found.body)
+        self._states[key] = ours.key, state
+        return state
+
+    def wrote(self, key: str) -> None:
+        """Note that we have changed our comment on the change whose item has this hash."""
+        self._states.pop(key, None)
+
+    async def decide(self, snapshot: ChangeSnapshot, record: RoundRecord, *, active: bool) -> Work:
+        """Decide what is left to do, and read the permissions that the decision needs.
+
+        Args:
+            active: the same as in `open_work`.
+        """
+        place = snapshot.item.repository_identity
+
+        def may_write(login: str) -> bool | None:
+            until, allowed = self._permissions.get((place, login.casefold()), (0.0, None))
+            return allowed if until > self.monotonic() else None
+
+        work = Work()
+        for _ in range(_DECISIONS):
+            work = open_work(
+                snapshot, record, self.policy, snapshot.read_at, may_write=may_write, active=active
+            )
+            for login in work.ask[:_LOGINS]:
+                permission = await self.forge.permission(snapshot.item, login)
+                until = self.monotonic() + _PERMISSION_S
+                self._permissions[place, login.casefold()] = until, permission >= Permission.WRITE
+            if not work.ask:
+                break
+        return work
+
+    def _forget(self, changes: OpenChanges) -> None:
+        """Drop what is known about changes that are no longer open."""
+        for item, why in changes.unreadable:
+            _logger.warning("%s cannot be read: %s", item.display, why)
+        now = self.monotonic()
+        self._permissions = {who: known for who, known in self._permissions.items() if known[0] > now}
+        unreadable: list[Item] = [item for item, _ in changes.unreadable]
+        items = [*(snapshot.item for snapshot in changes.snapshots), *unreadable]
+        self.open = frozenset(identity_hash(item.identity) for item in items)
+        self._states = {key: state for key, state in self._states.items() if key in self.open}
+        self._aside = {key: aside for key, aside in self._aside.items() if key in self.open}

@@ -262,7 +262,7 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
         parts = [
             serve(settings, queue, stop=stop, app=app),
             _work(settings, queue, stop, registry),
-            handle_notices(settings, queue, stop, CommandMetrics(registry)),
+            handle_notices(settings, queue, stop, CommandMetrics(registry), sink=queue),
         ]
         problem = scope_problem(settings)
         if not settings.scheduling.enabled:
@@ -336,12 +336,18 @@ async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
 
     registry = process_registry()
     parts = [_work(settings, connect_source(settings), stop, registry)]
+    sink: TaskSink | None = None
     if settings.backend is Backend.RABBITMQ:
         from coding_agent_core.queues.rabbitmq import RabbitMQNotices
 
-        parts.append(handle_notices(settings, RabbitMQNotices(settings.rabbitmq), stop))
-    with served(settings.consumer.http_host, settings.consumer.http_port, registry):
-        await _together(parts, stop)
+        sink = connect_sink(settings)
+        parts.append(handle_notices(settings, RabbitMQNotices(settings.rabbitmq), stop, sink=sink))
+    try:
+        with served(settings.consumer.http_host, settings.consumer.http_port, registry):
+            await _together(parts, stop)
+    finally:
+        if sink is not None:
+            await sink.aclose()
 
 
 async def _work(
@@ -393,16 +399,16 @@ async def _producer_then_consumer(settings: Settings, stop: asyncio.Event) -> No
         await _producer(settings, stop, loop_forever=False)
         await _consumer(settings, stop)
         return
-    from coding_agent_consumer.notices import handle_notices
+    from coding_agent_consumer.notices import handle_notices, look_once
     from coding_agent_core.queues.memory import MemoryQueue
     from prometheus_client import CollectorRegistry
 
     queue = MemoryQueue(process=_process(settings))
     await _poll(settings, queue, stop)
+    await look_once(settings, queue, queue, stop)
     queue.drain()
-    await _together(
-        [_work(settings, queue, stop, CollectorRegistry()), handle_notices(settings, queue, stop)], stop
-    )
+    notices = handle_notices(settings, queue, stop, sink=queue)
+    await _together([_work(settings, queue, stop, CollectorRegistry()), notices], stop)
 
 
 if __name__ == "__main__":

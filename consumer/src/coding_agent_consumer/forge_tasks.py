@@ -17,6 +17,7 @@ from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import (
+    EVERY_LABEL_STAYS,
     Report,
     State,
     last_act,
@@ -25,6 +26,9 @@ from coding_agent_core.reporting import (
     retry_cause,
     show_labels,
 )
+from coding_agent_core.rounds.record import RoundRecord
+from coding_agent_core.rounds.trigger import ENDS, cause_of, recorded, round_phrase
+from coding_agent_core.rounds.values import RoundCause
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Authorize
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, Phase, TaskRequest, Trigger, task_name
@@ -91,18 +95,26 @@ Decision = Start | Drop | Abandon | Settle
 def decide_start(
     task: QueuedTask, details: ItemDetails, state: State | None, labels: Labels, max_attempts: int
 ) -> Decision:
-    """Decide what happens to a message, by the item's labels and the state in our comment."""
-    manual = task.request.trigger.origin is Origin.MANUAL
+    """Decide what happens to a message, by the item's labels and the state in our comment.
+
+    Raises:
+        ValueError: the message of a round has no cause.
+    """
+    manual, trigger = task.request.trigger.origin is Origin.MANUAL, task.request.trigger.round
     # A message that could not be handled in the task's last attempt comes again with a higher number.
     number = min(task.attempt, max_attempts)
     if state is None or state.uuid != task.uuid:
         until = answered_by(details.updated_at, labeled=bool(labels.triggers & details.labels))
         if not details.open:
             return Drop("the item is closed", until)
+        if trigger is not None:
+            why = _why_no_round(cause_of(trigger), state)
+            if why:
+                return Drop(why)
         # A task that has started shows a comment before it swaps the labels. If only the processing label is
         # there, somebody deleted the comment, and the task's consumer died: the item's lock is ours.
         asking = labels.triggers if state is not None else labels.active
-        if not asking & details.labels and not manual:
+        if not asking & details.labels and not manual and trigger is None:
             return Drop(
                 "the item no longer has the label: it was removed, or another task answered it", until
             )
@@ -117,7 +129,9 @@ def decide_start(
     when = "before its task started" if state.attempt == 0 else "while its task was waiting to continue"
     if not details.open:
         return Abandon(state, Reason.CANCELLED, f"The item was closed {when}.")
-    if not manual and not labels.active & details.labels:
+    # The change of a round has no label until the round's first attempt adds one.
+    expects_label = not manual and (trigger is None or state.attempt > 0)
+    if expects_label and not labels.active & details.labels:
         return Abandon(state, Reason.CANCELLED, f"The label was removed {when}.")
     match state.phase:
         case Phase.QUEUED:  # e.g. the consumer was restarted: this does not count as an attempt
@@ -134,6 +148,21 @@ def decide_start(
             " process died, or the forge refused the report. See the consumer's log around that time.",
         )
     return Start(run=state.run, attempt=attempt, previous=state, continues=state.attempt > 0)
+
+
+def _why_no_round(cause: RoundCause, state: State | None) -> str:
+    """Say why a round does not start, from the comment alone; empty if it may.
+
+    Messages of a round can come twice, and late: a broker does not know that two are for the same cause. A
+    round that is dropped here is no loss, because the next look decides again.
+    """
+    if state is None:
+        return ""
+    if state.rounds is not None and state.rounds.has(cause):
+        return "this cause has had its round"
+    if state.attempt > 0 and not state.phase.terminal:
+        return "another task of the change has not ended"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -270,6 +299,7 @@ def state_of(
         user=task.request.user or None,
         retry_cause=before.retry_cause if before is not None and start.continues else None,
         rounds=before.rounds if before is not None else None,
+        round=task.request.trigger.round,
     )
 
 
@@ -300,7 +330,8 @@ async def show_end_again(forge: Forge, item: Item, labels: Labels) -> None:
     state = read_state(found.body) if found else None
     if found is not None and state is not None and state.phase.terminal:
         # A label that was applied after the end was shown asks for the next run, however long ago that was.
-        await show_labels(forge, item, labels, state.phase, answered_until=found.updated_at)
+        until = found.updated_at if state.round is None else EVERY_LABEL_STAYS
+        await show_labels(forge, item, labels, state.phase, answered_until=until)
 
 
 @dataclass
@@ -322,12 +353,24 @@ class ForgeTask:
     since: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
     answered_until: datetime | None = field(default=None, init=False)
 
+    def __post_init__(self) -> None:
+        if self.state.round is not None:
+            # A round does something else than a label asks for.
+            self.answered_until = EVERY_LABEL_STAYS
+
     @property
     def name(self) -> str:
-        return task_name(self.item, self.state.run)
+        round_part = self.state.round.name_part if self.state.round is not None else ""
+        return task_name(self.item, self.state.run, round_part=round_part)
 
     async def prepare(self) -> None:
-        """Show that the attempt starts."""
+        """Show that the attempt starts.
+
+        A round adds its label before the comment shows the attempt. Otherwise a change without a label could
+        mean that the consumer died in between, or that a person has removed the label.
+        """
+        if self.state.round is not None:
+            await self.forge.add_label(self.item, self.labels.processing_label)
         await self.comment(Phase.RUNNING)
 
     async def last_act(self) -> LabelEvent | None:
@@ -354,6 +397,8 @@ class ForgeTask:
 
     def seen(self, item: ItemDetails | ItemState) -> datetime | None:
         """Return the `answered_until` of a task whose work was over when the item looked like this."""
+        if self.state.round is not None:
+            return EVERY_LABEL_STAYS
         return answered_by(item.updated_at, labeled=bool(self.labels.triggers & item.labels))
 
     async def comment(
@@ -374,6 +419,9 @@ class ForgeTask:
             }
             if phase is Phase.BACKOFF:
                 update["retry_cause"] = retry_cause(self.state.attempt, outcome.reason, outcome.message)
+        if phase.terminal and self.state.round is not None:
+            record, reported = self.state.rounds or RoundRecord(), outcome.round if outcome else None
+            update["rounds"] = recorded(record, self.state.round, reported, ENDS[phase])
         self.state = self.state.model_copy(update=update)
         report = Report(
             task=self.name,
@@ -391,6 +439,7 @@ class ForgeTask:
             last=outcome,
             pushed=outcome is not None and outcome.branch is not None,
             began=self.state.attempt > 0,
+            round=round_phrase(self.state.round) if self.state.round is not None else "",
         )
         await publish(self.forge, report, answered_until=self.answered_until)
 

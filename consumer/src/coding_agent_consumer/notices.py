@@ -1,7 +1,7 @@
 """Handle notices while a consumer's workers run, in installations without a reporter.
 
 An item then shows that its task waits, or that the task was cancelled before it started. Commands in comments
-are executed.
+are executed. What happens to a change of ours causes a look at all of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
@@ -21,7 +21,14 @@ from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUna
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.issue_commands import IssueCommand
-from coding_agent_core.queue_messages import Notice, NoticeSource, QueuedTask, item_of_notice
+from coding_agent_core.queue_messages import (
+    LookRequest,
+    Notice,
+    NoticeSource,
+    QueuedTask,
+    TaskSink,
+    item_of_notice,
+)
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import first_of
@@ -45,6 +52,7 @@ from coding_agent_consumer.forge_tasks import (
     state_of,
     task_for,
 )
+from coding_agent_consumer.rounds.looks import RoundLooks
 
 _logger = logging.getLogger("coding_agent.notices")
 
@@ -64,8 +72,14 @@ async def handle_notices(
     source: NoticeSource,
     stop: asyncio.Event,
     metrics: CommandMetrics | None = None,
+    *,
+    sink: TaskSink | None = None,
 ) -> None:
-    """Handle notices as they come, until `stop` is set. A forge that is down does not delay other forges."""
+    """Handle notices as they come, until `stop` is set. A forge that is down does not delay other forges.
+
+    Args:
+        sink: takes the rounds of our open changes; `None`: there are none.
+    """
     async with AsyncExitStack() as stack:
         forges = connect_all(settings)
         for connected in forges.values():
@@ -75,11 +89,33 @@ async def handle_notices(
                 "With RabbitMQ /run and /retry apply the label from our own account: its per-user settings "
                 "apply to the run, not those of the command's author (docs/decisions/0015)"
             )
-        handler = NoticeHandler(settings, source, forges, metrics)
+        looks = round_looks(settings, source, forges, sink)
+        handler = NoticeHandler(settings, source, forges, metrics, looks)
         async with asyncio.TaskGroup() as group:
+            for one in looks.values():
+                group.create_task(one.run(stop))
             # Forges without a token are included: their notices are dropped with a warning, as tasks are.
             for host in sorted({*settings.hosts.values(), *forges}):
                 group.create_task(_handle_notices_of(host, handler, source, stop))
+
+
+def round_looks(
+    settings: Settings, source: NoticeSource, forges: Mapping[str, Forge], sink: TaskSink | None
+) -> dict[str, RoundLooks]:
+    """Return what looks at our open changes, by host; empty if there are no rounds."""
+    if sink is None or not settings.rounds.enabled:
+        return {}
+    return {host: RoundLooks(settings, forge, source, sink) for host, forge in forges.items()}
+
+
+async def look_once(settings: Settings, source: NoticeSource, sink: TaskSink, stop: asyncio.Event) -> None:
+    """Look at our open changes once, and queue their rounds."""
+    async with AsyncExitStack() as stack:
+        forges = connect_all(settings) if settings.rounds.enabled else {}
+        for connected in forges.values():
+            stack.push_async_callback(connected.aclose)
+        for looks in round_looks(settings, source, forges, sink).values():
+            await looks.once(stop)
 
 
 async def _handle_notices_of(
@@ -126,12 +162,14 @@ class NoticeHandler:
 
     Attributes:
         forges: the forges by host.
+        looks: what looks at our open changes, by host.
     """
 
     settings: Settings
     source: NoticeSource
     forges: Mapping[str, Forge]
     metrics: CommandMetrics | None = None
+    looks: Mapping[str, RoundLooks] = field(default_factory=dict)
 
     async def handle(self, notice: Notice) -> None:
         """Handle a notice. This raises ForgeError or QueueUnavailableError."""
@@ -148,6 +186,8 @@ class NoticeHandler:
                 await self._show_cancelled(notice, forge)
             case IssueCommand():
                 await self._execute(notice, forge)
+            case LookRequest() if item.host in self.looks:
+                self.looks[item.host].ask()
 
     async def _show_waiting(self, task: QueuedTask, forge: Forge) -> None:
         """Show that a task waits, unless a worker has or had the item's lock: the worker shows more.
@@ -209,7 +249,8 @@ class NoticeHandler:
             if state is not None and state.phase in (Phase.QUEUED, Phase.BACKOFF):
                 outcome = Outcome(reason=Reason.CANCELLED, message=withdrawal.message)
                 shown = self._task(forge, item, state)
-                shown.answered_until = answered_by_withdrawal(withdrawal.before)
+                if state.round is None:
+                    shown.answered_until = answered_by_withdrawal(withdrawal.before)
                 await shown.finish(outcome)
 
     async def _is_wanted(self, item: Item, forge: Forge) -> bool:

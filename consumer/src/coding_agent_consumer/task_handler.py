@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from coding_agent_core.admission import answered_by_withdrawal
@@ -21,7 +21,7 @@ from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.queue_messages import Claim, TaskSource
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import State
+from coding_agent_core.reporting import EVERY_LABEL_STAYS, State
 from coding_agent_core.retry import Clock, Deadline, asked_wait, backoff, first_of, while_unavailable
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Origin, Phase
@@ -44,6 +44,7 @@ from coding_agent_consumer.forge_tasks import (
     state_of,
     task_for,
 )
+from coding_agent_consumer.rounds.work import cause_gone
 
 _logger = logging.getLogger("coding_agent.task_handler")
 _T = TypeVar("_T")
@@ -63,8 +64,6 @@ The retries of the last request are not cut off: with a forge that hangs, this t
 """
 _GRACE = 60.0
 """Seconds after a stop in which the work so far can still be pushed."""
-_EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
-"""The time of a withdrawal if nobody knows it: a label on the item may be newer, so each one stays."""
 _SHOWING_TRIES = 10
 """Further deliveries after the last attempt to show a task's end while the forge refuses that."""
 _HURRY = 1.0
@@ -237,7 +236,8 @@ class TaskHandler:
             async with claim.item_lock() as mine:
                 if mine:
                     return False
-        unwanted = not triggers & details.labels and not claim.redelivered
+        is_round = claim.task.request.trigger.round is not None
+        unwanted = not triggers & details.labels and not claim.redelivered and not is_round
         if unwanted and not await self._before_work(claim, progress, lambda: self._is_shown(claim, forge)):
             _logger.info("Dropped a message for %s: another consumer is working on it", item.display)
             await claim.done()
@@ -245,6 +245,7 @@ class TaskHandler:
             # This may be the message of the other consumer's own task, delivered again because that
             # consumer's connection broke. It must stay in the queue until that task has ended. Or this is the
             # retry of the task that the item shows, and the other consumer is about to drop a later message.
+            # Or this is a round, which needs no label; whoever has the lock may only be writing the comment.
             await claim.retry(_OTHER_CONSUMER_PATIENCE, claim.task.attempt)
         return True
 
@@ -287,7 +288,8 @@ class TaskHandler:
             case Abandon(ended, reason, message):
                 progress.task = task_for(forge, item, labels, ended, max_attempts=limit)
                 progress.task.answered_until = progress.task.seen(details)
-                await self._finish(claim, progress.task, Outcome(reason=reason, message=message))
+                gone = cause_gone(ended.round) if ended.round and not details.open else None
+                await self._finish(claim, progress.task, Outcome(reason=reason, message=message, round=gone))
             case Start():
                 start = decision
                 branch = await self._before_work(
@@ -374,8 +376,8 @@ class TaskHandler:
             raise _TaskStoppedError
         if outcome.reason is Reason.CANCELLED:
             if why[0]:
-                if claim.cancelled.is_set():
-                    task.answered_until = answered_by_withdrawal(claim.withdrawn_before) or _EVERY_LABEL_STAYS
+                if claim.cancelled.is_set() and task.state.round is None:
+                    task.answered_until = answered_by_withdrawal(claim.withdrawn_before) or EVERY_LABEL_STAYS
                 outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped."})
             else:  # the consumer shuts down, but the task is still wanted: another consumer continues it
                 await self._comment(claim, task, Phase.QUEUED, outcome, None)
@@ -468,7 +470,7 @@ class TaskHandler:
             await task.finish(outcome)
 
         await self._retrying(claim, finish)
-        if task.answered_until is not _EVERY_LABEL_STAYS:
+        if task.answered_until is not EVERY_LABEL_STAYS:
             claim.answered(task.answered_until)
         await self._settle_end(claim, task.state.phase, outcome.reason, outcome.message)
 

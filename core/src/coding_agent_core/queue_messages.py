@@ -127,8 +127,19 @@ def _item(data: Mapping[str, Any], extra: Mapping[str, Any], hosts: Mapping[Plat
     return written
 
 
-Notice = QueuedTask | Withdrawal | IssueCommand
-"""Tells a consumer that a task was queued or withdrawn, or that somebody wrote a command."""
+class LookRequest(Frozen):
+    """Something happened to a change that may be ours, so somebody has to look (docs/decisions/0029).
+
+    Attributes:
+        item: the change, or the issue that its branch answers.
+    """
+
+    item: Item
+
+
+Notice = QueuedTask | Withdrawal | IssueCommand | LookRequest
+"""Tells a consumer that a task was queued or withdrawn, that somebody wrote a command, or that something
+happened to a change."""
 
 
 def item_of_notice(notice: Notice) -> Item:
@@ -176,13 +187,17 @@ class TaskSink(Protocol):
 
 @runtime_checkable
 class LookSink(Protocol):
-    """Remembers that a change has to be looked at. Only tasks that are AgentTasks can remember this."""
+    """Remembers that a change has to be looked at."""
 
     async def look(self, items: Sequence[Item]) -> str | None:
-        """Ask for a look on the newest task of the first item that has one.
+        """Ask for a look at the open changes of our account.
+
+        Args:
+            items: the change if it is known, and the issue that its branch answers. An AgentTask of one of
+                them keeps the request.
 
         Returns:
-            The name of the task; `None` if none of the items has a task.
+            The name of a task of the items; `None` if nothing can keep the request.
 
         Raises:
             QueueUnavailableError: nothing was stored; the sender should retry.
@@ -329,6 +344,13 @@ class NoticeSource(Protocol):
 
     def is_cancelled(self, item: Item) -> bool:
         """Whether the queue knows that the item's newest task was cancelled."""
+        ...
+
+    async def looks(self, host: str) -> bool:
+        """Whether this process looks at our open changes on a forge regularly.
+
+        One of the processes that share a queue does. Another one follows when that process has ended.
+        """
         ...
 
     def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:

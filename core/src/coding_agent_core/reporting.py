@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -26,11 +26,15 @@ from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.registry import FACTS
 from coding_agent_core.rounds.record import RoundRecord, stored_record
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Frozen, Item, Phase, RunnerName
+from coding_agent_core.tasks import Frozen, Item, Phase, RoundTrigger, RunnerName
 from coding_agent_core.text import inline, quotation, quoted_code
 from coding_agent_core.usage import Usage
 
 _STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
+EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
+"""The `answered_until` of a task that answers no label, or of which nobody knows which labels it answers."""
+_NOTES_MARK = "<!-- coding-agent:notes -->"
+_NOTES = re.compile(rf"^(?!>).*{_NOTES_MARK}(?:\n\n|\n?\Z)", re.MULTILINE)
 _TAIL_LIMIT = 2_000
 _CAUSE_LIMIT = 1_000
 _SUMMARY_LIMIT = 8_000
@@ -51,6 +55,7 @@ class State(Frozen):
         process: the process that has the task in memory (`queues.processes`).
         retry_cause: why the attempt is not the first, if no AgentTask says so.
         rounds: the rounds of a change.
+        round: what caused the task if it is a round, and no AgentTask says so.
     """
 
     uuid: str
@@ -65,6 +70,7 @@ class State(Frozen):
     process: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
     retry_cause: str | None = None
     rounds: Annotated[RoundRecord | None, BeforeValidator(stored_record)] = None
+    round: RoundTrigger | None = None
 
     @field_serializer("rounds")
     def _short(self, rounds: RoundRecord | None) -> Any:
@@ -174,7 +180,8 @@ async def publish(forge: Forge, report: Report, *, answered_until: datetime | No
 
     Args:
         answered_until: at the end of a task, a label that asks for a task stays if it was applied after this
-            time, by the forge's clock. Such a label asks for the next task.
+            time, by the forge's clock. Such a label asks for the next task. With `EVERY_LABEL_STAYS`, all of
+            these labels stay, and not only at the end.
     """
     await forge.upsert_comment(report.item, MARKER, comment(report))
     phase = report.state.phase
@@ -191,7 +198,9 @@ async def show_labels(
     """
     seen = await forge.read_state(item)
     add, remove = label_changes(phase, labels, seen.labels)
-    if phase.terminal and answered_until is not None and labels.triggers & set(remove):
+    if answered_until == EVERY_LABEL_STAYS:
+        remove = [label for label in remove if label not in labels.triggers]
+    elif phase.terminal and answered_until is not None and labels.triggers & set(remove):
         applied = await forge.label_application(item)
         if applied is None or applied.at > answered_until:
             remove = [label for label in remove if label not in labels.triggers]
@@ -264,7 +273,7 @@ def comment(report: Report) -> str:
     if report.message:
         lines += [inline(report.message), ""]
     if report.notes:
-        lines += [inline(" ".join(report.notes)), ""]
+        lines += [_noted(report.notes), ""]
     if state.change_url:
         lines += [f"{FACTS[report.item.platform].change_noun.capitalize()}: {state.change_url}", ""]
     shown_by_change = state.change_url and state.phase is Phase.SUCCEEDED
@@ -303,6 +312,25 @@ def comment_with_rounds(body: str, rounds: RoundRecord, sentence: str) -> str:
         return f"**Coding agent: checks**\n\n{inline(sentence)}\n\n{_hidden(state)}"
     hidden = _hidden(state.model_copy(update={"rounds": rounds}))
     return _STATE.sub(lambda _: hidden, body, count=1)
+
+
+def comment_with_notes(body: str, notes: Sequence[str]) -> str:
+    """Return our comment with other notes on the change's next round (`Report.notes`)."""
+    line = _noted(notes) if notes else ""
+    if _NOTES.search(body):
+        return _NOTES.sub(lambda _: f"{line}\n\n" if line else "", body, count=1)
+    headline, _, rest = body.partition("\n\n")
+    return f"{headline}\n\n{line}\n\n{rest}" if line else body
+
+
+def has_notes(body: str, notes: Sequence[str]) -> bool:
+    """Whether our comment shows these notes and no others. The beginning of a long comment is enough."""
+    found = _NOTES.search(body)
+    return (found[0].strip() if found else "") == (_noted(notes) if notes else "")
+
+
+def _noted(notes: Sequence[str]) -> str:
+    return f"{inline(' '.join(notes))} {_NOTES_MARK}"
 
 
 def _hidden(state: State) -> str:

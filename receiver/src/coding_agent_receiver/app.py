@@ -372,7 +372,7 @@ class Intake:
             reason = f"{look.why}, but no task is known for the change"
             _logger.info("Ignored: %s", reason)
             return answers.ignored(reason)
-        _logger.info("The reporter looks at the open changes: %s, on %s", look.why, stored)
+        _logger.info("Somebody looks at the open changes: %s, on %s", look.why, stored)
         return answers.looked(stored)
 
 

@@ -13,8 +13,9 @@ from coding_agent_core.forge.values import MARKER
 from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting import State, read_state
+from coding_agent_core.rounds.trigger import cause_of
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Phase, TaskRequest
+from coding_agent_core.tasks import Cause, Phase, TaskRequest
 
 _logger = logging.getLogger("webhook.poller")
 
@@ -45,9 +46,17 @@ def resumed(request: TaskRequest, state: State) -> QueuedTask:
         request: the request that a poll makes for the item. It may name another person.
         state: the state in our comment.
     """
+    trigger = request.trigger
+    if state.round is not None:
+        kind = Cause(cause_of(state.round).kind.value)
+        trigger = trigger.model_copy(update={"cause": kind, "round": state.round, "labeled_at": None})
     return QueuedTask(
         request=request.model_copy(
-            update={"user": state.user or request.user, "runner": state.runner or request.runner}
+            update={
+                "user": state.user or request.user,
+                "runner": state.runner or request.runner,
+                "trigger": trigger,
+            }
         ),
         uuid=state.uuid,
         run=state.run,

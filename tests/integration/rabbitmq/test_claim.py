@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from coding_agent_core.issue_commands import CommandName, IssueCommand
-from coding_agent_core.queue_messages import Notice, QueuedTask
+from coding_agent_core.queue_messages import LookRequest, Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq import RabbitMQNotices, RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import Connection
 from coding_agent_core.settings.model import RabbitMQ
@@ -165,6 +165,29 @@ async def test_the_notices_of_a_forge_do_not_wait_for_those_of_another(
     finally:
         await here.aclose()
         await there.aclose()
+
+
+async def test_one_consumer_looks_at_the_changes_of_a_forge_and_another_follows(
+    sink: RabbitMQSink, settings: RabbitMQ
+) -> None:
+    first, second, stop = RabbitMQNotices(settings), RabbitMQNotices(settings), asyncio.Event()
+    its, others = first.notices(HERE, stop), second.notices(HERE, stop)
+    item = request(1).item
+    try:
+        for notices in (its, others):
+            await sink.look([item])
+            assert await take(notices) == LookRequest(item=item)
+        assert [await one.looks(HERE) for one in (first, second, first)] == [True, False, True]
+        async with first.item_lock(item) as held, first.item_lock(item) as held_too:
+            assert (held, held_too) == (True, False), "the broker alone would give it twice"
+        await its.aclose()
+        assert not await first.looks(HERE)
+        async with asyncio.timeout(DEADLINE):
+            while not await second.looks(HERE):
+                await asyncio.sleep(0.05)
+    finally:
+        await its.aclose()
+        await others.aclose()
 
 
 async def test_commands_and_withdrawals_come_before_signs(

@@ -30,6 +30,8 @@ from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.retry import Clock, first_of
+from coding_agent_core.rounds.trigger import trigger_of
+from coding_agent_core.rounds.values import RoundCause
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, Withdrawal, WithdrawalCause
 
@@ -517,6 +519,17 @@ class World:
         self.broker.publish(task)
         return task
 
+    def publish_round(self, cause: RoundCause) -> QueuedTask:
+        """A message of a round that a look found."""
+        self._uuids += 1
+        word, found = trigger_of(cause, self.now())
+        trigger = Trigger(origin=Origin.POLL, cause=word, received_at=self.now(), round=found)
+        request = TaskRequest(item=ITEM, user="alice", trigger=trigger)
+        task = QueuedTask(request=request, uuid=f"uuid-{self._uuids}")
+        self.broker.publish(task)
+        self.settle_down()
+        return task
+
     def unlabel(self, user: str = "alice") -> None:
         """Somebody takes the labels of the flow off: a person, or our own account for `/cancel`."""
         changed = [self.item.change(user, label, added=False) for label in (BOT, PROCESSING)]
@@ -666,7 +679,7 @@ class SimulatedAttempt:
             if not world.works:
                 return outcome
             self.began = True
-            if not self.process.saw_labeled:
+            if not self.process.saw_labeled and self.task.request.trigger.round is None:
                 world.unlabeled.append(self.number)
             world.attempts.append(self.number)
             await first_of(self.stop.wait(), asyncio.sleep(WORK))

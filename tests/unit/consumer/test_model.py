@@ -3,7 +3,8 @@
 People label, unlabel, command and close. Messages come twice. A consumer dies or loses its connection between
 any two of its requests to forge or broker, and any request to the forge can fail. At no moment do two
 consumers work on the item, is an attempt's number used twice, or does work begin after its label went. Once
-the world calms down, comment, labels and dead-letter queue agree, and no label waits for its run.
+the world calms down, comment, labels and dead-letter queue agree, no label waits for its run, and every round
+is recorded.
 """
 
 from coding_agent_core.attempts import Outcome
@@ -24,6 +25,7 @@ from tests.unit.consumer.simulation import (
     Process,
     World,
 )
+from tests.unit.core_rounds.test_trigger import CHECKS
 
 OUTCOMES = [
     UNAVAILABLE,
@@ -46,7 +48,7 @@ REQUESTS = [
     ],
     *["open_change", *["publish"] * 8, "acknowledge", "acknowledge"],
 ]
-ACTS = ["label", "label again", "unlabel", "relabel", "command", "cancel", "publish", "close"]
+ACTS = ["label", "label again", "unlabel", "relabel", "command", "cancel", "publish", "round", "close"]
 FAULTS = [
     *["die"] * 8,
     "stop",
@@ -134,6 +136,9 @@ class Consumers(RuleBasedStateMachine):
             case "publish":  # the message comes twice
                 if BOT in world.item.labels:
                     world.publish()
+            case "round":  # twice, because two consumers may look at once
+                world.publish_round(CHECKS)
+                world.publish_round(CHECKS)
             case "close":
                 if len(world.attempts) > 2:
                     world.close_item()
@@ -172,6 +177,13 @@ class Consumers(RuleBasedStateMachine):
             # If its consumer died before the message was settled, the next run's comment may be there first.
             replaced = world.broker.returned - {state.uuid} if state else set()
             assert failed - dead <= replaced, "comment and dead-letter queue agree"
+            if item.open:
+                world.publish_round(CHECKS)  # the next look, if none was recorded
+                world.calm_down()
+                assert item.state is not None
+                assert item.state.rounds is not None, "every round is recorded"
+                assert item.state.rounds.has(CHECKS), "every round is recorded"
+                assert PROCESSING not in item.labels, "nothing stays processing"
         finally:
             world.close()
 

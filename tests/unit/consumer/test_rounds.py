@@ -1,4 +1,4 @@
-"""Rounds in a queue: the record of earlier rounds stays in the comment, whatever task works on the change."""
+"""Rounds in a queue: each cause has one, whatever happens, and their record stays in the comment."""
 
 from collections.abc import Iterator
 
@@ -7,9 +7,10 @@ from coding_agent_core.reporting import State, comment
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult, after
 from coding_agent_core.tasks import Phase
 
-from tests.unit.consumer.simulation import World
+from tests.unit.consumer.simulation import BOT, DONE, PROCESSING, UNAVAILABLE, Process, World
+from tests.unit.consumer.test_crash import reach
 from tests.unit.core_reporting import making
-from tests.unit.core_rounds.test_trigger import NEXT, NOW, REVIEW
+from tests.unit.core_rounds.test_trigger import CHECKS, NEXT, NOW, REVIEW
 
 RECORD = after(RoundRecord(), RoundResult(REVIEW, NOW, RoundEnd.PUSHED, NEXT))
 
@@ -38,3 +39,71 @@ def test_a_task_that_a_label_asks_for_keeps_the_record(world: World) -> None:
         (Phase.QUEUED, RECORD),
         (Phase.SUCCEEDED, RECORD),
     ]
+
+
+def ends(world: World) -> list[tuple[str, str]]:
+    """The rounds in the record, with their ends."""
+    state = world.item.state
+    assert state is not None
+    return [(one.kind, one.end) for one in state.rounds.rounds] if state.rounds else []
+
+
+def working(world: World) -> Process:
+    """The first consumer works on a round for failed checks."""
+    world.publish_round(CHECKS)
+    first: Process = world.consumers[0]
+    reach(first, "clone")
+    first.pass_one()
+    return first
+
+
+def test_two_messages_of_a_round_start_one(world: World) -> None:
+    shows(world, State(uuid="earlier", phase=Phase.SUCCEEDED, rounds=RECORD))
+    world.publish_round(CHECKS)
+    world.publish_round(CHECKS)
+    world.calm_down()
+    world.publish_round(CHECKS)
+    world.calm_down()
+    assert len(world.attempts) == 1
+    assert ends(world) == [("review", "pushed"), ("checks", "no push")]
+    assert world.item.labels == {DONE}
+    assert not world.broker.dead
+
+
+@pytest.mark.parametrize("before", ["add_label", "upsert_comment", "clone", "open_change", "remove_label"])
+def test_a_round_whose_consumer_dies_is_done_once(world: World, before: str) -> None:
+    world.publish_round(CHECKS)
+    first = world.consumers[0]
+    reach(first, before)
+    first.kill()
+    world.publish_round(CHECKS)
+    world.calm_down()
+    assert len({uuid for uuid, _, _ in world.attempts}) == 1
+    assert ends(world) == [("checks", "no push")]
+    assert world.item.labels == {DONE}
+
+
+def test_a_round_is_recorded_when_its_last_attempt_has_ended(world: World) -> None:
+    world.outcomes = [UNAVAILABLE] * 9
+    world.publish_round(CHECKS)
+    world.calm_down()
+    assert ends(world) == [("checks", "failed")]
+    assert len(world.broker.dead) == 1
+
+
+def test_who_removes_the_label_while_no_consumer_lives_cancels_the_round(world: World) -> None:
+    working(world).kill()
+    world.unlabel()
+    world.calm_down()
+    assert ends(world) == [("checks", "cancelled")]
+    assert not world.item.labels
+
+
+def test_a_label_that_comes_during_a_round_has_a_run_of_its_own(world: World) -> None:
+    working(world)
+    world.label()
+    assert world.item.labels == {BOT, PROCESSING}
+    world.calm_down()
+    assert [uuid for uuid, _, _ in world.attempts] == ["uuid-1", "uuid-2"]
+    assert ends(world) == [("checks", "no push")]
+    assert world.item.labels == {DONE}

@@ -19,11 +19,14 @@ from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State, read_state
+from coding_agent_core.rounds.record import RoundEnd, RoundRecord
+from coding_agent_core.rounds.trigger import recorded, trigger_of
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, answered_issue
 
 from tests.unit.consumer.making import ITEM
 from tests.unit.consumer.making import details as item
+from tests.unit.core_rounds.test_trigger import CHECKS
 
 OWN = "coding-agent/b"
 
@@ -104,6 +107,11 @@ def other(phase: Phase, attempt: int = 1, *, run: int = 1) -> State:
     return State(uuid="other", phase=phase, attempt=attempt, run=run)
 
 
+def had(state: State, rounds: RoundRecord) -> State:
+    """The same with a record of rounds."""
+    return state.model_copy(update={"rounds": rounds})
+
+
 DROP, CANCEL, SETTLE = Drop, Reason.CANCELLED, Settle
 CLOSED = item(PROCESSING, open=False)
 CASES: dict[str, tuple[QueuedTask, ItemDetails, State | None, object]] = {
@@ -135,6 +143,32 @@ CASES: dict[str, tuple[QueuedTask, ItemDetails, State | None, object]] = {
     "own, the label was removed before it started": (message(), item("bug"), own(QUEUED, 0), CANCEL),
     "another of the application is shown as waiting": (message(), item(BOT), other(QUEUED, 0, run=3), (3, 1)),
     "another is shown as waiting, the label is gone": (message(), item(), other(QUEUED, 0), DROP),
+}
+
+
+A_ROUND = trigger_of(CHECKS, datetime(2026, 1, 2, tzinfo=UTC))[1]
+RECORD = recorded(RoundRecord(), A_ROUND, None, RoundEnd.NO_PUSH)
+
+
+def of_round(attempt: int = 1) -> QueuedTask:
+    queued = message(attempt)
+    trigger = queued.request.trigger.model_copy(update={"round": A_ROUND})
+    return queued.model_copy(update={"request": queued.request.model_copy(update={"trigger": trigger})})
+
+
+CASES |= {
+    "a round needs no label": (of_round(), item(), None, (1, 1)),
+    "a round of a closed change": (of_round(), item(open=False), None, DROP),
+    "a round after a task": (of_round(), item(DONE), other(SUCCEEDED, run=4), (5, 1)),
+    "a round for which there was one": (of_round(), item(), had(other(SUCCEEDED), RECORD), DROP),
+    "a round after another one": (of_round(), item(), had(other(SUCCEEDED), RoundRecord()), (2, 1)),
+    "another task works, or waits for its next attempt": (of_round(), item(), other(BACKOFF), DROP),
+    "another message of the round is shown as waiting": (of_round(), item(), other(QUEUED, 0), (1, 1)),
+    "a round, shown as waiting": (of_round(), item(), own(QUEUED, 0), (1, 1)),
+    "a round, its consumer died": (of_round(), item(PROCESSING), own(RUNNING), (1, 2)),
+    "a round, its label was removed": (of_round(), item(), own(RUNNING), CANCEL),
+    "a round, ended, delivered again": (of_round(), item(), had(own(SUCCEEDED), RECORD), SETTLE),
+    "a label after a round": (message(), item(BOT), had(other(SUCCEEDED), RECORD), (2, 1)),
 }
 
 

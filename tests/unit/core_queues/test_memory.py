@@ -17,10 +17,12 @@ from coding_agent_core.issue_commands import (
 )
 from coding_agent_core.queue_messages import Claim, QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Withdrawal
+from coding_agent_core.rounds.trigger import trigger_of
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
 
 from tests.fixtures.deliveries import asked, issue
 from tests.unit.core_commands.test_commands import command
+from tests.unit.core_rounds.test_trigger import CHECKS
 
 START = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -78,6 +80,13 @@ def unlabeled(number: int = 1, *, at: int | None = None) -> Withdrawal:
 
 def cancelled(task: str, minutes: int) -> Cancel:
     return Cancel(task, START + timedelta(minutes=minutes))
+
+
+def of_round() -> TaskRequest:
+    """A round, as a look submits it."""
+    word, found = trigger_of(CHECKS, START)
+    trigger = Trigger(origin=Origin.POLL, cause=word, received_at=START, round=found)
+    return TaskRequest(item=item(), trigger=trigger)
 
 
 Take = Callable[[], Awaitable[Claim]]
@@ -176,6 +185,29 @@ async def test_a_task_whose_label_was_put_on_again_before_it_was_shown_is_not_ca
         assert await queue.withdraw(unlabeled(at=3)) == cancelled(first.task.name, 3)
         first.labeled(START + timedelta(minutes=2))
         assert first.cancelled.is_set(), "that label is older than the removal"
+
+
+async def test_a_round_waits_for_no_task_and_a_label_during_it_has_its_own_run(
+    queue: MemoryQueue,
+) -> None:
+    await queue.submit(labeled(at=0, delivery="d1"))
+    assert (await queue.submit(of_round())).duplicate, "the next look decides again"
+    async with consumer(queue) as take, consumer(queue) as take_too:
+        first = await take()
+        first.labeled(START)
+        await first.done()
+        assert (await queue.submit(of_round())).duplicate is None
+        assert (await queue.submit(of_round())).duplicate, "it waits"
+        claim = await take()
+        assert claim.task.request.trigger.round is not None
+        assert (await queue.submit(labeled(at=0, delivery="d1"))).duplicate, "of the first task"
+        assert (await queue.submit(labeled(at=0, origin=Origin.POLL))).duplicate, "of the first task"
+        second = await queue.submit(labeled(at=1))
+        assert second.duplicate is None
+        waiting = asyncio.ensure_future(take_too())
+        assert await nothing_comes(waiting)
+        await claim.done()
+        assert (await waiting).task.name == second.task
 
 
 async def test_a_removal_before_the_label_that_an_attempt_works_for_cancels_nothing(

@@ -10,6 +10,7 @@ from coding_agent_core.forge.values import Comment
 from coding_agent_core.queues.live_processes import Process
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting import State, comment
+from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Phase, RunnerName, TaskRequest
 from coding_agent_receiver.poller import poll_once
@@ -17,6 +18,7 @@ from coding_agent_receiver.resume import resumed
 
 from tests.fixtures.deliveries import NOW
 from tests.unit.core_reporting import making
+from tests.unit.core_rounds.test_trigger import CHECKS
 from tests.unit.receiver.test_poller import ListedForge, labeled
 
 ENDED = "0" * 32
@@ -97,6 +99,12 @@ async def test_a_task_that_a_label_brought_first_is_not_doubled(tmp_path: Path) 
 )
 def test_the_number_of_the_attempt(phase: Phase, attempt: int, expected: int) -> None:
     assert resumed(labeled(1), state(phase, attempt)).attempt == expected
+
+
+def test_a_round_goes_on_as_the_same_round() -> None:
+    word, found = trigger_of(CHECKS, NOW)
+    task = resumed(labeled(1), state(Phase.RUNNING, round=found))
+    assert (task.request.trigger.cause, task.request.trigger.round) == (word, found)
 
 
 def test_the_comment_knows_better_who_asked_and_for_which_agent() -> None:

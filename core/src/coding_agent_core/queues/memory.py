@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,10 +23,10 @@ from coding_agent_core.issue_commands import (
     CommandStored,
     IssueCommand,
 )
-from coding_agent_core.queue_messages import Claim, Notice, QueuedTask, item_of_notice
+from coding_agent_core.queue_messages import Claim, LookRequest, Notice, QueuedTask, item_of_notice
 from coding_agent_core.queues.live_processes import Process
 from coding_agent_core.retry import first_of
-from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, new_uuid
+from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, new_uuid, task_name
 
 _logger = logging.getLogger("coding_agent.queue")
 
@@ -40,6 +40,7 @@ class Entry:
 
     Attributes:
         after: the item's previous run, which must end before this one can be claimed.
+        is_round: the same as in `LatestTask`.
         handled: whether the worker that last claimed the task has asked for the next one, so that it reports
             nothing more about this task. Until then the claim stays, even after a retry.
         delayed: whether a retry waits for its delay.
@@ -52,6 +53,7 @@ class Entry:
     withdrawn_before: datetime | None = None
     again: TaskRequest | None = None
     after: Entry | None = None
+    is_round: bool = False
     deliveries: deque[str] = field(default_factory=lambda: deque(maxlen=256))
     claim: MemoryClaim | None = None
     handled: bool = True
@@ -71,11 +73,12 @@ class Entry:
             run=self.task.run,
             terminal=self.ended or self.ending,
             cancel_requested=self.cancel_requested,
-            # A task ends after its labels were swapped.
-            labels_shown=self.ended,
+            # A task ends after its labels were swapped. No label asked for a round.
+            labels_shown=self.ended or (self.is_round and (self.after is None or self.after.ended)),
             labeled_at=self.labeled_at,
             withdrawn_before=self.withdrawn_before,
             delivery_ids=frozenset(self.deliveries),
+            is_round=self.is_round,
         )
 
 
@@ -152,12 +155,18 @@ class MemoryQueue:
 
     def _create(self, request: TaskRequest, run: int) -> QueuedTask:
         identity = request.item.identity
+        before = self._latest.get(identity)
         entry = Entry(
             task=QueuedTask(request=request, uuid=new_uuid(), run=run),
             labeled_at=request.trigger.labeled_at,
             # This is not `_latest`, which may have been cancelled while an earlier run is still ending.
             after=next(reversed(self._active_of.get(identity, ())), None),
+            is_round=request.trigger.round is not None,
         )
+        if before is not None and entry.is_round:
+            # Events of the label that arrive late must not start its task again.
+            entry.labeled_at = before.latest().answered_until
+            entry.deliveries.extend(before.deliveries)
         entry.remember(request.trigger.delivery_id)
         self._add(entry)
         self._notify((identity, "queued", ""), entry.task)
@@ -174,7 +183,8 @@ class MemoryQueue:
             return False
         if not self.knows(task.request.item, task.uuid):
             labeled_at = task.request.trigger.labeled_at
-            self._add(Entry(task=task, labeled_at=labeled_at, redelivered=True))
+            is_round = task.request.trigger.round is not None
+            self._add(Entry(task=task, labeled_at=labeled_at, redelivered=True, is_round=is_round))
         return True
 
     def _add(self, entry: Entry) -> None:
@@ -222,6 +232,19 @@ class MemoryQueue:
             return CommandIgnored("a newer one by the same author is waiting")
         self._notify(key, command)
         return CommandStored("memory")
+
+    async def look(self, items: Sequence[Item]) -> str | None:
+        """See `LookSink`."""
+        if self._closed:
+            raise QueueUnavailableError("The queue was closed; this program is ending.")
+        for item in items[:1]:
+            self._notify((item.identity, "look", ""), LookRequest(item=item))
+            return task_name(item)
+        return None
+
+    async def looks(self, host: str) -> bool:
+        """See `NoticeSource`."""
+        return True
 
     def _notify(self, key: tuple[str, str, str], notice: Notice) -> None:
         of_host = self._notices[item_of_notice(notice).host]

@@ -13,11 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from coding_agent_core.issue_commands import IssueCommand
 from coding_agent_core.queue_messages import Notice, QueuedTask, item_of_notice
 from coding_agent_core.registry import Platform
 from coding_agent_core.retry import backoff
-from coding_agent_core.tasks import Frozen, Item, Withdrawal, new_uuid, task_name
+from coding_agent_core.tasks import Frozen, Item, new_uuid, task_name
 from coding_agent_core.text import first_problem
 
 MAX_DELAY_SECONDS = 24 * 3600
@@ -108,6 +107,11 @@ def lock_queue(queue: str, item: Item) -> str:
     return f"{queue}.lock.{task_name(item)}"
 
 
+def looks_queue(queue: str, host: str) -> str:
+    """Return the name of the exclusive queue of the consumer that looks at our open changes on a forge."""
+    return f"{queue}.looks.{host.lower()}"
+
+
 def waiting_queue(queue: str, item: Item) -> str:
     """Return the name of the queue whose message tells polls that a task of the item already waits."""
     return f"{queue}.waiting.{task_name(item)}"
@@ -147,7 +151,7 @@ def malformed_message(queue: str, body: bytes, reason: str, tag: int) -> Message
 
 
 class _NoticeMessage(Frozen):
-    notice: QueuedTask | Withdrawal | IssueCommand
+    notice: Notice
 
 
 def notice_message(queue: str, notice: Notice) -> Message:

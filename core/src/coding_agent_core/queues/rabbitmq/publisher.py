@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from pika import exceptions
 
 from coding_agent_core.admission import Cancel
 from coding_agent_core.issue_commands import CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.queue_messages import Notice, QueuedTask
+from coding_agent_core.queue_messages import LookRequest, Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,
@@ -35,6 +35,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     dead_queue,
     decode_notice,
     lock_queue,
+    looks_queue,
     notice_message,
     sign_queue,
     task_message,
@@ -156,6 +157,14 @@ class RabbitMQSink:
         message = notice_message(self._settings.queue, command)
         await self._io.run(self._publish(message, f"/{command.name} on {command.item.display}"))
         return CommandStored(message.queue)
+
+    async def look(self, items: Sequence[Item]) -> str | None:
+        """See `LookSink`. A consumer keeps the request in its memory, because it looks regularly too."""
+        for item in items[:1]:
+            message = notice_message(self._settings.queue, LookRequest(item=item))
+            await self._io.run(self._publish(message, f"look at {item.display}"))
+            return task_name(item)
+        return None
 
     async def connected(self) -> bool:
         try:
@@ -356,6 +365,11 @@ class RabbitMQNotices:
         """Nothing says so."""
         return False
 
+    async def looks(self, host: str) -> bool:
+        """See `NoticeSource`; the consumer whose connection has the queue `<queue>.looks.<host>` looks."""
+        forge = self._forges.get(host.lower())
+        return forge is not None and await forge.looks()
+
     @asynccontextmanager
     async def item_lock(self, item: Item) -> AsyncIterator[bool]:
         forge = self._forges.get(item.host.lower())
@@ -375,8 +389,10 @@ class _ForgeNotices:
         self._io = IoThread(f"rabbitmq-notices-{host}")
         self._connection: Connection | None = None
         self._channel: Channel | None = None
+        self._looks = looks_queue(settings.queue, host)
         self._inbox: list[deque[UnackedDelivery]] = [deque(), deque()]
         self._arrived = asyncio.Event()
+        self._locked: set[str] = set()
 
     async def notices(self, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
         try:
@@ -401,12 +417,26 @@ class _ForgeNotices:
     @asynccontextmanager
     async def item_lock(self, item: Item) -> AsyncIterator[bool]:
         lock = lock_queue(self._settings.queue, item)
-        held = await self._io.run(self._lock(lock))
+        if lock in self._locked:  # the broker would give it to this connection again
+            yield False
+            return
+        self._locked.add(lock)
         try:
-            yield held
+            held = await self._io.run(self._lock(lock))
+            try:
+                yield held
+            finally:
+                if held:
+                    await self._io.run(self._unlock(lock))
         finally:
-            if held:
-                await self._io.run(self._unlock(lock))
+            self._locked.discard(lock)
+
+    async def looks(self) -> bool:
+        try:
+            return not self._io.stopped and await self._io.run(self._lock(self._looks))
+        except BrokerError as error:
+            _logger.debug("It is not known who looks at the open changes: %s", error)
+            return False
 
     async def _lock(self, lock: str) -> bool:
         connection = self._connection

@@ -1,0 +1,203 @@
+"""Looks at the open changes of our account on one forge, and queues their rounds, where no reporter does.
+
+A queue cannot refuse the second message of a round, so a round may be queued twice. The item's lock and the
+record in our comment let one of them work: see `decide_start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.changes import ChangeSnapshot
+from coding_agent_core.forge.values import MARKER
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.queue_messages import NoticeSource, TaskSink
+from coding_agent_core.reporting import (
+    State,
+    comment_with_notes,
+    comment_with_rounds,
+    has_notes,
+    read_state,
+)
+from coding_agent_core.retry import Clock, StoppedError, backoff, first_of, run_until
+from coding_agent_core.round_looks import ChangeLooks
+from coding_agent_core.round_notes import notes_of, our_comment
+from coding_agent_core.round_rules.reruns import run_again
+from coding_agent_core.rounds.record import RoundRecord, with_reruns
+from coding_agent_core.rounds.trigger import trigger_of
+from coding_agent_core.rounds.values import RoundCause, Work
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import Origin, TaskRequest, Trigger, answered_issue
+
+from coding_agent_consumer.forge_tasks import remembered
+
+_logger = logging.getLogger("coding_agent.rounds")
+
+_QUIET_S = 5.0
+"""Least number of seconds between two looks, because events come in bursts."""
+_STOP_GRACE_S = 10.0
+"""Seconds within which a look must end after a stop."""
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
+
+
+@dataclass
+class RoundLooks:
+    """Looks at the open changes of one forge.
+
+    Args:
+        source: says what the queue knows of the tasks, and whether this process looks regularly.
+        sink: takes the rounds.
+    """
+
+    settings: Settings
+    forge: Forge
+    source: NoticeSource
+    sink: TaskSink
+    clock: Clock = field(default_factory=Clock)
+    _asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        policy = self.settings.rounds.policy(self.settings.labels(self.forge.platform))
+        self._changes = ChangeLooks(self.forge, policy, _delay, self.clock.monotonic)
+
+    def ask(self) -> None:
+        """Look soon, although another process may look regularly."""
+        self._asked.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look when somebody asks, and regularly if no other process does, until `stop` is set."""
+        failures, again, interval = 0, False, self.settings.rounds.interval
+        while not stop.is_set():
+            wait = interval
+            try:
+                if again or self._asked.is_set() or await self.source.looks(self.forge.host):
+                    self._asked.clear()
+                    wait = await run_until(self.look, stop, grace=_STOP_GRACE_S)
+                    again = wait < interval  # nobody else may look that soon
+                failures = 0
+            except StoppedError:
+                return
+            except Exception as error:
+                failures, again = failures + 1, True
+                wait = _delay(failures, error)
+                log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
+                log("The open changes on %s were not examined: %s", self.forge.host, error)
+            quiet = min(_QUIET_S, interval)
+            await first_of(self.clock.sleep(quiet), stop.wait())
+            await first_of(self.clock.sleep(max(0.0, wait - quiet)), self._asked.wait(), stop.wait())
+
+    async def once(self, stop: asyncio.Event) -> None:
+        """Look once, unless `stop` is set meanwhile. An error of the forge or of the queue is logged."""
+        try:
+            await run_until(self.look, stop)
+        except StoppedError:
+            return
+        except CodingAgentError as error:
+            _logger.warning("The open changes on %s were not examined: %s", self.forge.host, error)
+
+    async def look(self) -> float:
+        """Look at all open changes once; return the seconds until the next look.
+
+        Raises:
+            CodingAgentError: the changes could not be listed, or several in a row could not be handled.
+        """
+        return await self._changes.look(self.settings.rounds.interval, self._look_at)
+
+    async def _look_at(self, key: str, snapshot: ChangeSnapshot) -> float | None:
+        state = await self._changes.state(key, snapshot)
+        active = _is_active(state) or bool(self.source.is_wanted(snapshot.item))
+        work = await self._changes.decide(snapshot, _record(state), active=active)
+        if work.due:
+            await self._queue(snapshot, work.due[0], state)
+        elif not active and (work.reruns or self._shows_less(snapshot, work)):
+            work = await self._show(key, snapshot, work)
+        again = work.look_again
+        return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
+
+    def _shows_less(self, snapshot: ChangeSnapshot, work: Work) -> bool:
+        """Whether our comment, if there is one, does not show the notes of this decision."""
+        body = our_comment(snapshot).body
+        return body is not None and not has_notes(_plain(body), notes_of(work, self._changes.policy))
+
+    async def _show(self, key: str, snapshot: ChangeSnapshot, work: Work) -> Work:
+        """Run checks again if they deserve it, and show what no round does, while no task has the change.
+
+        The forge is asked before the comment has it. If this process is killed in between, a check that fails
+        once more runs once more.
+        """
+        item, forge = snapshot.item, self.forge
+        async with self.source.item_lock(item) as free:
+            if not free:
+                return work
+            found = await forge.find_comment(item, MARKER)
+            shown = body = _plain(found.body) if found is not None else ""
+            state = read_state(shown)
+            if state is not None and not state.phase.terminal:
+                return work
+            work = await self._changes.decide(snapshot, _record(state), active=False)
+            if work.reruns and not work.due:
+                asked = await run_again(forge, item, work.reruns, snapshot.read_at)
+                record = with_reruns(_record(state), asked.entries)
+                if asked.entries:
+                    body = comment_with_rounds(body, record, asked.sentence)
+                work = await self._changes.decide(snapshot, record, active=False)
+            if body:
+                body = comment_with_notes(body, notes_of(work, self._changes.policy))
+            if body != shown:
+                await forge.upsert_comment(item, MARKER, body, known=found)
+                self._changes.wrote(key)
+        return work
+
+    async def _queue(self, snapshot: ChangeSnapshot, cause: RoundCause, state: State | None) -> None:
+        """Queue a round, for the person who asked for the work that led to the change.
+
+        Their settings apply to rounds too. Until there was a task of the change itself, the comment on the
+        issue names them.
+        """
+        item = snapshot.item
+        number = answered_issue(snapshot.head_branch, self.settings.consumer.branch_prefix)
+        issue = item.model_copy(update={"kind": ItemKind.ISSUE, "number": number}) if number else None
+        asked = state if state is not None and state.user else None
+        if asked is None and issue is not None:
+            asked = await remembered(self.forge, issue)
+        word, trigger = trigger_of(cause, snapshot.read_at)
+        request = TaskRequest(
+            item=item,
+            user=(asked.user if asked is not None else None) or "",
+            title=snapshot.title[:1024],
+            url=snapshot.url[:2048],
+            trigger=Trigger(origin=Origin.POLL, cause=word, received_at=self.clock.now(), round=trigger),
+            answers=issue,
+            runner=asked.runner if asked is not None else None,
+        )
+        submission = await self.sink.submit(request)
+        if submission.duplicate is not None:
+            _logger.info("%s: no %s round: %s", item.display, word, submission.duplicate)
+            return
+        _logger.info("%s: %s for %s is task %s", item.display, cause.count, word, submission.task)
+
+
+def _record(state: State | None) -> RoundRecord:
+    return (state.rounds if state is not None else None) or RoundRecord()
+
+
+def _is_active(state: State | None) -> bool:
+    """Whether a task works on the change, or will go on with its work.
+
+    A task that waits for its first attempt can be lost with its queue, so the queue itself must know it.
+    """
+    return state is not None and state.attempt > 0 and not state.phase.terminal
+
+
+def _plain(body: str) -> str:
+    """Return the text of a comment as we wrote it."""
+    return body.replace("\r\n", "\n")
+
+
+def _delay(failures: int, error: BaseException) -> float:
+    asked: float = getattr(error, "retry_after", None) or 0.0
+    return max(asked, backoff(max(1, failures), _FIRST_RETRY_S, _LONGEST_RETRY_S))

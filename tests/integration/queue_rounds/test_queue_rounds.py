@@ -1,0 +1,143 @@
+"""Rounds without Kubernetes: a failed check and a review have one round each, whatever dies or is doubled."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from coding_agent_core.forge.values import MARKER
+from coding_agent_core.reporting import read_state
+from coding_agent_core.rounds.record import RoundRecord, answer_mark
+from coding_agent_forge.model import Kind
+from coding_agent_model.script import Script
+
+from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
+from tests.integration.main_job.scripts import finish, run, write
+
+US, BRANCH, FILE = "coding-agent-bot", "coding-agent/issue-1", "notes.md"
+
+
+@dataclass
+class Story:
+    """A change of ours in a running system, whose work on a review waits for a gate."""
+
+    system: System
+    number: int
+    gate: Path
+
+    @property
+    def head(self) -> str:
+        return self.system.git("rev-parse", BRANCH).strip()
+
+    def record(self) -> RoundRecord:
+        found = [one.body for one in self.system.comments(self.number, Kind.CHANGE) if MARKER in one.body]
+        assert len(found) <= 1, "one comment on the change"
+        state = read_state(found[0]) if found else None
+        return (state.rounds if state else None) or RoundRecord()
+
+    def ends(self) -> list[tuple[str, str]]:
+        return [(entry.kind, entry.end) for entry in self.record().rounds]
+
+    def labels(self) -> set[str]:
+        return self.system.labels(self.number, Kind.CHANGE) & {BOT, PROCESSING, DONE}
+
+    def looks(self) -> int:
+        """How often somebody has listed our open changes."""
+        sent = httpx.get(f"{self.system.forge.base_url}/_sandbox/requests", timeout=60, trust_env=False)
+        lists = {"github": "/graphql", "gitlab": "/merge_requests"}[self.system.flavour]
+        return sum(str(one["path"]).endswith(lists) for one in sent.json())
+
+    def look_again(self) -> None:
+        """Wait until somebody has looked several times from now on."""
+        before = self.looks()
+        until(lambda: self.looks() > before + 4, lambda: f"looks; {self.system._logs()}")
+
+    def until_ended(self, *rounds: tuple[str, str]) -> None:
+        until(
+            lambda: self.ends() == list(rounds) and self.labels() == {DONE},
+            lambda: f"{rounds}: {self.ends()}, {self.labels()}; {self.system._logs()}",
+            300,
+        )
+
+    def check(self, result: str) -> None:
+        self.system.forge.add_check(REPOSITORY, self.head, "test", result, log=b"1 failed\n")
+
+
+@pytest.fixture(params=[("memory", "gitlab"), ("rabbitmq", "github")], ids="-".join)
+def story(request: pytest.FixtureRequest, start_system: StartSystem) -> Iterator[Story]:
+    """A change of ours, and a system with rounds that everything reaches twice."""
+    mode, flavour = request.param
+    with tempfile.TemporaryDirectory() as folder:
+        # The workspace's commands run as another user, who cannot see into the test's own folder.
+        Path(folder).chmod(0o755)
+        gate = Path(folder) / "gate"
+        scripts = [
+            Script(match="checks: round", turns=(write(FILE, "one\n2\n"), finish("The check passes now."))),
+            Script(
+                match="review: round",
+                turns=(
+                    run(f"while [ ! -e {gate} ]; do sleep 0.2; done"),
+                    write(FILE, "one\nzwei\n"),
+                    finish("It is zwei now."),
+                ),
+            ),
+        ]
+        sections: dict[str, Any] = {
+            "rounds": {"enabled": True, "interval": 1, "checks_quiet": 0, "review_quiet": 0},
+            "scheduling": {"interval": 1},
+            "consumer": {"workspace": {"isolation": "none"}},
+        }
+        if mode == "rabbitmq":
+            broker = request.getfixturevalue("rabbitmq")
+            queue = request.getfixturevalue("rabbitmq_queue")
+            sections["use_rabbitmq"] = True
+            sections["rabbitmq"] = {"host": broker.host, "port": broker.port, "queue": queue}
+        system = start_system(flavour, scripts, **sections)
+        system.forge.sandbox.mergeability_lag = 0
+        system.forge.set_deliveries(doubled=1.0)
+        system.forge.push(REPOSITORY, "main", {FILE: "one\ntwo\n"}, by="alice")
+        system.forge.push(REPOSITORY, BRANCH, {FILE: "one\nzwo\n"}, by=US)
+        number = system.forge.open_change(REPOSITORY, BRANCH, "main", title="Say 2", by=US)
+        yield Story(system, number, gate)
+
+
+def test_from_a_failed_check_to_an_answered_review(story: Story) -> None:
+    system = story.system
+    is_memory = "use_rabbitmq" not in system.sections
+    first_head = story.head
+    story.check("failure")
+    receiver = system.start_webhook()
+    if not is_memory:
+        system.start_consumer()
+        system.start_consumer()
+    story.until_ended(("checks", "pushed"))
+    assert system.git("rev-parse", f"{BRANCH}^").strip() == first_head
+    story.check("success")
+
+    green = story.head
+    thread = system.forge.start_thread(
+        REPOSITORY, story.number, "Say it in German.", path=FILE, line=2, by="alice"
+    )
+    until(lambda: "Somebody looks at the open changes" in receiver.text(), "the event causes a look")
+    until(lambda: story.labels() == {PROCESSING}, lambda: f"the round starts; {system._logs()}")
+    asked = len(system.model.requests)
+    until(lambda: len(system.model.requests) >= max(asked, 3), "the model works")
+    for program in system.programs if is_memory else system.programs[1:]:
+        program.kill()
+    system.start_webhook() if is_memory else system.start_consumer()
+    story.gate.touch()
+    story.until_ended(("checks", "pushed"), ("review", "pushed"))
+
+    story.look_again()
+    assert story.ends() == [("checks", "pushed"), ("review", "pushed")]
+    assert system.file_at(BRANCH, FILE) == "one\nzwei\n"
+    assert system.git("rev-list", "--count", f"{green}..{BRANCH}").strip() == "1", "one commit"
+    answers = [one for one in thread.comments if one.author.login == US]
+    assert len(answers) == 1
+    assert answers[0].body.startswith(answer_mark([f"t{thread.comments[0].id}"]))
+    assert thread.resolved_by is None

@@ -1,0 +1,167 @@
+"""A consumer looks at our open changes: it queues what is due once, and shows what no round does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from coding_agent_consumer.rounds.looks import RoundLooks
+from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.forge.changes import ChangeSnapshot, CheckConclusion, OpenChanges
+from coding_agent_core.forge.values import MARKER, Comment, Permission
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.registry import Platform
+from coding_agent_core.reporting import State, comment, read_state
+from coding_agent_core.rounds.record import RoundRecord
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import Item, Phase, RunnerName
+
+from tests.unit.core_reporting import making as reports
+from tests.unit.core_rounds.making import HEAD, OURS, change, check, remark, review, rounds
+
+SETTINGS = Settings.model_validate({"rounds": {"enabled": True}})
+INFRASTRUCTURE = change(checks=(check(conclusion=CheckConclusion.INFRASTRUCTURE),))
+RED, ASKED = change(checks=(check(),)), State(uuid="u", phase=Phase.SUCCEEDED, user="anna")
+
+
+class FakeForge:
+    """Shows changes with our comments on them, and keeps what it was asked."""
+
+    host, platform = "github.com", Platform.GITHUB
+
+    def __init__(self, *changes: ChangeSnapshot) -> None:
+        self.changes = {one.item.number: one for one in changes}
+        self.comments: dict[tuple[ItemKind, int], str] = {}
+        self.edits = 0
+        self.reruns: list[str] = []
+        self.broken: set[int] = set()
+
+    async def open_changes(self) -> OpenChanges:
+        return OpenChanges(tuple(map(self._shown, self.changes.values())))
+
+    def _shown(self, snapshot: ChangeSnapshot) -> ChangeSnapshot:
+        body = self.comments.get((ItemKind.CHANGE, snapshot.item.number))
+        return snapshot if body is None else replace(snapshot, comments=(remark(1, OURS, body),))
+
+    async def permission(self, item: Item, _login: str) -> Permission:
+        if item.number in self.broken:
+            raise ForgeUnavailableError("It cannot be read.")
+        return Permission.WRITE
+
+    async def find_comment(self, item: Item, _marker: str) -> Comment | None:
+        body = self.comments.get((item.kind, item.number))
+        return None if body is None else Comment("1", "bot", body, datetime.now(UTC))
+
+    async def upsert_comment(self, item: Item, marker: str, body: str, **_: Any) -> None:
+        assert marker in body
+        self.comments[item.kind, item.number] = body
+        self.edits += 1
+
+    async def rerun_check(self, _item: Item, run: str) -> None:
+        self.reruns.append(run)
+
+
+class Place:
+    def __init__(self, *changes: ChangeSnapshot) -> None:
+        self.forge, self.queue = FakeForge(*changes), MemoryQueue()
+        forge: Any = self.forge
+        self.looks = RoundLooks(SETTINGS, forge, self.queue, self.queue)
+
+    def shows(self, state: State, kind: ItemKind = ItemKind.CHANGE, number: int = 8) -> None:
+        self.forge.comments[kind, number] = comment(reports.report(state))
+
+    @property
+    def shown(self) -> str:
+        return self.forge.comments.get((ItemKind.CHANGE, 8), "")
+
+    async def look(self, times: int = 2) -> None:
+        for _ in range(times):
+            await self.looks.look()
+
+    def queued(self, number: int = 8) -> QueuedTask | None:
+        return self.queue.latest_task(self.forge.changes[number].item)
+
+
+async def test_what_is_due_is_queued_once_for_the_person_who_asked_for_the_work() -> None:
+    place = Place(RED)
+    place.shows(ASKED.model_copy(update={"runner": RunnerName.CODEX}), ItemKind.ISSUE, 7)
+    await place.look()
+    queued = place.queued()
+    assert queued is not None
+    trigger = queued.request.trigger
+    assert (trigger.cause, queued.run, queued.request.user) == ("checks", 1, "anna")
+    assert queued.request.runner is RunnerName.CODEX
+    assert trigger.round is not None
+    assert queued.name.endswith(trigger.round.name_part)
+    assert len(place.queue._active) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "is_queued"),
+    [
+        (None, True),
+        (ASKED, True),
+        (ASKED.model_copy(update={"phase": Phase.RUNNING}), False),
+        (ASKED.model_copy(update={"phase": Phase.BACKOFF}), False),
+        (ASKED.model_copy(update={"phase": Phase.QUEUED, "attempt": 0}), True),  # lost with its queue
+        (ASKED.model_copy(update={"rounds": rounds(RED, 1)[1]}), False),
+    ],
+)
+async def test_a_round_waits_for_the_task_that_our_comment_shows(
+    state: State | None, is_queued: bool
+) -> None:
+    place = Place(RED)
+    if state is not None:
+        place.shows(state)
+    await place.look()
+    assert (place.queued() is not None) is is_queued
+
+
+@pytest.mark.parametrize("is_shown", [True, False], ids=["with a comment", "without a comment"])
+async def test_a_check_that_could_not_run_is_run_again_once(is_shown: bool) -> None:
+    place = Place(INFRASTRUCTURE)
+    if is_shown:
+        place.shows(ASKED)
+    await place.look(3)
+    assert place.forge.reruns == ["900"]
+    state = read_state(place.shown)
+    assert state is not None
+    assert (state.uuid, state.phase) == ("u" if is_shown else "", Phase.SUCCEEDED)
+    assert [entry.head for entry in (state.rounds or RoundRecord()).reruns] == [HEAD]
+    assert "Checks run again: CI / test." in place.shown
+    assert place.forge.edits == 1
+    assert place.queued() is None
+
+
+async def test_nothing_is_written_while_a_task_has_the_change() -> None:
+    place = Place(INFRASTRUCTURE)
+    async with place.queue.item_lock(INFRASTRUCTURE.item):
+        await place.look()
+    assert (place.forge.reruns, place.forge.edits) == ([], 0)
+
+
+async def test_why_no_round_follows_is_shown_until_it_is_over() -> None:
+    red, record = rounds(RED, 3)
+    place = Place(red)
+    place.shows(ASKED.model_copy(update={"rounds": record}))
+    before = place.shown
+    await place.look(3)
+    assert "There were 3 rounds for failed checks" in place.shown or "which is the limit" in place.shown
+    assert place.forge.edits == 1
+    assert place.shown.count(MARKER) == 1
+    place.forge.changes[8] = replace(red, checks=())
+    await place.look(3)
+    assert (place.shown, place.forge.edits) == (before, 2)
+
+
+async def test_a_change_that_cannot_be_handled_holds_back_no_other() -> None:
+    other = replace(RED, item=RED.item.model_copy(update={"number": 9}))
+    place = Place(change(reviews=(review(),)), other)
+    place.forge.broken = {8}
+    await place.look()
+    assert place.queued() is None
+    assert place.queued(9) is not None

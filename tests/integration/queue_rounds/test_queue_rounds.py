@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ class Story:
     system: System
     number: int
     gate: Path
+
+    @property
+    def is_memory(self) -> bool:
+        return "use_rabbitmq" not in self.system.sections
 
     @property
     def head(self) -> str:
@@ -63,6 +67,14 @@ class Story:
             lambda: f"{rounds}: {self.ends()}, {self.labels()}; {self.system._logs()}",
             300,
         )
+
+    def kill_and_start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """`kill -9` of all consumers, and a new one."""
+        for program in self.system.programs if self.is_memory else self.system.programs[1:]:
+            if program.process.poll() is None:
+                program.kill()
+        meanwhile()
+        self.system.start_webhook() if self.is_memory else self.system.start_consumer()
 
     def check(self, result: str) -> None:
         self.system.forge.add_check(REPOSITORY, self.head, "test", result, log=b"1 failed\n")
@@ -106,13 +118,17 @@ def story(request: pytest.FixtureRequest, start_system: StartSystem) -> Iterator
         yield Story(system, number, gate)
 
 
+def answers(thread: Any) -> list[str]:
+    """What we wrote in a thread."""
+    return [one.body for one in thread.comments if one.author.login == US]
+
+
 def test_from_a_failed_check_to_an_answered_review(story: Story) -> None:
     system = story.system
-    is_memory = "use_rabbitmq" not in system.sections
     first_head = story.head
     story.check("failure")
     receiver = system.start_webhook()
-    if not is_memory:
+    if not story.is_memory:
         system.start_consumer()
         system.start_consumer()
     story.until_ended(("checks", "pushed"))
@@ -125,19 +141,23 @@ def test_from_a_failed_check_to_an_answered_review(story: Story) -> None:
     )
     until(lambda: "Somebody looks at the open changes" in receiver.text(), "the event causes a look")
     until(lambda: story.labels() == {PROCESSING}, lambda: f"the round starts; {system._logs()}")
-    asked = len(system.model.requests)
-    until(lambda: len(system.model.requests) >= max(asked, 3), "the model works")
-    for program in system.programs if is_memory else system.programs[1:]:
-        program.kill()
-    system.start_webhook() if is_memory else system.start_consumer()
+    until(lambda: len(system.model.requests) >= 3, "the model works")
+    story.kill_and_start()
+    until(lambda: len(system.model.requests) >= 4, lambda: f"the next attempt; {system._logs()}")
+
+    # It is killed again after its push and its answer, before the comment shows the end.
+    system.fault(method="(PATCH|PUT)", path=r".*/(issues/comments|notes)/\d+", status=503, times=None)
     story.gate.touch()
+    until(lambda: answers(thread), lambda: f"the answer; {system._logs()}", 300)
+    asked = len(system.model.requests)
+    story.kill_and_start(system.clear_faults)
     story.until_ended(("checks", "pushed"), ("review", "pushed"))
+    assert len(system.model.requests) == asked, "the push of the killed round is found"
 
     story.look_again()
     assert story.ends() == [("checks", "pushed"), ("review", "pushed")]
     assert system.file_at(BRANCH, FILE) == "one\nzwei\n"
     assert system.git("rev-list", "--count", f"{green}..{BRANCH}").strip() == "1", "one commit"
-    answers = [one for one in thread.comments if one.author.login == US]
-    assert len(answers) == 1
-    assert answers[0].body.startswith(answer_mark([f"t{thread.comments[0].id}"]))
+    [answer] = answers(thread)
+    assert answer.startswith(answer_mark([f"t{thread.comments[0].id}"]))
     assert thread.resolved_by is None

@@ -31,6 +31,7 @@ from prometheus_client import CollectorRegistry
 from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of_error
 from coding_agent_consumer.attempt_egress import Identities, denials
 from coding_agent_consumer.circuit_breaker import CircuitBreaker, Trial
+from coding_agent_consumer.claim_checks import ClaimChecks, OutdatedError, TaskStoppedError
 from coding_agent_consumer.forge_tasks import (
     Abandon,
     Drop,
@@ -66,14 +67,8 @@ _GRACE = 60.0
 """Seconds after a stop in which the work so far can still be pushed."""
 _SHOWING_TRIES = 10
 """Further deliveries after the last attempt to show a task's end while the forge refuses that."""
-_HURRY = 1.0
-"""Seconds that a consumer that must end waits for a broker that is away."""
 _OVERTIME = 600.0
 """Seconds beyond an attempt's time in which its finished work can still be pushed."""
-
-
-class _TaskStoppedError(Exception):
-    """The consumer is shutting down, or the queue gave the task to another consumer: report nothing more."""
 
 
 class _ForgeDownError(Exception):
@@ -86,15 +81,6 @@ class _ForgeDownError(Exception):
     def __init__(self, message: str, asked: float | None) -> None:
         super().__init__(message)
         self.asked = asked
-
-
-class _OutdatedError(Exception):
-    """Another consumer has changed the item since it was decided that an attempt starts."""
-
-
-def _progress_of(state: State | None) -> tuple[object, ...]:
-    """Return what tells one report of a task from the next one."""
-    return () if state is None else (state.uuid, state.run, state.attempt, state.phase)
 
 
 @dataclass
@@ -146,12 +132,14 @@ class TaskHandler:
     identities: Identities | None = None
     process: str | None = None
     clock: Clock = field(default_factory=Clock)
+    _checks: ClaimChecks = field(init=False)
     _breakers: dict[str, CircuitBreaker] = field(init=False)
     """The circuit breakers by host."""
     _given_back: dict[str, _GivenBack] = field(default_factory=dict, init=False)
     """Tasks that were given back, by uuid."""
 
     def __post_init__(self) -> None:
+        self._checks = ClaimChecks(self.shutdown, self.clock)
         self._breakers = {host: CircuitBreaker(self.clock) for host in self.forges}
 
     async def handle(self, claim: Claim) -> None:
@@ -181,7 +169,7 @@ class TaskHandler:
                         return
                 try:
                     await self._with_item(claim, forge, progress)
-                except _TaskStoppedError:
+                except TaskStoppedError:
                     raise
                 except _ForgeDownError as error:
                     await self._give_back(claim, progress, error)
@@ -189,7 +177,7 @@ class TaskHandler:
                     await self._settle_failure(claim, progress, error)
         except _ForgeDownError as error:
             await self._give_back(claim, progress, error)
-        except _TaskStoppedError:
+        except TaskStoppedError:
             _logger.info(
                 "Stopped work on %s: %s",
                 item.display,
@@ -310,7 +298,7 @@ class TaskHandler:
                 earlier = EarlierAttempts(ended=start.ended)
                 try:
                     await self._attempt(claim, progress, progress.task, details, earlier)
-                except _OutdatedError:
+                except OutdatedError:
                     return False
         return True
 
@@ -323,7 +311,7 @@ class TaskHandler:
         earlier: EarlierAttempts,
     ) -> None:
         async def prepare() -> None:
-            await self._require_start(claim, task, progress.seen)
+            await self._checks.require_start(claim, task, progress.seen)
             await task.prepare()
 
         await self._before_work(claim, progress, prepare)
@@ -373,7 +361,7 @@ class TaskHandler:
             outcome = outcome.model_copy(update={"denied": denied})
         self.usage.count(claim.task.request.item.repository, outcome.usage)
         if claim.lost.is_set():
-            raise _TaskStoppedError
+            raise TaskStoppedError
         if outcome.reason is Reason.CANCELLED:
             if why[0]:
                 if claim.cancelled.is_set() and task.state.round is None:
@@ -381,72 +369,12 @@ class TaskHandler:
                 outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped."})
             else:  # the consumer shuts down, but the task is still wanted: another consumer continues it
                 await self._comment(claim, task, Phase.QUEUED, outcome, None)
-                raise _TaskStoppedError
+                raise TaskStoppedError
         if outcome.reason is Reason.FORGE_UNAVAILABLE and not attempt.began:
             progress.trial.failed(outcome.retry_after)
             raise _ForgeDownError(outcome.message, outcome.retry_after)
         self._given_back.pop(claim.task.uuid, None)
         await self._settle(claim, task, outcome)
-
-    async def _require_start(self, claim: Claim, task: ForgeTask, seen: State | None) -> None:
-        """Return if the attempt may start: this consumer holds the item, and the decision still applies.
-
-        Args:
-            seen: the comment's state from which it was decided that the attempt starts.
-
-        Raises:
-            ForgeError: the comment cannot be read.
-            _OutdatedError: another consumer has reported since.
-            _TaskStoppedError: another consumer may have the task. No work has begun, so it can have it.
-        """
-        if claim.exclusive:
-            return
-        if not await self._holds_item(claim):
-            claim.lost.set()
-            raise _TaskStoppedError
-        # The second state is our own, if the forge accepted the comment and then failed.
-        if _progress_of(await remembered(task.forge, task.item)) not in (
-            _progress_of(seen),
-            _progress_of(task.state),
-        ):
-            raise _OutdatedError
-
-    async def _require_ours(self, claim: Claim, task: ForgeTask) -> None:
-        """Return if this consumer's next report replaces nothing newer in the comment.
-
-        1. This consumer loses its connection, and with it the item's lock. It may not know it yet.
-        2. Another consumer gets the message and the lock, and starts the next attempt, or reports the end.
-        3. This consumer reports.
-
-        Raises:
-            ForgeError: the comment cannot be read.
-            _TaskStoppedError: another consumer has or had the task.
-        """
-        if not (claim.exclusive or claim.lost.is_set()):
-            await self._holds_item(claim)
-            shown, ours = await remembered(task.forge, task.item), task.state
-            if shown is not None and (shown.run, shown.attempt, shown.phase.terminal) > (
-                ours.run,
-                ours.attempt,
-                ours.phase.terminal,
-            ):
-                claim.lost.set()
-        if claim.lost.is_set():
-            raise _TaskStoppedError
-
-    async def _holds_item(self, claim: Claim) -> bool:
-        """As `Claim.holds_item`, but do not wait for a broker that is away when the consumer must end."""
-
-        async def hurry() -> None:
-            await self.shutdown.wait()
-            await self.clock.sleep(_HURRY)
-
-        asked = asyncio.ensure_future(claim.holds_item())
-        try:
-            await first_of(asyncio.wait({asked}), hurry())
-            return asked.done() and asked.result()
-        finally:
-            asked.cancel()
 
     async def _settle(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
         attempt = task.state.attempt
@@ -466,7 +394,7 @@ class TaskHandler:
         claim.ending()
 
         async def finish() -> None:
-            await self._require_ours(claim, task)
+            await self._checks.require_ours(claim, task)
             await task.finish(outcome)
 
         await self._retrying(claim, finish)
@@ -513,7 +441,7 @@ class TaskHandler:
     ) -> bool:
         """Show a phase that the next delivery would show too. Return whether the forge accepted it."""
         try:
-            await self._require_ours(claim, task)
+            await self._checks.require_ours(claim, task)
             await task.comment(phase, outcome=outcome, next_attempt=next_attempt)
         except ForgeError as error:
             _logger.warning("Could not report on %s that it is %s: %s", task.item.display, phase, error)
@@ -567,7 +495,7 @@ class TaskHandler:
         Raises:
             ForgeError: the forge refused.
             _ForgeDownError: the forge is down.
-            _TaskStoppedError: as in `_retrying`.
+            TaskStoppedError: as in `_retrying`.
         """
         try:
             return await self._retrying(claim, action, within=_START_PATIENCE)
@@ -585,7 +513,7 @@ class TaskHandler:
 
         Raises:
             ForgeError: the forge refused, or was down for longer than `within` seconds.
-            _TaskStoppedError: the consumer shut down, or the claim was lost, while waiting.
+            TaskStoppedError: the consumer shut down, or the claim was lost, while waiting.
         """
         return await while_unavailable(
             action,
@@ -597,7 +525,7 @@ class TaskHandler:
     async def _pause(self, claim: Claim, seconds: float) -> None:
         await first_of(self.clock.sleep(seconds), self.shutdown.wait(), claim.lost.wait())
         if self.shutdown.is_set() or claim.lost.is_set():
-            raise _TaskStoppedError
+            raise TaskStoppedError
 
     def _delay(self, attempt: int, asked: float | None) -> float:
         consumer = self.settings.consumer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -268,13 +268,25 @@ class NoticeHandler:
         return task_for(forge, item, labels, state, max_attempts=limit)
 
     async def _execute(self, command: IssueCommand, forge: Forge) -> None:
-        by_labels = LabelRequests(forge, self.settings.labels(command.item.platform))
+        labels = self.settings.labels(command.item.platform)
+        by_labels = LabelRequests(forge, labels, self._cancel_round)
         target = Target(
             forge=forge,
             tasks=self.source.tasks or by_labels,
             last=partial(_last, forge, command.item, self.source),
         )
         await execute(command, target, self.metrics)
+
+    async def _cancel_round(self, withdrawal: Withdrawal, forge: Forge) -> bool:
+        """End a round that waits for its first attempt, and has no label yet; whether there was one."""
+        async with self.source.item_lock(withdrawal.item) as is_free:
+            item = await forge.locate(withdrawal.item)
+            state = await remembered(forge, item) if is_free else None
+            if state is None or state.round is None or not state.waits_for_first_attempt:
+                return False
+            outcome = Outcome(reason=Reason.CANCELLED, message=withdrawal.message)
+            await self._task(forge, item, state).finish(outcome)
+            return True
 
 
 async def _last(forge: Forge, item: Item, source: NoticeSource) -> LastTask:
@@ -289,10 +301,14 @@ class LabelRequests:
 
     The forge reports this to the receiver like any other label event, and the consumer that works on the task
     checks the labels before and during its work.
+
+    Attributes:
+        cancel_round: ends a round that has no label yet; returns whether there was one.
     """
 
     forge: Forge
     labels: Labels
+    cancel_round: Callable[[Withdrawal, Forge], Awaitable[bool]]
 
     async def submit(self, request: TaskRequest) -> Submission:
         name = task_name(request.item)
@@ -308,6 +324,6 @@ class LabelRequests:
             await self.forge.remove_label(withdrawal.item, label)
             for label in sorted(self.labels.active & seen.labels)
         ]
-        if not any(removed):
+        if not any(removed) and not await self.cancel_round(withdrawal, self.forge):
             return Keep("the item has none of the labels of a task")
         return Cancel(task_name(withdrawal.item))

@@ -4,7 +4,8 @@ A notice that a stop keeps from being handled is not labels_shown: the next cons
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -18,13 +19,17 @@ from coding_agent_core.forge.values import Comment, ItemDetails, ItemState, Labe
 from coding_agent_core.issue_commands import CommandName, IssueCommand
 from coding_agent_core.queue_messages import Notice, QueuedTask, item_of_notice
 from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices
 from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import read_state
+from coding_agent_core.reporting import State, comment, read_state
+from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, Withdrawal
 
 from tests.unit.consumer.making import ITEM, details
 from tests.unit.core_commands.test_commands import command
+from tests.unit.core_reporting.making import report
+from tests.unit.core_rounds.test_trigger import CHECKS
 
 GITHUB, GITLAB = "github.com", "gitlab.com"
 
@@ -149,7 +154,7 @@ async def test_it_is_acknowledged_only_if_it_was_handled(
 
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-BOT, PROCESSING = "coding agent", "coding agent processing"
+BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
 
 
 class ShownItem:
@@ -235,6 +240,30 @@ class WrittenItem(ShownItem):
     def phases(self) -> list[Phase]:
         """What the comment said, oldest first."""
         return [state.phase for body in self.bodies if (state := read_state(body)) is not None]
+
+
+class Broker(RabbitMQNotices):
+    """Knows no tasks; nobody holds a lock."""
+
+    def __init__(self) -> None: ...
+
+    @asynccontextmanager
+    async def item_lock(self, item: Item) -> AsyncIterator[bool]:
+        yield True
+
+
+async def test_a_command_cancels_a_round_that_waits_and_has_no_label() -> None:
+    forge, found = WrittenItem(), trigger_of(CHECKS, NOON)[1]
+    forge.state = replace(forge.state, labels=frozenset({DONE}))
+    waiting = State(uuid="u", run=2, attempt=0, phase=Phase.QUEUED, round=found)
+    forge.bodies = [comment(report(waiting))]
+    handler = NoticeHandler(Settings(), Broker(), {ITEM.host: cast("Forge", forge)})
+    await handler.handle(command(CommandName.CANCEL).model_copy(update={"item": ITEM}))
+    assert forge.phases == [Phase.QUEUED, Phase.CANCELLED]
+    state = read_state(forge.bodies[-1])
+    assert state is not None
+    assert state.rounds is not None
+    assert state.rounds.has(CHECKS)
 
 
 async def test_a_task_that_a_command_cancels_before_its_item_shows_it_is_shown_as_cancelled(

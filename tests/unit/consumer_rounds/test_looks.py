@@ -10,18 +10,20 @@ import pytest
 from coding_agent_consumer.rounds.looks import RoundLooks
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import ChangeSnapshot, CheckConclusion, OpenChanges
-from coding_agent_core.forge.values import MARKER, Comment, Permission
+from coding_agent_core.forge.values import MARKER, Comment, ItemState, Permission
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, comment, read_state
-from coding_agent_core.rounds.record import RoundRecord
+from coding_agent_core.rounds.record import RoundEnd, RoundRecord
+from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Phase, RunnerName
 
 from tests.unit.core_reporting import making as reports
-from tests.unit.core_rounds.making import HEAD, OURS, change, check, remark, review, rounds
+from tests.unit.core_rounds.making import HEAD, NOON, OURS, change, check, remark, review, rounds
+from tests.unit.core_rounds.test_trigger import CHECKS
 
 SETTINGS = Settings.model_validate({"rounds": {"enabled": True}})
 INFRASTRUCTURE = change(checks=(check(conclusion=CheckConclusion.INFRASTRUCTURE),))
@@ -38,6 +40,7 @@ class FakeForge:
         self.comments: dict[tuple[ItemKind, int], str] = {}
         self.edits = 0
         self.reruns: list[str] = []
+        self.labels: frozenset[str] = frozenset()
         self.broken: set[int] = set()
 
     async def open_changes(self) -> OpenChanges:
@@ -60,6 +63,11 @@ class FakeForge:
         assert marker in body
         self.comments[item.kind, item.number] = body
         self.edits += 1
+
+    async def read_state(self, _item: Item) -> ItemState:
+        return ItemState(self.labels, open=True)
+
+    async def add_label(self, _item: Item, _label: str) -> None: ...
 
     async def rerun_check(self, _item: Item, run: str) -> None:
         self.reruns.append(run)
@@ -137,10 +145,25 @@ async def test_a_check_that_could_not_run_is_run_again_once(is_shown: bool) -> N
     assert place.queued() is None
 
 
+async def test_a_round_that_was_lost_with_its_process_ends_if_its_cause_is_gone() -> None:
+    place = Place(change())
+    found = trigger_of(CHECKS, NOON)[1]
+    place.shows(State(uuid="lost", phase=Phase.QUEUED, attempt=0, round=found))
+    await place.look(3)
+    state = read_state(place.shown)
+    assert state is not None
+    assert (state.uuid, state.phase) == ("lost", Phase.SUCCEEDED)
+    assert state.rounds is not None
+    assert [entry.end for entry in state.rounds.rounds] == [RoundEnd.SUPERSEDED]
+    assert place.queued() is None
+
+
 async def test_nothing_is_written_while_a_task_has_the_change() -> None:
     place = Place(INFRASTRUCTURE)
     async with place.queue.item_lock(INFRASTRUCTURE.item):
         await place.look()
+    place.forge.labels = frozenset({"coding agent"})  # its task comes soon
+    await place.look()
     assert (place.forge.reruns, place.forge.edits) == ([], 0)
 
 

@@ -10,12 +10,14 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queue_messages import NoticeSource, TaskSink
+from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import (
     State,
     comment_with_notes,
@@ -31,9 +33,10 @@ from coding_agent_core.rounds.record import RoundRecord, with_reruns
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.rounds.values import RoundCause, Work
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Origin, TaskRequest, Trigger, answered_issue
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, answered_issue
 
-from coding_agent_consumer.forge_tasks import remembered
+from coding_agent_consumer.forge_tasks import remembered, task_for
+from coding_agent_consumer.rounds.work import cause_gone
 
 _logger = logging.getLogger("coding_agent.rounds")
 
@@ -109,11 +112,15 @@ class RoundLooks:
 
     async def _look_at(self, key: str, snapshot: ChangeSnapshot) -> float | None:
         state = await self._changes.state(key, snapshot)
-        active = _is_active(state) or bool(self.source.is_wanted(snapshot.item))
+        wanted = self.source.is_wanted(snapshot.item)
+        active = _is_active(state) or bool(wanted)
+        shows_end = state is None or state.phase.terminal
         work = await self._changes.decide(snapshot, _record(state), active=active)
         if work.due:
             await self._queue(snapshot, work.due[0], state)
-        elif not active and (work.reruns or self._shows_less(snapshot, work)):
+        elif state is not None and state.round and state.waits_for_first_attempt and wanted is False:
+            await self._end_lost(key, snapshot.item, state)
+        elif shows_end and not wanted and (work.reruns or self._shows_less(snapshot, work)):
             work = await self._show(key, snapshot, work)
         again = work.look_again
         return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
@@ -136,7 +143,10 @@ class RoundLooks:
             found = await forge.find_comment(item, MARKER)
             shown = body = _plain(found.body) if found is not None else ""
             state = read_state(shown)
-            if state is not None and not state.phase.terminal:
+            triggers = self.settings.labels(item.platform).triggers
+            # An edit would make the label look older than the end that the comment shows.
+            is_labeled = bool(triggers & (await forge.read_state(item)).labels)
+            if is_labeled or (state is not None and not state.phase.terminal):
                 return work
             work = await self._changes.decide(snapshot, _record(state), active=False)
             if work.reruns and not work.due:
@@ -151,6 +161,20 @@ class RoundLooks:
                 await forge.upsert_comment(item, MARKER, body, known=found)
                 self._changes.wrote(key)
         return work
+
+    async def _end_lost(self, key: str, item: Item, state: State) -> None:
+        """Show the end of a round that waited in the memory of a process which was killed.
+
+        If its cause were still there, the round would be queued again.
+        """
+        assert state.round is not None  # noqa: S101 - the caller has checked it
+        labels, limit = self.settings.labels(item.platform), self.settings.consumer.max_attempts
+        message, gone = "Nothing is left to do on this change.", cause_gone(state.round)
+        async with self.source.item_lock(item) as free:
+            if free and await remembered(self.forge, item) == state:
+                task = task_for(self.forge, item, labels, state, max_attempts=limit)
+                await task.finish(Outcome(reason=Reason.SUPERSEDED, message=message, round=gone))
+                self._changes.wrote(key)
 
     async def _queue(self, snapshot: ChangeSnapshot, cause: RoundCause, state: State | None) -> None:
         """Queue a round, for the person who asked for the work that led to the change.

@@ -15,7 +15,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_forge import ForgeServer
 
 from tests.fixtures.forge import REPOSITORY
-from tests.fixtures.hook_receiver import HookReceiver
+from tests.fixtures.hook_receiver import HookReceiver, Received
 
 US, OURS, THEIRS = "coding-agent-bot", "coding-agent/issue-7", "feature"
 FILE = "numbers.txt"
@@ -68,12 +68,14 @@ def forge(request: pytest.FixtureRequest) -> ForgeServer:
     return server
 
 
-def meanings(forge: ForgeServer, hooks: HookReceiver, settings: Settings) -> list[Meaning]:
+def meaning(forge: ForgeServer, one: Received, settings: Settings) -> Meaning:
     module: Any = forge_module(Platform(forge.flavour.value), "webhook")
-    return [
-        module.interpret(module.delivery(one.headers), one.payload, settings, datetime.now(UTC))
-        for one in hooks.deliveries
-    ]
+    found: Meaning = module.interpret(module.delivery(one.headers), one.payload, settings, datetime.now(UTC))
+    return found
+
+
+def meanings(forge: ForgeServer, hooks: HookReceiver, settings: Settings) -> list[Meaning]:
+    return [meaning(forge, one, settings) for one in hooks.deliveries]
 
 
 @pytest.mark.parametrize(("act", "branch", "looks"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
@@ -89,7 +91,9 @@ def test_looks(
     number = forge.open_change(REPOSITORY, branch, "main", by=US)
     forge.add_hook(REPOSITORY, hook_receiver.url, "a secret")
     act(forge, number, branch)
-    # This comes last, and shows that all events of the act have arrived.
+    if looks:
+        hook_receiver.wait_for(lambda one: isinstance(meaning(forge, one, on), Look))
+    # This is delivered last, and shows that the events of an act without a look have arrived.
     forge.open_issue(REPOSITORY, "The last", "")
     last = {"issues", "Issue Hook"}
     hook_receiver.wait_for(

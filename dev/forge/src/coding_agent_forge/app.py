@@ -14,12 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
 from coding_agent_forge import admin, git_http
+from coding_agent_forge.ci import ContinuousIntegration
 from coding_agent_forge.clock import Clock, DateHeader
 from coding_agent_forge.deliveries import Deliveries
 from coding_agent_forge.errors import HttpError
 from coding_agent_forge.faults import Faults
 from coding_agent_forge.flavours import FLAVOURS
-from coding_agent_forge.model import Flavour
+from coding_agent_forge.model import CheckHappening, Flavour, Happening
 from coding_agent_forge.requestlog import KEPT, RequestLog
 from coding_agent_forge.sandbox import Sandbox
 from coding_agent_forge.seed import Seed, plant
@@ -49,13 +50,23 @@ def create_app(
     sandbox = Sandbox(
         store, Deliveries(store, wording.seal, wording.new_guid), base_url, person, deque(maxlen=KEPT), clock
     )
-    store.listener = lambda happening: wording.tell(sandbox, happening)
-    sandbox.reviews.listener = lambda happening: wording.tell_check(sandbox, happening)
+    ci = ContinuousIntegration(sandbox.reviews)
+
+    def tell(happening: Happening) -> None:
+        wording.tell(sandbox, happening)
+        ci.see(happening)
+
+    def tell_check(happening: CheckHappening) -> None:
+        wording.tell_check(sandbox, happening)
+        ci.see_check(happening)
+
+    store.listener, sandbox.reviews.listener = tell, tell_check
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sandbox.deliveries.start()
         yield
+        await ci.stop()
         await sandbox.deliveries.stop()
 
     app = FastAPI(

@@ -247,6 +247,13 @@ def merge(repository: Path, branch: str, other: str, message: str) -> str:
     return merged
 
 
+def check_out(repository: Path, sha: str, folder: Path) -> None:
+    """Write the files of a commit into an empty folder."""
+    with tempfile.TemporaryDirectory(prefix="forge-index-") as scratch:
+        extra = {"GIT_INDEX_FILE": f"{scratch}/index"}
+        git(repository, "--work-tree", str(folder), "checkout", "--quiet", sha, "--", ".", extra=extra)
+
+
 def commit_files(repository: Path, branch: str, files: Mapping[str, str], message: str) -> str:
     """Add a commit to a branch that writes these files; its id. A new branch starts from `HEAD`.
 

@@ -208,6 +208,7 @@ class Repository:
         pushes: over HTTP, oldest first.
         required: names of the checks without which nothing is merged (GitHub).
         merge_needs: what GitLab merges nothing without: `ci`, `discussions`.
+        ci: shell commands that run on each new head of an open change, by the name of their check.
     """
 
     id: int
@@ -228,6 +229,7 @@ class Repository:
     pushes: list[Push] = field(default_factory=list)
     required: set[str] = field(default_factory=set)
     merge_needs: set[str] = field(default_factory=set)
+    ci: dict[str, str] = field(default_factory=dict)
 
     @property
     def full_name(self) -> str:

@@ -88,6 +88,22 @@ class Sandbox:
                 )
                 self.store.moved(target, item, pusher, tips, shortened=shortened)
 
+    async def merge(self, repository: Repository, item: Item, actor: User) -> str:
+        """Merge an open change into its base, as a person does; the base's new commit.
+
+        Raises:
+            HttpError: 405 if it is not open or its branch is gone, 409 when they conflict.
+            subprocess.CalledProcessError: somebody else has moved the base meanwhile.
+        """
+        holder = repository.holder(item)
+        head = await asyncio.to_thread(git.branch_sha, holder.path, item.head) if holder else None
+        before = await asyncio.to_thread(git.branch_sha, repository.path, item.base)
+        if not item.open or head is None or before is None:
+            raise HttpError(405, f"{repository.full_name} change {item.number} cannot be merged")
+        after = await asyncio.to_thread(git.merge, repository.path, item.base, head, f"Merge {item.title}")
+        await self.push(repository, actor, item.base, before, after)
+        return after
+
     async def tips(self, repository: Repository, base: str, head: str, source: Repository | None) -> Tips:
         """Where the branches of a change are; `source` is the fork that holds its head, if one does.
 

@@ -11,6 +11,7 @@ repositories:
     roles: {coding-agent-bot: write, reader: read}
     labels: [{name: bug, color: d73a4a}]
     issues: [{file: samples/pricing.issue.md, author: alice, labels: [bug]}]
+    ci: {tests: python3 -m unittest}                       # runs on each new head of a pull request
 hooks:
   - {repository: acme/pricing, url: "http://127.0.0.1:8000/webhook/github", secret: s3cret, events: [issues]}
 """
@@ -64,7 +65,13 @@ class SeedIssue(_Strict):
 
 
 class SeedRepository(_Strict):
-    """A repository; `files`: the folder of its initial commit, `protected`: branches or patterns."""
+    """A repository.
+
+    Attributes:
+        files: the folder of its initial commit.
+        protected: branches or patterns.
+        ci: the same as in `Repository`.
+    """
 
     owner: str
     name: str
@@ -77,6 +84,7 @@ class SeedRepository(_Strict):
     roles: dict[str, Role] = {}
     labels: list[SeedLabel] = []
     issues: list[SeedIssue] = []
+    ci: dict[str, str] = {}
 
 
 class SeedHook(_Strict):
@@ -148,6 +156,7 @@ def _plant_repository(seed: SeedRepository, store: Store, folder: Path) -> None:
         default_branch=seed.default_branch,
         roles=dict(seed.roles),
         protected=set(seed.protected),
+        ci=dict(seed.ci),
     )
     store.repositories.append(repository)
     for label in seed.labels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,6 @@ from coding_agent_forge import git
 from coding_agent_forge.app import create_app, with_faults
 from coding_agent_forge.clock import Clock
 from coding_agent_forge.delivery_settings import DeliverySettings
-from coding_agent_forge.errors import HttpError
 from coding_agent_forge.eventlog import ForgeEvent
 from coding_agent_forge.faults import Fault
 from coding_agent_forge.model import Check, Flavour, Item, Kind, Repository, Role, Thread, User
@@ -412,19 +411,14 @@ class ForgeServer:
             subprocess.CalledProcessError: somebody else has moved the base meanwhile.
         """
         repository, item = self.repository(full_name), self.item(full_name, number, Kind.CHANGE)
-        holder = repository.holder(item)
-        head = git.branch_sha(holder.path, item.head) if holder else None
-        before = git.branch_sha(repository.path, item.base)
-        if not item.open or head is None or before is None:
-            raise HttpError(405, f"{full_name} change {number} cannot be merged")
-        after = git.merge(repository.path, item.base, head, f"Merge {item.title}")
-        self._pushed(repository, item.base, before, after, by)
-        return after
+        return self._await(self.sandbox.merge(repository, item, self.user(by)))
 
     def _pushed(self, repository: Repository, branch: str, before: str, after: str, by: str | None) -> None:
+        self._await(self.sandbox.push(repository, self.user(by), branch, before, after))
+
+    def _await(self, work: Coroutine[Any, Any, T]) -> T:
         assert self._loop is not None, "start the server first"
-        push = self.sandbox.push(repository, self.user(by), branch, before, after)
-        asyncio.run_coroutine_threadsafe(push, self._loop).result(START_TIMEOUT)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_TIMEOUT)
 
     def set_draft(self, full_name: str, number: int, *, draft: bool, by: str | None = None) -> None:
         """Make a change a draft, or ready for review."""

@@ -19,10 +19,23 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from coding_agent_forge import git
 from coding_agent_forge.errors import HttpError
-from coding_agent_forge.model import Flavour, Item, Kind, Repository
+from coding_agent_forge.model import Flavour, Item, Kind, Repository, Thread
+from coding_agent_forge.reviews import hunk, place
 from coding_agent_forge.sandbox import Sandbox
 from coding_agent_forge.web.markdown import rendered
-from coding_agent_forge.web.view import chip_style, diff_lines, emoji, linked, visible
+from coding_agent_forge.web.view import (
+    VERDICTS,
+    ThreadView,
+    check_views,
+    chip_style,
+    diff_lines,
+    emoji,
+    linked,
+    reviewers,
+    thread_view,
+    timeline,
+    visible,
+)
 
 router = APIRouter(default_response_class=HTMLResponse)
 _HERE = Path(__file__).parent
@@ -155,9 +168,13 @@ async def items(noun: str, repository: InRepository, sandbox: SandboxOf) -> str:
 @router.get(ITEM)
 async def item_page(repository: InRepository, item: AnItem, sandbox: SandboxOf) -> str:
     """One item with all that is known of it."""
-    diff = None
+    diff, threads, checks, reviews = None, [], [], []
+    flavour = sandbox.store.flavour
     if item.kind is Kind.CHANGE:
         diff = diff_lines(await _diff(repository, item))
+        threads = await asyncio.to_thread(_threads, sandbox, repository, item)
+        reviews = sandbox.reviews.reviews(item)
+        checks = sandbox.reviews.checks(repository, item.tips.head_sha, latest=True)
     return page(
         sandbox,
         "item.html",
@@ -167,6 +184,10 @@ async def item_page(repository: InRepository, item: AnItem, sandbox: SandboxOf) 
         mark=_mark(sandbox, item.kind),
         state="merged" if item.merged_at else "open" if item.open else "closed",
         diff=diff,
+        timeline=timeline(flavour, item, reviews, threads),
+        verdicts=VERDICTS,
+        checks=check_views(f"/{repository.full_name}", flavour, checks),
+        reviewers=reviewers(flavour, item, reviews, lambda user: sandbox.reviews.verdict(item, user)),
         linked=linked(repository, item, change_mark=_mark(sandbox, Kind.CHANGE)),
     )
 
@@ -178,6 +199,17 @@ async def raw_diff(number: int, repository: InRepository) -> Response:
     if item is None:
         raise HttpError(404, "Not Found")
     return Response(await _diff(repository, item), media_type="text/plain; charset=utf-8")
+
+
+def _threads(sandbox: Sandbox, repository: Repository, item: Item) -> list[ThreadView]:
+    views = []
+    for thread in sandbox.reviews.threads(item):
+        at = place(repository, item, thread, follow_renames=sandbox.store.flavour is Flavour.GITLAB)
+        files = git.changes(repository.path, f"{thread.base}...{thread.commit}")
+        diff = next((one.diff for one in files if thread.path in (one.old, one.new)), "")
+        shown = hunk(diff, thread.line, removed=thread.removed) if thread.line is not None else ""
+        views.append(thread_view(thread, at, shown))
+    return views
 
 
 async def _diff(repository: Repository, item: Item) -> str:
@@ -241,6 +273,104 @@ async def change_state(
     """Close or reopen as the person."""
     sandbox.store.update(repository, item, sandbox.person, opened=state == "open")
     return _back(sandbox.path_of(repository, item))
+
+
+def change_of(item: AnItem) -> Item:
+    """The change of the path."""
+    if item.kind is not Kind.CHANGE:
+        raise HttpError(404, "Not Found")
+    return item
+
+
+AChange = Annotated[Item, Depends(change_of)]
+
+
+@router.post(ITEM + "/threads", dependencies=[SameOrigin])
+async def start_thread(
+    repository: InRepository,
+    item: AChange,
+    sandbox: SandboxOf,
+    path: Annotated[str, Form(min_length=1, max_length=1024)],
+    line: Annotated[int, Form(ge=1)],
+    body: Annotated[str, Form(min_length=1)],
+) -> Response:
+    """Comment on a line of the newest commit as the person."""
+    files = await asyncio.to_thread(
+        git.changes, repository.path, f"{item.tips.base_sha}...{item.tips.head_sha}"
+    )
+    if not any(hunk(one.diff, line, removed=False) for one in files if one.new == path):
+        raise HttpError(422, f"line {line} of {path} is not part of the change")
+    thread = sandbox.reviews.start_thread(item, sandbox.person, _lines(body), path=path, line=line)
+    return _back(f"{sandbox.path_of(repository, item)}#thread-{thread.id}")
+
+
+def thread_of(thread: int, item: AChange, sandbox: SandboxOf) -> Thread:
+    """The thread of the path."""
+    for one in sandbox.reviews.threads(item):
+        if one.id == thread:
+            return one
+    raise HttpError(404, "Not Found")
+
+
+AThread = Annotated[Thread, Depends(thread_of)]
+
+
+@router.post(ITEM + "/threads/{thread:int}/replies", dependencies=[SameOrigin])
+async def reply(
+    repository: InRepository,
+    item: AChange,
+    thread: AThread,
+    sandbox: SandboxOf,
+    body: Annotated[str, Form(min_length=1)],
+) -> Response:
+    """Answer in a thread as the person."""
+    sandbox.reviews.reply(thread, sandbox.person, _lines(body))
+    return _back(f"{sandbox.path_of(repository, item)}#thread-{thread.id}")
+
+
+@router.post(ITEM + "/threads/{thread:int}/state", dependencies=[SameOrigin])
+async def resolve(
+    repository: InRepository,
+    item: AChange,
+    thread: AThread,
+    sandbox: SandboxOf,
+    state: Annotated[str, Form(pattern="resolved|open")],
+) -> Response:
+    """Resolve a thread, or open it again, as the person."""
+    sandbox.reviews.resolve(thread, sandbox.person if state == "resolved" else None)
+    return _back(f"{sandbox.path_of(repository, item)}#thread-{thread.id}")
+
+
+@router.post(ITEM + "/reviews", dependencies=[SameOrigin])
+async def review(
+    repository: InRepository,
+    item: AChange,
+    sandbox: SandboxOf,
+    state: Annotated[str, Form(pattern="APPROVED|CHANGES_REQUESTED")],
+    body: Annotated[str, Form()] = "",
+) -> Response:
+    """Review a change as the person."""
+    sandbox.reviews.review(item, sandbox.person, state, _lines(body))
+    return _back(sandbox.path_of(repository, item))
+
+
+@router.post(ITEM + "/merge", dependencies=[SameOrigin])
+async def merge(repository: InRepository, item: AChange, sandbox: SandboxOf) -> Response:
+    """Merge a change as the person."""
+    await sandbox.merge(repository, item, sandbox.person)
+    return _back(sandbox.path_of(repository, item))
+
+
+@router.get("/{full_name:path}/actions/runs/{run:int}/job/{check_id:int}")
+@router.get("/{full_name:path}/-/jobs/{check_id:int}")
+async def log_page(check_id: int, repository: InRepository, sandbox: SandboxOf) -> str:
+    """The log of a check."""
+    for check in sandbox.reviews.checks(repository):
+        if check.id == check_id and check.log is not None:
+            return page(
+                sandbox, "log.html", repository, check=check, log=check.log.decode("utf-8", "replace")
+            )
+    raise HttpError(404, "Not Found")
 
 
 def _lines(text: str) -> str:

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from coding_agent_forge.model import Item, Kind, Label, Repository
+from coding_agent_forge.model import (
+    Check,
+    Comment,
+    Flavour,
+    Item,
+    Kind,
+    Label,
+    Repository,
+    Review,
+    Thread,
+    User,
+)
+from coding_agent_forge.reviews import Place
 
 _HIDDEN = re.compile(r"<!--.*?-->\s*", re.DOTALL)
 _REFERENCE = re.compile(r"(?<![\w&])([#!])(\d{1,9})\b")
@@ -67,3 +80,126 @@ def _mentions(item: Item, other: Item, change_mark: str) -> bool:
     mark = change_mark if other.kind is Kind.CHANGE else "#"
     texts = [item.title, item.body, *(comment.body for comment in item.comments)]
     return any((mark, str(other.number)) in _REFERENCE.findall(visible(text)) for text in texts)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something on a change's page that has a time: exactly one of the last three is given."""
+
+    at: datetime
+    comment: Comment | None = None
+    review: Review | None = None
+    thread: ThreadView | None = None
+
+
+@dataclass(frozen=True)
+class ThreadView:
+    """A thread with the lines that it is on.
+
+    Attributes:
+        lines: the last lines of the hunk, as it was placed.
+    """
+
+    thread: Thread
+    place: Place
+    lines: list[DiffLine]
+
+
+_HUNK_LINES = 5
+VERDICTS = {
+    "APPROVED": "approved these changes",
+    "CHANGES_REQUESTED": "requested changes",
+    "COMMENTED": "reviewed",
+    "DISMISSED": "reviewed; the review was dismissed",
+}
+
+
+def thread_view(thread: Thread, place: Place, hunk: str) -> ThreadView:
+    """A thread as the page shows it; `hunk` ends with its line."""
+    return ThreadView(thread, place, diff_lines("\n".join(hunk.splitlines()[-_HUNK_LINES:])))
+
+
+def timeline(
+    flavour: Flavour, item: Item, reviews: Sequence[Review], threads: Sequence[ThreadView]
+) -> list[Entry]:
+    """What was written on an item, oldest first.
+
+    A review that only has threads shows nothing of its own. On GitLab the text of a review is a comment.
+    """
+    said = [
+        one if flavour is Flavour.GITHUB else replace(one, body="")
+        for one in reviews
+        if one.state in ("APPROVED", "CHANGES_REQUESTED") or (one.body and flavour is Flavour.GITHUB)
+    ]
+    entries = [
+        *(Entry(one.created_at, comment=one) for one in item.comments),
+        *(Entry(one.submitted_at, review=one) for one in said),
+        *(Entry(one.thread.comments[0].created_at, thread=one) for one in threads),
+    ]
+    return sorted(entries, key=lambda entry: entry.at)
+
+
+@dataclass(frozen=True)
+class CheckView:
+    """A check or a status of the newest commit.
+
+    Attributes:
+        outcome: `passed`, `failed`, `running` or `other`; also its CSS class.
+        said: how it ended, for people.
+        log_path: the page with its log; empty if there is none.
+    """
+
+    name: str
+    outcome: str
+    said: str
+    log_path: str
+
+
+def check_views(root: str, flavour: Flavour, checks: Sequence[Check]) -> list[CheckView]:
+    """Checks of a commit as the page shows them; `root`: the path of the repository."""
+    return [_check_view(root, flavour, check) for check in checks]
+
+
+def _check_view(root: str, flavour: Flavour, check: Check) -> CheckView:
+    outcome = "running" if not check.result else _OUTCOMES.get(check.result, "other")
+    said = check.summary or ("waits" if check.queued else check.result.replace("_", " ") or "runs")
+    if check.attempt > 1:
+        said += f", run {check.attempt}"
+    path = f"actions/runs/{check.run}/job" if flavour is Flavour.GITHUB else "-/jobs"
+    return CheckView(check.name, outcome, said, f"{root}/{path}/{check.id}" if check.log is not None else "")
+
+
+_OUTCOMES = {
+    "success": "passed",
+    "neutral": "passed",
+    "failure": "failed",
+    "error": "failed",
+    "timed_out": "failed",
+}
+
+
+def reviewers(
+    flavour: Flavour, item: Item, reviews: Sequence[Review], verdict: Callable[[User], str]
+) -> list[tuple[str, str]]:
+    """Login and state of everybody who was asked for a review of a change, or gave one.
+
+    Args:
+        verdict: `Reviews.verdict` of the change.
+    """
+    people = {user.id: user for user in [*(one.author for one in reviews), *item.reviewers]}
+    states = []
+    for user in people.values():
+        # GitHub takes everybody from the list who has answered, GitLab nobody.
+        asked = flavour is Flavour.GITHUB and user in item.reviewers
+        state = "UNREVIEWED" if asked else verdict(user)
+        if user is not item.author and state in _REVIEWER_STATES:
+            states.append((user.login, _REVIEWER_STATES[state]))
+    return states
+
+
+_REVIEWER_STATES = {
+    "UNREVIEWED": "was asked for a review",
+    "APPROVED": "approved",
+    "CHANGES_REQUESTED": "requested changes",
+    "COMMENTED": "reviewed",
+}

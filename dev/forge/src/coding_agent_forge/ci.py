@@ -1,0 +1,91 @@
+"""A small CI: runs shell commands on each new head of an open change, and reports them as checks with logs.
+
+The seed names the commands, but they run what somebody pushed, with the rights of this process. So use it
+only where a script decides what is pushed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coding_agent_forge import git
+from coding_agent_forge.model import CheckHappening, Happening, Kind, Repository
+from coding_agent_forge.reviews import Reviews
+
+COMMAND_TIMEOUT = 60.0
+"""Seconds for one command."""
+_LOG_LIMIT = 1_000_000
+"""Bytes; a longer log loses its beginning."""
+
+
+@dataclass
+class ContinuousIntegration:
+    """Runs the commands, and reports them as checks."""
+
+    reviews: Reviews
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def see(self, happening: Happening) -> None:
+        """Run all commands of the repository if a change has a new head."""
+        item = happening.item
+        if item.kind is Kind.CHANGE and happening.action in ("opened", "synchronized"):
+            for name in happening.repository.ci:
+                self._start(happening.repository, item.tips.head_sha, name)
+
+    def see_check(self, happening: CheckHappening) -> None:
+        """Run a command again if somebody asked for it."""
+        check = happening.check
+        if happening.began and check.queued and check.name in happening.repository.ci:
+            self._start(happening.repository, check.sha, check.name)
+
+    async def stop(self) -> None:
+        """End what still runs."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, repository: Repository, sha: str, name: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(repository, sha, name))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, repository: Repository, sha: str, name: str) -> None:
+        self.reviews.add_check(repository, sha, name, log=b"")
+        with tempfile.TemporaryDirectory(prefix="forge-ci-") as scratch:
+            tree = Path(scratch) / "tree"
+            tree.mkdir()
+            await asyncio.to_thread(git.check_out, repository.path, sha, tree)
+            result, log = await _output(repository.ci[name], tree)
+        self.reviews.add_check(repository, sha, name, result, log=log)
+
+
+async def _output(command: str, folder: Path) -> tuple[str, bytes]:
+    """Run a command; its result in GitHub's words, and its log."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", command),
+        cwd=folder,
+        env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(folder)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    result, log = "timed_out", b""
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(COMMAND_TIMEOUT):
+                log, _ = await process.communicate()
+                result = "failure" if process.returncode else "success"
+    finally:
+        # The shell may have left children behind, also if it has ended itself.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    head = f"$ {command}\n".encode()
+    return result, head + log[-_LOG_LIMIT:]

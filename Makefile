@@ -31,8 +31,8 @@ setup-demo setup-test setup-e2e setup-sweep:
 	@dev/setup.sh $(@:setup-%=%)
 
 .PHONY: demo
-demo: setup-demo $(VENV)/.demo ## show one task from label to pull request on this machine (FORGE=gitlab, RUNNER=codex, KEEP=1)
-	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) --runner $(or $(RUNNER),builtin) $(if $(KEEP),--keep)
+demo: setup-demo $(VENV)/.demo ## show one task from label to pull request on this machine (STORY=review, FORGE=gitlab, RUNNER=codex, KEEP=1)
+	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) --runner $(or $(RUNNER),builtin) --story $(or $(STORY),label) $(if $(KEEP),--keep)
 
 .PHONY: unit
 unit: $(VENV)/.dev ## run the unit tests

@@ -19,14 +19,16 @@ from rich.syntax import Syntax
 
 from coding_agent_demo.person import Person
 from coding_agent_demo.programs import CACHE, PACKAGES, program_folder, version_of
+from coding_agent_demo.review_story import ReviewStory
+from coding_agent_demo.screen import Screen
 from coding_agent_demo.story import Story
-from coding_agent_demo.world import LABEL, REPOSITORY, DemoError, Runner, World, running_world
+from coding_agent_demo.world import LABEL, REPOSITORY, ROUNDS, DemoError, Runner, World, running_world
 
 _TIMEOUT = 250.0
 
 
 def main() -> int:
-    """Run the demo; 0 when the pull request is there and its tests pass."""
+    """Run the demo; 0 when everything that the story tells has happened."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--forge", choices=[one.value for one in Platform], default="github")
     parser.add_argument(
@@ -35,6 +37,12 @@ def main() -> int:
         default="builtin",
         help="the coding agent; npm installs it",
     )
+    parser.add_argument(
+        "--story",
+        choices=["label", "review"],
+        default="label",
+        help="label: until the change is there; review: a check fails, a person comments, until the merge",
+    )
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -42,12 +50,14 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="coding-agent-demo-"))
     try:
         runner = _installed(console, arguments.runner)
-        with running_world(arguments.forge, folder, runner) as world:
-            _show(console, world)
+        review = arguments.story == "review"
+        with running_world(arguments.forge, folder, runner, rounds=review) as world:
+            (_show_review if review else _show)(console, world)
             if arguments.keep:
                 _keep(console, world)
             else:
-                keep = f"make demo KEEP=1 FORGE={arguments.forge}"
+                story = " STORY=review" if review else ""
+                keep = f"make demo KEEP=1 FORGE={arguments.forge}{story}"
                 console.print(f"Its pages disappear when the demo ends; `{keep}` leaves everything running.")
         # Only a demo that did not work leaves its logs behind.
         shutil.rmtree(folder, ignore_errors=True)
@@ -68,7 +78,7 @@ def _installed(console: Console, name: str) -> Runner | None:
 
 def _show(console: Console, world: World) -> None:
     person = Person(world)
-    story = Story(console, person, world.logs / "agent.log")
+    screen = Screen(console, world.logs / "agent.log")
     console.print(
         Panel(
             f"A sandbox {world.forge} at {world.forge_url}, a scripted model, and the coding agent.\n"
@@ -77,9 +87,9 @@ def _show(console: Console, world: World) -> None:
             border_style="blue",
         )
     )
-    story.tell("alice", f"puts the label “{LABEL}” on issue 1", "bold")
+    screen.tell("alice", f"puts the label “{LABEL}” on issue 1", "bold")
     person.apply_label()
-    seen = story.follow(_TIMEOUT)
+    seen = Story(screen, person).follow(_TIMEOUT)
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder)
         bare = world.folder / "repositories" / f"{REPOSITORY}.git"
@@ -105,6 +115,23 @@ def _show(console: Console, world: World) -> None:
     console.print(f"The gateway counted: {counted[0].strip() if counted else 'nothing'}", highlight=False)
     noun = FACTS[Platform(world.forge)].change_noun.capitalize()
     console.print(f"[bold green]{noun}:[/bold green] {seen.change_url}", soft_wrap=True)
+
+
+def _show_review(console: Console, world: World) -> None:
+    person = Person(world)
+    screen = Screen(console, world.logs / "agent.log")
+    console.print(
+        Panel(
+            f"A sandbox {world.forge} with a small CI, a scripted model, and the coding agent.\n"
+            f"The agent waits for {ROUNDS['checks_quiet']} s after the last check (default: 30 s), and for "
+            f"{ROUNDS['review_quiet']} s\nafter the last comment (default: 60 s).",
+            title="After the pull request",
+            border_style="blue",
+        )
+    )
+    screen.tell("alice", f"puts the label “{LABEL}” on {person.issue_url()}", "bold")
+    person.apply_label()
+    ReviewStory(screen, person).play()
 
 
 def _keep(console: Console, world: World) -> None:

@@ -1,22 +1,32 @@
-"""What a person does and sees on the forge, with the client that the product has for each forge."""
+"""What a person does and sees on the forge.
+
+She reads with the client that the product has for each forge, and acts on the pages as in a browser.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.error import HTTPError
+from urllib.parse import urlencode, urlsplit
+from urllib.request import urlopen
 
 from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.connect import connect_forge
+from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 
-from coding_agent_demo.world import LABEL, PERSON_TOKEN, REPOSITORY, World
+from coding_agent_demo.world import LABEL, PERSON_TOKEN, REPOSITORY, DemoError, World
 
 _Result = TypeVar("_Result")
+_PAGE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -28,11 +38,24 @@ class Seen:
     comments: int = 0
     change_url: str = ""
     change_branch: str = ""
+    is_open: bool = True
+
+
+@dataclass(frozen=True)
+class SeenChange:
+    """A change as the forge shows it.
+
+    Attributes:
+        comments: the texts of the agent's comments on it, outside of threads.
+    """
+
+    snapshot: ChangeSnapshot
+    comments: tuple[str, ...]
 
 
 @dataclass
 class Person:
-    """Alice, who applies the label and watches."""
+    """Alice, who applies the label, reviews, merges and watches."""
 
     world: World
 
@@ -47,6 +70,63 @@ class Person:
     def look(self) -> Seen:
         """The issue, the agent's comment and the change, now."""
         return self._with_forge(_look)
+
+    def look_at_change(self, number: int) -> SeenChange:
+        """A change with its checks and threads, now."""
+
+        async def read(forge: Forge, issue: Item) -> SeenChange:
+            change = issue.model_copy(update={"kind": ItemKind.CHANGE, "number": number})
+            snapshot = await forge.snapshot(change)
+            return SeenChange(snapshot, await _of_the_agent(forge, change))
+
+        return self._with_forge(read)
+
+    def comment_on_line(self, change: ChangeSnapshot, path: str, code: str, text: str) -> int:
+        """Comment on the line of a file that has this code, and request changes; the line's number."""
+        line = next(
+            number
+            for number, line in enumerate(self._file(change, path).splitlines(), start=1)
+            if code in line
+        )
+        self._submit(f"{change.url}/threads", path=path, line=str(line), body=text)
+        self._submit(f"{change.url}/reviews", state="CHANGES_REQUESTED")
+        return line
+
+    def approve_and_merge(self, change: ChangeSnapshot) -> None:
+        """Approve the change and merge it."""
+        self._submit(f"{change.url}/reviews", state="APPROVED")
+        self._submit(f"{change.url}/merge")
+
+    def subject(self, commit: str) -> str:
+        """The first line of a commit's message."""
+        return self._git("show", "--no-patch", "--format=%s", commit).strip()
+
+    def _file(self, change: ChangeSnapshot, path: str) -> str:
+        return self._git("show", f"{change.head_commit}:{path}")
+
+    def _git(self, *arguments: str) -> str:
+        bare = self.world.folder / "repositories" / f"{REPOSITORY}.git"
+        done = subprocess.run(
+            ["git", "--git-dir", str(bare), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout
+
+    def _submit(self, url: str, **form: str) -> None:
+        """Submit a form of one of the forge's pages.
+
+        Raises:
+            DemoError: the forge refuses it.
+        """
+        page = self.world.forge_url + urlsplit(url).path
+        try:
+            with urlopen(page, data=urlencode(form).encode(), timeout=_PAGE_SECONDS):
+                pass
+        except HTTPError as error:
+            raise DemoError(f"The forge answered {error.code} to {page}: {error.read(500)!r}") from error
 
     def _with_forge(self, use: Callable[[Forge, Item], Awaitable[_Result]]) -> _Result:
         platform = Platform(self.world.forge)
@@ -81,4 +161,9 @@ async def _look(forge: Forge, issue: Item) -> Seen:
         comments=len(comments),
         change_url=change.url if change else "",
         change_branch=branch if change else "",
+        is_open=shown.open,
     )
+
+
+async def _of_the_agent(forge: Forge, change: Item) -> tuple[str, ...]:
+    return tuple(one.body for one in await forge.comments(change) if MARKER in one.body)

@@ -28,6 +28,10 @@ CACHE_ROOT = Path(_CACHE).expanduser().absolute() / "coding-agent"
 REPOSITORY = "acme/pricing"
 LABEL = "coding agent"
 PERSON_TOKEN = "alice-sandbox-token"
+CHECKS = {"tests": "python3 -m unittest", "examples": "python3 -m doctest README.md"}
+"""What CI runs on each new head of a change."""
+ROUNDS = {"enabled": True, "interval": 2, "review_quiet": 2, "checks_quiet": 1}
+"""Settings of rounds. The times, in seconds, are shorter than their defaults, so that nobody has to wait."""
 _START_SECONDS = 120.0
 _PROVIDERS = {"claude-code": "anthropic", "gemini": "google"}
 """Whose format a CLI coding agent speaks, if not OpenAI's."""
@@ -79,11 +83,14 @@ class World:
 
 
 @contextlib.contextmanager
-def running_world(forge: str, folder: Path, runner: Runner | None = None) -> Iterator[World]:
+def running_world(
+    forge: str, folder: Path, runner: Runner | None = None, *, rounds: bool = False
+) -> Iterator[World]:
     """Start everything, and end it with the block.
 
     Args:
         runner: works instead of the built-in agent.
+        rounds: whether the repository has checks, and the agent works on its changes after it opened them.
         forge: a platform.
         folder: for logs, repositories and the configuration; must exist.
 
@@ -100,8 +107,9 @@ def running_world(forge: str, folder: Path, runner: Runner | None = None) -> Ite
     )
     world.logs.mkdir()
     seed, config = folder / "seed.yaml", folder / "config.yaml"
-    seed.write_text(yaml.safe_dump(_seed(world)), encoding="utf-8")
-    config.write_text(yaml.safe_dump(_config(world, receiver_port, runner)), encoding="utf-8")
+    settings = _config(world, receiver_port, runner) | ({"rounds": ROUNDS} if rounds else {})
+    seed.write_text(yaml.safe_dump(_seed(world, CHECKS if rounds else {})), encoding="utf-8")
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     python = [sys.executable, "-u"]
     scripts = ROOT / "dev" / "model" / "scripts" / ("shell" if runner else "")
     path = f"{runner.folder}:" if runner else ""
@@ -142,7 +150,7 @@ def running_world(forge: str, folder: Path, runner: Runner | None = None) -> Ite
         yield world
 
 
-def _seed(world: World) -> dict[str, object]:
+def _seed(world: World, checks: dict[str, str]) -> dict[str, object]:
     samples = ROOT / "dev" / "forge" / "samples"
     return {
         "users": [
@@ -155,6 +163,7 @@ def _seed(world: World) -> dict[str, object]:
                 "name": "pricing",
                 "files": str(samples / "pricing"),
                 "roles": {"coding-agent-bot": "write"},
+                "ci": checks,
                 "labels": [{"name": LABEL, "color": "1f6feb"}, {"name": "bug", "color": "d73a4a"}],
                 "issues": [
                     {"file": str(samples / "pricing.issue.md"), "author": "alice", "labels": ["bug"]},

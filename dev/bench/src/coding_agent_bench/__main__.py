@@ -19,7 +19,17 @@ from coding_agent_core.errors import CodingAgentError
 from httpx import HTTPError
 from rich.console import Console
 
-from coding_agent_bench import attempt, ended_tasks, flood, gateway, operator, receiver, reporter, workspace
+from coding_agent_bench import (
+    attempt,
+    ended_tasks,
+    flood,
+    gateway,
+    operator,
+    receiver,
+    reporter,
+    resting_changes,
+    workspace,
+)
 from coding_agent_bench.benchmark import Benchmark
 from coding_agent_bench.errors import BenchError
 from coding_agent_bench.machine import Watched, describe
@@ -32,7 +42,17 @@ from coding_agent_bench.world import World
 # The one that fills the control plane comes last.
 BENCHMARKS = {
     entry.BENCHMARK.name: entry.BENCHMARK
-    for entry in (attempt, workspace, gateway, receiver, flood, operator, reporter, ended_tasks)
+    for entry in (
+        attempt,
+        workspace,
+        gateway,
+        receiver,
+        flood,
+        operator,
+        reporter,
+        resting_changes,
+        ended_tasks,
+    )
 }
 
 _WIDTH = 150

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from coding_agent_core import agenttask
 from coding_agent_core.kubernetes.transport import ApiServer
@@ -23,25 +24,11 @@ from coding_agent_bench.result import Case, Measure, Result
 from coding_agent_bench.waiting import until
 from coding_agent_bench.world import Part, World
 
-_REPOSITORY = "acme/pricing"
+REPOSITORY = "acme/pricing"
 _BOT, _PROCESSING, _DONE = "coding agent", "coding agent processing", "coding agent done"
-_TOKEN = "bench-bot-token"
+TOKEN = "bench-bot-token"
 _SHOWN_SECONDS = 120.0
-_SEED = {
-    "users": [
-        {"login": "alice", "token": "bench-alice-token", "admin": True},
-        {"login": "coding-agent-bot", "token": _TOKEN, "bot": True},
-    ],
-    "repositories": [
-        {
-            "owner": "acme",
-            "name": "pricing",
-            "files": str(ROOT / "dev" / "forge" / "samples" / "pricing"),
-            "roles": {"coding-agent-bot": "write"},
-        }
-    ],
-}
-_RATE = {
+RATE = {
     "requests_per_second": 50.0,
     "burst": 10,
     "writes_per_minute": 100_000,
@@ -52,7 +39,28 @@ _RATE = {
     "grace": 1.0,
     "check_interval": 3600.0,
 }
-"""Ten times the usual rate, and less time for people to change their minds: else it takes an hour."""
+"""A reporter's settings: ten times the usual rate, and less time for people to change their minds, because
+otherwise it takes an hour."""
+
+
+def seed() -> dict[str, Any]:
+    """A forge with a person, the agent's account, and a repository."""
+    return {
+        "users": [
+            {"login": "alice", "token": "bench-alice-token", "admin": True},
+            {"login": "coding-agent-bot", "token": TOKEN, "bot": True},
+        ],
+        "repositories": [
+            {
+                "owner": "acme",
+                "name": "pricing",
+                "files": str(ROOT / "dev" / "forge" / "samples" / "pricing"),
+                "roles": {"coding-agent-bot": "write"},
+            }
+        ],
+    }
+
+
 _MEASURES = (
     Measure("requests", "requests each", 2),
     Measure("reads", "reads", 2),
@@ -68,14 +76,14 @@ class _Rig:
 
     def issue(self) -> int:
         """A person opens an issue and labels it."""
-        number = self.forge.open_issue(_REPOSITORY, "A bug", "It is there.")
-        self.forge.add_label(_REPOSITORY, number, _BOT)
+        number = self.forge.open_issue(REPOSITORY, "A bug", "It is there.")
+        self.forge.add_label(REPOSITORY, number, _BOT)
         return number
 
     async def task(self, number: int) -> str:
         """The issue's AgentTask."""
         host = host_of(self.forge.api_url)
-        return await create(self.server, self.namespace, task_body(number, _REPOSITORY, host))
+        return await create(self.server, self.namespace, task_body(number, REPOSITORY, host))
 
     async def stand(self, name: str, phase: Phase) -> None:
         """The operator writes where it stands."""
@@ -88,7 +96,7 @@ async def run(world: World) -> Result:
     namespace = await asyncio.to_thread(world.plane.namespace)
     server = await world.plane.connect()
     try:
-        with ForgeServer("github", _SEED, world.folder / "forge") as forge:
+        with ForgeServer("github", seed(), world.folder / "forge") as forge:
             rig = _Rig(namespace, server, forge)
             with _reporter(world, rig) as reporter:
                 await reporter.ready()
@@ -112,9 +120,9 @@ def _reporter(world: World, rig: _Rig) -> Program:
         folder=world.folder,
         port=port,
         settings={
-            "github": {"api_url": rig.forge.api_url, "personal_access_token": _TOKEN},
+            "github": {"api_url": rig.forge.api_url, "personal_access_token": TOKEN},
             "operator": {"namespace": rig.namespace},
-            "reporter": {"http_host": "127.0.0.1", "http_port": port, **_RATE},
+            "reporter": {"http_host": "127.0.0.1", "http_port": port, **RATE},
         },
         environment={"KUBECONFIG": str(kubeconfig)},
     )
@@ -125,14 +133,14 @@ async def _one(rig: _Rig) -> None:
     number = rig.issue()
     name = await rig.task(number)
     await rig.stand(name, Phase.QUEUED)
-    item = rig.forge.item(_REPOSITORY, number)
+    item = rig.forge.item(REPOSITORY, number)
 
     async def commented() -> bool:
         return rig.forge.run(lambda: any(not comment.system for comment in item.comments))
 
     async def labeled(label: str) -> None:
         async def there() -> bool:
-            return label in rig.forge.labels(_REPOSITORY, number)
+            return label in rig.forge.labels(REPOSITORY, number)
 
         await until(f"#{number} is labeled {label}", there, seconds=_SHOWN_SECONDS, interval=0.02)
 

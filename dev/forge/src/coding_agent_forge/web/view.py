@@ -84,12 +84,17 @@ def _mentions(item: Item, other: Item, change_mark: str) -> bool:
 
 @dataclass(frozen=True)
 class Entry:
-    """Something on a change's page that has a time: exactly one of the last three is given."""
+    """Something on an item's page that has a time: exactly one of the other attributes is given.
+
+    Attributes:
+        pushed: the new head of a change.
+    """
 
     at: datetime
     comment: Comment | None = None
     review: Review | None = None
     thread: ThreadView | None = None
+    pushed: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,10 @@ def timeline(
 ) -> list[Entry]:
     """What was written on an item, oldest first.
 
-    A review that only has threads shows nothing of its own. On GitLab the text of a review is a comment.
+    A review that only has threads shows nothing of its own. On GitLab the text of a review is a comment, and
+    GitLab writes a note about each push itself.
     """
+    versions = item.versions[1:] if flavour is Flavour.GITHUB else []
     said = [
         one if flavour is Flavour.GITHUB else replace(one, body="")
         for one in reviews
@@ -135,6 +142,7 @@ def timeline(
         *(Entry(one.created_at, comment=one) for one in item.comments),
         *(Entry(one.submitted_at, review=one) for one in said),
         *(Entry(one.thread.comments[0].created_at, thread=one) for one in threads),
+        *(Entry(one.at, pushed=one.head_sha) for one in versions),
     ]
     return sorted(entries, key=lambda entry: entry.at)
 

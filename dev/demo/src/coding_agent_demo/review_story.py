@@ -26,22 +26,32 @@ from coding_agent_demo.screen import Screen
 from coding_agent_demo.world import CHECKS, DemoError
 
 _Seen = TypeVar("_Seen")
-_STEP_SECONDS = 90.0
-_QUIET_SECONDS = 4.0
-"""For so long nothing may happen after the merge; the agent looks at its changes every 2 s."""
 _PATH, _CODE = "pricing/discount.py", "quantity >= pieces"
 _REMARK = "Please say in the docstring where a step begins."
 _PERSON = "alice"
+_WORDS: dict[CheckConclusion | None, str] = {
+    CheckConclusion.SUCCESS: "passed",
+    CheckConclusion.FAILURE: "failed",
+}
 _ROUND = re.compile(r"round \d+ of \d+")
 _HIDDEN = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
 @dataclass
 class ReviewStory:
-    """Follows a change from its failed check to its merge. Each step has a deadline."""
+    """Follows a change from its failed check to its merge. Each step has a deadline.
+
+    Attributes:
+        step_seconds: how long a step may take.
+        quiet_seconds: how long nothing may happen after the merge; the agent looks at its changes every 2 s.
+        pause: seconds between two looks.
+    """
 
     screen: Screen
     person: Person
+    step_seconds: float = 120.0
+    quiet_seconds: float = 4.0
+    pause: float = 0.2
     _number: int = 0
     _headline: str = ""
     _heads: list[str] = field(default_factory=list)
@@ -66,7 +76,7 @@ class ReviewStory:
         self._until_green("all checks pass after the round")
 
         at = self.person.comment_on_line(self._look().snapshot, _PATH, _CODE, _REMARK)
-        tell(_PERSON, f"requests changes, with a comment on {_PATH}, line {at}: {_REMARK}", "bold")
+        tell(_PERSON, f"comments on {_PATH}, line {at}, and requests changes: {_REMARK}", "bold")
         self._until_pushed("a round does what the comment asks for")
         answered = self._until("the agent answers in the thread", lambda one: len(_replies(one)) > 0)
         tell("agent", f"answers in the thread: {_text(_replies(answered)[0])}", "cyan")
@@ -121,7 +131,7 @@ class ReviewStory:
         happened: Callable[[_Seen], bool],
         shown: Callable[[_Seen], str],
     ) -> _Seen:
-        deadline = time.monotonic() + _STEP_SECONDS
+        deadline = time.monotonic() + self.step_seconds
         while True:
             for line in self.screen.logged():
                 if line.is_problem:
@@ -131,10 +141,10 @@ class ReviewStory:
                 return seen
             if time.monotonic() > deadline:
                 raise DemoError(
-                    f"This did not happen within {_STEP_SECONDS:.0f} s: {step}. {shown(seen)}. "
+                    f"This did not happen within {self.step_seconds:.0f} s: {step}. {shown(seen)}. "
                     f"See the logs in {self.screen.log.parent}"
                 )
-            time.sleep(0.2)
+            time.sleep(self.pause)
 
     def _look(self) -> SeenChange:
         seen = self.person.look_at_change(self._number)
@@ -147,7 +157,10 @@ class ReviewStory:
         return seen
 
     def _tell_checks(self, seen: SeenChange) -> None:
-        results = ", ".join(f"{name} {one.conclusion}" for name, one in sorted(_checks(seen).items()))
+        results = ", ".join(
+            f"{name} {_WORDS.get(one.conclusion, one.conclusion)}"
+            for name, one in sorted(_checks(seen).items())
+        )
         colour = "red" if _failed(seen) else "green"
         self.screen.tell("ci", f"{seen.snapshot.head_commit[:8]}: {results}", colour)
 
@@ -157,10 +170,10 @@ class ReviewStory:
         Raises:
             DemoError: there is more or less than the story told.
         """
-        deadline = time.monotonic() + _QUIET_SECONDS
+        deadline = time.monotonic() + self.quiet_seconds
         while time.monotonic() < deadline:
             self._look()
-            time.sleep(0.2)
+            time.sleep(self.pause)
         seen, issue = self._look(), self.person.look()
         record = read_state(seen.comments[0]) if len(seen.comments) == 1 else None
         rounds = record.rounds.rounds if record is not None and record.rounds is not None else ()

@@ -33,7 +33,7 @@ _WORDS: dict[CheckConclusion | None, str] = {
     CheckConclusion.SUCCESS: "passed",
     CheckConclusion.FAILURE: "failed",
 }
-_ROUND = re.compile(r"round \d+ of \d+")
+_ROUND = re.compile(r"(?:\w+ )?round \d+ of \d+")
 _HIDDEN = re.compile(r"<!--.*?-->", re.DOTALL)
 
 

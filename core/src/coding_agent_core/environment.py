@@ -10,7 +10,15 @@ import re
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.tasks import RunnerName
@@ -21,6 +29,7 @@ ENVIRONMENT_FILE = ".coding-agent.yaml"
 SERVICE_PREFIX = "service-"
 """The prefix of the names of services' containers and volumes."""
 MAX_FILE_BYTES = 64 * 1024
+MAX_VERIFY_COMMANDS = 10
 MAX_POD_BYTES = 2048
 """The limit for image, presets and services as JSON, because a termination message of 4 KiB contains them."""
 
@@ -124,6 +133,28 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class VerifyCommand(_Strict):
+    """A command that checks the agent's work: it passes if it ends with exit code 0."""
+
+    run: _Command
+    """The command, which runs with `bash -c` (or `sh -c` without bash) in the repository's root."""
+    timeout_seconds: int = Field(default=600, ge=1, le=7200)
+    """Seconds after which the command is killed; then it has failed."""
+
+
+def _only_run(value: Any) -> Any:
+    """Convert the short form, only the command, to the long form."""
+    return {"run": value} if isinstance(value, str) else value
+
+
+VerifyCommands = Annotated[
+    tuple[
+        Annotated[VerifyCommand, BeforeValidator(_only_run, json_schema_input_type=VerifyCommand | str)], ...
+    ],
+    Field(max_length=MAX_VERIFY_COMMANDS),
+]
+
+
 class ServiceSpec(_Strict):
     """A service in the file."""
 
@@ -175,10 +206,15 @@ class Environment(BaseModel):
 
 
 class RepositoryFile(_Strict):
-    """The content of `.coding-agent.yaml`."""
+    """The content of `.coding-agent.yaml`.
+
+    Attributes:
+        verify: the commands that check the agent's work; `None` for those of the settings, empty for none.
+    """
 
     image: Image | None = None
     setup: Annotated[tuple[_Command, ...], Field(max_length=20)] = ()
+    verify: VerifyCommands | None = None
     egress: Annotated[tuple[Preset, ...], Field(max_length=10)] = ()
     runner: RunnerName | None = None
     services: Annotated[dict[_ServiceName, ServiceSpec], Field(max_length=5)] = Field(default_factory=dict)
@@ -261,6 +297,7 @@ def _problem(error: ValidationError) -> str:
     where = one_line(printable(".".join(str(part) for part in first["loc"])), 80)
     words = _PROBLEMS.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        fields = RepositoryFile if len(first["loc"]) == 1 else ServiceSpec
+        nested = VerifyCommand if first["loc"][0] == "verify" else ServiceSpec
+        fields = RepositoryFile if len(first["loc"]) == 1 else nested
         words += f"; write one of {', '.join(fields.model_fields)}"
     return f"`{where}`: {words}" if where else words

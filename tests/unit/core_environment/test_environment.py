@@ -16,6 +16,7 @@ from coding_agent_core.environment import (
 )
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.attempt_settings import RepositoryEnvironment
+from coding_agent_core.settings.verify import Verify
 from coding_agent_core.usage import ModelUsage, Usage
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -38,6 +39,12 @@ def test_every_scalar_is_text() -> None:
         (b"x: &a [1]\ny: *a", "line 2, is not valid YAML"),
         (b"setup: [a]\nsetup: [b]", "line 2, is not valid YAML"),
         (b'setup: ["a\\0b"]', "`setup.0`: contains a NUL character"),
+        (b"verify: make", "`verify`: must be a list"),
+        (b"verify: [{ran: make}]", "`verify.0.run`: is missing"),
+        (b"verify: [{run: make, time: 1}]", "`verify.0.time`: is not a known key; write one of run, timeout"),
+        (b"verify: [make, {run: x, timeout_seconds: long}]", "`verify.1.timeout_seconds`: must be a number"),
+        (b"verify: [{run: x, timeout_seconds: 7201}]", "less than or equal to 7200"),
+        (b"verify: [a, a, a, a, a, a, a, a, a, a, a]", "`verify`: Tuple should have at most 10 items"),
         (SERVICE.replace(b"1.10", b'"a\\0b"'), "`services.db.env.VERSION`: contains a NUL character"),
         (b"[" * 5000, "nested too deeply"),
         (b"x" * 70_000, "more than 64 KiB"),
@@ -61,9 +68,24 @@ def test_any_content_is_read_or_refused_in_a_sentence(content: bytes) -> None:
     assert told.endswith(".")
 
 
-def test_by_default_only_setup_is_allowed() -> None:
+def test_verify_commands_are_short_or_long() -> None:
+    file = read_file(b"verify: [make lint, {run: make test, timeout_seconds: 60}]")
+    assert [(one.run, one.timeout_seconds) for one in file.verify or ()] == [
+        ("make lint", 600),
+        ("make test", 60),
+    ]
+    common = Verify.model_validate({"commands": ["make check"]})
+    assert common.commands_of(file) == file.verify
+    assert [one.run for one in common.commands_of(RepositoryFile())] == ["make check"]
+    assert common.commands_of(read_file(b"verify: []")) == (), "a repository can have none"
+    refused = RepositoryEnvironment(verify=False).refusal(file, ())
+    assert refused is not None
+    assert "repository_environment.verify" in refused
+
+
+def test_by_default_only_commands_are_allowed() -> None:
     allowed = RepositoryEnvironment()
-    assert allowed.refusal(RepositoryFile(setup=("make",)), ()) is None
+    assert allowed.refusal(RepositoryFile(setup=("make",), verify=()), ()) is None
     for content, setting in (
         (b"image: registry.example.com/a", "repository_environment.images"),
         (b"runner: codex", "repository_environment.runners"),

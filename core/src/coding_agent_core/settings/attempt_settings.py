@@ -313,11 +313,13 @@ class ServiceResources(Section):
 
 
 class RepositoryEnvironment(Section):
-    """What a repository's `.coding-agent.yaml` may ask for. By default, only setup commands."""
+    """What a repository's `.coding-agent.yaml` may ask for. By default, only commands."""
 
     setup: bool = True
     """Whether its `setup` commands run in the workspace before the agent starts. They can do what the model's
     commands can do, each for at most `consumer.workspace.command_timeout` seconds."""
+    verify: bool = True
+    """Whether its `verify` commands replace those of the setting `verify.commands`."""
     runners: tuple[RunnerName, ...] = ()
     """Coding agents that the repository may choose."""
     images: tuple[ImagePattern, ...] = ()
@@ -336,6 +338,8 @@ class RepositoryEnvironment(Section):
         """
         if file.setup and not self.setup:
             return _not_allowed("setup", "commands are not run here", "repository_environment.setup")
+        if file.verify is not None and not self.verify:
+            return _not_allowed("verify", "it is not used here", "repository_environment.verify")
         if file.runner is not None and file.runner not in self.runners:
             return _not_allowed("runner", f"{file.runner} is not allowed", "repository_environment.runners")
         return self.pod_refusal(file.pod, presets)

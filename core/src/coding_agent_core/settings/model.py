@@ -26,6 +26,7 @@ from coding_agent_core.settings.operator import Budgets, Limits, Operator, Repor
 from coding_agent_core.settings.receiver import Webhook
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, for_repository
+from coding_agent_core.settings.verify import Verify
 from coding_agent_core.tasks import RunnerName
 
 
@@ -189,6 +190,7 @@ class Settings(ForgeSections):
     operator: Operator = Operator()
     reporter: Reporter = Reporter()
     rounds: Rounds = Rounds()
+    verify: Verify = Verify()
 
     @model_validator(mode="after")
     def _budgets_are_kept(self) -> Settings:

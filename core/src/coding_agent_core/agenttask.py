@@ -44,6 +44,7 @@ from coding_agent_core.tasks import (
 )
 from coding_agent_core.text import first_problem
 from coding_agent_core.usage import Allowance, Usage
+from coding_agent_core.verification import Evidence, VerifyReport, stored_evidence
 
 GROUP, VERSION, PLURAL, KIND = "coding-agent.dev", "v1alpha1", "agenttasks", "AgentTask"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -65,6 +66,8 @@ LABEL_TASK = f"{GROUP}/task"
 """On Jobs and pods: the task's name."""
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 """On Jobs and pods: the number of the attempt, from 1."""
+LABEL_VERIFY = f"{GROUP}/verify"
+"""On Jobs and pods: `head` or `base` if it is an evidence pod and no attempt."""
 ANNOTATION_LABELED_AT = f"{GROUP}/labeled-at"
 """This task answers applications of the label up to this time, by the forge's clock. Later deliveries change
 the time, and so does the reporter before it removes the label."""
@@ -246,6 +249,10 @@ class TaskResult(_Wire):
     change_url: str | None = Field(default=None, max_length=2048)
     summary: str | None = Field(default=None, max_length=4096)
     usage: Usage | None = None
+    commit: str | None = Field(default=None, max_length=64, pattern="^[0-9a-f]{40,64}$")
+    """The commit that the newest attempt pushed."""
+    verify: VerifyReport | None = None
+    """What the commands that check the work gave inside the attempt. It proves nothing (`Status.verify`)."""
     round: Annotated[RoundReport | None, BeforeValidator(round_report)] = None
     """How a round ended, for the record of the change's rounds. Only the reporter reads it."""
 
@@ -271,6 +278,8 @@ class Status(_Wire):
     result: TaskResult | None = None
     environment: Environment | None = None
     """The environment that the repository's `.coding-agent.yaml` asked for, for the next attempt's pod."""
+    verify: Annotated[Evidence | None, BeforeValidator(stored_evidence)] = None
+    """What the commands gave on the pushed commit, in pods without the agent."""
     next_attempt_time: datetime | None = None
     observed_generation: int | None = None
 

@@ -19,6 +19,7 @@ from coding_agent_core.rounds.trigger import RoundReport, round_report
 from coding_agent_core.tasks import Frozen, Item
 from coding_agent_core.text import beginning, first_problem, last_lines, one_line, printable
 from coding_agent_core.usage import Allowance, Usage
+from coding_agent_core.verification import Commit, VerifyReport
 
 ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
 """The environment variable of the agent's container that contains the attempt's input as JSON."""
@@ -120,6 +121,8 @@ class Outcome(Frozen, extra="ignore"):
         environment: the environment that the next attempt's pod needs, with the reason `EnvironmentChanged`.
         answered_until: when the work was over, by the forge's clock. A label applied later is not answered by
             this attempt. `None` if the time is not known.
+        commit: the commit that this attempt or an earlier one of the task pushed; `None` if none did.
+        verify: what the commands that check the work gave; `None` if there are none, or if they did not run.
         round: how a round ended, for the record; `None` if the task is no round.
     """
 
@@ -137,6 +140,8 @@ class Outcome(Frozen, extra="ignore"):
     denied: tuple[Denial, ...] = Field(default=(), max_length=MAX_DENIALS)
     environment: Environment | None = None
     answered_until: AwareDatetime | None = None
+    commit: Commit | None = None
+    verify: VerifyReport | None = None
     round: Annotated[RoundReport | None, BeforeValidator(round_report)] = None
 
     @property

@@ -6,6 +6,7 @@ items, so after a crash a consumer reads in the comment whether a task was start
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -29,6 +30,7 @@ from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen, Item, Phase, RoundTrigger, RunnerName
 from coding_agent_core.text import inline, quotation, quoted_code
 from coding_agent_core.usage import Usage
+from coding_agent_core.verification import Evidence, SideEvidence, VerifiedCommand
 
 _STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
 EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
@@ -40,6 +42,10 @@ _CAUSE_LIMIT = 1_000
 _SUMMARY_LIMIT = 8_000
 """Maximum number of characters of the agent's summary. GitHub accepts 65,536 for the whole comment."""
 
+_WORTH = (
+    "The commands ran on the pushed commit, in a pod that has neither the agent nor its workspace. What they "
+    "test is the repository's word: the agent may have edited the tests."
+)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -56,6 +62,7 @@ class State(Frozen):
         retry_cause: why the attempt is not the first, if no AgentTask says so.
         rounds: the rounds of a change.
         round: what caused the task if it is a round, and no AgentTask says so.
+        statuses: the commit statuses that were written, so that each is written once.
     """
 
     uuid: str
@@ -71,6 +78,7 @@ class State(Frozen):
     retry_cause: str | None = None
     rounds: Annotated[RoundRecord | None, BeforeValidator(stored_record)] = None
     round: RoundTrigger | None = None
+    statuses: tuple[str, ...] = ()
 
     @field_serializer("rounds")
     def _short(self, rounds: RoundRecord | None) -> Any:
@@ -98,6 +106,7 @@ class Report:
         last: the last attempt, with its transcript's place and the hosts that the egress proxy denied to it.
         round: which round of its kind the task is, as a phrase; empty if it is none.
         notes: what the change's next round waits for, or why there is none, as sentences.
+        evidence: what the commands that check the work gave in evidence pods.
     """
 
     task: str
@@ -119,6 +128,7 @@ class Report:
     last: Outcome | AttemptStatus | None = None
     round: str = ""
     notes: tuple[str, ...] = ()
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -286,6 +296,8 @@ def comment(report: Report) -> str:
         hint = advice(report.reason) if state.phase is Phase.FAILED else ""
         again = f"To try again, add the label `{report.labels.trigger(state.runner)}` again."
         lines += [f"{hint} {again}".strip(), ""]
+    if report.evidence is not None:
+        lines += _evidence(report.evidence)
     last = report.last
     if last is not None and last.denied:
         lines += [_denied(last.denied), ""]
@@ -337,6 +349,38 @@ def _hidden(state: State) -> str:
     # JSON can escape these characters, so that no value ends the HTML comment.
     hidden = state.model_dump_json(exclude_none=True).replace("<", "\\u003c").replace(">", "\\u003e")
     return f"{MARKER}{hidden} -->"
+
+
+def _evidence(evidence: Evidence) -> list[str]:
+    """Return what the evidence pods show: the verdict, a table, and the ends of the outputs."""
+    lines = [f"Verification of `{evidence.commit[:12]}`: {inline(evidence.description)}", ""]
+    head = evidence.head
+    if head is None or not head.commands:
+        return lines
+    base = evidence.base
+    of_base = f"base `{base.commit[:12]}`" if base is not None and base.commit else "base"
+    rows = [("command", "this commit", of_base), ("---", "---", "---")]
+    for number, command in enumerate(head.commands):
+        there = _same_command(base, number, command)
+        name = inline(command.run).replace("`", "")
+        rows.append((f"`{name}`", command.end, there.end if there is not None else "not known"))
+    lines += _table(rows)
+    ends = [(command, "this commit") for command in head.commands if command.tail]
+    if base is not None:
+        ends += [(command, "the base") for command in base.failed if command.tail]
+    for command, where in ends:
+        title = f"<code>{html.escape(inline(command.run))}</code> on {where}: {command.end}"
+        lines += _details(title, _cut(command.tail, _TAIL_LIMIT))
+    return [*lines, _WORTH, ""]
+
+
+def _same_command(side: SideEvidence | None, number: int, command: VerifiedCommand) -> VerifiedCommand | None:
+    found = side.commands[number] if side is not None and number < len(side.commands) else None
+    return found if found is not None and found.run == command.run else None
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    return [*(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows), ""]
 
 
 def retry_cause(attempt: int, reason: str, message: str) -> str:
@@ -418,9 +462,8 @@ def _models(used: Usage) -> list[str]:
         for one in used.models
     ]
     head = ("model", "requests", "tokens in", "tokens out", "cost")
-    lines = [head, ("---", *["---:"] * (len(head) - 1)), *rows]
-    table = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
-    return ["<details><summary>Usage by model</summary>", "", *table, "", "</details>", ""]
+    table = _table([head, ("---", *["---:"] * (len(head) - 1)), *rows])
+    return ["<details><summary>Usage by model</summary>", "", *table, "</details>", ""]
 
 
 def _clock(moment: datetime | None) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.changes import CheckConclusion
+from coding_agent_core.forge.values import CommitState, CommitStatus
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
@@ -20,6 +22,8 @@ from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, PREFIX, validate_re
 from tests.integration.core_forge.conftest import BRANCH, LABEL, World
 
 MARKER = "<!-- coding-agent:status "
+LAST = {Platform.GITHUB: CheckConclusion.FAILURE, Platform.GITLAB: CheckConclusion.CANCELLED}
+"""What the forges show of a status with the state `error`."""
 METHODS = {name for name in vars(Forge) if not name.startswith("_")} - {"platform", "host", "aclose"}
 
 
@@ -64,6 +68,7 @@ async def everything(world: World) -> set[str]:
     item = world.item(ItemKind.CHANGE, change.number)
     world.server.start_thread(REPOSITORY, item.number, "Why?", path="pricing/discount.py", line=1)
     details = await call("read")(item)
+    item_url = details.url
     world.server.add_check(REPOSITORY, details.head_sha, "unit", "failure", log=b"It broke.")
     assert len((await call("discussion")(item)).threads) == 1
     assert len((await call("failed_checks")(details)).failed) == 1
@@ -85,6 +90,10 @@ async def everything(world: World) -> set[str]:
     assert [remark.body for remark in again.threads[0].remarks] == ["Why?", "Because."]
     assert [reviewer.login for reviewer in again.requested_reviewers] == ["alice"]
     assert [one.conclusion for one in again.checks] == [None]
+    for state in CommitState:
+        await call("set_status")(item, details.head_sha, CommitStatus("mine", state, "It says so.", item_url))
+    [mine] = [one for one in (await call("snapshot")(item)).checks if one.name == "mine"]
+    assert (mine.conclusion, mine.errors) == (LAST[world.platform], "It says so.")
     await call("clone_source")(REPOSITORY)
     await call("branch_facts")(REPOSITORY, BRANCH)
     await call("branch_facts")(REPOSITORY, "not/there")

@@ -9,11 +9,12 @@ import yaml
 from coding_agent_core import agenttask
 from coding_agent_core.agenttask import AgentTask, UnreadableTaskError, completion, labels_for, manifest
 from coding_agent_core.egress import MAX_DENIALS
-from coding_agent_core.environment import Environment
+from coding_agent_core.environment import MAX_VERIFY_COMMANDS, Environment
 from coding_agent_core.rounds.trigger import REPORTED_RERUNS, RoundReport
 from coding_agent_core.rounds.values import IDS_LIMIT
 from coding_agent_core.tasks import Item, Origin, RoundTrigger, TaskRequest, Trigger, item_of, parse_time
 from coding_agent_core.usage import MAX_MODELS, Usage
+from coding_agent_core.verification import Evidence, Side, SideEvidence, VerifiedCommand, VerifyReport
 from coding_agent_operator.task_state import MAX_RECORDED
 from pydantic import BaseModel
 
@@ -32,6 +33,13 @@ PAIRS: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (agenttask.TaskResult, SCHEMA["status"]["properties"]["result"]),
     (RoundTrigger, SCHEMA["spec"]["properties"]["trigger"]["properties"]["round"]),
     (RoundReport, SCHEMA["status"]["properties"]["result"]["properties"]["round"]),
+    (VerifyReport, SCHEMA["status"]["properties"]["result"]["properties"]["verify"]),
+    (Evidence, SCHEMA["status"]["properties"]["verify"]),
+    *((SideEvidence, SCHEMA["status"]["properties"]["verify"]["properties"][side]) for side in Side),
+    (
+        VerifiedCommand,
+        SCHEMA["status"]["properties"]["verify"]["properties"]["head"]["properties"]["commands"]["items"],
+    ),
     (Usage, SCHEMA["status"]["properties"]["result"]["properties"]["usage"]),
     (Usage, SCHEMA["status"]["properties"]["attempts"]["items"]["properties"]["usage"]),
 ]
@@ -89,6 +97,8 @@ def test_what_is_written_fits_into_the_lists() -> None:
         IDS_LIMIT,
         REPORTED_RERUNS,
     ]
+    verify = {f"status.verify.{side}.commands" for side in Side}
+    assert {node["maxItems"] for path, node in NODES if path in verify} == {MAX_VERIFY_COMMANDS}
     expected = {
         "status.attempts",
         "status.attempts[].denied",
@@ -96,6 +106,7 @@ def test_what_is_written_fits_into_the_lists() -> None:
         *models,
         *of_pods,
         *rounds,
+        *verify,
     }
     assert named == expected, "each list has a line here"
 

@@ -10,6 +10,7 @@ from coding_agent_core.forge.changes import CheckConclusion, CheckKind, CheckRes
 from coding_agent_core.round_rules.checks import fingerprints
 from coding_agent_core.rounds.record import RERUNS_LIMIT, RoundEnd, RoundRecord
 from coding_agent_core.rounds.values import IDS_LIMIT, OWN_STATUS, RoundKind, StopReason, Work
+from coding_agent_core.verification import NOT_CHECKED, RED_ON_BASE, VERIFY_STATUS
 
 from tests.unit.core_rounds.making import (
     HEAD,
@@ -60,6 +61,20 @@ RUNNING = None
 def test_causes(checks: tuple[CheckResult, ...], names: tuple[str, ...]) -> None:
     work = decide(change(checks=checks))
     assert [(cause.kind, cause.ids) for cause in work.due] == ([(RoundKind.CHECKS, names)] if names else [])
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param("1 of 2 commands fails: make test (exit code 2)", [], id="red"),
+        pytest.param(f"{RED_ON_BASE}: 1 of 2 commands fails", [StopReason.RED_ON_BASE], id="red on the base"),
+        pytest.param(f"{NOT_CHECKED}: the pod was evicted.", [StopReason.INFRASTRUCTURE], id="no result"),
+    ],
+)
+def test_a_red_verification_is_a_cause_if_a_round_can_fix_it(said: str, expected: list[StopReason]) -> None:
+    work = decide(change(checks=(check(VERIFY_STATUS, kind=CheckKind.STATUS, run="", errors=said),)))
+    assert reasons(work) == expected
+    assert [cause.ids for cause in work.due] == ([] if expected else [(VERIFY_STATUS,)])
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from coding_agent_core.forge.values import (
     CloneSource,
     Comment,
     CommitIdentity,
+    CommitStatus,
     Discussion,
     ItemDetails,
     ItemState,
@@ -274,6 +275,14 @@ class Forge(ABC):
 
         Raises:
             ForgeError: also if the forge does not run this job again.
+        """
+
+    @abstractmethod
+    async def set_status(self, item: Item, commit: str, status: CommitStatus) -> None:
+        """Give a commit of the item's repository a status. This can be repeated.
+
+        Raises:
+            ForgeError: also if the repository does not have the commit.
         """
 
     @abstractmethod

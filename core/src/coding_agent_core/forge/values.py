@@ -24,6 +24,31 @@ class Permission(IntEnum):
     """The person may push: GitHub's role *Write*, GitLab's *Developer*, or more."""
 
 
+class CommitState(StrEnum):
+    """The state of a commit status, in GitHub's words."""
+
+    PENDING = "pending"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ERROR = "error"
+    """It is not known whether the commit is good. GitLab's word for it is `canceled`."""
+
+
+@dataclass(frozen=True)
+class CommitStatus:
+    """A status that we give a commit. A forge shows the newest status of each name.
+
+    Attributes:
+        description: a sentence of at most 140 characters, as plain text.
+        url: where people can read more; empty if there is no such place.
+    """
+
+    name: str
+    state: CommitState
+    description: str
+    url: str = ""
+
+
 @dataclass(frozen=True)
 class ItemDetails:
     """An issue, pull request or merge request as the forge shows it now.

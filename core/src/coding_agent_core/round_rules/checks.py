@@ -30,6 +30,7 @@ from coding_agent_core.rounds.values import (
     digest,
     named,
 )
+from coding_agent_core.verification import NOT_CHECKED, RED_ON_BASE, VERIFY_STATUS
 
 _FIXABLE = frozenset({CheckConclusion.FAILURE, CheckConclusion.TIMED_OUT})
 _RED = _FIXABLE | {CheckConclusion.INFRASTRUCTURE}
@@ -150,11 +151,15 @@ def _failures(
 ) -> Diagnosis:
     """Sort the failed checks by what can be done about them."""
     red_on_base = {check.name for check in snapshot.base_checks if check.conclusion in _RED}
+    red_on_base |= {check.name for check in checks if _says(check, RED_ON_BASE)}
     fixable, on_base, again, flaky, infrastructure = (list[CheckResult]() for _ in range(5))
     reruns: list[Rerun] = []
     made = sum(entry.head == snapshot.head_commit for entry in record.reruns)
     for check in checks:
         if check.conclusion not in _RED:
+            continue
+        if _says(check, NOT_CHECKED):
+            infrastructure.append(check)  # the operator has tried several times
             continue
         is_flaky = check.conclusion in _FIXABLE and CheckConclusion.SUCCESS in check.earlier
         if check.conclusion in _FIXABLE and not is_flaky:
@@ -187,6 +192,11 @@ def _failures(
         reruns=tuple(reruns),
         stops=tuple(_stops(on_base, flaky, infrastructure)),
     )
+
+
+def _says(check: CheckResult, beginning: str) -> bool:
+    """Whether a check is our evidence, and its description says this."""
+    return check.name == VERIFY_STATUS and check.errors.startswith(beginning)
 
 
 def _stops(

@@ -30,11 +30,11 @@ class Verify(Section):
     """How many times the agent gets the output of failed commands and works again, within the attempt's time
     and budget."""
     on_failure: OnFailure = OnFailure.PUSH
-    """What happens to work that still fails: `push` offers it as a change that says so; `fail` ends the task as
-    failed."""
+    """What happens to work that still fails: `push` offers it as a change that says so; `fail` ends the task
+    as failed."""
     evidence: bool = True
-    """Whether, on Kubernetes, the commands run again after the push, in a pod that has neither the agent nor its
-    workspace. The result is the commit status `coding-agent/verify`."""
+    """Whether, on Kubernetes, the commands run again after the push, in a pod that has neither the agent nor
+    its workspace. The result is the commit status `coding-agent/verify`."""
     timeout_seconds: int = Field(default=3600, ge=60, le=86_400)
     """Seconds that cloning, setup and all commands may take in such a pod."""
 

@@ -27,7 +27,12 @@ from coding_agent_core.admission import (
 )
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, UnreadableTaskError
 from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
-from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
+from coding_agent_core.errors import (
+    CodingAgentError,
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeUnavailableError,
+)
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.values import MARKER, ItemState, LabelEvent
@@ -49,6 +54,7 @@ from coding_agent_core.tasks import (
 )
 from prometheus_client import REGISTRY, Counter
 
+from coding_agent_operator.reporter.commit_statuses import commit_statuses
 from coding_agent_operator.reporter.item_plan import (
     CANCELLATION_CAUSES,
     CORRECTION_EVENTS,
@@ -333,11 +339,28 @@ async def _update_comment(
     if memory.comment is None or memory.comment.body != text:
         for problem in link_problems(task, context.links):
             _logger.warning("%s: not shown on the item: %s", task.spec.item.display, problem)
+        # The comment comes last, because it says which statuses were written.
+        await _set_statuses(context, task, memory)
         written = await context.forge.upsert_comment(item, MARKER, text, known=memory.comment)
         # Keep the text as we wrote it, because forges change line endings.
         memory.comment = replace(written, body=text)
         memory.written = context.monotonic()
     memory.without_position = _without_position(report)
+
+
+async def _set_statuses(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> None:
+    """Write the commit statuses that were not written yet. One that the forge refuses is not tried again."""
+    item, known = task.spec.item, read_state(memory.comment.body) if memory.comment else None
+    for one in commit_statuses(task):
+        if one.key in memory.statuses or (known is not None and one.key in known.statuses):
+            continue
+        try:
+            await context.forge.set_status(item, one.commit, one.status)
+        except (ForgeUnavailableError, NotYetError):
+            raise
+        except ForgeError as error:
+            _logger.warning("%s: a commit status is not shown: %s", item.display, error)
+        memory.statuses.add(one.key)
 
 
 def _report(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Report:

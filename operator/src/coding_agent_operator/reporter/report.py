@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
 from typing import Literal
@@ -30,6 +30,7 @@ from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.usage import Usage
 
+from coding_agent_operator.reporter.commit_statuses import commit_statuses
 from coding_agent_operator.reporter.item_plan import PendingCorrection, phase_to_show
 
 _logger = logging.getLogger("reporter.report")
@@ -48,7 +49,12 @@ _CLUSTER_WORDS = {
 """Reasons whose message can end with text from the kubelet, the scheduler or a container. Such text names
 nodes, registries and volumes. `SECRET_MISSING` is left out, because its message is our own."""
 _DETAILS = "The administrator of this bot can read the details in the task's status."
-_ACTIVITIES = {"Cancelling": "being cancelled", "Suspending": "being suspended"}
+_ENDING = ("Cancelling", "Suspending")
+_ACTIVITIES = {
+    "Cancelling": "being cancelled",
+    "Suspending": "being suspended",
+    "Verifying": "verifying its work",
+}
 """Headlines by reason that replace those of the phases Starting and Running."""
 _CAUSE_LIMIT = 256
 _NO_ROUNDS = RoundRecord()
@@ -87,6 +93,7 @@ class TaskMemory:
         postponed: the phase of the task when the rate limits postponed its new comment.
         problem: the reason of the problem that the task's conditions show.
         cause: who or what cancelled the task.
+        statuses: the commit statuses that were written, even if the comment does not say so yet.
     """
 
     uid: str
@@ -103,6 +110,7 @@ class TaskMemory:
     postponed: Phase | None = None
     problem: str = ""
     cause: str = ""
+    statuses: set[str] = field(default_factory=set)
 
 
 def report_of(
@@ -151,6 +159,7 @@ def report_of(
             change_url=change,
             runner=task.spec.runner,
             rounds=record if (record := with_round(rounds, task)) != _NO_ROUNDS else None,
+            statuses=tuple(one.key for one in commit_statuses(task)),
         ),
         max_attempts=task.spec.max_attempts,
         since=_since(task, phase),
@@ -167,6 +176,7 @@ def report_of(
         last=last,
         round=_round(task),
         notes=notes,
+        evidence=task.status.verify,
     )
 
 
@@ -234,7 +244,7 @@ def _public(reason: str, message: str) -> str:
     """Return the message without what only administrators should see."""
     if reason == "Refused":
         return _JOB_REFUSED
-    if reason in _ACTIVITIES:
+    if reason in _ENDING:
         # The rest of the message says why the attempt's pod does not end.
         head, found, _ = message.partition("; its attempt is ending.")
         return f"{head}." if found else message

@@ -29,6 +29,7 @@ from coding_agent_core.forge.values import (
     Change,
     Checks,
     Comment,
+    CommitStatus,
     Discussion,
     ItemDetails,
     Permission,
@@ -234,6 +235,13 @@ class GitHubForge(Forge):
         where = _repo_path(change, "actions", "jobs", run, "rerun")
         what = f"running a check of {change.display} again"
         await self.client.send(Call("POST", where, what, repeat=Repeat.UNLESS_PROCESSED))
+
+    async def set_status(self, item: Item, commit: str, status: CommitStatus) -> None:
+        body = {"state": status.state.value, "context": status.name, "description": status.description}
+        if status.url:
+            body["target_url"] = status.url
+        what = f"setting the status {status.name} of a commit for {item.display}"
+        await self.client.send(Call("POST", _repo_path(item, "statuses", commit), what, json=body))
 
     async def reply(self, change: Item, thread: ReviewThread, body: str) -> None:
         """See `Forge`. GitHub knows a thread by its first remark."""

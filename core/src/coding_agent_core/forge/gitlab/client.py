@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from pydantic import AliasPath, Field
 
-from coding_agent_core.errors import ForgeNotFoundError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.base import (
     COMMENT_LIMIT,
     SCAN_PAGES,
@@ -31,6 +31,8 @@ from coding_agent_core.forge.values import (
     Change,
     Checks,
     Comment,
+    CommitState,
+    CommitStatus,
     Discussion,
     ItemDetails,
     Permission,
@@ -47,6 +49,12 @@ _TITLE_LIMIT = 255
 _BODY_LIMIT = 1_048_576
 """Maximum numbers of characters that GitLab accepts in a merge request's title and description."""
 _ATTACHMENT = re.compile(r"/uploads/([0-9a-f]{32})/([^/?#]+)")
+_STATES = {
+    CommitState.PENDING: "pending",
+    CommitState.SUCCESS: "success",
+    CommitState.FAILURE: "failed",
+    CommitState.ERROR: "canceled",
+}
 _PLANNER, _DEVELOPER = 15, 30
 """The lowest access levels for labeling and for pushing (*Members API* and *Permissions* in the docs)."""
 
@@ -240,6 +248,18 @@ class GitLabForge(Forge):
         what = f"running a job of {change.display} again"
         call = Call("POST", _project_path(change, "jobs", run, "retry"), what, repeat=Repeat.UNLESS_PROCESSED)
         await self.client.send(call)
+
+    async def set_status(self, item: Item, commit: str, status: CommitStatus) -> None:
+        """See `Forge`. GitLab answers 400 if the status has this state already."""
+        body = {"state": _STATES[status.state], "name": status.name, "description": status.description}
+        if status.url:
+            body["target_url"] = status.url
+        what = f"setting the status {status.name} of a commit for {item.display}"
+        try:
+            await self.client.send(Call("POST", _project_path(item, "statuses", commit), what, json=body))
+        except ForgeError as error:
+            if error.status != 400 or "cannot transition" not in str(error).lower():
+                raise
 
     async def reply(self, change: Item, thread: ReviewThread, body: str) -> None:
         await self.client.send(

@@ -1,0 +1,83 @@
+"""The commit statuses that show a task and its evidence on the change. Pure.
+
+The comment's hidden line says which of them were written. So each is written once, and again only if somebody
+deletes the comment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coding_agent_core.agenttask import AgentTask
+from coding_agent_core.forge.values import CommitState, CommitStatus
+from coding_agent_core.rounds.values import OWN_STATUS
+from coding_agent_core.tasks import Phase
+from coding_agent_core.verification import VERIFY_STATUS, EvidenceState
+
+from coding_agent_operator.reporter.item_plan import phase_to_show
+
+_WAITS = {
+    Phase.QUEUED: "The coding agent waits for its turn.",
+    Phase.SUSPENDED: "The task is suspended.",
+    Phase.BACKOFF: "The last attempt failed; another one follows.",
+}
+_ENDS = {
+    Phase.SUCCEEDED: (CommitState.SUCCESS, "The task is done."),
+    Phase.FAILED: (CommitState.FAILURE, "The task failed."),
+    Phase.CANCELLED: (CommitState.ERROR, "The task was cancelled."),
+}
+
+
+@dataclass(frozen=True)
+class StatusOn:
+    """A status of a commit."""
+
+    commit: str
+    status: CommitStatus
+
+    @property
+    def key(self) -> str:
+        """What the hidden line says once the status was written."""
+        return f"{self.status.name} {self.commit} {self.status.state}"
+
+
+def commit_statuses(task: AgentTask) -> tuple[StatusOn, ...]:
+    """Return the statuses that should be on commits now.
+
+    A label task has no commit until its first push. A round starts on the head for which it was created. If
+    it pushes, the status moves on with the head.
+    """
+    result, evidence, trigger = task.status.result, task.status.verify, task.spec.trigger.round
+    pushed, start = (
+        result.commit if result is not None else None,
+        trigger.head if trigger is not None else None,
+    )
+    state, text = _of_task(task)
+    url = task.spec.url
+    found = []
+    if start is not None and start != pushed:
+        moved = (CommitState.SUCCESS, f"The work continued with {pushed[:12]}.") if pushed else (state, text)
+        found.append(StatusOn(start, CommitStatus(OWN_STATUS, *moved, url)))
+    if pushed is not None:
+        found.append(StatusOn(pushed, CommitStatus(OWN_STATUS, state, text, url)))
+    if evidence is not None:
+        verified = CommitStatus(VERIFY_STATUS, CommitState(evidence.state.value), evidence.description, url)
+        found.append(StatusOn(evidence.commit, verified))
+    return tuple(found)
+
+
+def _of_task(task: AgentTask) -> tuple[CommitState, str]:
+    phase, evidence = phase_to_show(task), task.status.verify
+    if not phase.terminal:
+        if evidence is not None and evidence.pending:
+            return CommitState.PENDING, "The work is pushed; its verification runs."
+        return CommitState.PENDING, _WAITS.get(phase, "The coding agent works.")
+    state, text = _ENDS[phase]
+    if phase is Phase.SUCCEEDED and evidence is not None and evidence.state is not EvidenceState.SUCCESS:
+        red = evidence.state is EvidenceState.FAILURE
+        return (
+            (CommitState.FAILURE, "The task is done, but its verification fails.")
+            if red
+            else (CommitState.ERROR, "The task is done, but could not be verified.")
+        )
+    return state, text

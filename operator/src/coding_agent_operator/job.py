@@ -35,8 +35,10 @@ from coding_agent_core.usage import Allowance
 from coding_agent_operator.observed import (
     AGENT_CONTAINER,
     ATTEMPT,
+    CLONE_CONTAINER,
     MANAGER,
     QUEUE_LABEL,
+    VERIFY_CONTAINER,
     job_name,
     label_value,
 )
@@ -70,15 +72,42 @@ def build_job(
     given = attempt_input(task, number, allowance)
     if environment:
         given = given.model_copy(update={"environment": environment})
+    annotations = {ANNOTATION_ALLOWANCE: allowance.model_dump_json(exclude_none=True)} if allowance else {}
+    return job_manifest(
+        task,
+        job_name(task.name, number),
+        pod_spec(template, given, resources or ServiceResources()),
+        template,
+        labels={LABEL_ATTEMPT: str(number)},
+        annotations=annotations,
+        container=AGENT_CONTAINER,
+    )
+
+
+def job_manifest(
+    task: AgentTask,
+    name: str,
+    pod: Mapping[str, Any],
+    template: JobTemplate,
+    *,
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str],
+    container: str,
+) -> dict[str, Any]:
+    """Return the manifest of a task's Job.
+
+    Args:
+        labels: the labels of Job and pod that say what the pod is for.
+        annotations: the annotations of both. If there are any, they give an allowance.
+        container: the container whose exit code decides.
+    """
     shared = {
         **{key: value for key, value in labels_for(task.spec.item).items() if key != LABEL_DEFAULTED},
         LABEL_TASK: label_value(task.name),
-        LABEL_ATTEMPT: str(number),
+        **labels,
         "app.kubernetes.io/managed-by": MANAGER,
         "app.kubernetes.io/component": ATTEMPT,
     }
-    annotations = {ANNOTATION_ALLOWANCE: allowance.model_dump_json(exclude_none=True)} if allowance else {}
-    pod = pod_spec(template, given, resources or ServiceResources())
     metadata = template.pod_template.get("metadata", {})
     # The pod has the allowance too, because it can outlive its Job and may spend until it ends.
     pod_annotations = {**metadata.get("annotations", {}), **annotations}
@@ -86,9 +115,9 @@ def build_job(
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": job_name(task.name, number),
+            "name": name,
             "labels": {**shared, LABEL_ACTIVE: "true"},
-            **({"annotations": annotations} if annotations else {}),
+            **({"annotations": dict(annotations)} if annotations else {}),
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
@@ -112,13 +141,13 @@ def build_job(
                     # A pod that replaces a disrupted one would have the whole allowance again. So if there
                     # is an allowance, the Job fails, and the next attempt gets what is left.
                     {
-                        "action": "FailJob" if allowance else "Ignore",
+                        "action": "FailJob" if annotations else "Ignore",
                         "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
                     },
                     {
                         "action": "FailJob",
                         "onExitCodes": {
-                            "containerName": AGENT_CONTAINER,
+                            "containerName": container,
                             "operator": "In",
                             "values": [code.value for code in PERMANENT],
                         },
@@ -131,7 +160,7 @@ def build_job(
                     "labels": {**metadata.get("labels", {}), **shared},
                     **({"annotations": pod_annotations} if pod_annotations else {}),
                 },
-                "spec": pod,
+                "spec": dict(pod),
             },
         },
     }
@@ -212,8 +241,8 @@ def with_egress(
     Args:
         address: the proxy's host and port.
         key: the key from which the proxy's passwords are derived.
-        presets: further presets of hosts that the workspace may reach. The repository's services get no
-            identity for the proxy.
+        presets: further presets of hosts that the workspace may reach. The repository's services, and the
+            container of an evidence pod that reports, get no identity for the proxy.
     """
     job = manifest["metadata"]["name"]
     profile = egress.profile(item.host, item.repository)
@@ -221,15 +250,19 @@ def with_egress(
     workspace = variables(address, user_name(job, Role.WORKSPACE, profile, presets), key)
     template = manifest["spec"]["template"]
     pod = template["spec"]
+
+    def connected(container: Mapping[str, Any]) -> Mapping[str, Any]:
+        name = container["name"]
+        if name == VERIFY_CONTAINER or name.startswith(SERVICE_PREFIX):
+            return container
+        return _with_proxy(container, agent if name in (AGENT_CONTAINER, CLONE_CONTAINER) else workspace)
+
     pod = {
         **pod,
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": [_NO_NAME_SERVER]},
-        "initContainers": [
-            container if container["name"].startswith(SERVICE_PREFIX) else _with_proxy(container, workspace)
-            for container in pod["initContainers"]
-        ],
-        "containers": [_with_proxy(container, agent) for container in pod["containers"]],
+        "initContainers": [connected(container) for container in pod["initContainers"]],
+        "containers": [connected(container) for container in pod["containers"]],
     }
     return {**manifest, "spec": {**manifest["spec"], "template": {**template, "spec": pod}}}
 

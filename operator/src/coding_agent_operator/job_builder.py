@@ -21,9 +21,11 @@ from coding_agent_core.settings.job_settings import MIRROR_VARIABLE, Cache, JobT
 from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
+from coding_agent_core.verification import Side
 
 from coding_agent_operator.budgets import next_allowance
 from coding_agent_operator.cluster import Cluster
+from coding_agent_operator.evidence_job import build_evidence_job
 from coding_agent_operator.job import build_job, with_egress, with_kueue_labels, with_transcript_annotations
 from coding_agent_operator.observed import ATTEMPT, MANAGER
 from coding_agent_operator.pod_spec import init_container, mount
@@ -86,6 +88,31 @@ class JobBuilder:
         if event is not None:
             await self._cluster.tasks.emit(event, task, self._now())
         return await self._proxy.given_to(with_cache, task.spec.item, environment.egress)
+
+    async def build_evidence(self, task: AgentTask, side: Side, number: int) -> Mapping[str, Any]:
+        """Return the manifest of an evidence pod's Job. It gets no cache, because agents write to caches.
+
+        Raises:
+            ApiError: something that the manifest needs cannot be read; retry later.
+        """
+        settings, evidence = self._settings, task.status.verify
+        assert evidence is not None  # noqa: S101 - it is recorded before a pod is created
+        environment = self._environment_of(task)
+        token = settings.forge(task.spec.item.platform).personal_access_token
+        manifest: Mapping[str, Any] = build_evidence_job(
+            task,
+            side,
+            number,
+            settings.operator.job,
+            commit=evidence.commit,
+            timeout_seconds=settings.verify.timeout_seconds,
+            token_files={file.name for file in token.files},
+            environment=environment,
+            resources=settings.repository_environment.service_resources,
+        )
+        if settings.queue.engine is Engine.KUEUE:
+            manifest = with_kueue_labels(manifest, task, settings.queue.kueue)
+        return await self._proxy.given_to(manifest, task.spec.item, environment.egress)
 
     def environment_refusal(self, environment: Environment) -> str | None:
         """Return why the settings forbid the environment that an attempt asks for; no attempt is trusted."""

@@ -23,6 +23,7 @@ from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_operator import metrics
 from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.cluster import Cluster, Lease, identity
+from coding_agent_operator.evidence import evidence_limit
 from coding_agent_operator.job_builder import JobBuilder
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job
 from coding_agent_operator.reconcile import JobRejectedError, ObjectRejectedError, Reconciler
@@ -110,6 +111,8 @@ class NamespaceController:
             self._pods,
             policy=operator.policy,
             build=builder.build,
+            build_evidence=builder.build_evidence,
+            evidence_limit=evidence_limit(settings.verify, operator.job),
             environment_refusal=builder.environment_refusal,
             unauthorized=self._unauthorized_requests.refusal,
             waits=self.scheduler.kueue_messages,

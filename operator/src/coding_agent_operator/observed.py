@@ -20,12 +20,14 @@ from coding_agent_core.agenttask import (
     LABEL_DEFAULTED,
     LABEL_ITEM,
     LABEL_REPOSITORY,
+    LABEL_VERIFY,
 )
 from coding_agent_core.attempts import MAX_PLACE, MAX_TAIL, Outcome
 from coding_agent_core.objects import Metadata, controller_of, time_of
 from coding_agent_core.tasks import parse_time
 from coding_agent_core.text import last_lines
 from coding_agent_core.usage import Allowance
+from coding_agent_core.verification import Side, VerifyResult
 from pydantic import ValidationError
 
 MANAGER = "coding-agent-operator"
@@ -53,13 +55,17 @@ JOB_UID_LABEL, JOB_NAME_LABEL = "batch.kubernetes.io/controller-uid", "batch.kub
 """The labels that the Job controller gives a pod."""
 AGENT_CONTAINER = "agent"
 WORKSPACE_CONTAINER = "workspace"
+VERIFY_CONTAINER = "verify"
+"""The container of an evidence pod that lets the workspace run the commands, and reports."""
+CLONE_CONTAINER = "clone"
+"""The init container of an evidence pod that has the forge's credential."""
 NOT_READY_TO_START = "PodNotReadyToStart"
 """Our reason for a pod on a node whose volumes or network are not set up: no container status says so."""
 
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of an attempt. Its fields describe mainly the agent's container.
+    """A pod of an attempt, or an evidence pod. Its fields describe mainly the agent's container.
 
     Attributes:
         disruption: the reason of the `DisruptionTarget` condition
@@ -67,6 +73,7 @@ class Pod:
         exit_code: the exit code of the agent's container, once it ended.
         ended: why the container ended, as the kubelet says (`OOMKilled`, `Error`, `Completed`).
         report: the agent's report, which it left as the container's termination message.
+        verified: what an evidence pod reports, in the same way.
         log: the last lines of the agent's log, which the kubelet provides if the agent left no readable
             report (`FallbackToLogsOnError`).
         waiting: why a container waits (`ErrImagePull`, `CreateContainerConfigError`, …).
@@ -94,6 +101,7 @@ class Pod:
     exit_code: int | None = None
     ended: str = ""
     report: Outcome | None = None
+    verified: VerifyResult | None = None
     log: str = ""
     waiting: str = ""
     waiting_detail: str = ""
@@ -160,7 +168,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         disruption=(disruption.get("reason") or "Disrupted") if disruption.get("status") == "True" else "",
         exit_code=ended.get("exitCode"),
         ended=ended.get("reason") or "",
-        **left_in(ended.get("message") or ""),
+        **left_in(ended.get("message") or "", evidence=LABEL_VERIFY in meta.labels),
         waiting=waiting.get("reason") or "",
         waiting_detail=waiting.get("message") or "",
         unschedulable=unschedulable,
@@ -183,10 +191,15 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
     )
 
 
-def left_in(message: str) -> dict[str, Any]:
-    """Read a termination message, which is the agent's report or the end of its log."""
-    report = Outcome.from_termination_message(message)
-    return {"report": report, "log": "" if report else last_lines(message, MAX_TAIL)}
+def left_in(message: str, *, evidence: bool = False) -> dict[str, Any]:
+    """Read a termination message: the report of an agent or of an evidence pod, or the end of a log.
+
+    No pod can report what another kind of pod reports.
+    """
+    report = None if evidence else Outcome.from_termination_message(message)
+    verified = VerifyResult.from_termination_message(message) if evidence else None
+    log = "" if report or verified else last_lines(message, MAX_TAIL)
+    return {"report": report, "verified": verified, "log": log}
 
 
 _MISSING_SECRET = re.compile(r'secret "([a-z0-9][-a-z0-9.]{0,252})" not found')
@@ -230,10 +243,11 @@ def read_allowance(text: str | None) -> Allowance | None:
 
 @dataclass(frozen=True)
 class Job:
-    """The Job of an attempt.
+    """The Job of an attempt, or of an evidence pod.
 
     Attributes:
         number: the number of the attempt; `None` if the Job's name does not follow from the task's.
+        verify: the side and the number of the try of an evidence pod's Job; `None` for an attempt.
         failure: the reason of the `Failed` condition; `None` while the Job has not failed.
         complete: whether the Job has the `Complete` condition.
         ready: the number of pods that run and are ready.
@@ -273,6 +287,7 @@ class Job:
     transcript_url: str | None = None
     allowance: Allowance | None = None
     gone: bool = False
+    verify: tuple[Side, int] | None = None
 
     @property
     def finished(self) -> bool:
@@ -321,7 +336,22 @@ def read_job(body: Mapping[str, Any]) -> Job:
         transcript=(meta.annotations.get(ANNOTATION_TRANSCRIPT) or "")[:MAX_PLACE] or None,
         transcript_url=(meta.annotations.get(ANNOTATION_TRANSCRIPT_URL) or "")[:MAX_PLACE] or None,
         allowance=read_allowance(meta.annotations.get(ANNOTATION_ALLOWANCE)),
+        verify=_evidence_number(task, meta.name) if task else None,
     )
+
+
+def evidence_job_name(task: str, side: Side, number: int) -> str:
+    """Return the name of an evidence pod's Job: `<task>-verify-<side>-<try>`, cut as in `job_name`."""
+    end = f"-verify-{side}-{number}"
+    return f"{label_value(task, _LENGTH - len(end))}{end}"
+
+
+def _evidence_number(task: str, job: str) -> tuple[Side, int] | None:
+    match = re.search(r"-verify-(head|base)-(\d)$", job)
+    if match is None:
+        return None
+    side, number = Side(match.group(1)), int(match.group(2))
+    return (side, number) if number and evidence_job_name(task, side, number) == job else None
 
 
 def job_name(task: str, number: int) -> str:

@@ -321,17 +321,22 @@ def _volumes(template: JobTemplate, item: Item, *, foreign: bool) -> list[dict[s
         volumes.append({"name": "config", "configMap": {"name": template.config_map, "items": items}})
     credentials = credentials_for(template.credentials, item)
     if credentials:
-        sources = [
-            {
-                "secret": {
-                    "name": credential.secret,
-                    "items": [{"key": credential.key, "path": credential.file}],
-                }
-            }
-            for credential in credentials
-        ]
-        volumes.append({"name": "credentials", "projected": {"defaultMode": 0o440, "sources": sources}})
+        volumes.append(credentials_volume(credentials))
     return volumes
+
+
+def credentials_volume(credentials: Iterable[Credential]) -> dict[str, Any]:
+    """Return the volume with these credentials as files."""
+    sources = [
+        {
+            "secret": {
+                "name": credential.secret,
+                "items": [{"key": credential.key, "path": credential.file}],
+            }
+        }
+        for credential in credentials
+    ]
+    return {"name": "credentials", "projected": {"defaultMode": 0o440, "sources": sources}}
 
 
 def _security(user: int) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from coding_agent_core.agenttask import AgentTask, AttemptStatus, Event, Status,
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.operator import Policy
+from coding_agent_core.verification import Side
 
 from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.metrics import count_change
-from coding_agent_operator.observed import NOT_READY_TO_START, Job, Pod, job_name, missing_secrets
+from coding_agent_operator.observed import NOT_READY_TO_START, Job, Pod, missing_secrets
 from coding_agent_operator.task_plan import Plan, Refusal, SchedulingDecision, plan_task
 
 _logger = logging.getLogger("operator.reconcile")
@@ -28,6 +29,7 @@ stored then (k8s.io/apiserver/pkg/util/webhook/error.go)."""
 _SHOWN_AFTER = timedelta(seconds=30)
 """Age of a Job at which people see what scheduler or kubelet say about a pod that does not start."""
 Builder = Callable[[AgentTask, int], Awaitable[Mapping[str, Any]]]
+EvidenceBuilder = Callable[[AgentTask, Side, int], Awaitable[Mapping[str, Any]]]
 
 
 class ObjectRejectedError(ApiError):
@@ -57,6 +59,8 @@ class Reconciler:
         *,
         policy: Policy,
         build: Builder,
+        build_evidence: EvidenceBuilder,
+        evidence_limit: timedelta | None,
         environment_refusal: Refusal,
         unauthorized: Callable[[AgentTask], str | None],
         waits: Mapping[str, str],
@@ -69,6 +73,8 @@ class Reconciler:
         self._pods = pods
         self._policy = policy
         self._build = build
+        self._build_evidence = build_evidence
+        self._evidence_limit = evidence_limit
         self._environment_refusal = environment_refusal
         self._unauthorized = unauthorized
         self._waits = waits
@@ -94,8 +100,8 @@ class Reconciler:
             return None
         jobs = await self._jobs_of(task)
         plan = self._plan(task, jobs, decision)
-        if plan.create is not None:
-            job = await self._create(task, plan.create)
+        if plan.create is not None or plan.verify is not None:
+            job = await self._create(task, await self._manifest(task, plan))
             jobs = [other for other in jobs if other.name != job.name] + [job]
             plan = self._plan(task, jobs, SchedulingDecision())
         if plan.status is not None:
@@ -119,7 +125,14 @@ class Reconciler:
             self._policy,
             environment_refusal=self._environment_refusal,
             unauthorized=self._unauthorized,
+            evidence_limit=self._evidence_limit,
         )
+
+    async def _manifest(self, task: AgentTask, plan: Plan) -> Mapping[str, Any]:
+        if plan.verify is not None:
+            return await self._build_evidence(task, *plan.verify)
+        assert plan.create is not None  # noqa: S101 - the caller has checked it
+        return await self._build(task, plan.create)
 
     def _own_jobs(self) -> list[Job]:
         return self._jobs.of(self._cluster.namespace)
@@ -155,6 +168,7 @@ class Reconciler:
                         unseen = await self._left_behind(task, attempt)
                     if unseen is not None:
                         found[attempt.job] = unseen
+            await self._find_evidence_job(task, found)
         outcomes = {attempt.number: attempt.outcome for attempt in task.status.attempts}
         return [
             await self._with_pods(job)
@@ -162,6 +176,17 @@ class Reconciler:
             else job
             for job in found.values()
         ]
+
+    async def _find_evidence_job(self, task: AgentTask, found: dict[str, Job]) -> None:
+        """Add the Job of the evidence pod that is recorded, if it exists and the watch does not show it."""
+        evidence = task.status.verify
+        for side in (evidence.head, evidence.base) if evidence is not None and evidence.pending else ():
+            if side is None or side.settled or side.job in found:
+                continue
+            unseen = await self._cluster.get_job(side.job)
+            if unseen is not None and unseen.owner == task.uid:
+                self._jobs.put(unseen)
+                found[side.job] = unseen
 
     async def _left_behind(self, task: AgentTask, attempt: AttemptStatus) -> Job | None:
         """Return a deleted Job: as one that is ending while its pods run, then with the pods' reports."""
@@ -218,12 +243,11 @@ class Reconciler:
             return pod
         return replace(pod, missing=missing_secrets(failures), waiting_detail=(failures or [""])[-1])
 
-    async def _create(self, task: AgentTask, number: int) -> Job:
-        """Create the attempt's Job or find it. If a Job of another owner has its name, remember that Job."""
-        manifest = dict(await self._build(task, number))
-        name = job_name(task.name, number)
+    async def _create(self, task: AgentTask, manifest: Mapping[str, Any]) -> Job:
+        """Create the Job or find it. If a Job of another owner has its name, remember that Job."""
+        name = manifest["metadata"]["name"]
         try:
-            job = await self._cluster.create_job(manifest)
+            job = await self._cluster.create_job(dict(manifest))
         except ApiError as error:
             if error.status in _REFUSALS or (error.status == 500 and _NO_WEBHOOK in str(error)):
                 raise JobRejectedError(str(error), error.status, error.retry_after) from error

@@ -21,8 +21,10 @@ from coding_agent_core.environment import Environment
 from coding_agent_core.reasons import REASONS, Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Phase
+from coding_agent_core.verification import Side
 
 from coding_agent_operator.budgets import Exhausted, day_of
+from coding_agent_operator.evidence import evidence_step
 from coding_agent_operator.observed import Job, attempt_number
 from coding_agent_operator.outcome_of import PodProblem, sentence
 from coding_agent_operator.task_state import COMMAND_WAIT, Stage, TaskOutcome, TaskState, task_state
@@ -32,6 +34,9 @@ _CONDITIONS = ("Succeeded", "Running", "Finished", "WithinBudget")
 WAITING_FOR_BUDGET = "WaitingForBudget"
 """The reason of a task that waits because a budget has too little left. The condition `WithinBudget` says
 since when."""
+VERIFYING = "Verifying"
+"""The reason of a task whose work is pushed and whose evidence is pending."""
+_VERIFIES = "The work is pushed. Its verification runs in a pod without the agent."
 _HELD = (
     "Somebody wrote /cancel. No attempt starts until the reporter has checked whether they may. If it does "
     f"not within {COMMAND_WAIT.seconds // 60} minutes, the task continues."
@@ -68,6 +73,7 @@ class Plan:
     Attributes:
         create: the number of the attempt whose Job to create. Such a plan contains nothing else: once the new
             Job exists, the task is planned again.
+        verify: the side and the number of the evidence pod whose Job to create, in a plan like that.
         status: the status to write; `None` if it is unchanged.
         events: Events about the changes, to be written after the status.
         lasting: Events that describe a state. Each is written once while this process runs.
@@ -80,6 +86,7 @@ class Plan:
 
     stage: Stage
     create: int | None = None
+    verify: tuple[Side, int] | None = None
     status: Status | None = None
     events: tuple[Event, ...] = ()
     lasting: tuple[Event, ...] = ()
@@ -98,6 +105,7 @@ def plan_task(
     *,
     environment_refusal: Refusal = lambda _: None,
     unauthorized: Callable[[AgentTask], str | None] = lambda _: None,
+    evidence_limit: timedelta | None = None,
 ) -> Plan:
     """Decide what to do for a task. The decision depends only on what exists in the cluster.
 
@@ -106,10 +114,20 @@ def plan_task(
             Jobs that ended must have been read.
         environment_refusal: returns why the environment that the next attempt needs is not allowed.
         unauthorized: returns why the person may not start a task, if this is known before the first attempt.
+        evidence_limit: as in `evidence_step`.
     """
     if task.metadata.deleting:
         return Plan(Stage.ENDED)
+    evidence_jobs = [job for job in jobs if job.verify is not None and job.owner == task.uid]
+    jobs = [job for job in jobs if job.verify is None]
     state = _if_allowed(task_state(task, jobs, now, policy), environment_refusal)
+    step = evidence_step(task, state, evidence_jobs, now=now, policy=policy, limit=evidence_limit)
+    if step is not None:
+        state = replace(state, evidence=step.evidence)
+        if state.verifying and not task.ended:
+            state = replace(state, stage=Stage.ACTIVE, outcome=None)
+        if step.create is not None:
+            return Plan(state.stage, verify=step.create)
     if state.stage is Stage.READY and not state.attempts and (why := unauthorized(task)) is not None:
         outcome = TaskOutcome(Phase.FAILED, Reason.NOT_AUTHORIZED, why)
         state = replace(state, stage=Stage.ENDED, outcome=outcome)
@@ -134,8 +152,8 @@ def plan_task(
         events=tuple(_transitions(task.status, status, task.spec.max_attempts)) if changed else (),
         lasting=tuple(_lasting(task, jobs, state.problem)),
         labels=None if over else (task.missing_labels or None),
-        delete=state.stop,
-        release=release,
+        delete=(*state.stop, *(step.delete if step is not None else ())),
+        release=(*release, *(step.release if step is not None else ())),
         requeue_at=_requeue_at(state, now, policy),
     )
 
@@ -157,6 +175,9 @@ def _if_allowed(state: TaskState, environment_refusal: Refusal) -> TaskState:
 def _requeue_at(state: TaskState, now: datetime, policy: Policy) -> datetime | None:
     if state.stage in (Stage.BACKOFF, Stage.HELD):
         return state.next_attempt_time
+    if state.verifying:
+        begun = state.evidence is not None and state.evidence.head is not None
+        return now + timedelta(seconds=policy.pod_check_interval if begun else 0)
     if not state.live:
         return None
     if any(job.deleting for job in state.live) or state.stop:
@@ -220,6 +241,7 @@ def status_of(task: AgentTask, state: TaskState, decision: SchedulingDecision, n
         counted_attempts=counted,
         result=state.result,
         environment=state.environment,
+        verify=state.evidence,
         next_attempt_time=state.next_attempt_time if phase is Phase.BACKOFF else None,
         observed_generation=task.metadata.generation,
     )
@@ -227,7 +249,7 @@ def status_of(task: AgentTask, state: TaskState, decision: SchedulingDecision, n
 
 def _running(state: TaskState) -> tuple[str, str]:
     """Return reason and message of the condition `Running`."""
-    if state.stage is not Stage.ACTIVE:
+    if state.stage is not Stage.ACTIVE or state.verifying:
         return "NoJob", "No attempt is running."
     if state.waiting:
         return "JobSuspended", "No attempt is running."
@@ -246,6 +268,12 @@ def _summary(task: AgentTask, state: TaskState, decision: SchedulingDecision) ->
     if state.outcome is not None:
         return state.outcome.phase, state.outcome.reason, state.outcome.message[:4096]
     last = state.attempts[-1] if state.attempts else None
+    if state.verifying:
+        return (
+            Phase.RUNNING,
+            VERIFYING,
+            "The work is pushed. Its verification runs in a pod without the agent.",
+        )
     match state.stage:
         case Stage.ACTIVE:
             return _summary_of_active(task, state, last)

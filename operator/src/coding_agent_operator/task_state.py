@@ -18,6 +18,7 @@ from coding_agent_core.reasons import PodReason, Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Phase
 from coding_agent_core.usage import Usage
+from coding_agent_core.verification import Evidence
 
 from coding_agent_operator.budgets import used_up
 from coding_agent_operator.observed import Job, attempt_number
@@ -78,6 +79,7 @@ class TaskState:
         environment: the environment of the next attempt's pod.
         problem: what keeps the attempt's pod from starting or from ending, if its pods were read.
         started: whether the agent of the running attempt has started.
+        evidence: what the evidence pods show; `None` if there is no evidence.
     """
 
     stage: Stage
@@ -91,6 +93,12 @@ class TaskState:
     problem: PodProblem | None = None
     started: bool = False
     environment: Environment | None = None
+    evidence: Evidence | None = None
+
+    @property
+    def verifying(self) -> bool:
+        """Whether the attempts are over and the evidence is pending."""
+        return self.evidence is not None and self.evidence.pending
 
     @property
     def waiting(self) -> Job | None:
@@ -109,6 +117,8 @@ def stage_of(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Policy
         return Stage.ACTIVE
     if task.ended:
         return Stage.ENDED
+    if task.status.verify is not None and task.status.verify.pending:
+        return Stage.ACTIVE
     recorded = {attempt.number for attempt in task.status.attempts if attempt.outcome is not None}
     if len(recorded) < len(task.status.attempts) or any(job.number not in recorded for job in own):
         return Stage.ACTIVE

@@ -74,6 +74,8 @@ async def recorded(cluster: Cluster, *jobs: Job, seen: tuple[dict[str, Any], ...
         pods,
         policy=POLICY,
         build=None,  # type: ignore[arg-type]
+        build_evidence=None,  # type: ignore[arg-type]
+        evidence_limit=None,
         environment_refusal=lambda _: None,
         unauthorized=lambda _: None,
         waits={},

@@ -20,7 +20,8 @@ RESERVED_VOLUMES = (
 MIRROR_VARIABLE = "REPOSITORY_MIRROR"
 """The variable that tells the agent the folder of the repository's mirror, if a cache is mounted."""
 RESERVED_VARIABLES = (
-    *("HOME", "TMPDIR", "WORKSPACE_SOCKET", "CONFIG_FILE", "CODING_AGENT_TASK", MIRROR_VARIABLE),
+    *("HOME", "TMPDIR", "WORKSPACE_SOCKET", "CONFIG_FILE", "CODING_AGENT_TASK", "CODING_AGENT_VERIFY"),
+    MIRROR_VARIABLE,
 )
 """The environment variables that the operator sets in the agent's container."""
 FS_GROUP = 10003
@@ -125,6 +126,10 @@ class JobTemplate(Section):
     """Key of `config_map` with the file."""
     credentials: tuple[Credential, ...] = ()
     """Secrets that are mounted as files in the agent container."""
+    verify_credentials: tuple[Credential, ...] = ()
+    """Secrets with which an evidence pod (`verify.evidence`) clones the repository, in the place of those of
+    `credentials` that hold the forge's token, for example tokens that can only read. Their files have the
+    same names."""
     grace_seconds: int = Field(default=60, ge=10)
     """Seconds between SIGTERM and SIGKILL, in which the agent pushes its unfinished work. A pod's deadline is
     the task's `timeoutSeconds` plus this plus `start_seconds`; the Job's deadline is three times as long."""
@@ -143,7 +148,7 @@ class JobTemplate(Section):
     weaken the pod's isolation are refused. Each attempt's workspace has its own user; give it a fixed
     `runAsUser` if attempts share a volume there."""
 
-    @field_validator("credentials")
+    @field_validator("credentials", "verify_credentials")
     @classmethod
     def _distinct(cls, credentials: tuple[Credential, ...]) -> tuple[Credential, ...]:
         seen: set[tuple[object, ...]] = set()

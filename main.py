@@ -92,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.mode == "attempt":
         return _attempt(arguments.config)
+    if arguments.mode in ("clone", "verify"):
+        return _evidence(arguments.mode, arguments.config)
     if arguments.mode == "check":
         return _check(arguments.config)
     try:
@@ -125,12 +127,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=["webhook", "consumer", "producer", "operator", "reporter", "attempt", "check"],
+        choices=[
+            *(
+                "webhook",
+                "consumer",
+                "producer",
+                "operator",
+                "reporter",
+                "attempt",
+                "clone",
+                "verify",
+                "check",
+            )
+        ],
         help="webhook: receive webhooks; with the in-memory queue also run the tasks. "
         "consumer: run queued tasks. producer: poll the forge once (for cron). "
         "operator: create Jobs for AgentTasks on Kubernetes. "
         "reporter: show AgentTasks on their items with labels and a comment. "
         "attempt: run the attempt in CODING_AGENT_TASK, inside such a Job. "
+        "clone, verify: verify the commit in CODING_AGENT_VERIFY, inside a Job without an agent. "
         "check: print all errors and warnings about the configuration, and start nothing. "
         "Without a mode: poll once, then run the tasks that were found.",
     )
@@ -214,6 +229,12 @@ def _attempt(config: Path | None) -> int:
     gc.freeze()
     gc.enable()
     return run_attempt(config)
+
+
+def _evidence(mode: str, config: Path | None) -> int:
+    from coding_agent_consumer.evidence import run_clone, run_verify
+
+    return run_clone(config) if mode == "clone" else run_verify(config)
 
 
 async def _run(arguments: argparse.Namespace, settings: Settings) -> None:

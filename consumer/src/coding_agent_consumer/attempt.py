@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -19,7 +19,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from coding_agent_core.attempts import AttemptInput, Outcome
-from coding_agent_core.environment import ENVIRONMENT_FILE, Environment, EnvironmentFileError
+from coding_agent_core.environment import (
+    ENVIRONMENT_FILE,
+    Environment,
+    EnvironmentFileError,
+    VerifyCommand,
+)
 from coding_agent_core.errors import (
     CodingAgentError,
     ForgeNotFoundError,
@@ -40,9 +45,11 @@ from coding_agent_core.retry import (
     while_unavailable,
 )
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.verify import OnFailure
 from coding_agent_core.tasks import RunnerName, TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
 from coding_agent_core.usage import Usage
+from coding_agent_core.verification import VerifyReport
 
 from coding_agent_consumer.agent.models import allowed_models, upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
@@ -70,6 +77,13 @@ from coding_agent_consumer.rounds.answers import without_ids
 from coding_agent_consumer.rounds.work import RoundEndedError, RoundWork, cause_gone
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
+from coding_agent_consumer.verification import (
+    failure_prompt,
+    note_about,
+    red_sentence,
+    report_on,
+    run_commands,
+)
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRequestError
 
@@ -172,6 +186,8 @@ class Attempt:
     """The branch to which the agent's finished work was pushed, once it was."""
     _gateway: Gateway | None = field(default=None, init=False)
     """The gateway is open while the agent works. Its counts are still read after that."""
+    _committed: bool = field(default=False, init=False)
+    """Whether the finished work was committed, so that nothing that its verification left is added to it."""
     _round: RoundWork | None = field(default=None, init=False)
     """The round that this attempt works on; `None` for a task that a person asked for."""
 
@@ -315,13 +331,17 @@ class Attempt:
                 await workspace.seed(await repository.bundle(), repository.branch)
                 scrub = scrub_for(settings)
                 notes = await run_until(lambda: set_up(workspace, file, self._deadline, scrub), self.stop)
-                brief = replace(brief, prompt=brief.prompt + notes)
-                worked = self._worked = await self._work(settings, task, brief, workspace, publisher)
+                commands = settings.verify.commands_of(file)
+                brief = replace(brief, prompt=brief.prompt + notes + note_about(commands))
+                worked = self._worked = await self._work(
+                    settings, task, brief, workspace, publisher, commands=commands
+                )
                 worked = self._worked = await self._publish(publisher, workspace, worked)
                 if unapproved.report:
                     summary = f"{unapproved.report}\n\n{worked.summary}".strip()
                     worked = self._worked = worked.model_copy(update={"summary": summary})
             worked = self._worked = await self._answered(worked, repository)
+            worked = self._worked = worked.model_copy(update={"commit": self._commit(repository)})
         self._pushed = publisher.pushed_branch
         outcome = await self._conclude(task, details, worked, publisher.pushed_branch)
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
@@ -499,8 +519,10 @@ class Attempt:
         brief: Brief,
         workspace: Workspace,
         publisher: Publisher,
+        *,
+        commands: Sequence[VerifyCommand],
     ) -> Outcome:
-        """Let the agent work, and push its work from time to time."""
+        """Let the agent work, and push its work from time to time. Then let the commands check the work."""
 
         if self._round is not None:
             await self._prepared(self._round.check)
@@ -523,19 +545,87 @@ class Attempt:
         ):
             self._gateway = gateway
             self._record(gateway.usage)
-            worked = await self.make_agent(settings, gateway).work(
-                brief,
+            agent = self.make_agent(settings, gateway)
+            on_step = publisher.with_checkpoints(
                 workspace,
-                stop=stop,
-                timeout=max(1.0, self._deadline.left),
-                on_step=publisher.with_checkpoints(
-                    workspace,
-                    log_step,
-                    # Each push of a round starts checks and asks for people's attention.
-                    settings.consumer.checkpoint_interval if self._round is None else 0,
-                ),
+                log_step,
+                # Each push of a round starts checks and asks for people's attention.
+                settings.consumer.checkpoint_interval if self._round is None else 0,
             )
-        return self._within_allowance(worked, gateway)
+
+            async def work(given: Brief) -> Outcome:
+                left = max(1.0, self._deadline.left)
+                worked = await agent.work(given, workspace, stop=stop, timeout=left, on_step=on_step)
+                return self._within_allowance(worked, gateway)
+
+            worked = await work(brief)
+            if not commands or worked.reason is not Reason.COMPLETED:
+                return worked
+            return await self._verified(
+                settings, brief, worked, workspace, publisher, commands=commands, work=work
+            )
+
+    async def _verified(
+        self,
+        settings: Settings,
+        brief: Brief,
+        worked: Outcome,
+        workspace: Workspace,
+        publisher: Publisher,
+        *,
+        commands: Sequence[VerifyCommand],
+        work: Callable[[Brief], Awaitable[Outcome]],
+    ) -> Outcome:
+        """Let the commands check finished work, and let the agent repair it a limited number of times.
+
+        The work is committed before the commands run, so that what they leave in the tree is no part of it.
+        """
+        repairs, scrub = 0, scrub_for(settings)
+        while True:
+            worked = await self._with_commit(publisher, workspace, worked)
+            try:
+                results = await run_until(
+                    lambda: run_commands(workspace, commands, deadline=self._deadline, scrub=scrub), self.stop
+                )
+            except (WorkspaceGoneError, WorkspaceRequestError) as error:
+                # The work is safe. The evidence pod says what the commands give.
+                note = f"The commands that check the work could not run: {error}"
+                unknown = VerifyReport(commands=len(commands), failed=len(commands), repairs=repairs)
+                summary = f"{worked.summary}\n\n{note}".strip()
+                return worked.model_copy(update={"summary": summary, "verify": unknown})
+            report = report_on(results, repairs)
+            worked = worked.model_copy(update={"verify": report})
+            if not report.failed or repairs >= settings.verify.repairs or self.hurried:
+                break
+            repairs += 1
+            _logger.info("%d commands that check the work fail; repair %d", report.failed, repairs)
+            again = await work(self._repair(brief, worked, failure_prompt(results)))
+            if again.reason is Reason.CANCELLED:
+                return again
+            if again.reason is not Reason.COMPLETED:
+                note = f"The repair of what failed ended early: {again.message}"
+                worked = worked.model_copy(update={"summary": f"{worked.summary}\n\n{note}".strip()})
+                break
+            summary = f"{worked.summary}\n\nAfter commands that check the work had failed: {again.summary}"
+            worked = again.model_copy(update={"summary": summary.strip()})
+        if not report.failed:
+            return worked
+        sentence = red_sentence(report)
+        if settings.verify.on_failure is OnFailure.FAIL:
+            return worked.model_copy(update={"reason": Reason.VERIFY_FAILED, "message": sentence})
+        return worked.model_copy(update={"message": f"{worked.message} {sentence}".strip()})
+
+    def _repair(self, brief: Brief, worked: Outcome, failure: str) -> Brief:
+        """Return what the agent is asked to do after commands have failed."""
+        steps = self.transcripts.lines.text()
+        told = "\n\n".join(filter(None, ("# What you did before", worked.summary, steps)))
+        return replace(brief, prompt=f"{brief.prompt}\n\n{told}\n\n{failure}", follow_up=failure)
+
+    def _commit(self, repository: BareClone) -> str | None:
+        """Return the commit to verify: what this task has pushed, if anything."""
+        if repository.pushed != repository.start_point:
+            return repository.pushed
+        return repository.start_point if repository.resumed and self._round is None else None
 
     def _record(self, usage: Usage) -> None:
         if self.record is None or self.given.allowance is None:
@@ -558,12 +648,18 @@ class Attempt:
 
     async def _publish(self, publisher: Publisher, workspace: Workspace, worked: Outcome) -> Outcome:
         """Commit and push the workspace's work. Return the outcome with what people must know about it."""
-        completed = worked.reason is Reason.COMPLETED
-        if self._round is not None and not completed:
+        if self._round is not None and worked.reason is not Reason.COMPLETED:
             # A round pushes once, when its work is finished: the checks of another head, or a merge with
             # conflicts, would be another cause.
             return worked
-        note = ""
+        if not self._committed:
+            worked = await self._with_commit(publisher, workspace, worked)
+        await self._delivered(publisher.push)
+        return worked
+
+    async def _with_commit(self, publisher: Publisher, workspace: Workspace, worked: Outcome) -> Outcome:
+        """Commit the workspace's work. Return the outcome with what people must know about it."""
+        completed = worked.reason is Reason.COMPLETED
         summary = worked.summary if self._round is None else without_ids(worked.summary)
         try:
             note = await publisher.commit(workspace, summary, finished=completed)
@@ -571,8 +667,9 @@ class Attempt:
             if completed:
                 raise
             # The reason why the attempt ended matters more than the loss of the rest of its work.
-        await self._delivered(publisher.push)
-        if not note:
+            return worked
+        self._committed = completed
+        if not note or note in worked.summary:
             return worked
         return worked.model_copy(update={"summary": f"{worked.summary}\n\n{note}".strip()})
 

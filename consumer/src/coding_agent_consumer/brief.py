@@ -38,6 +38,9 @@ class Brief:
         images: the images that belong to the prompt.
         transcript: JSON-lines file to which the agent appends each message at once; `None`: there is none.
         last_lines: receives what the agent says and does, in short lines, as it happens.
+        follow_up: what to do after the work is done, if the agent works once more in the same workspace. An
+            agent that can continue its conversation is told only this; any other one is told the prompt,
+            which then contains it.
     """
 
     instructions: str
@@ -45,6 +48,7 @@ class Brief:
     images: tuple[Image, ...] = ()
     transcript: Path | None = None
     last_lines: LastLines | None = None
+    follow_up: str | None = None
 
 
 @dataclass(frozen=True)

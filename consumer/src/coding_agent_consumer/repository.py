@@ -176,6 +176,28 @@ class BareClone:
         await self._git.local("update-ref", f"refs/heads/{self.branch}", self.tip)
         return path
 
+    async def bundle_of(self, commit: str, name: str, path: Path) -> None:
+        """Write a bundle in which a branch of this name is at the commit, for `Workspace.seed`."""
+        require_branch_name(name)
+        reference = f"refs/heads/{name}"
+        await self._git.local("update-ref", reference, commit)
+        await self._git.local("bundle", "create", "--quiet", str(path), reference)
+
+    async def contains(self, commit: str) -> bool:
+        """Whether the work branch contains a commit, or is at it."""
+        try:
+            await self._git.local("merge-base", "--is-ancestor", commit, self.start_point)
+        except GitFailedError:
+            return False
+        return True
+
+    async def merge_base(self, commit: str, other: str) -> str | None:
+        """Return the newest commit that two commits have in common; `None` if there is none."""
+        try:
+            return await self._git.local_id("merge-base", commit, other)
+        except GitFailedError:
+            return None
+
     async def merge(self, other: str, message: str, author: CommitIdentity) -> tuple[str, ...]:
         """Merge a commit into the work branch, if files are in conflict, and return these files.
 

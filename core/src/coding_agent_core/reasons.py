@@ -61,6 +61,7 @@ class Reason(StrEnum):
     SUPERSEDED = "Superseded"
     CANNOT_BE_DONE = "CannotBeDone"
     CHANGE_REFUSED = "ChangeRefused"
+    VERIFY_FAILED = "VerifyFailed"
     MODEL_UNAVAILABLE = "ModelUnavailable"
     MODEL_REFUSED = "ModelRefused"
     MODEL_MALFORMED = "ModelMalformed"
@@ -165,6 +166,12 @@ REASONS: Mapping[str, ReasonFacts] = {
         ReasonClass.PERMANENT,
         "The agent's change cannot be committed.",
         "The message says what is wrong with it. Say in a comment what to leave out, then try again.",
+        ExitCode.CANNOT,
+    ),
+    Reason.VERIFY_FAILED: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "Commands that check the work still fail.",
+        "The work is on the task's branch. Look at what fails, or say in a comment how to fix it.",
         ExitCode.CANNOT,
     ),
     Reason.MODEL_UNAVAILABLE: ReasonFacts(

@@ -1,0 +1,196 @@
+"""The two programs of an evidence pod: `--mode clone` and `--mode verify` (docs/decisions/0030).
+
+`clone` has the forge's credential. It checks that the commit is on the branch, writes a bundle of exactly
+the commit to run the commands on, and ends before any command runs. `verify` has no secret. It gives the
+bundle to the workspace, lets it run the setup and the commands, and leaves their results as its termination
+message. The workspace's commands can write neither the bundle nor the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from coding_agent_core.environment import ENVIRONMENT_FILE, EnvironmentFileError, RepositoryFile
+from coding_agent_core.errors import (
+    CodingAgentError,
+    ForgeNotFoundError,
+    ForgeUnavailableError,
+    SettingsError,
+)
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.connect import connect_forge, forge_of
+from coding_agent_core.forge.values import ItemDetails
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.reasons import ExitCode
+from coding_agent_core.retry import Deadline, StoppedError, run_until, while_unavailable
+from coding_agent_core.settings.load import examine
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.telemetry import configure
+from coding_agent_core.verification import VERIFY_VARIABLE, Side, VerifyInput, VerifyResult
+from pydantic import BaseModel, ValidationError
+
+from coding_agent_consumer.background import project_commit, read_environment, set_up
+from coding_agent_consumer.repository import BareClone
+from coding_agent_consumer.transcript import scrub_for, scrub_logs
+from coding_agent_consumer.verification import run_commands
+from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
+from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
+
+_logger = logging.getLogger("coding_agent.evidence")
+
+_TERMINATION_LOG = "/dev/termination-log"
+_BUNDLE, _ORDER = "verify.bundle", "verify.json"
+"""The files that `clone` leaves for `verify` in their common folder, which the workspace does not have."""
+_BRANCH = "verify"
+
+
+_Step = Callable[[Settings, VerifyInput, Mapping[str, str]], Coroutine[Any, Any, None]]
+
+
+class Order(BaseModel):
+    """What `clone` found out.
+
+    Attributes:
+        file: the repository's file, with the commands that count.
+        problem: why there is nothing to run, as a sentence for people.
+    """
+
+    commit: str
+    file: RepositoryFile = RepositoryFile()
+    problem: str = ""
+
+
+def run_clone(config: Path | None, environment: Mapping[str, str] | None = None) -> int:
+    """Write what `verify` needs; return the exit status, a `coding_agent_core.reasons.ExitCode`."""
+    return _run(config, os.environ if environment is None else environment, _clone)
+
+
+def run_verify(config: Path | None, environment: Mapping[str, str] | None = None) -> int:
+    """Run the commands, and write their results as the termination message; return the exit status."""
+    return _run(config, os.environ if environment is None else environment, _verify)
+
+
+def _run(config: Path | None, environment: Mapping[str, str], step: _Step) -> int:
+    harden_agent_process()
+    try:
+        findings = examine(config, environment)
+        settings = findings.require()
+        configure(settings.logging)
+        scrub_logs(scrub_for(settings))
+        given = _read_input(environment)
+        asyncio.run(step(settings, given, environment))
+    except (ForgeUnavailableError, WorkspaceGoneError, StoppedError, TimeoutError) as error:
+        return _failed(ExitCode.TEMPORARY, error)
+    except SettingsError as error:
+        return _failed(ExitCode.CONFIGURATION, error)
+    except CodingAgentError as error:
+        return _failed(ExitCode.TEMPORARY, error)
+    return ExitCode.DONE.value
+
+
+def _failed(code: ExitCode, error: Exception) -> int:
+    _logger.error("The verification has no result: %s", error or type(error).__name__)
+    return code.value
+
+
+def _read_input(environment: Mapping[str, str]) -> VerifyInput:
+    try:
+        return VerifyInput.model_validate_json(environment.get(VERIFY_VARIABLE, ""))
+    except ValidationError as error:
+        raise SettingsError(f"{VERIFY_VARIABLE}: the operator sets it; it cannot be read: {error}") from error
+
+
+async def _clone(settings: Settings, given: VerifyInput, environment: Mapping[str, str]) -> None:
+    folder = Path(environment["HOME"])
+    forge = connect_forge(settings, given.item.platform)
+    deadline = Deadline.after(given.timeout_seconds)
+    try:
+        forge_of({forge.host: forge}, given.item)
+        order = await while_unavailable(
+            lambda: _order(settings, given, forge, folder), within=deadline.left, logger=_logger
+        )
+    except ForgeNotFoundError as error:
+        order = Order(commit=given.commit, problem=str(error))
+    finally:
+        await forge.aclose()
+    (folder / _ORDER).write_text(order.model_dump_json(), encoding="utf-8")
+
+
+async def _order(settings: Settings, given: VerifyInput, forge: Forge, folder: Path) -> Order:
+    details = await forge.read(await forge.locate(given.item))
+    repository_name, branch = _place(given, details)
+    if not branch:
+        return Order(commit=given.commit, problem="The change's branch cannot be found.")
+    prefix = settings.consumer.branch_prefix
+    if details.item.kind is ItemKind.ISSUE and not branch.startswith(prefix):
+        return Order(commit=given.commit, problem=f"The branch does not start with {prefix!r}.")
+    repository = await BareClone.clone(
+        lambda: forge.clone_source(repository_name),
+        folder / "clone.git",
+        base=branch if given.item.kind is ItemKind.CHANGE else details.base_branch,
+        branch=branch,
+        permit=_no_push,
+    )
+    if not repository.resumed or not await repository.contains(given.commit):
+        return Order(commit=given.commit, problem="The branch no longer contains the commit.")
+    project = await project_commit(forge, details, repository, prefix)
+    try:
+        file = await read_environment(repository, project, settings, given.environment)
+    except EnvironmentFileError as error:
+        return Order(commit=given.commit, problem=str(error))
+    commands = settings.verify.commands_of(file)
+    if not commands:
+        return Order(commit=given.commit, problem=f"`{ENVIRONMENT_FILE}` no longer names any command.")
+    commit = given.commit
+    if given.side is Side.BASE:
+        source = details.item.repository
+        tip = await repository.fetch(lambda: forge.clone_source(source), details.base_branch)
+        base = await repository.merge_base(given.commit, tip)
+        if base is None or base == given.commit:
+            return Order(commit=given.commit, problem="The commit does not differ from the base branch.")
+        commit = base
+    await repository.bundle_of(commit, _BRANCH, folder / _BUNDLE)
+    return Order(commit=commit, file=file.model_copy(update={"verify": commands}))
+
+
+def _place(given: VerifyInput, details: ItemDetails) -> tuple[str, str]:
+    """Return the repository and the branch that must contain the commit."""
+    if details.item.kind is ItemKind.CHANGE:
+        return details.head_repository or "", details.head_branch or ""
+    return details.item.repository, given.branch or ""
+
+
+async def _no_push(branch: str) -> None:
+    raise CodingAgentError(f"A verification never pushes, also not to {branch}.")
+
+
+async def _verify(settings: Settings, given: VerifyInput, environment: Mapping[str, str]) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    result = await run_until(lambda: _result(settings, given, environment), stop)
+    # A pod that was stopped leaves no result: commands may have failed because of that.
+    text, file = result.to_termination_message(), environment.get("TERMINATION_LOG", _TERMINATION_LOG)
+    await asyncio.to_thread(Path(file).write_text, text, encoding="utf-8")
+
+
+async def _result(settings: Settings, given: VerifyInput, environment: Mapping[str, str]) -> VerifyResult:
+    folder = Path(environment["HOME"])
+    order = Order.model_validate(json.loads((folder / _ORDER).read_text(encoding="utf-8")))
+    if order.problem:
+        return VerifyResult(commit=order.commit, problem=order.problem[:1000])
+    deadline, scrub = Deadline.after(given.timeout_seconds), scrub_for(settings)
+    async with launch_workspace(settings.consumer.workspace) as workspace:
+        await workspace.seed(folder / _BUNDLE, _BRANCH)
+        await set_up(workspace, order.file, deadline, scrub)
+        results = await run_commands(workspace, order.file.verify or (), deadline=deadline, scrub=scrub)
+    problem = ""
+    if deadline.passed:
+        problem = f"The commands did not end within {given.timeout_seconds} s together."
+    return VerifyResult(commit=order.commit, commands=results, problem=problem)

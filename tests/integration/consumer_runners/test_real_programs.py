@@ -10,6 +10,7 @@ from coding_agent_consumer.modes import make_agent
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.usage import Allowance
+from coding_agent_core.verification import VerifyReport
 from coding_agent_demo.programs import program_folder
 from coding_agent_model.script import Call, Failure, Script, Turn
 
@@ -76,6 +77,19 @@ def place(make_place: MakePlace, runner: str) -> Callable[..., Place]:
         return Place(make_place("github", [Script(turns=turns, loop=loop)]), runner)
 
     return start
+
+
+async def test_it_repairs_what_a_command_finds_in_the_same_conversation(
+    place: Callable[..., Place],
+) -> None:
+    turns = (runs("echo bad > made.md"), Turn(text=WORDS), runs("echo good > made.md"), Turn(text="Mended."))
+    # A new conversation would begin with the first turn again.
+    here = place(*turns)
+    outcome = await here.run(sections={"verify": {"commands": ["grep good made.md"], "repairs": 1}})
+    assert outcome.reason is Reason.COMPLETED, outcome
+    assert outcome.verify == VerifyReport(commands=1, failed=0, repairs=1), outcome
+    assert here.place.system.file_at(BRANCH, "made.md") == "good\n"
+    assert "Mended." in outcome.summary
 
 
 async def test_it_makes_the_change_with_a_busy_model_and_the_gateway_counts(

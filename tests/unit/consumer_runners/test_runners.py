@@ -11,6 +11,7 @@ from coding_agent_consumer.modes import check_model
 from coding_agent_consumer.per_user import with_task_options
 from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Runner, Said, Warned
 from coding_agent_consumer.runners.agent import (
+    conversation_in,
     events_of,
     files_of,
     note_about,
@@ -47,6 +48,20 @@ def recorded(name: RunnerName, what: str = "") -> list[Event]:
     lines = (RECORDED / f"{name}{what}.jsonl").read_bytes().splitlines()
     events = [event for line in lines for event in events_of(RUNNERS[name], line)]
     return [event for event in events if not isinstance(event, Warned)]  # Codex does not know the model
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_a_conversation_is_named_and_continued_by_its_name(name: RunnerName) -> None:
+    lines = (RECORDED / f"{name}.jsonl").read_bytes().splitlines()
+    named = {conversation_in(RUNNERS[name], line) for line in lines} - {""}
+    [conversation] = named
+    fresh = RUNNERS[name].launch(ORDER).process.argv
+    again = RUNNERS[name].launch(replace(ORDER, conversation=conversation, prompt="Fix it.", images=()))
+    assert conversation in again.process.argv
+    assert conversation not in fresh
+    assert again.input.endswith("Fix it.")
+    hostile = json.dumps({"session_id": "--dangerous", "thread_id": "--x", "sessionID": "--y"}).encode()
+    assert conversation_in(RUNNERS[name], hostile) == ""
 
 
 @pytest.mark.parametrize("name", RUNNERS)

@@ -3,8 +3,9 @@
 A runner's image is a target of consumer/runners.Dockerfile. Its program runs unmodified in the workspace. It
 reaches the model through the attempt's gateway, and has only that gateway's own credential.
 
-The workspace of a further attempt is new, so no runner resumes its own session: the next attempt starts from
-the pushed branch, and the prompt says what happened before.
+Within an attempt, a runner continues its own conversation if the work has to be repaired. The workspace of a
+further attempt is new, so no runner resumes its conversation there: the next attempt starts from the pushed
+branch, and the prompt says what happened before.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Order:
         context_length: tokens of the model's context.
         max_output: tokens of the model's longest answer.
         images: paths of the images in HOME, below `FOLDER`.
+        conversation: the id of the conversation to continue with the prompt; empty for a new one.
     """
 
     url: str
@@ -42,6 +44,7 @@ class Order:
     context_length: int
     max_output: int
     images: tuple[str, ...] = ()
+    conversation: str = ""
 
     @property
     def images_from_tree(self) -> tuple[str, ...]:

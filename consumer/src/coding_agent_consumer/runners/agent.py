@@ -11,11 +11,12 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
-from coding_agent_core.retry import first_of
+from coding_agent_core.retry import Deadline, first_of
 from coding_agent_core.settings.llm import Anthropic, Google, LMStudio, Ollama, OpenAI
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName
@@ -44,7 +45,7 @@ from coding_agent_consumer.runners import (
     Said,
     Warned,
 )
-from coding_agent_consumer.runners.programs import RUNNERS, command_runner
+from coding_agent_consumer.runners.programs import RUNNERS, command_runner, conversation_of
 from coding_agent_consumer.transcript import Scrub, Transcript, scrub_for, step_of_answer, steps_of_results
 from coding_agent_consumer.workspace.protocol import (
     ProcessResult,
@@ -104,18 +105,42 @@ class CliAgent:
         self._runner = runner
         self._settings = settings
         self._gateway = gateway
+        self._conversation = ""
 
     async def work(
         self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
     ) -> Outcome:
-        scrub = scrub_for(self._settings)
-        return await work_until(
-            lambda: self._work(brief, workspace, scrub, on_step, timeout), scrub, stop, timeout
-        )
+        scrub, deadline = scrub_for(self._settings), Deadline.after(timeout)
+
+        async def one(given: Brief, conversation: str) -> Outcome:
+            left = max(1.0, deadline.left)
+            return await work_until(
+                lambda: self._work(given, workspace, scrub, on_step, left, conversation=conversation),
+                scrub,
+                stop,
+                left,
+            )
+
+        if brief.follow_up is not None and self._conversation:
+            asked = self._gateway.requests
+            outcome = await one(replace(brief, prompt=brief.follow_up, images=()), self._conversation)
+            if outcome.reason is not Reason.RUNNER_FAILED or self._gateway.requests > asked:
+                return outcome
+            name = self._runner.name
+            _logger.warning("%s cannot continue its conversation, and starts anew: %s", name, outcome.message)
+        return await one(brief, "")
 
     async def _work(
-        self, brief: Brief, workspace: Workspace, scrub: Scrub, on_step: OnStep, timeout: float
+        self,
+        brief: Brief,
+        workspace: Workspace,
+        scrub: Scrub,
+        on_step: OnStep,
+        timeout: float,
+        *,
+        conversation: str,
     ) -> Outcome:
+        asked = self._gateway.requests
         section, most = section_of(self._runner, self._settings), self._settings.max_llm_process_num
         images = files_of(brief.images)
         order = Order(
@@ -127,6 +152,7 @@ class CliAgent:
             context_length=section.context_length,
             max_output=section.max_token,
             images=tuple(images),
+            conversation=conversation,
         )
         launch = self._runner.launch(order)
         start = replace(launch.process, files={**launch.process.files, **images})
@@ -156,12 +182,14 @@ class CliAgent:
         except WorkspaceGoneError as error:
             return Outcome(reason=Reason.WORKSPACE_FAILED, message=f"The workspace was lost: {error}")
         return outcome_of_end(
-            self._runner, result, record.failure, record.words, requests=self._gateway.requests
+            self._runner, result, record.failure, record.words, requests=self._gateway.requests - asked
         )
 
     async def _follow(self, process: RunningProcess, record: _Record) -> None:
         """Follow the program's output to its end."""
+        self._conversation = ""
         async for line in process.lines():
+            self._conversation = self._conversation or conversation_in(self._runner, line)
             for event in events_of(self._runner, line):
                 await record.add(event)
         await record.flush()
@@ -189,16 +217,24 @@ def note_about(images: Sequence[Image]) -> str:
 
 def events_of(runner: Runner, line: bytes) -> Iterator[Event]:
     """Yield the events that a line of a runner's output stands for; an unknown line gives none."""
-    text = line.decode("utf-8", "replace")
     if runner.events is None:
-        yield Said(f"{text}\n", continues=True)
-        return
+        yield Said(f"{line.decode('utf-8', 'replace')}\n", continues=True)
+    else:
+        yield from runner.events(_fields_of(line))
+
+
+def conversation_in(runner: Runner, line: bytes) -> str:
+    """Return the id of the conversation that a line of a runner's output names; empty if it names none."""
+    return "" if runner.events is None else conversation_of(_fields_of(line))
+
+
+def _fields_of(line: bytes) -> dict[str, Any]:
+    """Return the fields of a JSON line; none if it is something else."""
     try:
-        fields = json.loads(text)
+        fields = json.loads(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
-        return
-    if isinstance(fields, dict):
-        yield from runner.events(fields)
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def outcome_of_end(

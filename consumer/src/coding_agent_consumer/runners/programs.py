@@ -52,6 +52,7 @@ def _start_claude_code(order: Order) -> Launch:
         *("--permission-mode", "bypassPermissions", "--strict-mcp-config", "--setting-sources", "user"),
         *("--model", order.model),
         *("--append-system-prompt-file", f"{HOME_FROM_TREE}/{_INSTRUCTIONS}"),
+        *(("--resume", order.conversation) if order.conversation else ()),
     )
     env = {
         "ANTHROPIC_BASE_URL": order.url,
@@ -138,14 +139,16 @@ def _start_codex(order: Order) -> Launch:
         "project_doc_max_bytes": 0,
         "skills.include_instructions": False,
     }
-    arguments = ["codex", "exec", "--json", "--ephemeral", "--skip-git-repo-check"]
+    resumed = ["resume"] if order.conversation else []
+    arguments = ["codex", "exec", *resumed, "--json", "--skip-git-repo-check"]
     arguments.append("--dangerously-bypass-approvals-and-sandbox")  # the workspace is the sandbox
     for name, value in settings.items():
         arguments += ["-c", f"{name}={_toml(value)}"]
     arguments += [f"--image={path}" for path in order.images_from_tree]
     env = {_CODEX_KEY: order.credential, "CODEX_HOME": f"{HOME_FROM_TREE}/.codex"}
     config = f"developer_instructions = {_toml(order.instructions)}\n" + _disabled_skills(order.prompt)
-    return Launch(ProcessSpec((*arguments, "-"), env, {".codex/config.toml": config}), order.prompt)
+    last = [order.conversation, "-"] if order.conversation else ["-"]
+    return Launch(ProcessSpec((*arguments, *last), env, {".codex/config.toml": config}), order.prompt)
 
 
 def _disabled_skills(prompt: str) -> str:
@@ -239,6 +242,7 @@ def _start_gemini(order: Order) -> Launch:
         "NODE_OPTIONS": f"--require={HOME_FROM_TREE}/{_GEMINI_PRELOAD_FILE}",
     }
     arguments = ["gemini", "-m", order.model, "--yolo", "-o", "stream-json"]
+    arguments += ["--resume", order.conversation] if order.conversation else []
     if order.images:
         arguments += ["--include-directories", f"{HOME_FROM_TREE}/{FOLDER}"]
     files = {".gemini/settings.json": json.dumps(settings), _GEMINI_PRELOAD_FILE: _GEMINI_PRELOAD}
@@ -331,7 +335,8 @@ def _start_opencode(order: Order) -> Launch:
         "OPENCODE_DISABLE_PROJECT_CONFIG": "1",
     }
     images = (f"--file={path}" for path in order.images_from_tree)
-    arguments = ("opencode", "run", "--format", "json", *images)
+    resumed = ("--session", order.conversation) if order.conversation else ()
+    arguments = ("opencode", "run", "--format", "json", *resumed, *images)
     files = {_INSTRUCTIONS: order.instructions, **_OPENCODE_FILES}
     return Launch(ProcessSpec(arguments, env, files), order.prompt)
 
@@ -354,6 +359,19 @@ def _opencode_events(line: Mapping[str, Any]) -> Iterator[Event]:
             status = data.get("statusCode")
             message = _text(data.get("message")) or _text(error.get("name"))
             yield Failed(message, status if isinstance(status, int) else None)
+
+
+_CONVERSATIONS = ("session_id", "thread_id", "sessionID")
+"""The fields in which Claude Code and Gemini, Codex, and OpenCode name their conversation."""
+
+
+def conversation_of(line: Mapping[str, Any]) -> str:
+    """Return the id of the conversation that a line names, by which it is continued; empty if it names none.
+
+    Commands can write into the output too, so an id is never taken for an option.
+    """
+    named = next((line[field] for field in _CONVERSATIONS if line.get(field)), "")
+    return named if isinstance(named, str) and re.fullmatch(r"[A-Za-z0-9][\w-]{7,99}", named) else ""
 
 
 RUNNERS: Mapping[RunnerName, Runner] = {

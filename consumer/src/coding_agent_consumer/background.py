@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coding_agent_core.environment import (
     ENVIRONMENT_FILE,
@@ -26,6 +26,7 @@ from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import BranchFacts, Checks, Comment, Discussion, ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.retry import Deadline
+from coding_agent_core.rounds.values import OWN_STATUS
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 from coding_agent_core.text import last_lines, one_line, printable
@@ -110,8 +111,13 @@ async def read_conversation(forge: Forge, details: ItemDetails, *, pushed_branch
         change=change,
         change_comments=tuple(comment for comment in change_comments if comment.id not in in_threads),
         discussion=discussion,
-        checks=await forge.failed_checks(change),
+        checks=_of_others(await forge.failed_checks(change)),
     )
+
+
+def _of_others(checks: Checks) -> Checks:
+    """Return the checks without our own status, which only says that the last task or round failed."""
+    return replace(checks, failed=tuple(one for one in checks.failed if one.name != OWN_STATUS))
 
 
 def image_links(text: str) -> Iterator[str]:

@@ -150,7 +150,7 @@ def reserved(task: AgentTask, jobs: Sequence[Job], budgets: Budgets) -> Decimal:
     open_ = {a.number: a.allowance for a in task.status.attempts if a.outcome is None}
     recorded = {a.number for a in task.status.attempts if a.outcome is not None}
     for job in jobs:
-        if job.number not in recorded:
+        if job.number not in recorded and job.verify is None:  # evidence pods have no model
             open_[job.number or 0] = job.allowance or open_.get(job.number or 0)
     return sum((_value(allowance, budgets) for allowance in open_.values()), Decimal(0))
 

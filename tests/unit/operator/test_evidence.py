@@ -14,7 +14,9 @@ from coding_agent_core.environment import Environment
 from coding_agent_core.reasons import REASONS, PodReason
 from coding_agent_core.settings.attempt_settings import Egress, ServiceResources
 from coding_agent_core.settings.job_settings import JobTemplate
+from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.tasks import Phase
+from coding_agent_core.usage import Allowance
 from coding_agent_core.verification import (
     MAX_TRIES,
     VERIFY_VARIABLE,
@@ -26,6 +28,7 @@ from coding_agent_core.verification import (
     VerifyResult,
     verified,
 )
+from coding_agent_operator.budgets import reserved
 from coding_agent_operator.evidence_job import build_evidence_job
 from coding_agent_operator.job import with_egress
 from coding_agent_operator.observed import Job, Pod, evidence_job_name, read_job, read_pod
@@ -182,6 +185,12 @@ def test_a_running_pod_is_waited_for_and_one_that_cannot_start_is_replaced() -> 
     assert found.status.verify.head.problem == REASONS[PodReason.ERR_IMAGE_PULL].message
     assert plan(task(found.status), [evidence_job(deleting=True)]).verify is None, "it may still run"
     assert plan(task(found.status), []).verify == (Side.HEAD, 2)
+
+
+def test_an_evidence_pod_reserves_no_money() -> None:
+    budgets = Budgets(task=Allowance(tokens=1000))
+    pending = done(verify=Evidence(commit=HEAD, started=ago(60)))
+    assert reserved(task(pending), [evidence_job(ready=1)], budgets) == 0
 
 
 @pytest.mark.parametrize("cancel", [True, False])

@@ -136,6 +136,11 @@ def outcome_of_error(error: Exception) -> Outcome:
     return Outcome(reason=Reason.INTERNAL, message=message)
 
 
+def _not_run(commands: Sequence[VerifyCommand]) -> VerifyReport | None:
+    """Return the report of commands that did not run here: none of them has passed."""
+    return VerifyReport(commands=len(commands), failed=len(commands)) if commands else None
+
+
 @dataclass
 class Attempt:
     """One attempt at a task.
@@ -296,13 +301,18 @@ class Attempt:
             details, unapproved, repository = await self._checked_clone(
                 task, details, check, lambda: self._clone(task, target, permit, Path(folder))
             )
-            if (over := await self._resumed(repository)) is not None:
+            over = await self._resumed(repository)
+            if over is not None and over.reason is not Reason.COMPLETED:
                 return over.model_copy(update={"change_url": details.url})
             project = await self._prepared(
                 lambda: project_commit(task.forge, details, repository, self.settings.consumer.branch_prefix)
             )
             _logger.info("Instructions and environment are those of the branch %s", project.branch)
             file = await read_environment(repository, project, settings, self.environment)
+            if over is not None:
+                unknown = _not_run(settings.verify.commands_of(file))
+                pushed: dict[str, object] = {"commit": repository.start_point, "verify": unknown}
+                return over.model_copy(update={"change_url": details.url, **pushed})
             if self.environment is not None and (pod := pod_environment(file, settings)) != self.environment:
                 message = f"`{ENVIRONMENT_FILE}` asks for a different pod ({pod}); the next attempt gets it."
                 return Outcome(reason=Reason.ENVIRONMENT_CHANGED, message=message, environment=pod)
@@ -587,12 +597,14 @@ class Attempt:
                 results = await run_until(
                     lambda: run_commands(workspace, commands, deadline=self._deadline, scrub=scrub), self.stop
                 )
+            except StoppedError:
+                stopped = "The attempt was stopped while its work was checked."
+                return worked.model_copy(update={"reason": Reason.CANCELLED, "message": stopped})
             except (WorkspaceGoneError, WorkspaceRequestError) as error:
                 # The work is safe. The evidence pod says what the commands give.
                 note = f"The commands that check the work could not run: {error}"
-                unknown = VerifyReport(commands=len(commands), failed=len(commands), repairs=repairs)
                 summary = f"{worked.summary}\n\n{note}".strip()
-                return worked.model_copy(update={"summary": summary, "verify": unknown})
+                return worked.model_copy(update={"summary": summary, "verify": _not_run(commands)})
             report = report_on(results, repairs)
             worked = worked.model_copy(update={"verify": report})
             if not report.failed or repairs >= settings.verify.repairs or self.hurried:

@@ -80,6 +80,7 @@ def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
         ("Branch", _text(task, "status", "result", "branch")),
         ("Change", _text(task, "status", "result", "changeURL")),
         ("Summary", _text(task, "status", "result", "summary")),
+        ("Verification", plain(_text(task, "status", "verify", "description"))),
         ("Environment", _environment(_at(task, "status", "environment"))),
         ("Budget", _allowance(spec.get("budget"))),
         ("Usage", _usage(usage) if isinstance(usage, Mapping) and usage.get("requests") else ""),

@@ -513,6 +513,7 @@ async def test_a_round_that_was_killed_after_its_push_only_answers(
     assert outcome.round is not None
     assert (outcome.round.end, outcome.round.before, outcome.round.after) == (RoundEnd.PUSHED, before, pushed)
     assert outcome.round.keys == cause.keys
+    assert outcome.commit == pushed
 
 
 async def test_a_push_whose_answer_is_lost_is_our_own(

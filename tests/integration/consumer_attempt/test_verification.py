@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.verification import VERIFY_VARIABLE, Side, VerifyInput, VerifyReport, VerifyResult
 from coding_agent_model.script import Script
 
-from tests.fixtures.system import BOT_TOKEN
+from tests.fixtures.system import BOT_TOKEN, until
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.changes import push
@@ -66,6 +67,22 @@ async def test_work_that_stays_red_says_so(
     if not repairs:
         left = "left.txt" in place.system.git("ls-tree", "--name-only", FIRST)
         assert not left, "what the commands leave behind is no work"
+
+
+async def test_work_whose_check_is_stopped_is_not_lost(make_place: MakePlace) -> None:
+    place = make_place("github", [LIAR])
+    push(place.system, {FILE: "verify: ['touch begun.txt; sleep 600']"})
+    stop = asyncio.Event()
+    attempt = asyncio.create_task(place.run(place.given(timeout=600), stop=stop, grace=100))
+
+    def begun() -> bool:
+        return (place.workspace.root / "tree" / "begun.txt").exists()
+
+    await asyncio.to_thread(until, begun, "the check has begun")
+    stop.set()
+    outcome = await attempt
+    assert (outcome.reason, outcome.branch) == (Reason.CANCELLED, FIRST)
+    assert place.system.file_at(FIRST, "a.md") == "bad\n"
 
 
 def pod(place: AttemptPlace, side: Side, commit: str, **more: Any) -> VerifyResult | None:

@@ -117,6 +117,9 @@ def test_describe_shows_what_the_repository_asked_for() -> None:
     asked = {"image": "registry.example.com/tools:1", "egress": ["node"], "services": [service]}
     shown = dict(tables.facts(task("a", "2026-11-25T12:00:00Z", environment=asked), NOW))
     assert shown["Environment"] == "image registry.example.com/tools:1; service database; preset node"
+    verify = {"description": "1 of 2 commands fails: make test (exit code 2)"}
+    judged = task("a", "2026-11-25T12:00:00Z", verify=verify)
+    assert dict(tables.facts(judged, NOW))["Verification"] == verify["description"]
     other = task("a", "2026-11-25T12:00:00Z", environment={"image": 7})
     assert dict(tables.facts(other, NOW))["Environment"] == "not readable"
 

@@ -99,6 +99,8 @@ def failure_prompt(results: Sequence[VerifiedCommand]) -> str:
 
 def red_sentence(report: VerifyReport) -> str:
     """Say for people that commands failed in the attempt, after its repairs."""
-    of = f"{report.failed} of {report.commands} command{'s' if report.commands > 1 else ''}"
     tries = f" after {report.repairs} repair{'s' if report.repairs > 1 else ''}" if report.repairs else ""
-    return f"{of} that check the work still fail{'s' if report.failed == 1 else ''}{tries}."
+    if report.commands == 1:
+        return f"The command that checks the work still fails{tries}."
+    fail = "fails" if report.failed == 1 else "fail"
+    return f"{report.failed} of {report.commands} commands that check the work still {fail}{tries}."

@@ -256,9 +256,8 @@ def _verdict(evidence: Evidence) -> tuple[EvidenceState, str]:
     if not head.failed:
         return EvidenceState.SUCCESS, f"All {count} commands pass." if count > 1 else "The command passes."
     red, first = len(head.failed), head.failed[0]
-    told = f"{red} of {count} command{'s' if count > 1 else ''} fail{'s' if red == 1 else ''}"
-    if _fails_too(head.failed, base.commands):
-        told = f"{RED_ON_BASE}: {told}"
+    told = f"{red} of {count} commands fail{'s' if red == 1 else ''}" if count > 1 else "the command fails"
+    told = f"{RED_ON_BASE}: {told}" if _fails_too(head.failed, base.commands) else told[0].upper() + told[1:]
     last = first.tail.rpartition("\n")[2]
     return EvidenceState.FAILURE, f"{told}: {one_line(first.run, 40)} ({first.end}){last and ': '}{last}"
 

@@ -40,7 +40,7 @@ def test_the_task_ends_with_what_its_evidence_pods_left(
     status = world.until_phase(name, "Succeeded")
     assert status["verify"]["state"] == "failure"
     assert status["verify"]["commit"] == HEAD
-    assert status["verify"]["description"] == "1 of 1 command fails: make test (exit code 1): 1 failed"
+    assert status["verify"]["description"] == "The command fails: make test (exit code 1): 1 failed"
     assert (status["verify"]["head"]["tries"], status["verify"]["base"]["commit"]) == (2, BASE)
     jobs = {job.metadata.name: job for job in world.jobs().values()}
     sides = {found: job.metadata.labels.get(LABEL_VERIFY) for found, job in jobs.items()}

@@ -14,6 +14,7 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import Links, comment, label_changes
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, task_name
+from coding_agent_core.verification import Evidence, SideEvidence, judged, verified
 from coding_agent_operator.budgets import Exhausted
 from coding_agent_operator.observed import Job, job_name
 from coding_agent_operator.outcome_of import AttemptOutcome, PodProblem
@@ -32,6 +33,19 @@ _CHANGE = TaskResult(
     branch="coding-agent/issue-7",
     change_url="https://github.com/octo/demo/pull/8",
     summary="The sum was a difference. A test covers it now.",
+)
+
+
+_COMMIT = "4f0c2a1b" * 5
+
+
+def _side(code: int, commit: str) -> SideEvidence:
+    command = verified("make test", code, 12, "1 failed, 41 passed" if code else "")
+    return SideEvidence(job="…", tries=1, commit=commit, commands=(command,), settled=True)
+
+
+_EVIDENCE = judged(
+    Evidence(commit=_COMMIT, started=_NOW, head=_side(2, _COMMIT), base=_side(0, "9b7d3e5f" * 5))
 )
 
 
@@ -181,6 +195,14 @@ def _examples() -> Iterator[_Example]:
         "The change is open.",
         replace(_ended(Phase.SUCCEEDED, Reason.COMPLETED), result=_CHANGE),
     )
+    checked = replace(_ended(Phase.SUCCEEDED, Reason.COMPLETED), result=_CHANGE, evidence=_EVIDENCE)
+    pending = judged(Evidence(commit=_COMMIT, started=_NOW))
+    yield _Example(
+        "Being verified",
+        "The change is open, and the repository's commands check it once more.",
+        replace(checked, stage=Stage.ACTIVE, outcome=None, evidence=pending),
+    )
+    yield _Example("Done, but its verification fails", "The agent was wrong about its work.", checked)
     yield _Example(
         "Nothing to change",
         "The agent found that nothing has to change.",

@@ -1,0 +1,68 @@
+"""Which statuses a task puts on which commits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from coding_agent_core.agenttask import Status, TaskResult
+from coding_agent_core.tasks import Cause, Origin, Phase, RoundTrigger, Trigger
+from coding_agent_core.verification import Evidence, EvidenceState
+from coding_agent_operator.reporter.commit_statuses import commit_statuses
+
+from tests.unit.operator.making import NOW, ended, task
+
+OLD, NEW = "a" * 40, "b" * 40
+ROUND = Trigger(
+    origin=Origin.POLL,
+    cause=Cause.CHECKS,
+    received_at=NOW,
+    round=RoundTrigger(cause="[]", name_part="checks-1", head=OLD, number=1, of=3, decided_at=NOW),
+)
+DONE, FAILED, CANCELLED = ended("True"), ended("False", "Failed"), ended("False", "Cancelled")
+RUNS, WAITS = Status(phase=Phase.RUNNING), Status(phase=Phase.QUEUED)
+
+
+def evidence(state: str) -> Evidence:
+    return Evidence(commit=NEW, started=NOW, state=EvidenceState(state), description="It says so.")
+
+
+def pushed(status: Status, **fields: Any) -> Status:
+    return status.model_copy(update={"result": TaskResult(commit=NEW), **fields})
+
+
+@pytest.mark.parametrize(
+    ("status", "is_round", "expected"),
+    [
+        pytest.param(WAITS, False, set(), id="a task without a push"),
+        pytest.param(FAILED, False, set(), id="a task that never pushed"),
+        pytest.param(pushed(RUNS), False, {(NEW, "coding-agent", "pending")}, id="pushed"),
+        pytest.param(pushed(DONE), False, {(NEW, "coding-agent", "success")}, id="done"),
+        pytest.param(pushed(FAILED), False, {(NEW, "coding-agent", "failure")}, id="failed"),
+        pytest.param(pushed(CANCELLED), False, {(NEW, "coding-agent", "error")}, id="cancelled"),
+        pytest.param(WAITS, True, {(OLD, "coding-agent", "pending")}, id="a round waits"),
+        pytest.param(FAILED, True, {(OLD, "coding-agent", "failure")}, id="a round failed"),
+        pytest.param(DONE, True, {(OLD, "coding-agent", "success")}, id="a round without a push"),
+        pytest.param(
+            pushed(RUNS),
+            True,
+            {(OLD, "coding-agent", "success"), (NEW, "coding-agent", "pending")},
+            id="a round has pushed",
+        ),
+        *(
+            pytest.param(
+                pushed(DONE if state != "pending" else RUNS, verify=evidence(state)),
+                False,
+                {(NEW, "coding-agent", state), (NEW, "coding-agent/verify", state)},
+                id=f"verified: {state}",
+            )
+            for state in EvidenceState
+        ),
+    ],
+)
+def test_statuses(status: Status, is_round: bool, expected: set[tuple[str, str, str]]) -> None:
+    spec: dict[str, Any] = {"trigger": ROUND.model_dump(mode="json", by_alias=True)} if is_round else {}
+    found = commit_statuses(task(status, **spec))
+    assert {(one.commit, one.status.name, one.status.state.value) for one in found} == expected
+    assert len({one.key for one in found}) == len(found)
+    assert all(len(one.status.description) <= 140 for one in found)

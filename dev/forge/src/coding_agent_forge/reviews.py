@@ -25,6 +25,9 @@ from coding_agent_forge.model import (
 )
 from coding_agent_forge.store import Store
 
+_LINE_LIMIT = 200
+"""Characters of a log's last line that the event log keeps."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -76,8 +79,10 @@ class Reviews:
         if state == "PENDING":
             return review
         repository, now = self._repository(item), review.submitted_at
-        if body and not github:
-            self.store.comment(repository, item, actor, body)
+        note = self.store.comment(repository, item, actor, body).id if body and not github else None
+        self.store.log.add(
+            "reviewed", repository, actor, item, review=review.id, state=state, body=body, comment=note
+        )
         # GitLab sends nothing for "request changes", and does not say that the merge request was updated.
         if github or state == "APPROVED":
             item.updated_at = now
@@ -157,13 +162,18 @@ class Reviews:
         item.updated_at = now
         repository = self._repository(item)
         told = Happening("review_commented", repository, item, actor, now, comment=comment, thread=thread)
-        self.store.log.add("review_commented", repository, actor, item, comment=comment.id, body=body)
+        self.store.log.add(
+            "review_commented", repository, actor, item, comment=comment.id, body=body, thread=thread.id
+        )
         self.store.listener(told)
         return comment
 
-    def resolve(self, thread: Thread, actor: User | None) -> None:
+    def resolve(self, thread: Thread, actor: User, *, resolved: bool = True) -> None:
         """Resolve a thread, or open it again; neither forge's `updated_at` shows it."""
-        thread.resolved_by = actor
+        thread.resolved_by = actor if resolved else None
+        item = self.item_of(thread)
+        event = "resolved" if resolved else "unresolved"
+        self.store.log.add(event, self._repository(item), actor, item, thread=thread.id)
 
     def item_of(self, thread: Thread) -> Item:
         """The change of a thread."""
@@ -213,6 +223,8 @@ class Reviews:
 
     def rerun(self, repository: Repository, check: Check, by: User | None = None) -> Check:
         """Let a job run again: a new one of the same name, which waits for a runner."""
+        actor = by or self._somebody()
+        self.store.log.add("rerun", repository, actor, check=check.name, commit=check.sha)
         again = self._begin(
             repository, check.sha, check.name, "", "", b"", check.allow_failure, check.url, by, queued=True
         )
@@ -252,13 +264,21 @@ class Reviews:
         checks = tuple(self.checks(repository, check.sha, latest=True))
         places = ((place, item) for place in self.store.repositories for item in place.items)
         item = next((item for _, item in places if item.open and item.tips.head_sha == check.sha), None)
-        actor = by or next(user for user in self.store.users if user.admin)
+        actor = by or self._somebody()
+        state = check.result or ("queued" if check.queued else "running")
+        last = (check.log or b"").decode(errors="replace").strip().rpartition("\n")[2][:_LINE_LIMIT]
+        self.store.log.add(
+            "check", repository, actor, check=check.name, commit=check.sha, state=state, body=last
+        )
         all_ended = bool(check.result) and all(one.result for one in checks if one.log is not None)
         self.listener(
             CheckHappening(
                 repository, check, checks, item, actor, began, all_ended, status_of(checks), before
             )
         )
+
+    def _somebody(self) -> User:
+        return next(user for user in self.store.users if user.admin)
 
     def _repository(self, item: Item) -> Repository:
         return next(place for place in self.store.repositories if any(one is item for one in place.items))

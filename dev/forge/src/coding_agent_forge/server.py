@@ -457,10 +457,10 @@ class ForgeServer:
         repository = self.repository(full_name)
         return self.run(lambda: self.sandbox.reviews.add_check(repository, sha, name, result, **more))
 
-    def rerun(self, full_name: str, check: Check) -> Check:
+    def rerun(self, full_name: str, check: Check, *, by: str | None = None) -> Check:
         """Let a job run again as a person does; the new one, live."""
         repository = self.repository(full_name)
-        return self.run(lambda: self.sandbox.reviews.rerun(repository, check))
+        return self.run(lambda: self.sandbox.reviews.rerun(repository, check, self.user(by)))
 
     def add_hook(
         self, full_name: str | None, url: str, secret: str = "", events: tuple[str, ...] = ("*",)

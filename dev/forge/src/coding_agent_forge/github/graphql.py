@@ -115,9 +115,9 @@ class _Root:
                         role = repository.role(self._user)
                         if role is None or not role.may_write:
                             raise _QueryError("Resource not accessible by personal access token", "FORBIDDEN")
-                        resolver = self._user if asked.name == "resolveReviewThread" else None
-                        self._sandbox.reviews.resolve(thread, resolver)
-                        return {"thread": {"id": wanted, "isResolved": resolver is not None}}
+                        resolved = asked.name == "resolveReviewThread"
+                        self._sandbox.reviews.resolve(thread, self._user, resolved=resolved)
+                        return {"thread": {"id": wanted, "isResolved": resolved}}
         raise _QueryError(f"Could not resolve to a node with the global id of '{wanted}'.", "NOT_FOUND")
 
     def _item(self, repository: Repository, item: Item) -> Any:

@@ -94,7 +94,7 @@ async def resolve(
     if item.author is not user:
         needs_developer(repository, user)
     params.needed("resolved")
-    sandbox.reviews.resolve(thread, user if params.flag("resolved") else None)
+    sandbox.reviews.resolve(thread, user, resolved=bool(params.flag("resolved")))
     return render.discussion(repository, item, thread)
 
 

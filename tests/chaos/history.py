@@ -11,6 +11,8 @@ is a JSON object on a line of its own:
      "effect": "1 of 1 processes ended"}
     {"record": "missed fault", "id": 4, "kind": "kill agent", "at": …, "why": …}
     {"record": "act", "at": …, "kind": "relabel within a second", "step": 0, "skipped": "", …}
+    {"record": "mergeability", "at": …, "host": …, "repository": …, "number": …, "head": …, "base": …,
+     "merges": false}
 
 A fault's `asked` is when its end was asked for, and `end` when the broken part served again. `effect` is what
 it has changed, as a count; `hit` is false if that is nothing. A missed fault had nothing to break. An act's
@@ -52,9 +54,10 @@ class Act:
     """Something that a person or the bot did on the forge; the fields are those of the forge's event log.
 
     Attributes:
-        item: `None` for pushes.
+        item: `None` for pushes and checks.
         repository: with its host.
         branch: of a push, and that of a change that was opened.
+        commit: the newest one after a push; the commit of a check.
     """
 
     at: datetime
@@ -66,6 +69,11 @@ class Act:
     comment: int = 0
     body: str = ""
     branch: str = ""
+    commit: str = ""
+    thread: int = 0
+    review: int = 0
+    state: str = ""
+    check: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,11 +107,41 @@ class Pod:
 
 
 @dataclass(frozen=True)
+class Round:
+    """What a run answers that nobody asked for by a label: a review, failed checks or a conflict.
+
+    Attributes:
+        kind: `review`, `checks` or `conflict`.
+        head: the change's commit from which it started.
+        ids: of a review, its remarks: `t` and the number of a comment in a thread, `r` of a review, `c` of
+            any other comment. Of checks, their names; of a conflict, the base's commit. Empty if not known.
+        end: how it ended; empty if nothing says so. `superseded` and `no progress` are no work.
+    """
+
+    kind: str
+    head: str
+    ids: frozenset[str] = frozenset()
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class Mergeability:
+    """Whether two commits merge: the head of a change, and that of its base."""
+
+    at: datetime
+    item: ItemKey
+    head: str
+    base: str
+    merges: bool
+
+
+@dataclass(frozen=True)
 class Run:
     """A task of an item.
 
     Attributes:
         number: of the run, from 1.
+        round: `None`: somebody asked for the run.
         phases: when it entered which phase; those of `ENDED`, `Queued`, `Starting` and `Running` matter.
         spent: how much its attempts had cost by then, all together.
     """
@@ -115,6 +153,7 @@ class Run:
     phases: tuple[tuple[datetime, str], ...] = ()
     pods: tuple[Pod, ...] = ()
     spent: tuple[tuple[datetime, Decimal], ...] = ()
+    round: Round | None = None
 
     @property
     def phase(self) -> str:
@@ -199,6 +238,7 @@ class History:
     has_pods: bool = True
     operations: tuple[Operation, ...] = ()
     missed_faults: tuple[MissedFault, ...] = ()
+    mergeability: tuple[Mergeability, ...] = ()
 
 
 def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> History:
@@ -216,6 +256,7 @@ def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> Hist
     faults: list[Fault] = []
     missed: list[MissedFault] = []
     operations: list[Operation] = []
+    mergeability: list[Mergeability] = []
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -235,6 +276,8 @@ def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> Hist
                             time_of(record["at"]), record["kind"], record["step"], record.get("skipped") or ""
                         )
                     )
+                case "mergeability":
+                    mergeability.append(_mergeability(record))
                 case "audit":
                     pass
                 case other:
@@ -254,6 +297,7 @@ def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> Hist
         has_pods=any(record["record"] == "audit" for record in records),
         operations=tuple(sorted(operations, key=lambda operation: operation.at)),
         missed_faults=tuple(sorted(missed, key=lambda fault: fault.id)),
+        mergeability=tuple(sorted(mergeability, key=lambda one: one.at)),
     )
 
 
@@ -271,7 +315,17 @@ def _act(record: Mapping[str, Any]) -> Act:
         record.get("comment") or 0,
         record.get("body") or "",
         record.get("branch") or "",
+        record.get("commit") or record.get("after") or "",
+        record.get("thread") or 0,
+        record.get("review") or 0,
+        record.get("state") or "",
+        record.get("check") or "",
     )
+
+
+def _mergeability(record: Record) -> Mergeability:
+    item = ItemKey(record["host"], record["repository"], "change", record["number"])
+    return Mergeability(time_of(record["at"]), item, record["head"], record["base"], record["merges"])
 
 
 def _delivery(record: Mapping[str, Any]) -> Delivery:

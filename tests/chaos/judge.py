@@ -22,7 +22,9 @@ from decimal import Decimal
 from itertools import pairwise
 
 from tests.chaos.history import Act, History, ItemKey, Run
+from tests.chaos.promises import Promises, Violation, command_of, delayed, is_old
 from tests.chaos.readers import shown_state
+from tests.chaos.round_claims import rounds_violations
 
 _SECOND = timedelta(seconds=1)
 _COMMANDS = ("/run", "/retry")
@@ -32,85 +34,11 @@ _WRITING = ("commented", "comment_edited", "labeled")
 
 
 @dataclass(frozen=True)
-class Promises:
-    """What the system promises, as it was configured; times in seconds.
-
-    Attributes:
-        triggers: the labels that ask for a task.
-        branch: to which the bot pushes for an issue; `-r` and more may follow.
-        members: logins of the people whose commands count.
-        global_limit, repository_limit: attempts at a time; `None`: no limit.
-        repository_budget: money that all runs of a repository may cost together; `None`: no budget.
-        answer_cost: the most that the model's answers cost that are under way as a budget is used up.
-        start: from an application to its run, while nothing is broken; after a fault, from the fault's end.
-        stop: from a withdrawal until nothing is pushed any more.
-        grace: how much longer a pod may then take to end.
-        show: how much longer the comment and the labels may then take to show it.
-        settle: how long before the end of the history the last act must lie, to be judged as finished.
-        patience: by how much faults put a time off at most.
-        not_promised: kinds of violations that are none, for a system that promises less than this one.
-    """
-
-    bot: str = "coding-agent-bot"
-    triggers: frozenset[str] = frozenset({"coding agent"})
-    processing: str = "coding agent processing"
-    done: str = "coding agent done"
-    branch: str = "coding-agent/issue-{number}"
-    members: frozenset[str] = frozenset()
-    global_limit: int | None = None
-    repository_limit: int | None = None
-    repository_budget: Decimal | None = None
-    answer_cost: Decimal = Decimal(0)
-    start: float = 30.0
-    stop: float = 10.0
-    grace: float = 30.0
-    show: float = 30.0
-    settle: float = 60.0
-    patience: float = 300.0
-    not_promised: frozenset[str] = frozenset()
-
-
-KINDS = (
-    "lost",
-    "doubled",
-    "stuck",
-    "late",
-    "unstored",
-    "overlap",
-    "limit",
-    "budget",
-    "pushed late",
-    "stopped late",
-    "written after the end",
-    "comments",
-    "changes",
-    "disagreement",
-)
-"""What can be violated."""
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A promise that does not hold.
-
-    Attributes:
-        kind: one of `KINDS`.
-    """
-
-    kind: str
-    item: ItemKey | None
-    at: datetime
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.at:%H:%M:%S.%f} {self.kind}: {self.item or 'all items'}: {self.text}"
-
-
-@dataclass(frozen=True)
 class Verdict:
     """What the judge found.
 
     Attributes:
+        runs: without rounds.
         unknown: applications too close to the end of the history, or deliveries that got no answer.
     """
 
@@ -119,10 +47,12 @@ class Verdict:
     runs: int
     unknown: tuple[str, ...] = ()
     kinds: Counter[str] = field(default_factory=Counter)
+    rounds: int = 0
 
     def text(self) -> str:
         """A line for each violation, after the figures."""
-        head = f"{self.applications} applications, {self.runs} runs, {len(self.unknown)} unknown"
+        head = f"{self.applications} applications, {self.runs} runs, {self.rounds} rounds, "
+        head += f"{len(self.unknown)} unknown"
         return "\n".join([head, *map(str, self.violations)])
 
 
@@ -145,6 +75,7 @@ class _Item:
 
     Attributes:
         pushes: of the bot to a branch for the item.
+        asked_runs: without rounds, for which nobody asks.
         withdrawals: when nobody wanted its work any more.
     """
 
@@ -152,6 +83,7 @@ class _Item:
     acts: Sequence[Act]
     pushes: Sequence[Act]
     runs: Sequence[Run]
+    asked_runs: Sequence[Run]
     requests: Sequence[_Request]
     withdrawals: Sequence[Act]
 
@@ -164,21 +96,24 @@ def judge(history: History, promises: Promises) -> Verdict:
         *_limits(history, promises),
         *_budgets(history, promises),
         *_unstored(history, items, promises),
+        *rounds_violations(history, promises),
     ]
     found = [violation for violation in found if violation.kind not in promises.not_promised]
     unknown = [
         f"{item.key}: asked for at {request.at:%H:%M:%S}, just before the end"
         for item in items
         for request in item.requests
-        if not _is_old(request.at, history, promises)
+        if not is_old(request.at, history, promises)
     ]
     unknown += [f"{one.item}: a delivery got no answer" for one in history.deliveries if one.status == 0]
+    rounds = sum(run.round is not None for runs in history.runs.values() for run in runs)
     return Verdict(
         tuple(sorted(found, key=lambda violation: violation.at)),
         sum(request.required for item in items for request in item.requests),
-        sum(map(len, history.runs.values())),
+        sum(map(len, history.runs.values())) - rounds,
         tuple(unknown),
         Counter(violation.kind for violation in found),
+        rounds,
     )
 
 
@@ -201,6 +136,7 @@ def _item(key: ItemKey, history: History, promises: Promises) -> _Item:
         acts,
         pushes,
         history.runs.get(key, ()),
+        [run for run in history.runs.get(key, ()) if run.round is None],
         list(_requests(acts, promises)),
         list(_withdrawals(acts, promises)),
     )
@@ -221,7 +157,7 @@ def _requests(acts: Iterable[Act], promises: Promises) -> Iterator[_Request]:
             continue
         if act.event == "labeled" and act.label in promises.triggers:
             yield _Request(act.at, act.actor, required=True)
-        elif act.event == "commented" and _command(act) in _COMMANDS and act.actor in promises.members:
+        elif act.event == "commented" and command_of(act) in _COMMANDS and act.actor in promises.members:
             yield _Request(act.at, act.actor, required=False)
         elif act.event == "reopened" and shown:
             # The poll finds the label that stayed on, and no webhook says that anybody applied it.
@@ -234,34 +170,16 @@ def requests_of(key: ItemKey, history: History, promises: Promises) -> list[date
     return [request.at for request in _requests(acts, promises)]
 
 
-def _command(act: Act) -> str:
-    return (act.body.strip().splitlines() or [""])[0].strip()
-
-
 def _withdrawals(acts: Iterable[Act], promises: Promises) -> Iterator[Act]:
     asking = promises.triggers | {promises.processing}
     shown: set[str] = set()
     for act in acts:
         if act.event in _LABELS and act.label in asking:
             (shown.add if act.event == "labeled" else shown.discard)(act.label)
-        cancel = act.event == "commented" and _command(act) == "/cancel" and act.actor in promises.members
+        cancel = act.event == "commented" and command_of(act) == "/cancel" and act.actor in promises.members
         went = act.event == "unlabeled" and act.label in asking and not shown
         if act.actor != promises.bot and (cancel or went or act.event in _CLOSING):
             yield act
-
-
-def _is_old(at: datetime, history: History, promises: Promises) -> bool:
-    return at + timedelta(seconds=promises.settle) <= history.end
-
-
-def _delayed(at: datetime, seconds: float, history: History, promises: Promises) -> datetime:
-    """The time `seconds` after `at`; a fault that touches that time puts it off to as long after its end."""
-    due = at + timedelta(seconds=seconds)
-    latest = due + timedelta(seconds=promises.patience)
-    for fault in history.faults:
-        if fault.start <= due and fault.end >= at:
-            due = min(latest, max(due, fault.end + timedelta(seconds=seconds)))
-    return due
 
 
 def _of_item(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
@@ -278,24 +196,24 @@ def _lost_or_stuck(item: _Item, history: History, promises: Promises) -> Iterato
     """A label that stays has one run that ends after it, and no run is left that does not end."""
     for run in item.runs:
         since = run.phases[-1][0] if run.phases else run.created
-        if run.ended is None and _is_old(_delayed(since, 0, history, promises), history, promises):
+        if run.ended is None and is_old(delayed(since, 0, history, promises), history, promises):
             yield Violation("stuck", item.key, since, f"run {run.number} is {run.phase} for good")
     labels = [request for request in item.requests if request.required]
     if not labels:
         return
     last = labels[-1]
-    if any(act.at >= last.at for act in item.withdrawals) or not _is_old(last.at, history, promises):
+    if any(act.at >= last.at for act in item.withdrawals) or not is_old(last.at, history, promises):
         return
     # The forges' times are whole seconds: a run that ends in the label's own second may have answered it.
     second = last.at.replace(microsecond=0)
-    if not any(run.ended is None or run.ended >= second for run in item.runs):
+    if not any(run.ended is None or run.ended >= second for run in item.asked_runs):
         yield Violation("lost", item.key, last.at, "the label stays, and no run ended after it")
 
 
 def _doubled(item: _Item) -> Iterator[Violation]:
     """Each run answers a label or command of its own, and the numbers of runs differ."""
     left = [request.at for request in item.requests]
-    for run in item.runs:
+    for run in item.asked_runs:
         # A request that came before the run; the oldest, because runs are in the order of their numbers.
         if left and left[0] <= run.created + _SECOND:
             left.pop(0)
@@ -312,7 +230,7 @@ def _doubled(item: _Item) -> Iterator[Violation]:
 def _late(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
     """A label has its run soon, if no run of the item is active and nobody takes the label off before."""
     for request in item.requests:
-        due = _delayed(request.at, promises.start, history, promises)
+        due = delayed(request.at, promises.start, history, promises)
         if not request.required or due > history.end:
             continue
         if any(request.at <= act.at <= due for act in item.withdrawals):
@@ -350,7 +268,7 @@ def _after_withdrawals(item: _Item, history: History, promises: Promises) -> Ite
     for act in item.withdrawals:
         again = min((one.at for one in item.requests if one.at > act.at), default=history.end)
         again = min([again, *(one.at for one in item.acts if one.event == "reopened" and one.at > act.at)])
-        stop = _delayed(act.at, promises.stop, history, promises)
+        stop = delayed(act.at, promises.stop, history, promises)
         for push in item.pushes:
             if stop < push.at < again:
                 late = (push.at - act.at).total_seconds()
@@ -402,7 +320,7 @@ def _disagreement(item: _Item, history: History, promises: Promises) -> Iterator
     """At the end, labels, comment and the last run agree."""
     touched = max((act.at for act in item.acts if act.actor != promises.bot), default=history.end)
     last_change = max([touched, *(at for run in item.runs for at, _ in run.phases)])
-    settled = _is_old(_delayed(last_change, 0, history, promises), history, promises)
+    settled = is_old(delayed(last_change, 0, history, promises), history, promises)
     if not item.runs or not settled or any(act.event == "deleted" for act in item.acts):
         return
     run = item.runs[-1]

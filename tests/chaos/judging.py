@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.history import History, Reader, read_history
-from tests.chaos.judge import Promises, Verdict, judge
+from tests.chaos.judge import Verdict, judge
+from tests.chaos.promises import Promises, RoundPromises
 from tests.chaos.readers import agent_task_runs, comment_runs
 from tests.chaos.report import Setup, figures, outcome, write_report
 
@@ -79,6 +80,8 @@ def read_setup(folder: Path) -> Setup:
             promises[name] = frozenset(promises[name])
         for name in ("repository_budget", "answer_cost"):
             promises[name] = None if promises[name] is None else Decimal(promises[name])
+        if promises.get("rounds") is not None:
+            promises["rounds"] = RoundPromises(**promises["rounds"])
         for name in ("started", "ended"):
             stored[name] = datetime.fromisoformat(stored[name])
         return Setup(promises=Promises(**promises), **stored)

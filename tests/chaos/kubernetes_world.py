@@ -26,9 +26,9 @@ from coding_agent_forge.server import ForgeServer
 
 from tests.chaos import audit
 from tests.chaos.api_proxy import ApiProxy
-from tests.chaos.judge import Promises
 from tests.chaos.kubernetes_faults import faults
 from tests.chaos.pods import SERVES_SECONDS, Pods, wait
+from tests.chaos.promises import Promises
 from tests.chaos.sandboxes import BOT_LOGIN, PEOPLE, REPOSITORIES, Sandboxes, machine, start_sandboxes
 from tests.chaos.world import StartFault, WorldError
 from tests.chart.place import node_values

@@ -23,9 +23,9 @@ from coding_agent_cluster.network import free_ports
 from coding_agent_forge.server import ForgeServer
 
 from tests.chaos.history import ENDED
-from tests.chaos.judge import Promises
 from tests.chaos.pods import wait
 from tests.chaos.processes import ended, fingerprints, group_of, stopped
+from tests.chaos.promises import Promises
 from tests.chaos.proxies import TcpProxy
 from tests.chaos.readers import shown_state
 from tests.chaos.sandboxes import BOT_LOGIN, PEOPLE, REPOSITORIES, Sandboxes, machine, start_sandboxes

@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
-from tests.chaos.history import ItemKey, Pod, Reader, Record, Run, Shown, time_of
+from tests.chaos.history import ItemKey, Pod, Reader, Record, Round, Run, Shown, time_of
 
 _STATE = re.compile(r"<!-- coding-agent:status (\{[^\n]*?\}) -->")
 _POD_OVER = frozenset({"Succeeded", "Failed"})
@@ -154,7 +154,24 @@ def _task(write: Write) -> Run:
     spec = write.body["spec"]
     source = spec["source"]
     item = ItemKey(source["host"], source["repository"], source["kind"], source["number"])
-    return Run(item, write.body["metadata"]["name"], spec.get("run", 1), write.created)
+    asked = _round_asked((spec.get("trigger") or {}).get("round"))
+    return Run(item, write.body["metadata"]["name"], spec.get("run", 1), write.created, round=asked)
+
+
+def _round_asked(trigger: Mapping[str, Any] | None) -> Round | None:
+    """The cause for which a round was created: a JSON list of its kind, a head, its ids, and a number."""
+    if trigger is None:
+        return None
+    kind, _, *ids, _ = json.loads(trigger["cause"])
+    return Round(kind, trigger["head"], frozenset(ids))
+
+
+def _round_done(asked: Round, done: Mapping[str, Any]) -> Round:
+    """What a round worked on. It decides again when it starts, so that may be another cause."""
+    ids = frozenset(done["keys"])
+    if done["kind"] == "checks":  # whose names are hashed
+        ids = asked.ids if (asked.kind, asked.head) == ("checks", done["before"]) else frozenset()
+    return Round(done["kind"], done["before"], ids, done["end"])
 
 
 def _with_status(run: Run, write: Write) -> Run:
@@ -162,6 +179,9 @@ def _with_status(run: Run, write: Write) -> Run:
     status = {} if write.verb == "create" else write.body.get("status") or {}
     if status.get("phase"):
         run = entered(run, write.at, status["phase"])
+    done = (status.get("result") or {}).get("round")
+    if done is not None and run.round is not None:
+        run = replace(run, round=_round_done(run.round, done))
     spent = sum((_cost(attempt) for attempt in status.get("attempts") or []), Decimal(0))
     if spent and [known for _, known in run.spent[-1:]] != [spent]:
         run = replace(run, spent=(*run.spent, (write.at, spent)))

@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import median
 
 from tests.chaos.history import ENDED, Fault, History, ItemKey
-from tests.chaos.judge import KINDS, Promises, Verdict, is_branch_of, requests_of
+from tests.chaos.judge import Verdict, is_branch_of, requests_of
+from tests.chaos.promises import KINDS, Promises
 from tests.chaos.timeline import as_svg, as_text, timeline
 
 MOST_LINES = 400
@@ -116,6 +117,7 @@ def figures(history: History, verdict: Verdict) -> dict[str, int]:
     return {
         "expected": verdict.applications,
         "observed": verdict.runs,
+        "rounds": verdict.rounds,
         "ended": len(ended),
         "succeeded": sum(run.phase == "Succeeded" for run in ended),
         **{kind: verdict.kinds[kind] for kind in KINDS},

@@ -9,7 +9,8 @@ from html import escape
 from itertools import zip_longest
 
 from tests.chaos.history import ENDED, Act, History, ItemKey, Run
-from tests.chaos.judge import Promises, Violation, is_branch_of
+from tests.chaos.judge import is_branch_of
+from tests.chaos.promises import Promises, Violation
 from tests.chaos.readers import shown_state
 
 LANES = (
@@ -18,6 +19,7 @@ LANES = (
     "tasks",
     "pods",
     "pushes",
+    "checks",
     "comment and labels",
     "violations",
     "faults",
@@ -29,6 +31,7 @@ _COLORS = {
     "tasks": "#57a773",
     "pods": "#0e8a16",
     "pushes": "#b35900",
+    "checks": "#bf3989",
     "comment and labels": "#6e7781",
     "violations": "#b60205",
     "faults": "#d4a72c",
@@ -63,6 +66,10 @@ def timeline(
         if delivery.item == key:
             what = " ".join(filter(None, (delivery.event, delivery.label)))
             entries.append(Entry(delivery.at, "deliveries", f"{what}: {delivery.status or 'no answer'}"))
+    for one in history.mergeability:
+        if one.item == key:
+            word = "merges with" if one.merges else "conflicts with"
+            entries.append(Entry(one.at, "checks", f"{one.head[:8]} {word} {one.base[:8]}"))
     crowded = any(violation.kind == "limit" for violation in own)
     for item, runs in history.runs.items():
         for run in runs:
@@ -84,13 +91,19 @@ def timeline(
 
 
 def _acts(key: ItemKey, history: History, promises: Promises) -> Iterator[Entry]:
+    own = next((act.branch for act in history.acts if (act.item, act.event) == (key, "opened")), "")
+    heads: set[str] = set()
     for act in history.acts:
         by_bot = act.actor == promises.bot
         pushed = act.event == "pushed" and act.repository == key[:2]
-        if pushed and is_branch_of(act.branch, key, promises):
-            yield Entry(act.at, "pushes", f"{act.actor} pushes {act.branch}")
+        if pushed and (is_branch_of(act.branch, key, promises) or (own and act.branch == own)):
+            heads.add(act.commit)
+            yield Entry(act.at, "pushes", f"{act.actor} pushes {act.branch} {act.commit[:8]}")
         elif act.event == "opened" and is_branch_of(act.branch, key, promises) and act.item != key:
             yield Entry(act.at, "pushes", f"{act.actor} opens {act.item}")
+        elif act.event in ("check", "rerun") and act.commit in heads:
+            what = " ".join(filter(None, (act.check, act.event, act.state, act.commit[:8])))
+            yield Entry(act.at, "checks", what)
         elif act.item == key:
             yield Entry(act.at, "comment and labels" if by_bot else "people", _said(act, by_bot=by_bot))
 
@@ -100,17 +113,19 @@ def _said(act: Act, *, by_bot: bool) -> str:
     what = act.label
     if state is not None:
         what = f"run {state.number} {state.phase}"
-    elif act.event == "commented":
-        what = (act.body.splitlines() or [""])[0][:40]
+    elif act.event in ("commented", "review_commented", "reviewed"):
+        what = act.state or (act.body.splitlines() or [""])[0][:40]
     who = "" if by_bot else f"{act.actor} "
     return f"{who}{act.event} {what}".rstrip()
 
 
 def _phases(run: Run, history: History) -> Iterator[Entry]:
-    yield Entry(run.created, "tasks", f"run {run.number} created")
+    of = f" ({run.round.kind})" if run.round else ""
+    yield Entry(run.created, "tasks", f"run {run.number}{of} created")
     for (at, phase), after in zip_longest(run.phases, run.phases[1:]):
         end = after[0] if after else None if phase in ENDED else history.end
-        yield Entry(at, "tasks", f"run {run.number} {phase}", end)
+        how = f", {run.round.end}" if run.round and run.round.end and phase in ENDED else ""
+        yield Entry(at, "tasks", f"run {run.number} {phase}{how}", end)
 
 
 def as_text(entries: Sequence[Entry]) -> str:

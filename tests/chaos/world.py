@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from coding_agent_forge.server import ForgeServer
 
-from tests.chaos.judge import Promises
+from tests.chaos.promises import Promises
 
 
 @dataclass(frozen=True)

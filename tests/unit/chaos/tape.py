@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from tests.chaos.history import History, read_history
-from tests.chaos.judge import Promises, Verdict, judge
+from tests.chaos.judge import Verdict, judge
+from tests.chaos.promises import Promises
 from tests.chaos.readers import agent_task_runs, comment_runs
 
 START = datetime(2026, 1, 2, 12, tzinfo=UTC)

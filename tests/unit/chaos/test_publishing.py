@@ -10,8 +10,8 @@ import pytest
 from coding_agent_docs.paths import DOCS, ROOT
 
 from tests.chaos.__main__ import main
-from tests.chaos.judge import KINDS
 from tests.chaos.judging import VIOLATED, judge_folder, write_run
+from tests.chaos.promises import KINDS
 from tests.chaos.publishing import PAGE, publish, with_table
 from tests.unit.chaos.tape import right
 from tests.unit.chaos.test_report import setup_of, wrong

@@ -28,7 +28,7 @@ from tests.chaos import audit
 from tests.chaos.api_proxy import ApiProxy
 from tests.chaos.kubernetes_faults import faults
 from tests.chaos.pods import SERVES_SECONDS, Pods, wait
-from tests.chaos.promises import Promises
+from tests.chaos.promises import Promises, RoundPromises
 from tests.chaos.sandboxes import BOT_LOGIN, PEOPLE, REPOSITORIES, Sandboxes, machine, start_sandboxes
 from tests.chaos.world import StartFault, WorldError
 from tests.chart.place import node_values
@@ -43,6 +43,17 @@ GRACE_SECONDS = 20
 TASK_BUDGET, REPOSITORY_BUDGET = Decimal(1), Decimal(200)
 """Dollars. An attempt costs some cents, or its whole budget if it was killed before it said what it spent.
 The budget of a repository is for a day: used up, it would keep labels waiting until the end of the run."""
+ROUNDS = {
+    "enabled": True,
+    "interval": 10,
+    "review_quiet": 4,
+    "checks_quiet": 3,
+    "check_hangs_after": 60,
+    "review_rounds": 3,
+    "check_rounds": 2,
+    "conflict_rounds": 2,
+}
+"""Shorter than people would set it, and with limits that a run reaches."""
 _GROUP, _VERSION, _PLURAL = "coding-agent.dev", "v1alpha1", "agenttasks"
 _ENDED = frozenset({"Succeeded", "Failed", "Cancelled"})
 _POLL_SECONDS = 90.0
@@ -99,6 +110,7 @@ class KubernetesWorld:
             repository_limit=REPOSITORY_LIMIT,
             repository_budget=REPOSITORY_BUDGET,
             grace=GRACE_SECONDS + 10.0,
+            rounds=RoundPromises(reviews=3, checks=2, conflicts=2, quiet=4, start=60),
         )
 
     def idle(self) -> bool:
@@ -299,6 +311,7 @@ def _values(sandboxes: Sandboxes, provided: dict[str, str]) -> dict[str, Any]:
             "repository": {"amount": str(REPOSITORY_BUDGET), "currency": "USD"},
         },
         "webhook": {"commands": {"enabled": True}},
+        "rounds": ROUNDS,
         "limits": {"global": GLOBAL_LIMIT, "per_repository": REPOSITORY_LIMIT},
         # Shorter than a person would set them, so that a run of minutes shows what takes an hour.
         "operator": {

@@ -3,15 +3,17 @@
     cast = Cast(world.repositories, world.people)
     People(world.forge, cast).run(plan(seed, seconds=180, applications=12, cast=cast), clock)
 
-`KINDS` has a row for each kind of act. A new kind, for example a review, is a row there and, if nothing else
-does the same, a function that performs it. Another forge needs no row, because the methods of `ForgeServer`
-are those of no particular forge.
+`KINDS` has a row for each kind of act, and `change_acts.py` those on the bot's changes. A new kind is a row
+and, if nothing else does the same, a function that performs it. Another forge needs no row, because the
+methods of `ForgeServer` are those of no particular forge.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +24,7 @@ from coding_agent_forge.errors import HttpError
 from coding_agent_forge.model import Item, Kind, Repository
 from coding_agent_forge.server import ForgeServer
 
+from tests.chaos.ci import Ci
 from tests.chaos.clock import Clock
 
 MEMBER, STRANGER = "member", "stranger"
@@ -29,6 +32,9 @@ _OPENED_WITHIN = 0.85
 """The part of the run in which items are opened, so that each has time for further acts."""
 _LONGEST_WORK = 8
 """Seconds. Longer work would keep the limits full for most of a run."""
+_WAIT_SECONDS = 90.0
+"""All acts on an item together wait at most so long for the bot's change."""
+_RETRY_SECONDS = 2.0
 _PAUSES = ((0.3, 3.0), (3.0, 15.0), (15.0, 60.0))
 """Ranges of seconds between two acts on an item: before the run begins, while it works, and after its end."""
 
@@ -41,6 +47,7 @@ class Cast:
         people: the role of each login, `member` or `stranger`.
         label, processing: the labels that ask for work.
         branch_prefix: of the branches to which the bot pushes.
+        more_kinds: of acts, besides those of `KINDS`.
     """
 
     repositories: Sequence[str]
@@ -48,6 +55,12 @@ class Cast:
     label: str = "coding agent"
     processing: str = "coding agent processing"
     branch_prefix: str = "coding-agent/"
+    more_kinds: Mapping[str, ActKind] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> Mapping[str, ActKind]:
+        """All kinds of acts."""
+        return {**KINDS, **self.more_kinds}
 
     def of(self, role: str) -> list[str]:
         """The logins of a role."""
@@ -60,7 +73,7 @@ class Act:
 
     Attributes:
         at: seconds after the start.
-        kind: the row of `KINDS`.
+        kind: the row of `Cast.kinds`.
         step: which of the row's steps, from 0.
         item: name of the item, which its title begins with, such as `item-7`.
         text: the title of an item to open, or the text of a comment.
@@ -81,15 +94,27 @@ class State:
 
     Attributes:
         asked: somebody has asked for work at least once.
+        works: the model writes something for it.
+        change_open: nobody has merged or closed the bot's change.
+        thread: somebody has commented on a line of the change.
+        checked: the change has a check.
     """
 
     open: bool = True
     labeled: bool = False
     asked: bool = False
+    works: bool = True
+    change_open: bool = True
+    thread: bool = False
+    checked: bool = False
 
 
 class SkippedAct(Exception):
     """The forge's state does not allow the act now, e.g. there is nothing to merge; the message says why."""
+
+
+class TooEarly(SkippedAct):
+    """The bot has not opened a change for the item yet."""
 
 
 Perform = Callable[["People", Act], None]
@@ -120,6 +145,7 @@ class ActKind:
         then: the item's state afterward.
         opens: it opens an item; nothing else begins an item.
         text: of the comment.
+        patient: it waits for the bot's change, and so do the later acts on the item.
     """
 
     weight: float
@@ -129,6 +155,7 @@ class ActKind:
     then: Callable[[State], State] = lambda state: state
     opens: bool = False
     text: str = ""
+    patient: bool = False
 
 
 def plan(seed: int, seconds: float, applications: int, cast: Cast) -> list[Act]:
@@ -142,7 +169,8 @@ def plan(seed: int, seconds: float, applications: int, cast: Cast) -> list[Act]:
         ValueError: nobody has a role that the table needs.
     """
     random = Random(f"people {seed}")
-    missing = {kind.role for kind in KINDS.values()} - set(cast.people.values())
+    kinds = cast.kinds
+    missing = {kind.role for kind in kinds.values()} - set(cast.people.values())
     if missing or not cast.repositories:
         raise ValueError(f"the cast lacks {', '.join(sorted(missing)) or 'repositories'}")
     used: Counter[str] = Counter()
@@ -152,7 +180,7 @@ def plan(seed: int, seconds: float, applications: int, cast: Cast) -> list[Act]:
         number += 1
         story = _story(random, f"item-{number}", seconds, cast, used)
         acts += story
-        applied += sum(KINDS[act.kind].steps[act.step].applies for act in story)
+        applied += sum(kinds[act.kind].steps[act.step].applies for act in story)
     return sorted(acts, key=lambda act: act.at)
 
 
@@ -161,12 +189,13 @@ def _story(random: Random, item: str, seconds: float, cast: Cast, used: Counter[
     repository = random.choice(list(cast.repositories))
     state, at = State(), random.uniform(0.0, seconds * _OPENED_WITHIN)
     acts: list[Act] = []
+    kinds = cast.kinds
     for number in range(random.randint(2, 7)):
-        possible = [name for name, kind in KINDS.items() if kind.opens == (number == 0) and kind.when(state)]
+        possible = [name for name, kind in kinds.items() if kind.opens == (number == 0) and kind.when(state)]
         # A kind that has occurred often becomes rarer, so that a short run has as many kinds as it can.
-        weights = [KINDS[name].weight / (1 + used[name] / KINDS[name].weight) for name in possible]
+        weights = [kinds[name].weight / (1 + used[name] / kinds[name].weight) for name in possible]
         [name] = random.choices(possible, weights)
-        kind = KINDS[name]
+        kind = kinds[name]
         used[name] += 1
         actor = random.choice(cast.of(kind.role))
         text = _title(random, item) if kind.opens else kind.text
@@ -174,6 +203,8 @@ def _story(random: Random, item: str, seconds: float, cast: Cast, used: Counter[
             at += random.uniform(*step.after)
             acts.append(Act(round(at, 3), name, index, item, repository, actor, text))
         state = kind.then(state)
+        if kind.opens:
+            state = replace(state, works="works" in text)
         at += random.uniform(*random.choice(_PAUSES))
     return [act for act in acts if act.at <= seconds]
 
@@ -195,20 +226,46 @@ class People:
 
     Attributes:
         numbers: of the items that are open or were, by their names.
+        ci: runs the checks of the bot's changes.
         performed: the records of what was done, and of what was skipped and why.
     """
 
     forge: ForgeServer
     cast: Cast
     numbers: dict[str, int] = field(default_factory=dict)
+    ci: Ci = field(init=False)
     performed: list[dict[str, Any]] = field(default_factory=list)
 
-    def run(self, acts: Sequence[Act], clock: Clock) -> None:
-        """Perform each act at its time, or once the one before it is done; end early if the run does."""
-        for act in acts:
-            if not clock.wait_until(act.at):
+    def __post_init__(self) -> None:
+        self.ci = Ci(self.forge)
+
+    def run(self, acts: Sequence[Act], clock: Clock, until: float = math.inf) -> None:
+        """Perform each act at its time, or once the one before it is done; end early if the run does.
+
+        Args:
+            until: seconds after the start; acts that have waited longer are skipped.
+        """
+        queue = [(act.at, number, act) for number, act in enumerate(acts)]
+        heapq.heapify(queue)
+        waited: dict[str, float] = defaultdict(float)
+        while queue:
+            due, number, act = heapq.heappop(queue)
+            if due < act.at + waited[act.item]:  # an earlier act on the item waits
+                heapq.heappush(queue, (act.at + waited[act.item], number, act))
+                continue
+            if due > until:
+                skipped = "the run was over"
+            elif not clock.wait_until(due):
                 return
-            skipped = self.perform(act)
+            else:
+                try:
+                    skipped = self._perform(act)
+                except TooEarly as error:
+                    if self.cast.kinds[act.kind].patient and waited[act.item] < _WAIT_SECONDS:
+                        waited[act.item] += _RETRY_SECONDS
+                        heapq.heappush(queue, (act.at + waited[act.item], number, act))
+                        continue
+                    skipped = str(error)
             self.performed.append(
                 {
                     "record": "act",
@@ -226,7 +283,15 @@ class People:
     def perform(self, act: Act) -> str:
         """Do it now; empty, or why the forge's state does not allow it."""
         try:
-            KINDS[act.kind].steps[act.step].perform(self, act)
+            return self._perform(act)
+        except TooEarly as error:
+            return str(error)
+
+    def _perform(self, act: Act) -> str:
+        try:
+            self.cast.kinds[act.kind].steps[act.step].perform(self, act)
+        except TooEarly:
+            raise
         except SkippedAct as error:
             return str(error)
         except (KeyError, HttpError) as error:
@@ -259,7 +324,27 @@ class People:
         pushed = [push.branch for push in self.repository(act).pushes]
         found = [branch for branch in pushed if branch == name or branch.startswith(f"{name}-r")]
         if not found:
-            raise SkippedAct("the bot has pushed nothing")
+            raise TooEarly("the bot has pushed nothing")
+        return found[-1]
+
+    def change(self, act: Act) -> Item:
+        """The newest change that the bot has opened for the item, live; it is open.
+
+        Raises:
+            TooEarly: there is none.
+            SkippedAct: it is closed.
+        """
+        found = self.newest_change(act)
+        if not found.open:
+            raise SkippedAct("the bot's change is closed")
+        return found
+
+    def newest_change(self, act: Act) -> Item:
+        """The same, open or not."""
+        branch = self.branch(act)
+        found = [one for one in self.repository(act).items if one.kind is Kind.CHANGE and one.head == branch]
+        if not found:
+            raise TooEarly("the bot has no change for the item")
         return found[-1]
 
 
@@ -323,11 +408,7 @@ def _push_to_main(people: People, act: Act) -> None:
 
 
 def _merge(people: People, act: Act) -> None:
-    branch = people.branch(act)
-    changes = [one for one in people.repository(act).items if one.kind is Kind.CHANGE and one.head == branch]
-    if not changes or not changes[-1].open:
-        raise SkippedAct("the bot has no open change for the item")
-    people.forge.merge(act.repository, changes[-1].number, by=act.actor)
+    people.forge.merge(act.repository, people.change(act).number, by=act.actor)
 
 
 def _applied(state: State) -> State:
@@ -390,6 +471,6 @@ KINDS: dict[str, ActKind] = {
         2,
         (Step(_merge),),
         when=lambda state: state.open and state.asked,
-        then=lambda state: replace(state, open=False, labeled=False),
+        then=lambda state: replace(state, open=False, labeled=False, change_open=False),
     ),
 }

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.chaos import nemesis, people
+from tests.chaos.change_acts import CHANGE_KINDS
 from tests.chaos.clock import RunClock
 from tests.chaos.judging import write_run
 from tests.chaos.nemesis import Nemesis
@@ -60,7 +61,8 @@ def run(world: World, plan: Plan, folder: Path, say: Callable[[str], None] = pri
     if plan.settle is not None:
         promises = replace(promises, settle=plan.settle)
     clock, started = RunClock(), datetime.now(UTC)
-    cast = Cast(world.repositories, world.people)
+    more = CHANGE_KINDS if promises.rounds is not None else {}
+    cast = Cast(world.repositories, world.people, more_kinds=more)
     crowd = People(world.forge, cast)
     acts = people.plan(plan.seed, plan.seconds, plan.applications, cast)
     breaker = Nemesis(world.faults, plan.seed)
@@ -79,9 +81,10 @@ def run(world: World, plan: Plan, folder: Path, say: Callable[[str], None] = pri
                 clock.stop()
                 return
 
-    with ThreadPoolExecutor(3, thread_name_prefix="run") as pool:
-        parts = [pool.submit(crowd.run, acts, clock), pool.submit(breaker.run, faults, clock)]
+    with ThreadPoolExecutor(4, thread_name_prefix="run") as pool:
+        parts = [pool.submit(crowd.run, acts, clock, plan.seconds), pool.submit(breaker.run, faults, clock)]
         watchdog = pool.submit(watch)
+        checks = pool.submit(crowd.ci.run, over)
         try:
             for part in parts:
                 if (error := part.exception()) is not None:
@@ -92,6 +95,7 @@ def run(world: World, plan: Plan, folder: Path, say: Callable[[str], None] = pri
         finally:
             over.set()
         watchdog.result()
+        checks.result()
     for fault in breaker.records:
         if fault["record"] == "missed fault":
             say(f"fault {fault['id']}, {fault['kind']}, had nothing to break: {fault['why']}")

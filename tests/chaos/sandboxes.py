@@ -16,6 +16,7 @@ from coding_agent_core.tasks import host_of
 from coding_agent_forge.server import ForgeServer
 from coding_agent_model.server import ModelServer
 
+from tests.chaos import mergeability
 from tests.chaos.proxies import DeliveryProxy, TcpProxy, Treatment
 from tests.chaos.scripts import scripts
 from tests.chaos.world import Effect, StartFault, Undo, WorldError
@@ -60,9 +61,10 @@ class Sandboxes:
             self.forge.add_hook(repository, f"{self.deliveries.url}{path}", SECRET)
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Events of the forge, and deliveries."""
+        """Events of the forge, which changes merged, and deliveries."""
         for event in self.forge.events():
             yield {"record": "forge", "host": self.host, **event.as_dict()}
+        yield from mergeability.records(self.forge, self.host)
         yield from list(self.deliveries.records)
 
     def all_delivered(self) -> bool:

@@ -134,31 +134,31 @@ def _threaded(state: State) -> State:
 
 
 CHANGE_KINDS: dict[str, ActKind] = {
-    "comment on a line": _on_change(5, _thread, text="Please say why.", then=_threaded),
+    "comment on a line": _on_change(10, _thread, text="Please say why.", then=_threaded),
     "comment on a line by a stranger": _on_change(
-        2, _thread, role=STRANGER, text="Use another word.", then=_threaded
+        4, _thread, role=STRANGER, text="Use another word.", then=_threaded
     ),
-    "reply in a thread": _on_change(3, _reply, text="And make it shorter.", when=lambda state: state.thread),
+    "reply in a thread": _on_change(6, _reply, text="And make it shorter.", when=lambda state: state.thread),
     "reply of a stranger in a thread": _on_change(
-        1, _reply, role=STRANGER, text="I think so too.", when=lambda state: state.thread
+        2, _reply, role=STRANGER, text="I think so too.", when=lambda state: state.thread
     ),
-    "resolve a thread": _on_change(1, _resolve, when=lambda state: state.thread),
+    "resolve a thread": _on_change(2, _resolve, when=lambda state: state.thread),
     "request changes": _on_change(
-        3, partial(_review, state="CHANGES_REQUESTED"), text="Please write it anew."
+        6, partial(_review, state="CHANGES_REQUESTED"), text="Please write it anew."
     ),
-    "approve": _on_change(1, partial(_review, state="APPROVED")),
-    "mention": _on_change(3, _comment, text=f"@{BOT} please have another look."),
-    "mention by a stranger": _on_change(1, _comment, role=STRANGER, text=f"@{BOT} do what I say."),
-    "check fails until the next push": _check(4, Behavior.UNTIL_THE_NEXT_PUSH),
-    "check fails for good": _check(2, Behavior.FOR_GOOD),
-    "check fails for good with the same error": _check(1, Behavior.SAME_ERROR),
-    "check passes when it runs again": _check(2, Behavior.PASSES_AGAIN, _run_again),
-    "check fails when it runs again": _check(2, Behavior.FAILS_AGAIN, _run_again),
-    "push to the change's branch": _on_change(2, _push),
-    "push a conflict to main": _on_change(3, _push_conflict),
-    "close the change": _on_change(1, _close, then=lambda state: replace(state, change_open=False)),
+    "approve": _on_change(2, partial(_review, state="APPROVED")),
+    "mention": _on_change(6, _comment, text=f"@{BOT} please have another look."),
+    "mention by a stranger": _on_change(2, _comment, role=STRANGER, text=f"@{BOT} do what I say."),
+    "check fails until the next push": _check(8, Behavior.UNTIL_THE_NEXT_PUSH),
+    "check fails for good": _check(4, Behavior.FOR_GOOD),
+    "check fails for good with the same error": _check(2, Behavior.SAME_ERROR),
+    "check passes when it runs again": _check(4, Behavior.PASSES_AGAIN, _run_again),
+    "check fails when it runs again": _check(4, Behavior.FAILS_AGAIN, _run_again),
+    "push to the change's branch": _on_change(4, _push),
+    "push a conflict to main": _on_change(6, _push_conflict),
+    "close the change": _on_change(2, _close, then=lambda state: replace(state, change_open=False)),
     "reopen the change": ActKind(
-        2,
+        4,
         (Step(_reopen),),
         when=lambda state: state.asked and state.works and not state.change_open,
         then=lambda state: replace(state, change_open=True),

@@ -190,7 +190,8 @@ def _story(random: Random, item: str, seconds: float, cast: Cast, used: Counter[
     state, at = State(), random.uniform(0.0, seconds * _OPENED_WITHIN)
     acts: list[Act] = []
     kinds = cast.kinds
-    for number in range(random.randint(2, 7)):
+    # What happens to a change takes more acts than what happens to an issue.
+    for number in range(random.randint(4, 12) if cast.more_kinds else random.randint(2, 7)):
         possible = [name for name, kind in kinds.items() if kind.opens == (number == 0) and kind.when(state)]
         # A kind that has occurred often becomes rarer, so that a short run has as many kinds as it can.
         weights = [kinds[name].weight / (1 + used[name] / kinds[name].weight) for name in possible]

@@ -47,9 +47,10 @@ class Plan:
 
 
 def plan_for(seed: int, minutes: float, mode: str, forge: str, *, faults: bool) -> Plan:
-    """A plan that two cores bear: an attempt costs them some five seconds."""
+    """A plan that two cores bear: an attempt costs them some five seconds, and so does each round."""
     planned = max(1, round(2.4 * minutes)) if faults else 0
-    return Plan(seed, mode, forge, minutes * 60, max(1, round(3.6 * minutes)), planned)
+    each_minute = 2.4 if mode == "kubernetes" else 3.6
+    return Plan(seed, mode, forge, minutes * 60, max(1, round(each_minute * minutes)), planned)
 
 
 def run(world: World, plan: Plan, folder: Path, say: Callable[[str], None] = print) -> Setup:

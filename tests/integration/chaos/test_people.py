@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
-import pytest
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.git import commit_files, git, set_branch
 
-from tests.chaos.people import KINDS, Act, Cast, People, plan
-
-BOT = "coding-agent-bot"
-REPOSITORIES = ("acme/pricing", "acme/shop", "octo/demo")
-PEOPLE = {"ada": "member", "grace": "member", "eve": "stranger"}
-ROLES = {"ada": "write", "grace": "admin", BOT: "write", "eve": "read"}
+from tests.chaos.people import Act, Cast, People, plan
+from tests.integration.chaos.conftest import BOT, PEOPLE, REPOSITORIES
 
 
 @dataclass
@@ -34,23 +27,6 @@ class PassedClock:
     def wait_until(self, at: float) -> bool:
         self.waits.append(at)
         return True
-
-
-@pytest.fixture(params=["github", "gitlab"])
-def forge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ForgeServer]:
-    """A forge with three repositories, two members and a stranger."""
-    names = [name.split("/") for name in REPOSITORIES]
-    users = [{"login": login, "token": f"{login}-token"} for login in PEOPLE]
-    seed = {
-        "users": [
-            *users,
-            {"login": BOT, "token": "bot-token", "bot": True},
-            {"login": "owner", "token": "owner-token", "admin": True},
-        ],
-        "repositories": [{"owner": owner, "name": name, "roles": ROLES} for owner, name in names],
-    }
-    with ForgeServer(request.param, seed, tmp_path / "forge") as server:
-        yield server
 
 
 def seen(forge: ForgeServer) -> list[tuple[str, str, str | None]]:
@@ -76,8 +52,9 @@ def test_a_whole_plan_is_performed(forge: ForgeServer) -> None:
 
 def act(people: People, kind: str, step: int = 0, text: str = "") -> str:
     """Somebody does it to `item-1`."""
-    actor = "eve" if KINDS[kind].role == "stranger" else "ada"
-    return people.perform(Act(0.0, kind, step, "item-1", REPOSITORIES[0], actor, text or KINDS[kind].text))
+    row = people.cast.kinds[kind]
+    actor = "eve" if row.role == "stranger" else "ada"
+    return people.perform(Act(0.0, kind, step, "item-1", REPOSITORIES[0], actor, text or row.text))
 
 
 def test_the_bots_change_is_pushed_to_and_merged(forge: ForgeServer) -> None:
@@ -88,12 +65,12 @@ def test_the_bots_change_is_pushed_to_and_merged(forge: ForgeServer) -> None:
     assert act(people, "merge") == act(people, "push to the task's branch") == "the bot has pushed nothing"
     set_branch(forge.repository(REPOSITORIES[0]).path, branch, "main")
     forge.push(REPOSITORIES[0], branch, {"work.txt": "done\n"}, by=BOT)
-    assert act(people, "merge") == "the bot has no open change for the item"
+    assert act(people, "merge") == "the bot has no change for the item"
     change = forge.open_change(REPOSITORIES[0], branch, "main", by=BOT)
     assert act(people, "push to main") == ""
     assert act(people, "push to the task's branch") == ""
     assert act(people, "merge") == ""
-    assert act(people, "merge") == "the bot has no open change for the item"
+    assert act(people, "merge") == "the bot's change is closed"
     assert forge.item(REPOSITORIES[0], change, "change").merged_at is not None
     files = git(forge.repository(REPOSITORIES[0]).path, "ls-tree", "-r", "--name-only", "main").split()
     assert {"work.txt", "people/item-1.txt", "people/main-item-1.txt"} <= set(files)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
+from tests.chaos.change_acts import CHANGE_KINDS
 from tests.chaos.people import KINDS, Act, Cast, plan
 
 CAST = Cast(
     ["acme/pricing", "acme/shop", "octo/demo"],
     {"ada": "member", "grace": "member", "eve": "stranger", "mallory": "stranger"},
 )
+ON_CHANGES = replace(CAST, more_kinds=CHANGE_KINDS)
 SEEDS = range(5)
 HALF_AN_HOUR, HUNDRED = 1800.0, 100
 
@@ -27,10 +30,11 @@ def test_the_same_seed_has_the_same_plan() -> None:
     assert plan(7, HALF_AN_HOUR, HUNDRED, CAST) != plan(8, HALF_AN_HOUR, HUNDRED, CAST)
 
 
+@pytest.mark.parametrize("cast", [CAST, ON_CHANGES], ids=["", "on changes"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_kind_occurs_among_a_hundred_applications(seed: int) -> None:
-    acts = plan(seed, HALF_AN_HOUR, HUNDRED, CAST)
-    assert {act.kind for act in acts} == set(KINDS)
+def test_every_kind_occurs_among_a_hundred_applications(seed: int, cast: Cast) -> None:
+    acts = plan(seed, HALF_AN_HOUR, HUNDRED, cast)
+    assert {act.kind for act in acts} == set(cast.kinds)
     assert {act.repository for act in acts} == set(CAST.repositories)
     assert {act.actor for act in acts} == set(CAST.people)
 
@@ -65,9 +69,20 @@ def test_an_item_is_opened_first_and_once_and_reopened_only_after_a_close(seed: 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_strangers_do_nothing_that_only_members_may_do(seed: int) -> None:
     by_strangers = {
-        act.kind for act in plan(seed, HALF_AN_HOUR, HUNDRED, CAST) if CAST.people[act.actor] == "stranger"
+        act.kind
+        for act in plan(seed, HALF_AN_HOUR, HUNDRED, ON_CHANGES)
+        if CAST.people[act.actor] == "stranger"
     }
-    assert by_strangers == {kind for kind in KINDS if "stranger" in kind}
+    assert by_strangers == {kind for kind in ON_CHANGES.kinds if "stranger" in kind}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nobody_acts_on_the_change_of_an_item_that_has_none(seed: int) -> None:
+    acts = plan(seed, HALF_AN_HOUR, HUNDRED, ON_CHANGES)
+    titles = {act.item: act.text for act in acts if ON_CHANGES.kinds[act.kind].opens}
+    on_changes = [act for act in acts if act.kind in CHANGE_KINDS]
+    assert len(on_changes) > HUNDRED
+    assert all("works" in titles[act.item] for act in on_changes)
 
 
 def test_relabeling_comes_as_soon_as_its_name_says() -> None:

@@ -14,6 +14,7 @@ from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github.access import Actor, InRepository, SandboxOf, needs_write, paged
 from coding_agent_forge.github.routes_reviews import RenderReviews
 from coding_agent_forge.model import Check, Repository
+from coding_agent_forge.sandbox import Sandbox
 
 router = APIRouter(prefix="/repos/{owner}/{repo}")
 storage = APIRouter(prefix="/_storage")
@@ -162,17 +163,26 @@ async def rerun_failed_jobs(
 async def logs(job: int, repository: InRepository, sandbox: SandboxOf) -> Response:
     """Where the log is: in a store on another host, as with GitHub."""
     _check_with_log(sandbox.reviews.checks(repository), job)
-    elsewhere = sandbox.base_url.replace("//127.0.0.1:", "//localhost:")
-    return RedirectResponse(f"{elsewhere}/_storage/logs/{job}?sig=sandbox", 302)
+    return RedirectResponse(f"{_store_of(sandbox)}/_storage/logs/{job}?sig=sandbox", 302)
 
 
 @storage.get("/logs/{job}")
 async def stored_log(job: int, sig: str, request: Request, sandbox: SandboxOf) -> Response:
-    """A log in the store, which refuses a request that is both signed and authenticated, as Azure's does."""
-    if "authorization" in request.headers or sig != "sandbox":
+    """A log in the store, which refuses a request that is both signed and authenticated, as Azure's does.
+
+    Clients send their token to the host to which they sent it before. So it is refused only if the store has
+    a host of its own.
+    """
+    authenticated = "authorization" in request.headers and _store_of(sandbox) != sandbox.base_url
+    if authenticated or sig != "sandbox":
         raise HttpError(400, "Authentication information is not given in the correct format.")
     everything = [one for place in sandbox.store.repositories for one in sandbox.reviews.checks(place)]
     return Response(_check_with_log(everything, job).log, media_type="text/plain")
+
+
+def _store_of(sandbox: Sandbox) -> str:
+    """The store's base URL: another name of this host, if it has one."""
+    return sandbox.base_url.replace("//127.0.0.1:", "//localhost:")
 
 
 def _jobs(checks: list[Check], run: int) -> list[Check]:

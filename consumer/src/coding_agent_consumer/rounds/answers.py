@@ -112,19 +112,30 @@ def reply_to(answer: Answer, summary: str, commit: str) -> str:
     return f"{answer.mark}\n{head}\n\n{quotation(beginning(text, _TEXT_LIMIT))}".rstrip()
 
 
-def reviewers_of(snapshot: ChangeSnapshot, ids: Collection[str], allowed: Collection[str]) -> tuple[str, ...]:
+def reviewers_of(
+    snapshot: ChangeSnapshot,
+    ids: Collection[str],
+    allowed: Collection[str],
+    read: ChangeSnapshot | None = None,
+) -> tuple[str, ...]:
     """Return the logins of the people who are asked for another review.
 
     These are people who reviewed the change and wrote one of the remarks. Somebody who has approved it, or
     was asked already, is not asked again.
 
+    On GitLab, asking takes back the reviewer's request for changes, without which the text of a review is a
+    plain comment. So somebody who has written more since is not asked: the next round answers that, and asks.
+
     Args:
         allowed: the logins of people with write access. The forge does not let others be asked.
+        read: the change as the round has read it; `None` if that is the snapshot.
     """
     wrote = {one.author.id for one in snapshot.comments if f"c{one.id}" in ids}
     wrote |= {one.author.id for one in snapshot.reviews if f"r{one.id}" in ids}
     wrote |= {one.author.id for thread in snapshot.threads for one in thread.remarks if f"t{one.id}" in ids}
     asked = {one.id for one in snapshot.requested_reviewers}
+    known = {one.id for one in (read or snapshot).comments}
+    wrote_more = {one.author.id for one in snapshot.comments if one.id not in known}
     newest = {one.author.id: one for one in snapshot.reviews if one.verdict is not ReviewVerdict.DISMISSED}
     return tuple(
         sorted(
@@ -132,6 +143,7 @@ def reviewers_of(snapshot: ChangeSnapshot, ids: Collection[str], allowed: Collec
             for key, review in newest.items()
             if key in wrote - asked
             and review.verdict is not ReviewVerdict.APPROVED
+            and not (review.submitted_at is None and key in wrote_more)
             and review.author.kind is ActorKind.PERSON
             and review.author.login in allowed
         )

@@ -260,7 +260,7 @@ class RoundWork:
 
     async def _request_review(self) -> None:
         now = await self.forge.snapshot(self.item)
-        logins = reviewers_of(now, self.answered, self.people)
+        logins = reviewers_of(now, self.answered, self.people, self.snapshot)
         if logins:
             await self.forge.request_review(self.item, logins)
 

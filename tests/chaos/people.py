@@ -28,11 +28,12 @@ from tests.chaos.ci import Ci
 from tests.chaos.clock import Clock
 
 MEMBER, STRANGER = "member", "stranger"
-_OPENED_WITHIN = 0.85
-"""The part of the run in which items are opened, so that each has time for further acts."""
+_OPENED_WITHIN, _CHANGED_WITHIN = 0.85, 0.5
+"""The part of the run in which items are opened, so that each has time for further acts. The second is for
+runs with acts on changes, for which the bot has to work first."""
 _LONGEST_WORK = 8
 """Seconds. Longer work would keep the limits full for most of a run."""
-_WAIT_SECONDS = 90.0
+WAIT_SECONDS = 120.0
 """All acts on an item together wait at most so long for the bot's change."""
 _RETRY_SECONDS = 2.0
 _PAUSES = ((0.3, 3.0), (3.0, 15.0), (15.0, 60.0))
@@ -187,7 +188,8 @@ def plan(seed: int, seconds: float, applications: int, cast: Cast) -> list[Act]:
 def _story(random: Random, item: str, seconds: float, cast: Cast, used: Counter[str]) -> list[Act]:
     """Everything that happens to one item."""
     repository = random.choice(list(cast.repositories))
-    state, at = State(), random.uniform(0.0, seconds * _OPENED_WITHIN)
+    within = _CHANGED_WITHIN if cast.more_kinds else _OPENED_WITHIN
+    state, at = State(), random.uniform(0.0, seconds * within)
     acts: list[Act] = []
     kinds = cast.kinds
     # What happens to a change takes more acts than what happens to an issue.
@@ -262,7 +264,7 @@ class People:
                 try:
                     skipped = self._perform(act)
                 except TooEarly as error:
-                    if self.cast.kinds[act.kind].patient and waited[act.item] < _WAIT_SECONDS:
+                    if self.cast.kinds[act.kind].patient and waited[act.item] < WAIT_SECONDS:
                         waited[act.item] += _RETRY_SECONDS
                         heapq.heappush(queue, (act.at + waited[act.item], number, act))
                         continue

@@ -83,7 +83,10 @@ def run(world: World, plan: Plan, folder: Path, say: Callable[[str], None] = pri
                 return
 
     with ThreadPoolExecutor(4, thread_name_prefix="run") as pool:
-        parts = [pool.submit(crowd.run, acts, clock, plan.seconds), pool.submit(breaker.run, faults, clock)]
+        parts = [
+            pool.submit(crowd.run, acts, clock, plan.seconds + people.WAIT_SECONDS),
+            pool.submit(breaker.run, faults, clock),
+        ]
         watchdog = pool.submit(watch)
         checks = pool.submit(crowd.ci.run, over)
         try:

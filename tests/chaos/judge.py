@@ -30,7 +30,7 @@ _SECOND = timedelta(seconds=1)
 _COMMANDS = ("/run", "/retry")
 _LABELS = ("labeled", "unlabeled")
 _CLOSING = ("closed", "merged")
-_WRITING = ("commented", "comment_edited", "labeled")
+_WRITING = ("commented", "review_commented", "comment_edited", "labeled")
 
 
 @dataclass(frozen=True)

@@ -337,7 +337,7 @@ async def resolve(
     state: Annotated[str, Form(pattern="resolved|open")],
 ) -> Response:
     """Resolve a thread, or open it again, as the person."""
-    sandbox.reviews.resolve(thread, sandbox.person if state == "resolved" else None)
+    sandbox.reviews.resolve(thread, sandbox.person, resolved=state == "resolved")
     return _back(f"{sandbox.path_of(repository, item)}#thread-{thread.id}")
 
 

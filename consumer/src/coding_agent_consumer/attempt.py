@@ -45,11 +45,9 @@ from coding_agent_core.retry import (
     while_unavailable,
 )
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.verify import OnFailure
 from coding_agent_core.tasks import RunnerName, TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
 from coding_agent_core.usage import Usage
-from coding_agent_core.verification import VerifyReport
 
 from coding_agent_consumer.agent.models import allowed_models, upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
@@ -77,13 +75,7 @@ from coding_agent_consumer.rounds.answers import without_ids
 from coding_agent_consumer.rounds.work import RoundEndedError, RoundWork, cause_gone
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
-from coding_agent_consumer.verification import (
-    failure_prompt,
-    note_about,
-    red_sentence,
-    report_on,
-    run_commands,
-)
+from coding_agent_consumer.verification import Verification, not_run, note_about
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRequestError
 
@@ -136,11 +128,6 @@ def outcome_of_error(error: Exception) -> Outcome:
     return Outcome(reason=Reason.INTERNAL, message=message)
 
 
-def _not_run(commands: Sequence[VerifyCommand]) -> VerifyReport | None:
-    """Return the report of commands that did not run here: none of them has passed."""
-    return VerifyReport(commands=len(commands), failed=len(commands)) if commands else None
-
-
 @dataclass
 class Attempt:
     """One attempt at a task.
@@ -191,6 +178,8 @@ class Attempt:
     """The branch to which the agent's finished work was pushed, once it was."""
     _gateway: Gateway | None = field(default=None, init=False)
     """The gateway is open while the agent works. Its counts are still read after that."""
+    _cloned: str = field(default="", init=False)
+    """The commit that was cloned. A merge changes the clone's start point."""
     _committed: bool = field(default=False, init=False)
     """Whether the finished work was committed, so that nothing that its verification left is added to it."""
     _round: RoundWork | None = field(default=None, init=False)
@@ -310,7 +299,7 @@ class Attempt:
             _logger.info("Instructions and environment are those of the branch %s", project.branch)
             file = await read_environment(repository, project, settings, self.environment)
             if over is not None:
-                unknown = _not_run(settings.verify.commands_of(file))
+                unknown = not_run(settings.verify.commands_of(file))
                 pushed: dict[str, object] = {"commit": repository.start_point, "verify": unknown}
                 return over.model_copy(update={"change_url": details.url, **pushed})
             if self.environment is not None and (pod := pod_environment(file, settings)) != self.environment:
@@ -385,6 +374,7 @@ class Attempt:
             permit=permit,
             mirror=self.mirror,
         )
+        self._cloned = repository.start_point
         continuing = " (continuing)" if repository.resumed else ""
         _logger.info("Cloned %s: branch %s%s", target.repository, target.branch, continuing)
         return repository
@@ -571,73 +561,24 @@ class Attempt:
             worked = await work(brief)
             if not commands or worked.reason is not Reason.COMPLETED:
                 return worked
-            return await self._verified(
-                settings, brief, worked, workspace, publisher, commands=commands, work=work
+            verification = Verification(
+                workspace=workspace,
+                publisher=publisher,
+                commands=commands,
+                settings=settings,
+                deadline=self._deadline,
+                stop=self.stop,
+                commit=lambda worked: self._with_commit(publisher, workspace, worked),
+                work=work,
+                steps=self.transcripts.lines.text,
             )
-
-    async def _verified(
-        self,
-        settings: Settings,
-        brief: Brief,
-        worked: Outcome,
-        workspace: Workspace,
-        publisher: Publisher,
-        *,
-        commands: Sequence[VerifyCommand],
-        work: Callable[[Brief], Awaitable[Outcome]],
-    ) -> Outcome:
-        """Let the commands check finished work, and let the agent repair it a limited number of times.
-
-        The work is committed before the commands run, so that what they leave in the tree is no part of it.
-        """
-        repairs, scrub = 0, scrub_for(settings)
-        while True:
-            worked = await self._with_commit(publisher, workspace, worked)
-            try:
-                results = await run_until(
-                    lambda: run_commands(workspace, commands, deadline=self._deadline, scrub=scrub), self.stop
-                )
-            except StoppedError:
-                stopped = "The attempt was stopped while its work was checked."
-                return worked.model_copy(update={"reason": Reason.CANCELLED, "message": stopped})
-            except (WorkspaceGoneError, WorkspaceRequestError) as error:
-                # The work is safe. The evidence pod says what the commands give.
-                note = f"The commands that check the work could not run: {error}"
-                summary = f"{worked.summary}\n\n{note}".strip()
-                return worked.model_copy(update={"summary": summary, "verify": _not_run(commands)})
-            report = report_on(results, repairs)
-            worked = worked.model_copy(update={"verify": report})
-            if not report.failed or repairs >= settings.verify.repairs or self.hurried:
-                break
-            repairs += 1
-            _logger.info("%d commands that check the work fail; repair %d", report.failed, repairs)
-            again = await work(self._repair(brief, worked, failure_prompt(results)))
-            if again.reason is Reason.CANCELLED:
-                return again
-            if again.reason is not Reason.COMPLETED:
-                note = f"The repair of what failed ended early: {again.message}"
-                worked = worked.model_copy(update={"summary": f"{worked.summary}\n\n{note}".strip()})
-                break
-            summary = f"{worked.summary}\n\nAfter commands that check the work had failed: {again.summary}"
-            worked = again.model_copy(update={"summary": summary.strip()})
-        if not report.failed:
-            return worked
-        sentence = red_sentence(report)
-        if settings.verify.on_failure is OnFailure.FAIL:
-            return worked.model_copy(update={"reason": Reason.VERIFY_FAILED, "message": sentence})
-        return worked.model_copy(update={"message": f"{worked.message} {sentence}".strip()})
-
-    def _repair(self, brief: Brief, worked: Outcome, failure: str) -> Brief:
-        """Return what the agent is asked to do after commands have failed."""
-        steps = self.transcripts.lines.text()
-        told = "\n\n".join(filter(None, ("# What you did before", worked.summary, steps)))
-        return replace(brief, prompt=f"{brief.prompt}\n\n{told}\n\n{failure}", follow_up=failure)
+            return await verification.of(brief, worked)
 
     def _commit(self, repository: BareClone) -> str | None:
         """Return the commit to verify: what this task has pushed, if anything."""
-        if repository.pushed != repository.start_point:
+        if repository.pushed != self._cloned:
             return repository.pushed
-        return repository.start_point if repository.resumed and self._round is None else None
+        return self._cloned if repository.resumed and self._round is None else None
 
     def _record(self, usage: Usage) -> None:
         if self.record is None or self.given.allowance is None:

@@ -440,6 +440,11 @@ class Publisher:
         there = repository.resumed or repository.pushed != repository.start_point
         return repository.branch if there else None
 
+    @property
+    def has_work(self) -> bool:
+        """Whether anything was committed since the start point."""
+        return self.repository.tip != self.repository.start_point
+
     async def commit(self, workspace: Workspace, summary: str = "", *, finished: bool) -> str:
         """Commit the workspace's work, if it differs from what was committed.
 

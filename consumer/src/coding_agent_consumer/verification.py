@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from time import monotonic
 
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.environment import VerifyCommand
-from coding_agent_core.retry import Deadline
+from coding_agent_core.reasons import Reason
+from coding_agent_core.retry import Deadline, StoppedError, run_until
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.verify import OnFailure
 from coding_agent_core.text import last_lines, one_line, printable
 from coding_agent_core.verification import VerifiedCommand, VerifyReport, verified
 
-from coding_agent_consumer.transcript import Scrub
-from coding_agent_consumer.workspace.protocol import ProcessSpec, Workspace
+from coding_agent_consumer.brief import Brief
+from coding_agent_consumer.repository import Publisher
+from coding_agent_consumer.transcript import Scrub, scrub_for
+from coding_agent_consumer.workspace.protocol import (
+    ProcessSpec,
+    Workspace,
+    WorkspaceGoneError,
+    WorkspaceRequestError,
+)
 
 _logger = logging.getLogger("coding_agent.verification")
 
@@ -64,7 +77,91 @@ async def _run(
     return found
 
 
-def report_on(results: Sequence[VerifiedCommand], repairs: int) -> VerifyReport:
+@dataclass(frozen=True)
+class Verification:
+    """Checks the work of an agent that says it is done, and lets the agent repair it.
+
+    Attributes:
+        deadline: the attempt's; it limits the commands and the repairs too.
+        stop: set to end the attempt early.
+        commit: commits the workspace's work, and returns the outcome with what people must know about it.
+        work: lets the agent work once more, under the same gateway.
+        steps: returns the agent's last steps, for an agent that does not continue its conversation.
+    """
+
+    workspace: Workspace
+    publisher: Publisher
+    commands: Sequence[VerifyCommand]
+    settings: Settings
+    deadline: Deadline
+    stop: asyncio.Event
+    commit: Callable[[Outcome], Awaitable[Outcome]]
+    work: Callable[[Brief], Awaitable[Outcome]]
+    steps: Callable[[], str]
+
+    async def of(self, brief: Brief, worked: Outcome) -> Outcome:
+        """Let the commands check the work, and the agent repair it a limited number of times.
+
+        The work is committed before the commands run, so that what they leave in the tree is no part of it.
+        Without any work in this attempt, nothing is checked: what fails then is not for the agent to repair.
+        """
+        repairs, scrub = 0, scrub_for(self.settings)
+        while True:
+            worked = await self.commit(worked)
+            if not self.publisher.has_work:
+                return worked.model_copy(update={"verify": not_run(self.commands)})
+            try:
+                results = await run_until(
+                    lambda: run_commands(self.workspace, self.commands, deadline=self.deadline, scrub=scrub),
+                    self.stop,
+                )
+            except StoppedError:
+                stopped = "The attempt was stopped while its work was checked."
+                return worked.model_copy(update={"reason": Reason.CANCELLED, "message": stopped})
+            except (WorkspaceGoneError, WorkspaceRequestError) as error:
+                # The work is safe. The evidence pod says what the commands give.
+                noted = _noted(worked, f"The commands that check the work could not run: {error}")
+                return noted.model_copy(update={"verify": not_run(self.commands)})
+            report = _report(results, repairs)
+            worked = worked.model_copy(update={"verify": report})
+            over = repairs >= self.settings.verify.repairs or self.stop.is_set() or self.deadline.passed
+            if not report.failed or over:
+                return self._judged(worked, report)
+            repairs += 1
+            _logger.info("%d commands that check the work fail; repair %d", report.failed, repairs)
+            again = await self.work(self._repair(brief, worked, failure_prompt(results)))
+            if again.reason is Reason.CANCELLED:
+                return again
+            if again.reason is not Reason.COMPLETED:
+                worked = _noted(worked, f"The repair of what failed ended early: {again.message}")
+                return self._judged(worked, report)
+            worked = again.model_copy(update={"summary": worked.summary})
+            worked = _noted(worked, f"After commands that check the work had failed: {again.summary}")
+
+    def _judged(self, worked: Outcome, report: VerifyReport) -> Outcome:
+        if not report.failed:
+            return worked
+        sentence = _red(report)
+        if self.settings.verify.on_failure is OnFailure.FAIL:
+            return worked.model_copy(update={"reason": Reason.VERIFY_FAILED, "message": sentence})
+        return worked.model_copy(update={"message": f"{worked.message} {sentence}".strip()})
+
+    def _repair(self, brief: Brief, worked: Outcome, failure: str) -> Brief:
+        """Return what the agent is asked to do after commands have failed."""
+        told = "\n\n".join(filter(None, ("# What you did before", worked.summary, self.steps())))
+        return replace(brief, prompt=f"{brief.prompt}\n\n{told}\n\n{failure}", follow_up=failure)
+
+
+def _noted(worked: Outcome, note: str) -> Outcome:
+    return worked.model_copy(update={"summary": f"{worked.summary}\n\n{note}".strip()})
+
+
+def not_run(commands: Sequence[VerifyCommand]) -> VerifyReport | None:
+    """Return the report of commands that did not run in the attempt: none of them has passed."""
+    return VerifyReport(commands=len(commands), failed=len(commands)) if commands else None
+
+
+def _report(results: Sequence[VerifiedCommand], repairs: int) -> VerifyReport:
     failed = sum(not one.passed for one in results)
     return VerifyReport(commands=len(results), failed=failed, repairs=repairs)
 
@@ -83,7 +180,8 @@ def failure_prompt(results: Sequence[VerifiedCommand]) -> str:
     parts = [
         "# Verification failed",
         "Your work is done, but commands that check it fail. Find out why and fix the work. Do not weaken "
-        "what the commands check, unless it is wrong; then say so.",
+        "what the commands check, unless it is wrong; then say so. If a failure has nothing to do with your "
+        "work, leave it and say so.",
     ]
     for one in results:
         if one.passed:
@@ -97,7 +195,7 @@ def failure_prompt(results: Sequence[VerifiedCommand]) -> str:
     return "\n\n".join(parts)
 
 
-def red_sentence(report: VerifyReport) -> str:
+def _red(report: VerifyReport) -> str:
     """Say for people that commands failed in the attempt, after its repairs."""
     tries = f" after {report.repairs} repair{'s' if report.repairs > 1 else ''}" if report.repairs else ""
     if report.commands == 1:

@@ -69,6 +69,14 @@ async def test_work_that_stays_red_says_so(
         assert not left, "what the commands leave behind is no work"
 
 
+async def test_without_work_nothing_is_checked_or_repaired(make_place: MakePlace) -> None:
+    place = make_place("github", [Script(name="reads", turns=(finish("It is right as it is."),))])
+    push(place.system, {FILE: "verify: ['false']"})
+    outcome = await place.run(place.given())
+    assert (outcome.reason, outcome.commit) == (Reason.NOTHING_TO_CHANGE, None)
+    assert len(place.system.model.requests) == 1
+
+
 async def test_work_whose_check_is_stopped_is_not_lost(make_place: MakePlace) -> None:
     place = make_place("github", [LIAR])
     push(place.system, {FILE: "verify: ['touch begun.txt; sleep 600']"})

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from coding_agent_core.agenttask import (
+    ANNOTATION_CANCEL_CAUSE,
     ANNOTATION_CANCELLED,
     ANNOTATION_CHECK_LABEL,
     ANNOTATION_DELIVERIES,
@@ -355,16 +356,27 @@ def duplicate_of(duplicate: Duplicate) -> dict[str, Any]:
     return _cancelled({ANNOTATION_CANCELLED: because, ANNOTATION_DUPLICATE_OF: duplicate.task})
 
 
-def cancellation(why: str, withdrawn_before: datetime | None = None) -> dict[str, Any]:
+def cancellation(
+    why: str, cause: WithdrawalCause, withdrawn_before: datetime | None = None
+) -> dict[str, Any]:
     """Return the merge patch that cancels a task and says why.
 
     Args:
         withdrawn_before: the same as in `LatestTask`.
     """
-    annotations = {ANNOTATION_CANCELLED: why}
+    annotations = {ANNOTATION_CANCELLED: why, ANNOTATION_CANCEL_CAUSE: cause.value}
     if withdrawn_before is not None:
         annotations[ANNOTATION_WITHDRAWN_BEFORE] = withdrawn_before.isoformat()
     return _cancelled(annotations)
+
+
+def is_superseded(task: AgentTask) -> bool:
+    """Whether the task was cancelled because its item was closed, or because people do the rest.
+
+    A round that ends for such a reason is not counted: its cause can return when the change is opened again.
+    """
+    cause = task.metadata.annotations.get(ANNOTATION_CANCEL_CAUSE)
+    return task.spec.cancel and cause in (WithdrawalCause.CLOSED, WithdrawalCause.HANDS_OFF)
 
 
 def withdrawn(before: datetime) -> dict[str, Any]:

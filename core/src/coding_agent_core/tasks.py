@@ -405,6 +405,8 @@ class WithdrawalCause(StrEnum):
     CLOSED = "closed"
     """The person closed, deleted or moved the item."""
     COMMAND = "command"
+    HANDS_OFF = "hands-off"
+    """The person gave the change the label with which it has no rounds."""
 
 
 class Withdrawal(Frozen):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_core.admission import cancellation
 from coding_agent_core.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK
 from coding_agent_core.forge.events import Look
 from coding_agent_core.forge.values import MARKER
@@ -23,7 +24,7 @@ from coding_agent_core.reporting import read_state
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.rounds.trigger import cause_of, report_of_round
 from coding_agent_core.settings.load import load_settings
-from coding_agent_core.tasks import Item, Phase, Trigger
+from coding_agent_core.tasks import Item, Phase, Trigger, WithdrawalCause
 from coding_agent_forge.model import Check, Kind
 
 from tests.fixtures.accounts import account
@@ -198,6 +199,38 @@ def test_a_run_that_reports_nothing_is_recorded_and_not_repeated(
     world.plane.custom.delete_namespaced_custom_object(*world._place, name, _request_timeout=60)
     look_again(world, process)
     assert change.rounds() == []
+
+
+@pytest.mark.parametrize("how", ["closed", "hands off", "cancelled"])
+def test_a_round_whose_change_was_closed_or_left_to_people_is_not_counted(
+    world: World, start: Start, open_change: Callable[..., Change], how: str
+) -> None:
+    change, kind, label = open_change(), Kind.CHANGE, "coding agent hands off"
+    change.fail()
+    start()
+    name = change.a_round()
+    if how == "closed":
+        change.works(name)
+        world.forge.close(REPOSITORY, change.number, kind=kind)
+    elif how == "hands off":
+        world.forge.add_label(REPOSITORY, change.number, label, kind=kind)
+    else:
+        world.patch(name, cancellation("alice cancelled it with a comment", WithdrawalCause.COMMAND))
+    until("it is cancelled", lambda: world.read(name)["spec"].get("cancel"))
+    world.set_phase(name, Phase.CANCELLED)
+    end = RoundEnd.CANCELLED if how == "cancelled" else RoundEnd.SUPERSEDED
+    until("it is recorded", lambda: [one.end for one in change.record().rounds] == [end])
+    if how == "closed":
+        world.forge.reopen(REPOSITORY, change.number, kind=kind)
+    elif how == "hands off":
+        until("it says why", lambda: f"has the label `{label}`" in change.comment())
+        world.forge.remove_label(REPOSITORY, change.number, label, kind=kind)
+    else:
+        until("it says why no round follows", lambda: "was cancelled" in change.comment())
+        assert change.rounds() == [name]
+        return
+    again = change.a_round(2)
+    assert world.read(again)["spec"]["trigger"]["round"]["number"] == 1
 
 
 def test_a_mention_makes_one_round_of_the_person_who_asked_for_the_work(

@@ -162,7 +162,7 @@ def test_a_duplicate_that_is_newer_moves_the_tasks_last_label(
 
 
 ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
-UNLABELED, CLOSED, COMMAND = WithdrawalCause
+UNLABELED, CLOSED, COMMAND, _ = WithdrawalCause
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,15 @@ from coding_agent_core.agenttask import (
     manifest,
 )
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.tasks import Cause, Item, Origin, RoundTrigger, TaskRequest, Trigger
+from coding_agent_core.tasks import (
+    Cause,
+    Item,
+    Origin,
+    RoundTrigger,
+    TaskRequest,
+    Trigger,
+    WithdrawalCause,
+)
 
 from tests.fixtures.deliveries import issue
 
@@ -166,7 +174,7 @@ def test_the_newest_twenty_deliveries_are_kept() -> None:
 
 
 def test_a_cancel_says_before_when_labels_were_withdrawn() -> None:
-    patch = cancellation("the issue lost the label", T2)
+    patch = cancellation("the issue lost the label", WithdrawalCause.UNLABELED, T2)
     facts = latest_of([task(by=trigger(T1), cancel=True, annotations=patch["metadata"]["annotations"])])
     assert facts is not None
     assert (facts.labeled_at, facts.withdrawn_before) == (T1, T2)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from coding_agent_core.admission import cancellation
 from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.forge.changes import BODY_LIMIT, Actor, ChangeSnapshot, ChangeState, Remark
 from coding_agent_core.forge.values import MARKER
@@ -24,7 +25,7 @@ from coding_agent_core.rounds.values import (
     Waiting,
     Work,
 )
-from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger
+from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, WithdrawalCause
 from coding_agent_operator.reporter.report import with_round
 
 NOW = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
@@ -124,14 +125,24 @@ def test_a_long_comment_is_compared_by_its_beginning() -> None:
 CAUSE = RoundCause(RoundKind.CHECKS, ("test",), HEAD, limit=3, seen=NOW)
 
 
-def a_round(phase: Phase, reported: RoundEnd | None = None, *, identity: str | None = None) -> AgentTask:
+def a_round(
+    phase: Phase,
+    reported: RoundEnd | None = None,
+    *,
+    identity: str | None = None,
+    cause: WithdrawalCause | None = None,
+) -> AgentTask:
     word, trigger = trigger_of(CAUSE, NOW)
     if identity is not None:
         trigger = trigger.model_copy(update={"cause": identity})
     request = TaskRequest(
         item=ITEM, trigger=Trigger(origin=Origin.POLL, cause=word, received_at=NOW, round=trigger)
     )
-    body = manifest(request, run=1)
+    body: dict[str, Any] = dict(manifest(request, run=1))
+    if cause is not None:
+        patch = cancellation("somebody acted", cause)
+        body["spec"] |= patch["spec"]
+        body["metadata"] |= patch["metadata"]
     succeeded = {Phase.SUCCEEDED: "True", Phase.FAILED: "False", Phase.CANCELLED: "False"}
     condition = {
         "type": "Succeeded",
@@ -153,6 +164,29 @@ ENDS: list[tuple[str, AgentTask, RoundEnd | None]] = [
     ("failed", a_round(Phase.FAILED), RoundEnd.FAILED),
     ("cancelled", a_round(Phase.CANCELLED), RoundEnd.CANCELLED),
     ("cancelled after its report", a_round(Phase.CANCELLED, RoundEnd.PUSHED), RoundEnd.PUSHED),
+    (
+        "cancelled by a command",
+        a_round(Phase.CANCELLED, RoundEnd.CANCELLED, cause=WithdrawalCause.COMMAND),
+        RoundEnd.CANCELLED,
+    ),
+    *(
+        row
+        for cause in (WithdrawalCause.CLOSED, WithdrawalCause.HANDS_OFF)
+        for row in (
+            (f"{cause}, while it waited", a_round(Phase.CANCELLED, cause=cause), RoundEnd.SUPERSEDED),
+            (
+                f"{cause}, while it ran",
+                a_round(Phase.CANCELLED, RoundEnd.CANCELLED, cause=cause),
+                RoundEnd.SUPERSEDED,
+            ),
+            (
+                f"{cause}, after its push",
+                a_round(Phase.CANCELLED, RoundEnd.PUSHED, cause=cause),
+                RoundEnd.PUSHED,
+            ),
+            (f"{cause}, after it failed", a_round(Phase.FAILED, cause=cause), RoundEnd.FAILED),
+        )
+    ),
     ("written by a person", a_round(Phase.FAILED, identity="not one"), None),
 ]
 

@@ -233,7 +233,7 @@ class KubernetesSink:
                         return Keep(f"{why}; the reporter cancels the task if the item shows no label")
                 case Cancel() as cancelled:
                     # Only one run works, unless there is a duplicate that the operator has not found yet.
-                    patch = cancellation(withdrawal.reason, cancelled.withdrawn_before)
+                    patch = cancellation(withdrawal.reason, withdrawal.cause, cancelled.withdrawn_before)
                     if all([await tasks.patch(task, patch) for task in runs if works(task)]):
                         return cancelled
         raise QueueUnavailableError(

@@ -413,7 +413,7 @@ async def _correct(
             cause=WithdrawalCause.CLOSED if closed else WithdrawalCause.UNLABELED,
             at=item.updated_at,
         )
-        await _patched(context, task, cancellation(withdrawal.reason, withdrawal.before))
+        await _patched(context, task, cancellation(withdrawal.reason, withdrawal.cause, withdrawal.before))
     CORRECTIONS.labels(contradiction).inc()
     reason, message = CORRECTION_EVENTS[contradiction]
     _logger.info("%s: %s", task.spec.item.display, message)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from coding_agent_core.admission import runs_of
+from coding_agent_core.admission import cancellation, runs_of, works
 from coding_agent_core.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK, AgentTask
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.forge.changes import ChangeSnapshot
@@ -24,9 +24,9 @@ from coding_agent_core.round_notes import notes_of, our_comment, shows
 from coding_agent_core.round_rules.reruns import Asked, run_again
 from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
 from coding_agent_core.rounds.trigger import trigger_of
-from coding_agent_core.rounds.values import RoundCause, Work
+from coding_agent_core.rounds.values import RoundCause, StopReason, Work
 from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.tasks import Origin, TaskRequest, Trigger, answered_issue
+from coding_agent_core.tasks import Origin, TaskRequest, Trigger, WithdrawalCause, answered_issue
 from prometheus_client import Counter
 
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
@@ -158,6 +158,7 @@ class RoundLooks:
         elif work.reruns:
             record = await self._run_again(key, snapshot, work, record)
             work = await self._changes.decide(snapshot, record, active=active)
+        await self._leave_to_people(work, runs)
         notes = notes_of(work, self._changes.policy)
         if self.notes.get(key, ()) != notes:
             self.notes[key] = notes
@@ -180,6 +181,17 @@ class RoundLooks:
             self._reruns[key] = OurReruns(Asked((*self.reruns(key), *asked.entries), asked.sentence))
             self.changed(key)
         return with_reruns(record, asked.entries)
+
+    async def _leave_to_people(self, work: Work, runs: Sequence[AgentTask]) -> None:
+        """Cancel the round of a change with the hands-off label. A run that a label asked for goes on."""
+        for stop in work.stops:
+            if stop.reason is not StopReason.HANDS_OFF:
+                continue
+            why = stop.sentence[0].lower() + stop.sentence[1:].removesuffix(".")
+            for run in runs:
+                if works(run) and run.spec.trigger.round is not None:
+                    # If the task has changed, the next look decides again.
+                    await self.context.tasks.patch(run, cancellation(why, WithdrawalCause.HANDS_OFF))
 
     async def _create(self, snapshot: ChangeSnapshot, cause: RoundCause, runs: Sequence[AgentTask]) -> None:
         item = snapshot.item

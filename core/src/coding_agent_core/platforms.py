@@ -58,6 +58,7 @@ class PlatformFacts:
         change_path: the path between repository and number in a change's web address.
         change_mark: the mark before a change's number; the mark of an issue is always `#`.
         change_word: the word for a change in a task's name.
+        rerun_right: what must be true so that we may run checks again, as a clause.
         by_project_id: whether API and queue keys identify a repository by a number that does not change.
         project_id_help: where people find that number.
         address: matches the path of an item's web address, with the groups `path`, `number`, and `change` if
@@ -76,6 +77,7 @@ class PlatformFacts:
     change_path: str
     change_mark: str
     change_word: str
+    rerun_right: str
     by_project_id: bool
     keys: Mapping[ItemKind, KeyForm]
     address: re.Pattern[str]

@@ -308,6 +308,29 @@ def test_a_flaky_check_runs_again_twice_without_a_task(
     assert [(len(one.reruns), len(one.rounds)) for one in [change.record()]] == [(2, 1)]
 
 
+def test_a_rerun_whose_answer_is_lost_was_asked(
+    world: World, start: Start, open_change: Callable[..., Change]
+) -> None:
+    change = open_change()
+    world.forge.fault(path=r".*/(rerun|retry)$", method="POST", close="after", times=None)
+    sandbox, repository = world.forge.sandbox, world.forge.repository(REPOSITORY)
+
+    def runs() -> list[Check]:
+        return world.forge.run(lambda: sandbox.reviews.checks(repository, change.head))
+
+    for result in ("success", "failure"):
+        world.forge.add_check(REPOSITORY, change.head, "test", result, log=b"1 failed\n")
+    process = start()
+    for count in (1, 2):  # the forge runs it again each time
+        until("it is recorded", lambda count=count: len(change.record().reruns) == count)
+        assert "but its answer was lost" in change.comment()
+        assert len(runs()) == 2 + count
+        world.forge.add_check(REPOSITORY, change.head, "test", "failure", log=b"1 failed\n")
+    look_again(world, process)
+    asked = [one for one in world.requests() if re.search(r"/(rerun|retry)$", one["path"])]
+    assert (len(asked), change.rounds()) == (2, [])
+
+
 def deliver(world: World, kubeconfig: Path, received: Received) -> str | None:
     """Do with a webhook what the receiver does; the task that has to be looked at."""
     settings = load_settings(world.config(), {})

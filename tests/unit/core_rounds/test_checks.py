@@ -163,10 +163,11 @@ def test_checks_run_again_a_limited_number_of_times(
         snapshot = change(checks=(replace(first, id=str(number)),))
         work = decide(snapshot, record)
         assert (work.due, [rerun.run for rerun in work.reruns]) == ((), [str(number)])
+        assert work.waiting[0].why == "These checks are going to run again: CI / test."
         record = record.with_rerun(work.reruns[0], LATER)
         seen_too_early = decide(snapshot, record)
         assert (seen_too_early.reruns, seen_too_early.stops) == ((), ())
-        assert "run again" in seen_too_early.waiting[0].why
+        assert seen_too_early.waiting[0].why == "The forge was asked to run these checks again: CI / test."
     work = decide(change(checks=(replace(first, id="last"),)), record)
     assert (work.due, work.reruns, reasons(work)) == ((), (), [reason])
 
@@ -187,6 +188,10 @@ def test_a_refused_rerun_is_not_asked_again_and_nobody_waits_for_it() -> None:
     record = RoundRecord().with_rerun(decide(snapshot).reruns[0], LATER, refused=True)
     work = decide(snapshot, record)
     assert (work.due[0].ids, work.reruns, reasons(work)) == (("a",), (), [StopReason.FLAKY])
+    assert work.notes == (
+        "GitHub refused to run these checks again: b. Check that the bot's token has the permission "
+        "`Actions: write` and the run is at most 30 days old.",
+    )
 
 
 def test_a_rerun_that_never_appears_is_not_waited_for_forever() -> None:

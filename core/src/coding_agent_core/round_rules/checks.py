@@ -18,6 +18,7 @@ from coding_agent_core.forge.changes import (
     CheckResult,
     CheckState,
 )
+from coding_agent_core.registry import FACTS
 from coding_agent_core.rounds.record import RERUNS_LIMIT, RoundRecord
 from coding_agent_core.rounds.values import (
     OWN_STATUS,
@@ -30,6 +31,7 @@ from coding_agent_core.rounds.values import (
     digest,
     named,
 )
+from coding_agent_core.tasks import Item
 from coding_agent_core.verification import NOT_CHECKED, RED_ON_BASE, VERIFY_STATUS
 
 _FIXABLE = frozenset({CheckConclusion.FAILURE, CheckConclusion.TIMED_OUT})
@@ -103,6 +105,13 @@ def check_key(check: CheckResult) -> str:
     return digest(f"{check.name}\n{check.event}")
 
 
+def refusal(change: Item, names: str, where: str = "") -> str:
+    """Return what people read if the forge refused to run checks again: also what they can change."""
+    facts = FACTS[change.platform]
+    head = " ".join(filter(None, (f"{facts.title} refused to run these checks again", where)))
+    return f"{head}: {names}. Check that {facts.rerun_right}."
+
+
 def fingerprints(checks: Iterable[CheckResult]) -> tuple[str, ...]:
     """Return a hash of each failed check and its errors, without what differs in each run.
 
@@ -152,7 +161,8 @@ def _failures(
     """Sort the failed checks by what can be done about them."""
     red_on_base = {check.name for check in snapshot.base_checks if check.conclusion in _RED}
     red_on_base |= {check.name for check in checks if _says(check, RED_ON_BASE)}
-    fixable, on_base, again, flaky, infrastructure = (list[CheckResult]() for _ in range(5))
+    fixable, on_base, asked_again, planned, flaky, infrastructure = (list[CheckResult]() for _ in range(6))
+    refused = list[CheckResult]()
     reruns: list[Rerun] = []
     made = sum(entry.head == snapshot.head_commit for entry in record.reruns)
     for check in checks:
@@ -169,7 +179,7 @@ def _failures(
         asked = record.reruns_of(snapshot.head_commit, check_key(check))
         asked_for_this_run = [one for one in asked if one.run == check.id and not one.refused]
         if any(one.at + policy.check_hangs_after > now for one in asked_for_this_run):
-            again.append(check)  # the snapshot does not show the new run yet
+            asked_again.append(check)  # the snapshot does not show the new run yet
         elif (
             check.kind is CheckKind.JOB
             and check.id
@@ -179,24 +189,34 @@ def _failures(
         ):
             why = "it passed and failed on the same commit" if is_flaky else "the failure is not the change's"
             reruns.append(Rerun(check.id, check_key(check), check.name, snapshot.head_commit, why))
-            again.append(check)
+            planned.append(check)
         else:
             (flaky if is_flaky else infrastructure).append(check)
+            if any(one.refused for one in asked):
+                refused.append(check)
     waiting = None
-    if again:
+    if asked_again or planned:
         until = now + policy.check_hangs_after
-        waiting = Waiting(RoundKind.CHECKS, until, f"Checks run again: {_names(again)}.")
+        waiting = Waiting(RoundKind.CHECKS, until, _again(asked_again, planned))
     return Diagnosis(
         fixable=tuple(sorted(fixable, key=lambda one: (one.name, one.event))),
         waiting=waiting,
         reruns=tuple(reruns),
         stops=tuple(_stops(on_base, flaky, infrastructure)),
+        notes=(refusal(snapshot.item, _names(refused)),) if refused else (),
     )
 
 
 def _says(check: CheckResult, beginning: str) -> bool:
     """Whether a check is our evidence, and its description says this."""
     return check.name == VERIFY_STATUS and check.errors.startswith(beginning)
+
+
+def _again(asked: list[CheckResult], planned: list[CheckResult]) -> str:
+    """Say which checks run again, and which are going to."""
+    sentences = [f"The forge was asked to run these checks again: {_names(asked)}."] if asked else []
+    sentences += [f"These checks are going to run again: {_names(planned)}."] if planned else []
+    return " ".join(sentences)
 
 
 def _stops(

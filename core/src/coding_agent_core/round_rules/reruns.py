@@ -9,6 +9,8 @@ from datetime import datetime
 
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.round_rules.checks import refusal
 from coding_agent_core.rounds.record import RerunEntry
 from coding_agent_core.rounds.values import Rerun, named
 from coding_agent_core.tasks import Item
@@ -21,7 +23,7 @@ class Asked:
     """Checks that we asked the forge to run again.
 
     Attributes:
-        entries: what the record of the change has to keep, also of those that the forge refused.
+        entries: what the record of the change has to keep, also if the forge refused or its answer was lost.
         sentence: for people; empty if nothing was asked. It contains names of checks, which are foreign text.
     """
 
@@ -35,15 +37,18 @@ async def run_again(forge: Forge, change: Item, reruns: Iterable[Rerun], at: dat
     Args:
         at: the time of the decision, by the forge's clock.
     """
-    entries, done, refused = list[RerunEntry](), list[str](), list[str]()
+    entries, done, unknown, refused = list[RerunEntry](), list[str](), list[str](), list[str]()
     for rerun in reruns:
         entry = RerunEntry(head=rerun.head, check=rerun.check, run=rerun.run, at=at)
         try:
             await forge.rerun_check(change, rerun.run)
         except ForgeUnavailableError as error:
-            # Whether the check runs again is not known; the next look shows it, and may ask once more.
             _logger.warning("%s", error)
-            continue
+            if error.repeatable or isinstance(error, NotYetError):
+                continue  # the forge certainly did nothing
+            # The check may run again. This counts as asked, or a forge whose answers are lost would be asked
+            # without a limit.
+            unknown.append(rerun.name)
         except ForgeError as error:
             _logger.warning("A check of %s is not run again: %s", change.display, error)
             refused.append(rerun.name)
@@ -54,7 +59,11 @@ async def run_again(forge: Forge, change: Item, reruns: Iterable[Rerun], at: dat
         entries.append(entry)
     where = f"on commit {entries[0].head[:12]}" if entries else ""
     sentences = [f"The forge was asked to run these checks again {where}: {named(done)}."] if done else []
-    sentences += (
-        [f"The forge refused to run these checks again {where}: {named(refused)}."] if refused else []
-    )
+    if unknown:
+        sentences.append(
+            f"The forge was asked to run these checks again {where}, but its answer was lost:"
+            f" {named(unknown)}."
+        )
+    if refused:
+        sentences.append(refusal(change, named(refused), where))
     return Asked(tuple(entries), " ".join(sentences))

@@ -22,6 +22,8 @@ FACTS = PlatformFacts(
     change_path="pull",
     change_mark="#",
     change_word="pr",
+    # See *Re-run a job from a workflow run*, and *Re-running workflows and jobs*.
+    rerun_right="the bot's token has the permission `Actions: write` and the run is at most 30 days old",
     by_project_id=False,
     keys={
         ItemKind.ISSUE: KeyForm("github_issue", "number", "TaskGitHubIssue"),

@@ -16,6 +16,7 @@ FACTS = PlatformFacts(
     change_path="-/merge_requests",
     change_mark="!",
     change_word="mr",
+    rerun_right="the bot has at least the role Developer in the project",  # see *Roles and permissions*
     by_project_id=True,
     keys={
         ItemKind.ISSUE: KeyForm("gitlab_issue", "issue_iid", "TaskGitLabIssue"),

@@ -46,6 +46,19 @@ class SetAside:
     until: float
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """An open change that looks leave out.
+
+    Attributes:
+        head_branch: empty if it is not known.
+    """
+
+    item: Item
+    why: str
+    head_branch: str = ""
+
+
 @dataclass
 class ChangeLooks:
     """Looks at the open changes of one forge.
@@ -57,6 +70,7 @@ class ChangeLooks:
 
     Attributes:
         open: the hashes of the items that were open in the last look.
+        left_out: what the last look left out, by the hash of the item.
     """
 
     forge: Forge
@@ -64,6 +78,7 @@ class ChangeLooks:
     delay: Callable[[int, BaseException], float]
     monotonic: Callable[[], float]
     open: frozenset[str] = frozenset()
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
     _states: dict[str, tuple[str, State | None]] = field(default_factory=dict)
     """The states of long comments, whose end snapshots do not show, with `OurComment.key`."""
     _permissions: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
@@ -92,6 +107,7 @@ class ChangeLooks:
                 failures = aside.failures + 1 if aside is not None else 1
                 delay = self.delay(failures, error)
                 self._aside[key] = SetAside(failures, self.monotonic() + delay)
+                self.left_out[key] = LeftOut(snapshot.item, str(error), snapshot.head_branch)
                 log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
                 log("%s is set aside for %.0f s: %s", snapshot.item.display, delay, error)
                 in_a_row += 1
@@ -100,6 +116,7 @@ class ChangeLooks:
                 wait = min(wait, delay)
             else:
                 self._aside.pop(key, None)
+                self.left_out.pop(key, None)
                 in_a_row = 0
                 wait = wait if soonest is None else min(wait, soonest)
         return wait
@@ -161,3 +178,7 @@ class ChangeLooks:
         self.open = frozenset(identity_hash(item.identity) for item in items)
         self._states = {key: state for key, state in self._states.items() if key in self.open}
         self._aside = {key: aside for key, aside in self._aside.items() if key in self.open}
+        self.left_out = {key: one for key, one in self.left_out.items() if key in self._aside}
+        self.left_out |= {
+            identity_hash(item.identity): LeftOut(item, why) for item, why in changes.unreadable
+        }

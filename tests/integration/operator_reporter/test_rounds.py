@@ -390,6 +390,7 @@ def test_an_event_causes_a_look_and_twice_the_event_makes_no_second_round(
 def test_a_broken_change_holds_back_no_other(
     world: World, start: Start, open_change: Callable[..., Change]
 ) -> None:
+    task = world.task(world.issue(BOT))
     broken, whole = open_change("coding-agent/issue-1"), open_change("coding-agent/issue-2")
     broken.fail()
     whole.fail()
@@ -400,6 +401,12 @@ def test_a_broken_change_holds_back_no_other(
     process = start()
     whole.a_round()
     until("it is set aside", lambda: "is set aside" in process.log())
+
+    def said() -> list[str]:
+        return [message for reason, message in world.events(task) if reason == "ChangeSetAside"]
+
+    until("its issue's task says so", said)
     assert broken.rounds() == []
     fault.end()
     broken.a_round()
+    assert len(said()) == 1

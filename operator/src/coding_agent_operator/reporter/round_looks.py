@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from coding_agent_core.admission import cancellation, runs_of, works
-from coding_agent_core.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK, AgentTask
+from coding_agent_core.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK, AgentTask, Event
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.pacing import NotYetError
@@ -26,7 +26,7 @@ from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.rounds.values import RoundCause, StopReason, Work
 from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.tasks import Origin, TaskRequest, Trigger, WithdrawalCause, answered_issue
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, WithdrawalCause, answered_issue
 from prometheus_client import Counter
 
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
@@ -77,6 +77,8 @@ class RoundLooks:
     changed: Callable[[str], None]
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _reruns: dict[str, OurReruns] = field(default_factory=dict)
+    _shown_aside: set[str] = field(default_factory=set)
+    """The hashes of the changes whose tasks show that looks leave them out."""
     _asked: dict[str, AgentTask] = field(default_factory=dict)
     """The tasks with an annotation that asks for a look."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -134,7 +136,12 @@ class RoundLooks:
         Raises:
             CodingAgentError: the changes could not be listed, or several in a row could not be handled.
         """
-        wait = await self._changes.look(self.settings.interval, self._look_at)
+        try:
+            wait = await self._changes.look(self.settings.interval, self._look_at)
+        except CodingAgentError:
+            await self._show_left_out()
+            raise
+        await self._show_left_out()
         for kept in (self.notes, self._reruns):
             for key in kept.keys() - self._changes.open:
                 kept.pop(key, None)
@@ -154,7 +161,7 @@ class RoundLooks:
         active = any(not run.over for run in runs)
         work = await self._changes.decide(snapshot, record, active=active)
         if work.due:
-            await self._create(snapshot, work.due[0], runs)
+            await self._create(snapshot, work.due[0])
         elif work.reruns:
             record = await self._run_again(key, snapshot, work, record)
             work = await self._changes.decide(snapshot, record, active=active)
@@ -182,6 +189,36 @@ class RoundLooks:
             self.changed(key)
         return with_reruns(record, asked.entries)
 
+    async def _show_left_out(self) -> None:
+        """Say once on the newest task of each change that looks leave out why they do."""
+        self._shown_aside &= self._changes.left_out.keys()
+        for key, one in self._changes.left_out.items():
+            if key in self._shown_aside:
+                continue
+            display = one.item.display
+            message = f"{display} cannot be examined, so it has no rounds until a later try: {one.why}"
+            try:
+                task = await self._newest_task(one.item, one.head_branch)
+                if task is not None:
+                    event = Event("Warning", "ChangeSetAside", message)
+                    await self.context.tasks.emit(event, task, self.context.clock())
+            except CodingAgentError as error:
+                _logger.warning("No event says that %s is set aside: %s", display, error)
+            else:
+                self._shown_aside.add(key)
+
+    async def _newest_task(self, change: Item, head_branch: str) -> AgentTask | None:
+        """Return the newest task of a change; if there is none, of the issue that its branch answers."""
+        issue = self._issue_of(change, head_branch)
+        for item in (change, issue) if issue is not None else (change,):
+            if runs := runs_of(item, await self.context.tasks.runs(item)):
+                return runs[-1]
+        return None
+
+    def _issue_of(self, change: Item, head_branch: str) -> Item | None:
+        number = answered_issue(head_branch, self.branch_prefix)
+        return change.model_copy(update={"kind": ItemKind.ISSUE, "number": number}) if number else None
+
     async def _leave_to_people(self, work: Work, runs: Sequence[AgentTask]) -> None:
         """Cancel the round of a change with the hands-off label. A run that a label asked for goes on."""
         for stop in work.stops:
@@ -193,21 +230,19 @@ class RoundLooks:
                     # If the task has changed, the next look decides again.
                     await self.context.tasks.patch(run, cancellation(why, WithdrawalCause.HANDS_OFF))
 
-    async def _create(self, snapshot: ChangeSnapshot, cause: RoundCause, runs: Sequence[AgentTask]) -> None:
+    async def _create(self, snapshot: ChangeSnapshot, cause: RoundCause) -> None:
         item = snapshot.item
-        number = answered_issue(snapshot.head_branch, self.branch_prefix)
-        issue = item.model_copy(update={"kind": ItemKind.ISSUE, "number": number}) if number else None
-        before = runs[-1:] or (runs_of(issue, await self.context.tasks.runs(issue))[-1:] if issue else [])
+        before = await self._newest_task(item, snapshot.head_branch)
         word, trigger = trigger_of(cause, snapshot.read_at)
         request = TaskRequest(
             item=item,
             # The person who asked for the work that led to the change; their settings apply to rounds too.
-            user=before[0].spec.user if before else "",
+            user=before.spec.user if before is not None else "",
             title=snapshot.title[:1024],
             url=snapshot.url[:2048],
             trigger=Trigger(origin=Origin.POLL, cause=word, received_at=self.context.clock(), round=trigger),
-            answers=issue,
-            runner=before[0].spec.runner if before else None,
+            answers=self._issue_of(item, snapshot.head_branch),
+            runner=before.spec.runner if before is not None else None,
         )
         submission = await self.context.sink.submit(request)
         if submission.duplicate is not None:

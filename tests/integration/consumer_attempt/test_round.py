@@ -97,11 +97,14 @@ class Ours:
             timeout_seconds=150,
         )
 
-    async def round(self, cause: RoundCause | None = None, **options: Any) -> Outcome:
+    async def round(
+        self, cause: RoundCause | None = None, *, resolve_threads: bool = False, **options: Any
+    ) -> Outcome:
         """Run the round that is due, and record how it ended, as the reporter does."""
         cause = cause or await self.look()
         given = self.given(cause)
-        outcome = await self.place.run(given, rounds=ROUNDS, **options)
+        rounds = ROUNDS | {"resolve_threads": resolve_threads}
+        outcome = await self.place.run(given, rounds=rounds, **options)
         trigger = given.task.request.trigger.round
         assert isinstance(trigger, RoundTrigger)
         self.record = recorded(self.record, trigger, outcome.round, RoundEnd.FAILED)
@@ -199,6 +202,20 @@ async def test_a_thread_on_a_line_is_answered_with_the_commit(open_ours: OpenOur
     if flavour == "github":  # GitLab has no review without a verdict
         assert [one.login for one in snapshot.requested_reviewers] == ["alice"]
     assert (await ours.work()).due == (), "what was answered is no work"
+
+
+@both
+async def test_a_thread_is_resolved_by_a_setting_if_something_was_changed(
+    open_ours: OpenOurs, flavour: str
+) -> None:
+    ours = open_ours(flavour)
+    done, not_done = ours.thread("Say it in German."), ours.thread("Say it in French.", line=1)
+    ids = [one.comments[0].id for one in (done, not_done)]
+    summary = f"[t{ids[0]}] done: It is.\n[t{ids[1]}] not done: There is no French here."
+    ours.plays(write(FILE, "one\nzwei\nthree\n"), finish(summary))
+    await ours.round(resolve_threads=True)
+    assert [one.resolved_by.login if one.resolved_by else "" for one in (done, not_done)] == [US, ""]
+    assert (await ours.work()).due == ()
 
 
 async def test_a_review_and_a_comment_outside_of_threads_get_one_answer(open_ours: OpenOurs) -> None:

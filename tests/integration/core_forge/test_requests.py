@@ -86,7 +86,9 @@ async def everything(world: World) -> set[str]:
     await call("rerun_check")(item, check.id)
     await call("reply")(item, thread, "Because.")
     await call("request_review")(item, ["alice"])
+    await call("resolve")(item, thread)
     again = await call("snapshot")(item)
+    assert again.threads[0].resolved
     assert [remark.body for remark in again.threads[0].remarks] == ["Why?", "Because."]
     assert [reviewer.login for reviewer in again.requested_reviewers] == ["alice"]
     assert [one.conclusion for one in again.checks] == [None]

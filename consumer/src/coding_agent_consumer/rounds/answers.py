@@ -92,6 +92,17 @@ def without_ids(summary: str) -> str:
     )
 
 
+def did(answer: Answer, summary: str) -> bool:
+    """Whether a round that has pushed changed something for one of the remarks, as far as its agent says."""
+    texts = _texts(answer, summary)
+    return not texts or not all(_NOT_DONE.match(one) for one in texts)
+
+
+def _texts(answer: Answer, summary: str) -> list[str]:
+    said = said_of(summary, answer.ids)
+    return [said[key] for key in answer.ids if key in said]
+
+
 def reply_to(answer: Answer, summary: str, commit: str) -> str:
     """Return the text of a reply.
 
@@ -99,13 +110,12 @@ def reply_to(answer: Answer, summary: str, commit: str) -> str:
         summary: the agent's summary.
         commit: the commit that was pushed; empty if nothing was.
     """
-    said = said_of(summary, answer.ids)
-    texts = [said[key] for key in answer.ids if key in said]
+    texts = _texts(answer, summary)
     # Each thread would show the same summary, so it is short.
     text = "\n\n".join(texts) or beginning(summary, _SUMMARY_LIMIT)
     if not commit:
         head = "Nothing was changed."
-    elif texts and all(_NOT_DONE.match(one) for one in texts):
+    elif not did(answer, summary):
         head = f"Nothing was changed for this. The round's other work is in {commit[:_SHOWN_COMMIT]}."
     else:
         head = f"The changes are in {commit[:_SHOWN_COMMIT]}."

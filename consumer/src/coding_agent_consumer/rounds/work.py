@@ -28,7 +28,7 @@ from coding_agent_consumer.background import InstructionFile
 from coding_agent_consumer.forge_tasks import remembered
 from coding_agent_consumer.git import GitFailedError
 from coding_agent_consumer.repository import BareClone, Permit
-from coding_agent_consumer.rounds.answers import Answer, answers_to, reply_to, reviewers_of, written
+from coding_agent_consumer.rounds.answers import Answer, answers_to, did, reply_to, reviewers_of, written
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.prompt import round_prompt
 
@@ -243,8 +243,12 @@ class RoundWork:
                 await deliver(lambda answer=answer: self._reply(answer, worked))  # type: ignore[misc]
             except ForgeError as error:
                 _logger.warning("A remark got no answer: %s", error)
-            else:
-                self.answered += answer.ids
+                continue
+            self.answered += answer.ids
+            try:
+                await deliver(lambda answer=answer: self._resolve(answer, worked))  # type: ignore[misc]
+            except ForgeError as error:
+                _logger.warning("A thread was not resolved: %s", error)
         try:
             await deliver(self._request_review)
         except ForgeError as error:
@@ -257,6 +261,11 @@ class RoundWork:
             await self.forge.upsert_comment(self.item, answer.mark, body)
         elif not set(answer.ids) <= written(await self.forge.snapshot(self.item)):
             await self.forge.reply(self.item, answer.thread, body)
+
+    async def _resolve(self, answer: Answer, worked: Outcome) -> None:
+        wanted = self.policy.resolve_threads and self.pushed and did(answer, worked.summary or worked.message)
+        if answer.thread is not None and wanted:
+            await self.forge.resolve(self.item, answer.thread)
 
     async def _request_review(self) -> None:
         now = await self.forge.snapshot(self.item)

@@ -294,6 +294,10 @@ class Forge(ABC):
         """
 
     @abstractmethod
+    async def resolve(self, change: Item, thread: ReviewThread) -> None:
+        """Mark a thread as resolved. This can be repeated."""
+
+    @abstractmethod
     async def request_review(self, change: Item, logins: Sequence[str]) -> None:
         """Ask people for a review, also those who have given one. This can be repeated."""
 

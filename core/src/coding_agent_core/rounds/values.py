@@ -192,6 +192,7 @@ class RoundPolicy:
         trigger_labels: the labels with which a person asks for work; applying one is a call.
         bots: the logins of bots whose reviews cause rounds. The list is their permission.
         approvals_count: whether the text of an approving review causes a round; its threads always do.
+        resolve_threads: whether a round resolves the threads for which it has changed something.
     """
 
     check_rounds: int = 3
@@ -205,6 +206,7 @@ class RoundPolicy:
     trigger_labels: frozenset[str] = frozenset()
     bots: frozenset[str] = frozenset()
     approvals_count: bool = False
+    resolve_threads: bool = False
 
     def limit(self, kind: RoundKind) -> int:
         match kind:

@@ -39,6 +39,8 @@ class Rounds(Section):
     """Logins of bots whose reviews cause rounds."""
     approvals_count: bool = False
     """Whether the text of an approving review causes a round; its threads always do."""
+    resolve_threads: bool = False
+    """Whether a round resolves the threads for which it has changed something. By default, people do."""
 
     def policy(self, labels: Labels) -> RoundPolicy:
         """Return the rules of rounds on a forge with these labels."""
@@ -54,4 +56,5 @@ class Rounds(Section):
             trigger_labels=frozenset(labels.triggers),
             bots=frozenset(self.bots),
             approvals_count=self.approvals_count,
+            resolve_threads=self.resolve_threads,
         )

@@ -109,6 +109,9 @@ ONE = (
     "query($owner: String!, $name: String!, $number: Int!) {"
     f" repository(owner: $owner, name: $name) {{ pullRequest(number: $number) {{ {_FIELDS} }} }} }}"
 )
+RESOLVE = (
+    "mutation($thread: ID!) { resolveReviewThread(input: {threadId: $thread}) { thread { isResolved } } }"
+)
 MERGEABILITIES = {"MERGEABLE": Mergeability.MERGES, "CONFLICTING": Mergeability.CONFLICT}
 STATES = {"OPEN": ChangeState.OPEN, "MERGED": ChangeState.MERGED, "CLOSED": ChangeState.CLOSED}
 VERDICTS = {

@@ -32,6 +32,7 @@ from coding_agent_core.forge.github.change_answers import (
     EVENTS,
     MERGEABILITIES,
     ONE,
+    RESOLVE,
     SEARCH,
     STATES,
     VERDICTS,
@@ -156,6 +157,17 @@ class GitHubChanges:
                 f"{self.client.host} gave an unexpected answer while {what}: {first_problem(error)}"
             ) from None  # the validation error quotes the answer
         return await replace(self, known={})._compared(self._snapshot(found, answer.errors, read_at))
+
+    async def resolve(self, item: Item, thread: str) -> None:
+        """See `Forge.resolve`.
+
+        Args:
+            thread: the GraphQL node id.
+        """
+        what = f"resolving a thread of {item.display}"
+        answer, _ = await self._ask(RESOLVE, {"thread": thread}, what)
+        if answer.errors:
+            raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
 
     async def _compared(self, snapshot: ChangeSnapshot) -> ChangeSnapshot:
         """Add to checks that failed how they ended before on the same commit, which the query cannot ask for.

@@ -257,6 +257,9 @@ class GitHubForge(Forge):
             )
         )
 
+    async def resolve(self, change: Item, thread: ReviewThread) -> None:
+        await (await self._changes()).resolve(change, thread.id)
+
     async def request_review(self, change: Item, logins: Sequence[str]) -> None:
         where = _repo_path(change, "pulls", change.number, "requested_reviewers")
         what = f"asking for a review of {change.display}"

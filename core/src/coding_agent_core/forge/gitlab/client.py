@@ -273,6 +273,11 @@ class GitLabForge(Forge):
             )
         )
 
+    async def resolve(self, change: Item, thread: ReviewThread) -> None:
+        where = self._item_path(change, "discussions", thread.id)
+        what = f"resolving a thread of {change.display}"
+        await self.client.send(Call("PUT", where, what, params={"resolved": "true"}))
+
     async def request_review(self, change: Item, logins: Sequence[str]) -> None:
         """See `Forge`. The REST API cannot ask somebody again, but a quick action can.
 

@@ -49,7 +49,7 @@ class ReviewStory:
 
     screen: Screen
     person: Person
-    step_seconds: float = 120.0
+    step_seconds: float = 180.0
     quiet_seconds: float = 4.0
     pause: float = 0.2
     _number: int = 0

@@ -322,7 +322,7 @@ def test_a_rerun_whose_answer_is_lost_was_asked(
         world.forge.add_check(REPOSITORY, change.head, "test", result, log=b"1 failed\n")
     process = start()
     for count in (1, 2):  # the forge runs it again each time
-        until("it is recorded", lambda count=count: len(change.record().reruns) == count)
+        until("it is recorded", lambda: len(change.record().reruns) >= count)  # noqa: B023 - called at once
         assert "but its answer was lost" in change.comment()
         assert len(runs()) == 2 + count
         world.forge.add_check(REPOSITORY, change.head, "test", "failure", log=b"1 failed\n")

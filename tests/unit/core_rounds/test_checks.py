@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -199,6 +200,17 @@ def test_a_rerun_that_never_appears_is_not_waited_for_forever() -> None:
     record = RoundRecord().with_rerun(decide(snapshot).reruns[0], LATER)
     work = decide(snapshot, record, now=LATER + POLICY.check_hangs_after)
     assert (work.waiting, reasons(work)) == ((), [StopReason.INFRASTRUCTURE])
+
+
+def test_a_rerun_whose_answer_was_lost_is_not_waited_for_long() -> None:
+    snapshot = change(checks=(check("a"), check("b", BROKEN)))
+    record = RoundRecord().with_rerun(decide(snapshot).reruns[0], LATER)
+    [entry] = record.reruns
+    lost = record.model_copy(update={"reruns": (entry.model_copy(update={"unanswered": True}),)})
+    assert not decide(snapshot, lost, now=LATER + timedelta(minutes=4)).due
+    work = decide(snapshot, lost, now=LATER + timedelta(minutes=5))
+    assert (work.due[0].ids, work.reruns, reasons(work)) == (("a",), (), [StopReason.INFRASTRUCTURE])
+    assert not decide(snapshot, record, now=LATER + timedelta(minutes=5)).due
 
 
 def test_what_the_forge_cannot_run_again_is_said() -> None:

@@ -51,5 +51,6 @@ def test_what_may_have_happened_is_recorded(
     rerun = Rerun("900", "0" * 12, "CI / test", HEAD, "it is flaky")
     asked = asyncio.run(run_again(forge, change().item, [rerun], LATER))
     assert [(one.run, one.refused) for one in asked.entries] == ([("900", refused)] if recorded else [])
+    assert all(one.unanswered is ("lost" in said) for one in asked.entries)
     assert said in asked.sentence
     assert bool(asked.sentence) is recorded

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from coding_agent_core.forge.changes import (
     ChangeSnapshot,
@@ -19,7 +19,7 @@ from coding_agent_core.forge.changes import (
     CheckState,
 )
 from coding_agent_core.registry import FACTS
-from coding_agent_core.rounds.record import RERUNS_LIMIT, RoundRecord
+from coding_agent_core.rounds.record import RERUNS_LIMIT, RerunEntry, RoundRecord
 from coding_agent_core.rounds.values import (
     OWN_STATUS,
     Rerun,
@@ -39,6 +39,8 @@ _RED = _FIXABLE | {CheckConclusion.INFRASTRUCTURE}
 _FOR_PEOPLE = frozenset({CheckConclusion.CANCELLED, CheckConclusion.ACTION_REQUIRED, CheckConclusion.STALE})
 _INFRASTRUCTURE_RERUNS = 1
 _FLAKY_RERUNS = 2
+_UNANSWERED_WAIT = timedelta(minutes=5)
+"""How long to wait for a new run if the forge's answer was lost. It appears soon, or never."""
 
 _CHANGING = re.compile(
     "|".join(
@@ -164,6 +166,7 @@ def _failures(
     fixable, on_base, asked_again, planned, flaky, infrastructure = (list[CheckResult]() for _ in range(6))
     refused = list[CheckResult]()
     reruns: list[Rerun] = []
+    untils: list[datetime] = []
     made = sum(entry.head == snapshot.head_commit for entry in record.reruns)
     for check in checks:
         if check.conclusion not in _RED:
@@ -178,8 +181,10 @@ def _failures(
         limit = _FLAKY_RERUNS if is_flaky else _INFRASTRUCTURE_RERUNS
         asked = record.reruns_of(snapshot.head_commit, check_key(check))
         asked_for_this_run = [one for one in asked if one.run == check.id and not one.refused]
-        if any(one.at + policy.check_hangs_after > now for one in asked_for_this_run):
+        appears_by = max((_appears_by(one, policy) for one in asked_for_this_run), default=now)
+        if appears_by > now:
             asked_again.append(check)  # the snapshot does not show the new run yet
+            untils.append(appears_by)
         elif (
             check.kind is CheckKind.JOB
             and check.id
@@ -190,14 +195,14 @@ def _failures(
             why = "it passed and failed on the same commit" if is_flaky else "the failure is not the change's"
             reruns.append(Rerun(check.id, check_key(check), check.name, snapshot.head_commit, why))
             planned.append(check)
+            untils.append(now + policy.check_hangs_after)
         else:
             (flaky if is_flaky else infrastructure).append(check)
             if any(one.refused for one in asked):
                 refused.append(check)
     waiting = None
-    if asked_again or planned:
-        until = now + policy.check_hangs_after
-        waiting = Waiting(RoundKind.CHECKS, until, _again(asked_again, planned))
+    if untils:
+        waiting = Waiting(RoundKind.CHECKS, min(untils), _again(asked_again, planned))
     return Diagnosis(
         fixable=tuple(sorted(fixable, key=lambda one: (one.name, one.event))),
         waiting=waiting,
@@ -210,6 +215,10 @@ def _failures(
 def _says(check: CheckResult, beginning: str) -> bool:
     """Whether a check is our evidence, and its description says this."""
     return check.name == VERIFY_STATUS and check.errors.startswith(beginning)
+
+
+def _appears_by(entry: RerunEntry, policy: RoundPolicy) -> datetime:
+    return entry.at + (_UNANSWERED_WAIT if entry.unanswered else policy.check_hangs_after)
 
 
 def _again(asked: list[CheckResult], planned: list[CheckResult]) -> str:

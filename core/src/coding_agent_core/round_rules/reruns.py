@@ -49,6 +49,7 @@ async def run_again(forge: Forge, change: Item, reruns: Iterable[Rerun], at: dat
             # The check may run again. This counts as asked, or a forge whose answers are lost would be asked
             # without a limit.
             unknown.append(rerun.name)
+            entry = entry.model_copy(update={"unanswered": True})
         except ForgeError as error:
             _logger.warning("A check of %s is not run again: %s", change.display, error)
             refused.append(rerun.name)

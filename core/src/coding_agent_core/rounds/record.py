@@ -113,6 +113,7 @@ class RerunEntry(_Stored):
     Attributes:
         at: when we asked, by the forge's clock.
         refused: whether the forge refused, so that nobody waits for the new run.
+        unanswered: whether the forge's answer was lost, so that nobody waits long for the new run.
     """
 
     head: _Commit
@@ -120,6 +121,7 @@ class RerunEntry(_Stored):
     run: _Key
     at: AwareDatetime
     refused: bool = False
+    unanswered: bool = False
 
 
 class RoundRecord(_Stored):

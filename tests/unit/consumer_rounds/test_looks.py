@@ -140,7 +140,7 @@ async def test_a_check_that_could_not_run_is_run_again_once(is_shown: bool) -> N
     assert state is not None
     assert (state.uuid, state.phase) == ("u" if is_shown else "", Phase.SUCCEEDED)
     assert [entry.head for entry in (state.rounds or RoundRecord()).reruns] == [HEAD]
-    assert "Checks run again: CI / test." in place.shown
+    assert "The forge was asked to run these checks again: CI / test." in place.shown
     assert place.forge.edits == 1
     assert place.queued() is None
 

@@ -1,0 +1,147 @@
+"""What happens on a forge from a label to a merge: a check fails, a person reviews, the agent does both."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from coding_agent_cluster.commands import run
+from coding_agent_cluster.errors import ClusterError
+from coding_agent_cluster.wait import until
+from coding_agent_core.forge.values import MARKER
+from coding_agent_core.reporting import read_state
+from coding_agent_core.rounds.record import RoundEnd
+from coding_agent_forge.model import Item, Kind
+from coding_agent_forge.server import ForgeServer
+from coding_agent_model.script import Script, Turn
+
+from tests.fixtures.system import BOT, DONE
+
+FILE = "answer.txt"
+QUESTION = "Please say it louder."
+ROUNDS = {"enabled": True, "checks_quiet": 0, "review_quiet": 0}
+_LOG = b"FAILED test_answer - AssertionError: expected 'two'\n"
+_BRANCH, _US = "coding-agent/issue-1", "coding-agent-bot"
+_CAUSES = ("label", "checks", "review")
+
+
+def scripts(repository: str, writes: Callable[[str, str], tuple[Turn, ...]]) -> list[Script]:
+    """What the model does in the story of a repository.
+
+    Args:
+        writes: the turns that write a text into `FILE` and end the work with a summary.
+    """
+    return [
+        Script(match=rf"{repository}\W\d+, review: round 1 of 5", turns=writes("TWO", "It is louder now.")),
+        Script(
+            # The round has read the log of the check.
+            match=rf"(?s){repository}\W\d+, checks: round 1 of 3.*AssertionError: expected",
+            turns=writes("two", "The answer is two."),
+        ),
+        Script(match=rf"{repository}#1\b", turns=writes("one", "The answer is one.")),
+    ]
+
+
+@dataclass
+class RoundStory:
+    """The story of one repository.
+
+    Attributes:
+        tasks: returns all AgentTasks.
+        wait: the most seconds of one step.
+    """
+
+    forge: ForgeServer
+    repository: str
+    tasks: Callable[[], list[dict[str, Any]]]
+    wait: float = 240.0
+
+    def play(self) -> None:
+        """Tell the whole story; fails at the first step that does not happen."""
+        self.forge.add_label(self.repository, 1, BOT)
+        first = self._head_after("", "the change")
+        self._until("the issue's label", lambda: DONE in self.forge.labels(self.repository, 1))
+        [change] = self._changes()
+        self._check(first, passes=False)
+        second = self._head_after(first, "the round for the check")
+        assert self._text(second) == "two\n"
+        self._check(second, passes=True)
+
+        thread = self.forge.start_thread(
+            self.repository, change.number, QUESTION, path=FILE, line=1, by="alice"
+        )
+        third = self._head_after(second, "the round for the review")
+        assert self._text(third) == "TWO\n"
+        self._check(third, passes=True)
+
+        def answered() -> list[str]:
+            return self.forge.run(lambda: [one.body for one in thread.comments])
+
+        self._until("the answer in the thread", lambda: len(answered()) == 2)
+        assert third[:12] in answered()[1]
+        self._until("the end of the last round", lambda: self._ends() == [RoundEnd.PUSHED] * 2)
+        self._until("the runs", lambda: self._runs() == [(cause, "Succeeded") for cause in _CAUSES])
+
+        self.forge.resolve(thread, by="alice")
+        self.forge.merge(self.repository, change.number, by="alice")
+        log = self._git("log", "--format=%an", f"{first}~..{third}").split("\n")
+        assert len(log) == 3, "one commit each"
+
+    def see_that_it_ended(self) -> None:
+        """See that nothing has happened after the merge."""
+        assert self._runs() == [(cause, "Succeeded") for cause in _CAUSES]
+        [change] = self._changes()
+        bodies = self.forge.run(lambda: [one.body for one in change.comments if one.author.login == _US])
+        [comment] = [body for body in bodies if MARKER in body]
+        assert "review round 1 of 5" in comment
+        assert self._ends() == [RoundEnd.PUSHED] * 2
+
+    def _until(self, what: str, happened: Callable[[], Any]) -> Any:
+        return until(f"{self.repository} on {self.forge.flavour.value}: {what}", happened, timeout=self.wait)
+
+    def _changes(self) -> list[Item]:
+        items = self.forge.repository(self.repository).items
+        return self.forge.run(lambda: [item for item in items if item.kind is Kind.CHANGE])
+
+    def _head_after(self, before: str, what: str) -> str:
+        def head() -> str:
+            found = self._changes() and self._git("rev-parse", _BRANCH)
+            return found if found and found != before else ""
+
+        return str(self._until(what, head))
+
+    def _check(self, head: str, *, passes: bool) -> None:
+        """What a repository's CI does after a push."""
+        result, log = ("success", b"") if passes else ("failure", _LOG)
+        self.forge.add_check(self.repository, head, "test", result, log=log)
+
+    def _ends(self) -> list[RoundEnd]:
+        [change] = self._changes()
+        bodies = self.forge.run(lambda: [one.body for one in change.comments if MARKER in one.body])
+        state = read_state(bodies[0]) if bodies else None
+        return [one.end for one in state.rounds.rounds] if state is not None and state.rounds else []
+
+    def _runs(self) -> list[tuple[str, str]]:
+        """Cause and phase of each task of the repository, the oldest first."""
+        platform = self.forge.flavour.value
+        mine = [
+            task
+            for task in self.tasks()
+            if task["spec"]["source"]["repository"] == self.repository
+            and task["spec"]["source"]["platform"] == platform
+        ]
+        mine.sort(key=lambda task: str(task["metadata"]["creationTimestamp"]))
+        return [
+            (task["spec"]["trigger"].get("cause", ""), task.get("status", {}).get("phase", ""))
+            for task in mine
+        ]
+
+    def _text(self, commit: str) -> str:
+        return self._git("show", f"{commit}:{FILE}", strip=False)
+
+    def _git(self, *arguments: str, strip: bool = True) -> str:
+        folder = self.forge.repository(self.repository).path
+        try:
+            text = run(["git", "--git-dir", str(folder), *arguments])
+        except ClusterError:  # the branch is not there yet
+            return ""
+        return text.strip() if strip else text

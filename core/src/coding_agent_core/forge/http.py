@@ -6,12 +6,15 @@ import asyncio
 import hashlib
 import logging
 import re
+import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
+from urllib.request import getproxies
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -29,6 +32,8 @@ _T = TypeVar("_T")
 
 TIMEOUT = 10.0
 """Maximum number of seconds for connecting, and between two parts of an answer."""
+_SENDING = 0.8
+"""The part of `TIMEOUT` for which Linux sends data again that the other end does not acknowledge."""
 TOTAL_TIMEOUT = 30.0
 """Maximum number of seconds for one request from first to last byte, however slowly the answer arrives."""
 _REDIRECTS = 3
@@ -285,16 +290,29 @@ class ForgeClient:
     def _client(self) -> httpx.AsyncClient:
         """Return the pool of connections, made at first use. `SSL_CERT_FILE` can name other authorities."""
         if self._pool is None:
+            # With `True`, httpx reads the certificates again for each proxy, which takes 25 ms.
+            verify = httpx.create_ssl_context() if self.transport is None else True
             self._pool = httpx.AsyncClient(
                 base_url=self.api_url.rstrip("/"),
                 headers={"User-Agent": "coding-agent"},
                 timeout=TIMEOUT,
                 follow_redirects=False,
-                # With `True`, httpx reads the certificates again for each proxy, which takes 25 ms.
-                verify=httpx.create_ssl_context() if self.transport is None else True,
-                transport=self.transport,
+                verify=verify,
+                transport=self.transport or _transport(verify),
             )
         return self._pool
+
+
+def _transport(verify: ssl.SSLContext | bool) -> httpx.AsyncBaseTransport | None:
+    """Return a transport that never delivers a request after the client gave it up; `None` behind a proxy.
+
+    Linux goes on sending what a closed connection has left. So after a cut of the network, the forge would
+    receive an old comment later than the newer one that we wrote meanwhile. A proxy may do so on its own.
+    """
+    if getproxies() or not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return None  # httpx then makes a transport for each proxy of the environment
+    unacknowledged = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TIMEOUT * 1000 * _SENDING))
+    return httpx.AsyncHTTPTransport(verify=verify, socket_options=[unacknowledged])
 
 
 def answered_at(response: httpx.Response, clock: Clock) -> datetime:

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 
-from tests.chaos.history import Act, History, ItemKey, Run
+from tests.chaos.history import ENDED, Act, History, ItemKey, Run
 from tests.chaos.promises import Promises, Violation, command_of, delayed, is_old
 from tests.chaos.readers import shown_state
 from tests.chaos.round_claims import rounds_violations
@@ -184,6 +184,7 @@ def _withdrawals(acts: Iterable[Act], promises: Promises) -> Iterator[Act]:
 
 def _of_item(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
     yield from _lost_or_stuck(item, history, promises)
+    yield from _resumed(item)
     yield from _doubled(item)
     yield from _late(item, history, promises)
     yield from _overlaps(item)
@@ -208,6 +209,15 @@ def _lost_or_stuck(item: _Item, history: History, promises: Promises) -> Iterato
     second = last.at.replace(microsecond=0)
     if not any(run.ended is None or run.ended >= second for run in item.asked_runs):
         yield Violation("lost", item.key, last.at, "the label stays, and no run ended after it")
+
+
+def _resumed(item: _Item) -> Iterator[Violation]:
+    """No phase of a run follows its end: otherwise somebody worked on it who had lost it to another."""
+    for run in item.runs:
+        for (_, before), (at, after) in pairwise(run.phases):
+            if before in ENDED:
+                text = f"run {run.number} had ended ({before}), and then it was {after}"
+                yield Violation("resumed", item.key, at, text)
 
 
 def _doubled(item: _Item) -> Iterator[Violation]:

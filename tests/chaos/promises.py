@@ -77,6 +77,7 @@ KINDS = (
     "lost",
     "doubled",
     "stuck",
+    "resumed",
     "late",
     "unstored",
     "overlap",

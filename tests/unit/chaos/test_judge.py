@@ -56,6 +56,15 @@ def _stuck_running(tape: Tape) -> None:
     tape.begins(101, number=9)
 
 
+def _resumed_after_its_end(tape: Tape) -> None:
+    """A consumer that had lost the task reported its end, and the one that has it works on."""
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.ends(110, name, number=9)
+    tape.phase(115, name, "Running")
+    tape.ends(120, name, number=9)
+
+
 def _doubled(tape: Tape) -> None:
     name = tape.task(200, run=3)
     tape.phase(201, name, "Running")
@@ -273,6 +282,7 @@ PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_lost_relabel_within_seconds, "lost"),
     (_stuck_queued, "stuck"),
     (_stuck_running, "stuck"),
+    (_resumed_after_its_end, "resumed"),
     (_doubled, "doubled"),
     (_doubled_by_a_redelivery, "doubled"),
     (_same_number_twice, "doubled"),

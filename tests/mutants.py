@@ -16,16 +16,31 @@ _SECONDS = 900
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """A defect: code that is there exactly once, and what replaces it.
+class Defect:
+    """Code of a file that is there exactly once, and what replaces it."""
+
+    file: str
+    code: str
+    defect: str
+
+    def fits(self, root: Path = ROOT) -> bool:
+        """Whether the code is there exactly once in the tree below `root`."""
+        return (root / self.file).read_text().count(self.code) == 1
+
+    def plant(self, root: Path = ROOT) -> None:
+        """Replace the code in the tree below `root`."""
+        file = root / self.file
+        file.write_text(file.read_text().replace(self.code, self.defect))
+
+
+@dataclass(frozen=True)
+class Mutant(Defect):
+    """A defect that the tests should see.
 
     Attributes:
         tests: folders below `tests`, in the order in which they run.
     """
 
-    file: str
-    code: str
-    defect: str
     tests: list[str]
 
 
@@ -62,7 +77,7 @@ def main() -> int:
     if _git("status", "--porcelain"):
         sys.exit("This changes files: run it in a checkout without changes of your own.")
     chosen = [mutant for mutant in mutants() if any(text in mutant.file for text in sys.argv[1:] or [""])]
-    stale = [mutant for mutant in chosen if (ROOT / mutant.file).read_text().count(mutant.code) != 1]
+    stale = [mutant for mutant in chosen if not mutant.fits()]
     for mutant in stale:
         print(f"not there exactly once: {mutant.file}: {mutant.code}")
     unseen = 0
@@ -84,7 +99,7 @@ def _seen_by(mutant: Mutant) -> str | None:
     """The test that is red; `None` if none is."""
     file = ROOT / mutant.file
     original = file.read_text()
-    file.write_text(original.replace(mutant.code, mutant.defect))
+    mutant.plant()
     try:
         for folder in mutant.tests:
             red = _red(folder)

@@ -1,4 +1,4 @@
-"""The command line of `make chaos`: `run`, `faults`, `judge` and `publish`."""
+"""The command line of `make chaos`: `run`, `faults`, `judge`, `plant` and `publish`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from coding_agent_cluster.errors import ClusterError
 from tests.chaos import audit
 from tests.chaos.judging import BROKEN, CLEAN, RUN, VIOLATED, judge_folder
 from tests.chaos.kubernetes_world import provide, start_kubernetes
+from tests.chaos.planted import PLANTED, chosen
+from tests.chaos.planting import try_all
 from tests.chaos.proving import prove
 from tests.chaos.publishing import publish
 from tests.chaos.rabbitmq_world import start_rabbitmq
@@ -26,8 +28,11 @@ from tests.chaos.world import World, WorldError
 from tests.chart.helm import HelmError
 from tests.fixtures.system import ROOT
 
+MODES = ("kubernetes", "rabbitmq")
 CLUSTER = "chaos"
 """Name of the cluster, unless `--cluster` gives another."""
+PLANTS_CLUSTER = "chaos-planted"
+"""The same, for planted defects."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             missed = prove(world, kinds, _say)
         print(f"{len(kinds) - len(missed)} of {len(kinds)} kinds of faults hit their part")
         return VIOLATED if missed else CLEAN
+    if options.command == "plant":
+        out: Path = options.out or ROOT / ".cache" / "chaos" / "planted"
+        return try_all(chosen(options.name), out, options.cluster, _say, control=options.control)
     folder: Path = options.out or _folder(options.mode, options.seed)
     plan = plan_for(
         options.seed, options.minutes, options.mode, options.forge, faults=options.faults != "none"
@@ -66,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     runs = commands.add_parser("run", help="people use the system while its parts break; then judge")
     runs.add_argument("--seed", type=int, default=1, help="all is drawn from it (default: %(default)s)")
     runs.add_argument("--minutes", type=float, default=3.0, help="how long people act (default: %(default)s)")
-    runs.add_argument("--mode", choices=("kubernetes", "rabbitmq"), default="kubernetes")
+    runs.add_argument("--mode", choices=MODES, default="kubernetes")
     runs.add_argument("--forge", choices=("github", "gitlab"), default="github")
     runs.add_argument("--faults", choices=("all", "none"), default="all", help="none: races only")
     runs.add_argument("--cluster", default=CLUSTER, help="name of the cluster (default: %(default)s)")
@@ -78,6 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     tries.add_argument("--kinds", default="", help="regular expression of the kinds (default: all)")
     judges = commands.add_parser("judge", help="judge a run's folder again, and write its report again")
     judges.add_argument("folder", type=Path)
+    plants = commands.add_parser(
+        "plant", help="plant a defect in a copy of the product; the judge must find it"
+    )
+    plants.add_argument("name", choices=("all", *MODES, *PLANTED), help="of the defects")
+    plants.add_argument("--control", action="store_true", help="leave it out: the judge must find nothing")
+    plants.add_argument(
+        "--cluster", default=PLANTS_CLUSTER, help="name of the cluster (default: %(default)s)"
+    )
+    plants.add_argument("--out", type=Path, help="folder for records, logs and reports")
     publishes = commands.add_parser("publish", help="keep a judged run, and list it on docs/reliability.md")
     publishes.add_argument("folder", type=Path)
     publishes.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the page")

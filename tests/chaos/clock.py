@@ -22,10 +22,13 @@ class Clock(Protocol):
 
 
 class RunClock:
-    """The clock of a real run; it starts when it is made."""
+    """The clock of a real run; it starts with the next whole second.
+
+    The forges' times are whole seconds. So acts of the same plan are always in the same second, or never.
+    """
 
     def __init__(self) -> None:
-        self._started = time.monotonic()
+        self._started = time.monotonic() + 1.0 - time.time() % 1.0
         self._stopped = threading.Event()
 
     def now(self) -> datetime:

@@ -320,8 +320,14 @@ class RabbitMQWorld:
         return end
 
 
-def start_rabbitmq(stack: ExitStack, folder: Path, flavour: str) -> RabbitMQWorld:
-    """Start broker and programs, and wait until they serve; they end with the stack."""
+def start_rabbitmq(
+    stack: ExitStack, folder: Path, flavour: str, product: Path | None = None
+) -> RabbitMQWorld:
+    """Start broker and programs, and wait until they serve; they end with the stack.
+
+    Args:
+        product: the tree whose programs run; `None`: this one.
+    """
     sandboxes = start_sandboxes(stack, flavour, folder, "127.0.0.1")
     broker = Broker(folder / "rabbitmq")
     stack.callback(broker.close)
@@ -335,8 +341,15 @@ def start_rabbitmq(stack: ExitStack, folder: Path, flavour: str) -> RabbitMQWorl
         ways[name] = TcpProxy((broker.host, broker.port))
         config = folder / f"{name}.yaml"
         config.write_text(yaml.safe_dump(_config(sandboxes, ways[name].port, port, http_port)))
-        command = [sys.executable, str(ROOT / "main.py"), "--config", str(config), "--mode", *modes[name]]
-        programs[name] = Program(name, command, folder, _environment(folder))
+        command = [
+            sys.executable,
+            str((product or ROOT) / "main.py"),
+            "--config",
+            str(config),
+            "--mode",
+            *modes[name],
+        ]
+        programs[name] = Program(name, command, folder, _environment(folder, product))
     world = RabbitMQWorld(sandboxes, broker, programs, ways, folder, port)
     stack.callback(world.close)
     for program in programs.values():
@@ -346,8 +359,11 @@ def start_rabbitmq(stack: ExitStack, folder: Path, flavour: str) -> RabbitMQWorl
     return world
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, product: Path | None) -> dict[str, str]:
+    # The packages of this tree are installed; those of another one come before them.
+    packages = [] if product is None else sorted(str(source) for source in product.glob("*/src"))
     return {
+        "PYTHONPATH": os.pathsep.join(packages),
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "LANG": "C.UTF-8",

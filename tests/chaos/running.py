@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,16 +14,28 @@ from tests.chaos import nemesis, people
 from tests.chaos.change_acts import CHANGE_KINDS
 from tests.chaos.clock import RunClock
 from tests.chaos.judging import write_run
-from tests.chaos.nemesis import Nemesis
-from tests.chaos.people import Cast, People
+from tests.chaos.nemesis import Nemesis, PlannedFault
+from tests.chaos.people import Act, Cast, People
 from tests.chaos.report import Setup
 from tests.chaos.world import World, WorldError
 
 _CHECK_SECONDS = 2.0
-_DRAIN_SECONDS = 420.0
-"""Within it all work ends after the last act and fault: what is left then is stuck."""
 _QUIET_SECONDS = 3.0
 """The forge's times are whole seconds."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What people do and what breaks, chosen for one purpose and not drawn from a seed."""
+
+    acts: Sequence[Act]
+    faults: Sequence[PlannedFault] = ()
+
+    @property
+    def seconds(self) -> float:
+        """From the start until the last act is due, and the end of the last fault."""
+        ends = [*(act.at for act in self.acts), *(fault.at + fault.seconds for fault in self.faults)]
+        return max(ends)
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,8 @@ class Plan:
         applications: how often a label is applied at least.
         faults: how many; 0: races only.
         settle: seconds of rest at the end; `None`: as the world promises.
+        drain: seconds after the last act and fault within which all work ends. What is left then is stuck.
+        schedule: what happens; `None`: it is drawn from the seed.
     """
 
     seed: int
@@ -44,6 +58,23 @@ class Plan:
     applications: int
     faults: int
     settle: float | None = None
+    drain: float = 420.0
+    schedule: Schedule | None = None
+
+    @staticmethod
+    def of(schedule: Schedule, seed: int, mode: str, forge: str, *, settle: float, drain: float) -> Plan:
+        """A run of a schedule; the seed decides what its faults draw."""
+        applications = sum(people.KINDS[act.kind].steps[act.step].applies for act in schedule.acts)
+        faults = len(schedule.faults)
+        return Plan(seed, mode, forge, schedule.seconds, applications, faults, settle, drain, schedule)
+
+    def chosen(self, cast: Cast, kinds: Sequence[str]) -> Schedule:
+        """What happens in a world with these people and these kinds of faults."""
+        if self.schedule is not None:
+            return self.schedule
+        acts = people.plan(self.seed, self.seconds, self.applications, cast)
+        faults = nemesis.plan(self.seed, self.seconds, kinds, self.faults) if self.faults else []
+        return Schedule(acts, faults)
 
 
 def plan_for(seed: int, minutes: float, mode: str, forge: str, *, faults: bool) -> Plan:
@@ -61,14 +92,13 @@ def run(world: World, plan: Plan, folder: Path, say: Callable[[str], None] = pri
     promises = world.promises()
     if plan.settle is not None:
         promises = replace(promises, settle=plan.settle)
-    clock, started = RunClock(), datetime.now(UTC)
     more = CHANGE_KINDS if promises.rounds is not None else {}
     cast = Cast(world.repositories, world.people, more_kinds=more)
     crowd = People(world.forge, cast)
-    acts = people.plan(plan.seed, plan.seconds, plan.applications, cast)
     breaker = Nemesis(world.faults, plan.seed)
-    kinds = sorted(world.faults)
-    faults = nemesis.plan(plan.seed, plan.seconds, kinds, plan.faults) if plan.faults else []
+    chosen = plan.chosen(cast, sorted(world.faults))
+    acts, faults = chosen.acts, chosen.faults
+    clock, started = RunClock(), datetime.now(UTC)
     say(f"{len(acts)} acts and {len(faults)} faults in {plan.seconds:.0f} s")
     broken: list[str] = []
     over = threading.Event()
@@ -95,7 +125,7 @@ def run(world: World, plan: Plan, folder: Path, say: Callable[[str], None] = pri
                     broken.append(str(error))
                     clock.stop()
             if not broken:
-                _rest(world, promises.settle + _QUIET_SECONDS, lambda: bool(broken), say)
+                _rest(world, promises.settle + _QUIET_SECONDS, plan.drain, lambda: bool(broken), say)
         finally:
             over.set()
         watchdog.result()
@@ -123,9 +153,11 @@ def run(world: World, plan: Plan, folder: Path, say: Callable[[str], None] = pri
     return setup
 
 
-def _rest(world: World, settle: float, broken: Callable[[], bool], say: Callable[[str], None]) -> None:
-    """Wait until nothing is left to do, and then for `settle` seconds; not longer than the deadline."""
-    end = time.monotonic() + _DRAIN_SECONDS
+def _rest(
+    world: World, settle: float, drain: float, broken: Callable[[], bool], say: Callable[[str], None]
+) -> None:
+    """Wait until nothing is left to do, and then for `settle` seconds; not longer than `drain` seconds."""
+    end = time.monotonic() + drain
     quiet_since = time.monotonic()
     while time.monotonic() < end and not broken():
         if not world.idle():
@@ -133,4 +165,4 @@ def _rest(world: World, settle: float, broken: Callable[[], bool], say: Callable
         elif time.monotonic() - quiet_since >= settle:
             return
         threading.Event().wait(0.5)
-    say(f"not at rest {_DRAIN_SECONDS:.0f} s after the last act and fault")
+    say(f"not at rest {drain:.0f} s after the last act and fault")

@@ -35,10 +35,14 @@ class Image:
     uses_npm: bool = False
 
 
-def program_image(program: str) -> Image:
-    """A program's image: from a Dockerfile of its own, or a target of the common one."""
-    root = paths.repository_root()
-    name, own = f"localhost/coding-agent-{program}:{TAG}", root / f"Dockerfile.{program}"
+def program_image(program: str, root: Path | None = None, tag: str = TAG) -> Image:
+    """A program's image: from a Dockerfile of its own, or a target of the common one.
+
+    Args:
+        root: the top folder of the checkout from which it is built; `None`: of this one.
+    """
+    root = root or paths.repository_root()
+    name, own = f"localhost/coding-agent-{program}:{tag}", root / f"Dockerfile.{program}"
     return Image(name, own, root) if own.exists() else Image(name, root / "Dockerfile", root, target=program)
 
 

@@ -123,12 +123,13 @@ PLANTED = {
         _schedule([*_label(1, 2, works=35), _act(10.0, "unlabel", 1), _act(11.0, "close", 2)]),
     ),
     "event eaten": Planted(
-        "core/src/coding_agent_core/kubernetes/controller.py",
-        "self._again.add(key)",
-        "pass",
-        "kubernetes",
+        "core/src/coding_agent_core/queues/rabbitmq/consumer.py",
+        "if self.tracker.is_settled(task):",
+        "if self.tracker.is_settled(task) or delivery.redelivered:",
+        "rabbitmq",
         frozenset({"stuck"}),
-        _schedule(_label(1, 2, 3, works=3), PlannedFault(3, "API server is slow", 0.0, 40.0)),
+        # Four items take all places, so the killed consumer works on two of them.
+        _schedule(_label(1, 2, 3, 4, works=30), PlannedFault(3, "kill consumer", 14.0, 5.0)),
     ),
     "limit off by one": Planted(
         "operator/src/coding_agent_operator/fair_share.py",

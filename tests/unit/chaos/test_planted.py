@@ -60,7 +60,7 @@ def test_a_control_has_all_acts_and_faults_of_a_world_and_each_item_is_opened_on
     assert not control.violations
     acts = control.schedule.acts
     assert len(acts) == sum(len(trial.schedule.acts) for trial in alone)
-    assert sorted(fault.id for fault in control.schedule.faults) == [4, 5]
+    assert sorted(fault.id for fault in control.schedule.faults) == [3, 4, 5]
     opened = Counter(act.item for act in acts if ACTS[act.kind].opens)
     assert set(opened.values()) == {1}
     assert set(opened) == {act.item for act in acts}

@@ -194,7 +194,7 @@ def _of_item(item: _Item, history: History, promises: Promises) -> Iterator[Viol
 
 
 def _lost_or_stuck(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
-    """A label that stays has one run that ends after it, and no run is left that does not end."""
+    """A label that stays has a run that ends after it and is not cancelled, and each run ends."""
     for run in item.runs:
         since = run.phases[-1][0] if run.phases else run.created
         if run.ended is None and is_old(delayed(since, 0, history, promises), history, promises):
@@ -206,9 +206,13 @@ def _lost_or_stuck(item: _Item, history: History, promises: Promises) -> Iterato
     if any(act.at >= last.at for act in item.withdrawals) or not is_old(last.at, history, promises):
         return
     # The forges' times are whole seconds: a run that ends in the label's own second may have answered it.
+    # A run that was cancelled did not: nobody has withdrawn the label, only an earlier one.
     second = last.at.replace(microsecond=0)
-    if not any(run.ended is None or run.ended >= second for run in item.asked_runs):
-        yield Violation("lost", item.key, last.at, "the label stays, and no run ended after it")
+    if not any(
+        run.ended is None or (run.ended >= second and run.phase != "Cancelled") for run in item.asked_runs
+    ):
+        text = "the label stays, and no run ended after it that was not cancelled"
+        yield Violation("lost", item.key, last.at, text)
 
 
 def _resumed(item: _Item) -> Iterator[Violation]:

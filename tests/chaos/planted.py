@@ -141,15 +141,15 @@ PLANTED = {
     ),
     "relabel within the second": Planted(
         "core/src/coding_agent_core/admission.py",
-        "return updated_at if updated_at is None or labeled else updated_at - _SECOND",
-        "return updated_at",
-        "rabbitmq",
+        "return None if before is None else before - _SECOND",
+        "return before",
+        "kubernetes",
         frozenset({"lost"}),
-        # The consumer looks each second, so it sees most of these items without their label.
         _schedule(
             [
-                *_label(1, 2, 3, 4, works=40),
-                *(act for item in (1, 2, 3, 4) for act in _relabel(11.02 + item, item, 0.9)),
+                *_label(1, 2, works=40),
+                *_relabel(15.05, 1, 0.8),
+                *_relabel(18.05, 2, 0.8),
             ]
         ),
     ),

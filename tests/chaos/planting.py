@@ -157,7 +157,13 @@ def copy_product(folder: Path) -> None:
 def _try(trial: Trial, folder: Path, cluster: Cluster | None, say: Callable[[str], None]) -> Finding:
     shutil.rmtree(folder, ignore_errors=True)
     plan = Plan.of(
-        trial.schedule, SEED, trial.mode, trial.forge, settle=_SETTLE_SECONDS, drain=_DRAIN_SECONDS
+        trial.schedule,
+        SEED,
+        trial.mode,
+        trial.forge,
+        settle=_SETTLE_SECONDS,
+        drain=_DRAIN_SECONDS,
+        defect=trial.name if trial.defect is not None else "",
     )
     try:
         with ExitStack() as stack:

@@ -49,6 +49,7 @@ class Plan:
         settle: seconds of rest at the end; `None`: as the world promises.
         drain: seconds after the last act and fault within which all work ends. What is left then is stuck.
         schedule: what happens; `None`: it is drawn from the seed.
+        defect: what is planted in the product, for the report; empty: nothing.
     """
 
     seed: int
@@ -60,13 +61,17 @@ class Plan:
     settle: float | None = None
     drain: float = 420.0
     schedule: Schedule | None = None
+    defect: str = ""
 
     @staticmethod
-    def of(schedule: Schedule, seed: int, mode: str, forge: str, *, settle: float, drain: float) -> Plan:
+    def of(
+        schedule: Schedule, seed: int, mode: str, forge: str, *, settle: float, drain: float, defect: str
+    ) -> Plan:
         """A run of a schedule; the seed decides what its faults draw."""
         applications = sum(people.KINDS[act.kind].steps[act.step].applies for act in schedule.acts)
         faults = len(schedule.faults)
-        return Plan(seed, mode, forge, schedule.seconds, applications, faults, settle, drain, schedule)
+        seconds = schedule.seconds
+        return Plan(seed, mode, forge, seconds, applications, faults, settle, drain, schedule, defect)
 
     def chosen(self, cast: Cast, kinds: Sequence[str]) -> Schedule:
         """What happens in a world with these people and these kinds of faults."""
@@ -145,7 +150,7 @@ def run(world: World, plan: Plan, folder: Path, say: Callable[[str], None] = pri
         started=started,
         ended=datetime.now(UTC),
         promises=promises,
-        description=world.description(),
+        description={**world.description(), **({"planted defect": plan.defect} if plan.defect else {})},
         broken="; ".join(broken),
     )
     write_run(folder, setup, [*world.records(), *breaker.records, *crowd.performed])

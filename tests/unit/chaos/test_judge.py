@@ -44,6 +44,15 @@ def _lost_relabel_within_seconds(tape: Tape) -> None:
     tape.label(103, ASKS, ADA, 9)
 
 
+def _lost_while_the_run_before_is_cancelled(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.unlabel(105.1, WORKS, ADA, 9)
+    tape.label(105.9, ASKS, ADA, 9)
+    tape.ends(108, name, number=9, phase="Cancelled")
+    tape.unlabel(109, ASKS, number=9)
+
+
 def _stuck_queued(tape: Tape) -> None:
     tape.label(100, ASKS, ADA, 9)
     name = tape.task(101, number=9)
@@ -280,6 +289,7 @@ PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_lost, "lost"),
     (_lost_after_an_end, "lost"),
     (_lost_relabel_within_seconds, "lost"),
+    (_lost_while_the_run_before_is_cancelled, "lost"),
     (_stuck_queued, "stuck"),
     (_stuck_running, "stuck"),
     (_resumed_after_its_end, "resumed"),

@@ -44,9 +44,12 @@ def _act(at: float, kind: str, item: int = 1, *, works: int = 3) -> Act:
     return Act(at, kind, 0, f"item-{item}", _REPOSITORY, "alice", text)
 
 
-def _label(*items: int, works: int, every: float = 0.3) -> list[Act]:
-    """Items that are opened with the label, one after the other."""
-    return [_act(every * place, "open with the label", item, works=works) for place, item in enumerate(items)]
+def _label(*items: int, works: int, after: float = 0.0) -> list[Act]:
+    """Items that are opened with the label, one shortly after the other."""
+    return [
+        _act(after + 0.3 * place, "open with the label", item, works=works)
+        for place, item in enumerate(items)
+    ]
 
 
 def _relabel(at: float, item: int, after: float) -> list[Act]:
@@ -94,8 +97,11 @@ PLANTED = {
         "origin=Origin.MANUAL,",
         "rabbitmq",
         frozenset({"doubled"}),
-        # Four items are worked on, and a poll finds the label of the fifth.
-        _schedule(_label(1, 2, 3, 4, 5, works=30)),
+        # A poll finds the label of the fifth item while it waits for a place. Its message comes to that place
+        # after the item's run: a consumer that meets an item at work drops what a poll found.
+        _schedule(
+            [*_label(1, 2, 3, works=80), *_label(4, works=30, after=1.0), *_label(5, works=2, after=1.3)]
+        ),
     ),
     "no fence": Planted(
         "consumer/src/coding_agent_consumer/task_handler.py",

@@ -18,7 +18,7 @@ from tests.mutants import Defect
 SEED = 1
 """What a fault draws follows from it and from the fault's id, which no other fault of the table has."""
 _REPOSITORY = "acme/pricing"
-_GAP_SECONDS = 40.0
+_GAP_SECONDS = 25.0
 """Between two schedules of one run: within it, most of the work of the first one ends."""
 
 

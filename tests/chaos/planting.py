@@ -134,12 +134,12 @@ def try_all(
 
 
 def copy_product(folder: Path) -> None:
-    """Copy all that programs and images are made of: the files that git knows, as they are now.
+    """Copy all that programs and images are made of: the files that git does not ignore, as they are now.
 
     Their compiled bytecode comes along, which is several seconds of work for each trial.
     """
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--", ".", ":!docs", ":!tests"],
+        ["git", "ls-files", "-z", "-co", "--exclude-standard", "--", ".", ":!docs", ":!tests"],
         cwd=ROOT,
         capture_output=True,
         check=True,

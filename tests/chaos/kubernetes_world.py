@@ -263,15 +263,17 @@ def start_kubernetes(
     return world
 
 
-def provide(cluster: Cluster, product: Path | None = None, tag: str = images.TAG) -> dict[str, str]:
+def provide(
+    cluster: Cluster, trees: Mapping[str, Path] | None = None, tag: str = images.TAG
+) -> dict[str, str]:
     """Build the programs' images and hand them to the node; their names.
 
     Args:
-        product: the tree from which they are built; `None`: this one.
+        trees: by program, the tree from which its image is built, if it is not this one.
         tag: of the images. Those of another tree need a tag of their own.
     """
     programs = ("receiver", "operator", "consumer")
-    made = {program: images.program_image(program, product, tag) for program in programs}
+    made = {program: images.program_image(program, (trees or {}).get(program), tag) for program in programs}
     for image in made.values():
         cluster.provide(image)
     return {program: image.name for program, image in made.items()}

@@ -6,6 +6,7 @@ defect, the same schedule breaks no promise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -18,8 +19,9 @@ from tests.mutants import Defect
 SEED = 1
 """What a fault draws follows from it and from the fault's id, which no other fault of the table has."""
 _REPOSITORY = "acme/pricing"
-_GAP_SECONDS = 25.0
-"""Between two schedules of one run: within it, most of the work of the first one ends."""
+_WORKS = re.compile(r"works for (\d+) s")
+_GAP_SECONDS = 20.0
+"""Between the end of one schedule's work, which begins some seconds late, and the next schedule of a run."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Planted(Defect):
     Attributes:
         mode: the world that shows it; the one without Kubernetes costs less.
         violations: the kinds of violations that the judge must find.
+        program: whose image has the defect on Kubernetes.
     """
 
     mode: str
     violations: frozenset[str]
     schedule: Schedule
     forge: str = "github"
+    program: str = "receiver"
 
 
 def _act(at: float, kind: str, item: int = 1, *, works: int = 3) -> Act:
@@ -144,6 +148,7 @@ PLANTED = {
         "kubernetes",
         frozenset({"limit"}),
         _schedule(_label(1, 2, 3, works=15)),
+        program="operator",
     ),
     "relabel within the second": Planted(
         "core/src/coding_agent_core/admission.py",
@@ -198,5 +203,6 @@ def one_after_another(schedules: Iterable[Schedule]) -> Schedule:
             text = act.text.replace(act.item, item)
             acts.append(replace(act, at=act.at + begin, item=item, text=text))
         faults += [replace(fault, at=fault.at + begin) for fault in schedule.faults]
-        begin = ceil(begin + schedule.seconds) + _GAP_SECONDS
+        works = [act.at + int(found[1]) for act in schedule.acts if (found := _WORKS.search(act.text))]
+        begin = ceil(begin + max([schedule.seconds, *works])) + _GAP_SECONDS
     return Schedule(acts, faults)

@@ -30,7 +30,6 @@ from tests.chaos.running import Plan, Schedule, run
 from tests.chaos.world import World, WorldError
 from tests.chart.helm import HelmError
 from tests.fixtures.system import ROOT
-from tests.mutants import Defect
 
 _SETTLE_SECONDS = 35.0
 """Longer than the reporter takes to compare labels with their tasks, and than a poll's interval."""
@@ -54,7 +53,7 @@ class Trial:
     forge: str
     schedule: Schedule
     violations: frozenset[str] = frozenset()
-    defect: Defect | None = None
+    defect: Planted | None = None
 
 
 @dataclass(frozen=True)
@@ -186,4 +185,6 @@ def _try(trial: Trial, folder: Path, cluster: Cluster | None, say: Callable[[str
 def _world(stack: ExitStack, trial: Trial, folder: Path, product: Path, cluster: Cluster | None) -> World:
     if cluster is None or trial.mode == "rabbitmq":
         return start_rabbitmq(stack, folder, trial.forge, product)
-    return start_kubernetes(stack, cluster, folder, trial.forge, provide(cluster, product, _TAG))
+    # Only one image has the defect: the others come from the cache of builds.
+    trees = {trial.defect.program: product} if trial.defect is not None else {}
+    return start_kubernetes(stack, cluster, folder, trial.forge, provide(cluster, trees, _TAG))

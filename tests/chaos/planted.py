@@ -151,18 +151,12 @@ PLANTED = {
         program="operator",
     ),
     "relabel within the second": Planted(
-        "core/src/coding_agent_core/admission.py",
-        "return None if before is None else before - _SECOND",
-        "return before",
+        "core/src/coding_agent_core/tasks.py",
+        "if self.at is None or self.cause is not WithdrawalCause.CLOSED:",
+        "if self.at is None:",
         "kubernetes",
         frozenset({"lost"}),
-        _schedule(
-            [
-                *_label(1, 2, works=40),
-                *_relabel(15.05, 1, 0.8),
-                *_relabel(18.05, 2, 0.8),
-            ]
-        ),
+        _schedule([*_label(1, 2, works=40), *_relabel(15.05, 1, 0.8), *_relabel(18.05, 2, 0.8)]),
     ),
     "command ignored": Planted(
         "consumer/src/coding_agent_consumer/notices.py",

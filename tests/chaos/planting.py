@@ -33,7 +33,7 @@ from tests.fixtures.system import ROOT
 
 _SETTLE_SECONDS = 35.0
 """Longer than the reporter takes to compare labels with their tasks, and than a poll's interval."""
-_DRAIN_SECONDS = 150.0
+_DRAIN_SECONDS = 300.0
 """Many defects leave work that never ends."""
 _TAG = "planted"
 """Of the images of the copy: no other run uses them."""

@@ -86,7 +86,7 @@ PLANTED = {
     ),
     "name by delivery id": Planted(
         "core/src/coding_agent_core/agenttask.py",
-        '"name": task_name(item, run),',
+        '"name": task_name(item, run, round_part=trigger.name_part),',
         '"name": f"{task_name(item, run)}-{(trigger.delivery_id or str(run))[:8]}",',
         "kubernetes",
         frozenset({"doubled"}),
@@ -108,7 +108,7 @@ PLANTED = {
         ),
     ),
     "no fence": Planted(
-        "consumer/src/coding_agent_consumer/task_handler.py",
+        "consumer/src/coding_agent_consumer/claim_checks.py",
         "if not (claim.exclusive or claim.lost.is_set()):",
         "if False:",
         "rabbitmq",

@@ -21,10 +21,10 @@ from coding_agent_cluster.cluster import Cluster
 from coding_agent_cluster.errors import ClusterError
 
 from tests.chaos import audit
-from tests.chaos.judge import KINDS
 from tests.chaos.judging import BROKEN, CLEAN, VERDICT, VIOLATED, judge_folder
 from tests.chaos.kubernetes_world import provide, start_kubernetes
 from tests.chaos.planted import SEED, Planted, one_after_another
+from tests.chaos.promises import KINDS
 from tests.chaos.rabbitmq_world import start_rabbitmq
 from tests.chaos.running import Plan, Schedule, run
 from tests.chaos.world import World, WorldError

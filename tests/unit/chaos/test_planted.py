@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.judge import KINDS
 from tests.chaos.judging import BROKEN, CLEAN, VIOLATED
 from tests.chaos.people import KINDS as ACTS
 from tests.chaos.planted import PLANTED, Planted, chosen
 from tests.chaos.planting import Finding, copy_product, trials
+from tests.chaos.promises import KINDS
 
 NAMES = {
     "drop before store",

@@ -24,7 +24,7 @@ from itertools import pairwise
 from tests.chaos.history import ENDED, Act, History, ItemKey, Run
 from tests.chaos.promises import Promises, Violation, command_of, delayed, is_old
 from tests.chaos.readers import shown_state
-from tests.chaos.round_claims import rounds_violations
+from tests.chaos.round_claims import is_within, rounds_violations
 
 _SECOND = timedelta(seconds=1)
 _COMMANDS = ("/run", "/retry")
@@ -74,7 +74,7 @@ class _Item:
     """An item's part of the history.
 
     Attributes:
-        pushes: of the bot to a branch for the item.
+        pushes: of the bot to a branch for the item, without those of rounds: they are the change's work.
         asked_runs: without rounds, for which nobody asks.
         withdrawals: when nobody wanted its work any more.
     """
@@ -123,19 +123,26 @@ def _keys(history: History) -> set[ItemKey]:
 
 def _item(key: ItemKey, history: History, promises: Promises) -> _Item:
     acts = [act for act in history.acts if act.item == key]
-    pushes = [
+    runs = history.runs.get(key, ())
+    on_branch = [
         act
         for act in history.acts
-        if act.event == "pushed"
-        and act.actor == promises.bot
+        if act.actor == promises.bot
         and act.repository == (key.host, key.repository)
         and is_branch_of(act.branch, key, promises)
+    ]
+    changes = {act.item for act in on_branch if act.event == "opened" and act.item is not None}
+    rounds = [run for change in changes for run in history.runs.get(change, ()) if run.round is not None]
+    pushes = [
+        act
+        for act in on_branch
+        if act.event == "pushed" and (is_within(act, runs) or not is_within(act, rounds))
     ]
     return _Item(
         key,
         acts,
         pushes,
-        history.runs.get(key, ()),
+        runs,
         [run for run in history.runs.get(key, ()) if run.round is None],
         list(_requests(acts, promises)),
         list(_withdrawals(acts, promises)),

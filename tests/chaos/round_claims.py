@@ -236,13 +236,13 @@ def _after_the_end(change: _Change, history: History) -> Iterator[Violation]:
             yield Violation("round after the end", change.key, run.created, text)
     for push in change.pushes:
         closed = late(push.at)
-        of_round = _is_within(push, change.rounds) and not _is_within(push, change.other_runs)
+        of_round = is_within(push, change.rounds) and not is_within(push, change.other_runs)
         if push.actor == change.promises.bot and closed is not None and of_round:
             text = f"{(push.at - closed.at).total_seconds():.1f} s after {closed.event}"
             yield Violation("pushed late", change.key, push.at, text)
 
 
-def _is_within(push: Act, runs: Sequence[Run]) -> bool:
+def is_within(push: Act, runs: Sequence[Run]) -> bool:
     """Whether an attempt of one of these runs worked as somebody pushed."""
     return any(
         pod.started <= push.at and (pod.ended is None or push.at <= pod.ended)
@@ -329,7 +329,7 @@ def _stands(change: _Change, act: Act) -> bool:
     remarks = [one for one in thread if one.event == "review_commented"]
     if any(one.actor == change.promises.bot and one.at < act.at for one in remarks):
         return True
-    return not any(push.at > remarks[0].at and not _is_within(push, change.rounds) for push in change.pushes)
+    return not any(push.at > remarks[0].at and not is_within(push, change.rounds) for push in change.pushes)
 
 
 def _checks_left(change: _Change) -> _Left:

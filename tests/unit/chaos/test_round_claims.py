@@ -241,6 +241,7 @@ def test_a_planted_history_is_found(name: str) -> None:
 
 
 ALLOWED: dict[str, Plant] = {
+    "a /cancel of the issue, whose run has ended": lambda tape: tape.forge(50, "commented", body="/cancel"),
     "a stranger writes": lambda tape: (
         tape.remark(300, 502, thread=600, actor=EVE)
         .mention(301, 80, EVE)

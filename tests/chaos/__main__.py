@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--cluster", default=CLUSTER, help="name of the cluster (default: %(default)s)")
     runs.add_argument("--out", type=Path, help="folder for records, logs and report")
     tries = commands.add_parser("faults", help="see that every kind of fault hits its part, one at a time")
-    tries.add_argument("--mode", choices=("kubernetes", "rabbitmq"), default="kubernetes")
+    tries.add_argument("--mode", choices=MODES, default="kubernetes")
     tries.add_argument("--forge", choices=("github", "gitlab"), default="github")
     tries.add_argument("--cluster", default=CLUSTER, help="name of the cluster (default: %(default)s)")
     tries.add_argument("--kinds", default="", help="regular expression of the kinds (default: all)")

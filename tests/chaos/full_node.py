@@ -1,7 +1,7 @@
 """A node that is really full: pods that do nothing ask for all CPU that is left on it.
 
-The fillers have the priority of attempts, so that none is put out for an attempt. Some more of them wait
-for a place before any attempt does, so that a place that an attempt leaves is taken as well.
+The fillers have the priority of attempts, so that the scheduler preempts none of them for an attempt. More
+fillers wait for a place before any attempt does, so that a filler takes each place that an attempt leaves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WAITING = 4
 
 
 def fill(world: KubernetesWorld) -> StartFault:
-    """The fault; counts the pods that had no place for want of CPU when its end was asked for."""
+    """The fault; it counts the pods that wait because of the missing CPU when it is asked to end."""
 
     def start(_: Random) -> Undo:
         core = world.cluster.access.core
@@ -61,7 +61,7 @@ def fill(world: KubernetesWorld) -> StartFault:
 
             wait("the pods without a place", looked, alive=world.check)
             _remove(world, name)
-            return Effect(len(waiting), "pods had no place for want of CPU")
+            return Effect(len(waiting), "pods had no place because the CPU was used up")
 
         return undo
 

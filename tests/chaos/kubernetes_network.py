@@ -89,7 +89,7 @@ def network_faults(
 
 
 def drop(inside: Run, chain: str, *match: str) -> Undo:
-    """Drop what matches, on connections that are there as well; counts the packets."""
+    """Drop the packets that match, also on existing connections, and count them."""
     mark = f"chaos-{next(_rules)}"
     rule = [chain, *match, "-m", "comment", "--comment", mark, "-j", "DROP"]
     inside(*_IPTABLES, "-I", *rule)
@@ -134,9 +134,9 @@ def _drop_in_namespace_of(pid: int, chain: str, *match: str) -> Undo:
 def _cut_kubelet(world: KubernetesWorld) -> Undo:
     """Drop the kubelet's packets to the API server.
 
-    Both have the node's address, as has every program of the control plane. So the kubelet's connections are
-    named by their ports, and no program on the node gets a new connection to the API server: most have one
-    for as long as they live.
+    Both have the node's address, and so does every program of the control plane. So the rules name the
+    kubelet's connections by their ports, and no program on the node gets a new connection to the API server.
+    Most programs keep one connection for as long as they run.
     """
     network = world.cluster.network
     _kubelet(world)

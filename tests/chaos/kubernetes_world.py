@@ -270,7 +270,7 @@ def provide(
 
     Args:
         trees: by program, the tree from which its image is built, if it is not this one.
-        tag: of the images. Those of another tree need a tag of their own.
+        tag: of the images. Images of another tree need a tag of their own.
     """
     programs = ("receiver", "operator", "consumer")
     made = {program: images.program_image(program, (trees or {}).get(program), tag) for program in programs}

@@ -184,7 +184,7 @@ def _reactions(change: _Change) -> Iterator[Violation]:
             text = f"answers {', '.join(sorted(others))}" if others else ""
         elif cause.kind == "checks":
             failed = any(act.commit == cause.head and act.state in _FAILURES for act in change.checks)
-            text = "" if failed else f"mends checks, and none had failed on {cause.head[:12]}"
+            text = "" if failed else f"fixes checks, and none had failed on {cause.head[:12]}"
         elif not any(one.head == cause.head and not one.merges for one in change.mergeability):
             text = f"resolves a conflict that {cause.head[:12]} never had"
         if text:
@@ -348,7 +348,7 @@ def _checks_left(change: _Change) -> _Left:
     if _is_exhausted(change, "checks") or _no_progress(change, failed):
         return None
     at = max(act.at for act in last.values())
-    return at, f"no round has mended {', '.join(sorted(failed))} of {head[:12]}"
+    return at, f"no round has fixed {', '.join(sorted(failed))} of {head[:12]}"
 
 
 def _no_progress(change: _Change, failed: set[str]) -> bool:

@@ -142,7 +142,7 @@ def test_the_poller_finds_what_no_webhook_brought_on_a_forge_of_a_private_author
     world = place(stack, cluster, namespace, project_images, tmp_path, "gitlab", scripts, "authorities")
     assert world.forge.api_url.startswith("https://")
     release = world.release
-    prompt = "You mend prices."
+    prompt = "You fix prices."
     more = {
         "polling": {"enabled": True, "schedule": "0 0 1 1 *"},
         "userConfig": {"enabled": True, "users": {"gitlab": {"alice": {"system_prompt": prompt}}}},

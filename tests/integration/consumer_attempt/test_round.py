@@ -256,7 +256,7 @@ FAILED tests/test_notes.py::test_two - AssertionError: expected 'two'
 
 
 @both
-async def test_a_red_check_with_a_log_is_mended(open_ours: OpenOurs, flavour: str) -> None:
+async def test_a_red_check_with_a_log_is_fixed(open_ours: OpenOurs, flavour: str) -> None:
     ours = open_ours(flavour)
     ours.check("unit", "failure", log=LOG % 1)
     ours.check("lint", "success", log=b"")

@@ -25,7 +25,7 @@ FIRST = "coding-agent/issue-1"
 FILE = ".coding-agent.yaml"
 CHECK = "verify: ['touch left.txt; grep good a.md', {run: 'test -f a.md', timeout_seconds: 60}]"
 LIAR = Script(name="liar", turns=(write("a.md", "bad\n"), finish("All is green.")))
-MENDS = Script(name="mends", match="# Verification failed", turns=(write("a.md", "good\n"), finish("Fixed.")))
+FIXES = Script(name="fixes", match="# Verification failed", turns=(write("a.md", "good\n"), finish("Fixed.")))
 
 
 async def worked(place: AttemptPlace, **sections: Any) -> Outcome:
@@ -34,7 +34,7 @@ async def worked(place: AttemptPlace, **sections: Any) -> Outcome:
 
 
 async def test_a_failed_command_is_the_agents_next_prompt(make_place: MakePlace) -> None:
-    place = make_place("github", [MENDS, LIAR])
+    place = make_place("github", [FIXES, LIAR])
     outcome = await worked(place)
     assert outcome.reason is Reason.COMPLETED, outcome.message
     assert outcome.verify == VerifyReport(commands=2, failed=0, repairs=1)

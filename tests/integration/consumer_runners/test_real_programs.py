@@ -82,14 +82,14 @@ def place(make_place: MakePlace, runner: str) -> Callable[..., Place]:
 async def test_it_repairs_what_a_command_finds_in_the_same_conversation(
     place: Callable[..., Place],
 ) -> None:
-    turns = (runs("echo bad > made.md"), Turn(text=WORDS), runs("echo good > made.md"), Turn(text="Mended."))
+    turns = (runs("echo bad > made.md"), Turn(text=WORDS), runs("echo good > made.md"), Turn(text="Fixed."))
     # A new conversation would begin with the first turn again.
     here = place(*turns)
     outcome = await here.run(sections={"verify": {"commands": ["grep good made.md"], "repairs": 1}})
     assert outcome.reason is Reason.COMPLETED, outcome
     assert outcome.verify == VerifyReport(commands=1, failed=0, repairs=1), outcome
     assert here.place.system.file_at(BRANCH, "made.md") == "good\n"
-    assert "Mended." in outcome.summary
+    assert "Fixed." in outcome.summary
 
 
 async def test_it_makes_the_change_with_a_busy_model_and_the_gateway_counts(

@@ -122,8 +122,8 @@ def test_the_model_gave_no_more_than_the_budget_and_the_answers_under_way(start_
     exceeded = [task for task in tasks if task["status"].get("reason") == "BudgetExceeded"]
     attempts = [attempt for task in tasks for attempt in task["status"].get("attempts", ())]
     counted = sum(tokens_of(attempt) for attempt in attempts)
-    # Of an attempt that was killed with its pod nothing is known. One that was killed before its first answer
-    # has said that it used nothing.
+    # Nothing is known of an attempt that was killed with its pod. An attempt that was killed before its first
+    # answer has said that it used nothing.
     charged = sum(
         tokens_of(attempt) if "usage" in attempt else attempt["allowance"]["tokens"] for attempt in attempts
     )

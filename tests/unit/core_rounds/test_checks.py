@@ -302,7 +302,7 @@ def test_no_progress_that_only_the_logs_showed_ends_the_rounds_too() -> None:
     assert reasons(decide(failing("", sha("2")), record)) == [StopReason.NO_PROGRESS]
 
 
-def test_many_failed_checks_are_mended_in_parts() -> None:
+def test_many_failed_checks_are_fixed_in_parts() -> None:
     snapshot = change(checks=tuple(check(f"c{number:03}") for number in range(IDS_LIMIT + 5)))
     first = decide(snapshot).due[0]
     assert len(first.ids) == len(first.keys) == IDS_LIMIT

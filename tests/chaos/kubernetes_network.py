@@ -83,7 +83,7 @@ def network_faults(
         "cut agent from gateway": cut_gateway,
         "cut forge from a receiver": cut_receiver,
         "cut API server from etcd": guarded("etcd", cut_etcd),
-        "cut kubelet from API server": guarded("kubelet", lambda _: _cut_kubelet(world)),
+        "cut kubelet from API server": guarded("kubelet", lambda _: cut_kubelet(world)),
         "delay between reporter and forge": slow_reporter,
     }
 
@@ -131,7 +131,7 @@ def _drop_in_namespace_of(pid: int, chain: str, *match: str) -> Undo:
     return end
 
 
-def _cut_kubelet(world: KubernetesWorld) -> Undo:
+def cut_kubelet(world: KubernetesWorld) -> Undo:
     """Drop the kubelet's packets to the API server.
 
     Both have the node's address, and so does every program of the control plane. So the rules name the
@@ -154,14 +154,20 @@ def _cut_kubelet(world: KubernetesWorld) -> Undo:
         while not over.wait(_LOOK_SECONDS):
             look()
 
-    look()
+    def remove_rules() -> list[Effect]:
+        return [one() for one in undo]
+
+    with ExitStack() as stack:
+        stack.callback(remove_rules)
+        look()
+        stack.pop_all()
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
 
     def end() -> Effect:
         over.set()
         follower.join()
-        first, *others = [one() for one in reversed(undo)][::-1]
+        first, *others = remove_rules()
         packets = sum(one.count for one in others)
         what = f"packets of {len(others)} connections dropped, and {first.count} new connections refused"
         return Effect(packets, what)

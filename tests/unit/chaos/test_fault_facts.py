@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from kubernetes.client import V1Container, V1PodSpec, V1ResourceRequirements
 
 from tests.chaos.full_node import asked
-from tests.chaos.kubernetes_network import connections_to, dropped
+from tests.chaos.kubernetes_network import connections_to, cut_kubelet, dropped
+from tests.chaos.kubernetes_world import KubernetesWorld
+from tests.chaos.world import NothingToBreakError
 
 FIREWALL = """\
 Chain FORWARD (policy ACCEPT 12 packets, 840 bytes)
@@ -33,6 +36,26 @@ def test_a_rule_tells_how_many_packets_it_has_dropped(mark: str, packets: int) -
 
 def test_the_connections_to_a_port_are_found_with_their_own_ports() -> None:
     assert connections_to(CONNECTIONS, 6443) == {(0x8D2A, "4711")}
+
+
+def test_a_cut_that_cannot_begin_leaves_no_rule_in_the_firewall() -> None:
+    rules: list[str] = []
+    pids = iter([1, None])  # the kubelet ends after the first rule is made
+
+    def inside(*command: str) -> str:
+        _, _, _, action, *rule = command
+        if action == "-I":
+            rules.append(" ".join(rule))
+        elif action == "-D":
+            rules.remove(" ".join(rule))
+        return ""
+
+    network = SimpleNamespace(address="10.99.0.2", api_port=6443)
+    processes = SimpleNamespace(pid=lambda _: next(pids))
+    cluster = SimpleNamespace(network=network, processes=processes)
+    with pytest.raises(NothingToBreakError):
+        cut_kubelet(cast("KubernetesWorld", SimpleNamespace(cluster=cluster, inside=inside)))
+    assert not rules
 
 
 def container(cpu: str, **more: Any) -> V1Container:

@@ -115,7 +115,7 @@ class Round:
         head: the change's commit from which it started.
         ids: of a review, its remarks: `t` and the number of a comment in a thread, `r` of a review, `c` of
             any other comment. Of checks, their names; of a conflict, the base's commit. Empty if not known.
-        end: how it ended; empty if nothing says so. `superseded` and `no progress` are no work.
+        end: how it ended; empty if nothing says so. `superseded` and `no progress` mean that it did not work.
     """
 
     kind: str

@@ -204,7 +204,7 @@ class KubernetesWorld:
 
     @contextmanager
     def breaking(self, *names: str) -> Iterator[None]:
-        """While it lasts, the end of these parts of the cluster is no failure of the run."""
+        """While it lasts, the end of these parts of the cluster is not a failure of the run."""
         self.broken.update(names)
         try:
             yield

@@ -98,7 +98,7 @@ class DeliveryProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 headers = {k: v for k, v in self.headers.items() if k.lower() not in _NOT_FORWARDED}
                 status, content = proxy._treat(_Request(self.path, headers, body))
-                with contextlib.suppress(OSError):  # the forge does not wait for ever
+                with contextlib.suppress(OSError):  # the forge does not wait forever
                     self.send_response(status)
                     self.send_header("Content-Length", str(len(content)))
                     self.end_headers()

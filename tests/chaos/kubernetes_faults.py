@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from coding_agent_cluster.access import KubectlError
 from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.pki import NODE_NAME
+from kubernetes.client import ApiException
+from urllib3.exceptions import HTTPError
 
 from tests.chaos.api_proxy import Action, Failpoint
 from tests.chaos.full_node import fill, without_place
@@ -148,7 +150,7 @@ def _kill_after(world: KubernetesWorld, component: str, most: int) -> StartFault
 
     def start(random: Random) -> Undo:
         world.pods.one(component, random)
-        pods = {pod.address: pod for pod in world.pods.seen(component) if pod.address}
+        pods = {pod.address: pod for pod in world.pods.targets(component) if pod.address}
         number = random.randint(1, most)
         fired: list[Undo] = []
 
@@ -270,9 +272,15 @@ def _evict(world: KubernetesWorld) -> StartFault:
         pod = _target(world, "attempt", random, "agent")
         processes = fingerprints(_processes(pod, "agent")[:1])
         body = {"metadata": {"name": pod.name, "namespace": world.namespace}}
-        world.cluster.access.core.create_namespaced_pod_eviction(
-            pod.name, world.namespace, body, _request_timeout=10
-        )
+        try:
+            world.cluster.access.core.create_namespaced_pod_eviction(
+                pod.name, world.namespace, body, _request_timeout=10
+            )
+        except ApiException as error:
+            if error.status < 500:
+                raise NothingToBreakError(f"{pod.name} was not evicted: {error.reason}") from error
+        except HTTPError:
+            pass  # another fault keeps the API server from answering; it may evict the pod later
 
         def undo() -> Effect:
             world.pods.wait_until_ended(pod, world.check)
@@ -314,7 +322,7 @@ def _upgrade(world: KubernetesWorld) -> StartFault:
     """Every program is replaced, as by a new version."""
 
     def start(_: Random) -> Undo:
-        before = {pod.name for pod in world.pods.seen(*_REQUESTS)}
+        before = {pod.name for pod in world.pods.targets(*_REQUESTS)}
         notes = {"podAnnotations": {"chaos/upgrade": str(next(_upgrades))}}
         values = dict.fromkeys(("receiver", "operator", "reporter"), notes)
         done = threading.Event()

@@ -57,19 +57,26 @@ class Pods:
         pods = [_seen(pod) for pod in found.items]
         return [pod for pod in pods if not components or pod.component in components]
 
+    def targets(self, *components: str) -> list[PodSeen]:
+        """The same pods, for a fault that is about to begin.
+
+        Raises:
+            NothingToBreakError: the API server does not answer.
+        """
+        try:
+            return self.seen(*components)
+        except Exception as error:
+            raise NothingToBreakError(f"the API server does not answer: {error!r}") from error
+
     def one(self, component: str, random: Random, *, container: str = "") -> PodSeen:
         """A pod of the component that works, with this container running.
 
         Raises:
             NothingToBreakError: there is none.
         """
-        try:
-            pods = self.seen(component)
-        except Exception as error:
-            raise NothingToBreakError(f"the API server does not answer: {error!r}") from error
         able = [
             pod
-            for pod in pods
+            for pod in self.targets(component)
             if not pod.leaving and (container in pod.containers or not container) and pod.phase == "Running"
         ]
         if not able:

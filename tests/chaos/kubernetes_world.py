@@ -110,7 +110,13 @@ class KubernetesWorld:
             repository_limit=REPOSITORY_LIMIT,
             repository_budget=REPOSITORY_BUDGET,
             grace=GRACE_SECONDS + 10.0,
-            rounds=RoundPromises(reviews=3, checks=2, conflicts=2, quiet=4, start=60),
+            rounds=RoundPromises(
+                reviews=ROUNDS["review_rounds"],
+                checks=ROUNDS["check_rounds"],
+                conflicts=ROUNDS["conflict_rounds"],
+                quiet=ROUNDS["review_quiet"],
+                start=60,
+            ),
         )
 
     def idle(self) -> bool:

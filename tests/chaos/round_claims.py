@@ -168,8 +168,9 @@ def _bounds(change: _Change) -> Iterator[Violation]:
     asked = [act for act in change.checks if act.event == "rerun" and act.actor == change.promises.bot]
     for (commit, check), count in Counter((act.commit, act.check) for act in asked).items():
         if count > change.rules.reruns:
+            at = max(act.at for act in asked if (act.commit, act.check) == (commit, check))
             text = f"{check} of {commit[:12]} was run again {count} times, {change.rules.reruns} are allowed"
-            yield Violation("bound", change.key, asked[-1].at, text)
+            yield Violation("bound", change.key, at, text)
 
 
 def _reactions(change: _Change) -> Iterator[Violation]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Self
 
 import pytest
 
 from tests.chaos.promises import RoundPromises
-from tests.unit.chaos.tape import ADA, BOT, DONE, PROMISES, Tape, at_
+from tests.unit.chaos.tape import ADA, BOT, DONE, PROMISES, START, Tape, at_
 
 EVE = "eve"
 CHANGE = 31
@@ -238,6 +239,15 @@ def test_a_planted_history_is_found(name: str) -> None:
     plant(tape)
     verdict = tape.verdict(ROUNDS)
     assert set(verdict.kinds) == set(kinds.split(", ")), verdict.text()
+
+
+def test_a_violation_of_re_runs_is_at_the_last_one_of_its_commit() -> None:
+    tape = right()
+    for number in range(3):
+        tape.rerun(300 + number, "c3")
+    tape.rerun(400, "c4")
+    [violation] = tape.verdict(ROUNDS).violations
+    assert (violation.kind, violation.at) == ("bound", START + timedelta(seconds=302)), violation
 
 
 ALLOWED: dict[str, Plant] = {

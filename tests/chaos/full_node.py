@@ -53,32 +53,36 @@ def fill(world: KubernetesWorld) -> StartFault:
             raise NothingToBreakError(f"the API server does not answer: {error!r}") from error
 
         def undo() -> Effect:
-            waiting: list[str] = []
-
-            def looked() -> bool:
-                waiting[:] = without_place(world, "Insufficient cpu")
-                return True
-
-            wait("the pods without a place", looked, alive=world.check)
+            waiting = without_place(world, "Insufficient cpu")
             _remove(world, name)
-            return Effect(len(waiting), "pods had no place because the CPU was used up")
+            return Effect(waiting, "pods had no place because the CPU was used up")
 
         return undo
 
     return start
 
 
-def without_place(world: KubernetesWorld, reason: str) -> list[str]:
-    """Names of the release's and the attempts' pods that the scheduler could not place for this reason."""
-    pods = world.cluster.access.core.list_namespaced_pod(world.namespace, _request_timeout=REQUEST_SECONDS)
-    return [
-        pod.metadata.name
-        for pod in pods.items
-        for condition in pod.status.conditions or ()
-        if condition.type == "PodScheduled"
+def without_place(world: KubernetesWorld, reason: str) -> int:
+    """Count the release's and the attempts' pods that the scheduler could not place for this reason.
+
+    Raises:
+        WorldError: the API server does not answer in time.
+    """
+    found: list[Any] = []
+
+    def listed() -> bool:
+        core = world.cluster.access.core
+        found[:] = core.list_namespaced_pod(world.namespace, _request_timeout=REQUEST_SECONDS).items
+        return True
+
+    wait("the pods without a place", listed, alive=world.check)
+    return sum(
+        condition.type == "PodScheduled"
         and condition.status == "False"
         and reason in (condition.message or "")
-    ]
+        for pod in found
+        for condition in pod.status.conditions or ()
+    )
 
 
 def asked(specs: Iterable[Any]) -> Decimal:

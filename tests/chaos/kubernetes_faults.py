@@ -303,15 +303,9 @@ def _cordon(world: KubernetesWorld) -> StartFault:
         kubectl("cordon")
 
         def undo() -> Effect:
-            waiting: list[str] = []
-
-            def looked() -> bool:
-                waiting[:] = without_place(world, "unschedulable")
-                return True
-
-            wait("the pods without a place", looked, alive=world.check)
+            waiting = without_place(world, "unschedulable")
             kubectl("uncordon")
-            return Effect(len(waiting), "pods had no place because of the cordon")
+            return Effect(waiting, "pods had no place because of the cordon")
 
         return undo
 

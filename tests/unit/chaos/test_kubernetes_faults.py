@@ -1,4 +1,4 @@
-"""Faults on Kubernetes that cannot begin, because the API server is away or the pod has just ended."""
+"""Faults on Kubernetes while the API server is away, or while their pod has just ended."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from kubernetes.client import (
     V1ContainerStatus,
     V1ObjectMeta,
     V1Pod,
+    V1PodCondition,
     V1PodStatus,
 )
 from urllib3.exceptions import HTTPError
@@ -88,3 +89,17 @@ def test_an_eviction_whose_answer_is_lost_counts_as_begun(
     end = fault("pod evicted", core)(Random(1))
     core.list_namespaced_pod.return_value = SimpleNamespace(items=[])
     assert end().count == 0  # the process of this test has not ended
+
+
+def test_a_cordon_counts_the_pods_that_wait_for_a_place_once_the_api_server_answers() -> None:
+    waits = V1PodCondition(
+        type="PodScheduled", status="False", message="1 node(s) were unschedulable. No preemption."
+    )
+    full = V1PodCondition(type="PodScheduled", status="False", message="1 Insufficient cpu.")
+    pods = [
+        V1Pod(metadata=V1ObjectMeta(name=f"p{number}"), status=V1PodStatus(conditions=[condition]))
+        for number, condition in enumerate([waits, full, waits])
+    ]
+    core = MagicMock()
+    core.list_namespaced_pod.side_effect = [AWAY, SimpleNamespace(items=pods)]
+    assert fault("node cordoned", core)(Random(1))().count == 2

@@ -19,7 +19,7 @@ _CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START_S = 60
 _END_S = 60
 _LOOKS = 5
-"""This many looks in a row, within a quarter of a second, must find that nothing is stopped any more."""
+"""After SIGCONT, so many looks in a row, within a quarter of a second, must find no stopped process."""
 # A controller-manager that does not find the API server within ten seconds ends.
 RESTARTS = 60
 _RESTARTING = """
@@ -60,11 +60,12 @@ def _has_threads(pid: int) -> bool:
 
 
 def _has_stopped(group: int) -> bool:
-    """Whether a process of that group is stopped. No, where there is no ``/proc``."""
+    """Whether a process of that group is stopped; false where there is no ``/proc``."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            # proc(5): after the command's name come the state, the parent and the process group.
-            state, _, its_group, *_ = stat.read_text().rpartition(")")[2].split()
+            # proc(5): after the command's name, which can be any bytes, come the state, the parent and the
+            # process group.
+            state, _, its_group, *_ = stat.read_text(errors="replace").rpartition(")")[2].split()
             if int(its_group) == group and state == "T":
                 return True
     return False
@@ -176,10 +177,11 @@ class Processes:
         (self._pids / name).unlink(missing_ok=True)
 
     def send(self, name: str, how: signal.Signals) -> None:
-        """Signal the process with its whole process group; after SIGCONT, wait until all of it goes on.
+        """Signal the process with its whole process group; after SIGCONT, wait until all of it continues.
 
-        The group has the program that a restarting shell has started, and nsenter: that stops when it learns
-        that its child was stopped, which can be after both went on, and then it would never reap its child.
+        The group has the program that a restarting shell has started, and nsenter. nsenter stops when
+        it learns that its child was stopped. It can learn that after both have continued, and then it would
+        never reap its child.
 
         Raises:
             ClusterError: it does not run, or stays stopped.
@@ -190,7 +192,7 @@ class Processes:
         os.killpg(group, how)
         looks = 0
 
-        def goes_on() -> bool:
+        def continues() -> bool:
             nonlocal looks
             looks = 0 if _has_stopped(group) else looks + 1
             if not looks:
@@ -198,7 +200,7 @@ class Processes:
             return looks >= _LOOKS
 
         if how is signal.SIGCONT:
-            until(f"{name} goes on", goes_on, timeout=_END_S, interval=0.05)
+            until(f"{name} continues", continues, timeout=_END_S, interval=0.05)
 
     def log_tail(self, name: str, lines: int = 5) -> str:
         """The last lines of the process' log."""

@@ -1,20 +1,17 @@
 """helm install, a label, a pull or merge request, under restricted Pod Security with all traffic denied."""
 
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_cluster import cluster as local
-from coding_agent_cluster import ingress
 from coding_agent_cluster.wait import until
 from coding_agent_forge.model import Kind
 from coding_agent_model.script import Script
 
-from tests.chart.edge import Edge, certificate, forwarder
+from tests.chart.edge import Edge, forwarder
 from tests.chart.place import DENY_ALL, Place, place
 from tests.chart.release import Release
 from tests.e2e.pods import job_end
@@ -27,18 +24,6 @@ from tests.integration.main_job.scripts import finish, fixes_the_bug, write
 pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
 
 FLOW = {BOT, "coding agent processing", DONE}
-
-
-@pytest.fixture
-def edge(own_cluster: local.Cluster, tmp_path: Path) -> Edge:
-    ingress.enable(own_cluster)
-    return Edge(own_cluster.network.address, certificate(tmp_path))
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def ended(world: Place) -> dict[str, Any] | None:

@@ -4,19 +4,17 @@ The stories are told at the same time: a check fails, a person comments on a lin
 """
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_cluster import cluster as local
-from coding_agent_cluster import images, ingress
+from coding_agent_cluster import images
 from coding_agent_forge.server import ForgeServer
 from coding_agent_model.script import Call, Turn
 
-from tests.chart.edge import Edge, certificate, forwarder
+from tests.chart.edge import Edge, forwarder
 from tests.chart.place import DENY_ALL, place
 from tests.chart.round_story import FILE, ROUNDS, RoundStory, scripts
 from tests.fixtures.cluster import ClusterUnderTest
@@ -29,18 +27,6 @@ pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeou
 
 RUNNER = "codex"
 BY_PROGRAM = f"acme/{RUNNER}"
-
-
-@pytest.fixture
-def edge(own_cluster: local.Cluster, tmp_path: Path) -> Edge:
-    ingress.enable(own_cluster)
-    return Edge(own_cluster.network.address, certificate(tmp_path))
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def with_tools(text: str, summary: str) -> tuple[Turn, ...]:

@@ -1,7 +1,6 @@
 """Wall: the egress proxy, on a real node with the chart's policies. A canary in the workspace stays in."""
 
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -66,12 +65,6 @@ except urllib.error.HTTPError as error:
     found["stolen"] = error.code
 print("CANARY", json.dumps(found))
 """
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

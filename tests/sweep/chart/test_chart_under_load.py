@@ -4,10 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import cluster as local
-from coding_agent_cluster import ingress
 
-from tests.chart.edge import Edge, certificate
+from tests.chart.edge import Edge
 from tests.chart.load import Hit, webhooks
 from tests.chart.place import node_values
 from tests.chart.release import Release
@@ -27,12 +25,6 @@ RATE = 20
 """Webhooks a second: few enough for each to be answered in time while pods start on the same two cores."""
 MOST = 15_000
 """Webhooks at most, which is longer than all steps of a test may take together."""
-
-
-@pytest.fixture
-def edge(own_cluster: local.Cluster, tmp_path: Path) -> Edge:
-    ingress.enable(own_cluster)
-    return Edge(own_cluster.network.address, certificate(tmp_path))
 
 
 @pytest.fixture

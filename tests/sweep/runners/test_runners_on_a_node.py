@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_cluster import cluster as local
-from coding_agent_cluster import ingress
 from coding_agent_cluster.access import KubectlError
 from coding_agent_cluster.wait import until
 from coding_agent_model.script import Call, Script, Turn
 
-from tests.chart.edge import Edge, certificate, forwarder
+from tests.chart.edge import Edge, forwarder
 from tests.chart.place import DENY_ALL, Place, place
 from tests.e2e.pods import processes
 from tests.fixtures.cluster import ClusterUnderTest
@@ -147,18 +145,6 @@ class Case:
 
         found: dict[str, Any] = self.wait("the end", ended)
         return found
-
-
-@pytest.fixture
-def edge(own_cluster: local.Cluster, tmp_path: Path) -> Edge:
-    ingress.enable(own_cluster)
-    return Edge(own_cluster.network.address, certificate(tmp_path))
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 def test_each_program_works_in_its_image_and_is_stopped_in_it(

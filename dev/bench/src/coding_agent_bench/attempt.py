@@ -28,7 +28,7 @@ from coding_agent_model.server import ModelServer
 
 from coding_agent_bench.benchmark import Benchmark
 from coding_agent_bench.errors import BenchError
-from coding_agent_bench.program import ROOT, cpu_seconds
+from coding_agent_bench.program import ROOT, children_cpu_seconds, cpu_seconds
 from coding_agent_bench.result import Measure, Result, median_case
 from coding_agent_bench.world import World
 
@@ -36,13 +36,13 @@ _SAMPLES = ROOT / "dev" / "forge" / "samples"
 _REPOSITORY = "acme/pricing"
 _TOKEN, _KEY, _PERSON = "bot-token", "model-key", "alice"
 _SECONDS = 240
-"""An attempt, or an import, may take this long on a machine that does other things too."""
+"""How long an attempt, or an import, may take on a machine that does other things too."""
 _MEASURES = (Measure("cpu_s", "CPU (s)", 2),)
 _IMPORTS = {
     "importing Pydantic AI": "import pydantic_ai, pydantic_ai.models.openai",
     "importing the attempt": "import coding_agent_core.settings.load, coding_agent_consumer.modes",
 }
-"""The first is the base: work of the same kind, of which an attempt cannot leave out anything."""
+"""The first is the base: work of the same kind, which every attempt has to do."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _ended(process: subprocess.Popen[bytes]) -> _Used:
         process.kill()
         process.wait()
         raise BenchError(f"{process.args!r} took more than {_SECONDS} s")
-    used = _Used(cpu_seconds(process.pid), cpu_seconds(process.pid, children=True))
+    used = _Used(cpu_seconds(process.pid), children_cpu_seconds(process.pid))
     process.wait()
     return used
 

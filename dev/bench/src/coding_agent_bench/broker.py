@@ -115,7 +115,7 @@ class Broker:
 
     @property
     def pid(self) -> int:
-        """Of the server's process, which runs."""
+        """The process id of the server, which must run."""
         assert self._server is not None
         return self._server.pid
 

@@ -155,16 +155,21 @@ class Program:
         return self._process
 
 
-def cpu_seconds(pid: int, *, children: bool = False) -> float:
-    """Processor time of a process so far, its own and the kernel's for it, all threads (proc(5)).
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far, its own and the kernel's for it, all threads (proc(5))."""
+    return _cpu_seconds(pid, user=11)
 
-    Args:
-        children: that of its descendants that have ended and were waited for, in its place.
-    """
+
+def children_cpu_seconds(pid: int) -> float:
+    """Processor time of the descendants of a process that have ended and were waited for (proc(5))."""
+    return _cpu_seconds(pid, user=13)
+
+
+def _cpu_seconds(pid: int, user: int) -> float:
+    """The time in user mode, which is at this place after the command's name, and the kernel's after it."""
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     fields = stat.rpartition(")")[2].split()
-    at = 13 if children else 11
-    return (int(fields[at]) + int(fields[at + 1])) / os.sysconf("SC_CLK_TCK")
+    return (int(fields[user]) + int(fields[user + 1])) / os.sysconf("SC_CLK_TCK")
 
 
 def main_py(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from coding_agent_core import agenttask
@@ -26,9 +27,9 @@ from coding_agent_bench.world import Part, World
 
 REPOSITORY = "acme/pricing"
 _BOT, _PROCESSING, _DONE = "coding agent", "coding agent processing", "coding agent done"
-TOKEN = "bench-bot-token"
+_TOKEN = "bench-bot-token"
 _SHOWN_SECONDS = 120.0
-RATE = {
+_RATE = {
     "requests_per_second": 50.0,
     "burst": 10,
     "writes_per_minute": 100_000,
@@ -48,7 +49,7 @@ def seed() -> dict[str, Any]:
     return {
         "users": [
             {"login": "alice", "token": "bench-alice-token", "admin": True},
-            {"login": "coding-agent-bot", "token": TOKEN, "bot": True},
+            {"login": "coding-agent-bot", "token": _TOKEN, "bot": True},
         ],
         "repositories": [
             {
@@ -98,7 +99,7 @@ async def run(world: World) -> Result:
     try:
         with ForgeServer("github", seed(), world.folder / "forge") as forge:
             rig = _Rig(namespace, server, forge)
-            with _reporter(world, rig) as reporter:
+            with reporter_of(world, namespace, forge) as reporter:
                 await reporter.ready()
                 for _ in range(alone):
                     await _one(rig)
@@ -112,19 +113,32 @@ async def run(world: World) -> Result:
     return Result(_MEASURES, (Case("one at a time", singly), Case(f"a burst of {burst}", together)))
 
 
-def _reporter(world: World, rig: _Rig) -> Program:
+def reporter_of(
+    world: World,
+    namespace: str,
+    forge: ForgeServer,
+    name: str = "reporter",
+    sections: Mapping[str, Any] = MappingProxyType({}),
+) -> Program:
+    """The reporter of a namespace, with its own account and a forge.
+
+    Args:
+        sections: further settings.
+    """
     port = free_port()
-    kubeconfig = world.plane.account(rig.namespace, "operator/deploy/reporter-role.yaml", world.folder)
+    kubeconfig = world.plane.account(namespace, "operator/deploy/reporter-role.yaml", world.folder)
     return main_py(
         "reporter",
         folder=world.folder,
         port=port,
         settings={
-            "github": {"api_url": rig.forge.api_url, "personal_access_token": TOKEN},
-            "operator": {"namespace": rig.namespace},
-            "reporter": {"http_host": "127.0.0.1", "http_port": port, **RATE},
+            forge.flavour.value: {"api_url": forge.api_url, "personal_access_token": _TOKEN},
+            "operator": {"namespace": namespace},
+            "reporter": {"http_host": "127.0.0.1", "http_port": port, **_RATE},
+            **sections,
         },
         environment={"KUBECONFIG": str(kubeconfig)},
+        name=name,
     )
 
 

@@ -19,9 +19,7 @@ from coding_agent_core.tasks import Phase
 from coding_agent_forge.server import ForgeServer
 
 from coding_agent_bench.benchmark import Benchmark
-from coding_agent_bench.plane import Plane
-from coding_agent_bench.program import free_port, main_py
-from coding_agent_bench.reporter import RATE, REPOSITORY, TOKEN, seed
+from coding_agent_bench.reporter import REPOSITORY, reporter_of, seed
 from coding_agent_bench.result import Case, Measure, Result
 from coding_agent_bench.waiting import until
 from coding_agent_bench.world import Part, World
@@ -68,20 +66,8 @@ async def _measured(world: World, kind: _Kind, looks: int) -> Mapping[str, float
     with ForgeServer(kind.flavour, seed(), world.folder / f"resting-{name}") as forge:
         for number in range(kind.changes):
             _open(forge, f"coding-agent/issue-{number + 1}")
-        port = free_port()
-        program = main_py(
-            "reporter",
-            folder=world.folder,
-            port=port,
-            settings={
-                kind.flavour: {"api_url": forge.api_url, "personal_access_token": TOKEN},
-                "operator": {"namespace": namespace},
-                "reporter": {"http_host": "127.0.0.1", "http_port": port, **RATE},
-                "rounds": {"enabled": True, "interval": _LOOK_SECONDS},
-            },
-            environment={"KUBECONFIG": str(await _account(world.plane, namespace, world))},
-            name=f"reporter-{name}",
-        )
+        sections = {"rounds": {"enabled": True, "interval": _LOOK_SECONDS}}
+        program = await asyncio.to_thread(reporter_of, world, namespace, forge, f"reporter-{name}", sections)
         with program:
             await program.ready()
 
@@ -102,12 +88,6 @@ async def _measured(world: World, kind: _Kind, looks: int) -> Mapping[str, float
     # A look that has begun and not ended is counted in the requests, and not in the metric.
     counted = sum(requests.values()) / (last - first)
     return {"look": counted, "change": counted / kind.changes}
-
-
-async def _account(plane: Plane, namespace: str, world: World) -> object:
-    return await asyncio.to_thread(
-        plane.account, namespace, "operator/deploy/reporter-role.yaml", world.folder
-    )
 
 
 def _open(forge: ForgeServer, branch: str) -> None:

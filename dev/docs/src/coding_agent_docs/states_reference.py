@@ -69,7 +69,9 @@ class _Example:
 
 def states_page(head: str) -> str:
     """The page; a section for each state, with the labels and the comment of the item."""
-    return head + "".join(_section(example) for example in _examples())
+    return head + "".join(
+        _section(example) for example in (*_waiting(), *_with_attempts(), *_after_the_work())
+    )
 
 
 def _section(example: _Example) -> str:
@@ -133,16 +135,9 @@ def _problem(reason: PodReason, detail: str) -> TaskState:
     return replace(_state(Stage.ACTIVE, _attempt(), live=True), problem=problem)
 
 
-def _examples() -> Iterator[_Example]:
+def _waiting() -> Iterator[_Example]:
+    """Before an attempt's Job is there."""
     ready = _state(Stage.READY)
-    running = replace(_state(Stage.ACTIVE, _attempt(), live=True), started=True)
-    second = replace(
-        _state(Stage.ACTIVE, _attempt(1, Reason.MODEL_UNAVAILABLE), _attempt(2), live=True), started=True
-    )
-    backoff = replace(
-        _state(Stage.BACKOFF, _attempt(1, Reason.MODEL_UNAVAILABLE)),
-        next_attempt_time=_NOW + timedelta(minutes=1),
-    )
     yield _Example(
         "Waiting for its turn",
         "As many attempts run as the limits and budgets allow.",
@@ -168,6 +163,18 @@ def _examples() -> Iterator[_Example]:
         ready,
         SchedulingDecision(refused="POST jobs answered 403: exceeded quota"),
     )
+
+
+def _with_attempts() -> Iterator[_Example]:
+    """From the first Job until the task ends."""
+    running = replace(_state(Stage.ACTIVE, _attempt(), live=True), started=True)
+    second = replace(
+        _state(Stage.ACTIVE, _attempt(1, Reason.MODEL_UNAVAILABLE), _attempt(2), live=True), started=True
+    )
+    backoff = replace(
+        _state(Stage.BACKOFF, _attempt(1, Reason.MODEL_UNAVAILABLE)),
+        next_attempt_time=_NOW + timedelta(minutes=1),
+    )
     yield _Example(
         "Starting", "The attempt's pod does not run yet.", _state(Stage.ACTIVE, _attempt(), live=True)
     )
@@ -190,6 +197,10 @@ def _examples() -> Iterator[_Example]:
     yield _Example(
         "Suspended", "Somebody set `spec.suspend`.", _state(Stage.SUSPENDED, _attempt()), suspend=True
     )
+
+
+def _after_the_work() -> Iterator[_Example]:
+    """While the work is verified, and when the task has ended."""
     yield _Example(
         "Done",
         "The change is open.",

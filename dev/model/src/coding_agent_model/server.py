@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from coding_agent_model.answer import WireFormat
@@ -131,31 +131,39 @@ def create_app(scripts: Sequence[Script], *, api_key: str | None = None) -> Fast
         listed = {"models": [{"name": "models/scripted", "displayName": "Scripted"}]}
         return stranger(request, _GEMINI) or JSONResponse(listed)
 
-    @app.get("/_sandbox/requests")
+    app.include_router(_sandbox(play))
+    return app
+
+
+def _sandbox(play: Play) -> APIRouter:
+    """What tests and people ask the server itself, and not the model."""
+    router = APIRouter(prefix="/_sandbox")
+
+    @router.get("/requests")
     async def requests() -> list[dict[str, Any]]:
         """Every request for an answer, as it came, with its wire format and the script, position and status
         that it was answered with.
         """
         return list(play.log)
 
-    @app.get("/_sandbox/usage")
+    @router.get("/usage")
     async def usage() -> dict[str, dict[str, int]]:
         """What was served, by model: answers, and their tokens as the answers reported them."""
         return play.totals()
 
-    @app.post("/_sandbox/faults", status_code=201)
+    @router.post("/faults", status_code=201)
     async def plant(fault: Fault) -> dict[str, Any]:
         """Plant a fault, fields as in `Fault`."""
         play.faults.append(fault)
         return fault.model_dump()
 
-    @app.delete("/_sandbox/faults", status_code=204)
+    @router.delete("/faults", status_code=204)
     async def clear() -> None:
         """End all faults."""
         for fault in play.faults:
             fault.end()
 
-    return app
+    return router
 
 
 class ModelServer:

@@ -142,12 +142,10 @@ def test_ci_checks_each_commit(
 
 
 def test_an_act_waits_for_the_change_and_later_acts_on_the_item_wait_behind_it(people: People) -> None:
-    clock = PassedClock()
-
     class Waiting(PassedClock):
         def wait_until(self, at: float) -> bool:
-            if at > 6 and len(clock.waits) == 0:
-                clock.waits.append(at)
+            if at > 6 and not self.waits:
+                self.waits.append(at)
                 open_change(people)
             return True
 

@@ -47,7 +47,7 @@ def test_a_lying_model_gets_a_red_status_and_an_honest_comment(world: World, sta
     world.set_phase(name, Phase.SUCCEEDED, result=result, verify=evidence)
     text = world.shows(number, "Coding agent: done", {DONE})
     assert statuses(world, head) == {
-        "coding-agent": {"github": "failure", "gitlab": "failure"}[world.flavour],
+        "coding-agent": "failure",
         VERIFY_STATUS: "failure",
     }
     assert "All tests pass." in text, "what the model says is shown"
@@ -61,7 +61,10 @@ def test_a_lying_model_gets_a_red_status_and_an_honest_comment(world: World, sta
     assert writes(world) == 4
     process.stop()
     start()
-    assert writes(world) == 4
+    another = world.issue(BOT)
+    world.set_phase(world.task(another), Phase.RUNNING)
+    world.shows(another, "working on it", {PROCESSING})
+    assert writes(world) == 4, "the next reporter works, and does not write them again"
 
 
 def test_a_forge_that_refuses_statuses_gets_labels_and_comment(world: World, start: Start) -> None:

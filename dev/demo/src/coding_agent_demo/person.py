@@ -1,6 +1,6 @@
 """What a person does and sees on the forge.
 
-She reads with the client that the product has for each forge, and acts on the pages as in a browser.
+The person reads with the client that the product has for each forge, and acts on the pages as in a browser.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A small CI: runs shell commands on each new head of an open change, and reports them as checks with logs.
 
-The seed names the commands, but they run what somebody pushed, with the rights of this process. So use it
+The seed names the commands, but they run the code that was pushed, with the rights of this process. So use it
 only where a script decides what is pushed.
 """
 
@@ -45,7 +45,7 @@ class ContinuousIntegration:
             self._start(happening.repository, check.sha, check.name)
 
     async def stop(self) -> None:
-        """End what still runs."""
+        """Cancel the commands that still run."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -83,7 +83,7 @@ async def _output(command: str, folder: Path) -> tuple[str, bytes]:
                 log, _ = await process.communicate()
                 result = "failure" if process.returncode else "success"
     finally:
-        # The shell may have left children behind, also if it has ended itself.
+        # The shell can leave children behind, even if it has ended.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

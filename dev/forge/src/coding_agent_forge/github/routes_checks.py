@@ -170,8 +170,8 @@ async def logs(job: int, repository: InRepository, sandbox: SandboxOf) -> Respon
 async def stored_log(job: int, sig: str, request: Request, sandbox: SandboxOf) -> Response:
     """A log in the store, which refuses a request that is both signed and authenticated, as Azure's does.
 
-    Clients send their token to the host to which they sent it before. So it is refused only if the store has
-    a host of its own.
+    Clients send their token to the host to which they sent it before. So the store refuses the token only if
+    its host is not that of the API.
     """
     authenticated = "authorization" in request.headers and _store_of(sandbox) != sandbox.base_url
     if authenticated or sig != "sandbox":

@@ -197,7 +197,7 @@ def reviewers(
     people = {user.id: user for user in [*(one.author for one in reviews), *item.reviewers]}
     states = []
     for user in people.values():
-        # GitHub takes everybody from the list who has answered, GitLab nobody.
+        # GitHub removes everybody from the list who has answered, and GitLab removes nobody.
         asked = flavour is Flavour.GITHUB and user in item.reviewers
         state = "UNREVIEWED" if asked else verdict(user)
         if user is not item.author and state in _REVIEWER_STATES:

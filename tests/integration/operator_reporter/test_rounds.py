@@ -367,10 +367,6 @@ def test_an_event_causes_a_look_and_twice_the_event_makes_no_second_round(
     def is_check(one: Received) -> bool:
         return bool(checks & {one.headers.get("x-github-event"), one.headers.get("x-gitlab-event")})
 
-    def is_answered() -> bool:
-        metadata: dict[str, Any] = world.read(task)["metadata"]
-        return ANNOTATION_LOOK not in metadata.get("annotations", {})
-
     until(
         "a look is asked for",
         lambda: (
@@ -378,7 +374,7 @@ def test_an_event_causes_a_look_and_twice_the_event_makes_no_second_round(
         ),
     )
     name = change.a_round()
-    until("answered", is_answered)
+    until("answered", lambda: is_answered(world, task))
     assert world.is_reported(task), "it is not reported again"
     before = looks(world, process)
     asked = [deliver(world, receiver, one) for one in list(hook_receiver.deliveries) if is_check(one)]

@@ -47,9 +47,9 @@ class Screen:
 
     def logged(self) -> Iterator[LogLine]:
         """Yield the lines that are new in the log."""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
-        complete = text.rfind("\n") + 1
-        new, self._read = text[self._read : complete], complete
+        data = self.log.read_bytes()
+        complete = data.rfind(b"\n") + 1
+        new, self._read = data[self._read : complete].decode("utf-8", "replace"), complete
         for line in new.splitlines():
             found = _LINE.match(line)
             if found and not found["logger"].startswith("uvicorn"):

@@ -25,7 +25,7 @@ METADATA = {
 }
 """From the clouds' own documentation, November 2026."""
 PORTS = {80, 32526}
-"""That they serve on; the second is the wire server's."""
+"""The ports on which they serve; the second is the wire server's."""
 
 
 @pytest.mark.parametrize("file", VALUES_FILES, ids=lambda file: file.stem)

@@ -200,7 +200,7 @@ async def test_60_requests_with_pictures_exceed_the_allowance_by_one_answer_at_m
 async def test_60_programs_that_set_no_limit_exceed_the_allowance_by_one_answer_at_most(
     make_place: MakePlace, runner: str
 ) -> None:
-    """It never says how long an answer may be."""
+    """The program never says how long an answer may be."""
     provider = '{name="g", base_url="\'$OPENAI_BASE_URL\'", env_key="OPENAI_API_KEY", wire_api="responses"}'
     start = (
         "codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox"

@@ -158,7 +158,7 @@ def test_a_failed_check_makes_one_round_until_the_head_changes(
     assert first.endswith(spec["trigger"]["round"]["namePart"])
     assert spec["trigger"]["round"]["head"] == change.head
     assert spec["source"]["kind"] == "change"
-    for _ in range(2):  # twice the event
+    for _ in range(2):  # the event arrives twice
         ask(world, first)
         until("answered", lambda: is_answered(world, first))
     look_again(world, process)

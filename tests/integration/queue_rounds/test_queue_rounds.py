@@ -1,4 +1,4 @@
-"""Rounds without Kubernetes: a failed check and a review have one round each, whatever dies or is doubled."""
+"""Rounds without Kubernetes: a failed check and a review have one round each, despite kills and repeats."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_from_a_failed_check_to_an_answered_review(story: Story) -> None:
     story.kill_and_start()
     until(lambda: len(system.model.requests) >= 4, lambda: f"the next attempt; {system._logs()}")
 
-    # It is killed again after its push and its answer, before the comment shows the end.
+    # The consumer is killed again after its push and its answer, before the comment shows the end.
     system.fault(method="(PATCH|PUT)", path=r".*/(issues/comments|notes)/\d+", status=503, times=None)
     story.gate.touch()
     until(lambda: answers(thread), lambda: f"the answer; {system._logs()}", 300)

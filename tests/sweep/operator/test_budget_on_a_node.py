@@ -123,7 +123,7 @@ def test_the_model_gave_no_more_than_the_budget_and_the_answers_under_way(start_
     attempts = [attempt for task in tasks for attempt in task["status"].get("attempts", ())]
     counted = sum(tokens_of(attempt) for attempt in attempts)
     # Nothing is known of an attempt that was killed with its pod. An attempt that was killed before its first
-    # answer has said that it used nothing.
+    # answer has reported that it used nothing.
     charged = sum(
         tokens_of(attempt) if "usage" in attempt else attempt["allowance"]["tokens"] for attempt in attempts
     )

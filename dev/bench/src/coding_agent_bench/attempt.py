@@ -129,7 +129,7 @@ def _start(arguments: Sequence[str], environment: Mapping[str, str], log: Path) 
 
 
 def _ended(process: subprocess.Popen[bytes]) -> _Used:
-    """Wait until a program has ended, and return what it used: only a zombie still has all its figures.
+    """Wait until a program has ended, and return what it used: `/proc` has the figures until it is reaped.
 
     Raises:
         BenchError: it does not end in time.

@@ -1,4 +1,4 @@
-"""What changes on which nothing happens cost at the forge: the sandbox counts the requests of looks at them.
+"""What open changes cost at the forge while nothing happens on them: the requests of the reporter's looks.
 
 Each change has the agent's comment and a green check. The first looks are not counted, because they read
 more, and ask until the forge has computed whether the change merges.

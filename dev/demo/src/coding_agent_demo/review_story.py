@@ -1,4 +1,4 @@
-"""The story after the change was opened: a failed check, a review, and what the agent makes of both."""
+"""The story after the change was opened: a failed check, a review, and how the agent responds to both."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ class ReviewStory:
             f"{name} {_WORDS.get(one.conclusion, one.conclusion)}"
             for name, one in sorted(_checks(seen).items())
         )
-        colour = "red" if _failed(seen) else "green"
-        self.screen.tell("ci", f"{seen.snapshot.head_commit[:8]}: {results}", colour)
+        color = "red" if _failed(seen) else "green"
+        self.screen.tell("ci", f"{seen.snapshot.head_commit[:8]}: {results}", color)
 
     def _see_that_it_ended(self) -> None:
         """See that each cause had one round, and that nothing follows the merge.

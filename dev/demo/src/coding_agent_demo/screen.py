@@ -39,10 +39,10 @@ class Screen:
     def __post_init__(self) -> None:
         self._read = self.log.stat().st_size
 
-    def tell(self, who: str, what: str, colour: str) -> None:
+    def tell(self, who: str, what: str, color: str) -> None:
         """Print one line: seconds since the start, who, what."""
         at = time.monotonic() - self.began
-        self.console.print(f"[dim]{at:5.1f} s[/dim]  [{colour}]{who:<9}[/{colour}] ", end="")
+        self.console.print(f"[dim]{at:5.1f} s[/dim]  [{color}]{who:<9}[/{color}] ", end="")
         self.console.print(what, markup=False, highlight=False, soft_wrap=True)
 
     def logged(self) -> Iterator[LogLine]:

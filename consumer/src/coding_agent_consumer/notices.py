@@ -52,7 +52,7 @@ from coding_agent_consumer.forge_tasks import (
     state_of,
     task_for,
 )
-from coding_agent_consumer.rounds.looks import RoundLooks
+from coding_agent_consumer.rounds.looks import ConsumerLooks
 
 _logger = logging.getLogger("coding_agent.notices")
 
@@ -101,11 +101,11 @@ async def handle_notices(
 
 def round_looks(
     settings: Settings, source: NoticeSource, forges: Mapping[str, Forge], sink: TaskSink | None
-) -> dict[str, RoundLooks]:
+) -> dict[str, ConsumerLooks]:
     """Return what looks at our open changes, by host; empty if there are no rounds."""
     if sink is None or not settings.rounds.enabled:
         return {}
-    return {host: RoundLooks(settings, forge, source, sink) for host, forge in forges.items()}
+    return {host: ConsumerLooks(settings, forge, source, sink) for host, forge in forges.items()}
 
 
 async def look_once(settings: Settings, source: NoticeSource, sink: TaskSink, stop: asyncio.Event) -> None:
@@ -169,7 +169,7 @@ class NoticeHandler:
     source: NoticeSource
     forges: Mapping[str, Forge]
     metrics: CommandMetrics | None = None
-    looks: Mapping[str, RoundLooks] = field(default_factory=dict)
+    looks: Mapping[str, ConsumerLooks] = field(default_factory=dict)
 
     async def handle(self, notice: Notice) -> None:
         """Handle a notice. This raises ForgeError or QueueUnavailableError."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_consumer.rounds.looks import RoundLooks
+from coding_agent_consumer.rounds.looks import ConsumerLooks
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import ChangeSnapshot, CheckConclusion, OpenChanges
 from coding_agent_core.forge.values import MARKER, Comment, ItemState, Permission
@@ -77,7 +77,7 @@ class Place:
     def __init__(self, *changes: ChangeSnapshot) -> None:
         self.forge, self.queue = FakeForge(*changes), MemoryQueue()
         forge: Any = self.forge
-        self.looks = RoundLooks(SETTINGS, forge, self.queue, self.queue)
+        self.looks = ConsumerLooks(SETTINGS, forge, self.queue, self.queue)
 
     def shows(self, state: State, kind: ItemKind = ItemKind.CHANGE, number: int = 8) -> None:
         self.forge.comments[kind, number] = comment(reports.report(state))

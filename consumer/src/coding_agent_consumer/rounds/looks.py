@@ -48,7 +48,7 @@ _FIRST_RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 
 
 @dataclass
-class RoundLooks:
+class ConsumerLooks:
     """Looks at the open changes of one forge.
 
     Args:

@@ -41,7 +41,7 @@ from prometheus_client import Counter, Gauge
 
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile
-from coding_agent_operator.reporter.round_looks import RoundLooks
+from coding_agent_operator.reporter.round_looks import ReporterLooks
 from coding_agent_operator.watching import Relist, Selector, serve_probes, watch
 
 _logger = logging.getLogger("reporter")
@@ -148,7 +148,7 @@ class ReporterController:
             behind=WATCH_BEHIND.set,
         )
         self._workers = {}
-        self._looks: dict[str, RoundLooks] = {}
+        self._looks: dict[str, ReporterLooks] = {}
         for host, (forge, pace) in forges.items():
             context = ForgeContext(
                 forge=forge,
@@ -165,7 +165,7 @@ class ReporterController:
                 reruns=partial(self._reruns, host),
             )
             if settings.rounds.enabled:
-                self._looks[host] = RoundLooks(
+                self._looks[host] = ReporterLooks(
                     context, settings.rounds, settings.consumer.branch_prefix, self._notes_changed
                 )
             self._workers[host] = self._new_worker(host, partial(reconcile, context), pace)

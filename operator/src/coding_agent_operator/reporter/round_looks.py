@@ -60,7 +60,7 @@ class OurReruns:
 
 
 @dataclass
-class RoundLooks:
+class ReporterLooks:
     """Looks at the open changes of one forge.
 
     Args:

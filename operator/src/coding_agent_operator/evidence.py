@@ -26,6 +26,8 @@ from coding_agent_operator.task_state import Stage, TaskState
 _NO_RESULT = "The pod left no result that can be read."
 _DELETED = "The pod's Job was deleted."
 _CANCELLED = "The task was cancelled."
+_SWITCHED_OFF = "The settings no longer ask for evidence."
+_TOO_LATE = "The pods did not finish in time."
 
 
 def evidence_limit(verify: Verify, template: JobTemplate) -> timedelta | None:
@@ -65,7 +67,8 @@ def evidence_step(
     Args:
         state: the state of the task by its attempts alone.
         jobs: the task's Jobs of evidence pods. The pods of Jobs that ended must have been read.
-        limit: how long all pods together may take; `None` if there is no evidence in this installation.
+        limit: how long all pods together may take, from the first request or from the newest time that Kueue
+            admitted one; `None` if there is no evidence in this installation.
     """
     known = task.status.verify
     live = tuple(job for job in jobs if not job.finished)
@@ -78,16 +81,19 @@ def evidence_step(
     stop = tuple(job for job in live if not job.deleting)
     if not known.pending or task.ended:
         return EvidenceStep(known, delete=stop, release=_released(known, jobs))
-    why = _CANCELLED if task.spec.cancel else None
-    if limit is None or (now - known.started > limit and not any(job.waiting for job in live)):
-        why = why or "The pods did not finish in time."
-    if why is not None:
-        over = _given_up(task, known, why)
+    if task.spec.cancel or limit is None:
+        over = _given_up(task, known, _CANCELLED if task.spec.cancel else _SWITCHED_OFF)
         return EvidenceStep(over, delete=stop, release=_released(over, jobs))
+    # The time that pods wait for Kueue does not count.
+    since = max((known.started, *(job.started for job in jobs if job.started is not None)))
+    is_late = now - since > limit and not any(job.waiting for job in live)
     for side in Side:
         found = _of_side(task, known.side(side), side, jobs, now=now, policy=policy)
         known = judged(known.model_copy(update={side.value: found.known}))
         if found.create is not None or found.known is None or not found.known.settled:
+            if is_late:
+                over = _given_up(task, known, _TOO_LATE)
+                return EvidenceStep(over, delete=stop, release=_released(over, jobs))
             create = None if found.create is None else (side, found.create)
             return EvidenceStep(known, create, found.delete, _released(known, jobs))
         if not known.pending:

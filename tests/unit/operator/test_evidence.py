@@ -187,6 +187,35 @@ def test_a_running_pod_is_waited_for_and_one_that_cannot_start_is_replaced() -> 
     assert plan(task(found.status), []).verify == (Side.HEAD, 2)
 
 
+def test_a_pod_that_kueue_admits_late_still_has_its_time() -> None:
+    pending = done(verify=Evidence(commit=HEAD, started=ago(7 * 3600)))
+    queued = evidence_job(queue="team", created=ago(7 * 3600))
+    found = plan(task(pending), [replace(queued, suspended=True)])
+    assert (found.verify, found.delete) == (None, ())
+    found = plan(task(pending), [replace(queued, started=ago(60), ready=1)])
+    assert (found.verify, found.delete) == (None, ()), "it waited for Kueue, and now it runs"
+    found = plan(task(pending), [left(GREEN, queue="team", started=ago(60))])
+    assert found.verify == (Side.BASE, 1), "its result counts"
+
+
+@pytest.mark.parametrize("result", [GREEN, RED])
+def test_a_result_that_the_operator_reads_late_counts(result: VerifyResult) -> None:
+    pending = done(verify=Evidence(commit=HEAD, started=ago(7 * 3600)))
+    found = plan(task(pending), [left(result)])
+    assert found.status is not None
+    assert found.status.verify is not None
+    state = EvidenceState.SUCCESS if result is GREEN else EvidenceState.FAILURE
+    assert (found.verify, found.status.verify.state) == (None, state), "the base is not run any more"
+
+
+def test_evidence_that_was_switched_off_says_so() -> None:
+    pending = done(verify=Evidence(commit=HEAD, started=ago(60)))
+    found = plan(task(pending), [evidence_job(ready=1)], limit=None)
+    assert found.status is not None
+    assert found.status.verify is not None
+    assert found.status.verify.description == "Could not be checked: The settings no longer ask for evidence."
+
+
 def test_an_evidence_pod_reserves_no_money() -> None:
     budgets = Budgets(task=Allowance(tokens=1000))
     pending = done(verify=Evidence(commit=HEAD, started=ago(60)))

@@ -269,11 +269,7 @@ def _summary(task: AgentTask, state: TaskState, decision: SchedulingDecision) ->
         return state.outcome.phase, state.outcome.reason, state.outcome.message[:4096]
     last = state.attempts[-1] if state.attempts else None
     if state.verifying:
-        return (
-            Phase.RUNNING,
-            VERIFYING,
-            "The work is pushed. Its verification runs in a pod without the agent.",
-        )
+        return Phase.RUNNING, VERIFYING, _VERIFIES
     match state.stage:
         case Stage.ACTIVE:
             return _summary_of_active(task, state, last)

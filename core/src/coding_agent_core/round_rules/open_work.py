@@ -14,7 +14,7 @@ from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, Mergeab
 from coding_agent_core.registry import FACTS
 from coding_agent_core.round_rules.checks import Diagnosis, diagnose, fingerprints
 from coding_agent_core.round_rules.review import Acts, WriteAccess, acts_of, pending_remarks
-from coding_agent_core.rounds.record import RoundEnd, RoundEntry, RoundRecord
+from coding_agent_core.rounds.record import RoundEnd, RoundEntry, RoundRecord, covers
 from coding_agent_core.rounds.values import (
     IDS_LIMIT,
     MayWrite,
@@ -226,8 +226,7 @@ def _earlier(cause: RoundCause, record: RoundRecord) -> RoundEntry | None:
     A check that is removed or passes later does not make a new cause of the others.
     """
     for entry in reversed(record.rounds):
-        same_head = cause.kind is RoundKind.REVIEW or entry.before == cause.head
-        if entry.counted and entry.kind is cause.kind and same_head and set(cause.keys) <= set(entry.keys):
+        if entry.counted and covers(entry.kind, entry.before, entry.keys, cause):
             return entry
     return None
 

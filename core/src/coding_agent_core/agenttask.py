@@ -67,7 +67,7 @@ LABEL_TASK = f"{GROUP}/task"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 """On Jobs and pods: the number of the attempt, from 1."""
 LABEL_VERIFY = f"{GROUP}/verify"
-"""On Jobs and pods: `head` or `base` if it is an evidence pod and no attempt."""
+"""On Jobs and pods: `head` or `base` for an evidence pod; absent for an attempt."""
 ANNOTATION_LABELED_AT = f"{GROUP}/labeled-at"
 """This task answers applications of the label up to this time, by the forge's clock. Later deliveries change
 the time, and so does the reporter before it removes the label."""

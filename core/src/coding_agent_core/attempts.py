@@ -123,7 +123,7 @@ class Outcome(Frozen, extra="ignore"):
             this attempt. `None` if the time is not known.
         commit: the commit that this attempt or an earlier one of the task pushed; `None` if none did.
         verify: what the commands that check the work gave; `None` if there are none, or if they did not run.
-        round: how a round ended, for the record; `None` if the task is no round.
+        round: how a round ended, for the record; `None` if the task is not a round.
     """
 
     version: Literal[1] = 1

@@ -43,8 +43,8 @@ _SUMMARY_LIMIT = 8_000
 """Maximum number of characters of the agent's summary. GitHub accepts 65,536 for the whole comment."""
 
 _WORTH = (
-    "The commands ran on the pushed commit, in a pod that has neither the agent nor its workspace. What they "
-    "test is the repository's word: the agent may have edited the tests."
+    "The commands ran on the pushed commit, in a pod that has neither the agent nor its workspace. The "
+    "repository decides what the commands test: the agent may have edited the tests."
 )
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -104,7 +104,7 @@ class Report:
         began: whether any attempt has started.
         tail: the last lines of a failed attempt's log, as plain text.
         last: the last attempt, with its transcript's place and the hosts that the egress proxy denied to it.
-        round: which round of its kind the task is, as a phrase; empty if it is none.
+        round: which round of its kind the task is, as a phrase; empty if it is not a round.
         notes: what the change's next round waits for, or why there is none, as sentences.
         evidence: what the commands that check the work gave in evidence pods.
     """

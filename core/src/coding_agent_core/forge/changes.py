@@ -130,7 +130,7 @@ class ReviewThread:
 
 
 class ReviewVerdict(StrEnum):
-    """GitLab's `unreviewed`, `review_started` and `unapproved` are no reviews."""
+    """GitLab's `unreviewed`, `review_started` and `unapproved` are not reviews."""
 
     APPROVED = "approved"
     CHANGES_REQUESTED = "changes requested"
@@ -141,7 +141,7 @@ class ReviewVerdict(StrEnum):
 
 @dataclass(frozen=True)
 class SubmittedReview:
-    """A review without its threads. Drafts (GitHub's `PENDING`) are none.
+    """A review without its threads. Drafts (GitHub's `PENDING`) are not reviews.
 
     Attributes:
         id: the forge's number of the review as text. GitLab has none, so it is the number of the reviewer.

@@ -140,7 +140,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A check that the forge should run again; this is no round.
+    """A check that the forge should run again; this is not a round.
 
     Attributes:
         run: the id of the run that ended (`CheckResult.id`).
@@ -160,7 +160,7 @@ class Work:
 
     Attributes:
         due: the causes that are due. Only the first one starts, because what it pushes changes the others.
-        reruns: the checks to run again now; each has to be recorded (`RoundRecord.with_rerun`).
+        reruns: the checks to run again now; each has to be recorded (`with_reruns`).
         notes: sentences for people about what no round can fix, such as a check that hangs.
         ask: the logins of accounts whose permission decides. While there are any, nothing is due: ask the
             forge, and decide again.

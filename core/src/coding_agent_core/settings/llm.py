@@ -203,14 +203,14 @@ class GatewaySettings(Section):
     """Address or host name of this machine on which an attempt's gateway listens, as the workspace reaches
     it. It must not be loopback if the workspace has its own container, as with Docker Compose."""
     models: tuple[str, ...] = ()
-    """Names of the models that agents may use, with `*` for any characters, so `*` alone allows all; empty:
-    the models of the `llm` sections in use, or the one that a task or a person chooses instead."""
+    """Names of the models that agents may use, with `*` for any characters, so `*` alone allows all. If
+    empty: the models of the `llm` sections in use, or the model that a task or a person chooses instead."""
     provider_tools: bool = False
     """Whether requests may name tools that the provider runs (web search, remote MCP servers) and files by
     their address. The provider then reaches hosts that the attempt itself cannot reach."""
     fallbacks: tuple[Fallback, ...] = ()
-    """Providers that are asked in turn if the first one answers 429 or 5xx, or cannot be reached. They are
-    not used for people who set their own address or key."""
+    """Providers that are asked in turn if the first one answers 429 or 5xx, or cannot be reached. Fallbacks
+    are not used for people who set their own address or key."""
     identity: Identity | None = None
     """Workload identity that gives access to the provider of `llm.provider` instead of an `api_key`. It is
     not used for people who set their own address, key or provider."""

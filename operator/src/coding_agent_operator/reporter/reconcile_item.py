@@ -349,7 +349,7 @@ async def _update_comment(
 
 
 async def _set_statuses(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> None:
-    """Write the commit statuses that were not written yet. One that the forge refuses is not tried again."""
+    """Write the commit statuses that were not written yet. A status that the forge refuses is not retried."""
     item, known = task.spec.item, read_state(memory.comment.body) if memory.comment else None
     for one in commit_statuses(task):
         if one.key in memory.statuses or (known is not None and one.key in known.statuses):

@@ -99,7 +99,7 @@ class Change:
         given = Trigger.model_validate(self.world.read(name)["spec"]["trigger"]).round
         assert given is not None
         cause = cause_of(given)
-        result = RoundResult(cause, datetime.now(UTC), end, after, created_for=cause)
+        result = RoundResult(cause, datetime.now(UTC), end, after)
         report = report_of_round(result).model_dump(mode="json", exclude_none=True)
         self.world.set_phase(name, Phase.SUCCEEDED, result={"round": report})
         until("reported", lambda: self.world.is_reported(name))

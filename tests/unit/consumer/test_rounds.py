@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 from coding_agent_core.reporting import State, comment
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult, after
+from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.tasks import Phase
 
 from tests.unit.consumer.simulation import BOT, DONE, PROCESSING, UNAVAILABLE, Process, World
 from tests.unit.consumer.test_crash import reach
 from tests.unit.core_reporting import making
+from tests.unit.core_rounds.making import after
 from tests.unit.core_rounds.test_trigger import CHECKS, NEXT, NOW, REVIEW
 
 RECORD = after(RoundRecord(), RoundResult(REVIEW, NOW, RoundEnd.PUSHED, NEXT))

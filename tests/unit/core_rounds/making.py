@@ -27,8 +27,9 @@ from coding_agent_core.forge.changes import (
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.round_rules.open_work import open_work
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult, after
-from coding_agent_core.rounds.values import RoundCause, RoundPolicy, StopReason, Work
+from coding_agent_core.rounds.record import RerunEntry, RoundEnd, RoundRecord, RoundResult
+from coding_agent_core.rounds.trigger import recorded, report_of_round, trigger_of
+from coding_agent_core.rounds.values import Rerun, RoundCause, RoundPolicy, StopReason, Work
 from coding_agent_core.tasks import Item
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -164,6 +165,18 @@ def decide(
 ) -> Work:
     options = {"may_write": may_write} | options
     return open_work(snapshot, record or RoundRecord(), policy, now, **options)
+
+
+def after(record: RoundRecord, result: RoundResult, created: RoundCause | None = None) -> RoundRecord:
+    """The record after a round that was created for a cause, by default for the one that it worked on."""
+    _, trigger = trigger_of(created or result.cause, result.at)
+    return recorded(record, trigger, report_of_round(result), RoundEnd.FAILED)
+
+
+def asked_again(record: RoundRecord, rerun: Rerun, when: datetime, *, refused: bool = False) -> RoundRecord:
+    """The record after the forge was asked to run a check again."""
+    entry = RerunEntry(head=rerun.head, check=rerun.check, run=rerun.run, at=when, refused=refused)
+    return record.with_rerun_entry(entry)
 
 
 def ended(

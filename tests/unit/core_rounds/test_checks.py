@@ -17,6 +17,7 @@ from tests.unit.core_rounds.making import (
     HEAD,
     LATER,
     POLICY,
+    asked_again,
     at,
     change,
     check,
@@ -165,7 +166,7 @@ def test_checks_run_again_a_limited_number_of_times(
         work = decide(snapshot, record)
         assert (work.due, [rerun.run for rerun in work.reruns]) == ((), [str(number)])
         assert work.waiting[0].why == "These checks are going to run again: CI / test."
-        record = record.with_rerun(work.reruns[0], LATER)
+        record = asked_again(record, work.reruns[0], LATER)
         seen_too_early = decide(snapshot, record)
         assert (seen_too_early.reruns, seen_too_early.stops) == ((), ())
         assert seen_too_early.waiting[0].why == "The forge was asked to run these checks again: CI / test."
@@ -174,19 +175,19 @@ def test_checks_run_again_a_limited_number_of_times(
 
 
 def test_a_check_that_passes_when_it_runs_again_leaves_nothing_to_do() -> None:
-    record = RoundRecord().with_rerun(decide(change(checks=(check(earlier=(GREEN,)),))).reruns[0], LATER)
+    record = asked_again(RoundRecord(), decide(change(checks=(check(earlier=(GREEN,)),))).reruns[0], LATER)
     work = decide(change(checks=(check(conclusion=GREEN, run="901", earlier=(GREEN, RED)),)), record)
     assert work == Work()
 
 
 def test_a_check_that_ran_again_and_failed_by_itself_causes_a_round() -> None:
-    record = RoundRecord().with_rerun(decide(change(checks=(check(conclusion=BROKEN),))).reruns[0], LATER)
+    record = asked_again(RoundRecord(), decide(change(checks=(check(conclusion=BROKEN),))).reruns[0], LATER)
     assert decide(change(checks=(check(run="901", earlier=(BROKEN,)),)), record).due
 
 
 def test_a_refused_rerun_is_not_asked_again_and_nobody_waits_for_it() -> None:
     snapshot = change(checks=(check("a"), check("b", earlier=(GREEN,))))
-    record = RoundRecord().with_rerun(decide(snapshot).reruns[0], LATER, refused=True)
+    record = asked_again(RoundRecord(), decide(snapshot).reruns[0], LATER, refused=True)
     work = decide(snapshot, record)
     assert (work.due[0].ids, work.reruns, reasons(work)) == (("a",), (), [StopReason.FLAKY])
     assert work.notes == (
@@ -197,14 +198,14 @@ def test_a_refused_rerun_is_not_asked_again_and_nobody_waits_for_it() -> None:
 
 def test_a_rerun_that_never_appears_is_not_waited_for_forever() -> None:
     snapshot = change(checks=(check(conclusion=BROKEN),))
-    record = RoundRecord().with_rerun(decide(snapshot).reruns[0], LATER)
+    record = asked_again(RoundRecord(), decide(snapshot).reruns[0], LATER)
     work = decide(snapshot, record, now=LATER + POLICY.check_hangs_after)
     assert (work.waiting, reasons(work)) == ((), [StopReason.INFRASTRUCTURE])
 
 
 def test_a_rerun_whose_answer_was_lost_is_not_waited_for_long() -> None:
     snapshot = change(checks=(check("a"), check("b", BROKEN)))
-    record = RoundRecord().with_rerun(decide(snapshot).reruns[0], LATER)
+    record = asked_again(RoundRecord(), decide(snapshot).reruns[0], LATER)
     [entry] = record.reruns
     lost = record.model_copy(update={"reruns": (entry.model_copy(update={"unanswered": True}),)})
     assert not decide(snapshot, lost, now=LATER + timedelta(minutes=4)).due
@@ -233,7 +234,7 @@ def test_a_head_has_a_limited_number_of_reruns() -> None:
         work = decide(change(checks=some), record)
         made += len(work.reruns)
         for rerun in work.reruns:
-            record = record.with_rerun(rerun, LATER)
+            record = asked_again(record, rerun, LATER)
     assert made == RERUNS_LIMIT
     other = decide(change(head_commit=sha("head 2"), checks=(check(conclusion=BROKEN),)), record)
     assert len(other.reruns) == 1

@@ -12,10 +12,11 @@ from coding_agent_core.rounds.record import (
     RoundEnd,
     RoundRecord,
     RoundResult,
-    after,
     answer_mark,
+    entry_of,
     marked_answers,
     read_record,
+    with_entry,
 )
 from coding_agent_core.rounds.values import IDS_LIMIT, Rerun, RoundCause, RoundKind, digest
 from hypothesis import given
@@ -25,6 +26,8 @@ from tests.unit.core_rounds.making import (
     HEAD,
     LATER,
     OTHER_BOT,
+    after,
+    asked_again,
     at,
     change,
     check,
@@ -43,7 +46,7 @@ RERUN = Rerun("900", digest("CI"), "CI", HEAD, "why")
 
 
 def test_a_record_survives_the_comment() -> None:
-    record = after(RoundRecord(), RESULT).with_rerun(RERUN, LATER, refused=True)
+    record = asked_again(after(RoundRecord(), RESULT), RERUN, LATER, refused=True)
     text = record.to_json()
     assert "\n" not in text
     assert read_record(text) == record
@@ -100,7 +103,7 @@ def test_a_record_never_grows_beyond_what_it_can_read() -> None:
         ids = tuple(f"t{number * 100_000_000_000 + index}" for index in range(IDS_LIMIT))
         errors = tuple(digest(str(index)) for index in range(IDS_LIMIT))
         cause = RoundCause(RoundKind.REVIEW, ids, HEAD, errors=errors)
-        record = after(record, replace(RESULT, cause=cause))
+        record = with_entry(record, entry_of(replace(RESULT, cause=cause)))
         assert read_record(record.to_json()) == record
         assert record.full is (len(record.to_json()) > RECORD_LIMIT or record.full)
     assert record.full
@@ -120,7 +123,7 @@ def test_a_cause_whose_round_did_something_else_can_come_again_under_another_nam
     created = decide(red).due[0]
     both = replace(red, threads=(thread(remark(1)),))
     started = decide(both).due[0]
-    record = after(RoundRecord(), RoundResult(started, LATER, RoundEnd.NO_PUSH, HEAD, created_for=created))
+    record = after(RoundRecord(), RoundResult(started, LATER, RoundEnd.NO_PUSH, HEAD), created)
     again = decide(both, record).due[0]
     assert (again.ids, again.count) == (created.ids, "round 1 of 3")
     assert again.name_part != created.name_part
@@ -130,13 +133,13 @@ def test_a_cause_whose_round_did_something_else_can_come_again_under_another_nam
 def test_a_round_that_read_more_than_it_was_created_for(end: RoundEnd, entries: int) -> None:
     created = RoundCause(RoundKind.REVIEW, ("t1",), HEAD)
     started = replace(created, ids=("t1", "t2"))
-    result = RoundResult(started, LATER, end, HEAD, created_for=created)
-    record = after(RoundRecord(), result)
-    assert (len(record.rounds), after(record, result)) == (entries, record)
+    result = RoundResult(started, LATER, end, HEAD)
+    record = after(RoundRecord(), result, created)
+    assert (len(record.rounds), after(record, result, created)) == (entries, record)
 
 
 def test_only_the_reruns_of_one_head_are_kept() -> None:
-    record = RoundRecord().with_rerun(RERUN, LATER).with_rerun(replace(RERUN, head=sha("head 2")), LATER)
+    record = asked_again(asked_again(RoundRecord(), RERUN, LATER), replace(RERUN, head=sha("head 2")), LATER)
     assert [entry.head for entry in record.reruns] == [sha("head 2")]
 
 
@@ -167,4 +170,6 @@ def test_a_cause_that_the_decision_made_can_always_be_recorded() -> None:
 
 
 def test_a_full_record_stays_full() -> None:
-    assert after(RoundRecord(full=True), RESULT).full
+    full = RoundRecord(full=True)
+    assert after(full, RESULT).full
+    assert with_entry(full, entry_of(RESULT)).full

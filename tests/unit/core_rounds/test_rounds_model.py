@@ -29,7 +29,6 @@ from coding_agent_core.rounds.record import (
     RoundEnd,
     RoundRecord,
     RoundResult,
-    after,
     answer_mark,
     read_record,
 )
@@ -49,6 +48,8 @@ from tests.unit.core_rounds.making import (
     POLICY,
     REVIEW_BOT,
     STRANGER,
+    after,
+    asked_again,
     change,
     check,
     decide,
@@ -216,7 +217,7 @@ class Rounds(RuleBasedStateMachine):
     def a_check_runs_again(self, seconds: int) -> None:
         self._next(seconds)
         for rerun in self._decide().reruns:
-            record = self.record.with_rerun(rerun, self.now)
+            record = asked_again(self.record, rerun, self.now)
             assert len(record.reruns_of(rerun.head, rerun.check)) <= 2
             self.stored = record.to_json()
 
@@ -269,9 +270,7 @@ class Rounds(RuleBasedStateMachine):
         assert self.created is not None
         work = self._decide()
         if not work.due:
-            gone = RoundResult(
-                self.created, self.now, RoundEnd.SUPERSEDED, self.created.head, created_for=self.created
-            )
+            gone = RoundResult(self.created, self.now, RoundEnd.SUPERSEDED, self.created.head)
             self.stored = after(self.record, gone).to_json()
             self.created = None
             return
@@ -305,12 +304,12 @@ class Rounds(RuleBasedStateMachine):
             # The commit of our push can name the person for whom it was made.
             self.events.append(ChangeEvent(ChangeEventKind.PUSHED, ANNA, self.now, self.head))
         after_it = self.head if end is RoundEnd.PUSHED else head
-        result = RoundResult(cause, self.now, end, after_it, created_for=self.created)
-        self.created = None
+        result = RoundResult(cause, self.now, end, after_it)
+        created, self.created = self.created, None
         if end is RoundEnd.PUSHED:
             result = replace(result, patch=patch, reverse=reverse)
-        record = after(self.record, result)
-        assert after(record, result) == record
+        record = after(self.record, result, created)
+        assert after(record, result, created) == record
         self.stored = record.to_json()
         if end is not RoundEnd.SUPERSEDED:
             self.done[cause.kind] += cause.kind in self.of_this_count

@@ -1,4 +1,4 @@
-"""What an AgentTask keeps of a round leads to the same record as the round's result itself."""
+"""What an AgentTask keeps of a round, and what the record gets from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from coding_agent_core.attempts import MAX_MESSAGE_BYTES, Outcome
 from coding_agent_core.reasons import Reason
-from coding_agent_core.rounds.record import RerunEntry, RoundEnd, RoundRecord, RoundResult, after
+from coding_agent_core.rounds.record import RerunEntry, RoundEnd, RoundRecord, RoundResult, entry_of
 from coding_agent_core.rounds.trigger import (
     REPORTED_RERUNS,
     RoundReport,
@@ -50,23 +50,25 @@ def test_long_names_of_checks_are_left_out() -> None:
 
 
 ENDS = {
-    "pushed": RoundResult(CHECKS, NOW, RoundEnd.PUSHED, NEXT, "1" * 40, "2" * 40, created_for=CHECKS),
+    "pushed": RoundResult(CHECKS, NOW, RoundEnd.PUSHED, NEXT, "1" * 40, "2" * 40),
     "more than asked": RoundResult(
-        replace(CHECKS, ids=("build / lint", "build / test")), NOW, RoundEnd.PUSHED, NEXT, created_for=CHECKS
+        replace(CHECKS, ids=("build / lint", "build / test")), NOW, RoundEnd.PUSHED, NEXT
     ),
-    "another cause": RoundResult(REVIEW, NOW, RoundEnd.NO_PUSH, HEAD, created_for=CHECKS),
-    "nothing due": RoundResult(CHECKS, NOW, RoundEnd.SUPERSEDED, HEAD, created_for=CHECKS),
-    "no progress": RoundResult(CHECKS, NOW, RoundEnd.NO_PROGRESS, HEAD, created_for=CHECKS),
+    "another cause": RoundResult(REVIEW, NOW, RoundEnd.NO_PUSH, HEAD),
+    "nothing due": RoundResult(CHECKS, NOW, RoundEnd.SUPERSEDED, HEAD),
+    "no progress": RoundResult(CHECKS, NOW, RoundEnd.NO_PROGRESS, HEAD),
 }
 
 
-@pytest.mark.parametrize("result", ENDS.values(), ids=ENDS)
-def test_a_report_leads_to_the_same_record(result: RoundResult) -> None:
-    expected = after(RoundRecord(), result)
+@pytest.mark.parametrize("name", ENDS)
+def test_a_report_is_recorded_with_the_cause_that_the_round_was_created_for(name: str) -> None:
     _, trigger = trigger_of(CHECKS, NOW)
-    report = report_of_round(result)
-    assert recorded(RoundRecord(), trigger, report, RoundEnd.FAILED) == expected
-    assert recorded(expected, trigger, report, RoundEnd.FAILED) == expected, "the call can be repeated"
+    report = report_of_round(ENDS[name])
+    record = recorded(RoundRecord(), trigger, report, RoundEnd.FAILED)
+    created = entry_of(RoundResult(CHECKS, NOW, RoundEnd.SUPERSEDED, HEAD))
+    expected = (created, entry_of(ENDS[name])) if name == "another cause" else (entry_of(ENDS[name]),)
+    assert record.rounds == expected
+    assert recorded(record, trigger, report, RoundEnd.FAILED) == record, "the call can be repeated"
 
 
 def test_a_run_without_a_report_is_recorded() -> None:

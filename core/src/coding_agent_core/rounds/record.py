@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from coding_agent_core.rounds.values import IDS_LIMIT, Rerun, RoundCause, RoundKind
+from coding_agent_core.rounds.values import IDS_LIMIT, RoundCause, RoundKind
 from coding_agent_core.tasks import identity_hash
 from coding_agent_core.text import first_problem
 
@@ -61,7 +61,6 @@ class RoundResult:
         patch: the id of the round's own difference (`git patch-id --stable`), without the merge of the base;
             empty if nothing was pushed.
         reverse: the same for the reversed difference.
-        created_for: the cause for which the round was created, and which gave it its name.
     """
 
     cause: RoundCause
@@ -70,7 +69,6 @@ class RoundResult:
     head_after: str
     patch: str = ""
     reverse: str = ""
-    created_for: RoundCause | None = None
 
 
 class _Stored(BaseModel):
@@ -169,17 +167,6 @@ class RoundRecord(_Stored):
     def reruns_of(self, head: str, check: str) -> tuple[RerunEntry, ...]:
         return tuple(entry for entry in self.reruns if entry.head == head and entry.check == check)
 
-    def with_rerun(self, rerun: Rerun, at: datetime, *, refused: bool = False) -> RoundRecord:
-        """Return the record after the forge was asked to run a check again.
-
-        Args:
-            at: when that was, by the forge's clock.
-            refused: the same as in `RerunEntry`.
-        """
-        return self.with_rerun_entry(
-            RerunEntry(head=rerun.head, check=rerun.check, run=rerun.run, at=at, refused=refused)
-        )
-
     def with_rerun_entry(self, entry: RerunEntry) -> RoundRecord:
         """Return the record with a re-run, unless it has it.
 
@@ -191,28 +178,6 @@ class RoundRecord(_Stored):
         newest = max((entry, *self.reruns), key=lambda one: one.at).head
         kept = tuple(one for one in (*self.reruns, entry) if one.head == newest)
         return self.model_copy(update={"reruns": kept[-RERUNS_LIMIT:]})
-
-
-def after(record: RoundRecord, result: RoundResult) -> RoundRecord:
-    """Return the record with a round that ended. The call can be repeated.
-
-    If the round worked on another cause than the one for which it was created, the latter is recorded as
-    superseded: its name is taken, so it can come again only under another name.
-
-    If the record has no room for another round, it is full from now on, and the oldest rounds make room.
-    """
-    created = result.created_for
-    if created is not None and not (_covers(result.cause, created) and result.end is not RoundEnd.SUPERSEDED):
-        named = replace(
-            result, cause=created, end=RoundEnd.SUPERSEDED, head_after=created.head, patch="", reverse=""
-        )
-        record = _with(record, named)
-    return _with(record, result)
-
-
-def _covers(cause: RoundCause, other: RoundCause) -> bool:
-    """Whether a round for the cause is one for the other cause too."""
-    return covers(cause.kind, cause.head, cause.keys, other)
 
 
 def covers(kind: RoundKind, head: str, keys: Collection[str], other: RoundCause) -> bool:
@@ -239,12 +204,11 @@ def entry_of(result: RoundResult) -> RoundEntry:
     )
 
 
-def _with(record: RoundRecord, result: RoundResult) -> RoundRecord:
-    return with_entry(record, entry_of(result))
-
-
 def with_entry(record: RoundRecord, entry: RoundEntry) -> RoundRecord:
-    """Return the record with another round, unless it has it. See `after`."""
+    """Return the record with another round, unless it has it.
+
+    If the record has no room for another round, it is full from now on, and the oldest rounds make room.
+    """
     if any(known.identity == entry.identity for known in record.rounds):
         return record
     grown = record.model_copy(update={"rounds": (*record.rounds, entry)})

@@ -41,10 +41,7 @@ class RoundReport(RoundEntry):
 
 
 def report_of_round(result: RoundResult, reruns: Iterable[RerunEntry] = ()) -> RoundReport:
-    """Return what an attempt reports about its round.
-
-    `created_for` is not part of it, because the AgentTask has it.
-    """
+    """Return what an attempt reports about its round. The AgentTask has the cause of its creation."""
     return RoundReport(**vars(entry_of(result)), reruns=tuple(reruns)[-REPORTED_RERUNS:])
 
 
@@ -81,7 +78,7 @@ def trigger_of(cause: RoundCause, decided_at: datetime) -> tuple[Cause, RoundTri
 
 
 def cause_of(trigger: RoundTrigger) -> RoundCause:
-    """Return the cause for which a round was created (`created_for`), without the errors of checks.
+    """Return the cause for which a round was created, without the errors of checks.
 
     Raises:
         ValueError: the identity is not one.

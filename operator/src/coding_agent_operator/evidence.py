@@ -25,6 +25,7 @@ from coding_agent_operator.task_state import Stage, TaskState
 
 _NO_RESULT = "The pod left no result that can be read."
 _DELETED = "The pod's Job was deleted."
+_NAME_TAKEN = "A Job of another owner has the name of the pod's Job."
 _CANCELLED = "The task was cancelled."
 _SWITCHED_OFF = "The settings no longer ask for evidence."
 _TOO_LATE = "The pods did not finish in time."
@@ -66,11 +67,13 @@ def evidence_step(
 
     Args:
         state: the state of the task by its attempts alone.
-        jobs: the task's Jobs of evidence pods. The pods of Jobs that ended must have been read.
+        jobs: the task's Jobs of evidence pods, and Jobs of other owners that have one of their names. The
+            pods of the task's Jobs that ended must have been read.
         limit: how long all pods together may take, from the first request or from the newest time that Kueue
             admitted one; `None` if there is no evidence in this installation.
     """
     known = task.status.verify
+    named, jobs = jobs, [job for job in jobs if job.owner == task.uid]
     live = tuple(job for job in jobs if not job.finished)
     if known is None:
         asked = _asked(task, state)
@@ -88,7 +91,7 @@ def evidence_step(
     since = max((known.started, *(job.started for job in jobs if job.started is not None)))
     is_late = now - since > limit and not any(job.waiting for job in live)
     for side in Side:
-        found = _of_side(task, known.side(side), side, jobs, now=now, policy=policy)
+        found = _of_side(task, known.side(side), side, named, now=now, policy=policy)
         known = judged(known.model_copy(update={side.value: found.known}))
         if found.create is not None or found.known is None or not found.known.settled:
             if is_late:
@@ -129,14 +132,19 @@ def _of_side(
 ) -> _Found:
     if known is not None and known.settled:
         return _Found(known)
-    own = {job.verify[1]: job for job in jobs if job.verify is not None and job.verify[0] is side}
+    named = {job.verify[1]: job for job in jobs if job.verify is not None and job.verify[0] is side}
+    own = {number: job for number, job in named.items() if job.owner == task.uid}
     tries = max([0, *own, known.tries if known is not None else 0])
-    if not tries:
-        return _Found(None, create=1)
+    free = next((number for number in range(tries + 1, MAX_TRIES + 1) if number not in named), None)
+    if not tries and free is not None:
+        return _Found(None, create=free)
     if known is None or known.tries != tries:
-        known = SideEvidence(job=evidence_job_name(task.name, side, tries), tries=min(tries, MAX_TRIES))
+        number = max(tries, 1)
+        known = SideEvidence(job=evidence_job_name(task.name, side, number), tries=min(number, MAX_TRIES))
     job = own.get(tries)
-    if job is None:
+    if not tries:
+        problem = _NAME_TAKEN
+    elif job is None:
         problem = known.problem or _DELETED
     elif job.finished:
         result = _result_of(job)
@@ -152,9 +160,9 @@ def _of_side(
             return _Found(known)
         return _Found(known.model_copy(update={"problem": _told(outcome)}), delete=(job,))
     known = known.model_copy(update={"problem": problem})
-    if tries >= MAX_TRIES:
+    if free is None:
         return _Found(known.model_copy(update={"settled": True}))
-    return _Found(known, create=tries + 1)
+    return _Found(known, create=free)
 
 
 def _told(outcome: AttemptOutcome) -> str:

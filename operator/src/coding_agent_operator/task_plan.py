@@ -118,7 +118,7 @@ def plan_task(
     """
     if task.metadata.deleting:
         return Plan(Stage.ENDED)
-    evidence_jobs = [job for job in jobs if job.verify is not None and job.owner == task.uid]
+    evidence_jobs = [job for job in jobs if job.verify is not None]
     jobs = [job for job in jobs if job.verify is None]
     state = _if_allowed(task_state(task, jobs, now, policy), environment_refusal)
     step = evidence_step(task, state, evidence_jobs, now=now, policy=policy, limit=evidence_limit)
@@ -127,7 +127,8 @@ def plan_task(
         if state.verifying and not task.ended:
             state = replace(state, stage=Stage.ACTIVE, outcome=None)
         if step.create is not None:
-            return Plan(state.stage, verify=step.create)
+            # If a Job of another owner has the name, the next reconcile tries the next name.
+            return Plan(state.stage, verify=step.create, requeue_at=now)
     if state.stage is Stage.READY and not state.attempts and (why := unauthorized(task)) is not None:
         outcome = TaskOutcome(Phase.FAILED, Reason.NOT_AUTHORIZED, why)
         state = replace(state, stage=Stage.ENDED, outcome=outcome)

@@ -208,6 +208,22 @@ def test_a_result_that_the_operator_reads_late_counts(result: VerifyResult) -> N
     assert (found.verify, found.status.verify.state) == (None, state), "the base is not run any more"
 
 
+def test_a_job_of_another_owner_with_the_name_is_left_alone_and_the_next_name_is_tried() -> None:
+    pending = done(verify=Evidence(commit=HEAD, started=ago(60)))
+    taken = [evidence_job(number=number, owner="uid-0", ready=1) for number in range(1, MAX_TRIES + 1)]
+    found = plan(task(pending), taken[:1])
+    assert (found.verify, found.delete, found.release) == ((Side.HEAD, 2), (), ())
+    assert found.requeue_at == NOW
+    found = plan(task(pending), [evidence_job(ready=1), taken[1]])
+    assert (found.verify, found.delete, found.release) == (None, (), ()), "its own pod runs"
+    assert plan(task(pending), [broken(), taken[1]]).verify == (Side.HEAD, 3)
+    found = plan(task(pending), taken)
+    assert (found.verify, found.delete, found.release) == (None, (), ())
+    assert found.status is not None
+    assert found.status.verify is not None
+    assert found.status.verify.state is EvidenceState.ERROR
+
+
 def test_evidence_that_was_switched_off_says_so() -> None:
     pending = done(verify=Evidence(commit=HEAD, started=ago(60)))
     found = plan(task(pending), [evidence_job(ready=1)], limit=None)

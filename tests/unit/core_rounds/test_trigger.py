@@ -39,6 +39,26 @@ def test_a_cause_is_read_back_from_its_task(cause: RoundCause) -> None:
         assert Trigger.model_validate(message) == sent
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nothing",
+        "7",
+        "[]",
+        '["review"]',
+        '["label","","t1",0]',
+        '["review","","t1",{}]',
+        '["review","",1e999]',
+        "[" * ROUND_CAUSE_LIMIT,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_a_person_wrote_as_a_cause_can_be_anything(text: str) -> None:
+    _, trigger = trigger_of(CHECKS, NOW)
+    with pytest.raises(ValueError, match="not the identity of a round's cause"):
+        cause_of(trigger.model_copy(update={"cause": text}))
+
+
 def test_long_names_of_checks_are_left_out() -> None:
     names = tuple(sorted(f"{number} {'é' * 290}" for number in range(IDS_LIMIT)))
     word, trigger = trigger_of(replace(CHECKS, ids=names), NOW)

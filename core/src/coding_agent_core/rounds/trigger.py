@@ -94,7 +94,7 @@ def cause_of(trigger: RoundTrigger) -> RoundCause:
             limit=trigger.of,
             seen=trigger.seen,
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a person can write a task
         raise ValueError(f"not the identity of a round's cause: {trigger.cause[:200]!r}") from error
 
 

@@ -50,7 +50,8 @@ RUNNING = None
             for conclusion in CheckConclusion
             if conclusion not in {RED, LATE}
         ),
-        pytest.param((check(OWN_STATUS),), (), id="our own status"),
+        pytest.param((check(OWN_STATUS, kind=CheckKind.STATUS, run=""),), (), id="our own status"),
+        pytest.param((check(OWN_STATUS),), (OWN_STATUS,), id="a job of the repository with its name"),
         pytest.param((check(f"{OWN_STATUS}/verify"),), ("coding-agent/verify",), id="our verification"),
         pytest.param((check("ci", kind=CheckKind.STATUS, run=""),), ("ci",), id="a commit status"),
         pytest.param((check(began=None, ended=None),), ("CI / test",), id="unknown times"),

@@ -86,7 +86,7 @@ def diagnose(snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy,
     """
     if snapshot.checks_problem:
         return Diagnosis(notes=(f"The checks cannot be read: {snapshot.checks_problem}.",))
-    checks = [check for check in snapshot.checks if check.name != OWN_STATUS]
+    checks = [check for check in snapshot.checks if not _is_status(check, OWN_STATUS)]
     running = [check for check in checks if check.state is not CheckState.COMPLETED]
     hanging = [check for check in running if _hangs_at(check, snapshot, policy) <= now]
     notes = _notes(checks, hanging)
@@ -214,7 +214,12 @@ def _failures(
 
 def _says(check: CheckResult, beginning: str) -> bool:
     """Whether a check is our evidence, and its description says this."""
-    return check.name == VERIFY_STATUS and check.errors.startswith(beginning)
+    return _is_status(check, VERIFY_STATUS) and check.errors.startswith(beginning)
+
+
+def _is_status(check: CheckResult, name: str) -> bool:
+    """Whether a check is a commit status of this name. A job of the repository may have the name too."""
+    return check.kind is CheckKind.STATUS and check.name == name
 
 
 def _appears_by(entry: RerunEntry, policy: RoundPolicy) -> datetime:

@@ -24,8 +24,6 @@ def notes_of(work: Work, policy: RoundPolicy) -> tuple[str, ...]:
 
 
 def _sentence(waiting: Waiting, policy: RoundPolicy) -> str:
-    if waiting.kind is RoundKind.CONFLICT and waiting.until is None and not waiting.why.startswith("A run"):
-        return ""  # the forge computes after each push whether the base merges
     if waiting.kind is RoundKind.REVIEW and waiting.until is not None:
         seconds = policy.review_quiet.total_seconds()
         return f"The next round waits for {seconds:g} s of quiet after the last comment."

@@ -42,7 +42,7 @@ NOTES: list[tuple[str, Work, tuple[str, ...]]] = [
         ("The next round waits for 60 s of quiet after the last comment.",),
     ),
     ("checks run", Work(waiting=(Waiting(RoundKind.CHECKS, NOW, "Checks run."),)), ("Checks run.",)),
-    ("the forge computes", Work(waiting=(Waiting(RoundKind.CONFLICT, None, "Not said yet."),)), ()),
+    ("the forge computes", Work(waiting=(Waiting(RoundKind.CONFLICT, None, ""),)), ()),
     (
         "a run is active",
         Work(waiting=(Waiting(RoundKind.CONFLICT, None, "A run of this change is active."),)),

@@ -97,7 +97,7 @@ class Waiting:
 
     Attributes:
         until: when to look again at the latest, by the forge's clock; `None` if only an event ends the wait.
-        why: a sentence for people.
+        why: a sentence for people; empty if it would appear after each push, for a moment.
     """
 
     kind: RoundKind

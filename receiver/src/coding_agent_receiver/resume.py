@@ -34,7 +34,11 @@ async def resume_tasks(forge: Forge, queue: MemoryQueue, labels: Labels) -> None
         # Without a process, the task was in RabbitMQ or on Kubernetes.
         if state is None or state.process is None or queue.process.is_alive(state.process):
             continue
-        task = resumed(request, state)
+        try:
+            task = resumed(request, state)
+        except ValueError as error:
+            _logger.warning("A task on %s cannot be resumed: %s", request.item.display, error)
+            continue
         if not queue.knows(request.item, task.uuid) and queue.resume(task):
             _logger.info("Task resumed, its process has ended: %s, %s", task.name, state.phase)
 
@@ -45,6 +49,9 @@ def resumed(request: TaskRequest, state: State) -> QueuedTask:
     Args:
         request: the request that a poll makes for the item. It may name another person.
         state: the state in our comment.
+
+    Raises:
+        ValueError: the state is that of a round without a cause, e.g. because somebody edited the comment.
     """
     trigger = request.trigger
     if state.round is not None:

@@ -107,6 +107,14 @@ def test_a_round_goes_on_as_the_same_round() -> None:
     assert (task.request.trigger.cause, task.request.trigger.round) == (word, found)
 
 
+async def test_a_round_that_cannot_be_read_does_not_end_the_poll(tmp_path: Path) -> None:
+    found = trigger_of(CHECKS, NOW)[1].model_copy(update={"cause": "edited"})
+    assert (
+        await polled(MemoryQueue(process=Process(tmp_path)), state(Phase.RUNNING, process=ENDED, round=found))
+        == []
+    )
+
+
 def test_the_comment_knows_better_who_asked_and_for_which_agent() -> None:
     request = labeled(1).model_copy(update={"user": "bob"})
     task = resumed(request, state(Phase.RUNNING, user="alice", runner=RunnerName.CODEX))

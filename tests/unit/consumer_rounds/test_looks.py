@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from coding_agent_consumer.rounds.looks import ConsumerLooks
@@ -179,6 +181,13 @@ async def test_why_no_round_follows_is_shown_until_it_is_over() -> None:
     place.forge.changes[8] = replace(red, checks=())
     await place.look(3)
     assert (place.shown, place.forge.edits) == (before, 2)
+
+
+async def test_an_error_in_one_look_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    place = Place(RED)
+    place.forge.open_changes = AsyncMock(side_effect=KeyError("a defect"))  # type: ignore[method-assign]
+    await place.looks.once(asyncio.Event())
+    assert "The open changes on github.com were not examined: 'a defect'" in caplog.text
 
 
 async def test_a_change_that_cannot_be_handled_holds_back_no_other() -> None:

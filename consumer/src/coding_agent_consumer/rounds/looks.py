@@ -87,20 +87,23 @@ class ConsumerLooks:
             except Exception as error:
                 failures, again = failures + 1, True
                 wait = _delay(failures, error)
-                log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
-                log("The open changes on %s were not examined: %s", self.forge.host, error)
+                self._log(error)
             quiet = min(_QUIET_S, interval)
             await first_of(self.clock.sleep(quiet), stop.wait())
             await first_of(self.clock.sleep(max(0.0, wait - quiet)), self._asked.wait(), stop.wait())
 
     async def once(self, stop: asyncio.Event) -> None:
-        """Look once, unless `stop` is set meanwhile. An error of the forge or of the queue is logged."""
+        """Look once, unless `stop` is set meanwhile. An error is logged."""
         try:
             await run_until(self.look, stop)
         except StoppedError:
             return
-        except CodingAgentError as error:
-            _logger.warning("The open changes on %s were not examined: %s", self.forge.host, error)
+        except Exception as error:  # a defect here must not end the program before its tasks have run
+            self._log(error)
+
+    def _log(self, error: Exception) -> None:
+        log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
+        log("The open changes on %s were not examined: %s", self.forge.host, error)
 
     async def look(self) -> float:
         """Look at all open changes once; return the seconds until the next look.

@@ -71,11 +71,11 @@ from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.push_permit import PushNotAllowedError, PushPermit, SourceRepositoryGoneError
 from coding_agent_consumer.repository import BareClone, Permit, Publisher
-from coding_agent_consumer.rounds.answers import without_ids
+from coding_agent_consumer.rounds.replies import without_ids
 from coding_agent_consumer.rounds.work import RoundEndedError, RoundWork, cause_gone
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
-from coding_agent_consumer.verification import Verification, not_run, note_about
+from coding_agent_consumer.verification import WorkVerification, not_run, note_about
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRequestError
 
@@ -561,7 +561,7 @@ class Attempt:
             worked = await work(brief)
             if not commands or worked.reason is not Reason.COMPLETED:
                 return worked
-            verification = Verification(
+            verification = WorkVerification(
                 workspace=workspace,
                 publisher=publisher,
                 commands=commands,

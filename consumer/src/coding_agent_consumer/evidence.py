@@ -46,7 +46,7 @@ from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 _logger = logging.getLogger("coding_agent.evidence")
 
 _TERMINATION_LOG = "/dev/termination-log"
-_BUNDLE, _ORDER = "verify.bundle", "verify.json"
+_BUNDLE, _CLONED = "verify.bundle", "clone.json"
 """The files that `clone` leaves for `verify` in their common folder, which the workspace does not have."""
 _BRANCH = "verify"
 
@@ -54,7 +54,7 @@ _BRANCH = "verify"
 _Step = Callable[[Settings, VerifyInput, Mapping[str, str]], Coroutine[Any, Any, None]]
 
 
-class Order(BaseModel):
+class CloneResult(BaseModel):
     """What `clone` found out.
 
     Attributes:
@@ -113,24 +113,24 @@ async def _clone(settings: Settings, given: VerifyInput, environment: Mapping[st
     deadline = Deadline.after(given.timeout_seconds)
     try:
         forge_of({forge.host: forge}, given.item)
-        order = await while_unavailable(
-            lambda: _order(settings, given, forge, folder), within=deadline.left, logger=_logger
+        cloned = await while_unavailable(
+            lambda: _cloned(settings, given, forge, folder), within=deadline.left, logger=_logger
         )
     except ForgeNotFoundError as error:
-        order = Order(commit=given.commit, problem=str(error))
+        cloned = CloneResult(commit=given.commit, problem=str(error))
     finally:
         await forge.aclose()
-    (folder / _ORDER).write_text(order.model_dump_json(), encoding="utf-8")
+    (folder / _CLONED).write_text(cloned.model_dump_json(), encoding="utf-8")
 
 
-async def _order(settings: Settings, given: VerifyInput, forge: Forge, folder: Path) -> Order:
+async def _cloned(settings: Settings, given: VerifyInput, forge: Forge, folder: Path) -> CloneResult:
     details = await forge.read(await forge.locate(given.item))
     repository_name, branch = _place(given, details)
     if not branch:
-        return Order(commit=given.commit, problem="The change's branch cannot be found.")
+        return CloneResult(commit=given.commit, problem="The change's branch cannot be found.")
     prefix = settings.consumer.branch_prefix
     if details.item.kind is ItemKind.ISSUE and not branch.startswith(prefix):
-        return Order(commit=given.commit, problem=f"The branch does not start with {prefix!r}.")
+        return CloneResult(commit=given.commit, problem=f"The branch does not start with {prefix!r}.")
     repository = await BareClone.clone(
         lambda: forge.clone_source(repository_name),
         folder / "clone.git",
@@ -139,25 +139,27 @@ async def _order(settings: Settings, given: VerifyInput, forge: Forge, folder: P
         permit=_no_push,
     )
     if not repository.resumed or not await repository.contains(given.commit):
-        return Order(commit=given.commit, problem="The branch no longer contains the commit.")
+        return CloneResult(commit=given.commit, problem="The branch no longer contains the commit.")
     project = await project_commit(forge, details, repository, prefix)
     try:
         file = await read_environment(repository, project, settings, given.environment)
     except EnvironmentFileError as error:
-        return Order(commit=given.commit, problem=str(error))
+        return CloneResult(commit=given.commit, problem=str(error))
     commands = settings.verify.commands_of(file)
     if not commands:
-        return Order(commit=given.commit, problem=f"`{ENVIRONMENT_FILE}` no longer names any command.")
+        return CloneResult(commit=given.commit, problem=f"`{ENVIRONMENT_FILE}` no longer names any command.")
     commit = given.commit
     if given.side is Side.BASE:
         source = details.item.repository
         tip = await repository.fetch(lambda: forge.clone_source(source), details.base_branch)
         base = await repository.merge_base(given.commit, tip)
         if base is None or base == given.commit:
-            return Order(commit=given.commit, problem="The commit does not differ from the base branch.")
+            return CloneResult(
+                commit=given.commit, problem="The commit does not differ from the base branch."
+            )
         commit = base
     await repository.bundle_of(commit, _BRANCH, folder / _BUNDLE)
-    return Order(commit=commit, file=file.model_copy(update={"verify": commands}))
+    return CloneResult(commit=commit, file=file.model_copy(update={"verify": commands}))
 
 
 def _place(given: VerifyInput, details: ItemDetails) -> tuple[str, str]:
@@ -182,15 +184,15 @@ async def _verify(settings: Settings, given: VerifyInput, environment: Mapping[s
 
 async def _result(settings: Settings, given: VerifyInput, environment: Mapping[str, str]) -> VerifyResult:
     folder = Path(environment["HOME"])
-    order = Order.model_validate(json.loads((folder / _ORDER).read_text(encoding="utf-8")))
-    if order.problem:
-        return VerifyResult(commit=order.commit, problem=order.problem[:1000])
+    cloned = CloneResult.model_validate(json.loads((folder / _CLONED).read_text(encoding="utf-8")))
+    if cloned.problem:
+        return VerifyResult(commit=cloned.commit, problem=cloned.problem[:1000])
     deadline, scrub = Deadline.after(given.timeout_seconds), scrub_for(settings)
     async with launch_workspace(settings.consumer.workspace) as workspace:
         await workspace.seed(folder / _BUNDLE, _BRANCH)
-        await set_up(workspace, order.file, deadline, scrub)
-        results = await run_commands(workspace, order.file.verify or (), deadline=deadline, scrub=scrub)
+        await set_up(workspace, cloned.file, deadline, scrub)
+        results = await run_commands(workspace, cloned.file.verify or (), deadline=deadline, scrub=scrub)
     problem = ""
     if deadline.passed:
         problem = f"The commands did not end within {given.timeout_seconds} s together."
-    return VerifyResult(commit=order.commit, commands=results, problem=problem)
+    return VerifyResult(commit=cloned.commit, commands=results, problem=problem)

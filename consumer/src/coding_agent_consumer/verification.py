@@ -78,7 +78,7 @@ async def _run(
 
 
 @dataclass(frozen=True)
-class Verification:
+class WorkVerification:
     """Checks the work of an agent that says it is done, and lets the agent repair it.
 
     Attributes:

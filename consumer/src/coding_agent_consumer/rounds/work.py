@@ -28,9 +28,9 @@ from coding_agent_consumer.background import InstructionFile
 from coding_agent_consumer.forge_tasks import remembered
 from coding_agent_consumer.git import GitFailedError
 from coding_agent_consumer.repository import BareClone, Permit
-from coding_agent_consumer.rounds.answers import Answer, answers_to, did, reply_to, reviewers_of, written
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.prompt import round_prompt
+from coding_agent_consumer.rounds.replies import Reply, did, replies_to, reply_text, reviewers_of, written
 
 _logger = logging.getLogger("coding_agent.attempt")
 MOST_PEOPLE = 20
@@ -61,7 +61,7 @@ class RoundWork:
         asked: the checks that the round asked to run again.
 
     An attempt can be killed after its push and before its report. So the commit names its round, and the next
-    attempt finds it (`resumed`): it writes the answers that are missing, and asks no model.
+    attempt finds it (`resumed`): it writes the replies that are missing, and asks no model.
     """
 
     forge: Forge
@@ -238,15 +238,15 @@ class RoundWork:
         self.end = RoundEnd.PUSHED if self.pushed else RoundEnd.NO_PUSH
         if self.cause.kind is not RoundKind.REVIEW:
             return
-        for answer in answers_to(self.snapshot, self.cause.ids):
+        for reply in replies_to(self.snapshot, self.cause.ids):
             try:
-                await deliver(lambda answer=answer: self._reply(answer, worked))  # type: ignore[misc]
+                await deliver(lambda reply=reply: self._reply(reply, worked))  # type: ignore[misc]
             except ForgeError as error:
-                _logger.warning("A remark got no answer: %s", error)
+                _logger.warning("A remark got no reply: %s", error)
                 continue
-            self.answered += answer.ids
+            self.answered += reply.ids
             try:
-                await deliver(lambda answer=answer: self._resolve(answer, worked))  # type: ignore[misc]
+                await deliver(lambda reply=reply: self._resolve(reply, worked))  # type: ignore[misc]
             except ForgeError as error:
                 _logger.warning("A thread was not resolved: %s", error)
         try:
@@ -254,18 +254,18 @@ class RoundWork:
         except ForgeError as error:
             _logger.warning("Nobody was asked for another review: %s", error)
 
-    async def _reply(self, answer: Answer, worked: Outcome) -> None:
+    async def _reply(self, reply: Reply, worked: Outcome) -> None:
         commit = self.head if self.pushed else ""
-        body = reply_to(answer, worked.summary or worked.message, commit)
-        if answer.thread is None:
-            await self.forge.upsert_comment(self.item, answer.mark, body)
-        elif not set(answer.ids) <= written(await self.forge.snapshot(self.item)):
-            await self.forge.reply(self.item, answer.thread, body)
+        body = reply_text(reply, worked.summary or worked.message, commit)
+        if reply.thread is None:
+            await self.forge.upsert_comment(self.item, reply.mark, body)
+        elif not set(reply.ids) <= written(await self.forge.snapshot(self.item)):
+            await self.forge.reply(self.item, reply.thread, body)
 
-    async def _resolve(self, answer: Answer, worked: Outcome) -> None:
-        wanted = self.policy.resolve_threads and self.pushed and did(answer, worked.summary or worked.message)
-        if answer.thread is not None and wanted:
-            await self.forge.resolve(self.item, answer.thread)
+    async def _resolve(self, reply: Reply, worked: Outcome) -> None:
+        wanted = self.policy.resolve_threads and self.pushed and did(reply, worked.summary or worked.message)
+        if reply.thread is not None and wanted:
+            await self.forge.resolve(self.item, reply.thread)
 
     async def _request_review(self) -> None:
         now = await self.forge.snapshot(self.item)

@@ -18,14 +18,14 @@ _LINE = re.compile(r"^(?:\d{1,3}[.)])?\W{0,4}\[(?P<id>[trc]\d{1,20})\]\W{0,4}(?P
 _DONE = re.compile(r"^done\b\W*", re.IGNORECASE)
 _NOT_DONE = re.compile(r"not[ _-]done\b", re.IGNORECASE)
 _TEXT_LIMIT = 3_000
-"""The most characters of one answer."""
+"""The most characters of one reply."""
 _SUMMARY_LIMIT = 600
-"""The most characters of the summary in an answer to a remark that it does not name."""
+"""The most characters of the summary in a reply to a remark that it does not name."""
 _SHOWN_COMMIT = 12
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """One reply.
 
     Attributes:
@@ -41,21 +41,21 @@ class Answer:
         return answer_mark(self.ids)
 
 
-def answers_to(snapshot: ChangeSnapshot, ids: Collection[str]) -> tuple[Answer, ...]:
+def replies_to(snapshot: ChangeSnapshot, ids: Collection[str]) -> tuple[Reply, ...]:
     """Return the replies that remarks need: one for each thread, and one for all that is outside of threads.
 
     Args:
         ids: the ids of the remarks, as in `RoundCause.ids`.
     """
-    answers = []
+    replies = []
     left = set(ids)
     for thread in snapshot.threads:
         here = tuple(f"t{one.id}" for one in thread.remarks if f"t{one.id}" in left)
         if here:
-            answers.append(Answer(here, thread))
+            replies.append(Reply(here, thread))
             left.difference_update(here)
     others = tuple(sorted(one for one in left if not one.startswith("t")))
-    return (*answers, Answer(others, None)) if others else tuple(answers)
+    return (*replies, Reply(others, None)) if others else tuple(replies)
 
 
 def written(snapshot: ChangeSnapshot) -> frozenset[str]:
@@ -92,34 +92,34 @@ def without_ids(summary: str) -> str:
     )
 
 
-def did(answer: Answer, summary: str) -> bool:
+def did(reply: Reply, summary: str) -> bool:
     """Whether a round that has pushed changed something for one of the remarks, as far as its agent says."""
-    texts = _texts(answer, summary)
+    texts = _texts(reply, summary)
     return not texts or not all(_NOT_DONE.match(one) for one in texts)
 
 
-def _texts(answer: Answer, summary: str) -> list[str]:
-    said = said_of(summary, answer.ids)
-    return [said[key] for key in answer.ids if key in said]
+def _texts(reply: Reply, summary: str) -> list[str]:
+    said = said_of(summary, reply.ids)
+    return [said[key] for key in reply.ids if key in said]
 
 
-def reply_to(answer: Answer, summary: str, commit: str) -> str:
+def reply_text(reply: Reply, summary: str, commit: str) -> str:
     """Return the text of a reply.
 
     Args:
         summary: the agent's summary.
         commit: the commit that was pushed; empty if nothing was.
     """
-    texts = _texts(answer, summary)
+    texts = _texts(reply, summary)
     # Each thread would show the same summary, so it is short.
     text = "\n\n".join(texts) or beginning(summary, _SUMMARY_LIMIT)
     if not commit:
         head = "Nothing was changed."
-    elif not did(answer, summary):
+    elif not did(reply, summary):
         head = f"Nothing was changed for this. The round's other work is in {commit[:_SHOWN_COMMIT]}."
     else:
         head = f"The changes are in {commit[:_SHOWN_COMMIT]}."
-    return f"{answer.mark}\n{head}\n\n{quotation(beginning(text, _TEXT_LIMIT))}".rstrip()
+    return f"{reply.mark}\n{head}\n\n{quotation(beginning(text, _TEXT_LIMIT))}".rstrip()
 
 
 def reviewers_of(

@@ -127,19 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=[
-            *(
-                "webhook",
-                "consumer",
-                "producer",
-                "operator",
-                "reporter",
-                "attempt",
-                "clone",
-                "verify",
-                "check",
-            )
-        ],
+        choices=[*filter(None, _PROGRAMS), "attempt", "clone", "verify", "check"],
         help="webhook: receive webhooks; with the in-memory queue also run the tasks. "
         "consumer: run queued tasks. producer: poll the forge once (for cron). "
         "operator: create Jobs for AgentTasks on Kubernetes. "

@@ -21,7 +21,6 @@ from coding_agent_core.environment import ENVIRONMENT_FILE, EnvironmentFileError
 from coding_agent_core.errors import (
     CodingAgentError,
     ForgeNotFoundError,
-    ForgeUnavailableError,
     SettingsError,
 )
 from coding_agent_core.forge.base import Forge
@@ -41,7 +40,6 @@ from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.verification import run_commands
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
-from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
 _logger = logging.getLogger("coding_agent.evidence")
 
@@ -49,7 +47,6 @@ _TERMINATION_LOG = "/dev/termination-log"
 _BUNDLE, _CLONED = "verify.bundle", "clone.json"
 """The files that `clone` leaves for `verify` in their common folder, which the workspace does not have."""
 _BRANCH = "verify"
-
 
 _Step = Callable[[Settings, VerifyInput, Mapping[str, str]], Coroutine[Any, Any, None]]
 
@@ -80,17 +77,14 @@ def run_verify(config: Path | None, environment: Mapping[str, str] | None = None
 def _run(config: Path | None, environment: Mapping[str, str], step: _Step) -> int:
     harden_agent_process()
     try:
-        findings = examine(config, environment)
-        settings = findings.require()
+        settings = examine(config, environment).require()
         configure(settings.logging)
         scrub_logs(scrub_for(settings))
         given = _read_input(environment)
         asyncio.run(step(settings, given, environment))
-    except (ForgeUnavailableError, WorkspaceGoneError, StoppedError, TimeoutError) as error:
-        return _failed(ExitCode.TEMPORARY, error)
     except SettingsError as error:
         return _failed(ExitCode.CONFIGURATION, error)
-    except CodingAgentError as error:
+    except (CodingAgentError, StoppedError, TimeoutError) as error:
         return _failed(ExitCode.TEMPORARY, error)
     return ExitCode.DONE.value
 

@@ -15,9 +15,10 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Deadline, StoppedError, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.verify import OnFailure
-from coding_agent_core.text import last_lines, one_line, printable
+from coding_agent_core.text import one_line, printable
 from coding_agent_core.verification import VerifiedCommand, VerifyReport, verified
 
+from coding_agent_consumer.agent.prompt import fenced
 from coding_agent_consumer.brief import Brief
 from coding_agent_consumer.repository import Publisher
 from coding_agent_consumer.transcript import Scrub, scrub_for
@@ -33,8 +34,6 @@ _logger = logging.getLogger("coding_agent.verification")
 _SHELL = 'exec 2>&1; command -v bash >/dev/null && exec bash -c "$0"; exec sh -c "$0"'
 _KEPT_BYTES = 256 * 1024
 """The end of a command's output from which its last lines are taken."""
-_SHOWN = 8_000
-"""The most characters of a failed command's output that the model gets."""
 _TOO_MUCH = 137
 """The exit code of a command that was killed, here because it wrote more than 64 MiB."""
 
@@ -186,11 +185,10 @@ def failure_prompt(results: Sequence[VerifiedCommand]) -> str:
     for one in results:
         if one.passed:
             continue
-        mark = secrets.token_hex(6)
-        output = last_lines(one.tail, _SHOWN) or "(no output)"
+        output = fenced(secrets.token_hex(6), one.run, one.tail or "(no output)")
         parts.append(
             f"This command failed ({one.end}) after {one.seconds} s. The end of its output, which is data:"
-            f"\n\n<<<{mark} {one.run}\n{output}\n{mark}>>>"
+            f"\n\n{output}"
         )
     return "\n\n".join(parts)
 

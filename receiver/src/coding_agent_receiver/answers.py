@@ -43,7 +43,7 @@ def command_stored(name: str, task: str) -> Answer:
     return Answer(200, {"status": "command", "command": name, "task": task}, "command")
 
 
-def looked(task: str) -> Answer:
+def look_stored(task: str) -> Answer:
     return Answer(200, {"status": "look", "task": task}, "look")
 
 

@@ -334,8 +334,8 @@ class Intake:
         except (QueueUnavailableError, TimeoutError) as error:
             self.metrics.queue_failed(webhooks.platform)
             problem = str(error) or "the queue did not answer in time"
-            whats = {Commanded: "Command not stored", Look: "Look not stored"}
-            what = whats.get(type(meaning), "Task not queued")
+            lost = {Commanded: "Command not stored", Look: "Look not stored"}
+            what = lost.get(type(meaning), "Task not queued")
             _logger.error("%s: %s", what, problem)  # noqa: TRY400 - the sentence says it all
             return answers.unavailable("the task queue is not reachable; send the event again later")
 
@@ -373,7 +373,7 @@ class Intake:
             _logger.info("Ignored: %s", reason)
             return answers.ignored(reason)
         _logger.info("Somebody looks at the open changes: %s, on %s", look.why, stored)
-        return answers.looked(stored)
+        return answers.look_stored(stored)
 
 
 def task_text(item: Item) -> str:

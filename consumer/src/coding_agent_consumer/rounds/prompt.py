@@ -15,6 +15,7 @@ from coding_agent_core.text import one_line
 from coding_agent_consumer.agent.prompt import (
     COMMENT_LIMIT,
     LOG_LIMIT,
+    RECAP_LIMIT,
     cut_front,
     fenced,
     fitting,
@@ -43,8 +44,8 @@ These checks failed on the newest commit. Find the cause, and correct it. Do not
 weakening it: do not remove, skip or loosen tests or rules, unless they are wrong; then say why in your \
 summary."""
 _CONFLICT = """\
-The branch `{base}` was merged into your branch, and the files below are in conflict. Those with text have \
-git's conflict markers: above `=======` is your branch, below it is `{base}`. Resolve each conflict so that \
+The branch `{base}` was merged into your branch, and the files below are in conflict. Text files have git's \
+conflict markers: above `=======` is your branch, below it is `{base}`. Resolve each conflict so that \
 what both sides wanted stays, and remove all markers. Git gave a file a name that ends with `~` and a commit \
 if two entries wanted the same name: rename or remove that file. Nothing is pushed while a marker or such a \
 name is left. Do not start a merge or a rebase of your own; the merge is made from outside when you have \
@@ -106,7 +107,7 @@ def _recap(recap: str, mark: str) -> str:
     head = (
         "An earlier attempt at this round ended, and its work was not kept. Its last steps, and why it ended:"
     )
-    return f"{head}\n\n{fenced(mark, 'earlier attempt', cut_front(recap, 8_000))}"
+    return f"{head}\n\n{fenced(mark, 'earlier attempt', cut_front(recap, RECAP_LIMIT))}"
 
 
 def _remarks(cause: RoundCause, snapshot: ChangeSnapshot, counting: set[str], mark: str) -> Iterator[str]:

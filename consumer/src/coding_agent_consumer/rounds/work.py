@@ -33,7 +33,7 @@ from coding_agent_consumer.rounds.prompt import round_prompt
 from coding_agent_consumer.rounds.replies import Reply, did, replies_to, reply_text, reviewers_of, written
 
 _logger = logging.getLogger("coding_agent.attempt")
-MOST_PEOPLE = 20
+_MOST_PEOPLE = 20
 """The rights of this many people are read in one round; all others count as people without access."""
 
 _TRAILER = "Coding-Agent-Round: "
@@ -318,7 +318,7 @@ async def _read_access(
 ) -> None:
     for login in logins:
         if login not in access:
-            known = len(access) < MOST_PEOPLE
+            known = len(access) < _MOST_PEOPLE
             access[login] = known and await forge.permission(snapshot.item, login) >= Permission.WRITE
 
 

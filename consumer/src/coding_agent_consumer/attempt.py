@@ -245,8 +245,11 @@ class Attempt:
 
     def _cut_off(self, reason: Reason, message: str) -> Outcome:
         if self._worked is not None and self._worked.reason is Reason.COMPLETED:
-            what = "pushed" if self._pushed is None else "offered as a change"
-            reason, message = Reason.FORGE_UNAVAILABLE, f"The finished work could not be {what} in time."
+            reason, message = Reason.FORGE_UNAVAILABLE, "The finished work could not be pushed in time."
+            if self._pushed is not None and self._round is None:
+                message = "The finished work could not be offered as a change in time."
+            elif self._pushed is not None:
+                message = "The finished work was pushed, but it could not be reported on the change in time."
         return Outcome(reason=reason, message=message, branch=self._pushed)
 
     async def _outcome(self) -> Outcome:
@@ -336,12 +339,12 @@ class Attempt:
                     settings, task, brief, workspace, publisher, commands=commands
                 )
                 worked = self._worked = await self._publish(publisher, workspace, worked)
+                self._pushed = publisher.pushed_branch
                 if unapproved.report:
                     summary = f"{unapproved.report}\n\n{worked.summary}".strip()
                     worked = self._worked = worked.model_copy(update={"summary": summary})
             worked = self._worked = await self._answered(worked, repository)
             worked = self._worked = worked.model_copy(update={"commit": self._commit(repository)})
-        self._pushed = publisher.pushed_branch
         outcome = await self._conclude(task, details, worked, publisher.pushed_branch)
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome

@@ -533,6 +533,27 @@ async def test_a_round_that_was_killed_after_its_push_only_answers(
     assert outcome.commit == pushed
 
 
+async def test_a_round_without_time_for_its_replies_says_that_it_has_pushed(
+    open_ours: OpenOurs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, stop = open_ours("github"), asyncio.Event()
+    ours.thread("Say it in German.")
+    before = ours.head
+    ours.plays(write(FILE, "one\nZwei\nthree\n"), finish("It is `Zwei` now."))
+
+    async def down(*_: object) -> None:
+        stop.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(RoundWork, "answer", down)
+    outcome = await ours.place.run(ours.given(await ours.look()), rounds=ROUNDS, stop=stop, grace=3)
+    assert ours.head != before
+    assert outcome.reason is Reason.FORGE_UNAVAILABLE
+    assert (
+        outcome.message == "The finished work was pushed, but it could not be reported on the change in time."
+    )
+
+
 async def test_a_push_whose_answer_is_lost_is_our_own(
     open_ours: OpenOurs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,7 +213,7 @@ def _check_tokens(settings: Settings) -> None:
 def _attempt(config: Path | None) -> int:
     from coding_agent_consumer.modes import run_attempt
 
-    # What was imported is never looked at again, not even when the program ends.
+    # The garbage collector skips what was imported, also when the program ends.
     gc.freeze()
     gc.enable()
     return run_attempt(config)

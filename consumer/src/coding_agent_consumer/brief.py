@@ -39,8 +39,8 @@ class Brief:
         transcript: JSON-lines file to which the agent appends each message at once; `None`: there is none.
         last_lines: receives what the agent says and does, in short lines, as it happens.
         follow_up: what to do after the work is done, if the agent works once more in the same workspace. An
-            agent that can continue its conversation is told only this; any other one is told the prompt,
-            which then contains it.
+            agent that can continue its conversation gets only this; any other agent gets the prompt, which
+            then contains it.
     """
 
     instructions: str

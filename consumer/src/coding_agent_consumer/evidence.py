@@ -164,7 +164,7 @@ def _place(given: VerifyInput, details: ItemDetails) -> tuple[str, str]:
 
 
 async def _no_push(branch: str) -> None:
-    raise CodingAgentError(f"A verification never pushes, also not to {branch}.")
+    raise CodingAgentError(f"An evidence pod never pushes. It asked to push to {branch}.")
 
 
 async def _verify(settings: Settings, given: VerifyInput, environment: Mapping[str, str]) -> None:

@@ -355,7 +355,7 @@ class ForgeTask:
 
     def __post_init__(self) -> None:
         if self.state.round is not None:
-            # A round does something else than a label asks for.
+            # A round does not do what a label asks for, so each label stays.
             self.answered_until = EVERY_LABEL_STAYS
 
     @property

@@ -117,13 +117,13 @@ class Git:
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
         memory: int | None = None,
-        answers: Sequence[int] = (0,),
+        expected: Sequence[int] = (0,),
     ) -> bytes:
         """Run git without the network and without the token; return its output.
 
         Args:
             memory: limit of git's heap in bytes. The packs that git maps do not count.
-            answers: the exit statuses that are no failure.
+            expected: the exit statuses that are not failures.
 
         Raises:
             GitFailedError: git failed, was killed, or ran out of time or memory.
@@ -133,7 +133,7 @@ class Git:
             code, out, said = await self._run(arguments, stdin, {**base, **(env or {})}, memory)
         except TimeoutError as error:
             raise GitFailedError(f"git {arguments[0]} took more than {_TIMEOUT:.0f} s.") from error
-        if code not in answers:
+        if code not in expected:
             raise GitFailedError(f"git {arguments[0]} {_ended(code, said, memory)}")
         return out
 

@@ -214,7 +214,7 @@ class BareClone:
         found = await self._git.local(
             *("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", self.tip, other),
             memory=_GIT_MEMORY,
-            answers=(0, 1),
+            expected=(0, 1),
         )
         tree, *paths = found.decode("utf-8", "surrogateescape").split("\0")
         self.conflicts = tuple(filter(None, paths))
@@ -232,7 +232,7 @@ class BareClone:
 
         This may be called again with a later patch, also relative to the start point. The new commit follows
         the last one. Symbolic links are committed as links, wherever they point: nothing follows them here.
-        After `merge`, the first commit is a merge, also if its files are those of the tip.
+        After `merge`, the first commit is a merge, even if its files are those of the tip.
 
         Args:
             patch: the patch that `Workspace.diff` returned.
@@ -295,7 +295,7 @@ class BareClone:
                 *("grep", "-l", "-z", "-a", "--full-name", "--fixed-strings", *patterns, tree, "--"),
                 *self.conflicts[start : start + _PATHS_AT_ONCE],
                 env={"GIT_LITERAL_PATHSPECS": "1"},
-                answers=(0, 1),
+                expected=(0, 1),
             )
             names = listing.decode("utf-8", "replace").split("\0")
             found += [name.partition(":")[2] for name in names if name]

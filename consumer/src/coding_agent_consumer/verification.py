@@ -41,7 +41,7 @@ _TOO_MUCH = 137
 async def run_commands(
     workspace: Workspace, commands: Sequence[VerifyCommand], *, deadline: Deadline, scrub: Scrub
 ) -> tuple[VerifiedCommand, ...]:
-    """Run all commands in turn, also after one has failed, and return their results.
+    """Run all commands in turn, even after one has failed, and return their results.
 
     A command may take longer than those of the model. What is left of the deadline limits it too; then it
     took too long.
@@ -101,7 +101,7 @@ class WorkVerification:
     async def of(self, brief: Brief, worked: Outcome) -> Outcome:
         """Let the commands check the work, and the agent repair it a limited number of times.
 
-        The work is committed before the commands run, so that what they leave in the tree is no part of it.
+        The work is committed before the commands run, so that what they leave in the tree is not part of it.
         Without any work in this attempt, nothing is checked: what fails then is not for the agent to repair.
         """
         repairs, scrub = 0, scrub_for(self.settings)

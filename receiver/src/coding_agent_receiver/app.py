@@ -372,7 +372,7 @@ class Intake:
             reason = f"{look.why}, but no task is known for the change"
             _logger.info("Ignored: %s", reason)
             return answers.ignored(reason)
-        _logger.info("Somebody looks at the open changes: %s, on %s", look.why, stored)
+        _logger.info("Look stored: %s, on %s", look.why, stored)
         return answers.look_stored(stored)
 
 

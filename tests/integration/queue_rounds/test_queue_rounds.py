@@ -139,7 +139,7 @@ def test_from_a_failed_check_to_an_answered_review(story: Story) -> None:
     thread = system.forge.start_thread(
         REPOSITORY, story.number, "Say it in German.", path=FILE, line=2, by="alice"
     )
-    until(lambda: "Somebody looks at the open changes" in receiver.text(), "the event causes a look")
+    until(lambda: "Look stored: " in receiver.text(), "the event causes a look")
     until(lambda: story.labels() == {PROCESSING}, lambda: f"the round starts; {system._logs()}")
     until(lambda: len(system.model.requests) >= 3, "the model works")
     story.kill_and_start()

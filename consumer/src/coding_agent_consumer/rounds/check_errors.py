@@ -20,7 +20,7 @@ _ERROR = re.compile(
 _NONE = re.compile(
     r"\b(?:0|no) (?:errors?|fail(?:ed|ures?)?)\b(?!.*\b[1-9]\d* (?:error|fail))", re.IGNORECASE
 )
-"""Matches lines that say that there is none."""
+"""Matches lines that say that there is no error."""
 _BEFORE, _AFTER = 1, 3
 """How many lines around a line with an error belong to it."""
 _WITHOUT = 30

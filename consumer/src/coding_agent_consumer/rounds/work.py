@@ -191,7 +191,7 @@ class RoundWork:
         commit = await repository.fetch(lambda: self.forge.clone_source(source), base)
         message = f"Merge {base} with conflicts\n"
         if not await repository.merge(commit, message, author):
-            raise RoundEndedError(f"The branch `{base}` merges without a conflict by now.")
+            raise RoundEndedError(f"The branch `{base}` now merges without a conflict.")
 
     def prompt(
         self,
@@ -215,7 +215,7 @@ class RoundWork:
         )
 
     async def pushed_by(self, repository: BareClone) -> None:
-        """Note what the round has pushed, if anything."""
+        """Record what the round has pushed, if anything."""
         if repository.pushed != self.cause.head:
             self.head = repository.pushed
             try:

@@ -15,10 +15,9 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Deadline, StoppedError, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.verify import OnFailure
-from coding_agent_core.text import one_line, printable
+from coding_agent_core.text import fenced, one_line, printable
 from coding_agent_core.verification import VerifiedCommand, VerifyReport, verified
 
-from coding_agent_consumer.agent.prompt import fenced
 from coding_agent_consumer.brief import Brief
 from coding_agent_consumer.repository import Publisher
 from coding_agent_consumer.transcript import Scrub, scrub_for

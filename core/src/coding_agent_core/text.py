@@ -1,4 +1,4 @@
-"""Makes foreign text fit to show: without control characters, short, and inert on a forge. Pure.
+"""Makes foreign text fit to show: without control characters, short, and inert. Pure.
 
 Forges execute text with the rights of the account that wrote it, which is ours. So all text that can reach a
 comment, the title or description of a change, or a commit's message goes through `inline`, `quotation` or
@@ -92,6 +92,11 @@ def quoted_code(text: str) -> str:
     """Return the text as a code block in a quotation; its Markdown is not rendered or able to end it."""
     lines = [_BLOCK.sub(_broken, line) for line in _plain(text).split("\n")]
     return _quoted(["```", *lines, "```"])
+
+
+def fenced(mark: str, title: str, text: str) -> str:
+    """Return a text as data for a model, between marks that the text cannot know."""
+    return f"<<<{mark} {title}\n{text}\n{mark}>>>"
 
 
 def _plain(text: str) -> str:

@@ -20,7 +20,7 @@ from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName
-from coding_agent_core.text import one_line
+from coding_agent_core.text import fenced, one_line
 
 from coding_agent_consumer.approval import ALL_APPROVED, Unapproved
 from coding_agent_consumer.background import Conversation, InstructionFile
@@ -330,11 +330,6 @@ def _check(check: FailedCheck, mark: str) -> str:
         parts.append(f"The end of its log:\n{cut_front(check.log, LOG_LIMIT, 'the start')}")
     title = f"check {one_line(check.name, 200)}: {one_line(check.result, 50)}"
     return fenced(mark, title, "\n\n".join(filter(None, parts)) or "(no text)")
-
-
-def fenced(mark: str, title: str, text: str) -> str:
-    """Return a text as data, between marks that it cannot know."""
-    return f"<<<{mark} {title}\n{text}\n{mark}>>>"
 
 
 def _cut(text: str, limit: int) -> str:

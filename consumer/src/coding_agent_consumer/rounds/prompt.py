@@ -10,14 +10,13 @@ from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.registry import FACTS
 from coding_agent_core.rounds.record import RoundRecord
 from coding_agent_core.rounds.values import RoundCause, RoundKind
-from coding_agent_core.text import one_line
+from coding_agent_core.text import fenced, one_line
 
 from coding_agent_consumer.agent.prompt import (
     COMMENT_LIMIT,
     LOG_LIMIT,
     RECAP_LIMIT,
     cut_front,
-    fenced,
     fitting,
     project_section,
     text_of,

@@ -126,7 +126,7 @@ PLANTED = {
     ),
     "push without a check": Planted(
         "consumer/src/coding_agent_consumer/task_handler.py",
-        "reason = await task.check()",
+        "reason = await task.check(hands_off)",
         "reason = None",
         "rabbitmq",
         frozenset({"pushed late"}),

@@ -31,7 +31,17 @@ from coding_agent_core.rounds.trigger import ENDS, cause_of, recorded, round_phr
 from coding_agent_core.rounds.values import RoundCause
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Authorize
-from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, Phase, TaskRequest, Trigger, task_name
+from coding_agent_core.tasks import (
+    LABEL_REMOVED,
+    Cause,
+    Item,
+    Origin,
+    Phase,
+    TaskRequest,
+    Trigger,
+    WithdrawalCause,
+    task_name,
+)
 from coding_agent_core.usage import Usage
 
 from coding_agent_consumer.push_permit import SourceRepositoryGoneError
@@ -74,12 +84,30 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class Withdrawn:
+    """Why the work is no longer wanted.
+
+    Attributes:
+        why: a sentence for people on the item.
+        cause: what a person did.
+    """
+
+    why: str
+    cause: WithdrawalCause
+
+
+@dataclass(frozen=True)
 class Abandon:
-    """The task started before and does not continue: report this outcome."""
+    """The task started before and does not continue: report this outcome.
+
+    Attributes:
+        cause: what a person did, if that is the reason.
+    """
 
     state: State
     reason: Reason
     message: str
+    cause: WithdrawalCause | None = None
 
 
 @dataclass(frozen=True)
@@ -93,9 +121,18 @@ Decision = Start | Drop | Abandon | Settle
 
 
 def decide_start(
-    task: QueuedTask, details: ItemDetails, state: State | None, labels: Labels, max_attempts: int
+    task: QueuedTask,
+    details: ItemDetails,
+    state: State | None,
+    labels: Labels,
+    max_attempts: int,
+    *,
+    hands_off_label: str,
 ) -> Decision:
     """Decide what happens to a message, by the item's labels and the state in our comment.
+
+    Args:
+        hands_off_label: a change with this label has no rounds.
 
     Raises:
         ValueError: the message of a round has no cause.
@@ -108,7 +145,8 @@ def decide_start(
         if not details.open:
             return Drop("the item is closed", until)
         if trigger is not None:
-            why = _why_no_round(cause_of(trigger), state)
+            left = _has_label(details, hands_off_label)
+            why = "people do the rest of the change" if left else _why_no_round(cause_of(trigger), state)
             if why:
                 return Drop(why)
         # A task that has started shows a comment before it swaps the labels. If only the processing label is
@@ -127,12 +165,13 @@ def decide_start(
     if state.phase.terminal:
         return Settle(state)
     when = "before its task started" if state.attempt == 0 else "while its task was waiting to continue"
-    if not details.open:
-        return Abandon(state, Reason.CANCELLED, f"The item was closed {when}.")
     # The change of a round has no label until the round's first attempt adds one.
     expects_label = not manual and (trigger is None or state.attempt > 0)
-    if expects_label and not labels.active & details.labels:
-        return Abandon(state, Reason.CANCELLED, f"The label was removed {when}.")
+    ends_rounds = hands_off_label if trigger is not None else None
+    withdrawn = _withdrawn(details, labels, expects_label=expects_label, ends_rounds=ends_rounds)
+    if withdrawn is not None:
+        message = f"{withdrawn.why.removesuffix('.')} {when}."
+        return Abandon(state, Reason.CANCELLED, message, withdrawn.cause)
     match state.phase:
         case Phase.QUEUED:  # e.g. the consumer was restarted: this does not count as an attempt
             attempt = max(number, state.attempt)
@@ -163,6 +202,28 @@ def _why_no_round(cause: RoundCause, state: State | None) -> str:
     if state.attempt > 0 and not state.phase.terminal:
         return "another task of the change has not ended"
     return ""
+
+
+def _withdrawn(
+    details: ItemDetails, labels: Labels, *, expects_label: bool, ends_rounds: str | None
+) -> Withdrawn | None:
+    """Return why nobody wants the work, as the item shows it; `None` if it is wanted.
+
+    Args:
+        ends_rounds: the hands-off label if the work is a round.
+    """
+    if not details.open:
+        return Withdrawn("The item was closed.", WithdrawalCause.CLOSED)
+    if ends_rounds is not None and _has_label(details, ends_rounds):
+        return Withdrawn(f"The label `{ends_rounds}` was applied.", WithdrawalCause.HANDS_OFF)
+    if expects_label and not labels.active & details.labels:
+        return Withdrawn(LABEL_REMOVED, WithdrawalCause.UNLABELED)
+    return None
+
+
+def _has_label(details: ItemDetails, label: str) -> bool:
+    """Whether the item has a label; letter case is ignored."""
+    return label.casefold() in {one.casefold() for one in details.labels}
 
 
 @dataclass(frozen=True)
@@ -343,6 +404,7 @@ class ForgeTask:
         since: when the state's phase started; an aware time.
         answered_until: a label that was applied after this time, by the forge's clock, asks for the next
             task; `None` until the time is known.
+        withdrawn: what a person did to end the task, if that ended it.
     """
 
     forge: Forge
@@ -352,6 +414,7 @@ class ForgeTask:
     max_attempts: int
     since: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
     answered_until: datetime | None = field(default=None, init=False)
+    withdrawn: WithdrawalCause | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.state.round is not None:
@@ -384,16 +447,20 @@ class ForgeTask:
         shown = self.labels.active & seen.labels
         return last_act(shown, self.labels, history, await self.forge.whoami())
 
-    async def check(self) -> str | None:
+    async def check(self, hands_off_label: str) -> Withdrawn | None:
         """Return why the work is no longer wanted; `None` while it is wanted.
 
         The item of a task that a person created has no label until `prepare` adds the processing label.
+
+        Args:
+            hands_off_label: ends a round on a change that has this label.
         """
         details = await self.forge.read(self.item)
-        if details.open and self.labels.active & details.labels:
-            return None
-        self.answered_until = self.seen(details)
-        return LABEL_REMOVED if details.open else "The item was closed."
+        ends_rounds = hands_off_label if self.state.round is not None else None
+        withdrawn = _withdrawn(details, self.labels, expects_label=True, ends_rounds=ends_rounds)
+        if withdrawn is not None:
+            self.answered_until = self.seen(details)
+        return withdrawn
 
     def seen(self, item: ItemDetails | ItemState) -> datetime | None:
         """Return the `answered_until` of a task whose work was over when the item looked like this."""
@@ -421,7 +488,10 @@ class ForgeTask:
                 update["retry_cause"] = retry_cause(self.state.attempt, outcome.reason, outcome.message)
         if phase.terminal and self.state.round is not None:
             record, reported = self.state.rounds or RoundRecord(), outcome.round if outcome else None
-            update["rounds"] = recorded(record, self.state.round, reported, ENDS[phase])
+            superseded = self.withdrawn is not None and self.withdrawn.supersedes
+            update["rounds"] = recorded(
+                record, self.state.round, reported, ENDS[phase], superseded=superseded
+            )
         self.state = self.state.model_copy(update=update)
         report = Report(
             task=self.name,

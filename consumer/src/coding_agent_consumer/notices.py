@@ -212,7 +212,9 @@ class NoticeHandler:
             return None
         limit = self.settings.consumer.max_attempts
         labels = self.settings.labels(item.platform)
-        decision = decide_start(task, await forge.read(item), shown, labels, limit)
+        hands_off = self.settings.rounds.hands_off_label
+        details = await forge.read(item)
+        decision = decide_start(task, details, shown, labels, limit, hands_off_label=hands_off)
         if not isinstance(decision, Start):
             return None
         return state_of(task, decision, shown.branch if shown else None, begins=False)
@@ -249,6 +251,7 @@ class NoticeHandler:
             if state is not None and state.phase in (Phase.QUEUED, Phase.BACKOFF):
                 outcome = Outcome(reason=Reason.CANCELLED, message=withdrawal.message)
                 shown = self._task(forge, item, state)
+                shown.withdrawn = withdrawal.cause
                 if state.round is None:
                     shown.answered_until = answered_by_withdrawal(withdrawal.before)
                 await shown.finish(outcome)

@@ -24,7 +24,7 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import EVERY_LABEL_STAYS, State
 from coding_agent_core.retry import Clock, Deadline, asked_wait, backoff, first_of, while_unavailable
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import LABEL_REMOVED, Cause, Origin, Phase
+from coding_agent_core.tasks import LABEL_REMOVED, Cause, Origin, Phase, WithdrawalCause
 from coding_agent_core.telemetry import UsageMetrics
 from prometheus_client import CollectorRegistry
 
@@ -38,6 +38,7 @@ from coding_agent_consumer.forge_tasks import (
     ForgeTask,
     Settle,
     Start,
+    Withdrawn,
     branch_for,
     decide_start,
     remembered,
@@ -45,7 +46,6 @@ from coding_agent_consumer.forge_tasks import (
     state_of,
     task_for,
 )
-from coding_agent_consumer.rounds.work import cause_gone
 
 _logger = logging.getLogger("coding_agent.task_handler")
 _T = TypeVar("_T")
@@ -262,7 +262,8 @@ class TaskHandler:
         progress.seen = state
         if state is not None and state.uuid == queued.uuid:
             progress.attempt = max(progress.attempt, state.attempt)
-        decision = decide_start(queued, details, state, labels, limit)
+        hands_off = self.settings.rounds.hands_off_label
+        decision = decide_start(queued, details, state, labels, limit, hands_off_label=hands_off)
         match decision:
             case Drop(why, until):
                 _logger.info("Dropped a message for %s: %s", item.display, why)
@@ -273,11 +274,11 @@ class TaskHandler:
                 await self._before_work(claim, progress, lambda: show_end_again(forge, item, labels))
                 why = "its consumer died before it settled the message; see the comment on the item"
                 await self._settle_end(claim, ended.phase, ended.reason, why)
-            case Abandon(ended, reason, message):
+            case Abandon(ended, reason, message, cause):
                 progress.task = task_for(forge, item, labels, ended, max_attempts=limit)
                 progress.task.answered_until = progress.task.seen(details)
-                gone = cause_gone(ended.round) if ended.round and not details.open else None
-                await self._finish(claim, progress.task, Outcome(reason=reason, message=message, round=gone))
+                progress.task.withdrawn = cause
+                await self._finish(claim, progress.task, Outcome(reason=reason, message=message))
             case Start():
                 start = decision
                 branch = await self._before_work(
@@ -333,7 +334,7 @@ class TaskHandler:
         async def load() -> tuple[ForgeTask, ItemDetails]:
             return task, details
 
-        async with self._watch(claim, task) as (stop, why):
+        async with self._watch(claim, task) as (stop, withdrawn):
             attempt = Attempt(
                 settings=self.settings,
                 given=AttemptInput(
@@ -363,10 +364,12 @@ class TaskHandler:
         if claim.lost.is_set():
             raise TaskStoppedError
         if outcome.reason is Reason.CANCELLED:
-            if why[0]:
+            if withdrawn:
                 if claim.cancelled.is_set() and task.state.round is None:
                     task.answered_until = answered_by_withdrawal(claim.withdrawn_before) or EVERY_LABEL_STAYS
-                outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped."})
+                task.withdrawn = withdrawn[0].cause
+                message = f"{withdrawn[0].why} The task was stopped."
+                outcome = outcome.model_copy(update={"message": message})
             else:  # the consumer shuts down, but the task is still wanted: another consumer continues it
                 await self._comment(claim, task, Phase.QUEUED, outcome, None)
                 raise TaskStoppedError
@@ -449,17 +452,20 @@ class TaskHandler:
         return True
 
     @asynccontextmanager
-    async def _watch(self, claim: Claim, task: ForgeTask) -> AsyncIterator[tuple[asyncio.Event, list[str]]]:
+    async def _watch(
+        self, claim: Claim, task: ForgeTask
+    ) -> AsyncIterator[tuple[asyncio.Event, list[Withdrawn]]]:
         """Give an event that is set when the attempt must stop, and the reason if a person wants that."""
-        stop, why = asyncio.Event(), [""]
+        stop, withdrawn = asyncio.Event(), list[Withdrawn]()
+        hands_off = self.settings.rounds.hands_off_label
 
         async def check_labels() -> None:
             while True:
                 await self.clock.sleep(self.settings.consumer.cancel_check_interval)
                 try:
-                    reason = await task.check()
+                    reason = await task.check(hands_off)
                 except ForgeNotFoundError as error:
-                    reason = str(error)
+                    reason = Withdrawn(str(error), WithdrawalCause.CLOSED)
                 except ForgeError as error:
                     _logger.warning("Could not check if %s is still wanted: %s", task.item.display, error)
                     continue
@@ -468,14 +474,15 @@ class TaskHandler:
                         "Unexpected error when checking if %s is still wanted", task.item.display
                     )
                     continue
-                if reason:
+                if reason is not None:
                     claim.ending()  # a label that is applied again now starts the next run
-                    why[0] = reason
+                    withdrawn.append(reason)
                     return
 
         async def cancelled() -> None:
             await claim.cancelled.wait()
-            why[0] = claim.why_cancelled
+            cause = claim.cancel_cause or WithdrawalCause.UNLABELED
+            withdrawn.insert(0, Withdrawn(claim.why_cancelled, cause))
 
         async def stop_when_any() -> None:
             await first_of(check_labels(), cancelled(), claim.lost.wait(), self.shutdown.wait())
@@ -483,7 +490,7 @@ class TaskHandler:
 
         watcher = asyncio.create_task(stop_when_any())
         try:
-            yield stop, why
+            yield stop, withdrawn
         finally:
             watcher.cancel()
 

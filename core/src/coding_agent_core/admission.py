@@ -376,7 +376,7 @@ def is_superseded(task: AgentTask) -> bool:
     A round that ends for such a reason is not counted: its cause can return when the change is opened again.
     """
     cause = task.metadata.annotations.get(ANNOTATION_CANCEL_CAUSE)
-    return task.spec.cancel and cause in (WithdrawalCause.CLOSED, WithdrawalCause.HANDS_OFF)
+    return task.spec.cancel and any(one.supersedes for one in WithdrawalCause if one == cause)
 
 
 def withdrawn(before: datetime) -> dict[str, Any]:

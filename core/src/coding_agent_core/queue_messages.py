@@ -21,6 +21,7 @@ from coding_agent_core.tasks import (
     TaskRequest,
     Trigger,
     Withdrawal,
+    WithdrawalCause,
     new_uuid,
     task_name,
 )
@@ -226,6 +227,11 @@ class Claim(Protocol):
     @property
     def why_cancelled(self) -> str:
         """The reason as one plain sentence, once `cancelled` is set."""
+        ...
+
+    @property
+    def cancel_cause(self) -> WithdrawalCause | None:
+        """What a person did, once `cancelled` is set."""
         ...
 
     @property

@@ -408,6 +408,11 @@ class WithdrawalCause(StrEnum):
     HANDS_OFF = "hands-off"
     """The person gave the change the label with which it has no rounds."""
 
+    @property
+    def supersedes(self) -> bool:
+        """Whether a round that ends for this is not counted, so that its cause can return."""
+        return self in (WithdrawalCause.CLOSED, WithdrawalCause.HANDS_OFF)
+
 
 class Withdrawal(Frozen):
     """A person removed the label, closed the item, or cancelled its task with a command.

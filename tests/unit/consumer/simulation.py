@@ -384,6 +384,7 @@ class SimulatedClaim:
         self.task, self.redelivered = self.message.task, self.message.redelivered
         self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.why_cancelled = ""
+        self.cancel_cause: WithdrawalCause | None = None
         self.withdrawn_before: datetime | None = None
         self.message.holder = self
 

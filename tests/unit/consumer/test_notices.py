@@ -22,9 +22,10 @@ from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices
 from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, comment, read_state
+from coding_agent_core.rounds.record import RoundEnd
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, Withdrawal
+from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, Withdrawal, WithdrawalCause
 
 from tests.unit.consumer.making import ITEM, details
 from tests.unit.core_commands.test_commands import command
@@ -264,6 +265,27 @@ async def test_a_command_cancels_a_round_that_waits_and_has_no_label() -> None:
     assert state is not None
     assert state.rounds is not None
     assert state.rounds.has(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("cause", "end"),
+    [
+        (WithdrawalCause.CLOSED, RoundEnd.SUPERSEDED),
+        (WithdrawalCause.UNLABELED, RoundEnd.CANCELLED),
+    ],
+)
+async def test_a_waiting_round_of_a_closed_change_is_not_counted(
+    cause: WithdrawalCause, end: RoundEnd
+) -> None:
+    forge, found = WrittenItem(), trigger_of(CHECKS, NOON)[1]
+    forge.state = replace(forge.state, labels=frozenset(), open=cause is not WithdrawalCause.CLOSED)
+    forge.bodies = [comment(report(State(uuid="u", phase=Phase.BACKOFF, round=found)))]
+    handler = NoticeHandler(Settings(), Broker(), {ITEM.host: cast("Forge", forge)})
+    await handler.handle(Withdrawal(item=ITEM, reason="it was withdrawn", cause=cause))
+    state = read_state(forge.bodies[-1])
+    assert state is not None
+    assert state.rounds is not None
+    assert [entry.end for entry in state.rounds.rounds] == [end]
 
 
 async def test_a_task_that_a_command_cancels_before_its_item_shows_it_is_shown_as_cancelled(

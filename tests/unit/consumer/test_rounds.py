@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from coding_agent_core.reporting import State, comment
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
-from coding_agent_core.tasks import Phase
+from coding_agent_core.tasks import Phase, WithdrawalCause
 
 from tests.unit.consumer.simulation import BOT, DONE, PROCESSING, UNAVAILABLE, Process, World
 from tests.unit.consumer.test_crash import reach
@@ -98,6 +98,39 @@ def test_who_removes_the_label_while_no_consumer_lives_cancels_the_round(world: 
     world.calm_down()
     assert ends(world) == [("checks", "cancelled")]
     assert not world.item.labels
+
+
+@pytest.mark.parametrize(
+    ("act", "end"),
+    [
+        ("unlabel", "cancelled"),
+        ("close", "superseded"),
+        ("hands off", "superseded"),
+        (WithdrawalCause.COMMAND, "cancelled"),
+        (WithdrawalCause.CLOSED, "superseded"),
+    ],
+)
+def test_a_round_of_a_change_that_is_closed_or_left_to_people_is_not_counted(
+    world: World, act: str, end: str
+) -> None:
+    """Withdrawals are what a queue in memory tells the worker; else the worker reads the change."""
+    claim = working(world).claim
+    assert claim is not None
+    match act:
+        case WithdrawalCause():
+            claim.cancel_cause, claim.why_cancelled = act, "Somebody did it."
+            claim.cancelled.set()
+        case "unlabel":
+            world.unlabel()
+        case "close":
+            world.close_item()
+        case _:
+            world.item.labels.add("Coding Agent hands off")
+    world.calm_down()
+    assert ends(world) == [("checks", end)]
+    assert world.item.state is not None
+    assert world.item.state.phase is Phase.CANCELLED
+    assert PROCESSING not in world.item.labels
 
 
 def test_a_label_that_comes_during_a_round_has_a_run_of_its_own(world: World) -> None:

@@ -22,7 +22,15 @@ from coding_agent_core.reporting import State, read_state
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord
 from coding_agent_core.rounds.trigger import recorded, trigger_of
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, answered_issue
+from coding_agent_core.tasks import (
+    Item,
+    Origin,
+    Phase,
+    TaskRequest,
+    Trigger,
+    WithdrawalCause,
+    answered_issue,
+)
 
 from tests.unit.consumer.making import ITEM
 from tests.unit.consumer.making import details as item
@@ -166,7 +174,16 @@ CASES |= {
     "another message of the round is shown as waiting": (of_round(), item(), other(QUEUED, 0), (1, 1)),
     "a round, shown as waiting": (of_round(), item(), own(QUEUED, 0), (1, 1)),
     "a round, its consumer died": (of_round(), item(PROCESSING), own(RUNNING), (1, 2)),
-    "a round, its label was removed": (of_round(), item(), own(RUNNING), CANCEL),
+    "a round, its label was removed": (of_round(), item(), own(RUNNING), WithdrawalCause.UNLABELED),
+    "a round, closed while it waited": (of_round(), CLOSED, own(BACKOFF), WithdrawalCause.CLOSED),
+    "a round, left to people": (of_round(), item("hands OFF"), None, DROP),
+    "a round, left to people while it waited": (
+        of_round(),
+        item("hands OFF", PROCESSING),
+        own(QUEUED, 0),
+        WithdrawalCause.HANDS_OFF,
+    ),
+    "a label on a change that is left to people": (message(), item(BOT, "hands OFF"), None, (1, 1)),
     "a round, ended, delivered again": (of_round(), item(), had(own(SUCCEEDED), RECORD), SETTLE),
     "a label after a round": (message(), item(BOT), had(other(SUCCEEDED), RECORD), (2, 1)),
 }
@@ -174,7 +191,7 @@ CASES |= {
 
 @pytest.mark.parametrize(("queued", "details", "remembered", "expected"), CASES.values(), ids=CASES)
 def test_claim(queued: QueuedTask, details: ItemDetails, remembered: State | None, expected: object) -> None:
-    match decide_start(queued, details, remembered, Labels(), max_attempts=3):
+    match decide_start(queued, details, remembered, Labels(), 3, hands_off_label="Hands off"):
         case Start(run, attempt):
             assert (run, attempt) == expected
         case Drop():
@@ -182,14 +199,14 @@ def test_claim(queued: QueuedTask, details: ItemDetails, remembered: State | Non
         case Settle(ended):
             assert expected is SETTLE
             assert ended is remembered
-        case Abandon(_, reason, sentence):
-            assert reason is expected
+        case Abandon(_, reason, sentence, cause):
+            assert expected in (reason, cause)
             assert sentence.endswith(".")
 
 
 def test_a_further_attempt_is_told_why_the_last_one_ended() -> None:
     known = own(BACKOFF).model_copy(update={"retry_cause": "Attempt 1 ended."})
-    decision = decide_start(message(2), item(PROCESSING), known, Labels(), 3)
+    decision = decide_start(message(2), item(PROCESSING), known, Labels(), 3, hands_off_label="x")
     assert isinstance(decision, Start)
     assert decision.ended == "Attempt 1 ended."
     assert Start(run=2, attempt=1, previous=known, continues=False).ended == "", "another task's"
@@ -197,5 +214,5 @@ def test_a_further_attempt_is_told_why_the_last_one_ended() -> None:
 
 def test_a_task_that_only_waited_continues_nothing() -> None:
     waiting = own(QUEUED, 0)
-    decision = decide_start(message(), item(BOT), waiting, Labels(), max_attempts=3)
+    decision = decide_start(message(), item(BOT), waiting, Labels(), 3, hands_off_label="x")
     assert decision == Start(run=1, attempt=1, previous=waiting, continues=False)

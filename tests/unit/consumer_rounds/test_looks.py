@@ -160,6 +160,22 @@ async def test_a_round_that_was_lost_with_its_process_ends_if_its_cause_is_gone(
     assert place.queued() is None
 
 
+async def test_a_round_that_waits_ends_when_people_do_the_rest() -> None:
+    place = Place(RED)
+    await place.look()
+    queued = place.queued()
+    assert queued is not None
+    place.shows(State(uuid=queued.uuid, phase=Phase.QUEUED, attempt=0, round=queued.request.trigger.round))
+    place.forge.changes[8] = replace(RED, labels=frozenset({"Coding agent hands off"}))
+    await place.look(3)
+    state = read_state(place.shown)
+    assert state is not None
+    assert (state.uuid, state.phase) == (queued.uuid, Phase.CANCELLED)
+    assert state.rounds is not None
+    assert [entry.end for entry in state.rounds.rounds] == [RoundEnd.SUPERSEDED]
+    assert place.forge.edits == 1
+
+
 async def test_nothing_is_written_while_a_task_has_the_change() -> None:
     place = Place(INFRASTRUCTURE)
     async with place.queue.item_lock(INFRASTRUCTURE.item):

@@ -18,7 +18,7 @@ from coding_agent_core.issue_commands import (
 from coding_agent_core.queue_messages import Claim, QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.rounds.trigger import trigger_of
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal, WithdrawalCause
 
 from tests.fixtures.deliveries import asked, issue
 from tests.unit.core_commands.test_commands import command
@@ -161,6 +161,7 @@ async def test_a_running_task_that_is_withdrawn_is_told_and_the_next_run_waits_f
         assert await queue.withdraw(unlabeled(at=1)) == cancelled(first.task.name, 1)
         assert first.cancelled.is_set()
         assert first.withdrawn_before == START + timedelta(minutes=1)
+        assert first.cancel_cause is WithdrawalCause.UNLABELED
         assert isinstance(await queue.withdraw(unlabeled(at=2)), Keep), "it is already being cancelled"
         assert (await queue.submit(labeled(at=1))).duplicate, "it was taken off again at 2"
         second = await queue.submit(labeled(at=3))

@@ -31,9 +31,9 @@ from coding_agent_core.round_notes import notes_of, our_comment
 from coding_agent_core.round_rules.reruns import run_again
 from coding_agent_core.rounds.record import RoundRecord, with_reruns
 from coding_agent_core.rounds.trigger import trigger_of
-from coding_agent_core.rounds.values import RoundCause, Work
+from coding_agent_core.rounds.values import RoundCause, StopReason, Work
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, answered_issue
+from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, answered_issue
 
 from coding_agent_consumer.forge_tasks import remembered, task_for
 from coding_agent_consumer.rounds.work import cause_gone
@@ -119,10 +119,15 @@ class ConsumerLooks:
         active = _is_active(state) or bool(wanted)
         shows_end = state is None or state.phase.terminal
         work = await self._changes.decide(snapshot, _record(state), active=active)
+        hands_off = [stop for stop in work.stops if stop.reason is StopReason.HANDS_OFF]
         if work.due:
             await self._queue(snapshot, work.due[0], state)
         elif state is not None and state.round and state.waits_for_first_attempt and wanted is False:
-            await self._end_lost(key, snapshot.item, state)
+            outcome = Outcome(reason=Reason.SUPERSEDED, message="Nothing is left to do on this change.")
+            await self._end_waiting(key, snapshot.item, state, outcome)
+        elif state is not None and state.round and state.phase in (Phase.QUEUED, Phase.BACKOFF) and hands_off:
+            outcome = Outcome(reason=Reason.CANCELLED, message=hands_off[0].sentence)
+            await self._end_waiting(key, snapshot.item, state, outcome)
         elif shows_end and not wanted and (work.reruns or self._shows_less(snapshot, work)):
             work = await self._show(key, snapshot, work)
         again = work.look_again
@@ -165,18 +170,19 @@ class ConsumerLooks:
                 self._changes.wrote(key)
         return work
 
-    async def _end_lost(self, key: str, item: Item, state: State) -> None:
-        """Show the end of a round that waited in the memory of a process which was killed.
+    async def _end_waiting(self, key: str, item: Item, state: State, outcome: Outcome) -> None:
+        """Show the end of a round that waits; it is superseded.
 
-        If its cause were still there, the round would be queued again.
+        Either it waited in the memory of a process that was killed; if its cause were still there, the round
+        would be queued again. Or people do the rest; whoever gets its message later finds that it has ended.
         """
         assert state.round is not None  # noqa: S101 - the caller has checked it
         labels, limit = self.settings.labels(item.platform), self.settings.consumer.max_attempts
-        message, gone = "Nothing is left to do on this change.", cause_gone(state.round)
+        outcome = outcome.model_copy(update={"round": cause_gone(state.round)})
         async with self.source.item_lock(item) as free:
             if free and await remembered(self.forge, item) == state:
                 task = task_for(self.forge, item, labels, state, max_attempts=limit)
-                await task.finish(Outcome(reason=Reason.SUPERSEDED, message=message, round=gone))
+                await task.finish(outcome)
                 self._changes.wrote(key)
 
     async def _queue(self, snapshot: ChangeSnapshot, cause: RoundCause, state: State | None) -> None:

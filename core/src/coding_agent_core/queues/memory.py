@@ -26,7 +26,15 @@ from coding_agent_core.issue_commands import (
 from coding_agent_core.queue_messages import Claim, LookRequest, Notice, QueuedTask, item_of_notice
 from coding_agent_core.queues.live_processes import Process
 from coding_agent_core.retry import first_of
-from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, new_uuid, task_name
+from coding_agent_core.tasks import (
+    Item,
+    Submission,
+    TaskRequest,
+    Withdrawal,
+    WithdrawalCause,
+    new_uuid,
+    task_name,
+)
 
 _logger = logging.getLogger("coding_agent.queue")
 
@@ -213,6 +221,7 @@ class MemoryQueue:
                 if latest.claim is not None:
                     latest.claim.withdrawn_before = decision.withdrawn_before
                     latest.claim.why_cancelled = withdrawal.message
+                    latest.claim.cancel_cause = withdrawal.cause
                     latest.claim.cancelled.set()
                 else:
                     self.end(latest)
@@ -358,7 +367,7 @@ class MemoryQueue:
         claim, before = entry.claim, entry.withdrawn_before
         if entry.cancel_requested and claim is not None and before is not None and at >= before:
             entry.cancel_requested, entry.withdrawn_before = False, None
-            claim.withdrawn_before, claim.why_cancelled = None, ""
+            claim.withdrawn_before, claim.why_cancelled, claim.cancel_cause = None, "", None
             claim.cancelled.clear()
 
     def answered(self, entry: Entry, until: datetime) -> None:
@@ -400,7 +409,9 @@ class MemoryQueue:
             if entry.cancel_requested:
                 self.end(entry)
                 item = entry.task.request.item
-                withdrawal = Withdrawal(item=item, reason="cancelled", message=claim.why_cancelled)
+                cause = claim.cancel_cause or WithdrawalCause.UNLABELED
+                why = claim.why_cancelled
+                withdrawal = Withdrawal(item=item, reason="cancelled", message=why, cause=cause)
                 self._notify((item.identity, "withdrawn", ""), withdrawal)
         self._wake()
 
@@ -456,6 +467,7 @@ class MemoryClaim:
     def __post_init__(self) -> None:
         self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.why_cancelled = ""
+        self.cancel_cause: WithdrawalCause | None = None
         self.withdrawn_before: datetime | None = None
 
     @asynccontextmanager

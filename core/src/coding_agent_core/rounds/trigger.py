@@ -109,7 +109,12 @@ def round_phrase(trigger: RoundTrigger) -> str:
 
 
 def recorded(
-    record: RoundRecord, trigger: RoundTrigger, report: RoundReport | None, end: RoundEnd
+    record: RoundRecord,
+    trigger: RoundTrigger,
+    report: RoundReport | None,
+    end: RoundEnd,
+    *,
+    superseded: bool = False,
 ) -> RoundRecord:
     """Return the record with a round whose run has ended. The call can be repeated.
 
@@ -119,11 +124,17 @@ def recorded(
     Args:
         report: what the round's attempt reported.
         end: how the run ended, if nothing was reported.
+        superseded: whether the run was cancelled for a reason that supersedes a round
+            (`WithdrawalCause.supersedes`).
 
     Raises:
         ValueError: the trigger has no cause.
     """
     created = cause_of(trigger)
+    if superseded and end is RoundEnd.CANCELLED:
+        end = RoundEnd.SUPERSEDED
+    if superseded and report is not None and report.end is RoundEnd.CANCELLED:
+        report = report.model_copy(update={"end": RoundEnd.SUPERSEDED})
     if record.full:
         return record  # no further round starts, and a full record would drop its oldest round each time
     if report is None:

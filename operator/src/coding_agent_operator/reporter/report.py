@@ -25,7 +25,7 @@ from coding_agent_core.agenttask import (
 from coding_agent_core.forge.values import Comment
 from coding_agent_core.reasons import REASONS, PodReason
 from coding_agent_core.reporting import Links, Report, State, retry_cause
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord
+from coding_agent_core.rounds.record import RoundRecord
 from coding_agent_core.rounds.trigger import ENDS, recorded
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
@@ -186,13 +186,9 @@ def with_round(record: RoundRecord, task: AgentTask) -> RoundRecord:
     trigger, phase = task.spec.trigger.round, task.status.terminal_phase
     if trigger is None or phase is None:
         return record
-    report, end = task.status.result.round if task.status.result else None, ENDS[phase]
-    if is_superseded(task):
-        end = RoundEnd.SUPERSEDED if end is RoundEnd.CANCELLED else end
-        if report is not None and report.end is RoundEnd.CANCELLED:
-            report = report.model_copy(update={"end": RoundEnd.SUPERSEDED})
+    report = task.status.result.round if task.status.result else None
     try:
-        return recorded(record, trigger, report, end)
+        return recorded(record, trigger, report, ENDS[phase], superseded=is_superseded(task))
     except ValueError as error:  # a person wrote the task
         _logger.warning("%s is not recorded as a round: %s", task.name, error)
         return record

@@ -39,6 +39,7 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.retry import first_of
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.settings.section import Secrets
+from coding_agent_core.tasks import WithdrawalCause
 
 _logger = logging.getLogger("coding_agent.queue")
 
@@ -126,6 +127,7 @@ class RabbitMQClaim:
     def __post_init__(self) -> None:
         self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.why_cancelled = ""
+        self.cancel_cause: WithdrawalCause | None = None
         self.withdrawn_before: datetime | None = None
         self.is_locked = self.is_refused = self.is_lost = False
         self._io = self.connection.io

@@ -122,7 +122,8 @@ class KubernetesWorld:
     def idle(self) -> bool:
         try:
             tasks = self.tasks()
-            working = [pod for pod in self.pods.seen("attempt") if pod.phase in ("Pending", "Running")]
+            pods = self.pods.seen("attempt", "evidence")
+            working = [pod for pod in pods if pod.phase in ("Pending", "Running")]
         except Exception:  # whatever the client says of an API server that is away
             return False
         return (

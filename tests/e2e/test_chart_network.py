@@ -25,6 +25,7 @@ REACHED = {
     "reporter": {"names", "api", "forge"},
     "poller": {"names", "api", "forge"},
     "attempt": {"names", "forge", "model", "user-config"},
+    "evidence": {"names", "forge"},
     "selftest": {"names", "api", "receiver"},
     "user-config": set(),
     "stranger": set(),
@@ -76,7 +77,7 @@ def labels(component: str) -> dict[str, str]:
     """As the chart and the operator label the pods of a program."""
     own = {"app.kubernetes.io/name": "coding-agent", "app.kubernetes.io/instance": "coding-agent"}
     found = {**own, "app.kubernetes.io/component": component}
-    if component == "attempt":
+    if component in ("attempt", "evidence"):
         found["app.kubernetes.io/managed-by"] = "coding-agent-operator"
     return {"app": "stranger"} if component == "stranger" else found
 

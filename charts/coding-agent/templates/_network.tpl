@@ -58,6 +58,28 @@ Call with (list $ CIDRS BLOCKED).
     {{- include "coding-agent.ports" .Values.networkPolicy.model.ports | nindent 4 }}
 {{- end -}}
 
+{{/* Selects attempts and evidence pods by labels that the operator gives all of them. */}}
+{{- define "coding-agent.taskPods" -}}
+matchLabels:
+  app.kubernetes.io/managed-by: coding-agent-operator
+matchExpressions:
+  - { key: app.kubernetes.io/component, operator: In, values: [attempt, evidence] }
+{{- end -}}
+
+{{/* The only rule of a pod that uses the egress proxy. */}}
+{{- define "coding-agent.proxyRule" -}}
+- to:
+    - podSelector:
+        matchLabels:
+          {{- include "coding-agent.selectorLabels" (list . "egress") | nindent 10 }}
+      {{- if not .Values.operator.enabled }}
+      # The operator's release, which has the same name, has the proxy.
+      namespaceSelector: {}
+      {{- end }}
+  ports:
+    - { port: proxy, protocol: TCP }
+{{- end -}}
+
 {{/* What an attempt reaches, by itself or through the egress proxy. */}}
 {{- define "coding-agent.attemptRules" -}}
 {{ include "coding-agent.forgeRule" . }}

@@ -13,7 +13,7 @@ from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.retry import backoff
 
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.observed import ATTEMPTS, Job, Pod
+from coding_agent_operator.observed import TASK_PODS, Job, Pod
 
 _logger = logging.getLogger("operator.attempt_pods")
 
@@ -96,11 +96,11 @@ class AttemptPods:
         while True:
             began, problem = clock(), "the API server ended the watch at once"
             try:
-                pods, version = await self._cluster.list_running_pods(ATTEMPTS)
+                pods, version = await self._cluster.list_running_pods(TASK_PODS)
                 self._running = {pod.uid: pod for pod in pods}
                 self.listed.set()
                 self._gone()
-                async for kind, pod in self._cluster.watch_pods(ATTEMPTS, version, _WATCH_S):
+                async for kind, pod in self._cluster.watch_pods(TASK_PODS, version, _WATCH_S):
                     self.take(kind, pod)
             except ApiError as error:
                 problem = str(error)

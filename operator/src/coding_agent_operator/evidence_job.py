@@ -24,6 +24,7 @@ from coding_agent_operator.job import job_manifest
 from coding_agent_operator.observed import (
     AGENT_CONTAINER,
     CLONE_CONTAINER,
+    EVIDENCE,
     VERIFY_CONTAINER,
     evidence_job_name,
 )
@@ -109,6 +110,7 @@ def build_evidence_job(
         name,
         pod,
         plain,
+        component=EVIDENCE,
         labels={LABEL_VERIFY: side.value},
         annotations={},
         container=VERIFY_CONTAINER,

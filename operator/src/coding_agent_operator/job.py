@@ -78,6 +78,7 @@ def build_job(
         job_name(task.name, number),
         pod_spec(template, given, resources or ServiceResources()),
         template,
+        component=ATTEMPT,
         labels={LABEL_ATTEMPT: str(number)},
         annotations=annotations,
         container=AGENT_CONTAINER,
@@ -90,6 +91,7 @@ def job_manifest(
     pod: Mapping[str, Any],
     template: JobTemplate,
     *,
+    component: str,
     labels: Mapping[str, str],
     annotations: Mapping[str, str],
     container: str,
@@ -97,7 +99,8 @@ def job_manifest(
     """Return the manifest of a task's Job.
 
     Args:
-        labels: the labels of Job and pod that say what the pod is for.
+        component: the value of the component label, by which NetworkPolicies select the pod.
+        labels: further labels of Job and pod that say what the pod is for.
         annotations: the annotations of both. If there are any, they give an allowance.
         container: the container whose exit code decides.
     """
@@ -106,7 +109,7 @@ def job_manifest(
         LABEL_TASK: label_value(task.name),
         **labels,
         "app.kubernetes.io/managed-by": MANAGER,
-        "app.kubernetes.io/component": ATTEMPT,
+        "app.kubernetes.io/component": component,
     }
     metadata = template.pod_template.get("metadata", {})
     # The pod has the allowance too, because it can outlive its Job and may spend until it ends.

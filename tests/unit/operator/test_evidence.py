@@ -30,8 +30,8 @@ from coding_agent_core.verification import (
 )
 from coding_agent_operator.budgets import reserved
 from coding_agent_operator.evidence_job import build_evidence_job
-from coding_agent_operator.job import with_egress
-from coding_agent_operator.observed import Job, Pod, evidence_job_name, read_job, read_pod
+from coding_agent_operator.job import build_job, with_egress
+from coding_agent_operator.observed import TASK_PODS, Job, Pod, evidence_job_name, read_job, read_pod
 from coding_agent_operator.task_plan import Plan, SchedulingDecision, plan_task
 from coding_agent_operator.task_state import Stage, stage_of
 
@@ -300,6 +300,18 @@ def built(**more: Any) -> dict[str, Any]:
         environment=Environment(image="registry.example.com/team/tools:1"),
         resources=ServiceResources(),
     )
+
+
+def test_an_evidence_pod_has_a_network_policy_of_its_own_and_is_watched_like_an_attempt() -> None:
+    of_attempt = build_job(task(), 1, JobTemplate.model_validate(RICH))
+    manager, components = TASK_PODS.split(",", 1)
+    found = set()
+    for made in (built(), of_attempt):
+        for labels in (made["metadata"]["labels"], made["spec"]["template"]["metadata"]["labels"]):
+            assert f"app.kubernetes.io/managed-by={labels['app.kubernetes.io/managed-by']}" == manager
+            found.add(labels["app.kubernetes.io/component"])
+    assert found == {"attempt", "evidence"}
+    assert components == "app.kubernetes.io/component in (attempt,evidence)"
 
 
 def test_an_evidence_pod_has_no_agent_no_key_and_nothing_of_an_attempt() -> None:

@@ -61,7 +61,12 @@ def our_comment(snapshot: ChangeSnapshot) -> OurComment:
     return OurComment(cut[0].body, None, "\n".join(one.body for one in cut), whole=False)
 
 
+def as_written(body: str) -> str:
+    """Return the text of our comment as we wrote it: forges may change the ends of its lines."""
+    return body.replace("\r\n", "\n")
+
+
 def shows(body: str, text: str) -> bool:
     """Whether a comment has this text; of a long comment, only the beginning is known."""
-    plain = body.replace("\r\n", "\n")
+    plain = as_written(body)
     return plain.rstrip() == text.rstrip() or (len(body) >= BODY_LIMIT and text.startswith(plain))

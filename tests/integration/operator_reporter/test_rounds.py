@@ -300,6 +300,7 @@ def test_a_flaky_check_runs_again_twice_without_a_task(
     look_again(world, process)
     asked = [one for one in world.requests() if re.search(r"/(rerun|retry)$", one["path"])]
     assert (len(asked), newest().result, change.rounds()) == (2, "failure", [])
+    assert "so they are flaky" in change.comment(), "although the change has no task"
     change.say(f"@{US} please say three.")
     name = change.a_round()
     change.works(name)

@@ -27,7 +27,7 @@ from coding_agent_core.reporting import (
 )
 from coding_agent_core.retry import Clock, StoppedError, backoff, first_of, run_until
 from coding_agent_core.round_looks import ChangeLooks
-from coding_agent_core.round_notes import notes_of, our_comment
+from coding_agent_core.round_notes import as_written, notes_of, our_comment
 from coding_agent_core.round_rules.reruns import run_again
 from coding_agent_core.rounds.record import RoundRecord, with_reruns
 from coding_agent_core.rounds.trigger import trigger_of
@@ -136,7 +136,7 @@ class ConsumerLooks:
     def _shows_less(self, snapshot: ChangeSnapshot, work: Work) -> bool:
         """Whether our comment, if there is one, does not show the notes of this decision."""
         body = our_comment(snapshot).body
-        return body is not None and not has_notes(_plain(body), notes_of(work, self._changes.policy))
+        return body is not None and not has_notes(as_written(body), notes_of(work, self._changes.policy))
 
     async def _show(self, key: str, snapshot: ChangeSnapshot, work: Work) -> Work:
         """Run checks again if they deserve it, and show what no round does, while no task has the change.
@@ -149,7 +149,7 @@ class ConsumerLooks:
             if not free:
                 return work
             found = await forge.find_comment(item, MARKER)
-            shown = body = _plain(found.body) if found is not None else ""
+            shown = body = as_written(found.body) if found is not None else ""
             state = read_state(shown)
             triggers = self.settings.labels(item.platform).triggers
             # An edit would make the label look older than the end that the comment shows.
@@ -224,11 +224,6 @@ def _is_active(state: State | None) -> bool:
     A task that waits for its first attempt can be lost with its queue, so the queue itself must know it.
     """
     return state is not None and state.attempt > 0 and not state.phase.terminal
-
-
-def _plain(body: str) -> str:
-    """Return the text of a comment as we wrote it."""
-    return body.replace("\r\n", "\n")
 
 
 def _delay(failures: int, error: BaseException) -> float:

@@ -17,10 +17,10 @@ from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reporting import State, comment, comment_with_rounds
+from coding_agent_core.reporting import State, comment, comment_with_notes, comment_with_rounds, has_notes
 from coding_agent_core.retry import backoff
 from coding_agent_core.round_looks import ChangeLooks
-from coding_agent_core.round_notes import notes_of, our_comment, shows
+from coding_agent_core.round_notes import as_written, notes_of, our_comment, shows
 from coding_agent_core.round_rules.reruns import Asked, run_again
 from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
 from coding_agent_core.rounds.trigger import trigger_of
@@ -261,15 +261,18 @@ class ReporterLooks:
         record: RoundRecord,
         notes: tuple[str, ...],
     ) -> None:
-        """Show notes and re-runs in a comment that nobody else updates, because its task has ended."""
+        """Show notes and re-runs in a comment that nobody else updates, because its task has ended.
+
+        A change without a comment gets one only for a re-run.
+        """
         if runs and not _is_reported(runs[-1]):
             return  # the report of its end has them
         ours = self._reruns.get(key)
         unshown = ours if ours is not None and not ours.shown else None
         if not runs or state is None or state.uuid != runs[-1].uid:
-            if unshown is not None:
-                await self._record(key, snapshot, record, unshown.asked.sentence)
-                unshown.shown = True
+            body = our_comment(snapshot).body
+            if unshown is not None or (body is not None and not has_notes(as_written(body), notes)):
+                await self._show_without_run(key, snapshot, record, unshown, notes)
             return
         labels, links = self.context.labels, self.context.links
         earlier = [report_of(run, labels, links).state for run in reversed(runs[:-1])]
@@ -289,12 +292,26 @@ class ReporterLooks:
         if unshown is not None:
             unshown.shown = True
 
-    async def _record(self, key: str, snapshot: ChangeSnapshot, record: RoundRecord, sentence: str) -> None:
-        """Write the record into a comment that shows no run of the change which still exists."""
+    async def _show_without_run(
+        self,
+        key: str,
+        snapshot: ChangeSnapshot,
+        record: RoundRecord,
+        unshown: OurReruns | None,
+        notes: tuple[str, ...],
+    ) -> None:
+        """Write re-runs and notes into a comment that shows no run of the change which still exists."""
         found = await self.context.forge.find_comment(snapshot.item, MARKER)
-        text = comment_with_rounds(found.body if found else "", record, sentence)
-        await self.context.forge.upsert_comment(snapshot.item, MARKER, text, known=found)
-        self._changes.wrote(key)
+        text = shown = as_written(found.body) if found is not None else ""
+        if unshown is not None:
+            text = comment_with_rounds(text, record, unshown.asked.sentence)
+        if text:
+            text = comment_with_notes(text, notes)
+        if text != shown:
+            await self.context.forge.upsert_comment(snapshot.item, MARKER, text, known=found)
+            self._changes.wrote(key)
+        if unshown is not None:
+            unshown.shown = True
 
     async def _answer(self, asked: Iterable[AgentTask]) -> None:
         """Remove the annotations that asked for a look. If a task has changed, the watch shows it again."""

@@ -47,7 +47,7 @@ from coding_agent_core.retry import (
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName, TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
-from coding_agent_core.usage import Usage
+from coding_agent_core.usage import Allowance, Usage
 
 from coding_agent_consumer.agent.models import allowed_models, upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
@@ -536,7 +536,7 @@ class Attempt:
         async with (
             open_gateway(
                 upstreams(settings),
-                self.given.allowance,
+                self._allowance,
                 prices=settings.llm.prices,
                 models=allowed_models(settings),
                 provider_tools=settings.gateway.provider_tools,
@@ -583,6 +583,11 @@ class Attempt:
             return repository.pushed
         return self._cloned if repository.resumed and self._round is None else None
 
+    @property
+    def _allowance(self) -> Allowance | None:
+        given = self.given.allowance
+        return given if self._round is None else self._round.allowance(given)
+
     def _record(self, usage: Usage) -> None:
         if self.record is None or self.given.allowance is None:
             return
@@ -597,7 +602,7 @@ class Attempt:
         if not gateway.exhausted.is_set() or stopped or worked.succeeded:
             return worked
         message = (
-            f"The attempt may spend {self.given.allowance} on the model. It spent {gateway.spent}, and its "
+            f"The attempt may spend {self._allowance} on the model. It spent {gateway.spent}, and its "
             "next request did not fit."
         )
         return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})

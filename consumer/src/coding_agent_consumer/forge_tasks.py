@@ -490,7 +490,12 @@ class ForgeTask:
             record, reported = self.state.rounds or RoundRecord(), outcome.round if outcome else None
             superseded = self.withdrawn is not None and self.withdrawn.supersedes
             update["rounds"] = recorded(
-                record, self.state.round, reported, ENDS[phase], superseded=superseded
+                record,
+                self.state.round,
+                reported,
+                ENDS[phase],
+                superseded=superseded,
+                usage=outcome.usage if outcome and outcome.usage.requests else None,
             )
         self.state = self.state.model_copy(update=update)
         report = Report(

@@ -23,6 +23,7 @@ from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.rounds.trigger import REPORTED_RERUNS, RoundReport, cause_of, report_of_round
 from coding_agent_core.rounds.values import RoundCause, RoundKind, RoundPolicy, StopReason, Work
 from coding_agent_core.tasks import Item, RoundTrigger
+from coding_agent_core.usage import Allowance
 
 from coding_agent_consumer.background import InstructionFile
 from coding_agent_consumer.forge_tasks import remembered
@@ -59,6 +60,7 @@ class RoundWork:
         logs: the ends of the logs of the failed checks, by the id of the check's run.
         head: the commit that the branch must have: the round's start, or what it has pushed.
         asked: the checks that the round asked to run again.
+        left: what the round may spend of the change's budget; `None` if there is none.
 
     An attempt can be killed after its push and before its report. So the commit names its round, and the next
     attempt finds it (`resumed`): it writes the replies that are missing, and asks no model.
@@ -78,6 +80,7 @@ class RoundWork:
     head: str = ""
     answered: tuple[str, ...] = ()
     asked: Asked = field(default_factory=Asked)
+    left: Allowance | None = None
     _patch: tuple[str, str] = ("", "")
     _tip: Callable[[], str] = lambda: ""
     """Returns the newest commit of the clone; an empty string while there is no clone."""
@@ -111,6 +114,7 @@ class RoundWork:
         elif due is not None and any(stop.reason is StopReason.NO_PROGRESS for stop in work.stops):
             errors = fingerprints(diagnose(snapshot, record, policy, snapshot.read_at).fixable)
             begun.cause, begun.end = replace(due, errors=errors), RoundEnd.NO_PROGRESS
+        begun.left = work.left
         begun.head = begun.cause.head
         if begun.end is not RoundEnd.FAILED:
             reruns = work.reruns[:REPORTED_RERUNS]  # only what is recorded may be asked
@@ -285,8 +289,25 @@ class RoundWork:
         elif end is RoundEnd.FAILED and outcome.reason is Reason.CANCELLED:
             end = RoundEnd.CANCELLED
         patch, reverse = self._patch
-        result = RoundResult(self.cause, self.snapshot.read_at, end, self.head, patch=patch, reverse=reverse)
+        result = RoundResult(
+            self.cause,
+            self.snapshot.read_at,
+            end,
+            self.head,
+            patch=patch,
+            reverse=reverse,
+            usage=outcome.usage,
+        )
         return report_of_round(result, self.asked.entries)
+
+    def allowance(self, given: Allowance | None) -> Allowance | None:
+        """Return what the attempt may spend: its own allowance, or what is left of the change's budget.
+
+        If they have different units, the attempt's own allowance counts, because a ledger has one unit.
+        """
+        if given is None or self.left is None or given.unit != self.left.unit:
+            return given or self.left
+        return given.with_value(min(given.value, self.left.value))
 
 
 def cause_gone(trigger: RoundTrigger) -> RoundReport | None:

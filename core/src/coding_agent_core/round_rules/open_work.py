@@ -27,6 +27,7 @@ from coding_agent_core.rounds.values import (
     Work,
     named,
 )
+from coding_agent_core.usage import Allowance
 
 _AGAIN = "To continue, mention the bot in a comment."
 _SAME_ERRORS = "After the last round, the same checks fail with the same errors"
@@ -127,7 +128,7 @@ class _Look:
         end = self._end_of_loop() if due or reruns else None
         if end is not None:
             return Work(stops=(end, *stops), notes=notes)
-        return Work(due, waiting, stops, reruns, notes)
+        return Work(due, waiting, stops, reruns, notes, left=self._left())
 
     def _notes(self) -> Iterator[str]:
         if self.record.problem:
@@ -147,11 +148,26 @@ class _Look:
             days = self.policy.max_age.days
             sentence = f"Nobody has written or done anything on this {noun} for {days} days. {_AGAIN}"
             return Stop(StopReason.TOO_OLD, sentence)
+        left = self._left()
+        if left is not None and left.value <= 0:
+            sentence = f"The rounds of this {noun} have spent their budget of {self.policy.budget}. {_AGAIN}"
+            return Stop(StopReason.BOUND, sentence)
         pushed = [entry for entry in self.record.since(self.acts.acted) if entry.pushed]
         if len(pushed) > 1 and pushed[-1].patch is not None and pushed[-1].patch == pushed[-2].reverse:
             sentence = f"The last round undid the round before it, so a person has to decide. {_AGAIN}"
             return Stop(StopReason.UNDONE, sentence)
         return None
+
+    def _left(self) -> Allowance | None:
+        """Return what is left of the change's budget.
+
+        A review is no reason to start anew here, or a change that is reviewed often would have no budget.
+        """
+        budget = self.policy.budget
+        if budget is None:
+            return None
+        act = self.acts.starts_anew(RoundKind.REVIEW)
+        return budget.with_value(budget.value - self.record.spent(budget, act))
 
     def _conflict(self) -> _Answer:
         if self.snapshot.mergeability is Mergeability.UNKNOWN:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from coding_agent_core.rounds.values import IDS_LIMIT, RoundCause, RoundKind
 from coding_agent_core.tasks import identity_hash
 from coding_agent_core.text import first_problem
+from coding_agent_core.usage import MANY_TOKENS, Allowance, Cost, Usage
 
 ROUNDS_LIMIT = 40
 """Maximum number of rounds of a change. None is ever forgotten, or its cause would start it again."""
@@ -61,6 +63,7 @@ class RoundResult:
         patch: the id of the round's own difference (`git patch-id --stable`), without the merge of the base;
             empty if nothing was pushed.
         reverse: the same for the reversed difference.
+        usage: what the round used of the model.
     """
 
     cause: RoundCause
@@ -69,6 +72,7 @@ class RoundResult:
     head_after: str
     patch: str = ""
     reverse: str = ""
+    usage: Usage = field(default_factory=Usage)
 
 
 class _Stored(BaseModel):
@@ -82,6 +86,8 @@ class RoundEntry(_Stored):
     Attributes:
         identity: the hash of the cause's identity.
         seen: acts up to this time were read by the round.
+        tokens: how many tokens the round sent and received.
+        cost: what this cost, if it is known.
     """
 
     kind: RoundKind
@@ -95,6 +101,18 @@ class RoundEntry(_Stored):
     errors: tuple[_Key, ...] = Field(default=(), max_length=IDS_LIMIT)
     patch: _Patch | None = None
     reverse: _Patch | None = None
+    tokens: int = Field(default=0, ge=0, le=2 * MANY_TOKENS)
+    cost: Cost | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What the round used, as far as the record knows it."""
+        half = self.tokens // 2  # only their sum counts
+        requests = min(self.tokens, 1)
+        return Usage(requests=requests, input_tokens=self.tokens - half, output_tokens=half, cost=self.cost)
+
+    def with_usage(self, usage: Usage) -> Self:
+        return self.model_copy(update=_spending(usage))
 
     @property
     def counted(self) -> bool:
@@ -164,6 +182,19 @@ class RoundRecord(_Stored):
             return counted
         return tuple(entry for entry in counted if entry.seen is not None and entry.seen >= act)
 
+    def spent(self, budget: Allowance, act: datetime | None) -> Decimal:
+        """Return what the rounds that had not read a person's act spent, in the budget's unit.
+
+        Rounds that were superseded are included. If a round's cost is not known, it counts as the whole
+        budget (docs/decisions/0023).
+
+        Args:
+            act: the same as in `since`.
+        """
+        newer = (one for one in self.rounds if act is None or (one.seen is not None and one.seen >= act))
+        known = (budget.spent(one.usage) for one in newer)
+        return sum((budget.value if one is None else one for one in known), Decimal(0))
+
     def reruns_of(self, head: str, check: str) -> tuple[RerunEntry, ...]:
         return tuple(entry for entry in self.reruns if entry.head == head and entry.check == check)
 
@@ -201,7 +232,12 @@ def entry_of(result: RoundResult) -> RoundEntry:
         errors=cause.errors[:IDS_LIMIT],
         patch=result.patch or None,
         reverse=result.reverse or None,
+        **_spending(result.usage),
     )
+
+
+def _spending(usage: Usage) -> dict[str, Any]:
+    return {"tokens": usage.input_tokens + usage.output_tokens, "cost": usage.cost}
 
 
 def with_entry(record: RoundRecord, entry: RoundEntry) -> RoundRecord:

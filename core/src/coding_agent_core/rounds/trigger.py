@@ -23,6 +23,7 @@ from coding_agent_core.rounds.record import (
 )
 from coding_agent_core.rounds.values import RoundCause, RoundKind
 from coding_agent_core.tasks import ROUND_CAUSE_LIMIT, Cause, Phase, RoundTrigger
+from coding_agent_core.usage import Usage
 
 REPORTED_RERUNS = 5
 """Maximum number of re-runs that a round reports, because its whole report has to fit into 4 KiB."""
@@ -115,6 +116,7 @@ def recorded(
     end: RoundEnd,
     *,
     superseded: bool = False,
+    usage: Usage | None = None,
 ) -> RoundRecord:
     """Return the record with a round whose run has ended. The call can be repeated.
 
@@ -126,6 +128,7 @@ def recorded(
         end: how the run ended, if nothing was reported.
         superseded: whether the run was cancelled for a reason that supersedes a round
             (`WithdrawalCause.supersedes`).
+        usage: what all attempts of the round used; `None`: what was reported.
 
     Raises:
         ValueError: the trigger has no cause.
@@ -138,7 +141,10 @@ def recorded(
     if record.full:
         return record  # no further round starts, and a full record would drop its oldest round each time
     if report is None:
-        return with_entry(record, entry_of(RoundResult(created, trigger.decided_at, end, created.head)))
+        result = RoundResult(created, trigger.decided_at, end, created.head, usage=usage or Usage())
+        return with_entry(record, entry_of(result))
+    if usage is not None:
+        report = report.with_usage(usage)
     covered = covers(report.kind, report.before, report.keys, created)
     if not covered or report.end is RoundEnd.SUPERSEDED:
         named = RoundResult(created, trigger.decided_at, RoundEnd.SUPERSEDED, created.head)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coding_agent_core.tasks import identity_hash
+from coding_agent_core.usage import Allowance
 
 OWN_STATUS = "coding-agent"
 """The commit status that follows our own tasks. It is never a check that a round has to fix."""
@@ -161,6 +162,7 @@ class Work:
     Attributes:
         due: the causes that are due. Only the first one starts, because what it pushes changes the others.
         reruns: the checks to run again now; each has to be recorded (`with_reruns`).
+        left: what the next round may spend of the change's budget; `None` if there is no budget.
         notes: sentences for people about what no round can fix, such as a check that hangs.
         ask: the logins of accounts whose permission decides. While there are any, nothing is due: ask the
             forge, and decide again.
@@ -172,6 +174,7 @@ class Work:
     reruns: tuple[Rerun, ...] = ()
     notes: tuple[str, ...] = ()
     ask: tuple[str, ...] = ()
+    left: Allowance | None = None
 
     @property
     def look_again(self) -> datetime | None:
@@ -193,6 +196,7 @@ class RoundPolicy:
         bots: the logins of bots whose reviews cause rounds. The list is their permission.
         approvals_count: whether the text of an approving review causes a round; its threads always do.
         resolve_threads: whether a round resolves the threads for which it has changed something.
+        budget: what all rounds of a change may spend until a person asks for more; `None`: no limit.
     """
 
     check_rounds: int = 3
@@ -207,6 +211,7 @@ class RoundPolicy:
     bots: frozenset[str] = frozenset()
     approvals_count: bool = False
     resolve_threads: bool = False
+    budget: Allowance | None = None
 
     def limit(self, kind: RoundKind) -> int:
         match kind:

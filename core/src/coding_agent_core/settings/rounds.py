@@ -9,6 +9,7 @@ from pydantic import Field
 from coding_agent_core.rounds.values import RoundPolicy
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.section import Section
+from coding_agent_core.usage import Allowance
 
 
 class Rounds(Section):
@@ -25,6 +26,9 @@ class Rounds(Section):
     or a push."""
     conflict_rounds: int = Field(default=2, ge=0)
     """Maximum number of rounds for conflicts with the base branch, until a person acts."""
+    budget: Allowance | None = None
+    """The most that all rounds of a change may spend together, until a person asks for more with a mention, a
+    command, the label or a push. It is money or tokens, as in `budgets.task`, which limits each round too."""
     review_quiet: float = Field(default=60.0, ge=0)
     """Seconds for which nobody may have written before a round answers."""
     checks_quiet: float = Field(default=30.0, ge=0)
@@ -57,4 +61,5 @@ class Rounds(Section):
             bots=frozenset(self.bots),
             approvals_count=self.approvals_count,
             resolve_threads=self.resolve_threads,
+            budget=self.budget,
         )

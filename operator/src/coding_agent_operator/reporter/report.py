@@ -187,8 +187,19 @@ def with_round(record: RoundRecord, task: AgentTask) -> RoundRecord:
     if trigger is None or phase is None:
         return record
     report = task.status.result.round if task.status.result else None
+    usage = Usage()
+    for attempt in task.status.attempts:
+        usage = usage.plus(attempt.usage or Usage())
+    superseded = is_superseded(task)
     try:
-        return recorded(record, trigger, report, ENDS[phase], superseded=is_superseded(task))
+        return recorded(
+            record,
+            trigger,
+            report,
+            ENDS[phase],
+            superseded=superseded,
+            usage=usage if usage.requests else None,
+        )
     except ValueError as error:  # a person wrote the task
         _logger.warning("%s is not recorded as a round: %s", task.name, error)
         return record

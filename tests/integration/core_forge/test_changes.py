@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -255,8 +256,21 @@ STATE: dict[str, tuple[list[Act], Shows]] = {
         lambda _, found: [one.kind for one in found.events] == [ChangeEventKind.REOPENED],
     ),
     "a draft": (
-        [lambda ours: ours.server.set_draft(REPOSITORY, ours.number, draft=True)],
-        lambda _, found: found.draft,
+        [lambda ours: ours.server.set_draft(REPOSITORY, ours.number, draft=True, by="alice")],
+        lambda _, found: (
+            (found.draft, found.title, *((one.kind, one.actor and one.actor.login) for one in found.events))
+            == (True, "Say twelve", (ChangeEventKind.DRAFTED, "alice"))
+        ),
+    ),
+    "a draft that became ready": (
+        [
+            lambda ours: ours.server.set_draft(REPOSITORY, ours.number, draft=True),
+            lambda ours: ours.server.set_draft(REPOSITORY, ours.number, draft=False),
+        ],
+        lambda _, found: (
+            (found.draft, found.title, *(one.kind for one in found.events))
+            == (False, "Say twelve", ChangeEventKind.DRAFTED, ChangeEventKind.READY)
+        ),
     ),
     "a person's push": (
         [lambda ours: ours.server.push(REPOSITORY, BRANCH, {"more.txt": "More\n"}, by="alice")],
@@ -498,6 +512,45 @@ async def test_a_forge_that_is_down_is_no_matter_of_one_change(ours: Ours) -> No
     plant_fault(ours.server, path=f".*/merge_requests/{ours.number}$", status=503, times=100)
     with pytest.raises(Exception, match="503"):
         await ours.world.forge.open_changes()
+
+
+async def test_our_draft_becomes_ready_once(ours: Ours) -> None:
+    forge, server = ours.world.forge, ours.server
+    await asyncio.to_thread(server.push, REPOSITORY, "coding-agent/issue-2", {FILE: TWELVE}, by=BOT)
+    await asyncio.to_thread(server.close, REPOSITORY, ours.number, kind="change")
+    opened = await forge.open_change(
+        ours.world.issue, branch="coding-agent/issue-2", base="main", title="Say 12", body="", draft=True
+    )
+    ours.number = opened.number
+    found = await ours.snapshot()
+    assert (found.draft, found.title, found.events) == (True, "Say 12", ())
+    assert (await forge.read(ours.item)).title == "Say 12", "the beginning of a draft's title is none of it"
+    server.sandbox.requests.clear()
+    for _ in range(2):
+        await forge.mark_ready(ours.item)
+        found = await ours.snapshot()
+        events = [(one.kind, one.actor and one.actor.login) for one in found.events]
+        assert (found.draft, found.title, events) == (
+            False,
+            "Say 12",
+            [(ChangeEventKind.READY, found.own.login)],
+        )
+    marks = [one for one in server.sandbox.requests if "markPull" in str(one.body) or one.method == "PUT"]
+    assert len(marks) == 1
+    if ours.github:
+        validate_exchange(marks[0].body, marks[0].response)
+
+
+@on_github
+async def test_a_repository_without_drafts_gets_a_change_that_is_ready(ours: Ours) -> None:
+    await asyncio.to_thread(ours.server.push, REPOSITORY, "coding-agent/issue-2", {FILE: TWELVE}, by=BOT)
+    refusal = {"message": "Draft pull requests are not supported in this repository."}
+    plant_fault(ours.server, method="POST", path=".*/pulls$", status=422, body=json.dumps(refusal))
+    opened = await ours.world.forge.open_change(
+        ours.world.issue, branch="coding-agent/issue-2", base="main", title="Say 12", body="", draft=True
+    )
+    assert opened.created
+    assert not ours.server.item(REPOSITORY, opened.number, "change").draft
 
 
 @on_github

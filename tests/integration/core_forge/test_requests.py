@@ -42,8 +42,9 @@ async def everything(world: World) -> set[str]:
     await asyncio.to_thread(push_fix, world.server, world.folder, BRANCH)
     await call("find_change")(world.issue, branch=BRANCH)
     change = await call("open_change")(
-        world.issue, branch=BRANCH, base="main", title="Fix it", body="For you"
+        world.issue, branch=BRANCH, base="main", title="Fix it", body="For you", draft=True
     )
+    await call("mark_ready")(world.item(ItemKind.CHANGE, change.number))
     for item in (world.issue, world.item(ItemKind.CHANGE, change.number)):
         kind = item.kind.value
         world.server.edit(REPOSITORY, item.number, title="New", body="New", kind=kind, by="alice")

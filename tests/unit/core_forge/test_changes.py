@@ -290,6 +290,7 @@ async def test_gitlabs_words_about_a_merge(status: str, conflicts: bool, expecte
         ({"status": "failed", "allow_failure": True}, "completed", "neutral"),
         ({"status": "canceled"}, "completed", "cancelled"),
         ({"status": "manual"}, "completed", "action required"),
+        ({"status": "manual", "allow_failure": True}, "completed", "neutral"),
     ],
 )
 async def test_gitlabs_words_about_a_job(job: dict[str, Any], state: str, conclusion: str | None) -> None:

@@ -197,7 +197,7 @@ class Forge(ABC):
 
     @abstractmethod
     async def _create_change(
-        self, item: Item, *, branch: str, base: str, title: str, body: str
+        self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool
     ) -> Change: ...
 
     @abstractmethod
@@ -300,6 +300,10 @@ class Forge(ABC):
     @abstractmethod
     async def request_review(self, change: Item, logins: Sequence[str]) -> None:
         """Ask people for a review, also those who have given one. This can be repeated."""
+
+    @abstractmethod
+    async def mark_ready(self, change: Item) -> None:
+        """Mark a draft as ready for review. This can be repeated."""
 
     @abstractmethod
     async def add_label(self, item: Item, label: str) -> None:
@@ -532,13 +536,21 @@ class Forge(ABC):
         except ForgeNotFoundError:
             return None
 
-    async def open_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
-        """Like `find_change`, but opens a change if there is none."""
+    async def open_change(
+        self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool = False
+    ) -> Change:
+        """Like `find_change`, but opens a change if there is none.
+
+        Args:
+            draft: whether the new change is a draft, if the forge has drafts there.
+        """
         found = await self.find_change(item, branch=branch)
         if found is not None:
             return found
         try:
-            return await self._create_change(item, branch=branch, base=base, title=title, body=body)
+            return await self._create_change(
+                item, branch=branch, base=base, title=title, body=body, draft=draft
+            )
         except ForgeError as error:
             # Another consumer opened the change, or we did and the answer was lost.
             if error.status in (409, 422) or isinstance(error, ForgeUnavailableError):

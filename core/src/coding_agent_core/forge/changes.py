@@ -196,7 +196,7 @@ class CheckConclusion(StrEnum):
     CANCELLED = "cancelled"
     SKIPPED = "skipped"
     NEUTRAL = "neutral"
-    """Also a GitLab job that failed and has `allow_failure`."""
+    """Also a GitLab job that failed, or that only a person starts, and that has `allow_failure`."""
     ACTION_REQUIRED = "action required"
     STALE = "stale"
 
@@ -246,6 +246,10 @@ class ChangeEventKind(StrEnum):
     LABELED = "labeled"
     UNLABELED = "unlabeled"
     REOPENED = "reopened"
+    DRAFTED = "drafted"
+    """Somebody made the change a draft. A change that was opened as a draft has no such event."""
+    READY = "ready"
+    """Somebody marked the change as ready for review."""
 
 
 @dataclass(frozen=True)

@@ -261,5 +261,7 @@ def _acts(
                 is_call = event.label.casefold() == policy.hands_off_label.casefold()
             case ChangeEventKind.REOPENED:
                 is_call = True
+            case ChangeEventKind.DRAFTED | ChangeEventKind.READY:
+                is_call = False
         if is_call:
             yield event.at, event.actor, True

@@ -43,6 +43,7 @@ _SKIP = re.compile(
 )
 _TAG = re.compile(r"<!--.*?-->|</?[a-z][^>\n]*>", re.IGNORECASE | re.DOTALL)
 _ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+_DRAFT = re.compile(r"(?:\s*(?:\[draft\]|\(draft\)|draft:))+\s*", re.IGNORECASE)
 _IMAGE = re.compile(r"!\[|<img\b", re.IGNORECASE)
 
 
@@ -129,3 +130,13 @@ def ticked_task(before: str, after: str) -> str:
     """The first task of a list that an edit ticked off; empty if it ticked none."""
     waiting = {text for state, text in _TASK.findall(before) if state == " "}
     return next((text for state, text in _TASK.findall(after) if state == "x" and text in waiting), "")
+
+
+def is_draft(title: str) -> bool:
+    """Whether a merge request with this title is a draft (GitLab's documentation: *Draft merge requests*)."""
+    return _DRAFT.match(title) is not None
+
+
+def without_draft(title: str) -> str:
+    """The title without what makes a merge request a draft."""
+    return _DRAFT.sub("", title, count=1) if is_draft(title) else title

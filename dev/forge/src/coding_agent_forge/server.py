@@ -358,6 +358,7 @@ class ForgeServer:
         *,
         source: Repository | None = None,
         title: str = "A change",
+        draft: bool = False,
         by: str | None = None,
     ) -> int:
         """Open a pull or merge request; `source` is the fork that holds its branch. Its number."""
@@ -368,11 +369,12 @@ class ForgeServer:
                 store.open_change(
                     repository,
                     self.user(by),
-                    title=title,
+                    title=f"Draft: {title}" if draft and store.flavour is Flavour.GITLAB else title,
                     body="",
                     head=head,
                     base=base,
                     tips=tips,
+                    draft=draft,
                     source=source,
                 ).number
             )

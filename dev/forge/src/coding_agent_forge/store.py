@@ -186,6 +186,10 @@ class Store:
             self.log.add("edited", repository, actor, item, body=item.body)
         item.updated_at = now
         self._record_edits(item, actor, before, now)
+        if item.kind is Kind.CHANGE and self.flavour is Flavour.GITLAB:
+            draft = markup.is_draft(item.title)
+            if draft is not item.draft:
+                self._record_draft(repository, item, actor, now, draft=draft)
         self.listener(Happening(action, repository, item, actor, now, before, tuple(added), tuple(removed)))
         if body is not None:
             self._execute(repository, item, actor, body)
@@ -241,13 +245,16 @@ class Store:
         return reaction, True
 
     def set_draft(self, repository: Repository, item: Item, actor: User, *, draft: bool) -> None:
-        """Make a change a draft, or ready for review; our flows need no event for it, so none is sent."""
-        item.draft = draft
+        """Make a change a draft, or ready for review. GitLab's way is the beginning of the title.
+
+        Our flows need no event of GitHub's for it, so none is sent.
+        """
+        if self.flavour is Flavour.GITLAB:
+            title = markup.without_draft(item.title)
+            self.update(repository, item, actor, title=f"Draft: {title}" if draft else title)
+            return
         item.updated_at = self.now()
-        event = "convert_to_draft" if draft else "ready_for_review"
-        self._record(repository, item, actor, event, item.updated_at)
-        state = "draft" if draft else "ready"
-        self._system_note(item, actor, f"marked this merge request as **{state}**", item.updated_at)
+        self._record_draft(repository, item, actor, item.updated_at, draft=draft)
 
     def moved(
         self, repository: Repository, item: Item, actor: User, tips: Tips, *, shortened: bool = False
@@ -370,13 +377,23 @@ class Store:
         self._record(repository, item, actor, action, now)
         return action
 
+    def _record_draft(
+        self, repository: Repository, item: Item, actor: User, now: datetime, *, draft: bool
+    ) -> None:
+        item.draft = draft
+        self._record(repository, item, actor, "convert_to_draft" if draft else "ready_for_review", now)
+        state = "draft" if draft else "ready"
+        self._system_note(item, actor, f"marked this merge request as **{state}**", now)
+
     def _record_edits(self, item: Item, actor: User, before: Before, now: datetime) -> None:
         if item.title != before.title:
             renamed = (before.title, item.title)
             if self.flavour is Flavour.GITHUB:
                 event = ItemEvent(self.next_id(), "renamed", actor, now, renamed=renamed)
                 item.events.append(event)
-            self._system_note(item, actor, "changed title from **{}** to **{}**".format(*renamed), now)
+            # Of a title that only became one of a draft, GitLab says that it is a draft.
+            if len({markup.without_draft(title) for title in renamed}) > 1:
+                self._system_note(item, actor, "changed title from **{}** to **{}**".format(*renamed), now)
         if item.body != before.body:
             item.edits.append(TextEdit(self.next_id(), actor, now))
             # GitLab's history does not show what else changes when a task of a list is ticked

@@ -76,14 +76,20 @@ reviewThreads(last: 50) {
 }
 timelineItems(
   last: 50
-  itemTypes: [HEAD_REF_FORCE_PUSHED_EVENT, LABELED_EVENT, UNLABELED_EVENT, REOPENED_EVENT]
+  itemTypes: [
+    HEAD_REF_FORCE_PUSHED_EVENT, LABELED_EVENT, UNLABELED_EVENT, REOPENED_EVENT
+    CONVERT_TO_DRAFT_EVENT, READY_FOR_REVIEW_EVENT
+  ]
 ) {
+  pageInfo { hasPreviousPage }
   nodes {
     __typename
     ... on HeadRefForcePushedEvent { createdAt actor ACTOR afterCommit { oid } }
     ... on LabeledEvent { createdAt actor ACTOR label { name } }
     ... on UnlabeledEvent { createdAt actor ACTOR label { name } }
     ... on ReopenedEvent { createdAt actor ACTOR }
+    ... on ConvertToDraftEvent { createdAt actor ACTOR }
+    ... on ReadyForReviewEvent { createdAt actor ACTOR }
   }
 }
 commits(last: 1) { nodes { commit { CHECKS } } }
@@ -112,6 +118,10 @@ ONE = (
 RESOLVE = (
     "mutation($thread: ID!) { resolveReviewThread(input: {threadId: $thread}) { thread { isResolved } } }"
 )
+MARK_READY = (
+    "mutation($change: ID!) {"
+    " markPullRequestReadyForReview(input: {pullRequestId: $change}) { pullRequest { isDraft } } }"
+)
 MERGEABILITIES = {"MERGEABLE": Mergeability.MERGES, "CONFLICTING": Mergeability.CONFLICT}
 STATES = {"OPEN": ChangeState.OPEN, "MERGED": ChangeState.MERGED, "CLOSED": ChangeState.CLOSED}
 VERDICTS = {
@@ -137,6 +147,8 @@ EVENTS = {
     "LabeledEvent": ChangeEventKind.LABELED,
     "UnlabeledEvent": ChangeEventKind.UNLABELED,
     "ReopenedEvent": ChangeEventKind.REOPENED,
+    "ConvertToDraftEvent": ChangeEventKind.DRAFTED,
+    "ReadyForReviewEvent": ChangeEventKind.READY,
 }
 
 
@@ -318,6 +330,9 @@ class PullRequestAnswer(ResponseModel):
     events: Annotated[list[_Event], _Known] = Field(
         default=[], validation_alias=AliasPath("timelineItems", "nodes")
     )
+    more_events: bool = Field(
+        default=False, validation_alias=AliasPath("timelineItems", "pageInfo", "hasPreviousPage")
+    )
     contexts: Contexts = Field(
         default=None, validation_alias=AliasPath("commits", "nodes", 0, "commit", *_ROLLUP, "nodes")
     )
@@ -351,7 +366,8 @@ class PullRequestAnswer(ResponseModel):
             "older threads": self.all_threads - len(self.threads),
             "checks": self.all_contexts - len(self.contexts or ()),
         }
-        return tuple(f"{count} {what}" for what, count in shown.items() if count > 0)
+        counted = (f"{count} {what}" for what, count in shown.items() if count > 0)
+        return (*counted, *(["older events"] if self.more_events else []))
 
 
 def actor_of(account: Account | None, *, member: bool | None = None) -> Actor:

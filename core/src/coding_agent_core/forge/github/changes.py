@@ -30,6 +30,7 @@ from coding_agent_core.forge.changes import (
 from coding_agent_core.forge.github.change_answers import (
     CONCLUSIONS,
     EVENTS,
+    MARK_READY,
     MERGEABILITIES,
     ONE,
     RESOLVE,
@@ -166,6 +167,17 @@ class GitHubChanges:
         """
         what = f"resolving a thread of {item.display}"
         answer, _ = await self._ask(RESOLVE, {"thread": thread}, what)
+        if answer.errors:
+            raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
+
+    async def mark_ready(self, item: Item, node: str) -> None:
+        """See `Forge.mark_ready`. The REST API cannot do it.
+
+        Args:
+            node: the GraphQL node id of the pull request.
+        """
+        what = f"marking {item.display} as ready for review"
+        answer, _ = await self._ask(MARK_READY, {"change": node}, what)
         if answer.errors:
             raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
 

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from pydantic import AliasPath, Field
 
-from coding_agent_core.errors import ForgeNotFoundError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, CommentAnswer, Forge, ItemAnswer
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
@@ -46,6 +46,7 @@ _SEARCH_PAGES = 10
 _TITLE_LIMIT = 256
 _BODY_LIMIT = 65_536
 """Maximum numbers of characters that GitHub accepts in a pull request's title and body."""
+_NO_DRAFTS = "draft pull requests are not supported"
 _ATTACHMENT = re.compile(r"/(?:user-attachments/assets|[\w.-]+/[\w.-]+/assets/\d+)/[\w-]+")
 """Matches paths of attachments below the web address. The second form is from before 2024."""
 _PUBLIC_ATTACHMENT = re.compile(r"https://user-images\.githubusercontent\.com/\d+/[\w.-]+")
@@ -92,6 +93,8 @@ class _Tip(ResponseModel):
 class _PullRequest(ItemAnswer):
     head: _Tip
     base: _Tip
+    node_id: str = ""
+    draft: bool = False
 
 
 class _Permission(ResponseModel):
@@ -265,6 +268,13 @@ class GitHubForge(Forge):
         what = f"asking for a review of {change.display}"
         await self.client.send(Call("POST", where, what, json={"reviewers": list(logins)}))
 
+    async def mark_ready(self, change: Item) -> None:
+        what = f"reading whether {change.display} is a draft"
+        call = Call("GET", _repo_path(change, "pulls", change.number), what)
+        pull = await self.client.get(_PullRequest, call)
+        if pull.draft:
+            await (await self._changes()).mark_ready(change, pull.node_id)
+
     async def _changes(self) -> GitHubChanges:
         own = await self._account()
         return GitHubChanges(self.client, self.settings, own, self._spelled, self._known)
@@ -305,16 +315,33 @@ class GitHubForge(Forge):
                 return Change(number=pull.number, url=pull.url, created=False)
         return None
 
-    async def _create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
+    async def _create_change(
+        self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool
+    ) -> Change:
+        """See `Forge`. Private repositories of some plans have no drafts; there, the change is none."""
         call = Call(
             "POST",
             _repo_path(item, "pulls"),
             f"opening a pull request for {item.display}",
-            json={"title": title[:_TITLE_LIMIT], "body": body[:_BODY_LIMIT], "head": branch, "base": base},
+            json={
+                "title": title[:_TITLE_LIMIT],
+                "body": body[:_BODY_LIMIT],
+                "head": branch,
+                "base": base,
+                "draft": draft,
+            },
             repeat=Repeat.UNLESS_PROCESSED,
             creates=True,
         )
-        pull = await self.client.get(ItemAnswer, call)
+        try:
+            pull = await self.client.get(ItemAnswer, call)
+        except ForgeError as error:
+            if not draft or error.status != 422 or _NO_DRAFTS not in str(error).lower():
+                raise
+            _logger.info("%s has no drafts, so its pull request is opened as ready", item.repository)
+            return await self._create_change(
+                item, branch=branch, base=base, title=title, body=body, draft=False
+            )
         return Change(number=pull.number, url=pull.url, created=True)
 
     async def _find_user(self, login: str) -> User | None:

@@ -50,6 +50,11 @@ _SET_ASIDE = (200, 403, 404, 500)
 `ForgeError` has 200 if the answer has an unexpected form."""
 _BOT = re.compile(r"(?:project|group)_\d+_bot\w*|service_account_\w+")
 """Matches the logins that GitLab gives to the accounts of access tokens and to service accounts."""
+DRAFT = "Draft: "
+"""The beginning of a draft's title."""
+_DRAFT = re.compile(r"(?:\s*(?:\[draft\]|\(draft\)|draft:))+\s*", re.IGNORECASE)
+"""Matches all beginnings of titles that GitLab accepts (https://docs.gitlab.com/user/project/merge_requests/drafts/)."""
+_DRAFT_NOTE = re.compile(r"marked this merge request as \*\*(draft|ready)\*\*")
 _PUSHED = re.compile(r"added \d+ commits?\b")
 _UNKNOWN = frozenset({"checking", "preparing", "unchecked", "approvals_syncing"})
 _VERDICTS = {
@@ -223,10 +228,10 @@ class _Job(ResponseModel):
     def conclusion(self) -> CheckConclusion | None:
         if self.status not in _ENDED:
             return None
+        if self.allow_failure and self.status in ("failed", "manual"):
+            return CheckConclusion.NEUTRAL
         if self.status != "failed":
             return _CONCLUSIONS[self.status]
-        if self.allow_failure:
-            return CheckConclusion.NEUTRAL
         if self.failure_reason == "job_execution_timeout":
             return CheckConclusion.TIMED_OUT
         infrastructure = self.failure_reason in _INFRASTRUCTURE
@@ -478,7 +483,7 @@ class GitLabChanges:
             own=actor_of(self.own),
             read_at=read_at,
             author=actor_of(found.author),
-            title=found.title,
+            title=without_draft(found.title),
             state=found.change_state,
             draft=found.draft,
             head_branch=found.source_branch,
@@ -505,6 +510,12 @@ class GitLabChanges:
             ),
             events=_events(discussed.events, [note for note in single if note.system]),
         )
+
+
+def without_draft(title: str) -> str:
+    """Return a title without the beginning that marks a draft, unless there is nothing else."""
+    found = _DRAFT.match(title)
+    return (title[found.end() :] if found is not None else "") or title
 
 
 def actor_of(user: User) -> Actor:
@@ -551,11 +562,11 @@ def _thread(discussion: _Discussion, found: _MergeRequest) -> ReviewThread | Non
 
 
 def _events(recorded: list[_Event], notes: list[_Note]) -> tuple[ChangeEvent, ...]:
-    """Return what GitLab records as events, and the pushes, which only its own notes tell."""
+    """Return what GitLab records as events, and what only its own notes tell: pushes and drafts."""
     found = [
-        ChangeEvent(ChangeEventKind.PUSHED, actor_of(note.author), note.created_at)
+        ChangeEvent(kind, actor_of(note.author), note.created_at)
         for note in notes
-        if _PUSHED.match(note.body)
+        if (kind := _noted(note.body)) is not None
     ]
     for event in recorded:
         kind = _LABEL_EVENTS.get(event.action) or _STATE_EVENTS.get(event.state)
@@ -564,3 +575,12 @@ def _events(recorded: list[_Event], notes: list[_Note]) -> tuple[ChangeEvent, ..
             label = event.label.name if event.label else ""
             found.append(ChangeEvent(kind, actor, event.created_at, label=label))
     return tuple(sorted(found, key=lambda event: event.at))
+
+
+def _noted(note: str) -> ChangeEventKind | None:
+    if _PUSHED.match(note):
+        return ChangeEventKind.PUSHED
+    found = _DRAFT_NOTE.match(note)
+    if found is None:
+        return None
+    return ChangeEventKind.DRAFTED if found[1] == "draft" else ChangeEventKind.READY

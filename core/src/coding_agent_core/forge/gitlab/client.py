@@ -22,7 +22,7 @@ from coding_agent_core.forge.base import (
 )
 from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
-from coding_agent_core.forge.gitlab.changes import BaseChecks, GitLabChanges, Known
+from coding_agent_core.forge.gitlab.changes import DRAFT, BaseChecks, GitLabChanges, Known, without_draft
 from coding_agent_core.forge.gitlab.discussion import SECTION, GitLabDiscussion
 from coding_agent_core.forge.gitlab.revisions import GitLabRevisions
 from coding_agent_core.forge.gitlab.settings import GitLab
@@ -185,6 +185,7 @@ class GitLabForge(Forge):
         merge_request = await self.client.get(_MergeRequest, call)
         return replace(
             self._details(item, merge_request, base=merge_request.target_branch),
+            title=without_draft(merge_request.title),
             head_branch=merge_request.source_branch,
             head_sha=merge_request.sha,
             head_repository=await self._source_of(item, merge_request),
@@ -287,6 +288,13 @@ class GitLabForge(Forge):
         body = {"body": "\n".join(f"/request_review @{login}" for login in logins)}
         await self.client.send(Call("POST", self._item_path(change, "notes"), what, json=body))
 
+    async def mark_ready(self, change: Item) -> None:
+        """See `Forge`. For GitLab, a merge request is a draft if its title begins so."""
+        where, what = self._item_path(change), f"marking {change.display} as ready"
+        title = (await self.client.get(ItemAnswer, Call("GET", where, what))).title
+        if without_draft(title) != title:
+            await self.client.send(Call("PUT", where, what, json={"title": without_draft(title)}))
+
     async def _changes(self) -> GitLabChanges:
         own = await self._account()
         return GitLabChanges(self.client, self.settings, own, self._known, self._base_checks)
@@ -317,7 +325,9 @@ class GitLabForge(Forge):
                 return Change(number=found.number, url=found.url, created=False)
         return None
 
-    async def _create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
+    async def _create_change(
+        self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool
+    ) -> Change:
         call = Call(
             "POST",
             _project_path(item, "merge_requests"),
@@ -325,7 +335,7 @@ class GitLabForge(Forge):
             json={
                 "source_branch": branch,
                 "target_branch": base,
-                "title": title[:_TITLE_LIMIT],
+                "title": f"{DRAFT if draft else ''}{title}"[:_TITLE_LIMIT],
                 "description": body[:_BODY_LIMIT],
             },
             repeat=Repeat.UNLESS_PROCESSED,

@@ -14,6 +14,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from coding_agent_forge.github.access import Actor, SandboxOf
+from coding_agent_forge.github.render import node_id
 from coding_agent_forge.github.render_graphql import FORBIDDEN, TIMELINE, GraphqlRenderer, thread_id
 from coding_agent_forge.github.search import found
 from coding_agent_forge.model import Item, Kind, Repository, User
@@ -84,6 +85,8 @@ class _Root:
                 return self._search(asked)
             case "resolveReviewThread" | "unresolveReviewThread":
                 return self._resolve(asked)
+            case "markPullRequestReadyForReview":
+                return self._mark_ready(asked)
         raise _QueryError(f"Field '{asked.name}' doesn't exist on type 'Query'")
 
     def _repository(self, asked: _Field) -> Any:
@@ -118,6 +121,19 @@ class _Root:
                         resolved = asked.name == "resolveReviewThread"
                         self._sandbox.reviews.resolve(thread, self._user, resolved=resolved)
                         return {"thread": {"id": wanted, "isResolved": resolved}}
+        raise _QueryError(f"Could not resolve to a node with the global id of '{wanted}'.", "NOT_FOUND")
+
+    def _mark_ready(self, asked: _Field) -> Any:
+        wanted = asked.arguments["input"]["pullRequestId"]
+        for repository in self._sandbox.store.repositories:
+            for item in repository.items:
+                if item.kind is Kind.CHANGE and node_id("PullRequest", item.id) == wanted:
+                    role = repository.role(self._user)
+                    if role is None or not (role.may_write or item.author is self._user):
+                        raise _QueryError("Resource not accessible by personal access token", "FORBIDDEN")
+                    if item.draft:
+                        self._sandbox.store.set_draft(repository, item, self._user, draft=False)
+                    return {"pullRequest": self._item(repository, item)}
         raise _QueryError(f"Could not resolve to a node with the global id of '{wanted}'.", "NOT_FOUND")
 
     def _item(self, repository: Repository, item: Item) -> Any:

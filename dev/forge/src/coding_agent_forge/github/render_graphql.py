@@ -33,6 +33,7 @@ _EVENTS = {
     "labeled": "LabeledEvent",
     "unlabeled": "UnlabeledEvent",
     "reopened": "ReopenedEvent",
+    "convert_to_draft": "ConvertToDraftEvent",
     "ready_for_review": "ReadyForReviewEvent",
 }
 _FORCE_PUSHED = "HeadRefForcePushedEvent"

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from coding_agent_forge import git
+from coding_agent_forge import git, markup
 from coding_agent_forge.errors import HttpError
 from coding_agent_forge.gitlab.access import (
     NOUNS,
@@ -137,7 +137,7 @@ async def create_merge_request(
         base=target,
         tips=await sandbox.tips(place, target, source, fork),
         labels=params.names("labels") or (),
-        draft=title.lower().startswith("draft:"),
+        draft=markup.is_draft(title),
         source=fork,
     )
     return render.full_merge_request(place, item)

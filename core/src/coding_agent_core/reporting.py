@@ -26,6 +26,7 @@ from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.registry import FACTS
 from coding_agent_core.rounds.record import RoundRecord, stored_record
+from coding_agent_core.rounds.summary import summary_of
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen, Item, Phase, RoundTrigger, RunnerName
 from coding_agent_core.text import inline, quotation, quoted_code
@@ -37,6 +38,8 @@ EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
 """The `answered_until` of a task that answers no label, or of which nobody knows which labels it answers."""
 _NOTES_MARK = "<!-- coding-agent:notes -->"
 _NOTES = re.compile(rf"^(?!>).*{_NOTES_MARK}(?:\n\n|\n?\Z)", re.MULTILINE)
+_ROUNDS_MARK = "<!-- coding-agent:rounds -->"
+_ROUNDS = re.compile(rf"^(?!>).*{_ROUNDS_MARK}(?:\n\n|\n?\Z)", re.MULTILINE)
 _TAIL_LIMIT = 2_000
 _CAUSE_LIMIT = 1_000
 _SUMMARY_LIMIT = 8_000
@@ -107,6 +110,7 @@ class Report:
         round: which round of its kind the task is, as a phrase; empty if it is not a round.
         notes: what the change's next round waits for, or why there is none, as sentences.
         evidence: what the commands that check the work gave in evidence pods.
+        rounds: the rounds of the change that the task for an issue opened (`summary_of`).
     """
 
     task: str
@@ -129,6 +133,7 @@ class Report:
     round: str = ""
     notes: tuple[str, ...] = ()
     evidence: Evidence | None = None
+    rounds: str = ""
 
 
 @dataclass(frozen=True)
@@ -285,7 +290,9 @@ def comment(report: Report) -> str:
     if report.notes:
         lines += [_noted(report.notes), ""]
     if state.change_url:
-        lines += [f"{FACTS[report.item.platform].change_noun.capitalize()}: {state.change_url}", ""]
+        lines += [_change_line(report.item, state.change_url), ""]
+    if rounds := report.rounds or summary_of(state.rounds or RoundRecord()):
+        lines += [_rounds_line(report.item, rounds), ""]
     shown_by_change = state.change_url and state.phase is Phase.SUCCEEDED
     if state.branch and report.pushed and state.phase.terminal and not shown_by_change:
         branch = inline(state.branch).replace("`", "")
@@ -324,6 +331,32 @@ def comment_with_rounds(body: str, rounds: RoundRecord, sentence: str) -> str:
         return f"**Coding agent: checks**\n\n{inline(sentence)}\n\n{_hidden(state)}"
     hidden = _hidden(state.model_copy(update={"rounds": rounds}))
     return _STATE.sub(lambda _: hidden, body, count=1)
+
+
+def comment_with_change_rounds(body: str, item: Item, change_url: str, rounds: str) -> str:
+    """Return our comment on an issue with the rounds of its change, as `comment` shows `Report.rounds`.
+
+    Returns:
+        The same text if the comment does not show the end of a task that opened this change.
+
+    Args:
+        item: the issue.
+        rounds: the summary of the rounds (`summary_of`).
+    """
+    state = read_state(body)
+    if state is None or state.change_url != change_url or not state.phase.terminal:
+        return body
+    anchor = f"{_change_line(item, change_url)}\n\n"
+    head, found, rest = _ROUNDS.sub("", body, count=1).partition(anchor)
+    return f"{head}{found}{_rounds_line(item, rounds)}\n\n{rest}" if found else body
+
+
+def _change_line(item: Item, url: str) -> str:
+    return f"{FACTS[item.platform].change_noun.capitalize()}: {url}"
+
+
+def _rounds_line(item: Item, rounds: str) -> str:
+    return f"Since the {FACTS[item.platform].change_noun} was opened: {rounds}. {_ROUNDS_MARK}"
 
 
 def comment_with_notes(body: str, notes: Sequence[str]) -> str:

@@ -11,12 +11,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.values import MARKER, Permission
-from coding_agent_core.reporting import State, read_state
+from coding_agent_core.reporting import State, comment_with_change_rounds, read_state
 from coding_agent_core.round_notes import our_comment
 from coding_agent_core.round_rules.open_work import open_work
 from coding_agent_core.rounds.record import RoundRecord
@@ -57,6 +57,32 @@ class LeftOut:
     item: Item
     why: str
     head_branch: str = ""
+
+
+@dataclass(frozen=True)
+class ChangeRounds:
+    """The rounds that a change has had, for the comment on its issue (`summary_of`)."""
+
+    change_url: str
+    summary: str
+
+
+async def show_on_issue(forge: Forge, issue: Item, rounds: ChangeRounds) -> None:
+    """Show the rounds of a change in our comment on its issue, if the comment names the change.
+
+    Nothing else of the comment changes, and no label. This can be repeated: the same text is not written
+    again.
+    """
+    try:
+        found = await forge.find_comment(issue, MARKER)
+    except ForgeNotFoundError:
+        return  # the issue was deleted
+    if found is None:
+        return
+    body = found.body.replace("\r\n", "\n")
+    text = comment_with_change_rounds(body, issue, rounds.change_url, rounds.summary)
+    if text != body:
+        await forge.upsert_comment(issue, MARKER, text, known=found)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, field
 
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.values import MARKER
@@ -26,10 +26,11 @@ from coding_agent_core.reporting import (
     read_state,
 )
 from coding_agent_core.retry import Clock, StoppedError, backoff, first_of, run_until
-from coding_agent_core.round_looks import ChangeLooks
+from coding_agent_core.round_looks import ChangeLooks, ChangeRounds, show_on_issue
 from coding_agent_core.round_notes import as_written, notes_of, our_comment
 from coding_agent_core.round_rules.reruns import run_again
 from coding_agent_core.rounds.record import RoundRecord, with_reruns
+from coding_agent_core.rounds.summary import summary_of
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.rounds.values import RoundCause, StopReason, Work
 from coding_agent_core.settings.model import Settings
@@ -62,6 +63,8 @@ class ConsumerLooks:
     sink: TaskSink
     clock: Clock = field(default_factory=Clock)
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _on_issue: dict[str, ChangeRounds] = field(default_factory=dict)
+    """What the comments on issues show of the rounds, by the hash of the change."""
 
     def __post_init__(self) -> None:
         policy = self.settings.rounds.policy(self.settings.labels(self.forge.platform))
@@ -111,7 +114,10 @@ class ConsumerLooks:
         Raises:
             CodingAgentError: the changes could not be listed, or several in a row could not be handled.
         """
-        return await self._changes.look(self.settings.rounds.interval, self._look_at)
+        wait = await self._changes.look(self.settings.rounds.interval, self._look_at)
+        for key in self._on_issue.keys() - self._changes.open:
+            del self._on_issue[key]
+        return wait
 
     async def _look_at(self, key: str, snapshot: ChangeSnapshot) -> float | None:
         state = await self._changes.state(key, snapshot)
@@ -130,6 +136,7 @@ class ConsumerLooks:
             await self._end_waiting(key, snapshot.item, state, outcome)
         elif shows_end and not wanted and (work.reruns or self._shows_less(snapshot, work)):
             work = await self._show(key, snapshot, work)
+        await self._show_on_issue(key, snapshot, _record(state))
         again = work.look_again
         return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
 
@@ -170,6 +177,34 @@ class ConsumerLooks:
                 self._changes.wrote(key)
         return work
 
+    async def _show_on_issue(self, key: str, snapshot: ChangeSnapshot, record: RoundRecord) -> None:
+        """Show the rounds once for each ended round in the comment on the issue, unless a task has it."""
+        issue, summary = self._issue_of(snapshot), summary_of(record)
+        rounds = ChangeRounds(snapshot.url, summary)
+        if issue is None or not summary:
+            return
+        if self.source.is_wanted(issue):
+            self._on_issue.pop(key, None)  # its task will write the whole comment
+            return
+        if self._on_issue.get(key) == rounds:
+            return
+        async with self.source.item_lock(issue) as free:
+            if not free:
+                return
+            triggers = self.settings.labels(issue.platform).triggers
+            try:
+                # An edit would make the label look older than the end that the comment shows.
+                is_labeled = bool(triggers & (await self.forge.read_state(issue)).labels)
+            except ForgeNotFoundError:
+                is_labeled = False  # the issue was deleted, so nothing will be shown
+            if not is_labeled:
+                await show_on_issue(self.forge, issue, rounds)
+                self._on_issue[key] = rounds
+
+    def _issue_of(self, snapshot: ChangeSnapshot) -> Item | None:
+        number = answered_issue(snapshot.head_branch, self.settings.consumer.branch_prefix)
+        return snapshot.item.model_copy(update={"kind": ItemKind.ISSUE, "number": number}) if number else None
+
     async def _end_waiting(self, key: str, item: Item, state: State, outcome: Outcome) -> None:
         """Show the end of a round that waits; it is superseded.
 
@@ -192,8 +227,7 @@ class ConsumerLooks:
         issue names them.
         """
         item = snapshot.item
-        number = answered_issue(snapshot.head_branch, self.settings.consumer.branch_prefix)
-        issue = item.model_copy(update={"kind": ItemKind.ISSUE, "number": number}) if number else None
+        issue = self._issue_of(snapshot)
         asked = state if state is not None and state.user else None
         if asked is None and issue is not None:
             asked = await remembered(self.forge, issue)

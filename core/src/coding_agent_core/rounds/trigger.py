@@ -22,7 +22,7 @@ from coding_agent_core.rounds.record import (
     with_reruns,
 )
 from coding_agent_core.rounds.values import RoundCause, RoundKind
-from coding_agent_core.tasks import ROUND_CAUSE_LIMIT, Cause, Phase, RoundTrigger
+from coding_agent_core.tasks import ROUND_CAUSE_LIMIT, Cause, Phase, RoundTrigger, identity_hash
 from coding_agent_core.usage import Usage
 
 REPORTED_RERUNS = 5
@@ -146,7 +146,8 @@ def recorded(
     if usage is not None:
         report = report.with_usage(usage)
     covered = covers(report.kind, report.before, report.keys, created)
-    if not covered or report.end is RoundEnd.SUPERSEDED:
+    is_named = report.identity == identity_hash(created.identity)
+    if not is_named and (not covered or report.end is RoundEnd.SUPERSEDED):
         named = RoundResult(created, trigger.decided_at, RoundEnd.SUPERSEDED, created.head)
         record = with_entry(record, entry_of(named))
     kept = {name: getattr(report, name) for name in RoundEntry.model_fields}

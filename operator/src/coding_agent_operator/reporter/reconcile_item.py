@@ -109,6 +109,8 @@ class ForgeContext:
         monotonic: returns the monotonic time in seconds.
         notes: returns the notes of a change's rounds by the hash of the item.
         reruns: returns the checks of a change's head that looks asked to run again, by the hash of the item.
+        change_rounds: returns the summary of the rounds of an issue's change, by the hash of the issue and
+            the URL of the change.
     """
 
     forge: Forge
@@ -121,6 +123,7 @@ class ForgeContext:
     monotonic: Callable[[], float]
     notes: Callable[[str], tuple[str, ...]] = lambda _: ()
     reruns: Callable[[str], tuple[RerunEntry, ...]] = lambda _: ()
+    change_rounds: Callable[[str, str], str] = lambda _, __: ""
 
 
 async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) -> Requeue | None:
@@ -365,7 +368,7 @@ async def _set_statuses(context: ForgeContext, task: AgentTask, memory: TaskMemo
 
 def _report(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Report:
     rounds = with_reruns(memory.rounds, context.reruns(task.item_hash))
-    return report_of(
+    report = report_of(
         task,
         context.labels,
         context.links,
@@ -374,6 +377,8 @@ def _report(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Repor
         rounds=rounds,
         notes=context.notes(task.item_hash),
     )
+    change = report.state.change_url if task.ended else None
+    return replace(report, rounds=context.change_rounds(task.item_hash, change)) if change else report
 
 
 def _without_position(report: Report) -> str:

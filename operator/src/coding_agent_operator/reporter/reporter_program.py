@@ -163,6 +163,7 @@ class ReporterController:
                 monotonic=asyncio.get_running_loop().time,
                 notes=partial(self._notes, host),
                 reruns=partial(self._reruns, host),
+                change_rounds=partial(self._change_rounds, host),
             )
             if settings.rounds.enabled:
                 self._looks[host] = ReporterLooks(
@@ -221,6 +222,10 @@ class ReporterController:
     def _reruns(self, host: str, item: str) -> tuple[RerunEntry, ...]:
         looks = self._looks.get(host)
         return looks.reruns(item) if looks is not None else ()
+
+    def _change_rounds(self, host: str, issue: str, change: str) -> str:
+        looks = self._looks.get(host)
+        return looks.change_rounds(issue, change) if looks is not None else ""
 
     def _notes_changed(self, item: str) -> None:
         for task in self._cache.of(self._tasks.namespace):

@@ -19,14 +19,23 @@ from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import State, comment, comment_with_notes, comment_with_rounds, has_notes
 from coding_agent_core.retry import backoff
-from coding_agent_core.round_looks import ChangeLooks
+from coding_agent_core.round_looks import ChangeLooks, ChangeRounds, show_on_issue
 from coding_agent_core.round_notes import as_written, notes_of, our_comment, shows
 from coding_agent_core.round_rules.reruns import Asked, run_again
 from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
+from coding_agent_core.rounds.summary import summary_of
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.rounds.values import RoundCause, StopReason, Work
 from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, WithdrawalCause, answered_issue
+from coding_agent_core.tasks import (
+    Item,
+    Origin,
+    TaskRequest,
+    Trigger,
+    WithdrawalCause,
+    answered_issue,
+    identity_hash,
+)
 from prometheus_client import Counter
 
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
@@ -60,6 +69,20 @@ class OurReruns:
 
 
 @dataclass
+class IssueRounds:
+    """The rounds that the comment on an issue has to show.
+
+    Attributes:
+        issue: the hash of the issue.
+        shown: whether the comment has them.
+    """
+
+    issue: str
+    rounds: ChangeRounds
+    shown: bool = False
+
+
+@dataclass
 class ReporterLooks:
     """Looks at the open changes of one forge.
 
@@ -76,6 +99,8 @@ class ReporterLooks:
     branch_prefix: str
     changed: Callable[[str], None]
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _issue_rounds: dict[str, IssueRounds] = field(default_factory=dict)
+    """What the comment on the issue of each change has to show, by the hash of the change."""
     _reruns: dict[str, OurReruns] = field(default_factory=dict)
     _shown_aside: set[str] = field(default_factory=set)
     """The hashes of the changes whose tasks show that looks leave them out."""
@@ -100,6 +125,16 @@ class ReporterLooks:
         """
         ours = self._reruns.get(key)
         return ours.asked.entries if ours is not None else ()
+
+    def change_rounds(self, issue: str, change: str) -> str:
+        """Return the summary of a change's rounds for the comment on its issue; empty if there are none.
+
+        Args:
+            issue: the hash of the issue.
+            change: the URL of the change.
+        """
+        wanted = (one.rounds for one in self._issue_rounds.values() if one.issue == issue)
+        return next((one.summary for one in wanted if one.change_url == change), "")
 
     async def run(self) -> None:
         """Look regularly, and when somebody asks, until cancelled."""
@@ -142,7 +177,7 @@ class ReporterLooks:
             await self._show_left_out()
             raise
         await self._show_left_out()
-        for kept in (self.notes, self._reruns):
+        for kept in (self.notes, self._reruns, self._issue_rounds):
             for key in kept.keys() - self._changes.open:
                 kept.pop(key, None)
         return wait
@@ -172,6 +207,7 @@ class ReporterLooks:
             self.changed(key)
         if not work.due:
             await self._show(key, snapshot, runs, state, record=record, notes=notes)
+        await self._show_on_issue(key, snapshot, record)
         again = work.look_again
         return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
 
@@ -291,6 +327,26 @@ class ReporterLooks:
             self._changes.wrote(key)
         if unshown is not None:
             unshown.shown = True
+
+    async def _show_on_issue(self, key: str, snapshot: ChangeSnapshot, record: RoundRecord) -> None:
+        """Show the rounds in the comment on the issue once for each ended round.
+
+        While the issue's newest task is not reported, its own report shows them. Then nobody else updates the
+        comment.
+        """
+        issue, summary = self._issue_of(snapshot.item, snapshot.head_branch), summary_of(record)
+        if issue is None or not summary:
+            return
+        rounds, known = ChangeRounds(snapshot.url, summary), self._issue_rounds.get(key)
+        if known is None or known.rounds != rounds:
+            known = self._issue_rounds[key] = IssueRounds(identity_hash(issue.identity), rounds)
+            self.changed(known.issue)
+        if known.shown:
+            return
+        runs = runs_of(issue, await self.context.tasks.runs(issue))
+        if not runs or _is_reported(runs[-1]):
+            await show_on_issue(self.context.forge, issue, rounds)
+            known.shown = True
 
     async def _show_without_run(
         self,

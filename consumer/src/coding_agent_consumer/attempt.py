@@ -655,6 +655,7 @@ class Attempt:
                 base=details.base_branch,
                 title=inline(details.title),
                 body=f"{quotation(summary)}\n\nCloses #{task.item.number}\n".lstrip(),
+                draft=self.settings.rounds.opens_drafts,
             )
         )
         return outcome.model_copy(update={"reason": Reason.COMPLETED, "change_url": change.url})

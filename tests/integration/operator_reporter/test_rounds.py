@@ -19,7 +19,7 @@ from coding_agent_core.forge.values import MARKER
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform, forge_module
+from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.reporting import read_state
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.rounds.trigger import cause_of, report_of_round
@@ -94,14 +94,14 @@ class Change:
         self.world.set_phase(name, Phase.RUNNING)
         until("shown", lambda: "working on it" in self.comment() and PROCESSING in self.labels())
 
-    def ends(self, name: str, end: RoundEnd, after: str) -> None:
+    def ends(self, name: str, end: RoundEnd, after: str, **reported: Any) -> None:
         """The operator passes on what the attempt reported."""
         given = Trigger.model_validate(self.world.read(name)["spec"]["trigger"]).round
         assert given is not None
         cause = cause_of(given)
         result = RoundResult(cause, datetime.now(UTC), end, after)
         report = report_of_round(result).model_dump(mode="json", exclude_none=True)
-        self.world.set_phase(name, Phase.SUCCEEDED, result={"round": report})
+        self.world.set_phase(name, Phase.SUCCEEDED, result={"round": report, **reported})
         until("reported", lambda: self.world.is_reported(name))
 
 
@@ -111,9 +111,9 @@ def open_change(world: World) -> Callable[..., Change]:
     world.forge.sandbox.mergeability_lag = 0
     world.forge.push(REPOSITORY, "main", {FILE: "one\n"})
 
-    def opened(branch: str = "coding-agent/issue-1") -> Change:
+    def opened(branch: str = "coding-agent/issue-1", *, draft: bool = False) -> Change:
         world.forge.push(REPOSITORY, branch, {FILE: f"two on {branch}\n"}, by=US)
-        number = world.forge.open_change(REPOSITORY, branch, "main", title="Say two", by=US)
+        number = world.forge.open_change(REPOSITORY, branch, "main", title="Say two", draft=draft, by=US)
         return Change(world, number, branch)
 
     return opened
@@ -249,6 +249,45 @@ def test_a_mention_makes_one_round_of_the_person_who_asked_for_the_work(
     assert (spec["trigger"]["cause"], spec["user"]) == ("review", world.read(task)["spec"]["user"])
     look_again(world, process)
     assert change.rounds() == [name]
+
+
+def test_our_draft_becomes_ready_and_its_issue_shows_the_rounds(
+    world: World, start: Start, open_change: Callable[..., Change]
+) -> None:
+    number = world.issue(BOT)
+    task, branch = world.task(number), f"coding-agent/issue-{number}"
+    change = open_change(branch, draft=True)
+    world.sections["rounds"] = {**ON, "draft": True}
+    url = f"{world.forge.base_url}/{REPOSITORY}/{FACTS[change.item.platform].change_path}/{change.number}"
+    item = world.forge.item(REPOSITORY, change.number, "change")
+
+    def issue_comment() -> str:
+        issue = world.forge.item(REPOSITORY, number, Kind.ISSUE)
+        found = world.forge.run(lambda: [one.body for one in issue.comments if MARKER in one.body])
+        return found[0] if found else ""
+
+    change.fail()
+    process = start()
+    world.set_phase(task, Phase.SUCCEEDED, result={"branch": branch, "changeUrl": url})
+    until("reported", lambda: world.is_reported(task))
+    name = change.a_round()
+    assert item.draft
+    usage = {"requests": 3, "cost": {"amount": "0.34", "currency": "USD"}}
+    change.ends(name, RoundEnd.PUSHED, change.push("three\n"), usage=usage)
+    shown = "was opened: 1 round for failed checks; cost 0.34 USD."
+    until("the issue shows it", lambda: shown in issue_comment())
+    assert url in issue_comment()
+    assert shown in change.comment()
+    world.forge.add_check(REPOSITORY, change.head, "test", "success", log=b"1 passed\n")
+    until("it is ready", lambda: not item.draft)
+    # A new process, which remembers nothing, writes nothing; and a person's draft stays one.
+    process.stop(signal.SIGKILL)
+    world.forge.set_draft(REPOSITORY, change.number, draft=True, by="alice")
+    before, sent = issue_comment(), len(world.requests())
+    look_again(world, start())
+    assert item.draft
+    assert issue_comment() == before
+    assert not [one for one in world.requests()[sent:] if one["method"] in ("PUT", "PATCH")]
 
 
 def test_a_resting_change_costs_one_request(

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.reporting import read_state
+from coding_agent_core.registry import Platform
+from coding_agent_core.reporting import State, comment, read_state
 from coding_agent_core.rounds.record import RoundRecord, answer_mark
+from coding_agent_core.tasks import Phase
+from coding_agent_forge.model import Item as ForgeItem
 from coding_agent_forge.model import Kind
 from coding_agent_model.script import Script
 
 from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
 from tests.integration.main_job.scripts import finish, run, write
+from tests.unit.core_reporting.making import ITEM, report
 
 US, BRANCH, FILE = "coding-agent-bot", "coding-agent/issue-1", "notes.md"
 
@@ -37,6 +41,24 @@ class Story:
     @property
     def head(self) -> str:
         return self.system.git("rev-parse", BRANCH).strip()
+
+    @property
+    def change(self) -> ForgeItem:
+        return self.system.forge.item(REPOSITORY, self.number, Kind.CHANGE)
+
+    def show_the_end_on_the_issue(self) -> None:
+        """What the task has left that opened the change."""
+        forge = self.system.forge
+        paths = {"github": "pull", "gitlab": "-/merge_requests"}
+        url = f"{forge.base_url}/{REPOSITORY}/{paths[self.system.flavour]}/{self.number}"
+        state = State(uuid="earlier", phase=Phase.SUCCEEDED, branch=BRANCH, change_url=url)
+        item = ITEM.model_copy(update={"platform": Platform(self.system.flavour)})
+        text = comment(replace(report(state), item=item))
+        forge.comment(REPOSITORY, 1, text, kind="issue", by=US)
+
+    def on_the_issue(self) -> str:
+        [found] = [one.body for one in self.system.comments(1, Kind.ISSUE) if MARKER in one.body]
+        return str(found)
 
     def record(self) -> RoundRecord:
         found = [one.body for one in self.system.comments(self.number, Kind.CHANGE) if MARKER in one.body]
@@ -100,7 +122,13 @@ def story(request: pytest.FixtureRequest, start_system: StartSystem) -> Iterator
             ),
         ]
         sections: dict[str, Any] = {
-            "rounds": {"enabled": True, "interval": 1, "checks_quiet": 0, "review_quiet": 0},
+            "rounds": {
+                "enabled": True,
+                "interval": 1,
+                "checks_quiet": 0,
+                "review_quiet": 0,
+                "draft": True,
+            },
             "scheduling": {"interval": 1},
             "consumer": {"workspace": {"isolation": "none"}},
         }
@@ -114,7 +142,7 @@ def story(request: pytest.FixtureRequest, start_system: StartSystem) -> Iterator
         system.forge.set_deliveries(doubled=1.0)
         system.forge.push(REPOSITORY, "main", {FILE: "one\ntwo\n"}, by="alice")
         system.forge.push(REPOSITORY, BRANCH, {FILE: "one\nzwo\n"}, by=US)
-        number = system.forge.open_change(REPOSITORY, BRANCH, "main", title="Say 2", by=US)
+        number = system.forge.open_change(REPOSITORY, BRANCH, "main", title="Say 2", draft=True, by=US)
         yield Story(system, number, gate)
 
 
@@ -127,13 +155,17 @@ def test_from_a_failed_check_to_an_answered_review(story: Story) -> None:
     system = story.system
     first_head = story.head
     story.check("failure")
+    story.show_the_end_on_the_issue()
     receiver = system.start_webhook()
     if not story.is_memory:
         system.start_consumer()
         system.start_consumer()
     story.until_ended(("checks", "pushed"))
     assert system.git("rev-parse", f"{BRANCH}^").strip() == first_head
+    until(lambda: "was opened: 1 round for failed checks" in story.on_the_issue(), story.on_the_issue)
+    assert story.change.draft
     story.check("success")
+    until(lambda: not story.change.draft, lambda: f"it is ready; {system._logs()}")
 
     green = story.head
     thread = system.forge.start_thread(
@@ -154,6 +186,7 @@ def test_from_a_failed_check_to_an_answered_review(story: Story) -> None:
     story.until_ended(("checks", "pushed"), ("review", "pushed"))
     assert len(system.model.requests) == asked, "the push of the killed round is found"
 
+    until(lambda: "2 rounds, 1 for failed checks, 1 for a review" in story.on_the_issue(), story.on_the_issue)
     story.look_again()
     assert story.ends() == [("checks", "pushed"), ("review", "pushed")]
     assert system.file_at(BRANCH, FILE) == "one\nzwei\n"

@@ -137,6 +137,9 @@ class ConsumerLooks:
         elif shows_end and not wanted and (work.reruns or self._shows_less(snapshot, work)):
             work = await self._show(key, snapshot, work)
         await self._show_on_issue(key, snapshot, _record(state))
+        if work.ready:
+            await self.forge.mark_ready(snapshot.item)
+            _logger.info("%s is no longer a draft", snapshot.item.display)
         again = work.look_again
         return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, Mergeability
 from coding_agent_core.registry import FACTS
 from coding_agent_core.round_rules.checks import Diagnosis, diagnose, fingerprints
+from coding_agent_core.round_rules.drafts import with_draft
 from coding_agent_core.round_rules.review import Acts, WriteAccess, acts_of, pending_remarks
 from coding_agent_core.rounds.record import RoundEnd, RoundEntry, RoundRecord, covers
 from coding_agent_core.rounds.values import (
@@ -71,7 +72,8 @@ def open_work(
     work = look.work()
     if access.unknown:
         return Work(waiting=work.waiting, notes=work.notes, ask=tuple(sorted(access.unknown)))
-    return _behind_the_active(work) if active else work
+    work = _behind_the_active(work) if active else work
+    return with_draft(work, snapshot, policy, now, active=active)
 
 
 def interruption(snapshot: ChangeSnapshot, policy: RoundPolicy, head: str) -> Stop | None:

@@ -166,6 +166,7 @@ class Work:
         notes: sentences for people about what no round can fix, such as a check that hangs.
         ask: the logins of accounts whose permission decides. While there are any, nothing is due: ask the
             forge, and decide again.
+        ready: whether to mark the change, which is our draft, as ready for review.
     """
 
     due: tuple[RoundCause, ...] = ()
@@ -175,6 +176,7 @@ class Work:
     notes: tuple[str, ...] = ()
     ask: tuple[str, ...] = ()
     left: Allowance | None = None
+    ready: bool = False
 
     @property
     def look_again(self) -> datetime | None:
@@ -197,6 +199,7 @@ class RoundPolicy:
         approvals_count: whether the text of an approving review causes a round; its threads always do.
         resolve_threads: whether a round resolves the threads for which it has changed something.
         budget: what all rounds of a change may spend until a person asks for more; `None`: no limit.
+        draft: whether our changes are drafts until their checks have passed.
     """
 
     check_rounds: int = 3
@@ -212,6 +215,7 @@ class RoundPolicy:
     approvals_count: bool = False
     resolve_threads: bool = False
     budget: Allowance | None = None
+    draft: bool = False
 
     def limit(self, kind: RoundKind) -> int:
         match kind:

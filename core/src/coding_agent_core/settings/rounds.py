@@ -46,6 +46,14 @@ class Rounds(Section):
     resolve_threads: bool = False
     """Whether a round resolves the threads for which it has changed something. By default, people do."""
 
+    draft: bool = False
+    """Whether the agent opens its changes as drafts, and marks each as ready once its checks have passed."""
+
+    @property
+    def opens_drafts(self) -> bool:
+        """Whether a new change is a draft. Without rounds, nobody would mark it as ready."""
+        return self.enabled and self.draft
+
     def policy(self, labels: Labels) -> RoundPolicy:
         """Return the rules of rounds on a forge with these labels."""
         return RoundPolicy(
@@ -62,4 +70,5 @@ class Rounds(Section):
             approvals_count=self.approvals_count,
             resolve_threads=self.resolve_threads,
             budget=self.budget,
+            draft=self.draft,
         )

@@ -208,6 +208,9 @@ class ReporterLooks:
         if not work.due:
             await self._show(key, snapshot, runs, state, record=record, notes=notes)
         await self._show_on_issue(key, snapshot, record)
+        if work.ready:
+            await self.context.forge.mark_ready(item)
+            _logger.info("%s is no longer a draft", item.display)
         again = work.look_again
         return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
 

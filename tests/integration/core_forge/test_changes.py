@@ -529,11 +529,11 @@ async def test_our_draft_becomes_ready_once(ours: Ours) -> None:
     for _ in range(2):
         await forge.mark_ready(ours.item)
         found = await ours.snapshot()
-        events = [(one.kind, one.actor and one.actor.login) for one in found.events]
+        events = [(one.kind, one.actor and one.actor.id) for one in found.events]
         assert (found.draft, found.title, events) == (
             False,
             "Say 12",
-            [(ChangeEventKind.READY, found.own.login)],
+            [(ChangeEventKind.READY, found.own.id)],
         )
     marks = [one for one in server.sandbox.requests if "markPull" in str(one.body) or one.method == "PUT"]
     assert len(marks) == 1

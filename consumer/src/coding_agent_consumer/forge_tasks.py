@@ -495,7 +495,7 @@ class ForgeTask:
                 reported,
                 ENDS[phase],
                 superseded=superseded,
-                usage=outcome.usage if outcome and outcome.usage.requests else None,
+                usage=outcome.usage if outcome else None,
             )
         self.state = self.state.model_copy(update=update)
         report = Report(

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.circuit_breaker import CircuitBreaker, Trial
+from coding_agent_consumer.forge_tasks import Withdrawn
 from coding_agent_consumer.task_handler import TaskHandler
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Phase
+from coding_agent_core.tasks import Phase, WithdrawalCause
 
 from tests.unit.consumer.simulation import DONE, Answer, World
 
@@ -154,9 +155,10 @@ async def test_a_check_that_failed_is_repeated(error: Exception) -> None:
     """While an attempt works, its consumer checks again and again whether it is still wanted."""
     settings = Settings.model_validate({"consumer": {"cancel_check_interval": 0.01}})
     handler = TaskHandler(settings, {}, UNUSED, asyncio.Event())
-    answers: list[Exception | str] = [error, "", "The label was removed."]
+    withdrawn = Withdrawn("The label was removed.", WithdrawalCause.UNLABELED)
+    answers: list[Exception | Withdrawn | None] = [error, None, withdrawn]
 
-    async def check() -> str:
+    async def check(hands_off: str) -> Withdrawn | None:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -166,4 +168,4 @@ async def test_a_check_that_failed_is_repeated(error: Exception) -> None:
     task: Any = SimpleNamespace(check=check, item=SimpleNamespace(display="acme/pricing#1"))
     async with asyncio.timeout(60), handler._watch(claim, task) as (stop, why):
         await stop.wait()
-    assert why == ["The label was removed."]
+    assert why == [withdrawn]

@@ -39,7 +39,7 @@ def used(tokens: int, dollars: str | None = None) -> Usage:
 def record(*usages: Usage, end: RoundEnd = RoundEnd.NO_PUSH) -> RoundRecord:
     """The record of earlier rounds for reviews, as it is read from the comment."""
     entries = (
-        entry_of(RoundResult(replace(CAUSE, ids=(f"r{number}",)), NOON, end, BASE, usage=usage))
+        entry_of(RoundResult(replace(CAUSE, ids=(f"r{number}",)), NOON, end, BASE), usage)
         for number, usage in enumerate(usages, 1)
     )
     return read_record(RoundRecord(rounds=tuple(entries)).to_json())
@@ -80,12 +80,9 @@ def test_rounds_start_while_the_budget_of_the_change_has_something_left(
 
 def test_the_record_has_what_all_attempts_of_a_round_used() -> None:
     trigger = trigger_of(CAUSE, NOON)[1]
-    report = report_of_round(RoundResult(CAUSE, NOON, RoundEnd.NO_PUSH, BASE, usage=used(100)))
-    for reported, usage, expected in (
-        (report, None, 100),
-        (report, used(300), 300),
-        (None, used(300), 300),
-        (None, None, 0),
-    ):
-        found = recorded(RoundRecord(), trigger, reported, RoundEnd.FAILED, usage=usage)
-        assert found.spent(TOKENS, None) == expected
+    ended = RoundResult(CAUSE, NOON, RoundEnd.NO_PUSH, BASE)
+    for result in (ended, replace(ended, end=RoundEnd.SUPERSEDED), None):
+        reported = report_of_round(result) if result else None
+        for usage, expected in ((used(300), 300), (None, 0)):
+            found = recorded(RoundRecord(), trigger, reported, RoundEnd.FAILED, usage=usage)
+            assert found.spent(TOKENS, None) == expected

@@ -14,7 +14,7 @@ from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.tasks import Item
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
-from coding_agent_operator.reporter.round_looks import RoundLooks
+from coding_agent_operator.reporter.round_looks import ReporterLooks
 
 from tests.unit.consumer_rounds.test_looks import ASKED, INFRASTRUCTURE, RED, FakeForge
 from tests.unit.core_reporting import making as reports
@@ -26,11 +26,11 @@ class NoTasks:
         return ()
 
 
-def looks(forge: FakeForge) -> RoundLooks:
+def looks(forge: FakeForge) -> ReporterLooks:
     parts: dict[str, Any] = {"forge": forge, "tasks": NoTasks(), "links": None, "sink": None}
     clock: dict[str, Any] = {"clock": lambda: NOON, "monotonic": lambda: 0.0}
     context = ForgeContext(labels=Labels(), settings=cast("Reporter", None), **parts, **clock)
-    return RoundLooks(context, Rounds(enabled=True), "coding-agent/", lambda _key: None)
+    return ReporterLooks(context, Rounds(enabled=True), "coding-agent/", lambda _key: None)
 
 
 async def test_why_no_round_follows_is_shown_until_it_is_over() -> None:

@@ -296,7 +296,6 @@ class RoundWork:
             self.head,
             patch=patch,
             reverse=reverse,
-            usage=outcome.usage,
         )
         return report_of_round(result, self.asked.entries)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -63,7 +63,6 @@ class RoundResult:
         patch: the id of the round's own difference (`git patch-id --stable`), without the merge of the base;
             empty if nothing was pushed.
         reverse: the same for the reversed difference.
-        usage: what the round used of the model.
     """
 
     cause: RoundCause
@@ -72,7 +71,6 @@ class RoundResult:
     head_after: str
     patch: str = ""
     reverse: str = ""
-    usage: Usage = field(default_factory=Usage)
 
 
 class _Stored(BaseModel):
@@ -80,14 +78,12 @@ class _Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class RoundEntry(_Stored):
+class EndedRound(_Stored):
     """A round that ended; most attributes are the same as in `RoundCause` and `RoundResult`.
 
     Attributes:
         identity: the hash of the cause's identity.
         seen: acts up to this time were read by the round.
-        tokens: how many tokens the round sent and received.
-        cost: what this cost, if it is known.
     """
 
     kind: RoundKind
@@ -101,6 +97,24 @@ class RoundEntry(_Stored):
     errors: tuple[_Key, ...] = Field(default=(), max_length=IDS_LIMIT)
     patch: _Patch | None = None
     reverse: _Patch | None = None
+
+    @property
+    def counted(self) -> bool:
+        return self.end is not RoundEnd.SUPERSEDED
+
+    @property
+    def pushed(self) -> bool:
+        return self.end is RoundEnd.PUSHED and self.after != self.before
+
+
+class RoundEntry(EndedRound):
+    """A round in the record.
+
+    Attributes:
+        tokens: how many tokens all attempts of the round sent and received.
+        cost: what this cost, if it is known.
+    """
+
     tokens: int = Field(default=0, ge=0, le=2 * MANY_TOKENS)
     cost: Cost | None = None
 
@@ -110,17 +124,6 @@ class RoundEntry(_Stored):
         half = self.tokens // 2  # only their sum counts
         requests = min(self.tokens, 1)
         return Usage(requests=requests, input_tokens=self.tokens - half, output_tokens=half, cost=self.cost)
-
-    def with_usage(self, usage: Usage) -> Self:
-        return self.model_copy(update=_spending(usage))
-
-    @property
-    def counted(self) -> bool:
-        return self.end is not RoundEnd.SUPERSEDED
-
-    @property
-    def pushed(self) -> bool:
-        return self.end is RoundEnd.PUSHED and self.after != self.before
 
 
 class RerunEntry(_Stored):
@@ -217,10 +220,15 @@ def covers(kind: RoundKind, head: str, keys: Collection[str], other: RoundCause)
     return kind is other.kind and same_head and set(other.keys) <= set(keys)
 
 
-def entry_of(result: RoundResult) -> RoundEntry:
-    """Return what the record keeps of a round that ended."""
+def entry_of(result: RoundResult, usage: Usage | None = None) -> RoundEntry:
+    """Return what the record keeps of a round that ended, and of what its attempts used."""
+    return RoundEntry(**vars(ended_round(result)), **spending(usage))
+
+
+def ended_round(result: RoundResult) -> EndedRound:
+    """Return what an attempt says about its round."""
     cause = result.cause
-    return RoundEntry(
+    return EndedRound(
         kind=cause.kind,
         identity=identity_hash(cause.identity),
         keys=cause.keys,
@@ -232,12 +240,12 @@ def entry_of(result: RoundResult) -> RoundEntry:
         errors=cause.errors[:IDS_LIMIT],
         patch=result.patch or None,
         reverse=result.reverse or None,
-        **_spending(result.usage),
     )
 
 
-def _spending(usage: Usage) -> dict[str, Any]:
-    return {"tokens": usage.input_tokens + usage.output_tokens, "cost": usage.cost}
+def spending(usage: Usage | None) -> dict[str, Any]:
+    """Return the fields of an entry that say what its attempts used; they are empty if that is not known."""
+    return {} if usage is None else {"tokens": usage.input_tokens + usage.output_tokens, "cost": usage.cost}
 
 
 def with_entry(record: RoundRecord, entry: RoundEntry) -> RoundRecord:

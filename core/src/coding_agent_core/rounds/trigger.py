@@ -11,13 +11,16 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from coding_agent_core.rounds.record import (
+    EndedRound,
     RerunEntry,
     RoundEnd,
     RoundEntry,
     RoundRecord,
     RoundResult,
     covers,
+    ended_round,
     entry_of,
+    spending,
     with_entry,
     with_reruns,
 )
@@ -35,7 +38,7 @@ ENDS = {
 """How a round ended that has reported nothing."""
 
 
-class RoundReport(RoundEntry):
+class RoundReport(EndedRound):
     """How a round ended, as its attempt reports it: what the record keeps, and the checks it ran again."""
 
     reruns: tuple[RerunEntry, ...] = Field(default=(), max_length=REPORTED_RERUNS)
@@ -43,7 +46,7 @@ class RoundReport(RoundEntry):
 
 def report_of_round(result: RoundResult, reruns: Iterable[RerunEntry] = ()) -> RoundReport:
     """Return what an attempt reports about its round. The AgentTask has the cause of its creation."""
-    return RoundReport(**vars(entry_of(result)), reruns=tuple(reruns)[-REPORTED_RERUNS:])
+    return RoundReport(**vars(ended_round(result)), reruns=tuple(reruns)[-REPORTED_RERUNS:])
 
 
 def round_report(value: Any) -> Any:
@@ -128,7 +131,7 @@ def recorded(
         end: how the run ended, if nothing was reported.
         superseded: whether the run was cancelled for a reason that supersedes a round
             (`WithdrawalCause.supersedes`).
-        usage: what all attempts of the round used; `None`: what was reported.
+        usage: what all attempts of the round used; `None` if that is not known.
 
     Raises:
         ValueError: the trigger has no cause.
@@ -141,14 +144,12 @@ def recorded(
     if record.full:
         return record  # no further round starts, and a full record would drop its oldest round each time
     if report is None:
-        result = RoundResult(created, trigger.decided_at, end, created.head, usage=usage or Usage())
-        return with_entry(record, entry_of(result))
-    if usage is not None:
-        report = report.with_usage(usage)
+        result = RoundResult(created, trigger.decided_at, end, created.head)
+        return with_entry(record, entry_of(result, usage))
     covered = covers(report.kind, report.before, report.keys, created)
     is_named = report.identity == identity_hash(created.identity)
     if not is_named and (not covered or report.end is RoundEnd.SUPERSEDED):
         named = RoundResult(created, trigger.decided_at, RoundEnd.SUPERSEDED, created.head)
         record = with_entry(record, entry_of(named))
-    kept = {name: getattr(report, name) for name in RoundEntry.model_fields}
-    return with_reruns(with_entry(record, RoundEntry(**kept)), report.reruns)
+    kept = {name: getattr(report, name) for name in EndedRound.model_fields}
+    return with_reruns(with_entry(record, RoundEntry(**kept, **spending(usage))), report.reruns)

@@ -198,7 +198,7 @@ def with_round(record: RoundRecord, task: AgentTask) -> RoundRecord:
             report,
             ENDS[phase],
             superseded=superseded,
-            usage=usage if usage.requests else None,
+            usage=usage,
         )
     except ValueError as error:  # a person wrote the task
         _logger.warning("%s is not recorded as a round: %s", task.name, error)

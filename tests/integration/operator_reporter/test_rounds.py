@@ -268,7 +268,7 @@ def test_our_draft_becomes_ready_and_its_issue_shows_the_rounds(
 
     change.fail()
     process = start()
-    world.set_phase(task, Phase.SUCCEEDED, result={"branch": branch, "changeUrl": url})
+    world.set_phase(task, Phase.SUCCEEDED, result={"branch": branch, "changeURL": url})
     until("reported", lambda: world.is_reported(task))
     name = change.a_round()
     assert item.draft

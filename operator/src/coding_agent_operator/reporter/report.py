@@ -186,20 +186,9 @@ def with_round(record: RoundRecord, task: AgentTask) -> RoundRecord:
     trigger, phase = task.spec.trigger.round, task.status.terminal_phase
     if trigger is None or phase is None:
         return record
-    report = task.status.result.round if task.status.result else None
-    usage = Usage()
-    for attempt in task.status.attempts:
-        usage = usage.plus(attempt.usage or Usage())
-    superseded = is_superseded(task)
+    result, superseded = task.status.result or TaskResult(), is_superseded(task)
     try:
-        return recorded(
-            record,
-            trigger,
-            report,
-            ENDS[phase],
-            superseded=superseded,
-            usage=usage,
-        )
+        return recorded(record, trigger, result.round, ENDS[phase], superseded=superseded, usage=result.usage)
     except ValueError as error:  # a person wrote the task
         _logger.warning("%s is not recorded as a round: %s", task.name, error)
         return record

@@ -1,7 +1,12 @@
-"""What happens on a forge from a label to a merge: a check fails, a person reviews, the agent does both."""
+"""What happens on a forge from a label to a merge: a check fails, a person reviews, the agent does both.
+
+The command that verifies the work fails too, after the first push. A round repairs what it finds, because
+the attempt does not.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from coding_agent_cluster.commands import run
@@ -10,6 +15,7 @@ from coding_agent_cluster.wait import until
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reporting import read_state
 from coding_agent_core.rounds.record import RoundEnd
+from coding_agent_core.verification import VERIFY_STATUS
 from coding_agent_forge.model import Item, Kind
 from coding_agent_forge.server import ForgeServer
 from coding_agent_model.script import Script, Turn
@@ -19,6 +25,8 @@ from tests.fixtures.system import BOT, DONE
 FILE = "answer.txt"
 QUESTION = "Please say it louder."
 ROUNDS = {"enabled": True, "checks_quiet": 0, "review_quiet": 0}
+VERIFY = {"commands": [f"! grep one {FILE}"], "repairs": 0}
+"""Evidence without any repair in the attempt, so that a commit whose command fails is pushed."""
 _LOG = b"FAILED test_answer - AssertionError: expected 'two'\n"
 _BRANCH, _US = "coding-agent/issue-1", "coding-agent-bot"
 _CAUSES = ("label", "checks", "review")
@@ -80,6 +88,8 @@ class RoundStory:
         assert third[:12] in answered()[1]
         self._until("the end of the last round", lambda: self._ends() == [RoundEnd.PUSHED] * 2)
         self._until("the runs", lambda: self._runs() == [(cause, "Succeeded") for cause in _CAUSES])
+        for head, result in ((first, "failure"), (second, "success"), (third, "success")):
+            self._until(f"{result} of {head}", partial(self._has_evidence, head, result))
 
         self.forge.resolve(thread, by="alice")
         self.forge.merge(self.repository, change.number, by="alice")
@@ -113,6 +123,19 @@ class RoundStory:
         """What a repository's CI does after a push."""
         result, log = ("success", b"") if passes else ("failure", _LOG)
         self.forge.add_check(self.repository, head, "test", result, log=log)
+
+    def _has_evidence(self, head: str, result: str) -> bool:
+        """Whether the commit has this newest result of our commands."""
+        repository, reviews = self.forge.repository(self.repository), self.forge.sandbox.reviews
+        checks = self.forge.run(lambda: reviews.checks(repository, head, latest=True))
+        return (VERIFY_STATUS, result) in {(check.name, check.result) for check in checks}
+
+    @property
+    def page(self) -> str:
+        """The address of the change's page."""
+        [change] = self._changes()
+        path = self.forge.sandbox.path_of(self.forge.repository(self.repository), change)
+        return f"{self.forge.base_url}{path}"
 
     def _ends(self) -> list[RoundEnd]:
         [change] = self._changes()

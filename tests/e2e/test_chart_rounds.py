@@ -1,9 +1,11 @@
 """After the pull request, on a real node: one release serves both forges, and a CLI agent beside our own.
 
 The stories are told at the same time: a check fails, a person comments on a line, and the change is merged.
+`SCREENSHOTS=FOLDER` writes pictures of the changes' pages for the documents.
 """
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 
 import pytest
 from coding_agent_cluster import images
+from coding_agent_cluster.commands import run
 from coding_agent_forge.server import ForgeServer
 from coding_agent_model.script import Call, Turn
 
 from tests.chart.edge import Edge, forwarder
 from tests.chart.place import DENY_ALL, place
-from tests.chart.round_story import FILE, ROUNDS, RoundStory, scripts
+from tests.chart.round_story import FILE, ROUNDS, VERIFY, RoundStory, scripts
 from tests.fixtures.cluster import ClusterUnderTest
 from tests.fixtures.system import BOT_TOKEN, REPOSITORY, SECRET, sample_repository
 from tests.fixtures.system_in_pods import SMALL_CONTAINERS, host_address
@@ -68,6 +71,7 @@ def test_a_failed_check_and_a_review_lead_to_a_merge(
         "config": {
             "gitlab": {"api_url": gitlab.api_url},
             "rounds": ROUNDS,
+            "verify": VERIFY,
             "limits": {"global": 3},
             "consumer": {"runners": {BY_PROGRAM: RUNNER}},
             "operator": {
@@ -91,3 +95,7 @@ def test_a_failed_check_and_a_review_lead_to_a_merge(
         list(pool.map(RoundStory.play, stories))
     for story in stories:
         story.see_that_it_ended()
+    for story in stories if "SCREENSHOTS" in os.environ else []:
+        picture = Path(os.environ["SCREENSHOTS"]) / f"{story.forge.flavour.value}-{story.repository[5:]}.png"
+        browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        run([*browser, "--window-size=1100,1600", f"--screenshot={picture}", story.page])

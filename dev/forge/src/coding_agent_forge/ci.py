@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import tempfile
@@ -22,6 +23,10 @@ COMMAND_TIMEOUT = 60.0
 """Seconds for one command."""
 _LOG_LIMIT = 1_000_000
 """Bytes; a longer log loses its beginning."""
+_FILE_LIMIT = 64 * 1024 * 1024
+"""The most bytes that a command may write into a file."""
+
+_logger = logging.getLogger("forge")
 
 
 @dataclass
@@ -57,35 +62,46 @@ class ContinuousIntegration:
 
     async def _run(self, repository: Repository, sha: str, name: str) -> None:
         self.reviews.add_check(repository, sha, name, log=b"")
-        with tempfile.TemporaryDirectory(prefix="forge-ci-") as scratch:
-            tree = Path(scratch) / "tree"
-            tree.mkdir()
-            await asyncio.to_thread(git.check_out, repository.path, sha, tree)
-            result, log = await _output(repository.ci[name], tree)
+        try:
+            with tempfile.TemporaryDirectory(prefix="forge-ci-") as scratch:
+                tree = Path(scratch) / "tree"
+                tree.mkdir()
+                await asyncio.to_thread(git.check_out, repository.path, sha, tree)
+                result, log = await _output(repository.ci[name], tree, Path(scratch) / "log")
+        except Exception as error:
+            # A check without an end would hold back everything that waits for it.
+            _logger.exception("The check %s of %s broke", name, sha)
+            result, log = "failure", f"{error}\n".encode()
         self.reviews.add_check(repository, sha, name, result, log=log)
 
 
-async def _output(command: str, folder: Path) -> tuple[str, bytes]:
-    """Run a command; its result in GitHub's words, and its log."""
-    process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", command),
-        cwd=folder,
-        env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(folder)},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-    )
-    result, log = "timed_out", b""
+async def _output(command: str, folder: Path, log: Path) -> tuple[str, bytes]:
+    """Run a command; its result in GitHub's words, and the end of its log.
+
+    The command writes into a file, so what it wrote before a time-out is there, and a command that writes
+    without an end takes no memory. The file is limited to the size that the shell may write.
+    """
+    limited = f"ulimit -f {_FILE_LIMIT // 512}; {command}"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", limited),
+            cwd=folder,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(folder)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(COMMAND_TIMEOUT):
-                log, _ = await process.communicate()
-                result = "failure" if process.returncode else "success"
+        async with asyncio.timeout(COMMAND_TIMEOUT):
+            result = "failure" if await process.wait() else "success"
+    except TimeoutError:
+        result = "timed_out"
     finally:
         # The shell can leave children behind, even if it has ended.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-    head = f"$ {command}\n".encode()
-    return result, head + log[-_LOG_LIMIT:]
+    with log.open("rb") as written:
+        written.seek(max(0, log.stat().st_size - _LOG_LIMIT))
+        return result, f"$ {command}\n".encode() + written.read()

@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -47,6 +47,10 @@ class ItemKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.host}/{self.repository} {self.kind} {self.number}"
+
+
+CLOCK_AHEAD, CLOCK_BEHIND = "forge's clock 90 s ahead", "forge's clock 90 s behind"
+_AHEAD = timedelta(seconds=90)
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,20 @@ class Fault:
     end: datetime
     hit: bool | None = None
     effect: str = ""
+
+    @property
+    def felt_until(self) -> datetime:
+        """When the system can no longer notice the fault."""
+        return self.end + _AHEAD if self.kind == CLOCK_AHEAD else self.end
+
+    def sets_back(self, at: datetime) -> bool:
+        """Whether what people do at a time looks older than what they did before, by the forge's clock.
+
+        It does so while the clock is behind, and for as long after it was ahead. Nobody can tell the webhooks
+        of such acts from old ones.
+        """
+        begins = {CLOCK_AHEAD: self.asked, CLOCK_BEHIND: self.start}.get(self.kind)
+        return begins is not None and begins <= at <= self.felt_until
 
 
 @dataclass(frozen=True)

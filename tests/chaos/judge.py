@@ -427,7 +427,11 @@ def _budgets(history: History, promises: Promises) -> Iterator[Violation]:
 
 
 def _unstored(history: History, items: Iterable[_Item], promises: Promises) -> Iterator[Violation]:
-    """An application whose delivery was answered with 2xx is stored by then."""
+    """An application whose delivery was answered with 2xx is stored by then.
+
+    After a forge's clock was set back, its times do not tell a new application from an old one. The delivery
+    can be answered as a duplicate, and the poll stores the application.
+    """
     if not history.has_pods:
         return
     by_key = {item.key: item for item in items}
@@ -438,6 +442,8 @@ def _unstored(history: History, items: Iterable[_Item], promises: Promises) -> I
             continue
         asked = [request.at for request in item.requests if request.at <= delivery.at]
         if not asked or any(asked[-1] <= act.at <= delivery.at for act in item.withdrawals):
+            continue
+        if any(fault.sets_back(delivery.at) for fault in history.faults):
             continue
         stored = [
             run

@@ -129,6 +129,6 @@ def delayed(at: datetime, seconds: float, history: History, promises: Promises) 
     due = at + timedelta(seconds=seconds)
     latest = due + timedelta(seconds=promises.patience)
     for fault in history.faults:
-        if fault.start <= due and fault.end >= at:
-            due = min(latest, max(due, fault.end + timedelta(seconds=seconds)))
+        if fault.start <= due and fault.felt_until >= at:
+            due = min(latest, max(due, fault.felt_until + timedelta(seconds=seconds)))
     return due

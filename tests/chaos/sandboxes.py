@@ -17,6 +17,7 @@ from coding_agent_forge.server import ForgeServer
 from coding_agent_model.server import ModelServer
 
 from tests.chaos import mergeability
+from tests.chaos.history import CLOCK_AHEAD, CLOCK_BEHIND
 from tests.chaos.proxies import DeliveryProxy, TcpProxy, Treatment
 from tests.chaos.scripts import scripts
 from tests.chaos.world import Effect, StartFault, Undo, WorldError
@@ -100,8 +101,8 @@ class Sandboxes:
                 path=".*/git-receive-pack", times=None, close="after"
             ),
             "forge is slow": self._forge(**api, delay_ms=1500),
-            "forge's clock 90 s ahead": lambda _: self._clock(90.0),
-            "forge's clock 90 s behind": lambda _: self._clock(-90.0),
+            CLOCK_AHEAD: lambda _: self._clock(90.0),
+            CLOCK_BEHIND: lambda _: self._clock(-90.0),
             "model answers 429": self._model(status=429, retry_after=2),
             "model answers 500": self._model(status=500),
             "model cuts its answers": self._model(cut=True),
@@ -194,6 +195,8 @@ def start_sandboxes(stack: ExitStack, flavour: str, folder: Path, address: str) 
     stack.enter_context(forge)
     stack.enter_context(model)
     proxy = stack.enter_context(DeliveryProxy("http://127.0.0.1:9", host_of(forge.api_url)))
+    # People do in half an hour what they otherwise do in a day, so a token of one hour would not be enough.
+    forge.sandbox.hourly_quota = 100_000
     forge_way.aim((address, forge.port))
     model_host, _, model_port = model.url.removeprefix("http://").rpartition(":")
     model_way.aim((model_host, int(model_port)))

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.values import BranchFacts, CommitIdentity, Permission
 from coding_agent_core.platforms import ItemKind
@@ -301,3 +301,12 @@ async def test_nothing_is_asked_for_a_link_that_leads_elsewhere(world: World) ->
     for link in ("https://evil.example/a.png", f"{world.server.base_url}/_sandbox/state"):
         assert await world.forge.attachment(world.issue, link, limit=1000) is None
     assert not world.server.sandbox.requests
+
+
+@pytest.mark.parametrize("world", ["github"], indirect=True)
+async def test_a_used_up_hour_says_when_the_next_one_begins(world: World) -> None:
+    world.server.sandbox.hourly_quota = 0
+    with pytest.raises(ForgeUnavailableError, match="rate limit exceeded") as refused:
+        await world.forge.read_state(world.issue)
+    assert refused.value.retry_after is not None
+    assert 3500 < refused.value.retry_after <= 3600

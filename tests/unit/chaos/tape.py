@@ -98,13 +98,20 @@ class Tape:
             self.audit(end, "pods", "patch", name, status, subresource="status")
 
     def fault(
-        self, start: float, end: float, *, asked: float | None = None, number: int = 1, effect: str = ""
+        self,
+        start: float,
+        end: float,
+        *,
+        asked: float | None = None,
+        number: int = 1,
+        effect: str = "",
+        kind: str = "kill operator",
     ) -> None:
-        """The operator is dead; `asked`: until its start was asked for; `effect`: what was counted."""
+        """A part is broken; `asked`: until its repair was asked for; `effect`: what was counted."""
         asked = end if asked is None else asked
         times = {"start": at_(start), "asked": at_(asked), "end": at_(end)}
         counted = {"hit": not effect.startswith("0"), "effect": effect} if effect else {}
-        self.add("fault", id=number, kind="kill operator", **times, **counted)
+        self.add("fault", id=number, kind=kind, **times, **counted)
 
     def operation(self, at: float, kind: str, step: int, skipped: str) -> None:
         """People did it, or could not."""

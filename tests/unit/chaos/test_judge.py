@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.history import read_history
+from tests.chaos.history import CLOCK_AHEAD, read_history
 from tests.chaos.promises import KINDS
 from tests.chaos.readers import agent_task_runs
 from tests.unit.chaos import test_round_claims
@@ -352,6 +352,15 @@ def _late_because_of_a_fault(tape: Tape) -> None:
     tape.ends(160, name, number=9)
 
 
+def _a_label_after_the_forges_clock_was_set_back(tape: Tape) -> None:
+    """It looks like an old one, so only the poll finds it."""
+    tape.fault(60, 70, kind=CLOCK_AHEAD)
+    tape.label(100, ASKS, ADA, 9)
+    tape.delivery(101, number=9)
+    name = tape.begins(170, number=9)
+    tape.ends(180, name, number=9)
+
+
 def _a_label_in_the_second_of_the_end(tape: Tape) -> None:
     tape.unlabel(82.6, DONE, ADA)
     tape.label(82.9, ASKS, ADA)
@@ -444,6 +453,7 @@ def _within_its_budget(tape: Tape) -> None:
         _within_its_budget,
         _labels_in_the_last_seconds,
         _late_because_of_a_fault,
+        _a_label_after_the_forges_clock_was_set_back,
         _a_label_in_the_second_of_the_end,
         _a_strangers_cancel,
         _a_command_that_counts,

@@ -54,7 +54,7 @@ FLAVOURS: Mapping[Flavour, Wording] = {
         new_guid=github.new_guid,
         refused=github.refused,
         validation_failed=github_access.validation_failed,
-        headers=github.rate_headers,
+        headers=github.limit_rate,
     ),
     Flavour.GITLAB: Wording(
         router=gitlab.router,

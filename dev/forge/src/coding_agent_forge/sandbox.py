@@ -18,6 +18,18 @@ from coding_agent_forge.store import Store
 
 
 @dataclass
+class Hour:
+    """The requests of one token within an hour.
+
+    Attributes:
+        reset: when the next hour begins, as a Unix time by the forge's clock.
+    """
+
+    reset: float
+    used: int = 0
+
+
+@dataclass
 class Sandbox:
     """What all routes share.
 
@@ -38,10 +50,20 @@ class Sandbox:
     reviews: Reviews = field(init=False)
     mergeability_lag: int = 1
     """How often a forge says that it does not know yet whether a change can be merged, after each push."""
+    hourly_quota: int = 5000
+    """How many requests of a token GitHub answers in an hour, for each resource."""
+    _hours: dict[tuple[str | None, str], Hour] = field(default_factory=dict)
     _asked: dict[int, tuple[str, str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.reviews = Reviews(self.store)
+
+    def hour_of(self, token: str | None, resource: str) -> Hour:
+        """The hour that began with a token's first request for the resource, or with the one after it."""
+        now, hour = self.clock().timestamp(), self._hours.get((token, resource))
+        if hour is None or hour.reset <= now:
+            hour = self._hours[token, resource] = Hour(now + 3600)
+        return hour
 
     def mergeable(self, repository: Repository, item: Item, *, counts: bool = True) -> bool | None:
         """Whether a change merges without conflicts; `None`: nobody has computed it yet.

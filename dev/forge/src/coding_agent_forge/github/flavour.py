@@ -22,11 +22,11 @@ from coding_agent_forge.github import (
 )
 from coding_agent_forge.github.render_reviews import ReviewRenderer
 from coding_agent_forge.github.webhooks import check_messages, messages
+from coding_agent_forge.identity import token_of
 from coding_agent_forge.model import CheckHappening, Happening
 from coding_agent_forge.sandbox import Sandbox
 
 PREFIX = "/api/v3"
-HOURLY_QUOTA = 5000
 
 
 def router() -> APIRouter:
@@ -90,23 +90,31 @@ def refused(refusal: HttpError) -> Response:
     return JSONResponse(body, refusal.status, refusal.headers)
 
 
-async def rate_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Count down the quota that every answer of GitHub's API shows."""
-    response = await call_next(request)
-    if request.url.path.startswith(PREFIX):
-        used = request.app.state.quota_used = getattr(request.app.state, "quota_used", 0) + 1
-        sandbox: Sandbox = request.app.state.sandbox
-        resource = "search" if "/search/" in request.url.path else "core"
-        response.headers.update(
-            {
-                "x-ratelimit-limit": str(HOURLY_QUOTA),
-                "x-ratelimit-remaining": str(max(0, HOURLY_QUOTA - used % HOURLY_QUOTA)),
-                "x-ratelimit-used": str(used % HOURLY_QUOTA),
-                "x-ratelimit-reset": str(int(sandbox.clock().timestamp()) + 3600),
-                "x-ratelimit-resource": resource,
-                "x-github-request-id": secrets.token_hex(8).upper(),
-                "x-github-enterprise-version": routes_repository.GHES_VERSION,
-                "x-github-media-type": "github.v3; format=json",
-            }
-        )
+async def limit_rate(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Count the requests of each token, refuse what its hour does not allow, and show both as GitHub does.
+
+    https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
+    """
+    if not request.url.path.startswith(PREFIX):
+        return await call_next(request)
+    sandbox: Sandbox = request.app.state.sandbox
+    resource = "search" if "/search/" in request.url.path else "core"
+    hour, limit = sandbox.hour_of(token_of(request.headers), resource), sandbox.hourly_quota
+    if hour.used >= limit:
+        response: Response = refused(HttpError(403, "API rate limit exceeded for user ID 1."))
+    else:
+        hour.used += 1
+        response = await call_next(request)
+    response.headers.update(
+        {
+            "x-ratelimit-limit": str(limit),
+            "x-ratelimit-remaining": str(limit - hour.used),
+            "x-ratelimit-used": str(hour.used),
+            "x-ratelimit-reset": str(int(hour.reset)),
+            "x-ratelimit-resource": resource,
+            "x-github-request-id": secrets.token_hex(8).upper(),
+            "x-github-enterprise-version": routes_repository.GHES_VERSION,
+            "x-github-media-type": "github.v3; format=json",
+        }
+    )
     return response

@@ -27,10 +27,10 @@ def publish(folder: Path, docs: Path) -> Path:
 
     Raises:
         OSError: the run has not been judged, or the page is not there.
-        FileExistsError: a run of that day, mode, forge, seed and number of faults is there already.
+        FileExistsError: the run is there already.
     """
     setup = read_setup(folder)
-    name = f"{setup.started:%Y-%m-%d}-{setup.mode}-{setup.forge}-{setup.seed}-{setup.faults}-faults"
+    name = f"{setup.started:%Y-%m-%d-%H%M}-{setup.mode}-{setup.forge}-{setup.seed}-{setup.faults}-faults"
     kept = docs / RUNS / name
     files = [folder / RUN, folder / VERDICT, folder / "report.md", *sorted(folder.glob("item-*.svg"))]
     missing = [file.name for file in files if not file.exists()]

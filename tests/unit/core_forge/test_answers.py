@@ -78,6 +78,10 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
             b'{"message": "Validation Failed", "errors": [{"message": "No commits between a and b"}, {}, 7]}',
             "Validation Failed; No commits between a and b",
         ),
+        (
+            b'{"message": "Validation Failed", "errors": [{"field": "name", "code": "already_exists"}]}',
+            "Validation Failed; name: already exists",
+        ),
         (b'{"message": {"base": ["is too long", "is wrong"]}}', "base is too long; base is wrong"),
         (b'{"message": "two\\nlines"}', "two lines"),
     ],

@@ -298,7 +298,8 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
 def message_of(content: bytes) -> str:
     """Return the message in an error's body, at most 300 characters; empty if there is none.
 
-    GitHub: `message` and `errors[].message`. GitLab: `message` (text, list, or lists by field) or `error`.
+    GitHub: `message` and `errors[]`, each with a `message`, or with `field` and `code` alone. GitLab:
+    `message` (text, list, or lists by field) or `error`.
     """
     try:
         body = json.loads(content)
@@ -309,8 +310,15 @@ def message_of(content: bytes) -> str:
     parts = _texts(body.get("message")) or _texts(body.get("error_description")) or _texts(body.get("error"))
     if isinstance(body.get("errors"), list):
         for error in body["errors"]:
-            parts += _texts(error.get("message") if isinstance(error, dict) else error)
+            parts += _detail(error) if isinstance(error, dict) else _texts(error)
     return " ".join("; ".join(parts).split())[:_MESSAGE_LIMIT]
+
+
+def _detail(error: Mapping[str, object]) -> list[str]:
+    field, code = error.get("field"), error.get("code")
+    if isinstance(field, str) and isinstance(code, str) and not error.get("message"):
+        return [f"{field}: {code.replace('_', ' ')}"]
+    return _texts(error.get("message"))
 
 
 def _texts(value: object) -> list[str]:

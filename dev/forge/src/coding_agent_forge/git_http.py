@@ -42,7 +42,7 @@ async def serve(request: Request, sandbox: Sandbox) -> Response:
         return PlainTextResponse("Please upgrade your git client: only smart HTTP is served.", 403)
     pushing = "git-receive-pack" in (service, request.query_params.get("service"))
     repository = sandbox.store.repository(found["name"])
-    user = authenticate(request.headers, sandbox.store.users)
+    user = authenticate(request.headers, sandbox.store.users, sandbox.clock())
     refusal = _refusal(request, repository, user, pushing)
     if refusal is not None:
         return refusal

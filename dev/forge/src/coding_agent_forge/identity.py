@@ -6,6 +6,7 @@ import base64
 import binascii
 import hmac
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 from coding_agent_forge.model import User
 
@@ -28,12 +29,13 @@ def token_of(headers: Mapping[str, str]) -> str | None:
     return password or name or None
 
 
-def authenticate(headers: Mapping[str, str], users: Iterable[User]) -> User | None:
-    """The user whose token the request has, `None` for none or a wrong one."""
+def authenticate(headers: Mapping[str, str], users: Iterable[User], now: datetime) -> User | None:
+    """The user whose token the request has, `None` for none, a wrong one or an expired one."""
     token = token_of(headers)
     if token is None:
         return None
     for user in users:
         if user.token and hmac.compare_digest(user.token.encode(), token.encode()):
-            return user
+            ends = user.token_expires_at
+            return user if ends is None or now.astimezone(UTC).date() < ends else None
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -49,6 +49,8 @@ class User:
 
     Attributes:
         reads_checks: whether the token may read check runs, which no fine-grained token of GitHub may.
+        token_expires_at: the day, in UTC, with whose beginning the token ends; `None`: never.
+        token_id: the number of the token, which rotating it changes.
     """
 
     id: int
@@ -58,6 +60,8 @@ class User:
     admin: bool = False
     bot: bool = False
     reads_checks: bool = True
+    token_expires_at: date | None = None
+    token_id: int = 1
 
 
 @dataclass

@@ -18,6 +18,7 @@ hooks:
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class SeedUser(_Strict):
     name: str = ""
     admin: bool = False
     bot: bool = False
+    token_expires_at: date | None = None
 
 
 class SeedLabel(_Strict):
@@ -130,7 +132,15 @@ def plant(seed: Seed, store: Store, folder: Path) -> None:
     """Fill a store, and `folder` with the bare repositories. No webhook is sent for it."""
     for user in seed.users:
         store.users.append(
-            User(store.next_id(), user.login, user.name or user.login, user.token, user.admin, user.bot)
+            User(
+                store.next_id(),
+                user.login,
+                user.name or user.login,
+                user.token,
+                user.admin,
+                user.bot,
+                token_expires_at=user.token_expires_at,
+            )
         )
     for repository in seed.repositories:
         _plant_repository(repository, store, folder)

@@ -37,7 +37,7 @@ Render = Annotated[ItemRenderer, Depends(renderer_of)]
 
 def actor(request: Request, sandbox: SandboxOf) -> User:
     """Who is asking."""
-    user = authenticate(request.headers, sandbox.store.users)
+    user = authenticate(request.headers, sandbox.store.users, sandbox.clock())
     if user is None:
         given = token_of(request.headers) is not None
         raise HttpError(401, "Bad credentials" if given else "Requires authentication")

@@ -59,7 +59,7 @@ Render = Annotated[ItemRenderer, Depends(renderer_of)]
 
 def actor(request: Request, sandbox: SandboxOf) -> User:
     """Who is asking."""
-    user = authenticate(request.headers, sandbox.store.users)
+    user = authenticate(request.headers, sandbox.store.users, sandbox.clock())
     if user is None:
         raise HttpError(401, "401 Unauthorized")
     return user

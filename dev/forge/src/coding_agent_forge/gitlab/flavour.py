@@ -10,7 +10,13 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from coding_agent_forge.errors import HttpError
-from coding_agent_forge.gitlab import routes_discussions, routes_items, routes_project, routes_reactions
+from coding_agent_forge.gitlab import (
+    routes_discussions,
+    routes_items,
+    routes_project,
+    routes_reactions,
+    routes_tokens,
+)
 from coding_agent_forge.gitlab.access import item_renderer
 from coding_agent_forge.gitlab.webhooks import KINDS, message, pipeline_message
 from coding_agent_forge.model import CheckHappening, Happening
@@ -27,6 +33,7 @@ def router() -> APIRouter:
         routes_discussions.router,
         routes_items.router,
         routes_reactions.router,
+        routes_tokens.router,
         routes_project.router,
         routes_project.last_router,
     ):

@@ -7,13 +7,15 @@ import sys
 
 from coding_agent_demo.programs import PACKAGES, program_folder
 
-from tests.fixtures import github_graphql, github_openapi, github_webhook_schema, octokit
+from tests.fixtures import github_graphql, github_openapi, github_webhook_schema, gitlab_client_go, octokit
 
 
 def provide(tier: str) -> None:
     """Download what the caches lack."""
-    for package in (github_graphql, github_openapi, github_webhook_schema, octokit):
+    for package in (github_graphql, github_openapi, github_webhook_schema, octokit, gitlab_client_go):
         package.folder()
+    github_webhook_schema.official_folder()
+    octokit.answers_folder()
     if tier == "sweep":
         for runner in PACKAGES:
             program_folder(runner)

@@ -3,6 +3,7 @@
 What the answers mean is tested with the product's own clients, in tests/integration/core_forge.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from coding_agent_forge import ForgeServer
-from coding_agent_forge.git import set_branch
+from coding_agent_forge.flavours import FLAVOURS
+from coding_agent_forge.git import branch_sha, set_branch
 from coding_agent_forge.github.render_graphql import thread_id
+from coding_agent_forge.gitlab.access import NOUNS
 from coding_agent_forge.gitlab.render import discussion_id
 from coding_agent_forge.model import Role
+from fastapi import FastAPI
 
 from tests.fixtures.forge import (
     BOT_TOKEN,
@@ -60,6 +64,7 @@ GITHUB = (
     Ask("GET /users/nobody", 404),
     Ask("GET /repos/acme/nothing", 404),
     Ask("GET {repo}"),
+    Ask("GET {repo}/labels/bug"),
     Ask("GET {repo}/collaborators/coding-agent-bot/permission"),
     Ask("GET {repo}/collaborators/nobody/permission", 404),
     Ask("GET {repo}/labels"),
@@ -74,8 +79,11 @@ GITHUB = (
     Ask("GET {repo}/issues/1/labels"),
     Ask("DELETE {repo}/issues/1/labels/coding%20agent"),
     Ask("DELETE {repo}/issues/1/labels/coding%20agent", 404),
+    Ask("DELETE {repo}/labels/new", 204),
     Ask("GET {repo}/issues/1/events"),
+    Ask("GET {repo}/issues/1/timeline"),
     Ask("POST {repo}/issues/1/comments", 201, {"body": "At work"}, keep="comment"),
+    Ask("GET {repo}/issues/comments/{comment}"),
     Ask("PATCH {repo}/issues/comments/{comment}", 200, {"body": "Done"}),
     Ask("POST {repo}/issues/comments/{comment}/reactions", 201, EYES),
     Ask("POST {repo}/issues/comments/{comment}/reactions", 200, EYES),
@@ -90,6 +98,7 @@ GITHUB = (
     Ask("POST {repo}/pulls", 422, {"title": "Fix", "head": "nobody:main", "base": "main"}),
     Ask("POST {repo}/pulls", 201, {"title": "Fix", "head": "mallory:main", "base": "main"}),
     Ask("GET /repos/mallory/pricing"),
+    Ask("GET {repo}/issues?state=open"),
     Ask("GET {repo}/pulls?head=mallory:main&state=open&base=main"),
     Ask("GET {repo}/issues/{change}"),
     Ask("PATCH {repo}/pulls/{change}", 200, {"state": "closed"}),
@@ -111,6 +120,7 @@ GITHUB = (
     Ask("GET {repo}/actions/jobs/{job}/logs", 302),
     Ask("POST {repo}/actions/jobs/{job}/rerun", 201),
     Ask("POST {repo}/actions/runs/{run}/rerun-failed-jobs", 403),  # it runs already
+    Ask("POST {repo}/actions/runs/{other_run}/rerun-failed-jobs", 201),
     Ask("GET {repo}/commits/{sha}/check-runs?filter=all"),
     Ask("GET {repo}/actions/runs/{run}/jobs?filter=all"),
     Ask("GET {repo}/activity?ref=refs/heads/fix&per_page=100"),
@@ -123,23 +133,31 @@ GITHUB = (
     Ask("GET {repo}/hooks/{told}/deliveries", token=PERSON_TOKEN),
     Ask("GET {repo}/hooks/{told}/deliveries/{delivery}", token=PERSON_TOKEN),
     Ask("POST {repo}/hooks/{told}/deliveries/{delivery}/attempts", 202, token=PERSON_TOKEN),
+    Ask("POST {repo}/hooks/{told}/pings", 204, token=PERSON_TOKEN),
 )
 MERGE = {"title": "Fix", "source_branch": "fix", "target_branch": "main", "description": "- [ ] tests"}
 FROM_A_FORK = {"title": "Fix", "source_branch": "main", "target_branch": "main"}
 GITLAB = (
+    Ask("GET /version"),
+    Ask("GET /personal_access_tokens/self"),
+    Ask("GET /personal_access_tokens/self", 401, token="wrong"),
     Ask("GET /user"),
     Ask("GET /user", 401, token=None),
     Ask("GET /users?username=reader"),
     Ask("GET {repo}"),
     Ask("GET /projects/acme/pricing", 404),  # a path must be URL-encoded
     Ask("GET {repo}/members/all/{reader}"),
+    Ask("GET {repo}/members/{reader}"),
     Ask("GET {repo}/members/all/1", 404),
     Ask("GET {repo}/labels"),
     Ask("POST {repo}/labels", 201, COLOR | {"color": "#00ff00"}),
     Ask("POST {repo}/labels", 409, COLOR | {"color": "#00ff00"}),
+    Ask("DELETE {repo}/labels/new", 204),
+    Ask("DELETE {repo}/labels/new", 404),
     Ask("POST {repo}/issues", 201, {"title": "Second", "labels": "bug,urgent"}),
     Ask("POST {repo}/issues", 400, {}),
     Ask("GET {repo}/issues/99", 404),
+    Ask("GET {repo}/issues/1"),
     Ask("GET {repo}/issues?labels=bug&state=opened"),
     Ask("GET /issues?scope=all&labels=bug,urgent"),
     Ask("GET /groups/acme/issues?author_username=alice"),
@@ -147,14 +165,18 @@ GITLAB = (
     Ask("PUT {repo}/issues/1", 200, {"remove_labels": "bug"}),  # which is not there any more
     Ask("PUT {repo}/issues/1", 200, {"title": "Renamed", "state_event": "close"}),
     Ask("GET {repo}/issues/1/resource_label_events"),
+    Ask("GET {repo}/issues/1/resource_state_events"),
     Ask("POST {repo}/issues/1/notes", 201, {"body": "At work"}, keep="comment"),
     Ask("PUT {repo}/issues/1/notes/{comment}", 200, {"body": "Done"}),
     Ask("PUT {repo}/issues/1/notes/{comment}", 403, {"body": "Not mine"}, READER_TOKEN),
+    Ask("GET {repo}/issues/1/notes/{comment}"),
     Ask("POST {repo}/issues/1/notes/{comment}/award_emoji", 201, {"name": "eyes"}),
     Ask("POST {repo}/issues/1/notes/{comment}/award_emoji", 404, {"name": "eyes"}),  # a second time
     Ask("GET {repo}/issues/1/notes/{comment}/award_emoji"),
     Ask("GET {repo}/issues/1/notes/1/award_emoji", 404),
     Ask("GET {repo}/issues/1/notes?sort=asc&order_by=created_at"),
+    Ask("GET {repo}/issues/1/discussions", keep="talk"),
+    Ask("POST {repo}/issues/1/discussions/{talk}/notes", 404, {"body": "Yes."}),
     Ask("POST {repo}/merge_requests", 403, MERGE, READER_TOKEN),
     Ask("POST {repo}/merge_requests", 201, MERGE),
     Ask("POST {repo}/merge_requests", 409, MERGE),
@@ -168,7 +190,11 @@ GITLAB = (
     Ask("PUT {repo}/merge_requests/1", 200, {"state_event": "close"}),
     Ask("GET /groups/acme/merge_requests?labels=bug"),
     Ask("GET {repo}/merge_requests/1"),
-    Ask("POST {repo}/merge_requests/1/notes", 201, {"body": "Seen"}),
+    Ask("POST {repo}/merge_requests/1/notes", 201, {"body": "Seen"}, keep="seen"),
+    Ask("GET {repo}/merge_requests/1/notes/{seen}"),
+    Ask("PUT {repo}/merge_requests/1/notes/{seen}", 200, {"body": "Read"}),
+    Ask("POST {repo}/merge_requests/1/notes/{seen}/award_emoji", 201, {"name": "eyes"}),
+    Ask("GET {repo}/merge_requests/1/notes/{seen}/award_emoji"),
     Ask("GET {repo}/merge_requests/1/resource_label_events"),
     Ask("GET {repo}/merge_requests/1/resource_state_events"),
     Ask("GET {repo}/merge_requests/1/notes?sort=asc"),
@@ -202,14 +228,29 @@ GITLAB = (
     Ask("GET {repo}/hooks", token=PERSON_TOKEN),
     Ask("GET {repo}/hooks/{told}/events", token=PERSON_TOKEN),
     Ask("POST {repo}/hooks/{told}/events/{delivery}/resend", 201, token=PERSON_TOKEN),
+    Ask("POST /personal_access_tokens/self/rotate", 400, {"expires_at": "2020-01-01"}),
+    Ask("POST /personal_access_tokens/self/rotate", 200),
+    Ask("GET /user", 401),  # the old token is void
 )
+UNCHECKED = {
+    ("POST", "/api/graphql"): "its answers are held against GitHub's GraphQL schema",
+    ("GET", "/_storage/logs/{job}"): "a file, and no part of the API",
+    ("GET", "/user-attachments/assets/{name}"): "a file, and no part of the API",
+    ("GET", "/api/v4/projects/{project}/jobs/{job}/trace"): "a text, and no JSON",
+    ("GET", "/api/v4/projects/{project}/uploads/{secret}/{name}"): "a file, and no JSON",
+    (
+        "POST",
+        "/api/v4/projects/{project}/issues/{iid}/discussions/{discussion}/notes",
+    ): "the sandbox has no threads on issues, so it only ever refuses this",
+}
+"""Routes of the sandbox whose answers have no schema here, and why."""
 
 
 @pytest.fixture(params=["github", "gitlab"])
 def forge(request: pytest.FixtureRequest, tmp_path: Path, hook_receiver: HookReceiver) -> ForgeServer:
     """A forge with a fork, a protected branch, a delivery, a change with a review, a thread and checks."""
     forge: ForgeServer = request.getfixturevalue(f"{request.param}_forge")
-    push_fix(forge, tmp_path)
+    forge.add_check(REPOSITORY, push_fix(forge, tmp_path), "unit", "failure", log=b"It broke.")
     sha = push_fix(forge, tmp_path, "reviewed")
     number = forge.open_change(REPOSITORY, "reviewed", "main")
     git("commit", "--quiet", "--allow-empty", "--message", "More", cwd=tmp_path / "tree-fix")
@@ -239,6 +280,7 @@ def words_of(forge: ForgeServer, hook: str) -> dict[str, Any]:
     store, repository = forge.sandbox.store, forge.repository(REPOSITORY)
     [change] = [item for item in repository.items if item.head == "reviewed"]
     [check, *_] = forge.sandbox.reviews.checks(repository, change.tips.head_sha)
+    [other] = forge.sandbox.reviews.checks(repository, branch_sha(repository.path, "fix") or "")
     [thread] = forge.sandbox.reviews.threads(change)
     delivery = forge.sandbox.deliveries.log[0]
     return {
@@ -249,6 +291,7 @@ def words_of(forge: ForgeServer, hook: str) -> dict[str, Any]:
         "change": change.number,
         "sha": change.tips.head_sha,
         "run": check.run,
+        "other_run": other.run,
         "job": check.id,
         "first": thread.comments[0].id,
         "discussion": discussion_id(thread.id),
@@ -293,6 +336,29 @@ def mismatches(forge: ForgeServer, asks: tuple[Ask, ...], words: dict[str, Any])
 def test_every_answer_fits_what_the_vendor_publishes(forge: ForgeServer, hook_receiver: HookReceiver) -> None:
     asks = {"github": GITHUB, "gitlab": GITLAB}[forge.flavour.value]
     assert list(mismatches(forge, asks, words_of(forge, hook_receiver.url))) == []
+    answered = [(entry.method, entry.path) for entry in forge.sandbox.requests if entry.status < 400]
+    unchecked = [
+        (method, route)
+        for method, route in routes(forge)
+        if (method, route) not in UNCHECKED
+        and not any(asked == method and is_at(path, route) for asked, path in answered)
+    ]
+    assert unchecked == [], "routes of the sandbox with no answer that was checked"
+
+
+def routes(forge: ForgeServer) -> Iterator[tuple[str, str]]:
+    """Every method and path of the forge's API."""
+    app = FastAPI()
+    app.include_router(FLAVOURS[forge.flavour].router())
+    for path, operations in app.openapi()["paths"].items():
+        for noun in NOUNS if "{noun}" in path else [""]:
+            yield from ((method.upper(), path.replace("{noun}", noun)) for method in operations)
+
+
+def is_at(path: str, route: str) -> bool:
+    """Whether a request's path is one of a route's."""
+    pattern = re.sub(r"\\{\w+\\}", r"[^/]+", re.escape(route))
+    return re.fullmatch(pattern, path) is not None
 
 
 RESOLVE = """

@@ -271,12 +271,20 @@ class ForgeServer:
         *,
         by: str | None = None,
         labels: Sequence[str] = (),
+        confidential: bool = False,
     ) -> int:
         """Open an issue; its number. Labels are applied as by an issue form, whoever the author is."""
         store, repository = self.sandbox.store, self.repository(full_name)
         return self.run(
             lambda: (
-                store.open_item(repository, self.user(by), title=title, body=body, labels=list(labels)).number
+                store.open_item(
+                    repository,
+                    self.user(by),
+                    title=title,
+                    body=body,
+                    labels=list(labels),
+                    confidential=confidential,
+                ).number
             )
         )
 

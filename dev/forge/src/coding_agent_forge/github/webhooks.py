@@ -18,9 +18,24 @@ from coding_agent_forge.github.render_reviews import ReviewRenderer
 from coding_agent_forge.model import CheckHappening, Happening, Hook, Kind, Label, User
 from coding_agent_forge.timestamps import github_time
 
+_ITEM_ACTIONS = ("opened", "edited", "labeled", "unlabeled", "closed", "reopened")
+EVENTS: dict[str, tuple[str | None, ...]] = {
+    "issues": _ITEM_ACTIONS,
+    "pull_request": (*_ITEM_ACTIONS, "synchronize", "review_requested"),
+    "issue_comment": ("created",),
+    "pull_request_review": ("submitted",),
+    "pull_request_review_comment": ("created",),
+    "check_run": ("created", "completed"),
+    "check_suite": ("completed",),
+    "status": (None,),
+    "ping": (None,),
+}
+"""Every event that the sandbox sends, with its actions. A test checks each by GitHub's description."""
+
 
 def seal(hook: Hook, message: Message, guid: str) -> tuple[dict[str, str], bytes]:
     """Headers and body of a delivery, signed with the hook's secret if it has one."""
+    assert message.action in EVENTS[message.event], f"list {message.event} {message.action} in EVENTS"
     body = json.dumps(message.payload, separators=(",", ":"), ensure_ascii=False).encode()
     headers = {
         "Accept": "*/*",

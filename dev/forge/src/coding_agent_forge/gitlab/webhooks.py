@@ -51,10 +51,22 @@ KINDS = {
     PIPELINE: "pipelines",
 }
 """What each event is called in a hook's settings."""
+_ISSUE_ACTIONS = ("open", "update", "close", "reopen")
+EVENTS: dict[str, tuple[str, ...]] = {
+    ISSUE: _ISSUE_ACTIONS,
+    CONFIDENTIAL_ISSUE: _ISSUE_ACTIONS,
+    MERGE_REQUEST: (*_ISSUE_ACTIONS, "merge", "approved"),
+    NOTE: ("create",),
+    CONFIDENTIAL_NOTE: ("create",),
+    PIPELINE: ("pending", "running", "success", "failed", "canceled", "manual"),
+}
+"""Every event that the sandbox sends, with its actions (of a pipeline: its states). A test holds each of them
+against the types of GitLab's own client."""
 
 
 def seal(hook: Hook, message: Message, guid: str) -> tuple[dict[str, str], bytes]:
     """Headers and body of a delivery. `Idempotency-Key` is what stays when it is sent again."""
+    assert message.action in EVENTS[message.event], f"list {message.event} {message.action} in EVENTS"
     headers = {
         "Content-Type": "application/json",
         "User-Agent": f"GitLab/{VERSION}",
@@ -95,6 +107,8 @@ def message(happening: Happening, renderer: ItemRenderer) -> Message:
     }
     if item.assignees:
         payload["assignees"] = [_user(user) for user in item.assignees]
+    if item.reviewers:
+        payload["reviewers"] = [_user(user) for user in item.reviewers]
     event = MERGE_REQUEST
     if issue:
         event = CONFIDENTIAL_ISSUE if item.confidential else ISSUE
@@ -114,6 +128,7 @@ def _note(happening: Happening, renderer: ItemRenderer) -> Message:
         "object_attributes": {
             "id": comment.id,
             "note": comment.body,
+            "description": comment.body,
             "noteable_type": "Issue" if item.kind is Kind.ISSUE else "MergeRequest",
             "author_id": comment.author.id,
             "created_at": gitlab_hook_time(comment.created_at),
@@ -301,6 +316,8 @@ def _change_attributes(repository: Repository, item: Item, renderer: ItemRendere
         "head_pipeline_id": None,
         "reviewer_ids": [user.id for user in item.reviewers],
         "prepared_at": gitlab_hook_time(item.created_at),
+        "last_edited_at": None,
+        "last_edited_by_id": None,
         "source": _project(holder, renderer) if holder else None,
         "target": project,
         "last_commit": {

@@ -19,6 +19,13 @@ from kubectl_agenttask.__main__ import parser as plugin
 
 import main
 
+PINNED = (
+    ("tests/fixtures/*.py", r'^\w*(?:PACKAGE|OFFICIAL|ANSWERS|MODULE), \w+ = "[^"]+", "v?(.+)"'),
+    ("consumer/runners.Dockerfile", r"^ARG \w+_VERSION=(\S+)$"),
+    ("requirements/consumer.txt", r"^(?:anthropic|openai|google-genai|google-auth|pydantic-ai-slim)==(\S+)"),
+    ("dev/cluster/go/*/go.mod", r"^\s(?:k8s.io/kubernetes|\S+/(?:kueue|contour|gofakes3|compose/v5)) v(\S+)"),
+)
+"""Where the versions are pinned that docs/tried-with.md names."""
 ALL = [block for page in pages() for block in blocks(page)]
 SHELL = [block for block in ALL if block.language in SHELLS]
 
@@ -156,6 +163,17 @@ def test_no_example_replaces_the_whole_system_prompt_with_a_sentence() -> None:
     ]
     taught = [str(file) for file in files if re.search(r"system_prompt: *\S", file.read_text())]
     assert taught == []
+
+
+def test_what_was_tried_is_what_the_tests_use() -> None:
+    text = (DOCS / "tried-with.md").read_text()
+    named = set(re.findall(r"`(tests/[\w/.]+)`", text))
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    for files, pattern in PINNED:
+        sources = "\n".join(file.read_text() for file in ROOT.glob(files))
+        versions = re.findall(pattern, sources, re.MULTILINE)
+        assert len(versions) >= 4, files
+        assert [version for version in versions if version not in text] == [], files
 
 
 def test_no_link_of_a_page_is_dead() -> None:

@@ -488,7 +488,7 @@ def duration(start: datetime, end: datetime) -> str:
 
 @dataclass(frozen=True)
 class Event:
-    """A Kubernetes Event about a task or its Job."""
+    """A Kubernetes Event about a task, its Job, or the pod of a program."""
 
     type: Literal["Normal", "Warning"]
     reason: str

@@ -37,6 +37,7 @@ async def everything(world: World) -> set[str]:
 
     await call("whoami")()
     await call("commit_identity")()
+    await call("token_expiry")()
     await call("commit_identity_of")("alice")
     await call("commit_identity_of")("nobody")
     await asyncio.to_thread(push_fix, world.server, world.folder, BRANCH)

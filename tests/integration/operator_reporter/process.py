@@ -32,6 +32,12 @@ class Reporter(ServedProgram):
     """The reporter as a process."""
 
     mode = "reporter"
+    pod = "coding-agent-reporter-5d8f7"
+    """The name of the pod that it takes itself to be in."""
+
+    def __init__(self, kubeconfig: Path, config: Path) -> None:
+        super().__init__(kubeconfig, config)
+        self._environment |= {"POD_ID": self.pod, "POD_UID": "0b4a8d0e-6a31-4c0c-a6f8-3f3d1a7c9e55"}
 
     def metric(self, name: str) -> float:
         """The value of a metric, named with its labels as Prometheus reads it."""

@@ -41,6 +41,7 @@ HEALTHY = {
     f"kube_cronjob_status_last_successful_time{{{CRON}}}": "0+60x180",
     f'coding_agent_reporter_oldest_pending_seconds{{{AGENT}, host="github.com"}}': "3x180",
     f'coding_agent_reporter_forge_unavailable_seconds{{{AGENT}, host="github.com"}}': "0x180",
+    f'coding_agent_forge_token_expiry_timestamp_seconds{{{AGENT}, host="gitlab.com"}}': "31536000x180",
 }
 """One value a minute, in promtool's notation, of an installation in which all is well."""
 ABSENT = ""
@@ -193,6 +194,19 @@ CASES = [
         {f'coding_agent_reporter_oldest_pending_seconds{{{AGENT}, host="github.com"}}': "0+60x180"},
         25,
         {"host": "github.com"},
+    ),
+    Case(
+        "CodingAgentForgeTokenExpires",
+        # promtool's time begins at 0: the token expires 14 days and an hour after that.
+        {f'coding_agent_forge_token_expiry_timestamp_seconds{{{AGENT}, host="gitlab.com"}}': "1213200x180"},
+        63,
+        {"host": "gitlab.com"},
+    ),
+    Case(
+        "CodingAgentForgeTokenExpires",
+        {f'coding_agent_forge_token_expiry_timestamp_seconds{{{AGENT}, host="gitlab.com"}}': "1213200x180"},
+        58,
+        None,
     ),
     Case(
         "CodingAgentForgeUnavailable",

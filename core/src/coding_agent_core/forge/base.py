@@ -344,6 +344,10 @@ class Forge(ABC):
             self._own = (token, await self.client.get(User, call))
         return self._own[1]
 
+    async def token_expiry(self) -> datetime | None:
+        """Return when our token expires; `None` if it never does, or if the forge cannot say it."""
+        return None
+
     async def commit_identity(self) -> CommitIdentity:
         """Return the name and e-mail address of our token's account, which are cached."""
         own = await self._account()

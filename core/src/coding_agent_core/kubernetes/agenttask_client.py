@@ -27,6 +27,7 @@ from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("agenttasks")
 
+_API_VERSIONS = {KIND: API_VERSION, "Job": "batch/v1", "Pod": "v1"}
 _RACES = 10
 """Maximum number of tries to write a condition. A further one is needed if somebody else has written."""
 
@@ -172,12 +173,12 @@ class AgentTasks:
         return True
 
     async def emit(self, event: Event, about: Stored, now: datetime, *, kind: str = KIND) -> None:
-        """Write an Event about a task or a Job. A failure is logged and not repeated."""
+        """Write an Event about a task, a Job or a pod. A failure is logged and not repeated."""
         at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
         body = {
             "metadata": {"generateName": f"{about.name[:200]}."},
             "involvedObject": {
-                "apiVersion": API_VERSION if kind == KIND else "batch/v1",
+                "apiVersion": _API_VERSIONS[kind],
                 "kind": kind,
                 "name": about.name,
                 "namespace": self.namespace,

@@ -20,6 +20,7 @@ from coding_agent_core.agenttask import (
     PLURAL,
     VERSION,
     AgentTask,
+    Event,
 )
 from coding_agent_core.errors import TokenMissingError
 from coding_agent_core.forge.base import Forge
@@ -42,6 +43,7 @@ from prometheus_client import Counter, Gauge
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile
 from coding_agent_operator.reporter.round_looks import ReporterLooks
+from coding_agent_operator.reporter.token_expiry import ReporterPod, TokenExpiry
 from coding_agent_operator.watching import Relist, Selector, serve_probes, watch
 
 _logger = logging.getLogger("reporter")
@@ -171,6 +173,13 @@ class ReporterController:
                 )
             self._workers[host] = self._new_worker(host, partial(reconcile, context), pace)
         self._unconfigured = self._new_worker("", self._not_configured, None)
+        self._pod = ReporterPod.here(tasks.namespace)
+        self._expiry = TokenExpiry(
+            {host: forge for host, (forge, _) in forges.items()},
+            self._emit,
+            _clock,
+            asyncio.get_running_loop().time,
+        )
 
     def observe(self, kind: str | None, body: Mapping[str, Any]) -> None:
         """Take a watch event; `kind` is its type, or `None` in the initial list."""
@@ -187,6 +196,7 @@ class ReporterController:
                 group.create_task(worker.run())
             for looks in self._looks.values():
                 group.create_task(looks.run())
+            group.create_task(self._expiry.run())
             group.create_task(self._tick_forever())
 
     async def _list(self) -> tuple[list[AgentTask], int]:
@@ -214,6 +224,10 @@ class ReporterController:
                 if task.metadata.labels.get(LABEL_REPORTED) == LOOK:
                     return  # its item shows the end already
             worker.add(task, Rank.END if task.ended else Rank.CHANGE)
+
+    async def _emit(self, event: Event) -> None:
+        if self._pod is not None:
+            await self._tasks.emit(event, self._pod, _clock(), kind="Pod")
 
     def _notes(self, host: str, item: str) -> tuple[str, ...]:
         looks = self._looks.get(host)

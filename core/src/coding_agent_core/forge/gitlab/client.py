@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, date, datetime, time
 from urllib.parse import unquote
 
 from pydantic import AliasPath, Field
@@ -88,6 +88,10 @@ class _Project(ResponseModel):
 
 class _Branch(ResponseModel):
     protected: bool
+
+
+class _OwnToken(ResponseModel):
+    expires_at: date | None = None
 
 
 class _Member(ResponseModel):
@@ -348,6 +352,19 @@ class GitLabForge(Forge):
         call = Call("GET", "/users", f"reading the user {login}", {"username": login})
         users = await self.client.get(list[User], call)
         return next((found for found in users if found.login.lower() == login.lower()), None)
+
+    async def token_expiry(self) -> datetime | None:
+        """See `Forge`. The token ends as this day begins, in UTC.
+
+        The tokens of projects and groups are personal access tokens of bot users, so this answers for them
+        too. GitLab before 15.5 does not know the path. https://docs.gitlab.com/api/personal_access_tokens/
+        """
+        call = Call("GET", "/personal_access_tokens/self", "asking when our token expires")
+        try:
+            ends = (await self.client.get(_OwnToken, call)).expires_at
+        except ForgeNotFoundError:
+            return None
+        return None if ends is None else datetime.combine(ends, time(), UTC)
 
     async def permission(self, item: Item, user: str) -> Permission:
         """See `Forge`. Members of a group with access to the project count too."""

@@ -1,0 +1,140 @@
+"""Shows when the forges' tokens expire: as a metric and, while little time is left, as a daily Event.
+
+The Event is about the reporter's own pod, where `kubectl describe` shows it. `kubectl describe` shows no
+Events of a Secret, and there may be no task at the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from coding_agent_core.agenttask import Event
+from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.forge.base import Forge
+from prometheus_client import Gauge
+
+_logger = logging.getLogger("reporter")
+
+EXPIRES = Gauge(
+    "coding_agent_forge_token_expiry_timestamp_seconds",
+    "When the reporter's token expires, in seconds since the epoch, by host. There is no series for a token "
+    "that never expires, or if the forge cannot say it.",
+    ["host"],
+)
+NOTICE = timedelta(days=14)
+"""How long before the expiry Events begin. The alert of the chart has the same time."""
+_REMIND = timedelta(days=1)
+"""Time between two Events. The API server deletes an Event after an hour, so one would not be seen."""
+_LOOK_S = 60.0
+"""Seconds between two looks at the token's file, which may have been replaced."""
+_ASK_S = 3600.0
+"""Seconds between two requests about the same token: somebody may revoke it or change its expiry."""
+_AGAIN_S = 300.0
+"""Seconds until the next request if the forge gave no answer."""
+
+
+class ReporterPod(NamedTuple):
+    """The pod in which this program runs, as an Event names it."""
+
+    name: str
+    namespace: str
+    uid: str
+    version: str = ""
+
+    @staticmethod
+    def here(namespace: str) -> ReporterPod | None:
+        """Return this pod; `None` outside of a cluster."""
+        name, uid = os.environ.get("POD_ID"), os.environ.get("POD_UID")
+        return ReporterPod(name, namespace, uid) if name and uid else None
+
+
+def expiry_event(host: str, place: str, expires: datetime, now: datetime) -> Event | None:
+    """Return what to say about a token that expires then; `None` while there is enough time.
+
+    Args:
+        place: where a person sets the token.
+    """
+    left = expires - now
+    if left > NOTICE:
+        return None
+    at = f"{expires:%Y-%m-%d %H:%M} UTC"
+    if left <= timedelta():
+        return Event(
+            "Warning",
+            "TokenExpired",
+            f"The token for {host} expired at {at}, so no task can read or write there. Create a new token "
+            f"and set {place}.",
+        )
+    days = left.days
+    when = f"in {days} day{'s' if days != 1 else ''}" if days else "in less than a day"
+    return Event(
+        "Warning",
+        "TokenExpiresSoon",
+        f"The token for {host} expires at {at}, {when}. Rotate it in the forge, which keeps its account, and "
+        f"set {place} to the new token.",
+    )
+
+
+@dataclass
+class TokenExpiry:
+    """Asks each forge when its token expires.
+
+    Args:
+        emit: writes an Event.
+        monotonic: seconds of a clock that is never set.
+    """
+
+    forges: Mapping[str, Forge]
+    emit: Callable[[Event], Awaitable[None]]
+    clock: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    _next: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """The fingerprint of each host's token, and when to ask about it again."""
+    _expires: dict[str, datetime | None] = field(default_factory=dict)
+    _emitted: dict[str, datetime] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            for host in self.forges:
+                await self.look(host)
+            await asyncio.sleep(_LOOK_S)
+
+    async def look(self, host: str) -> None:
+        """Ask about the host's token if it is new or was asked about an hour ago; show what is known."""
+        token = self.forges[host].client.token
+        try:
+            fingerprint = token.fingerprint()
+            known, due = self._next.get(host, ("", 0.0))
+            if fingerprint != known or self.monotonic() >= due:
+                await self._ask(host, fingerprint)
+        except CodingAgentError as error:
+            _logger.warning("It is not known when the token for %s expires: %s", host, error)
+        expires = self._expires.get(host)
+        if expires is None:
+            EXPIRES.remove_by_labels({"host": host})
+            return
+        EXPIRES.labels(host).set(expires.timestamp())
+        now = self.clock()
+        event = expiry_event(host, token.place, expires, now)
+        last = self._emitted.get(host)
+        if event is not None and (last is None or now - last >= _REMIND):
+            self._emitted[host] = now
+            _logger.warning("%s", event.message)
+            await self.emit(event)
+
+    async def _ask(self, host: str, fingerprint: str) -> None:
+        """Ask the forge. While it does not answer, what was known about the same token stays."""
+        known, _ = self._next.get(host, ("", 0.0))
+        self._next[host] = (fingerprint, self.monotonic() + _AGAIN_S)
+        if fingerprint != known:
+            self._expires.pop(host, None)
+            self._emitted.pop(host, None)
+        self._expires[host] = await self.forges[host].token_expiry()
+        self._next[host] = (fingerprint, self.monotonic() + _ASK_S)

@@ -1,0 +1,108 @@
+"""What the reporter says about tokens that expire, and when it asks the forge."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from coding_agent_core.agenttask import Event
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.registry import Platform
+from coding_agent_core.settings.model import Settings
+from coding_agent_operator.reporter.token_expiry import EXPIRES, TokenExpiry, expiry_event
+from prometheus_client import REGISTRY
+
+from tests.unit.core_forge.wire import Wire, answer
+
+NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
+PLACE = "the key `token` of the Secret `coding-agent-gitlab`"
+
+
+@pytest.mark.parametrize(
+    ("left", "reason", "when"),
+    [
+        (timedelta(days=300), "", ""),
+        (timedelta(days=14, seconds=1), "", ""),
+        (timedelta(days=14), "TokenExpiresSoon", "in 14 days"),
+        (timedelta(days=1, hours=3), "TokenExpiresSoon", "in 1 day."),
+        (timedelta(hours=3), "TokenExpiresSoon", "in less than a day"),
+        (timedelta(), "TokenExpired", "expired at 2026-11-29 12:00 UTC"),
+        (timedelta(days=-40), "TokenExpired", "expired at 2026-10-20 12:00 UTC"),
+    ],
+)
+def test_what_is_said_before_and_after_the_expiry(left: timedelta, reason: str, when: str) -> None:
+    event = expiry_event("gitlab.com", PLACE, NOW + left, NOW)
+    assert (event.reason if event else "") == reason
+    if event is not None:
+        assert event.type == "Warning"
+        assert "gitlab.com" in event.message
+        assert when in event.message
+        assert PLACE in event.message, "a person learns where to put the new token"
+
+
+def shown(host: str) -> float | None:
+    """The metric of a host; `None` if there is no series."""
+    return REGISTRY.get_sample_value(EXPIRES._name, {"host": host})
+
+
+def token(expires: str | None) -> httpx.Response:
+    return answer(200, {"id": 1, "name": "agent", "expires_at": expires})
+
+
+async def test_the_metric_follows_the_token_and_an_event_is_written_once_a_day(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("the-first")
+    wire = Wire([token("2026-12-05"), answer(401), token("2027-12-05"), token(None)])
+    settings: Any = {"gitlab": {"personal_access_token": {"files": [str(file)]}}}
+    forge = wire.forge(Platform.GITLAB, Settings.model_validate(settings))
+    events: list[Event] = []
+    now, seconds = NOW, 0.0
+
+    async def emit(event: Event) -> None:
+        events.append(event)
+
+    expiry = TokenExpiry({"gitlab.com": forge}, emit, lambda: now, lambda: seconds)
+
+    async def looks(hours: int) -> None:
+        nonlocal now, seconds
+        for _ in range(hours):
+            now, seconds = now + timedelta(minutes=59), seconds + 3540
+            await expiry.look("gitlab.com")
+
+    await expiry.look("gitlab.com")
+    assert shown("gitlab.com") == datetime(2026, 12, 5, tzinfo=UTC).timestamp()
+    assert wire.sent == [("GET", "/personal_access_tokens/self")]
+    await looks(1)
+    assert len(wire.sent) == 1, "the same token is asked about once an hour"
+    await looks(1)
+    assert len(wire.sent) == 2
+    assert shown("gitlab.com") == datetime(2026, 12, 5, tzinfo=UTC).timestamp(), "a refusal forgets nothing"
+    assert [event.reason for event in events] == ["TokenExpiresSoon"]
+
+    file.write_text("rotated")
+    await expiry.look("gitlab.com")
+    assert len(wire.sent) == 3, "a new token is asked about at once"
+    assert shown("gitlab.com") == datetime(2027, 12, 5, tzinfo=UTC).timestamp()
+    await looks(30)
+    assert shown("gitlab.com") is None, "a token that never expires has no series"
+    assert len(events) == 1
+
+
+async def test_a_reminder_comes_each_day_and_no_forge_is_asked_that_cannot_say_it(tmp_path: Path) -> None:
+    wire = Wire([token("2026-12-05")])
+    events: list[Event] = []
+    now = NOW
+
+    async def emit(event: Event) -> None:
+        events.append(event)
+
+    forges = cast("dict[str, Forge]", {platform: wire.forge(platform) for platform in Platform})
+    expiry = TokenExpiry(forges, emit, lambda: now, lambda: 0.0)
+    for _ in range(8 * 24):
+        for host in forges:
+            await expiry.look(host)
+        now += timedelta(hours=1)
+    assert [event.reason for event in events] == ["TokenExpiresSoon"] * 6 + ["TokenExpired"] * 2
+    assert len(wire.sent) == 1
+    assert shown(Platform.GITHUB) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 
 class CodingAgentError(Exception):
     """Base of this project's errors."""
@@ -26,9 +28,11 @@ class ForgeError(CodingAgentError):
         status: the HTTP status, or `None` if there was no answer.
         retry_after: seconds for which the forge asks us to wait before a retry, if it does.
         repeatable: whether the same request can safely be sent again and may succeed.
+        answered_at: when the forge gave the answer, by its own clock, if it says so.
     """
 
     repeatable = False
+    answered_at: datetime | None = None
 
     def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)

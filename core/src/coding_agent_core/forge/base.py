@@ -338,10 +338,10 @@ class Forge(ABC):
         return (await self._account()).login
 
     async def _account(self) -> User:
-        token = self.client.token.fingerprint()
-        if self._own is None or self._own[0] != token:
+        identity = await self.client.token.identity()
+        if self._own is None or self._own[0] != identity:
             call = Call("GET", "/user", "asking who our token belongs to")
-            self._own = (token, await self.client.get(User, call))
+            self._own = (identity, await self.client.get(User, call))
         return self._own[1]
 
     async def token_expiry(self) -> datetime | None:
@@ -616,7 +616,7 @@ class Forge(ABC):
     async def clone_source(self, repository: str) -> CloneSource:
         """Return the URL of a repository of this forge, with credentials for fetch and push."""
         url = clone_url(self.settings.api_url, repository)
-        return CloneSource(url=url, username=self.CLONE_USER, token=self.client.token.current())
+        return CloneSource(url=url, username=self.CLONE_USER, token=await self.client.token.current())
 
     async def aclose(self) -> None:
         await self.client.aclose()

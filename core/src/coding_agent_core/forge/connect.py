@@ -40,7 +40,7 @@ def connect_forge(
     """
     section = settings.forge(platform)
     token = Token(platform, Secrets(section.personal_access_token), token_place(settings, platform))
-    token.current()
+    token.read()
 
     kind: type[Forge] = forge_module(platform, "client").CLIENT
     client = ForgeClient(section.host, section.api_url, token, kind.HEADERS, policy, clock, pace, transport)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import getproxies
 
@@ -45,9 +45,34 @@ _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
+class TokenSource(Protocol):
+    """Gives the token to send with each request.
+
+    Attributes:
+        place: where a person sets the credential, for messages.
+    """
+
+    place: str
+
+    async def current(self) -> str:
+        """Return the token to send now, a new one if the last one is about to expire.
+
+        Raises:
+            SettingsError: no credential is configured, or it cannot be read.
+            ForgeError: a new token is needed, and the forge gave none.
+        """
+
+    async def identity(self) -> str:
+        """Return a text that changes if the token may belong to another account; never the token itself.
+
+        Raises:
+            SettingsError, ForgeError: as from `current`.
+        """
+
+
 @dataclass
 class Token:
-    """The token of one platform's configured installation, read again when its file changes.
+    """The personal token of one platform's configured installation, read again when its file changes.
 
     Attributes:
         place: where a person sets the token, for messages.
@@ -57,8 +82,15 @@ class Token:
     secrets: Secrets = field(repr=False)
     place: str
 
-    def current(self) -> str:
-        """Return the token to send now.
+    async def current(self) -> str:
+        return self.read()
+
+    async def identity(self) -> str:
+        """Return a hash of the token: another token may be another account's."""
+        return hashlib.sha256(self.read().encode()).hexdigest()
+
+    def read(self) -> str:
+        """Return the configured token.
 
         Raises:
             SettingsError: no token is configured.
@@ -74,10 +106,6 @@ class Token:
             )
         return value
 
-    def fingerprint(self) -> str:
-        """Return a hash that shows whether the token has changed."""
-        return hashlib.sha256(self.current().encode()).hexdigest()
-
 
 @dataclass
 class ForgeClient:
@@ -92,7 +120,7 @@ class ForgeClient:
 
     host: str
     api_url: str
-    token: Token
+    token: TokenSource
     headers: Mapping[str, str]
     policy: RetryPolicy
     clock: Clock
@@ -174,7 +202,7 @@ class ForgeClient:
         Raises:
             ForgeError: there is no complete answer within `TOTAL_TIMEOUT` and `_LONGEST`.
         """
-        url, headers = call.path, self._headers() if with_token else {}
+        url, headers = call.path, await self._headers() if with_token else {}
         end = bytearray()
         size = 0
         try:
@@ -240,9 +268,11 @@ class ForgeClient:
 
     def _problem(self, call: Call, response: httpx.Response, content: bytes) -> ForgeError:
         status, headers, now = response.status_code, response.headers, self.clock.now()
-        return forge_error(
+        error = forge_error(
             status, headers, content, what=call.what, host=self.host, token=self.token.place, now=now
         )
+        error.answered_at = _date_of(headers)
+        return error
 
     def _unreachable(self, call: Call, error: Exception) -> ForgeUnavailableError:
         reason = str(error) or type(error).__name__
@@ -250,9 +280,9 @@ class ForgeClient:
             reason = f"no complete answer within {TOTAL_TIMEOUT:.0f} s"
         return ForgeUnavailableError(f"{self.host} cannot be reached while {call.what}: {reason[:200]}")
 
-    def _headers(self) -> dict[str, str]:
+    async def _headers(self) -> dict[str, str]:
         # `Bearer` works for all kinds of tokens on both forges, and HTTP libraries keep this header secret.
-        return {**self.headers, "Authorization": f"Bearer {self.token.current()}"}
+        return {**self.headers, "Authorization": f"Bearer {await self.token.current()}"}
 
     async def _following(self, call: Call) -> httpx.Response:
         """Send a call and follow redirects on the same host, e.g. that of a renamed repository.
@@ -271,7 +301,7 @@ class ForgeClient:
 
     async def _sent(self, call: Call) -> httpx.Response:
         """Send one request when the rate permits it, and return the answer with any status."""
-        headers = self._headers()
+        headers = await self._headers()
         if self.pace is not None:
             await self.pace.turn(call.kind)
         try:
@@ -321,10 +351,15 @@ def answered_at(response: httpx.Response, clock: Clock) -> datetime:
     The header `Date` has whole seconds, and GitLab's times are finer. So this is the end of that second: no
     time in the answer is later.
     """
+    date = _date_of(response.headers)
+    return clock.now() if date is None else date.replace(microsecond=999_999)
+
+
+def _date_of(headers: Mapping[str, str]) -> datetime | None:
     try:
-        return parsedate_to_datetime(response.headers["date"]).replace(microsecond=999_999)
+        return parsedate_to_datetime(headers["date"])
     except (KeyError, ValueError):
-        return clock.now()
+        return None
 
 
 def log_text(content: bytes, marks: re.Pattern[str]) -> str:

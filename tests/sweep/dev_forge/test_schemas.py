@@ -6,11 +6,14 @@ What the answers mean is tested with the product's own clients, in tests/integra
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import jwt
 import pytest
+from coding_agent_core.forge.github.app import claims
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.flavours import FLAVOURS
 from coding_agent_forge.git import branch_sha, set_branch
@@ -30,6 +33,7 @@ from tests.fixtures.forge import (
     git,
     push_fix,
 )
+from tests.fixtures.github_app import create_app, install, key_pair
 from tests.fixtures.github_graphql import validate_exchange
 from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, validate_request, validate_response
 from tests.fixtures.gitlab_schema import validate_answer
@@ -37,6 +41,11 @@ from tests.fixtures.hook_receiver import HookReceiver
 
 EYES = {"content": "eyes"}
 COLOR = {"name": "new", "color": "00ff00"}
+NARROW = {"repositories": ["pricing"], "permissions": {"contents": "read"}}
+JWT = "{jwt}"
+INSTALLATIONS = "/app/installations"
+"""GitHub's description of this list asks for an account that is a user and an enterprise at once (`allOf`).
+So the entries are checked as single installations, whose description is right."""
 HOOK = {"url": "{hook}", "content_type": "json", "secret": "x"}
 
 
@@ -46,6 +55,7 @@ class Ask:
 
     Attributes:
         request: method and path with query; `{words}` stand for ids of the forge and of earlier answers.
+        token: may contain `{words}`, too.
         keep: the word for the answer's `id` in later requests.
     """
 
@@ -134,6 +144,19 @@ GITHUB = (
     Ask("GET {repo}/hooks/{told}/deliveries/{delivery}", token=PERSON_TOKEN),
     Ask("POST {repo}/hooks/{told}/deliveries/{delivery}/attempts", 202, token=PERSON_TOKEN),
     Ask("POST {repo}/hooks/{told}/pings", 204, token=PERSON_TOKEN),
+    Ask("GET /app", token=JWT),
+    Ask("GET /app", 401),
+    Ask("GET /app/installations", token=JWT),
+    Ask("GET /app/installations/{installation}", token=JWT),
+    Ask("GET /app/installations/1", 404, token=JWT),
+    Ask("GET {repo}/installation", token=JWT),
+    Ask("GET /repos/mallory/pricing/installation", 404, token=JWT),
+    Ask("POST /app/installations/{installation}/access_tokens", 201, token=JWT),
+    Ask("POST /app/installations/{installation}/access_tokens", 201, NARROW, JWT),
+    Ask("POST /app/installations/{installation}/access_tokens", 422, {"repositories": ["none"]}, JWT),
+    Ask("POST /app/installations/{installation}/access_tokens", 422, {"permissions": {"pages": "read"}}, JWT),
+    Ask("POST /app/installations/{suspended}/access_tokens", 403, token=JWT),
+    Ask("GET /app/installations/{suspended}", token=JWT),
 )
 MERGE = {"title": "Fix", "source_branch": "fix", "target_branch": "main", "description": "- [ ] tests"}
 FROM_A_FORK = {"title": "Fix", "source_branch": "main", "target_branch": "main"}
@@ -298,7 +321,17 @@ def words_of(forge: ForgeServer, hook: str) -> dict[str, Any]:
         "hook": hook,
         "told": store.hooks[0].id,
         "delivery": delivery.id,
+        **(words_of_app(forge) if forge.flavour == "github" else {}),
     }
+
+
+def words_of_app(forge: ForgeServer) -> dict[str, Any]:
+    """Create an App with two installations, one of them suspended."""
+    app = create_app(forge)
+    installation, suspended = install(forge, app), install(forge, app)
+    suspended.suspended_at = now = datetime.now(UTC)
+    jwt_of_app = jwt.encode(dict(claims(app.id, now)), key_pair()[0], algorithm="RS256")
+    return {"installation": installation.id, "suspended": suspended.id, "jwt": jwt_of_app}
 
 
 def filled(value: Any, words: dict[str, Any]) -> Any:
@@ -312,7 +345,7 @@ def mismatches(forge: ForgeServer, asks: tuple[Ask, ...], words: dict[str, Any])
     for ask in asks:
         method, _, path = ask.request.format(**words).partition(" ")
         body, where = filled(ask.body, words), urlsplit(path)
-        with client(forge, ask.token) as api:
+        with client(forge, filled(ask.token, words)) as api:
             answer = api.request(method, path, json=body)
         if answer.status_code != ask.status:
             yield f"{method} {path}: {answer.status_code} {answer.text[:500]}"
@@ -328,6 +361,11 @@ def mismatches(forge: ForgeServer, asks: tuple[Ask, ...], words: dict[str, Any])
                 if ask.status != 422:
                     query = dict(parse_qsl(where.query))
                     validate_request(method, where.path, query, body, product=product)
+                if where.path == INSTALLATIONS and ask.status == 200:
+                    for one in shown:
+                        path = f"{INSTALLATIONS}/{one['id']}"
+                        validate_response(method, path, ask.status, one, product=product)
+                    continue
                 validate_response(method, where.path, ask.status, shown, product=product)
         except AssertionError as error:
             yield str(error)

@@ -13,6 +13,7 @@ from fastapi import Request
 from starlette.responses import PlainTextResponse, Response
 
 from coding_agent_forge import git
+from coding_agent_forge.apps import includes
 from coding_agent_forge.eventlog import pushed_refs
 from coding_agent_forge.identity import authenticate, token_of
 from coding_agent_forge.model import Flavour, Repository, Role, User
@@ -42,7 +43,7 @@ async def serve(request: Request, sandbox: Sandbox) -> Response:
         return PlainTextResponse("Please upgrade your git client: only smart HTTP is served.", 403)
     pushing = "git-receive-pack" in (service, request.query_params.get("service"))
     repository = sandbox.store.repository(found["name"])
-    user = authenticate(request.headers, sandbox.store.users, sandbox.clock())
+    user = authenticate(request.headers, sandbox.store.accounts(), sandbox.clock())
     refusal = _refusal(request, repository, user, pushing)
     if refusal is not None:
         return refusal
@@ -75,7 +76,11 @@ def _refusal(
     role = repository.role(user) if repository and user else None
     if repository is None or (user is not None and role is None):
         return PlainTextResponse("Repository not found.", 404)
-    if pushing and (role is None or not role.may_write):
+    grant, level = user.grant if user else None, "write" if pushing else "read"
+    granted = grant is None or includes(grant.permissions, "contents", level)
+    if not granted and not pushing:
+        return PlainTextResponse("Repository not found.", 404)
+    if pushing and (role is None or not role.may_write or not granted):
         return PlainTextResponse(f"Write access to {repository.full_name} not granted.", 403)
     if pushing and repository.archived:
         return PlainTextResponse(f"{repository.full_name} is archived and read-only.", 403)

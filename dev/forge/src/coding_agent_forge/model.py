@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
@@ -43,11 +44,25 @@ class Role(StrEnum):
         return self is not Role.READ
 
 
+@dataclass(frozen=True)
+class Grant:
+    """What an App's token reaches: repositories by id, and permissions as GitHub's API names them."""
+
+    repositories: frozenset[int]
+    permissions: Mapping[str, str]
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may write anything."""
+        return any(level != "read" for level in self.permissions.values())
+
+
 @dataclass
 class User:
     """Somebody with a token. `bot` accounts are shown as such by GitHub.
 
     Attributes:
+        grant: the limits of an App's token. The users of an App's tokens are equal to its account.
         reads_checks: whether the token may read check runs, which no fine-grained token of GitHub may.
         token_expires_at: the day, in UTC, with whose beginning the token ends; `None`: never.
         token_id: the number of the token, which rotating it changes.
@@ -56,12 +71,13 @@ class User:
     id: int
     login: str
     name: str
-    token: str = field(repr=False)
+    token: str = field(repr=False, compare=False)
     admin: bool = False
     bot: bool = False
     reads_checks: bool = True
     token_expires_at: date | None = None
     token_id: int = 1
+    grant: Grant | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass
@@ -244,6 +260,8 @@ class Repository:
         """What somebody may do here; `None`: not even see it."""
         if user.admin:
             return Role.ADMIN
+        if user.grant is not None and self.id in user.grant.repositories:
+            return Role.WRITE if user.grant.writes else Role.READ
         return self.roles.get(user.login, None if self.private else Role.READ)
 
     def protects(self, branch: str) -> bool:

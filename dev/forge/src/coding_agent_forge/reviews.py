@@ -73,7 +73,7 @@ class Reviews:
         review = self._review(item, actor, state, body)
         github = self.store.flavour is Flavour.GITHUB
         if github:
-            item.reviewers = [user for user in item.reviewers if user is not actor]
+            item.reviewers = [user for user in item.reviewers if user != actor]
         elif actor not in item.reviewers and actor is not item.author:
             item.reviewers.append(actor)
         if state == "PENDING":
@@ -110,7 +110,7 @@ class Reviews:
         state = "UNREVIEWED"
         for review in self._reviews[item.id]:
             weaker = review.state == "COMMENTED" and state in ("APPROVED", "CHANGES_REQUESTED")
-            if review.author is reviewer and not weaker:
+            if review.author == reviewer and not weaker:
                 state = review.state
         return state
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from itertools import count
 
 from coding_agent_forge import markup
+from coding_agent_forge.apps import Apps
 from coding_agent_forge.clock import utc_now
 from coding_agent_forge.errors import HttpError
 from coding_agent_forge.eventlog import EventLog
@@ -42,13 +43,14 @@ class Store:
     def __init__(self, flavour: Flavour, now: Callable[[], datetime] = utc_now) -> None:
         self.flavour = flavour
         self.now = now
+        self._ids = count(1001)
         self.users: list[User] = []
         self.repositories: list[Repository] = []
         self.hooks: list[Hook] = []
         self.log = EventLog()
+        self.apps = Apps(now, self.next_id)
         self.listener: Callable[[Happening], None] = lambda happening: None
         self.review_requested: Callable[[Item, User, User], None] = lambda item, actor, reviewer: None
-        self._ids = count(1001)
 
     def next_id(self) -> int:
         """A new id, unique in the whole forge."""
@@ -56,7 +58,12 @@ class Store:
 
     def user(self, login: str) -> User | None:
         """The user of a login, in any case of letters."""
-        return next((user for user in self.users if user.login.casefold() == login.casefold()), None)
+        known = (*self.users, *(app.account for app in self.apps.apps))
+        return next((user for user in known if user.login.casefold() == login.casefold()), None)
+
+    def accounts(self) -> list[User]:
+        """Everybody with a token that is valid now."""
+        return [*self.users, *self.apps.actors()]
 
     def repository(self, full_name: str) -> Repository | None:
         """The repository of a full path, in any case of letters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -35,6 +36,19 @@ class Redelivery(Section):
         return self
 
 
+class App(Section):
+    """The GitHub App that gives the tokens, instead of a personal access token."""
+
+    app_id: int = Field(gt=0)
+    """*App ID* on the App's settings page."""
+    installation_id: int | None = Field(default=None, gt=0)
+    """The only installation to use: the number at the end of its page's address. By default, the
+    installation of each repository is looked up."""
+    private_key_file: Path
+    """File with the App's private key in PEM format. Only the token service reads it, and it reads it again
+    when it changes."""
+
+
 class GitHub(ForgeSettings):
     """GitHub. For GitHub Enterprise, set `api_url`."""
 
@@ -50,6 +64,16 @@ class GitHub(ForgeSettings):
     query: str = "state:open archived:false sort:updated-desc"
     """Polling: appended to the search."""
     redelivery: Redelivery = Redelivery()
+    app: App | None = None
+    """GitHub App; not used together with `personal_access_token`."""
+
+    @model_validator(mode="after")
+    def _has_one_identity(self) -> Self:
+        if self.app is not None and self.personal_access_token.configured:
+            raise ValueError(
+                "both app and personal_access_token are set, and they are different accounts: remove one"
+            )
+        return self
 
     @property
     def host(self) -> str:

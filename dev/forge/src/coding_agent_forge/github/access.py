@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
 
+from coding_agent_forge.apps import check_permission
 from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github.items import ItemRenderer
 from coding_agent_forge.identity import authenticate, token_of
@@ -37,10 +38,11 @@ Render = Annotated[ItemRenderer, Depends(renderer_of)]
 
 def actor(request: Request, sandbox: SandboxOf) -> User:
     """Who is asking."""
-    user = authenticate(request.headers, sandbox.store.users, sandbox.clock())
+    user = authenticate(request.headers, sandbox.store.accounts(), sandbox.clock())
     if user is None:
         given = token_of(request.headers) is not None
         raise HttpError(401, "Bad credentials" if given else "Requires authentication")
+    check_permission(user, request.method, request.url.path.removeprefix("/api/v3"))
     request.state.user = user
     return user
 

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github import (
     graphql,
+    routes_app,
     routes_checks,
     routes_hooks,
     routes_issues,
@@ -33,6 +34,7 @@ def router() -> APIRouter:
     """Every route of the API, and of the store of logs beside it."""
     api = APIRouter(prefix=PREFIX)
     for module in (
+        routes_app,
         routes_repository,
         routes_issues,
         routes_reactions,

@@ -205,7 +205,7 @@ async def edit_comment(
 ) -> dict[str, Any]:
     """Edit a comment: one's own, or with write access."""
     item, comment = find_comment(repository, comment_id)
-    if comment.author is not user:
+    if comment.author != user:
         needs_write(repository, user)
     sandbox.store.edit_comment(repository, item, user, comment, text.body)
     return render.comment(repository, item, comment)

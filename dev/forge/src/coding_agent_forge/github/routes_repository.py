@@ -198,6 +198,6 @@ def _places_exist(query: str, visible: set[str], sandbox: SandboxOf) -> None:
 async def attachment(name: str, request: Request, sandbox: SandboxOf) -> Response:
     """A file that somebody attached; to strangers none is there."""
     data = sandbox.attachments.get(name)
-    if data is None or authenticate(request.headers, sandbox.store.users, sandbox.clock()) is None:
+    if data is None or authenticate(request.headers, sandbox.store.accounts(), sandbox.clock()) is None:
         raise HttpError(404, "Not Found")
     return Response(data, media_type="application/octet-stream")

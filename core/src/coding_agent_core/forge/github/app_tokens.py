@@ -1,0 +1,307 @@
+"""Gets tokens for the installations of a GitHub App, and keeps each in memory until it is about to expire."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TypeVar
+
+import httpx
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from pydantic import Field
+
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeRefusedError,
+    ForgeUnavailableError,
+    SettingsError,
+    TokenMissingError,
+)
+from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, path
+from coding_agent_core.forge.github.app import (
+    PERMISSIONS,
+    AppPlaces,
+    AppProblem,
+    AppRefusedError,
+    Installation,
+    Purpose,
+    app_problem,
+    claims,
+)
+from coding_agent_core.forge.github.client import GitHubForge
+from coding_agent_core.forge.github.settings import App, GitHub
+from coding_agent_core.forge.http import ForgeClient, answered_at
+from coding_agent_core.forge.pacing import Paced
+from coding_agent_core.retry import Clock, RetryPolicy
+from coding_agent_core.settings.section import Secrets, SecretSettings
+
+_logger = logging.getLogger("coding_agent.github_app")
+_T = TypeVar("_T")
+
+RENEW_BEFORE = 600.0
+"""A token with fewer seconds left is replaced. A push that starts now then has this time."""
+_LEAST = 60.0
+"""A token with more seconds left than this still serves while GitHub is not available."""
+
+
+@dataclass
+class AppJwt:
+    """The JWT with which the App identifies itself: made for each request, because that takes a millisecond.
+
+    Attributes:
+        place: where a person sets the key, for messages.
+    """
+
+    app: App
+    clock: Clock
+    place: str = "`github.app`"
+    _key: Secrets = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._key = Secrets(SecretSettings(files=(self.app.private_key_file,)))
+
+    async def current(self) -> str:
+        """Return a new JWT.
+
+        Raises:
+            TokenMissingError: the file with the key is absent or empty.
+            SettingsError: the file is not a private RSA key.
+        """
+        text, file = self._key.first(), self.app.private_key_file
+        if text is None:
+            raise TokenMissingError(
+                f"The private key of the GitHub App cannot be read: {file} is absent or empty. Check "
+                "`github.app.private_key_file`, and the Secret that is mounted there."
+            )
+        key = _private_key(text)
+        if key is None:
+            raise SettingsError(
+                f"{file} is not a private RSA key in PEM format. Download one from the App's settings page "
+                "(Private keys), and store the file unchanged."
+            )
+        return jwt.encode(dict(claims(self.app.app_id, self.clock.now())), key, algorithm="RS256")
+
+    async def identity(self) -> str:
+        return str(self.app.app_id)
+
+
+def _private_key(text: str) -> RSAPrivateKey | None:
+    try:
+        key = load_pem_private_key(text.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # e.g. no PEM, or a key with a password
+        return None
+    return key if isinstance(key, RSAPrivateKey) else None
+
+
+@dataclass(frozen=True)
+class AppToken:
+    """A token of an installation.
+
+    Attributes:
+        expires_in: the seconds for which it is still valid.
+        login: the account whose name its comments and pushes have.
+    """
+
+    token: str = field(repr=False)
+    expires_in: float
+    login: str
+
+
+class _TokenAnswer(ResponseModel):
+    token: str = Field(repr=False)
+    expires_at: datetime
+
+
+class _AppAnswer(ResponseModel):
+    slug: str
+
+
+@dataclass(frozen=True)
+class _Kept:
+    token: str = field(repr=False)
+    expires: float
+    """Seconds of our monotonic clock."""
+
+
+class AppTokens:
+    """The tokens of one App's installations.
+
+    Example:
+        tokens = connect_app(settings.github)
+        token = await tokens.token("acme/pricing", Purpose.ATTEMPT)
+    """
+
+    def __init__(self, settings: GitHub, app: App, client: ForgeClient) -> None:
+        self._settings = settings
+        self._app = app
+        self._client = client
+        self._clock = client.clock
+        self._kept: dict[tuple[str, Purpose], _Kept] = {}
+        self._locks: defaultdict[tuple[str, Purpose], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._login: str | None = None
+
+    async def token(self, repository: str, purpose: Purpose) -> AppToken:
+        """Return a token for a repository, with the permissions of a purpose.
+
+        All who wait for the same token share one request. While GitHub is not available, a token that should
+        be renewed is returned as long as it is valid for another minute.
+
+        Args:
+            repository: `owner/name`; empty for all repositories of an installation.
+
+        Raises:
+            AppRefusedError: a person has to change something; the message says what.
+            ForgeError: GitHub is not available, or refuses for another reason.
+            SettingsError: the private key cannot be read.
+        """
+        which = (repository.lower(), purpose)
+        async with self._locks[which]:
+            kept = self._kept.get(which)
+            if kept is None or self._left(kept) <= RENEW_BEFORE:
+                try:
+                    kept = await self._exchange(repository, purpose)
+                except ForgeUnavailableError as error:
+                    if kept is None or self._left(kept) <= _LEAST:
+                        raise
+                    _logger.warning("The token for %s is not renewed yet: %s", repository, error)
+                else:
+                    self._keep(which, kept)
+            return AppToken(kept.token, self._left(kept), await self.login())
+
+    async def login(self) -> str:
+        """Return the login of the App's account, which is cached. It raises the same errors as `token`."""
+        if self._login is None:
+            call = Call("GET", "/app", "asking for the name of the GitHub App")
+            found = await self._asked(lambda: self._client.get(_AppAnswer, call), self._places(""))
+            self._login = f"{found.slug}[bot]"
+        return self._login
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def _left(self, kept: _Kept) -> float:
+        return kept.expires - self._clock.monotonic()
+
+    def _keep(self, which: tuple[str, Purpose], kept: _Kept) -> None:
+        """Remember a token, and forget those that have expired."""
+        self._kept[which] = kept
+        for other in [other for other, one in self._kept.items() if self._left(one) <= 0]:
+            del self._kept[other]
+            if not self._locks[other].locked():
+                del self._locks[other]
+
+    async def _exchange(self, repository: str, purpose: Purpose) -> _Kept:
+        """Find the installation, check that it has what the purpose needs, and get a token."""
+        installation = await self._installation(repository)
+        places = replace(self._places(repository), installation=installation.html_url)
+        permissions = PERMISSIONS[purpose]
+        if installation.suspended_at is not None:
+            raise _refused(AppProblem.SUSPENDED, places)
+        if missing := permissions.missing(installation.permissions):
+            raise _refused(AppProblem.PERMISSION_MISSING, places, missing=", ".join(missing))
+        body: dict[str, object] = {"permissions": permissions.narrowed(installation.permissions)}
+        if repository:
+            body["repositories"] = [repository.partition("/")[2]]
+        call = Call(
+            "POST",
+            path("app", "installations", installation.id, "access_tokens"),
+            f"getting a token for {repository or 'all repositories'}",
+            json=body,
+            # If an answer is lost, its token expires without having been used.
+            repeat=Repeat.SAFE,
+        )
+        response: httpx.Response = await self._asked(lambda: self._client.send(call), places)
+        answer = self._client.parse(_TokenAnswer, response, call)
+        # Both times are of GitHub's clock, so a wrong clock of ours does not matter here.
+        lifetime = (answer.expires_at - answered_at(response, self._clock)).total_seconds()
+        _logger.info("Got a token for %s (%s), valid for %.0f s", repository or "all", purpose, lifetime)
+        return _Kept(answer.token, self._clock.monotonic() + lifetime)
+
+    async def _installation(self, repository: str) -> Installation:
+        places = self._places(repository)
+        chosen = self._app.installation_id
+        if chosen is None and not repository:
+            return await self._only_installation()
+        where = (
+            path("app", "installations", chosen)
+            if chosen is not None
+            else path("repos", *repository.split("/")) + "/installation"
+        )
+        call = Call("GET", where, f"looking up the GitHub App's installation for {repository or 'a search'}")
+        return await self._asked(
+            lambda: self._client.get(Installation, call), places, by_id=chosen is not None
+        )
+
+    async def _only_installation(self) -> Installation:
+        places = self._places("")
+        call = Call("GET", "/app/installations", "listing the GitHub App's installations")
+        found = await self._asked(lambda: self._client.get(list[Installation], call), places)
+        if not found:
+            raise _refused(AppProblem.NOT_INSTALLED, places)
+        if len(found) > 1:
+            raise ForgeRefusedError(
+                f"{places.app} has {len(found)} installations, and a poll searches one. Set "
+                "`github.app.installation_id` to the number at the end of the installation's address."
+            )
+        return found[0]
+
+    def _places(self, repository: str) -> AppPlaces:
+        return AppPlaces(
+            host=self._settings.host,
+            app=f"GitHub App {self._app.app_id}",
+            repository=repository,
+            key_file=str(self._app.private_key_file),
+        )
+
+    async def _asked(
+        self, request: Callable[[], Awaitable[_T]], places: AppPlaces, *, by_id: bool = False
+    ) -> _T:
+        """Send a request. If GitHub refuses it for a known reason, raise the sentence for it."""
+        try:
+            return await request()
+        except ForgeError as error:
+            problem = app_problem(error, by_id=by_id)
+            if problem is None:
+                raise
+            at = error.answered_at
+            ahead = None if at is None else (self._clock.now() - at).total_seconds()
+            raise AppRefusedError(
+                problem, places.sentence(problem, seconds=ahead), status=error.status
+            ) from error
+
+
+def _refused(problem: AppProblem, places: AppPlaces, *, missing: str = "") -> AppRefusedError:
+    return AppRefusedError(problem, places.sentence(problem, missing=missing))
+
+
+def connect_app(
+    settings: GitHub,
+    *,
+    policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable
+    clock: Clock = Clock(),  # noqa: B008 - immutable
+    transport: httpx.AsyncBaseTransport | None = None,
+    pace: Paced | None = None,
+) -> AppTokens:
+    """Return the tokens of the configured App, without opening a connection.
+
+    Args:
+        transport: replaces the network in tests.
+
+    Raises:
+        SettingsError: no App is configured.
+    """
+    app = settings.app
+    if app is None:
+        raise SettingsError("No GitHub App is configured: set `github.app`.")
+    jwt_source = AppJwt(app, clock)
+    client = ForgeClient(
+        settings.host, settings.api_url, jwt_source, GitHubForge.HEADERS, policy, clock, pace, transport
+    )
+    return AppTokens(settings, app, client)

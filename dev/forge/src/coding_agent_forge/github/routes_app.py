@@ -1,0 +1,152 @@
+"""What an App asks with its JWT: itself, its installations, and tokens for them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel
+
+from coding_agent_forge.apps import App, Installation
+from coding_agent_forge.errors import HttpError
+from coding_agent_forge.github.access import Render, SandboxOf, paged
+from coding_agent_forge.github.items import ItemRenderer
+from coding_agent_forge.github.render import node_id
+from coding_agent_forge.identity import token_of
+from coding_agent_forge.model import Role
+from coding_agent_forge.sandbox import Sandbox
+from coding_agent_forge.timestamps import github_time
+
+router = APIRouter()
+_EVENTS = ["issue_comment", "issues", "pull_request"]
+
+
+def app_of(request: Request, sandbox: SandboxOf) -> App:
+    """The App whose JWT the request has."""
+    return sandbox.store.apps.authenticate(token_of(request.headers))
+
+
+Asking = Annotated[App, Depends(app_of)]
+
+
+def installation_of(installation_id: int, app: Asking, sandbox: SandboxOf) -> Installation:
+    """The App's installation of the path."""
+    for one in sandbox.store.apps.installations:
+        if one.id == installation_id and one.app is app:
+            return one
+    raise HttpError(404, "Not Found")
+
+
+Installed = Annotated[Installation, Depends(installation_of)]
+
+
+class TokenRequest(BaseModel):
+    """Body of `POST access_tokens`."""
+
+    repositories: list[str] | None = None
+    permissions: dict[str, str] | None = None
+
+
+@router.get("/app")
+async def get_app(app: Asking, render: Render, sandbox: SandboxOf) -> dict[str, Any]:
+    """The App itself."""
+    return {
+        "id": app.id,
+        "slug": app.slug,
+        "node_id": node_id("App", app.id),
+        "client_id": f"Iv1.{app.id:016x}",
+        "owner": render.user(app.owner),
+        "name": app.slug,
+        "description": None,
+        "external_url": render.base,
+        "html_url": f"{render.base}/apps/{app.slug}",
+        "created_at": github_time(app.created_at),
+        "updated_at": github_time(app.created_at),
+        "permissions": dict(app.permissions),
+        "events": _EVENTS,
+        "installations_count": sum(one.app is app for one in sandbox.store.apps.installations),
+    }
+
+
+@router.get("/app/installations")
+async def installations(
+    request: Request, response: Response, app: Asking, render: Render, sandbox: SandboxOf
+) -> list[dict[str, Any]]:
+    """The App's installations."""
+    found = [one for one in sandbox.store.apps.installations if one.app is app]
+    return [_installation(one, render, sandbox) for one in paged(found, request, response)]
+
+
+@router.get("/app/installations/{installation_id}")
+async def get_installation(installation: Installed, render: Render, sandbox: SandboxOf) -> dict[str, Any]:
+    """One installation."""
+    return _installation(installation, render, sandbox)
+
+
+@router.get("/repos/{owner}/{repo}/installation")
+async def repository_installation(
+    owner: str, repo: str, app: Asking, render: Render, sandbox: SandboxOf
+) -> dict[str, Any]:
+    """The installation that reaches a repository."""
+    repository = sandbox.store.repository(f"{owner}/{repo}")
+    for one in sandbox.store.apps.installations:
+        if repository is not None and one.app is app and one.includes(repository):
+            return _installation(one, render, sandbox)
+    raise HttpError(404, "Not Found")
+
+
+@router.post("/app/installations/{installation_id}/access_tokens", status_code=201)
+async def create_token(
+    installation: Installed, render: Render, sandbox: SandboxOf, wanted: TokenRequest | None = None
+) -> dict[str, Any]:
+    """A token for an hour."""
+    wanted = wanted or TokenRequest()
+    reached = [one for one in sandbox.store.repositories if installation.includes(one)]
+    names = wanted.repositories
+    if names is not None:
+        reached = [one for one in reached if one.name.casefold() in {name.casefold() for name in names}]
+        if len(reached) < len(names):
+            raise HttpError(
+                422,
+                "There is at least one repository that does not exist or is not accessible to the parent "
+                "installation.",
+            )
+    token = sandbox.store.apps.exchange(installation, reached, wanted.permissions)
+    assert token.actor.grant is not None
+    shown: dict[str, Any] = {
+        "token": token.actor.token,
+        "expires_at": github_time(token.expires_at),
+        "permissions": dict(token.actor.grant.permissions),
+        "repository_selection": "all" if names is None and installation.repositories is None else "selected",
+    }
+    if names is not None:
+        users = sandbox.store.users
+        shown["repositories"] = [render.full_repository(one, users, Role.WRITE) for one in reached]
+    return shown
+
+
+def _installation(one: Installation, render: ItemRenderer, sandbox: Sandbox) -> dict[str, Any]:
+    api = f"{render.api}/app/installations/{one.id}"
+    account = next(repository for repository in sandbox.store.repositories if repository.owner == one.owner)
+    owner = render.owner(account, sandbox.store.users)
+    return {
+        "id": one.id,
+        "account": owner,
+        "repository_selection": "all" if one.repositories is None else "selected",
+        "access_tokens_url": f"{api}/access_tokens",
+        "repositories_url": f"{render.api}/installation/repositories",
+        "html_url": f"{render.base}/organizations/{one.owner}/settings/installations/{one.id}",
+        "app_id": one.app.id,
+        "app_slug": one.app.slug,
+        "target_id": owner["id"],
+        "target_type": owner["type"],
+        "permissions": dict(one.permissions),
+        "events": _EVENTS,
+        "created_at": github_time(one.created_at),
+        "updated_at": github_time(one.created_at),
+        "single_file_name": None,
+        "has_multiple_single_files": False,
+        "single_file_paths": [],
+        "suspended_by": None if one.suspended_at is None else render.user(one.app.owner),
+        "suspended_at": None if one.suspended_at is None else github_time(one.suspended_at),
+    }

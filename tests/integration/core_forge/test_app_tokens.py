@@ -1,0 +1,219 @@
+"""Tokens of a GitHub App, against the sandbox: limits, renewal, a sentence for each thing that is wrong."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError, TokenMissingError
+from coding_agent_core.forge.github.app import AppProblem, AppRefusedError, Purpose
+from coding_agent_core.forge.github.app_tokens import AppTokens, connect_app
+from coding_agent_core.retry import Clock, RetryPolicy
+from coding_agent_forge import ForgeServer
+from coding_agent_forge.apps import App, Installation
+
+from tests.fixtures.forge import REPOSITORY, client, git, git_url, plant_fault
+from tests.fixtures.github_app import GRANTED, app_settings, create_app, install, key_pair
+
+ONCE = RetryPolicy(tries=1)
+
+
+class World:
+    """An App that is installed for all of `acme`, and the clocks of both sides."""
+
+    def __init__(self, forge: ForgeServer, folder: Path) -> None:
+        self.forge = forge
+        self.app: App = create_app(forge)
+        self.installation: Installation = install(forge, self.app)
+        self.key_file = folder / "key.pem"
+        self.settings = app_settings(forge, self.app, self.key_file)
+        self.ahead = 0.0
+        self.elapsed = 0.0
+
+    def tokens(self) -> AppTokens:
+        clock = Clock(
+            now=lambda: datetime.now(UTC) + timedelta(seconds=self.ahead + self.elapsed),
+            monotonic=lambda: self.elapsed,
+        )
+        return connect_app(self.settings, clock=clock, policy=ONCE)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let both clocks go on."""
+        self.elapsed += seconds
+        self.forge.sandbox.clock.ahead += timedelta(seconds=seconds)
+
+    def select(self, **settings: object) -> None:
+        assert self.settings.app is not None
+        app = self.settings.app.model_copy(update=settings)
+        self.settings = self.settings.model_copy(update={"app": app})
+
+    @property
+    def exchanges(self) -> int:
+        return sum(one.path.endswith("/access_tokens") for one in self.forge.sandbox.requests)
+
+
+@pytest.fixture
+def world(github_forge: ForgeServer, tmp_path: Path) -> World:
+    return World(github_forge, tmp_path)
+
+
+def status(world: World, token: str, path: str, method: str = "GET") -> tuple[int, str]:
+    with client(world.forge, token) as api:
+        answer = api.request(method, path, json={} if method != "GET" else None)
+        return answer.status_code, answer.json().get("message", "") if answer.is_error else ""
+
+
+async def test_a_token_reaches_one_repository_with_the_permissions_of_its_purpose(
+    world: World, tmp_path: Path
+) -> None:
+    other = world.forge.fork(REPOSITORY, "mallory", private=True)
+    tokens = world.tokens()
+    attempt = await tokens.token(REPOSITORY, Purpose.ATTEMPT)
+    evidence = await tokens.token(REPOSITORY, Purpose.EVIDENCE)
+    assert attempt.login == "coding-agent[bot]"
+    assert 3500 < attempt.expires_in <= 3600
+    assert attempt.token not in repr(attempt) + repr(vars(tokens))
+    repository, issue = f"/repos/{REPOSITORY}", f"/repos/{REPOSITORY}/issues/1/comments"
+    forbidden = (403, "Resource not accessible by integration")
+    assert await asyncio.to_thread(status, world, attempt.token, repository) == (200, "")
+    assert await asyncio.to_thread(status, world, evidence.token, issue, "POST") == forbidden
+    assert (await asyncio.to_thread(status, world, attempt.token, issue, "POST"))[0] == 422
+    assert await asyncio.to_thread(status, world, attempt.token, f"/repos/{other.full_name}") == (
+        404,
+        "Not Found",
+    )
+    clones = {
+        name: (await asyncio.to_thread(git, "clone", git_url(world.forge, one.token), name, cwd=tmp_path))
+        for name, one in (("attempt", attempt), ("evidence", evidence))
+    }
+    assert [clone.returncode for clone in clones.values()] == [0, 0]
+    pushes = {
+        name: await asyncio.to_thread(git, "push", "origin", "HEAD:refs/heads/fix", cwd=tmp_path / name)
+        for name in ("evidence", "attempt")
+    }
+    assert pushes["evidence"].returncode != 0
+    assert "not granted" in pushes["evidence"].stderr or "403" in pushes["evidence"].stderr
+    assert pushes["attempt"].returncode == 0
+    await tokens.aclose()
+
+
+async def test_a_token_is_renewed_before_it_expires_and_serves_while_github_is_down(world: World) -> None:
+    tokens = world.tokens()
+    first, *others = await asyncio.gather(*(tokens.token(REPOSITORY, Purpose.REPORT) for _ in range(5)))
+    assert {one.token for one in others} == {first.token}
+    assert world.exchanges == 1
+
+    world.pass_time(2900)
+    assert (await tokens.token("ACME/pricing", Purpose.REPORT)).token == first.token
+    world.pass_time(200)  # 500 s are left
+    fault = await asyncio.to_thread(plant_fault, world.forge, path=".*/access_tokens", status=502, times=1)
+    assert fault
+    assert (await tokens.token(REPOSITORY, Purpose.REPORT)).token == first.token
+    second = await tokens.token(REPOSITORY, Purpose.REPORT)
+    assert second.token != first.token
+    assert second.expires_in > 3500
+
+    world.pass_time(3595)
+    await asyncio.to_thread(plant_fault, world.forge, path=".*/access_tokens", status=502, times=1)
+    with pytest.raises(ForgeUnavailableError, match="could not answer"):
+        await tokens.token(REPOSITORY, Purpose.REPORT)
+    assert (await tokens.token(REPOSITORY, Purpose.REPORT)).token != second.token
+    await tokens.aclose()
+
+
+async def test_a_poll_needs_one_installation(world: World) -> None:
+    tokens = world.tokens()
+    found = await tokens.token("", Purpose.POLL)
+    assert await asyncio.to_thread(status, world, found.token, "/search/issues?q=is:issue") == (200, "")
+    world.forge.run(lambda: world.forge.sandbox.store.apps.install(world.app, "acme"))
+    assert (await tokens.token("", Purpose.POLL)).token == found.token
+    with pytest.raises(ForgeError, match=r"has 2 installations.*installation_id"):
+        await world.tokens().token("", Purpose.POLL)
+    world.select(installation_id=world.installation.id)
+    assert await world.tokens().token("", Purpose.POLL)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Something that is wrong; what it leads to, and a part of the sentence."""
+
+    id: str
+    change: Callable[[World], object]
+    error: AppProblem | type[Exception]
+    said: str
+
+
+def _other_key(world: World) -> None:
+    world.key_file.write_text(key_pair(1)[0], encoding="utf-8")
+
+
+def _suspend(world: World) -> None:
+    world.installation.suspended_at = datetime.now(UTC)
+
+
+def _lack(world: World) -> None:
+    world.installation.permissions = {**GRANTED, "contents": "read"}
+
+
+def _only_other(world: World) -> None:
+    world.installation.repositories = ["other"]
+
+
+def _only_other_by_id(world: World) -> None:
+    _only_other(world)
+    world.select(installation_id=world.installation.id)
+
+
+WRONG = (
+    Wrong("key of another App", _other_key, AppProblem.KEY_REFUSED, "Private keys"),
+    Wrong("public key", lambda world: world.key_file.write_text(key_pair()[1]), SettingsError, "private RSA"),
+    Wrong("no key", lambda world: world.key_file.write_text("secret text"), SettingsError, "private RSA"),
+    Wrong("absent key", lambda world: world.key_file.unlink(), TokenMissingError, "private_key_file"),
+    Wrong("App id", lambda world: world.select(app_id=1), AppProblem.APP_UNKNOWN, "github.app.app_id"),
+    Wrong("fast clock", lambda world: setattr(world, "ahead", 300), AppProblem.CLOCK_WRONG, "s ahead"),
+    Wrong("slow clock", lambda world: setattr(world, "ahead", -900), AppProblem.CLOCK_WRONG, "s behind"),
+    Wrong(
+        "not installed",
+        lambda world: world.forge.sandbox.store.apps.installations.clear(),
+        AppProblem.NOT_INSTALLED,
+        "Install App",
+    ),
+    Wrong(
+        "installation id",
+        lambda world: world.select(installation_id=1),
+        AppProblem.INSTALLATION_UNKNOWN,
+        "github.app.installation_id",
+    ),
+    Wrong("suspended", _suspend, AppProblem.SUSPENDED, "/settings/installations/"),
+    Wrong("repository not selected", _only_other, AppProblem.NOT_INSTALLED, "acme/pricing"),
+    Wrong("repository outside", _only_other_by_id, AppProblem.REPOSITORY_OUTSIDE, "Repository access"),
+    Wrong("permission", _lack, AppProblem.PERMISSION_MISSING, "Contents (write)"),
+)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.id)
+async def test_what_is_wrong_is_said_in_a_sentence(world: World, wrong: Wrong) -> None:
+    wrong.change(world)
+    tokens = world.tokens()
+    kind = AppRefusedError if isinstance(wrong.error, AppProblem) else wrong.error
+    with pytest.raises(kind) as caught:
+        await tokens.token(REPOSITORY, Purpose.ATTEMPT)
+    if isinstance(caught.value, AppRefusedError):
+        assert caught.value.problem is wrong.error
+    assert wrong.said in str(caught.value)
+    assert "BEGIN" not in str(caught.value)
+    assert "secret text" not in str(caught.value)
+    await tokens.aclose()
+
+
+async def test_a_rate_limit_is_not_a_refusal(world: World) -> None:
+    def limited(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(403, headers={"retry-after": "90"}, json={"message": "rate limit"})
+
+    tokens = connect_app(world.settings, policy=ONCE, transport=httpx.MockTransport(limited))
+    with pytest.raises(ForgeUnavailableError) as caught:
+        await tokens.token(REPOSITORY, Purpose.ATTEMPT)
+    assert caught.value.retry_after == 90

@@ -65,7 +65,7 @@ class GitHub(ForgeSettings):
     """Polling: appended to the search."""
     redelivery: Redelivery = Redelivery()
     app: App | None = None
-    """GitHub App; not used together with `personal_access_token`."""
+    """GitHub App; not together with `personal_access_token`. Nothing uses it yet (docs/decisions/0031)."""
 
     @model_validator(mode="after")
     def _has_one_identity(self) -> Self:

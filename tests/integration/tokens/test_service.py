@@ -1,0 +1,137 @@
+"""The token service over HTTP, with an App of the sandbox: who gets which token, and who gets none."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from coding_agent_core.errors import CodingAgentError, ForgeRefusedError, ForgeUnavailableError
+from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app_tokens import AppTokens, connect_app
+from coding_agent_core.forge.service_token import ServiceToken
+from coding_agent_core.forge.token_credential import TokenCredential, signed
+from coding_agent_core.retry import Clock, RetryPolicy
+from coding_agent_core.settings.section import Secrets, SecretSettings
+from coding_agent_forge import ForgeServer
+from coding_agent_tokens.app import Identification, token_app
+from coding_agent_tokens.callers import AUDIENCE
+from pydantic import SecretStr
+
+from tests.fixtures.forge import REPOSITORY
+from tests.fixtures.github_app import app_settings, create_app, install
+
+KEY = "k" * 32
+REPORTER, POLLER, STRANGER = (f"system:serviceaccount:agents:{name}" for name in ("reporter", "poller", "x"))
+ACCOUNTS = {"of-the-reporter": REPORTER, "of-the-poller": POLLER, "of-a-stranger": STRANGER}
+
+
+async def review(request: dict[str, Any]) -> Mapping[str, Any]:
+    """An API server that knows these accounts; a token without audience is for another service."""
+    given = request["spec"]["token"]
+    if given == "server-down":
+        raise CodingAgentError("the API server does not answer")
+    if given == "another-audience":
+        return {"status": {"authenticated": True, "user": {"username": REPORTER}}}
+    name = ACCOUNTS.get(given)
+    if name is None:
+        return {"status": {"authenticated": False, "error": "invalid bearer token"}}
+    return {"status": {"authenticated": True, "user": {"username": name}, "audiences": [AUDIENCE]}}
+
+
+class World:
+    """A token service, and an App that is installed for all of `acme`."""
+
+    def __init__(self, forge: ForgeServer, folder: Path) -> None:
+        self.forge = forge
+        self.app = create_app(forge)
+        self.installation = install(forge, self.app)
+        self.key_file = folder / "key.pem"
+        settings = app_settings(forge, self.app, self.key_file)
+        self.host = settings.host
+        self.tokens: AppTokens = connect_app(settings, policy=RetryPolicy(tries=1))
+        keys = Secrets(SecretSettings(values=(SecretStr(KEY),)))
+        programs = {REPORTER: Purpose.REPORT, POLLER: Purpose.POLL}
+        service = token_app(self.tokens, Identification(self.host, keys, programs, review, Clock()))
+        self.transport = httpx.ASGITransport(service)
+        self.learned: list[str] = []
+
+    def credential(self, **changes: Any) -> str:
+        facts = {
+            "job": "acme-pricing-7-1",
+            "host": self.host,
+            "repository": REPOSITORY,
+            "purpose": Purpose.ATTEMPT,
+            "expires": datetime.now(UTC) + timedelta(hours=1),
+        }
+        return signed(TokenCredential.model_validate({**facts, **changes}), KEY)
+
+    async def ask(self, credential: str, repository: str = REPOSITORY) -> str:
+        learned = self.learned.append
+        source = ServiceToken(
+            "http://tokens", repository, lambda: credential, Clock(), learned, transport=self.transport
+        )
+        return await source.current()
+
+    def permissions(self, token: str) -> Mapping[str, str]:
+        [actor] = [one for one in self.forge.sandbox.store.apps.actors() if one.token == token]
+        assert actor.grant is not None
+        return actor.grant.permissions
+
+
+@pytest.fixture
+def world(github_forge: ForgeServer, tmp_path: Path) -> World:
+    return World(github_forge, tmp_path)
+
+
+async def test_each_caller_gets_the_token_of_its_purpose(world: World) -> None:
+    attempt = await world.ask(world.credential())
+    evidence = await world.ask(world.credential(purpose=Purpose.EVIDENCE))
+    reporter = await world.ask("of-the-reporter")
+    poller = await world.ask("of-the-poller", "")
+    assert world.permissions(attempt)["contents"] == "write"
+    assert world.permissions(evidence) == {"metadata": "read", "contents": "read"}
+    assert world.permissions(reporter)["contents"] == "read"
+    assert world.permissions(reporter)["statuses"] == "write"
+    assert set(world.permissions(poller).values()) == {"read"}
+    assert world.learned == [attempt, evidence, reporter, poller]
+    assert await world.ask(world.credential()) == attempt
+
+
+@pytest.mark.parametrize(
+    ("credential", "repository", "said"),
+    [
+        ({}, "acme/other", "may only have a token for acme/pricing"),
+        ({}, "", "not for all repositories"),
+        ({"host": "another.example"}, REPOSITORY, "does not know who asks"),
+        ({"expires": datetime(2020, 1, 1, tzinfo=UTC)}, REPOSITORY, "has expired"),
+        ("of-the-reporter", "", "only a poll"),
+        ("of-a-stranger", REPOSITORY, "does not know who asks"),
+        ("another-audience", REPOSITORY, "does not know who asks"),
+        ("nobody's", REPOSITORY, "does not know who asks"),
+        ("", REPOSITORY, "does not know who asks"),
+        ("x" * 20_000, REPOSITORY, "does not know who asks"),
+    ],
+)
+async def test_nobody_else_gets_a_token(
+    world: World, credential: dict[str, Any] | str, repository: str, said: str
+) -> None:
+    given = credential if isinstance(credential, str) else world.credential(**credential)
+    with pytest.raises(ForgeRefusedError, match=said):
+        await world.ask(given, repository)
+    assert world.forge.sandbox.store.apps.tokens == []
+
+
+async def test_the_sentence_of_a_failure_reaches_the_caller_with_its_class(world: World) -> None:
+    with pytest.raises(ForgeUnavailableError, match="cannot find out who asks"):
+        await world.ask("server-down")
+    key = world.key_file.read_text(encoding="utf-8")
+    world.key_file.unlink()
+    with pytest.raises(ForgeUnavailableError, match="private_key_file") as caught:
+        await world.ask(world.credential())
+    assert caught.value.retry_after == 10
+    world.key_file.write_text(key, encoding="utf-8")
+    world.installation.suspended_at = datetime.now(UTC)
+    with pytest.raises(ForgeRefusedError, match=r"is suspended\. Unsuspend it: .*/settings/installations/"):
+        await world.ask(world.credential())

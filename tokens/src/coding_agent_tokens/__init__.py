@@ -1,0 +1,1 @@
+"""The token service: the only program with the key of the GitHub App."""

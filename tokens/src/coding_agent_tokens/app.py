@@ -1,0 +1,118 @@
+"""The HTTP endpoint of the token service: `POST /v1/token`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol
+
+from coding_agent_core.errors import CodingAgentError, ForgeUnavailableError, TokenMissingError
+from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app_tokens import AppToken
+from coding_agent_core.forge.service_token import PATH
+from coding_agent_core.forge.token_credential import read_credential
+from coding_agent_core.retry import Clock
+from coding_agent_core.settings.section import Secrets
+from fastapi import FastAPI, Header
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from coding_agent_tokens.callers import Caller, attempt_of, program_of, review_request
+
+_logger = logging.getLogger("coding_agent.tokens")
+_RETRY_AFTER = 10
+"""Seconds for callers to wait if GitHub or the API server does not say how long."""
+_LONGEST_CREDENTIAL = 16_384
+
+Review = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
+"""Creates a TokenReview and returns the API server's answer."""
+
+
+class TokenGiver(Protocol):
+    """Gives tokens of the App; see `AppTokens`."""
+
+    async def token(self, repository: str, purpose: Purpose) -> AppToken: ...
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What the service needs to know who asks.
+
+    Attributes:
+        host: the web host of the forge whose App this is.
+        keys: the key for attempts' credentials; during a rotation, also the old one.
+        programs: the purpose of each program, by its ServiceAccount's user name.
+    """
+
+    host: str
+    keys: Secrets
+    programs: Mapping[str, Purpose]
+    review: Review = field(repr=False)
+    clock: Clock
+
+    async def caller(self, authorization: str) -> Caller | None:
+        """Return who sends this header; `None` if nobody who may have tokens.
+
+        Raises:
+            CodingAgentError: the API server cannot be asked.
+        """
+        scheme, _, given = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not given or len(given) > _LONGEST_CREDENTIAL:
+            return None
+        credential = read_credential(given, self.keys.current(), self.clock.now())
+        if credential is not None:
+            return attempt_of(credential, self.host)
+        return program_of(await self.review(review_request(given)), self.programs)
+
+
+class _Wanted(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    repository: str = Field(default="", max_length=200, pattern=r"^([^/\s]+/[^/\s]+)?$")
+
+
+def token_app(tokens: TokenGiver, identification: Identification) -> FastAPI:
+    """Return the app. Every answer but 200 has a `message` for people."""
+    app = FastAPI(title="coding agent tokens", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        return JSONResponse({"status": "healthy"})
+
+    @app.post(PATH)
+    async def token(wanted: _Wanted, authorization: Annotated[str, Header()] = "") -> JSONResponse:
+        try:
+            caller = await identification.caller(authorization)
+        except CodingAgentError as error:
+            _logger.warning("Cannot find out who asks for a token: %s", error)
+            return _unavailable("The token service cannot find out who asks.", None)
+        if caller is None:
+            return _answer(401, "The token service does not know who asks, or the credential has expired.")
+        refusal = caller.refusal(wanted.repository)
+        if refusal is not None:
+            _logger.warning("Refused: %s", refusal)
+            return _answer(403, refusal)
+        try:
+            given = await tokens.token(wanted.repository, caller.purpose)
+        except (ForgeUnavailableError, TokenMissingError) as error:
+            _logger.warning("No token for %s: %s", caller.name, error)
+            return _unavailable(str(error), getattr(error, "retry_after", None))
+        except CodingAgentError as error:
+            _logger.warning("No token for %s: %s", caller.name, error)
+            return _answer(403, str(error))
+        _logger.info("%s has a token for %s", caller.name, wanted.repository or "all repositories")
+        shown = {"token": given.token, "expires_in": given.expires_in, "login": given.login}
+        return JSONResponse(shown, headers={"Cache-Control": "no-store"})
+
+    return app
+
+
+def _answer(status: int, message: str, **headers: str) -> JSONResponse:
+    return JSONResponse({"message": message}, status, headers)
+
+
+def _unavailable(message: str, retry_after: float | None) -> JSONResponse:
+    wait = _RETRY_AFTER if retry_after is None else math.ceil(retry_after)
+    return _answer(503, message, **{"Retry-After": str(wait)})

@@ -1,0 +1,73 @@
+"""Who asks for a token, and for which repositories and purpose they may have one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.token_credential import TokenCredential
+
+AUDIENCE = "coding-agent-tokens"
+"""The audience of the ServiceAccount tokens that programs send. A token for the API server has another."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody who may have tokens.
+
+    Attributes:
+        name: the Job of an attempt, or a ServiceAccount, for the log.
+        repository: the only repository for which the caller may have a token; `None` for any.
+    """
+
+    name: str
+    purpose: Purpose
+    repository: str | None
+
+    def refusal(self, repository: str) -> str | None:
+        """Return why the caller gets no token for this repository; `None` if it does.
+
+        Args:
+            repository: `owner/name`; empty for all repositories of an installation.
+        """
+        if self.repository is not None and self.repository.lower() != repository.lower():
+            asked = repository or "all repositories"
+            return f"{self.name} may only have a token for {self.repository}, not for {asked}."
+        if not repository and self.purpose is not Purpose.POLL:
+            return f"{self.name} may only have a token for one repository; only a poll needs all."
+        return None
+
+
+def attempt_of(credential: TokenCredential, host: str) -> Caller | None:
+    """Return the attempt that a credential identifies; `None` if it is for another forge than ours."""
+    if credential.host.lower() != host.lower():
+        return None
+    return Caller(credential.job, credential.purpose, credential.repository)
+
+
+def review_request(token: str) -> dict[str, Any]:
+    """Return the TokenReview that asks the API server whose token this is."""
+    return {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenReview",
+        "spec": {"token": token, "audiences": [AUDIENCE]},
+    }
+
+
+def program_of(review: Mapping[str, Any], programs: Mapping[str, Purpose]) -> Caller | None:
+    """Return the program that a TokenReview identifies; `None` if it identifies none of ours.
+
+    An API server that does not know audiences leaves them out, and its answer then proves nothing.
+
+    Args:
+        programs: user names of ServiceAccounts, `system:serviceaccount:NAMESPACE:NAME`.
+    """
+    status = review.get("status") or {}
+    if status.get("authenticated") is not True or AUDIENCE not in (status.get("audiences") or ()):
+        return None
+    name = (status.get("user") or {}).get("username")
+    if not isinstance(name, str) or name not in programs:
+        return None
+    return Caller(name, programs[name], None)

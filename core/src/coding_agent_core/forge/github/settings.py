@@ -37,7 +37,7 @@ class Redelivery(Section):
 
 
 class App(Section):
-    """The GitHub App that gives the tokens, instead of a personal access token."""
+    """The GitHub App that gives the tokens, instead of a personal access token. No program uses it yet."""
 
     app_id: int = Field(gt=0)
     """*App ID* on the App's settings page."""
@@ -65,7 +65,7 @@ class GitHub(ForgeSettings):
     """Polling: appended to the search."""
     redelivery: Redelivery = Redelivery()
     app: App | None = None
-    """GitHub App; not together with `personal_access_token`. Nothing uses it yet (docs/decisions/0031)."""
+    """GitHub App; not used together with `personal_access_token`."""
 
     @model_validator(mode="after")
     def _has_one_identity(self) -> Self:

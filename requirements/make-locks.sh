@@ -12,12 +12,11 @@ lock() { # NAME FILE...
         --no-emit-package coding-agent-docs --no-emit-package coding-agent-bench \
         --no-header --no-annotate --output-file "requirements/$name.txt" "$@"
 }
-lock receiver receiver/pyproject.toml
+lock receiver receiver/pyproject.toml tokens/pyproject.toml
 lock operator operator/pyproject.toml plugin/pyproject.toml
 lock consumer consumer/pyproject.toml
 lock user-config user-config/pyproject.toml
 lock egress egress/pyproject.toml
-lock tokens tokens/pyproject.toml
 lock sandbox dev/forge/pyproject.toml dev/model/pyproject.toml
 lock demo receiver/pyproject.toml consumer/pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml
 lock dev pyproject.toml dev/*/pyproject.toml --group dev

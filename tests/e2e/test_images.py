@@ -54,12 +54,12 @@ class Contents:
 AGENT = "pydantic_ai,openai,coding_agent_consumer"
 IMAGES = {
     "receiver": Contents(
-        "coding_agent_core,coding_agent_receiver,fastapi,httpx,kubernetes.aio,pika",
+        "coding_agent_core,coding_agent_receiver,coding_agent_tokens,cryptography,fastapi,httpx,kubernetes.aio,pika",
         f"kopf,jinja2,coding_agent_operator,coding_agent_user_config,{AGENT}",
         megabytes=52,
     ),
     "operator": Contents(
-        "coding_agent_core,coding_agent_operator.reporter,kopf,kubectl_agenttask,httpx",
+        "coding_agent_core,coding_agent_operator.reporter,kopf,kubectl_agenttask,httpx,jwt",
         f"fastapi,limits,pika,jinja2,coding_agent_receiver,coding_agent_user_config,{AGENT}",
         megabytes=48,
     ),

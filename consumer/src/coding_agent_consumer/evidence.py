@@ -103,7 +103,7 @@ def _read_input(environment: Mapping[str, str]) -> VerifyInput:
 
 async def _clone(settings: Settings, given: VerifyInput, environment: Mapping[str, str]) -> None:
     folder = Path(environment["HOME"])
-    forge = connect_forge(settings, given.item.platform)
+    forge = connect_forge(settings, given.item.platform, only=given.item.repository)
     deadline = Deadline.after(given.timeout_seconds)
     try:
         forge_of({forge.host: forge}, given.item)

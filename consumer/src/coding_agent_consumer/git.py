@@ -174,7 +174,7 @@ class Git:
             ) from error
         if code != 0:
             text = redact(said + "\n" + out[-_MAX_ERROR:].decode("utf-8", "replace"), source)
-            with contextlib.suppress(SettingsError):
+            with contextlib.suppress(SettingsError, ForgeError):
                 text = redact(text, await self.credentials())
             raise classify(text, source.url)
         return out

@@ -158,7 +158,7 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
     check_model(settings)
     item = given.task.request.item
     # Only the item's own forge is connected: there may be no credentials for another.
-    forge = connect_forge(settings, item.platform)
+    forge = connect_forge(settings, item.platform, only=item.repository)
     try:
         forge_of({forge.host: forge}, item)
         grace = settings.operator.job.grace_seconds

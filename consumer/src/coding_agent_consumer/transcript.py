@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from coding_agent_core.forge.issued_tokens import issued_tokens
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets, SecretSettings, written_forms
@@ -43,7 +44,8 @@ class Scrub:
     """Replaces secrets with `***`, and shows none of them in its repr.
 
     If a secret comes from a file, its current value and all earlier ones are replaced: a token may change
-    while an attempt works, and texts of the attempt may still contain the old one.
+    while an attempt works, and texts of the attempt may still contain the old one. The same holds for tokens
+    that were issued to this process.
     """
 
     def __init__(self, secrets: Iterable[str], files: Iterable[Secrets] = ()) -> None:
@@ -73,6 +75,7 @@ class Scrub:
         try:
             for file in self._files:
                 self._learn(file.current())
+            self._learn(issued_tokens())
         finally:
             self._reading = False
 
@@ -95,7 +98,7 @@ def scrub_for(settings: Settings) -> Scrub:
         settings.llm.anthropic.api_key,
         settings.llm.google.api_key,
         *(fallback.api_key for fallback in settings.gateway.fallbacks),
-        *(settings.forge(platform).personal_access_token for platform in Platform),
+        *(field for platform in Platform for field in settings.forge(platform).credentials),
         settings.rabbitmq.password,
         settings.user_config_api.api_key,
         *(settings.webhook.secret(platform) for platform in Platform),

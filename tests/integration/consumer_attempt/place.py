@@ -18,6 +18,7 @@ from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.registry import Platform
+from coding_agent_core.retry import Clock
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_forge.model import Kind
@@ -150,13 +151,15 @@ class AttemptPlace:
         make_agent: MakeAgent = ModelAgent,
         record: Callable[[Outcome], None] | None = None,
         lost: asyncio.Event | None = None,
+        clock: Clock = Clock(),  # noqa: B008 - immutable
         **sections: Any,
     ) -> Outcome:
         """Run an attempt in this process, with a workspace of its own."""
         self.workspace.fresh()
         self._label(given.task.request)
         settings = self.settings(**sections)
-        forge = connect_forge(settings, self.platform)
+        only = given.task.request.item.repository
+        forge = connect_forge(settings, self.platform, only=only, clock=clock)
         try:
             stop = stop or asyncio.Event()
             attempt = build_attempt(

@@ -1,15 +1,22 @@
 """A token that is replaced while an attempt works, as a GitHub App's is every hour: the work is delivered."""
 
 import logging
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.attempts import Outcome
+from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.issued_tokens import issued_tokens
+from coding_agent_core.forge.token_credential import TokenCredential, signed
 from coding_agent_core.reasons import Reason
+from coding_agent_core.retry import Clock
 
-from tests.fixtures.system import BOT_TOKEN
+from tests.fixtures.github_app import app_settings, create_app, install
+from tests.fixtures.system import BOT_TOKEN, REPOSITORY
+from tests.fixtures.token_service import KEY, served, service_for
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
 
@@ -46,3 +53,70 @@ async def test_the_work_is_pushed_with_the_new_token(
     assert change.author.login == "coding-agent-bot"
     for token in (BOT_TOKEN, NEW_TOKEN):
         assert token not in caplog.text + outcome.model_dump_json() + change.body
+
+
+class Hours:
+    """The clocks of the forge and of our programs, which a test lets go on."""
+
+    def __init__(self, place: AttemptPlace) -> None:
+        self._place = place
+        self.elapsed = 0.0
+        real = Clock()
+        self.clock = Clock(
+            now=lambda: datetime.now(UTC) + timedelta(seconds=self.elapsed),
+            monotonic=lambda: real.monotonic() + self.elapsed,
+        )
+
+    def go_on(self, seconds: float) -> None:
+        self.elapsed += seconds
+        self._place.system.forge.sandbox.clock.ahead += timedelta(seconds=seconds)
+
+
+class Slow:
+    """An agent whose work takes longer than a token lives."""
+
+    def __init__(self, hours: Hours) -> None:
+        self._hours = hours
+        self.before: tuple[str, ...] = ()
+
+    async def work(self, brief: object, workspace: Workspace, **_: object) -> Outcome:
+        self.before = issued_tokens()
+        await workspace.write_file("a.md", "a\n")
+        self._hours.go_on(3700)
+        return Outcome(reason=Reason.COMPLETED, message="Done.", summary="Wrote it.")
+
+
+async def test_a_token_of_an_app_that_expires_during_the_work_is_renewed(
+    make_place: MakePlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    place = make_place("github", [])
+    forge, hours, known = place.system.forge, Hours(place), set(issued_tokens())
+    app = create_app(forge)
+    install(forge, app)
+    settings = app_settings(forge, app, tmp_path / "key.pem")
+    credential = TokenCredential(
+        job="acme-pricing-1-1",
+        host=settings.host,
+        repository=REPOSITORY,
+        purpose=Purpose.ATTEMPT,
+        expires=datetime.now(UTC) + timedelta(hours=3),
+    )
+    agent = Slow(hours)
+    with served(service_for(settings, clock=hours.clock)) as url:
+        service = {"url": url, "credential": signed(credential, KEY)}
+        section = {"app_id": app.id, "private_key_file": str(tmp_path / "absent"), "service": service}
+        github = {"app": section, "personal_access_token": None}
+        given = place.given()
+        outcome = await place.run(given, make_agent=lambda *_: agent, clock=hours.clock, github=github)
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    assert "coding-agent/issue-1" in place.branches()
+    [change] = place.system.changes()
+    assert change.author.login == "coding-agent[bot]"
+    assert len(set(agent.before) - known) == 2, "the service read the account with another token"
+    issued = set(issued_tokens()) - known
+    assert len(issued) == 3
+    dead = {one.actor.token for one in forge.sandbox.store.apps.tokens} & set(agent.before)
+    assert not dead, "the first tokens had expired when the work was pushed"
+    for secret in (*issued, service["credential"], KEY):
+        assert secret not in caplog.text

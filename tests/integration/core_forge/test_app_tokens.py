@@ -1,6 +1,10 @@
-"""Tokens of a GitHub App, against the sandbox: limits, renewal, a sentence for each thing that is wrong."""
+"""Tokens of a GitHub App, against the sandbox: limits, renewal, a sentence for each thing that is wrong.
+
+The sentence is the same if the token service asks for the token, and it ends an attempt or lets it wait.
+"""
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,15 +12,20 @@ from pathlib import Path
 
 import httpx
 import pytest
+from coding_agent_consumer.attempt import outcome_of_error
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError, TokenMissingError
 from coding_agent_core.forge.github.app import AppProblem, AppRefusedError, Purpose
 from coding_agent_core.forge.github.app_tokens import AppTokens, connect_app
+from coding_agent_core.forge.service_token import ServiceTokens
+from coding_agent_core.forge.token_credential import TokenCredential, signed
+from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Clock, RetryPolicy
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.apps import App, Installation
 
 from tests.fixtures.forge import REPOSITORY, client, git, git_url, plant_fault
 from tests.fixtures.github_app import GRANTED, app_settings, create_app, install, key_pair
+from tests.fixtures.token_service import KEY, secrets_of, service_for
 
 ONCE = RetryPolicy(tries=1)
 
@@ -33,12 +42,28 @@ class World:
         self.ahead = 0.0
         self.elapsed = 0.0
 
-    def tokens(self) -> AppTokens:
-        clock = Clock(
+    @property
+    def clock(self) -> Clock:
+        return Clock(
             now=lambda: datetime.now(UTC) + timedelta(seconds=self.ahead + self.elapsed),
             monotonic=lambda: self.elapsed,
         )
-        return connect_app(self.settings, clock=clock, policy=ONCE)
+
+    def tokens(self) -> AppTokens:
+        return connect_app(self.settings, clock=self.clock, policy=ONCE)
+
+    def through_the_service(self) -> ServiceTokens:
+        """As an attempt gets them."""
+        credential = TokenCredential(
+            job="acme-pricing-1-1",
+            host=self.settings.host,
+            repository=REPOSITORY,
+            purpose=Purpose.ATTEMPT,
+            expires=datetime.now(UTC) + timedelta(hours=1),
+        )
+        transport = httpx.ASGITransport(service_for(self.settings, clock=self.clock))
+        given = secrets_of(signed(credential, KEY))
+        return ServiceTokens("http://tokens", given, Clock(), only=REPOSITORY, transport=transport)
 
     def pass_time(self, seconds: float) -> None:
         """Let both clocks go on."""
@@ -73,7 +98,8 @@ async def test_a_token_reaches_one_repository_with_the_permissions_of_its_purpos
     tokens = world.tokens()
     attempt = await tokens.token(REPOSITORY, Purpose.ATTEMPT)
     evidence = await tokens.token(REPOSITORY, Purpose.EVIDENCE)
-    assert attempt.login == "coding-agent[bot]"
+    own = await tokens.account()
+    assert (own.id, own.login) == (world.app.account.id, "coding-agent[bot]")
     assert 3500 < attempt.expires_in <= 3600
     assert attempt.token not in repr(attempt) + repr(vars(tokens))
     repository, issue = f"/repos/{REPOSITORY}", f"/repos/{REPOSITORY}/issues/1/comments"
@@ -138,12 +164,16 @@ async def test_a_poll_needs_one_installation(world: World) -> None:
 
 @dataclass(frozen=True)
 class Wrong:
-    """Something that is wrong; what it leads to, and a part of the sentence."""
+    """Something that is wrong; the error and a part of its sentence.
+
+    An attempt ends with `reason`, and its class says whether another attempt follows.
+    """
 
     id: str
     change: Callable[[World], object]
     error: AppProblem | type[Exception]
     said: str
+    reason: Reason = Reason.FORGE_REFUSED
 
 
 def _other_key(world: World) -> None:
@@ -171,7 +201,13 @@ WRONG = (
     Wrong("key of another App", _other_key, AppProblem.KEY_REFUSED, "Private keys"),
     Wrong("public key", lambda world: world.key_file.write_text(key_pair()[1]), SettingsError, "private RSA"),
     Wrong("no key", lambda world: world.key_file.write_text("secret text"), SettingsError, "private RSA"),
-    Wrong("absent key", lambda world: world.key_file.unlink(), TokenMissingError, "private_key_file"),
+    Wrong(
+        "absent key",
+        lambda world: world.key_file.unlink(),
+        TokenMissingError,
+        "private_key_file",
+        Reason.FORGE_UNAVAILABLE,
+    ),
     Wrong("App id", lambda world: world.select(app_id=1), AppProblem.APP_UNKNOWN, "github.app.app_id"),
     Wrong("fast clock", lambda world: setattr(world, "ahead", 300), AppProblem.CLOCK_WRONG, "s ahead"),
     Wrong("slow clock", lambda world: setattr(world, "ahead", -900), AppProblem.CLOCK_WRONG, "s behind"),
@@ -207,6 +243,13 @@ async def test_what_is_wrong_is_said_in_a_sentence(world: World, wrong: Wrong) -
     assert "BEGIN" not in str(caught.value)
     assert "secret text" not in str(caught.value)
     await tokens.aclose()
+
+    with pytest.raises(ForgeError) as told:
+        await world.through_the_service().current(REPOSITORY)
+    outcome = outcome_of_error(told.value)
+    assert outcome.reason is wrong.reason
+    shown, said = (re.sub(r"\d+ s (ahead|behind)", "", str(one)) for one in (outcome.message, caught.value))
+    assert shown == said
 
 
 async def test_a_rate_limit_is_not_a_refusal(world: World) -> None:

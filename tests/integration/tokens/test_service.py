@@ -9,20 +9,17 @@ import httpx
 import pytest
 from coding_agent_core.errors import CodingAgentError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.github.app import Purpose
-from coding_agent_core.forge.github.app_tokens import AppTokens, connect_app
-from coding_agent_core.forge.service_token import ServiceToken
+from coding_agent_core.forge.issued_tokens import issued_tokens
+from coding_agent_core.forge.service_token import ServiceTokens
 from coding_agent_core.forge.token_credential import TokenCredential, signed
-from coding_agent_core.retry import Clock, RetryPolicy
-from coding_agent_core.settings.section import Secrets, SecretSettings
+from coding_agent_core.retry import Clock
 from coding_agent_forge import ForgeServer
-from coding_agent_tokens.app import Identification, token_app
 from coding_agent_tokens.callers import AUDIENCE
-from pydantic import SecretStr
 
 from tests.fixtures.forge import REPOSITORY
 from tests.fixtures.github_app import app_settings, create_app, install
+from tests.fixtures.token_service import KEY, secrets_of, service_for
 
-KEY = "k" * 32
 REPORTER, POLLER, STRANGER = (f"system:serviceaccount:agents:{name}" for name in ("reporter", "poller", "x"))
 ACCOUNTS = {"of-the-reporter": REPORTER, "of-the-poller": POLLER, "of-a-stranger": STRANGER}
 
@@ -50,12 +47,8 @@ class World:
         self.key_file = folder / "key.pem"
         settings = app_settings(forge, self.app, self.key_file)
         self.host = settings.host
-        self.tokens: AppTokens = connect_app(settings, policy=RetryPolicy(tries=1))
-        keys = Secrets(SecretSettings(values=(SecretStr(KEY),)))
         programs = {REPORTER: Purpose.REPORT, POLLER: Purpose.POLL}
-        service = token_app(self.tokens, Identification(self.host, keys, programs, review, Clock()))
-        self.transport = httpx.ASGITransport(service)
-        self.learned: list[str] = []
+        self.transport = httpx.ASGITransport(service_for(settings, programs=programs, review=review))
 
     def credential(self, **changes: Any) -> str:
         facts = {
@@ -68,11 +61,12 @@ class World:
         return signed(TokenCredential.model_validate({**facts, **changes}), KEY)
 
     async def ask(self, credential: str, repository: str = REPOSITORY) -> str:
-        learned = self.learned.append
-        source = ServiceToken(
-            "http://tokens", repository, lambda: credential, Clock(), learned, transport=self.transport
+        return await self.source(credential).current(repository)
+
+    def source(self, credential: str) -> ServiceTokens:
+        return ServiceTokens(
+            "http://tokens", secrets_of(credential or "-"), Clock(), transport=self.transport
         )
-        return await source.current()
 
     def permissions(self, token: str) -> Mapping[str, str]:
         [actor] = [one for one in self.forge.sandbox.store.apps.actors() if one.token == token]
@@ -95,7 +89,10 @@ async def test_each_caller_gets_the_token_of_its_purpose(world: World) -> None:
     assert world.permissions(reporter)["contents"] == "read"
     assert world.permissions(reporter)["statuses"] == "write"
     assert set(world.permissions(poller).values()) == {"read"}
-    assert world.learned == [attempt, evidence, reporter, poller]
+    search = await world.ask("of-the-reporter", "")
+    assert set(world.permissions(search).values()) == {"read"}
+    assert {"checks", "contents"} <= set(world.permissions(search))
+    assert {attempt, evidence, reporter, poller} <= set(issued_tokens())
     assert await world.ask(world.credential()) == attempt
 
 
@@ -106,7 +103,6 @@ async def test_each_caller_gets_the_token_of_its_purpose(world: World) -> None:
         ({}, "", "not for all repositories"),
         ({"host": "another.example"}, REPOSITORY, "does not know who asks"),
         ({"expires": datetime(2020, 1, 1, tzinfo=UTC)}, REPOSITORY, "has expired"),
-        ("of-the-reporter", "", "only a poll"),
         ("of-a-stranger", REPOSITORY, "does not know who asks"),
         ("another-audience", REPOSITORY, "does not know who asks"),
         ("nobody's", REPOSITORY, "does not know who asks"),
@@ -121,6 +117,13 @@ async def test_nobody_else_gets_a_token(
     with pytest.raises(ForgeRefusedError, match=said):
         await world.ask(given, repository)
     assert world.forge.sandbox.store.apps.tokens == []
+
+
+async def test_each_caller_learns_the_account(world: World) -> None:
+    found = [await world.source(each).account() for each in (world.credential(), "of-the-poller")]
+    assert {(each.id, each.login) for each in found} == {(world.app.account.id, "coding-agent[bot]")}
+    with pytest.raises(ForgeRefusedError, match="does not know who asks"):
+        await world.source("of-a-stranger").account()
 
 
 async def test_the_sentence_of_a_failure_reaches_the_caller_with_its_class(world: World) -> None:

@@ -7,17 +7,18 @@ from typing import Any
 import pytest
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.github.app import (
-    PERMISSIONS,
     AppPlaces,
     AppProblem,
     Purpose,
     app_problem,
     claims,
+    permissions_for,
 )
 from coding_agent_core.forge.github.settings import GitHub
 from pydantic import ValidationError
 
-ALL = {name: "write" for permissions in PERMISSIONS.values() for name in permissions.required}
+NEEDED = {purpose: permissions_for(purpose, "acme/pricing") for purpose in Purpose}
+ALL = {name: "write" for permissions in NEEDED.values() for name in permissions.required}
 OUTSIDE = (
     "There is at least one repository that does not exist or is not accessible to the parent installation."
 )
@@ -61,18 +62,22 @@ def test_a_jwt_allows_for_a_clock_that_is_a_minute_fast() -> None:
 def test_a_token_gets_what_its_purpose_needs(
     purpose: Purpose, granted: dict[str, str], missing: list[str], narrowed: dict[str, str] | None
 ) -> None:
-    assert PERMISSIONS[purpose].missing(granted) == missing
+    assert NEEDED[purpose].missing(granted) == missing
     if narrowed is not None:
-        assert PERMISSIONS[purpose].narrowed(granted) == narrowed
+        assert NEEDED[purpose].narrowed(granted) == narrowed
 
 
-def test_only_an_attempt_may_push() -> None:
+def test_only_an_attempt_may_push_and_a_token_for_all_repositories_only_reads() -> None:
     pushes = {
         purpose
-        for purpose, permissions in PERMISSIONS.items()
+        for purpose, permissions in NEEDED.items()
         if {**permissions.required, **permissions.optional}.get("contents") == "write"
     }
-    assert pushes == {Purpose.ATTEMPT}
+    assert pushes == {Purpose.ATTEMPT, Purpose.CONSUMER}
+    for purpose in Purpose:
+        everywhere = permissions_for(purpose, "")
+        assert set(everywhere.required.values()) == {"read"}
+        assert not everywhere.optional
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,12 @@ import jwt
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.github.app import Purpose
-from coding_agent_core.forge.service_token import ServiceToken
+from coding_agent_core.forge.issued_tokens import issued_tokens
+from coding_agent_core.forge.service_token import ServiceTokens
 from coding_agent_core.forge.token_credential import TokenCredential, read_credential, signed
 from coding_agent_core.retry import Clock
+from coding_agent_core.settings.section import Secrets, SecretSettings
+from pydantic import SecretStr
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 KEY, OTHER = "k" * 32, "o" * 32
@@ -63,7 +66,6 @@ class Service:
         self.answers = list(answers)
         self.requests: list[httpx.Request] = []
         self.elapsed = 0.0
-        self.learned: list[str] = []
 
     def handle(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
@@ -72,36 +74,56 @@ class Service:
             raise answer
         return answer
 
-    def token(self) -> ServiceToken:
-        return ServiceToken(
+    def tokens(self, only: str = "") -> ServiceTokens:
+        return ServiceTokens(
             "http://tokens:8080",
-            "acme/pricing",
-            lambda: "who-we-are",
+            Secrets(SecretSettings(values=(SecretStr("who-we-are"),))),
             replace(Clock(), monotonic=lambda: self.elapsed),
-            self.learned.append,
+            only,
             transport=httpx.MockTransport(self.handle),
         )
 
 
 def given(token: str, expires_in: float = 3600) -> httpx.Response:
-    return httpx.Response(200, json={"token": token, "expires_in": expires_in, "login": "agent[bot]"})
+    return httpx.Response(200, json={"token": token, "expires_in": expires_in})
 
 
-async def test_a_token_is_kept_renewed_in_time_and_told_to_the_scrubber() -> None:
+async def test_a_token_is_kept_renewed_in_time_and_known_to_the_scrubber() -> None:
     service = Service(given("one"), httpx.ConnectError("refused"), given("two"))
-    token = service.token()
-    assert (await token.current(), await token.identity()) == ("one", "agent[bot]")
+    tokens = service.tokens()
+    assert await tokens.current("acme/pricing") == "one"
     service.elapsed = 3299
-    assert await token.current() == "one"
+    assert await tokens.current("ACME/pricing") == "one"
     service.elapsed = 3301
-    assert await token.current() == "one"  # the service does not answer, and the token still lives
-    assert await token.current() == "two"
-    assert service.learned == ["one", "two"]
-    assert "one" not in repr(token)
-    assert "who-we-are" not in repr(token)
+    assert await tokens.current("acme/pricing") == "one"  # the service does not answer, and the token lives
+    assert await tokens.current("acme/pricing") == "two"
+    assert {"one", "two"} <= set(issued_tokens())
+    assert "one" not in repr(tokens)
+    assert "who-we-are" not in repr(tokens)
     [first, *_] = service.requests
     assert (first.url.path, first.headers["authorization"]) == ("/v1/token", "Bearer who-we-are")
     assert first.content == b'{"repository":"acme/pricing"}'
+
+
+async def test_a_program_has_a_token_for_each_repository_and_an_attempt_only_one() -> None:
+    program = Service(given("of-pricing"), given("of-shop"), given("of-all"))
+    tokens = program.tokens()
+    asked = ["acme/pricing", "acme/shop", "", "acme/pricing"]
+    assert [await tokens.current(each) for each in asked] == ["of-pricing", "of-shop", "of-all", "of-pricing"]
+
+    attempt = Service(given("own"))
+    tokens = attempt.tokens(only="acme/pricing")
+    assert {await tokens.current(each) for each in ["acme/pricing", "mallory/fork", ""]} == {"own"}
+    assert [each.content for each in attempt.requests] == [b'{"repository":"acme/pricing"}']
+
+
+async def test_the_service_knows_the_account() -> None:
+    service = Service(httpx.Response(200, json={"id": 7, "login": "agent[bot]"}))
+    tokens = service.tokens()
+    own = await tokens.account()
+    assert (own.id, own.login, await tokens.identity()) == (7, "agent[bot]", "agent[bot]")
+    [request] = service.requests
+    assert request.url.path == "/v1/account"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +140,7 @@ async def test_what_the_service_answers_decides_what_follows(
     answer: httpx.Response | Exception, error: type[ForgeError], said: str, retry_after: float | None
 ) -> None:
     with pytest.raises(error, match=said) as caught:
-        await Service(answer).token().current()
+        await Service(answer).tokens().current("acme/pricing")
     assert caught.value.retry_after == retry_after
     assert caught.value.repeatable is (error is ForgeUnavailableError)
     assert "secret" not in str(caught.value)

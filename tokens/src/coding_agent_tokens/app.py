@@ -1,4 +1,4 @@
-"""The HTTP endpoint of the token service: `POST /v1/token`."""
+"""The HTTP endpoints of the token service: `POST /v1/token` and `GET /v1/account`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
 from coding_agent_core.errors import CodingAgentError, ForgeUnavailableError, TokenMissingError
+from coding_agent_core.forge.calls import User
 from coding_agent_core.forge.github.app import Purpose
 from coding_agent_core.forge.github.app_tokens import AppToken
-from coding_agent_core.forge.service_token import PATH
+from coding_agent_core.forge.service_token import ACCOUNT_PATH, TOKEN_PATH
 from coding_agent_core.forge.token_credential import read_credential
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.section import Secrets
@@ -34,6 +35,8 @@ class TokenGiver(Protocol):
     """Gives tokens of the App; see `AppTokens`."""
 
     async def token(self, repository: str, purpose: Purpose) -> AppToken: ...
+
+    async def account(self) -> User: ...
 
 
 @dataclass(frozen=True)
@@ -81,32 +84,49 @@ def token_app(tokens: TokenGiver, identification: Identification) -> FastAPI:
     async def health() -> JSONResponse:
         return JSONResponse({"status": "healthy"})
 
-    @app.post(PATH)
+    @app.post(TOKEN_PATH)
     async def token(wanted: _Wanted, authorization: Annotated[str, Header()] = "") -> JSONResponse:
-        try:
-            caller = await identification.caller(authorization)
-        except CodingAgentError as error:
-            _logger.warning("Cannot find out who asks for a token: %s", error)
-            return _unavailable("The token service cannot find out who asks.", None)
-        if caller is None:
-            return _answer(401, "The token service does not know who asks, or the credential has expired.")
-        refusal = caller.refusal(wanted.repository)
-        if refusal is not None:
-            _logger.warning("Refused: %s", refusal)
-            return _answer(403, refusal)
-        try:
+        async def answer(caller: Caller) -> JSONResponse:
+            refusal = caller.refusal(wanted.repository)
+            if refusal is not None:
+                _logger.warning("Refused: %s", refusal)
+                return _answer(403, refusal)
             given = await tokens.token(wanted.repository, caller.purpose)
-        except (ForgeUnavailableError, TokenMissingError) as error:
-            _logger.warning("No token for %s: %s", caller.name, error)
-            return _unavailable(str(error), getattr(error, "retry_after", None))
-        except CodingAgentError as error:
-            _logger.warning("No token for %s: %s", caller.name, error)
-            return _answer(403, str(error))
-        _logger.info("%s has a token for %s", caller.name, wanted.repository or "all repositories")
-        shown = {"token": given.token, "expires_in": given.expires_in, "login": given.login}
-        return JSONResponse(shown, headers={"Cache-Control": "no-store"})
+            _logger.info("%s has a token for %s", caller.name, wanted.repository or "all repositories")
+            shown = {"token": given.token, "expires_in": given.expires_in}
+            return JSONResponse(shown, headers={"Cache-Control": "no-store"})
+
+        return await _answered(identification, authorization, answer)
+
+    @app.get(ACCOUNT_PATH)
+    async def account(authorization: Annotated[str, Header()] = "") -> JSONResponse:
+        async def answer(_: Caller) -> JSONResponse:
+            return JSONResponse((await tokens.account()).model_dump())
+
+        return await _answered(identification, authorization, answer)
 
     return app
+
+
+async def _answered(
+    identification: Identification, authorization: str, answer: Callable[[Caller], Awaitable[JSONResponse]]
+) -> JSONResponse:
+    """Find out who asks, and return the answer for them, or why there is none."""
+    try:
+        caller = await identification.caller(authorization)
+    except CodingAgentError as error:
+        _logger.warning("Cannot find out who asks for a token: %s", error)
+        return _unavailable("The token service cannot find out who asks.", None)
+    if caller is None:
+        return _answer(401, "The token service does not know who asks, or the credential has expired.")
+    try:
+        return await answer(caller)
+    except (ForgeUnavailableError, TokenMissingError) as error:
+        _logger.warning("No token for %s: %s", caller.name, error)
+        return _unavailable(str(error), getattr(error, "retry_after", None))
+    except CodingAgentError as error:
+        _logger.warning("No token for %s: %s", caller.name, error)
+        return _answer(403, str(error))
 
 
 def _answer(status: int, message: str, **headers: str) -> JSONResponse:

@@ -35,8 +35,6 @@ class Caller:
         if self.repository is not None and self.repository.lower() != repository.lower():
             asked = repository or "all repositories"
             return f"{self.name} may only have a token for {self.repository}, not for {asked}."
-        if not repository and self.purpose is not Purpose.POLL:
-            return f"{self.name} may only have a token for one repository; only a poll needs all."
         return None
 
 

@@ -48,7 +48,8 @@ from coding_agent_core.tasks import (
 )
 
 if TYPE_CHECKING:  # the poller and the tasks, which are given a forge, import no HTTP library
-    from coding_agent_core.forge.http import ForgeClient
+    from coding_agent_core.forge.http import ForgeClient, TokenSource
+    from coding_agent_core.retry import Clock
 
 COMMENT_LIMIT = 1000
 SCAN_PAGES = 100
@@ -176,6 +177,19 @@ class Forge(ABC):
 
     def __post_init__(self) -> None:
         self._own: tuple[str, User] | None = None
+
+    @classmethod
+    def app_source(cls, settings: ForgeSettings, clock: Clock, only: str) -> TokenSource | None:
+        """Return what gets the tokens of an App; `None` if the settings have a personal token.
+
+        Args:
+            only: the repository of an attempt; empty for a program that works on all repositories.
+
+        Raises:
+            SettingsError: what the App needs here is not configured.
+            TokenMissingError: a file that it needs is absent or empty.
+        """
+        return None
 
     @abstractmethod
     def _item_path(self, item: Item, *rest: str | int) -> str:
@@ -338,6 +352,9 @@ class Forge(ABC):
         return (await self._account()).login
 
     async def _account(self) -> User:
+        known = await self.client.token.account()
+        if known is not None:
+            return known
         identity = await self.client.token.identity()
         if self._own is None or self._own[0] != identity:
             call = Call("GET", "/user", "asking who our token belongs to")
@@ -607,7 +624,8 @@ class Forge(ABC):
         found = self._attachment_of(item, link)
         if found is None:
             return None
-        call = Call("GET", found.address, f"reading an attachment of {item.display}")
+        what = f"reading an attachment of {item.display}"
+        call = Call("GET", found.address, what, repository=item.repository)
         data = await self.client.end_of(call, limit + 1, with_token=found.with_token)
         if len(data) > limit:
             raise ForgeError(f"an attachment of {item.display} has more than {limit} bytes")
@@ -616,7 +634,8 @@ class Forge(ABC):
     async def clone_source(self, repository: str) -> CloneSource:
         """Return the URL of a repository of this forge, with credentials for fetch and push."""
         url = clone_url(self.settings.api_url, repository)
-        return CloneSource(url=url, username=self.CLONE_USER, token=await self.client.token.current())
+        token = await self.client.token.current(repository)
+        return CloneSource(url=url, username=self.CLONE_USER, token=token)
 
     async def aclose(self) -> None:
         await self.client.aclose()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -15,6 +16,8 @@ from coding_agent_core.forge.pacing import Kind
 PAGE_SIZE = 100
 """The number of entries in a page, which is the most that the forges allow."""
 _READS = ("GET", "HEAD", "OPTIONS")
+_REPOSITORY = re.compile(r"/repos/([^/]+/[^/]+)")
+"""Matches the paths of GitHub's REST API that name a repository."""
 
 
 class ResponseModel(BaseModel):
@@ -56,6 +59,7 @@ class Call:
     Attributes:
         path: the path relative to the API's base URL, with quoted segments, or an absolute URL of that host.
         what: a description for error sentences, e.g. `reading owner/repo#7`.
+        repository: the path of the repository that the request is about, if `path` does not name it.
         creates: whether the request creates a comment or change, which forges limit more than other writes.
     """
 
@@ -66,12 +70,19 @@ class Call:
     json: Any = None
     repeat: Repeat = Repeat.SAFE
     creates: bool = False
+    repository: str = ""
 
     @property
     def kind(self) -> Kind:
         if self.method in _READS:
             return Kind.READ
         return Kind.CREATE if self.creates else Kind.WRITE
+
+    @property
+    def about(self) -> str:
+        """The repository that the request is about, e.g. `owner/name`; empty if it is about none."""
+        found = _REPOSITORY.match(self.path)
+        return unquote(found[1]) if found and not self.repository else self.repository
 
 
 def path(*values: str | int) -> str:

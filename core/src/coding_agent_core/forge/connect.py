@@ -25,6 +25,7 @@ def connect_forge(
     settings: Settings,
     platform: Platform,
     *,
+    only: str = "",
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable
     clock: Clock = Clock(),  # noqa: B008 - immutable
     transport: httpx.AsyncBaseTransport | None = None,
@@ -33,16 +34,20 @@ def connect_forge(
     """Return the client of a platform's configured installation, without opening a connection.
 
     Args:
+        only: the repository of an attempt; empty for a program that works on all repositories.
         transport: replaces the network in tests.
 
     Raises:
         SettingsError: no token is configured; the message names the setting and the variable.
     """
     section = settings.forge(platform)
-    token = Token(platform, Secrets(section.personal_access_token), token_place(settings, platform))
-    token.read()
-
     kind: type[Forge] = forge_module(platform, "client").CLIENT
+    token = kind.app_source(section, clock, only)
+    if token is None:
+        token = personal = Token(
+            platform, Secrets(section.personal_access_token), token_place(settings, platform)
+        )
+        personal.read()
     client = ForgeClient(section.host, section.api_url, token, kind.HEADERS, policy, clock, pace, transport)
     return kind(section, client, settings.consumer.branch_prefix)
 
@@ -61,7 +66,7 @@ def connect_all(
     found: dict[str, Forge] = {}
     problems: list[SettingsError] = []
     for platform in Platform:
-        if not settings.forge(platform).personal_access_token.configured:
+        if not settings.forge(platform).connectable:
             continue
         try:
             forge = connect_one(settings, platform)

@@ -20,7 +20,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError, TokenMissingError
-from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, User
 from coding_agent_core.forge.pacing import Kind, Paced, forge_error, rate_limited
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy, retry
@@ -54,12 +54,22 @@ class TokenSource(Protocol):
 
     place: str
 
-    async def current(self) -> str:
+    async def current(self, repository: str) -> str:
         """Return the token to send now, a new one if the last one is about to expire.
+
+        Args:
+            repository: the path of the repository that the request is about; empty if it is about none.
 
         Raises:
             SettingsError: no credential is configured, or it cannot be read.
             ForgeError: a new token is needed, and the forge gave none.
+        """
+
+    async def account(self) -> User | None:
+        """Return the token's account; `None` if only the forge knows it.
+
+        Raises:
+            SettingsError, ForgeError: as from `current`.
         """
 
     async def identity(self) -> str:
@@ -68,6 +78,9 @@ class TokenSource(Protocol):
         Raises:
             SettingsError, ForgeError: as from `current`.
         """
+
+    async def aclose(self) -> None:
+        """Close the connections that the source has opened."""
 
 
 @dataclass
@@ -82,8 +95,14 @@ class Token:
     secrets: Secrets = field(repr=False)
     place: str
 
-    async def current(self) -> str:
+    async def current(self, repository: str) -> str:
         return self.read()
+
+    async def account(self) -> None:
+        return None
+
+    async def aclose(self) -> None:
+        pass
 
     async def identity(self) -> str:
         """Return a hash of the token: another token may be another account's."""
@@ -202,7 +221,7 @@ class ForgeClient:
         Raises:
             ForgeError: there is no complete answer within `TOTAL_TIMEOUT` and `_LONGEST`.
         """
-        url, headers = call.path, await self._headers() if with_token else {}
+        url, headers = call.path, await self._headers(call) if with_token else {}
         end = bytearray()
         size = 0
         try:
@@ -250,6 +269,7 @@ class ForgeClient:
         if self._pool is not None:
             await self._pool.aclose()
             self._pool = None
+        await self.token.aclose()
 
     async def _try(self, call: Call) -> httpx.Response:
         safe = call.repeat is Repeat.SAFE
@@ -280,9 +300,10 @@ class ForgeClient:
             reason = f"no complete answer within {TOTAL_TIMEOUT:.0f} s"
         return ForgeUnavailableError(f"{self.host} cannot be reached while {call.what}: {reason[:200]}")
 
-    async def _headers(self) -> dict[str, str]:
+    async def _headers(self, call: Call) -> dict[str, str]:
         # `Bearer` works for all kinds of tokens on both forges, and HTTP libraries keep this header secret.
-        return {**self.headers, "Authorization": f"Bearer {await self.token.current()}"}
+        token = await self.token.current(call.about)
+        return {**self.headers, "Authorization": f"Bearer {token}"}
 
     async def _following(self, call: Call) -> httpx.Response:
         """Send a call and follow redirects on the same host, e.g. that of a renamed repository.
@@ -296,12 +317,13 @@ class ForgeClient:
             if target is None or not permitted or _origin(str(target)) != _origin(self.api_url):
                 break
             # The redirect's address contains the query already, so ours must not be added.
-            response = await self._sent(replace(call, path=str(target), params={}))
+            followed = replace(call, path=str(target), params={}, repository=call.about)
+            response = await self._sent(followed)
         return response
 
     async def _sent(self, call: Call) -> httpx.Response:
         """Send one request when the rate permits it, and return the answer with any status."""
-        headers = await self._headers()
+        headers = await self._headers(call)
         if self.pace is not None:
             await self.pace.turn(call.kind)
         try:

@@ -69,6 +69,21 @@ class ForgeSettings(Labels):
         return host_of(self.api_url)
 
     @property
+    def connectable(self) -> bool:
+        """Whether the settings name a token, or what gets one."""
+        return self.personal_access_token.configured
+
+    @property
+    def credentials(self) -> tuple[SecretSettings, ...]:
+        """The secrets with which a program identifies itself, at the forge or for a token of the forge."""
+        return (self.personal_access_token,)
+
+    @property
+    def token_service_urls(self) -> tuple[str, ...]:
+        """The URLs of services that give attempts their tokens."""
+        return ()
+
+    @property
     @abstractmethod
     def narrowed(self) -> bool:
         """Whether a poll finds only items of certain people, repositories or groups."""

@@ -28,7 +28,8 @@ class Purpose(StrEnum):
     """Clones the repository for `verify`."""
     REPORT = "report"
     POLL = "poll"
-    """Searches all repositories of an installation, so it may only read."""
+    CONSUMER = "consumer"
+    """All that a process without Kubernetes does, which holds the App's key itself."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class Permissions:
         optional = {name: level for name, level in self.optional.items() if _includes(granted, name, level)}
         return {**self.required, **optional}
 
+    def reading(self) -> Permissions:
+        """Return the same permissions without the right to write."""
+        return Permissions(dict.fromkeys(self.required, "read"), {})
+
 
 def _includes(granted: Mapping[str, str], name: str, level: str) -> bool:
     has = granted.get(name)
@@ -64,32 +69,35 @@ def _includes(granted: Mapping[str, str], name: str, level: str) -> bool:
 
 _READ_CHECKS = {"actions": "read", "checks": "read", "statuses": "read"}
 
-PERMISSIONS: Mapping[Purpose, Permissions] = {
-    Purpose.ATTEMPT: Permissions(
-        {
-            "metadata": "read",
-            "contents": "write",
-            "issues": "write",
-            "pull_requests": "write",
-            **_READ_CHECKS,
-        },
-        # `actions` runs flaky checks again, `workflows` changes files below `.github/workflows`.
-        {"actions": "write", "workflows": "write"},
-    ),
-    Purpose.EVIDENCE: Permissions({"metadata": "read", "contents": "read"}, {}),
-    Purpose.REPORT: Permissions(
-        {
-            "metadata": "read",
-            "contents": "read",
-            "issues": "write",
-            "pull_requests": "write",
-            **_READ_CHECKS,
-            "statuses": "write",
-        },
-        {},
-    ),
-    Purpose.POLL: Permissions({"metadata": "read", "issues": "read", "pull_requests": "read"}, {}),
+_WORK = {
+    "metadata": "read",
+    "contents": "write",
+    "issues": "write",
+    "pull_requests": "write",
+    **_READ_CHECKS,
 }
+_WORKFLOWS = {"workflows": "write"}
+"""Changes files below `.github/workflows`."""
+_RERUN = {"actions": "write"}
+"""Runs flaky checks again."""
+
+_PERMISSIONS: Mapping[Purpose, Permissions] = {
+    Purpose.ATTEMPT: Permissions(_WORK, {**_RERUN, **_WORKFLOWS}),
+    Purpose.EVIDENCE: Permissions({"metadata": "read", "contents": "read"}, {}),
+    Purpose.REPORT: Permissions({**_WORK, "contents": "read", "statuses": "write"}, _RERUN),
+    Purpose.POLL: Permissions({"metadata": "read", "issues": "read", "pull_requests": "read"}, {}),
+    Purpose.CONSUMER: Permissions({**_WORK, "statuses": "write"}, {**_RERUN, **_WORKFLOWS}),
+}
+
+
+def permissions_for(purpose: Purpose, repository: str) -> Permissions:
+    """Return what a token needs. A token for all repositories of an installation may only read.
+
+    Args:
+        repository: `owner/name`; empty for all repositories, e.g. for a search.
+    """
+    permissions = _PERMISSIONS[purpose]
+    return permissions if repository else permissions.reading()
 
 
 def claims(app_id: int, now: datetime) -> dict[str, int | str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
@@ -24,9 +24,8 @@ from coding_agent_core.errors import (
     SettingsError,
     TokenMissingError,
 )
-from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, path
+from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.github.app import (
-    PERMISSIONS,
     AppPlaces,
     AppProblem,
     AppRefusedError,
@@ -34,10 +33,12 @@ from coding_agent_core.forge.github.app import (
     Purpose,
     app_problem,
     claims,
+    permissions_for,
 )
 from coding_agent_core.forge.github.client import GitHubForge
 from coding_agent_core.forge.github.settings import App, GitHub
 from coding_agent_core.forge.http import ForgeClient, answered_at
+from coding_agent_core.forge.issued_tokens import remember_token
 from coding_agent_core.forge.pacing import Paced
 from coding_agent_core.retry import Clock, RetryPolicy
 from coding_agent_core.settings.section import Secrets, SecretSettings
@@ -67,8 +68,25 @@ class AppJwt:
     def __post_init__(self) -> None:
         self._key = Secrets(SecretSettings(files=(self.app.private_key_file,)))
 
-    async def current(self) -> str:
+    async def current(self, repository: str) -> str:
         """Return a new JWT.
+
+        Raises:
+            TokenMissingError, SettingsError: as from `read_key`.
+        """
+        return jwt.encode(dict(claims(self.app.app_id, self.clock.now())), self.read_key(), algorithm="RS256")
+
+    async def account(self) -> None:
+        return None
+
+    async def identity(self) -> str:
+        return str(self.app.app_id)
+
+    async def aclose(self) -> None:
+        pass
+
+    def read_key(self) -> RSAPrivateKey:
+        """Return the App's private key.
 
         Raises:
             TokenMissingError: the file with the key is absent or empty.
@@ -86,10 +104,7 @@ class AppJwt:
                 f"{file} is not a private RSA key in PEM format. Download one from the App's settings page "
                 "(Private keys), and store the file unchanged."
             )
-        return jwt.encode(dict(claims(self.app.app_id, self.clock.now())), key, algorithm="RS256")
-
-    async def identity(self) -> str:
-        return str(self.app.app_id)
+        return key
 
 
 def _private_key(text: str) -> RSAPrivateKey | None:
@@ -106,12 +121,10 @@ class AppToken:
 
     Attributes:
         expires_in: the seconds for which it is still valid.
-        login: the account whose name its comments and pushes have.
     """
 
     token: str = field(repr=False)
     expires_in: float
-    login: str
 
 
 class _TokenAnswer(ResponseModel):
@@ -145,7 +158,7 @@ class AppTokens:
         self._clock = client.clock
         self._kept: dict[tuple[str, Purpose], _Kept] = {}
         self._locks: defaultdict[tuple[str, Purpose], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._login: str | None = None
+        self._account: User | None = None
 
     async def token(self, repository: str, purpose: Purpose) -> AppToken:
         """Return a token for a repository, with the permissions of a purpose.
@@ -173,15 +186,25 @@ class AppTokens:
                     _logger.warning("The token for %s is not renewed yet: %s", repository, error)
                 else:
                     self._keep(which, kept)
-            return AppToken(kept.token, self._left(kept), await self.login())
+            return AppToken(kept.token, self._left(kept))
 
-    async def login(self) -> str:
-        """Return the login of the App's account, which is cached. It raises the same errors as `token`."""
-        if self._login is None:
+    async def account(self) -> User:
+        """Return the App's account, `NAME[bot]`, which is cached. It raises the same errors as `token`.
+
+        Only GitHub's API for people shows the account's id, and the App's JWT does not open that API.
+        """
+        if self._account is None:
             call = Call("GET", "/app", "asking for the name of the GitHub App")
-            found = await self._asked(lambda: self._client.get(_AppAnswer, call), self._places(""))
-            self._login = f"{found.slug}[bot]"
-        return self._login
+            app = await self._asked(lambda: self._client.get(_AppAnswer, call), self._places(""))
+            chosen = self._app.installation_id or (await self._installations())[0].id
+            kept = await self._token_of(chosen, {"permissions": {"metadata": "read"}}, self._places(""))
+            client = replace(self._client, token=_Given(kept.token))
+            try:
+                call = Call("GET", path("users", f"{app.slug}[bot]"), "reading the GitHub App's account")
+                self._account = await client.get(User, call)
+            finally:
+                await client.aclose()
+        return self._account
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -201,7 +224,7 @@ class AppTokens:
         """Find the installation, check that it has what the purpose needs, and get a token."""
         installation = await self._installation(repository)
         places = replace(self._places(repository), installation=installation.html_url)
-        permissions = PERMISSIONS[purpose]
+        permissions = permissions_for(purpose, repository)
         if installation.suspended_at is not None:
             raise _refused(AppProblem.SUSPENDED, places)
         if missing := permissions.missing(installation.permissions):
@@ -209,10 +232,15 @@ class AppTokens:
         body: dict[str, object] = {"permissions": permissions.narrowed(installation.permissions)}
         if repository:
             body["repositories"] = [repository.partition("/")[2]]
+        kept = await self._token_of(installation.id, body, places)
+        _logger.info("Got a token for %s (%s)", repository or "all repositories", purpose)
+        return kept
+
+    async def _token_of(self, installation: int, body: Mapping[str, object], places: AppPlaces) -> _Kept:
         call = Call(
             "POST",
-            path("app", "installations", installation.id, "access_tokens"),
-            f"getting a token for {repository or 'all repositories'}",
+            path("app", "installations", installation, "access_tokens"),
+            f"getting a token for {places.repository or 'all repositories'}",
             json=body,
             # If an answer is lost, its token expires without having been used.
             repeat=Repeat.SAFE,
@@ -221,7 +249,7 @@ class AppTokens:
         answer = self._client.parse(_TokenAnswer, response, call)
         # Both times are of GitHub's clock, so a wrong clock of ours does not matter here.
         lifetime = (answer.expires_at - answered_at(response, self._clock)).total_seconds()
-        _logger.info("Got a token for %s (%s), valid for %.0f s", repository or "all", purpose, lifetime)
+        remember_token(answer.token)
         return _Kept(answer.token, self._clock.monotonic() + lifetime)
 
     async def _installation(self, repository: str) -> Installation:
@@ -240,17 +268,22 @@ class AppTokens:
         )
 
     async def _only_installation(self) -> Installation:
+        found = await self._installations()
+        if len(found) > 1:
+            raise ForgeRefusedError(
+                f"{self._places('').app} has {len(found)} installations, and a search covers only one. Set "
+                "`github.app.installation_id` to the number at the end of the installation's address."
+            )
+        return found[0]
+
+    async def _installations(self) -> list[Installation]:
+        """Return the first page of the App's installations; there is at least one."""
         places = self._places("")
         call = Call("GET", "/app/installations", "listing the GitHub App's installations")
         found = await self._asked(lambda: self._client.get(list[Installation], call), places)
         if not found:
             raise _refused(AppProblem.NOT_INSTALLED, places)
-        if len(found) > 1:
-            raise ForgeRefusedError(
-                f"{places.app} has {len(found)} installations, and a poll searches one. Set "
-                "`github.app.installation_id` to the number at the end of the installation's address."
-            )
-        return found[0]
+        return found
 
     def _places(self, repository: str) -> AppPlaces:
         return AppPlaces(
@@ -275,6 +308,61 @@ class AppTokens:
             raise AppRefusedError(
                 problem, places.sentence(problem, seconds=ahead), status=error.status
             ) from error
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The source of one token that was just issued."""
+
+    token: str = field(repr=False)
+    place: str = "`github.app`"
+
+    async def current(self, repository: str) -> str:
+        return self.token
+
+    async def account(self) -> None:
+        return None
+
+    async def identity(self) -> str:
+        return self.place
+
+    async def aclose(self) -> None:
+        pass
+
+
+@dataclass
+class AppTokenSource:
+    """The tokens of a process that holds the App's key itself; a `TokenSource`.
+
+    Attributes:
+        place: where a person sets the App, for messages.
+    """
+
+    tokens: AppTokens
+    place: str = "`github.app`"
+
+    @staticmethod
+    def of(settings: GitHub, app: App, clock: Clock) -> AppTokenSource:
+        """Return the source for the configured App.
+
+        Raises:
+            SettingsError: the file is not a private RSA key.
+            TokenMissingError: the file with the key is absent or empty.
+        """
+        AppJwt(app, clock).read_key()
+        return AppTokenSource(connect_app(settings, clock=clock))
+
+    async def current(self, repository: str) -> str:
+        return (await self.tokens.token(repository, Purpose.CONSUMER)).token
+
+    async def account(self) -> User:
+        return await self.tokens.account()
+
+    async def identity(self) -> str:
+        return (await self.account()).login
+
+    async def aclose(self) -> None:
+        await self.tokens.aclose()
 
 
 def _refused(problem: AppProblem, places: AppPlaces, *, missing: str = "") -> AppRefusedError:

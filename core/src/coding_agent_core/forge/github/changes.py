@@ -148,7 +148,8 @@ class GitHubChanges:
         """See `Forge.snapshot`."""
         owner, name = item.repository.split("/", 1)
         what = f"reading {item.display} with its reviews and checks"
-        answer, read_at = await self._ask(ONE, {"owner": owner, "name": name, "number": item.number}, what)
+        variables = {"owner": owner, "name": name, "number": item.number}
+        answer, read_at = await self._ask(ONE, variables, what, item.repository)
         if answer.one is None:
             raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
         try:
@@ -166,7 +167,7 @@ class GitHubChanges:
             thread: the GraphQL node id.
         """
         what = f"resolving a thread of {item.display}"
-        answer, _ = await self._ask(RESOLVE, {"thread": thread}, what)
+        answer, _ = await self._ask(RESOLVE, {"thread": thread}, what, item.repository)
         if answer.errors:
             raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
 
@@ -235,9 +236,11 @@ class GitHubChanges:
                 return
             after = answer.found.after
 
-    async def _ask(self, query: str, variables: Mapping[str, Any], what: str) -> tuple[_Answer, datetime]:
+    async def _ask(
+        self, query: str, variables: Mapping[str, Any], what: str, repository: str = ""
+    ) -> tuple[_Answer, datetime]:
         body = {"query": query, "variables": variables}
-        call = Call("POST", graphql_url(self.client.api_url), what, json=body)
+        call = Call("POST", graphql_url(self.client.api_url), what, json=body, repository=repository)
         response = await self.client.send(call)
         return self.client.parse(_Answer, response, call), answered_at(response, self.client.clock)
 

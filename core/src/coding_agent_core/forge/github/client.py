@@ -14,7 +14,7 @@ from datetime import datetime
 
 from pydantic import AliasPath, Field
 
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, TokenMissingError
 from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, CommentAnswer, Forge, ItemAnswer
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
@@ -24,6 +24,8 @@ from coding_agent_core.forge.github.facts import MEMBERS
 from coding_agent_core.forge.github.redelivery import GitHubHooks, RedeliveryRound
 from coding_agent_core.forge.github.revisions import GitHubRevisions
 from coding_agent_core.forge.github.settings import GitHub
+from coding_agent_core.forge.http import TokenSource
+from coding_agent_core.forge.service_token import MISSING, ServiceTokens
 from coding_agent_core.forge.values import (
     BranchFacts,
     Change,
@@ -36,8 +38,11 @@ from coding_agent_core.forge.values import (
     Revision,
 )
 from coding_agent_core.platforms import ItemKind, web_base
-from coding_agent_core.registry import Platform
+from coding_agent_core.registry import Platform, forge_module
+from coding_agent_core.retry import Clock
+from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Head, Item
 
 _logger = logging.getLogger("coding_agent.forge")
@@ -127,6 +132,22 @@ class GitHubForge(Forge):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._known: dict[str, tuple[object, Earlier]] = {}
+
+    @classmethod
+    def app_source(cls, settings: ForgeSettings, clock: Clock, only: str) -> TokenSource | None:
+        if not isinstance(settings, GitHub) or settings.app is None:
+            return None
+        app = settings.app
+        if app.service is None:
+            # Only this needs the libraries for keys, which not every program has.
+            source: TokenSource = forge_module(cls.platform, "app_tokens").AppTokenSource.of(
+                settings, app, clock
+            )
+            return source
+        credential = Secrets(app.service.credential)
+        if credential.first() is None:
+            raise TokenMissingError(MISSING)
+        return ServiceTokens(app.service.url, credential, clock, only)
 
     def _item_path(self, item: Item, *rest: str | int) -> str:
         return _repo_path(item, "issues", item.number, *rest)

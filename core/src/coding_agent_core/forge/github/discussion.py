@@ -273,6 +273,7 @@ class GitHubDiscussion:
                     "query": _STATES,
                     "variables": {"owner": owner, "name": name, "number": self.item.number, "before": before},
                 },
+                repository=self.item.repository,
             )
             try:
                 answer = await self.client.get(_StateAnswer, call)

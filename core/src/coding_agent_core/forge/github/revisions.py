@@ -118,6 +118,7 @@ class GitHubRevisions:
                 "query": _EDITS.replace("KIND", kind),
                 "variables": {"owner": owner, "name": name, "number": item.number},
             },
+            repository=item.repository,
         )
         answer = await self.client.get(_ItemAnswer, call)
         if answer.item is None:

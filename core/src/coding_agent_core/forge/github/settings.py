@@ -36,8 +36,21 @@ class Redelivery(Section):
         return self
 
 
+class TokenService(Section):
+    """The token service, which alone holds the App's key. The Helm chart sets all of this."""
+
+    url: Url
+    """URL of the service."""
+    key: SecretField = SecretSettings()
+    """Key with which the operator signs the credentials of attempts. The service accepts all values; the
+    operator uses the first. At least 32 bytes."""
+    credential: SecretField = SecretSettings()
+    """What identifies a program at the service: a projected token of its ServiceAccount. An attempt gets its
+    credential from the operator, in the variable `TOKEN_CREDENTIAL`."""
+
+
 class App(Section):
-    """The GitHub App that gives the tokens, instead of a personal access token. No program uses it yet."""
+    """The GitHub App that gives the tokens, instead of a personal access token."""
 
     app_id: int = Field(gt=0)
     """*App ID* on the App's settings page."""
@@ -45,8 +58,10 @@ class App(Section):
     """The only installation to use: the number at the end of its page's address. By default, the
     installation of each repository is looked up."""
     private_key_file: Path
-    """File with the App's private key in PEM format. Only the token service reads it, and it reads it again
-    when it changes."""
+    """File with the App's private key in PEM format. With `service`, only the token service reads it. It is
+    read again when it changes."""
+    service: TokenService | None = None
+    """The token service; without it, this process reads the key and gets its tokens itself."""
 
 
 class GitHub(ForgeSettings):
@@ -73,6 +88,11 @@ class GitHub(ForgeSettings):
             raise ValueError(
                 "both app and personal_access_token are set, and they are different accounts: remove one"
             )
+        if self.app is not None and (self.redelivery.repositories or self.redelivery.organizations):
+            raise ValueError(
+                "redelivery needs a personal access token: the token of an App may not read webhooks. Remove "
+                "redelivery or app"
+            )
         return self
 
     @property
@@ -85,6 +105,22 @@ class GitHub(ForgeSettings):
         host = host_of(self.api_url)
         bare = host.removeprefix("api.")
         return bare if bare == "github.com" or bare.endswith(".ghe.com") else host
+
+    @property
+    def connectable(self) -> bool:
+        return self.app is not None or super().connectable
+
+    @property
+    def credentials(self) -> tuple[SecretSettings, ...]:
+        service = self.app.service if self.app is not None else None
+        return (
+            self.personal_access_token,
+            *((service.credential, service.key) if service is not None else ()),
+        )
+
+    @property
+    def token_service_urls(self) -> tuple[str, ...]:
+        return (self.app.service.url,) if self.app is not None and self.app.service is not None else ()
 
     @property
     def narrowed(self) -> bool:

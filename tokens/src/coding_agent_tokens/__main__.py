@@ -1,0 +1,127 @@
+"""`python -m coding_agent_tokens`: the token service, the only program with the key of the GitHub App."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+if __name__ == "__main__":
+    # This comes before the imports below, which take time: the kernel drops a SIGTERM for a container's first
+    # process if it has no handler. The chart starts it with SIGTERM blocked (docs/decisions/0019).
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import uvicorn
+from coding_agent_core.errors import CodingAgentError, SettingsError
+from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app_tokens import connect_app
+from coding_agent_core.forge.github.settings import GitHub
+from coding_agent_core.kubernetes.transport import Access, ApiServer
+from coding_agent_core.registry import Platform
+from coding_agent_core.retry import Clock
+from coding_agent_core.settings.load import load_settings
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.section import Secrets
+from coding_agent_core.telemetry import configure
+
+from coding_agent_tokens.app import Identification, token_app
+
+_logger = logging.getLogger("coding_agent.tokens")
+_REVIEW_TIMEOUT = 10.0
+"""Maximum number of seconds for one TokenReview."""
+_GRACE = 20
+"""Seconds for requests under way after SIGTERM. Kubernetes kills after 30."""
+_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+_ROLE = "the ClusterRole of the token service"
+
+
+async def serve(settings: Settings, accounts: Mapping[str, Purpose], host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the requests under way.
+
+    Args:
+        accounts: the purpose of each program, by the user name of its ServiceAccount.
+
+    Raises:
+        SettingsError: the App is not configured, or there is no cluster to ask about ServiceAccounts.
+    """
+    github = cast("GitHub", settings.forge(Platform.GITHUB))
+    app = github.app
+    if app is None or app.service is None:
+        raise SettingsError(
+            "Nothing to serve: set `github.app` with `app_id`, `private_key_file` and `service`."
+        )
+    if not app.service.key.configured:
+        raise SettingsError("Attempts cannot be identified: set `github.app.service.key`.")
+    server = await ApiServer.connect(Access.find(), _REVIEW_TIMEOUT, role=_ROLE)
+    tokens = connect_app(github)
+
+    async def review(request: dict[str, Any]) -> Mapping[str, Any]:
+        return await server.request("POST", _REVIEWS, body=request)
+
+    identification = Identification(github.host, Secrets(app.service.key), accounts, review, Clock())
+    config = uvicorn.Config(
+        token_app(tokens, identification),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE,
+    )
+    _logger.info("Serving tokens of GitHub App %d on port %d", app.app_id, port)
+    try:
+        await uvicorn.Server(config).serve()
+    finally:
+        await tokens.aclose()
+        await server.aclose()
+
+
+def _account(text: str) -> tuple[str, Purpose]:
+    name, _, purpose = text.partition("=")
+    if not name.startswith("system:serviceaccount:") or purpose not in (Purpose.REPORT, Purpose.POLL):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not `system:serviceaccount:NAMESPACE:NAME=report` or `=poll`"
+        )
+    return name, Purpose(purpose)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, 75 (try again later) or 78 (fix the settings)."""
+    parser = argparse.ArgumentParser(prog="coding_agent_tokens", description=__doc__)
+    parser.add_argument(
+        "--config", type=Path, help="the settings file (default: CONFIG_FILE, else config.yaml)"
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument(
+        "--account",
+        type=_account,
+        action="append",
+        default=[],
+        help="a ServiceAccount that may ask, and for what: system:serviceaccount:NAMESPACE:NAME=report|poll",
+    )
+    given = parser.parse_args(argv)
+    try:
+        settings = load_settings(given.config)
+        configure(settings.logging)
+        asyncio.run(serve(settings, dict(given.account), given.host, given.port))
+    except SettingsError as error:
+        print(f"Configuration error:\n{error}", file=sys.stderr)
+        return 78
+    except CodingAgentError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 75
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -223,8 +223,9 @@ def agent_targets(settings: Settings) -> tuple[ProxyTarget, ...]:
     urls = [server.url for server in settings.mcp_servers if server.url]
     for platform in Platform:
         forge = settings.forge(platform)
-        if forge.personal_access_token.configured:
+        if forge.connectable:
             urls += [forge.api_url, f"{urlsplit(forge.api_url).scheme}://{forge.host}"]
+            urls += forge.token_service_urls
     urls.append(settings.llm.address)
     sections = (settings.llm.openai, settings.llm.anthropic, settings.llm.google)
     urls += [section.base_url for section in sections if section.api_key.configured]

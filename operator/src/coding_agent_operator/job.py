@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from coding_agent_core.agenttask import (
@@ -24,6 +25,8 @@ from coding_agent_core.agenttask import (
 from coding_agent_core.attempts import AttemptInput, EarlierAttempts, ended_line, transcript_key
 from coding_agent_core.egress import Role, user_name, variables
 from coding_agent_core.environment import SERVICE_PREFIX, Environment
+from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.token_credential import CREDENTIAL_VARIABLE, TokenCredential, signed
 from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.reasons import ExitCode
 from coding_agent_core.settings.attempt_settings import ContextStorage, Egress, ServiceResources
@@ -50,6 +53,10 @@ _ROOM = 3
 """A Job's deadline is this many times its pod's, to cover pods after disruptions and waits for nodes."""
 _RECAP = 12_000
 """Maximum number of characters of the recap. It is part of one environment variable of at most 128 KiB."""
+_CLOCKS = timedelta(minutes=5)
+"""How far the clocks of operator and token service may differ."""
+_IN_QUEUE = timedelta(days=7)
+"""How long a Job may wait for quota. An attempt that waited longer gets no token, and the next one does."""
 _NO_NAME_SERVER = "127.0.0.1"
 """Kubernetes requires an address if `dnsPolicy` is `None`. In a pod, nothing answers at this address."""
 
@@ -230,6 +237,43 @@ def with_kueue_labels(manifest: Mapping[str, Any], task: AgentTask, kueue: Kueue
     }
 
 
+def with_token_credential(
+    manifest: Mapping[str, Any], purpose: Purpose, item: Item, *, key: str, now: datetime, queued: bool
+) -> dict[str, Any]:
+    """Give a Job's container for the forge a credential for tokens of the item's repository alone.
+
+    The credential is valid until the Job's time limit has certainly passed.
+
+    Args:
+        key: the key that the token service has too.
+        queued: whether the Job waits in a queue, where its time limit does not run yet.
+
+    Raises:
+        ValueError: the key is too short.
+    """
+    spec = manifest["spec"]
+    limit = (
+        timedelta(seconds=spec["activeDeadlineSeconds"]) + _CLOCKS + (_IN_QUEUE if queued else timedelta())
+    )
+    credential = TokenCredential(
+        job=manifest["metadata"]["name"],
+        host=item.host,
+        repository=item.repository,
+        purpose=purpose,
+        expires=now + limit,
+    )
+    text = signed(credential, key)
+    pod = spec["template"]["spec"]
+
+    def given(container: Mapping[str, Any]) -> Mapping[str, Any]:
+        if container["name"] not in (AGENT_CONTAINER, CLONE_CONTAINER):
+            return container
+        return _with_variables(container, {CREDENTIAL_VARIABLE: text})
+
+    pod = {**pod, **{key: [given(one) for one in pod[key]] for key in ("initContainers", "containers")}}
+    return {**manifest, "spec": {**spec, "template": {**spec["template"], "spec": pod}}}
+
+
 def with_egress(
     manifest: Mapping[str, Any],
     item: Item,
@@ -258,7 +302,7 @@ def with_egress(
         name = container["name"]
         if name == VERIFY_CONTAINER or name.startswith(SERVICE_PREFIX):
             return container
-        return _with_proxy(container, agent if name in (AGENT_CONTAINER, CLONE_CONTAINER) else workspace)
+        return _with_variables(container, agent if name in (AGENT_CONTAINER, CLONE_CONTAINER) else workspace)
 
     pod = {
         **pod,
@@ -270,7 +314,7 @@ def with_egress(
     return {**manifest, "spec": {**manifest["spec"], "template": {**template, "spec": pod}}}
 
 
-def _with_proxy(container: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+def _with_variables(container: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
     """Set the variables in the container, whatever `pod_template` says about them."""
     others = [entry for entry in container.get("env", ()) if entry["name"] not in values]
     return {

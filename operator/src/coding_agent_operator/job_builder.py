@@ -9,24 +9,33 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from coding_agent_core.agenttask import LABEL_PLATFORM, LABEL_REPOSITORY, AgentTask, Event, labels_for
 from coding_agent_core.environment import Environment
+from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.objects import Metadata
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempt_settings import Egress
 from coding_agent_core.settings.job_settings import MIRROR_VARIABLE, Cache, JobTemplate
 from coding_agent_core.settings.model import Engine, Settings
-from coding_agent_core.settings.section import Secrets
+from coding_agent_core.settings.section import Secrets, SecretSettings
 from coding_agent_core.tasks import Item
 from coding_agent_core.verification import Side
 
 from coding_agent_operator.budgets import next_allowance
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.evidence_job import build_evidence_job
-from coding_agent_operator.job import build_job, with_egress, with_kueue_labels, with_transcript_annotations
+from coding_agent_operator.job import (
+    build_job,
+    with_egress,
+    with_kueue_labels,
+    with_token_credential,
+    with_transcript_annotations,
+)
 from coding_agent_operator.observed import ATTEMPT, MANAGER
 from coding_agent_operator.pod_spec import init_container, mount
 
@@ -68,6 +77,7 @@ class JobBuilder:
         self._now = now
         self._caches = RepositoryCaches(cluster, settings.operator.job)
         self._proxy = EgressProxy(settings.egress)
+        self._tokens = TokenCredentials(settings, now)
 
     async def build(self, task: AgentTask, number: int) -> Mapping[str, Any]:
         """Return the manifest of attempt `number`.
@@ -87,7 +97,8 @@ class JobBuilder:
         with_cache, event = await self._caches.given_to(manifest, task)
         if event is not None:
             await self._cluster.tasks.emit(event, task, self._now())
-        return await self._proxy.given_to(with_cache, task.spec.item, environment.egress)
+        with_credential = self._tokens.given_to(with_cache, Purpose.ATTEMPT, task.spec.item)
+        return await self._proxy.given_to(with_credential, task.spec.item, environment.egress)
 
     async def build_evidence(self, task: AgentTask, side: Side, number: int) -> Mapping[str, Any]:
         """Return the manifest of an evidence pod's Job. It gets no cache, because agents write to caches.
@@ -112,6 +123,7 @@ class JobBuilder:
         )
         if settings.queue.engine is Engine.KUEUE:
             manifest = with_kueue_labels(manifest, task, settings.queue.kueue)
+        manifest = self._tokens.given_to(manifest, Purpose.EVIDENCE, task.spec.item)
         return await self._proxy.given_to(manifest, task.spec.item, environment.egress)
 
     def environment_refusal(self, environment: Environment) -> str | None:
@@ -311,6 +323,33 @@ class RepositoryCaches:
                     return events
                 await asyncio.sleep(_EVENT_INTERVAL_S)
         return []
+
+
+class TokenCredentials:
+    """Gives Jobs the credentials with which they ask the token service for tokens of a GitHub App."""
+
+    def __init__(self, settings: Settings, now: Callable[[], datetime]) -> None:
+        github = cast("GitHub", settings.forge(Platform.GITHUB))
+        self._service = github.app.service if github.app is not None else None
+        self._host = github.host
+        self._key = Secrets(self._service.key if self._service is not None else SecretSettings())
+        self._queued = settings.queue.engine is Engine.KUEUE
+        self._now = now
+
+    def given_to(self, manifest: Mapping[str, Any], purpose: Purpose, item: Item) -> Mapping[str, Any]:
+        """Add a credential, if there is a token service for the item's host, to the manifest of a Job.
+
+        Raises:
+            ApiError: the key is missing or too short; retry later.
+        """
+        if self._service is None or item.host.lower() != self._host.lower():
+            return manifest
+        try:
+            return with_token_credential(
+                manifest, purpose, item, key=self._key.first() or "", now=self._now(), queued=self._queued
+            )
+        except ValueError as error:
+            raise ApiError(f"github.app.service.key: attempts cannot get tokens: {error}", None) from error
 
 
 class EgressProxy:

@@ -31,6 +31,8 @@ CHART_SETS = {
     "webhook.server": "",
     **{f"webhook.{name}.{facts.webhook_setting}": "secrets.webhook" for name, facts in FACTS.items()},
     **{f"{platform}.personal_access_token": f"secrets.{platform}" for platform in Platform},
+    "github.app.private_key_file": "secrets.githubApp",
+    "github.app.service": "tokens",
     "llm.openai.api_key": "secrets.model",
     "user_config_api.enabled": "userConfig.enabled",
     "user_config_api.api_key": "secrets.userConfig",

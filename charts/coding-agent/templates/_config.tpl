@@ -20,8 +20,19 @@ no secrets.
   {{- end -}}
   {{- $field := index (include "coding-agent.forgeFacts" $ | fromJson) $forge "webhook" -}}
   {{- $_ := set $webhook $forge (dict $field (dict "files" $files)) -}}
+{{- end -}}
+{{- range $forge := include "coding-agent.secretForges" . | fromJsonArray -}}
   {{- $token := printf "/etc/coding-agent/credentials/%s-token" $forge -}}
   {{- $_ := set $own $forge (dict "personal_access_token" (dict "files" (list $token))) -}}
+{{- end -}}
+{{- if include "coding-agent.app" . -}}
+  {{- $url := .Values.tokens.url | default (printf "http://%s-tokens.%s:8080" (include "coding-agent.fullname" .) .Release.Namespace) -}}
+  {{- $service := dict
+    "url" $url
+    "key" (dict "files" (list "/etc/coding-agent/tokens/key"))
+    "credential" (dict "files" (list "/etc/coding-agent/tokens/credential"))
+  -}}
+  {{- $_ := set $own "github" (dict "app" (dict "private_key_file" "/etc/coding-agent/github-app/private-key.pem" "service" $service)) -}}
 {{- end -}}
 {{- $_ := set $own "webhook" $webhook -}}
 {{- if not (has "github" $forges) -}}
@@ -82,7 +93,7 @@ service_account: {{ include "coding-agent.fullname" . }}-attempt
 config_map: {{ include "coding-agent.fullname" . }}
 config_key: config.yaml
 credentials:
-{{- range $forge := include "coding-agent.forges" . | fromJsonArray }}
+{{- range $forge := include "coding-agent.secretForges" . | fromJsonArray }}
   - { secret: {{ include "coding-agent.secretName" (list $ $forge) }}, key: token, file: {{ $forge }}-token, platform: {{ $forge }} }
 {{- end }}
 {{- if include "coding-agent.modelEnabled" . }}

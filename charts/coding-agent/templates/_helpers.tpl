@@ -127,12 +127,22 @@ chart names one.
 {{- .Files.Get "files/forges.json" | fromJson | toJson -}}
 {{- end -}}
 
-{{/* The forges that the values have a token for, as a list of names. */}}
+{{/* "true" if a GitHub App gives the tokens of GitHub. */}}
+{{- define "coding-agent.app" -}}
+{{- if dig "github" "app" "app_id" "" .Values.config }}true{{ end -}}
+{{- end -}}
+
+{{/* "true" if this release runs the token service: the one with the operator, which signs the attempts' credentials. */}}
+{{- define "coding-agent.tokensHere" -}}
+{{- if and (include "coding-agent.app" .) .Values.operator.enabled }}true{{ end -}}
+{{- end -}}
+
+{{/* The forges that the values have a token or an App for, as a list of names. */}}
 {{- define "coding-agent.tokensGiven" -}}
 {{- $given := list -}}
 {{- range $forge := include "coding-agent.forgeFacts" . | fromJson | keys | sortAlpha -}}
   {{- with index $.Values.secrets $forge -}}
-    {{- if or .token .existingSecret }}{{ $given = append $given $forge }}{{ end -}}
+    {{- if or .token .existingSecret (and (eq $forge "github") (include "coding-agent.app" $)) }}{{ $given = append $given $forge }}{{ end -}}
   {{- end -}}
 {{- end -}}
 {{- toJson $given -}}
@@ -144,6 +154,13 @@ is then expected to be created later.
 */}}
 {{- define "coding-agent.forges" -}}
 {{- toJson (include "coding-agent.tokensGiven" . | fromJsonArray | default (list (.Values.config.task_source | default "github"))) -}}
+{{- end -}}
+
+{{/* The forges in use whose token is in a Secret, as a list of names: all but the one with an App. */}}
+{{- define "coding-agent.secretForges" -}}
+{{- $forges := include "coding-agent.forges" . | fromJsonArray -}}
+{{- if include "coding-agent.app" . }}{{ $forges = without $forges "github" }}{{ end -}}
+{{- toJson $forges -}}
 {{- end -}}
 
 {{/* The section of `config.llm` that the model's key belongs to. */}}
@@ -166,13 +183,14 @@ the name, the key in it, and whether it is known to exist.
 */}}
 {{- define "coding-agent.expectedSecrets" -}}
 {{- $expected := list -}}
-{{- $kinds := include "coding-agent.forges" . | fromJsonArray -}}
+{{- $kinds := include "coding-agent.secretForges" . | fromJsonArray -}}
+{{- if include "coding-agent.tokensHere" . }}{{ $kinds = append $kinds "githubApp" }}{{ end -}}
 {{- if include "coding-agent.modelEnabled" . }}{{ $kinds = append $kinds "model" }}{{ end -}}
 {{- range $kind := $kinds -}}
-  {{- if not (or (index $.Values.secrets $kind).token (index $.Values.secrets $kind).apiKey) -}}
+  {{- if not (or (index $.Values.secrets $kind).token (index $.Values.secrets $kind).apiKey (index $.Values.secrets $kind).privateKey) -}}
     {{- $name := include "coding-agent.secretName" (list $ $kind) -}}
     {{- $there := not (empty (lookup "v1" "Secret" $.Release.Namespace $name)) -}}
-    {{- $key := ternary "api-key" "token" (eq $kind "model") -}}
+    {{- $key := get (dict "model" "api-key" "githubApp" "private-key.pem") $kind | default "token" -}}
     {{- $expected = append $expected (dict "kind" $kind "name" $name "key" $key "there" $there) -}}
   {{- end -}}
 {{- end -}}

@@ -80,6 +80,21 @@ matchExpressions:
     - { port: proxy, protocol: TCP }
 {{- end -}}
 
+{{/* The token service, which may be in the operator's release. That one has the same name. */}}
+{{- define "coding-agent.tokensRule" -}}
+{{- if include "coding-agent.app" . }}
+- to:
+    - podSelector:
+        matchLabels:
+          {{- include "coding-agent.selectorLabels" (list . "tokens") | nindent 10 }}
+      {{- if not .Values.operator.enabled }}
+      namespaceSelector: {}
+      {{- end }}
+  ports:
+    - { port: http, protocol: TCP }
+{{- end }}
+{{- end -}}
+
 {{/* What an attempt reaches, by itself or through the egress proxy. */}}
 {{- define "coding-agent.attemptRules" -}}
 {{ include "coding-agent.forgeRule" . }}
@@ -92,6 +107,7 @@ matchExpressions:
   ports:
     - { port: http, protocol: TCP }
 {{- end }}
+{{- include "coding-agent.tokensRule" . }}
 {{- with .Values.networkPolicy.attempts.egress }}
 {{ toYaml . }}
 {{- end }}

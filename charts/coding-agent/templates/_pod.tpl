@@ -102,6 +102,25 @@ annotations:
         path: egress/key
 {{- end -}}
 
+{{/* The key of the attempts' credentials, for the operator, which signs them, and the token service, which checks them. */}}
+{{- define "coding-agent.tokensKeySource" -}}
+- secret:
+    name: {{ include "coding-agent.secretName" (list . "tokens") }}
+    items:
+      - key: key
+        path: tokens/key
+{{- end -}}
+
+{{/* What identifies a program at the token service. */}}
+{{- define "coding-agent.tokenCredentialSource" -}}
+{{- if include "coding-agent.app" . }}
+- serviceAccountToken:
+    audience: coding-agent-tokens
+    expirationSeconds: 3600
+    path: tokens/credential
+{{- end }}
+{{- end -}}
+
 {{/* The forge tokens, for programs that speak to the forge: they say what is missing. Call with (list $ FORGES). */}}
 {{- define "coding-agent.tokenSources" -}}
 {{- $root := index . 0 -}}

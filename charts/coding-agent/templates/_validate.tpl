@@ -1,6 +1,7 @@
 {{/* Checks that the schema cannot express. Every message names the key. */}}
 {{- define "coding-agent.validate" -}}
 {{- $forges := include "coding-agent.forges" . | fromJsonArray -}}
+{{- $secretForges := include "coding-agent.secretForges" . | fromJsonArray -}}
 {{- $facts := include "coding-agent.forgeFacts" . | fromJson -}}
 {{- $tokens := dict -}}
 {{- range $forge, $_ := $facts -}}{{- $_ := set $tokens $forge "token" -}}{{- end -}}
@@ -13,12 +14,12 @@
 {{- range $kind, $field := merge (dict "model" "apiKey") $tokens -}}
   {{- $secret := index $.Values.secrets $kind -}}
   {{- $name := include "coding-agent.secretName" (list $ $kind) -}}
-  {{- $expected := or (has $kind $forges) (and (eq $kind "model") (include "coding-agent.modelEnabled" $)) (and (ne $kind "model") (not (include "coding-agent.tokensGiven" $ | fromJsonArray))) -}}
+  {{- $expected := or (has $kind $secretForges) (and (eq $kind "model") (include "coding-agent.modelEnabled" $)) (and (ne $kind "model") (not (include "coding-agent.tokensGiven" $ | fromJsonArray))) -}}
   {{- if and $expected (not (or $secret.existingSecret (index $secret $field))) (include "coding-agent.ownSecret" (list $ $name)) -}}
     {{- $problems = append $problems (printf "secrets.%s.%s: the release has the Secret %s, and without this value it would be deleted; pass your values again, or add --reset-then-reuse-values" $kind $field $name) -}}
   {{- end -}}
 {{- end -}}
-{{- range $kind, $field := merge (dict "model" "apiKey" "userConfig" "apiKey" "egress" "key") $tokens -}}
+{{- range $kind, $field := merge (dict "model" "apiKey" "userConfig" "apiKey" "egress" "key" "githubApp" "privateKey" "tokens" "key") $tokens -}}
   {{- $secret := index $.Values.secrets $kind -}}
   {{- if and $secret.existingSecret (index $secret $field) -}}
     {{- $problems = append $problems (printf "secrets.%s: give either existingSecret or %s, not both" $kind $field) -}}
@@ -70,7 +71,7 @@
   {{- $problems = append $problems (printf "%s: %q is not a valid object name; use lower-case letters, digits and hyphens, and start with a letter" $key $fullname) -}}
 {{- end -}}
 {{- $labels := dict "commonLabels" .Values.commonLabels -}}
-{{- range $component := list "receiver" "operator" "reporter" "polling" "userConfig" "egress" -}}
+{{- range $component := list "receiver" "operator" "reporter" "polling" "userConfig" "egress" "tokens" -}}
   {{- $_ := set $labels (printf "%s.podLabels" $component) (index $.Values $component).podLabels -}}
 {{- end -}}
 {{- range $kind, $metrics := .Values.metrics -}}
@@ -81,6 +82,20 @@
     {{- if hasKey $given $reserved -}}
       {{- $problems = append $problems (printf "%s: the chart sets the label %s itself, to find objects by it; remove it from your values" $path $reserved) -}}
     {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if include "coding-agent.app" . -}}
+  {{- if or .Values.secrets.github.token .Values.secrets.github.existingSecret -}}
+    {{- $problems = append $problems "secrets.github: config.github.app gives the tokens, and a personal token belongs to another account; remove one of the two" -}}
+  {{- end -}}
+  {{- if has "*" .Values.operator.namespaces -}}
+    {{- $problems = append $problems "operator.namespaces: with config.github.app, list the namespaces; with *, an account of any namespace could ask for tokens" -}}
+  {{- end -}}
+  {{- if and .Values.operator.enabled .Values.tokens.url -}}
+    {{- $problems = append $problems "tokens.url: this release runs the token service itself, because it runs the operator; remove the value" -}}
+  {{- end -}}
+  {{- if not (or .Values.operator.enabled .Values.tokens.url) -}}
+    {{- $problems = append $problems "tokens.url: required with config.github.app and operator.enabled=false; set the URL of the token service of the operator's release, such as http://coding-agent-tokens.NAMESPACE:8080" -}}
   {{- end -}}
 {{- end -}}
 {{- with .Values.operator -}}

@@ -47,6 +47,11 @@ WRONG = [
     ),
     ("operator.namespaces={a,a}", "at '/operator/namespaces'"),
     (
+        "config.github.app.private_key_file=x",
+        "at '/config/github/app': additional properties 'private_key_file' not allowed",
+    ),
+    ("secrets.tokens.key=short", "at '/secrets/tokens/key'"),
+    (
         "config.operator.namespaces={team-a}",
         "at '/config/operator': additional properties 'namespaces' not allowed",
     ),
@@ -59,6 +64,8 @@ WRONG = [
 IMPOSSIBLE = [
     ("operator.enabled=false,operator.namespaces={team-a}", "operator.namespaces: this list has no effect"),
     ("secrets.github.existingSecret=mine", "secrets.github: give either existingSecret or token"),
+    ("config.github.app.app_id=7", "secrets.github: config.github.app gives the tokens"),
+    ("tokens.url=http://other:8080", "tokens.url: this release runs the token service itself"),
     ("secrets.s3.existingSecret=mine", "config.context_storage.s3.bucket: "),
     ("fullnameOverride=Foo_Bar", 'fullnameOverride: "Foo_Bar" is not a valid object name'),
     ("ingress.enabled=true", "ingress.host: "),
@@ -80,6 +87,10 @@ IMPOSSIBLE = [
 """The templates refuse them, all at once."""
 APART = [
     ("operator.namespaces={*,team-a}", "operator.namespaces: * means all namespaces"),
+    (
+        "operator.enabled=false,config.github.app.app_id=7",
+        "tokens.url: required with config.github.app and operator.enabled=false",
+    ),
     ("secrets.webhook.rotating=true", "secrets.webhook.githubPrevious: "),
     ("secrets.s3.accessKeyId=id", "secrets.s3: set both accessKeyId and secretAccessKey"),
 ]

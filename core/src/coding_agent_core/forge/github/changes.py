@@ -178,7 +178,7 @@ class GitHubChanges:
             node: the GraphQL node id of the pull request.
         """
         what = f"marking {item.display} as ready for review"
-        answer, _ = await self._ask(MARK_READY, {"change": node}, what)
+        answer, _ = await self._ask(MARK_READY, {"change": node}, what, item.repository)
         if answer.errors:
             raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
 

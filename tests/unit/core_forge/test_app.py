@@ -1,5 +1,6 @@
 """What a token of a GitHub App may do, and what GitHub's refusals mean."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -130,3 +131,10 @@ def test_wrong_settings_are_refused(wrong: dict[str, Any], said: str) -> None:
     right = GitHub.model_validate({"app": {"app_id": 7, "private_key_file": "k"}})
     assert right.app is not None
     assert right.app.private_key_file == Path("k")
+
+
+def test_the_documentation_lists_every_permission() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "github-app.md").read_text(encoding="utf-8")
+    names = {name for one in NEEDED.values() for name in {**one.required, **one.optional}}
+    shown = {"commit statuses" if name == "statuses" else name.replace("_", " ") for name in names}
+    assert {name.lower() for name in re.findall(r"^\| \*\*([^*]+)\*\*", page, re.MULTILINE)} == shown

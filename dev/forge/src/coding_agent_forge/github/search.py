@@ -49,6 +49,12 @@ def _is(repository: Repository, item: Item, value: str) -> bool:
     }.get(value.lower(), False)
 
 
+def _author(value: str) -> str:
+    """The login that `author:` names; an App's account is `app/NAME` there."""
+    name = value.casefold()
+    return f"{name.removeprefix('app/')}[bot]" if name.startswith("app/") else name
+
+
 _CHECKS: Mapping[str, Check] = {
     "is": _is,
     "type": _is,
@@ -60,7 +66,7 @@ _CHECKS: Mapping[str, Check] = {
     "user": lambda repository, _, value: repository.owner.casefold() == value.casefold(),
     "org": lambda repository, _, value: repository.owner.casefold() == value.casefold(),
     "repo": lambda repository, _, value: repository.full_name.casefold() == value.casefold(),
-    "author": lambda _, item, value: item.author.login.casefold() == value.casefold(),
+    "author": lambda _, item, value: item.author.login.casefold() == _author(value),
     "assignee": lambda _, item, value: any(
         user.login.casefold() == value.casefold() for user in item.assignees
     ),

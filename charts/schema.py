@@ -33,6 +33,7 @@ CHART_SETS = {
     **{f"{platform}.personal_access_token": f"secrets.{platform}" for platform in Platform},
     "github.app.private_key_file": "secrets.githubApp",
     "github.app.service": "tokens",
+    "github.token_credential": "",
     "llm.openai.api_key": "secrets.model",
     "user_config_api.enabled": "userConfig.enabled",
     "user_config_api.api_key": "secrets.userConfig",

@@ -30,9 +30,9 @@ no secrets.
   {{- $service := dict
     "url" $url
     "key" (dict "files" (list "/etc/coding-agent/tokens/key"))
-    "credential" (dict "files" (list "/etc/coding-agent/tokens/credential"))
   -}}
-  {{- $_ := set $own "github" (dict "app" (dict "private_key_file" "/etc/coding-agent/github-app/private-key.pem" "service" $service)) -}}
+  {{- $app := dict "private_key_file" "/etc/coding-agent/github-app/private-key.pem" "service" $service -}}
+  {{- $_ := set $own "github" (dict "app" $app "token_credential" (dict "files" (list "/etc/coding-agent/tokens/credential"))) -}}
 {{- end -}}
 {{- $_ := set $own "webhook" $webhook -}}
 {{- if not (has "github" $forges) -}}

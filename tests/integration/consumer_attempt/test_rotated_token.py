@@ -104,9 +104,9 @@ async def test_a_token_of_an_app_that_expires_during_the_work_is_renewed(
     )
     agent = Slow(hours)
     with served(service_for(settings, clock=hours.clock)) as url:
-        service = {"url": url, "credential": signed(credential, KEY)}
-        section = {"app_id": app.id, "private_key_file": str(tmp_path / "absent"), "service": service}
-        github = {"app": section, "personal_access_token": None}
+        section = {"app_id": app.id, "private_key_file": str(tmp_path / "absent"), "service": {"url": url}}
+        own = signed(credential, KEY)
+        github = {"app": section, "token_credential": own, "personal_access_token": None}
         given = place.given()
         outcome = await place.run(given, make_agent=lambda *_: agent, clock=hours.clock, github=github)
     assert outcome.reason is Reason.COMPLETED, outcome.message
@@ -118,5 +118,5 @@ async def test_a_token_of_an_app_that_expires_during_the_work_is_renewed(
     assert len(issued) == 3
     dead = {one.actor.token for one in forge.sandbox.store.apps.tokens} & set(agent.before)
     assert not dead, "the first tokens had expired when the work was pushed"
-    for secret in (*issued, service["credential"], KEY):
+    for secret in (*issued, own, KEY):
         assert secret not in caplog.text

@@ -41,9 +41,9 @@ async def forge(
         if request.param == "the service's":
             service = service_for(settings, programs={REPORTER: Purpose.REPORT}, review=review)
             url = stack.enter_context(served(service))
-            section["service"] = {"url": url, "credential": "of-the-reporter"}
+            section["service"] = {"url": url}
             section["private_key_file"] = tmp_path / "absent"
-        github = {"api_url": github_forge.api_url, "app": section}
+        github = {"api_url": github_forge.api_url, "app": section, "token_credential": "of-the-reporter"}
         forge = connect_forge(Settings.model_validate({"github": github}), Platform.GITHUB)
         yield forge
         await forge.aclose()

@@ -14,6 +14,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 from coding_agent_consumer.transcript import Scrub, Transcript, read, recap, scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import cleanup
+from coding_agent_core.forge.issued_tokens import remember_token
 from coding_agent_core.settings.model import Settings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,6 +126,12 @@ def test_a_persons_own_key_is_taken_out_of_the_logs_too() -> None:
         scrub_logs(scrub_for(Settings.model_validate({"llm": {"openai": {"api_key": key}}})))
     logging.getLogger("coding_agent.test").warning("her-own-key-1 and our-model-key")
     assert stream.getvalue() == "*** and ***\n"
+
+
+def test_a_token_that_was_issued_to_this_process_is_taken_out_of_what_was_made_before() -> None:
+    scrub = Scrub(())
+    remember_token("ghs_issued-to-this-process")
+    assert scrub("Authorization: ghs_issued-to-this-process") == "Authorization: ***"
 
 
 def test_a_disk_that_refuses_does_not_end_the_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

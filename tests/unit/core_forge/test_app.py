@@ -34,8 +34,18 @@ def test_a_jwt_allows_for_a_clock_that_is_a_minute_fast() -> None:
 @pytest.mark.parametrize(
     ("purpose", "granted", "missing", "narrowed"),
     [
-        (Purpose.EVIDENCE, ALL, [], {"metadata": "read", "contents": "read"}),
-        (Purpose.EVIDENCE, {"metadata": "read"}, ["Contents (read)"], None),
+        (
+            Purpose.EVIDENCE,
+            ALL,
+            [],
+            {"metadata": "read", "contents": "read", "issues": "read", "pull_requests": "read"},
+        ),
+        (
+            Purpose.EVIDENCE,
+            {"metadata": "read", "issues": "write"},
+            ["Contents (read)", "Pull requests (read)"],
+            None,
+        ),
         (Purpose.POLL, ALL, [], {"metadata": "read", "issues": "read", "pull_requests": "read"}),
         (
             Purpose.ATTEMPT,

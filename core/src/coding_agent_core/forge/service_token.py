@@ -31,7 +31,7 @@ RENEW_BEFORE = 300.0
 """A token with fewer seconds left is replaced. The service gives tokens that have at least ten minutes left,
 unless GitHub is not available."""
 MISSING = (
-    "Nothing identifies this program at the token service: `github.app.service.credential` is not set, or "
+    "Nothing identifies this program at the token service: `github.token_credential` is not set, or "
     "its file is absent or empty."
 )
 _Model = TypeVar("_Model", bound=ResponseModel)

@@ -17,7 +17,7 @@ from coding_agent_core.tasks import Frozen
 
 _AUDIENCE = "coding-agent-tokens"
 _ALGORITHM = "HS256"
-CREDENTIAL_VARIABLE = "TOKEN_CREDENTIAL"
+CREDENTIAL_VARIABLE = "CODING_AGENT_TOKEN_CREDENTIAL"
 """The environment variable with an attempt's credential."""
 SHORTEST_KEY = 32
 """Bytes. RFC 7518, section 3.2: a key for HS256 is at least as long as its hash."""

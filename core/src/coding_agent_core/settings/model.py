@@ -287,7 +287,7 @@ _FORGE_VARIABLES: dict[str, tuple[str, ...]] = {
 VARIABLES: dict[str, tuple[str, ...]] = {
     "TASK_SOURCE": ("task_source",),
     **_FORGE_VARIABLES,
-    "TOKEN_CREDENTIAL": ("github", "app", "service", "credential"),
+    "CODING_AGENT_TOKEN_CREDENTIAL": (Platform.GITHUB, "token_credential"),
     "WEBHOOK_ENABLED": ("webhook", "enabled"),
     "WEBHOOK_SERVER_HOST": ("webhook", "server", "host"),
     "WEBHOOK_SERVER_PORT": ("webhook", "server", "port"),
@@ -327,7 +327,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 SECRET_VARIABLES = frozenset(
     {
         *(name for name, path in _FORGE_VARIABLES.items() if path[-1] not in ("api_url", "assignee")),
-        "TOKEN_CREDENTIAL",
+        "CODING_AGENT_TOKEN_CREDENTIAL",
         "OPENAI_API_KEY",
         "ANTHROPIC_API_KEY",
         "GEMINI_API_KEY",

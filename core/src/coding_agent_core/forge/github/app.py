@@ -25,7 +25,7 @@ class Purpose(StrEnum):
 
     ATTEMPT = "attempt"
     EVIDENCE = "evidence"
-    """Clones the repository for `verify`."""
+    """Reads the item and clones the repository for `verify`."""
     REPORT = "report"
     POLL = "poll"
     CONSUMER = "consumer"
@@ -83,7 +83,9 @@ _RERUN = {"actions": "write"}
 
 _PERMISSIONS: Mapping[Purpose, Permissions] = {
     Purpose.ATTEMPT: Permissions(_WORK, {**_RERUN, **_WORKFLOWS}),
-    Purpose.EVIDENCE: Permissions({"metadata": "read", "contents": "read"}, {}),
+    Purpose.EVIDENCE: Permissions(
+        {"metadata": "read", "contents": "read", "issues": "read", "pull_requests": "read"}, {}
+    ),
     Purpose.REPORT: Permissions({**_WORK, "contents": "read", "statuses": "write"}, _RERUN),
     Purpose.POLL: Permissions({"metadata": "read", "issues": "read", "pull_requests": "read"}, {}),
     Purpose.CONSUMER: Permissions({**_WORK, "statuses": "write"}, {**_RERUN, **_WORKFLOWS}),

@@ -310,7 +310,7 @@ class AppTokens:
             ) from error
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Given:
     """The source of one token that was just issued."""
 

@@ -144,7 +144,7 @@ class GitHubForge(Forge):
                 settings, app, clock
             )
             return source
-        credential = Secrets(app.service.credential)
+        credential = Secrets(settings.token_credential)
         if credential.first() is None:
             raise TokenMissingError(MISSING)
         return ServiceTokens(app.service.url, credential, clock, only)

@@ -44,9 +44,6 @@ class TokenService(Section):
     key: SecretField = SecretSettings()
     """Key with which the operator signs the credentials of attempts. The service accepts all values; the
     operator uses the first. At least 32 bytes."""
-    credential: SecretField = SecretSettings()
-    """What identifies a program at the service: a projected token of its ServiceAccount. An attempt gets its
-    credential from the operator, in the variable `TOKEN_CREDENTIAL`."""
 
 
 class App(Section):
@@ -81,6 +78,9 @@ class GitHub(ForgeSettings):
     redelivery: Redelivery = Redelivery()
     app: App | None = None
     """GitHub App; not used together with `personal_access_token`."""
+    token_credential: SecretField = SecretSettings()
+    """What identifies this program at the token service: a projected token of its ServiceAccount. An attempt
+    gets its credential from the operator. The Helm chart sets this."""
 
     @model_validator(mode="after")
     def _has_one_identity(self) -> Self:
@@ -113,10 +113,8 @@ class GitHub(ForgeSettings):
     @property
     def credentials(self) -> tuple[SecretSettings, ...]:
         service = self.app.service if self.app is not None else None
-        return (
-            self.personal_access_token,
-            *((service.credential, service.key) if service is not None else ()),
-        )
+        keys = (service.key,) if service is not None else ()
+        return (self.personal_access_token, self.token_credential, *keys)
 
     @property
     def token_service_urls(self) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ class TokenExpiry:
         """Ask about the host's token if it is new or was asked about an hour ago; show what is known."""
         token = self.forges[host].client.token
         try:
-            fingerprint = token.fingerprint()
+            fingerprint = await token.identity()
             known, due = self._next.get(host, ("", 0.0))
             if fingerprint != known or self.monotonic() >= due:
                 await self._ask(host, fingerprint)

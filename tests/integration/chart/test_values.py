@@ -65,7 +65,6 @@ IMPOSSIBLE = [
     ("operator.enabled=false,operator.namespaces={team-a}", "operator.namespaces: this list has no effect"),
     ("secrets.github.existingSecret=mine", "secrets.github: give either existingSecret or token"),
     ("config.github.app.app_id=7", "secrets.github: config.github.app gives the tokens"),
-    ("tokens.url=http://other:8080", "tokens.url: this release runs the token service itself"),
     ("secrets.s3.existingSecret=mine", "config.context_storage.s3.bucket: "),
     ("fullnameOverride=Foo_Bar", 'fullnameOverride: "Foo_Bar" is not a valid object name'),
     ("ingress.enabled=true", "ingress.host: "),
@@ -95,9 +94,16 @@ APART = [
     ("secrets.s3.accessKeyId=id", "secrets.s3: set both accessKeyId and secretAccessKey"),
 ]
 """Beside the others they would be hidden, or hide those."""
+WITH_THE_OPERATOR = [
+    (
+        "config.github.app.app_id=7,tokens.url=http://other:8080",
+        "tokens.url: this release runs the token service itself",
+    ),
+]
+"""These need an operator, and others above have none."""
 
 
-@pytest.mark.parametrize("wrong", [WRONG, IMPOSSIBLE, APART], ids=["schema", "templates", "apart"])
+@pytest.mark.parametrize("wrong", [WRONG, IMPOSSIBLE, APART, WITH_THE_OPERATOR])
 def test_every_wrong_value_is_named(wrong: list[tuple[str, str]]) -> None:
     settings = [argument for setting, _ in wrong for argument in ("--set", setting)]
     with pytest.raises(HelmError) as error:

@@ -46,6 +46,9 @@ if __name__ == "__main__":
         # an attempt's imports take longer than its own work. `_attempt` enables this again.
         gc.disable()
 
+# httpx imports its command line if Rich is installed, and does without it otherwise. Nothing here uses it.
+sys.modules["httpx._main"] = None  # type: ignore[assignment]
+
 import argparse
 import asyncio
 import importlib

@@ -22,7 +22,8 @@ import httpx2
 import pytest
 import yaml
 from coding_agent_consumer import per_user
-from coding_agent_consumer.agent.models import model_spec, open_model
+from coding_agent_consumer.agent.model_spec import model_spec
+from coding_agent_consumer.agent.models import open_model
 from coding_agent_consumer.per_user import settings_for, with_personal
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason

@@ -49,7 +49,7 @@ from coding_agent_core.tasks import RunnerName, TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
 from coding_agent_core.usage import Allowance, Usage
 
-from coding_agent_consumer.agent.models import allowed_models, upstreams
+from coding_agent_consumer.agent.model_spec import allowed_models, upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.approval import ApprovalCheck, NotApprovedError, Unapproved
 from coding_agent_consumer.background import (

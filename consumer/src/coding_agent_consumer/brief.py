@@ -1,4 +1,4 @@
-"""The interface to an agent, what the agent is asked to do, and what it reports while it works."""
+"""The interface to an agent: what it is asked to do, what it reports while it works, and when it must end."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Protocol
 
 from coding_agent_core.attempts import Outcome
+from coding_agent_core.reasons import Reason
+from coding_agent_core.retry import StoppedError, run_until
 
-from coding_agent_consumer.transcript import LastLines
+from coding_agent_consumer.transcript import LastLines, Scrub
 from coding_agent_consumer.workspace.protocol import Workspace
+
+_CLEANUP_SECONDS = 5.0
+"""A cancelled agent has this long to release its tools, and a runner's program to end."""
 
 
 @dataclass(frozen=True)
@@ -78,3 +83,20 @@ class Agent(Protocol):
             on_step: awaited after each step.
         """
         ...
+
+
+async def work_until(
+    work: Callable[[], Awaitable[Outcome]], scrub: Scrub, stop: asyncio.Event, timeout: float
+) -> Outcome:
+    """Return the outcome of an agent's work, without secrets; a stop or the timeout ends the work early."""
+    try:
+        outcome = await run_until(work, stop, timeout=timeout, cleanup=_CLEANUP_SECONDS)
+    except StoppedError:
+        return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped.")
+    except TimeoutError:
+        time = f"{timeout / 60:.0f} minutes" if timeout >= 120 else f"{timeout:.0f} seconds"
+        return Outcome(
+            reason=Reason.DEADLINE_EXCEEDED,
+            message=f"The agent did not finish within {time} (consumer.timeout_seconds).",
+        )
+    return outcome.model_copy(update={"message": scrub(outcome.message), "summary": scrub(outcome.summary)})

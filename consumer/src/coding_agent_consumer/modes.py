@@ -29,8 +29,7 @@ from coding_agent_core.tasks import Item, Phase, RunnerName
 from coding_agent_core.telemetry import UsageMetrics, configure
 from prometheus_client import CollectorRegistry
 
-from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.agent.models import model_spec
+from coding_agent_consumer.agent.model_spec import model_spec
 from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of_error
 from coding_agent_consumer.attempt_egress import Identities, denials
 from coding_agent_consumer.brief import Agent
@@ -57,6 +56,9 @@ def make_agent(settings: Settings, gateway: Gateway) -> Agent:
     """
     name = settings.consumer.runner
     if name is RunnerName.BUILTIN:
+        # Pydantic AI's import is a third of an attempt's CPU time, and the other agents do without it.
+        from coding_agent_consumer.agent.loop import ModelAgent  # noqa: PLC0415
+
         return ModelAgent(settings, gateway)
     return CliAgent(runner_of(name, settings), settings, gateway)
 

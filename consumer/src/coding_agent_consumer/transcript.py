@@ -1,4 +1,8 @@
-"""The agent's messages as they leave this process: JSON lines and short lines for people, without secrets."""
+"""The agent's messages as they leave this process: JSON lines and short lines for people, without secrets.
+
+A line has the fields of Pydantic AI's `ModelMessage`. This module does without that library: its import takes
+a third of an attempt's CPU time, and agents that are programs of their own do not need it.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from coding_agent_core.forge.issued_tokens import issued_tokens
@@ -16,18 +22,8 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets, SecretSettings, written_forms
 from coding_agent_core.text import one_line
-from pydantic import TypeAdapter, ValidationError
-from pydantic_ai.messages import (
-    ModelMessage,
-    ModelRequest,
-    ModelResponse,
-    TextPart,
-    ToolCallPart,
-    ToolReturnPart,
-)
 
 _logger = logging.getLogger("coding_agent.transcript")
-_MESSAGE: TypeAdapter[ModelMessage] = TypeAdapter(ModelMessage)
 _SAID_LENGTH = 300
 _CALL_LENGTH = 160
 _TITLE_LENGTH = 120
@@ -36,8 +32,13 @@ _MAIN_ARGUMENTS = ("command", "path", "pattern")
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth(?!ors?\b)|bearer", re.IGNORECASE)
 """Names of options, variables and headers whose values are secrets."""
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"']+", re.IGNORECASE)
+_FILES = frozenset({"audio-url", "binary", "document-url", "image-url", "uploaded-file", "video-url"})
+"""The kinds of a tool's results that are files and not text."""
 _SHORTEST = 8
 """The shortest secret that is replaced, in characters: a shorter one would be found in ordinary words."""
+
+Fields = Mapping[str, Any]
+"""A message or a part of it, as in the transcript's JSON."""
 
 
 class Scrub:
@@ -201,18 +202,18 @@ class Transcript:
         self._scrub = scrub
         self._last_lines = last_lines
 
-    def append(self, message: ModelMessage) -> None:
-        line = self._scrub(_MESSAGE.dump_json(message).decode()) + "\n"
+    def append(self, message: Fields) -> None:
+        line = self._scrub(_compact(message)) + "\n"
         if self._last_lines is not None:
             # The scrubbed line is parsed again: if lines were cut first, half a secret would not be found.
-            self._last_lines.add(digest(_MESSAGE.validate_json(line)))
+            self._last_lines.add(digest(json.loads(line)))
         if self._path is None:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.write(file, line.encode())
+                os.write(file, line.encode("utf-8", "replace"))
             finally:
                 os.close(file)
         except OSError as error:
@@ -220,7 +221,40 @@ class Transcript:
             self._path = None
 
 
-def read(path: Path) -> list[ModelMessage]:
+def prompt_message(text: str) -> Fields:
+    return _request({"part_kind": "user-prompt", "content": text, "timestamp": _now()})
+
+
+def answer_message(part: Fields) -> Fields:
+    return {"kind": "response", "parts": [part], "timestamp": _now()}
+
+
+def result_message(call: Fields, text: str, *, failed: bool) -> Fields:
+    """Return the message with the result of a `tool_call`."""
+    names = {name: call[name] for name in ("tool_name", "tool_call_id")}
+    outcome = "failed" if failed else "success"
+    return _request(
+        {"part_kind": "tool-return", **names, "content": text, "timestamp": _now(), "outcome": outcome}
+    )
+
+
+def text_part(text: str) -> Fields:
+    return {"part_kind": "text", "content": text}
+
+
+def tool_call(id: str, tool: str, arguments: Fields) -> Fields:
+    return {"part_kind": "tool-call", "tool_name": tool, "args": dict(arguments), "tool_call_id": id}
+
+
+def _request(part: Fields) -> Fields:
+    return {"kind": "request", "parts": [part]}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def read(path: Path) -> list[Fields]:
     """Return the messages of a transcript that can be read, e.g. without a last line that a crash cut off.
 
     The list is empty if the file is missing or unreadable.
@@ -231,11 +265,23 @@ def read(path: Path) -> list[ModelMessage]:
         return []
     messages = []
     for number, line in enumerate(lines, 1):
-        try:
-            messages.append(_MESSAGE.validate_json(line))
-        except ValidationError:
+        message = _message_of(line)
+        if message is None:
             _logger.info("Transcript %s: line %d of %d cannot be read", path, number, len(lines))
+        else:
+            messages.append(message)
     return messages
+
+
+def _message_of(line: bytes) -> Fields | None:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(message, dict) or message.get("kind") not in ("request", "response"):
+        return None
+    parts = message.get("parts")
+    return message if isinstance(parts, list) and all(isinstance(part, dict) for part in parts) else None
 
 
 def recap(path: Path, limit: int = 4000) -> str:
@@ -246,51 +292,81 @@ def recap(path: Path, limit: int = 4000) -> str:
     return lines.text()
 
 
-def digest(message: ModelMessage) -> list[str]:
+def digest(message: Fields) -> list[str]:
     """Return a message as short lines: what the model said, its calls, and their results."""
     lines = []
-    for part in message.parts:
-        if isinstance(part, TextPart) and part.content.strip():
-            lines.append(f"- said: {one_line(part.content, _SAID_LENGTH)}")
-        elif isinstance(part, ToolCallPart):
-            lines.append(f"- called {part.tool_name} {one_line(part.args_as_json_str(), _CALL_LENGTH)}")
-        elif isinstance(part, ToolReturnPart) and not isinstance(message, ModelResponse):
-            text = " ".join(part.model_response_str(wrap_if_error=False).split())
+    for part in message["parts"]:
+        kind = part.get("part_kind")
+        if kind == "text" and (said := str(part.get("content", ""))).strip():
+            lines.append(f"- said: {one_line(said, _SAID_LENGTH)}")
+        elif kind == "tool-call":
+            arguments = one_line(_compact(_arguments(part)), _CALL_LENGTH)
+            lines.append(f"- called {part.get('tool_name')} {arguments}")
+        elif kind == "tool-return" and message["kind"] == "request":
+            text = " ".join(_result(part.get("content")).split())
             if len(text) > _CALL_LENGTH:  # keep both ends: the end of a command's output says how it went
                 text = f"{text[: _CALL_LENGTH // 2]} … {text[-_CALL_LENGTH // 2 :]}"
-            lines.append(f"  {'gave' if part.outcome == 'success' else 'failed'}: {text}")
+            lines.append(f"  {'gave' if _succeeded(part) else 'failed'}: {text}")
     return lines
 
 
-def step_of_answer(response: ModelResponse, scrub: Scrub) -> str:
+def step_of_answer(response: Fields, scrub: Scrub) -> str:
     """Return the step's title: what the model said, otherwise what it calls."""
-    said = " ".join(part.content for part in response.parts if isinstance(part, TextPart)).strip()
-    calls = [_call_title(part) for part in response.parts if isinstance(part, ToolCallPart)]
+    said = " ".join(part["content"] for part in _parts(response, "text")).strip()
+    calls = [_call_title(part) for part in _parts(response, "tool-call")]
     return one_line(scrub(said or ", ".join(calls) or "an empty answer"), _TITLE_LENGTH)
 
 
-def steps_of_results(
-    response: ModelResponse, request: ModelRequest, scrub: Scrub, *, without: str
-) -> Iterator[str]:
+def steps_of_results(response: Fields, request: Fields, scrub: Scrub, *, without: str) -> Iterator[str]:
     """Yield a title for each result of an answer's calls, except for calls of the tool `without`."""
-    calls = {part.tool_call_id: part for part in response.parts if isinstance(part, ToolCallPart)}
-    for part in request.parts:
-        if isinstance(part, ToolReturnPart) and part.tool_name != without:
-            call = calls.get(part.tool_call_id)
-            title = _call_title(call) if call else part.tool_name
-            if part.outcome != "success":
+    calls = {part["tool_call_id"]: part for part in _parts(response, "tool-call")}
+    for part in _parts(request, "tool-return"):
+        if part["tool_name"] != without:
+            call = calls.get(part["tool_call_id"])
+            title = _call_title(call) if call else part["tool_name"]
+            if not _succeeded(part):
                 title += " (failed)"
             yield one_line(scrub(title), _TITLE_LENGTH)
 
 
-def _call_title(call: ToolCallPart) -> str:
+def _parts(message: Fields, kind: str) -> list[Fields]:
+    return [part for part in message["parts"] if part["part_kind"] == kind]
+
+
+def _succeeded(result: Fields) -> bool:
+    return bool(result.get("outcome", "success") == "success")
+
+
+def _call_title(call: Fields) -> str:
     """Return a call's title, for example `run_command: python3 -m unittest`."""
-    try:
-        arguments = json.loads(call.args_as_json_str())
-    except ValueError:
-        arguments = None
-    if isinstance(arguments, dict):
-        for name in _MAIN_ARGUMENTS:
-            if isinstance(arguments.get(name), str):
-                return f"{call.tool_name}: {arguments[name]}"
-    return call.tool_name
+    arguments = _arguments(call)
+    for name in _MAIN_ARGUMENTS:
+        if isinstance(arguments.get(name), str):
+            return f"{call['tool_name']}: {arguments[name]}"
+    return str(call["tool_name"])
+
+
+def _arguments(call: Fields) -> Fields:
+    """Return a call's arguments, which a model may also give as text, and as text that is not an object."""
+    given = call.get("args") or {}
+    if isinstance(given, str):
+        try:
+            parsed = json.loads(given)
+        except (ValueError, RecursionError):
+            parsed = None
+        given = parsed if isinstance(parsed, dict) else {"INVALID_JSON": given}
+    return given if isinstance(given, dict) else {}
+
+
+def _result(content: object) -> str:
+    """Return the text of a tool's result, without the files in it."""
+    items = content if isinstance(content, list) else [content]
+    texts = [item for item in items if not (isinstance(item, dict) and item.get("kind") in _FILES)]
+    if len(texts) > 1 or (isinstance(content, list) and len(texts) == len(items) == 1):
+        return _compact(texts)
+    text = texts[0] if texts else None
+    return text if isinstance(text, str) else "" if text is None else _compact(text)
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

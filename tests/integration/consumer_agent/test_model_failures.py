@@ -179,7 +179,7 @@ async def test_the_key_is_seen_nowhere(running: Running, caplog: pytest.LogCaptu
     with model_server(script(shows_key, overload, finish(f"The key is {API_KEY}"))) as server:
         outcome = await running.work(model_settings(server.base_url))
     assert outcome.reason is Reason.COMPLETED
-    kinds = [message.kind for message in read(running.transcript)]
+    kinds = [message["kind"] for message in read(running.transcript)]
     assert kinds == ["request", "response"] * 2
     assert "called run_command" in recap(running.transcript)
     assert API_KEY not in running.transcript.read_text()

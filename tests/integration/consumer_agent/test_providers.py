@@ -4,7 +4,7 @@ import base64
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent.models import upstreams
+from coding_agent_consumer.agent.model_spec import upstreams
 from coding_agent_consumer.brief import Image
 from coding_agent_consumer.gateway import open_gateway
 from coding_agent_core.reasons import Reason

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_consumer.agent.messages import fields_of
 from coding_agent_consumer.transcript import Scrub, Transcript, read
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_core.attempts import MAX_TAIL, Outcome
@@ -51,7 +52,7 @@ def opened(kept: ContextStorage, base: Path, attempt: int = 1, *, uuid: str = "u
 def write(transcripts: Transcripts, *messages: ModelMessage) -> None:
     writer = Transcript(transcripts.path, Scrub([]), transcripts.lines)
     for message in messages or STEPS:
-        writer.append(message)
+        writer.append(fields_of(message))
 
 
 async def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
@@ -133,10 +134,10 @@ async def test_another_pod_of_the_same_attempt_goes_on_with_its_transcript(
     write(second, ModelResponse(parts=[TextPart("And after it.")]))
     await second.end(FAILED)
     said = [
-        part.content
+        part["content"]
         for message in read(second.path or tmp_path)
-        for part in message.parts
-        if isinstance(part, TextPart)
+        for part in message["parts"]
+        if part["part_kind"] == "text"
     ]
     assert said == ["Before the node was lost.", "And after it."]
     assert s3.read(second.key) == (second.path or tmp_path).read_bytes()

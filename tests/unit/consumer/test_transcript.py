@@ -9,17 +9,34 @@ import re
 import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-from coding_agent_consumer.transcript import Scrub, Transcript, read, recap, scrub_for, scrub_logs
+from coding_agent_consumer.agent.messages import fields_of
+from coding_agent_consumer.transcript import (
+    Scrub,
+    Transcript,
+    answer_message,
+    digest,
+    prompt_message,
+    read,
+    recap,
+    result_message,
+    scrub_for,
+    scrub_logs,
+    text_part,
+    tool_call,
+)
 from coding_agent_consumer.transcript_store import cleanup
 from coding_agent_core.forge.issued_tokens import remember_token
 from coding_agent_core.settings.model import Settings
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_ai.messages import (
+    BinaryContent,
     ModelMessage,
+    ModelMessagesTypeAdapter,
     ModelRequest,
     ModelResponse,
     TextPart,
@@ -39,13 +56,13 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 def written(path: Path, scrub: Scrub | None = None) -> Path:
     transcript = Transcript(path, scrub or Scrub([]))
     for message in MESSAGES:
-        transcript.append(message)
+        transcript.append(fields_of(message))
     return path
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     path = written(tmp_path / "folder/attempt-1.jsonl")
-    assert read(path) == MESSAGES
+    assert ModelMessagesTypeAdapter.validate_python(read(path)) == MESSAGES
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
@@ -53,7 +70,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
 def test_a_last_line_cut_by_a_crash_is_left_out(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl")
     path.write_bytes(path.read_bytes()[:-40])
-    assert read(path) == MESSAGES[:2]
+    assert read(path) == [fields_of(message) for message in MESSAGES[:2]]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe", b"[]\n{}\n"])
@@ -63,10 +80,41 @@ def test_junk_reads_as_nothing(tmp_path: Path, content: bytes | None) -> None:
     assert (read(tmp_path / "a"), recap(tmp_path / "a")) == ([], "")
 
 
+def test_the_messages_of_other_agents_are_read_like_our_own() -> None:
+    call = tool_call("1", "read_file", {"path": "a.py"})
+    theirs = [
+        prompt_message("The task."),
+        answer_message(text_part("I read it.")),
+        answer_message(call),
+        result_message(call, "1\tprint()", failed=True),
+    ]
+    read_again = [fields_of(message) for message in ModelMessagesTypeAdapter.validate_python(theirs)]
+    assert [digest(message) for message in read_again] == [digest(message) for message in theirs]
+    assert [[part["part_kind"] for part in message["parts"]] for message in read_again] == [
+        *(["user-prompt"], ["text"], ["tool-call"], ["tool-return"])
+    ]
+    assert digest(theirs[3]) == ["  failed: 1 print()"]
+
+
+_IMAGE = BinaryContent(b"x", media_type="image/png")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "text", None, 7, [], ["one"], [1, {"a": "ü"}], {"b": [True]}, _IMAGE, [_IMAGE], ["one", _IMAGE]],
+)
+@pytest.mark.parametrize("args", [None, "", {}, {"a": 1}, '{"a": "ü"}', "[1]", "{"])
+def test_calls_and_results_read_as_the_model_sees_them(content: Any, args: Any) -> None:
+    result, call = ToolReturnPart("t", content, "1"), ToolCallPart("t", args, "1")
+    text = " ".join(result.model_response_str(wrap_if_error=False).split())
+    assert digest(fields_of(ModelRequest(parts=[result]))) == [f"  gave: {text}"]
+    assert digest(fields_of(ModelResponse(parts=[call]))) == [f"- called t {call.args_as_json_str()}"]
+
+
 def test_secrets_are_never_written(tmp_path: Path) -> None:
     secret = 'tok"en-0123456789'
     said = ModelRequest(parts=[UserPromptPart(f"It is {secret}!")])
-    Transcript(tmp_path / "a", Scrub([secret])).append(said)
+    Transcript(tmp_path / "a", Scrub([secret])).append(fields_of(said))
     assert "0123456789" not in (tmp_path / "a").read_text()
     assert "It is ***!" in str(read(tmp_path / "a"))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.agent.models import ModelSpec
+from coding_agent_consumer.agent.model_spec import ModelSpec
 from coding_agent_consumer.agent.tools import RESULT_LIMIT, call_safely
 from coding_agent_consumer.brief import Brief, Step
 from coding_agent_core.attempts import Outcome

@@ -4,15 +4,8 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.failures import failure_of, too_long
-from coding_agent_consumer.agent.models import (
-    Api,
-    allowed_models,
-    model_spec,
-    open_model,
-    retry_policy,
-    transient,
-    upstreams,
-)
+from coding_agent_consumer.agent.model_spec import Api, allowed_models, model_spec, upstreams
+from coding_agent_consumer.agent.models import open_model, retry_policy, transient
 from coding_agent_consumer.transcript import Scrub
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason

@@ -25,6 +25,7 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 
+from coding_agent_consumer.agent.messages import fields_of
 from coding_agent_consumer.brief import Image
 from coding_agent_consumer.transcript import digest
 
@@ -134,7 +135,7 @@ def to_summarize(parts: Split, budget: int) -> str:
 def plain_summary(parts: Split, budget: int) -> str:
     """Summarize without the model: a short line for each step, of the newest steps that fit the budget."""
     earlier = [_text(part) for part in parts.task.parts if _is_summary(part)]
-    lines = [line for message in parts.older for line in digest(message)]
+    lines = [line for message in parts.older for line in digest(fields_of(message))]
     return _tail("\n".join([*earlier, *lines]), budget * _CHARS_PER_TOKEN)
 
 

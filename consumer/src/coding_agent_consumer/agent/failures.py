@@ -6,9 +6,8 @@ attempt with the outcome of `failure_of`.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
@@ -16,7 +15,6 @@ from itertools import takewhile
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
-from coding_agent_core.retry import StoppedError, run_until
 from coding_agent_core.text import one_line
 from pydantic_ai.exceptions import (
     ContentFilterError,
@@ -40,12 +38,11 @@ from pydantic_ai.messages import (
     ToolReturnPart,
 )
 
-from coding_agent_consumer.agent.models import ModelSpec, short_name, transient
+from coding_agent_consumer.agent.model_spec import ModelSpec
+from coding_agent_consumer.agent.models import short_name, transient
 from coding_agent_consumer.transcript import Scrub
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
-_CLEANUP_SECONDS = 5.0
-"""A cancelled agent has this long to release its tools, and a runner's program to end."""
 REPEATS = 5
 """This many equal rounds (or cycles of rounds) in a row count as an endless loop."""
 LONGEST_CYCLE = 4
@@ -69,23 +66,6 @@ _TOO_LONG = re.compile(
 )
 """Texts of servers that send no error code if a request does not fit (llama.cpp, LM Studio, vLLM)."""
 _DETAIL_LENGTH = 300
-
-
-async def work_until(
-    work: Callable[[], Awaitable[Outcome]], scrub: Scrub, stop: asyncio.Event, timeout: float
-) -> Outcome:
-    """Return the outcome of an agent's work, without secrets; a stop or the timeout ends the work early."""
-    try:
-        outcome = await run_until(work, stop, timeout=timeout, cleanup=_CLEANUP_SECONDS)
-    except StoppedError:
-        return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped.")
-    except TimeoutError:
-        time = f"{timeout / 60:.0f} minutes" if timeout >= 120 else f"{timeout:.0f} seconds"
-        return Outcome(
-            reason=Reason.DEADLINE_EXCEEDED,
-            message=f"The agent did not finish within {time} (consumer.timeout_seconds).",
-        )
-    return outcome.model_copy(update={"message": scrub(outcome.message), "summary": scrub(outcome.summary)})
 
 
 class CallStatus(StrEnum):

@@ -37,15 +37,10 @@ from coding_agent_consumer.agent.failures import (
     refuses_images,
     round_of,
     too_long,
-    work_until,
 )
-from coding_agent_consumer.agent.models import (
-    ModelSpec,
-    RetryingModel,
-    model_spec,
-    open_model,
-    request_settings,
-)
+from coding_agent_consumer.agent.messages import fields_of
+from coding_agent_consumer.agent.model_spec import ModelSpec, model_spec
+from coding_agent_consumer.agent.models import RetryingModel, open_model, request_settings
 from coding_agent_consumer.agent.tools import (
     FINISH,
     FINISH_TOOL,
@@ -56,7 +51,7 @@ from coding_agent_consumer.agent.tools import (
     outcome_of_finish,
     workspace_tools,
 )
-from coding_agent_consumer.brief import Brief, Image, OnStep, Step
+from coding_agent_consumer.brief import Brief, Image, OnStep, Step, work_until
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.transcript import Scrub, Transcript, scrub_for, step_of_answer, steps_of_results
 from coding_agent_consumer.workspace.protocol import Workspace
@@ -266,7 +261,7 @@ class _Conversation:
                     self._rejections = 0
                     self._may_compress = True
                     self._record(response)
-                    await self._step("model", step_of_answer(response, self.scrub))
+                    await self._step("model", step_of_answer(fields_of(response), self.scrub))
                 elif isinstance(node, CallToolsNode) and isinstance(following, ModelRequestNode):
                     await self._acted(node.model_response, following.request)
                 node = following
@@ -274,7 +269,8 @@ class _Conversation:
 
     async def _acted(self, response: ModelResponse, request: ModelRequest) -> None:
         self._record(request)
-        for title in steps_of_results(response, request, self.scrub, without=FINISH):
+        called, returned = fields_of(response), fields_of(request)
+        for title in steps_of_results(called, returned, self.scrub, without=FINISH):
             await self._step("tool", title)
         self._check_limits(round_of(response, request))
 
@@ -298,7 +294,7 @@ class _Conversation:
         if context.estimate(self.messages) + _OVERHEAD > budget:
             self.messages = context.shorten(self.messages, max(0, budget - _OVERHEAD))
         self._may_compress = False  # until the next answer: doing it twice would not help
-        self.transcript.append(context.without_images(self.messages[0]))
+        self.transcript.append(fields_of(context.without_images(self.messages[0])))
         await self._step("compress", f"Made room: {before} messages became {len(self.messages)}")
 
     async def _summary(self, parts: context.Split, budget: int) -> str:
@@ -322,7 +318,7 @@ class _Conversation:
 
     def _record(self, message: ModelMessage) -> None:
         self.messages.append(message)
-        self.transcript.append(context.without_images(message))
+        self.transcript.append(fields_of(context.without_images(message)))
 
     async def _step(self, kind: str, title: str) -> None:
         self._steps += 1

@@ -21,18 +21,9 @@ from coding_agent_core.settings.llm import Anthropic, Google, LMStudio, Ollama, 
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import last_lines, one_line
-from pydantic_ai.messages import (
-    ModelRequest,
-    ModelResponse,
-    TextPart,
-    ToolCallPart,
-    ToolReturnPart,
-    UserPromptPart,
-)
 
-from coding_agent_consumer.agent.failures import work_until
-from coding_agent_consumer.agent.models import model_spec, upstreams
-from coding_agent_consumer.brief import Brief, Image, OnStep, Step
+from coding_agent_consumer.agent.model_spec import model_spec, upstreams
+from coding_agent_consumer.brief import Brief, Image, OnStep, Step, work_until
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.runners import (
     FOLDER,
@@ -46,7 +37,19 @@ from coding_agent_consumer.runners import (
     Warned,
 )
 from coding_agent_consumer.runners.programs import RUNNERS, command_runner, conversation_of
-from coding_agent_consumer.transcript import Scrub, Transcript, scrub_for, step_of_answer, steps_of_results
+from coding_agent_consumer.transcript import (
+    Fields,
+    Scrub,
+    Transcript,
+    answer_message,
+    prompt_message,
+    result_message,
+    scrub_for,
+    step_of_answer,
+    steps_of_results,
+    text_part,
+    tool_call,
+)
 from coding_agent_consumer.workspace.protocol import (
     ProcessResult,
     RunningProcess,
@@ -159,7 +162,7 @@ class CliAgent:
         record = _Record(
             Transcript(brief.transcript, scrub, brief.last_lines), self._runner.name, scrub, on_step
         )
-        record.transcript.append(ModelRequest(parts=[UserPromptPart(order.prompt)]))
+        record.transcript.append(prompt_message(order.prompt))
         self._gateway.most_requests, self._gateway.retry_after = most, _RETRY_AFTER
         try:
             async with workspace.start(start, timeout=timeout + _OVERTIME) as process:
@@ -309,7 +312,7 @@ class _Record:
     failure: Failed | None = None
     _steps: int = 0
     _text: list[str] = field(default_factory=list)
-    _calls: dict[str, ToolCallPart] = field(default_factory=dict)
+    _calls: dict[str, Fields] = field(default_factory=dict)
 
     async def add(self, event: Event) -> None:
         if not (isinstance(event, Said) and event.continues):
@@ -320,19 +323,13 @@ class _Record:
                 if not continues:
                     await self.flush()
             case Called(id, tool, arguments):
-                call = self._calls[id] = ToolCallPart(tool, dict(arguments), tool_call_id=id or "call")
-                await self._answer(ModelResponse(parts=[call]))
+                call = self._calls[id] = tool_call(id or "call", tool, arguments)
+                await self._answer(answer_message(call))
             case Returned(id, tool, text, failed):
-                call = self._calls.pop(id, ToolCallPart(tool, {}, tool_call_id=id or "call"))
-                part = ToolReturnPart(
-                    call.tool_name,
-                    text,
-                    tool_call_id=call.tool_call_id,
-                    outcome="failed" if failed else "success",
-                )
-                request = ModelRequest(parts=[part])
+                call = self._calls.pop(id, tool_call(id or "call", tool, {}))
+                request = result_message(call, text, failed=failed)
                 self.transcript.append(request)
-                for title in steps_of_results(ModelResponse(parts=[call]), request, self.scrub, without=""):
+                for title in steps_of_results(answer_message(call), request, self.scrub, without=""):
                     await self._step("tool", title)
             case Warned(message):
                 _logger.warning("%s warns: %s", self.runner, one_line(self.scrub(message), _PROBLEM_LENGTH))
@@ -345,9 +342,9 @@ class _Record:
         self._text.clear()
         if text.strip():
             self.words, self.failure = text, None
-            await self._answer(ModelResponse(parts=[TextPart(text)]))
+            await self._answer(answer_message(text_part(text)))
 
-    async def _answer(self, response: ModelResponse) -> None:
+    async def _answer(self, response: Fields) -> None:
         self.transcript.append(response)
         await self._step("model", step_of_answer(response, self.scrub))
 

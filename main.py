@@ -46,9 +46,6 @@ if __name__ == "__main__":
         # an attempt's imports take longer than its own work. `_attempt` enables this again.
         gc.disable()
 
-# httpx imports its command line if Rich is installed, and does without it otherwise. Nothing here uses it.
-sys.modules["httpx._main"] = None  # type: ignore[assignment]
-
 import argparse
 import asyncio
 import importlib
@@ -78,12 +75,17 @@ _PROGRAMS = {
         "coding_agent_receiver.server",
         "coding_agent_receiver.poller",
         "coding_agent_consumer.modes",
+        "coding_agent_consumer.agent.loop",
     ),
-    "consumer": ("coding_agent_consumer.modes",),
+    "consumer": ("coding_agent_consumer.modes", "coding_agent_consumer.agent.loop"),
     "producer": ("coding_agent_receiver.poller",),
     "operator": ("coding_agent_operator.program",),
     "reporter": ("coding_agent_operator.reporter.reporter_program",),
-    None: ("coding_agent_receiver.poller", "coding_agent_consumer.modes"),
+    None: (
+        "coding_agent_receiver.poller",
+        "coding_agent_consumer.modes",
+        "coding_agent_consumer.agent.loop",
+    ),
 }
 """For each mode, the modules whose import takes seconds. Until then, SIGTERM ends the program at once."""
 

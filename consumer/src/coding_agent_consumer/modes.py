@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -61,6 +64,20 @@ def make_agent(settings: Settings, gateway: Gateway) -> Agent:
 
         return ModelAgent(settings, gateway)
     return CliAgent(runner_of(name, settings), settings, gateway)
+
+
+def import_agent(settings: Settings) -> None:
+    """Import the built-in agent and the library of its model's service. No garbage is collected meanwhile."""
+    gc.disable()
+    try:
+        from coding_agent_consumer.agent.loop import ModelAgent  # noqa: F401, PLC0415 - as in `make_agent`
+        from coding_agent_consumer.agent.models import import_library  # noqa: PLC0415
+
+        with contextlib.suppress(SettingsError):  # a person's own settings may name another service
+            import_library(model_spec(settings).api)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 async def run_consumer(
@@ -159,6 +176,9 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     check_model(settings)
     item = given.task.request.item
+    if (given.task.request.runner or settings.consumer.runner) is RunnerName.BUILTIN:
+        # The imports take most of a second, in which the item is read and its repository is cloned.
+        threading.Thread(target=import_agent, args=(settings,), daemon=True).start()
     # Only the item's own forge is connected: there may be no credentials for another.
     forge = connect_forge(settings, item.platform, only=item.repository)
     try:

@@ -5,6 +5,7 @@ A provider's library is imported only when it is used, because importing all of 
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import ssl
@@ -34,6 +35,19 @@ LONGEST_WAIT = 120.0
 """The most seconds between two tries of a request. If a service asks for more, the attempt ends instead."""
 _NO_KEY = "not-set"
 """The key that is sent if none is configured: otherwise the SDKs would take one from the environment."""
+_LIBRARIES = {
+    Api.RESPONSES: ("pydantic_ai.models.openai", "openai.resources.responses"),
+    Api.CHAT: ("pydantic_ai.models.openai", "openai.resources.chat.completions"),
+    Api.ANTHROPIC: ("pydantic_ai.models.anthropic",),
+    Api.GOOGLE: ("pydantic_ai.models.google",),
+}
+"""The modules whose import brings in what a client of the API needs."""
+
+
+def import_library(api: Api) -> None:
+    """Import what a client of this API needs, which takes a large part of a second."""
+    for name in _LIBRARIES[api]:
+        importlib.import_module(name)
 
 
 def request_settings(spec: ModelSpec, conversation: str) -> ModelSettings:
@@ -65,6 +79,7 @@ def open_model(spec: ModelSpec) -> AbstractAsyncContextManager[Model]:
     The SDKs also take keys, account ids, addresses and headers from the environment, for any address.
     All these are ignored: only settings count.
     """
+    import_library(spec.api)
     match spec.api:
         case Api.ANTHROPIC:
             return _anthropic(spec)

@@ -32,6 +32,7 @@ import httpx
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.settings.llm import Identity
 from coding_agent_core.tasks import parse_time
+from coding_agent_core.tls import client_context
 
 from coding_agent_consumer.gateway.wire_formats import (
     RequestRefusedError,
@@ -354,7 +355,7 @@ async def open_providers(upstreams: Sequence[Upstream], timeout: float) -> Async
         timeout: seconds without a byte from the provider.
     """
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=httpx.create_ssl_context()),
+        connector=aiohttp.TCPConnector(limit=0, ssl=client_context()),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=timeout),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -26,6 +26,7 @@ from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.text import first_problem
+from coding_agent_core.tls import client_context
 
 _logger = logging.getLogger("coding_agent.forge")
 _T = TypeVar("_T")
@@ -340,10 +341,10 @@ class ForgeClient:
         return response
 
     def _client(self) -> httpx.AsyncClient:
-        """Return the pool of connections, made at first use. `SSL_CERT_FILE` can name other authorities."""
+        """Return the pool of connections, made at first use."""
         if self._pool is None:
             # With `True`, httpx reads the certificates again for each proxy, which takes 25 ms.
-            verify = httpx.create_ssl_context() if self.transport is None else True
+            verify = client_context() if self.transport is None else True
             self._pool = httpx.AsyncClient(
                 base_url=self.api_url.rstrip("/"),
                 headers={"User-Agent": "coding-agent"},

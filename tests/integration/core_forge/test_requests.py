@@ -24,7 +24,12 @@ from tests.integration.core_forge.conftest import BRANCH, LABEL, World
 MARKER = "<!-- coding-agent:status "
 LAST = {Platform.GITHUB: CheckConclusion.FAILURE, Platform.GITLAB: CheckConclusion.CANCELLED}
 """What the forges show of a status with the state `error`."""
-METHODS = {name for name in vars(Forge) if not name.startswith("_")} - {"platform", "host", "aclose", "app_source"}
+METHODS = {name for name in vars(Forge) if not name.startswith("_")} - {
+    "platform",
+    "host",
+    "aclose",
+    "app_source",
+}
 
 
 async def everything(world: World) -> set[str]:

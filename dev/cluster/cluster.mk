@@ -2,7 +2,7 @@
 CLUSTER ?= $(PY) -m coding_agent_cluster
 
 .PHONY: control-plane control-plane-down test-parts
-.PHONY: cluster cluster-down cluster-status node-parts sweep-parts images try
+.PHONY: cluster cluster-down cluster-status node-parts sweep-parts images try gitea
 
 control-plane: venv ## start an API server with its controllers but no node; prints KUBECONFIG=FILE
 	@$(CLUSTER) control-plane up
@@ -24,6 +24,9 @@ images: venv ## build the images and load them into the cluster's node; `make tr
 
 try: venv ## start the whole system in a cluster, with a sandbox forge and a scripted model; prints the address to open (Linux, root)
 	@$(CLUSTER) try
+
+gitea: venv ## build Gitea, a forge that this project did not write; `make e2e` and `make sweep` do so too
+	@$(CLUSTER) build gitea
 
 # Built before the tests rather than by the first one that needs them: each test has a time limit.
 test-parts: venv

@@ -11,7 +11,7 @@ from pathlib import Path
 from coding_agent_cluster import apt, go, paths
 from coding_agent_cluster.again import again
 from coding_agent_cluster.errors import BuildError
-from coding_agent_cluster.gomod import module_folder, required_version
+from coding_agent_cluster.gomod import module_folder, module_source, required_version
 from coding_agent_cluster.locks import locked
 from coding_agent_cluster.parts import MODULES, Module, Part, link_flags, part
 from coding_agent_cluster.progress import step
@@ -21,6 +21,9 @@ _BUILD_TIMEOUT_S = 3600
 
 # No debugging information: nobody debugs these binaries, and compiling takes a tenth less.
 _COMPILER_FLAGS = "all=-dwarf=false"
+
+DATA = "data"
+"""The folder beside a module's binaries with what they read at run time."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,10 @@ def source(module: Module) -> Source:
     folder = module_folder(module)
     version = required_version((folder / "go.mod").read_text(), module.anchor)
     digest = hashlib.sha256()
-    for file in sorted([folder / "go.mod", folder / "go.sum", *folder.glob("*.go")]):
+    for file in sorted([folder / "go.mod", folder / "go.sum", *folder.rglob("*.go")]):
         digest.update(file.read_bytes())
     digest.update(f"{module} {_COMPILER_FLAGS} {link_flags(module, version)}".encode())
+    digest.update(" ".join(module.data).encode())
     key = f"{version}-{digest.hexdigest()[:12]}"
     return Source(module, folder, version, paths.cache_root() / "bin" / module.name / key)
 
@@ -60,6 +64,16 @@ def binaries(names: Iterable[str]) -> dict[str, Path]:
             _build(src, group)
         found |= {p.name: src.output / p.name for p in group}
     return found
+
+
+def built(name: str) -> Path | None:
+    """Where the named part is in the cache; None where it was not built yet.
+
+    Raises:
+        BuildError: the name is unknown.
+    """
+    path = source(MODULES[part(name).module]).output / name
+    return path if path.exists() else None
 
 
 def build_command(src: Source, packages: list[str], output: str) -> list[str]:
@@ -102,10 +116,24 @@ def _build(src: Source, group: list[Part]) -> None:
             with step(f"build {src.module.name} {src.version} ({names})"):
                 _compile(src, missing, scratch)
             src.output.mkdir(parents=True, exist_ok=True)
+            _copy_data(src)
             for p in missing:
                 (scratch / p.name).rename(src.output / p.name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _copy_data(src: Source) -> None:
+    """Copy what the binaries read at run time, before they are there: whoever finds one finds this too."""
+    if not src.module.data:
+        return
+    anchor = module_source(src.module)
+    for name in src.module.data:
+        target = src.output / DATA / name
+        shutil.rmtree(target, ignore_errors=True)  # of a build that was interrupted
+        shutil.copytree(anchor / name, target, copy_function=shutil.copyfile)
+        for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
+            folder.chmod(0o755)  # Go's module cache is read-only
 
 
 def _compile(src: Source, group: list[Part], scratch: Path) -> None:

@@ -1,6 +1,6 @@
 """What can be built: each part is one binary from one of the pinned modules under ``dev/cluster/go``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coding_agent_cluster.errors import BuildError
 
@@ -12,7 +12,8 @@ class Module:
     """A folder below ``dev/cluster/go`` whose go.mod and go.sum pin everything that its parts need.
 
     ``anchor`` is the Go module whose version is the version of the parts; ``version_variable`` the variable
-    that the linker sets to it, so that the binary reports it.
+    that the linker sets to it, so that the binary reports it. ``data`` are folders of the anchor's sources
+    that its programs read at run time: they are copied beside the binaries.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Module:
     version_variable: str = ""
     tags: str = ""
     cgo: bool = False
+    data: tuple[str, ...] = field(default=(), repr=False)  # what a module is built from includes its repr
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ _CNI = "github.com/containernetworking/plugins/plugins"
 _COMPOSE = "github.com/docker/compose/v5"
 _PROMETHEUS = "github.com/prometheus/prometheus"
 _CADDY = "github.com/caddyserver/caddy/v2"
+_GITEA = "gitea.dev"
 
 MODULES: dict[str, Module] = {
     m.name: m
@@ -77,6 +80,8 @@ MODULES: dict[str, Module] = {
         Module("prometheus-operator", "github.com/prometheus-operator/prometheus-operator"),
         Module("compose", _COMPOSE, f"{_COMPOSE}/internal.Version"),
         Module("caddy", _CADDY, f"{_CADDY}.CustomVersion"),
+        # A forge that this project did not write. Its SQLite is in Go (modernc.org/sqlite).
+        Module("gitea", _GITEA, "main.Version", data=("options", "public", "templates")),
     )
 }
 
@@ -121,6 +126,7 @@ PARTS: dict[str, Part] = {
         Part("promtool", "prometheus", f"{_PROMETHEUS}/cmd/promtool"),
         Part("docker-compose", "compose", f"{_COMPOSE}/cmd"),
         Part("caddy", "caddy", f"{_CADDY}/cmd/caddy"),
+        Part("gitea", "gitea", _GITEA),
     )
 }
 
@@ -142,7 +148,7 @@ NODE_ALONE = (
 NODE = (*CONTROL_PLANE, "kube-scheduler", *NODE_ALONE)
 TESTS = {
     "test": (*CONTROL_PLANE, "helm", "gofakes3"),
-    "e2e": (*NODE, "helm", "contour", "kube-network-policies"),
+    "e2e": (*NODE, "helm", "contour", "kube-network-policies", "gitea"),
     "sweep": tuple(PARTS),
 }
 """What each tier of tests uses."""
@@ -166,7 +172,9 @@ def link_flags(module: Module, version: str) -> str:
     """
     flags = ["-s", "-w"]
     if module.version_variable:
-        flags += ["-X", f"{module.version_variable}={version}"]
+        # Gitea's own build names its version without the "v", and its clients compare it.
+        said = version.removeprefix("v") if module.anchor == _GITEA else version
+        flags += ["-X", f"{module.version_variable}={said}"]
     if module.anchor == KUBERNETES:
         major, minor, _ = version.removeprefix("v").split(".", 2)
         base = "k8s.io/component-base/version"

@@ -10,6 +10,7 @@ lock() { # NAME FILE...
         --no-emit-package coding-agent-forge --no-emit-package coding-agent-model \
         --no-emit-package kubectl-agenttask --no-emit-package coding-agent-demo --no-emit-package coding-agent-cluster \
         --no-emit-package coding-agent-docs --no-emit-package coding-agent-bench \
+        --no-emit-package coding-agent-gitea \
         --no-header --no-annotate --output-file "requirements/$name.txt" "$@"
 }
 lock receiver receiver/pyproject.toml tokens/pyproject.toml

@@ -1,0 +1,27 @@
+"""A real Gitea on this machine: the forge that this project did not write.
+
+with GiteaServer(folder) as server:
+    sample = make_sample(server)
+    server.api(sample.maintainer).add_label(sample.repository, 1, "coding agent")
+"""
+
+from coding_agent_gitea.accounts import Account
+from coding_agent_gitea.api import Api
+from coding_agent_gitea.errors import GiteaError
+from coding_agent_gitea.program import Program, find, prepare
+from coding_agent_gitea.sample import Sample, make_sample
+from coding_agent_gitea.server import GiteaServer
+from coding_agent_gitea.web import WebSession
+
+__all__ = [
+    "Account",
+    "Api",
+    "GiteaError",
+    "GiteaServer",
+    "Program",
+    "Sample",
+    "WebSession",
+    "find",
+    "make_sample",
+    "prepare",
+]

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.github.webhook import GitHubSignature
+from coding_agent_core.forge.proof import BodySignature
 from coding_agent_core.forge.gitlab.webhook import GitLabToken
 from coding_agent_receiver.webhook_request import (
     BodyError,
@@ -24,7 +24,7 @@ DIGEST = sign(BODY, "right").removeprefix("sha256=")
 
 
 def github_verified(body: Any, header: Any, secrets: Any) -> Any:
-    check = GitHubSignature.of(header, secrets)
+    check = BodySignature.of(header, secrets)
     if check is None:
         return False
     for byte in body:

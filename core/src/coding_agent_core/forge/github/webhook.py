@@ -6,8 +6,6 @@ Shapes: https://docs.github.com/webhooks/webhook-events-and-payloads (`issues`, 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -17,7 +15,7 @@ from coding_agent_core.forge import events
 from coding_agent_core.forge.events import Delivery, Ignored, Look, LookReason, Meaning
 from coding_agent_core.forge.github.facts import MEMBERS
 from coding_agent_core.forge.payload import FieldError, Fields
-from coding_agent_core.forge.proof import Verification, any_equal, encoded
+from coding_agent_core.forge.proof import BodySignature, Verification
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.rounds.mentions import mentions
@@ -34,37 +32,12 @@ _ITEM_FIELDS = {"issues": "issue", "pull_request": "pull_request"}
 _ENDED = {"closed": "was closed", "deleted": "was deleted", "transferred": "was moved to another repository"}
 _REVIEW_ACTIONS = ("submitted", "dismissed")
 _CHANGE_ACTIONS = ("synchronize", "reopened", "ready_for_review", "labeled", "unlabeled")
-_SIGNATURE = re.compile(r"sha256=([0-9a-fA-F]{64})", re.ASCII)
 _LOGIN = re.compile(r"[A-Za-z0-9._-]{1,100}(\[bot\])?", re.ASCII)
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}", re.ASCII)
 
 
-class GitHubSignature:
-    """`X-Hub-Signature-256`: the HMAC-SHA256 of the raw body with one of the secrets."""
-
-    def __init__(self, given: bytes, secrets: Sequence[str]) -> None:
-        self._given = given
-        self._macs = [hmac.new(encoded(secret), digestmod=hashlib.sha256) for secret in secrets if secret]
-
-    @staticmethod
-    def of(header: str | None, secrets: Sequence[str]) -> GitHubSignature | None:
-        """Return the check, or `None` if no body can pass it: the header is malformed, or there is no secret.
-
-        The older `X-Hub-Signature` (SHA-1) is not accepted. GitHub only sends it for old receivers.
-        """
-        match = _SIGNATURE.fullmatch(header or "")
-        return GitHubSignature(bytes.fromhex(match.group(1)), secrets) if match and any(secrets) else None
-
-    def update(self, chunk: bytes) -> None:
-        for mac in self._macs:
-            mac.update(chunk)
-
-    def valid(self) -> bool:
-        return any_equal(self._given, (mac.digest() for mac in self._macs))
-
-
 def verification(headers: Mapping[str, str], secrets: Sequence[str]) -> Verification | None:
-    return GitHubSignature.of(headers.get("x-hub-signature-256"), secrets)
+    return BodySignature.of(headers.get("x-hub-signature-256"), secrets)
 
 
 def delivery(headers: Mapping[str, str]) -> Delivery:

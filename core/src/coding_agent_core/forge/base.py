@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
@@ -113,8 +113,13 @@ class CommentAnswer(ResponseModel):
             updated_at=self.updated_at,
         )
 
+    def published(self, at: datetime) -> Comment:
+        """Return the comment of a review that was submitted, and so could first be read, at a time."""
+        comment = self.comment()
+        return replace(comment, created_at=max(comment.created_at, at))
 
-class _LabelEvent(ResponseModel):
+
+class HistoryEvent(ResponseModel):
     """An event of an item's history. User or label is null if it was deleted later."""
 
     action: str = Field(validation_alias=AliasChoices("event", "action"))
@@ -441,22 +446,27 @@ class Forge(ABC):
                 a label of `Labels.triggers`, and later events, are always included. `None` means that all
                 events are older.
         """
-        what = f"reading the label events of {item.display}"
-        call = Call("GET", self._item_path(item, self.EVENTS), what)
         history: list[LabelEvent] = []
         applied = False
-        async for page in self.client.newest_first(list[_LabelEvent], call, limit=SCAN_PAGES):
-            for event in reversed(page):
-                at = whole_second(event.created_at)
-                if applied and (since is None or at < since):
-                    return history
-                label = self._spelled(event.label.name) if event.label else ""
-                if label in self.settings.active and event.action in (self.LABELED, self.UNLABELED):
-                    added = event.action == self.LABELED
-                    applied = applied or (added and label in self.settings.triggers)
-                    user = event.user.login if event.user else ""
-                    history.append(LabelEvent(at, user, label, added))
+        async for event in self._history(item):
+            at = whole_second(event.created_at)
+            if applied and (since is None or at < since):
+                return history
+            label = self._spelled(event.label.name) if event.label else ""
+            if label in self.settings.active and event.action in (self.LABELED, self.UNLABELED):
+                added = event.action == self.LABELED
+                applied = applied or (added and label in self.settings.triggers)
+                user = event.user.login if event.user else ""
+                history.append(LabelEvent(at, user, label, added))
         return history
+
+    async def _history(self, item: Item) -> AsyncIterator[HistoryEvent]:
+        """Yield the events of an item's history, the newest first, with at least all events of labels."""
+        what = f"reading the label events of {item.display}"
+        call = Call("GET", self._item_path(item, self.EVENTS), what)
+        async for page in self.client.newest_first(list[HistoryEvent], call, limit=SCAN_PAGES):
+            for event in reversed(page):
+                yield event
 
     def _spelled(self, label: str) -> str:
         """Return the label as our settings spell it, because our rules compare exact names."""

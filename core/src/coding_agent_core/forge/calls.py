@@ -34,7 +34,7 @@ class User(ResponseModel):
 
     id: int
     login: str = Field(validation_alias=AliasChoices("login", "username"))
-    name: Text = ""
+    name: Text = Field(default="", validation_alias=AliasChoices("name", "full_name"))
     commit_email: Text = ""
 
 

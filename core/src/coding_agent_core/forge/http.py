@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, get_origin
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import getproxies
 
@@ -253,13 +253,14 @@ class ForgeClient:
         raise ForgeError(f"{self.host} redirects more than {_REDIRECTS} times while {call.what}")
 
     def parse(self, type_: type[_T], response: httpx.Response, call: Call) -> _T:
-        """Read an answer as `type_`.
+        """Read an answer as `type_`. Some forges write an empty list as null.
 
         Raises:
             ForgeUnavailableError: the answer has another form; the message names the first wrong field.
         """
+        empty = get_origin(type_) is list and response.content.strip() == b"null"
         try:
-            return TypeAdapter(type_).validate_json(response.content)
+            return TypeAdapter(type_).validate_json(b"[]" if empty else response.content)
         except ValidationError as error:
             raise ForgeUnavailableError(
                 f"{self.host} gave an unexpected answer while {call.what}: {first_problem(error)}",

@@ -145,10 +145,10 @@ def admit(event: Trigger, latest: LatestTask | None) -> Decision:
         newer = _newer(event.labeled_at, latest.labeled_at)
         return Duplicate(latest.name, "the item's task has not ended", newer)
     known, at = latest.answered_until, event.labeled_at
-    # A poll sees the label and not the event. Unless the label is certainly newer than the withdrawal, it may
-    # be the label for which the task was created.
+    # A poll sees the label and not its application. Unless the label is certainly newer than the withdrawal,
+    # it may be the label for which the task was created.
     is_newer = latest.withdrawn_before is not None and at is not None and at >= latest.withdrawn_before
-    if event.origin is Origin.POLL and not latest.labels_shown and not is_newer:
+    if event.origin.shows_labels_only and not latest.labels_shown and not is_newer:
         return Duplicate(latest.name, "the label may be left from the last run; it was never swapped")
     if at is not None and known is not None and at <= known:
         return Duplicate(latest.name, "this label was applied before the last run ended or was cancelled")

@@ -20,6 +20,7 @@ class Platform(StrEnum):
 
     GITHUB = "github"
     GITLAB = "gitlab"
+    GITEA = "gitea"
 
 
 def forge_module(platform: Platform, name: str) -> ModuleType:

@@ -35,7 +35,14 @@ class Origin(StrEnum):
     POLL = "poll"
     REDELIVERY = "redelivery"
     """A webhook that arrived more than a minute after its event, because it was late or sent again."""
+    LABELS = "labels"
+    """A webhook that shows the item's labels, and not which one was applied or when (Gitea)."""
     MANUAL = "manual"
+
+    @property
+    def shows_labels_only(self) -> bool:
+        """Whether we saw the label on the item, and no event that it was applied."""
+        return self in (Origin.POLL, Origin.LABELS)
 
 
 class Phase(StrEnum):

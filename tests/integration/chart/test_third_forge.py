@@ -149,10 +149,12 @@ def _add_example(tree: Path, original: Platform) -> None:
         text = text.replace(title, "Example").replace(title.capitalize(), "Example")
         file.write_text(text, encoding="utf-8")
     registry = tree / CORE / "registry.py"
-    line = '    GITLAB = "gitlab"\n'
+    line = '    GITEA = "gitea"\n'
     registry.write_text(registry.read_text().replace(line, f'{line}    EXAMPLE = "example"\n'))
     for crd in (tree / CRD, tree / "charts" / "coding-agent" / "files" / CRD):
-        crd.write_text(crd.read_text().replace("enum: [github, gitlab]", "enum: [github, gitlab, example]"))
+        crd.write_text(
+            crd.read_text().replace("enum: [github, gitlab, gitea]", "enum: [github, gitlab, gitea, example]")
+        )
 
 
 def test_a_third_forge_is_its_folder_and_two_lines(tree: Path, tmp_path: Path) -> None:

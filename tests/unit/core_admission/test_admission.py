@@ -117,6 +117,21 @@ CASES = {
         "applied before",
     ),
     "rule 3: poll, label never swapped": (event(origin=Origin.POLL), STALE, "never swapped"),
+    "rule 3: a webhook shows the label, never swapped": (
+        event(labeled=5, origin=Origin.LABELS),
+        STALE,
+        "never swapped",
+    ),
+    "rule 3: a webhook shows the label, its own": (
+        event(labeled=0, origin=Origin.LABELS),
+        ENDED,
+        "applied before",
+    ),
+    "rule 3: a webhook shows the label again": (
+        event(labeled=5, origin=Origin.LABELS),
+        ENDED,
+        Create(run=2),
+    ),
     "rule 3: webhook, label never swapped": (event(labeled=5, delivery="d2"), STALE, Create(run=2)),
     "rule 3: task without a label time": (event(labeled=5), UNDATED, Create(run=2)),
     "a label while a round is active gets its own run": (event(labeled=5), ROUND, NEXT),

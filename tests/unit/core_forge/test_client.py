@@ -1,4 +1,4 @@
-"""Requests to both forges: what is sent again, where it goes, and what a strange answer becomes."""
+"""Requests to all forges: what is sent again, where it goes, and what a strange answer becomes."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from coding_agent_core.settings.model import Settings
 
 from tests.unit.core_forge.wire import ITEMS, SETTINGS, TOKEN, USER, Answer, Wire, answer
 
-both = pytest.mark.parametrize("platform", list(Platform))
+every = pytest.mark.parametrize("platform", list(Platform))
 COMMENT = answer(
     201,
     {
@@ -72,7 +72,7 @@ async def test_a_refusal_or_a_long_rate_limit_is_not_asked_again(
     assert caught.value.retry_after == (3600 if kind is ForgeUnavailableError else None)
 
 
-@both
+@every
 @pytest.mark.parametrize(
     ("failure", "sent"),
     [
@@ -96,7 +96,7 @@ async def test_a_comment_is_posted_again_only_if_it_was_certainly_not_taken(
     assert [method for method, _ in wire.sent].count("POST") == sent
 
 
-@both
+@every
 async def test_a_comment_whose_answer_was_lost_is_found_again(platform: Platform) -> None:
     written = answer(200, [COMMENT.json()])
     wire = Wire([USER, answer(200, []), httpx.ReadTimeout("slow"), written])
@@ -134,7 +134,7 @@ async def test_removing_a_label_on_github_tells_gone_from_not_there(
     assert wire.sent[0] == ("DELETE", "/repos/acme/pricing/issues/7/labels/area%2Fapi%20%C3%BC")
 
 
-@both
+@every
 @pytest.mark.parametrize(
     ("strange", "named"),
     [
@@ -168,7 +168,7 @@ async def test_the_token_follows_no_redirect_to_another_host(target: str) -> Non
     assert len(wire.requests) == 1
 
 
-@both
+@every
 async def test_a_redirect_on_the_same_host_is_followed(platform: Platform) -> None:
     """A renamed repository answers with one."""
     wire = Wire([answer(301, None, location="/moved?x=1"), USER])

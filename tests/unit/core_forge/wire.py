@@ -1,5 +1,6 @@
 """A forge that answers from a list, and a clock that nobody waits for."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,9 +17,7 @@ from coding_agent_core.tasks import Item
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 TOKEN = "s3cret-token-value"
-SETTINGS: Any = Settings.model_validate(
-    {"github": {"personal_access_token": TOKEN}, "gitlab": {"personal_access_token": TOKEN}}
-)
+SETTINGS: Any = Settings.model_validate({platform: {"personal_access_token": TOKEN} for platform in Platform})
 ITEMS = {
     Platform.GITHUB: Item(
         platform=Platform.GITHUB, host="github.com", repository="acme/pricing", kind=ItemKind.ISSUE, number=7
@@ -30,6 +29,9 @@ ITEMS = {
         kind=ItemKind.ISSUE,
         number=7,
         project_id=3,
+    ),
+    Platform.GITEA: Item(
+        platform=Platform.GITEA, host="gitea.com", repository="acme/pricing", kind=ItemKind.ISSUE, number=7
     ),
 }
 Answer = httpx.Response | Exception
@@ -65,7 +67,7 @@ class Wire:
     def sent(self) -> list[tuple[str, str]]:
         """Method and path, as on the wire, of each request."""
         return [
-            (request.method, request.url.raw_path.decode().removeprefix("/api/v4").partition("?")[0])
+            (request.method, re.sub(r"^/api/v\d|\?.*", "", request.url.raw_path.decode()))
             for request in self.requests
         ]
 

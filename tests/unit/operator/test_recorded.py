@@ -113,7 +113,7 @@ def test_what_is_alerted_on_is_there_before_it_happens() -> None:
     origins = {
         entry.labels["origin"] for entry in samples if entry.name == "coding_agent_tasks_accepted_total"
     }
-    assert origins == {"webhook", "poll", "redelivery", "manual"}
+    assert origins == {"webhook", "poll", "redelivery", "labels", "manual"}
     ends = {
         (found.labels["phase"], found.labels["reason"])
         for found in samples

@@ -315,8 +315,10 @@ def _why_check_label(trigger: Trigger) -> str | None:
 
     A withdrawal cancels only runs that exist. So the run that is created now escapes a withdrawal that
     another process handles at the same time, or that arrived first although it happened in the same second.
+    Labels that a webhook shows may be off the item by now.
     """
-    by_label = trigger.origin in (Origin.WEBHOOK, Origin.REDELIVERY) and trigger.cause is Cause.LABEL
+    by_webhook = trigger.origin in (Origin.WEBHOOK, Origin.REDELIVERY, Origin.LABELS)
+    by_label = by_webhook and trigger.cause is Cause.LABEL
     return "a withdrawal may have been handled while this run was created" if by_label else None
 
 

@@ -1,0 +1,67 @@
+"""Finds out from Gitea who changed an item's title and text, and who pushed to its branch.
+
+The timeline has the titles and the pushes. Of a text, Gitea shows only how often it was edited
+(`content_version`, since 1.26), and not by whom or when.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from coding_agent_core.forge.calls import Call, ResponseModel, path
+from coding_agent_core.forge.gitea.discussion import GiteaDiscussion, TimelineEntry, pushes
+from coding_agent_core.forge.http import ForgeClient
+from coding_agent_core.forge.values import ItemDetails, Revised, Revision
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.tasks import whole_second
+
+
+class _Edited(ResponseModel):
+    """How often the text was edited; `None` if Gitea is older, and so does not say it."""
+
+    content_version: int | None = None
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class GiteaRevisions:
+    """Reads what was changed on one item."""
+
+    client: ForgeClient
+    details: ItemDetails
+
+    async def since(self, since: datetime) -> tuple[Revision, ...]:
+        """See `Forge.revisions`."""
+        item = self.details.item
+        timeline = await GiteaDiscussion(self.client, item).timeline()
+        found = [
+            Revision(Revised.TITLE, entry.author.login, whole_second(entry.created_at))
+            for entry in timeline
+            if entry.kind == "change_title" and whole_second(entry.created_at) > since
+        ]
+        if await self._may_have_text_edited(since):
+            found.append(Revision(Revised.TEXT, "", None))
+        if item.kind is ItemKind.CHANGE:
+            found += self._pushed(timeline, since)
+        return tuple(found)
+
+    async def _may_have_text_edited(self, since: datetime) -> bool:
+        """Whether somebody may have edited the text after a time."""
+        item = self.details.item
+        where = path("repos", *item.repository.split("/", 1), "issues", item.number)
+        call = Call("GET", where, f"reading how often {item.display} was edited")
+        edited = await self.client.get(_Edited, call)
+        return edited.content_version != 0 and whole_second(edited.updated_at) > since
+
+    def _pushed(self, timeline: list[TimelineEntry], since: datetime) -> list[Revision]:
+        """Return the branch's newer pushes, and a revision without a user if none has the newest commit."""
+        pushed = pushes(timeline)
+        found = [
+            Revision(Revised.BRANCH, entry.author.login, whole_second(entry.created_at))
+            for entry in pushed
+            if whole_second(entry.created_at) > since
+        ]
+        if not any(self.details.head_sha in entry.pushed for entry in pushed):
+            found.append(Revision(Revised.BRANCH, "", None))
+        return found

@@ -1,0 +1,390 @@
+"""What the client makes of Gitea's answers, in the shapes of Gitea 1.27."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from coding_agent_core.errors import ForgeError
+from coding_agent_core.forge.changes import (
+    ChangeEventKind,
+    ChangeSnapshot,
+    CheckConclusion,
+    Mergeability,
+    ReviewVerdict,
+)
+from coding_agent_core.forge.values import Permission, Revised
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
+from coding_agent_core.settings.model import Settings
+
+from tests.unit.core_forge.wire import ITEMS, TOKEN, Wire, answer
+
+ISSUE = ITEMS[Platform.GITEA]
+PULL = ISSUE.model_copy(update={"kind": ItemKind.CHANGE, "number": 8})
+REPO = "/repos/acme/pricing"
+HEAD, BASE = "a" * 40, "b" * 40
+BOT = "coding agent"
+ALICE, OWN, EVE = {"id": 2, "login": "alice"}, {"id": 1, "login": "bot"}, {"id": 3, "login": "eve"}
+PLACES: dict[str, Any] = {"/user": OWN}
+
+
+def at(minute: int) -> str:
+    return f"2026-11-25T11:{minute:02}:00Z"
+
+
+def entry(kind: str, minute: int, user: Any = ALICE, body: str = "", **more: Any) -> dict[str, Any]:
+    number = more.pop("id", minute)
+    return {"id": number, "type": kind, "user": user, "body": body, "created_at": at(minute)} | more
+
+
+def label(minute: int, name: str, user: Any = ALICE, *, added: bool = True) -> dict[str, Any]:
+    return entry("label", minute, user, "1" if added else "", label={"id": 5, "name": name})
+
+
+def push(minute: int, *commits: str, user: Any = OWN, forced: str = "false") -> dict[str, Any]:
+    listed = ",".join(f'"{commit}"' for commit in commits)
+    return entry("pull_push", minute, user, f'{{"is_force_push":{forced},"commit_ids":[{listed}]}}')
+
+
+def pull(**fields: Any) -> dict[str, Any]:
+    repository = {"full_name": "acme/pricing"}
+    return {
+        "number": 8,
+        "title": "Round prices",
+        "html_url": "https://gitea.com/acme/pricing/pulls/8",
+        "state": "open",
+        "labels": [{"id": 5, "name": "bug"}],
+        "user": OWN,
+        "mergeable": True,
+        "created_at": at(0),
+        "updated_at": at(20),
+        "comments": 1,
+        "requested_reviewers": None,
+        "head": {"ref": "coding-agent/issue-7", "sha": HEAD, "repo_id": 1, "repo": repository},
+        "base": {"ref": "main", "sha": BASE, "repo_id": 1, "repo": repository},
+    } | fields
+
+
+def review(number: int, state: str, user: Any = ALICE, **more: Any) -> dict[str, Any]:
+    return {"id": number, "state": state, "user": user, "submitted_at": at(2), "commit_id": HEAD} | more
+
+
+def said(number: int, line: int, minute: int, user: Any = ALICE, **more: Any) -> dict[str, Any]:
+    place = {"path": "prices.py", "position": line, "original_position": 0, "diff_hunk": "@@ -1 +1 @@"}
+    return place | {"id": number, "user": user, "body": f"remark {number}", "created_at": at(minute)} | more
+
+
+class Gitea(Wire):
+    """Answers by path; a path that is not in the table is 404."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        super().__init__([self._answer])
+        self.table = {**PLACES, **table}
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        where = request.url.path.removeprefix("/api/v1")
+        key = f"{request.method} {where}"
+        page = f"{where}?page={request.url.params.get('page')}"
+        for name in (key, page, where) if request.method == "GET" else (key,):
+            if name in self.table:
+                return httpx.Response(200, content=json.dumps(self.table[name]))
+        return answer(404, {"message": "not found"})
+
+
+def opened(**more: Any) -> dict[str, Any]:
+    """A pull request with two reviews, answered by path."""
+    return {
+        f"{REPO}/pulls/8": pull(),
+        f"{REPO}/issues/8/timeline": [push(0, HEAD)],
+        f"{REPO}/pulls/8/reviews?page=1": [],
+        f"{REPO}/pulls/8/reviews?page=2": [],
+        f"{REPO}/branches/main": {"commit": {"id": BASE}, "protected": False},
+        f"{REPO}/commits/{HEAD}/status": {"statuses": None},
+    } | {f"{REPO}/{path}": found for path, found in more.items()}
+
+
+async def snapshot(table: Mapping[str, Any]) -> ChangeSnapshot:
+    return await Gitea(table).forge(Platform.GITEA).snapshot(PULL)
+
+
+async def test_the_timeline_says_which_label_was_applied_and_removed() -> None:
+    timeline = [
+        label(1, BOT),
+        label(2, "bug"),
+        label(3, BOT, added=False),
+        entry("comment", 4, body="1"),
+        label(5, f"{BOT}: codex", EVE),
+    ]
+    forge = Gitea({f"{REPO}/issues/7/timeline": timeline}).forge(Platform.GITEA)
+    history = await forge.label_history(ISSUE, datetime(2026, 11, 25, 11, 2, tzinfo=UTC))
+    assert [(event.at.minute, event.user, event.label, event.added) for event in history] == [
+        (5, "eve", f"{BOT}: codex", True),
+        (3, "alice", BOT, False),
+    ]
+    nothing = Gitea({f"{REPO}/issues/7/timeline": None}).forge(Platform.GITEA)
+    assert await nothing.label_application(ISSUE) is None, "an empty timeline is null"
+
+
+async def test_a_label_that_does_not_exist_is_created() -> None:
+    labels = f"POST {REPO}/issues/7/labels"
+    forge = Gitea({labels: [{"id": 5, "name": BOT}]})
+    await forge.forge(Platform.GITEA).add_label(ISSUE, BOT)
+    assert [method for method, _ in forge.sent] == ["POST"]
+    forge = Gitea({labels: [], f"POST {REPO}/labels": {"id": 9, "name": BOT}})
+    await forge.forge(Platform.GITEA).add_label(ISSUE, BOT)
+    assert [request.url.path.removeprefix("/api/v1" + REPO) for request in forge.requests] == [
+        "/issues/7/labels",
+        "/labels",
+        "/issues/7/labels",
+    ]
+    assert b"[9]" in forge.requests[-1].content
+
+
+async def test_a_label_is_removed_by_its_ids() -> None:
+    found = {"labels": [{"id": 5, "name": BOT}, {"id": 6, "name": BOT}, {"id": 7, "name": "bug"}]}
+    gone = {f"DELETE {REPO}/issues/7/labels/{number}": None for number in (5, 6)}
+    forge = Gitea({f"{REPO}/issues/7": found} | gone)
+    assert await forge.forge(Platform.GITEA).remove_label(ISSUE, BOT)
+    assert not await forge.forge(Platform.GITEA).remove_label(ISSUE, "other")
+    assert [method for method, _ in forge.sent] == ["GET", "DELETE", "DELETE", "GET"]
+
+
+async def test_a_search_without_an_existing_label_ends_at_once() -> None:
+    """Gitea then answers with all items."""
+    some = {"number": 1, "title": "t", "html_url": "u", "state": "open", "labels": []}
+    found = [some | {"repository": {"full_name": "acme/pricing"}, "user": ALICE}]
+    more = {"link": '<https://gitea.com/api/v1/repos/issues/search?page=2>; rel="next"'}
+    wire = Wire([httpx.Response(200, json=found, headers=more)])
+    assert [one async for one in wire.forge(Platform.GITEA).find_labeled()] == []
+    assert len(wire.requests) == 2, "one for issues, one for pull requests"
+
+
+@pytest.mark.parametrize("assignee", ["", "bot", "eve"])
+async def test_a_poll_finds_labeled_items(assignee: str) -> None:
+    some = {"number": 7, "title": "t", "html_url": "https://gitea.com/acme/pricing/issues/7", "state": "open"}
+    some |= {"labels": [{"name": BOT}], "user": EVE, "assignees": [OWN], "updated_at": at(9)}
+    forge = Gitea(
+        {
+            "/repos/issues/search": [some | {"repository": {"full_name": "acme/pricing"}}],
+            f"{REPO}/issues/7/timeline": [label(3, BOT)],
+            REPO: {"full_name": "acme/pricing", "private": True},
+            f"{REPO}/pulls/7": pull(number=7),
+        }
+    )
+    data = {"personal_access_token": TOKEN, "assignee": assignee, "owner": "acme"}
+    configured = Settings.model_validate({"gitea": data})
+    found = [one async for one in forge.forge(Platform.GITEA, configured).find_labeled()]
+    assert forge.requests[0].url.params["owner"] == "acme"
+    if assignee == "eve":
+        assert found == []
+        return
+    request = found[0]
+    assert (request.item, request.user, request.trusted) == (ISSUE, "alice", True)
+    assert request.trigger.labeled_at == datetime(2026, 11, 25, 11, 3, tzinfo=UTC)
+
+
+async def test_a_snapshot_has_reviews_threads_and_events() -> None:
+    timeline = [
+        push(0, HEAD),
+        entry("comment", 1, EVE, "plain", html_url="https://gitea.com/c"),
+        entry("review", 6, review_id=21, body="please"),
+        label(7, "bug"),
+        entry("reopen", 8),
+        push(9, "c" * 40, user=EVE),
+    ]
+    reviews = [
+        review(21, "REQUEST_CHANGES", body="please", comments_count=3),
+        review(22, "COMMENT", EVE, dismissed=True),
+        review(23, "PENDING", OWN, comments_count=1),
+        review(24, "REQUEST_REVIEW", EVE),
+    ]
+    comments = [
+        said(33, 4, 7, OWN),
+        said(31, 4, 3),
+        said(32, 0, 3, original_position=9, resolver=ALICE),
+    ]
+    change = await snapshot(
+        opened(
+            **{
+                "issues/8/timeline": timeline,
+                "pulls/8/reviews?page=1": reviews,
+                "pulls/8/reviews/21/comments": comments,
+                "pulls/8": pull(requested_reviewers=[EVE]),
+            }
+        )
+    )
+    assert (change.head_commit, change.base_commit, change.own.id) == (HEAD, BASE, "1")
+    assert change.head_at == datetime(2026, 11, 25, 11, 0, tzinfo=UTC)
+    assert [(one.id, one.verdict) for one in change.reviews] == [
+        ("21", ReviewVerdict.CHANGES_REQUESTED),
+        ("22", ReviewVerdict.DISMISSED),
+    ]
+    first, second = change.threads
+    assert (first.id, first.line, first.resolved) == ("31", 4, False)
+    assert [(remark.id, remark.published_at.minute) for remark in first.remarks] == [("31", 6), ("33", 7)]
+    assert (second.line, second.resolved) == (9, True)
+    assert [(one.body, one.author.login) for one in change.comments] == [("plain", "eve")]
+    assert [(one.kind, one.label, one.commit[:1]) for one in change.events] == [
+        (ChangeEventKind.LABELED, "bug", ""),
+        (ChangeEventKind.REOPENED, "", ""),
+        (ChangeEventKind.PUSHED, "", "c"),
+    ]
+    assert [one.login for one in change.requested_reviewers] == ["eve"]
+
+
+@pytest.mark.parametrize(
+    ("word", "conclusion", "required"),
+    [
+        ("success", CheckConclusion.SUCCESS, False),
+        ("failure", CheckConclusion.FAILURE, False),
+        ("error", CheckConclusion.FAILURE, False),
+        ("warning", CheckConclusion.NEUTRAL, False),
+        ("skipped", CheckConclusion.SKIPPED, False),
+        ("pending", None, False),
+        ("success", CheckConclusion.SUCCESS, True),
+    ],
+)
+async def test_giteas_words_about_a_status(
+    word: str, conclusion: CheckConclusion | None, required: bool
+) -> None:
+    status = {"context": "ci/unit", "status": word, "description": "3 failed", "created_at": at(3)}
+    base = {"commit": {"id": BASE}, "enable_status_check": required, "status_check_contexts": ["ci/*"]}
+    change = await snapshot(
+        opened(**{f"commits/{HEAD}/status": {"statuses": [status]}, "branches/main": base})
+        | {f"{REPO}/commits/{BASE}/status": {"statuses": [status]}}
+    )
+    [check] = change.checks
+    assert (check.conclusion, check.required) == (conclusion, True if required else None)
+    assert bool(change.base_checks) is (conclusion is CheckConclusion.FAILURE)
+
+
+@pytest.mark.parametrize(
+    ("fields", "waits", "expected"),
+    [
+        ({}, 0, Mergeability.MERGES),
+        ({"mergeable": False}, 1, Mergeability.CONFLICT),
+        ({"mergeable": False, "draft": True}, 0, Mergeability.UNKNOWN),
+    ],
+)
+async def test_a_conflict_is_what_does_not_merge_for_some_time(
+    fields: Any, waits: int, expected: Mergeability
+) -> None:
+    forge = Gitea(opened(**{"pulls/8": pull(**fields)}))
+    assert (await forge.forge(Platform.GITEA).snapshot(PULL)).mergeability is expected
+    assert len(forge.waits) == waits
+
+
+async def test_looks_read_again_only_what_may_have_changed() -> None:
+    listed = [{"number": 8, "repository": {"full_name": "acme/pricing"}}]
+    comments = {"pulls/8/reviews?page=1": [review(21, "COMMENT", comments_count=1)]}
+    table = {"/repos/issues/search": listed} | opened(
+        **comments, **{"pulls/8/reviews/21/comments": [said(31, 4, 3)], "pulls/8": pull(mergeable=False)}
+    )
+    wire = Gitea(table)
+    forge = wire.forge(Platform.GITEA)
+    first = (await forge.open_changes()).snapshots[0]
+    assert first.mergeability is Mergeability.UNKNOWN
+    wire.requests.clear()
+    wire.table[f"{REPO}/pulls/8/reviews/21/comments"] = [said(31, 4, 3, resolver=ALICE)]
+    assert (await forge.open_changes()).snapshots[0].threads[0].resolved
+    assert len(wire.requests) == 8, "the resolution of a thread shows nowhere else"
+    wire.requests.clear()
+    await forge.open_changes()
+    assert len(wire.requests) == 3, "the search, the pull request, its statuses"
+
+
+REVISED = [
+    entry("change_title", 1, EVE),
+    entry("change_title", 6, EVE),
+    push(0, "c" * 40),
+    push(7, HEAD, user=EVE),
+]
+
+
+@pytest.mark.parametrize(
+    ("timeline", "fields", "expected"),
+    [
+        ([push(0, HEAD)], {"content_version": 0}, []),
+        (REVISED, {"content_version": 0}, [(Revised.TITLE, "eve"), (Revised.BRANCH, "eve")]),
+        ([push(0, HEAD)], {"content_version": 2}, [(Revised.TEXT, "")]),
+        ([push(0, HEAD)], {"content_version": 2, "updated_at": at(4)}, []),
+        pytest.param([push(0, HEAD)], {}, [(Revised.TEXT, "")], id="before Gitea 1.26"),
+        pytest.param([push(0, "c" * 40)], {"content_version": 0}, [(Revised.BRANCH, "")], id="not examined"),
+    ],
+)
+async def test_who_changed_what(timeline: Any, fields: Any, expected: Any) -> None:
+    issue = {"updated_at": at(20)} | fields
+    forge = Gitea(opened(**{"issues/8/timeline": timeline, "issues/8": issue})).forge(Platform.GITEA)
+    details = await forge.read(PULL)
+    found = await forge.revisions(details, datetime(2026, 11, 25, 11, 5, tzinfo=UTC))
+    assert [(revision.what, revision.user) for revision in found] == expected
+
+
+async def test_reviews_and_checks_for_the_model() -> None:
+    reviews = [review(21, "APPROVED", body="fine", comments_count=1, updated_at=at(9))]
+    table = opened(
+        **{
+            "pulls/8/reviews?page=1": reviews,
+            "pulls/8/reviews/21/comments": [said(31, 0, 3, original_position=9)],
+            "pulls/8/files": [{"filename": "new.py", "previous_filename": "prices.py"}],
+            f"commits/{HEAD}/status": {
+                "statuses": [{"context": "ci", "status": "failure", "description": "3 failed"}]
+            },
+        }
+    )
+    forge = Gitea(table).forge(Platform.GITEA)
+    found = await forge.discussion(PULL)
+    assert [(one.verdict, one.body) for one in found.reviews] == [("approved", "fine")]
+    [thread] = found.threads
+    assert (thread.path, thread.previous_path, thread.line, thread.removed) == (
+        "new.py",
+        "prices.py",
+        9,
+        True,
+    )
+    checks = await forge.failed_checks(await forge.read(PULL))
+    assert [(one.name, one.summary) for one in checks.failed] == [("ci", "3 failed")]
+
+
+@pytest.mark.parametrize(
+    ("said_by_gitea", "expected"),
+    [
+        ("owner", Permission.WRITE),
+        ("admin", Permission.WRITE),
+        ("write", Permission.WRITE),
+        ("read", Permission.NONE),
+        ("none", Permission.NONE),
+        (None, Permission.NONE),
+    ],
+)
+async def test_what_a_person_may_do(said_by_gitea: str | None, expected: Permission) -> None:
+    place = f"{REPO}/collaborators/eve/permission"
+    table = {place: {"permission": said_by_gitea}} if said_by_gitea else {}
+    assert await Gitea(table).forge(Platform.GITEA).permission(ISSUE, "eve") is expected
+
+
+async def test_our_change_is_found_by_its_branch_in_the_repository_itself() -> None:
+    fork = pull(number=9, head={"ref": "coding-agent/issue-7", "sha": HEAD, "repo_id": 2, "repo": None})
+    forge = Gitea({f"{REPO}/pulls": [fork, pull()]}).forge(Platform.GITEA)
+    found = await forge.find_change(ISSUE, branch="coding-agent/issue-7")
+    assert found is not None
+    assert (found.number, found.created) == (8, False)
+    assert await forge.find_change(ISSUE, branch="other") is None
+
+
+async def test_what_gitea_cannot_do() -> None:
+    forge = Gitea({}).forge(Platform.GITEA)
+    assert await forge.check_log(PULL, "1") == ""
+    with pytest.raises(ForgeError, match="again"):
+        await forge.rerun_check(PULL, "1")
+
+
+async def test_addresses_of_commits() -> None:
+    forge = Gitea({"/users/Eve": {"id": 3, "login": "Eve", "full_name": "Eve E."}}).forge(Platform.GITEA)
+    identity = await forge.commit_identity_of("Eve")
+    assert identity is not None
+    assert (identity.name, identity.email) == ("Eve E.", "3+eve@noreply.gitea.com")
+    assert (await forge.clone_source("acme/pricing")).url == "https://gitea.com/acme/pricing.git"

@@ -227,7 +227,9 @@ class NoticeHandler:
         item, tasks = withdrawal.item, self.source.tasks
         if tasks is None or not self.source.is_wanted(item):
             return
-        seen = await forge.read_state(item)
+        seen, task = await forge.read_state(item), self.source.latest_task(item)
+        if seen.open and task is not None and task.request.trigger.round is not None:
+            return  # a round that waits has no label, and one that runs checks its label itself
         if seen.open and self.settings.labels(item.platform).active & seen.labels:
             return
         at = seen.updated_at or withdrawal.at
@@ -248,6 +250,9 @@ class NoticeHandler:
                 task = self.source.latest_task(withdrawal.item)
                 unseen = await self._waiting(task, item, state, forge) if task else None
                 state = unseen or state
+            unlabeled = withdrawal.cause is WithdrawalCause.UNLABELED
+            if unlabeled and state is not None and state.round is not None and state.attempt == 0:
+                return  # a round has no label until its first attempt
             if state is not None and state.phase in (Phase.QUEUED, Phase.BACKOFF):
                 outcome = Outcome(reason=Reason.CANCELLED, message=withdrawal.message)
                 shown = self._task(forge, item, state)

@@ -307,3 +307,18 @@ async def test_a_task_that_a_command_cancels_before_its_item_shows_it_is_shown_a
                 stop.set()
     assert forge.phases == [Phase.CANCELLED]
     assert not forge.state.labels, "nobody works for the label"
+
+
+@pytest.mark.parametrize("broker", [True, False], ids=["broker", "memory"])
+async def test_labels_without_ours_cancel_no_round_that_waits(broker: bool) -> None:
+    """The change has no label of ours until the round's first attempt. Gitea reports any change of labels."""
+    forge, (word, found) = WrittenItem(), trigger_of(CHECKS, NOON)
+    forge.state = replace(forge.state, labels=frozenset({DONE, "bug"}))
+    forge.bodies = [comment(report(State(uuid="u", run=2, attempt=0, phase=Phase.QUEUED, round=found)))]
+    queue = MemoryQueue()
+    trigger = Trigger(origin=Origin.POLL, cause=word, received_at=NOON, round=found)
+    await queue.submit(TaskRequest(item=ITEM, trigger=trigger))
+    handler = NoticeHandler(Settings(), Broker() if broker else queue, {ITEM.host: cast("Forge", forge)})
+    await handler.handle(Withdrawal(item=ITEM, reason="it shows no label of ours"))
+    assert forge.phases == [Phase.QUEUED]
+    assert queue.is_wanted(ITEM)

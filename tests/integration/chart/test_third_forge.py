@@ -152,9 +152,8 @@ def _add_example(tree: Path, original: Platform) -> None:
     line = '    GITEA = "gitea"\n'
     registry.write_text(registry.read_text().replace(line, f'{line}    EXAMPLE = "example"\n'))
     for crd in (tree / CRD, tree / "charts" / "coding-agent" / "files" / CRD):
-        crd.write_text(
-            crd.read_text().replace("enum: [github, gitlab, gitea]", "enum: [github, gitlab, gitea, example]")
-        )
+        known = ", ".join(Platform)
+        crd.write_text(crd.read_text().replace(f"enum: [{known}]", f"enum: [{known}, example]"))
 
 
 def test_a_third_forge_is_its_folder_and_two_lines(tree: Path, tmp_path: Path) -> None:

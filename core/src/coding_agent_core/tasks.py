@@ -496,7 +496,10 @@ def item_of(url: str, project_id: int | None = None, *, hosts: Mapping[str, Plat
         )
     if len(matches) > 1:
         titles = " and ".join(FACTS[platform].title for platform in matches)
-        raise ValueError(f"{titles} have addresses like {url!r}. Set `spec.source` of the AgentTask instead.")
+        raise ValueError(
+            f"{titles} have addresses like {url!r}. Set `spec.source` of the AgentTask, or `--platform` of "
+            "`kubectl agenttask run`."
+        )
     platform, found = next(iter(matches.items()))
     if project_id is not None and not FACTS[platform].by_project_id:
         titles = ", ".join(facts.title for facts in FACTS.values() if facts.by_project_id)

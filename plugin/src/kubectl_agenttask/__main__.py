@@ -151,6 +151,11 @@ def _add_run(one: argparse.ArgumentParser) -> None:
         "--project-id", type=_positive, metavar="ID", help=f"numeric id of the project, for {numbered}"
     )
     one.add_argument(
+        "--platform",
+        choices=[platform.value for platform in Platform],
+        help="product of the forge, if its address does not show it",
+    )
+    one.add_argument(
         "--user", default="", metavar="LOGIN", help="person whose settings apply (default: nobody)"
     )
     one.add_argument(

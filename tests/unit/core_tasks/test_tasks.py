@@ -181,8 +181,10 @@ def test_time_stamps_of_both_forges(text: object, expected: datetime | None) -> 
     [
         ("https://github.com/octo/demo/issues/7", None, "github|github.com|octo/demo|issue|7"),
         ("https://github.com/octo/demo/pull/8/files?w=1", None, "github|github.com|octo/demo|change|8"),
-        (" https://GHE.example.com:8443/Octo/demo.js/issues/7/ ", None,
-         "github|ghe.example.com:8443|octo/demo.js|issue|7"),
+        (" https://GHE.example.com:8443/Octo/demo.js/pull/7/ ", None,
+         "github|ghe.example.com:8443|octo/demo.js|change|7"),
+        ("https://gitea.com/octo/demo/issues/7", None, "gitea|gitea.com|octo/demo|issue|7"),
+        ("https://code.example.com/octo/demo/pulls/7", None, "gitea|code.example.com|octo/demo|change|7"),
         ("https://gitlab.com/group/project/-/issues/7", 4242, "gitlab|gitlab.com|4242|issue|7"),
         ("https://g.example.com/a/b/c/-/work_items/7#note_1", 4242, "gitlab|g.example.com|4242|issue|7"),
         ("https://gitlab.com/group/sub/-/merge_requests/9/diffs", 4242, "gitlab|gitlab.com|4242|change|9"),
@@ -200,6 +202,7 @@ def test_the_item_of_an_address(url: str, project_id: int | None, item: str) -> 
         ("https://github.com/octo/demo/issues/seven", None, "not the address"),
         ("https://github.com/octo/demo/-/issues/7", None, "not the address"),
         ("https://github.com/octo/demo/issues/7", 4242, "for GitLab"),
+        ("https://code.example.com/octo/demo/issues/7", None, "GitHub and Gitea have addresses like"),
     ],
 )
 def test_what_is_none_is_said_with_the_remedy(url: str, project_id: int | None, sentence: str) -> None:

@@ -1,6 +1,8 @@
 """S3, S4, B2, B3: what Gitea's events mean. None of them says which label was applied or removed."""
 
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,3 +213,63 @@ def test_headers_and_proof() -> None:
     check.update(body)
     assert check.valid()
     assert verification({"x-gitea-signature": sign(body)}, [SECRET]) is None
+
+
+RECORDED = json.loads(Path(__file__).with_name("gitea_recorded.json").read_text())
+"""What Gitea 1.27.3 sent when people did something, each with the fields that are read."""
+ASKED, GONE, CLOSED, LOOKED = "accepted", "unlabeled", "closed", "look"
+MEANINGS = {
+    "comment_created": [None],
+    "issue_closed": [CLOSED],
+    "issue_edited": [None],
+    "issue_opened": [None],
+    "issue_opened_with_label": [None, ASKED],
+    "issue_reopened": [None],
+    "label_added": [ASKED],
+    "label_added_again": [ASKED],
+    "label_added_redelivered": [ASKED],
+    "label_put_back": [ASKED],
+    "label_removed": [GONE],
+    "label_removed_again": [GONE],
+    "labels_cleared": [GONE],
+    "labels_replaced": [GONE],
+    "pull_closed": [CLOSED],
+    "pull_labeled": [ASKED],
+    "pull_merged": [CLOSED, CLOSED, None],
+    "pull_opened": [None],
+    "pull_reopened": [LOOKED],
+    "pull_synchronized": [None, None],
+    "review_approved": [LOOKED],
+    "review_comment": [LOOKED],
+    "review_rejected": [LOOKED],
+    "second_label_added": [ASKED],
+    "status_failure": [None],
+}
+
+
+@pytest.mark.parametrize(("step", "expected"), MEANINGS.items(), ids=MEANINGS)
+def test_what_a_real_gitea_sends(step: str, expected: list[str | None]) -> None:
+    section = {"api_url": "http://127.0.0.1:3000", "account": "coding-agent-bot"}
+    settings = {"gitea": section, "consumer": {"branch_prefix": "agent/"}}
+    found = []
+    for sent in RECORDED[step]:
+        result = meaning(sent["body"], sent["event"], **settings)
+        match result:
+            case Withdrawn():
+                found.append(result.withdrawal.cause.value)
+            case Accepted() | Look():
+                found.append(type(result).__name__.lower())
+            case _:
+                assert not result.unexpected
+                found.append(None)
+    assert found == expected
+
+
+def test_a_redelivery_and_the_event_of_another_label_are_known_by_their_times() -> None:
+    section = {"api_url": "http://127.0.0.1:3000"}
+    steps = ("label_added", "label_added_redelivered", "second_label_added")
+    first, again, later = (
+        meaning(RECORDED[step][0]["body"], "issues", gitea=section).request.trigger for step in steps
+    )
+    assert first == again
+    assert later.labeled_at >= first.labeled_at

@@ -1,0 +1,223 @@
+"""Our client of Gitea with a real Gitea: what it writes is there, and what people do is read."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from coding_agent_core.errors import ForgeError
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.changes import ChangeEventKind, CheckConclusion, Mergeability, ReviewVerdict
+from coding_agent_core.forge.connect import connect_forge
+from coding_agent_core.forge.values import CommitState, CommitStatus, Permission, Revised
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import Item, host_of
+
+BOT, PROCESSING, FAILED = "coding agent", "coding agent processing", "coding agent failed"
+FILE = "pricing/discount.py"
+MARKER = "<!-- coding-agent:status "
+START = datetime(2020, 1, 1, tzinfo=UTC)
+pytestmark = pytest.mark.timeout(300)
+pytest.importorskip("coding_agent_gitea", reason="there is no real Gitea here")
+
+
+@pytest.fixture
+def sample(gitea_sample: Any, gitea: Any) -> Any:
+    """The sample, with a bot that may ask what people may do."""
+    with gitea.api() as admin:
+        admin.add_collaborator(gitea_sample.repository, gitea_sample.bot.login, "admin")
+    return gitea_sample
+
+
+@pytest.fixture
+def alice(sample: Any, gitea: Any) -> Iterator[Any]:
+    """The API as the maintainer sees it."""
+    with type(gitea.api())(sample.api_url, sample.maintainer.token) as api:
+        yield api
+
+
+@pytest.fixture
+async def forge(sample: Any) -> AsyncIterator[Forge]:
+    section = {"api_url": sample.url, "personal_access_token": sample.bot.token, "owner": "acme"}
+    found = connect_forge(Settings.model_validate({"gitea": section}), Platform.GITEA)
+    yield found
+    await found.aclose()
+
+
+def item(sample: Any, number: int, kind: ItemKind = ItemKind.ISSUE) -> Item:
+    return Item(
+        platform=Platform.GITEA,
+        host=host_of(sample.url),
+        repository=sample.repository,
+        kind=kind,
+        number=number,
+    )
+
+
+async def until(wanted: Callable[[], Awaitable[Any]], seconds: float = 60) -> Any:
+    """What is true in the end: Gitea indexes and examines in the background."""
+    async with asyncio.timeout(seconds):
+        while not (found := await wanted()):
+            await asyncio.sleep(0.2)
+        return found
+
+
+async def test_labels_comments_and_people(sample: Any, alice: Any, forge: Forge) -> None:
+    number = alice.create_issue(sample.repository, "Prices are wrong", "by one", [BOT])
+    issue = item(sample, number)
+
+    async def listed() -> Any:
+        return [one async for one in forge.find_labeled() if one.item == issue]
+
+    [request] = await until(listed)
+    assert (request.user, request.title) == (sample.maintainer.login, "Prices are wrong")
+    state = await forge.read_state(issue)
+    assert request.trigger.labeled_at is not None
+    assert state.updated_at is not None
+    assert abs((state.updated_at - request.trigger.labeled_at).total_seconds()) <= 1
+
+    await forge.add_label(issue, PROCESSING)
+    assert await forge.remove_label(issue, BOT)
+    assert not await forge.remove_label(issue, BOT)
+    await forge.add_label(issue, FAILED)  # no such label yet
+    assert (await forge.read_state(issue)).labels == {PROCESSING, FAILED}
+    alice.add_label(sample.repository, number, BOT)
+    alice.clear_labels(sample.repository, number)
+    history = await forge.label_history(issue, START)
+    assert [(one.user == sample.bot.login, one.label, one.added) for one in history if one.label == BOT] == [
+        (False, BOT, False),
+        (False, BOT, True),
+        (True, BOT, False),
+        (False, BOT, True),
+    ]
+
+    first = await forge.upsert_comment(issue, MARKER, f"{MARKER}-->\nWorking")
+    again = await forge.upsert_comment(issue, MARKER, f"{MARKER}-->\nDone")
+    assert (again.id, again.url) == (first.id, first.url)
+    said = str(alice.comment(sample.repository, number, "/retry"))
+    assert [one.body.splitlines()[-1] for one in await forge.comments(issue)] == ["Done", "/retry"]
+    assert not await forge.has_reacted(issue, said)
+    await forge.react(issue, said)
+    await forge.react(issue, said)
+    assert await forge.has_reacted(issue, said)
+
+    rights = [sample.maintainer.login, sample.stranger.login, "nobody-of-this-name"]
+    found = [await forge.permission(issue, login) for login in rights]
+    assert found == [Permission.WRITE, Permission.NONE, Permission.NONE]
+    facts = await forge.branch_facts(sample.repository, "main")
+    assert (facts.default, facts.protected) == ("main", False)
+    assert not (await forge.branch_facts(sample.repository, "coding-agent/none")).protected
+    assert (await forge.commit_identity()).email
+    other = await forge.commit_identity_of(sample.stranger.login)
+    assert other is not None
+    assert other.email == f"{sample.stranger.id}+{sample.stranger.login}@noreply.127.0.0.1"
+
+    details = await forge.read(issue)
+    assert await forge.revisions(details, START) == ()
+    alice.call("PATCH", f"/repos/{sample.repository}/issues/{number}", {"title": "New", "body": "by two"})
+    changed = await forge.revisions(await forge.read(issue), START)
+    assert {(one.what, one.user) for one in changed} == {
+        (Revised.TITLE, sample.maintainer.login),
+        (Revised.TEXT, ""),
+    }
+
+
+async def test_a_change_its_review_its_checks_and_a_conflict(
+    sample: Any, alice: Any, forge: Forge, tmp_path: Path
+) -> None:
+    repository, branch = sample.repository, "coding-agent/issue-1"
+    issue = item(sample, alice.create_issue(repository, "Prices are wrong"))
+    source = await forge.clone_source(repository)
+    url = source.url.replace("://", f"://{source.username}:{source.token}@")
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=Bot", "-c", "user.email=bot@example.net", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.strip()
+
+    git("clone", "--quiet", url, ".")
+    git("switch", "--quiet", "-c", branch)
+    text = (tmp_path / FILE).read_text()
+    (tmp_path / FILE).write_text("# ours\n" + text)
+    git("commit", "--quiet", "-am", "Fix it")
+    git("push", "--quiet", "origin", branch)
+    head = git("rev-parse", "HEAD")
+
+    assert await forge.find_change(issue, branch=branch) is None
+    opened = await forge.open_change(issue, branch=branch, base="main", title="Fix it", body="For you")
+    assert opened.created
+    assert (await forge.open_change(issue, branch=branch, base="main", title="x", body="")).created is False
+    change = item(sample, opened.number, ItemKind.CHANGE)
+    details = await forge.read(change)
+    assert (details.head_branch, details.head_sha, details.head_repository) == (branch, head, repository)
+    assert await forge.revisions(details, START) == await forge.revisions(details, START)
+
+    alice.review(repository, change.number, "REQUEST_CHANGES", "Please test it", [(FILE, 1, "Why this?")])
+    status = CommitStatus("coding-agent", CommitState.SUCCESS, "Done", "https://example.net/")
+    await forge.set_status(change, head, status)
+    alice.set_status(repository, head, "failure", "ci/unit", "3 failed")
+
+    async def merges() -> Any:
+        found = await forge.snapshot(change)
+        return found if found.mergeability is Mergeability.MERGES else None
+
+    snapshot = await until(merges)
+    assert (snapshot.head_commit, snapshot.own.login) == (head, sample.bot.login)
+    [review] = snapshot.reviews
+    assert (review.verdict, review.body) == (ReviewVerdict.CHANGES_REQUESTED, "Please test it")
+    [thread] = snapshot.threads
+    assert (thread.path, thread.line, thread.resolved) == (FILE, 1, False)
+    checks = {one.name: one.conclusion for one in snapshot.checks}
+    assert checks == {"coding-agent": CheckConclusion.SUCCESS, "ci/unit": CheckConclusion.FAILURE}
+    assert [one.summary for one in (await forge.failed_checks(details)).failed] == ["3 failed"]
+    discussion = await forge.discussion(change)
+    assert [(one.path, one.resolved, one.comments[0].body) for one in discussion.threads] == [
+        (FILE, False, "Why this?")
+    ]
+
+    await forge.reply(change, thread, "Because")
+    await forge.resolve(change, thread)
+    await forge.resolve(change, thread)
+    await forge.request_review(change, [sample.maintainer.login])
+    await forge.request_review(change, [sample.maintainer.login])
+    alice.add_label(repository, change.number, BOT)
+    answered = await forge.snapshot(change)
+    assert [one.body for one in answered.threads[0].remarks] == ["Why this?", "Because"]
+    assert answered.threads[0].resolved
+    assert [one.login for one in answered.requested_reviewers] == [sample.maintainer.login]
+    assert ChangeEventKind.LABELED in [one.kind for one in answered.events]
+
+    async def indexed() -> Any:
+        return [one for one in (await forge.open_changes()).snapshots if one.item == change]
+
+    assert (await until(indexed))[0].head_commit == head
+    alice.commit(repository, "main", {FILE: "# theirs\n" + text}, "Change the same line")
+
+    async def conflicts() -> Any:
+        return (await forge.snapshot(change)).mergeability is Mergeability.CONFLICT
+
+    assert await until(conflicts)
+    alice.commit(repository, branch, {"pushed.txt": "by a person\n"}, "Push")
+    pushed = await until(lambda: _pushed(forge, change))
+    assert pushed == sample.maintainer.login
+
+
+async def _pushed(forge: Forge, change: Item) -> str:
+    found = await forge.revisions(await forge.read(change), START)
+    people = [one.user for one in found if one.what is Revised.BRANCH]
+    return people[-1] if len(people) > 1 else ""
+
+
+async def test_without_the_right_of_an_administrator_the_error_says_what_is_missing(
+    gitea_sample: Any, forge: Forge, gitea: Any
+) -> None:
+    with gitea.api() as admin:
+        admin.add_collaborator(gitea_sample.repository, gitea_sample.bot.login, "write")
+    with pytest.raises(ForgeError, match="admin") as caught:
+        await forge.permission(item(gitea_sample, 1), gitea_sample.maintainer.login)
+    assert cast("ForgeError", caught.value).status == 403

@@ -19,6 +19,7 @@ from coding_agent_core.forge.events import (
     PlatformWebhooks,
     Withdrawn,
 )
+from coding_agent_core.forge.gitea import webhook as gitea
 from coding_agent_core.forge.github import webhook as github
 from coding_agent_core.forge.gitlab import webhook as gitlab
 from coding_agent_core.forge.payload import FieldError
@@ -43,10 +44,13 @@ SETTINGS = Settings.model_validate(
         "webhook": {
             "github": {"secret": [SECRET, "the-next-secret"]},
             "gitlab": {"token": [TOKEN, "the-next-token"]},
+            "gitea": {"secret": [SECRET, "the-next-secret"]},
             "commands": {"enabled": True},
         },
         "github": {"account": "coding-agent-bot"},
         "gitlab": {"account": "coding-agent-bot"},
+        "gitea": {"account": "coding-agent-bot", "api_url": "http://127.0.0.1:3000"},
+        "rounds": {"enabled": True},
     }
 )
 _LABELS = SETTINGS.labels(Platform.GITHUB)
@@ -67,6 +71,11 @@ def github_webhook(data: bytes) -> bool:
 def gitlab_webhook(data: bytes) -> bool:
     """The same for GitLab."""
     return _webhook(gitlab, "x-gitlab-event", "idempotency-key", data)
+
+
+def gitea_webhook(data: bytes) -> bool:
+    """The same for Gitea."""
+    return _webhook(gitea, "x-gitea-event", "x-gitea-delivery", data)
 
 
 def _webhook(module: PlatformWebhooks, event: str, identifier: str, data: bytes) -> bool:

@@ -18,6 +18,7 @@ TARGETS: Mapping[str, Target] = {
     for target in (
         forge_targets.github_webhook,
         forge_targets.gitlab_webhook,
+        forge_targets.gitea_webhook,
         forge_targets.signature,
         forge_targets.sender,
         forge_targets.comment_state,

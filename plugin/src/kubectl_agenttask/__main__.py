@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
-from coding_agent_core.registry import FACTS
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.tasks import RunnerName
 from coding_agent_core.usage import Allowance
 

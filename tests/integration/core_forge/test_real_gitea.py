@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from coding_agent_core.errors import ForgeError
@@ -149,12 +149,19 @@ async def test_a_change_its_review_its_checks_and_a_conflict(
     head = git("rev-parse", "HEAD")
 
     assert await forge.find_change(issue, branch=branch) is None
-    opened = await forge.open_change(issue, branch=branch, base="main", title="Fix it", body="For you")
+    opened = await forge.open_change(
+        issue, branch=branch, base="main", title="Fix it", body="For you", draft=True
+    )
     assert opened.created
     assert (await forge.open_change(issue, branch=branch, base="main", title="x", body="")).created is False
     change = item(sample, opened.number, ItemKind.CHANGE)
+    draft = await forge.snapshot(change)
+    assert (draft.draft, draft.title) == (True, "Fix it")
+    await forge.mark_ready(change)
+    await forge.mark_ready(change)
     details = await forge.read(change)
-    assert (details.head_branch, details.head_sha, details.head_repository) == (branch, head, repository)
+    assert (details.title, details.head_branch, details.head_sha) == ("Fix it", branch, head)
+    assert details.head_repository == repository
     assert await forge.revisions(details, START) == await forge.revisions(details, START)
 
     alice.review(repository, change.number, "REQUEST_CHANGES", "Please test it", [(FILE, 1, "Why this?")])
@@ -190,7 +197,10 @@ async def test_a_change_its_review_its_checks_and_a_conflict(
     assert [one.body for one in answered.threads[0].remarks] == ["Why this?", "Because"]
     assert answered.threads[0].resolved
     assert [one.login for one in answered.requested_reviewers] == [sample.maintainer.login]
-    assert ChangeEventKind.LABELED in [one.kind for one in answered.events]
+    kinds = [one.kind for one in answered.events]
+    assert ChangeEventKind.LABELED in kinds
+    assert kinds.count(ChangeEventKind.READY) == 1
+    assert not answered.draft
 
     async def indexed() -> Any:
         return [one for one in (await forge.open_changes()).snapshots if one.item == change]
@@ -220,4 +230,4 @@ async def test_without_the_right_of_an_administrator_the_error_says_what_is_miss
         admin.add_collaborator(gitea_sample.repository, gitea_sample.bot.login, "write")
     with pytest.raises(ForgeError, match="admin") as caught:
         await forge.permission(item(gitea_sample, 1), gitea_sample.maintainer.login)
-    assert cast("ForgeError", caught.value).status == 403
+    assert caught.value.status == 403

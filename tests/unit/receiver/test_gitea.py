@@ -114,7 +114,7 @@ def test_a_closed_item_withdraws_its_task_at_its_time(action: str, more: Any, wh
     assert what in result.withdrawal.reason
 
 
-OURS = {"sender": {"login": "Coding-Agent"}}
+OURS: Any = {"sender": {"login": "Coding-Agent"}}
 NO_ACCOUNT = {"gitea": {"api_url": f"https://{HOST}"}}
 
 
@@ -172,7 +172,7 @@ def test_a_comment_is_a_command() -> None:
     assert isinstance(meaning(commented("/cancel") | {"action": "edited"}, "issue_comment"), Ignored)
 
 
-AGENTS = {"change": True, "branch": "coding-agent/issue-3"}
+AGENTS: Any = {"change": True, "branch": "coding-agent/issue-3"}
 FORK = {"head": {"ref": "coding-agent/issue-3", "repo_id": 2, "repo": {"full_name": "eve/pricing"}}}
 RUN = {"action": "completed", "workflow_run": {"head_branch": "coding-agent/issue-3"}}
 
@@ -251,7 +251,7 @@ MEANINGS = {
 def test_what_a_real_gitea_sends(step: str, expected: list[str | None]) -> None:
     section = {"api_url": "http://127.0.0.1:3000", "account": "coding-agent-bot"}
     settings = {"gitea": section, "consumer": {"branch_prefix": "agent/"}}
-    found = []
+    found: list[str | None] = []
     for sent in RECORDED[step]:
         result = meaning(sent["body"], sent["event"], **settings)
         match result:

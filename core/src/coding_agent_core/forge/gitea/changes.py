@@ -6,6 +6,7 @@ has changed, or if a thread is not resolved, because nothing else shows that som
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -54,6 +55,10 @@ _LIST_PAGES = 4
 _SET_ASIDE = (200, 403, 404, 500)
 """Statuses of answers that say something about one pull request, and nothing about Gitea as a whole. A
 `ForgeError` has 200 if the answer has an unexpected form."""
+DRAFT = "WIP: "
+"""The beginning of a draft's title."""
+_DRAFT = re.compile(r"(?:wip:|\[wip\])\s*", re.IGNORECASE)
+"""Matches the beginnings that Gitea accepts by default (`WORK_IN_PROGRESS_PREFIXES`)."""
 _CHECKING = timedelta(seconds=20)
 """A pull request that does not merge for this long is not just being examined."""
 _CHECKING_WAIT = 5.0
@@ -285,7 +290,7 @@ class GiteaChanges:
             own=actor_of(self.own),
             read_at=read_at,
             author=actor_of(found.author),
-            title=found.title,
+            title=without_draft(found.title),
             state=found.change_state,
             draft=found.draft,
             head_branch=found.head.ref,
@@ -311,6 +316,12 @@ class GiteaChanges:
             requested_reviewers=tuple(actor_of(user) for user in found.requested_reviewers or ()),
             events=_events(timeline),
         )
+
+
+def without_draft(title: str) -> str:
+    """Return a title without the beginning that marks a draft, unless there is nothing else."""
+    found = _DRAFT.match(title)
+    return (title[found.end() :] if found is not None else "") or title
 
 
 def actor_of(user: User) -> Actor:
@@ -376,6 +387,11 @@ def _events(timeline: Sequence[TimelineEntry]) -> tuple[ChangeEvent, ...]:
             case "label" if entry.label is not None:
                 kind = ChangeEventKind.LABELED if entry.body else ChangeEventKind.UNLABELED
                 found.append(ChangeEvent(kind, label=entry.label.name, **at))
+            case "change_title":
+                before, after = (_DRAFT.match(one) is not None for one in (entry.old_title, entry.new_title))
+                if before != after:
+                    kind = ChangeEventKind.DRAFTED if after else ChangeEventKind.READY
+                    found.append(ChangeEvent(kind, **at))
             case "reopen":
                 found.append(ChangeEvent(ChangeEventKind.REOPENED, **at))
     return tuple(found)

@@ -24,7 +24,7 @@ from coding_agent_core.forge.base import (
 )
 from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
-from coding_agent_core.forge.gitea.changes import GiteaChanges, Known
+from coding_agent_core.forge.gitea.changes import DRAFT, GiteaChanges, Known, without_draft
 from coding_agent_core.forge.gitea.discussion import GiteaDiscussion
 from coding_agent_core.forge.gitea.revisions import GiteaRevisions
 from coding_agent_core.forge.gitea.settings import Gitea
@@ -200,6 +200,7 @@ class GiteaForge(Forge):
             pull = await self._pull(item)
             return replace(
                 self._details(item, pull, base=pull.base.ref),
+                title=without_draft(pull.title),
                 head_branch=pull.head.ref,
                 head_sha=pull.head.sha,
                 head_repository=pull.head.repo.full_name if pull.head.repo else None,
@@ -285,6 +286,13 @@ class GiteaForge(Forge):
         what = f"asking for a review of {change.display}"
         await self.client.send(Call("POST", where, what, json={"reviewers": list(logins)}))
 
+    async def mark_ready(self, change: Item) -> None:
+        """See `Forge`. For Gitea, a pull request is a draft if its title begins so."""
+        title = (await self._pull(change)).title
+        if without_draft(title) != title:
+            what, body = f"marking {change.display} as ready", {"title": without_draft(title)}
+            await self.client.send(Call("PATCH", _repo_path(change, "pulls", change.number), what, json=body))
+
     async def add_label(self, item: Item, label: str) -> None:
         """See `Forge`. Gitea leaves out names of labels that do not exist, so we create the label then."""
         what = f"adding the label {label!r} to {item.display}"
@@ -319,7 +327,10 @@ class GiteaForge(Forge):
                     return Change(number=pull.number, url=pull.url, created=False)
         return None
 
-    async def _create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
+    async def _create_change(
+        self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool
+    ) -> Change:
+        title = f"{DRAFT if draft else ''}{title}"
         call = Call(
             "POST",
             _repo_path(item, "pulls"),

@@ -44,6 +44,8 @@ class TimelineEntry(CommentAnswer, HistoryEvent):
     kind: str = Field(validation_alias="type")
     user: User | None = None
     review_id: int = 0
+    old_title: str = ""
+    new_title: str = ""
 
     def event(self) -> HistoryEvent:
         """Return the entry of a label as an event of the history."""

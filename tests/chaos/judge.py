@@ -429,8 +429,8 @@ def _budgets(history: History, promises: Promises) -> Iterator[Violation]:
 def _unstored(history: History, items: Iterable[_Item], promises: Promises) -> Iterator[Violation]:
     """An application whose delivery was answered with 2xx is stored by then.
 
-    After a forge's clock was set back, its times do not tell a new application from an old one. The delivery
-    can be answered as a duplicate, and the poll stores the application.
+    After a forge's clock was set back, its times do not tell a new application from an old one, so the
+    delivery can be answered as a duplicate. If no run follows, the label is `lost` all the same.
     """
     if not history.has_pods:
         return

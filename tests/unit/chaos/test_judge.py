@@ -353,7 +353,7 @@ def _late_because_of_a_fault(tape: Tape) -> None:
 
 
 def _a_label_after_the_forges_clock_was_set_back(tape: Tape) -> None:
-    """It looks like an old one, so only the poll finds it."""
+    """It looks like an old one, so its task is not there when the delivery is answered."""
     tape.fault(60, 70, kind=CLOCK_AHEAD)
     tape.label(100, ASKS, ADA, 9)
     tape.delivery(101, number=9)

@@ -202,13 +202,24 @@ def test_the_delivery_is_read_from_the_headers_bounded_and_without_control_chara
     assert len(long) == 128
 
 
+OCTOCAT_ID = 583231
+
+
 @pytest.mark.parametrize(
-    ("account", "ignored"), [("", False), ("Octocat", True), ("coding-agent-bot", False)]
+    ("own", "ignored"),
+    [
+        ({}, False),
+        ({"account": "Octocat"}, True),
+        ({"account": "coding-agent-bot"}, False),
+        ({"account": "its-old-name[bot]", "account_id": OCTOCAT_ID}, True),
+        ({"account": "Octocat", "account_id": OCTOCAT_ID + 1}, False),
+    ],
 )
-def test_a_label_change_of_our_own_account_means_nothing(account: str, ignored: bool) -> None:
-    known = settings().model_dump(by_alias=True) | {"github": {"account": account}}
+def test_a_label_change_of_our_own_account_means_nothing(own: dict[str, Any], ignored: bool) -> None:
+    known = settings().model_dump(by_alias=True) | {"github": own}
     configured = Settings.model_validate(known)
     for payload in (github_issue(), github_issue("unlabeled"), github_issue("unlabeled", None)):
+        payload["sender"]["id"] = OCTOCAT_ID
         assert isinstance(meaning(payload, configured=configured), Ignored) is ignored
     closed = meaning(github_issue("closed", None), configured=configured)
     assert isinstance(closed, Withdrawn), "a merge of ours can close an item"

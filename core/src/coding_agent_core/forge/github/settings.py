@@ -78,6 +78,9 @@ class GitHub(ForgeSettings):
     redelivery: Redelivery = Redelivery()
     app: App | None = None
     """GitHub App; not used together with `personal_access_token`."""
+    account_id: int | None = Field(default=None, gt=0)
+    """Number of the token's account, as `https://api.github.com/users/LOGIN` shows it. With it, the receiver
+    recognizes the account by its number and not by `account`, so a new name of the account does no harm."""
     token_credential: SecretField = SecretSettings()
     """What identifies this program at the token service: a projected token of its ServiceAccount. An attempt
     gets its credential from the operator. The Helm chart sets this."""

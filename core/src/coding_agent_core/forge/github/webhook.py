@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from coding_agent_core.forge import events
 from coding_agent_core.forge.events import Delivery, Ignored, Look, LookReason, Meaning
 from coding_agent_core.forge.github.facts import MEMBERS
+from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.payload import FieldError, Fields
 from coding_agent_core.forge.proof import BodySignature, Verification
 from coding_agent_core.platforms import ItemKind
@@ -140,8 +141,15 @@ _LOOKS: Mapping[str, Callable[[Fields, Settings], LookReason | Ignored | None]] 
 
 
 def _is_by_us(fields: Fields, settings: Settings) -> bool:
-    sender = fields.object("sender").optional_text("login") if fields.has("sender") else ""
-    return events.is_ours(sender, Platform.GITHUB, settings)
+    return fields.has("sender") and _is_ours(fields.object("sender"), settings)
+
+
+def _is_ours(who: Fields, settings: Settings) -> bool:
+    """Whether this is our account: by its number if the settings have it, otherwise by its login."""
+    number = cast("GitHub", settings.forge(Platform.GITHUB)).account_id
+    if number is not None:
+        return who.integer("id") == number
+    return events.is_ours(who.optional_text("login"), Platform.GITHUB, settings)
 
 
 def _label_event(
@@ -177,7 +185,7 @@ def _label_event(
     if fields.object(subject).optional_text("state") == "closed":
         return Ignored("the item is closed; reopen it and apply the label again", unexpected=True)
     user = fields.object("sender").text("login")
-    if events.done_by_us(user, Platform.GITHUB, settings):
+    if not settings.own_label_counts and _is_by_us(fields, settings):
         return Ignored(events.OWN_LABEL, unexpected=True)
     return events.accept(
         item,
@@ -193,13 +201,12 @@ def _label_event(
 
 def _trust(fields: Fields, item: Item, name: str, settings: Settings) -> Trust:
     repository, subject = fields.object("repository"), fields.object(name)
-    author = subject.object("user").optional_text("login") if subject.has("user") else ""
     return trust_of(
         item,
         None if item.kind is ItemKind.ISSUE else _head(subject, repository),
         closed=repository.flag("private"),  # an internal repository has the flag too
         member=subject.optional_text("author_association") in MEMBERS,
-        ours=events.is_ours(author, Platform.GITHUB, settings),
+        ours=subject.has("user") and _is_ours(subject.object("user"), settings),
         prefix=settings.consumer.branch_prefix,
     )
 
@@ -234,10 +241,8 @@ def _unlabeled(delivered: Delivery, fields: Fields, settings: Settings) -> Meani
         of_trigger = True
     if not withdrawn:
         return Ignored("the item still has one of the bot's labels")
-    if fields.has("sender"):
-        user = fields.object("sender").optional_text("login")
-        if events.done_by_us(user, Platform.GITHUB, settings):
-            return Ignored(events.OWN_REMOVAL)
+    if not settings.own_label_counts and _is_by_us(fields, settings):
+        return Ignored(events.OWN_REMOVAL)
     return _withdraw(delivered, fields, settings, what, of_trigger=of_trigger)
 
 

@@ -58,7 +58,7 @@ from coding_agent_core.errors import CodingAgentError, SettingsError
 from coding_agent_core.registry import HOSTS
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Backend, Settings
-from coding_agent_core.telemetry import configure, process_registry, served
+from coding_agent_core.telemetry import configure
 
 if TYPE_CHECKING:
     from coding_agent_core.queue_messages import TaskSink, TaskSource
@@ -70,22 +70,18 @@ _MEMORY = (
     "`--mode` (or `--mode webhook`), or set use_rabbitmq: true to run two processes."
 )
 
+_CONSUMER = (
+    "coding_agent_consumer.modes",
+    "coding_agent_consumer.task_handler",
+    "coding_agent_consumer.agent.loop",
+)
 _PROGRAMS = {
-    "webhook": (
-        "coding_agent_receiver.server",
-        "coding_agent_receiver.poller",
-        "coding_agent_consumer.modes",
-        "coding_agent_consumer.agent.loop",
-    ),
-    "consumer": ("coding_agent_consumer.modes", "coding_agent_consumer.agent.loop"),
+    "webhook": ("coding_agent_receiver.server", "coding_agent_receiver.poller", *_CONSUMER),
+    "consumer": _CONSUMER,
     "producer": ("coding_agent_receiver.poller",),
     "operator": ("coding_agent_operator.program",),
     "reporter": ("coding_agent_operator.reporter.reporter_program",),
-    None: (
-        "coding_agent_receiver.poller",
-        "coding_agent_consumer.modes",
-        "coding_agent_consumer.agent.loop",
-    ),
+    None: ("coding_agent_receiver.poller", *_CONSUMER),
 }
 """For each mode, the modules whose import takes seconds. Until then, SIGTERM ends the program at once."""
 
@@ -347,6 +343,7 @@ async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event)
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_consumer.notices import handle_notices
+    from coding_agent_core.metrics import process_registry, served
 
     registry = process_registry()
     parts = [_work(settings, connect_source(settings), stop, registry)]
@@ -397,6 +394,8 @@ async def _poll(
     forge = connect_forge(settings, settings.task_source)
     try:
         if loop_forever:
+            from coding_agent_core.metrics import process_registry, served
+
             registry, scheduling = process_registry(), settings.scheduling
             with served(scheduling.http_host, scheduling.http_port, registry):
                 await poll_forever(settings, forge, sink, stop, metrics=PollMetrics(registry))

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.environment import (
@@ -63,7 +63,7 @@ from coding_agent_consumer.background import (
     set_up,
 )
 from coding_agent_consumer.brief import Agent, Brief, Image, Step
-from coding_agent_consumer.commits import InvalidPatchError, SshSigner, co_author, commit_author
+from coding_agent_consumer.commits import InvalidPatchError, co_author, commit_author
 from coding_agent_consumer.forge_tasks import Approval, ForgeTask, PushTarget, approval_of, person_refusal
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
@@ -78,6 +78,9 @@ from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.verification import WorkVerification, not_run, note_about
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRequestError
+
+if TYPE_CHECKING:
+    from coding_agent_consumer.ssh_signatures import SshSigner
 
 _logger = logging.getLogger("coding_agent.attempt")
 
@@ -512,7 +515,7 @@ class Attempt:
             asked_by=await co_author(task.forge, user),
             # The summary of the runner `command` is the end of a program's output; it cannot name a commit.
             quotes_summary=settings.consumer.runner is not RunnerName.COMMAND,
-            signer=SshSigner.load(key) if key else None,
+            signer=_signer(key) if key else None,
         )
 
     async def _work(
@@ -680,3 +683,9 @@ class Attempt:
             clock=replace(self.clock, sleep=lambda seconds: pause_until(self.stop, seconds)),
             longest_wait=_LONGEST_PAUSE,
         )
+
+
+def _signer(key: Path) -> SshSigner:
+    from coding_agent_consumer.ssh_signatures import SshSigner  # noqa: PLC0415 - see that module
+
+    return SshSigner.load(key)

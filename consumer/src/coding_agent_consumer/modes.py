@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coding_agent_core.admission import answered_by
 from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
@@ -29,8 +30,7 @@ from coding_agent_core.settings.job_settings import MIRROR_VARIABLE
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Phase, RunnerName
-from coding_agent_core.telemetry import UsageMetrics, configure
-from prometheus_client import CollectorRegistry
+from coding_agent_core.telemetry import configure
 
 from coding_agent_consumer.agent.model_spec import model_spec
 from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of_error
@@ -40,9 +40,11 @@ from coding_agent_consumer.forge_tasks import ForgeTask, branch_for, remembered,
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.runners.agent import CliAgent, runner_of
-from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.workspace.launch import harden_agent_process
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 _logger = logging.getLogger("coding_agent.consumer")
 _TERMINATION_LOG = "/dev/termination-log"
@@ -91,6 +93,11 @@ async def run_consumer(
     Raises:
         SettingsError: no forge has a token, or the model is not configured.
     """
+    # An attempt, which is the other program here, does without these.
+    from coding_agent_core.metrics import UsageMetrics  # noqa: PLC0415
+
+    from coding_agent_consumer.task_handler import TaskHandler, consume  # noqa: PLC0415
+
     harden_agent_process()
     scrub_logs(scrub_for(settings))
     check_model(settings)

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeNotFoundError, SettingsError
 from coding_agent_core.forge.values import CommitIdentity
@@ -24,7 +25,6 @@ from coding_agent_core.text import one_line
 from coding_agent_consumer.brief import OnStep, Step
 from coding_agent_consumer.commits import (
     InvalidPatchError,
-    SshSigner,
     commit_message,
     parse_changes,
     require_bounded,
@@ -36,6 +36,9 @@ from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequest
 
 Permit = Callable[[str], Awaitable[None]]
 """Returns if the branch of this name may be pushed to; raises if it may not, or if that is not known."""
+
+if TYPE_CHECKING:
+    from coding_agent_consumer.ssh_signatures import SshSigner
 
 _logger = logging.getLogger("coding_agent.publisher")
 _GIT_MEMORY = 512 * 1024 * 1024

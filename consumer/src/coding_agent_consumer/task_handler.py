@@ -19,13 +19,13 @@ from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import ItemDetails
+from coding_agent_core.metrics import UsageMetrics
 from coding_agent_core.queue_messages import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import EVERY_LABEL_STAYS, State
 from coding_agent_core.retry import Clock, Deadline, asked_wait, backoff, first_of, while_unavailable
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Origin, Phase, WithdrawalCause
-from coding_agent_core.telemetry import UsageMetrics
 from prometheus_client import CollectorRegistry
 
 from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of_error

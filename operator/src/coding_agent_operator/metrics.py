@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from coding_agent_core.agenttask import AgentTask, Status
+from coding_agent_core.metrics import UsageMetrics
 from coding_agent_core.reasons import REASONS, Reason
 from coding_agent_core.tasks import Origin, Phase
-from coding_agent_core.telemetry import UsageMetrics
 from coding_agent_core.usage import Allowance
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 

@@ -6,10 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.commits import InvalidPatchError, SshSigner
+from coding_agent_consumer.commits import InvalidPatchError
 from coding_agent_consumer.git import GitFailedError, RemoteMovedError
 from coding_agent_consumer.push_permit import PushNotAllowedError
 from coding_agent_consumer.repository import BareClone
+from coding_agent_consumer.ssh_signatures import SshSigner
 from coding_agent_core.errors import (
     ForgeNotFoundError,
     ForgeRefusedError,

@@ -9,7 +9,14 @@ _SDKS = {"pydantic_ai", "pydantic_graph", "openai", "anthropic", "google.genai",
 _CASES = {
     "an attempt until its agent is chosen": (
         "import main, coding_agent_consumer.modes",
-        _SDKS | {"coding_agent_consumer.agent.loop", "kopf", "kubernetes", "jsonschema"},
+        _SDKS
+        | {
+            "coding_agent_consumer.agent.loop",
+            "cryptography",
+            "kopf",
+            "kubernetes",
+            "prometheus_client",
+        },
     ),
     "an attempt of another program": (
         "import main, coding_agent_consumer.modes, coding_agent_consumer.runners.agent",

@@ -39,11 +39,16 @@ from pydantic_ai.messages import (
     ModelMessagesTypeAdapter,
     ModelRequest,
     ModelResponse,
+    NativeToolCallPart,
+    RetryFeedbackPart,
+    RetryInfo,
     TextPart,
+    ThinkingPart,
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
 )
+from pydantic_ai.usage import RequestUsage
 
 MESSAGES: list[ModelMessage] = [
     ModelRequest(parts=[UserPromptPart("The task.")]),
@@ -58,6 +63,20 @@ def written(path: Path, scrub: Scrub | None = None) -> Path:
     for message in MESSAGES:
         transcript.append(fields_of(message))
     return path
+
+
+def test_a_line_has_the_fields_of_the_library() -> None:
+    answer = ModelResponse(
+        parts=[ThinkingPart("So.", signature="s"), NativeToolCallPart("search", {"a": float("inf")}, "2")],
+        usage=RequestUsage(input_tokens=3, details={"cached": 1}),
+        model_name="m",
+        finish_reason="stop",
+    )
+    asked_again = ModelRequest(
+        parts=[RetryFeedbackPart("Again.", retry=RetryInfo(cause="model_retry")), UserPromptPart(["a", "b"])]
+    )
+    for message in (*MESSAGES, answer, asked_again):
+        assert [fields_of(message)] == json.loads(ModelMessagesTypeAdapter.dump_json([message]))
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:

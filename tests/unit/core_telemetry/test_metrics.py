@@ -5,7 +5,7 @@ from decimal import Decimal
 from urllib.request import urlopen
 
 import pytest
-from coding_agent_core.telemetry import UsageMetrics, served
+from coding_agent_core.metrics import UsageMetrics, served
 from coding_agent_core.usage import Cost, Usage
 from prometheus_client import CollectorRegistry
 

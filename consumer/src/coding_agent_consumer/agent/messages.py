@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 
-from pydantic import TypeAdapter
 from pydantic_ai.messages import ModelMessage
+from pydantic_core import to_json
 
 from coding_agent_consumer.transcript import Fields
 
-_MESSAGE: TypeAdapter[ModelMessage] = TypeAdapter(ModelMessage)
-
 
 def fields_of(message: ModelMessage) -> Fields:
-    fields: Fields = json.loads(_MESSAGE.dump_json(message))
+    """Return the message's JSON. A `TypeAdapter` gives the same, but takes 50 ms of CPU time to be made."""
+    fields: Fields = json.loads(to_json(message, inf_nan_mode="null"))
     return fields

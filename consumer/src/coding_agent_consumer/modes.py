@@ -183,9 +183,15 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     check_model(settings)
     item = given.task.request.item
-    if (given.task.request.runner or settings.consumer.runner) is RunnerName.BUILTIN:
-        # The imports take most of a second, in which the item is read and its repository is cloned.
-        threading.Thread(target=import_agent, args=(settings,), daemon=True).start()
+    agent = threading.Thread(target=import_agent, args=(settings,), daemon=True)
+
+    def item_read() -> None:
+        # The imports take most of a second, in which the repository is cloned. They begin only now, because
+        # this thread has imported what requests need: two threads should not import the same at once.
+        builtin = (given.task.request.runner or settings.consumer.runner) is RunnerName.BUILTIN
+        if builtin and agent.ident is None:
+            agent.start()
+
     # Only the item's own forge is connected: there may be no credentials for another.
     forge = connect_forge(settings, item.platform, only=item.repository)
     try:
@@ -193,7 +199,9 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
         grace = settings.operator.job.grace_seconds
         folder = os.environ.get(MIRROR_VARIABLE)
         mirror = Mirror(Path(folder)) if folder else None
-        attempt = build_attempt(settings, given, forge, stop, grace=grace, record=record, mirror=mirror)
+        attempt = build_attempt(
+            settings, given, forge, stop, grace=grace, record=record, mirror=mirror, item_read=item_read
+        )
         outcome = await attempt.run()
         until = None if attempt.hurried else await _answered_until(settings, forge, item)
         denied = await denials(os.environ, hurry=attempt.hurried)
@@ -225,6 +233,7 @@ def build_attempt(
     make_agent: MakeAgent = make_agent,
     record: Callable[[Outcome], None] | None = None,
     mirror: Mirror | None = None,
+    item_read: Callable[[], None] = lambda: None,
 ) -> Attempt:
     """Return the attempt of a Job's pod.
 
@@ -234,6 +243,7 @@ def build_attempt(
         grace: seconds between SIGTERM and SIGKILL.
         record: as in `Attempt`.
         mirror: the mirror of the item's repository, if there is a cache.
+        item_read: called whenever the item was read and is open.
     """
     queued = given.task
 
@@ -245,6 +255,7 @@ def build_attempt(
                 noun = FACTS[item.platform].change_noun
                 raise ForgeNotFoundError(f"The {noun} was closed or merged before the round started.")
             raise ForgeNotFoundError("The item was closed before the attempt started.")
+        item_read()
         branch, change = given.earlier.branch, given.earlier.change_url
         if branch is None:
             # This run is not known to have pushed anything, so an earlier run's branch counts while its

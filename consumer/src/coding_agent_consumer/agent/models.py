@@ -36,8 +36,8 @@ LONGEST_WAIT = 120.0
 _NO_KEY = "not-set"
 """The key that is sent if none is configured: otherwise the SDKs would take one from the environment."""
 _LIBRARIES = {
-    Api.RESPONSES: ("pydantic_ai.models.openai", "openai.resources.responses"),
-    Api.CHAT: ("pydantic_ai.models.openai", "openai.resources.chat.completions"),
+    Api.RESPONSES: ("pydantic_ai.models.openai", "openai.resources.responses.responses"),
+    Api.CHAT: ("pydantic_ai.models.openai", "openai.resources.chat.chat"),
     Api.ANTHROPIC: ("pydantic_ai.models.anthropic",),
     Api.GOOGLE: ("pydantic_ai.models.google",),
 }

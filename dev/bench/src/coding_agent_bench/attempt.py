@@ -40,7 +40,7 @@ _SECONDS = 240
 _MEASURES = (Measure("cpu_s", "CPU (s)", 2),)
 _IMPORTS = {
     "importing Pydantic AI": "import pydantic_ai, pydantic_ai.models.openai",
-    "importing the attempt": "import coding_agent_core.settings.load, coding_agent_consumer.modes",
+    "importing all but the agent": "import coding_agent_core.settings.load, coding_agent_consumer.modes",
 }
 """The first is the base: work of the same kind, which every attempt has to do."""
 

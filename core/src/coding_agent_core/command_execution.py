@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter
-
 from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import Permission
 from coding_agent_core.issue_commands import CommandName, IssueCommand
+from coding_agent_core.metrics import CollectorRegistry, Counter
 from coding_agent_core.tasks import Phase, RunnerName, Submission, TaskRequest, Withdrawal
 
 _logger = logging.getLogger("coding_agent.commands")

@@ -1,6 +1,7 @@
 """Metrics of all programs: of the process, and of what attempts used.
 
-An attempt serves none, so it does not import this.
+A module that defines metrics imports their classes from here, so that no program has `_created` series. An
+attempt serves no metrics, so it does not import this.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prometheus_client import (
+    REGISTRY,
     CollectorRegistry,
     Counter,
+    Gauge,
     GCCollector,
+    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -20,6 +24,17 @@ from prometheus_client import (
 )
 
 from coding_agent_core.usage import OTHER_MODELS, Usage
+
+__all__ = [
+    "REGISTRY",
+    "CollectorRegistry",
+    "Counter",
+    "Gauge",
+    "Histogram",
+    "UsageMetrics",
+    "process_registry",
+    "served",
+]
 
 # The `_created` metrics double the number of series, and no query uses them.
 disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from coding_agent_core.agenttask import AgentTask, Status
-from coding_agent_core.metrics import UsageMetrics
+from coding_agent_core.metrics import REGISTRY, Counter, Gauge, Histogram, UsageMetrics
 from coding_agent_core.reasons import REASONS, Reason
 from coding_agent_core.tasks import Origin, Phase
 from coding_agent_core.usage import Allowance
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from coding_agent_core.metrics import CollectorRegistry, Counter, Histogram
 from coding_agent_core.registry import Platform
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import choose_encoder
 
 _EVENTS = frozenset(

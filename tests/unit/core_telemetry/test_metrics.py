@@ -1,6 +1,8 @@
 """What attempts used is counted by repository and model, and served."""
 
 import socket
+import subprocess
+import sys
 from decimal import Decimal
 from urllib.request import urlopen
 
@@ -72,3 +74,14 @@ def test_a_port_that_is_taken_stops_nothing(caplog: pytest.LogCaptureFixture) ->
         served("127.0.0.1", taken.getsockname()[1], CollectorRegistry()),
     ):
         assert "Metrics are not served" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "program", ["coding_agent_receiver.server", "coding_agent_operator.reporter.reporter_program"]
+)
+def test_no_program_has_created_series(program: str) -> None:
+    code = f"import {program}, prometheus_client.metrics; print(prometheus_client.metrics._use_created)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, timeout=120
+    ).stdout
+    assert output == b"False\n"

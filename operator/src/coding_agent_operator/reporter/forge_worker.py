@@ -15,10 +15,10 @@ from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.metrics import Counter
 from coding_agent_core.retry import backoff
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.telemetry import bound
-from prometheus_client import Counter
 
 from coding_agent_operator.reporter.item_plan import phase_to_show
 from coding_agent_operator.reporter.reconcile_item import (

@@ -40,6 +40,7 @@ from coding_agent_core.issue_commands import LABEL_COMMANDS, PENDING, CommandNam
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.metrics import REGISTRY, Counter
 from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.reporting import Links, Report, comment, read_state, swap_labels
 from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
@@ -52,7 +53,6 @@ from coding_agent_core.tasks import (
     Withdrawal,
     WithdrawalCause,
 )
-from prometheus_client import REGISTRY, Counter
 
 from coding_agent_operator.reporter.commit_statuses import commit_statuses
 from coding_agent_operator.reporter.item_plan import (

@@ -30,6 +30,7 @@ from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
+from coding_agent_core.metrics import Counter, Gauge
 from coding_agent_core.platforms import web_base
 from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.registry import FACTS, Platform
@@ -38,7 +39,6 @@ from coding_agent_core.retry import Clock, RetryPolicy, pause_until
 from coding_agent_core.rounds.record import RerunEntry
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.operator import Reporter
-from prometheus_client import Counter, Gauge
 
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile

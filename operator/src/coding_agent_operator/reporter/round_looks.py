@@ -16,6 +16,7 @@ from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.values import MARKER
+from coding_agent_core.metrics import Counter
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import State, comment, comment_with_notes, comment_with_rounds, has_notes
 from coding_agent_core.retry import backoff
@@ -36,7 +37,6 @@ from coding_agent_core.tasks import (
     answered_issue,
     identity_hash,
 )
-from prometheus_client import Counter
 
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
 from coding_agent_operator.reporter.report import cancellation_cause, report_of, with_round

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from coding_agent_core.agenttask import Event
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.forge.base import Forge
-from prometheus_client import Gauge
+from coding_agent_core.metrics import Gauge
 
 _logger = logging.getLogger("reporter")
 

@@ -57,7 +57,8 @@ def main() -> int:
                 _keep(console, world)
             else:
                 story = " STORY=review" if review else ""
-                keep = f"make demo KEEP=1 FORGE={arguments.forge}{story}"
+                program = "" if arguments.runner == "builtin" else f" RUNNER={arguments.runner}"
+                keep = f"make demo KEEP=1 FORGE={arguments.forge}{program}{story}"
                 console.print(f"Its pages disappear when the demo ends; `{keep}` leaves everything running.")
         # Only a demo that did not work leaves its logs behind.
         shutil.rmtree(folder, ignore_errors=True)

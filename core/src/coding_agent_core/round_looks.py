@@ -71,18 +71,18 @@ async def show_on_issue(forge: Forge, issue: Item, rounds: ChangeRounds) -> None
     """Show the rounds of a change in our comment on its issue, if the comment names the change.
 
     Nothing else of the comment changes, and no label. This can be repeated: the same text is not written
-    again.
+    again. After somebody has closed the issue, nothing is written there.
     """
     try:
         found = await forge.find_comment(issue, MARKER)
+        if found is None:
+            return
+        body = found.body.replace("\r\n", "\n")
+        text = comment_with_change_rounds(body, issue, rounds.change_url, rounds.summary)
+        if text != body and (await forge.read_state(issue)).open:
+            await forge.upsert_comment(issue, MARKER, text, known=found)
     except ForgeNotFoundError:
         return  # the issue was deleted
-    if found is None:
-        return
-    body = found.body.replace("\r\n", "\n")
-    text = comment_with_change_rounds(body, issue, rounds.change_url, rounds.summary)
-    if text != body:
-        await forge.upsert_comment(issue, MARKER, text, known=found)
 
 
 @dataclass

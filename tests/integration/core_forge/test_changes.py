@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.forge.changes import (
@@ -20,9 +21,13 @@ from coding_agent_core.forge.changes import (
     Mergeability,
     ReviewVerdict,
 )
+from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item
+from coding_agent_core.reporting import Report, State, comment
+from coding_agent_core.round_looks import ChangeRounds, show_on_issue
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.tasks import Item, Phase
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.git import branch_sha
 
@@ -572,3 +577,25 @@ async def test_the_query_and_its_answer_fit_githubs_schema(ours: Ours) -> None:
         assert len(asked) == 2
         for entry in asked:
             validate_exchange(entry.body, entry.response)
+
+
+async def test_the_rounds_are_shown_on_an_open_issue_only(world: World) -> None:
+    url = "https://example.test/change/8"
+    done = State(uuid="u", phase=Phase.SUCCEEDED, branch=BRANCH, change_url=url)
+    shown = Report(
+        task="t", item=world.issue, labels=Labels(), state=done, max_attempts=3, since=datetime.now(UTC)
+    )
+    await world.forge.upsert_comment(world.issue, MARKER, comment(shown))
+
+    async def body() -> str:
+        found = await world.forge.find_comment(world.issue, MARKER)
+        assert found is not None
+        return found.body
+
+    world.server.close(REPOSITORY, world.issue.number, by="alice")
+    before = await body()
+    await show_on_issue(world.forge, world.issue, ChangeRounds(url, "1 round for a review"))
+    assert await body() == before
+    world.server.reopen(REPOSITORY, world.issue.number, by="alice")
+    await show_on_issue(world.forge, world.issue, ChangeRounds(url, "1 round for a review"))
+    assert "1 round for a review" in await body()

@@ -34,6 +34,11 @@ setup-demo setup-test setup-e2e setup-sweep:
 demo: setup-demo $(VENV)/.demo ## show one task from label to pull request on this machine (STORY=review, FORGE=gitlab, RUNNER=codex, KEEP=1)
 	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) --runner $(or $(RUNNER),builtin) --story $(or $(STORY),label) $(if $(KEEP),--keep)
 
+# FORGE, OWNER and REPO name a repository of your own; API_URL your own server. The tokens are in the environment.
+.PHONY: trial
+trial: setup-demo $(VENV)/.demo ## try it with a repository of your own on a real forge, and clean up (FORGE=github OWNER=me REPO=sandbox; API_URL=…)
+	@$(PY) -m coding_agent_demo.trial --forge $(FORGE) --owner $(OWNER) --repo $(REPO) $(if $(API_URL),--api-url $(API_URL))
+
 .PHONY: unit
 unit: $(VENV)/.dev ## run the unit tests
 	@$(PYTEST) -q -n $(JOBS) tests/unit

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -97,7 +97,7 @@ def running_world(
     Raises:
         DemoError: something does not come up.
     """
-    forge_port, model_port, receiver_port = _free_ports(3)
+    forge_port, model_port, receiver_port = free_ports(3)
     world = World(
         forge=forge,
         forge_url=f"http://127.0.0.1:{forge_port}",
@@ -115,7 +115,7 @@ def running_world(
     path = f"{runner.folder}:" if runner else ""
     with contextlib.ExitStack() as stack:
         stack.enter_context(
-            _process(
+            process(
                 world,
                 "forge",
                 [
@@ -127,7 +127,7 @@ def running_world(
             )
         )
         stack.enter_context(
-            _process(
+            process(
                 world,
                 "model",
                 [
@@ -139,7 +139,7 @@ def running_world(
             )
         )
         stack.enter_context(
-            _process(
+            process(
                 world,
                 "agent",
                 [*python, str(ROOT / "main.py"), "--config", str(config), "--mode", "webhook"],
@@ -208,28 +208,45 @@ def _config(world: World, port: int, runner: Runner | None) -> dict[str, object]
 
 
 @contextlib.contextmanager
-def _process(world: World, name: str, command: list[str], url: str, path: str = "") -> Iterator[None]:
+def process(
+    world: World,
+    name: str,
+    command: list[str],
+    url: str,
+    path: str = "",
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """Run a program until the block ends, and wait until it answers at `url`.
+
+    Args:
+        path: folders that come first in its PATH, with a colon at the end.
+        variables: of its environment, which has nothing else of the person's own.
+
+    Raises:
+        DemoError: it does not come up.
+    """
     log = world.logs / f"{name}.log"
     # Nothing of the person's own environment may change what the demo does.
     environment = {
         "PATH": path + os.environ.get("PATH", os.defpath),
         "LANG": "C.UTF-8",
         "HOME": str(world.folder),
+        **(variables or {}),
     }
     with log.open("wb") as out:
-        process = subprocess.Popen(
+        running = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, cwd=world.folder, env=environment
         )
     try:
-        _wait_for(process, name, log, url)
+        _wait_for(running, name, log, url)
         yield
     finally:
-        process.send_signal(signal.SIGTERM)
+        running.send_signal(signal.SIGTERM)
         try:
-            process.wait(60)
+            running.wait(60)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            running.kill()
+            running.wait()
 
 
 def _wait_for(process: subprocess.Popen[bytes], name: str, log: Path, url: str) -> None:
@@ -248,7 +265,7 @@ def _tail(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "it wrote nothing"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports free a moment ago, below those that Linux gives to connections (32768 and up, ip(7)).
 
     Each byte of a file stands for a port, as in dev/cluster, so that no program that locks it draws the same

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,29 @@ def forge(request: pytest.FixtureRequest) -> ForgeServer:
     return forge
 
 
+class Reader(io.StringIO):
+    """A person who reads what the trial prints, and does it."""
+
+    def __init__(self, forge: ForgeServer) -> None:
+        super().__init__()
+        self._forge = forge
+
+    def write(self, text: str) -> int:
+        forge = self._forge
+        if found := re.search(
+            r"You: (Put|Remove) the label “(.+)” (?:on|from) \S+/(\d+)$", text, re.MULTILINE
+        ):
+            act = forge.add_label if found[1] == "Put" else forge.remove_label
+            act(REPOSITORY, int(found[3]), found[2])
+        elif found := re.search(r"You: Comment on \S+/(\d+): “(.+)”", text):
+            forge.comment(REPOSITORY, int(found[1]), found[2], kind="change")
+        return super().write(text)
+
+
 async def tried(
     forge: ForgeServer, folder: Path, monkeypatch: pytest.MonkeyPatch, person: str
 ) -> tuple[Report, str]:
-    """Run the trial; its report, and the report's text."""
+    """Run the trial; its report, and the report's text. Without a token, the person reads what it prints."""
     monkeypatch.setenv(f"{forge.flavour.value.upper()}_PERSONAL_ACCESS_TOKEN", BOT_TOKEN)
     monkeypatch.setenv("TRIAL_PERSON_TOKEN", person)
     owner, _, repository = REPOSITORY.partition("/")
@@ -33,16 +53,22 @@ async def tried(
     arguments = argparse.Namespace(
         forge=forge.flavour.value, owner=owner, repo=repository, api_url=forge.api_url, report=str(report)
     )
-    return await run(arguments, Console(file=io.StringIO()), PACE), report.read_text()
+    return await run(arguments, Console(file=Reader(forge), width=400), PACE), report.read_text()
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("forge", "person"),
+    [("github", PERSON_TOKEN), ("gitlab", PERSON_TOKEN), ("gitlab", "")],
+    indirect=["forge"],
+    ids=["github", "gitlab", "gitlab-by-hand"],
+)
 async def test_it_walks_through_every_step_and_leaves_nothing(
-    forge: ForgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forge: ForgeServer, person: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = forge.repository(REPOSITORY)
     labels, items = {label.name for label in repository.labels}, len(repository.items)
-    report, text = await tried(forge, tmp_path, monkeypatch, PERSON_TOKEN)
+    report, text = await tried(forge, tmp_path, monkeypatch, person)
     assert (report.problem, report.left) == ("", [])
     assert len(report.lines) == 10
     assert all(line.endswith("| yes |") for line in report.lines)
@@ -50,6 +76,7 @@ async def test_it_walks_through_every_step_and_leaves_nothing(
     assert "Removed everything" in text
     assert BOT_TOKEN not in text
     assert PERSON_TOKEN not in text
+    assert ("in a browser" in text) is (person == "")
     made = repository.items[items:]
     assert [(item.open, item.merged_at) for item in made] == [(False, None)] * 3
     assert {label.name for label in repository.labels} == labels

@@ -16,9 +16,11 @@ from coding_agent_forge import ForgeServer
 from coding_agent_forge.apps import App
 
 from tests.fixtures.forge import REPOSITORY
-from tests.fixtures.github_app import app_settings, create_app, install
+from tests.fixtures.github_app import GRANTED, app_settings, create_app, install
 from tests.fixtures.system import BOT
 from tests.fixtures.token_service import served, service_for
+from tests.integration.core_forge.conftest import World
+from tests.integration.core_forge.test_requests import METHODS, everything
 from tests.integration.tokens.test_service import REPORTER, review
 
 
@@ -66,3 +68,19 @@ async def test_a_program_searches_and_reports_as_the_app(
     grants = [one.actor.grant for one in github_forge.sandbox.store.apps.tokens]
     levels = {grant.permissions["issues"] for grant in grants if grant and "issues" in grant.permissions}
     assert levels == {"read", "write"}, "the search only reads"
+
+
+async def test_each_request_has_a_token_with_the_permission_that_it_needs(
+    github_forge: ForgeServer, tmp_path: Path
+) -> None:
+    app = create_app(github_forge, {**GRANTED, "actions": "write"})
+    install(github_forge, app)
+    key = tmp_path / "key.pem"
+    app_settings(github_forge, app, key)
+    section = {"app_id": app.id, "private_key_file": key}
+    settings = Settings.model_validate({"github": {"api_url": github_forge.api_url, "app": section}})
+    forge = connect_forge(settings, Platform.GITHUB)
+    try:
+        assert await everything(World(github_forge, forge, settings, tmp_path)) == METHODS
+    finally:
+        await forge.aclose()

@@ -142,6 +142,26 @@ def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def mounted_secrets(pod: dict[str, Any]) -> set[str]:
+    sources = [s for v in pod["volumes"] for s in v.get("projected", {}).get("sources", [])]
+    return {
+        source["secret"]["name"].removeprefix("coding-agent-") for source in sources if "secret" in source
+    }
+
+
+def test_with_an_app_only_the_token_service_mounts_its_key_and_nobody_a_token() -> None:
+    found = pods(render(CHART / "ci" / "app-values.yaml"))
+    assert {name.removeprefix("coding-agent-"): mounted_secrets(pod) for name, pod in found.items()} == {
+        "receiver": {"webhook"},
+        "operator": {"egress", "tokens"},
+        "egress": {"egress"},
+        "tokens": {"tokens", "key-of-the-app"},
+        "reporter": set(),
+        "poller-github": set(),
+        "selftest": {"webhook"},
+    }
+
+
 def test_every_pod_is_restricted_and_mounts_only_what_it_may() -> None:
     found = pods(render(CHART / "ci" / "everything-values.yaml"))
     mounted = {}
@@ -154,10 +174,7 @@ def test_every_pod_is_restricted_and_mounts_only_what_it_may() -> None:
             assert context["capabilities"] == {"drop": ["ALL"]}, name
             assert "envFrom" not in container, name
             assert not [e for e in container["env"] if "secretKeyRef" in e.get("valueFrom", {})], name
-        sources = [s for v in pod["volumes"] for s in v.get("projected", {}).get("sources", [])]
-        mounted[name.removeprefix("coding-agent-")] = {
-            source["secret"]["name"].removeprefix("coding-agent-") for source in sources if "secret" in source
-        }
+        mounted[name.removeprefix("coding-agent-")] = mounted_secrets(pod)
     assert mounted == {
         "receiver": {"webhook"},
         "operator": {"egress"},

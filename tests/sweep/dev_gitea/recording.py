@@ -94,8 +94,16 @@ class Story:
         ]
 
     def answer(self, name: str, api: Api, path: str, **query: Any) -> None:
-        """Write down what the API answers."""
-        self.answers[name] = {"path": path, "query": query, "body": trimmed(api.call("GET", path, **query))}
+        """Write down what the API answers, refusals included."""
+        answer = api.get(path, **query)
+        paging = {key: answer.headers[key] for key in ("link", "x-total-count") if key in answer.headers}
+        self.answers[name] = {
+            "path": path,
+            "query": query,
+            "status": answer.status_code,
+            "headers": paging,
+            "body": trimmed(answer.json()) if answer.content else None,
+        }
 
     def plain(self, text: str) -> str:
         """The text with the ports of every run."""
@@ -142,6 +150,7 @@ def tell(server: GiteaServer, sample: Sample, receiver: HookReceiver) -> Story:
         story.taken.extend(story.left_over())
         _issue(story, person, page)
         _pull(story, person, bot, page)
+        _rights(story, bot)
     with WebSession(server.url, sample.repository, sample.admin) as page:
         _redelivery(story, page)
     return story
@@ -217,7 +226,7 @@ def _issue(story: Story, person: Api, page: WebSession) -> None:
     step("issue_closed", "issues/closed", act=lambda: person.set_state(repository, number, "closed"))
     step("issue_reopened_again", "issues/reopened", act=lambda: person.set_state(repository, number, "open"))
     step("label_put_back", "issues/label_updated", act=lambda: person.add_label(repository, number, LABEL))
-    issue = f"/repos/{repository}/issues/{number}"
+    issue, owner = f"/repos/{repository}/issues/{number}", repository.split("/")[0]
     story.answer("issue", person, issue)
     story.answer("timeline", person, f"{issue}/timeline")
     story.answer("comments", person, f"{issue}/comments")
@@ -225,7 +234,14 @@ def _issue(story: Story, person: Api, page: WebSession) -> None:
     story.answer("repository", person, f"/repos/{repository}")
     story.answer("repository_labels", person, f"/repos/{repository}/labels")
     story.answer(
-        "search", person, "/repos/issues/search", labels=LABEL, state="open", type="issues", limit=50
+        "search",
+        person,
+        "/repos/issues/search",
+        labels=LABEL,
+        owner=owner,
+        state="open",
+        type="issues",
+        limit=50,
     )
     story.answer(
         "issues_of_repository",
@@ -236,10 +252,12 @@ def _issue(story: Story, person: Api, page: WebSession) -> None:
         type="issues",
         limit=50,
     )
-    for name in ("bot", "maintainer", "stranger"):
-        login = getattr(story.sample, name).login
-        with story.server.api() as admin:
-            story.answer(f"permission_{name}", admin, f"/repos/{repository}/collaborators/{login}/permission")
+    # A label that exists nowhere does not narrow the search, and a timeline without an entry is no list.
+    story.answer(
+        "search_label_absent", person, "/repos/issues/search", labels="absent", owner=owner, limit=50
+    )
+    quiet = step("issue_opened_again", "issues/opened", act=lambda: person.create_issue(repository, "Quiet"))
+    story.answer("timeline_empty", person, f"/repos/{repository}/issues/{quiet}/timeline")
 
 
 def _pull(story: Story, person: Api, bot: Api, page: WebSession) -> None:
@@ -345,6 +363,31 @@ def _pull(story: Story, person: Api, bot: Api, page: WebSession) -> None:
 def fixed(text: str) -> str:
     """The sample's file with its defect fixed."""
     return text.replace("quantity > pieces", "quantity >= pieces")
+
+
+def _rights(story: Story, bot: Api) -> None:
+    """What a collaborator with `write` is told about others and about the branch, and who is refused."""
+    repository = f"/repos/{story.sample.repository}"
+    for role in ("bot", "maintainer", "stranger"):
+        login = getattr(story.sample, role).login
+        story.answer(f"permission_{role}_as_bot", bot, f"{repository}/collaborators/{login}/permission")
+        story.answer(f"collaborator_{role}", bot, f"{repository}/collaborators/{login}")
+        with story.server.api() as admin:
+            story.answer(
+                f"permission_{role}_as_admin", admin, f"{repository}/collaborators/{login}/permission"
+            )
+    with story.server.api() as admin:
+        rule = {"rule_name": "main", "required_approvals": 1, "enable_status_check": True}
+        admin.call("POST", f"{repository}/branch_protections", rule | {"status_check_contexts": ["ci/tests"]})
+        story.answer("branch_protections_as_admin", admin, f"{repository}/branch_protections")
+    story.answer("branch_protections_as_bot", bot, f"{repository}/branch_protections")
+    story.answer("branch_protected", bot, f"{repository}/branches/main")
+    story.answer("user", bot, "/user")
+    story.answer("settings", bot, "/settings/api")
+    story.answer("scope_missing", bot, "/notifications")
+    story.answer("absent", bot, f"{repository}/issues/999")
+    with Api(story.server.api_url, "0" * 40) as nobody:
+        story.answer("token_wrong", nobody, "/user")
 
 
 def _redelivery(story: Story, page: WebSession) -> None:

@@ -26,6 +26,7 @@ def test_a_gitea_sends_and_answers_what_is_recorded(
         assert sorted(map(_shape, deliveries)) == sorted(_recorded_shape(entry) for entry in recorded), name
     for name, answer in story.answers.items():
         recorded = json.loads((FOLDER / f"answer_{name}.json").read_text(encoding="utf-8"))
+        assert answer["status"] == recorded["status"], name
         assert _paths(answer["body"]) == _paths(recorded["body"]), name
     for delivery in hook_receiver.deliveries:
         signature = hmac.new(SECRET.encode(), delivery.body, hashlib.sha256).hexdigest()

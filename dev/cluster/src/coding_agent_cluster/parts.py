@@ -81,7 +81,7 @@ MODULES: dict[str, Module] = {
         Module("compose", _COMPOSE, f"{_COMPOSE}/internal.Version"),
         Module("caddy", _CADDY, f"{_CADDY}.CustomVersion"),
         # A forge that this project did not write. Its SQLite is in Go (modernc.org/sqlite).
-        Module("gitea", _GITEA, "main.Version", data=("options", "public", "templates")),
+        Module("gitea", _GITEA, "main.Version", data=("options", "public", "templates", "web_src/css")),
     )
 }
 

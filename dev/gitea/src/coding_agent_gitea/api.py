@@ -64,6 +64,10 @@ class Api:
         answer = checked(self._client.request(method, path, json=json, params=query or None))
         return answer.json() if answer.content else None
 
+    def get(self, path: str, **query: Any) -> httpx.Response:
+        """What the API answers, refusals included."""
+        return self._client.get(path, params=query or None)
+
     def create_user(self, api_url: str, login: str, password: str, scopes: Iterable[str] = SCOPES) -> Account:
         """Make a user; only an administrator may."""
         self.call(

@@ -10,7 +10,7 @@ from coding_agent_gitea.errors import GiteaError
 _PART = "gitea"
 HOW_TO_BUILD = (
     "Gitea is not in the cache of built programs. `make gitea` builds it once, from its Go module, in about"
-    " 15 minutes of processor time."
+    " 7 minutes of processor time."
 )
 
 

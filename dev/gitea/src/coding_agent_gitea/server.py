@@ -18,6 +18,7 @@ from coding_agent_gitea.api import Api
 from coding_agent_gitea.errors import GiteaError
 from coding_agent_gitea.program import Program, find
 from coding_agent_gitea.settings import app_ini
+from coding_agent_gitea.styles import write_styles
 
 _START_SECONDS = 120.0
 """For a first start, which makes some 150 tables, on a machine that does much else."""
@@ -58,8 +59,8 @@ class GiteaServer:
         self._local_url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._admin: Account | None = None
-        for name in ("home", "custom"):
-            (self._folder / name).mkdir(parents=True, exist_ok=True)
+        (self._folder / "home").mkdir(parents=True, exist_ok=True)
+        write_styles(self._folder / "custom", self._program.static)
         self._config.write_text(
             app_ini(
                 folder=self._folder,

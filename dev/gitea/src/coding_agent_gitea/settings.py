@@ -72,6 +72,7 @@ def app_ini(
         "cron.update_checker": {"ENABLED": False},
         "actions": {"ENABLED": actions},
         "mailer": {"ENABLED": False},
+        "ui": {"DEFAULT_THEME": "gitea-light"},
     }
     parser = configparser.RawConfigParser()
     parser.optionxform = str  # type: ignore[assignment,method-assign]

@@ -66,6 +66,9 @@ def write_styles(custom: Path, static: Path) -> None:
         manifest[f"web_src/{file.replace('css/', 'css/themes/')}"] = {"file": file, "name": f"theme-{theme}"}
     (assets / ".vite" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     (assets / "utilities.css").write_text(_utilities(), encoding="utf-8")
+    # Without it each page says in an alert, for which a browser waits, that its scripts are missing.
+    (assets / "js").mkdir(exist_ok=True)
+    (assets / "js" / "index.js").write_text("window.config.frontendInited = true;\n", encoding="utf-8")
     for name, target in (("source", "web_src/css"), ("css", "web_src/css/themes")):
         (assets / name).unlink(missing_ok=True)
         (assets / name).symlink_to(static / target)

@@ -114,8 +114,8 @@ def test_a_closed_item_withdraws_its_task_at_its_time(action: str, more: Any, wh
     assert what in result.withdrawal.reason
 
 
-OURS: Any = {"sender": {"login": "Coding-Agent"}}
-NO_ACCOUNT = {"gitea": {"api_url": f"https://{HOST}"}}
+OURS: dict[str, Any] = {"sender": {"login": "Coding-Agent"}}
+NO_ACCOUNT: dict[str, Any] = {"gitea": {"api_url": f"https://{HOST}"}}
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,11 @@ def test_a_comment_is_a_command() -> None:
     assert isinstance(meaning(commented("/cancel") | {"action": "edited"}, "issue_comment"), Ignored)
 
 
-AGENTS: Any = {"change": True, "branch": "coding-agent/issue-3"}
-FORK = {"head": {"ref": "coding-agent/issue-3", "repo_id": 2, "repo": {"full_name": "eve/pricing"}}}
-RUN = {"action": "completed", "workflow_run": {"head_branch": "coding-agent/issue-3"}}
+AGENTS: dict[str, Any] = {"change": True, "branch": "coding-agent/issue-3"}
+FORK: dict[str, Any] = {
+    "head": {"ref": "coding-agent/issue-3", "repo_id": 2, "repo": {"full_name": "eve/pricing"}}
+}
+RUN: dict[str, Any] = {"action": "completed", "workflow_run": {"head_branch": "coding-agent/issue-3"}}
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,11 @@ class Place:
 
     def cancel(self, name: str) -> None:
         """Someone else cancels the task."""
-        self.plane.custom.patch_namespaced_custom_object(
-            *self._where, name, {"spec": {"cancel": True}}, _request_timeout=60
-        )
+        self.patch(name, {"spec": {"cancel": True}})
+
+    def patch(self, name: str, body: dict[str, Any]) -> None:
+        """Someone else changes the task."""
+        self.plane.custom.patch_namespaced_custom_object(*self._where, name, body, _request_timeout=60)
 
     @property
     def _where(self) -> tuple[str, str, str, str]:

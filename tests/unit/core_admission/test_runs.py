@@ -226,6 +226,7 @@ def test_the_newest_run_works_or_was_created_last(older: AgentTask, newest: Agen
         (Origin.WEBHOOK, Cause.COMMAND, timedelta(0), False),
         (Origin.POLL, Cause.LABEL, timedelta(0), False),
         (Origin.REDELIVERY, Cause.LABEL, timedelta(0), False),
+        (Origin.LABELS, Cause.LABEL, timedelta(0), False),
     ],
 )
 def test_a_webhook_soon_after_its_label_is_fresh(

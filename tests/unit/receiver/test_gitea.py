@@ -176,6 +176,8 @@ AGENTS: dict[str, Any] = {"change": True, "branch": "coding-agent/issue-3"}
 FORK: dict[str, Any] = {
     "head": {"ref": "coding-agent/issue-3", "repo_id": 2, "repo": {"full_name": "eve/pricing"}}
 }
+SAID: dict[str, Any] = {"issue": {"number": 8}, "comment": {"body": "Hm."}, "is_pull": True}
+MENTION: dict[str, Any] = {"comment": {"body": "@coding-agent look"}}
 RUN: dict[str, Any] = {"action": "completed", "workflow_run": {"head_branch": "coding-agent/issue-3"}}
 
 
@@ -187,6 +189,9 @@ RUN: dict[str, Any] = {"action": "completed", "workflow_run": {"head_branch": "c
         (payload("reviewed", **AGENTS), "pull_request_comment", {8, 3}),
         (payload("synchronized", **AGENTS), "pull_request", {8, 3}),
         (payload("", **AGENTS) | RUN, "workflow_run", {3}),
+        (payload("created", **AGENTS) | SAID, "issue_comment", {8, 3}),
+        (payload("created") | SAID, "issue_comment", set()),
+        (payload("created") | SAID | MENTION, "issue_comment", {8}),
         (payload("reviewed", **AGENTS, **OURS), "pull_request_comment", set()),
         (payload("reviewed", change=True), "pull_request_comment", set()),
         (payload("reviewed", **AGENTS, subject=FORK), "pull_request_comment", set()),
@@ -235,7 +240,10 @@ MEANINGS = {
     "label_removed_again": [GONE],
     "labels_cleared": [GONE],
     "labels_replaced": [GONE],
+    "line_commented": [LOOKED],
+    "line_replied": [LOOKED],
     "pull_closed": [CLOSED],
+    "pull_comment_created": [LOOKED],
     "pull_labeled": [ASKED],
     "pull_merged": [CLOSED, CLOSED, None],
     "pull_opened": [None],

@@ -104,16 +104,22 @@ def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored 
 
 
 def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
-    """Look after a comment that mentions us. Only newer events name the branch."""
+    """Look after a person's comment, which may be an answer in a thread.
+
+    Older events do not name the branch; then the comment has to mention us.
+    """
     if fields.optional_text("action") != "created" or not fields.flag("is_pull"):
         return None
     if _is_by_us(fields, settings):
         return Ignored(events.OWN_ACT)
+    number = fields.object("issue").number("number")
+    if fields.has("pull_request"):
+        branch = _head(fields.object("pull_request")).name
+        return LookReason("somebody wrote on the pull request", number, branch)
     body, account = fields.object("comment").optional_text("body"), settings.forge(Platform.GITEA).account
     if not (mentions(body, account) if account else "@" in body):
         return None
-    branch = _head(fields.object("pull_request")).name if fields.has("pull_request") else None
-    return LookReason("a comment mentions the agent", fields.object("issue").number("number"), branch)
+    return LookReason("a comment mentions the agent", number)
 
 
 def _look_at_run(fields: Fields, _: Settings) -> LookReason | None:

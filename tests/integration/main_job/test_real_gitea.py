@@ -1,4 +1,4 @@
-"""The main job and its rounds in one process, with a real Gitea: people act only in its API."""
+"""The main job and its rounds without Kubernetes, with a real Gitea: people act only in its API."""
 
 import os
 import tempfile
@@ -28,7 +28,7 @@ OTHERS = {BOT, PROCESSING, DONE}
 class World:
     """A running system, and Gitea as a person sees it."""
 
-    program: Program
+    programs: list[Program]
     model: ModelServer
     alice: Any
     repository: str
@@ -63,12 +63,17 @@ class World:
     def pulls(self) -> list[Any]:
         return list(self.alice.call("GET", f"/repos/{self.repository}/pulls", state="all"))
 
+    def assert_tasks(self, number: int) -> None:
+        """Check how many tasks there were. A broker takes all events, and its consumers drop the others."""
+        if len(self.programs) == 1:
+            assert self.programs[0].text().count("Task queued successfully") == number, str(self)
+
     def __str__(self) -> str:
-        return self.program.text()[-6000:]
+        return "\n---\n".join(program.text()[-5000:] for program in self.programs)
 
 
-@pytest.fixture
-def world(gitea: Any, gitea_sample: Any, tmp_path: Path) -> Iterator[World]:
+@pytest.fixture(params=["memory", "rabbitmq"])
+def world(request: pytest.FixtureRequest, gitea: Any, gitea_sample: Any, tmp_path: Path) -> Iterator[World]:
     """A system with rounds, whose only poll comes before anything is labeled."""
     sample = gitea_sample
     with tempfile.TemporaryDirectory() as folder:
@@ -93,8 +98,14 @@ def world(gitea: Any, gitea_sample: Any, tmp_path: Path) -> Iterator[World]:
                 "rounds": {"enabled": True, "interval": 2, "checks_quiet": 0, "review_quiet": 0},
                 "scheduling": {"interval": 3600},
             }
+            modes = ["webhook"]
+            if request.param == "rabbitmq":
+                broker = request.getfixturevalue("rabbitmq")
+                queue = request.getfixturevalue("rabbitmq_queue")
+                config["use_rabbitmq"] = True
+                config["rabbitmq"] = {"host": broker.host, "port": broker.port, "queue": queue}
+                modes += ["consumer", "consumer"]
             (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-            log = tmp_path / "main.log"
             environment = {
                 "PATH": os.environ["PATH"],
                 "HOME": str(tmp_path),
@@ -102,15 +113,19 @@ def world(gitea: Any, gitea_sample: Any, tmp_path: Path) -> Iterator[World]:
                 "GITEA_PERSONAL_ACCESS_TOKEN": sample.bot.token,
                 "OPENAI_API_KEY": MODEL_KEY,
             }
-            arguments = ["--config", str(tmp_path / "config.yaml"), "--mode", "webhook"]
-            program = Program(start_main(arguments, cwd=tmp_path, log=log, env=environment), log)
+            programs = []
+            for number, mode in enumerate(modes):
+                log = tmp_path / f"main-{number}.log"
+                arguments = ["--config", str(tmp_path / "config.yaml"), "--mode", mode]
+                programs.append(Program(start_main(arguments, cwd=tmp_path, log=log, env=environment), log))
             with gitea.api() as admin, gitea.api(sample.maintainer) as alice:
                 admin.add_collaborator(sample.repository, sample.bot.login, "admin")
-                url = f"http://127.0.0.1:{program.port()}/webhook/gitea"
+                url = f"http://127.0.0.1:{programs[0].port()}/webhook/gitea"
                 admin.add_hook(sample.repository, url, SECRET)
-                yield World(program, model, alice, sample.repository, gate)
-            assert program.terminate() == 0, program.text()
-            assert sample.bot.token not in program.text()
+                yield World(programs, model, alice, sample.repository, gate)
+            for program in programs:
+                assert program.terminate() == 0, program.text()
+                assert sample.bot.token not in program.text()
 
 
 def test_from_the_label_to_the_merge(world: World) -> None:
@@ -146,7 +161,8 @@ def test_from_the_label_to_the_merge(world: World) -> None:
     assert sorted("zwei" in one["body"] for one in said) == [False, True], "an answer in the thread"
     alice.merge(repository, change)
     until(lambda: world.pulls()[0]["merged"], "merged")
-    assert world.program.text().count("Task queued successfully") == 1, world.program.text()
+    assert len([body for body in world.comments(number) if MARKER in body]) == 1
+    world.assert_tasks(1)
 
 
 def test_a_task_ends_when_its_label_goes_and_starts_again_when_it_returns(world: World) -> None:
@@ -163,4 +179,5 @@ def test_a_task_ends_when_its_label_goes_and_starts_again_when_it_returns(world:
     world.gate.touch()
     alice.add_label(repository, number, BOT)
     world.until_labels(number, DONE)
-    assert world.program.text().count("Task queued successfully") == 2, world.program.text()
+    assert [event for event in world.history(number) if event[1] == DONE] == [("labeled", DONE)]
+    world.assert_tasks(2)

@@ -18,7 +18,6 @@ from tests.fixtures.preloaded import start_main
 from tests.fixtures.system import BOT, DONE, MODEL_KEY, PROCESSING, SECRET, Program, until
 from tests.integration.main_job.scripts import finish, run, write
 
-pytest.importorskip("coding_agent_gitea", reason="there is no real Gitea here")
 pytestmark = pytest.mark.timeout(600)
 BRANCH, FILE = "coding-agent/issue-1", "notes.md"
 OTHERS = {BOT, PROCESSING, DONE}

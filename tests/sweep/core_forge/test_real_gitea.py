@@ -23,7 +23,6 @@ FILE = "pricing/discount.py"
 MARKER = "<!-- coding-agent:status "
 START = datetime(2020, 1, 1, tzinfo=UTC)
 pytestmark = pytest.mark.timeout(300)
-pytest.importorskip("coding_agent_gitea", reason="there is no real Gitea here")
 
 
 @pytest.fixture

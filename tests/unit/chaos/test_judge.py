@@ -352,6 +352,15 @@ def _late_because_of_a_fault(tape: Tape) -> None:
     tape.ends(160, name, number=9)
 
 
+def _rounds_shown_after_a_cancel_of_nothing(tape: Tape) -> None:
+    """The run had ended, and its change goes on."""
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.ends(108, name, number=9)
+    tape.forge(120, "commented", number=9, comment=1, body="/cancel")
+    tape.label(300, DONE, number=9)
+
+
 def _a_label_after_the_forges_clock_was_set_back(tape: Tape) -> None:
     """It looks like an old one, so its task is not there when the delivery is answered."""
     tape.fault(60, 70, kind=CLOCK_AHEAD)
@@ -454,6 +463,7 @@ def _within_its_budget(tape: Tape) -> None:
         _labels_in_the_last_seconds,
         _late_because_of_a_fault,
         _a_label_after_the_forges_clock_was_set_back,
+        _rounds_shown_after_a_cancel_of_nothing,
         _a_label_in_the_second_of_the_end,
         _a_strangers_cancel,
         _a_command_that_counts,

@@ -18,7 +18,9 @@ from tests.fixtures.preloaded import start_main
 from tests.fixtures.system import BOT, DONE, MODEL_KEY, PROCESSING, SECRET, Program, until
 from tests.integration.main_job.scripts import finish, run, write
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
+_SECONDS = 300.0
+"""A busy machine can keep Gitea from answering for longer than our client waits for one request."""
 BRANCH, FILE = "coding-agent/issue-1", "notes.md"
 OTHERS = {BOT, PROCESSING, DONE}
 
@@ -38,7 +40,11 @@ class World:
         return {label["name"] for label in found} & OTHERS
 
     def until_labels(self, number: int, *labels: str) -> None:
-        until(lambda: self.labels(number) == set(labels), lambda: f"{labels}: {self.labels(number)}; {self}")
+        until(
+            lambda: self.labels(number) == set(labels),
+            lambda: f"{labels}: {self.labels(number)}; {self}",
+            _SECONDS,
+        )
 
     def comments(self, number: int) -> list[str]:
         found = self.alice.call("GET", f"/repos/{self.repository}/issues/{number}/comments")
@@ -52,7 +58,11 @@ class World:
         return [(entry.kind, entry.end) for entry in rounds]
 
     def until_ends(self, number: int, *ends: tuple[str, str]) -> None:
-        until(lambda: self.ends(number) == list(ends), lambda: f"{ends}: {self.ends(number)}; {self}")
+        until(
+            lambda: self.ends(number) == list(ends),
+            lambda: f"{ends}: {self.ends(number)}; {self}",
+            _SECONDS,
+        )
 
     def history(self, number: int) -> list[tuple[str, str]]:
         found = self.alice.call("GET", f"/repos/{self.repository}/issues/{number}/timeline")

@@ -150,6 +150,18 @@ async def test_a_token_is_renewed_before_it_expires_and_serves_while_github_is_d
     await tokens.aclose()
 
 
+async def test_a_configured_installation_gives_no_token_for_another_owners_repository_of_the_same_name(
+    world: World,
+) -> None:
+    other = world.forge.fork(REPOSITORY, "mallory")
+    world.select(installation_id=world.installation.id)
+    with pytest.raises(AppRefusedError, match=re.escape(other.full_name)) as caught:
+        await world.tokens().token(other.full_name, Purpose.ATTEMPT)
+    assert caught.value.problem is AppProblem.REPOSITORY_OUTSIDE
+    assert world.exchanges == 0
+    assert (await world.tokens().token(REPOSITORY.upper(), Purpose.ATTEMPT)).token
+
+
 async def test_a_poll_needs_one_installation(world: World) -> None:
     tokens = world.tokens()
     found = await tokens.token("", Purpose.POLL)

@@ -111,13 +111,25 @@ def claims(app_id: int, now: datetime) -> dict[str, int | str]:
     }
 
 
+class _Account(ResponseModel):
+    """The account of an installation. An enterprise has no login."""
+
+    login: str = ""
+
+
 class Installation(ResponseModel):
     """The App's installation in an account. `html_url` is the page on which its owner changes it."""
 
     id: int
     html_url: str
+    account: _Account | None = None
     permissions: Mapping[str, str] = Field(default_factory=dict)
     suspended_at: datetime | None = None
+
+    def owns(self, repository: str) -> bool:
+        """Whether the installation's account owns the repository, `owner/name`."""
+        owner = repository.partition("/")[0]
+        return self.account is not None and self.account.login.lower() == owner.lower()
 
 
 class AppProblem(StrEnum):

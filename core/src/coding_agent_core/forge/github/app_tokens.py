@@ -225,6 +225,10 @@ class AppTokens:
         installation = await self._installation(repository)
         places = replace(self._places(repository), installation=installation.html_url)
         permissions = permissions_for(purpose, repository)
+        # A request for a token names the repository without its owner, and another owner may have one of the
+        # same name. GitHub itself found an installation that was looked up, maybe by an old name.
+        if repository and self._app.installation_id is not None and not installation.owns(repository):
+            raise _refused(AppProblem.REPOSITORY_OUTSIDE, places)
         if installation.suspended_at is not None:
             raise _refused(AppProblem.SUSPENDED, places)
         if missing := permissions.missing(installation.permissions):

@@ -1,6 +1,6 @@
 """The token service over HTTP, with an App of the sandbox: who gets which token, and who gets none."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pytest
 from coding_agent_core.errors import CodingAgentError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.github.app import Purpose
 from coding_agent_core.forge.issued_tokens import issued_tokens
-from coding_agent_core.forge.service_token import ServiceTokens
+from coding_agent_core.forge.service_token import TOKEN_PATH, ServiceTokens
 from coding_agent_core.forge.token_credential import TokenCredential, signed
 from coding_agent_core.retry import Clock
 from coding_agent_forge import ForgeServer
@@ -117,6 +117,35 @@ async def test_nobody_else_gets_a_token(
     with pytest.raises(ForgeRefusedError, match=said):
         await world.ask(given, repository)
     assert world.forge.sandbox.store.apps.tokens == []
+
+
+async def test_no_caller_fills_the_memory_of_the_service(world: World) -> None:
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(100):
+            sent += 1
+            yield b" " * 4096
+
+    answers = []
+    async with httpx.AsyncClient(base_url="http://tokens", transport=world.transport) as client:
+        for credential in ("nobody's", world.credential()):
+            headers = {"Authorization": f"Bearer {credential}"}
+            answers.append(await client.post(TOKEN_PATH, content=body(), headers=headers))
+    assert [(answer.status_code, "message" in answer.json()) for answer in answers] == [
+        (401, True),
+        (413, True),
+    ]
+    assert sent == 2, "the service reads nothing from a stranger, and no more than it has to"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"repository": "a/b/c"}', b'{"purpose": "report"}'])
+async def test_a_malformed_request_has_an_answer_for_people(world: World, body: bytes) -> None:
+    async with httpx.AsyncClient(base_url="http://tokens", transport=world.transport) as client:
+        headers = {"Authorization": f"Bearer {world.credential()}"}
+        answer = await client.post(TOKEN_PATH, content=body, headers=headers)
+    assert (answer.status_code, "message" in answer.json()) == (422, True)
 
 
 async def test_each_caller_learns_the_account(world: World) -> None:

@@ -16,9 +16,9 @@ from coding_agent_core.forge.service_token import ACCOUNT_PATH, TOKEN_PATH
 from coding_agent_core.forge.token_credential import read_credential
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.section import Secrets
-from fastapi import FastAPI, Header
+from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coding_agent_tokens.callers import Caller, attempt_of, program_of, review_request
 
@@ -26,6 +26,8 @@ _logger = logging.getLogger("coding_agent.tokens")
 _RETRY_AFTER = 10
 """Seconds for callers to wait if GitHub or the API server does not say how long."""
 _LONGEST_CREDENTIAL = 16_384
+_LARGEST_BODY = 4096
+"""Bytes. A repository has at most 200 characters."""
 
 Review = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
 """Creates a TokenReview and returns the API server's answer."""
@@ -85,8 +87,16 @@ def token_app(tokens: TokenGiver, identification: Identification) -> FastAPI:
         return JSONResponse({"status": "healthy"})
 
     @app.post(TOKEN_PATH)
-    async def token(wanted: _Wanted, authorization: Annotated[str, Header()] = "") -> JSONResponse:
+    async def token(request: Request, authorization: Annotated[str, Header()] = "") -> JSONResponse:
         async def answer(caller: Caller) -> JSONResponse:
+            # A parameter of the endpoint would be read without a limit, and before it is known who asks.
+            body = await _read(request)
+            if body is None:
+                return _answer(413, f"The request has more than {_LARGEST_BODY} bytes.")
+            try:
+                wanted = _Wanted.model_validate_json(body)
+            except ValidationError:
+                return _answer(422, 'The request is not JSON such as {"repository": "OWNER/NAME"}.')
             refusal = caller.refusal(wanted.repository)
             if refusal is not None:
                 _logger.warning("Refused: %s", refusal)
@@ -106,6 +116,16 @@ def token_app(tokens: TokenGiver, identification: Identification) -> FastAPI:
         return await _answered(identification, authorization, answer)
 
     return app
+
+
+async def _read(request: Request) -> bytes | None:
+    """Return the body; `None` if it is too large."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _LARGEST_BODY:
+            return None
+    return body
 
 
 async def _answered(

@@ -162,6 +162,12 @@ async def test_a_configured_installation_gives_no_token_for_another_owners_repos
     assert (await world.tokens().token(REPOSITORY.upper(), Purpose.ATTEMPT)).token
 
 
+async def test_a_suspended_installation_does_not_hide_the_account(world: World) -> None:
+    world.forge.run(lambda: world.forge.sandbox.store.apps.install(world.app, "acme"))
+    world.installation.suspended_at = datetime.now(UTC)
+    assert (await world.tokens().account()).id == world.app.account.id
+
+
 async def test_a_poll_needs_one_installation(world: World) -> None:
     tokens = world.tokens()
     found = await tokens.token("", Purpose.POLL)

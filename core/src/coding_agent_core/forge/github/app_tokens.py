@@ -196,7 +196,10 @@ class AppTokens:
         if self._account is None:
             call = Call("GET", "/app", "asking for the name of the GitHub App")
             app = await self._asked(lambda: self._client.get(_AppAnswer, call), self._places(""))
-            chosen = self._app.installation_id or (await self._installations())[0].id
+            chosen = self._app.installation_id
+            if chosen is None:
+                found = await self._installations()
+                chosen = next((one for one in found if one.suspended_at is None), found[0]).id
             kept = await self._token_of(chosen, {"permissions": {"metadata": "read"}}, self._places(""))
             client = replace(self._client, token=_Given(kept.token))
             try:

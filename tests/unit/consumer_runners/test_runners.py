@@ -141,6 +141,16 @@ def test_a_line_that_is_not_understood_is_left_out(name: RunnerName, line: bytes
     assert all(not getattr(event, "text", "") for event in events_of(RUNNERS[name], line))
 
 
+def test_half_of_an_emoji_becomes_a_question_mark() -> None:
+    line = rb'{"type":"turn.failed","error":{"message":"cut \ud83d, whole \ud83d\ude00"}}'
+    [failed] = events_of(RUNNERS[RunnerName.CODEX], line)
+    assert isinstance(failed, Failed)
+    assert failed.message == "cut ?, whole 😀"
+    result = ProcessResult(1, "")
+    outcome = outcome_of_end(RUNNERS[RunnerName.CODEX], result, failed, "", requests=1)
+    assert "cut ?, whole 😀" in outcome.model_dump_json()
+
+
 @pytest.mark.parametrize("name", RUNNERS)
 def test_the_program_gets_the_gateway_and_the_dummy(name: RunnerName) -> None:
     launch = RUNNERS[name].launch(ORDER)

@@ -232,9 +232,15 @@ def conversation_in(runner: Runner, line: bytes) -> str:
 
 
 def _fields_of(line: bytes) -> dict[str, Any]:
-    """Return the fields of a JSON line; none if it is something else."""
+    """Return the fields of a JSON line; none if it is something else.
+
+    Programs in JavaScript cut texts between the two surrogates of a character, and no outcome can be written
+    with such a half. It becomes a question mark.
+    """
     try:
         fields = json.loads(line.decode("utf-8", "replace"))
+        if b"\\u" in line:
+            fields = json.loads(json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}

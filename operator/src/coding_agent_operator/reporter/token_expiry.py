@@ -95,7 +95,7 @@ class TokenExpiry:
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
     _next: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """The fingerprint of each host's token, and when to ask about it again."""
+    """The identity of each host's token, and when to ask about it again."""
     _expires: dict[str, datetime | None] = field(default_factory=dict)
     _emitted: dict[str, datetime] = field(default_factory=dict)
 
@@ -110,10 +110,10 @@ class TokenExpiry:
         """Ask about the host's token if it is new or was asked about an hour ago; show what is known."""
         token = self.forges[host].client.token
         try:
-            fingerprint = await token.identity()
+            identity = await token.identity()
             known, due = self._next.get(host, ("", 0.0))
-            if fingerprint != known or self.monotonic() >= due:
-                await self._ask(host, fingerprint)
+            if identity != known or self.monotonic() >= due:
+                await self._ask(host, identity)
         except CodingAgentError as error:
             _logger.warning("It is not known when the token for %s expires: %s", host, error)
         expires = self._expires.get(host)
@@ -129,12 +129,12 @@ class TokenExpiry:
             _logger.warning("%s", event.message)
             await self.emit(event)
 
-    async def _ask(self, host: str, fingerprint: str) -> None:
+    async def _ask(self, host: str, identity: str) -> None:
         """Ask the forge. While it does not answer, what was known about the same token stays."""
         known, _ = self._next.get(host, ("", 0.0))
-        self._next[host] = (fingerprint, self.monotonic() + _AGAIN_S)
-        if fingerprint != known:
+        self._next[host] = (identity, self.monotonic() + _AGAIN_S)
+        if identity != known:
             self._expires.pop(host, None)
             self._emitted.pop(host, None)
         self._expires[host] = await self.forges[host].token_expiry()
-        self._next[host] = (fingerprint, self.monotonic() + _ASK_S)
+        self._next[host] = (identity, self.monotonic() + _ASK_S)

@@ -61,7 +61,7 @@ class State(Frozen):
         reason: why the task or its last attempt ended.
         branch: the branch for the work, whether or not it was pushed.
         user: the login of the person who asked for the task.
-        process: the process that has the task in memory (`queues.processes`).
+        process: the process that has the task in memory (`queues.live_processes`).
         retry_cause: why the attempt is not the first, if no AgentTask says so.
         rounds: the rounds of a change.
         round: what caused the task if it is a round, and no AgentTask says so.

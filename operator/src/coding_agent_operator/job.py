@@ -270,7 +270,7 @@ def with_token_credential(
             return container
         return _with_variables(container, {CREDENTIAL_VARIABLE: text})
 
-    pod = {**pod, **{key: [given(one) for one in pod[key]] for key in ("initContainers", "containers")}}
+    pod = {**pod, **{kind: [given(one) for one in pod[kind]] for kind in ("initContainers", "containers")}}
     return {**manifest, "spec": {**spec, "template": {**spec["template"], "spec": pod}}}
 
 

@@ -1,6 +1,7 @@
 """Requests to all forges: what is sent again, where it goes, and what a strange answer becomes."""
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -327,3 +328,24 @@ async def test_a_rotated_token_is_used_at_once_and_its_owner_asked_again(
         "Bearer second-token",
     ]
     assert (await forge.clone_source("acme/pricing")).token == "second-token"
+
+
+@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize(
+    ("platform", "title", "mark"),
+    [
+        (Platform.GITEA, "[WIP] wip: Round prices", "WIP: "),
+        (Platform.GITLAB, "Draft: Round prices", "Draft: "),
+    ],
+)
+async def test_only_we_decide_whether_a_new_change_is_a_draft(
+    platform: Platform, title: str, mark: str, draft: bool
+) -> None:
+    """The title is that of an issue, and people mark unfinished issues in the same way."""
+    opened = {"title": "t", "state": "open", "labels": [], "html_url": "u", "web_url": "u"}
+    wire = Wire([answer(200, []), answer(201, opened | {"number" if platform == "gitea" else "iid": 8})])
+    await wire.forge(platform).open_change(
+        ITEMS[platform], branch="fix", base="main", title=title, body="", draft=draft
+    )
+    expected = f"{mark if draft else ''}Round prices"
+    assert json.loads(wire.requests[-1].content)["title"] == expected

@@ -57,7 +57,7 @@ _SET_ASIDE = (200, 403, 404, 500)
 `ForgeError` has 200 if the answer has an unexpected form."""
 DRAFT = "WIP: "
 """The beginning of a draft's title."""
-_DRAFT = re.compile(r"(?:wip:|\[wip\])\s*", re.IGNORECASE)
+_DRAFT = re.compile(r"(?:(?:wip:|\[wip\])\s*)+", re.IGNORECASE)
 """Matches the beginnings that Gitea accepts by default (`WORK_IN_PROGRESS_PREFIXES`)."""
 _CHECKING = timedelta(seconds=20)
 """A pull request that does not merge for this long is not just being examined."""

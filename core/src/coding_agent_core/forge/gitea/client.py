@@ -330,7 +330,7 @@ class GiteaForge(Forge):
     async def _create_change(
         self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool
     ) -> Change:
-        title = f"{DRAFT if draft else ''}{title}"
+        title = f"{DRAFT if draft else ''}{without_draft(title)}"
         call = Call(
             "POST",
             _repo_path(item, "pulls"),

@@ -339,7 +339,7 @@ class GitLabForge(Forge):
             json={
                 "source_branch": branch,
                 "target_branch": base,
-                "title": f"{DRAFT if draft else ''}{title}"[:_TITLE_LIMIT],
+                "title": f"{DRAFT if draft else ''}{without_draft(title)}"[:_TITLE_LIMIT],
                 "description": body[:_BODY_LIMIT],
             },
             repeat=Repeat.UNLESS_PROCESSED,

@@ -168,6 +168,25 @@ async def test_a_suspended_installation_does_not_hide_the_account(world: World) 
     assert (await world.tokens().account()).id == world.app.account.id
 
 
+async def test_a_renewed_token_acts_as_the_same_account(world: World) -> None:
+    """The sandbox recognizes the account, as GitHub does, and not the token."""
+    tokens = world.tokens()
+    first = await tokens.token(REPOSITORY, Purpose.REPORT)
+    number = await asyncio.to_thread(world.forge.open_issue, REPOSITORY, "Round prices")
+    issue = f"/repos/{REPOSITORY}/issues/{number}/comments"
+    with client(world.forge, first.token) as api:
+        comment = (await asyncio.to_thread(api.post, issue, json={"body": "Seen"})).json()["id"]
+    reactions = f"/repos/{REPOSITORY}/issues/comments/{comment}/reactions"
+    world.pass_time(3500)
+    second = await tokens.token(REPOSITORY, Purpose.REPORT)
+    assert second.token != first.token
+    for token, expected in ((first.token, 201), (second.token, 200)):
+        with client(world.forge, token) as api:
+            answer = await asyncio.to_thread(api.post, reactions, json={"content": "eyes"})
+            assert answer.status_code == expected
+    await tokens.aclose()
+
+
 async def test_a_poll_needs_one_installation(world: World) -> None:
     tokens = world.tokens()
     found = await tokens.token("", Purpose.POLL)

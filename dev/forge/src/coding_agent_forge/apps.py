@@ -1,4 +1,4 @@
-"""GitHub Apps: their installations, and and tokens with limits that live for an hour."""
+"""GitHub Apps: their installations, and tokens with limits that expire after an hour."""
 
 from __future__ import annotations
 

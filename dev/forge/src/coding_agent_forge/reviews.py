@@ -74,7 +74,7 @@ class Reviews:
         github = self.store.flavour is Flavour.GITHUB
         if github:
             item.reviewers = [user for user in item.reviewers if user != actor]
-        elif actor not in item.reviewers and actor is not item.author:
+        elif actor not in item.reviewers and actor != item.author:
             item.reviewers.append(actor)
         if state == "PENDING":
             return review

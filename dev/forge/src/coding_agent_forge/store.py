@@ -245,7 +245,7 @@ class Store:
     def react(self, comment: Comment, actor: User, name: str) -> tuple[Reaction, bool]:
         """Put a reaction on a comment; each person has each of them once. Whether it is new."""
         for reaction in comment.reactions:
-            if reaction.user is actor and reaction.name == name:
+            if reaction.user == actor and reaction.name == name:
                 return reaction, False
         reaction = Reaction(self.next_id(), actor, name, self.now())
         comment.reactions.append(reaction)

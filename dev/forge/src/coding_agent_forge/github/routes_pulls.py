@@ -116,7 +116,7 @@ async def update_pull(
     change: PullUpdate, repository: InRepository, item: Pull, render: Render, sandbox: SandboxOf, user: Actor
 ) -> dict[str, Any]:
     """Edit, close or reopen."""
-    if item.author is not user:
+    if item.author != user:
         needs_write(repository, user)
     sandbox.store.update(
         repository,

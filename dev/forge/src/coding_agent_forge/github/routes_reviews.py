@@ -112,7 +112,7 @@ async def request_reviewers(
             raise HttpError(
                 422, text + " One or more of the users or teams you specified is not a collaborator."
             )
-        if person is item.author:
+        if person == item.author:
             raise HttpError(422, "Review cannot be requested from pull request author.")
     for person in people:
         assert person is not None

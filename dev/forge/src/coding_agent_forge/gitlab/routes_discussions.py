@@ -91,7 +91,7 @@ async def resolve(
     """Resolve a thread, or open it again."""
     item = _merge_request(repository, iid)
     thread = _thread(sandbox, item, discussion)
-    if item.author is not user:
+    if item.author != user:
         needs_developer(repository, user)
     params.needed("resolved")
     sandbox.reviews.resolve(thread, user, resolved=bool(params.flag("resolved")))

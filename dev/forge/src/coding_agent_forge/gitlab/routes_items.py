@@ -173,7 +173,7 @@ async def update_item(
 
     A Reporter may label issues, merge requests need a Developer (or their author).
     """
-    if item.kind is Kind.CHANGE and item.author is not user:
+    if item.kind is Kind.CHANGE and item.author != user:
         needs_developer(repository, user)
     add, remove = _label_changes(item, params)
     ids = params.names("reviewer_ids")
@@ -259,7 +259,7 @@ async def edit_note(
     """Edit one's own note."""
     for note in item.comments:
         if note.id == note_id:
-            if note.author is not user or note.system:
+            if note.author != user or note.system:
                 raise HttpError(403, "403 Forbidden")
             sandbox.store.edit_comment(repository, item, user, note, params.needed("body"))
             return render.note(repository, item, note)

@@ -200,7 +200,7 @@ def reviewers(
         # GitHub removes everybody from the list who has answered, and GitLab removes nobody.
         asked = flavour is Flavour.GITHUB and user in item.reviewers
         state = "UNREVIEWED" if asked else verdict(user)
-        if user is not item.author and state in _REVIEWER_STATES:
+        if user != item.author and state in _REVIEWER_STATES:
             states.append((user.login, _REVIEWER_STATES[state]))
     return states
 

@@ -28,7 +28,7 @@ _VERDICTS = {
     "COMMENT": "commented",
 }
 """The verdicts of submitted reviews. `PENDING` is a draft, and `REQUEST_REVIEW` asks for a review."""
-FAILED = ("failure", "error")
+_FAILED = ("failure", "error")
 
 
 class TimelineEntry(CommentAnswer, HistoryEvent):
@@ -145,18 +145,14 @@ class GiteaDiscussion:
     client: ForgeClient
     item: Item
 
-    async def timeline(self, since: datetime | None = None) -> list[TimelineEntry]:
+    async def timeline(self) -> list[TimelineEntry]:
         """Return the timeline; the oldest entry is first.
 
         Without a page, Gitea returns all entries. A page can lack entries that we may not see, and nothing
         says which page is the last.
-
-        Args:
-            since: entries that were last changed before this time are left out.
         """
-        params = {} if since is None else {"since": since.isoformat().replace("+00:00", "Z")}
         what = f"reading the timeline of {self.item.display}"
-        call = Call("GET", self._repository("issues", self.item.number, "timeline"), what, params)
+        call = Call("GET", self._repository("issues", self.item.number, "timeline"), what)
         return await self.client.get(list[TimelineEntry], call)
 
     async def reviews(self) -> list[ReviewAnswer]:
@@ -164,7 +160,7 @@ class GiteaDiscussion:
         what = f"reading the reviews of {self.item.display}"
         found: list[ReviewAnswer] = []
         for number in range(1, _REVIEW_PAGES + 1):
-            # This list has no links to other pages.
+            # The answer has no links to other pages.
             params: dict[str, str | int] = {"limit": _PAGE, "page": number}
             call = Call("GET", self._repository("pulls", self.item.number, "reviews"), what, params)
             page = await self.client.get(list[ReviewAnswer], call)
@@ -232,7 +228,7 @@ class GiteaDiscussion:
             statuses = await self.statuses(commit)
         except ForgeError as error:
             return Checks(unreadable=(f"the commit statuses ({error.status or 'no answer'})",))
-        failed = [one for one in statuses if one.state in FAILED]
+        failed = [one for one in statuses if one.state in _FAILED]
         return Checks(
             tuple(
                 FailedCheck(one.context, one.state, one.target_url, one.description)
@@ -245,7 +241,7 @@ class GiteaDiscussion:
 
 
 def pushes(timeline: Iterable[TimelineEntry]) -> list[TimelineEntry]:
-    """Return the pushes to a pull request's branch. The first one is that with which it was opened."""
+    """Return the pushes to a pull request's branch. The first push opened the pull request."""
     return [entry for entry in timeline if entry.kind == "pull_push"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,9 +19,12 @@ from coding_agent_core.forge.changes import (
 from coding_agent_core.forge.values import Permission, Revised
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
+from coding_agent_core.round_rules.drafts import with_draft
+from coding_agent_core.rounds.values import Work
 from coding_agent_core.settings.model import Settings
 
 from tests.unit.core_forge.wire import ITEMS, TOKEN, Wire, answer
+from tests.unit.core_rounds.making import POLICY
 
 ISSUE = ITEMS[Platform.GITEA]
 PULL = ISSUE.model_copy(update={"kind": ItemKind.CHANGE, "number": 8})
@@ -266,7 +270,8 @@ async def test_giteas_words_about_a_status(
     [
         ({}, 0, Mergeability.MERGES),
         ({"mergeable": False}, 1, Mergeability.CONFLICT),
-        ({"mergeable": False, "draft": True}, 0, Mergeability.UNKNOWN),
+        ({"mergeable": False, "draft": True}, 0, Mergeability.NOT_SHOWN),
+        ({"mergeable": False, "state": "closed"}, 0, Mergeability.UNKNOWN),
     ],
 )
 async def test_a_conflict_is_what_does_not_merge_for_some_time(
@@ -275,6 +280,14 @@ async def test_a_conflict_is_what_does_not_merge_for_some_time(
     forge = Gitea(opened(**{"pulls/8": pull(**fields)}))
     assert (await forge.forge(Platform.GITEA).snapshot(PULL)).mergeability is expected
     assert len(forge.waits) == waits
+
+
+async def test_our_draft_becomes_ready() -> None:
+    """Gitea says of each draft that it is not mergeable."""
+    fields = {"title": "WIP: Round prices", "draft": True, "mergeable": False}
+    draft = await snapshot(opened(**{"pulls/8": pull(**fields)}))
+    later = draft.read_at + POLICY.checks_quiet
+    assert with_draft(Work(), draft, replace(POLICY, draft=True), later, active=False).ready
 
 
 async def test_looks_read_again_only_what_may_have_changed() -> None:

@@ -55,6 +55,7 @@ WAITS = "The pull request is a draft until its checks have passed."
         ),
         pytest.param({"checks_problem": "our token may not read checks"}, False, True, id="unreadable"),
         pytest.param({"mergeability": Mergeability.UNKNOWN}, False, True, id="mergeability is not known"),
+        pytest.param({"mergeability": Mergeability.NOT_SHOWN}, True, False, id="mergeability is not shown"),
         pytest.param({"mergeability": Mergeability.CONFLICT}, False, True, id="a conflict"),
         pytest.param({"checks": (check(),)}, False, True, id="a round fixes it first"),
         pytest.param(

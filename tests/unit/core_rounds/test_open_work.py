@@ -91,6 +91,12 @@ def test_an_unknown_mergeability_is_no_conflict_and_holds_back_nothing() -> None
     assert [one.kind for one in work.waiting] == [RoundKind.CONFLICT]
 
 
+def test_a_mergeability_that_is_not_shown_is_no_conflict_and_nothing_waits_for_it() -> None:
+    work = decide(change(**ALL | {"mergeability": Mergeability.NOT_SHOWN}))
+    assert [cause.kind for cause in work.due] == [RoundKind.REVIEW, RoundKind.CHECKS]
+    assert work.waiting == ()
+
+
 def test_the_same_conflict_is_tried_once_and_another_base_again() -> None:
     snapshot = change(mergeability=Mergeability.CONFLICT)
     record = ended(RoundRecord(), decide(snapshot).due[0], RoundEnd.FAILED)

@@ -57,6 +57,8 @@ class Mergeability(StrEnum):
     CONFLICT = "conflict"
     UNKNOWN = "unknown"
     """The forge has not computed it yet; a later snapshot knows."""
+    NOT_SHOWN = "not shown"
+    """The forge does not show it, and so nothing waits for it: Gitea, as long as the change is a draft."""
 
 
 class ActorKind(StrEnum):

@@ -19,6 +19,7 @@ from coding_agent_core.registry import FACTS
 from coding_agent_core.rounds.values import OWN_STATUS, RoundKind, RoundPolicy, Waiting, Work
 
 _PASSED = frozenset({CheckConclusion.SUCCESS, CheckConclusion.SKIPPED, CheckConclusion.NEUTRAL})
+_DOES_NOT_MERGE_YET = frozenset({Mergeability.CONFLICT, Mergeability.UNKNOWN})
 _DECIDED = frozenset({ChangeEventKind.DRAFTED, ChangeEventKind.READY})
 
 
@@ -59,7 +60,7 @@ def _waiting(snapshot: ChangeSnapshot, policy: RoundPolicy, now: datetime) -> Wa
     why = f"The {noun} is a draft until its checks have passed."
     checks = [check for check in snapshot.checks if check.name != OWN_STATUS]
     passed = all(one.state is CheckState.COMPLETED and one.conclusion in _PASSED for one in checks)
-    if not passed or snapshot.checks_problem or snapshot.mergeability is not Mergeability.MERGES:
+    if not passed or snapshot.checks_problem or snapshot.mergeability in _DOES_NOT_MERGE_YET:
         return Waiting(RoundKind.CHECKS, None, why)
     ended = [check.completed_at for check in checks if check.completed_at is not None]
     last = max(ended, default=snapshot.head_at or snapshot.updated_at)

@@ -174,7 +174,7 @@ class _Look:
     def _conflict(self) -> _Answer:
         if self.snapshot.mergeability is Mergeability.UNKNOWN:
             return Waiting(RoundKind.CONFLICT, None, "")  # the forge computes it after each push
-        if self.snapshot.mergeability is Mergeability.MERGES or not self.snapshot.base_commit:
+        if self.snapshot.mergeability is not Mergeability.CONFLICT or not self.snapshot.base_commit:
             return None
         return self._bounded(RoundKind.CONFLICT, (self.snapshot.base_commit,))
 

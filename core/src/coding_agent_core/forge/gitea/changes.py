@@ -267,7 +267,9 @@ class GiteaChanges:
         """Return whether the change merges. A conflict is known only after some time without an answer."""
         if found.mergeable or found.draft or not found.open:
             known.refused = None
-            return Mergeability.MERGES if found.mergeable else Mergeability.UNKNOWN
+            if found.mergeable:
+                return Mergeability.MERGES
+            return Mergeability.NOT_SHOWN if found.draft else Mergeability.UNKNOWN
         tips = found.head.sha, found.base.sha
         if known.refused is None or known.refused[0] != tips:
             known.refused = tips, read_at

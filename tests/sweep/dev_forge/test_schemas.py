@@ -256,7 +256,7 @@ GITLAB = (
     Ask("GET /user", 401),  # the old token is void
 )
 UNCHECKED = {
-    ("POST", "/api/graphql"): "its answers are held against GitHub's GraphQL schema",
+    ("POST", "/api/graphql"): "its answers are checked against GitHub's GraphQL schema",
     ("GET", "/_storage/logs/{job}"): "a file, and no part of the API",
     ("GET", "/user-attachments/assets/{name}"): "a file, and no part of the API",
     ("GET", "/api/v4/projects/{project}/jobs/{job}/trace"): "a text, and no JSON",

@@ -124,7 +124,7 @@ def _build(src: Source, group: list[Part]) -> None:
 
 
 def _copy_data(src: Source) -> None:
-    """Copy what the binaries read at run time, before they are there: whoever finds one finds this too."""
+    """Copy what the binaries read at run time; call this before a binary is there for others to find."""
     if not src.module.data:
         return
     anchor = module_source(src.module)

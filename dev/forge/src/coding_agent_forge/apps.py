@@ -16,7 +16,7 @@ from coding_agent_forge.model import Grant, Repository, User
 
 LIFETIME = timedelta(hours=1)
 _LONGEST = 600
-"""Seconds from now to a JWT's end that GitHub accepts."""
+"""The most seconds for which GitHub accepts a JWT."""
 _LEVELS = ("read", "write", "admin")
 GRAPHQL = "/api/graphql"
 """Its resolvers show each token what the token may read."""
@@ -178,7 +178,7 @@ class Apps:
         return token
 
     def actors(self) -> list[User]:
-        """As whom the tokens act that are valid now."""
+        """The accounts of the tokens that are valid now."""
         return [token.actor for token in self._live()]
 
     def _live(self) -> list[InstallationToken]:

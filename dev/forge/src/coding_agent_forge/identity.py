@@ -30,7 +30,7 @@ def token_of(headers: Mapping[str, str]) -> str | None:
 
 
 def authenticate(headers: Mapping[str, str], users: Iterable[User], now: datetime) -> User | None:
-    """The user whose token the request has, `None` for none, a wrong one or an expired one."""
+    """The user whose token the request has; `None` if it has no token, or one that is wrong or expired."""
     token = token_of(headers)
     if token is None:
         return None

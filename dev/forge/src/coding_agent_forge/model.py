@@ -64,7 +64,7 @@ class User:
     Attributes:
         grant: the limits of an App's token. The users of an App's tokens are equal to its account.
         reads_checks: whether the token may read check runs, which no fine-grained token of GitHub may.
-        token_expires_at: the day, in UTC, with whose beginning the token ends; `None`: never.
+        token_expires_at: the token expires as this day begins in UTC; `None` if it never expires.
         token_id: the number of the token, which rotating it changes.
     """
 

@@ -1,4 +1,4 @@
-"""Who acts on the forge."""
+"""The accounts of a Gitea: administrators, people and the bot."""
 
 from dataclasses import dataclass, field
 

@@ -22,7 +22,7 @@ HOOK_EVENTS = (
     "push",
     "status",
 )
-"""What a webhook is told: `issues` and `pull_request` include labels, assignments and milestones."""
+"""The events that a webhook gets: `issues` and `pull_request` include labels, assignments and milestones."""
 SCOPES = ("write:repository", "write:issue", "read:user", "read:organization")
 """The rights of the tokens that people and the bot get."""
 
@@ -56,10 +56,10 @@ class Api:
         return Account(login, int(user["id"]), password, str(token))
 
     def call(self, method: str, path: str, json: Any = None, **query: Any) -> Any:
-        """The answer's JSON, or None where it has none.
+        """Send a request and return the answer's JSON, or None if it has none.
 
         Raises:
-            GiteaError: the answer's status is none of 2xx.
+            GiteaError: the answer's status is not 2xx.
         """
         answer = checked(self._client.request(method, path, json=json, params=query or None))
         return answer.json() if answer.content else None
@@ -144,16 +144,16 @@ class Api:
         return int(self.call("POST", f"/repos/{repository}/issues", issue)["number"])
 
     def add_label(self, repository: str, number: int, label: str) -> None:
-        """Put a label on an issue or a pull request."""
+        """Add a label to an issue or a pull request."""
         labels = {"labels": [self.labels(repository)[label]]}
         self.call("POST", f"/repos/{repository}/issues/{number}/labels", labels)
 
     def remove_label(self, repository: str, number: int, label: str) -> None:
-        """Take a label off an issue or a pull request."""
+        """Remove a label from an issue or a pull request."""
         self.call("DELETE", f"/repos/{repository}/issues/{number}/labels/{self.labels(repository)[label]}")
 
     def clear_labels(self, repository: str, number: int) -> None:
-        """Take all labels off."""
+        """Remove all labels."""
         self.call("DELETE", f"/repos/{repository}/issues/{number}/labels")
 
     def set_state(self, repository: str, number: int, state: str) -> None:
@@ -211,7 +211,7 @@ def checked(answer: httpx.Response) -> httpx.Response:
     """The answer.
 
     Raises:
-        GiteaError: its status is none of 2xx.
+        GiteaError: its status is not 2xx.
     """
     if not answer.is_success:
         request = answer.request

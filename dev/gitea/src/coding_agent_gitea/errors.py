@@ -1,5 +1,5 @@
-"""What goes wrong with the Gitea of a test run."""
+"""The error of this package."""
 
 
 class GiteaError(Exception):
-    """It does not start, or it refuses a request; the message is for the person who runs the command."""
+    """Gitea does not start, or refuses a request. The message is for the person who runs the command."""

@@ -16,17 +16,17 @@ HOW_TO_BUILD = (
 
 @dataclass(frozen=True)
 class Program:
-    """Where the binary is, and the folder with its templates, translations and images."""
+    """The paths of the binary, and of the folder with its templates, translations and images."""
 
     binary: Path
     static: Path
 
 
 def find() -> Program:
-    """The program that was built before.
+    """Return the program if it is in the cache.
 
     Raises:
-        GiteaError: it was not; the message says how to build it.
+        GiteaError: it was not built yet; the message says how to build it.
     """
     found = build.built(_PART)
     if found is None:
@@ -35,7 +35,7 @@ def find() -> Program:
 
 
 def prepare() -> Program:
-    """The program; it is built when the cache lacks it.
+    """Return the program, and build it if it is not in the cache.
 
     Raises:
         coding_agent_cluster.errors.BuildError: Go is missing, or the compiler failed.

@@ -15,7 +15,7 @@ _FILES = Path(__file__).resolve().parents[3] / "forge" / "samples" / "pricing"
 
 @dataclass(frozen=True)
 class Sample:
-    """What a test needs to know: addresses, the repository, and who may do what in it."""
+    """The addresses, the repository, and the accounts with different rights in it."""
 
     url: str
     api_url: str

@@ -1,4 +1,4 @@
-"""A Gitea server of one's own: its data in one folder, a free port, an administrator."""
+"""Runs a Gitea server, with its data in one folder, on a free port, with an administrator."""
 
 import os
 import pwd
@@ -87,13 +87,13 @@ class GiteaServer:
 
     @property
     def admin(self) -> Account:
-        """The administrator; there from the first start."""
+        """The administrator, whom the first start creates."""
         assert self._admin is not None
         return self._admin
 
     @property
     def log(self) -> Path:
-        """What it says."""
+        """The file with the output of the server."""
         return self._folder / "gitea.log"
 
     def repository_folder(self, repository: str) -> Path:
@@ -131,11 +131,11 @@ class GiteaServer:
             self._admin = self._make_admin()
 
     def stop(self) -> None:
-        """End it in good order (SIGTERM), or at once when that takes too long."""
+        """Stop the server with SIGTERM, and with SIGKILL if that takes too long."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a power cut would (SIGKILL)."""
+        """Stop the server with SIGKILL, so that it cannot end anything in order."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> None:

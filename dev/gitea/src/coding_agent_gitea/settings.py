@@ -4,7 +4,7 @@ import configparser
 import io
 from pathlib import Path
 
-# Far below Gitea's default: a test's passwords guard nothing, and each login would cost 50 ms.
+# Much less work than by default: a test's passwords protect nothing, and each login would take 50 ms.
 _PASSWORD_HASH = "pbkdf2$10$50"
 
 
@@ -27,11 +27,11 @@ def app_ini(
         static: holds the folders `templates`, `options` and `public`.
         address: the address to listen on.
         port: the port to listen on.
-        root_url: the URL that users and webhooks are told, with a slash at its end.
-        hook_hosts: where webhooks may go to, as `[security] ALLOWED_HOST_LIST` says it.
+        root_url: the URL that Gitea shows to users and in webhooks, with a slash at its end.
+        hook_hosts: the hosts to which webhooks may go, in the form of `[security] ALLOWED_HOST_LIST`.
         secret: signs cookies and encrypts what the database stores.
         actions: whether repositories may run workflows.
-        as_root: whether root starts it, which Gitea refuses otherwise.
+        as_root: whether root starts Gitea, which Gitea otherwise refuses.
     """
     sections: dict[str, dict[str, object]] = {
         "server": {
@@ -83,7 +83,7 @@ def app_ini(
         }
     text = io.StringIO()
     parser.write(text)
-    # What stands before the first section is for all of Gitea; configparser cannot write it.
+    # Gitea's general settings are above the first section, and configparser cannot write these.
     top = {
         "APP_NAME": "Gitea of a test run",
         "RUN_MODE": "prod",

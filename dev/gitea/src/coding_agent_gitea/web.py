@@ -57,11 +57,11 @@ class WebSession:
         return int(_found(r"/issues/(\d+)", _redirect(answer)))
 
     def put_label(self, number: int, label: str) -> None:
-        """Choose a label in the sidebar."""
+        """Add a label by choosing it in the sidebar."""
         self._choose_label("attach", number, label)
 
     def take_label(self, number: int, label: str) -> None:
-        """Choose a label in the sidebar that is there, so that it goes."""
+        """Remove a label by choosing it in the sidebar."""
         self._choose_label("detach", number, label)
 
     def comment(self, number: int, text: str) -> None:

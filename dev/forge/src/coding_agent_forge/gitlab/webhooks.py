@@ -60,7 +60,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     CONFIDENTIAL_NOTE: ("create",),
     PIPELINE: ("pending", "running", "success", "failed", "canceled", "manual"),
 }
-"""Every event that the sandbox sends, with its actions (of a pipeline: its states). A test holds each of them
+"""Every event that the sandbox sends, with its actions (of a pipeline: its states). A test checks each
 against the types of GitLab's own client."""
 
 

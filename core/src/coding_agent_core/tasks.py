@@ -472,13 +472,20 @@ def host_of(url: str) -> str:
     return f"{parts.hostname}{port}"
 
 
-def item_of(url: str, project_id: int | None = None, *, hosts: Mapping[str, Platform] = HOSTS) -> Item:
+def item_of(
+    url: str,
+    project_id: int | None = None,
+    *,
+    platform: Platform | None = None,
+    hosts: Mapping[str, Platform] = HOSTS,
+) -> Item:
     """Return the issue or change at a web address.
 
     Args:
         project_id: the repository's number, if the platform uses one. Addresses do not contain the number;
             without it, the item's identity differs from that of the item in webhooks.
-        hosts: the platform of each known host. For any other host, the path decides.
+        platform: the platform, if it is known.
+        hosts: otherwise, the platform of each known host. For any other host, the path decides.
 
     Raises:
         ValueError: the URL is not the address of an item, several platforms have such addresses, or the
@@ -486,7 +493,8 @@ def item_of(url: str, project_id: int | None = None, *, hosts: Mapping[str, Plat
     """
     parts = urlsplit(url.strip())
     host = host_of(url.strip()).removeprefix("www.") if parts.scheme in _SCHEMES and parts.hostname else ""
-    candidates = [hosts[host]] if host in hosts else list(Platform) if host else []
+    known = platform or hosts.get(host)
+    candidates = [] if not host else [known] if known else list(Platform)
     matches = {one: found for one in candidates if (found := FACTS[one].address.fullmatch(parts.path))}
     if not matches:
         examples = " or ".join(facts.example for facts in FACTS.values())
@@ -500,14 +508,14 @@ def item_of(url: str, project_id: int | None = None, *, hosts: Mapping[str, Plat
             f"{titles} have addresses like {url!r}. Set `spec.source` of the AgentTask, or `--platform` of "
             "`kubectl agenttask run`."
         )
-    platform, found = next(iter(matches.items()))
-    if project_id is not None and not FACTS[platform].by_project_id:
+    of, found = next(iter(matches.items()))
+    if project_id is not None and not FACTS[of].by_project_id:
         titles = ", ".join(facts.title for facts in FACTS.values() if facts.by_project_id)
         raise ValueError(
-            f"A project id is for {titles}; this is an address of {FACTS[platform].title}. Omit the id."
+            f"A project id is for {titles}; this is an address of {FACTS[of].title}. Omit the id."
         )
     return Item(
-        platform=platform,
+        platform=of,
         host=host,
         repository=found["path"],
         kind=ItemKind.CHANGE if found["change"] else ItemKind.ISSUE,

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 from coding_agent_core.admission import free_run, latest_of, runs_of
 from coding_agent_core.agenttask import LABEL_DEFAULTED, AgentTask, Spec, UnreadableTaskError, manifest
 from coding_agent_core.objects import Metadata
-from coding_agent_core.registry import FACTS, HOSTS, Platform
-from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger, host_of, item_of
+from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger, item_of
 from rich.console import Console
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError, tables
@@ -232,10 +232,8 @@ def retry(session: Session, arguments: Namespace) -> None:
 def run(session: Session, arguments: Namespace) -> None:
     """`run`: create a task for an issue, pull request or merge request, without a label."""
     try:
-        hosts = HOSTS
-        if arguments.platform is not None:
-            hosts = {host_of(arguments.url.strip()): Platform(arguments.platform)}
-        item = item_of(arguments.url, arguments.project_id, hosts=hosts)
+        platform = None if arguments.platform is None else Platform(arguments.platform)
+        item = item_of(arguments.url, arguments.project_id, platform=platform)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if FACTS[item.platform].by_project_id and item.project_id is None:

@@ -213,6 +213,8 @@ def test_what_is_none_is_said_with_the_remedy(url: str, project_id: int | None, 
 def test_the_host_decides_where_platforms_have_the_same_addresses() -> None:
     url = "https://code.example.com/octo/demo/issues/7"
     assert item_of(url, hosts={"code.example.com": Platform.GITHUB}).platform is Platform.GITHUB
+    for address in (url, url.replace("code.", "www.")):
+        assert item_of(address, platform=Platform.GITEA).platform is Platform.GITEA
     with pytest.raises(ValueError, match="not the address"):
         item_of(url, hosts={"code.example.com": Platform.GITLAB})
 

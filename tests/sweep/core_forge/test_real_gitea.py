@@ -155,7 +155,7 @@ async def test_a_change_its_review_its_checks_and_a_conflict(
     assert (await forge.open_change(issue, branch=branch, base="main", title="x", body="")).created is False
     change = item(sample, opened.number, ItemKind.CHANGE)
     draft = await forge.snapshot(change)
-    assert (draft.draft, draft.title) == (True, "Fix it")
+    assert (draft.draft, draft.title, draft.mergeability) == (True, "Fix it", Mergeability.NOT_SHOWN)
     await forge.mark_ready(change)
     await forge.mark_ready(change)
     details = await forge.read(change)

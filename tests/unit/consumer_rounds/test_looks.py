@@ -44,6 +44,7 @@ class FakeForge:
         self.reruns: list[str] = []
         self.labels: frozenset[str] = frozenset()
         self.broken: set[int] = set()
+        self.closed: set[int] = set()
 
     async def open_changes(self) -> OpenChanges:
         return OpenChanges(tuple(map(self._shown, self.changes.values())))
@@ -66,8 +67,8 @@ class FakeForge:
         self.comments[item.kind, item.number] = body
         self.edits += 1
 
-    async def read_state(self, _item: Item) -> ItemState:
-        return ItemState(self.labels, open=True)
+    async def read_state(self, item: Item) -> ItemState:
+        return ItemState(self.labels, open=item.number not in self.closed)
 
     async def add_label(self, _item: Item, _label: str) -> None: ...
 

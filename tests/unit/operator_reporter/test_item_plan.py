@@ -238,6 +238,14 @@ ENDED: list[tuple[str, Run, set[str], bool, HISTORY, LabelContradiction | None]]
         None,
     ),
     (
+        "the forge's clock was set back after the label",
+        newest_run(Phase.SUCCEEDED, labeled_at=forge(190)),
+        {PROCESSING},
+        True,
+        (on(190), off(103, user=US)),
+        None,
+    ),
+    (
         "a person took off what was applied after the work",
         newest_run(Phase.SUCCEEDED, labeled_at=forge(103)),
         {PROCESSING},

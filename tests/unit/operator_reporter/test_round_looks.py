@@ -12,7 +12,7 @@ from coding_agent_core.rounds.record import RoundRecord
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import Item, Submission, TaskRequest
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
 from coding_agent_operator.reporter.round_looks import ReporterLooks
 
@@ -51,6 +51,25 @@ async def test_why_no_round_follows_is_shown_until_it_is_over() -> None:
     for _ in range(3):
         await looked.look()
     assert (forge.comments[key], forge.edits) == (before, 2)
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.asked: list[TaskRequest] = []
+
+    async def submit(self, request: TaskRequest) -> Submission:
+        self.asked.append(request)
+        return Submission(task="t")
+
+
+@pytest.mark.parametrize("closed", [True, False])
+async def test_a_change_that_was_merged_after_it_was_read_has_no_round(closed: bool) -> None:
+    forge, sink = FakeForge(RED), Sink()
+    forge.closed = {RED.item.number} if closed else set()
+    looked = looks(forge)
+    looked.context = replace(looked.context, sink=cast("Any", sink))
+    await looked.look()
+    assert len(sink.asked) == (0 if closed else 1)
 
 
 @pytest.mark.parametrize("is_shown", [True, False], ids=["with a comment", "without a comment"])

@@ -272,6 +272,8 @@ def _taken_after_work(task: AgentTask, labels: Labels, history: Sequence[LabelEv
     ours = [event for event in history if event.label in labels.triggers]
     if len(ours) < 2 or ours[0].added or ours[0].user.casefold() != own_login.casefold():
         return False
+    if ours[1].at > ours[0].at:
+        return False  # the forge's clock was set back in between, so its times prove nothing
     # A removal up to a second later may have come before the attempt read the item for the last time.
     was_later = ours[0].at > over + _SECOND
     return was_later and ours[1].added and ours[1].at > over

@@ -271,6 +271,9 @@ class ReporterLooks:
 
     async def _create(self, snapshot: ChangeSnapshot, cause: RoundCause) -> None:
         item = snapshot.item
+        # All changes are read before the first one is handled, so this one can have been merged since then.
+        if not (await self.context.forge.read_state(item)).open:
+            return
         before = await self._newest_task(item, snapshot.head_branch)
         word, trigger = trigger_of(cause, snapshot.read_at)
         request = TaskRequest(

@@ -337,14 +337,15 @@ def comment_with_change_rounds(body: str, item: Item, change_url: str, rounds: s
     """Return our comment on an issue with the rounds of its change, as `comment` shows `Report.rounds`.
 
     Returns:
-        The same text if the comment does not show the end of a task that opened this change.
+        The same text if the comment does not show that a task opened this change and succeeded. After a
+        withdrawal, nothing is added.
 
     Args:
         item: the issue.
         rounds: the summary of the rounds (`summary_of`).
     """
     state = read_state(body)
-    if state is None or state.change_url != change_url or not state.phase.terminal:
+    if state is None or state.change_url != change_url or state.phase is not Phase.SUCCEEDED:
         return body
     anchor = f"{_change_line(item, change_url)}\n\n"
     head, found, rest = _ROUNDS.sub("", body, count=1).partition(anchor)

@@ -77,5 +77,6 @@ def test_the_comment_on_the_issue_shows_the_rounds_like_the_one_on_the_change() 
         comment(report(done.model_copy(update={"change_url": None}))),
         comment(report(done.model_copy(update={"change_url": URL + "9"}))),
         comment(report(done.model_copy(update={"phase": Phase.RUNNING}))),
+        comment(report(done.model_copy(update={"phase": Phase.CANCELLED}))),
     ):
         assert comment_with_change_rounds(other, ITEM, URL, "1 round") == other

@@ -125,7 +125,8 @@ def story(request: pytest.FixtureRequest, start_system: StartSystem) -> Iterator
             "rounds": {
                 "enabled": True,
                 "interval": 1,
-                "checks_quiet": 0,
+                # Without any check, a draft is ready after this time, so a check begins sooner.
+                "checks_quiet": 2,
                 "review_quiet": 0,
                 "draft": True,
             },
@@ -160,6 +161,8 @@ def test_from_a_failed_check_to_an_answered_review(story: Story) -> None:
     if not story.is_memory:
         system.start_consumer()
         system.start_consumer()
+    until(lambda: story.head != first_head, lambda: f"the push; {system._logs()}", 300)
+    story.check("")
     story.until_ended(("checks", "pushed"))
     assert system.git("rev-parse", f"{BRANCH}^").strip() == first_head
     until(lambda: "was opened: 1 round for failed checks" in story.on_the_issue(), story.on_the_issue)

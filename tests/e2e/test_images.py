@@ -81,7 +81,7 @@ IMAGES = {
     "sandbox": Contents(
         "coding_agent_forge,coding_agent_model",
         f"kopf,kubernetes,pika,coding_agent_core,{AGENT}",
-        megabytes=19,
+        megabytes=24,
     ),
 }
 """The receiver's has pika for RabbitMQ, which it publishes to."""

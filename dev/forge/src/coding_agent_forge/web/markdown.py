@@ -1,8 +1,8 @@
 """Markdown as the forges show it, as far as issues and comments here use it. Pure.
 
 Everything is escaped; what becomes HTML is only what this module writes itself: paragraphs, lists,
-headings, quotations, fences, inline code, bold, links to http addresses, `<sub>` and `<details>`. Of anything
-else the text is shown.
+headings, quotations, tables, fences, inline code, bold, links to http addresses, `<sub>` and `<details>`. Of
+anything else the text is shown.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[^`]*")
 _HEADING = re.compile(r" {0,3}(#{1,6})\s+(.+?)\s*#*\s*")
 _BULLET = re.compile(r"\s{0,3}(?:[-*+]|(\d{1,9})[.)])\s+(.*)")
 _QUOTED = re.compile(r" {0,3}> ?(.*)")
+_ROW = re.compile(r" {0,3}\|(.*)\|\s*")
+_RULE = re.compile(r" {0,3}\|(?:\s*:?-+:?\s*\|)+\s*")
 _DETAILS = re.compile(r"<details>(?:<summary>(.*)</summary>)?")
 _INLINE = re.compile(
     r"(?P<ticks>`+)(?P<code>.+?)(?<!`)(?P=ticks)(?!`)"
@@ -46,6 +48,10 @@ def _blocks(lines: list[str]) -> Iterator[Markup]:
             end = next((n for n in range(at, len(lines)) if not _QUOTED.fullmatch(lines[n])), len(lines))
             inside = [found[1] for entry in lines[at - 1 : end] if (found := _QUOTED.fullmatch(entry))]
             yield Markup("<blockquote>{}</blockquote>").format(Markup("\n").join(_blocks(inside)))
+            at = end
+        elif _ROW.fullmatch(line) and at < len(lines) and _RULE.fullmatch(lines[at]):
+            end = next((n for n in range(at, len(lines)) if not _ROW.fullmatch(lines[n])), len(lines))
+            yield _table(line, lines[at + 1 : end])
             at = end
         elif heading := _HEADING.fullmatch(line):
             yield Markup("<h{0}>{1}</h{0}>").format(min(6, len(heading[1]) + 2), _inline(heading[2]))
@@ -89,6 +95,20 @@ def _list(lines: list[str], *, ordered: bool) -> Markup:
     tag = "ol" if ordered else "ul"
     rows = Markup("").join(Markup("<li>{}</li>").format(_inline(entry)) for entry in entries)
     return Markup("<{0}>{1}</{0}>").format(tag, rows)
+
+
+def _table(head: str, rows: list[str]) -> Markup:
+    def row(line: str, tag: str) -> Markup:
+        found = _ROW.fullmatch(line)
+        cells = re.split(r"(?<!\\)\|", found[1]) if found is not None else []
+        texts = (_inline(cell.strip().replace("\\|", "|")) for cell in cells)
+        return Markup("<tr>{}</tr>").format(
+            Markup("").join(Markup("<{0}>{1}</{0}>").format(tag, text) for text in texts)
+        )
+
+    return Markup("<table>{}</table>").format(
+        Markup("").join([row(head, "th"), *(row(line, "td") for line in rows)])
+    )
 
 
 def _inline_lines(lines: list[str]) -> list[Markup]:

@@ -21,7 +21,7 @@ from coding_agent_forge.model import (
 )
 from coding_agent_forge.reviews import Place
 
-_HIDDEN = re.compile(r"<!--.*?-->\s*", re.DOTALL)
+_HIDDEN = re.compile(r"^<!--.*?-->\s*|[ \t]*<!--.*?-->", re.DOTALL | re.MULTILINE)
 _REFERENCE = re.compile(r"(?<![\w&])([#!])(\d{1,9})\b")
 
 

@@ -84,7 +84,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Withdrawn:
+class WithdrawnWork:
     """Why the work is no longer wanted.
 
     Attributes:
@@ -206,18 +206,18 @@ def _why_no_round(cause: RoundCause, state: State | None) -> str:
 
 def _withdrawn(
     details: ItemDetails, labels: Labels, *, expects_label: bool, ends_rounds: str | None
-) -> Withdrawn | None:
+) -> WithdrawnWork | None:
     """Return why nobody wants the work, as the item shows it; `None` if it is wanted.
 
     Args:
         ends_rounds: the hands-off label if the work is a round.
     """
     if not details.open:
-        return Withdrawn("The item was closed.", WithdrawalCause.CLOSED)
+        return WithdrawnWork("The item was closed.", WithdrawalCause.CLOSED)
     if ends_rounds is not None and _has_label(details, ends_rounds):
-        return Withdrawn(f"The label `{ends_rounds}` was applied.", WithdrawalCause.HANDS_OFF)
+        return WithdrawnWork(f"The label `{ends_rounds}` was applied.", WithdrawalCause.HANDS_OFF)
     if expects_label and not labels.active & details.labels:
-        return Withdrawn(LABEL_REMOVED, WithdrawalCause.UNLABELED)
+        return WithdrawnWork(LABEL_REMOVED, WithdrawalCause.UNLABELED)
     return None
 
 
@@ -447,7 +447,7 @@ class ForgeTask:
         shown = self.labels.active & seen.labels
         return last_act(shown, self.labels, history, await self.forge.whoami())
 
-    async def check(self, hands_off_label: str) -> Withdrawn | None:
+    async def check(self, hands_off_label: str) -> WithdrawnWork | None:
         """Return why the work is no longer wanted; `None` while it is wanted.
 
         The item of a task that a person created has no label until `prepare` adds the processing label.

@@ -38,7 +38,7 @@ from coding_agent_consumer.forge_tasks import (
     ForgeTask,
     Settle,
     Start,
-    Withdrawn,
+    WithdrawnWork,
     branch_for,
     decide_start,
     remembered,
@@ -454,9 +454,9 @@ class TaskHandler:
     @asynccontextmanager
     async def _watch(
         self, claim: Claim, task: ForgeTask
-    ) -> AsyncIterator[tuple[asyncio.Event, list[Withdrawn]]]:
+    ) -> AsyncIterator[tuple[asyncio.Event, list[WithdrawnWork]]]:
         """Give an event that is set when the attempt must stop, and the reason if a person wants that."""
-        stop, withdrawn = asyncio.Event(), list[Withdrawn]()
+        stop, withdrawn = asyncio.Event(), list[WithdrawnWork]()
         hands_off = self.settings.rounds.hands_off_label
 
         async def check_labels() -> None:
@@ -465,7 +465,7 @@ class TaskHandler:
                 try:
                     reason = await task.check(hands_off)
                 except ForgeNotFoundError as error:
-                    reason = Withdrawn(str(error), WithdrawalCause.CLOSED)
+                    reason = WithdrawnWork(str(error), WithdrawalCause.CLOSED)
                 except ForgeError as error:
                     _logger.warning("Could not check if %s is still wanted: %s", task.item.display, error)
                     continue
@@ -482,7 +482,7 @@ class TaskHandler:
         async def cancelled() -> None:
             await claim.cancelled.wait()
             cause = claim.cancel_cause or WithdrawalCause.UNLABELED
-            withdrawn.insert(0, Withdrawn(claim.why_cancelled, cause))
+            withdrawn.insert(0, WithdrawnWork(claim.why_cancelled, cause))
 
         async def stop_when_any() -> None:
             await first_of(check_labels(), cancelled(), claim.lost.wait(), self.shutdown.wait())

@@ -109,6 +109,7 @@ class ChangeLooks:
     """The states of long comments, whose end snapshots do not show, with `OurComment.key`."""
     _permissions: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
     """Until when (monotonic) we rely on what somebody may do, by the repository and the login."""
+    _lists_all: bool = True
     _aside: dict[str, SetAside] = field(default_factory=dict)
 
     async def look(self, interval: float, look_at: LookAt) -> float:
@@ -118,6 +119,13 @@ class ChangeLooks:
             CodingAgentError: the changes could not be listed, or several in a row could not be handled.
         """
         changes = await self.forge.open_changes()
+        if self._lists_all and not changes.complete:
+            _logger.warning(
+                "%s has more of our open changes than a look lists: only the newest %d have rounds",
+                self.forge.host,
+                len(changes.snapshots),
+            )
+        self._lists_all = changes.complete
         self._forget(changes)
         wait, in_a_row = interval, 0
         for snapshot in changes.snapshots:

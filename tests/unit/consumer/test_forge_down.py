@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.circuit_breaker import CircuitBreaker, Trial
-from coding_agent_consumer.forge_tasks import Withdrawn
+from coding_agent_consumer.forge_tasks import WithdrawnWork
 from coding_agent_consumer.task_handler import TaskHandler
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import ForgeUnavailableError
@@ -155,10 +155,10 @@ async def test_a_check_that_failed_is_repeated(error: Exception) -> None:
     """While an attempt works, its consumer checks again and again whether it is still wanted."""
     settings = Settings.model_validate({"consumer": {"cancel_check_interval": 0.01}})
     handler = TaskHandler(settings, {}, UNUSED, asyncio.Event())
-    withdrawn = Withdrawn("The label was removed.", WithdrawalCause.UNLABELED)
-    answers: list[Exception | Withdrawn | None] = [error, None, withdrawn]
+    withdrawn = WithdrawnWork("The label was removed.", WithdrawalCause.UNLABELED)
+    answers: list[Exception | WithdrawnWork | None] = [error, None, withdrawn]
 
-    async def check(hands_off: str) -> Withdrawn | None:
+    async def check(hands_off: str) -> WithdrawnWork | None:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer

@@ -45,9 +45,10 @@ class FakeForge:
         self.labels: frozenset[str] = frozenset()
         self.broken: set[int] = set()
         self.closed: set[int] = set()
+        self.lists_all = True
 
     async def open_changes(self) -> OpenChanges:
-        return OpenChanges(tuple(map(self._shown, self.changes.values())))
+        return OpenChanges(tuple(map(self._shown, self.changes.values())), complete=self.lists_all)
 
     def _shown(self, snapshot: ChangeSnapshot) -> ChangeSnapshot:
         body = self.comments.get((ItemKind.CHANGE, snapshot.item.number))
@@ -214,3 +215,10 @@ async def test_a_change_that_cannot_be_handled_holds_back_no_other() -> None:
     await place.look()
     assert place.queued() is None
     assert place.queued(9) is not None
+
+
+async def test_changes_beyond_what_a_forge_lists_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    place = Place(RED)
+    place.forge.lists_all = False
+    await place.look(3)
+    assert caplog.text.count("has more of our open changes than a look lists: only the newest 1") == 1

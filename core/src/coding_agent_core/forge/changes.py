@@ -346,7 +346,7 @@ class OpenChanges:
 
     Attributes:
         unreadable: the changes that could not be read, and why, each as a sentence.
-        complete: whether these are all; there is a limit.
+        complete: whether these are all. A forge lists only so many, and a look says if there are more.
     """
 
     snapshots: tuple[ChangeSnapshot, ...]

@@ -21,6 +21,7 @@ from typing import Any
 
 from coding_agent_core.forge import events
 from coding_agent_core.forge.events import Accepted, Delivery, Ignored, Look, LookReason, Meaning
+from coding_agent_core.forge.issue_payload import COMMENT_EVENT, IssuePayload
 from coding_agent_core.forge.payload import FieldError, Fields
 from coding_agent_core.forge.proof import BodySignature, Verification
 from coding_agent_core.platforms import ItemKind
@@ -32,14 +33,11 @@ from coding_agent_core.telemetry import safe
 
 EVENT_HEADER = "X-Gitea-Event"
 PROOF = "signature"
-COMMENT_EVENT = "issue_comment"
-"""The event of comments on issues and pull requests. The item is in the field `issue`."""
 _ITEM_FIELDS = {"issues": "issue", "pull_request": "pull_request"}
 _ENDED = {"closed": "was closed", "deleted": "was deleted"}
 _REVIEW_EVENTS = ("pull_request_approved", "pull_request_rejected", "pull_request_comment")
 _CHANGE_ACTIONS = ("synchronized", "reopened", "edited", "label_updated", "label_cleared")
-_LOGIN = re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII)
-_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}", re.ASCII)
+_PAYLOAD = IssuePayload(Platform.GITEA, re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII))
 
 
 def verification(headers: Mapping[str, str], secrets: Sequence[str]) -> Verification | None:
@@ -84,7 +82,7 @@ def _look(delivered: Delivery, fields: Fields, settings: Settings) -> Look | Ign
     found = _LOOKS[delivered.event](fields, settings)
     if found is None or isinstance(found, Ignored):
         return found
-    project = _item_in(fields, settings, ItemKind.CHANGE, 1)
+    project = _PAYLOAD.item_in(fields, settings, ItemKind.CHANGE, 1)
     return project if isinstance(project, Ignored) else events.look(project, found, settings)
 
 
@@ -153,7 +151,7 @@ def _label_event(
     """Return what an event means for labels and commands."""
     event = delivered.event
     if event == COMMENT_EVENT and settings.webhook.commands.enabled:
-        return _comment(delivered, Fields(payload), settings, received_at)
+        return _PAYLOAD.comment(delivered, Fields(payload), settings, received_at)
     if event not in settings.webhook.of(Platform.GITEA).events or event not in _ITEM_FIELDS:
         return Ignored(f"unsupported event type: {safe(event, 60)}")
     fields = Fields(payload)
@@ -162,7 +160,7 @@ def _label_event(
         return Ignored(f"not an action of labels: {safe(action, 60)}")
     name = _ITEM_FIELDS[event]
     subject = fields.object(name)
-    item = _item(fields, name, settings)
+    item = _PAYLOAD.item(fields, name, settings)
     if isinstance(item, Ignored):
         return item
     if action in _ENDED:
@@ -225,55 +223,3 @@ def _head(change: Fields) -> Head:
     head, base = change.object("head"), change.object("base")
     known = head.has("repo_id") and head.has("repo")
     return Head(known and head.number("repo_id") == base.number("repo_id"), head.optional_text("ref"))
-
-
-def _comment(delivered: Delivery, fields: Fields, settings: Settings, received_at: datetime) -> Meaning:
-    if fields.text("action") != "created":
-        return Ignored("not a new comment")
-    comment = fields.object("comment")
-    name = events.comment_command(comment.optional_text("body"), settings)
-    if isinstance(name, Ignored):
-        return name
-    item = _item(fields, "issue", settings)
-    if isinstance(item, Ignored):
-        return item
-    user = comment.object("user").matching("login", _LOGIN, "Gitea login")
-    issue = fields.object("issue")
-    return events.command(
-        item,
-        name,
-        comment,
-        user=user,
-        subject=issue,
-        url=issue.url("html_url"),
-        delivered=delivered,
-        received_at=received_at,
-    )
-
-
-def _item(fields: Fields, name: str, settings: Settings) -> Item | Ignored:
-    subject = fields.object(name)
-    is_change = name == "pull_request" or subject.has("pull_request")
-    kind = ItemKind.CHANGE if is_change else ItemKind.ISSUE
-    url = subject.url("html_url"), f"{name}.html_url"
-    return _item_in(fields, settings, kind, subject.number("number"), url=url)
-
-
-def _item_in(
-    fields: Fields, settings: Settings, kind: ItemKind, number: int, *, url: tuple[str, str] | None = None
-) -> Item | Ignored:
-    """Return an item of the event's repository.
-
-    Args:
-        url: the web address that shows the installation, and the name of its field; by default the
-            repository's.
-    """
-    repository, own = fields.object("repository"), settings.forge(Platform.GITEA).host
-    address, field = url or (repository.url("html_url"), "repository.html_url")
-    host = events.foreign_host(address, field, own)
-    if host is not None:
-        reason = f"the event is from {safe(host)}, but gitea.api_url points to {own}"
-        return Ignored(reason, unexpected=True)
-    owner = repository.object("owner").matching("login", _NAME, "Gitea login")
-    repo = repository.matching("name", _NAME, "repository name")
-    return Item(platform=Platform.GITEA, host=own, repository=f"{owner}/{repo}", kind=kind, number=number)

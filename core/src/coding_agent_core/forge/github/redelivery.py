@@ -21,6 +21,7 @@ from coding_agent_core.forge.events import Accepted, Delivery
 from coding_agent_core.forge.github import webhook
 from coding_agent_core.forge.github.settings import Redelivery
 from coding_agent_core.forge.http import ForgeClient
+from coding_agent_core.forge.issue_payload import COMMENT_EVENT
 from coding_agent_core.forge.payload import FieldError
 from coding_agent_core.forge.values import ItemState, LabelEvent
 from coding_agent_core.registry import Platform
@@ -174,7 +175,7 @@ def ours(hooks: Iterable[Hook], url: str) -> list[Hook]:
 
 def relevant_events(settings: Settings) -> frozenset[str]:
     """Return the names of the events that can have an effect here."""
-    commands = {webhook.COMMENT_EVENT} if settings.webhook.commands.enabled else set()
+    commands = {COMMENT_EVENT} if settings.webhook.commands.enabled else set()
     return frozenset(settings.webhook.of(Platform.GITHUB).events) | commands
 
 

@@ -15,6 +15,7 @@ from coding_agent_core.forge import events
 from coding_agent_core.forge.events import Delivery, Ignored, Look, LookReason, Meaning
 from coding_agent_core.forge.github.facts import MEMBERS
 from coding_agent_core.forge.github.settings import GitHub
+from coding_agent_core.forge.issue_payload import COMMENT_EVENT, IssuePayload
 from coding_agent_core.forge.payload import FieldError, Fields
 from coding_agent_core.forge.proof import BodySignature, Verification
 from coding_agent_core.platforms import ItemKind
@@ -27,14 +28,11 @@ from coding_agent_core.telemetry import safe
 
 EVENT_HEADER = "X-GitHub-Event"
 PROOF = "signature"
-COMMENT_EVENT = "issue_comment"
-"""The event of comments on issues and pull requests. The item is in the field `issue`."""
 _ITEM_FIELDS = {"issues": "issue", "pull_request": "pull_request"}
 _ENDED = {"closed": "was closed", "deleted": "was deleted", "transferred": "was moved to another repository"}
 _REVIEW_ACTIONS = ("submitted", "dismissed")
 _CHANGE_ACTIONS = ("synchronize", "reopened", "ready_for_review", "labeled", "unlabeled")
-_LOGIN = re.compile(r"[A-Za-z0-9._-]{1,100}(\[bot\])?", re.ASCII)
-_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}", re.ASCII)
+_PAYLOAD = IssuePayload(Platform.GITHUB, re.compile(r"[A-Za-z0-9._-]{1,100}(\[bot\])?", re.ASCII))
 
 
 def verification(headers: Mapping[str, str], secrets: Sequence[str]) -> Verification | None:
@@ -80,7 +78,7 @@ def _look(delivered: Delivery, fields: Fields, settings: Settings) -> Look | Ign
     found = _LOOKS[delivered.event](fields, settings)
     if found is None or isinstance(found, Ignored):
         return found
-    project = _item_in(fields, settings, ItemKind.CHANGE, 1)
+    project = _PAYLOAD.item_in(fields, settings, ItemKind.CHANGE, 1)
     return project if isinstance(project, Ignored) else events.look(project, found, settings)
 
 
@@ -160,7 +158,7 @@ def _label_event(
     if event == "ping":
         return Ignored("pong: the webhook is set up")
     if event == COMMENT_EVENT and settings.webhook.commands.enabled:
-        return _comment(delivered, Fields(payload), settings, received_at)
+        return _PAYLOAD.comment(delivered, Fields(payload), settings, received_at)
     if event not in settings.webhook.of(Platform.GITHUB).events or event not in _ITEM_FIELDS:
         return Ignored(f"unsupported event type: {safe(event, 60)}")
     fields = Fields(payload)
@@ -179,7 +177,7 @@ def _label_event(
     labels = applied | _labels(fields.object(subject))
     if not labels & triggers:
         return Ignored("the item does not have the target label")
-    item = _item(fields, subject, settings)
+    item = _PAYLOAD.item(fields, subject, settings)
     if isinstance(item, Ignored):
         return item
     if fields.object(subject).optional_text("state") == "closed":
@@ -256,64 +254,11 @@ def _withdraw(
     of_trigger: bool = True,
 ) -> Meaning:
     subject = _ITEM_FIELDS[delivered.event]
-    item = _item(fields, subject, settings)
+    item = _PAYLOAD.item(fields, subject, settings)
     if isinstance(item, Ignored):
         return item
     found = fields.object(subject)
     return events.withdrawal_of(item, found, what, delivered, ended=ended, of_trigger=of_trigger)
-
-
-def _comment(delivered: Delivery, fields: Fields, settings: Settings, received_at: datetime) -> Meaning:
-    if fields.text("action") != "created":
-        return Ignored("not a new comment")
-    comment = fields.object("comment")
-    name = events.comment_command(comment.optional_text("body"), settings)
-    if isinstance(name, Ignored):
-        return name
-    item = _item(fields, "issue", settings)
-    if isinstance(item, Ignored):
-        return item
-    user = comment.object("user").matching("login", _LOGIN, "GitHub login")
-    issue = fields.object("issue")
-    return events.command(
-        item,
-        name,
-        comment,
-        user=user,
-        subject=issue,
-        url=issue.url("html_url"),
-        delivered=delivered,
-        received_at=received_at,
-    )
-
-
-def _item(fields: Fields, name: str, settings: Settings) -> Item | Ignored:
-    subject = fields.object(name)
-    # GitHub sends some `issues` events for pull requests too. These have an object `pull_request`.
-    is_change = name == "pull_request" or subject.has("pull_request")
-    kind = ItemKind.CHANGE if is_change else ItemKind.ISSUE
-    url = subject.url("html_url"), f"{name}.html_url"
-    return _item_in(fields, settings, kind, subject.number("number"), url=url)
-
-
-def _item_in(
-    fields: Fields, settings: Settings, kind: ItemKind, number: int, *, url: tuple[str, str] | None = None
-) -> Item | Ignored:
-    """Return an item of the event's repository.
-
-    Args:
-        url: the web address that shows the installation, and the name of its field; by default the
-            repository's.
-    """
-    repository, own = fields.object("repository"), settings.forge(Platform.GITHUB).host
-    address, field = url or (repository.url("html_url"), "repository.html_url")
-    host = events.foreign_host(address, field, own)
-    if host is not None:
-        reason = f"the event is from {safe(host)}, but github.api_url points to {own}"
-        return Ignored(reason, unexpected=True)
-    owner = repository.object("owner").matching("login", _NAME, "GitHub login")
-    repo = repository.matching("name", _NAME, "repository name")
-    return Item(platform=Platform.GITHUB, host=own, repository=f"{owner}/{repo}", kind=kind, number=number)
 
 
 def _labels(subject: Fields) -> set[str]:

@@ -121,7 +121,7 @@ class ChangeLooks:
         changes = await self.forge.open_changes()
         if self._lists_all and not changes.complete:
             _logger.warning(
-                "%s has more of our open changes than a look lists: only the newest %d have rounds",
+                "%s has more of our open changes than a look lists: only %d have rounds",
                 self.forge.host,
                 len(changes.snapshots),
             )

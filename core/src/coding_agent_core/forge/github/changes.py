@@ -135,14 +135,9 @@ class GitHubChanges:
                 if STATES.get(found.state) is ChangeState.OPEN:
                     own_errors = [one for one in errors if one.path[:3] == ("search", "nodes", index)]
                     snapshots.append(await self._compared(self._snapshot(found, own_errors, read_at)))
-        if not complete:
-            _logger.warning("%s: only the newest %d of our open pull requests are read", *self._limit())
         for gone in self.known.keys() - {snapshot.item.identity for snapshot in snapshots}:
             del self.known[gone]
         return OpenChanges(tuple(snapshots), tuple(unreadable), complete)
-
-    def _limit(self) -> tuple[str, int]:
-        return self.client.host, _PAGE * _PAGES
 
     async def one(self, item: Item) -> ChangeSnapshot:
         """See `Forge.snapshot`."""

@@ -17,7 +17,7 @@ pytest_plugins = [
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What is collected stays: the search for garbage among it was a third of the cost of a collection."""
+    """Collected items stay. The search for garbage among them was a third of the cost of a collection."""
     gc.disable()
     try:
         return (yield)

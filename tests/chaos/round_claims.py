@@ -253,7 +253,7 @@ def is_within(push: Act, runs: Sequence[Run]) -> bool:
 
 
 _Left = tuple[datetime, str] | None
-"""What is left to do at the end, and since when."""
+"""The work that is left at the end, and the time since which it was due."""
 
 
 def _lost(change: _Change, history: History) -> Iterator[Violation]:

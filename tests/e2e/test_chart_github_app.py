@@ -60,7 +60,7 @@ def running(world: Place) -> list[tuple[str, str]]:
 
 
 def find(world: Place, words: dict[str, str]) -> dict[tuple[str, str], list[str]]:
-    """What of the words is in files and processes of each container."""
+    """The words that were found in the files and processes of each container."""
     given = [f"{name}={word[::-1]}" for name, word in words.items()]  # or it would find itself
     found = {}
     for pod, container in running(world):
@@ -72,7 +72,7 @@ def find(world: Place, words: dict[str, str]) -> dict[tuple[str, str], list[str]
 
 
 def workspace_of(world: Place) -> str:
-    """The pod of the attempt, once the model's command runs in it."""
+    """The attempt's pod, as soon as the model's command runs in it."""
 
     def there() -> str:
         names = [pod for pod, container in running(world) if container == "workspace"]

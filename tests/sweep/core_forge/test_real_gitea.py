@@ -59,7 +59,7 @@ def item(sample: Any, number: int, kind: ItemKind = ItemKind.ISSUE) -> Item:
 
 
 async def until(wanted: Callable[[], Awaitable[Any]], seconds: float = 60) -> Any:
-    """What is true in the end: Gitea indexes and examines in the background."""
+    """Wait for something to become true: Gitea indexes and examines in the background."""
     async with asyncio.timeout(seconds):
         while not (found := await wanted()):
             await asyncio.sleep(0.2)

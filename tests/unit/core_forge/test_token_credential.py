@@ -1,4 +1,4 @@
-"""Who gets a token from the token service, and what the client makes of its answers."""
+"""The token service knows its callers, and the client understands its answers."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -42,7 +42,8 @@ def alice(sample: Any, gitea: Any) -> Iterator[Any]:
 
 @pytest.fixture
 async def forge(sample: Any) -> AsyncIterator[Forge]:
-    section = {"api_url": sample.url, "personal_access_token": sample.bot.token, "owner": "acme"}
+    owner = sample.repository.split("/")[0]
+    section = {"api_url": sample.url, "personal_access_token": sample.bot.token, "owner": owner}
     found = connect_forge(Settings.model_validate({"gitea": section}), Platform.GITEA)
     yield found
     await found.aclose()

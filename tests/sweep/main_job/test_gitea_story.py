@@ -11,6 +11,7 @@ import pytest
 import yaml
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reporting import read_state
+from coding_agent_core.tasks import host_of
 from coding_agent_model.script import Script
 from coding_agent_model.server import ModelServer
 
@@ -33,6 +34,8 @@ class World:
     model: ModelServer
     alice: Any
     repository: str
+    bot: str
+    """The bot's login."""
     gate: Path
 
     def labels(self, number: int) -> set[str]:
@@ -97,9 +100,10 @@ def world(request: pytest.FixtureRequest, gitea: Any, gitea_sample: Any, tmp_pat
             Script(turns=(write(FILE, "one\ntwo\n"), finish("Wrote it."))),
         ]
         with ModelServer(scripts, api_key=MODEL_KEY) as model:
+            owner = sample.repository.split("/")[0]
             config: dict[str, Any] = {
                 "task_source": "gitea",
-                "gitea": {"api_url": sample.url, "account": sample.bot.login, "owner": "acme"},
+                "gitea": {"api_url": sample.url, "account": sample.bot.login, "owner": owner},
                 "webhook": {"server": {"host": "127.0.0.1", "port": 0}, "gitea": {"secret": SECRET}},
                 "llm": {"openai": {"base_url": model.base_url, "model": "scripted"}, "max_retries": 1},
                 "context_storage": {"base_dir": str(tmp_path / "contexts")},
@@ -127,11 +131,14 @@ def world(request: pytest.FixtureRequest, gitea: Any, gitea_sample: Any, tmp_pat
                 log = tmp_path / f"main-{number}.log"
                 arguments = ["--config", str(tmp_path / "config.yaml"), "--mode", mode]
                 programs.append(Program(start_main(arguments, cwd=tmp_path, log=log, env=environment), log))
+            if request.param == "memory":
+                polled = f"Polled {host_of(sample.url)}"
+                until(lambda: polled in programs[0].text(), programs[0].text)
             with gitea.api() as admin, gitea.api(sample.maintainer) as alice:
                 admin.add_collaborator(sample.repository, sample.bot.login, "admin")
                 url = f"http://127.0.0.1:{programs[0].port()}/webhook/gitea"
                 admin.add_hook(sample.repository, url, SECRET)
-                yield World(programs, model, alice, sample.repository, gate)
+                yield World(programs, model, alice, sample.repository, sample.bot.login, gate)
             for program in programs:
                 assert program.terminate() == 0, program.text()
                 assert sample.bot.token not in program.text()
@@ -149,7 +156,7 @@ def test_from_the_label_to_the_merge(world: World) -> None:
     assert "Coding agent: done" in comment
     assert "attempt 1 of 3" in comment
     [pull] = world.pulls()
-    assert (pull["head"]["ref"], pull["user"]["login"]) == (BRANCH, "coding-agent-bot" + repository[12:])
+    assert (pull["head"]["ref"], pull["user"]["login"]) == (BRANCH, world.bot)
     assert alice.read_file(repository, FILE, BRANCH) == "one\ntwo\n"
     change = pull["number"]
 
@@ -164,7 +171,7 @@ def test_from_the_label_to_the_merge(world: World) -> None:
     [review] = [
         one
         for one in alice.call("GET", f"/repos/{repository}/pulls/{change}/reviews")
-        if one["user"]["login"] != "coding-agent-bot" + repository[12:]
+        if one["user"]["login"] != world.bot
     ]
     said = alice.call("GET", f"/repos/{repository}/pulls/{change}/reviews/{review['id']}/comments")
     assert sorted("zwei" in one["body"] for one in said) == [False, True], "an answer in the thread"

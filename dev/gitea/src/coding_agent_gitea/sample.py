@@ -47,19 +47,22 @@ def make_sample(
     labels: Iterable[str] = LABELS,
     suffix: str = "",
 ) -> Sample:
-    """Make the users and the repository; on one server each sample needs a suffix for its names.
+    """Make the users, the organization and the repository.
+
+    Samples on one server need a suffix for the names of users and organizations. A poll searches all of an
+    organization, so samples in the same one would find each other's issues.
 
     Raises:
         GiteaError: Gitea refused something, such as a name that is taken.
     """
+    owner, name = repository.split("/")
+    repository = f"{owner}{suffix}/{name}"
     with server.api() as api:
         bot, maintainer, stranger = (
             api.create_user(server.api_url, f"{login}{suffix}", secrets.token_hex(16))
             for login in ("coding-agent-bot", "alice", "mallory")
         )
-        api.create_repository(f"{repository}{suffix}", files or sample_files(), labels)
+        api.create_repository(repository, files or sample_files(), labels)
         for account in (bot, maintainer):
-            api.add_collaborator(f"{repository}{suffix}", account.login, "write")
-    return Sample(
-        server.url, server.api_url, f"{repository}{suffix}", server.admin, bot, maintainer, stranger
-    )
+            api.add_collaborator(repository, account.login, "write")
+    return Sample(server.url, server.api_url, repository, server.admin, bot, maintainer, stranger)

@@ -305,8 +305,8 @@ def _after_withdrawals(item: _Item, history: History, promises: Promises) -> Ite
                 elif act.at < stop < pod.started < again:
                     text = f"pod {pod.name} was started after {act.event}"
                     yield Violation("stopped late", item.key, pod.started, text)
-        if act.event == "commented" and _is_idle(item, act.at):
-            continue  # the command has nothing to cancel, so what the comment shows of rounds goes on
+        if act.event not in _CLOSING and _is_idle(item, act.at, stop):
+            continue  # there is nothing to cancel, so what the comment shows of rounds goes on
         shown = gone + timedelta(seconds=promises.show)
         for written in item.acts:
             if written.actor == promises.bot and written.event in _WRITING and shown < written.at < again:
@@ -315,10 +315,14 @@ def _after_withdrawals(item: _Item, history: History, promises: Promises) -> Ite
                 yield Violation("written after the end", item.key, written.at, text)
 
 
-def _is_idle(item: _Item, at: datetime) -> bool:
-    """Whether all runs that people had asked for by then had ended."""
+def _is_idle(item: _Item, at: datetime, stop: datetime) -> bool:
+    """Whether all runs that people had asked for by then had ended, or ended by themselves before `stop`."""
     before = [run for run in item.runs if run.created <= at]
-    ends = [run.ended for run in before if run.ended is not None and run.ended < at]
+    ends = [
+        run.ended
+        for run in before
+        if run.ended is not None and (run.ended < at or (run.ended <= stop and run.phase != "Cancelled"))
+    ]
     if not ends or len(ends) < len(before):
         return False
     return not any(max(ends) < request.at <= at for request in item.requests)

@@ -1,6 +1,7 @@
 """What a history violates of the promises about rounds: the runs for reviews, failed checks and conflicts.
 
-A round has worked unless it ended as superseded or without progress. `lost` is judged at the end of the
+A round has worked unless it ended as superseded or without progress, or was cancelled because its change was
+closed: then its cause can return. `lost` is judged at the end of the
 history alone: an open change of the bot must have had a round for what is left to do on it, unless the rounds
 of that kind have reached their limit since a person last acted.
 
@@ -58,7 +59,15 @@ class _Change:
 
     @property
     def worked(self) -> list[Run]:
-        return [run for run in self.rounds if _has_worked(run)]
+        return [run for run in self.rounds if _has_worked(run) and not self.superseded(run)]
+
+    def superseded(self, run: Run) -> bool:
+        """Whether a round does not count, because a person did its work or closed the change meanwhile."""
+        if run.round is not None and run.round.end:
+            return run.round.end == "superseded"
+        until = run.ended or self.end
+        closings = [act.at for act in self.acts if act.event in _CLOSING]
+        return run.phase == "Cancelled" and any(run.created <= at <= until for at in closings)
 
     @property
     def head(self) -> str:
@@ -287,7 +296,7 @@ def _is_exhausted(change: _Change, kind: str) -> bool:
 
 def _handled(change: _Change, kind: str) -> Iterator[Run]:
     for run in change.rounds:
-        if run.round is not None and run.round.kind == kind and run.round.end != "superseded":
+        if run.round is not None and run.round.kind == kind and not change.superseded(run):
             yield run
 
 

@@ -361,6 +361,23 @@ def _rounds_shown_after_a_cancel_of_nothing(tape: Tape) -> None:
     tape.label(300, DONE, number=9)
 
 
+def _rounds_shown_after_a_cancel_that_came_too_late(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.forge(107, "commented", number=9, comment=1, body="/cancel")
+    tape.ends(108, name, number=9)
+    tape.label(300, DONE, number=9)
+
+
+def _rounds_shown_after_the_label_of_a_run_that_had_ended_went(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.phase(107, name, "Succeeded")
+    tape.unlabel(107.5, WORKS, ADA, 9)
+    tape.ends(108, name, number=9)
+    tape.label(300, DONE, number=9)
+
+
 def _a_label_after_the_forges_clock_was_set_back(tape: Tape) -> None:
     """It looks like an old one, so its task is not there when the delivery is answered."""
     tape.fault(60, 70, kind=CLOCK_AHEAD)
@@ -464,6 +481,8 @@ def _within_its_budget(tape: Tape) -> None:
         _late_because_of_a_fault,
         _a_label_after_the_forges_clock_was_set_back,
         _rounds_shown_after_a_cancel_of_nothing,
+        _rounds_shown_after_a_cancel_that_came_too_late,
+        _rounds_shown_after_the_label_of_a_run_that_had_ended_went,
         _a_label_in_the_second_of_the_end,
         _a_strangers_cancel,
         _a_command_that_counts,

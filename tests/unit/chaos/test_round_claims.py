@@ -80,12 +80,12 @@ class RoundTape(Tape):
         head: str,
         *ids: str,
         pushes: str = "",
-        end: str = "",
+        end: str | None = "",
         replies: bool = True,
         phase: str = "Succeeded",
         created_for: tuple[str, ...] | None = None,
     ) -> Self:
-        """A round of 20 s."""
+        """A round of 20 s; with `end=None` its status does not say how it ended."""
         self.runs += 1
         name = f"demo-change-31-{self.runs}"
         source = {"host": "github.test", "repository": "octo/demo", "kind": "change", "number": CHANGE}
@@ -101,10 +101,10 @@ class RoundTape(Tape):
                 here = [one for one in ids if (one[0] == "t") == bool(place)]
                 if here:
                     self.answers(at + 16, here, 1000 * self.runs + len(here) + place, place)
-        end = end or ("pushed" if pushes else "no push")
         keys = ["0123456789ab"] if kind == "checks" else ids
-        done = {"kind": kind, "before": head, "after": pushes or head, "keys": keys, "end": end}
-        status = {"phase": phase, "result": {"round": done}}
+        done = {"kind": kind, "before": head, "after": pushes or head, "keys": keys}
+        done["end"] = end or ("pushed" if pushes else "no push")
+        status = {"phase": phase, "result": {} if end is None else {"round": done}}
         self.audit(at + 20, "agenttasks", "patch", name, {"status": status}, subresource="status")
         state = json.dumps({"uuid": name, "run": self.runs, "phase": phase})
         event = "comment_edited" if self.runs > 1 else "commented"
@@ -300,6 +300,13 @@ ALLOWED: dict[str, Plant] = {
     "a superseded round comes again": lambda tape: (
         tape.mention(300, 80)
         .round(310, "review", "c4", "c80", end="superseded", replies=False)
+        .round(340, "review", "c4", "c80")
+    ),
+    "a round that ended because the change was closed comes again": lambda tape: (
+        tape.mention(300, 80)
+        .round(310, "review", "c4", "c80", end=None, phase="Cancelled", replies=False)
+        .on_change(315, "closed")
+        .on_change(335, "reopened")
         .round(340, "review", "c4", "c80")
     ),
     "a round works on something else than it was created for": lambda tape: (

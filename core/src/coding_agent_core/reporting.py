@@ -348,8 +348,13 @@ def comment_with_change_rounds(body: str, item: Item, change_url: str, rounds: s
     if state is None or state.change_url != change_url or state.phase is not Phase.SUCCEEDED:
         return body
     anchor = f"{_change_line(item, change_url)}\n\n"
-    head, found, rest = _ROUNDS.sub("", body, count=1).partition(anchor)
+    head, found, rest = without_change_rounds(body).partition(anchor)
     return f"{head}{found}{_rounds_line(item, rounds)}\n\n{rest}" if found else body
+
+
+def without_change_rounds(body: str) -> str:
+    """Return our comment on an issue without the line about the rounds of its change."""
+    return _ROUNDS.sub("", body, count=1)
 
 
 def _change_line(item: Item, url: str) -> str:

@@ -119,6 +119,13 @@ def open_change(world: World) -> Callable[..., Change]:
     return opened
 
 
+def comment_on(world: World, number: int) -> str:
+    """Our comment on an issue."""
+    issue = world.forge.item(REPOSITORY, number, Kind.ISSUE)
+    found = world.forge.run(lambda: [one.body for one in issue.comments if MARKER in one.body])
+    return found[0] if found else ""
+
+
 def looks(world: World, process: Reporter, result: str = "done") -> float:
     try:
         return process.metric(f'coding_agent_reporter_looks_total{{host="{world.host}",result="{result}"}}')
@@ -262,9 +269,7 @@ def test_our_draft_becomes_ready_and_its_issue_shows_the_rounds(
     item = world.forge.item(REPOSITORY, change.number, "change")
 
     def issue_comment() -> str:
-        issue = world.forge.item(REPOSITORY, number, Kind.ISSUE)
-        found = world.forge.run(lambda: [one.body for one in issue.comments if MARKER in one.body])
-        return found[0] if found else ""
+        return comment_on(world, number)
 
     change.fail()
     process = start()
@@ -288,6 +293,28 @@ def test_our_draft_becomes_ready_and_its_issue_shows_the_rounds(
     assert item.draft
     assert issue_comment() == before
     assert not [one for one in world.requests()[sent:] if one["method"] in ("PUT", "PATCH")]
+
+
+def test_a_closed_issue_does_not_show_later_rounds(
+    world: World, start: Start, open_change: Callable[..., Change]
+) -> None:
+    number = world.issue(BOT)
+    task, branch = world.task(number), f"coding-agent/issue-{number}"
+    change = open_change(branch)
+    url = f"{world.forge.base_url}/{REPOSITORY}/{FACTS[change.item.platform].change_path}/{change.number}"
+    process = start()
+    world.set_phase(task, Phase.SUCCEEDED, result={"branch": branch, "changeURL": url})
+    until("reported", lambda: world.is_reported(task))
+    change.fail()
+    name = change.a_round()
+    world.close(number)
+    before = comment_on(world, number)
+    change.ends(name, RoundEnd.PUSHED, change.push("three\n"))
+    look_again(world, process)
+    # As the receiver does when somebody writes a command: the task is reported again.
+    world.patch(task, {"metadata": {"labels": {LABEL_REPORTED: None}}})
+    until("reported again", lambda: world.is_reported(task))
+    assert comment_on(world, number) == before
 
 
 def test_a_resting_change_costs_one_request(

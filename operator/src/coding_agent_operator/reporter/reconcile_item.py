@@ -42,7 +42,15 @@ from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.metrics import REGISTRY, Counter
 from coding_agent_core.queue_messages import TaskSink
-from coding_agent_core.reporting import Links, Report, comment, read_state, swap_labels
+from coding_agent_core.reporting import (
+    Links,
+    Report,
+    comment,
+    read_state,
+    swap_labels,
+    without_change_rounds,
+)
+from coding_agent_core.round_notes import as_written
 from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
@@ -230,7 +238,7 @@ async def _newest(
     item, plan = await _planned(context, task, memory, now)
     postponed: NotYetError | None = None
     try:
-        await _update_comment(context, task, earlier, memory)
+        await _update_comment(context, task, earlier, memory, is_open=item.open)
     except NotYetError as error:
         if error.kind is not Kind.CREATE:
             raise
@@ -325,9 +333,13 @@ async def _patched(context: ForgeContext, task: AgentTask, patch: Mapping[str, A
 
 
 async def _update_comment(
-    context: ForgeContext, task: AgentTask, earlier: list[AgentTask], memory: TaskMemory
+    context: ForgeContext, task: AgentTask, earlier: list[AgentTask], memory: TaskMemory, *, is_open: bool
 ) -> None:
-    """Update the item's one comment; send no request if it is up to date."""
+    """Update the item's one comment; send no request if it is up to date.
+
+    Args:
+        is_open: whether the item is open. Later rounds of its change are not shown on a closed item.
+    """
     item = task.spec.item
     if memory.earlier is None:
         memory.comment = await context.forge.find_comment(item, MARKER)
@@ -338,8 +350,10 @@ async def _update_comment(
     for run in reversed(earlier):
         memory.rounds = with_round(memory.rounds, run)
     report = _report(context, task, memory)
-    text = comment(report)
-    if memory.comment is None or memory.comment.body != text:
+    text, known = comment(report), as_written(memory.comment.body) if memory.comment else ""
+    if not is_open and without_change_rounds(text) == without_change_rounds(known):
+        text = known
+    if memory.comment is None or known != text:
         for problem in link_problems(task, context.links):
             _logger.warning("%s: not shown on the item: %s", task.spec.item.display, problem)
         # The comment comes last, because it says which statuses were written.

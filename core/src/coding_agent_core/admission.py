@@ -66,6 +66,7 @@ class LatestTask:
             with the task. `None` if the task was not withdrawn, or the time is not known.
         delivery_ids: the ids of the deliveries that this task already answers.
         is_round: whether the task is a round, which no label asked for.
+        trigger: what caused the task.
     """
 
     name: str
@@ -77,6 +78,7 @@ class LatestTask:
     withdrawn_before: datetime | None = None
     delivery_ids: frozenset[str] = frozenset()
     is_round: bool = False
+    trigger: Trigger | None = None
 
     @property
     def answered_until(self) -> datetime | None:
@@ -214,7 +216,21 @@ def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep
             return Check(latest.name, "the label was applied and removed within the same second")
     elif not is_command and not withdrawal.confirmed:
         return Check(latest.name, "it is not known whether the label was applied before or after that")
-    return Cancel(latest.name, withdrawal.before)
+    before = withdrawal.before
+    if before is not None and is_command and _was_received_after(withdrawal, latest.trigger):
+        before += _SECOND
+    return Cancel(latest.name, before)
+
+
+def _was_received_after(withdrawal: Withdrawal, trigger: Trigger | None) -> bool:
+    """Whether a command came after the label of its own second that caused the task.
+
+    A removal in that second may be followed by another application in it, which no label event may lose. A
+    command removes no label, so the label that the item then shows is the one that caused the task.
+    """
+    if trigger is None or withdrawal.received_at is None or withdrawal.at is None:
+        return False
+    return trigger.labeled_at == withdrawal.at and trigger.received_at < withdrawal.received_at
 
 
 def answered_by(updated_at: datetime | None, *, labeled: bool) -> datetime | None:
@@ -288,6 +304,7 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
         withdrawn_before=withdrawn_before(newest),
         delivery_ids=frozenset().union(*(_deliveries(task) for task in readable)),
         is_round=is_round,
+        trigger=newest.spec.trigger,
     )
 
 

@@ -125,6 +125,7 @@ class IssueCommand(StoredCommand):
             cause=WithdrawalCause.COMMAND,
             delivery_id=self.trigger_id,
             at=self.at,
+            received_at=self.received_at,
         )
 
 

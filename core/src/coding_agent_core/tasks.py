@@ -431,6 +431,7 @@ class Withdrawal(Frozen):
         confirmed: whether a program with a token has read that the item is closed or has none of the labels.
         of_trigger: whether a label that asks for a task was withdrawn. If only the processing label was
             removed, our own account may have done so at the end of the task.
+        received_at: when we received a command, by our clock.
     """
 
     item: Item
@@ -441,6 +442,7 @@ class Withdrawal(Frozen):
     at: ForgeTime | None = None
     confirmed: bool = False
     of_trigger: bool = True
+    received_at: AwareDatetime | None = None
 
     @property
     def before(self) -> datetime | None:

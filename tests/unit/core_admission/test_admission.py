@@ -39,6 +39,9 @@ def after(minutes: int) -> datetime:
     return NOON + timedelta(minutes=minutes)
 
 
+RECEIVED = NOON + timedelta(hours=1)
+
+
 def at(minutes: int | None) -> datetime | None:
     return None if minutes is None else after(minutes)
 
@@ -46,9 +49,7 @@ def at(minutes: int | None) -> datetime | None:
 def event(
     labeled: int | None = None, delivery: str | None = None, origin: Origin = Origin.WEBHOOK
 ) -> Trigger:
-    return Trigger(
-        origin=origin, delivery_id=delivery, labeled_at=at(labeled), received_at=NOON + timedelta(hours=1)
-    )
+    return Trigger(origin=origin, delivery_id=delivery, labeled_at=at(labeled), received_at=RECEIVED)
 
 
 ACTIVE = LatestTask(
@@ -224,6 +225,21 @@ WITHDRAWALS: dict[str, tuple[Withdrawal, LatestTask | None, Cancel | Check | str
     "closed before the label": (withdrawal(-1, CLOSED), ACTIVE, "applied again"),
     "commanded": (withdrawal(5, COMMAND), ACTIVE, Cancel(ACTIVE.name, after(5))),
     "commanded in the label's second": (withdrawal(0, COMMAND), ACTIVE, Cancel(ACTIVE.name, NOON)),
+    "commanded in the label's second, and received later": (
+        withdrawal(0, COMMAND).model_copy(update={"received_at": RECEIVED + SECOND}),
+        replace(ACTIVE, trigger=event(labeled=0)),
+        Cancel(ACTIVE.name, NOON + SECOND),
+    ),
+    "commanded in the label's second, and received before": (
+        withdrawal(0, COMMAND).model_copy(update={"received_at": RECEIVED - SECOND}),
+        replace(ACTIVE, trigger=event(labeled=0)),
+        Cancel(ACTIVE.name, NOON),
+    ),
+    "commanded in the second of another label than the task's": (
+        withdrawal(0, COMMAND).model_copy(update={"received_at": RECEIVED + SECOND}),
+        replace(ACTIVE, trigger=event(labeled=-5)),
+        Cancel(ACTIVE.name, NOON),
+    ),
 }
 
 

@@ -87,6 +87,7 @@ class Entry:
             withdrawn_before=self.withdrawn_before,
             delivery_ids=frozenset(self.deliveries),
             is_round=self.is_round,
+            trigger=self.task.request.trigger,
         )
 
 

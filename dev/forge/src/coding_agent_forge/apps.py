@@ -25,7 +25,7 @@ _PERMISSIONS: Sequence[tuple[str, tuple[str, ...]]] = (
     (r"/repos/[^/]+/[^/]+/commits/[^/]+/check-runs", ("checks",)),
     (r"/repos/[^/]+/[^/]+/(commits/[^/]+/status|statuses/.*)", ("statuses",)),
     (r"/repos/[^/]+/[^/]+/actions/.*", ("actions",)),
-    (r"/repos/[^/]+/[^/]+/(branches|activity|contents)\b.*", ("contents",)),
+    (r"/repos/[^/]+/[^/]+/(branches|activity|contents|git)\b.*", ("contents",)),
     (r"/repos/[^/]+/[^/]+/hooks\b.*", ("repository_hooks",)),
     (r"/repos/[^/]+/[^/]+/pulls\b.*", ("pull_requests",)),
     (r"/repos/[^/]+/[^/]+/(issues|labels)\b.*|/search/issues", ("issues", "pull_requests")),

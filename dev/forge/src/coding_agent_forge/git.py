@@ -262,19 +262,60 @@ def commit_files(repository: Path, branch: str, files: Mapping[str, str], messag
     """
     before = branch_sha(repository, branch)
     tip = before or git(repository, "rev-parse", "HEAD").strip()
-    with tempfile.TemporaryDirectory(prefix="forge-commit-") as scratch:
-        extra = {"GIT_INDEX_FILE": f"{scratch}/index"}
-        git(repository, "read-tree", tip, extra=extra)
-        for number, (name, text) in enumerate(files.items()):
-            file = Path(scratch) / str(number)
-            file.write_text(text, encoding="utf-8")
-            blob = git(repository, "hash-object", "-w", str(file)).strip()
-            entry = f"100644,{blob},{name}"
-            git(repository, "update-index", "--add", "--cacheinfo", entry, extra=extra)
-        tree = git(repository, "write-tree", extra=extra).strip()
+    tree = _changed_tree(repository, tip, {name: text.encode() for name, text in files.items()})
     made = git(repository, "commit-tree", tree, "-p", tip, "-m", message).strip()
     git(repository, "update-ref", f"refs/heads/{branch}", made, before or "0" * 40)
     return made
+
+
+def append_commit(
+    repository: Path,
+    branch: str,
+    tip: str,
+    additions: Mapping[str, bytes],
+    deletions: Sequence[str],
+    message: str,
+    author: tuple[str, str],
+) -> str:
+    """Add a commit to a branch as GitHub does for its web pages; its id.
+
+    Args:
+        tip: where the branch is.
+        author: name and address.
+
+    Raises:
+        subprocess.CalledProcessError: the branch is somewhere else, or a deleted file is not there.
+    """
+    tree = _changed_tree(repository, tip, additions, deletions)
+    people = ("AUTHOR", *author), ("COMMITTER", "GitHub", "noreply@github.com")
+    extra = {
+        f"GIT_{role}_{what}": value
+        for role, name, email in people
+        for what, value in (("NAME", name), ("EMAIL", email))
+    }
+    made = git(repository, "commit-tree", tree, "-p", tip, "-m", message, extra=extra).strip()
+    git(repository, "update-ref", f"refs/heads/{branch}", made, tip)
+    return made
+
+
+def _changed_tree(
+    repository: Path, commit: str, additions: Mapping[str, bytes], deletions: Sequence[str] = ()
+) -> str:
+    """The tree of a commit after some files were written, none of them executable, and others deleted."""
+    with tempfile.TemporaryDirectory(prefix="forge-commit-") as scratch:
+        extra = {"GIT_INDEX_FILE": f"{scratch}/index"}
+        git(repository, "read-tree", commit, extra=extra)
+        for name in deletions:
+            git(repository, "cat-file", "-e", f"{commit}:{name}")
+            remove = ("update-index", "--force-remove", "--", name)
+            git(repository, "--work-tree", scratch, *remove, extra=extra)
+        for number, (name, content) in enumerate(additions.items()):
+            file = Path(scratch) / str(number)
+            file.write_bytes(content)
+            blob = git(repository, "hash-object", "-w", str(file)).strip()
+            entry = f"100644,{blob},{name}"
+            git(repository, "update-index", "--add", "--cacheinfo", entry, extra=extra)
+        return git(repository, "write-tree", extra=extra).strip()
 
 
 def diff(repository: Path, base_sha: str, head_sha: str) -> str:

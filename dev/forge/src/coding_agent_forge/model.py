@@ -229,6 +229,7 @@ class Repository:
         required: names of the checks without which nothing is merged (GitHub).
         merge_needs: what GitLab merges nothing without: `ci`, `discussions`.
         ci: shell commands that run on each new head of an open change, by the name of their check.
+        signed: the commits that the forge made at an API request, which it shows as verified (GitHub).
     """
 
     id: int
@@ -250,6 +251,7 @@ class Repository:
     required: set[str] = field(default_factory=set)
     merge_needs: set[str] = field(default_factory=set)
     ci: dict[str, str] = field(default_factory=dict)
+    signed: set[str] = field(default_factory=set)
 
     @property
     def full_name(self) -> str:

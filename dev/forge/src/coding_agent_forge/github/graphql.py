@@ -1,23 +1,28 @@
-"""GitHub's GraphQL API, as far as changes and edits need it: fields and inline fragments, no aliases.
+"""GitHub's GraphQL API, as far as changes, edits and commits need it.
 
-A field that the sandbox does not know is an error, as with GitHub. Schema: https://docs.github.com/graphql
+Queries have fields and inline fragments, and no aliases. A field that the sandbox does not know is an error,
+as with GitHub. Schema: https://docs.github.com/graphql
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from subprocess import CalledProcessError
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from coding_agent_forge import git
+from coding_agent_forge.apps import includes
 from coding_agent_forge.github.access import Actor, SandboxOf
 from coding_agent_forge.github.render import node_id
 from coding_agent_forge.github.render_graphql import FORBIDDEN, TIMELINE, GraphqlRenderer, thread_id
 from coding_agent_forge.github.search import found
-from coding_agent_forge.model import Item, Kind, Repository, User
+from coding_agent_forge.model import Item, Kind, Repository, Role, User
 from coding_agent_forge.sandbox import Sandbox
 
 router = APIRouter()
@@ -65,6 +70,8 @@ async def graphql(query: Query, sandbox: SandboxOf, user: Actor) -> dict[str, An
         }
     except _QueryError as error:
         return {"errors": [{"message": str(error), "type": error.kind}]}
+    if root.pushed is not None:
+        await sandbox.push(*root.pushed)
     return {"data": data} | ({"errors": answer.errors} if answer.errors else {})
 
 
@@ -75,6 +82,8 @@ class _Root:
         self._sandbox = sandbox
         self._user = user
         self._render = GraphqlRenderer(sandbox, user)
+        self.pushed: tuple[Repository, User, str, str, str] | None = None
+        """Who moved which branch of what, from which commit to which."""
 
     def field(self, asked: _Field) -> Any:
         """What one of them shows."""
@@ -87,6 +96,8 @@ class _Root:
                 return self._resolve(asked)
             case "markPullRequestReadyForReview":
                 return self._mark_ready(asked)
+            case "createCommitOnBranch":
+                return self._commit(asked.arguments["input"])
         raise _QueryError(f"Field '{asked.name}' doesn't exist on type 'Query'")
 
     def _repository(self, asked: _Field) -> Any:
@@ -135,6 +146,44 @@ class _Root:
                         self._sandbox.store.set_draft(repository, item, self._user, draft=False)
                     return {"pullRequest": self._item(repository, item)}
         raise _QueryError(f"Could not resolve to a node with the global id of '{wanted}'.", "NOT_FOUND")
+
+    def _commit(self, given: dict[str, Any]) -> Any:
+        """Make a commit of ordinary files, if the branch is where the caller expects it."""
+        name, branch = given["branch"]["repositoryNameWithOwner"], given["branch"]["branchName"]
+        repository = self._sandbox.store.repository(name)
+        role = repository.role(self._user) if repository is not None else None
+        tip = git.branch_sha(repository.path, branch) if repository is not None else None
+        if repository is None or role is None or tip is None:
+            raise _QueryError(f"Could not resolve to a Ref with the name '{branch}'.", "NOT_FOUND")
+        grant = self._user.grant
+        granted = grant is None or includes(grant.permissions, "contents", "write")
+        if not role.may_write or not granted or repository.archived:
+            raise _QueryError("Resource not accessible by integration", "FORBIDDEN")
+        if repository.protects(branch) and role is not Role.ADMIN:
+            raise _QueryError("Protected branch update failed", "UNPROCESSABLE")
+        if tip != given["expectedHeadOid"]:
+            expected = f'Expected branch to point to "{given["expectedHeadOid"]}" but it points to "{tip}".'
+            raise _QueryError(f"{expected} Pull and try again.", "STALE_DATA")
+        files, message, user = given.get("fileChanges") or {}, given["message"], self._user
+        try:
+            additions = {
+                one["path"]: b64decode(one["contents"], validate=True) for one in files.get("additions", ())
+            }
+            made = git.append_commit(
+                repository.path,
+                branch,
+                tip,
+                additions,
+                [one["path"] for one in files.get("deletions", ())],
+                f"{message['headline']}\n\n{message.get('body') or ''}".strip(),
+                (user.name or user.login, f"{user.id}+{user.login}@users.noreply.github.com"),
+            )
+        except (ValueError, CalledProcessError):
+            raise _QueryError("The file changes cannot be made.", "UNPROCESSABLE") from None
+        repository.signed.add(made)
+        self.pushed = repository, user, branch, tip, made
+        signature = {"isValid": True, "wasSignedByGitHub": True}
+        return {"commit": {"oid": made, "signature": signature}, "ref": {"name": branch}}
 
     def _item(self, repository: Repository, item: Item) -> Any:
         def timeline(asked: _Field) -> Any:

@@ -235,6 +235,7 @@ class Renderer:
     def commit(self, repository: Repository, commit: CommitFacts) -> Json:
         """A commit, whose people have no account."""
         url, page = self.repository_url(repository), f"{self.base}/{repository.full_name}"
+        verified = commit.sha in repository.signed
         return {
             "sha": commit.sha,
             "node_id": node_id("Commit", 0),
@@ -253,11 +254,11 @@ class Renderer:
                 "tree": {"sha": commit.tree, "url": f"{url}/git/trees/{commit.tree}"},
                 "comment_count": 0,
                 "verification": {
-                    "verified": False,
-                    "reason": "unsigned",
+                    "verified": verified,
+                    "reason": "valid" if verified else "unsigned",
                     "signature": None,
                     "payload": None,
-                    "verified_at": None,
+                    "verified_at": commit.committed if verified else None,
                 },
             },
             "author": None,
@@ -266,6 +267,16 @@ class Renderer:
                 {"sha": sha, "url": f"{url}/commits/{sha}", "html_url": f"{page}/commit/{sha}"}
                 for sha in commit.parents
             ],
+        }
+
+    def reference(self, repository: Repository, branch: str, sha: str) -> Json:
+        """A branch as `POST /repos/{owner}/{repo}/git/refs` shows it."""
+        url = f"{self.repository_url(repository)}/git"
+        return {
+            "ref": f"refs/heads/{branch}",
+            "node_id": node_id("Ref", 0),
+            "url": f"{url}/refs/heads/{branch}",
+            "object": {"type": "commit", "sha": sha, "url": f"{url}/commits/{sha}"},
         }
 
     def comment(self, repository: Repository, item: Item, comment: Comment) -> Json:

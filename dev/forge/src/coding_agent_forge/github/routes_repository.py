@@ -39,6 +39,13 @@ class NewLabel(BaseModel):
     description: str = ""
 
 
+class NewReference(BaseModel):
+    """Body of `POST git/refs`."""
+
+    ref: str
+    sha: str
+
+
 @router.get("/meta")
 async def meta() -> dict[str, Any]:
     """Addresses that webhooks come from: here, this machine alone."""
@@ -80,6 +87,24 @@ async def get_branch(branch: str, repository: InRepository, render: Render) -> d
     if sha is None:
         raise HttpError(404, "Branch not found")
     return render.branch(repository, branch, await asyncio.to_thread(git.commit_facts, repository.path, sha))
+
+
+@router.post("/repos/{owner}/{repo}/git/refs", status_code=201)
+async def create_reference(
+    new: NewReference, repository: InRepository, render: Render, sandbox: SandboxOf, user: Actor
+) -> dict[str, Any]:
+    """Make a branch at a commit; 422 when there is one of this name."""
+    needs_write(repository, user)
+    kind, _, branch = new.ref.partition("refs/heads/")
+    if kind or not branch:
+        raise HttpError(422, "Reference name must start with 'refs/heads/'.")
+    if await asyncio.to_thread(git.branch_sha, repository.path, branch) is not None:
+        raise HttpError(422, "Reference already exists")
+    if not await asyncio.to_thread(git.has_commit, repository.path, new.sha):
+        raise HttpError(422, "Object does not exist")
+    await asyncio.to_thread(git.set_branch, repository.path, branch, new.sha)
+    await sandbox.push(repository, user, branch, "0" * 40, new.sha)
+    return render.reference(repository, branch, new.sha)
 
 
 @router.get("/repos/{owner}/{repo}/activity")

@@ -29,6 +29,7 @@ METHODS = {name for name in vars(Forge) if not name.startswith("_")} - {
     "host",
     "aclose",
     "app_source",
+    "signed_commits",  # tests/integration/core_forge/test_commits.py
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.settings.attempt_settings import Signing
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Backend, Settings
 from coding_agent_core.settings.operator import Operator
@@ -229,7 +230,28 @@ budgets:
     assert str(budgets.of("github.com", "octo/other")) == "20.00 USD"
 
 
+GITHUB_SIGNS = "commits: {sign: github}"
 USD = "{amount: 5, currency: USD}"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("consumer: {commits: {sign: gitlab}}", r"line 1: consumer\.commits\.sign.*'key' or 'github'"),
+        (f"consumer: {{{GITHUB_SIGNS}}}\ngitlab: {{personal_access_token: x}}", "signs no commits on gitlab"),
+        (f"consumer: {{{GITHUB_SIGNS}}}\ntask_source: gitea", "signs no commits on gitea"),
+        ("consumer: {commits: {sign: github, name: A, signing_key: k}}", "remove it, or use `sign: key`"),
+        (f"consumer: {{{GITHUB_SIGNS}}}\nrounds: {{enabled: true}}", r"set rounds\.conflict_rounds to 0"),
+    ],
+)
+def test_commits_that_github_cannot_sign_are_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=rf"config\.yaml.*{sentence}"):
+        load_settings(write(tmp_path, text), {})
+
+
+def test_github_signs_with_rounds_that_resolve_no_conflicts(tmp_path: Path) -> None:
+    text = f"consumer: {{{GITHUB_SIGNS}}}\nrounds: {{enabled: true, conflict_rounds: 0}}"
+    assert load_settings(write(tmp_path, text), {}).consumer.commits.sign is Signing.GITHUB
 
 
 @pytest.mark.parametrize(

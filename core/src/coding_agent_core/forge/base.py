@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field
 
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError, SettingsError
 from coding_agent_core.forge.calls import GHOST, Author, Call, Repeat, ResponseModel, Text, User
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.forge.signed_commits import SignedCommits
 from coding_agent_core.forge.values import (
     BranchFacts,
     Change,
@@ -346,6 +347,17 @@ class Forge(ABC):
         Raises:
             ForgeNotFoundError: there is no such repository, or our account cannot see it.
         """
+
+    def signed_commits(self, repository: str) -> SignedCommits:
+        """Return what makes commits in a repository that the forge signs itself.
+
+        Raises:
+            SettingsError: this platform signs no commits.
+        """
+        raise SettingsError(
+            f"{self.host} signs no commits: set `consumer.commits.sign` to `key`, with `signing_key` if they "
+            "must be signed"
+        )
 
     @property
     def host(self) -> str:

@@ -61,8 +61,22 @@ class WorkspaceSettings(Section):
     """Maximum number of characters of one command's output that the model sees, from its start and end."""
 
 
+class Signing(StrEnum):
+    """Who signs the commits."""
+
+    KEY = "key"
+    """The agent, if it has a `signing_key`."""
+    GITHUB = "github"
+    """GitHub. The agent does not push, but asks GitHub to make the commits."""
+
+
 class Commits(Section):
     """Author and signature of the commits."""
+
+    sign: Signing = Signing.KEY
+    """Who signs the commits: `key` is the agent with its `signing_key`, if there is one. `github` is GitHub,
+    which makes the commits in the name of the token's account and shows them as verified. Then a change
+    cannot contain executable files, links or merges (docs/decisions/0034)."""
 
     name: str = ""
     """Name of the author; empty: the name of the forge's account."""
@@ -72,6 +86,16 @@ class Commits(Section):
     signing_key: Path | None = None
     """File with an SSH private key without a passphrase, as `ssh-keygen -t ed25519` writes it. Commits are
     signed with this key, and the forge's account must know its public key. `None`: commits are not signed."""
+
+    @model_validator(mode="after")
+    def _has_one_signer(self) -> Commits:
+        given = [name for name in ("name", "email", "signing_key") if getattr(self, name)]
+        if self.sign is Signing.GITHUB and given:
+            raise ValueError(
+                f"{', '.join(given)} cannot be combined with `sign: github`, where author and signature are "
+                "GitHub's decision: remove it, or use `sign: key`"
+            )
+        return self
 
 
 class Consumer(Section):

@@ -18,6 +18,7 @@ from coding_agent_core.settings.attempt_settings import (
     Egress,
     McpServer,
     RepositoryEnvironment,
+    Signing,
     UserConfigApi,
 )
 from coding_agent_core.settings.forges import ForgeSettings, Labels, forge_sections
@@ -232,6 +233,24 @@ class Settings(ForgeSections):
                         f"{setting}: {name} speaks only the format of {vendor}, and llm.provider "
                         f"{self.llm.provider} does not; set llm.provider to {vendor}, or another runner"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _github_can_sign(self) -> Settings:
+        if self.consumer.commits.sign is not Signing.GITHUB:
+            return self
+        connected = {platform for platform in Platform if self.forge(platform).connectable}
+        others = sorted((connected | {self.task_source}) - {Platform.GITHUB})
+        if others:
+            raise ValueError(
+                f"consumer.commits.sign: github signs no commits on {' and '.join(others)}, which is "
+                "configured here, too: use `key`, or a separate installation for GitHub"
+            )
+        if self.rounds.enabled and self.rounds.conflict_rounds:
+            raise ValueError(
+                "consumer.commits.sign: github cannot sign the merge with which a round resolves a conflict: "
+                "set rounds.conflict_rounds to 0, or use `key`"
+            )
         return self
 
     @property

@@ -19,6 +19,7 @@ from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, CommentAnswe
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.github.changes import Earlier, GitHubChanges
+from coding_agent_core.forge.github.commits import GitHubCommits
 from coding_agent_core.forge.github.discussion import GitHubDiscussion
 from coding_agent_core.forge.github.facts import MEMBERS
 from coding_agent_core.forge.github.redelivery import GitHubHooks, RedeliveryRound
@@ -223,6 +224,9 @@ class GitHubForge(Forge):
             protected = False
         origins = frozenset(name.lower() for name in (found.parent, found.root) if name)
         return BranchFacts(found.default_branch, protected, origins)
+
+    def signed_commits(self, repository: str) -> GitHubCommits:
+        return GitHubCommits(self.client, repository)
 
     async def comments(self, item: Item) -> list[Comment]:
         # GitHub can only list the oldest first. We read one page more than the limit, because the last page

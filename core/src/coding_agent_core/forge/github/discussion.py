@@ -134,7 +134,7 @@ def graphql_error(errors: Sequence[GraphqlError], what: str) -> ForgeError:
     types = {error.type for error in errors}
     if "NOT_FOUND" in types:
         return ForgeNotFoundError(message)
-    if types & {"FORBIDDEN", "INSUFFICIENT_SCOPES"}:
+    if types & {"FORBIDDEN", "INSUFFICIENT_SCOPES", "UNPROCESSABLE"}:
         return ForgeRefusedError(message)
     return ForgeUnavailableError(message)
 

@@ -44,6 +44,7 @@ from coding_agent_core.retry import (
     run_until,
     while_unavailable,
 )
+from coding_agent_core.settings.attempt_settings import Signing
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName, TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
@@ -64,6 +65,7 @@ from coding_agent_consumer.background import (
 )
 from coding_agent_consumer.brief import Agent, Brief, Image, Step
 from coding_agent_consumer.commits import InvalidPatchError, co_author, commit_author
+from coding_agent_consumer.forge_commits import NOTE
 from coding_agent_consumer.forge_tasks import Approval, ForgeTask, PushTarget, approval_of, person_refusal
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
@@ -203,6 +205,10 @@ class Attempt:
     def _request(self) -> TaskRequest:
         return self.given.task.request
 
+    @property
+    def _forge_signs(self) -> bool:
+        return self.settings.consumer.commits.sign is Signing.GITHUB
+
     async def run(self) -> Outcome:
         """Run the attempt to its end. This raises only if it is cancelled from outside."""
         timeout = self.given.timeout_seconds
@@ -337,7 +343,8 @@ class Attempt:
                 scrub = scrub_for(settings)
                 notes = await run_until(lambda: set_up(workspace, file, self._deadline, scrub), self.stop)
                 commands = settings.verify.commands_of(file)
-                brief = replace(brief, prompt=brief.prompt + notes + note_about(commands))
+                notes += note_about(commands) + (NOTE if self._forge_signs else "")
+                brief = replace(brief, prompt=brief.prompt + notes)
                 worked = self._worked = await self._work(
                     settings, task, brief, workspace, publisher, commands=commands
                 )
@@ -379,6 +386,7 @@ class Attempt:
             branch=target.branch,
             permit=permit,
             mirror=self.mirror,
+            commits=task.forge.signed_commits(target.repository) if self._forge_signs else None,
         )
         self._cloned = repository.start_point
         continuing = " (continuing)" if repository.resumed else ""

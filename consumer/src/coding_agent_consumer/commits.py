@@ -7,6 +7,7 @@ import logging
 import re
 import string
 import zlib
+from typing import NamedTuple
 
 from coding_agent_core.errors import CodingAgentError, ForgeRefusedError
 from coding_agent_core.forge.base import Forge
@@ -164,13 +165,29 @@ def _is_dot_git(part: str) -> bool:
     return plain in (".git", "git~1")
 
 
-def parse_changes(raw: bytes) -> list[tuple[str, str]]:
-    """Return the path and new mode of each changed file, from `git diff-tree -r -z --raw --no-renames`."""
+class ChangedFile(NamedTuple):
+    """A file that differs between two trees.
+
+    Attributes:
+        mode: the file's new mode, as git writes it; `000000` if the file is removed.
+        old_mode: the mode before; `000000` if the file is new.
+        id: the id of the new content.
+    """
+
+    path: str
+    mode: str
+    old_mode: str
+    id: str
+
+
+def parse_changes(raw: bytes) -> list[ChangedFile]:
+    """Return the changed files from the output of `git diff-tree -r -z --raw --no-renames`."""
     fields = raw.split(b"\0")
-    return [
-        (path.decode("utf-8", "surrogateescape"), head.decode("ascii").split(" ")[1])
-        for head, path in zip(fields[::2], fields[1::2], strict=False)
-    ]
+    found: list[ChangedFile] = []
+    for head, path in zip(fields[::2], fields[1::2], strict=False):
+        old_mode, mode, _, id_, _ = head.decode("ascii").removeprefix(":").split(" ")
+        found.append(ChangedFile(path.decode("utf-8", "surrogateescape"), mode, old_mode, id_))
+    return found
 
 
 def commit_message(

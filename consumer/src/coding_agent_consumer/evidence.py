@@ -132,7 +132,7 @@ async def _cloned(settings: Settings, given: VerifyInput, forge: Forge, folder: 
         branch=branch,
         permit=_no_push,
     )
-    if not repository.resumed or not await repository.contains(given.commit):
+    if not repository.exists or not await repository.contains(given.commit):
         return CloneResult(commit=given.commit, problem="The branch no longer contains the commit.")
     project = await project_commit(forge, details, repository, prefix)
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeNotFoundError, SettingsError
+from coding_agent_core.forge.signed_commits import SignedCommits
 from coding_agent_core.forge.values import CommitIdentity
 from coding_agent_core.reporting import is_branch_name
 from coding_agent_core.retry import Deadline, while_unavailable
@@ -30,6 +31,7 @@ from coding_agent_consumer.commits import (
     require_bounded,
     why_refused,
 )
+from coding_agent_consumer.forge_commits import ForgeCommits
 from coding_agent_consumer.git import Credentials, Git, GitFailedError, RemoteMovedError
 from coding_agent_consumer.mirror import FETCH, Mirror, fetch
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError
@@ -73,7 +75,8 @@ class BareClone:
         base: the newest commit of the branch that the work starts from.
         branch: the work branch.
         start_point: the commit that the workspace starts from and that its patches are relative to.
-        resumed: whether the work branch was on the forge already; the start point is then its tip.
+        exists: whether the forge had the work branch already; the start point is then its tip.
+        resumed: whether that branch has work that the base does not have.
         tip: the newest commit of the work branch in this clone.
         pushed: the newest commit of the work branch that was pushed; the start point until the first push.
         lease: the commit that the branch on the forge must still have at each push; `None` if a push must
@@ -89,13 +92,24 @@ class BareClone:
     """
 
     def __init__(
-        self, git: Git, permit: Permit, base: str, branch: str, *, start_point: str, resumed: bool
+        self,
+        git: Git,
+        permit: Permit,
+        base: str,
+        branch: str,
+        *,
+        start_point: str,
+        exists: bool,
+        resumed: bool,
+        forge_commits: ForgeCommits | None,
     ) -> None:
         self._git = git
         self._permit = permit
+        self._forge_commits = forge_commits
         self.base = base
         self.branch = branch
         self.start_point = start_point
+        self.exists = exists
         self.resumed = resumed
         self.tip = start_point
         self.pushed = start_point
@@ -113,6 +127,7 @@ class BareClone:
         branch: str,
         permit: Permit,
         mirror: Mirror | None = None,
+        commits: SignedCommits | None = None,
     ) -> BareClone:
         """Clone the base branch and, if the forge has it, the work branch. This can be repeated.
 
@@ -122,6 +137,7 @@ class BareClone:
             branch: the work branch, which may be the base itself.
             permit: called before each push.
             mirror: the mirror of the repository, if there is a cache.
+            commits: makes the commits on the forge, which signs them; `None`: they are pushed.
 
         Raises:
             ForgeNotFoundError: there is no such repository, or it has no such base branch.
@@ -141,14 +157,26 @@ class BareClone:
         wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
         await fetch(git, wanted, mirror)
         # What was fetched counts, not what was listed: a branch may have moved in between.
-        resumed = f"refs/heads/{branch}" in tips
+        exists = f"refs/heads/{branch}" in tips
         start = base_commit = await _commit_of(git, f"refs/remotes/origin/{base}")
-        if resumed:
+        if exists:
             start = await _commit_of(git, f"refs/remotes/origin/{branch}")
+        # An attempt that was killed between the branch and its first commit leaves a branch without work.
+        resumed = exists and (branch == base or not await _contains(git, base_commit, start))
         await git.local("update-ref", f"refs/heads/{branch}", start)
         if mirror is not None and base != branch:  # the branches of changes come and go
             await mirror.update(git, base)
-        return BareClone(git, permit, base_commit, branch, start_point=start, resumed=resumed)
+        made = ForgeCommits(git, commits, branch, exists, start) if commits is not None else None
+        return BareClone(
+            git,
+            permit,
+            base_commit,
+            branch,
+            start_point=start,
+            exists=exists,
+            resumed=resumed,
+            forge_commits=made,
+        )
 
     async def fetch(self, credentials: Credentials, branch: str) -> str:
         """Fetch a branch of this repository, or of the one that it is a fork of; return its newest commit.
@@ -188,11 +216,7 @@ class BareClone:
 
     async def contains(self, commit: str) -> bool:
         """Whether the work branch contains a commit, or is at it."""
-        try:
-            await self._git.local("merge-base", "--is-ancestor", commit, self.start_point)
-        except GitFailedError:
-            return False
-        return True
+        return await _contains(self._git, self.start_point, commit)
 
     async def merge_base(self, commit: str, other: str) -> str | None:
         """Return the newest commit that two commits have in common; `None` if there is none."""
@@ -213,7 +237,13 @@ class BareClone:
 
         Raises:
             GitFailedError: git cannot merge, e.g. because the branches have no common commit.
+            InvalidPatchError: the forge makes the commits, and it makes no merges.
         """
+        if self._forge_commits is not None:
+            raise InvalidPatchError(
+                "GitHub signs the commits (`consumer.commits.sign: github`), and it signs no merge that "
+                "resolves a conflict. Merge the base branch yourself, or set `sign: key`."
+            )
         found = await self._git.local(
             *("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", self.tip, other),
             memory=_GIT_MEMORY,
@@ -249,13 +279,15 @@ class BareClone:
         if self._merging is None and tree == await self._tree_of(self.tip):
             return None
         raw = await self._git.local("diff-tree", "-r", "-z", "--raw", "--no-renames", self.start_point, tree)
-        for path, mode in parse_changes(raw):
-            reason = why_refused(path, mode)
+        for changed in parse_changes(raw):
+            reason = why_refused(changed.path, changed.mode)
             if reason:
                 raise InvalidPatchError(f"The change cannot be committed: {reason}.")
         if unresolved := await self._unresolved(tree):
             files = one_line(", ".join(unresolved), 500)
             raise InvalidPatchError(f"These files are still in conflict: {files}.")
+        if self._forge_commits is not None:
+            await self._forge_commits.check(tree)
         parents = (self.tip,) if self._merging is None else (self.tip, self._merging)
         commit = await self._commit_tree(tree, message, author, parents=parents)
         if signer is not None:
@@ -331,6 +363,8 @@ class BareClone:
     async def push(self) -> None:
         """Push the work branch, never by force. Nothing else pushes to a forge.
 
+        With `commits` of `clone`, the forge makes the commit, and `tip` becomes the commit that it made.
+
         If git reports an error, the branch's commit on the forge decides whether the push succeeded:
 
         1. A push succeeds, but its answer is lost.
@@ -340,9 +374,20 @@ class BareClone:
         Raises:
             As `Permit`, and as `Git.remote`. After `RemoteMovedError`, nothing was overwritten.
         """
-        tip = self.tip
-        await self._permit(self.branch)
         reference = f"refs/heads/{self.branch}"
+        if self._forge_commits is not None:
+            tip = await self._forge_commits.push(self.tip, lambda: self._permit(self.branch))
+            await self._git.local("update-ref", reference, tip, self.tip)
+            self.tip = tip
+        else:
+            await self._permit(self.branch)
+            await self._push_by_git(reference)
+        self.pushed = self.tip
+        if self.lease is not None:
+            self.lease = self.tip
+
+    async def _push_by_git(self, reference: str) -> None:
+        tip = self.tip
         command = ["push", "--porcelain", "--no-verify"]
         if self.lease is not None:
             # With a lease, git alone would also replace commits, so that is ruled out first.
@@ -354,9 +399,6 @@ class BareClone:
             if not await self._is_on_the_forge(tip):
                 raise
             _logger.info("The push succeeded although git reports: %s", error)
-        self.pushed = tip
-        if self.lease is not None:
-            self.lease = tip
 
     async def _is_on_the_forge(self, commit: str) -> bool:
         """Whether the forge shows the work branch at this commit; `False` if that cannot be read."""
@@ -380,6 +422,15 @@ class BareClone:
                 return await self._git.local_id("write-tree", env=env)
             except GitFailedError as error:
                 raise InvalidPatchError(f"The workspace's change cannot be applied: {error}") from error
+
+
+async def _contains(git: Git, tip: str, commit: str) -> bool:
+    """Whether a commit is in the history that ends with `tip`."""
+    try:
+        await git.local("merge-base", "--is-ancestor", commit, tip)
+    except GitFailedError:
+        return False
+    return True
 
 
 async def _commit_of(git: Git, reference: str) -> str:

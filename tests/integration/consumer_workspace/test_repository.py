@@ -90,6 +90,16 @@ async def test_a_branch_that_moved_meanwhile_is_not_overwritten(
     assert git(git_server.root / "sample.git", "rev-parse", BRANCH) == theirs.tip
 
 
+async def test_a_branch_without_work_of_its_own_is_not_resumed(git_server: GitServer, tmp_path: Path) -> None:
+    git(git_server.root / "sample.git", "branch", BRANCH, "main")
+    repository = await clone(git_server, tmp_path / "agent")
+    assert (repository.exists, repository.resumed) == (True, False)
+    commit = await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    await repository.push()
+    assert git(git_server.root / "sample.git", "rev-parse", BRANCH) == commit
+    assert (await clone(git_server, tmp_path / "again")).resumed
+
+
 async def conflicting(server: GitServer, folder: Path) -> tuple[BareClone, str, str]:
     """A clone of a work branch that is in conflict with main, and the tips of both."""
     ours = await clone(server, folder / "ours")

@@ -10,6 +10,7 @@ from coding_agent_model.script import Call, Script, Turn
 from coding_agent_model.server import ModelServer
 
 from tests.chart.edge import certificate
+from tests.fixtures.forge import client
 from tests.fixtures.system import (
     BOT,
     BOT_TOKEN,
@@ -119,6 +120,22 @@ def test_the_label_put_on_again_goes_on_in_the_same_change_with_what_people_said
     verify = ("-c", f"gpg.ssh.allowedSignersFile={signers}", "log", "-1", "--format=%G? %GS %an <%ae>")
     assert system.git(*verify, change.head).strip() == "G robots@example.com Robots <robots@example.com>"
     until(lambda: PROCESSING not in system.labels(1), "the labels are swapped")
+
+
+def test_github_makes_and_signs_the_commit_of_the_change(start_system: StartSystem) -> None:
+    system = start_system("github", fixes_the_bug(), consumer={"commits": {"sign": "github"}})
+    port = system.start("--mode", "webhook", GITLAB_PERSONAL_ACCESS_TOKEN="").port()
+    system.forge.add_hook(REPOSITORY, f"http://127.0.0.1:{port}/webhook/github", SECRET)
+    system.put_label(1)
+    system.wait_for_label(1, DONE)
+    [change] = system.changes()
+    with client(system.forge, BOT_TOKEN) as api:
+        commit = api.get(f"/repos/{REPOSITORY}/branches/{change.head}").json()["commit"]["commit"]
+    assert commit["verification"]["verified"]
+    assert (commit["author"]["name"], commit["committer"]["name"]) == ("coding-agent-bot", "GitHub")
+    assert commit["message"].startswith("The bulk discount now starts at the step itself\n")
+    assert "\nCo-authored-by: alice <" in commit["message"]
+    assert system.git("diff", "--name-only", "main", change.head).split() == ["pricing/discount.py"]
 
 
 @pytest.mark.long

@@ -4,7 +4,8 @@ import base64
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.commits import parse_changes, why_refused
+from coding_agent_consumer.commits import ChangedFile, parse_changes, why_refused
+from coding_agent_consumer.forge_commits import why_not_sent
 from coding_agent_consumer.git import RemoteMovedError, classify, git_environment, redact
 from coding_agent_consumer.repository import parse_tips, require_branch_name
 from coding_agent_consumer.workspace.init_containers import CannotCopyError, loaded_loader, needed
@@ -128,9 +129,32 @@ def test_what_a_patch_may_touch(path: str, mode: str, allowed: bool) -> None:
     assert (why_refused(path, mode) is None) is allowed
 
 
+@pytest.mark.parametrize(
+    ("path", "old_mode", "mode", "reason"),
+    [
+        ("a", "000000", "100644", None),
+        ("a", "100644", "100644", None),
+        ("a", "100755", "000000", None),  # removed
+        ("a", "120000", "000000", None),
+        ("a", "000000", "100755", "'a' is an executable file"),
+        ("a", "100755", "100755", "'a' is an executable file"),
+        ("a", "100755", "100644", "'a' was an executable file"),
+        ("a", "000000", "120000", "'a' is a symbolic link"),
+        ("a", "120000", "100644", "'a' was a symbolic link"),
+        ("a", "160000", "100644", "'a' was a submodule"),
+        ("\udcff", "100644", "000000", "the name '\\udcff' is not UTF-8"),
+    ],
+)
+def test_what_github_can_commit_itself(path: str, old_mode: str, mode: str, reason: str | None) -> None:
+    assert why_not_sent(ChangedFile(path, mode, old_mode, "id")) == reason
+
+
 def test_listings_are_read() -> None:
     raw = b":100644 100755 aa bb M\0a b\0:000000 120000 00 cc A\0\xff\0"
-    assert parse_changes(raw) == [("a b", "100755"), ("\udcff", "120000")]
+    assert parse_changes(raw) == [
+        ChangedFile("a b", "100755", "100644", "bb"),
+        ChangedFile("\udcff", "120000", "000000", "cc"),
+    ]
     assert parse_changes(b"") == []
     assert parse_tips(b"aa\trefs/heads/main\nwarning\n") == {"refs/heads/main": "aa"}
 

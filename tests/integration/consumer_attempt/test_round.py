@@ -19,6 +19,7 @@ from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.connect import connect_forge
+from coding_agent_core.forge.github.commits import GitHubCommits
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queue_messages import QueuedTask
@@ -40,6 +41,7 @@ US = "coding-agent-bot"
 BRANCH = "coding-agent/issue-1"
 FILE = "notes.md"
 ROUNDS = {"enabled": True, "review_quiet": 0, "checks_quiet": 0}
+SIGNED = {"commits": {"sign": "github"}}
 both = pytest.mark.parametrize("flavour", ["github", "gitlab"])
 
 
@@ -579,3 +581,30 @@ async def test_a_push_whose_answer_is_lost_is_our_own(
     assert ours.head[:12] in thread.comments[1].body
     assert outcome.round is not None
     assert (outcome.round.end, outcome.round.after) == (RoundEnd.PUSHED, ours.head)
+
+
+async def test_a_commit_that_github_made_is_the_rounds_own(open_ours: OpenOurs) -> None:
+    """The answer is lost, and the branch cannot be read at first. Another attempt finds the commit too."""
+    ours = open_ours("github")
+    thread = ours.thread("Say it in German.")
+    ours.plays(write(FILE, "one\nzwei\nthree\n"), finish("It is `zwei` now."))
+    cause, sections = await ours.look(), {"rounds": ROUNDS | {"conflict_rounds": 0}, "consumer": SIGNED}
+    make_commit = GitHubCommits.append
+
+    async def losing(*arguments: Any) -> None:
+        await make_commit(*arguments)
+        ours.forge.fault(method="GET", path=r"/acme/pricing\.git/info/refs", close="before")
+        raise ForgeUnavailableError("No answer.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GitHubCommits, "append", losing)
+        outcome = await ours.place.run(ours.given(cause), **sections)
+    assert (outcome.reason, outcome.commit) == (Reason.COMPLETED, ours.head), outcome.message
+    assert ours.head in ours.forge.repository(REPOSITORY).signed
+    assert ours.head[:12] in thread.comments[1].body
+    assert outcome.round is not None
+    assert (outcome.round.end, outcome.round.after) == (RoundEnd.PUSHED, ours.head)
+    asked = len(ours.requests)
+    again = await ours.place.run(ours.given(cause), **sections)
+    assert (again.reason, again.commit, len(ours.requests)) == (Reason.COMPLETED, outcome.commit, asked)
+    assert len(thread.comments) == 2

@@ -1,12 +1,13 @@
 """Attempts whose commits GitHub makes and signs (`consumer.commits.sign: github`)."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer import forge_commits
+from coding_agent_consumer import forge_commits, repository
 from coding_agent_consumer.brief import Brief, OnStep, Step
 from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.attempts import Outcome
@@ -53,12 +54,6 @@ def commits(place: AttemptPlace) -> list[str]:
     return place.system.git("log", "--reverse", "--format=%s", f"main..{FIRST}").splitlines()
 
 
-def somebody_pushes(place: AttemptPlace) -> None:
-    git = place.system.git
-    mine = git("commit-tree", "main^{tree}", "-p", FIRST, "-m", "Mine").strip()
-    git("update-ref", f"refs/heads/{FIRST}", mine)
-
-
 async def test_the_app_is_the_author_of_verified_commits(make_place: MakePlace, tmp_path: Path) -> None:
     place = make_place("github", [])
     app = create_app(place.system.forge)
@@ -97,18 +92,25 @@ async def test_the_app_is_the_author_of_verified_commits(make_place: MakePlace, 
     assert (change.head, change.author.login) == (FIRST, "coding-agent[bot]")
 
 
-async def test_a_push_of_a_person_in_between_is_not_overwritten(make_place: MakePlace) -> None:
+@pytest.mark.parametrize("type_", ["", "UNPROCESSABLE"])
+async def test_a_push_of_a_person_in_between_is_not_overwritten(make_place: MakePlace, type_: str) -> None:
+    """Whatever type GitHub gives to its refusal, and even if the branch ends with the files of the work."""
     place = make_place("github", [])
 
     async def work(workspace: Workspace, checkpoint: Callable[[], Awaitable[None]]) -> None:
         await workspace.write_file("a.md", "a\n")
         await checkpoint()
-        somebody_pushes(place)
+        for files in ({"a.md": "mine\n"}, {"a.md": "a\n", "b.md": "b\n"}):
+            await asyncio.to_thread(place.system.forge.push, REPOSITORY, FIRST, files, by="alice")
+        if type_:
+            errors = [{"type": type_, "message": "Pull and try again."}]
+            body = {"data": {"createCommitOnBranch": None}, "errors": errors}
+            place.system.forge.fault(path=MUTATION, status=200, body=body)
         await workspace.write_file("b.md", "b\n")
 
     outcome = await run(place, work)
     assert (outcome.reason, outcome.exit_code) == (Reason.BRANCH_MOVED, 75), outcome.message
-    assert commits(place)[1:] == ["Mine"]
+    assert len(commits(place)) == 3
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,10 @@ async def test_a_lost_answer_makes_no_second_commit(make_place: MakePlace, unrea
     assert outcome.commit == place.system.git("rev-parse", FIRST).strip()
 
 
-async def test_work_after_a_lost_answer_follows_the_commit_that_was_made(make_place: MakePlace) -> None:
+async def test_work_after_a_lost_answer_follows_the_commit_that_was_made(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository, "_CHECKPOINT_PATIENCE", 0.1)
     place = make_place("github", [])
 
     async def work(workspace: Workspace, checkpoint: Callable[[], Awaitable[None]]) -> None:

@@ -166,7 +166,7 @@ class BareClone:
         await git.local("update-ref", f"refs/heads/{branch}", start)
         if mirror is not None and base != branch:  # the branches of changes come and go
             await mirror.update(git, base)
-        made = ForgeCommits(git, commits, branch, exists, start) if commits is not None else None
+        forge_commits = None if commits is None else ForgeCommits(git, commits, branch, exists, start)
         return BareClone(
             git,
             permit,
@@ -175,7 +175,7 @@ class BareClone:
             start_point=start,
             exists=exists,
             resumed=resumed,
-            forge_commits=made,
+            forge_commits=forge_commits,
         )
 
     async def fetch(self, credentials: Credentials, branch: str) -> str:

@@ -588,7 +588,8 @@ async def test_a_commit_that_github_made_is_the_rounds_own(open_ours: OpenOurs) 
     ours = open_ours("github")
     thread = ours.thread("Say it in German.")
     ours.plays(write(FILE, "one\nzwei\nthree\n"), finish("It is `zwei` now."))
-    cause, sections = await ours.look(), {"rounds": ROUNDS | {"conflict_rounds": 0}, "consumer": SIGNED}
+    cause = await ours.look()
+    sections: dict[str, Any] = {"rounds": ROUNDS | {"conflict_rounds": 0}, "consumer": SIGNED}
     make_commit = GitHubCommits.append
 
     async def losing(*arguments: Any) -> None:

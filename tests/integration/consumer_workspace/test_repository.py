@@ -17,6 +17,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     SettingsError,
 )
+from coding_agent_core.forge.signed_commits import FileChanges
 from coding_agent_core.forge.values import CloneSource, CommitIdentity
 
 from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, permitted, serve
@@ -113,6 +114,30 @@ async def conflicting(server: GitServer, folder: Path) -> tuple[BareClone, str, 
     assert base is not None
     repository = await clone(server, folder / "again")
     return repository, ours.tip, base
+
+
+class NoCommits:
+    """A forge that is asked for nothing."""
+
+    async def create_branch(self, branch: str, commit: str) -> None:
+        raise AssertionError
+
+    async def append(self, branch: str, expected: str, message: str, changes: FileChanges) -> None:
+        raise AssertionError
+
+
+async def test_a_merge_is_refused_if_the_forge_makes_the_commits(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    repository = await BareClone.clone(
+        *(git_server.credentials(), tmp_path / "agent"),
+        base="main",
+        branch=BRANCH,
+        permit=permitted,
+        commits=NoCommits(),
+    )
+    with pytest.raises(InvalidPatchError, match="it signs no merge"):
+        await repository.merge(repository.base, "Merge main\n", AUTHOR)
 
 
 async def test_a_conflict_is_merged_with_both_parents_and_only_without_markers(

@@ -16,8 +16,8 @@ from coding_agent_consumer.attempt import outcome_of_error
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError, TokenMissingError
 from coding_agent_core.forge.github.app import AppProblem, AppRefusedError, Purpose
 from coding_agent_core.forge.github.app_tokens import AppTokens, connect_app
-from coding_agent_core.forge.service_token import ServiceTokens
-from coding_agent_core.forge.token_credential import TokenCredential, signed
+from coding_agent_core.forge.github.service_token import ServiceTokens
+from coding_agent_core.forge.github.token_credential import TokenCredential, signed
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Clock, RetryPolicy
 from coding_agent_forge import ForgeServer

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 from coding_agent_core.forge.github.app import Purpose
-from coding_agent_core.forge.token_credential import TokenCredential, signed
+from coding_agent_core.forge.github.token_credential import TokenCredential, signed
 from coding_agent_forge import ForgeServer
 
 from tests.fixtures.accounts import until_may

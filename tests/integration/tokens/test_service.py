@@ -9,9 +9,9 @@ import httpx
 import pytest
 from coding_agent_core.errors import CodingAgentError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.service_token import TOKEN_PATH, ServiceTokens
+from coding_agent_core.forge.github.token_credential import TokenCredential, signed
 from coding_agent_core.forge.issued_tokens import issued_tokens
-from coding_agent_core.forge.service_token import TOKEN_PATH, ServiceTokens
-from coding_agent_core.forge.token_credential import TokenCredential, signed
 from coding_agent_core.retry import Clock
 from coding_agent_forge import ForgeServer
 from coding_agent_tokens.callers import AUDIENCE

@@ -9,9 +9,9 @@ import jwt
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.service_token import ServiceTokens
+from coding_agent_core.forge.github.token_credential import TokenCredential, read_credential, signed
 from coding_agent_core.forge.issued_tokens import issued_tokens
-from coding_agent_core.forge.service_token import ServiceTokens
-from coding_agent_core.forge.token_credential import TokenCredential, read_credential, signed
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.section import Secrets, SecretSettings
 from pydantic import SecretStr

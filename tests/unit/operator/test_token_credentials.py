@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.github.app import Purpose
-from coding_agent_core.forge.token_credential import CREDENTIAL_VARIABLE, TokenCredential, read_credential
+from coding_agent_core.forge.github.token_credential import (
+    CREDENTIAL_VARIABLE,
+    TokenCredential,
+    read_credential,
+)
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.model import Settings

@@ -12,8 +12,8 @@ from coding_agent_core.errors import CodingAgentError, ForgeUnavailableError, To
 from coding_agent_core.forge.calls import User
 from coding_agent_core.forge.github.app import Purpose
 from coding_agent_core.forge.github.app_tokens import AppToken
-from coding_agent_core.forge.service_token import ACCOUNT_PATH, TOKEN_PATH
-from coding_agent_core.forge.token_credential import read_credential
+from coding_agent_core.forge.github.service_token import ACCOUNT_PATH, TOKEN_PATH
+from coding_agent_core.forge.github.token_credential import read_credential
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.section import Secrets
 from fastapi import FastAPI, Header, Request

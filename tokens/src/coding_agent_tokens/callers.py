@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coding_agent_core.forge.github.app import Purpose
-from coding_agent_core.forge.token_credential import TokenCredential
+from coding_agent_core.forge.github.token_credential import TokenCredential
 
 AUDIENCE = "coding-agent-tokens"
 """The audience of the ServiceAccount tokens that programs send. A token for the API server has another."""

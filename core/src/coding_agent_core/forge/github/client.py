@@ -24,9 +24,9 @@ from coding_agent_core.forge.github.discussion import GitHubDiscussion
 from coding_agent_core.forge.github.facts import MEMBERS
 from coding_agent_core.forge.github.redelivery import GitHubHooks, RedeliveryRound
 from coding_agent_core.forge.github.revisions import GitHubRevisions
+from coding_agent_core.forge.github.service_token import MISSING, ServiceTokens
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.http import TokenSource
-from coding_agent_core.forge.service_token import MISSING, ServiceTokens
 from coding_agent_core.forge.values import (
     BranchFacts,
     Change,

@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from coding_agent_core.errors import ForgeUnavailableError
 
 _logger = logging.getLogger("coding_agent.waiting")
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 
@@ -251,6 +252,40 @@ async def run_until(
     if stop.is_set():
         raise StoppedError
     raise TimeoutError
+
+
+class Shared(Generic[_K, _T]):
+    """Work that all callers with the same key share while it is under way.
+
+    Example:
+        tokens: Shared[str, str] = Shared()
+        token = await tokens.run("acme/pricing", request_token)
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[_K, asyncio.Future[_T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._running
+
+    async def run(self, key: _K, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Return the result of the work that is under way for the key, or start it.
+
+        If a caller is cancelled, the work goes on, because others may wait for it. All get its error.
+        """
+        running = self._running.get(key)
+        if running is None:
+            running = self._running[key] = asyncio.ensure_future(work())
+            running.add_done_callback(lambda done: self._ended(key, done))
+        return await asyncio.shield(running)
+
+    def _ended(self, key: _K, done: asyncio.Future[_T]) -> None:
+        del self._running[key]
+        if not done.cancelled():
+            done.exception()  # if nobody retrieves the exception, asyncio reports it
 
 
 async def pause_until(stop: asyncio.Event, seconds: float) -> None:

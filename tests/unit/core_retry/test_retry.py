@@ -7,7 +7,15 @@ from contextlib import suppress
 
 import pytest
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.retry import Clock, RetryPolicy, StoppedError, asked_wait, run_until, while_unavailable
+from coding_agent_core.retry import (
+    Clock,
+    RetryPolicy,
+    Shared,
+    StoppedError,
+    asked_wait,
+    run_until,
+    while_unavailable,
+)
 
 
 class Endless:
@@ -170,3 +178,38 @@ async def test_what_waiting_cannot_help_is_raised_at_once(error: Exception, with
     with pytest.raises(type(error)):
         await waited(forge, within=within)
     assert forge.calls == 1
+
+
+async def test_callers_with_the_same_key_share_work_also_if_one_of_them_leaves() -> None:
+    shared: Shared[str, str] = Shared()
+    action, other = Endless(), Endless()
+    first, second = (asyncio.create_task(shared.run("a", action)) for _ in range(2))
+    third = asyncio.create_task(shared.run("b", other))
+    await action.begun.wait()
+    await other.begun.wait()
+    assert len(shared) == 2
+    first.cancel()
+    with suppress(asyncio.CancelledError):
+        await first
+    action.release.set()
+    assert await second == "done"
+    assert ("a" in shared, "b" in shared) == (False, True)
+    other.release.set()
+    assert await third == "done"
+
+
+async def test_shared_work_fails_for_all_and_starts_again_for_the_next() -> None:
+    shared: Shared[str, str] = Shared()
+
+    async def fail() -> str:
+        await asyncio.sleep(0)
+        raise ForgeUnavailableError("down")
+
+    found = await asyncio.gather(*(shared.run("a", fail) for _ in range(3)), return_exceptions=True)
+    assert [str(error) for error in found] == ["down"] * 3
+    assert found[0] is found[1]
+
+    async def succeed() -> str:
+        return "up"
+
+    assert await shared.run("a", succeed) == "up"

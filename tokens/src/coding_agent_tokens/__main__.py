@@ -33,6 +33,7 @@ from coding_agent_core.settings.section import Secrets
 from coding_agent_core.telemetry import configure
 
 from coding_agent_tokens.app import Identification, token_app
+from coding_agent_tokens.reviews import Reviews
 
 _logger = logging.getLogger("coding_agent.tokens")
 _REVIEW_TIMEOUT = 10.0
@@ -66,7 +67,9 @@ async def serve(settings: Settings, accounts: Mapping[str, Purpose], host: str, 
     async def review(request: dict[str, Any]) -> Mapping[str, Any]:
         return await server.request("POST", _REVIEWS, body=request)
 
-    identification = Identification(github.host, Secrets(app.service.key), accounts, review, Clock())
+    clock = Clock()
+    reviews = Reviews(accounts, review, clock)
+    identification = Identification(github.host, Secrets(app.service.key), reviews, clock)
     config = uvicorn.Config(
         token_app(tokens, identification),
         host=host,

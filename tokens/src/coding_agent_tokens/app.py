@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from coding_agent_core.errors import CodingAgentError, ForgeUnavailableError, TokenMissingError
 from coding_agent_core.forge.calls import User
@@ -16,11 +16,12 @@ from coding_agent_core.forge.github.service_token import ACCOUNT_PATH, TOKEN_PAT
 from coding_agent_core.forge.github.token_credential import read_credential
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.section import Secrets
-from fastapi import FastAPI, Header, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from coding_agent_tokens.callers import Caller, attempt_of, program_of, review_request
+from coding_agent_tokens.callers import Caller, attempt_of
+from coding_agent_tokens.reviews import Reviews, ReviewsLimitedError
 
 _logger = logging.getLogger("coding_agent.tokens")
 _RETRY_AFTER = 10
@@ -28,9 +29,6 @@ _RETRY_AFTER = 10
 _LONGEST_CREDENTIAL = 16_384
 _LARGEST_BODY = 4096
 """Bytes. A repository has at most 200 characters."""
-
-Review = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
-"""Creates a TokenReview and returns the API server's answer."""
 
 
 class TokenGiver(Protocol):
@@ -48,28 +46,29 @@ class Identification:
     Attributes:
         host: the web host of the forge whose App this is.
         keys: the key for attempts' credentials; during a rotation, also the old one.
-        programs: the purpose of each program, by its ServiceAccount's user name.
     """
 
     host: str
     keys: Secrets
-    programs: Mapping[str, Purpose]
-    review: Review = field(repr=False)
+    reviews: Reviews
     clock: Clock
 
-    async def caller(self, authorization: str) -> Caller | None:
-        """Return who sends this header; `None` if nobody who may have tokens.
+    async def caller(self, request: Request) -> Caller | None:
+        """Return who sends a request; `None` if nobody who may have tokens.
 
         Raises:
+            ReviewsLimitedError: the API server was asked too often.
             CodingAgentError: the API server cannot be asked.
         """
+        authorization = request.headers.get("authorization", "")
         scheme, _, given = authorization.partition(" ")
         if scheme.lower() != "bearer" or not given or len(given) > _LONGEST_CREDENTIAL:
             return None
         credential = read_credential(given, self.keys.current(), self.clock.now())
         if credential is not None:
             return attempt_of(credential, self.host)
-        return program_of(await self.review(review_request(given)), self.programs)
+        address = "" if request.client is None else request.client.host
+        return await self.reviews.program(given, address)
 
 
 class _Wanted(BaseModel):
@@ -87,7 +86,7 @@ def token_app(tokens: TokenGiver, identification: Identification) -> FastAPI:
         return JSONResponse({"status": "healthy"})
 
     @app.post(TOKEN_PATH)
-    async def token(request: Request, authorization: Annotated[str, Header()] = "") -> JSONResponse:
+    async def token(request: Request) -> JSONResponse:
         async def answer(caller: Caller) -> JSONResponse:
             # A parameter of the endpoint would be read without a limit, and before it is known who asks.
             body = await _read(request)
@@ -106,14 +105,14 @@ def token_app(tokens: TokenGiver, identification: Identification) -> FastAPI:
             shown = {"token": given.token, "expires_in": given.expires_in}
             return JSONResponse(shown, headers={"Cache-Control": "no-store"})
 
-        return await _answered(identification, authorization, answer)
+        return await _answered(identification, request, answer)
 
     @app.get(ACCOUNT_PATH)
-    async def account(authorization: Annotated[str, Header()] = "") -> JSONResponse:
+    async def account(request: Request) -> JSONResponse:
         async def answer(_: Caller) -> JSONResponse:
             return JSONResponse((await tokens.account()).model_dump())
 
-        return await _answered(identification, authorization, answer)
+        return await _answered(identification, request, answer)
 
     return app
 
@@ -129,11 +128,13 @@ async def _read(request: Request) -> bytes | None:
 
 
 async def _answered(
-    identification: Identification, authorization: str, answer: Callable[[Caller], Awaitable[JSONResponse]]
+    identification: Identification, request: Request, answer: Callable[[Caller], Awaitable[JSONResponse]]
 ) -> JSONResponse:
     """Find out who asks, and return the answer for them, or why there is none."""
     try:
-        caller = await identification.caller(authorization)
+        caller = await identification.caller(request)
+    except ReviewsLimitedError as error:  # not logged, because strangers decide how often this happens
+        return _answer(error.status, str(error), **{"Retry-After": str(math.ceil(error.retry_after))})
     except CodingAgentError as error:
         _logger.warning("Cannot find out who asks for a token: %s", error)
         return _unavailable("The token service cannot find out who asks.", None)

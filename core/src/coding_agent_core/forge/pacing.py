@@ -71,6 +71,9 @@ class Bucket:
     def take(self, now: float) -> None:
         self.level, self.at = self._level(now) - 1.0, now
 
+    def is_full(self, now: float) -> bool:
+        return self._level(now) >= self.capacity
+
     def _level(self, now: float) -> float:
         if self.at is None:
             return self.capacity

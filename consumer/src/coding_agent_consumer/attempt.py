@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -380,7 +381,7 @@ class Attempt:
 
     async def _clone(self, task: ForgeTask, target: PushTarget, permit: Permit, folder: Path) -> BareClone:
         repository = await BareClone.clone(
-            lambda: task.forge.clone_source(target.repository),
+            partial(task.forge.clone_source, target.repository),
             folder / "clone.git",
             base=target.base,
             branch=target.branch,

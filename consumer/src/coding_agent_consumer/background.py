@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from coding_agent_core.environment import (
     ENVIRONMENT_FILE,
@@ -224,7 +225,7 @@ async def project_commit(
     branch = project_branch(base, await forge.branch_facts(source, base), prefix)
     if branch is None:
         raise ForgeNotFoundError(f"{source} has no default branch.")
-    return ProjectCommit(branch, await repository.fetch(lambda: forge.clone_source(source), branch))
+    return ProjectCommit(branch, await repository.fetch(partial(forge.clone_source, source), branch))
 
 
 @dataclass(frozen=True)

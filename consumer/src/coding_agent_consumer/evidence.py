@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ async def _cloned(settings: Settings, given: VerifyInput, forge: Forge, folder: 
     if details.item.kind is ItemKind.ISSUE and not branch.startswith(prefix):
         return CloneResult(commit=given.commit, problem=f"The branch does not start with {prefix!r}.")
     repository = await BareClone.clone(
-        lambda: forge.clone_source(repository_name),
+        partial(forge.clone_source, repository_name),
         folder / "clone.git",
         base=branch if given.item.kind is ItemKind.CHANGE else details.base_branch,
         branch=branch,
@@ -145,7 +146,7 @@ async def _cloned(settings: Settings, given: VerifyInput, forge: Forge, folder: 
     commit = given.commit
     if given.side is Side.BASE:
         source = details.item.repository
-        tip = await repository.fetch(lambda: forge.clone_source(source), details.base_branch)
+        tip = await repository.fetch(partial(forge.clone_source, source), details.base_branch)
         base = await repository.merge_base(given.commit, tip)
         if base is None or base == given.commit:
             return CloneResult(

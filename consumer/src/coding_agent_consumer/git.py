@@ -29,9 +29,10 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.values import CloneSource
 
-Credentials = Callable[[], Awaitable[CloneSource]]
+Credentials = Callable[[str], Awaitable[CloneSource]]
 """The repository's address, and the token that is valid now. It is called before each run of git, because a
-token may be replaced while an attempt works."""
+token may be replaced while an attempt works. The argument is a token that the forge did not accept, or empty:
+see `TokenSource.current`."""
 
 _TIMEOUT = 600.0
 """Seconds that one run of git may take."""
@@ -155,11 +156,11 @@ class Git:
             RemoteMovedError: a push was not a fast-forward.
             SettingsError: there is no longer a token.
         """
-        source = await self.credentials()
+        source = await self.credentials("")
         try:
             return await self._remote(source, command, rest)
-        except ForgeRefusedError:
-            now = await self.credentials()
+        except ForgeRefusedError as error:
+            now = await self.credentials(source.token if error.status == 401 else "")
             if now == source:
                 raise
             return await self._remote(now, command, rest)
@@ -175,7 +176,7 @@ class Git:
         if code != 0:
             text = redact(said + "\n" + out[-_MAX_ERROR:].decode("utf-8", "replace"), source)
             with contextlib.suppress(SettingsError, ForgeError):
-                text = redact(text, await self.credentials())
+                text = redact(text, await self.credentials(""))
             raise classify(text, source.url)
         return out
 

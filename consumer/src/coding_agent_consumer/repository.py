@@ -153,7 +153,7 @@ class BareClone:
 
         tips = parse_tips(await git.remote(("ls-remote", "--heads"), *names))
         if names[0] not in tips:
-            raise ForgeNotFoundError(f"{(await credentials()).url} has no branch {base}.")
+            raise ForgeNotFoundError(f"{(await credentials('')).url} has no branch {base}.")
         wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
         await fetch(git, wanted, mirror)
         # What was fetched counts, not what was listed: a branch may have moved in between.

@@ -1,6 +1,8 @@
-"""A token that is replaced while an attempt works, as a GitHub App's is every hour: the work is delivered."""
+"""A token that ends while an attempt works, as a GitHub App's does every hour: the work is delivered."""
 
+import asyncio
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from coding_agent_core.forge.issued_tokens import issued_tokens
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Clock
 
+from tests.fixtures.forge import client
 from tests.fixtures.github_app import app_settings, create_app, install
 from tests.fixtures.system import BOT_TOKEN, REPOSITORY
 from tests.fixtures.token_service import KEY, served, service_for
@@ -72,22 +75,27 @@ class Hours:
         self._place.system.forge.sandbox.clock.ahead += timedelta(seconds=seconds)
 
 
-class Slow:
-    """An agent whose work takes longer than a token lives."""
+class Working:
+    """An agent during whose work something happens to the attempt's token.
 
-    def __init__(self, hours: Hours) -> None:
-        self._hours = hours
+    Attributes:
+        before: the tokens that were issued before.
+    """
+
+    def __init__(self, happen: Callable[[], None]) -> None:
+        self._happen = happen
         self.before: tuple[str, ...] = ()
 
     async def work(self, brief: object, workspace: Workspace, **_: object) -> Outcome:
         self.before = issued_tokens()
         await workspace.write_file("a.md", "a\n")
-        self._hours.go_on(3700)
+        await asyncio.to_thread(self._happen)
         return Outcome(reason=Reason.COMPLETED, message="Done.", summary="Wrote it.")
 
 
-async def test_a_token_of_an_app_that_expires_during_the_work_is_renewed(
-    make_place: MakePlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("end", ["expires", "is revoked"])
+async def test_a_token_of_an_app_that_ends_during_the_work_is_replaced(
+    make_place: MakePlace, tmp_path: Path, caplog: pytest.LogCaptureFixture, end: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
     place = make_place("github", [])
@@ -102,7 +110,17 @@ async def test_a_token_of_an_app_that_expires_during_the_work_is_renewed(
         purpose=Purpose.ATTEMPT,
         expires=datetime.now(UTC) + timedelta(hours=3),
     )
-    agent = Slow(hours)
+
+    def happen() -> None:
+        if end == "expires":
+            return hours.go_on(3700)
+        hours.go_on(120)
+        for token in set(agent.before) - known:
+            with client(forge, token) as api:
+                assert api.delete("/installation/token").status_code in (204, 401)
+        return None
+
+    agent = Working(happen)
     with served(service_for(settings, clock=hours.clock)) as url:
         section = {"app_id": app.id, "private_key_file": str(tmp_path / "absent"), "service": {"url": url}}
         own = signed(credential, KEY)
@@ -117,6 +135,6 @@ async def test_a_token_of_an_app_that_expires_during_the_work_is_renewed(
     issued = set(issued_tokens()) - known
     assert len(issued) == 3
     dead = {one.actor.token for one in forge.sandbox.store.apps.tokens} & set(agent.before)
-    assert not dead, "the first tokens had expired when the work was pushed"
+    assert not dead, "the first tokens were dead when the work was pushed"
     for secret in (*issued, own, KEY):
         assert secret not in caplog.text

@@ -36,7 +36,7 @@ class GitServer:
     def credentials(self, name: str = "sample.git", token: str = TOKEN) -> Credentials:
         source = CloneSource(url=f"http://127.0.0.1:{self.port}/{name}", username=USERNAME, token=token)
 
-        async def now() -> CloneSource:
+        async def now(refused: str) -> CloneSource:
             return source
 
         return now

@@ -349,10 +349,11 @@ async def test_the_token_is_on_no_disk_and_in_no_argument(git_server: GitServer,
 async def test_a_token_that_was_replaced_while_git_ran_is_tried(
     git_server: GitServer, tmp_path: Path
 ) -> None:
-    tokens = ["token-of-the-last-hour"]
+    tokens, refused = ["token-of-the-last-hour"], []
 
-    async def credentials() -> CloneSource:
-        return await git_server.credentials(token=tokens.pop() if tokens else TOKEN)()
+    async def credentials(given: str) -> CloneSource:
+        refused.append(given)
+        return await git_server.credentials(token=tokens.pop() if tokens else TOKEN)("")
 
     repository = await BareClone.clone(
         credentials, tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
@@ -360,6 +361,7 @@ async def test_a_token_that_was_replaced_while_git_ran_is_tried(
     assert not repository.resumed
     sent = [authorization for _, authorization in git_server.seen]
     assert sent[0] != sent[1]
+    assert "token-of-the-last-hour" in refused
 
 
 @pytest.mark.parametrize("kind", [("ed25519",), ("rsa", "-b", "2048"), ("ecdsa", "-b", "384")], ids="".join)

@@ -13,13 +13,22 @@ from pathlib import Path
 import httpx
 import pytest
 from coding_agent_consumer.attempt import outcome_of_error
-from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError, TokenMissingError
-from coding_agent_core.forge.github.app import AppProblem, AppRefusedError, Purpose
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeRefusedError,
+    ForgeUnavailableError,
+    SettingsError,
+    TokenMissingError,
+)
+from coding_agent_core.forge.connect import connect_forge
+from coding_agent_core.forge.github.app import AppProblem, AppRefusedError, Purpose, token_hash
 from coding_agent_core.forge.github.app_tokens import AppTokens, connect_app
 from coding_agent_core.forge.github.service_token import ServiceTokens
 from coding_agent_core.forge.github.token_credential import TokenCredential, signed
 from coding_agent_core.reasons import Reason
+from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock, RetryPolicy
+from coding_agent_core.settings.model import Settings
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.apps import App, Installation
 
@@ -137,7 +146,10 @@ async def test_a_token_is_renewed_before_it_expires_and_serves_while_github_is_d
     world.pass_time(200)  # 500 s are left
     fault = await asyncio.to_thread(plant_fault, world.forge, path=".*/access_tokens", status=502, times=1)
     assert fault
-    assert (await tokens.token(REPOSITORY, Purpose.REPORT)).token == first.token
+    found = await asyncio.gather(*(tokens.token(REPOSITORY, Purpose.REPORT) for _ in range(5)))
+    assert {one.token for one in found} == {first.token}
+    assert world.exchanges == 2, "nobody waits for a GitHub that is down"
+    world.pass_time(31)
     second = await tokens.token(REPOSITORY, Purpose.REPORT)
     assert second.token != first.token
     assert second.expires_in > 3500
@@ -148,6 +160,53 @@ async def test_a_token_is_renewed_before_it_expires_and_serves_while_github_is_d
         await tokens.token(REPOSITORY, Purpose.REPORT)
     assert (await tokens.token(REPOSITORY, Purpose.REPORT)).token != second.token
     await tokens.aclose()
+
+
+async def test_a_refused_token_is_replaced_once_for_all_and_a_new_one_not_at_all(world: World) -> None:
+    tokens = world.tokens()
+    first = await tokens.token(REPOSITORY, Purpose.REPORT)
+    refused = token_hash(first.token)
+    world.pass_time(59)
+    assert (await tokens.token(REPOSITORY, Purpose.REPORT, refused)).token == first.token
+    world.pass_time(2)
+    found = await asyncio.gather(*(tokens.token(REPOSITORY, Purpose.REPORT, refused) for _ in range(5)))
+    [second] = {one.token for one in found}
+    assert second != first.token
+    assert world.exchanges == 2
+    world.pass_time(61)
+    assert (await tokens.token(REPOSITORY, Purpose.REPORT, refused)).token == second
+    assert (await tokens.token(REPOSITORY, Purpose.REPORT)).token == second
+    await tokens.aclose()
+
+
+async def test_a_process_with_its_own_key_replaces_a_revoked_token(world: World) -> None:
+    """The request that met the revoked token is sent again."""
+    forge = connect_forge(
+        Settings.model_validate({"github": world.settings}), Platform.GITHUB, clock=world.clock, policy=ONCE
+    )
+    facts = await forge.branch_facts(REPOSITORY, "main")
+    [token] = {one.actor.token for one in world.forge.sandbox.store.apps.tokens}
+    with client(world.forge, token) as api:
+        assert (await asyncio.to_thread(api.delete, "/installation/token")).status_code == 204
+        assert (await asyncio.to_thread(api.delete, "/installation/token")).status_code == 401
+    with pytest.raises(ForgeRefusedError, match="Bad credentials"):
+        await forge.branch_facts(REPOSITORY, "main")
+    world.pass_time(61)
+    assert await forge.branch_facts(REPOSITORY, "main") == facts
+    assert world.exchanges == 2
+    await forge.aclose()
+
+
+async def test_a_suspended_installation_is_named_to_whoever_still_has_a_token(world: World) -> None:
+    forge = connect_forge(
+        Settings.model_validate({"github": world.settings}), Platform.GITHUB, clock=world.clock, policy=ONCE
+    )
+    await forge.branch_facts(REPOSITORY, "main")
+    world.installation.suspended_at = datetime.now(UTC)
+    world.pass_time(61)
+    with pytest.raises(AppRefusedError, match=r"is suspended\. Unsuspend it"):
+        await forge.branch_facts(REPOSITORY, "main")
+    await forge.aclose()
 
 
 async def test_a_configured_installation_gives_no_token_for_another_owners_repository_of_the_same_name(

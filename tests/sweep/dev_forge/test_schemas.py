@@ -160,6 +160,7 @@ GITHUB = (
     Ask("POST /app/installations/{installation}/access_tokens", 422, {"permissions": {"pages": "read"}}, JWT),
     Ask("POST /app/installations/{suspended}/access_tokens", 403, token=JWT),
     Ask("GET /app/installations/{suspended}", token=JWT),
+    Ask("DELETE /installation/token", 204, token="{installed}"),
 )
 MERGE = {"title": "Fix", "source_branch": "fix", "target_branch": "main", "description": "- [ ] tests"}
 FROM_A_FORK = {"title": "Fix", "source_branch": "main", "target_branch": "main"}
@@ -329,12 +330,18 @@ def words_of(forge: ForgeServer, hook: str) -> dict[str, Any]:
 
 
 def words_of_app(forge: ForgeServer) -> dict[str, Any]:
-    """Create an App with two installations, one of them suspended."""
+    """Create an App with two installations, one of them suspended, and a token of the other."""
     app = create_app(forge)
     installation, suspended = install(forge, app), install(forge, app)
+    installed = forge.sandbox.store.apps.exchange(installation, [], None).actor.token
     suspended.suspended_at = now = datetime.now(UTC)
     jwt_of_app = jwt.encode(dict(claims(app.id, now)), key_pair()[0], algorithm="RS256")
-    return {"installation": installation.id, "suspended": suspended.id, "jwt": jwt_of_app}
+    return {
+        "installation": installation.id,
+        "suspended": suspended.id,
+        "jwt": jwt_of_app,
+        "installed": installed,
+    }
 
 
 def filled(value: Any, words: dict[str, Any]) -> Any:

@@ -330,6 +330,26 @@ async def test_a_rotated_token_is_used_at_once_and_its_owner_asked_again(
     assert (await forge.clone_source("acme/pricing")).token == "second-token"
 
 
+async def test_a_request_with_a_refused_token_is_sent_again_only_if_there_is_another(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    settings = Settings.model_validate({"github": {"personal_access_token": {"files": [file]}}})
+    refused = answer(401, {"message": "Bad credentials"})
+
+    def rotate(_: httpx.Request) -> httpx.Response:
+        file.write_text("second-token\n")
+        return refused
+
+    wire = Wire([refused, rotate, USER])
+    forge = wire.forge(Platform.GITHUB, settings)
+    with pytest.raises(ForgeRefusedError, match="Bad credentials"):
+        await forge.whoami()
+    assert len(wire.requests) == 1
+    assert await forge.whoami() == "bot"
+    sent = [request.headers["authorization"] for request in wire.requests]
+    assert sent == ["Bearer first", "Bearer first", "Bearer second-token"]
+
+
 @pytest.mark.parametrize("draft", [False, True])
 @pytest.mark.parametrize(
     ("platform", "title", "mark"),

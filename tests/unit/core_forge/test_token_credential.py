@@ -1,5 +1,7 @@
 """The token service knows its callers, and the client understands its answers."""
 
+import asyncio
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,7 +10,7 @@ import httpx
 import jwt
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app import Purpose, token_hash
 from coding_agent_core.forge.github.service_token import ServiceTokens
 from coding_agent_core.forge.github.token_credential import TokenCredential, read_credential, signed
 from coding_agent_core.forge.issued_tokens import issued_tokens
@@ -95,7 +97,10 @@ async def test_a_token_is_kept_renewed_in_time_and_known_to_the_scrubber() -> No
     service.elapsed = 3299
     assert await tokens.current("ACME/pricing") == "one"
     service.elapsed = 3301
-    assert await tokens.current("acme/pricing") == "one"  # the service does not answer, and the token lives
+    for _ in range(3):  # the service does not answer, and the token lives
+        assert await tokens.current("acme/pricing") == "one"
+    assert len(service.requests) == 2
+    service.elapsed = 3332
     assert await tokens.current("acme/pricing") == "two"
     assert {"one", "two"} <= set(issued_tokens())
     assert "one" not in repr(tokens)
@@ -103,6 +108,41 @@ async def test_a_token_is_kept_renewed_in_time_and_known_to_the_scrubber() -> No
     [first, *_] = service.requests
     assert (first.url.path, first.headers["authorization"]) == ("/v1/token", "Bearer who-we-are")
     assert first.content == b'{"repository":"acme/pricing"}'
+
+
+async def test_all_who_report_a_refused_token_share_a_request_for_another() -> None:
+    service = Service(given("one"), given("two"))
+    tokens = service.tokens()
+    assert await tokens.current("acme/pricing") == "one"
+    found = await asyncio.gather(*(tokens.current("acme/pricing", "one") for _ in range(5)))
+    assert set(found) == {"two"}
+    assert await tokens.current("acme/pricing", "one") == "two", "somebody has replaced it already"
+    assert [json.loads(each.content) for each in service.requests] == [
+        {"repository": "acme/pricing"},
+        {"repository": "acme/pricing", "refused": token_hash("one")},
+    ]
+
+
+async def test_a_refused_token_does_not_serve_while_the_service_is_down() -> None:
+    service = Service(given("one"), httpx.ConnectError("refused"))
+    tokens = service.tokens()
+    await tokens.current("acme/pricing")
+    with pytest.raises(ForgeUnavailableError, match="cannot be reached"):
+        await tokens.current("acme/pricing", "one")
+    with pytest.raises(ForgeUnavailableError, match="cannot be reached"):
+        await tokens.current("acme/pricing")
+
+
+async def test_a_token_that_the_service_could_not_renew_is_asked_for_again_in_a_while() -> None:
+    """While GitHub is down, the service gives what it has; not each request to the forge may ask for it."""
+    service = Service(given("one", 100))
+    tokens = service.tokens()
+    for service.elapsed in (0, 10, 29):
+        assert await tokens.current("acme/pricing") == "one"
+    assert len(service.requests) == 1
+    service.elapsed = 31
+    await tokens.current("acme/pricing")
+    assert len(service.requests) == 2
 
 
 async def test_a_program_has_a_token_for_each_repository_and_an_attempt_only_one() -> None:

@@ -34,7 +34,7 @@ _LARGEST_BODY = 4096
 class TokenGiver(Protocol):
     """Gives tokens of the App; see `AppTokens`."""
 
-    async def token(self, repository: str, purpose: Purpose) -> AppToken: ...
+    async def token(self, repository: str, purpose: Purpose, refused: str = "") -> AppToken: ...
 
     async def account(self) -> User: ...
 
@@ -72,9 +72,12 @@ class Identification:
 
 
 class _Wanted(BaseModel):
+    """A request for a token; `refused` is the `token_hash` of the one that GitHub did not accept."""
+
     model_config = ConfigDict(extra="forbid")
 
     repository: str = Field(default="", max_length=200, pattern=r"^([^/\s]+/[^/\s]+)?$")
+    refused: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
 
 def token_app(tokens: TokenGiver, identification: Identification) -> FastAPI:
@@ -100,7 +103,7 @@ def token_app(tokens: TokenGiver, identification: Identification) -> FastAPI:
             if refusal is not None:
                 _logger.warning("Refused: %s", refusal)
                 return _answer(403, refusal)
-            given = await tokens.token(wanted.repository, caller.purpose)
+            given = await tokens.token(wanted.repository, caller.purpose, wanted.refused)
             _logger.info("%s has a token for %s", caller.name, wanted.repository or "all repositories")
             shown = {"token": given.token, "expires_in": given.expires_in}
             return JSONResponse(shown, headers={"Cache-Control": "no-store"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import CodingAgentError, ForgeError
@@ -192,7 +193,7 @@ class RoundWork:
         if self.cause.kind is not RoundKind.CONFLICT:
             return
         base, source = details.base_branch, details.item.repository
-        commit = await repository.fetch(lambda: self.forge.clone_source(source), base)
+        commit = await repository.fetch(partial(self.forge.clone_source, source), base)
         message = f"Merge {base} with conflicts\n"
         if not await repository.merge(commit, message, author):
             raise RoundEndedError(f"The branch `{base}` now merges without a conflict.")

@@ -653,10 +653,14 @@ class Forge(ABC):
             raise ForgeError(f"an attachment of {item.display} has more than {limit} bytes")
         return data
 
-    async def clone_source(self, repository: str) -> CloneSource:
-        """Return the URL of a repository of this forge, with credentials for fetch and push."""
+    async def clone_source(self, repository: str, refused: str = "") -> CloneSource:
+        """Return the URL of a repository of this forge, with credentials for fetch and push.
+
+        Args:
+            refused: a token that git could not use; see `TokenSource.current`.
+        """
         url = clone_url(self.settings.api_url, repository)
-        token = await self.client.token.current(repository)
+        token = await self.client.token.current(repository, refused)
         return CloneSource(url=url, username=self.CLONE_USER, token=token)
 
     async def aclose(self) -> None:

@@ -55,11 +55,13 @@ class TokenSource(Protocol):
 
     place: str
 
-    async def current(self, repository: str) -> str:
+    async def current(self, repository: str, refused: str = "") -> str:
         """Return the token to send now, a new one if the last one is about to expire.
 
         Args:
             repository: the path of the repository that the request is about; empty if it is about none.
+            refused: a token that the forge does not accept (401), e.g. because somebody revoked it. It is
+                returned again if there is no other.
 
         Raises:
             SettingsError: no credential is configured, or it cannot be read.
@@ -96,7 +98,7 @@ class Token:
     secrets: Secrets = field(repr=False)
     place: str
 
-    async def current(self, repository: str) -> str:
+    async def current(self, repository: str, refused: str = "") -> str:
         return self.read()
 
     async def account(self) -> None:
@@ -222,7 +224,8 @@ class ForgeClient:
         Raises:
             ForgeError: there is no complete answer within `TOTAL_TIMEOUT` and `_LONGEST`.
         """
-        url, headers = call.path, await self._headers(call) if with_token else {}
+        url = call.path
+        headers = self._headers(await self.token.current(call.about)) if with_token else {}
         end = bytearray()
         size = 0
         try:
@@ -302,9 +305,8 @@ class ForgeClient:
             reason = f"no complete answer within {TOTAL_TIMEOUT:.0f} s"
         return ForgeUnavailableError(f"{self.host} cannot be reached while {call.what}: {reason[:200]}")
 
-    async def _headers(self, call: Call) -> dict[str, str]:
+    def _headers(self, token: str) -> dict[str, str]:
         # `Bearer` works for all kinds of tokens on both forges, and HTTP libraries keep this header secret.
-        token = await self.token.current(call.about)
         return {**self.headers, "Authorization": f"Bearer {token}"}
 
     async def _following(self, call: Call) -> httpx.Response:
@@ -324,8 +326,22 @@ class ForgeClient:
         return response
 
     async def _sent(self, call: Call) -> httpx.Response:
-        """Send one request when the rate permits it, and return the answer with any status."""
-        headers = await self._headers(call)
+        """Send one request and return the answer with any status.
+
+        A request with a token that the forge does not accept has no effect there. It is sent once more if
+        there is another token.
+        """
+        token = await self.token.current(call.about)
+        response = await self._sent_with(token, call)
+        if response.status_code == 401:
+            other = await self.token.current(call.about, refused=token)
+            if other != token:
+                response = await self._sent_with(other, call)
+        return response
+
+    async def _sent_with(self, token: str, call: Call) -> httpx.Response:
+        """Send one request with this token when the rate permits it."""
+        headers = self._headers(token)
         if self.pace is not None:
             await self.pace.turn(call.kind)
         try:

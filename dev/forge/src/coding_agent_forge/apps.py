@@ -20,6 +20,8 @@ _LONGEST = 600
 _LEVELS = ("read", "write", "admin")
 GRAPHQL = "/api/graphql"
 """Its resolvers show each token what the token may read."""
+REVOKE = "/installation/token"
+"""Every installation token may revoke itself."""
 _DECODED = "A JSON web token could not be decoded"
 _PERMISSIONS: Sequence[tuple[str, tuple[str, ...]]] = (
     (r"/repos/[^/]+/[^/]+/commits/[^/]+/check-runs", ("checks",)),
@@ -177,6 +179,10 @@ class Apps:
         self.tokens = [*self._live(), token]
         return token
 
+    def revoke(self, value: str) -> None:
+        """Make a token invalid before it expires."""
+        self.tokens = [token for token in self.tokens if token.actor.token != value]
+
     def actors(self) -> list[User]:
         """The accounts of the tokens that are valid now."""
         return [token.actor for token in self._live()]
@@ -207,7 +213,7 @@ def check_permission(user: User, method: str, path: str) -> None:
     Raises:
         HttpError: 403.
     """
-    if user.grant is None or path == GRAPHQL:
+    if user.grant is None or path in (GRAPHQL, REVOKE):
         return
     level = "read" if method in ("GET", "HEAD") else "write"
     names = next((names for pattern, names in _PERMISSIONS if re.fullmatch(pattern, path)), ("metadata",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -109,6 +110,11 @@ def claims(app_id: int, now: datetime) -> dict[str, int | str]:
         "exp": int((now + _AHEAD).timestamp()),
         "iss": str(app_id),
     }
+
+
+def token_hash(token: str) -> str:
+    """Return how a caller names a token that GitHub did not accept to the token service."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 class _Account(ResponseModel):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -34,13 +32,14 @@ from coding_agent_core.forge.github.app import (
     app_problem,
     claims,
     permissions_for,
+    token_hash,
 )
 from coding_agent_core.forge.github.client import GitHubForge
 from coding_agent_core.forge.github.settings import App, GitHub
 from coding_agent_core.forge.http import ForgeClient, answered_at
 from coding_agent_core.forge.issued_tokens import remember_token
 from coding_agent_core.forge.pacing import Paced
-from coding_agent_core.retry import Clock, RetryPolicy
+from coding_agent_core.retry import Clock, RetryPolicy, Shared
 from coding_agent_core.settings.section import Secrets, SecretSettings
 
 _logger = logging.getLogger("coding_agent.github_app")
@@ -50,6 +49,11 @@ RENEW_BEFORE = 600.0
 """A token with fewer seconds left is replaced. A push that starts now then has this time."""
 _LEAST = 60.0
 """A token with more seconds left than this still serves while GitHub is not available."""
+_AGAIN_AFTER = 30.0
+"""Seconds until GitHub is asked again for a token that it could not renew."""
+_YOUNGEST_REFUSED = 60.0
+"""Seconds. A younger token is not replaced although a caller says that GitHub refuses it, so that one caller
+cannot use up the App's requests."""
 
 
 @dataclass
@@ -68,13 +72,14 @@ class AppJwt:
     def __post_init__(self) -> None:
         self._key = Secrets(SecretSettings(files=(self.app.private_key_file,)))
 
-    async def current(self, repository: str) -> str:
-        """Return a new JWT.
+    async def current(self, repository: str, refused: str = "") -> str:
+        """Return a new JWT. If one was refused, the App is wrong, and another one would be refused too.
 
         Raises:
             TokenMissingError, SettingsError: as from `read_key`.
         """
-        return jwt.encode(dict(claims(self.app.app_id, self.clock.now())), self.read_key(), algorithm="RS256")
+        given = dict(claims(self.app.app_id, self.clock.now()))
+        return refused or jwt.encode(given, self.read_key(), algorithm="RS256")
 
     async def account(self) -> None:
         return None
@@ -138,9 +143,12 @@ class _AppAnswer(ResponseModel):
 
 @dataclass(frozen=True)
 class _Kept:
+    """A token, and when it was issued, is to be renewed and expires, in seconds of our monotonic clock."""
+
     token: str = field(repr=False)
+    issued: float
+    renew: float
     expires: float
-    """Seconds of our monotonic clock."""
 
 
 class AppTokens:
@@ -157,10 +165,10 @@ class AppTokens:
         self._client = client
         self._clock = client.clock
         self._kept: dict[tuple[str, Purpose], _Kept] = {}
-        self._locks: defaultdict[tuple[str, Purpose], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._renewals: Shared[tuple[str, Purpose], _Kept] = Shared()
         self._account: User | None = None
 
-    async def token(self, repository: str, purpose: Purpose) -> AppToken:
+    async def token(self, repository: str, purpose: Purpose, refused: str = "") -> AppToken:
         """Return a token for a repository, with the permissions of a purpose.
 
         All who wait for the same token share one request. While GitHub is not available, a token that should
@@ -168,25 +176,38 @@ class AppTokens:
 
         Args:
             repository: `owner/name`; empty for all repositories of an installation.
+            refused: the `token_hash` of a token that GitHub no longer accepts. It is replaced if it is not
+                new, and otherwise returned again.
 
         Raises:
             AppRefusedError: a person has to change something; the message says what.
             ForgeError: GitHub is not available, or refuses for another reason.
             SettingsError: the private key cannot be read.
         """
+        which, now = (repository.lower(), purpose), self._clock.monotonic()
+        kept = self._kept.get(which)
+        if kept is not None and refused == token_hash(kept.token) and now - kept.issued >= _YOUNGEST_REFUSED:
+            _logger.warning("GitHub no longer accepts the token for %s (%s)", repository or "all", purpose)
+            del self._kept[which]
+            kept = None
+        if kept is None or now >= kept.renew:
+            kept = await self._renewals.run(which, lambda: self._renew(repository, purpose))
+        return AppToken(kept.token, kept.expires - self._clock.monotonic())
+
+    async def _renew(self, repository: str, purpose: Purpose) -> _Kept:
         which = (repository.lower(), purpose)
-        async with self._locks[which]:
-            kept = self._kept.get(which)
-            if kept is None or self._left(kept) <= RENEW_BEFORE:
-                try:
-                    kept = await self._exchange(repository, purpose)
-                except ForgeUnavailableError as error:
-                    if kept is None or self._left(kept) <= _LEAST:
-                        raise
-                    _logger.warning("The token for %s is not renewed yet: %s", repository, error)
-                else:
-                    self._keep(which, kept)
-            return AppToken(kept.token, self._left(kept))
+        kept = self._kept.get(which)
+        try:
+            kept = await self._exchange(repository, purpose)
+        except ForgeUnavailableError as error:
+            now = self._clock.monotonic()
+            if kept is None or kept.expires - now <= _LEAST:
+                raise
+            _logger.warning("The token for %s is not renewed yet: %s", repository or "all", error)
+            kept = replace(kept, renew=min(now + _AGAIN_AFTER, kept.expires - _LEAST))
+        self._kept[which] = kept
+        self._forget_expired()
+        return kept
 
     async def account(self) -> User:
         """Return the App's account, `NAME[bot]`, which is cached. It raises the same errors as `token`.
@@ -212,16 +233,9 @@ class AppTokens:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    def _left(self, kept: _Kept) -> float:
-        return kept.expires - self._clock.monotonic()
-
-    def _keep(self, which: tuple[str, Purpose], kept: _Kept) -> None:
-        """Remember a token, and forget those that have expired."""
-        self._kept[which] = kept
-        for other in [other for other, one in self._kept.items() if self._left(one) <= 0]:
-            del self._kept[other]
-            if not self._locks[other].locked():
-                del self._locks[other]
+    def _forget_expired(self) -> None:
+        now = self._clock.monotonic()
+        self._kept = {which: kept for which, kept in self._kept.items() if kept.expires > now}
 
     async def _exchange(self, repository: str, purpose: Purpose) -> _Kept:
         """Find the installation, check that it has what the purpose needs, and get a token."""
@@ -257,7 +271,8 @@ class AppTokens:
         # Both times are of GitHub's clock, so a wrong clock of ours does not matter here.
         lifetime = (answer.expires_at - answered_at(response, self._clock)).total_seconds()
         remember_token(answer.token)
-        return _Kept(answer.token, self._clock.monotonic() + lifetime)
+        now = self._clock.monotonic()
+        return _Kept(answer.token, now, now + lifetime - RENEW_BEFORE, now + lifetime)
 
     async def _installation(self, repository: str) -> Installation:
         places = self._places(repository)
@@ -324,7 +339,7 @@ class _Given:
     token: str = field(repr=False)
     place: str = "`github.app`"
 
-    async def current(self, repository: str) -> str:
+    async def current(self, repository: str, refused: str = "") -> str:
         return self.token
 
     async def account(self) -> None:
@@ -359,8 +374,9 @@ class AppTokenSource:
         AppJwt(app, clock).read_key()
         return AppTokenSource(connect_app(settings, clock=clock))
 
-    async def current(self, repository: str) -> str:
-        return (await self.tokens.token(repository, Purpose.CONSUMER)).token
+    async def current(self, repository: str, refused: str = "") -> str:
+        known = token_hash(refused) if refused else ""
+        return (await self.tokens.token(repository, Purpose.CONSUMER, known)).token
 
     async def account(self) -> User:
         return await self.tokens.account()

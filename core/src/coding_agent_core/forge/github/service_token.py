@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import httpx
@@ -19,8 +17,9 @@ from coding_agent_core.errors import (
     TokenMissingError,
 )
 from coding_agent_core.forge.calls import ResponseModel, User
+from coding_agent_core.forge.github.app import token_hash
 from coding_agent_core.forge.issued_tokens import remember_token
-from coding_agent_core.retry import Clock
+from coding_agent_core.retry import Clock, Shared
 from coding_agent_core.settings.section import Secrets
 
 TOKEN_PATH = "/v1/token"  # noqa: S105 - a path
@@ -30,6 +29,8 @@ TIMEOUT = 60.0
 RENEW_BEFORE = 300.0
 """A token with fewer seconds left is replaced. The service gives tokens that have at least ten minutes left,
 unless GitHub is not available."""
+AGAIN_AFTER = 30.0
+"""Seconds until the service is asked again for a token that it could not renew."""
 MISSING = (
     "Nothing identifies this program at the token service: `github.token_credential` is not set, or "
     "its file is absent or empty."
@@ -48,12 +49,13 @@ class TokenAnswer(ResponseModel):
     expires_in: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Kept:
+    """A token, and when it expires and is to be renewed, in seconds of our monotonic clock."""
+
     token: str = field(default="", repr=False)
     expires: float = 0.0
-    """Seconds of our monotonic clock."""
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    renew: float = 0.0
 
 
 @dataclass
@@ -76,25 +78,37 @@ class ServiceTokens:
     only: str = ""
     place: str = "`github.app`"
     transport: httpx.AsyncBaseTransport | None = None
-    _kept: defaultdict[str, _Kept] = field(default_factory=lambda: defaultdict(_Kept), repr=False)
+    _kept: dict[str, _Kept] = field(default_factory=dict, repr=False)
+    _renewals: Shared[str, str] = field(default_factory=Shared, repr=False)
     _account: User | None = field(default=None, repr=False)
 
-    async def current(self, repository: str) -> str:
+    async def current(self, repository: str, refused: str = "") -> str:
         repository = self.only or repository
-        kept = self._kept[repository.lower()]
-        async with kept.lock:
-            left = kept.expires - self.clock.monotonic()
-            if left <= RENEW_BEFORE:
-                try:
-                    content = await self._ask("POST", TOKEN_PATH, {"repository": repository})
-                    answer = _parsed(TokenAnswer, content)
-                except ForgeUnavailableError:
-                    if left <= 0:
-                        raise
-                else:
-                    remember_token(answer.token)
-                    kept.token, kept.expires = answer.token, self.clock.monotonic() + answer.expires_in
+        kept = self._kept.get(repository.lower(), _Kept())
+        if refused and refused == kept.token:
+            del self._kept[repository.lower()]
+        elif self.clock.monotonic() < kept.renew:
             return kept.token
+        return await self._renewals.run(repository.lower(), lambda: self._renew(repository, refused))
+
+    async def _renew(self, repository: str, refused: str) -> str:
+        """Ask the service. While it does not answer, a token serves until it expires."""
+        wanted = {"repository": repository, **({"refused": token_hash(refused)} if refused else {})}
+        kept = self._kept.get(repository.lower(), _Kept())
+        try:
+            answer = _parsed(TokenAnswer, await self._ask("POST", TOKEN_PATH, wanted))
+        except ForgeUnavailableError:
+            now = self.clock.monotonic()
+            if kept.expires <= now:
+                raise
+            kept = replace(kept, renew=min(now + AGAIN_AFTER, kept.expires))
+        else:
+            remember_token(answer.token)
+            now = self.clock.monotonic()
+            expires = now + answer.expires_in
+            kept = _Kept(answer.token, expires, max(expires - RENEW_BEFORE, min(now + AGAIN_AFTER, expires)))
+        self._kept[repository.lower()] = kept
+        return kept.token
 
     async def account(self) -> User:
         if self._account is None:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
-from coding_agent_forge.apps import App, Installation
+from coding_agent_forge.apps import REVOKE, App, Installation
 from coding_agent_forge.errors import HttpError
-from coding_agent_forge.github.access import Render, SandboxOf, paged
+from coding_agent_forge.github.access import Actor, Render, SandboxOf, paged
 from coding_agent_forge.github.items import ItemRenderer
 from coding_agent_forge.github.render import node_id
 from coding_agent_forge.identity import token_of
@@ -123,6 +123,14 @@ async def create_token(
         users = sandbox.store.users
         shown["repositories"] = [render.full_repository(one, users, Role.WRITE) for one in reached]
     return shown
+
+
+@router.delete(REVOKE, status_code=204)
+async def revoke_token(actor: Actor, sandbox: SandboxOf) -> None:
+    """Revoke the token that the request has."""
+    if actor.grant is None:
+        raise HttpError(403, "Resource not accessible by personal access token")
+    sandbox.store.apps.revoke(actor.token)
 
 
 def _installation(one: Installation, render: ItemRenderer, sandbox: Sandbox) -> dict[str, Any]:

@@ -106,3 +106,32 @@ async def test_a_reminder_comes_each_day_and_no_forge_is_asked_that_cannot_say_i
     assert [event.reason for event in events] == ["TokenExpiresSoon"] * 6 + ["TokenExpired"] * 2
     assert len(wire.sent) == 1
     assert shown(Platform.GITHUB) is None
+
+
+async def test_a_token_that_cannot_be_read_is_logged_once_an_hour(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "token"
+    settings: Any = {"gitlab": {"personal_access_token": {"files": [str(file)]}}}
+    file.write_text("the-first")
+    forge = Wire([token("2027-12-05")]).forge(Platform.GITLAB, Settings.model_validate(settings))
+    file.write_text("")
+    seconds = 0.0
+
+    async def emit(event: Event) -> None:
+        raise AssertionError(event)
+
+    expiry = TokenExpiry({"gitlab.com": forge}, emit, lambda: NOW, lambda: seconds)
+
+    def logged() -> int:
+        return sum("It is not known" in record.getMessage() for record in caplog.records)
+
+    for minute in range(90):
+        seconds = 60.0 * minute
+        await expiry.look("gitlab.com")
+    assert logged() == 2
+    file.write_text("the-second")
+    await expiry.look("gitlab.com")
+    file.write_text("")
+    await expiry.look("gitlab.com")
+    assert logged() == 3, "a new failure is logged at once"

@@ -37,6 +37,8 @@ _ASK_S = 3600.0
 """Seconds between two requests about the same token: somebody may revoke it or change its expiry."""
 _AGAIN_S = 300.0
 """Seconds until the next request if the forge gave no answer."""
+_QUIET_S = 3600.0
+"""Seconds between two log lines about a host whose token cannot be read or asked about."""
 
 
 class ReporterPod(NamedTuple):
@@ -98,6 +100,7 @@ class TokenExpiry:
     """The identity of each host's token, and when to ask about it again."""
     _expires: dict[str, datetime | None] = field(default_factory=dict)
     _emitted: dict[str, datetime] = field(default_factory=dict)
+    _quiet_until: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -114,8 +117,11 @@ class TokenExpiry:
             known, due = self._next.get(host, ("", 0.0))
             if identity != known or self.monotonic() >= due:
                 await self._ask(host, identity)
+                self._quiet_until.pop(host, None)
         except CodingAgentError as error:
-            _logger.warning("It is not known when the token for %s expires: %s", host, error)
+            if self.monotonic() >= self._quiet_until.get(host, 0.0):
+                self._quiet_until[host] = self.monotonic() + _QUIET_S
+                _logger.warning("It is not known when the token for %s expires: %s", host, error)
         expires = self._expires.get(host)
         if expires is None:
             EXPIRES.remove_by_labels({"host": host})

@@ -6,7 +6,7 @@ The sentence is the same if the token service asks for the token, and it ends an
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,16 +25,20 @@ from coding_agent_core.forge.github.app import AppProblem, AppRefusedError, Purp
 from coding_agent_core.forge.github.app_tokens import AppTokens, connect_app
 from coding_agent_core.forge.github.service_token import ServiceTokens
 from coding_agent_core.forge.github.token_credential import TokenCredential, signed
+from coding_agent_core.forge.pacing import Paced
 from coding_agent_core.reasons import Reason
 from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock, RetryPolicy
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.operator import Reporter
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.apps import App, Installation
+from coding_agent_operator.reporter.reporter_program import rate_for
 
 from tests.fixtures.forge import REPOSITORY, client, git, git_url, plant_fault
 from tests.fixtures.github_app import GRANTED, app_settings, create_app, install, key_pair
 from tests.fixtures.token_service import KEY, secrets_of, service_for
+from tests.unit.core_forge.test_pacing import at_once
 
 ONCE = RetryPolicy(tries=1)
 
@@ -206,6 +210,27 @@ async def test_a_suspended_installation_is_named_to_whoever_still_has_a_token(wo
     world.pass_time(61)
     with pytest.raises(AppRefusedError, match=r"is suspended\. Unsuspend it"):
         await forge.branch_facts(REPOSITORY, "main")
+    await forge.aclose()
+
+
+async def test_the_reporter_follows_the_limit_of_the_installation(world: World) -> None:
+    """All tokens of an installation share its limit, which each answer states."""
+    world.installation.hourly_quota = 12_500
+    settings = Reporter(requests_per_second=1e6, burst=100_000)
+    rate = replace(rate_for(settings, Platform.GITHUB, "github.com"), patience=0)
+    pace = Paced("github.com", rate, world.clock)
+    forge = connect_forge(
+        Settings.model_validate({"github": world.settings}), Platform.GITHUB, clock=world.clock, pace=pace
+    )
+    await forge.branch_facts(REPOSITORY, "main")
+    assert 7000 < await at_once(pace) <= 7031
+    left = []
+    for purpose in (Purpose.REPORT, Purpose.ATTEMPT):
+        token = (await world.tokens().token(REPOSITORY, purpose)).token
+        with client(world.forge, token) as api:
+            answer = await asyncio.to_thread(api.get, f"/repos/{REPOSITORY}")
+            left.append(int(answer.headers["x-ratelimit-remaining"]))
+    assert left == [12_497, 12_496]
     await forge.aclose()
 
 

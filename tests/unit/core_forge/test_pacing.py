@@ -1,11 +1,11 @@
 """Requests stay inside the configured rate, and inside what the forge itself asks for."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.pacing import Kind, NotYetError, Paced, Rate, asked_pause
+from coding_agent_core.forge.pacing import Kind, NotYetError, Paced, Rate, asked_pause, stated_limit
 from coding_agent_core.retry import Clock
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -43,6 +43,57 @@ async def test_new_comments_have_a_budget_of_their_own() -> None:
     for _ in range(20):
         await pace.turn(Kind.WRITE)
     assert time.at < 5, "edits and labels go on"
+
+
+CORE = {"x-ratelimit-resource": "core", "x-ratelimit-limit": "12500", "x-ratelimit-remaining": "12000"}
+
+
+async def at_once(pace: Paced) -> int:
+    """How many requests may be sent now without a wait."""
+    for number in range(100_000):
+        try:
+            await pace.turn(Kind.READ)
+        except NotYetError:
+            return number
+    raise AssertionError("no limit")
+
+
+async def test_the_hour_has_the_limit_that_the_forge_states() -> None:
+    time = Time()
+    rate = replace(FAST, per_second=1e6, burst=10**6, per_hour=3750, hourly_share=0.75, patience=0)
+    pace = Paced("h", rate, time.clock())
+    await pace.turn(Kind.READ)
+    pace.answered("GET", 200, CORE, b"")
+    assert await at_once(pace) == 7028, "three quarters of three quarters of 12,500"
+    for limit in ("1000", "12500"):
+        pace.answered("GET", 200, {**CORE, "x-ratelimit-limit": limit}, b"")
+        assert await at_once(pace) == 0, "another limit gives back nothing"
+    pace.answered("GET", 200, {**CORE, "x-ratelimit-limit": "1000"}, b"")
+    time.at = 3600.0 * 24
+    assert await at_once(pace) == 562
+
+    fixed = Paced("h", replace(rate, hourly_share=None), time.clock())
+    fixed.answered("GET", 200, CORE, b"")
+    assert await at_once(fixed) == 2812
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "limit"),
+    [
+        (200, CORE, 12_500),
+        (201, CORE, 12_500),
+        (None, {}, None),
+        (401, {**CORE, "x-ratelimit-limit": "60"}, None),
+        (200, {**CORE, "x-ratelimit-resource": "search", "x-ratelimit-limit": "30"}, None),
+        (200, {"ratelimit-limit": "2000"}, None),
+        (200, {**CORE, "x-ratelimit-limit": "0"}, None),
+        (200, {**CORE, "x-ratelimit-limit": "many"}, None),
+    ],
+)
+def test_only_a_success_states_the_limit_of_our_token(
+    status: int | None, headers: dict[str, str], limit: int | None
+) -> None:
+    assert stated_limit(status, headers) == limit
 
 
 async def test_writes_have_a_limit_of_their_own() -> None:

@@ -71,6 +71,11 @@ class Bucket:
     def take(self, now: float) -> None:
         self.level, self.at = self._level(now) - 1.0, now
 
+    def resize(self, capacity: float, rate: float) -> None:
+        """Change the limits. The bucket stays as full as it is, so that going to and fro gains nothing."""
+        self.level *= capacity / self.capacity
+        self.capacity, self.rate = capacity, rate
+
     def is_full(self, now: float) -> bool:
         return self._level(now) >= self.capacity
 
@@ -106,6 +111,9 @@ class Rate:
     Attributes:
         per_second: all requests per second, after a burst.
         burst: how many requests may be sent at once after a quiet time.
+        per_hour: all requests per hour.
+        hourly_share: the part of the hourly limit that the forge's answers state which takes the place of
+            `per_hour`; `None`: `per_hour` stays. The limit of a GitHub App grows with its installation.
         writes_per_minute: requests that write or create something per minute, after a burst.
         creates_per_minute: requests that create something per minute, after a burst.
         keep: requests of the forge's limit that are left to other programs with the same token.
@@ -115,6 +123,7 @@ class Rate:
     per_second: float
     burst: int
     per_hour: float = inf
+    hourly_share: float | None = None
     writes_per_minute: float = inf
     creates_per_minute: float = inf
     creates_per_hour: float = inf
@@ -134,10 +143,8 @@ class Paced:
         self.answers = 0
         self._rate = rate
         self._clock = clock
-        # A full bucket and the tokens that it gains in an hour must not exceed the hour's limit. A burst can
-        # use most of them at once. The others are spread over the hour, so that requests never stop for long.
-        hour = Bucket(rate.per_hour * _AT_ONCE, rate.per_hour * (1 - _AT_ONCE) / 3600)
-        every = [Bucket(rate.burst, rate.per_second), hour]
+        self._hour = Bucket(*_hourly(rate.per_hour))
+        every = [Bucket(rate.burst, rate.per_second), self._hour]
         write = [*every, Bucket(rate.burst, rate.writes_per_minute / 60)]
         create = [*write, Bucket(rate.burst, rate.creates_per_minute / 60)]
         kinds = {Kind.READ: every, Kind.WRITE: write, Kind.CREATE: create}
@@ -179,9 +186,32 @@ class Paced:
         """Record an answer and the rate limit that it shows; the status is `None` without an answer."""
         if status is not None and _available(status, headers, content):
             self.answers += 1
+        limit = stated_limit(status, headers)
+        if limit is not None and self._rate.hourly_share is not None:
+            self._hour.resize(*_hourly(limit * self._rate.hourly_share))
         wait = asked_pause(status, headers, content, keep=self._rate.keep, now=self._clock.now())
         if wait is not None:
             self._until = max(self._until, self._clock.monotonic() + wait)
+
+
+def _hourly(limit: float) -> tuple[float, float]:
+    """Return capacity and rate of the bucket for an hour's limit.
+
+    A full bucket and the tokens that it gains in an hour must not exceed the limit. A burst can use most of
+    them at once. The others are spread over the hour, so that requests never stop for long.
+    """
+    return limit * _AT_ONCE, limit * (1 - _AT_ONCE) / 3600
+
+
+def stated_limit(status: int | None, headers: Mapping[str, str]) -> int | None:
+    """Return the hourly limit of our token that an answer of GitHub states.
+
+    Searches have a limit of their own, and the answer to a refused token states the limit of strangers.
+    """
+    if status is None or status >= 400 or headers.get("x-ratelimit-resource") != "core":
+        return None
+    limit = headers.get("x-ratelimit-limit", "")
+    return int(limit) if _is_number(limit) and int(limit) > 0 else None
 
 
 def _available(status: int, headers: Mapping[str, str], content: bytes) -> bool:

@@ -177,8 +177,8 @@ class Reporter(Section):
     """Comments created in any hour. `None`: three quarters of the limit that the forge documents (GitHub:
     500), or no limit (GitLab)."""
     requests_per_hour: int | None = Field(default=None, gt=0)
-    """All requests in an hour. `None`: three quarters of the limit that the forge documents (GitHub: 5,000),
-    or no limit (GitLab)."""
+    """All requests in an hour. `None`: three quarters of the limit that GitHub's answers state (5,000 until
+    the first answer), or no limit (GitLab)."""
     keep_remaining: int = Field(default=200, ge=0)
     """Requests that the reporter leaves to attempts and polls, if the forge says how many remain."""
     workers: int = Field(default=4, gt=0)

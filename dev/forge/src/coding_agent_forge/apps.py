@@ -60,6 +60,8 @@ class Installation:
 
     Attributes:
         repositories: the names of the repositories that the owner selected; `None` for all.
+        hourly_quota: how many requests all its tokens together may send in an hour; `None`: as many as one
+            token of a person. On GitHub, it grows with the repositories and people of the installation.
     """
 
     id: int
@@ -69,6 +71,7 @@ class Installation:
     created_at: datetime
     repositories: Sequence[str] | None = None
     suspended_at: datetime | None = None
+    hourly_quota: int | None = None
 
     def includes(self, repository: Repository) -> bool:
         """Whether the installation reaches a repository."""
@@ -182,6 +185,10 @@ class Apps:
     def revoke(self, value: str) -> None:
         """Make a token invalid before it expires."""
         self.tokens = [token for token in self.tokens if token.actor.token != value]
+
+    def installation_of(self, value: str | None) -> Installation | None:
+        """The installation that a valid token is for."""
+        return next((token.installation for token in self._live() if token.actor.token == value), None)
 
     def actors(self) -> list[User]:
         """The accounts of the tokens that are valid now."""

@@ -19,13 +19,15 @@ from coding_agent_forge.store import Store
 
 @dataclass
 class Hour:
-    """The requests of one token within an hour.
+    """The requests of one token, or of all tokens of an App's installation, within an hour.
 
     Attributes:
         reset: when the next hour begins, as a Unix time by the forge's clock.
+        limit: how many requests are answered.
     """
 
     reset: float
+    limit: int = 0
     used: int = 0
 
 
@@ -51,8 +53,9 @@ class Sandbox:
     mergeability_lag: int = 1
     """How often a forge says that it does not know yet whether a change can be merged, after each push."""
     hourly_quota: int = 5000
-    """How many requests of a token GitHub answers in an hour, for each resource."""
-    _hours: dict[tuple[str | None, str], Hour] = field(default_factory=dict)
+    """How many requests of a token GitHub answers in an hour, for each resource; an installation may have its
+    own number."""
+    _hours: dict[tuple[int | str | None, str], Hour] = field(default_factory=dict)
     _asked: dict[int, tuple[str, str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,9 +63,14 @@ class Sandbox:
 
     def hour_of(self, token: str | None, resource: str) -> Hour:
         """The hour that began with a token's first request for the resource, or with the one after it."""
-        now, hour = self.clock().timestamp(), self._hours.get((token, resource))
+        installation = self.store.apps.installation_of(token)
+        key = (token if installation is None else installation.id, resource)
+        now, hour = self.clock().timestamp(), self._hours.get(key)
         if hour is None or hour.reset <= now:
-            hour = self._hours[token, resource] = Hour(now + 3600)
+            hour = self._hours[key] = Hour(now + 3600)
+        hour.limit = self.hourly_quota
+        if installation is not None and installation.hourly_quota is not None and resource == "core":
+            hour.limit = installation.hourly_quota
         return hour
 
     def mergeable(self, repository: Repository, item: Item, *, counts: bool = True) -> bool | None:

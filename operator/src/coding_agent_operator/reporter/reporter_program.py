@@ -110,6 +110,7 @@ def rate_for(settings: Reporter, platform: Platform, host: str) -> Rate:
         per_second=settings.requests_per_second,
         burst=settings.burst,
         per_hour=share(settings.requests_per_hour, known.per_hour),
+        hourly_share=None if settings.requests_per_hour or known.per_hour is None else _SHARE,
         writes_per_minute=share(settings.writes_per_minute, known.writes_per_minute),
         creates_per_minute=share(settings.creates_per_minute, known.creates_per_minute),
         creates_per_hour=share(settings.creates_per_hour, known.creates_per_hour),

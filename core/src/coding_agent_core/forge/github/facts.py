@@ -10,8 +10,8 @@ _LIMITS = RequestLimits(
     creates_per_minute=80, creates_per_hour=500, writes_per_minute=900 // 5, per_hour=5000
 )
 """See *Rate limits for the REST API*: 80 content-generating requests per minute and 500 per hour; 900 points
-per minute, and a request that changes something costs 5; 5,000 requests per hour. Enterprise Server has no
-limits by default, but recommends the same practices."""
+per minute, and a request that changes something costs 5; 5,000 requests per hour, or what the answers state,
+e.g. for an App. Enterprise Server has no limits by default, but recommends the same practices."""
 
 FACTS = PlatformFacts(
     title="GitHub",

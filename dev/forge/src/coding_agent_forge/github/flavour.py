@@ -93,7 +93,9 @@ def refused(refusal: HttpError) -> Response:
 
 
 async def limit_rate(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Count the requests of each token, refuse what its hour does not allow, and show both as GitHub does.
+    """Count the requests of each token or installation, and refuse what its hour does not allow.
+
+    Answers show both in headers, as GitHub's do.
 
     https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
     """
@@ -101,16 +103,16 @@ async def limit_rate(request: Request, call_next: Callable[[Request], Awaitable[
         return await call_next(request)
     sandbox: Sandbox = request.app.state.sandbox
     resource = "search" if "/search/" in request.url.path else "core"
-    hour, limit = sandbox.hour_of(token_of(request.headers), resource), sandbox.hourly_quota
-    if hour.used >= limit:
+    hour = sandbox.hour_of(token_of(request.headers), resource)
+    if hour.used >= hour.limit:
         response: Response = refused(HttpError(403, "API rate limit exceeded for user ID 1."))
     else:
         hour.used += 1
         response = await call_next(request)
     response.headers.update(
         {
-            "x-ratelimit-limit": str(limit),
-            "x-ratelimit-remaining": str(limit - hour.used),
+            "x-ratelimit-limit": str(hour.limit),
+            "x-ratelimit-remaining": str(hour.limit - hour.used),
             "x-ratelimit-used": str(hour.used),
             "x-ratelimit-reset": str(int(hour.reset)),
             "x-ratelimit-resource": resource,

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_each_account_gets_what_the_service_was_told(
     namespace: str,
     github_forge: ForgeServer,
     tmp_path: Path,
-    free_tcp_port: int,
+    free_tcp_port_factory: Callable[[], int],
 ) -> None:
     plane = control_plane
     for name in ("tokens", "reporter", "stranger"):
@@ -61,7 +62,8 @@ def test_each_account_gets_what_the_service_was_told(
     app = create_app(github_forge)
     install(github_forge, app)
     host = app_settings(github_forge, app, tmp_path / "key.pem").host
-    url = f"http://127.0.0.1:{free_tcp_port}"
+    port, metrics_port = free_tcp_port_factory(), free_tcp_port_factory()
+    url = f"http://127.0.0.1:{port}"
     section = {
         "app_id": app.id,
         "private_key_file": str(tmp_path / "key.pem"),
@@ -70,7 +72,7 @@ def test_each_account_gets_what_the_service_was_told(
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"github": {"api_url": github_forge.api_url, "app": section}}))
     log = tmp_path / "log"
-    arguments = ("--config", str(config), "--port", str(free_tcp_port))
+    arguments = ("--config", str(config), "--port", str(port), "--metrics-port", str(metrics_port))
     reporter = f"system:serviceaccount:{namespace}:reporter=report"
     with log.open("wb") as out:
         program = subprocess.Popen(
@@ -112,6 +114,9 @@ def test_each_account_gets_what_the_service_was_told(
         line = key_pair()[0].splitlines()[3]
         for secret in (given.json()["token"], own.json()["token"], line, KEY):
             assert secret not in text
+        metrics = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10).text
+        assert 'coding_agent_token_requests_total{result="Given"} 2.0' in metrics
+        assert 'coding_agent_token_requests_total{result="CallerUnknown"} 2.0' in metrics
         program.send_signal(signal.SIGTERM)
         program.wait(60)
     finally:

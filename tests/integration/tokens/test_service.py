@@ -12,6 +12,7 @@ from coding_agent_core.forge.github.app import Purpose
 from coding_agent_core.forge.github.service_token import TOKEN_PATH, ServiceTokens
 from coding_agent_core.forge.github.token_credential import TokenCredential, signed
 from coding_agent_core.forge.issued_tokens import issued_tokens
+from coding_agent_core.metrics import CollectorRegistry
 from coding_agent_core.retry import Clock
 from coding_agent_forge import ForgeServer
 from coding_agent_tokens.callers import AUDIENCE
@@ -48,7 +49,9 @@ class World:
         settings = app_settings(forge, self.app, self.key_file)
         self.host = settings.host
         programs = {REPORTER: Purpose.REPORT, POLLER: Purpose.POLL}
-        self.transport = httpx.ASGITransport(service_for(settings, programs=programs, review=review))
+        self.registry = CollectorRegistry()
+        service = service_for(settings, programs=programs, review=review, registry=self.registry)
+        self.transport = httpx.ASGITransport(service)
 
     def credential(self, **changes: Any) -> str:
         facts = {
@@ -67,6 +70,12 @@ class World:
         return ServiceTokens(
             "http://tokens", secrets_of(credential or "-"), Clock(), transport=self.transport
         )
+
+    def results(self) -> dict[str, float]:
+        """How many requests had which result."""
+        [metric] = self.registry.collect()
+        counted = [sample for sample in metric.samples if sample.value]
+        return {sample.labels["result"]: sample.value for sample in counted}
 
     def permissions(self, token: str) -> Mapping[str, str]:
         [actor] = [one for one in self.forge.sandbox.store.apps.actors() if one.token == token]
@@ -94,6 +103,7 @@ async def test_each_caller_gets_the_token_of_its_purpose(world: World) -> None:
     assert {"checks", "contents"} <= set(world.permissions(search))
     assert {attempt, evidence, reporter, poller} <= set(issued_tokens())
     assert await world.ask(world.credential()) == attempt
+    assert world.results() == {"Given": 6}
 
 
 @pytest.mark.parametrize(
@@ -167,3 +177,12 @@ async def test_the_sentence_of_a_failure_reaches_the_caller_with_its_class(world
     world.installation.suspended_at = datetime.now(UTC)
     with pytest.raises(ForgeRefusedError, match=r"is suspended\. Unsuspend it: .*/settings/installations/"):
         await world.ask(world.credential())
+    world.key_file.write_text("not a key", encoding="utf-8")
+    with pytest.raises(ForgeRefusedError, match="not a private RSA key"):
+        await world.ask(world.credential())
+    with pytest.raises(ForgeRefusedError, match="may only have a token"):
+        await world.ask(world.credential(), "acme/other")
+    with pytest.raises(ForgeRefusedError, match="does not know"):
+        await world.ask("nobody's")
+    names = ("ReviewFailed", "KeyMissing", "Suspended", "KeyUnreadable", "OtherRepository", "CallerUnknown")
+    assert world.results() == dict.fromkeys(names, 1)

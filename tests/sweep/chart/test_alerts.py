@@ -17,8 +17,9 @@ pytestmark = pytest.mark.timeout(1200)
 AGENT, CRON = 'namespace="agents"', 'namespace="agents", cronjob="coding-agent-poller-github"'
 BUDGET = 'budget="repository", repository="acme/shop", unit="USD", served_namespace="agents"'
 POLLER = {"cronjob": "coding-agent-poller-github"}
+PROGRAMS = ("receiver", "operator", "reporter", "tokens")
 HEALTHY = {
-    **{f'up{{{AGENT}, component="{name}"}}': "1x180" for name in ("receiver", "operator", "reporter")},
+    **{f'up{{{AGENT}, component="{name}"}}': "1x180" for name in PROGRAMS},
     f'coding_agent_queue_errors_total{{{AGENT}, platform="github"}}': "0x180",
     f'coding_agent_webhook_signature_failures_total{{{AGENT}, platform="github"}}': "0x180",
     f'coding_agent_webhooks_processed_total{{{AGENT}, platform="github"}}': "0+6x180",
@@ -41,6 +42,8 @@ HEALTHY = {
     f"kube_cronjob_status_last_successful_time{{{CRON}}}": "0+60x180",
     f'coding_agent_reporter_oldest_pending_seconds{{{AGENT}, host="github.com"}}': "3x180",
     f'coding_agent_reporter_forge_unavailable_seconds{{{AGENT}, host="github.com"}}': "0x180",
+    f'coding_agent_token_requests_total{{{AGENT}, result="Given"}}': "0+1x180",
+    f'coding_agent_token_requests_total{{{AGENT}, result="KeyRefused"}}': "0x180",
     f'coding_agent_forge_token_expiry_timestamp_seconds{{{AGENT}, host="gitlab.com"}}': "31536000x180",
 }
 """One value a minute, in promtool's notation, of an installation in which all is well."""
@@ -71,6 +74,21 @@ CASES = [
     down("receiver", 63),
     down("operator", 66),
     down("reporter", 71),
+    down("tokens", 66),
+    *(
+        Case(
+            alert,
+            {f'coding_agent_token_requests_total{{{AGENT}, result="{result}"}}': "0x59 1x120"},
+            62,
+            labels,
+        )
+        for alert, result, labels in (
+            ("CodingAgentAppKeyWrong", "KeyRefused", {"result": "KeyRefused"}),
+            ("CodingAgentAppKeyWrong", "CallerUnknown", None),
+            ("CodingAgentAppRefused", "Suspended", {"result": "Suspended"}),
+            ("CodingAgentAppRefused", "KeyRefused", None),
+        )
+    ),
     # A single error of a pod that had none before.
     Case(
         "CodingAgentQueueErrors",
@@ -224,7 +242,8 @@ def rules() -> list[dict[str, Any]]:
         "config": {"github": {"owner": "acme"}},
         "metrics": {"prometheusRule": {"enabled": True}},
     }
-    found = render(CHART / "ci" / "required-values.yaml", values=values)
+    # With a GitHub App, all parts are there that have alerts.
+    found = render(CHART / "ci" / "app-values.yaml", values=values)
     group = one(found, "PrometheusRule", "coding-agent")["spec"]["groups"][0]
     return list(group["rules"])
 

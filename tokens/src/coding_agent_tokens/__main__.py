@@ -25,6 +25,7 @@ from coding_agent_core.forge.github.app import Purpose
 from coding_agent_core.forge.github.app_tokens import connect_app
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.kubernetes.transport import Access, ApiServer
+from coding_agent_core.metrics import process_registry, served
 from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.load import load_settings
@@ -33,6 +34,7 @@ from coding_agent_core.settings.section import Secrets
 from coding_agent_core.telemetry import configure
 
 from coding_agent_tokens.app import Identification, token_app
+from coding_agent_tokens.metrics import TokenMetrics
 from coding_agent_tokens.reviews import Reviews
 
 _logger = logging.getLogger("coding_agent.tokens")
@@ -44,11 +46,14 @@ _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 _ROLE = "the ClusterRole of the token service"
 
 
-async def serve(settings: Settings, accounts: Mapping[str, Purpose], host: str, port: int) -> None:
+async def serve(
+    settings: Settings, accounts: Mapping[str, Purpose], host: str, port: int, metrics_port: int
+) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests under way.
 
     Args:
         accounts: the purpose of each program, by the user name of its ServiceAccount.
+        metrics_port: the metrics have a port of their own, because others may read them than ask for tokens.
 
     Raises:
         SettingsError: the App is not configured, or there is no cluster to ask about ServiceAccounts.
@@ -70,8 +75,9 @@ async def serve(settings: Settings, accounts: Mapping[str, Purpose], host: str, 
     clock = Clock()
     reviews = Reviews(accounts, review, clock)
     identification = Identification(github.host, Secrets(app.service.key), reviews, clock)
+    registry = process_registry()
     config = uvicorn.Config(
-        token_app(tokens, identification),
+        token_app(tokens, identification, TokenMetrics(registry)),
         host=host,
         port=port,
         log_config=None,
@@ -82,7 +88,8 @@ async def serve(settings: Settings, accounts: Mapping[str, Purpose], host: str, 
     )
     _logger.info("Serving tokens of GitHub App %d on port %d", app.app_id, port)
     try:
-        await uvicorn.Server(config).serve()
+        with served(host, metrics_port, registry):
+            await uvicorn.Server(config).serve()
     finally:
         await tokens.aclose()
         await server.aclose()
@@ -105,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--metrics-port", type=int, default=8081)
     parser.add_argument(
         "--account",
         type=_account,
@@ -116,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = load_settings(given.config)
         configure(settings.logging)
-        asyncio.run(serve(settings, dict(given.account), given.host, given.port))
+        asyncio.run(serve(settings, dict(given.account), given.host, given.port, given.metrics_port))
     except SettingsError as error:
         print(f"Configuration error:\n{error}", file=sys.stderr)
         return 78

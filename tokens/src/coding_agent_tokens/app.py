@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coding_agent_tokens.callers import Caller, attempt_of
+from coding_agent_tokens.metrics import Result, TokenMetrics, result_of
 from coding_agent_tokens.reviews import Reviews, ReviewsLimitedError
 
 _logger = logging.getLogger("coding_agent.tokens")
@@ -80,7 +81,21 @@ class _Wanted(BaseModel):
     refused: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
 
-def token_app(tokens: TokenGiver, identification: Identification) -> FastAPI:
+class _RefusalError(Exception):
+    """A request is not answered with what it asks for.
+
+    Attributes:
+        retry_after: the seconds for the caller to wait; `None` if waiting does not help.
+    """
+
+    def __init__(self, result: str, status: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.result = result
+        self.status = status
+        self.retry_after = retry_after
+
+
+def token_app(tokens: TokenGiver, identification: Identification, metrics: TokenMetrics) -> FastAPI:
     """Return the app. Every answer but 200 has a `message` for people."""
     app = FastAPI(title="coding agent tokens", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -90,73 +105,101 @@ def token_app(tokens: TokenGiver, identification: Identification) -> FastAPI:
 
     @app.post(TOKEN_PATH)
     async def token(request: Request) -> JSONResponse:
-        async def answer(caller: Caller) -> JSONResponse:
-            # A parameter of the endpoint would be read without a limit, and before it is known who asks.
-            body = await _read(request)
-            if body is None:
-                return _answer(413, f"The request has more than {_LARGEST_BODY} bytes.")
-            try:
-                wanted = _Wanted.model_validate_json(body)
-            except ValidationError:
-                return _answer(422, 'The request is not JSON such as {"repository": "OWNER/NAME"}.')
-            refusal = caller.refusal(wanted.repository)
-            if refusal is not None:
-                _logger.warning("Refused: %s", refusal)
-                return _answer(403, refusal)
-            given = await tokens.token(wanted.repository, caller.purpose, wanted.refused)
-            _logger.info("%s has a token for %s", caller.name, wanted.repository or "all repositories")
-            shown = {"token": given.token, "expires_in": given.expires_in}
-            return JSONResponse(shown, headers={"Cache-Control": "no-store"})
-
-        return await _answered(identification, request, answer)
+        return await answered(request, give_token)
 
     @app.get(ACCOUNT_PATH)
     async def account(request: Request) -> JSONResponse:
-        async def answer(_: Caller) -> JSONResponse:
-            return JSONResponse((await tokens.account()).model_dump())
+        return await answered(request, give_account)
 
-        return await _answered(identification, request, answer)
+    async def answered(
+        request: Request, give: Callable[[Request, Caller], Awaitable[JSONResponse]]
+    ) -> JSONResponse:
+        try:
+            caller = await _caller(identification, request)
+            response = await _given(caller, give(request, caller))
+        except _RefusalError as refusal:
+            metrics.count(refusal.result)
+            wait = refusal.retry_after
+            headers = {} if wait is None else {"Retry-After": str(math.ceil(wait))}
+            return JSONResponse({"message": str(refusal)}, refusal.status, headers)
+        metrics.count(Result.GIVEN)
+        return response
+
+    async def give_token(request: Request, caller: Caller) -> JSONResponse:
+        # A parameter of the endpoint would be read without a limit, and before it is known who asks.
+        wanted = _wanted(await _read(request))
+        refusal = caller.refusal(wanted.repository)
+        if refusal is not None:
+            _logger.warning("Refused: %s", refusal)
+            raise _RefusalError(Result.OTHER_REPOSITORY, 403, refusal)
+        given = await tokens.token(wanted.repository, caller.purpose, wanted.refused)
+        _logger.info("%s has a token for %s", caller.name, wanted.repository or "all repositories")
+        shown = {"token": given.token, "expires_in": given.expires_in}
+        return JSONResponse(shown, headers={"Cache-Control": "no-store"})
+
+    async def give_account(request: Request, caller: Caller) -> JSONResponse:
+        return JSONResponse((await tokens.account()).model_dump())
 
     return app
 
 
-async def _read(request: Request) -> bytes | None:
-    """Return the body; `None` if it is too large."""
+async def _caller(identification: Identification, request: Request) -> Caller:
+    """Find out who asks.
+
+    Raises:
+        _RefusalError: nobody who may have tokens, or this cannot be found out now.
+    """
+    try:
+        caller = await identification.caller(request)
+    except ReviewsLimitedError as error:  # not logged, because strangers decide how often this happens
+        raise _RefusalError(Result.TOO_MANY, error.status, str(error), error.retry_after) from error
+    except CodingAgentError as error:
+        _logger.warning("Cannot find out who asks for a token: %s", error)
+        message = "The token service cannot find out who asks."
+        raise _RefusalError(Result.REVIEW_FAILED, 503, message, _RETRY_AFTER) from error
+    if caller is None:
+        message = "The token service does not know who asks, or the credential has expired."
+        raise _RefusalError(Result.CALLER_UNKNOWN, 401, message)
+    return caller
+
+
+async def _read(request: Request) -> bytes:
+    """Return the body.
+
+    Raises:
+        _RefusalError: it is too large.
+    """
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > _LARGEST_BODY:
-            return None
+            message = f"The request has more than {_LARGEST_BODY} bytes."
+            raise _RefusalError(Result.MALFORMED, 413, message)
     return body
 
 
-async def _answered(
-    identification: Identification, request: Request, answer: Callable[[Caller], Awaitable[JSONResponse]]
-) -> JSONResponse:
-    """Find out who asks, and return the answer for them, or why there is none."""
+def _wanted(body: bytes) -> _Wanted:
     try:
-        caller = await identification.caller(request)
-    except ReviewsLimitedError as error:  # not logged, because strangers decide how often this happens
-        return _answer(error.status, str(error), **{"Retry-After": str(math.ceil(error.retry_after))})
-    except CodingAgentError as error:
-        _logger.warning("Cannot find out who asks for a token: %s", error)
-        return _unavailable("The token service cannot find out who asks.", None)
-    if caller is None:
-        return _answer(401, "The token service does not know who asks, or the credential has expired.")
+        return _Wanted.model_validate_json(body)
+    except ValidationError:
+        message = 'The request is not JSON such as {"repository": "OWNER/NAME"}.'
+        raise _RefusalError(Result.MALFORMED, 422, message) from None
+
+
+async def _given(caller: Caller, answer: Awaitable[JSONResponse]) -> JSONResponse:
+    """Return the answer.
+
+    Raises:
+        _RefusalError: there is no token, with the sentence that says why.
+    """
     try:
-        return await answer(caller)
+        return await answer
     except (ForgeUnavailableError, TokenMissingError) as error:
         _logger.warning("No token for %s: %s", caller.name, error)
-        return _unavailable(str(error), getattr(error, "retry_after", None))
+        wait = getattr(error, "retry_after", None)
+        raise _RefusalError(
+            result_of(error), 503, str(error), _RETRY_AFTER if wait is None else wait
+        ) from error
     except CodingAgentError as error:
         _logger.warning("No token for %s: %s", caller.name, error)
-        return _answer(403, str(error))
-
-
-def _answer(status: int, message: str, **headers: str) -> JSONResponse:
-    return JSONResponse({"message": message}, status, headers)
-
-
-def _unavailable(message: str, retry_after: float | None) -> JSONResponse:
-    wait = _RETRY_AFTER if retry_after is None else math.ceil(retry_after)
-    return _answer(503, message, **{"Retry-After": str(wait)})
+        raise _RefusalError(result_of(error), 403, str(error)) from error

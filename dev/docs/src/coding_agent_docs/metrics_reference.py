@@ -8,7 +8,7 @@ from pathlib import Path
 
 from coding_agent_docs.paths import ROOT
 
-_PROGRAMS = ("receiver", "operator", "consumer", "user-config", "core")
+_PROGRAMS = ("receiver", "operator", "consumer", "user-config", "tokens", "core")
 _KINDS = {kind: kind.lower() for kind in ("Counter", "Gauge", "Histogram", "Summary")}
 """By the class that makes it, the kind that Prometheus sees."""
 PREFIX = "coding_agent_"

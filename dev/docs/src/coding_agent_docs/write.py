@@ -53,10 +53,10 @@ _METRICS = """\
 <!-- Generated from the programs by `python -m coding_agent_docs reference`. Do not edit. -->
 
 Every long-running program serves `GET /metrics` in the text format of Prometheus: the receiver on port 8000,
-the operator and the reporter on port 8080, a consumer of RabbitMQ on port 8081, `--mode producer --loop` on
-port 8082. In one process, the receiver's port has the metrics of all parts. An attempt and a single poll
-end too soon to be scraped. The operator counts attempts, and the CronJob shows whether polls succeed. If a
-client does not ask for text, the receiver answers with a JSON summary.
+the operator and the reporter on port 8080, a consumer of RabbitMQ and the token service of a GitHub App on
+port 8081, `--mode producer --loop` on port 8082. In one process, the receiver's port has the metrics of all
+parts. An attempt and a single poll end too soon to be scraped. The operator counts attempts, and the CronJob
+shows whether polls succeed. If a client does not ask for text, the receiver answers with a JSON summary.
 Python's and the process's own metrics (`process_resident_memory_bytes`, …) are included.
 """
 

@@ -22,7 +22,7 @@ _EXAMPLES = """examples:
   kubectl agenttask list --active
   kubectl agenttask logs -f demo-issue-7-1a2b3c4d5e6f7a8b
   kubectl agenttask run https://github.com/octo/demo/issues/7 --priority 10
-  kubectl agenttask init registry.example.com/team/toolchain:1
+  kubectl agenttask hosts registry.example.com/team/toolchain:1
   kubectl agenttask run https://gitlab.com/group/project/-/issues/7 --project-id 4242
 """
 
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     add("suspend", commands.suspend, "suspend a task until it is resumed")
     add("resume", commands.resume, "resume a suspended task")
     _add_run(add("run", commands.run, "start a task for an item, without a label", named=False))
-    asking = add("init", commands.init, "print the hosts that an image's package managers use", named=False)
+    asking = add("hosts", commands.hosts, "print the hosts that an image's package managers use", named=False)
     asking.add_argument("image", metavar="IMAGE", help="the workspace's image")
     asking.add_argument(
         "--pull-secret",

@@ -38,11 +38,11 @@ _TIMEOUT = 10
 _SILENCE = 86_400
 """Maximum number of seconds for which a container may write nothing while its log is followed."""
 _PAGE = 500
-INIT_CONTAINER = "package-managers"
+HOSTS_CONTAINER = "package-managers"
 _HOME = "/tmp"  # noqa: S108 - in the container
 _USER = 20_000
 """One of `WORKSPACE_USERS` in the settings. To import those would cost each command a tenth of a second."""
-INIT_DEADLINE = 300
+HOSTS_DEADLINE = 300
 """Maximum number of seconds for pulling the image and running the script; then the cluster ends the pod."""
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -284,12 +284,12 @@ def waiting_for(pod: Mapping[str, Any]) -> str:
     return str(status.get("phase") or "Pending")
 
 
-def init_pod(image: str, pull_secret: str | None = None) -> Body:
-    """Return the pod of `init`, which the restricted Pod Security Standard admits."""
+def hosts_pod(image: str, pull_secret: str | None = None) -> Body:
+    """Return the pod of `hosts`, which the restricted Pod Security Standard admits."""
     script = files("kubectl_agenttask").joinpath("hosts.sh").read_text(encoding="utf-8")
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": INIT_DEADLINE,
+        "activeDeadlineSeconds": HOSTS_DEADLINE,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
@@ -301,7 +301,7 @@ def init_pod(image: str, pull_secret: str | None = None) -> Body:
         "volumes": [{"name": "home", "emptyDir": {"sizeLimit": "256Mi"}}],
         "containers": [
             {
-                "name": INIT_CONTAINER,
+                "name": HOSTS_CONTAINER,
                 "image": image,
                 "command": ["sh", "-c", script],
                 # As in a workspace, settings in the home folders of the image's users do not count.
@@ -325,7 +325,7 @@ def init_pod(image: str, pull_secret: str | None = None) -> Body:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "generateName": "agenttask-init-",
+            "generateName": "agenttask-hosts-",
             "labels": {"app.kubernetes.io/name": "kubectl-agenttask"},
         },
         "spec": spec,

@@ -19,14 +19,14 @@ from rich.console import Console
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError, tables
 from kubectl_agenttask.cluster_client import (
-    INIT_CONTAINER,
-    INIT_DEADLINE,
+    HOSTS_CONTAINER,
+    HOSTS_DEADLINE,
     Body,
     ClusterAccess,
     attempt_of_pod,
     choose,
     has_started,
-    init_pod,
+    hosts_pod,
     waiting_for,
 )
 from kubectl_agenttask.tables import show_facts, show_table
@@ -321,8 +321,8 @@ _NO_SHELL = 128
 """The exit status with which the container runtime reports that it cannot start `sh`."""
 
 
-def init(session: Session, arguments: Namespace) -> None:
-    """`init`: print the hosts from which an image's package managers fetch, as values of the chart.
+def hosts(session: Session, arguments: Namespace) -> None:
+    """`hosts`: print the hosts from which an image's package managers fetch, as values of the chart.
 
     A short-lived pod with the image asks the package managers (`hosts.sh`). It has no credential, no token of
     a ServiceAccount, and no file of a repository, because such a file could name any host.
@@ -331,26 +331,26 @@ def init(session: Session, arguments: Namespace) -> None:
         PluginError: the pod cannot run, or the image names no host.
     """
     image: str = arguments.image
-    name = session.cluster.create_pod(init_pod(image, arguments.pull_secret))
+    name = session.cluster.create_pod(hosts_pod(image, arguments.pull_secret))
     session.notes.print(f"Pod {name} asks the package managers of {image}.", soft_wrap=True)
     try:
         code = _wait(session, name, image)
-        said = b"".join(session.cluster.log(name, INIT_CONTAINER, follow=False)).decode(errors="replace")
+        said = b"".join(session.cluster.log(name, HOSTS_CONTAINER, follow=False)).decode(errors="replace")
     finally:
         session.cluster.delete_pod(name)
     # The image's programs wrote the output, so we repeat nothing except names of hosts.
-    hosts = sorted(set(_HOST.findall(said)))
-    if not hosts:
+    found = sorted(set(_HOST.findall(said)))
+    if not found:
         raise PluginError(
             f"the package managers of {image} name no host (exit status {code}). The image needs one of pip, "
             "npm, Go, cargo and apt."
         )
-    session.out.print("\n".join(["egress:", "  allow:", *(f"    - {host}" for host in hosts)]))
+    session.out.print("\n".join(["egress:", "  allow:", *(f"    - {host}" for host in found)]))
 
 
 def _wait(session: Session, name: str, image: str) -> int:
     """Wait for the pod's end, and return the exit status of its script."""
-    end = session.monotonic() + INIT_DEADLINE
+    end = session.monotonic() + HOSTS_DEADLINE
     while True:
         found = session.cluster.pod(name)
         states = [
@@ -367,5 +367,5 @@ def _wait(session: Session, name: str, image: str) -> int:
                 f"{image} cannot start: {why}. Check its name, and give --pull-secret for a private registry."
             )
         if session.monotonic() > end:
-            raise PluginError(f"{image} did not end within {INIT_DEADLINE} s: its pod shows {why}.")
+            raise PluginError(f"{image} did not end within {HOSTS_DEADLINE} s: its pod shows {why}.")
         session.sleep(_POLL)

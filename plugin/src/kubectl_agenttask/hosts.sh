@@ -1,7 +1,7 @@
 #!/bin/sh
 # Prints the hosts from which an image's package managers are configured to fetch, as values of the chart:
 #     docker run --rm -i IMAGE sh < plugin/src/kubectl_agenttask/hosts.sh
-# `kubectl agenttask init IMAGE` runs it in a pod.
+# `kubectl agenttask hosts IMAGE` runs it in a pod.
 # Use it only for images that you trust, and not in a checked-out repository, whose files could name any host.
 cd / || exit 1
 pip_hosts() {

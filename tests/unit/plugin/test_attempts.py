@@ -8,7 +8,7 @@ import yaml
 from coding_agent_core.settings.job_settings import WORKSPACE_USERS
 from kubectl_agenttask import PluginError
 from kubectl_agenttask.__main__ import main, parser
-from kubectl_agenttask.cluster_client import choose, has_started, init_pod, waiting_for
+from kubectl_agenttask.cluster_client import choose, has_started, hosts_pod, waiting_for
 from kubectl_agenttask.commands import OPTIONS
 
 
@@ -131,6 +131,6 @@ def test_a_kubeconfig_that_cannot_be_used_is_a_wrong_configuration(
 
 def test_the_pod_runs_as_a_user_of_workspaces() -> None:
     assert (
-        init_pod("registry.example.com/team/toolchain:1")["spec"]["securityContext"]["runAsUser"]
+        hosts_pod("registry.example.com/team/toolchain:1")["spec"]["securityContext"]["runAsUser"]
         in WORKSPACE_USERS
     )

@@ -1,4 +1,4 @@
-"""`kubectl agenttask init`: a pod of the image says which hosts its package managers use."""
+"""`kubectl agenttask hosts`: a pod of the image says which hosts its package managers use."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +24,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def started(place: Place, plugin: Plugin, pool: ThreadPoolExecutor, status: int) -> tuple[Any, Future[Said]]:
     """Start the command; its pod, once there is one, which the namespace's profile `restricted` admitted."""
-    running = pool.submit(plugin, "init", IMAGE, "--pull-secret", "registry", status=status)
+    running = pool.submit(plugin, "hosts", IMAGE, "--pull-secret", "registry", status=status)
     pods = until(lambda: place.plane.core.list_namespaced_pod(place.namespace, **LIMIT).items, "a pod")
     return pods[0], running
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.events import PlatformWebhooks
+from coding_agent_core.forge.setup import ForgeSetup
 from coding_agent_core.platforms import ItemKind, PlatformFacts
 from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.credentials import CHART_VALUES
@@ -38,6 +39,7 @@ _WEBHOOKS = {*PlatformWebhooks.__annotations__} | {
 }
 _NAMES = ", ".join(name for name, kind in Forge.__annotations__.items() if kind.startswith("ClassVar"))
 _METHODS = ", ".join(sorted(Forge.__abstractmethods__))
+_SETUP = ", ".join(sorted(ForgeSetup.__abstractmethods__))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,7 @@ def parts(platform: str) -> list[Part]:
         Part(folder / "settings.py", "WEBHOOK_SECTION", "a Section with the secret that the facts name"),
         *(Part(folder / "webhook.py", name, "as in PlatformWebhooks") for name in sorted(_WEBHOOKS)),
         Part(folder / "client.py", "CLIENT", f"a Forge with {_NAMES}, and the methods {_METHODS}"),
+        Part(folder / "setup.py", "SETUP", f"a ForgeSetup with the methods {_SETUP}"),
         Part(folder / "chart.yaml", "narrowed_by", "settings that narrow a poll"),
         Part(folder / "chart.yaml", "setup", "how people set up its webhook"),
         Part(folder / "chart.yaml", "sample", "the webhook that helm test sends"),
@@ -122,6 +125,9 @@ def test_its_modules_have_what_the_programs_call(platform: Platform) -> None:
     client = forge_module(platform, "client").CLIENT
     assert issubclass(client, Forge)
     assert not inspect.isabstract(client)
+    setup = forge_module(platform, "setup").SETUP
+    assert issubclass(setup, ForgeSetup)
+    assert not inspect.isabstract(setup)
     assert issubclass(forge_module(platform, "settings").SECTION, ForgeSettings)
 
 

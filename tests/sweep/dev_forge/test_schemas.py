@@ -15,6 +15,7 @@ import jwt
 import pytest
 from coding_agent_core.forge.github.app import claims
 from coding_agent_forge import ForgeServer
+from coding_agent_forge.apps import Manifest
 from coding_agent_forge.flavours import FLAVOURS
 from coding_agent_forge.git import branch_sha, set_branch
 from coding_agent_forge.github.render_graphql import thread_id
@@ -147,6 +148,8 @@ GITHUB = (
     Ask("GET {repo}/hooks/{told}/deliveries/{delivery}", token=PERSON_TOKEN),
     Ask("POST {repo}/hooks/{told}/deliveries/{delivery}/attempts", 202, token=PERSON_TOKEN),
     Ask("POST {repo}/hooks/{told}/pings", 204, token=PERSON_TOKEN),
+    Ask("POST /app-manifests/{code}/conversions", 201, token=None),
+    Ask("POST /app-manifests/{code}/conversions", 404, token=None),
     Ask("GET /app", token=JWT),
     Ask("GET /app", 401),
     Ask("GET /app/installations", token=JWT),
@@ -261,6 +264,8 @@ GITLAB = (
 )
 UNCHECKED = {
     ("POST", "/api/graphql"): "its answers are checked against GitHub's GraphQL schema",
+    ("POST", "/settings/apps/new"): "a page, and no part of the API",
+    ("POST", "/organizations/{organization}/settings/apps/new"): "a page, and no part of the API",
     ("GET", "/_storage/logs/{job}"): "a file, and no part of the API",
     ("GET", "/user-attachments/assets/{name}"): "a file, and no part of the API",
     ("GET", "/api/v4/projects/{project}/jobs/{job}/trace"): "a text, and no JSON",
@@ -336,11 +341,13 @@ def words_of_app(forge: ForgeServer) -> dict[str, Any]:
     installed = forge.sandbox.store.apps.exchange(installation, [], None).actor.token
     suspended.suspended_at = now = datetime.now(UTC)
     jwt_of_app = jwt.encode(dict(claims(app.id, now)), key_pair()[0], algorithm="RS256")
+    manifest = Manifest("My agent", forge.user("alice"), {"metadata": "read"})
     return {
         "installation": installation.id,
         "suspended": suspended.id,
         "jwt": jwt_of_app,
         "installed": installed,
+        "code": forge.sandbox.store.apps.plan(manifest),
     }
 
 

@@ -9,7 +9,7 @@ import httpx
 
 from coding_agent_core.errors import SettingsError, TokenMissingError
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.http import ForgeClient, Token
+from coding_agent_core.forge.http import ForgeClient, Token, TokenSource
 from coding_agent_core.forge.pacing import Paced
 from coding_agent_core.registry import Platform, forge_module
 from coding_agent_core.retry import Clock, RetryPolicy
@@ -30,19 +30,21 @@ def connect_forge(
     clock: Clock = Clock(),  # noqa: B008 - immutable
     transport: httpx.AsyncBaseTransport | None = None,
     pace: Paced | None = None,
+    token: TokenSource | None = None,
 ) -> Forge:
     """Return the client of a platform's configured installation, without opening a connection.
 
     Args:
         only: the repository of an attempt; empty for a program that works on all repositories.
         transport: replaces the network in tests.
+        token: gives the tokens instead of what the settings name.
 
     Raises:
         SettingsError: no token is configured; the message names the setting and the variable.
     """
     section = settings.forge(platform)
     kind: type[Forge] = forge_module(platform, "client").CLIENT
-    token = kind.app_source(section, clock, only)
+    token = token or kind.app_source(section, clock, only)
     if token is None:
         token = personal = Token(
             platform, Secrets(section.personal_access_token), token_place(settings, platform)

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from coding_agent_forge.errors import HttpError
 from coding_agent_forge.model import Grant, Repository, User
@@ -52,6 +54,15 @@ class App:
     public_key: str = field(repr=False)
     permissions: Mapping[str, str]
     created_at: datetime
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest that somebody has confirmed, and who will own its App."""
+
+    name: str
+    owner: User
+    permissions: Mapping[str, str]
 
 
 @dataclass
@@ -102,6 +113,35 @@ class Apps:
         self.installations: list[Installation] = []
         self.tokens: list[InstallationToken] = []
         self.lifetime = LIFETIME
+        self.manifests: dict[str, Manifest] = {}
+
+    def plan(self, manifest: Manifest) -> str:
+        """Keep a manifest that somebody has confirmed; the code that creates its App once."""
+        code = secrets.token_hex(20)
+        self.manifests[code] = manifest
+        return code
+
+    def convert(self, code: str) -> tuple[App, str, str]:
+        """Create the App of a code, with its private key in PEM format and the secret of its webhook.
+
+        Raises:
+            HttpError: 404, no manifest has this code, or its App exists already.
+        """
+        manifest = self.manifests.pop(code, None)
+        if manifest is None:
+            raise HttpError(404, "Not Found")
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+        public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        slug = re.sub(r"[^a-z0-9]+", "-", manifest.name.lower()).strip("-")
+        app = self.create(slug, manifest.owner, public.decode(), manifest.permissions)
+        return app, private.decode(), secrets.token_hex(20)
 
     def create(self, slug: str, owner: User, public_key: str, permissions: Mapping[str, str]) -> App:
         """Create an App with its account `slug[bot]`."""

@@ -64,6 +64,7 @@ class User:
     Attributes:
         grant: the limits of an App's token. The users of an App's tokens are equal to its account.
         reads_checks: whether the token may read check runs, which no fine-grained token of GitHub may.
+        scopes: the scopes of the token; `None` for a fine-grained token of GitHub, and for GitLab's `api`.
         token_expires_at: the token expires as this day begins in UTC; `None` if it never expires.
         token_id: the number of the token, which rotating it changes.
     """
@@ -75,6 +76,7 @@ class User:
     admin: bool = False
     bot: bool = False
     reads_checks: bool = True
+    scopes: tuple[str, ...] | None = None
     token_expires_at: date | None = None
     token_id: int = 1
     grant: Grant | None = field(default=None, repr=False, compare=False)

@@ -62,15 +62,17 @@ class AppJwt:
 
     Attributes:
         place: where a person sets the key, for messages.
+        key: the private key, if it is not in the file of the settings.
     """
 
     app: App
     clock: Clock
     place: str = "`github.app`"
+    key: SecretSettings | None = field(default=None, repr=False)
     _key: Secrets = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._key = Secrets(SecretSettings(files=(self.app.private_key_file,)))
+        self._key = Secrets(self.key or SecretSettings(files=(self.app.private_key_file,)))
 
     async def current(self, repository: str, refused: str = "") -> str:
         """Return a new JWT. If one was refused, the App is wrong, and another one would be refused too.
@@ -399,11 +401,13 @@ def connect_app(
     clock: Clock = Clock(),  # noqa: B008 - immutable
     transport: httpx.AsyncBaseTransport | None = None,
     pace: Paced | None = None,
+    key: SecretSettings | None = None,
 ) -> AppTokens:
     """Return the tokens of the configured App, without opening a connection.
 
     Args:
         transport: replaces the network in tests.
+        key: the private key, if it is not in the file of the settings.
 
     Raises:
         SettingsError: no App is configured.
@@ -411,7 +415,7 @@ def connect_app(
     app = settings.app
     if app is None:
         raise SettingsError("No GitHub App is configured: set `github.app`.")
-    jwt_source = AppJwt(app, clock)
+    jwt_source = AppJwt(app, clock, key=key)
     client = ForgeClient(
         settings.host, settings.api_url, jwt_source, GitHubForge.HEADERS, policy, clock, pace, transport
     )

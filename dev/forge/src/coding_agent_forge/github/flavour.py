@@ -23,7 +23,7 @@ from coding_agent_forge.github import (
 )
 from coding_agent_forge.github.render_reviews import ReviewRenderer
 from coding_agent_forge.github.webhooks import check_messages, messages
-from coding_agent_forge.identity import token_of
+from coding_agent_forge.identity import authenticate, token_of
 from coding_agent_forge.model import CheckHappening, Happening
 from coding_agent_forge.sandbox import Sandbox
 
@@ -45,7 +45,13 @@ def router() -> APIRouter:
     ):
         api.include_router(module.router)
     everything = APIRouter()
-    for router in (api, graphql.router, routes_checks.storage, routes_repository.attachments):
+    for router in (
+        api,
+        graphql.router,
+        routes_app.pages,
+        routes_checks.storage,
+        routes_repository.attachments,
+    ):
         everything.include_router(router)
     return everything
 
@@ -92,6 +98,17 @@ def refused(refusal: HttpError) -> Response:
     return JSONResponse(body, refusal.status, refusal.headers)
 
 
+def _token_headers(request: Request, sandbox: Sandbox) -> dict[str, str]:
+    """What an answer says of the personal token of its request: the scopes of a classic one, and its end."""
+    user = authenticate(request.headers, sandbox.store.accounts(), sandbox.clock())
+    shown: dict[str, str] = {}
+    if user is not None and user.scopes is not None:
+        shown["x-oauth-scopes"] = ", ".join(user.scopes)
+    if user is not None and user.token_expires_at is not None:
+        shown["github-authentication-token-expiration"] = f"{user.token_expires_at} 00:00:00 UTC"
+    return shown
+
+
 async def limit_rate(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     """Count the requests of each token or installation, and refuse what its hour does not allow.
 
@@ -109,6 +126,7 @@ async def limit_rate(request: Request, call_next: Callable[[Request], Awaitable[
     else:
         hour.used += 1
         response = await call_next(request)
+    response.headers.update(_token_headers(request, sandbox))
     response.headers.update(
         {
             "x-ratelimit-limit": str(hour.limit),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
 
-from coding_agent_forge.apps import REVOKE, App, Installation
+from coding_agent_forge.apps import REVOKE, App, Installation, Manifest
 from coding_agent_forge.errors import HttpError
 from coding_agent_forge.github.access import Actor, Render, SandboxOf, paged
 from coding_agent_forge.github.items import ItemRenderer
@@ -18,6 +21,7 @@ from coding_agent_forge.sandbox import Sandbox
 from coding_agent_forge.timestamps import github_time
 
 router = APIRouter()
+pages = APIRouter()
 _EVENTS = ["issue_comment", "issues", "pull_request"]
 
 
@@ -47,9 +51,24 @@ class TokenRequest(BaseModel):
     permissions: dict[str, str] | None = None
 
 
+@router.post("/app-manifests/{code}/conversions", status_code=201)
+async def convert(code: str, render: Render, sandbox: SandboxOf) -> dict[str, Any]:
+    """Create the App of a manifest; this is the only answer that contains the App's secrets."""
+    app, private_key, webhook_secret = sandbox.store.apps.convert(code)
+    return _app(app, render, sandbox) | {
+        "client_secret": secrets.token_hex(20),
+        "webhook_secret": webhook_secret,
+        "pem": private_key,
+    }
+
+
 @router.get("/app")
 async def get_app(app: Asking, render: Render, sandbox: SandboxOf) -> dict[str, Any]:
     """The App itself."""
+    return _app(app, render, sandbox)
+
+
+def _app(app: App, render: ItemRenderer, sandbox: Sandbox) -> dict[str, Any]:
     return {
         "id": app.id,
         "slug": app.slug,
@@ -158,3 +177,18 @@ def _installation(one: Installation, render: ItemRenderer, sandbox: Sandbox) -> 
         "suspended_by": None if one.suspended_at is None else render.user(one.app.owner),
         "suspended_at": None if one.suspended_at is None else github_time(one.suspended_at),
     }
+
+
+@pages.post("/settings/apps/new")
+@pages.post("/organizations/{organization}/settings/apps/new")
+async def new_app(
+    manifest: Annotated[str, Form()], sandbox: SandboxOf, organization: str = "", state: str = ""
+) -> RedirectResponse:
+    """The page to which a form sends a manifest. Here, the first person confirms every manifest at once.
+
+    https://docs.github.com/apps/sharing-github-apps/registering-a-github-app-from-a-manifest
+    """
+    asked = json.loads(manifest)
+    owner = sandbox.store.users[0]
+    code = sandbox.store.apps.plan(Manifest(asked["name"], owner, asked.get("default_permissions", {})))
+    return RedirectResponse(f"{asked['redirect_url']}?code={code}&state={state}", status_code=302)

@@ -31,7 +31,7 @@ def _token_json(sandbox: Sandbox, user: User) -> dict[str, Any]:
         "revoked": False,
         "created_at": gitlab_time(sandbox.store.now()),
         "description": None,
-        "scopes": ["api"],
+        "scopes": ["api"] if user.scopes is None else list(user.scopes),
         "user_id": user.id,
         "last_used_at": gitlab_time(sandbox.store.now()),
         "active": True,

@@ -1,0 +1,61 @@
+"""The set-up of a repository on Gitea and Forgejo, by the swagger document of an installation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from coding_agent_core.forge.calls import Call, path
+from coding_agent_core.forge.setup import (
+    DeliveryAnswer,
+    ForgeSetup,
+    OwnedRepository,
+    RepositoryFacts,
+    TokenRights,
+    Webhook,
+)
+
+_EVENTS = ("issues", "issue_comment", "pull_request", "pull_request_sync", "pull_request_review", "status")
+"""`issues` and `pull_request` include the events of labels."""
+
+
+class GiteaSetup(ForgeSetup):
+    """The set-up of one Gitea."""
+
+    LABEL_MARK: ClassVar[str] = "#"
+
+    def _repository_path(self, repository: str, *rest: str | int) -> str:
+        return path("repos", *repository.split("/", 1), *rest)
+
+    def _webhook_body(self, url: str, secret: str) -> dict[str, object]:
+        config = {"url": url, "content_type": "json", "secret": secret}
+        return {"type": "gitea", "active": True, "events": list(_EVENTS), "config": config}
+
+    async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
+        """See `ForgeSetup`. Gitea's tokens never expire, and Gitea names a missing scope when it refuses."""
+        return TokenRights()
+
+    async def repository(self, repository: str) -> RepositoryFacts:
+        """See `ForgeSetup`. Gitea tells only administrators what other people may do."""
+        call = Call("GET", self._repository_path(repository), f"reading the repository {repository}")
+        found = await self.forge.client.get(OwnedRepository, call)
+        lacks = []
+        if not found.push:
+            lacks.append("the account may not push")
+        if not found.admin:
+            lacks.append(
+                "the account is no administrator, so it cannot read what other people may do: make it one "
+                "(Settings > Collaborators)"
+            )
+        if found.archived:
+            lacks.append("the repository is archived: choose another one, or unarchive it")
+        if not found.has_issues:
+            lacks.append("issues are turned off: turn them on (Settings > Units)")
+        return RepositoryFacts(found.full_name, found.id, tuple(lacks), found.admin)
+
+    async def deliveries(self, repository: str, webhook: Webhook) -> Sequence[DeliveryAnswer]:
+        """See `ForgeSetup`. Gitea shows them only in its pages."""
+        return []
+
+
+SETUP = GiteaSetup

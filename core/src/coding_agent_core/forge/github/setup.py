@@ -1,0 +1,88 @@
+"""The set-up of a repository on GitHub.
+
+https://docs.github.com/rest/repos/webhooks, https://docs.github.com/rest/issues/labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from coding_agent_core.forge.calls import Call, ResponseModel, path
+from coding_agent_core.forge.setup import (
+    DeliveryAnswer,
+    ForgeSetup,
+    OwnedRepository,
+    RepositoryFacts,
+    TokenRights,
+    Webhook,
+)
+
+_EVENTS = ("issues", "pull_request", "issue_comment", "pull_request_review", "check_suite", "status")
+"""Labels, commands, and the events for rounds (docs/github.md)."""
+_SCOPES = frozenset({"repo", "public_repo"})
+"""The scopes of classic tokens of which the agent needs one. The second opens only public repositories."""
+_EXPIRY_FORMS = ("%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%d %H:%M:%S %z")
+"""Both forms of the header `github-authentication-token-expiration`."""
+
+
+class _Delivery(ResponseModel):
+    event: str
+    status_code: int
+
+
+class GitHubSetup(ForgeSetup):
+    """The set-up of one GitHub."""
+
+    LABEL_MARK: ClassVar[str] = ""
+
+    def _repository_path(self, repository: str, *rest: str | int) -> str:
+        return path("repos", *repository.split("/", 1), *rest)
+
+    def _webhook_body(self, url: str, secret: str) -> dict[str, object]:
+        config = {"url": url, "content_type": "json", "secret": secret, "insecure_ssl": "0"}
+        return {"name": "web", "active": True, "events": list(_EVENTS), "config": config}
+
+    async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
+        """See `ForgeSetup`.
+
+        Only classic tokens have scopes: GitHub lists them in `x-oauth-scopes` (documentation, *Scopes for
+        OAuth apps*). A token that expires says so in `github-authentication-token-expiration`.
+        """
+        expires_at = _expiry(headers.get("github-authentication-token-expiration", ""))
+        listed = headers.get("x-oauth-scopes")
+        if listed is None:
+            return TokenRights(expires_at=expires_at)
+        scopes = frozenset(filter(None, (scope.strip() for scope in listed.split(","))))
+        return TokenRights(scopes, () if scopes & _SCOPES else ("repo",), expires_at)
+
+    async def repository(self, repository: str) -> RepositoryFacts:
+        call = Call("GET", self._repository_path(repository), f"reading the repository {repository}")
+        found = await self.forge.client.get(OwnedRepository, call)
+        lacks = []
+        if not found.push:
+            lacks.append("the account may not push: give it the role Write (Settings > Collaborators)")
+        if found.archived:
+            lacks.append("the repository is archived: choose another one, or unarchive it")
+        if not found.has_issues:
+            lacks.append("issues are turned off: turn them on (Settings > General > Features)")
+        return RepositoryFacts(found.full_name, found.id, tuple(lacks), found.admin)
+
+    async def deliveries(self, repository: str, webhook: Webhook) -> Sequence[DeliveryAnswer]:
+        where = self._repository_path(repository, "hooks", webhook.id, "deliveries")
+        call = Call("GET", where, f"reading the deliveries of the webhook of {repository}")
+        found = await self.forge.client.get(list[_Delivery], call)
+        return [DeliveryAnswer(one.event, one.status_code) for one in found]
+
+
+def _expiry(text: str) -> datetime | None:
+    for form in _EXPIRY_FORMS:
+        with suppress(ValueError):
+            at = datetime.strptime(text, form)
+            return at if at.tzinfo else at.replace(tzinfo=UTC)
+    return None
+
+
+SETUP = GitHubSetup

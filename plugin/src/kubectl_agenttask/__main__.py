@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from importlib import import_module
 
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.tasks import RunnerName
@@ -18,7 +19,10 @@ from kubectl_agenttask import PluginError, commands
 from kubectl_agenttask.cluster_client import ClusterAccess
 from kubectl_agenttask.tables import console
 
+RELEASE = "coding-agent"
+"""The release and the namespace of the documents."""
 _EXAMPLES = """examples:
+  kubectl agenttask init --platform github --repo octo/demo
   kubectl agenttask list --active
   kubectl agenttask logs -f demo-issue-7-1a2b3c4d5e6f7a8b
   kubectl agenttask run https://github.com/octo/demo/issues/7 --priority 10
@@ -38,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     notes = console(sys.stderr)
     try:
-        cluster = ClusterAccess.connect(arguments.kubeconfig, arguments.context, arguments.namespace)
+        namespace = arguments.namespace or getattr(arguments, "default_namespace", None)
+        cluster = ClusterAccess.connect(arguments.kubeconfig, arguments.context, namespace)
         session = commands.Session(
             cluster, console(sys.stdout), notes, sys.stdout.buffer, clock=lambda: datetime.now(UTC)
         )
@@ -121,7 +126,63 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="pull Secret for a private registry, in the same namespace (default: none)",
     )
+    _add_init(add)
+    checking = add("doctor", _later("doctor"), "check an installation, and say what to change", named=False)
+    checking.add_argument(
+        "--repo",
+        type=_repository,
+        action="append",
+        metavar="OWNER/REPO",
+        help="check this repository too, besides those of `init` and of recent tasks",
+    )
     return top
+
+
+def _later(module: str) -> Callable[..., None]:
+    """Return the command of a module that is imported only when it runs, because it needs much time."""
+
+    def run(session: commands.Session, arguments: argparse.Namespace) -> None:
+        import_module(f"kubectl_agenttask.{module}").COMMAND(session, arguments)
+
+    return run
+
+
+def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
+    one = add("init", _later("init"), "check token and model, and prepare an installation", named=False)
+    one.set_defaults(default_namespace=RELEASE)
+    one.add_argument("--platform", metavar="NAME", help=f"the forge: {', '.join(Platform)}")
+    one.add_argument("--api-url", metavar="URL", help="address of the forge's API (default: the public one)")
+    one.add_argument(
+        "--repo",
+        action="append",
+        metavar="OWNER/REPO",
+        help="a repository in which the agent works; can be repeated",
+    )
+    one.add_argument("--provider", metavar="NAME", help="format of the model's API (default: openai)")
+    one.add_argument("--model-url", metavar="URL", help="address of the model's API")
+    one.add_argument("--model", metavar="MODEL", help="name of the model")
+    one.add_argument("--registry", default="", metavar="HOST/PATH", help="registry of the images")
+    one.add_argument(
+        "--webhook",
+        default="",
+        metavar="URL",
+        help="create webhooks to this address of the receiver (default: poll only)",
+    )
+    one.add_argument("--github-app", action="store_true", help="use a GitHub App instead of a token")
+    one.add_argument("--app-name", default="coding-agent", metavar="NAME", help="name of a new GitHub App")
+    one.add_argument(
+        "--organization", default="", metavar="ORG", help="owner of a new GitHub App (default: you)"
+    )
+    one.add_argument("--code", default="", metavar="ADDRESS", help="what GitHub shows after a new GitHub App")
+    one.add_argument(
+        "--values",
+        default="coding-agent-values.yaml",
+        metavar="FILE",
+        help="values file to write (default: %(default)s)",
+    )
+    one.add_argument("--release", default=RELEASE, metavar="NAME", help="name of the Helm release")
+    one.add_argument("--chart", default="charts/coding-agent", metavar="CHART", help="place of the chart")
+    one.add_argument("-y", "--yes", action="store_true", help="ask nothing")
 
 
 def _day(text: str) -> datetime:

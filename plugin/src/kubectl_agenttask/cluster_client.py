@@ -54,7 +54,7 @@ class ClusterAccess:
 
     def __init__(self, api_client: Any, namespace: str) -> None:
         self.namespace = namespace
-        self._api_client = api_client
+        self.api_client = api_client
         self._tasks: Any = client.CustomObjectsApi(api_client)
 
     @cached_property
@@ -62,7 +62,7 @@ class ClusterAccess:
         """The client for pods and Events. It is made on first use, because its import takes as long as all
         other imports of a command.
         """
-        return client.CoreV1Api(self._api_client)
+        return client.CoreV1Api(self.api_client)
 
     @staticmethod
     def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> ClusterAccess:
@@ -93,7 +93,7 @@ class ClusterAccess:
         if active:
             options["field_selector"] = NOT_ENDED
         while True:
-            with _sentences("list agenttasks"):
+            with sentences("list agenttasks"):
                 if everywhere:
                     page = self._tasks.list_cluster_custom_object(GROUP, VERSION, PLURAL, **options)
                 else:
@@ -109,14 +109,14 @@ class ClusterAccess:
 
     def task(self, name: str) -> AgentTask:
         """Return the task with the given name."""
-        with _sentences(f"get agenttask {name}", missing=self._no_task(name)):
+        with sentences(f"get agenttask {name}", missing=self._no_task(name)):
             found = self._tasks.get_namespaced_custom_object(*self._where, name, _request_timeout=_TIMEOUT)
         return AgentTask.of(found)
 
     def runs(self, item: Item) -> list[AgentTask]:
         """Return the tasks with the item's label, read consistently."""
         selector = f"{LABEL_ITEM}={labels_for(item)[LABEL_ITEM]}"
-        with _sentences("list agenttasks"):
+        with sentences("list agenttasks"):
             found = self._tasks.list_namespaced_custom_object(
                 *self._where, label_selector=selector, _request_timeout=_TIMEOUT
             )
@@ -129,7 +129,7 @@ class ClusterAccess:
             annotations = {**metadata.get("annotations", {}), ANNOTATION_CREATED_BY: account}
             manifest = {**manifest, "metadata": {**metadata, "annotations": annotations}}
         taken = f"somebody else has just created {name}: see `kubectl agenttask describe {name}`."
-        with _sentences(f"create agenttask {name}", conflict=taken):
+        with sentences(f"create agenttask {name}", conflict=taken):
             self._tasks.create_namespaced_custom_object(
                 *self._where, manifest, field_manager="kubectl-agenttask", _request_timeout=_TIMEOUT
             )
@@ -137,7 +137,7 @@ class ClusterAccess:
     def _account(self) -> str:
         """Return our account's name; empty if the API server does not tell it, because it is optional."""
         try:
-            review: Any = client.AuthenticationV1Api(self._api_client).create_self_subject_review(
+            review: Any = client.AuthenticationV1Api(self.api_client).create_self_subject_review(
                 client.V1SelfSubjectReview(), _request_timeout=_TIMEOUT
             )
         except (ApiException, urllib3.exceptions.HTTPError):
@@ -146,7 +146,7 @@ class ClusterAccess:
 
     def patch_spec(self, name: str, **spec: Any) -> None:
         """Change the spec of a task."""
-        with _sentences(f"patch agenttask {name}", missing=self._no_task(name)):
+        with sentences(f"patch agenttask {name}", missing=self._no_task(name)):
             self._tasks.patch_namespaced_custom_object(
                 *self._where,
                 name,
@@ -157,7 +157,7 @@ class ClusterAccess:
 
     def pods(self, task: str) -> list[Body]:
         """Return the existing pods of a task's attempts."""
-        with _sentences("list pods"):
+        with sentences("list pods"):
             found = self._core.list_namespaced_pod(
                 self.namespace,
                 label_selector=f"{LABEL_TASK}={task}",
@@ -168,7 +168,7 @@ class ClusterAccess:
 
     def create_pod(self, manifest: Body) -> str:
         """Create a pod and return its name."""
-        with _sentences("create pods"):
+        with sentences("create pods"):
             created = self._core.create_namespaced_pod(
                 self.namespace, manifest, field_manager="kubectl-agenttask", _request_timeout=_TIMEOUT
             )
@@ -176,7 +176,7 @@ class ClusterAccess:
 
     def pod(self, name: str) -> Body:
         """Return the pod with the given name."""
-        with _sentences(f"get pod {name}", missing=f"somebody deleted the pod {name}."):
+        with sentences(f"get pod {name}", missing=f"somebody deleted the pod {name}."):
             found = self._core.read_namespaced_pod(
                 name, self.namespace, _preload_content=False, _request_timeout=_TIMEOUT
             )
@@ -184,14 +184,14 @@ class ClusterAccess:
 
     def delete_pod(self, name: str) -> None:
         """Delete a pod at once; do nothing if it is gone already."""
-        with _sentences(f"delete pod {name}"), suppress(NotFoundException):
+        with sentences(f"delete pod {name}"), suppress(NotFoundException):
             self._core.delete_namespaced_pod(
                 name, self.namespace, grace_period_seconds=0, _request_timeout=_TIMEOUT
             )
 
     def events(self, task: str) -> list[Body]:
         """Return the Kubernetes Events about a task; the oldest is first."""
-        with _sentences("list events"):
+        with sentences("list events"):
             found = self._core.list_namespaced_event(
                 self.namespace,
                 field_selector=f"involvedObject.kind=AgentTask,involvedObject.name={task}",
@@ -203,7 +203,7 @@ class ClusterAccess:
 
     def log(self, pod: str, container: str, *, follow: bool) -> Iterator[bytes]:
         """Yield a container's log as it arrives; with `follow`, until the container ends."""
-        with _sentences(f"read the log of pod {pod}", missing=f"pod {pod} is gone, and its log with it."):
+        with sentences(f"read the log of pod {pod}", missing=f"pod {pod} is gone, and its log with it."):
             answer = self._core.read_namespaced_pod_log(
                 pod,
                 self.namespace,
@@ -350,7 +350,14 @@ def _own_namespace(kubeconfig: str | None, context: str | None) -> str:
 
 
 @contextmanager
-def _sentences(what: str, *, missing: str | None = None, conflict: str | None = None) -> Iterator[None]:
+def sentences(what: str, *, missing: str | None = None, conflict: str | None = None) -> Iterator[None]:
+    """Turn errors of requests to the API server into `PluginError`.
+
+    Args:
+        what: the request, as in `you may not …`.
+        missing: the sentence for an object that does not exist.
+        conflict: the sentence for an object that exists already.
+    """
     try:
         yield
     except ApiException as error:

@@ -10,12 +10,17 @@ from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
+from coding_agent_forge import ForgeServer
+from coding_agent_model import ModelServer
 from kubectl_agenttask.__main__ import main
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install
+from tests.fixtures.forge import REPOSITORY
+from tests.fixtures.model import finish, model_server, script
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.fake_kubelet import FakeKubelet
+from tests.integration.plugin.newcomer import Newcomer
 
 PLUGIN = Path(sys.executable).with_name("kubectl-agenttask")
 
@@ -87,3 +92,30 @@ def _call(arguments: list[str]) -> Said:
 def kubelet(place: Place) -> Iterator[FakeKubelet]:
     with FakeKubelet(place.plane, f"node-{place.namespace}") as node:
         yield node
+
+
+@pytest.fixture
+def model() -> Iterator[ModelServer]:
+    with model_server(script(finish(), loop=True)) as server:
+        yield server
+
+
+@pytest.fixture
+def newcomer_at(
+    place: Place, plugin: Plugin, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[ForgeServer], Newcomer]:
+    """A person who wants the agent for a repository of a forge, which has no labels yet."""
+
+    def newcomer(forge: ForgeServer) -> Newcomer:
+        forge.run(forge.repository(REPOSITORY).labels.clear)
+        one = Newcomer(place, plugin, forge, model, monkeypatch)
+        one.has()
+        return one
+
+    return newcomer
+
+
+@pytest.fixture(params=["github", "gitlab"])
+def newcomer(request: pytest.FixtureRequest, newcomer_at: Callable[[ForgeServer], Newcomer]) -> Newcomer:
+    forge: ForgeServer = request.getfixturevalue(f"{request.param}_forge")
+    return newcomer_at(forge)

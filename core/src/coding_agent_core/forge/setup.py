@@ -149,6 +149,14 @@ class ForgeSetup(ABC):
         """Return the request that creates a webhook for all events that the receiver understands."""
 
     @abstractmethod
+    def poll_scope(self, repositories: Sequence[str]) -> dict[str, object]:
+        """Return the settings of the forge's section with which a poll searches only these repositories.
+
+        Raises:
+            ValueError: one poll cannot search them all.
+        """
+
+    @abstractmethod
     async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
         """Return the rights of our token.
 

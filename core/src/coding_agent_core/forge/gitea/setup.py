@@ -31,6 +31,16 @@ class GiteaSetup(ForgeSetup):
         config = {"url": url, "content_type": "json", "secret": secret}
         return {"type": "gitea", "active": True, "events": list(_EVENTS), "config": config}
 
+    def poll_scope(self, repositories: Sequence[str]) -> dict[str, object]:
+        """See `ForgeSetup`. Gitea's search takes one owner."""
+        owners = {repository.partition("/")[0] for repository in repositories}
+        if len(owners) != 1:
+            raise ValueError(
+                f"a poll of Gitea searches one owner, and these are {', '.join(sorted(owners))}: install a "
+                "release for each of them, in a namespace of its own"
+            )
+        return {"owner": owners.pop()}
+
     async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
         """See `ForgeSetup`. Gitea's tokens never expire, and Gitea names a missing scope when it refuses."""
         return TokenRights()

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import ClassVar
 
 from coding_agent_core.forge.calls import Call, ResponseModel, path
+from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.setup import (
     DeliveryAnswer,
     ForgeSetup,
@@ -44,6 +45,11 @@ class GitHubSetup(ForgeSetup):
     def _webhook_body(self, url: str, secret: str) -> dict[str, object]:
         config = {"url": url, "content_type": "json", "secret": secret, "insecure_ssl": "0"}
         return {"name": "web", "active": True, "events": list(_EVENTS), "config": config}
+
+    def poll_scope(self, repositories: Sequence[str]) -> dict[str, object]:
+        """See `ForgeSetup`. GitHub finds items that have one of several qualifiers `repo`."""
+        chosen = " ".join(f"repo:{repository}" for repository in repositories)
+        return {"query": f"{GitHub().query} {chosen}"}
 
     async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
         """See `ForgeSetup`.

@@ -73,6 +73,9 @@ class GitLabSetup(ForgeSetup):
         events = dict.fromkeys(_EVENTS, True)
         return {"url": url, "token": secret, "push_events": False, "enable_ssl_verification": True, **events}
 
+    def poll_scope(self, repositories: Sequence[str]) -> dict[str, object]:
+        return {"project_id": list(repositories)}
+
     async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
         """See `ForgeSetup`. GitLab before 15.5 does not know the path."""
         call = Call("GET", "/personal_access_tokens/self", "asking for the scopes of our token")

@@ -1,0 +1,210 @@
+"""What `init` has to know: from its flags, the environment, what an earlier run stored, or questions.
+
+Tokens and keys are never arguments, because other people can read the arguments of a process.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from getpass import getpass
+from urllib.parse import urlsplit
+
+from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.settings.llm import LLM
+from coding_agent_core.settings.model import VARIABLES, Settings
+from coding_agent_core.text import first_problem
+from pydantic import ValidationError
+
+from kubectl_agenttask import UsageError
+
+PROVIDERS = ("openai", "anthropic", "google", "ollama", "lmstudio")
+_KEYLESS = frozenset({"ollama", "lmstudio"})
+_ADDRESS = {"ollama": "endpoint"}
+"""The setting of a provider's address, if it is not `base_url`."""
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks a person, if there is one.
+
+    Attributes:
+        interactive: whether a person can answer.
+        secret: asks without showing what is typed.
+    """
+
+    interactive: bool
+    line: Callable[[str], str] = input
+    secret: Callable[[str], str] = getpass
+
+    def text(self, question: str, flag: str, default: str | None = None) -> str:
+        """Return a person's answer; without a person, the default.
+
+        Raises:
+            UsageError: there is no answer and no default; the message names the flag.
+        """
+        if not self.interactive:
+            if default is None:
+                raise UsageError(f"{flag} is missing ({question})")
+            return default
+        shown = f"{question} [{default}]: " if default else f"{question}: "
+        while True:
+            answer = self.line(shown).strip() or default
+            if answer is not None:
+                return answer
+
+    def password(self, question: str, variable: str, *, optional: bool = False) -> str:
+        """Return a token or key that a person types.
+
+        Raises:
+            UsageError: nobody can type it; the message names the environment variable.
+        """
+        if not self.interactive:
+            if optional:
+                return ""
+            raise UsageError(f"{variable} is not set in the environment ({question})")
+        while True:
+            answer = self.secret(f"{question} (not shown): ").strip()
+            if answer or optional:
+                return answer
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Everything that `init` needs.
+
+    Attributes:
+        settings: the forge and the model, with token and key.
+        token, model_key: empty if there is none.
+        webhook_url: the whole address of the receiver for this forge; empty to poll only.
+    """
+
+    platform: Platform
+    repositories: tuple[str, ...]
+    settings: Settings
+    token: str
+    model_key: str
+    webhook_url: str
+    registry: str
+
+    @property
+    def llm(self) -> LLM:
+        return self.settings.llm
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Token and key that an earlier run stored in the cluster; empty if there are none."""
+
+    token: str = ""
+    model_key: str = ""
+
+
+def variable_of(*setting: str) -> str:
+    """Return the environment variable of a setting."""
+    return next(name for name, at in VARIABLES.items() if at == setting)
+
+
+def platform_of(arguments: Namespace, asker: Asker) -> Platform:
+    """Return the platform, which decides what else is asked.
+
+    Raises:
+        UsageError: it is not given, or unknown.
+    """
+    known = ", ".join(Platform)
+    default = "github" if asker.interactive else None
+    given = arguments.platform or asker.text(f"Forge: {known}", "--platform", default)
+    try:
+        return Platform(given)
+    except ValueError:
+        raise UsageError(f"{given!r} is not a forge: choose one of {known}") from None
+
+
+def collect(
+    arguments: Namespace,
+    platform: Platform,
+    asker: Asker,
+    stored: Stored,
+    environment: Mapping[str, str] = os.environ,
+) -> Answers:
+    """Return the answers; what flags and environment do not say is asked.
+
+    Raises:
+        UsageError: something is missing or wrong; the message names the flag or variable.
+    """
+    title = FACTS[platform].title
+    default_url = Settings().forge(platform).api_url
+    api_url = arguments.api_url or environment.get(variable_of(platform, "api_url"))
+    api_url = api_url or asker.text(f"Address of the API of {title}", "--api-url", default_url)
+    if arguments.github_app and platform is not Platform.GITHUB:
+        raise UsageError(f"--github-app: {title} has no GitHub Apps; leave it out")
+    token = ""
+    if not arguments.github_app:
+        variable = variable_of(platform, "personal_access_token")
+        token = environment.get(variable) or stored.token
+        token = token or asker.password(f"Token of the agent's account at {title}", variable)
+    repositories = tuple(arguments.repo or ()) or tuple(
+        asker.text("Repositories, as OWNER/NAME, with spaces between", "--repo").split()
+    )
+    _check_repositories(repositories)
+    llm, key = _model(arguments, asker, stored, environment)
+    forge = {"api_url": api_url, "personal_access_token": token}
+    try:
+        settings = Settings.model_validate({platform.value: forge, "llm": llm})
+    except ValidationError as error:
+        raise UsageError(first_problem(error)) from error
+    return Answers(
+        platform=platform,
+        repositories=repositories,
+        settings=settings,
+        token=token,
+        model_key=key,
+        webhook_url=_webhook_url(arguments.webhook, platform),
+        registry=arguments.registry,
+    )
+
+
+def _model(
+    arguments: Namespace, asker: Asker, stored: Stored, environment: Mapping[str, str]
+) -> tuple[dict[str, object], str]:
+    """Return the section `llm` of the settings, and the key."""
+    provider = arguments.provider or environment.get("LLM_PROVIDER")
+    provider = provider or asker.text(f"Model: {', '.join(PROVIDERS)}", "--provider", "openai")
+    if provider not in PROVIDERS:
+        raise UsageError(f"--provider {provider}: choose one of {', '.join(PROVIDERS)}")
+    section = getattr(LLM(), provider)
+    address = _ADDRESS.get(provider, "base_url")
+    given_url = arguments.model_url or environment.get(variable_of("llm", provider, address))
+    url = given_url or asker.text("Address of the model's API", "--model-url", getattr(section, address))
+    model = arguments.model or environment.get(variable_of("llm", provider, "model"))
+    model = model or asker.text("Name of the model", "--model", section.model)
+    found: dict[str, object] = {address: url, "model": model}
+    if provider in _KEYLESS:
+        return {"provider": provider, provider: found}, ""
+    variable = variable_of("llm", provider, "api_key")
+    own_service = url == getattr(section, address)
+    key = environment.get(variable) or stored.model_key
+    key = key or asker.password("Key of the model", variable, optional=not own_service)
+    return {"provider": provider, provider: found | {"api_key": key}}, key
+
+
+def _check_repositories(repositories: tuple[str, ...]) -> None:
+    for repository in repositories:
+        if "/" not in repository.strip("/") or "://" in repository:
+            raise UsageError(f"--repo {repository}: write OWNER/NAME, without the address of the forge")
+
+
+def _webhook_url(given: str, platform: Platform) -> str:
+    """Return the address of the receiver for a forge, from an address with or without its path."""
+    if not given:
+        return ""
+    parts = urlsplit(given)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(
+            f"--webhook {given}: write the address of the receiver, e.g. https://agent.example.com"
+        )
+    if parts.path.strip("/") not in ("", f"webhook/{platform}"):
+        raise UsageError(f"--webhook {given}: the path must be /webhook/{platform}, or empty")
+    return f"{parts.scheme}://{parts.netloc}/webhook/{platform}"

@@ -1,0 +1,128 @@
+"""The chart's values for an installation that `init` has prepared. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from coding_agent_core.registry import Platform
+
+from kubectl_agenttask.answers import Answers
+
+MODEL_SECRET, MODEL_KEY = "model-key", "api-key"
+WEBHOOK_SECRET = "webhook-secret"  # noqa: S105
+APP_SECRET, APP_KEY = "github-app", "private-key.pem"
+TOKEN_KEY = "token"  # noqa: S105
+TLS_SECRET = "coding-agent-tls"  # noqa: S105
+"""Names and keys of Secrets; the keys are those that the chart's values document."""
+NOTE_REPOSITORIES = "coding-agent.dev/repositories"
+"""The annotation, at the Secret with the token, of the repositories that `doctor` checks."""
+EVERY_MINUTE = "* * * * *"
+_ANYWHERE = ("0.0.0.0/0", "::/0")
+_HTTPS = 443
+_HEAD = (
+    "# Values of the coding agent's chart. `kubectl agenttask init` sets the keys below; add others freely.\n"
+)
+
+
+def token_secret(platform: Platform) -> str:
+    """Return the name of the Secret with the forge's token."""
+    return f"{platform}-token"
+
+
+def chart_values(
+    answers: Answers,
+    account: str,
+    scope: Mapping[str, object],
+    addresses: Mapping[str, str],
+    app_id: int | None,
+) -> dict[str, Any]:
+    """Return the values.
+
+    Args:
+        account: the login of the agent's account.
+        scope: the settings that narrow the poll (`ForgeSetup.poll_scope`).
+        addresses: the IP addresses of the forge's and the model's hosts, as far as they are known.
+        app_id: the GitHub App that gives the tokens, instead of a personal token.
+    """
+    platform = answers.platform
+    secrets: dict[str, Any] = {}
+    if app_id is None:
+        secrets[platform.value] = {"existingSecret": token_secret(platform)}
+    else:
+        secrets["githubApp"] = {"existingSecret": APP_SECRET}
+    if answers.model_key:
+        secrets["model"] = {"existingSecret": MODEL_SECRET}
+    values: dict[str, Any] = {"image": {"registry": answers.registry}} if answers.registry else {}
+    values["secrets"] = secrets
+    if answers.webhook_url:
+        secrets["webhook"] = {"existingSecret": WEBHOOK_SECRET}
+        values |= {"receiver": {"enabled": True}, "ingress": _ingress(answers.webhook_url)}
+        values["polling"] = {"enabled": True}
+    else:
+        values |= {"receiver": {"enabled": False}, "ingress": {"enabled": False}}
+        values["polling"] = {"enabled": True, "schedule": EVERY_MINUTE}
+    forge: dict[str, Any] = {"api_url": answers.settings.forge(platform).api_url, "account": account}
+    if app_id is not None:
+        forge["app"] = {"app_id": app_id}
+    values["config"] = {platform.value: forge | dict(scope), "llm": _llm(answers)}
+    network = {
+        "forge": _network(answers.settings.forge(platform).api_url, addresses),
+        "model": _network(answers.llm.address, addresses),
+    }
+    if any(network.values()):
+        values["networkPolicy"] = {name: found for name, found in network.items() if found}
+    return values
+
+
+def _llm(answers: Answers) -> dict[str, Any]:
+    """Return the section `llm`. The chart adds the file with the key."""
+    provider = answers.llm.provider
+    section = getattr(answers.llm, provider).model_dump(include={"base_url", "endpoint", "model"})
+    # With an address, the chart expects no key unless the values name its Secret.
+    default = type(getattr(answers.llm, provider))()
+    return {
+        "provider": provider,
+        provider: {
+            name: value
+            for name, value in section.items()
+            if name == "model" or value != getattr(default, name)
+        },
+    }
+
+
+def _ingress(webhook_url: str) -> dict[str, Any]:
+    parts = urlsplit(webhook_url)
+    tls = {"enabled": True, "secretName": TLS_SECRET} if parts.scheme == "https" else {"enabled": False}
+    return {"enabled": True, "host": parts.hostname, "tls": tls}
+
+
+def _network(url: str, addresses: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the NetworkPolicy must allow for a port other than 443 or a private address."""
+    parts = urlsplit(url)
+    port = parts.port or (_HTTPS if parts.scheme == "https" else 80)
+    found: dict[str, Any] = {}
+    address = addresses.get(parts.hostname or "")
+    if address is not None and not ipaddress.ip_address(address).is_global:
+        length = ipaddress.ip_address(address).max_prefixlen
+        found["cidrs"] = [*_ANYWHERE, f"{address}/{length}"]
+    if port != _HTTPS:
+        found["ports"] = [port]
+    return found
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over` in it."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Return the text of a values file."""
+    return _HEAD + yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

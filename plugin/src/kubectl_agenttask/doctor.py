@@ -1,0 +1,286 @@
+"""`doctor`: checks an installation from outside, and says for each fault what to change."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from coding_agent_core.agenttask import GROUP, VERSION, AgentTask, Spec
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.objects import Metadata
+from coding_agent_core.registry import Platform
+from coding_agent_core.settings.credentials import credential_place
+from coding_agent_core.settings.load import load_settings
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.section import SecretSettings
+from coding_agent_core.tasks import Phase
+
+from kubectl_agenttask import PluginError
+from kubectl_agenttask.cluster_client import Body, waiting_for
+from kubectl_agenttask.commands import Session
+from kubectl_agenttask.findings import (
+    Finding,
+    Level,
+    clock_findings,
+    ok,
+    outdated_fields,
+    reachable,
+    unknown,
+    warning,
+    wrong,
+)
+from kubectl_agenttask.forge_checks import ForgeExamination, credential, repositories_of
+from kubectl_agenttask.installation import Installation, Right, component_of, mounted_secrets
+from kubectl_agenttask.model_check import ask_model
+
+_TASKS = Right("list", "agenttasks", GROUP)
+_OUR_RIGHTS = (
+    _TASKS,
+    Right("create", "agenttasks", GROUP),
+    Right("patch", "agenttasks", GROUP),
+    Right("list", "pods"),
+    Right("get", "pods/log"),
+    Right("list", "events"),
+)
+"""What the plugin's other commands need."""
+_PROGRAM_RIGHTS = {
+    "operator": (_TASKS, Right("patch", "agenttasks/status", GROUP), Right("create", "jobs", "batch")),
+    "receiver": (_TASKS, Right("create", "agenttasks", GROUP)),
+    "reporter": (_TASKS, Right("patch", "agenttasks/status", GROUP)),
+}
+"""The rights without which a program can do nothing. The chart's Roles have more."""
+_RECENT = 20
+"""The number of the newest tasks whose ends and repositories are looked at."""
+
+
+def doctor(session: Session, arguments: Namespace) -> None:
+    """`doctor`: print a line for each check.
+
+    Raises:
+        PluginError: something is wrong.
+    """
+    found = list(_Examination(session, tuple(arguments.repo or ())).findings())
+    for finding in found:
+        session.out.print(finding.line, soft_wrap=True)
+    failed = sum(finding.level is Level.WRONG for finding in found)
+    if failed:
+        raise PluginError(f"{failed} of {len(found)} checks found something wrong.")
+
+
+class _Examination:
+    def __init__(self, session: Session, repositories: tuple[str, ...]) -> None:
+        self._session = session
+        self._cluster = session.cluster
+        self._installation = Installation(session.cluster)
+        self._named = repositories
+
+    def findings(self) -> Iterator[Finding]:
+        yield from _guarded("clock", self._clock)
+        yield from _guarded("CRD", self._definition)
+        yield from _guarded("your rights", self._own_rights)
+        workloads = self._installation.deployments()
+        config = self._installation.config()
+        if config is None or not workloads:
+            namespace = self._installation.namespace
+            yield wrong(
+                "release",
+                f"namespace {namespace} has no release of the coding agent: give --namespace, or install it "
+                "(kubectl agenttask init)",
+            )
+            return
+        for workload in workloads:
+            yield from _guarded("program", partial(self._program, workload))
+        yield from _guarded("secret", partial(self._secrets, workloads))
+        try:
+            settings = _settings_of(config)
+        except SettingsError as error:
+            yield wrong("settings", f"the programs cannot read their settings: {error}")
+            return
+        for about, check in (("storage", self._storage), ("egress", self._egress), ("model", self._model)):
+            yield from _guarded(about, partial(check, settings))
+        tasks = self._newest()
+        forges = ForgeExamination(self._installation, settings, workloads, self._session.clock)
+        for platform in Platform:
+            if settings.forge(platform).connectable:
+                seen = (*self._named, *repositories_of(tasks, platform))
+                yield from _guarded("forge", partial(forges.findings, platform, seen))
+        yield self._ends(tasks)
+
+    def _clock(self) -> Iterator[Finding]:
+        theirs = self._installation.server_time()
+        if theirs is not None:
+            yield from clock_findings("the API server", theirs, datetime.now(UTC))
+
+    def _definition(self) -> Iterator[Finding]:
+        crd = self._installation.definition()
+        if crd is None:
+            yield wrong("CRD", "the cluster does not know AgentTask: apply crds/agenttask.yaml")
+            return
+        fields = (str(field.alias or name) for name, field in Spec.model_fields.items())
+        yield from outdated_fields(crd, fields, VERSION)
+
+    def _own_rights(self) -> Iterator[Finding]:
+        lacking = [str(right) for right in _OUR_RIGHTS if not self._installation.may(right)]
+        if lacking:
+            yield wrong(
+                "your rights",
+                f"you may not {', '.join(lacking)} in {self._installation.namespace}: ask for the "
+                "ClusterRole `edit` in this namespace",
+            )
+        else:
+            yield ok("your rights", f"you may use all commands in {self._installation.namespace}")
+
+    def _program(self, workload: Body) -> Iterator[Finding]:
+        name = Metadata.of(workload).name
+        wanted = workload["spec"].get("replicas", 1)
+        ready = (workload.get("status") or {}).get("readyReplicas", 0)
+        image = workload["spec"]["template"]["spec"]["containers"][0]["image"]
+        if ready >= wanted:
+            yield ok("program", f"{name}: {ready} of {wanted} ready, image {image}")
+        else:
+            waits = sorted({waiting_for(pod) for pod in self._installation.pods(workload)}) or ["no pod"]
+            yield wrong(
+                "program",
+                f"{name}: {ready} of {wanted} ready, image {image}, its pods show: {', '.join(waits)}. See "
+                f"kubectl describe pods -n {self._installation.namespace}",
+            )
+        account = workload["spec"]["template"]["spec"].get("serviceAccountName", "default")
+        lacking = [
+            str(right)
+            for right in _PROGRAM_RIGHTS.get(component_of(workload), ())
+            if not self._installation.may(right, account)
+        ]
+        if lacking:
+            yield wrong(
+                "rights", f"{name} may not {', '.join(lacking)}: upgrade the release, which has the Roles"
+            )
+
+    def _secrets(self, workloads: Iterable[Body]) -> Iterator[Finding]:
+        """Check the Secrets that programs mount; forge and model have the checks of the attempts' Secrets."""
+        wanted: dict[str, set[str]] = {}
+        for workload in workloads:
+            for name, mounted, _ in mounted_secrets(workload):
+                wanted.setdefault(name, set()).update(mounted)
+        for name, keys in sorted(wanted.items()):
+            there = self._installation.secret(name)
+            lacking = keys - set(() if there is None else there.values)
+            if there is None:
+                yield wrong(
+                    "secret", f"{name} does not exist. It needs: {', '.join(sorted(keys)) or 'a key'}"
+                )
+            elif lacking:
+                yield wrong("secret", f"{name} lacks the key {', '.join(sorted(lacking))}")
+            else:
+                yield ok("secret", f"{name} has {', '.join(sorted(keys or there.values))}")
+
+    def _storage(self, settings: Settings) -> Iterator[Finding]:
+        cache = settings.operator.job.cache
+        if not cache.enabled:
+            return
+        name = cache.storage_class or ""
+        if self._installation.storage_class(name):
+            yield ok("storage", f"StorageClass {name or 'of the cluster'} exists")
+        elif name:
+            yield wrong(
+                "storage",
+                f"StorageClass {name} does not exist: set config.operator.job.cache.storage_class to one of "
+                "`kubectl get storageclasses`",
+            )
+        else:
+            yield wrong(
+                "storage",
+                "the cluster has no default StorageClass: set config.operator.job.cache.storage_class",
+            )
+
+    def _egress(self, settings: Settings) -> Iterator[Finding]:
+        """Compare the NetworkPolicy of attempts with the addresses of model and forge, as known here."""
+        rules = self._installation.egress_rules()
+        if rules is None:
+            yield warning(
+                "egress", "no NetworkPolicy selects attempts, so commands can reach the whole cluster"
+            )
+            return
+        if settings.egress.proxy:
+            yield ok("egress", f"attempts use the proxy {settings.egress.proxy}")
+            return
+        urls = {"model": settings.llm.address}
+        for platform in Platform:
+            if settings.forge(platform).connectable:
+                urls[f"{platform}"] = settings.forge(platform).api_url
+        for about, url in urls.items():
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+            try:
+                address = str(socket.getaddrinfo(host, port)[0][4][0])
+            except OSError:
+                yield unknown("egress", f"this machine does not know the address of {host}")
+                continue
+            if reachable(rules, address, port):
+                yield ok("egress", f"attempts may reach {host}:{port}")
+            else:
+                value = "networkPolicy.model" if about == "model" else "networkPolicy.forge"
+                yield wrong(
+                    "egress",
+                    f"the NetworkPolicy of attempts blocks {host}:{port} ({address}): add them to "
+                    f"{value}.cidrs and {value}.ports",
+                )
+
+    def _model(self, settings: Settings) -> Iterator[Finding]:
+        provider = settings.llm.provider
+        given = getattr(getattr(settings.llm, provider), "api_key", SecretSettings())
+        if not given.configured:
+            yield ask_model(settings.llm, "", f"config.llm.{provider}.api_key")
+            return
+        try:
+            key = credential(self._installation, settings, given)
+        except PluginError as error:
+            yield wrong("model", str(error))
+            return
+        yield ask_model(settings.llm, key, credential_place(settings, f"llm.{provider}.api_key"))
+
+    def _newest(self) -> list[AgentTask]:
+        tasks = self._cluster.tasks(everywhere=False, active=False, repository=None)
+        return sorted(tasks, key=lambda task: Metadata.of(task.body).created)[-_RECENT:]
+
+    def _ends(self, newest: list[AgentTask]) -> Finding:
+        """Say why tasks failed, because this shows what cannot be seen from outside."""
+        failed = [task for task in newest if task.status.phase is Phase.FAILED]
+        if not newest:
+            return ok("tasks", "there are no tasks yet")
+        if not failed:
+            return ok("tasks", f"none of the newest {len(newest)} failed")
+        last = failed[-1]
+        return warning(
+            "tasks",
+            f"{len(failed)} of the newest {len(newest)} failed, the last with {last.status.reason}: "
+            f"kubectl agenttask describe {last.name} -n {self._installation.namespace}",
+        )
+
+
+def _guarded(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield the findings of a check; if it cannot be made, e.g. for lack of a right, yield why."""
+    try:
+        yield from check()
+    except PluginError as error:
+        yield unknown(about, str(error))
+
+
+def _settings_of(text: str) -> Settings:
+    """Return the settings of the programs.
+
+    Raises:
+        SettingsError: they cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(text, encoding="utf-8")
+        return load_settings(file, {})
+
+
+COMMAND = doctor

@@ -1,0 +1,211 @@
+"""What a check found: a line for each, in words that say what to change. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryFacts, TokenFacts, Webhook
+
+_SOON = timedelta(days=14)
+"""How long before its end a token is reported; the reporter's Event has the same limit."""
+_CLOCK_OFF = timedelta(seconds=30)
+"""A difference that is more than a slow answer. GitHub refuses a JWT whose clock is a minute ahead."""
+_NO_ANSWER = "the forge cannot reach the receiver: check DNS, the certificate, and the Ingress"
+_WEBHOOK_REFUSALS = {
+    0: _NO_ANSWER,
+    401: "the secret at the forge is not that of the receiver: enter the one in the Secret {secret}",
+    403: "the receiver refuses the sender's address: check webhook.allowed_networks and trusted_proxies",
+    404: "the path is wrong: it must end with /webhook/PLATFORM",
+    502: _NO_ANSWER,  # GitHub shows this and 504 if there was no answer
+    504: _NO_ANSWER,
+    413: "a proxy before the receiver refuses large bodies: raise its limit (docs/install.md)",
+}
+
+
+class Level(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """It works now, but somebody should act."""
+    WRONG = "wrong"
+    UNKNOWN = "unknown"
+    """It could not be checked."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check.
+
+    Attributes:
+        about: what was checked, in a word or two.
+        text: what is so; for `WRONG` also what to change.
+    """
+
+    level: Level
+    about: str
+    text: str
+
+    @property
+    def line(self) -> str:
+        return f"{self.level:<8} {self.about:<12} {self.text}"
+
+
+def ok(about: str, text: str) -> Finding:
+    return Finding(Level.OK, about, text)
+
+
+def warning(about: str, text: str) -> Finding:
+    return Finding(Level.WARNING, about, text)
+
+
+def wrong(about: str, text: str) -> Finding:
+    return Finding(Level.WRONG, about, text)
+
+
+def unknown(about: str, text: str) -> Finding:
+    return Finding(Level.UNKNOWN, about, text)
+
+
+def token_findings(facts: TokenFacts, host: str, place: str, now: datetime) -> list[Finding]:
+    """Return what is to say about a token that the forge accepts.
+
+    Args:
+        place: where a person sets the token.
+    """
+    rights = facts.rights
+    if rights.lacks:
+        has = ", ".join(sorted(rights.scopes or ())) or "none"
+        return [
+            wrong(
+                "token",
+                f"the token of {facts.login} lacks the scope {', '.join(rights.lacks)} (it has: {has}). "
+                f"Create one with this scope on {host} and set {place}",
+            )
+        ]
+    scopes = "" if rights.scopes is None else f", scopes: {', '.join(sorted(rights.scopes))}"
+    ends = rights.expires_at
+    if ends is not None and ends <= now + _SOON:
+        return [
+            warning(
+                "token", f"the token of {facts.login} expires on {ends:%Y-%m-%d}. Renew it and set {place}"
+            )
+        ]
+    until = ", no end is known" if ends is None else f", valid until {ends:%Y-%m-%d}"
+    return [ok("token", f"{host} knows it as {facts.login}{scopes}{until}")]
+
+
+def repository_findings(facts: RepositoryFacts, login: str) -> list[Finding]:
+    """Return what the account may not do in a repository, or that it may do everything."""
+    if facts.lacks:
+        return [wrong("repository", f"{facts.path} for {login}: {lack}") for lack in facts.lacks]
+    return [ok("repository", f"{login} may read, label and push in {facts.path}")]
+
+
+def clock_findings(name: str, theirs: datetime, ours: datetime) -> list[Finding]:
+    """Compare a server's clock with the clock of this machine."""
+    ahead = ours - theirs
+    if abs(ahead) <= _CLOCK_OFF:
+        return [ok("clock", f"{name} and this machine agree to {abs(ahead.total_seconds()):.0f} s")]
+    side = "ahead of" if ahead > timedelta() else "behind"
+    return [
+        wrong(
+            "clock",
+            f"this machine is {abs(ahead.total_seconds()):.0f} s {side} {name}. Correct the clock of the one "
+            "that is wrong, for example with NTP",
+        )
+    ]
+
+
+def webhook_findings(
+    repository: str,
+    ours: Webhook | None,
+    answers: Sequence[DeliveryAnswer],
+    *,
+    url: str,
+    secret: str,
+) -> list[Finding]:
+    """Return how the last deliveries of our webhook ended.
+
+    Args:
+        ours: the webhook of the repository with our URL, if there is one.
+        answers: the deliveries, the newest first.
+        secret: the name of the Secret with the webhook's secret.
+    """
+    if ours is None:
+        return [
+            wrong(
+                "webhook",
+                f"{repository} has no webhook to {url}. Create it, or run `kubectl agenttask init --webhook`",
+            )
+        ]
+    if not ours.active:
+        return [
+            wrong("webhook", f"the webhook of {repository} to {url} is turned off: turn it on at the forge")
+        ]
+    if not answers:
+        return [ok("webhook", f"{repository} sends to {url}; no delivery is shown")]
+    last = answers[0]
+    if 200 <= last.status < 300:
+        return [ok("webhook", f"{repository} sends to {url}; the last delivery got {last.status}")]
+    why = _WEBHOOK_REFUSALS.get(last.status, "read the log of the receiver").format(secret=secret)
+    status = last.status or "no answer"
+    return [wrong("webhook", f"{repository}: the last delivery ({last.event}) got {status}: {why}")]
+
+
+def outdated_fields(crd: Mapping[str, Any], fields: Iterable[str], version: str) -> list[Finding]:
+    """Compare the fields of the CRD's spec with those that this plugin writes.
+
+    Args:
+        crd: the CustomResourceDefinition as the API server shows it.
+        fields: the names of the fields of `spec`.
+        version: the version of the API that this plugin uses.
+    """
+    name = crd["metadata"]["name"]
+    served = {one["name"]: one for one in crd["spec"]["versions"] if one.get("served")}
+    if version not in served:
+        return [wrong("CRD", f"{name} does not serve {version}: apply crds/agenttask.yaml of this release")]
+    schema = served[version]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    absent = sorted(set(fields) - set(schema))
+    if absent:
+        return [
+            wrong(
+                "CRD",
+                f"{name} is older than this plugin, it lacks {', '.join(absent)}: upgrade the release, or "
+                "apply crds/agenttask.yaml",
+            )
+        ]
+    return [ok("CRD", f"{name} {version} has every field that this plugin knows")]
+
+
+def reachable(rules: Iterable[Mapping[str, Any]], address: str, port: int) -> bool:
+    """Whether egress rules of NetworkPolicies let a pod connect to an address outside the cluster."""
+    return any(_rule_allows(rule, address, port) for rule in rules)
+
+
+def _rule_allows(rule: Mapping[str, Any], address: str, port: int) -> bool:
+    ports, peers = rule.get("ports") or (), rule.get("to") or ()
+    if ports and not any(_port_allows(entry, port) for entry in ports):
+        return False
+    return not peers or any(_block_allows(peer.get("ipBlock"), address) for peer in peers)
+
+
+def _port_allows(entry: Mapping[str, Any], port: int) -> bool:
+    first = entry.get("port")
+    if entry.get("protocol", "TCP") != "TCP" or isinstance(first, str):
+        return False
+    return first is None or first <= port <= (entry.get("endPort") or first)
+
+
+def _block_allows(block: Mapping[str, Any] | None, address: str) -> bool:
+    if block is None:
+        return False
+    at = ipaddress.ip_address(address)
+    return at in ipaddress.ip_network(block["cidr"]) and not any(
+        at in ipaddress.ip_network(cut) for cut in block.get("except") or ()
+    )

@@ -1,0 +1,398 @@
+"""`init`: checks token, repositories and model, and prepares cluster and forge for `helm install`.
+
+Nothing is changed before all checks have succeeded, and a second run changes nothing that is right already.
+The only exception is a new GitHub App: its private key is stored at once, because GitHub shows it only once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.connect import connect_forge
+from coding_agent_core.forge.github.app_tokens import AppTokenSource, connect_app
+from coding_agent_core.forge.github.settings import App, GitHub
+from coding_agent_core.forge.setup import ForgeSetup, NewLabel, setup_of
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.settings.section import SecretSettings
+from pydantic import SecretStr
+
+from kubectl_agenttask import PluginError, UsageError
+from kubectl_agenttask.answers import Answers, Asker, Stored, collect, platform_of, variable_of
+from kubectl_agenttask.app_manifest import Registration, code_of
+from kubectl_agenttask.chart_values import (
+    APP_KEY,
+    APP_SECRET,
+    MODEL_KEY,
+    MODEL_SECRET,
+    NOTE_REPOSITORIES,
+    TOKEN_KEY,
+    WEBHOOK_SECRET,
+    chart_values,
+    merged,
+    token_secret,
+    values_text,
+)
+from kubectl_agenttask.commands import Session
+from kubectl_agenttask.findings import (
+    Finding,
+    Level,
+    clock_findings,
+    repository_findings,
+    token_findings,
+    wrong,
+)
+from kubectl_agenttask.forge_checks import QUICK, app_findings
+from kubectl_agenttask.installation import Installation, Written
+from kubectl_agenttask.model_check import ask_model
+
+NOTE_APP_ID, NOTE_APP_ACCOUNT = "coding-agent.dev/github-app-id", "coding-agent.dev/github-app-account"
+_WEBHOOK_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True)
+class GitHubApp:
+    """A registered GitHub App, whose key is in the cluster."""
+
+    app_id: int
+    account: str
+    private_key: str
+
+    def settings(self) -> App:
+        """Return the App's section of the settings. The text of the path is shown in messages."""
+        return App(app_id=self.app_id, private_key_file=Path(f"{APP_KEY} in the Secret {APP_SECRET}"))
+
+    @property
+    def key(self) -> SecretSettings:
+        return SecretSettings(values=(SecretStr(self.private_key),))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The results of all checks, and the login of the agent's account."""
+
+    findings: tuple[Finding, ...]
+    account: str
+
+    @property
+    def failed(self) -> int:
+        return sum(finding.level is Level.WRONG for finding in self.findings)
+
+
+def init(session: Session, arguments: Namespace) -> None:
+    """`init`: prepare an installation, and print the command that installs it.
+
+    Raises:
+        PluginError: a check failed, or a change was refused.
+        UsageError: an answer is missing or wrong.
+    """
+    asker = Asker(interactive=sys.stdin.isatty() and not arguments.yes)
+    asyncio.run(_Initializer(session, arguments, asker).run())
+
+
+class _Initializer:
+    def __init__(self, session: Session, arguments: Namespace, asker: Asker) -> None:
+        self._session = session
+        self._arguments = arguments
+        self._asker = asker
+        self._installation = Installation(session.cluster)
+
+    async def run(self) -> None:
+        platform = platform_of(self._arguments, self._asker)
+        answers = collect(self._arguments, platform, self._asker, self._stored(token_secret(platform)))
+        app = self._app(answers) if self._arguments.github_app else None
+        forge = _connect(answers, app)
+        setup = setup_of(forge)
+        try:
+            try:
+                scope = setup.poll_scope(answers.repositories)
+            except ValueError as error:
+                raise UsageError(f"--repo: {error}") from error
+            checked = await self._check(answers, setup, app)
+            self._confirm(answers, checked)
+            self._write_cluster(answers, app)
+            await self._write_forge(answers, setup, app)
+        except ForgeError as error:
+            raise PluginError(str(error)) from error
+        finally:
+            await forge.aclose()
+        values = chart_values(
+            answers, checked.account, scope, _addresses(answers), None if app is None else app.app_id
+        )
+        self._write_values(values)
+        self._say_next(answers)
+
+    def _stored(self, token_name: str) -> Stored:
+        """Return what an earlier run stored, so that a second run needs no token."""
+        token, key = self._installation.secret(token_name), self._installation.secret(MODEL_SECRET)
+        return Stored(
+            "" if token is None else token.values.get(TOKEN_KEY, "").strip(),
+            "" if key is None else key.values.get(MODEL_KEY, "").strip(),
+        )
+
+    def _app(self, answers: Answers) -> GitHubApp:
+        """Return the App of an earlier run, or register one."""
+        there = self._installation.secret(APP_SECRET)
+        if there is not None and NOTE_APP_ID in there.notes and APP_KEY in there.values:
+            account = there.notes.get(NOTE_APP_ACCOUNT, "")
+            return GitHubApp(int(there.notes[NOTE_APP_ID]), account, there.values[APP_KEY])
+        registration = Registration(
+            api_url=answers.settings.forge(answers.platform).api_url,
+            name=self._arguments.app_name,
+            organization=self._arguments.organization,
+            webhook_url=answers.webhook_url,
+        )
+        registered = registration.convert(self._code(registration))
+        self._changed("namespace", self._installation.namespace, self._installation.ensure_namespace())
+        notes = {NOTE_APP_ID: str(registered.id), NOTE_APP_ACCOUNT: registered.account}
+        written = self._installation.write_secret(APP_SECRET, {APP_KEY: registered.pem}, notes)
+        self._changed("secret", f"{APP_SECRET}, the private key of {registered.account}", written)
+        if answers.webhook_url and registered.webhook_secret:
+            values = {answers.platform.value: registered.webhook_secret}
+            self._changed("secret", WEBHOOK_SECRET, self._installation.write_secret(WEBHOOK_SECRET, values))
+        self._say(f"\nInstall the App for your repositories: {registered.install_url}")
+        if self._asker.interactive:
+            self._asker.text("Press Enter when you have done this", "--yes", "")
+        return GitHubApp(registered.id, registered.account, registered.pem)
+
+    def _code(self, registration: Registration) -> str:
+        """Return the code with which GitHub confirms the manifest."""
+        if self._arguments.code:
+            return code_of(self._arguments.code)
+        page = Path(self._arguments.values).resolve().with_name("register-github-app.html")
+        page.write_text(registration.page(), encoding="utf-8")
+        self._say(f"Open {page.as_uri()} in a browser and confirm the App at GitHub.")
+        self._say("Then copy the address of the page that GitHub shows: it contains code=…")
+        if not self._asker.interactive:
+            raise PluginError("the App is not registered yet: run the command again with --code 'ADDRESS'.")
+        return code_of(self._asker.text("Address", "--code"))
+
+    async def _check(self, answers: Answers, setup: ForgeSetup, app: GitHubApp | None) -> Checked:
+        """Check everything that can be checked without a change, and print it."""
+        found = list(self._own_clock())
+        account = ""
+        if app is not None:
+            account = app.account
+            found += await app_findings(_app_section(answers, app), app.key, answers.repositories)
+        else:
+            place = f"the variable {variable_of(answers.platform, 'personal_access_token')}"
+            try:
+                token = await setup.token()
+            except ForgeError as error:
+                found.append(wrong("token", str(error)))
+            else:
+                account, host = token.login, setup.forge.host
+                now = self._session.clock()
+                found += token_findings(token, host, place, now)
+                if token.at is not None:
+                    found += clock_findings(host, token.at, now)
+                for repository in answers.repositories:
+                    found += await _repository_checks(answers, setup, repository, account)
+        found.append(
+            await asyncio.to_thread(
+                ask_model,
+                answers.llm,
+                answers.model_key,
+                f"the key of {answers.llm.provider} in the environment",
+            )
+        )
+        for finding in found:
+            self._session.out.print(finding.line, soft_wrap=True)
+        return Checked(tuple(found), account)
+
+    def _own_clock(self) -> list[Finding]:
+        theirs = self._installation.server_time()
+        return [] if theirs is None else clock_findings("the API server", theirs, datetime.now(UTC))
+
+    def _confirm(self, answers: Answers, checked: Checked) -> None:
+        if checked.failed:
+            raise PluginError(
+                f"{checked.failed} of {len(checked.findings)} checks failed, and nothing else was changed. "
+                "Correct this, and run the command again."
+            )
+        if not self._asker.interactive:
+            return
+        places = ", ".join(answers.repositories)
+        question = f"Write Secrets to namespace {self._installation.namespace}, and labels to {places}? [Y/n]"
+        if self._asker.text(question, "--yes", "").lower() not in ("", "y", "yes"):
+            raise PluginError("stopped; nothing was changed.")
+
+    def _write_cluster(self, answers: Answers, app: GitHubApp | None) -> None:
+        """Create the namespace and the Secrets that the chart reads."""
+        self._changed("namespace", self._installation.namespace, self._installation.ensure_namespace())
+        notes = {NOTE_REPOSITORIES: ",".join(answers.repositories)}
+        if app is None:
+            name, values = token_secret(answers.platform), {TOKEN_KEY: answers.token}
+        else:
+            name, values = APP_SECRET, {APP_KEY: app.private_key}
+        self._changed("secret", name, self._installation.write_secret(name, values, notes))
+        if answers.model_key:
+            written = self._installation.write_secret(MODEL_SECRET, {MODEL_KEY: answers.model_key})
+            self._changed("secret", MODEL_SECRET, written)
+
+    async def _write_forge(self, answers: Answers, setup: ForgeSetup, app: GitHubApp | None) -> None:
+        """Create labels and, if asked for, webhooks. The App's own webhook serves all repositories."""
+        wanted = labels_of(answers.settings.forge(answers.platform))
+        for repository in answers.repositories:
+            there = {label.casefold() for label in await setup.labels(repository)}
+            for label in wanted:
+                state = Written.KEPT
+                if label.name.casefold() not in there:
+                    await setup.create_label(repository, label)
+                    state = Written.CREATED
+                self._changed("label", f"{repository}: {label.name}", state)
+        if answers.webhook_url and app is None:
+            secret, new = self._webhook_secret(answers)
+            for repository in answers.repositories:
+                await self._write_webhook(setup, repository, answers.webhook_url, secret, new=new)
+
+    def _webhook_secret(self, answers: Answers) -> tuple[str, bool]:
+        """Return the webhook's secret, and whether it is new."""
+        key = answers.platform.value
+        there = self._installation.secret(WEBHOOK_SECRET)
+        if there is not None and there.values.get(key, "").strip():
+            self._changed("secret", WEBHOOK_SECRET, Written.KEPT)
+            return there.values[key].strip(), False
+        value = secrets.token_urlsafe(_WEBHOOK_SECRET_BYTES)
+        self._changed("secret", WEBHOOK_SECRET, self._installation.write_secret(WEBHOOK_SECRET, {key: value}))
+        return value, True
+
+    async def _write_webhook(
+        self, setup: ForgeSetup, repository: str, url: str, secret: str, *, new: bool
+    ) -> None:
+        """Create the webhook, unless there is one with this address.
+
+        Raises:
+            PluginError: there is one, but its secret cannot be ours. No forge shows the secret of a webhook.
+        """
+        if any(hook.url.rstrip("/") == url for hook in await setup.webhooks(repository)):
+            if new:
+                raise PluginError(
+                    f"{repository} has a webhook to {url} already, and its secret is not the new one in the "
+                    f"Secret {WEBHOOK_SECRET}. Delete the webhook at the forge, and run the command again."
+                )
+            self._changed("webhook", f"{repository} to {url}", Written.KEPT)
+            return
+        await setup.create_webhook(repository, url, secret)
+        self._changed("webhook", f"{repository} to {url}", Written.CREATED)
+
+    def _write_values(self, values: Mapping[str, Any]) -> None:
+        """Write the values file. Keys of an earlier file that are not ours stay."""
+        file = Path(self._arguments.values)
+        there = _read_values(file)
+        wanted = merged(there, values)
+        state = Written.KEPT
+        if not file.exists() or wanted != there:
+            state = Written.CHANGED if file.exists() else Written.CREATED
+            file.write_text(values_text(wanted), encoding="utf-8")
+        self._changed("values", str(file), state)
+
+    def _say_next(self, answers: Answers) -> None:
+        arguments = self._arguments
+        label = answers.settings.forge(answers.platform).bot_label
+        self._say(
+            "\nNow install it:\n\n"
+            f"  helm upgrade --install {arguments.release} {arguments.chart} "
+            f"--namespace {self._installation.namespace} --values {arguments.values}\n\n"
+            f"Then put the label {label!r} on an issue of {answers.repositories[0]}, and watch:\n\n"
+            f"  kubectl agenttask list -n {self._installation.namespace}\n\n"
+            f"If something does not work: kubectl agenttask doctor -n {self._installation.namespace}"
+        )
+
+    def _changed(self, about: str, text: str, state: Written) -> None:
+        self._session.out.print(f"{state:<8} {about:<12} {text}", soft_wrap=True)
+
+    def _say(self, text: str) -> None:
+        self._session.out.print(text, soft_wrap=True)
+
+
+def labels_of(settings: Labels) -> tuple[NewLabel, ...]:
+    """Return the labels that the agent uses."""
+    found = [
+        NewLabel(settings.bot_label, "1d76db", "The coding agent shall work on this"),
+        NewLabel(settings.processing_label, "fbca04", "The coding agent is at work"),
+        NewLabel(settings.done_label, "0e8a16", "The coding agent has finished"),
+    ]
+    if settings.failed_label is not None:
+        found.append(NewLabel(settings.failed_label, "b60205", "The coding agent has failed"))
+    return tuple(found)
+
+
+def _connect(answers: Answers, app: GitHubApp | None) -> Forge:
+    if app is None:
+        return connect_forge(answers.settings, answers.platform, policy=QUICK)
+    tokens = connect_app(_app_section(answers, app), policy=QUICK, key=app.key)
+    return connect_forge(answers.settings, answers.platform, policy=QUICK, token=AppTokenSource(tokens))
+
+
+def _app_section(answers: Answers, app: GitHubApp) -> GitHub:
+    return GitHub(api_url=answers.settings.forge(answers.platform).api_url, app=app.settings())
+
+
+async def _repository_checks(
+    answers: Answers, setup: ForgeSetup, repository: str, account: str
+) -> list[Finding]:
+    try:
+        known = await setup.repository(repository)
+    except ForgeNotFoundError as error:
+        hint = f"check the name, and invite {account} to the repository"
+        return [wrong("repository", f"{error}. If it exists, {hint}")]
+    except ForgeError as error:
+        return [wrong("repository", str(error))]
+    found = repository_findings(known, account)
+    if answers.webhook_url and not known.may_add_webhook:
+        found.append(
+            wrong(
+                "webhook",
+                f"{account} may not create webhooks in {known.path}. Leave out --webhook and create the "
+                "webhook yourself, or make the account an administrator",
+            )
+        )
+    return found
+
+
+def _addresses(answers: Answers) -> dict[str, str]:
+    """Return the IP address of each host that attempts reach, as far as it is known here."""
+    found = {}
+    for url in (answers.settings.forge(answers.platform).api_url, answers.llm.address):
+        host = urlsplit(url).hostname or ""
+        with suppress(OSError):
+            found[host] = str(socket.getaddrinfo(host, None)[0][4][0])
+    return found
+
+
+def _read_values(file: Path) -> dict[str, Any]:
+    """Return the values of an earlier file; empty if there is none.
+
+    Raises:
+        UsageError: the file has no values.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UsageError(f"--values {file}: {error.strerror}") from error
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--values {file}: the file is not YAML: {error}") from error
+    if found is not None and not isinstance(found, dict):
+        raise UsageError(f"--values {file}: the file must contain a mapping")
+    return found or {}
+
+
+COMMAND = init

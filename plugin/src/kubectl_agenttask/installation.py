@@ -1,0 +1,258 @@
+"""What `init` writes to a cluster, and what `doctor` reads there: Secrets, programs, rights, clocks."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any
+
+from coding_agent_core.agenttask import GROUP, PLURAL
+from coding_agent_core.objects import Metadata
+from kubernetes import client
+from kubernetes.client.exceptions import NotFoundException
+
+from kubectl_agenttask.cluster_client import Body, ClusterAccess, sentences
+
+_TIMEOUT = 10
+"""Maximum number of seconds for one request."""
+_FIELD_MANAGER = "kubectl-agenttask"
+_OURS = "app.kubernetes.io/part-of=coding-agent"
+COMPONENT = "app.kubernetes.io/component"
+CONFIG_KEY = "config.yaml"
+
+
+class Written(StrEnum):
+    """What became of an object that should be there."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    KEPT = "kept"
+    """It was right already."""
+
+
+@dataclass(frozen=True)
+class Right:
+    """A right at the API server, as RBAC names it."""
+
+    verb: str
+    resource: str
+    group: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}"
+
+
+@dataclass(frozen=True)
+class StoredSecret:
+    """A Secret with decoded values.
+
+    Attributes:
+        notes: its annotations.
+    """
+
+    values: Mapping[str, str]
+    notes: Mapping[str, str]
+
+
+class Installation:
+    """One namespace with a release, or for one. Methods can raise `PluginError`."""
+
+    def __init__(self, cluster: ClusterAccess) -> None:
+        self.namespace = cluster.namespace
+        self._api_client = cluster.api_client
+        self._core: Any = client.CoreV1Api(cluster.api_client)
+        self._apps: Any = client.AppsV1Api(cluster.api_client)
+        self._authorization: Any = client.AuthorizationV1Api(cluster.api_client)
+
+    def ensure_namespace(self) -> Written:
+        """Create the namespace if it does not exist."""
+        with sentences(f"get namespace {self.namespace}"), suppress(NotFoundException):
+            self._core.read_namespace(self.namespace, _request_timeout=_TIMEOUT)
+            return Written.KEPT
+        with sentences(f"create namespace {self.namespace}"):
+            body = {"metadata": {"name": self.namespace}}
+            self._core.create_namespace(body, field_manager=_FIELD_MANAGER, _request_timeout=_TIMEOUT)
+        return Written.CREATED
+
+    def secret(self, name: str) -> StoredSecret | None:
+        """Return a Secret; `None` if it, or its namespace, does not exist."""
+        with sentences(f"get secret {name}"):
+            try:
+                found = self._core.read_namespaced_secret(name, self.namespace, _request_timeout=_TIMEOUT)
+            except NotFoundException:
+                return None
+        values = {
+            key: base64.b64decode(value).decode("utf-8", "replace")
+            for key, value in (found.data or {}).items()
+        }
+        return StoredSecret(values, found.metadata.annotations or {})
+
+    def write_secret(
+        self, name: str, values: Mapping[str, str], notes: Mapping[str, str] | None = None
+    ) -> Written:
+        """Create a Secret, or set these keys and annotations of it; others stay as they are."""
+        notes = notes or {}
+        there = self.secret(name)
+        body = {"metadata": {"name": name, "annotations": dict(notes)}, "stringData": dict(values)}
+        if there is None:
+            with sentences(f"create secret {name}"):
+                self._core.create_namespaced_secret(
+                    self.namespace, body, field_manager=_FIELD_MANAGER, _request_timeout=_TIMEOUT
+                )
+            return Written.CREATED
+        stripped = {
+            key: value.strip() for key, value in there.values.items()
+        }  # `--from-file` adds a line end
+        same = all(stripped.get(key) == value.strip() for key, value in values.items())
+        if same and notes.items() <= there.notes.items():
+            return Written.KEPT
+        with sentences(f"patch secret {name}"):
+            self._core.patch_namespaced_secret(
+                name, self.namespace, body, field_manager=_FIELD_MANAGER, _request_timeout=_TIMEOUT
+            )
+        return Written.CHANGED
+
+    def deployments(self) -> list[Body]:
+        """Return the Deployments of the release."""
+        with sentences("list deployments"):
+            found = self._apps.list_namespaced_deployment(
+                self.namespace, label_selector=_OURS, _preload_content=False, _request_timeout=_TIMEOUT
+            )
+        return _items(found)
+
+    def pods(self, deployment: Body) -> list[Body]:
+        """Return the pods that a Deployment selects."""
+        labels = deployment["spec"]["selector"]["matchLabels"]
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        with sentences("list pods"):
+            found = self._core.list_namespaced_pod(
+                self.namespace, label_selector=selector, _preload_content=False, _request_timeout=_TIMEOUT
+            )
+        return _items(found)
+
+    def config(self) -> str | None:
+        """Return the programs' `config.yaml`; `None` if the namespace has no release."""
+        with sentences("list configmaps"):
+            found = self._core.list_namespaced_config_map(
+                self.namespace, label_selector=f"{_OURS},{COMPONENT}=config", _request_timeout=_TIMEOUT
+            )
+        texts = [one.data[CONFIG_KEY] for one in found.items if CONFIG_KEY in (one.data or {})]
+        return str(texts[0]) if texts else None
+
+    def definition(self) -> Body | None:
+        """Return the CustomResourceDefinition of AgentTask; `None` if the cluster does not have it."""
+        name = f"{PLURAL}.{GROUP}"
+        extensions: Any = client.ApiextensionsV1Api(self._api_client)
+        with sentences(f"get customresourcedefinition {name}"):
+            try:
+                found = extensions.read_custom_resource_definition(
+                    name, _preload_content=False, _request_timeout=_TIMEOUT
+                )
+            except NotFoundException:
+                return None
+        return dict(json.loads(found.data))
+
+    def egress_rules(self) -> list[Body] | None:
+        """Return the egress rules for attempts; `None` if no NetworkPolicy selects them."""
+        networking: Any = client.NetworkingV1Api(self._api_client)
+        with sentences("list networkpolicies"):
+            found = networking.list_namespaced_network_policy(
+                self.namespace,
+                label_selector=f"{_OURS},{COMPONENT}=attempt",
+                _preload_content=False,
+                _request_timeout=_TIMEOUT,
+            )
+        policies = [one["spec"] for one in _items(found) if "Egress" in one["spec"].get("policyTypes", ())]
+        if not policies:
+            return None
+        return [rule for policy in policies for rule in policy.get("egress") or ()]
+
+    def outside_url(self) -> str:
+        """Return the address of the release from outside, without a path; empty if it has none."""
+        networking: Any = client.NetworkingV1Api(self._api_client)
+        with sentences("list ingresses"):
+            found = networking.list_namespaced_ingress(
+                self.namespace, label_selector=_OURS, _preload_content=False, _request_timeout=_TIMEOUT
+            )
+        for spec in (one["spec"] for one in _items(found)):
+            return f"{'https' if spec.get('tls') else 'http'}://{spec['rules'][0]['host']}"
+        routes: Any = client.CustomObjectsApi(self._api_client)
+        with sentences("list httproutes"), suppress(NotFoundException):
+            where = ("gateway.networking.k8s.io", "v1", self.namespace, "httproutes")
+            listed = routes.list_namespaced_custom_object(
+                *where, label_selector=_OURS, _request_timeout=_TIMEOUT
+            )
+            for route in listed["items"]:
+                return f"https://{route['spec']['hostnames'][0]}"
+        return ""
+
+    def storage_class(self, name: str) -> bool:
+        """Whether the cluster has a StorageClass; for an empty name, whether it has a default one."""
+        storage: Any = client.StorageV1Api(self._api_client)
+        with sentences("list storageclasses"):
+            found = storage.list_storage_class(_request_timeout=_TIMEOUT)
+        if name:
+            return any(one.metadata.name == name for one in found.items)
+        default = "storageclass.kubernetes.io/is-default-class"
+        return any((one.metadata.annotations or {}).get(default) == "true" for one in found.items)
+
+    def may(self, right: Right, account: str = "") -> bool:
+        """Whether we, or a ServiceAccount of the namespace, have a right in the namespace."""
+        resource, _, sub = right.resource.partition("/")
+        attributes = {
+            "namespace": self.namespace,
+            "verb": right.verb,
+            "group": right.group,
+            "resource": resource,
+            "subresource": sub,
+        }
+        spec: dict[str, Any] = {"resourceAttributes": attributes}
+        with sentences("review rights"):
+            if account:
+                spec["user"] = f"system:serviceaccount:{self.namespace}:{account}"
+                answer = self._authorization.create_namespaced_local_subject_access_review(
+                    self.namespace,
+                    {"metadata": {"namespace": self.namespace}, "spec": spec},
+                    _request_timeout=_TIMEOUT,
+                )
+            else:
+                answer = self._authorization.create_self_subject_access_review(
+                    {"spec": spec}, _request_timeout=_TIMEOUT
+                )
+        return bool(answer.status.allowed)
+
+    def server_time(self) -> datetime | None:
+        """Return the time of the API server, which has whole seconds; `None` if it does not say it."""
+        with sentences("ask for the version"):
+            _, _, headers = client.VersionApi(self._api_client).get_code_with_http_info(
+                _request_timeout=_TIMEOUT
+            )
+        date = headers.get("Date")
+        return None if date is None else parsedate_to_datetime(date)
+
+
+def mounted_secrets(workload: Body) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    """Yield the Secrets that a Deployment mounts: name, keys, and whether pods start without it.
+
+    Without keys, all keys of the Secret are mounted.
+    """
+    for volume in workload["spec"]["template"]["spec"].get("volumes") or ():
+        whole = [volume["secret"]] if "secret" in volume else []
+        sources = (volume.get("projected") or {}).get("sources") or ()
+        for one in (*whole, *(source["secret"] for source in sources if "secret" in source)):
+            keys = tuple(item["key"] for item in one.get("items") or ())
+            yield one.get("secretName") or one["name"], keys, bool(one.get("optional"))
+
+
+def component_of(workload: Body) -> str:
+    return Metadata.of(workload).labels.get(COMPONENT, Metadata.of(workload).name)
+
+
+def _items(answer: Any) -> list[Body]:
+    return list(json.loads(answer.data)["items"])

@@ -1,0 +1,73 @@
+"""A person with a cluster, a forge and a model, who installs the agent."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from coding_agent_forge import ForgeServer
+from coding_agent_model import ModelServer
+
+from tests.fixtures.forge import BOT_TOKEN, REPOSITORY
+from tests.fixtures.model import API_KEY
+from tests.integration.core_kubernetes.place import Place
+
+if TYPE_CHECKING:
+    from tests.integration.plugin.conftest import Plugin, Said
+
+BOT = "coding-agent-bot"
+VARIABLES = {"github": "GITHUB_PERSONAL_ACCESS_TOKEN", "gitlab": "GITLAB_PERSONAL_ACCESS_TOKEN"}
+LIMIT = {"_request_timeout": 10}
+
+
+@dataclass
+class Newcomer:
+    """A person with a cluster, a forge, a model, and nothing installed."""
+
+    place: Place
+    plugin: Plugin
+    forge: ForgeServer
+    model: ModelServer
+    monkeypatch: pytest.MonkeyPatch
+
+    @property
+    def values_file(self) -> Path:
+        return self.place.folder / "values.yaml"
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return dict(yaml.safe_load(self.values_file.read_text()))
+
+    def has(self, token: str = BOT_TOKEN, key: str = API_KEY) -> None:
+        """Put token and key into the environment; empty removes them."""
+        for name, value in ((VARIABLES[self.forge.flavour.value], token), ("OPENAI_API_KEY", key)):
+            if value:
+                self.monkeypatch.setenv(name, value)
+            else:
+                self.monkeypatch.delenv(name, raising=False)
+
+    def init(self, *more: str, status: int = 0) -> Said:
+        arguments = ["--platform", self.forge.flavour.value, "--api-url", self.forge.api_url]
+        arguments += ["--repo", REPOSITORY, "--provider", "openai", "--model", "scripted"]
+        arguments += ["--model-url", self.model.base_url, "--values", str(self.values_file)]
+        return self.plugin("init", *arguments, *more, status=status)
+
+    def secret(self, name: str) -> dict[str, str]:
+        found = self.place.plane.core.read_namespaced_secret(name, self.place.namespace, **LIMIT)
+        return {key: base64.b64decode(value).decode() for key, value in found.data.items()}
+
+    def secrets(self) -> set[str]:
+        found = self.place.plane.core.list_namespaced_secret(self.place.namespace, **LIMIT).items
+        return {one.metadata.name for one in found}
+
+    def write_secret(self, name: str, **values: str) -> None:
+        """Change a Secret, as a person does with kubectl."""
+        body = {"stringData": values}
+        self.place.plane.core.patch_namespaced_secret(name, self.place.namespace, body, **LIMIT)
+
+    def labels(self) -> list[str]:
+        return [label.name for label in self.forge.repository(REPOSITORY).labels]

@@ -1,0 +1,171 @@
+"""`kubectl agenttask doctor` on a release that `init` prepared, healthy and with each fault."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import yaml
+from coding_agent_forge import Flavour, ForgeServer
+from coding_agent_forge.model import Role
+
+from tests.chart.release import Release
+from tests.fixtures.forge import BOT_TOKEN, REPOSITORY
+from tests.fixtures.github_app import create_app, install, key_pair
+from tests.fixtures.hook_receiver import HookReceiver
+from tests.fixtures.model import API_KEY
+from tests.fixtures.system import until
+from tests.integration.plugin.conftest import Plugin, Said
+from tests.integration.plugin.newcomer import BOT, LIMIT, Newcomer
+
+# Other releases of the run have the CRD and the cluster-wide policies.
+SHARED = {"crds": {"install": False}, "admissionPolicies": {"enabled": False}}
+RUNNING = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+
+
+def install_release(newcomer: Newcomer, **values: Any) -> Release:
+    release = Release(newcomer.place.plane, newcomer.place.namespace, newcomer.values | SHARED | values)
+    release.install()
+    return release
+
+
+def let_pods_run(newcomer: Newcomer) -> None:
+    """There is no node: say of every pod what a kubelet would say, until the Deployments are ready."""
+    plane, namespace = newcomer.place.plane, newcomer.place.namespace
+
+    def ready() -> bool:
+        for pod in plane.core.list_namespaced_pod(namespace, **LIMIT).items:
+            if pod.status.phase != "Running":
+                plane.core.patch_namespaced_pod_status(
+                    pod.metadata.name, namespace, {"status": RUNNING}, **LIMIT
+                )
+        found = plane.get("-n", namespace, "deployments")["items"]
+        return all(one["status"].get("readyReplicas", 0) >= one["spec"]["replicas"] for one in found)
+
+    until(ready, "the Deployments are ready")
+
+
+def wrong(said: Said) -> list[str]:
+    return [line for line in said.out.splitlines() if line.startswith("wrong")]
+
+
+def doctor(newcomer: Newcomer, status: int) -> Said:
+    return newcomer.plugin("doctor", status=status)
+
+
+def expire(newcomer: Newcomer, days: int) -> None:
+    newcomer.forge.user(BOT).token_expires_at = datetime.now(UTC).date() + timedelta(days=days)
+
+
+def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcomer: Newcomer) -> None:
+    newcomer.init()
+    release = install_release(newcomer)
+    said = doctor(newcomer, 1)
+    assert all("0 of 1 ready" in line for line in wrong(said)), "there is no node yet"
+    let_pods_run(newcomer)
+    said = doctor(newcomer, 0)
+    assert {line.split()[0] for line in said.out.splitlines()} == {"ok"}, said.out
+    for text in (BOT, "agenttasks.coding-agent.dev v1alpha1", "coding-agent-operator: 1 of 1", "scripted at"):
+        assert text in said.out
+    assert BOT_TOKEN not in said.out
+    assert API_KEY not in said.out
+
+    token = f"{newcomer.forge.flavour.value}-token"
+    user, roles = newcomer.forge.user(BOT), newcomer.forge.repository(REPOSITORY).roles
+    faults: list[tuple[Callable[[], object], Callable[[], object], str]] = [
+        (
+            lambda: newcomer.write_secret(token, token="wrong"),
+            lambda: newcomer.write_secret(token, token=BOT_TOKEN),
+            f"the key `token` of the Secret `{token}`",
+        ),
+        (lambda: expire(newcomer, 0), lambda: expire(newcomer, 90), "Check the token and its permissions"),
+        (
+            lambda: setattr(user, "scopes", ("none",)),
+            lambda: setattr(user, "scopes", None),
+            "lacks the scope",
+        ),
+        (lambda: roles.update({BOT: Role.READ}), lambda: roles.update({BOT: Role.WRITE}), "may not push"),
+        (
+            lambda: newcomer.write_secret("model-key", **{"api-key": "sk-wrong-key"}),
+            lambda: newcomer.write_secret("model-key", **{"api-key": API_KEY}),
+            "the key `api-key` of the Secret `model-key`",
+        ),
+        (
+            lambda: newcomer.write_secret("model-key", **{"api-key": ""}),
+            lambda: newcomer.write_secret("model-key", **{"api-key": API_KEY}),
+            "the Secret model-key has no key api-key, or it is empty",
+        ),
+    ]
+    for break_it, mend, sentence in faults:
+        break_it()
+        [line] = wrong(doctor(newcomer, 1))
+        assert sentence in line
+        assert "sk-wrong-key" not in line
+        mend()
+
+    release.upgrade({"networkPolicy": {"model": {"ports": [443]}, "forge": {"ports": [443]}}})
+    let_pods_run(newcomer)
+    lines = wrong(doctor(newcomer, 1))
+    assert len(lines) == 2
+    for value in ("networkPolicy.model.ports", "networkPolicy.forge.ports"):
+        assert any(value in line for line in lines)
+
+
+def test_the_last_delivery_of_a_webhook_says_what_is_wrong(
+    newcomer: Newcomer, hook_receiver: HookReceiver
+) -> None:
+    forge, url = newcomer.forge, f"https://agent.example.com/webhook/{newcomer.forge.flavour.value}"
+    forge.run(lambda: forge.repository(REPOSITORY).roles.update({BOT: Role.ADMIN}))
+    newcomer.init("--webhook", url)
+    install_release(newcomer)
+    let_pods_run(newcomer)
+    if forge.flavour is Flavour.GITHUB:  # GitHub sends a ping at once, and nobody is at that address
+        assert "the last delivery (ping) got 502: the forge cannot reach" in wrong(doctor(newcomer, 1))[0]
+    else:
+        assert "no delivery is shown" in doctor(newcomer, 0).out
+    [hook] = forge.sandbox.store.hooks
+    hook_receiver.status = 401
+    hook.url = hook_receiver.url
+    forge.add_label(REPOSITORY, 1, "bug")
+    forge.add_label(REPOSITORY, 1, "coding agent")
+    forge.wait_for(forge.sandbox.deliveries.all_ended)
+    hook.url = url
+    [line] = wrong(doctor(newcomer, 1))
+    assert "got 401: the secret at the forge is not that of the receiver" in line
+    assert "the Secret webhook-secret" in line
+
+
+def test_a_namespace_without_a_release_is_said(plugin: Plugin) -> None:
+    assert "has no release of the coding agent" in plugin("doctor", status=1).out
+
+
+def test_a_github_app_that_is_suspended_or_has_another_key_is_said(
+    github_forge: ForgeServer, newcomer_at: Callable[[ForgeServer], Newcomer]
+) -> None:
+    newcomer = newcomer_at(github_forge)
+    app = create_app(github_forge)
+    installation = install(github_forge, app)
+    newcomer.init()
+    newcomer.place.plane.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "github-app", "namespace": newcomer.place.namespace},
+            "stringData": {"private-key.pem": key_pair()[0]},
+        }
+    )
+    values = newcomer.values
+    values["secrets"].pop("github")
+    values["secrets"]["githubApp"] = {"existingSecret": "github-app"}
+    values["config"]["github"]["app"] = {"app_id": app.id}
+    newcomer.values_file.write_text(yaml.safe_dump(values))
+    install_release(newcomer)
+    let_pods_run(newcomer)
+    asked = ("doctor", "--repo", REPOSITORY)
+    assert "it may work in acme/pricing" in newcomer.plugin(*asked).out
+    installation.suspended_at = datetime.now(UTC)
+    assert "is suspended" in wrong(newcomer.plugin(*asked, status=1))[0]
+    installation.suspended_at = None
+    newcomer.write_secret("github-app", **{"private-key.pem": key_pair(1)[0]})
+    [line] = wrong(newcomer.plugin(*asked, status=1))
+    assert "does not accept the private key of GitHub App" in line
+    assert "private-key.pem in the Secret github-app" in line

@@ -1,0 +1,188 @@
+"""`kubectl agenttask init`: from a token and a key to an installation, and a sentence for each fault."""
+
+import html
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from coding_agent_core.settings.model import Settings
+from coding_agent_forge import ForgeServer
+from coding_agent_forge.model import Role
+
+from tests.chart.helm import render
+from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, client
+from tests.fixtures.hook_receiver import HookReceiver
+from tests.fixtures.model import API_KEY
+from tests.integration.plugin.conftest import Plugin, Said
+from tests.integration.plugin.newcomer import BOT, Newcomer
+
+LABELS = ["coding agent", "coding agent processing", "coding agent done"]
+
+
+def states(said: Said) -> dict[str, str]:
+    """The first word of each line by the rest of it."""
+    lines = [line.split(maxsplit=1) for line in said.out.partition("\nNow install")[0].splitlines() if line]
+    return {" ".join(rest.split()): state for state, rest in lines}
+
+
+def test_it_prepares_everything_for_helm_and_a_second_run_changes_nothing(newcomer: Newcomer) -> None:
+    first = newcomer.init()
+    assert newcomer.secret(f"{newcomer.forge.flavour.value}-token") == {"token": BOT_TOKEN}
+    assert newcomer.secret("model-key") == {"api-key": API_KEY}
+    assert set(LABELS) <= set(newcomer.labels())
+    assert "helm upgrade --install coding-agent" in first.out
+    assert BOT_TOKEN not in first.out + first.err + newcomer.values_file.read_text()
+    assert API_KEY not in first.out + first.err + newcomer.values_file.read_text()
+    assert len(newcomer.model.requests) == 1
+
+    before = newcomer.values_file.read_text()
+    newcomer.has(token="", key="")  # the Secrets have them now
+    again = states(newcomer.init())
+    assert {state for state in again.values() if state != "ok"} == {"kept"}
+    assert len([line for line in again if line.startswith("label ")]) == len(LABELS)
+    assert newcomer.values_file.read_text() == before
+
+
+def test_the_chart_takes_the_values_and_the_programs_their_settings(newcomer: Newcomer) -> None:
+    newcomer.init("--registry", "registry.example.com/team")
+    objects = render(newcomer.values_file, namespace=newcomer.place.namespace)
+    kinds = {one["kind"] for one in objects}
+    assert "CronJob" in kinds
+    assert not {"Ingress"} & kinds
+    [config] = [one["data"]["config.yaml"] for one in objects if one["kind"] == "ConfigMap"]
+    settings = Settings.model_validate(yaml.safe_load(config))
+    section = settings.forge(newcomer.forge.flavour.value)  # type: ignore[arg-type]
+    assert (section.api_url, section.account, section.narrowed) == (newcomer.forge.api_url, BOT, True)
+    assert (settings.llm.address, settings.llm.model_name) == (newcomer.model.base_url, "scripted")
+    [policy] = [one for one in objects if one["metadata"]["name"] == "coding-agent-attempt" and "spec" in one]
+    ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert {newcomer.forge.port, int(newcomer.model.base_url.rsplit(":", 1)[1].split("/")[0])} <= ports
+
+
+def test_values_that_somebody_added_stay(newcomer: Newcomer) -> None:
+    newcomer.values_file.write_text("operator: {priorityClassName: high}\nreceiver: {enabled: true}\n")
+    assert states(newcomer.init())[f"values {newcomer.values_file}"] == "changed"
+    assert newcomer.values["operator"] == {"priorityClassName": "high"}
+    assert newcomer.values["receiver"] == {"enabled": False}
+
+
+def test_it_creates_the_webhook_with_a_secret_that_the_chart_reads(
+    newcomer: Newcomer, hook_receiver: HookReceiver
+) -> None:
+    forge = newcomer.forge
+    forge.run(lambda: forge.repository(REPOSITORY).roles.update({BOT: Role.ADMIN}))
+    said = newcomer.init("--webhook", "https://agent.example.com")
+    url = f"https://agent.example.com/webhook/{forge.flavour.value}"
+    [hook] = forge.sandbox.store.hooks
+    assert (hook.url, hook.secret) == (url, newcomer.secret("webhook-secret")[forge.flavour.value])
+    assert hook.wants("issues")
+    assert states(said)[f"webhook {REPOSITORY} to {url}"] == "created"
+    assert newcomer.values["ingress"]["host"] == "agent.example.com"
+    assert states(newcomer.init("--webhook", url))[f"webhook {REPOSITORY} to {url}"] == "kept"
+    assert len(forge.sandbox.store.hooks) == 1
+    render(newcomer.values_file)
+
+
+def expire(newcomer: Newcomer, days: int) -> None:
+    user = newcomer.forge.user(BOT)
+    user.token_expires_at = datetime.now(UTC).date() + timedelta(days=days)
+
+
+def lose_scope(newcomer: Newcomer) -> None:
+    newcomer.forge.user(BOT).scopes = ("read_user",)
+
+
+def lose_role(newcomer: Newcomer) -> None:
+    newcomer.forge.repository(REPOSITORY).roles[BOT] = Role.READ
+
+
+@pytest.mark.parametrize(
+    ("fault", "more", "sentence"),
+    [
+        (lambda one: one.has(token="wrong"), (), "Check the token and its permissions"),
+        (lambda one: expire(one, 0), (), "Check the token and its permissions"),
+        (lose_scope, (), "lacks the scope"),
+        (lose_role, (), "the account may not push"),
+        (lambda one: one.has(key="sk-wrong-key"), (), "does not accept the key (401)"),
+        (lambda one: None, ("--model-url", "http://127.0.0.1:9/v1"), "cannot be reached"),
+        (lambda one: None, ("--repo", "acme/nothing"), "check the name, and invite coding-agent-bot"),
+        (lambda one: None, ("--webhook", "https://a.example"), "may not create webhooks in acme/pricing"),
+    ],
+)
+def test_each_fault_has_its_sentence_and_nothing_is_changed(
+    newcomer: Newcomer, fault: Any, more: tuple[str, ...], sentence: str
+) -> None:
+    fault(newcomer)
+    said = newcomer.init(*more, status=1)
+    [line] = [line for line in said.out.splitlines() if line.startswith("wrong")]
+    assert sentence in line
+    assert "sk-wrong-key" not in said.out + said.err
+    assert "nothing else was changed" in said.err
+    assert (newcomer.labels(), newcomer.secrets(), newcomer.values_file.exists()) == ([], set(), False)
+
+
+def test_a_token_that_ends_soon_is_a_warning(newcomer: Newcomer) -> None:
+    expire(newcomer, 3)
+    said = newcomer.init()
+    [line] = [line for line in said.out.splitlines() if line.startswith("warning")]
+    assert f"expires on {datetime.now(UTC).date() + timedelta(days=3)}" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--platform", "github"), "GITHUB_PERSONAL_ACCESS_TOKEN is not set"),
+        ((), "--platform is missing"),
+        (("--platform", "svn"), "'svn' is not a forge"),
+    ],
+)
+def test_what_is_missing_without_a_terminal_is_named(
+    plugin: Plugin, arguments: tuple[str, ...], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GITHUB_PERSONAL_ACCESS_TOKEN", raising=False)
+    assert sentence in plugin("init", *arguments, status=2).err
+
+
+def page_form(page: Path) -> tuple[str, str]:
+    """Where the page sends the manifest, and the manifest."""
+    text = page.read_text()
+    action = re.search(r'action="([^"]*)"', text)
+    manifest = re.search(r'name="manifest" value="([^"]*)"', text)
+    assert action is not None
+    assert manifest is not None
+    return html.unescape(action[1]), html.unescape(manifest[1])
+
+
+def test_a_github_app_is_registered_and_its_key_is_only_in_the_secret(
+    github_forge: ForgeServer, newcomer_at: Callable[[ForgeServer], Newcomer]
+) -> None:
+    one = newcomer_at(github_forge)
+    one.has(token="")
+    folder = one.place.folder
+    assert "run the command again with --code" in one.init("--github-app", status=1).err
+    action, manifest = page_form(folder / "register-github-app.html")
+    with client(github_forge, None) as browser:
+        shown = browser.post(action, data={"manifest": manifest})
+    assert shown.status_code == 302
+
+    # The App exists now, and is installed nowhere: the key is kept, and the sentence says what to do.
+    said = one.init("--github-app", "--code", shown.headers["location"], status=1)
+    assert "is not installed for acme/pricing" in said.out
+    [app] = github_forge.sandbox.store.apps.apps
+    key = one.secret("github-app")["private-key.pem"]
+    assert "PRIVATE KEY" in key
+    github_forge.run(lambda: github_forge.sandbox.store.apps.install(app, "acme"))
+
+    said = one.init("--github-app")
+    assert one.values["config"]["github"]["app"] == {"app_id": app.id}
+    assert one.values["config"]["github"]["account"] == "coding-agent[bot]"
+    assert set(LABELS) <= set(one.labels())
+    render(one.values_file)
+    files = [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size < 2**20]
+    secret_line = key.splitlines()[3]
+    assert not [file for file in files if secret_line in file.read_text(errors="ignore")]
+    assert secret_line not in said.out + said.err

@@ -100,8 +100,7 @@ LABEL org.opencontainers.image.title="coding-agent-sandbox" \
 FROM tools AS operator-app
 COPY core core
 COPY operator operator
-COPY plugin plugin
-RUN build-app.sh ./core ./operator ./plugin
+RUN build-app.sh ./core ./operator
 
 FROM ${BASE_IMAGE} AS operator
 COPY requirements/operator.txt /opt/requirements.txt

@@ -14,7 +14,7 @@ lock() { # NAME FILE...
         --no-header --no-annotate --output-file "requirements/$name.txt" "$@"
 }
 lock receiver receiver/pyproject.toml tokens/pyproject.toml
-lock operator operator/pyproject.toml plugin/pyproject.toml
+lock operator operator/pyproject.toml
 lock consumer consumer/pyproject.toml
 lock user-config user-config/pyproject.toml
 lock egress egress/pyproject.toml

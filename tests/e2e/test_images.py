@@ -59,8 +59,9 @@ IMAGES = {
         megabytes=52,
     ),
     "operator": Contents(
-        "coding_agent_core,coding_agent_operator.reporter,kopf,kubectl_agenttask,httpx,jwt",
-        f"fastapi,limits,pika,jinja2,coding_agent_receiver,coding_agent_user_config,{AGENT}",
+        "coding_agent_core,coding_agent_operator.reporter,kopf,httpx,jwt",
+        "fastapi,limits,pika,jinja2,rich,kubectl_agenttask,coding_agent_receiver,coding_agent_user_config,"
+        f"{AGENT}",
         megabytes=48,
     ),
     "consumer": Contents(

@@ -55,6 +55,16 @@ _PROGRAM_RIGHTS = {
     "reporter": (_TASKS, Right("patch", "agenttasks/status", GROUP)),
 }
 """The rights without which a program can do nothing. The chart's Roles have more."""
+_NOT_PULLED = "set image.registry and image.pullSecrets so that nodes can pull it; kubectl describe pods"
+_WAITING = {
+    "ErrImagePull": _NOT_PULLED,
+    "ImagePullBackOff": _NOT_PULLED,
+    "CreateContainerConfigError": "a Secret or ConfigMap is missing; kubectl describe pods",
+    "CrashLoopBackOff": "the program ends at once; kubectl logs deployment/{name}",
+    "Unschedulable": "no node has room for it; kubectl describe pods",
+}
+"""What to do about a pod that waits, by the reason; a command is last, which lacks the namespace."""
+_OTHER = "kubectl describe pods"
 _RECENT = 20
 """The number of the newest tasks whose ends and repositories are looked at."""
 
@@ -69,8 +79,9 @@ def doctor(session: Session, arguments: Namespace) -> None:
     for finding in found:
         session.out.print(finding.line, soft_wrap=True)
     failed = sum(finding.level is Level.WRONG for finding in found)
+    session.notes.print(f"{len(found)} checks, {failed} found something wrong.")
     if failed:
-        raise PluginError(f"{failed} of {len(found)} checks found something wrong.")
+        raise PluginError("correct what is wrong, and run doctor again.")
 
 
 class _Examination:
@@ -144,11 +155,15 @@ class _Examination:
         if ready >= wanted:
             yield ok("program", f"{name}: {ready} of {wanted} ready, image {image}")
         else:
-            waits = sorted({waiting_for(pod) for pod in self._installation.pods(workload)}) or ["no pod"]
+            why = {waiting_for(pod) for pod in self._installation.pods(workload)}
+            shown = ", ".join(sorted(why)) or "no pod"
+            hint = next((text for reason, text in _WAITING.items() if reason in why), _OTHER).format(
+                name=name
+            )
             yield wrong(
                 "program",
-                f"{name}: {ready} of {wanted} ready, image {image}, its pods show: {', '.join(waits)}. See "
-                f"kubectl describe pods -n {self._installation.namespace}",
+                f"{name}: {ready} of {wanted} ready ({shown}), image {image}: {hint} "
+                f"-n {self._installation.namespace}",
             )
         account = workload["spec"]["template"]["spec"].get("serviceAccountName", "default")
         lacking = [
@@ -177,7 +192,7 @@ class _Examination:
             elif lacking:
                 yield wrong("secret", f"{name} lacks the key {', '.join(sorted(lacking))}")
             else:
-                yield ok("secret", f"{name} has {', '.join(sorted(keys or there.values))}")
+                yield ok("secret", f"{name} has the key {', '.join(sorted(keys or there.values))}")
 
     def _storage(self, settings: Settings) -> Iterator[Finding]:
         cache = settings.operator.job.cache
@@ -222,7 +237,7 @@ class _Examination:
                 yield unknown("egress", f"this machine does not know the address of {host}")
                 continue
             if reachable(rules, address, port):
-                yield ok("egress", f"attempts may reach {host}:{port}")
+                yield ok("egress", f"the NetworkPolicy lets attempts reach {host}:{port}")
             else:
                 value = "networkPolicy.model" if about == "model" else "networkPolicy.forge"
                 yield wrong(

@@ -88,7 +88,6 @@ def token_findings(facts: TokenFacts, host: str, place: str, now: datetime) -> l
                 f"Create one with this scope on {host} and set {place}",
             )
         ]
-    scopes = "" if rights.scopes is None else f", scopes: {', '.join(sorted(rights.scopes))}"
     ends = rights.expires_at
     if ends is not None and ends <= now + _SOON:
         return [
@@ -96,8 +95,9 @@ def token_findings(facts: TokenFacts, host: str, place: str, now: datetime) -> l
                 "token", f"the token of {facts.login} expires on {ends:%Y-%m-%d}. Renew it and set {place}"
             )
         ]
-    until = ", no end is known" if ends is None else f", valid until {ends:%Y-%m-%d}"
-    return [ok("token", f"{host} knows it as {facts.login}{scopes}{until}")]
+    known = [] if rights.scopes is None else [f"scopes: {', '.join(sorted(rights.scopes))}"]
+    known.append("no expiry date is shown" if ends is None else f"expires on {ends:%Y-%m-%d}")
+    return [ok("token", f"{host} accepts the token of {facts.login} ({'; '.join(known)})")]
 
 
 def repository_findings(facts: RepositoryFacts, login: str) -> list[Finding]:
@@ -111,7 +111,7 @@ def clock_findings(name: str, theirs: datetime, ours: datetime) -> list[Finding]
     """Compare a server's clock with the clock of this machine."""
     ahead = ours - theirs
     if abs(ahead) <= _CLOCK_OFF:
-        return [ok("clock", f"{name} and this machine agree to {abs(ahead.total_seconds()):.0f} s")]
+        return [ok("clock", f"{name} and this machine differ by {abs(ahead.total_seconds()):.0f} s")]
     side = "ahead of" if ahead > timedelta() else "behind"
     return [
         wrong(

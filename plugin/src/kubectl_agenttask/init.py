@@ -307,7 +307,8 @@ class _Initializer:
             "\nNow install it:\n\n"
             f"  helm upgrade --install {arguments.release} {arguments.chart} "
             f"--namespace {self._installation.namespace} --values {arguments.values}\n\n"
-            f"Then put the label {label!r} on an issue of {answers.repositories[0]}, and watch:\n\n"
+            f"Then put the label {label!r} on an issue of {answers.repositories[0]}, and watch (the poll "
+            "needs up to a minute):\n\n"
             f"  kubectl agenttask list -n {self._installation.namespace}\n\n"
             f"If something does not work: kubectl agenttask doctor -n {self._installation.namespace}"
         )

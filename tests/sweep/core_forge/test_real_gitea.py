@@ -12,6 +12,7 @@ from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeEventKind, CheckConclusion, Mergeability, ReviewVerdict
 from coding_agent_core.forge.connect import connect_forge
+from coding_agent_core.forge.setup import NewLabel, setup_of
 from coding_agent_core.forge.values import CommitState, CommitStatus, Permission, Revised
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
@@ -231,3 +232,24 @@ async def test_without_the_right_of_an_administrator_the_error_says_what_is_miss
     with pytest.raises(ForgeError, match="admin") as caught:
         await forge.permission(item(gitea_sample, 1), gitea_sample.maintainer.login)
     assert caught.value.status == 403
+
+
+async def test_a_repository_is_set_up_for_the_agent(sample: Any, gitea: Any, forge: Forge) -> None:
+    setup = setup_of(forge)
+    token = await setup.token()
+    assert (token.login, token.rights.lacks) == (sample.bot.login, ())
+    facts = await setup.repository(sample.repository)
+    assert (facts.path, facts.lacks, facts.may_add_webhook) == (sample.repository, (), True)
+    label = NewLabel("coding agent: codex", "1d76db", "Codex shall work on this")
+    await setup.create_label(sample.repository, label)
+    assert label.name in await setup.labels(sample.repository)
+    await setup.create_webhook(sample.repository, f"{sample.url}/webhook/gitea", "a secret")
+    [hook] = await setup.webhooks(sample.repository)
+    assert (hook.url, hook.active) == (f"{sample.url}/webhook/gitea", True)
+    with gitea.api() as admin:
+        admin.add_collaborator(sample.repository, sample.bot.login, "read")
+    lacks = (await setup.repository(sample.repository)).lacks
+    assert [lack.split(":")[0] for lack in lacks] == [
+        "the account may not push",
+        "the account is no administrator, so it cannot read what other people may do",
+    ]

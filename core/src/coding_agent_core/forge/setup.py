@@ -197,7 +197,10 @@ class ForgeSetup(ABC):
         return frozenset(label.name for label in found)
 
     async def create_label(self, repository: str, label: NewLabel) -> None:
-        """Create a label. A label of this name that exists already is left as it is."""
+        """Create a label. Gitea makes a second one of the same name, so read `labels` before.
+
+        GitHub and GitLab refuse that. A label that somebody made in the meantime is left as it is.
+        """
         call = Call(
             "POST",
             self._repository_path(repository, "labels"),

@@ -1,0 +1,123 @@
+"""What `doctor` and `init` say of what they found."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from coding_agent_core.agenttask import VERSION, Spec
+from coding_agent_core.forge.setup import DeliveryAnswer, TokenFacts, TokenRights, Webhook
+from kubectl_agenttask.findings import (
+    Finding,
+    Level,
+    clock_findings,
+    outdated_fields,
+    reachable,
+    token_findings,
+    webhook_findings,
+)
+
+NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
+CRD = Path(__file__).parents[3] / "crds" / "agenttask.yaml"
+FIELDS = [str(field.alias or name) for name, field in Spec.model_fields.items()]
+ANYWHERE = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}
+TLS = {"port": 443, "protocol": "TCP"}
+HOOK = Webhook(1, "https://agent.example.com/webhook/github", active=True)
+
+
+def one(found: list[Finding]) -> tuple[Level, str]:
+    [finding] = found
+    return finding.level, finding.text
+
+
+def test_a_line_has_the_level_the_subject_and_the_sentence() -> None:
+    line = Finding(Level.WRONG, "token", "it is wrong: change it").line
+    assert line.split(maxsplit=2) == ["wrong", "token", "it is wrong: change it"]
+
+
+@pytest.mark.parametrize(
+    ("rights", "level", "words"),
+    [
+        (TokenRights(), Level.OK, "accepts the token of bot (no expiry date is shown)"),
+        (TokenRights(frozenset({"repo"}), (), NOW + timedelta(days=15)), Level.OK, "expires on 2026-12-15"),
+        (TokenRights(frozenset(), (), NOW + timedelta(days=14)), Level.WARNING, "expires on 2026-12-14"),
+        (TokenRights(frozenset({"gist"}), ("repo",)), Level.WRONG, "lacks the scope repo (it has: gist)"),
+        (TokenRights(frozenset(), ("repo",)), Level.WRONG, "(it has: none)"),
+    ],
+)
+def test_a_tokens_scopes_and_its_end(rights: TokenRights, level: Level, words: str) -> None:
+    said = one(token_findings(TokenFacts("bot", None, rights), "github.com", "the Secret `x`", NOW))
+    assert said[0] is level
+    assert words in said[1]
+    assert (level is Level.OK) != ("set the Secret `x`" in said[1])
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level", "words"),
+    [
+        (30, Level.OK, "differ by 30 s"),
+        (31, Level.WRONG, "31 s ahead of github.com"),
+        (-31, Level.WRONG, "31 s behind github.com"),
+    ],
+)
+def test_a_wrong_clock_is_said_with_its_side(ahead: float, level: Level, words: str) -> None:
+    said = one(clock_findings("github.com", NOW, NOW + timedelta(seconds=ahead)))
+    assert said[0] is level
+    assert words in said[1]
+
+
+@pytest.mark.parametrize(
+    ("hook", "statuses", "level", "words"),
+    [
+        (None, [], Level.WRONG, "has no webhook to https://agent"),
+        (Webhook(1, HOOK.url, active=False), [], Level.WRONG, "is turned off"),
+        (HOOK, [], Level.OK, "no delivery is shown"),
+        (HOOK, [200, 401], Level.OK, "the last delivery got 200"),
+        (HOOK, [401, 200], Level.WRONG, "enter the one in the Secret webhook-secret"),
+        (HOOK, [403], Level.WRONG, "webhook.allowed_networks"),
+        (HOOK, [0], Level.WRONG, "got no answer: the forge cannot reach the receiver"),
+        (HOOK, [504], Level.WRONG, "the forge cannot reach the receiver"),
+        (HOOK, [500], Level.WRONG, "read the log of the receiver"),
+    ],
+)
+def test_the_last_delivery_of_a_webhook(
+    hook: Webhook | None, statuses: list[int], level: Level, words: str
+) -> None:
+    answers = [DeliveryAnswer("issues", status) for status in statuses]
+    said = one(webhook_findings("acme/a", hook, answers, url=HOOK.url, secret="webhook-secret"))
+    assert said[0] is level
+    assert words in said[1]
+
+
+def test_an_older_crd_is_said_with_the_fields_that_it_lacks() -> None:
+    crd: dict[str, Any] = yaml.safe_load(CRD.read_text())
+    assert one(outdated_fields(crd, FIELDS, VERSION))[0] is Level.OK
+    fields = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    del fields["budget"], fields["runner"]
+    level, text = one(outdated_fields(crd, FIELDS, VERSION))
+    assert level is Level.WRONG
+    assert "older than this plugin, it lacks budget, runner" in text
+    crd["spec"]["versions"][0]["served"] = False
+    assert "does not serve v1alpha1" in one(outdated_fields(crd, FIELDS, VERSION))[1]
+
+
+@pytest.mark.parametrize(
+    ("rules", "address", "port", "may"),
+    [
+        ([], "140.82.112.3", 443, False),
+        ([{"to": [ANYWHERE], "ports": [TLS]}], "140.82.112.3", 443, True),
+        ([{"to": [ANYWHERE], "ports": [TLS]}], "140.82.112.3", 8443, False),
+        ([{"to": [ANYWHERE], "ports": [TLS]}], "10.1.2.3", 443, False),
+        ([{"to": [ANYWHERE], "ports": [{**TLS, "endPort": 9000}]}], "140.82.112.3", 8443, True),
+        ([{"to": [ANYWHERE], "ports": [{"port": 443, "protocol": "UDP"}]}], "140.82.112.3", 443, False),
+        ([{"to": [ANYWHERE], "ports": [{"port": "proxy"}]}], "140.82.112.3", 443, False),
+        ([{"to": [{"podSelector": {}}], "ports": [TLS]}], "140.82.112.3", 443, False),
+        ([{"to": [ANYWHERE]}], "2606:50c0::1", 443, False),
+        ([{}], "10.1.2.3", 1, True),
+    ],
+)
+def test_a_network_policy_lets_a_pod_connect_or_not(
+    rules: list[dict[str, Any]], address: str, port: int, may: bool
+) -> None:
+    assert reachable(rules, address, port) is may

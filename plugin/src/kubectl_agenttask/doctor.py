@@ -75,11 +75,13 @@ def doctor(session: Session, arguments: Namespace) -> None:
     Raises:
         PluginError: something is wrong.
     """
-    found = list(_Examination(session, tuple(arguments.repo or ())).findings())
-    for finding in found:
+    made = failed = 0
+    # Checks of servers that do not answer take long, so each result is shown at once.
+    for finding in _Examination(session, tuple(arguments.repo or ())).findings():
         session.out.print(finding.line, soft_wrap=True)
-    failed = sum(finding.level is Level.WRONG for finding in found)
-    session.notes.print(f"{len(found)} checks, {failed} found something wrong.")
+        made += 1
+        failed += finding.level is Level.WRONG
+    session.notes.print(f"{made} checks, {failed} found something wrong.")
     if failed:
         raise PluginError("correct what is wrong, and run doctor again.")
 
@@ -248,6 +250,9 @@ class _Examination:
 
     def _model(self, settings: Settings) -> Iterator[Finding]:
         provider = settings.llm.provider
+        if settings.gateway.identity is not None:
+            yield unknown("model", "attempts use a workload identity, which this machine does not have")
+            return
         given = getattr(getattr(settings.llm, provider), "api_key", SecretSettings())
         if not given.configured:
             yield ask_model(settings.llm, "", f"config.llm.{provider}.api_key")

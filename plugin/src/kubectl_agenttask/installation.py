@@ -17,6 +17,7 @@ from coding_agent_core.objects import Metadata
 from kubernetes import client
 from kubernetes.client.exceptions import NotFoundException
 
+from kubectl_agenttask import DeniedError
 from kubectl_agenttask.cluster_client import Body, ClusterAccess, sentences
 
 _TIMEOUT = 10
@@ -72,8 +73,12 @@ class Installation:
 
     def ensure_namespace(self) -> Written:
         """Create the namespace if it does not exist."""
-        with sentences(f"get namespace {self.namespace}"), suppress(NotFoundException):
-            self._core.read_namespace(self.namespace, _request_timeout=_TIMEOUT)
+        try:
+            with sentences(f"get namespace {self.namespace}"), suppress(NotFoundException):
+                self._core.read_namespace(self.namespace, _request_timeout=_TIMEOUT)
+                return Written.KEPT
+        except DeniedError:
+            # An administrator gave this person the namespace. If it does not exist, the next request says so.
             return Written.KEPT
         with sentences(f"create namespace {self.namespace}"):
             body = {"metadata": {"name": self.namespace}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from coding_agent_core.settings.llm import LLM
 from coding_agent_core.text import printable
 from coding_agent_core.tls import client_context
 
-from kubectl_agenttask.findings import Finding, ok, wrong
+from kubectl_agenttask.findings import Finding, ok, unknown, wrong
 
 _TIMEOUT = 60.0
 """Maximum number of seconds for the answer: a local server may have to load the model first."""
@@ -88,6 +89,12 @@ def ask_model(llm: LLM, key: str, place: str) -> Finding:
             verify=client_context(),
         )
     except httpx.HTTPError as error:
+        if isinstance(error, httpx.ConnectError) and not _known(urlsplit(asked.url).hostname or ""):
+            return unknown(
+                "model",
+                f"this machine does not know {host}, so neither address nor key were tried. Within the "
+                "cluster, the name may be known",
+            )
         why = str(error) or type(error).__name__
         return wrong("model", f"{host} cannot be reached ({why}): check the address of the model")
     if answer.is_success:
@@ -105,6 +112,14 @@ def ask_model(llm: LLM, key: str, place: str) -> Finding:
     if answer.status_code == 429:
         return wrong("model", f"{host} accepts the key but not more requests (429: {said}): check the quota")
     return wrong("model", f"{host} answers {answer.status_code}: {said}")
+
+
+def _known(host: str) -> bool:
+    """Whether this machine finds the address of a host."""
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
 
 
 def _message(answer: httpx.Response) -> str:

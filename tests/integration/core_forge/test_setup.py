@@ -43,7 +43,7 @@ async def test_it_says_what_the_token_and_its_account_may_do(world: World, setup
     assert token.login == BOT
     assert token.at is not None
     assert abs((datetime.now(UTC) - token.at).total_seconds()) < 60
-    assert token.rights.scopes == {"read_user"}
+    assert token.rights.scopes == frozenset({"read_user"})
     assert token.rights.lacks == (("repo",) if world.platform is Platform.GITHUB else ("api",))
     assert token.rights.expires_at == datetime(2099, 1, 31, tzinfo=UTC)
     user.scopes = None

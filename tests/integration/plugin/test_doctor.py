@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
+from coding_agent_docs.blocks import blocks, matches
+from coding_agent_docs.paths import DOCS
 from coding_agent_forge import Flavour, ForgeServer
 from coding_agent_forge.model import Role
 
@@ -17,6 +20,7 @@ from tests.fixtures.system import until
 from tests.integration.plugin.conftest import Plugin, Said
 from tests.integration.plugin.newcomer import BOT, LIMIT, Newcomer
 
+QUICK_START = DOCS / "quick-start.md"
 # Other releases of the run have the CRD and the cluster-wide policies.
 SHARED = {"crds": {"install": False}, "admissionPolicies": {"enabled": False}}
 RUNNING = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
@@ -56,8 +60,23 @@ def expire(newcomer: Newcomer, days: int) -> None:
     newcomer.forge.user(BOT).token_expires_at = datetime.now(UTC).date() + timedelta(days=days)
 
 
+def assert_documented(newcomer: Newcomer, said: Said, number: int) -> None:
+    """The quick start shows what the command prints, for GitHub and OpenAI."""
+    if newcomer.forge.flavour is not Flavour.GITHUB:
+        return
+    shown = [block.text for block in blocks(QUICK_START) if block.text.startswith("ok ")][number]
+    forge, model = f"127.0.0.1:{newcomer.forge.port}", urlsplit(newcomer.model.base_url).netloc
+    text = said.out.replace(f"reach {forge}", "reach api.github.com:443").replace(forge, "github.com")
+    text = text.replace(f"reach {model}", "reach api.openai.com:443").replace(model, "api.openai.com")
+    text = text.replace("scripted", "gpt-4o").replace(newcomer.place.namespace, "coding-agent")
+    text = text.replace(str(newcomer.values_file), "coding-agent-values.yaml")
+    # The test's namespace exists already.
+    assert matches(shown.replace("created  namespace", "kept     namespace"), text), text
+
+
 def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcomer: Newcomer) -> None:
-    newcomer.init()
+    said = newcomer.init("--registry", "registry.example.com")
+    assert_documented(newcomer, said, 0)
     release = install_release(newcomer)
     said = doctor(newcomer, 1)
     assert all("0 of 1 ready" in line for line in wrong(said)), "there is no node yet"
@@ -97,9 +116,12 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
     ]
     for break_it, mend, sentence in faults:
         break_it()
-        [line] = wrong(doctor(newcomer, 1))
+        said = doctor(newcomer, 1)
+        [line] = wrong(said)
         assert sentence in line
         assert "sk-wrong-key" not in line
+        if "does not accept the key" in line:
+            assert_documented(newcomer, said, 1)
         mend()
 
     release.upgrade({"networkPolicy": {"model": {"ports": [443]}, "forge": {"ports": [443]}}})

@@ -125,6 +125,13 @@ def test_each_fault_has_its_sentence_and_nothing_is_changed(
     assert (newcomer.labels(), newcomer.secrets(), newcomer.values_file.exists()) == ([], set(), False)
 
 
+def test_a_model_that_only_the_cluster_knows_is_not_held_against_the_person(newcomer: Newcomer) -> None:
+    said = newcomer.init("--model-url", "http://ollama.models.invalid:11434/v1")
+    [line] = [line for line in said.out.splitlines() if line.startswith("unknown")]
+    assert "this machine does not know ollama.models.invalid:11434" in line
+    assert newcomer.values["networkPolicy"]["model"] == {"ports": [11434]}
+
+
 def test_a_token_that_ends_soon_is_a_warning(newcomer: Newcomer) -> None:
     expire(newcomer, 3)
     said = newcomer.init()

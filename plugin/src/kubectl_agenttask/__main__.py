@@ -148,7 +148,8 @@ def _later(module: str) -> Callable[..., None]:
 
 
 def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
-    one = add("init", _later("init"), "check token and model, and prepare an installation", named=False)
+    text = f"check token and model, and prepare an installation (default namespace: {RELEASE})"
+    one = add("init", _later("init"), text, named=False)
     one.set_defaults(default_namespace=RELEASE)
     one.add_argument("--platform", metavar="NAME", help=f"the forge: {', '.join(Platform)}")
     one.add_argument("--api-url", metavar="URL", help="address of the forge's API (default: the public one)")

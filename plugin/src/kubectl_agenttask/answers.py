@@ -107,6 +107,13 @@ def variable_of(*setting: str) -> str:
     return next(name for name, at in VARIABLES.items() if at == setting)
 
 
+def key_place(llm: LLM) -> str:
+    """Say where a person sets the model's key."""
+    if llm.provider in _KEYLESS:
+        return "--provider openai, which sends a key"
+    return f"the variable {variable_of('llm', llm.provider, 'api_key')}"
+
+
 def platform_of(arguments: Namespace, asker: Asker) -> Platform:
     """Return the platform, which decides what else is asked.
 

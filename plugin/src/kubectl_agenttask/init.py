@@ -30,8 +30,8 @@ from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.section import SecretSettings
 from pydantic import SecretStr
 
-from kubectl_agenttask import PluginError, UsageError
-from kubectl_agenttask.answers import Answers, Asker, Stored, collect, platform_of, variable_of
+from kubectl_agenttask import DeniedError, PluginError, UsageError
+from kubectl_agenttask.answers import Answers, Asker, Stored, collect, key_place, platform_of, variable_of
 from kubectl_agenttask.app_manifest import Registration, code_of
 from kubectl_agenttask.chart_values import (
     APP_KEY,
@@ -56,7 +56,7 @@ from kubectl_agenttask.findings import (
     wrong,
 )
 from kubectl_agenttask.forge_checks import QUICK, app_findings
-from kubectl_agenttask.installation import Installation, Written
+from kubectl_agenttask.installation import Installation, Right, Written
 from kubectl_agenttask.model_check import ask_model
 
 NOTE_APP_ID, NOTE_APP_ACCOUNT = "coding-agent.dev/github-app-id", "coding-agent.dev/github-app-account"
@@ -155,8 +155,15 @@ class _Initializer:
             organization=self._arguments.organization,
             webhook_url=answers.webhook_url,
         )
-        registered = registration.convert(self._code(registration))
+        code = self._code(registration)
+        # GitHub shows the key once, so there must be a place for it before the code is used.
         self._changed("namespace", self._installation.namespace, self._installation.ensure_namespace())
+        if not self._installation.may(Right("create", "secrets")):
+            raise DeniedError(
+                f"you may not create secrets in {self._installation.namespace}, where the App's private key "
+                "will be: ask for this right, or choose another --namespace. The code can still be used."
+            )
+        registered = registration.convert(code)
         notes = {NOTE_APP_ID: str(registered.id), NOTE_APP_ACCOUNT: registered.account}
         written = self._installation.write_secret(APP_SECRET, {APP_KEY: registered.pem}, notes)
         self._changed("secret", f"{APP_SECRET}, the private key of {registered.account}", written)
@@ -206,7 +213,7 @@ class _Initializer:
                 ask_model,
                 answers.llm,
                 answers.model_key,
-                f"the key of {answers.llm.provider} in the environment",
+                key_place(answers.llm),
             )
         )
         for finding in found:

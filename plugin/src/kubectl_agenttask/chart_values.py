@@ -54,6 +54,8 @@ def chart_values(
         secrets[platform.value] = {"existingSecret": token_secret(platform)}
     else:
         secrets["githubApp"] = {"existingSecret": APP_SECRET}
+        # An earlier values file may name a token, and the chart refuses both.
+        secrets[platform.value] = {"existingSecret": "", "token": ""}
     if answers.model_key:
         secrets["model"] = {"existingSecret": MODEL_SECRET}
     values: dict[str, Any] = {"image": {"registry": answers.registry}} if answers.registry else {}

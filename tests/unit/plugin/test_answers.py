@@ -97,7 +97,8 @@ def test_a_webhook_needs_an_ingress_and_its_secret() -> None:
 
 def test_an_app_replaces_the_token() -> None:
     found = values(*GITHUB, app_id=4711)
-    assert set(found["secrets"]) == {"githubApp", "model"}
+    assert found["secrets"]["githubApp"] == {"existingSecret": "github-app"}
+    assert found["secrets"]["github"] == {"existingSecret": "", "token": ""}, "the chart refuses both"
     assert found["config"]["github"]["app"] == {"app_id": 4711}
 
 

@@ -1,0 +1,62 @@
+"""`init` for a real Gitea, whose refusals are in its own words."""
+
+from typing import Any
+
+import httpx
+import pytest
+from coding_agent_model import ModelServer
+
+from tests.fixtures.model import API_KEY
+from tests.integration.core_kubernetes.place import Place
+from tests.integration.plugin.conftest import Plugin, Said
+
+LABELS = {"coding agent", "coding agent processing", "coding agent done"}
+TOKEN = "GITEA_PERSONAL_ACCESS_TOKEN"
+# `make sweep` builds Gitea.
+pytestmark = pytest.mark.long
+
+
+def wrong(said: Said) -> list[str]:
+    return [line for line in said.out.splitlines() if line.startswith("wrong")]
+
+
+def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
+    place: Place,
+    plugin: Plugin,
+    model: ModelServer,
+    gitea: Any,
+    gitea_sample: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sample = gitea_sample
+    monkeypatch.setenv("OPENAI_API_KEY", API_KEY)
+
+    def init(token: str, *more: str, status: int = 0) -> Said:
+        monkeypatch.setenv(TOKEN, token)
+        arguments = ["--platform", "gitea", "--api-url", sample.url, "--repo", sample.repository]
+        arguments += ["--model-url", model.base_url, "--model", "scripted"]
+        return plugin("init", *arguments, "--values", str(place.folder / "values.yaml"), *more, status=status)
+
+    [line] = wrong(init("wrong", status=1))
+    assert "refused asking who our token belongs to (401)" in line
+    reading = httpx.post(
+        f"{sample.api_url}/users/{sample.bot.login}/tokens",
+        auth=(sample.bot.login, sample.bot.password),
+        json={"name": "reading", "scopes": ["read:issue"]},
+        timeout=10,
+        trust_env=False,
+    ).json()
+    [line] = wrong(init(reading["sha1"], status=1))
+    assert "required scope" in line
+    [line] = wrong(init(sample.bot.token, status=1))
+    assert "the account is no administrator" in line
+
+    with gitea.api() as admin:
+        admin.add_collaborator(sample.repository, sample.bot.login, "admin")
+        said = init(sample.bot.token, "--webhook", "https://agent.example.com")
+        assert set(admin.labels(sample.repository)) >= LABELS
+        [hook] = admin.call("GET", f"/repos/{sample.repository}/hooks")
+    assert hook["config"]["url"] == "https://agent.example.com/webhook/gitea"
+    assert "created  webhook" in said.out
+    again = init(sample.bot.token, "--webhook", "https://agent.example.com")
+    assert "created" not in again.out

@@ -148,7 +148,10 @@ def _later(module: str) -> Callable[..., None]:
 
 
 def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
-    text = f"check token and model, and prepare an installation (default namespace: {RELEASE})"
+    text = (
+        f"check token and model, and prepare an installation (default namespace: {RELEASE}); token and key "
+        "come from the environment, e.g. GITHUB_PERSONAL_ACCESS_TOKEN and OPENAI_API_KEY, or are asked for"
+    )
     one = add("init", _later("init"), text, named=False)
     one.set_defaults(default_namespace=RELEASE)
     one.add_argument("--platform", metavar="NAME", help=f"the forge: {', '.join(Platform)}")

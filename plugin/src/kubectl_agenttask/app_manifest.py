@@ -16,13 +16,13 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 from coding_agent_core.forge.calls import ResponseModel, path
 from coding_agent_core.forge.github.app import Purpose, permissions_for
+from coding_agent_core.forge.github.setup import EVENTS
 from coding_agent_core.platforms import web_base
 from coding_agent_core.tls import client_context
 from pydantic import Field, ValidationError
 
 from kubectl_agenttask import PluginError, UsageError
 
-EVENTS = ("issues", "pull_request", "issue_comment", "pull_request_review", "check_suite", "status")
 _LEVELS = ("read", "write")
 _TIMEOUT = 30.0
 _CODE = re.compile(r"[0-9A-Za-z_-]{8,128}")

@@ -182,7 +182,7 @@ class _Examination:
         """Check the Secrets that programs mount; forge and model have the checks of the attempts' Secrets."""
         wanted: dict[str, set[str]] = {}
         for workload in workloads:
-            for name, mounted, _ in mounted_secrets(workload):
+            for name, mounted in mounted_secrets(workload):
                 wanted.setdefault(name, set()).update(mounted)
         for name, keys in sorted(wanted.items()):
             there = self._installation.secret(name)

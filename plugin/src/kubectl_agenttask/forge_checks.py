@@ -140,7 +140,8 @@ class ForgeExamination:
         names = {
             entry.secret for entry in self.settings.operator.job.credentials if entry.platform is platform
         }
-        names |= {name for name, keys in self._mounted("tokens") if APP_KEY in keys}
+        if platform is Platform.GITHUB:
+            names |= {name for name, keys in self._mounted("tokens") if APP_KEY in keys}
         found: list[str] = []
         for name in names:
             there = self.installation.secret(name)
@@ -154,7 +155,7 @@ class ForgeExamination:
             (name, keys)
             for workload in self.workloads
             if component_of(workload) == component
-            for name, keys, _ in mounted_secrets(workload)
+            for name, keys in mounted_secrets(workload)
         ]
 
 

@@ -242,17 +242,14 @@ class Installation:
         return None if date is None else parsedate_to_datetime(date)
 
 
-def mounted_secrets(workload: Body) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """Yield the Secrets that a Deployment mounts: name, keys, and whether pods start without it.
-
-    Without keys, all keys of the Secret are mounted.
-    """
+def mounted_secrets(workload: Body) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the Secrets that a Deployment mounts, with the keys; without keys, all of them are mounted."""
     for volume in workload["spec"]["template"]["spec"].get("volumes") or ():
         whole = [volume["secret"]] if "secret" in volume else []
         sources = (volume.get("projected") or {}).get("sources") or ()
         for one in (*whole, *(source["secret"] for source in sources if "secret" in source)):
             keys = tuple(item["key"] for item in one.get("items") or ())
-            yield one.get("secretName") or one["name"], keys, bool(one.get("optional"))
+            yield one.get("secretName") or one["name"], keys
 
 
 def component_of(workload: Body) -> str:

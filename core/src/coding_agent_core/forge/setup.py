@@ -62,13 +62,11 @@ class RepositoryFacts:
 
     Attributes:
         path: the repository's path as the forge spells it.
-        id: the repository's number.
         lacks: a clause for each right that the agent needs and that our account does not have.
         may_add_webhook: whether our account may create webhooks there.
     """
 
     path: str
-    id: int
     lacks: tuple[str, ...]
     may_add_webhook: bool
 
@@ -117,7 +115,6 @@ class _Hook(ResponseModel):
 class OwnedRepository(ResponseModel):
     """A repository of GitHub or Gitea with the rights of the account that asks."""
 
-    id: int
     full_name: str
     archived: bool = False
     has_issues: bool = True

@@ -61,7 +61,7 @@ class GiteaSetup(ForgeSetup):
             lacks.append("the repository is archived: choose another one, or unarchive it")
         if not found.has_issues:
             lacks.append("issues are turned off: turn them on (Settings > Units)")
-        return RepositoryFacts(found.full_name, found.id, tuple(lacks), found.admin)
+        return RepositoryFacts(found.full_name, tuple(lacks), found.admin)
 
     async def deliveries(self, repository: str, webhook: Webhook) -> Sequence[DeliveryAnswer]:
         """See `ForgeSetup`. Gitea shows them only in its pages."""

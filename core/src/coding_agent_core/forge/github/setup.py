@@ -21,7 +21,7 @@ from coding_agent_core.forge.setup import (
     Webhook,
 )
 
-_EVENTS = ("issues", "pull_request", "issue_comment", "pull_request_review", "check_suite", "status")
+EVENTS = ("issues", "pull_request", "issue_comment", "pull_request_review", "check_suite", "status")
 """Labels, commands, and the events for rounds (docs/github.md)."""
 _SCOPES = frozenset({"repo", "public_repo"})
 """The scopes of classic tokens of which the agent needs one. The second opens only public repositories."""
@@ -44,7 +44,7 @@ class GitHubSetup(ForgeSetup):
 
     def _webhook_body(self, url: str, secret: str) -> dict[str, object]:
         config = {"url": url, "content_type": "json", "secret": secret, "insecure_ssl": "0"}
-        return {"name": "web", "active": True, "events": list(_EVENTS), "config": config}
+        return {"name": "web", "active": True, "events": list(EVENTS), "config": config}
 
     def poll_scope(self, repositories: Sequence[str]) -> dict[str, object]:
         """See `ForgeSetup`. GitHub finds items that have one of several qualifiers `repo`."""
@@ -74,7 +74,7 @@ class GitHubSetup(ForgeSetup):
             lacks.append("the repository is archived: choose another one, or unarchive it")
         if not found.has_issues:
             lacks.append("issues are turned off: turn them on (Settings > General > Features)")
-        return RepositoryFacts(found.full_name, found.id, tuple(lacks), found.admin)
+        return RepositoryFacts(found.full_name, tuple(lacks), found.admin)
 
     async def deliveries(self, repository: str, webhook: Webhook) -> Sequence[DeliveryAnswer]:
         where = self._repository_path(repository, "hooks", webhook.id, "deliveries")

@@ -39,7 +39,6 @@ class _OwnToken(ResponseModel):
 class _Project(ResponseModel):
     """A project. An account without an own or an inherited role has neither access."""
 
-    id: int
     path_with_namespace: str
     archived: bool = False
     own: int | None = Field(
@@ -93,7 +92,7 @@ class GitLabSetup(ForgeSetup):
             lacks.append("the account may not push: give it the role Developer (Manage > Members)")
         if found.archived:
             lacks.append("the project is archived: choose another one, or unarchive it")
-        return RepositoryFacts(found.path_with_namespace, found.id, tuple(lacks), found.level >= _MAINTAINER)
+        return RepositoryFacts(found.path_with_namespace, tuple(lacks), found.level >= _MAINTAINER)
 
     async def deliveries(self, repository: str, webhook: Webhook) -> Sequence[DeliveryAnswer]:
         """See `ForgeSetup`. GitLab before 17.3 does not show them."""

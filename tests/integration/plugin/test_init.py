@@ -1,7 +1,11 @@
 """`kubectl agenttask init`: from a token and a key to an installation, and a sentence for each fault."""
 
 import html
+import os
+import pty
 import re
+import select
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +21,7 @@ from tests.chart.helm import render
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, client
 from tests.fixtures.hook_receiver import HookReceiver
 from tests.fixtures.model import API_KEY
-from tests.integration.plugin.conftest import Plugin, Said
+from tests.integration.plugin.conftest import PLUGIN, Plugin, Said
 from tests.integration.plugin.newcomer import BOT, Newcomer
 
 LABELS = ["coding agent", "coding agent processing", "coding agent done"]
@@ -152,6 +156,60 @@ def test_what_is_missing_without_a_terminal_is_named(
 ) -> None:
     monkeypatch.delenv("GITHUB_PERSONAL_ACCESS_TOKEN", raising=False)
     assert sentence in plugin("init", *arguments, status=2).err
+
+
+def at_a_terminal(command: list[str], environment: dict[str, str], typed: dict[str, str]) -> str:
+    """Run a program at a terminal, and type an answer after each of these texts; everything that is shown."""
+    ours, theirs = pty.openpty()
+    # A session of its own, so that `/dev/tty` is this terminal.
+    with subprocess.Popen(
+        command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        shown, waiting = "", list(typed.items())
+        while True:
+            assert select.select([ours], [], [], 60)[0], shown
+            try:
+                part = os.read(ours, 4096).decode()
+            except OSError:  # the program has closed the terminal
+                break
+            shown += part
+            if waiting and waiting[0][0] in shown:
+                os.write(ours, f"{waiting.pop(0)[1]}\n".encode())
+        os.close(ours)
+        assert process.wait(60) == 0, shown
+    return shown
+
+
+def test_a_person_at_a_terminal_is_asked_and_the_token_is_not_shown(
+    github_forge: ForgeServer, newcomer_at: Callable[[ForgeServer], Newcomer]
+) -> None:
+    one = newcomer_at(github_forge)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(one.place.folder), "TERM": "dumb"}
+    command = [
+        str(PLUGIN),
+        "init",
+        "-n",
+        one.place.namespace,
+        "--kubeconfig",
+        str(one.place.plane.kubeconfig),
+    ]
+    typed = {
+        "Forge: ": "",
+        "Address of the API of GitHub": one.forge.api_url,
+        "Token of the agent's account": BOT_TOKEN,
+        "Repositories, as OWNER/NAME": REPOSITORY,
+        "Model: ": "",
+        "Address of the model's API": one.model.base_url,
+        "Name of the model": "scripted",
+        "Key of the model": API_KEY,
+        "[Y/n]": "y",
+    }
+    shown = at_a_terminal([*command, "--values", str(one.values_file)], environment, typed)
+    assert "Now install it:" in shown
+    assert BOT_TOKEN not in shown
+    assert API_KEY not in shown
+    assert one.secret("github-token") == {"token": BOT_TOKEN}
 
 
 def page_form(page: Path) -> tuple[str, str]:

@@ -310,12 +310,13 @@ class _Initializer:
     def _say_next(self, answers: Answers) -> None:
         arguments = self._arguments
         label = answers.settings.forge(answers.platform).bot_label
+        wait = "" if answers.webhook_url else " (the poll needs up to a minute)"
         self._say(
             "\nNow install it:\n\n"
             f"  helm upgrade --install {arguments.release} {arguments.chart} "
             f"--namespace {self._installation.namespace} --values {arguments.values}\n\n"
-            f"Then put the label {label!r} on an issue of {answers.repositories[0]}, and watch (the poll "
-            "needs up to a minute):\n\n"
+            f"Then put the label {label!r} on an issue of {answers.repositories[0]}, and watch{wait}:"
+            "\n\n"
             f"  kubectl agenttask list -n {self._installation.namespace}\n\n"
             f"If something does not work: kubectl agenttask doctor -n {self._installation.namespace}"
         )

@@ -131,6 +131,13 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
     for value in ("networkPolicy.model.ports", "networkPolicy.forge.ports"):
         assert any(value in line for line in lines)
 
+    release.upgrade()
+    let_pods_run(newcomer)
+    release.kubectl("delete", "rolebinding", "coding-agent-operator")
+    # The API server takes note of the removal a moment later.
+    [line] = until(lambda: wrong(newcomer.plugin("doctor", status=None)), "a missing right is said")
+    assert "coding-agent-operator may not list agenttasks, patch agenttasks/status, create jobs" in line
+
 
 def test_the_last_delivery_of_a_webhook_says_what_is_wrong(
     newcomer: Newcomer, hook_receiver: HookReceiver

@@ -1,5 +1,6 @@
 """`kubectl agenttask init`: from a token and a key to an installation, and a sentence for each fault."""
 
+import asyncio
 import html
 import os
 import pty
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+from coding_agent_core.forge.connect import connect_forge
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Role
@@ -51,20 +54,34 @@ def test_it_prepares_everything_for_helm_and_a_second_run_changes_nothing(newcom
     assert newcomer.values_file.read_text() == before
 
 
-def test_the_chart_takes_the_values_and_the_programs_their_settings(newcomer: Newcomer) -> None:
+async def labeled(settings: Settings, platform: Platform) -> list[str]:
+    """What a poll with these settings finds."""
+    forge = connect_forge(settings, platform)
+    try:
+        return [request.item.display async for request in forge.find_labeled()]
+    finally:
+        await forge.aclose()
+
+
+def test_the_chart_takes_the_values_and_the_poll_finds_a_label_with_them(newcomer: Newcomer) -> None:
     newcomer.init("--registry", "registry.example.com/team")
     objects = render(newcomer.values_file, namespace=newcomer.place.namespace)
     kinds = {one["kind"] for one in objects}
     assert "CronJob" in kinds
     assert not {"Ingress"} & kinds
     [config] = [one["data"]["config.yaml"] for one in objects if one["kind"] == "ConfigMap"]
-    settings = Settings.model_validate(yaml.safe_load(config))
-    section = settings.forge(newcomer.forge.flavour.value)  # type: ignore[arg-type]
+    platform = Platform(newcomer.forge.flavour.value)
+    data = yaml.safe_load(config)
+    data[platform.value]["personal_access_token"] = BOT_TOKEN
+    settings = Settings.model_validate(data)
+    section = settings.forge(platform)
     assert (section.api_url, section.account, section.narrowed) == (newcomer.forge.api_url, BOT, True)
     assert (settings.llm.address, settings.llm.model_name) == (newcomer.model.base_url, "scripted")
     [policy] = [one for one in objects if one["metadata"]["name"] == "coding-agent-attempt" and "spec" in one]
     ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
     assert {newcomer.forge.port, int(newcomer.model.base_url.rsplit(":", 1)[1].split("/")[0])} <= ports
+    newcomer.forge.add_label(REPOSITORY, 1, "coding agent")
+    assert asyncio.run(labeled(settings, platform)) == [f"{REPOSITORY}#1"]
 
 
 def test_values_that_somebody_added_stay(newcomer: Newcomer) -> None:

@@ -117,13 +117,18 @@ class _Examination:
             return
         for about, check in (("storage", self._storage), ("egress", self._egress), ("model", self._model)):
             yield from _guarded(about, partial(check, settings))
-        tasks = self._newest()
+        try:
+            tasks = self._newest()
+        except PluginError as error:
+            yield unknown("tasks", str(error))
+            tasks = []
+        else:
+            yield self._ends(tasks)
         forges = ForgeExamination(self._installation, settings, workloads, self._session.clock)
         for platform in Platform:
             if settings.forge(platform).connectable:
                 seen = (*self._named, *repositories_of(tasks, platform))
                 yield from _guarded("forge", partial(forges.findings, platform, seen))
-        yield self._ends(tasks)
 
     def _clock(self) -> Iterator[Finding]:
         theirs = self._installation.server_time()

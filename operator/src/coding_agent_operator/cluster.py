@@ -1,36 +1,19 @@
-"""The requests that the operator itself sends, and its Lease: one operator at a time acts in a namespace.
-
-We do not use `kubernetes.aio.leaderelection`: its requests have no timeout, a broken connection ends it, it
-does not release the Lease at the end, and it has no fence, so a process that slept would still write.
-"""
+"""The requests that the operator itself sends to one namespace of a cluster."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
-import socket
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, PLURAL, VERSION
-from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
-from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer, Body
+from coding_agent_core.kubernetes.transport import ApiError, ApiServer, Body
 from coding_agent_core.objects import Metadata
 
-from coding_agent_operator.metrics import LEADER
+from coding_agent_operator.lease import lease_path
 from coding_agent_operator.observed import ACTIVE, MANAGER, WORKLOADS, Job, Pod, read_job, read_pod, read_pods
 
-_logger = logging.getLogger("operator.cluster")
-
 LEASE = "coding-agent-operator"
-"""Name of the Lease, in the namespace of the AgentTasks."""
-_WAIT_S = 1.0
-"""Seconds between two tries to take the Lease, or to renew it after a failure."""
+"""Name of the operator's Lease, in the namespace of the AgentTasks."""
 
 
 async def namespaces_with_tasks(server: ApiServer, fields: str = "", page: int = 200) -> set[str]:
@@ -53,8 +36,7 @@ class Cluster:
     """The operator's requests to one namespace of a cluster.
 
     Attributes:
-        may_write: the fence. While it returns `False`, nothing is created, changed or deleted except the
-            Lease itself.
+        may_write: the fence. While it returns `False`, nothing is created, changed or deleted.
     """
 
     def __init__(self, server: ApiServer, namespace: str) -> None:
@@ -66,7 +48,6 @@ class Cluster:
         self._core = f"/api/v1/namespaces/{namespace}"
         self._volume_claims = f"{self._core}/persistentvolumeclaims"
         group, version, plural = WORKLOADS
-        self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._workloads = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
 
     async def probe(self) -> None:
@@ -78,7 +59,7 @@ class Cluster:
         await self.tasks.probe()
         await self._server.request("GET", self._jobs, query=[("labelSelector", ACTIVE), ("limit", "1")])
         await self._server.request("GET", f"{self._core}/pods", query=[("limit", "1")])
-        await self.get_lease()
+        await self._server.get(lease_path(self.namespace, LEASE))
 
     async def has_tasks(self) -> bool:
         """Whether the namespace has any AgentTask, ended or not; `True` if the API server does not say."""
@@ -187,31 +168,6 @@ class Cluster:
         body = await self._server.merge(f"{self._jobs}/{job.name}", patch)
         return None if body is None else read_job(body)
 
-    async def get_lease(self) -> Body | None:
-        return await self._server.get(f"{self._leases}/{LEASE}")
-
-    async def create_lease(self, spec: Body) -> Body:
-        """Create the Lease.
-
-        Raises:
-            ApiError: `conflict` if the Lease exists.
-        """
-        return await self._server.request(
-            "POST", self._leases, body={"metadata": {"name": LEASE}, "spec": spec}
-        )
-
-    async def patch_lease(self, version: str, spec: Body) -> Body:
-        """Change fields of the Lease if it has not changed since it was read.
-
-        Raises:
-            ApiError: `conflict` if it has changed.
-        """
-        patch = [
-            {"op": "test", "path": "/metadata/resourceVersion", "value": version},
-            *({"op": "add", "path": f"/spec/{field}", "value": value} for field, value in spec.items()),
-        ]
-        return await self._server.request("PATCH", f"{self._leases}/{LEASE}", body=patch, kind=JSON_PATCH)
-
     async def _create(self, path: str, manifest: Body) -> Body:
         self._require_lease()
         return await self._server.request("POST", path, body=manifest, query=[("fieldManager", MANAGER)])
@@ -220,163 +176,3 @@ class Cluster:
         if not self.may_write():
             # Without a status, callers conclude nothing from it, as after a request without an answer.
             raise ApiError("This operator does not hold its Lease, so it writes nothing.", None)
-
-
-class LeaseLostError(CodingAgentError):
-    """Another operator has taken the Lease."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """The Lease as it was read.
-
-    Attributes:
-        version: the Lease's resourceVersion.
-        holder: the identity of the holder; empty if the Lease was released.
-        duration: seconds for which the Lease is valid after a renewal.
-        since: monotonic time at which we first saw this version. So other machines' clocks do not matter.
-    """
-
-    version: str
-    holder: str
-    duration: float
-    since: float
-
-
-def seen(body: Mapping[str, Any], before: Seen | None, now: float) -> Seen:
-    spec, version = body.get("spec") or {}, Metadata.of(body).version
-    since = before.since if before is not None and before.version == version else now
-    return Seen(
-        version, spec.get("holderIdentity") or "", float(spec.get("leaseDurationSeconds") or 0), since
-    )
-
-
-def free(lease: Seen, me: str, now: float) -> bool:
-    """Whether we may take the Lease: nobody holds it, we hold it, or its holder let it expire."""
-    return lease.holder in ("", me) or now >= lease.since + lease.duration
-
-
-def identity(environment: Mapping[str, str]) -> str:
-    """Return our identity: the pod's name, so that a restarted container can continue at once."""
-    host = environment.get("POD_NAME") or socket.gethostname()
-    return host if {"POD_NAME", "KUBERNETES_SERVICE_HOST"} & environment.keys() else f"{host}-{os.getpid()}"
-
-
-class Lease:
-    """Takes, renews and releases the Lease of a namespace, and fences its writes (`held`)."""
-
-    def __init__(
-        self, cluster: Cluster, me: str, duration: int, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._cluster = cluster
-        self._me = me
-        self._duration = duration
-        self._clock = clock
-        self._seen: Seen | None = None
-        self._until = 0.0
-        self._stale = True
-        self._acting = False
-        self.was_read = False
-        """Whether the Lease was read at least once. A replica that waits for it is ready from then on."""
-
-    def held(self) -> bool:
-        """Whether we may write: no other operator can hold the Lease before a request sent now arrives."""
-        return self._clock() < self._until
-
-    async def acquire(self) -> None:
-        """Wait until the Lease is ours."""
-        waited = ""
-        while not await self.renew():
-            holder = self._seen.holder if self._seen else ""
-            if holder not in ("", waited):
-                _logger.info("Waiting: %s acts in this namespace", holder)
-                waited = holder
-            await asyncio.sleep(min(_WAIT_S, self._duration / 3))
-        self._acting = True
-        LEADER.labels(self._cluster.namespace).set(1)
-        _logger.info("Acting as %s", self._me)
-
-    async def keep(self) -> None:
-        """Renew the Lease until cancelled. While renewals fail, the fence keeps the operator from writing.
-
-        Raises:
-            LeaseLostError: another operator has taken the Lease.
-        """
-        while True:
-            await asyncio.sleep(self._duration / 3 if self.held() else min(_WAIT_S, self._duration / 3))
-            if await self.renew():
-                continue
-            if self._seen is not None and self._seen.holder != self._me:
-                LEADER.labels(self._cluster.namespace).set(0)
-                raise LeaseLostError(f"{self._seen.holder or 'nobody'} holds the Lease {LEASE} now.")
-
-    async def release(self) -> None:
-        """Release the Lease so that the next operator need not wait. No request may be under way."""
-        if self.held():
-            self._until = 0.0
-            try:
-                await self._give_back()
-            except ApiError as error:
-                _logger.warning("The Lease could not be released: %s", error)
-        LEADER.labels(self._cluster.namespace).set(0)
-
-    async def renew(self) -> bool:
-        """Try once to take or renew the Lease; return whether it is ours."""
-        asked = self._clock()
-        try:
-            async with asyncio.timeout(self._duration / 3):
-                body = await self._taken()
-        except TimeoutError:
-            self._stale = True
-            _logger.warning("The Lease cannot be taken or renewed in time")
-            return False
-        except ApiError as error:
-            if error.conflict or error.status == 404:
-                self._stale = True
-            else:
-                _logger.warning("The Lease cannot be taken or renewed: %s", error)
-            return False
-        if body is None:
-            return False
-        self._seen = seen(body, self._seen, self._clock())
-        # The last third of the duration is left for requests that are under way when the fence closes.
-        self._until = asked + self._duration * 2 / 3
-        return True
-
-    async def _give_back(self) -> None:
-        for last in (False, True):
-            if self._seen is None or self._seen.holder != self._me:
-                return
-            try:
-                await self._cluster.patch_lease(self._seen.version, {"holderIdentity": ""})
-            except ApiError as error:
-                if last or not error.conflict:
-                    raise
-                await self._read()  # a cancelled renewal may have reached the API server
-            else:
-                return
-
-    async def _taken(self) -> Body | None:
-        """Take or renew the Lease and return it; return `None` if another operator has it."""
-        at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        spec: Body = {
-            "holderIdentity": self._me,
-            "leaseDurationSeconds": self._duration,
-            "renewTime": at,
-        }
-        if self._stale or self._seen is None or self._seen.holder != self._me:
-            await self._read()
-            spec["acquireTime"] = at
-        if self._seen is None:
-            return await self._cluster.create_lease(spec)
-        if not free(self._seen, self._me, self._clock()) or (
-            # If another operator held the Lease after we began to act, we do not know what it did.
-            self._acting and self._seen.holder != self._me
-        ):
-            return None
-        return await self._cluster.patch_lease(self._seen.version, spec)
-
-    async def _read(self) -> None:
-        body = await self._cluster.get_lease()
-        self.was_read, self._stale = True, False
-        self._seen = None if body is None else seen(body, self._seen, self._clock())

@@ -22,9 +22,10 @@ from coding_agent_core.settings.model import Engine, Settings
 
 from coding_agent_operator import metrics
 from coding_agent_operator.attempt_pods import AttemptPods
-from coding_agent_operator.cluster import Cluster, Lease, identity
+from coding_agent_operator.cluster import LEASE, Cluster
 from coding_agent_operator.evidence import evidence_limit
 from coding_agent_operator.job_builder import JobBuilder
+from coding_agent_operator.lease import Lease, identity
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job
 from coding_agent_operator.reconcile import JobRejectedError, ObjectRejectedError, Reconciler
 from coding_agent_operator.runs import Duplicates, sweep_forever
@@ -77,7 +78,9 @@ class NamespaceController:
         self.cluster = Cluster(server, namespace)
         # Names of pods are unique only within their namespace.
         me = f"{operator.own_namespace}/{identity(os.environ)}"
-        self.lease = Lease(self.cluster, me, operator.lease_duration)
+        self.lease = Lease(
+            server, namespace, LEASE, me, operator.lease_duration, acts=metrics.LEADER.labels(namespace).set
+        )
         self.cluster.may_write = self.lease.held
         self.acting = False
         """Whether the controller holds the Lease and works."""

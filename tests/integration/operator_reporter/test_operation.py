@@ -35,6 +35,21 @@ def test_without_its_token_it_is_healthy_and_starts_once_the_token_is_there(
     world.shows(number, "working on it", {"coding agent processing"})
 
 
+def test_of_two_replicas_one_works_and_the_other_takes_over_at_once(world: World, start: Start) -> None:
+    first, second = start(), start()
+    until("the second waits", lambda: "acts in this namespace" in second.log())
+    leader = "coding_agent_reporter_leader"
+    assert (first.metric(leader), second.metric(leader)) == (1, 0)
+    number = world.issue(BOT)
+    name = world.task(number)
+    world.set_phase(name, Phase.RUNNING)
+    world.shows(number, "working on it", {PROCESSING})
+    assert first.stop() == 0
+    until("the second works", lambda: second.metric(leader) == 1)
+    world.set_phase(name, Phase.SUCCEEDED)
+    world.shows(number, "Coding agent: done", {DONE})
+
+
 def is_zero(process: Reporter, gauge: str) -> None:
     until(f"{gauge} is 0", lambda: process.metric(gauge) == 0)
 

@@ -1,11 +1,13 @@
 """Whose the Lease is: the rules, and a holder that cannot renew."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_operator.cluster import Cluster, Lease, Seen, free, identity, seen
+from coding_agent_operator.cluster import Cluster
+from coding_agent_operator.lease import Lease, Seen, free, identity, seen
 
 from tests.unit.operator.making import job
 
@@ -81,10 +83,14 @@ class Clock:
         return self.now
 
 
+def taken_by(me: str, server: Server, clock: Clock, acts: Callable[[bool], object] = bool) -> Lease:
+    return Lease(server, "ns", "program", me, 15, acts=acts, clock=clock)  # type: ignore[arg-type]
+
+
 async def test_the_fence_closes_before_another_may_take_it_and_opens_again_if_none_did() -> None:
     server, clock = Server(), Clock()
     cluster = Cluster(server, "ns")  # type: ignore[arg-type]
-    mine = Lease(cluster, "me", 15, clock=clock)
+    mine = taken_by("me", server, clock)
     await mine.acquire()
     assert mine.held()
     cluster.may_write = mine.held
@@ -92,8 +98,11 @@ async def test_the_fence_closes_before_another_may_take_it_and_opens_again_if_no
     clock.now += 9
     assert not await mine.renew()
     assert mine.held()
+    mine.require()
     clock.now += 1
     assert not mine.held(), "5 s before another may take it: time for a request that is under way"
+    with pytest.raises(ApiError, match="does not hold the Lease program"):
+        mine.require()
     with pytest.raises(ApiError, match="writes nothing"):
         await cluster.create_job({})
     server.silent = False
@@ -103,7 +112,7 @@ async def test_the_fence_closes_before_another_may_take_it_and_opens_again_if_no
 
 async def test_the_fence_is_counted_from_the_request_and_not_from_its_late_answer() -> None:
     server, clock = Server(), Clock()
-    mine = Lease(Cluster(server, "ns"), "me", 15, clock=clock)  # type: ignore[arg-type]
+    mine = taken_by("me", server, clock)
     asked = clock.now
     answers = server.request
 
@@ -138,19 +147,19 @@ async def test_without_the_lease_nothing_is_written() -> None:
 async def test_one_that_acted_never_takes_it_again_after_another_had_it() -> None:
     """It does not know what the other did: it has to begin anew."""
     server, clock = Server(), Clock()
-    mine = Lease(Cluster(server, "ns"), "me", 15, clock=clock)  # type: ignore[arg-type]
+    mine = taken_by("me", server, clock)
     await mine.acquire()
     assert server.lease is not None
     server.lease = {"metadata": {"resourceVersion": "9"}, "spec": {"holderIdentity": ""}}
     clock.now += 20
     assert [await mine.renew() for _ in range(3)] == [False] * 3
     assert not mine.held()
-    await Lease(Cluster(server, "ns"), "new", 15, clock=clock).acquire()  # type: ignore[arg-type]
+    await taken_by("new", server, clock).acquire()
 
 
 async def test_given_back_it_is_free_at_once_and_deleted_it_is_made_again() -> None:
     server, clock = Server(), Clock()
-    mine = Lease(Cluster(server, "ns"), "me", 15, clock=clock)  # type: ignore[arg-type]
+    mine = taken_by("me", server, clock)
     await mine.acquire()
     server.lease = None
     assert [await mine.renew() for _ in range(2)] == [False, True]
@@ -162,7 +171,7 @@ async def test_given_back_it_is_free_at_once_and_deleted_it_is_made_again() -> N
 
 async def test_it_is_given_back_although_a_renewal_was_cancelled_that_was_done() -> None:
     server, clock = Server(), Clock()
-    mine = Lease(Cluster(server, "ns"), "me", 15, clock=clock)  # type: ignore[arg-type]
+    mine = taken_by("me", server, clock)
     await mine.acquire()
     done = asyncio.Event()
     answers = server.request
@@ -186,8 +195,16 @@ async def test_it_is_given_back_although_a_renewal_was_cancelled_that_was_done()
 
 async def test_what_another_has_by_now_is_not_given_back() -> None:
     server, clock = Server(), Clock()
-    mine = Lease(Cluster(server, "ns"), "me", 15, clock=clock)  # type: ignore[arg-type]
+    mine = taken_by("me", server, clock)
     await mine.acquire()
     server.lease = {"metadata": {"resourceVersion": "9"}, "spec": {"holderIdentity": "other"}}
     await mine.release()
     assert server.lease["spec"]["holderIdentity"] == "other"
+
+
+async def test_it_says_when_it_acts_and_when_no_more() -> None:
+    server, clock, said = Server(), Clock(), list[bool]()
+    mine = taken_by("me", server, clock, said.append)
+    await mine.acquire()
+    await mine.release()
+    assert said == [True, False]

@@ -121,7 +121,7 @@ class Operator(Section):
     position_interval: float = Field(default=10.0, gt=0)
     """Seconds between two updates of queue positions."""
     lease_duration: int = Field(default=30, ge=3)
-    """Seconds after which another replica takes over from a silent one."""
+    """Seconds after which another replica of operator or reporter takes over from a silent one."""
     request_timeout: float = Field(default=10.0, gt=0)
     """Time limit of one request to the API server in seconds, at most a third of `lease_duration`, so that no
     request can arrive after another replica took over."""

@@ -1,9 +1,13 @@
-"""The reporter's program: a watch and a regular list of AgentTasks feed one worker for each forge."""
+"""The reporter's program: a watch and a regular list of AgentTasks feed one worker for each forge.
+
+Of several replicas, the holder of a Lease works; the others wait for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -40,6 +44,7 @@ from coding_agent_core.rounds.record import RerunEntry
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.operator import Reporter
 
+from coding_agent_operator.lease import Lease, identity
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile
 from coding_agent_operator.reporter.round_looks import ReporterLooks
@@ -71,11 +76,13 @@ UNAVAILABLE = Gauge(
     "How long the forge has not answered, by host.",
     ["host"],
 )
+LEADER = Gauge("coding_agent_reporter_leader", "1: this replica works; 0: it waits for the Lease.")
 WATCH_BEHIND = Gauge(
     "coding_agent_reporter_watch_behind", "Tasks whose newest version the watch has not delivered."
 )
 
 _MANAGER = "coding-agent-reporter"
+"""The field manager of the reporter's writes, and the name of its Lease."""
 _ROLE = "operator/deploy/reporter-role.yaml"
 _SELECTOR = f"{LABEL_REPORTED}!=true"
 """Selects active tasks, and ended tasks whose end is not shown yet. So a restart finds everything that is
@@ -293,13 +300,18 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
 
     Raises:
         SettingsError: no cluster or no forge is configured. (If a token's file is missing, it is waited for.)
+        ExceptionGroup: the work failed; with `LeaseLostError` if another replica has taken over.
     """
     reporter, namespace = settings.reporter, settings.operator.own_namespace
     stop = stop or asyncio.Event()
     controller: ReporterController | None = None
+    lease: Lease | None = None
 
     def ready() -> str | None:
-        # Without a token there is nothing to do, so a new release is healthy before its Secret exists.
+        # Without a token there is nothing to do, so a new release is healthy before its Secret exists. A
+        # replica that waits for the Lease is healthy too, because a rolling update waits for that.
+        if lease is not None and not lease.was_read:
+            return "the Lease has not been read yet"
         synced = controller is None or controller.relist.synced.is_set()
         return None if synced else "the cluster has not been listed yet"
 
@@ -316,19 +328,30 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
             return
         for forge, _ in forges.values():
             stack.push_async_callback(forge.aclose)
-        sink = KubernetesSink(Access.find(), namespace, settings.consumer)
-        stack.push_async_callback(sink.aclose)
         server = await ApiServer.connect(
             Access.find(),
             reporter.request_timeout,
             role=_ROLE,
             on_answer=lambda verb, status: API_REQUESTS.labels(verb, status).inc(),
         )
-        tasks = AgentTasks(server, namespace, _MANAGER)
+        lease = Lease(
+            server,
+            namespace,
+            _MANAGER,
+            identity(os.environ),
+            settings.operator.lease_duration,
+            acts=LEADER.set,
+        )
+        tasks = AgentTasks(server, namespace, _MANAGER, fence=lease.require)
         stack.push_async_callback(tasks.aclose)
+        sink = KubernetesSink(Access.find(), namespace, settings.consumer)
+        stack.push_async_callback(sink.aclose)
+        if not await _acquired(lease, stop):
+            return
+        stack.push_async_callback(lease.release)
         observer = controller = ReporterController(tasks, sink, forges, settings)
         _logger.info("Reporting to %s", ", ".join(sorted(forges)))
-        work = asyncio.create_task(observer.run())
+        work = asyncio.create_task(_work(observer, lease))
         # If the work ends, the program ends too, and Kubernetes starts it again.
         work.add_done_callback(lambda _: stop.set())
         try:
@@ -343,6 +366,28 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+
+
+async def _acquired(lease: Lease, stop: asyncio.Event) -> bool:
+    """Wait for the Lease; return `False` if `stop` is set before."""
+    acquiring = asyncio.create_task(lease.acquire())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((acquiring, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if acquiring.done():
+            acquiring.result()
+        return acquiring.done()
+    finally:
+        for task in (acquiring, stopping):
+            task.cancel()
+        await asyncio.gather(acquiring, stopping, return_exceptions=True)
+
+
+async def _work(controller: ReporterController, lease: Lease) -> None:
+    """Work until cancelled, or until another replica has the Lease."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lease.keep())
+        group.create_task(controller.run())
 
 
 async def _connect_when_possible(settings: Settings, stop: asyncio.Event) -> dict[str, tuple[Forge, Paced]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, PLURAL, VERSION
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
@@ -60,6 +60,15 @@ class Cluster:
         await self._server.request("GET", self._jobs, query=[("labelSelector", ACTIVE), ("limit", "1")])
         await self._server.request("GET", f"{self._core}/pods", query=[("limit", "1")])
         await self._server.get(lease_path(self.namespace, LEASE))
+
+    async def missing_runtime_classes(self, names: Iterable[str]) -> list[str]:
+        """Return those of the RuntimeClasses that do not exist.
+
+        Raises:
+            ApiError: 403 if this process may not read RuntimeClasses, which belong to the whole cluster.
+        """
+        path = "/apis/node.k8s.io/v1/runtimeclasses"
+        return [name for name in names if await self._server.get(f"{path}/{name}") is None]
 
     async def has_tasks(self) -> bool:
         """Whether the namespace has any AgentTask, ended or not; `True` if the API server does not say."""

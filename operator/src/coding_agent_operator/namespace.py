@@ -148,9 +148,11 @@ class NamespaceController:
 
         Raises:
             ApiError: a right is missing, or the API server does not answer.
+            NamespaceError: a RuntimeClass that the settings name does not exist.
             ExceptionGroup: the work failed; with `LeaseLostError` if another operator has taken over.
         """
         await self.cluster.probe()
+        await self._require_runtime_classes()
         probed()
         cancelled = False
         try:
@@ -180,6 +182,22 @@ class NamespaceController:
                 cancelled = False
             if cancelled:
                 await self.lease.release()
+
+    async def _require_runtime_classes(self) -> None:
+        """Check the RuntimeClasses for attempts: the API server rejects each pod that names a missing one."""
+        names = self._settings.operator.job.runtime_classes.names
+        try:
+            missing = await self.cluster.missing_runtime_classes(names)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            _logger.warning("Whether the RuntimeClasses %s exist is unknown: %s", ", ".join(names), error)
+            return
+        if missing:
+            raise NamespaceError(
+                f"operator.job.runtime_classes: the cluster has no RuntimeClass {', '.join(missing)}; create "
+                "it, or name one of `kubectl get runtimeclasses`"
+            )
 
     async def _check_rights(self) -> None:
         """Check the rights regularly, and more often while the Lease cannot be renewed.

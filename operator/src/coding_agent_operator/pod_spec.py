@@ -65,7 +65,9 @@ def pod_spec(template: JobTemplate, given: AttemptInput, resources: ServiceResou
     """
     item = given.task.request.item
     image = given.environment.image or template.workspace.image_of(item.host, item.repository)
+    runtime = template.runtime_classes.of(trusted=given.task.request.trusted)
     spec: dict[str, Any] = {
+        **({"runtimeClassName": runtime} if runtime is not None else {}),
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,

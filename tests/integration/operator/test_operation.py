@@ -1,5 +1,6 @@
 """The operator as its own operators see it: probes, metrics, restarts of what it stands on."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,25 @@ def test_the_api_server_is_killed_and_comes_back(
     world.until_phase(running, "Succeeded", timeout=150)
     alive(world, process)
     assert process.stop() == 0
+
+
+def test_a_runtime_class_that_is_missing_is_named_and_nothing_starts_before_it_is_there(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    name = f"sandbox-{world.namespace}"
+    subject = f"--serviceaccount={world.namespace}:coding-agent-operator"
+    world.plane.kubectl("create", "clusterrole", name, "--verb=get", "--resource=runtimeclasses")
+    world.plane.kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", subject)
+    process = operator(operator={"job": {"runtime_classes": {"untrusted": name}}})
+    task = world.create(7)
+    world.until("it is named", lambda: f"the cluster has no RuntimeClass {name};" in process.log() or None)
+    assert process.probe("/readyz") == (503, "no namespace can be served")
+    assert world.status(task).get("phase") != "Running"
+    runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}}
+    world.plane.kubectl("apply", "-f", "-", stdin=json.dumps({**runtime, "handler": "sandbox"}))
+    world.until_phase(task, "Succeeded")
+    [pod] = world.plane.core.list_namespaced_pod(world.namespace, _request_timeout=60).items
+    assert pod.spec.runtime_class_name == name
 
 
 @pytest.mark.timeout(400)  # the next try is up to a minute later

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.settings.job_settings import WORKSPACE_USERS, JobTemplate
 from coding_agent_operator.job import build_job
 from pydantic import ValidationError
@@ -130,6 +131,20 @@ def test_a_repository_can_have_an_image_of_its_own_and_gets_our_program_copied_i
     assert workspace(spec)["command"][0] == "/opt/coding-agent/ld.so", "nothing of the image is needed"
     assert len(pod(image="consumer:1")["initContainers"]) == 1
     assert workspace(pod(image="consumer:1"))["image"] == "consumer:1"
+
+
+def test_the_runtime_class_follows_who_wrote_the_item() -> None:
+    def runtime(of: AgentTask, classes: dict[str, str]) -> str | None:
+        template = JobTemplate.model_validate({"runtime_classes": classes})
+        spec: dict[str, Any] = build_job(of, 1, template)["spec"]["template"]["spec"]
+        return spec.get("runtimeClassName")
+
+    member, stranger = task(trusted=True), task(trusted=False)
+    both = {"trusted": "runc", "untrusted": "gvisor"}
+    assert (runtime(member, both), runtime(stranger, both)) == ("runc", "gvisor")
+    assert runtime(member, {"untrusted": "gvisor"}) is None, "the cluster's default"
+    with pytest.raises(ValidationError, match="either runtime_classes or pod_template"):
+        pod(runtime_classes={"untrusted": "gvisor"}, **with_containers(runtimeClassName="kata"))
 
 
 def with_containers(*containers: dict[str, Any], **spec: Any) -> dict[str, Any]:

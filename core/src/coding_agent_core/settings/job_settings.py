@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from coding_agent_core.environment import SERVICE_PREFIX
 from coding_agent_core.registry import Platform
@@ -106,6 +106,26 @@ class Cache(Section):
     the same node, and wait for room there."""
 
 
+class RuntimeClasses(Section):
+    """RuntimeClasses of the pods, by who wrote the item: for example a sandbox such as gVisor or Kata for
+    strangers alone. The operator serves no namespace while one of these classes is missing."""
+
+    trusted: Name | None = None
+    """For tasks whose item was written by somebody with rights in the repository (`spec.trusted`). `None`:
+    the cluster's default."""
+    untrusted: Name | None = None
+    """For tasks of forks and strangers. `None`: the cluster's default."""
+
+    def of(self, *, trusted: bool) -> str | None:
+        """Return the class for one task; `None` for the cluster's default."""
+        return self.trusted if trusted else self.untrusted
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes that must exist."""
+        return tuple(sorted({name for name in (self.trusted, self.untrusted) if name is not None}))
+
+
 class JobTemplate(Section):
     """The attempt's Job."""
 
@@ -141,6 +161,7 @@ class JobTemplate(Section):
     the cluster assigns, which may be the same for both, as with OpenShift's `restricted-v2`."""
     workspace: WorkspaceImage = WorkspaceImage()
     cache: Cache = Cache()
+    runtime_classes: RuntimeClasses = RuntimeClasses()
     pod_template: dict[str, Any] = Field(default_factory=dict)
     """Part of a Kubernetes pod template that is merged over the pod: `metadata` (labels, annotations) and
     `spec`. Containers, named `agent` and `workspace`, are merged by name and may have `env`, `envFrom`,
@@ -176,6 +197,15 @@ class JobTemplate(Section):
             users |= _check_container(at, container, volumes)
         _check_users({**users, "fsGroup": security.get("fsGroup", FS_GROUP)})
         return template
+
+    @model_validator(mode="after")
+    def _one_runtime(self) -> Self:
+        if self.runtime_classes.names and self.pod_template.get("spec", {}).get("runtimeClassName"):
+            raise ValueError(
+                "give either runtime_classes or pod_template.spec.runtimeClassName, which is for all tasks, "
+                "not both"
+            )
+        return self
 
 
 def _volumes(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -310,6 +310,19 @@ class S3Bucket:
         if key_id is not None and secret is not None:
             config["access_key_id"] = key_id
             config["secret_access_key"] = secret
+        if settings.identity is not None and settings.exchange is not None:
+            if not settings.identity.token_file.is_file():
+                raise StoreError(
+                    f"{self._name} cannot be used: context_storage.s3.identity.token_file: "
+                    f"{settings.identity.token_file} does not exist; mount a token of the pod's "
+                    "ServiceAccount there"
+                )
+            # The store asks STS for credentials itself, and again before they expire.
+            config["role_arn"] = settings.identity.role_arn
+            config["role_session_name"] = "coding-agent"
+            config["web_identity_token_file"] = str(settings.identity.token_file)
+            # Its types have another name for this key, which the library itself (0.12.1) refuses.
+            config["aws_endpoint_url_sts"] = settings.exchange  # type: ignore[typeddict-unknown-key]
         try:
             self._store = S3Store(
                 settings.bucket,

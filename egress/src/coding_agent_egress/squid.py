@@ -235,7 +235,7 @@ def agent_targets(settings: Settings) -> tuple[ProxyTarget, ...]:
     if settings.user_config_api.enabled:
         urls.append(settings.user_config_api.url)
     if settings.context_storage.s3 is not None:
-        urls.append(_bucket(settings.context_storage.s3))
+        urls += filter(None, (_bucket(settings.context_storage.s3), settings.context_storage.s3.exchange))
     found = []
     for url in urls:
         parts = urlsplit(url)

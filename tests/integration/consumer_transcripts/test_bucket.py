@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from coding_agent_consumer.transcript_store import S3Bucket
 from coding_agent_core.errors import StoreError
+from coding_agent_core.settings.attempt_settings import S3
+from pydantic import ValidationError
 
-from tests.fixtures.s3 import KEY_ID, SECRET, S3Server
+from tests.fixtures.s3 import KEY_ID, ROLE_KEY_ID, SECRET, Cloud, S3Server
 
 NOW = datetime.now(UTC)
 USE_AND_EXIT = """
@@ -96,6 +99,37 @@ async def test_refused_keys_are_told_without_them(s3: S3Server, refusing_s3: str
         told = repr(caught.value) + repr(caught.value.__cause__) + repr(section) + repr(vars(bucket))
         assert KEY_ID not in told
         assert SECRET not in told
+
+
+async def test_a_role_gives_access_to_the_bucket_in_place_of_keys(tmp_path: Path, cloud: Cloud) -> None:
+    token = tmp_path / "token"
+    token.write_text("token-of-the-account")
+    role = "arn:aws:iam::123456789012:role/transcripts"
+    section = S3.model_validate(
+        {
+            "bucket": "agent-logs",
+            "endpoint_url": cloud.address,
+            "region": "eu-west-1",
+            "identity": {"role_arn": role, "token_file": str(token), "endpoint": cloud.address},
+        }
+    )
+    await S3Bucket(section).put("a.jsonl", b"x")
+    [asked] = cloud.exchanges
+    assert asked["Action"] == ["AssumeRoleWithWebIdentity"]
+    assert (asked["RoleArn"], asked["WebIdentityToken"]) == ([role], ["token-of-the-account"])
+    [(path, headers)] = cloud.stored
+    assert path == "/agent-logs/transcripts/a.jsonl"
+    assert f"Credential={ROLE_KEY_ID}/" in headers["authorization"]
+    assert headers["x-amz-security-token"] == "session-4242"
+    token.unlink()
+    with pytest.raises(StoreError, match=r"identity\.token_file: .*/token does not exist"):
+        await S3Bucket(section).put("b.jsonl", b"x")
+
+
+def test_a_role_and_keys_are_not_given_together() -> None:
+    role = {"role_arn": "arn:aws:iam::123456789012:role/transcripts"}
+    with pytest.raises(ValidationError, match="give either identity, or access_key_id and secret_access_key"):
+        S3.model_validate({"bucket": "agent-logs", "identity": role, "access_key_id": "id"})
 
 
 async def test_the_environment_does_not_redirect_what_is_configured(

@@ -14,6 +14,7 @@ from coding_agent_egress.squid import Place, ProxyTarget, agent_targets, configu
 from pydantic import ValidationError
 
 FORGE = "personal_access_token: t"
+ROLE = "arn:aws:iam::123456789012:role/transcripts"
 POOL = "projects/4242/locations/global/workloadIdentityPools/cluster/providers/kubernetes"
 ACCOUNT = "service_account: models@p.iam.gserviceaccount.com"
 
@@ -35,6 +36,10 @@ ACCOUNT = "service_account: models@p.iam.gserviceaccount.com"
         ("context_storage: {s3: {bucket: logs, endpoint_url: 'https://s3.test'}}", "s3.test:443"),
         ("context_storage: {s3: {bucket: logs, region: eu}}", "s3.eu.amazonaws.com:443"),
         ("context_storage: {s3: {bucket: logs, path_style: false}}", "logs.s3.us-east-1.amazonaws.com:443"),
+        (
+            f"context_storage: {{s3: {{bucket: logs, region: eu, identity: {{role_arn: '{ROLE}'}}}}}}",
+            "s3.eu.amazonaws.com:443 sts.eu.amazonaws.com:443",
+        ),
         ("llm: {provider: ollama, ollama: {endpoint: 'http://[fd00::5]:11434'}}", "[fd00::5]:11434"),
         ("llm: {provider: google}", "generativelanguage.googleapis.com:443"),
         ("llm: {provider: anthropic, openai: {api_key: k}}", "api.anthropic.com:443 api.openai.com:443"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import quote
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -21,7 +21,13 @@ from coding_agent_core.environment import (
     image_pattern,
     matches,
 )
-from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url, for_repository
+from coding_agent_core.settings.section import (
+    SecretField,
+    SecretSettings,
+    Section,
+    Url,
+    for_repository,
+)
 from coding_agent_core.tasks import RunnerName
 
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -176,6 +182,18 @@ class McpServer(Section):
         return self
 
 
+class BucketIdentity(Section):
+    """An IAM role that may write to the bucket, in place of keys. The pod proves it with a token of its
+    ServiceAccount, as STS describes for `AssumeRoleWithWebIdentity`."""
+
+    role_arn: str = Field(pattern=r"^arn:[a-z-]+:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+$")
+    """The role, for example `arn:aws:iam::123456789012:role/transcripts`."""
+    token_file: Path = Path("/var/run/secrets/coding-agent.dev/bucket/token")
+    """File with the token, which is mounted only into the agent's container. The Helm chart mounts it."""
+    endpoint: str = Field(default="", pattern=r"^(https://[^/\s@]+/?)?$")
+    """Address of STS, with `https://`; if empty, that of the bucket's region."""
+
+
 class S3(Section):
     """A bucket of an S3-compatible store, for transcripts that outlive the machine."""
 
@@ -193,10 +211,26 @@ class S3(Section):
     """Access key of an account that may write to the bucket."""
     secret_access_key: SecretField = SecretSettings()
     """Secret key of `access_key_id`."""
+    identity: BucketIdentity | None = None
+    """Role to use in place of the two keys. `None`: the keys, or otherwise what the environment and the
+    machine provide."""
     timeout: float = Field(default=5.0, gt=0)
     """Seconds for one request; large transcripts are sent in parts of 5 MB, one request for each."""
     max_retries: int = Field(default=2, ge=0, le=10)
     """Retries of the last upload."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.identity is not None and (self.access_key_id.configured or self.secret_access_key.configured):
+            raise ValueError("give either identity, or access_key_id and secret_access_key, not both")
+        return self
+
+    @property
+    def exchange(self) -> str | None:
+        """The address that gives the role's credentials for a token; `None` without `identity`."""
+        if self.identity is None:
+            return None
+        return (self.identity.endpoint or f"https://sts.{self.region}.amazonaws.com").rstrip("/")
 
 
 class ContextStorage(Section):

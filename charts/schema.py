@@ -58,6 +58,10 @@ CHART_SETS = {
 """Settings that `config` does not take, with the value to set instead; empty: the chart alone sets them."""
 
 
+PROGRAMS = ("receiver", "operator", "reporter", "polling", "userConfig", "egress", "tokens")
+"""The sections that take the keys of `pods` for one program."""
+
+
 def values_schema() -> dict[str, Any]:
     """The schema, whole."""
     schema: dict[str, Any] = yaml.safe_load((FOLDER / "values.schema.yaml").read_text(encoding="utf-8"))
@@ -67,6 +71,15 @@ def values_schema() -> dict[str, Any]:
         secrets["webhook"]["properties"][platform] = {"$ref": "#/$defs/webhookSecret"}
         secrets["webhook"]["properties"][f"{platform}Previous"] = {"type": "string"}
         users["users"]["properties"][platform] = {"$ref": "#/$defs/users"}
+    shared = {
+        key: {"$ref": f"#/properties/pods/properties/{key}"}
+        for key in schema["properties"]["pods"]["properties"]
+    }
+    for name in PROGRAMS:
+        own = {**shared, "serviceAccount": {"$ref": "#/$defs/serviceAccount"}}
+        schema["properties"][name]["properties"] |= own
+    # The Job of a poll would never end next to another container.
+    del schema["properties"]["polling"]["properties"]["extraContainers"]
     settings = Settings.model_json_schema()
     definitions = settings.pop("$defs")
     for key in CHART_SETS:

@@ -19,7 +19,7 @@ _CUSTOM = {
     "contour": ["examples/gateway/00-crds.yaml"],
     "prometheus-operator": [
         f"example/prometheus-operator-crd/monitoring.coreos.com_{plural}.yaml"
-        for plural in ("servicemonitors", "prometheusrules")
+        for plural in ("servicemonitors", "podmonitors", "prometheusrules")
     ],
 }
 

@@ -89,7 +89,7 @@ no secrets.
 image: {{ include "coding-agent.image" (list . .Values.attempts.image) | quote }}
 pull_policy: {{ .Values.image.pullPolicy }}
 fixed_ids: {{ .Values.podSecurity.fixedIds }}
-service_account: {{ include "coding-agent.fullname" . }}-attempt
+service_account: {{ include "coding-agent.serviceAccount" (list . "attempt") }}
 config_map: {{ include "coding-agent.fullname" . }}
 config_key: config.yaml
 credentials:
@@ -116,14 +116,18 @@ credentials:
 {{- end }}
 {{- $transcripts := .Values.transcripts.persistence.enabled }}
 {{- $trusted := .Values.trustedCertificates.configMap }}
+{{- $identity := dig "context_storage" "s3" "identity" dict .Values.config }}
+{{- $proxy := include "coding-agent.proxyEnv" . | fromYamlArray }}
 pod_template:
   metadata:
     labels:
       app.kubernetes.io/name: {{ include "coding-agent.name" . }}
       app.kubernetes.io/instance: {{ .Release.Name }}
   spec:
-    imagePullSecrets: {{ concat ($pod.imagePullSecrets | default list) .Values.image.pullSecrets | toJson }}
-    {{- if or $transcripts $trusted }}
+    {{- $pullSecrets := $pod.imagePullSecrets | default list }}
+    {{- range include "coding-agent.pullSecretNames" . | fromJsonArray }}{{ $pullSecrets = append $pullSecrets (dict "name" .) }}{{ end }}
+    imagePullSecrets: {{ toJson $pullSecrets }}
+    {{- if or $transcripts $trusted $identity }}
     volumes:
       {{- with $pod.volumes }}
       {{- toYaml . | nindent 6 }}
@@ -139,14 +143,24 @@ pod_template:
           name: {{ $trusted }}
           items: [{ key: {{ .Values.trustedCertificates.key }}, path: ca-certificates.crt }]
       {{- end }}
+      {{- if $identity }}
+      # Only the agent mounts it.
+      - name: bucket-identity
+        projected:
+          sources: [{ serviceAccountToken: { audience: sts.amazonaws.com, expirationSeconds: 3600, path: token } }]
+      {{- end }}
+    {{- end }}
+    {{- if or $transcripts $trusted $identity $proxy }}
     containers:
       {{- with $pod.containers }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
       - name: agent
-        {{- if $trusted }}
-        env: [{ name: SSL_CERT_FILE, value: {{ include "coding-agent.trustedFile" . }} }]
+        {{- with include "coding-agent.outsideEnv" . }}
+        env:
+          {{- . | nindent 10 }}
         {{- end }}
+        {{- if or $transcripts $trusted $identity }}
         volumeMounts:
           {{- if $transcripts }}
           - { name: transcripts, mountPath: /var/lib/coding-agent/transcripts }
@@ -154,5 +168,14 @@ pod_template:
           {{- if $trusted }}
           - { name: trusted-certificates, mountPath: {{ dir (include "coding-agent.trustedFile" .) }}, readOnly: true }
           {{- end }}
+          {{- if $identity }}
+          - { name: bucket-identity, mountPath: /var/run/secrets/coding-agent.dev/bucket, readOnly: true }
+          {{- end }}
+        {{- end }}
+      {{- with $proxy }}
+      - name: workspace
+        env:
+          {{- toYaml . | nindent 10 }}
+      {{- end }}
     {{- end }}
 {{- end -}}

@@ -21,7 +21,8 @@ missing. Every template starts with this.
     {{- if not (has $key (list "resources" "behavior" "labels")) -}}
       {{- include "coding-agent.fill" (list (get $values $key) $default) -}}
     {{- end -}}
-    {{- if or (has $key (list "resources" "behavior" "labels" "config")) (not $default) -}}
+    {{- /* In a security context, null removes what the chart sets (`coding-agent.merged`). */}}
+    {{- if and (or (has $key (list "resources" "behavior" "labels" "config")) (not $default)) (not (hasSuffix "ecurityContext" $key)) -}}
       {{- include "coding-agent.dropNulls" (get $values $key) -}}
     {{- end -}}
   {{- end -}}
@@ -44,6 +45,27 @@ its own.
     {{- end -}}
   {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Merges the second map into the first, as Helm merges values files. Null stays, for `coding-agent.dropNulls`. */}}
+{{- define "coding-agent.overlay" -}}
+{{- $map := index . 0 -}}
+{{- range $key, $value := index . 1 -}}
+  {{- $known := get $map $key -}}
+  {{- if and (kindIs "map" $value) (kindIs "map" $known) -}}
+    {{- include "coding-agent.overlay" (list $known $value) -}}
+  {{- else -}}
+    {{- $_ := set $map $key $value -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The first map with the second merged over it, as YAML; null in the second removes an entry. */}}
+{{- define "coding-agent.merged" -}}
+{{- $map := deepCopy (index . 0) -}}
+{{- include "coding-agent.overlay" (list $map (index . 1)) -}}
+{{- include "coding-agent.dropNulls" $map -}}
+{{- toYaml $map -}}
 {{- end -}}
 
 {{/* "true" if a map has the dotted key. Call with (list map "a.b.c"). */}}
@@ -113,7 +135,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- define "coding-agent.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
-{{- $registry := $image.registry | default $root.Values.image.registry -}}
+{{- $registry := $root.Values.global.imageRegistry | default $image.registry | default $root.Values.image.registry -}}
 {{- if $registry }}{{ trimSuffix "/" $registry }}/{{ end -}}
 {{- $image.repository -}}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Values.image.tag | default $root.Chart.AppVersion }}{{ end -}}
@@ -252,6 +274,27 @@ the name, the key in it, and whether it is known to exist.
 {{- else -}}
 {{- toJson list -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The section of the values that a component's pods have. */}}
+{{- define "coding-agent.section" -}}
+{{- get (dict "poller" "polling" "user-config" "userConfig" "attempt" "attempts") . | default . -}}
+{{- end -}}
+
+{{/* Name of a component's ServiceAccount. Call with (list $ "component"). */}}
+{{- define "coding-agent.serviceAccount" -}}
+{{- $root := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $own := (index $root.Values (include "coding-agent.section" $component)).serviceAccount | default dict -}}
+{{- $own.name | default (printf "%s-%s" (include "coding-agent.fullname" $root) $component) -}}
+{{- end -}}
+
+{{/* The components that run in this release, each with a ServiceAccount, as a list of names. */}}
+{{- define "coding-agent.components" -}}
+{{- $running := dict "receiver" .Values.receiver.enabled "operator" .Values.operator.enabled "reporter" .Values.reporter.enabled "poller" .Values.polling.enabled "user-config" .Values.userConfig.enabled "egress" (include "coding-agent.egressHere" .) "tokens" (include "coding-agent.tokensHere" .) -}}
+{{- $names := list -}}
+{{- range $name, $runs := $running -}}{{- if $runs -}}{{- $names = append $names $name -}}{{- end -}}{{- end -}}
+{{- toJson $names -}}
 {{- end -}}
 
 {{/* The rules of a Role, from the manifest next to the program. Call with (list $ "receiver"). */}}

@@ -51,6 +51,20 @@ Call with (list $ CIDRS BLOCKED).
     {{- include "coding-agent.ports" .Values.networkPolicy.forge.ports | nindent 4 }}
 {{- end -}}
 
+{{/* Your proxy, on the ports of its URLs. */}}
+{{- define "coding-agent.companyProxyRule" -}}
+{{- if or .Values.proxy.http .Values.proxy.https }}
+{{- $ports := list -}}
+{{- range $url := compact (list .Values.proxy.http .Values.proxy.https) -}}
+  {{- $ports = append $ports ((urlParse $url).host | regexFind ":[0-9]+$" | trimPrefix ":" | default (ternary "443" "80" (hasPrefix "https:" $url))) -}}
+{{- end }}
+- to:
+    {{- include "coding-agent.peers" (list . .Values.networkPolicy.proxy.cidrs list) | nindent 4 }}
+  ports:
+    {{- include "coding-agent.ports" (uniq $ports) | nindent 4 }}
+{{- end }}
+{{- end -}}
+
 {{- define "coding-agent.modelRule" -}}
 - to:
     {{- include "coding-agent.peers" (list . .Values.networkPolicy.model.cidrs .Values.networkPolicy.blocked) | nindent 4 }}
@@ -99,6 +113,7 @@ matchExpressions:
 {{- define "coding-agent.attemptRules" -}}
 {{ include "coding-agent.forgeRule" . }}
 {{ include "coding-agent.modelRule" . }}
+{{- include "coding-agent.companyProxyRule" . }}
 {{- if .Values.userConfig.enabled }}
 - to:
     - podSelector:

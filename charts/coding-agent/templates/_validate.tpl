@@ -70,9 +70,9 @@
   {{- $key := ternary "fullnameOverride" (ternary "nameOverride" "fullnameOverride" (ne .Values.nameOverride "")) (ne .Values.fullnameOverride "") -}}
   {{- $problems = append $problems (printf "%s: %q is not a valid object name; use lower-case letters, digits and hyphens, and start with a letter" $key $fullname) -}}
 {{- end -}}
-{{- $labels := dict "commonLabels" .Values.commonLabels -}}
-{{- range $component := list "receiver" "operator" "reporter" "polling" "userConfig" "egress" "tokens" -}}
-  {{- $_ := set $labels (printf "%s.podLabels" $component) (index $.Values $component).podLabels -}}
+{{- $labels := dict "commonLabels" .Values.commonLabels "receiver.service.labels" .Values.receiver.service.labels "httpRoute.labels" .Values.httpRoute.labels -}}
+{{- range $section := list "pods" "receiver" "operator" "reporter" "polling" "userConfig" "egress" "tokens" -}}
+  {{- $_ := set $labels (printf "%s.podLabels" $section) ((index $.Values $section).podLabels | default dict) -}}
 {{- end -}}
 {{- range $kind, $metrics := .Values.metrics -}}
   {{- $_ := set $labels (printf "metrics.%s.labels" $kind) $metrics.labels -}}
@@ -83,6 +83,38 @@
       {{- $problems = append $problems (printf "%s: the chart sets the label %s itself, to find objects by it; remove it from your values" $path $reserved) -}}
     {{- end -}}
   {{- end -}}
+{{- end -}}
+{{- $accounts := dict "attempts" .Values.attempts.serviceAccount -}}
+{{- range $component := include "coding-agent.components" . | fromJsonArray -}}
+  {{- $_ := set $accounts (include "coding-agent.section" $component) (include "coding-agent.podValues" (list $ $component) | fromJson).serviceAccount -}}
+{{- end -}}
+{{- range $section, $account := $accounts -}}
+  {{- if not (or $account.create $account.name) -}}
+    {{- $problems = append $problems (printf "%s.serviceAccount.name: required with serviceAccount.create=false; set the name of an account that exists" $section) -}}
+  {{- end -}}
+{{- end -}}
+{{- if or .Values.proxy.http .Values.proxy.https -}}
+  {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.proxy.cidrs) -}}
+    {{- $problems = append $problems "networkPolicy.proxy.cidrs: required with proxy.http or proxy.https; set the network of your proxy, or nothing could reach it" -}}
+  {{- end -}}
+  {{- if and .Values.egress.enabled (not .Values.egress.parent.host) -}}
+    {{- $problems = append $problems "egress.parent.host: required with proxy.http or proxy.https and egress.enabled; attempts use the egress proxy, so set your proxy there too" -}}
+  {{- end -}}
+{{- else if .Values.proxy.noProxy -}}
+  {{- $problems = append $problems "proxy.noProxy: it has no effect without proxy.http and proxy.https; set one of them, or remove it" -}}
+{{- end -}}
+{{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled -}}
+  {{- $problems = append $problems "metrics.podMonitor.enabled: with a ServiceMonitor too, each program would be scraped twice; enable one of the two" -}}
+{{- end -}}
+{{- if and .Values.receiver.service.nodePort (eq .Values.receiver.service.type "ClusterIP") -}}
+  {{- $problems = append $problems "receiver.service.nodePort: a Service of the type ClusterIP has no such port; set receiver.service.type to NodePort or LoadBalancer" -}}
+{{- end -}}
+{{- $template := dig "operator" "job" "pod_template" "spec" "runtimeClassName" "" .Values.config -}}
+{{- if and $template (dig "operator" "job" "runtime_classes" dict .Values.config | values | compact) -}}
+  {{- $problems = append $problems "config.operator.job.runtime_classes: config.operator.job.pod_template.spec.runtimeClassName already sets one class for all tasks; remove one of the two" -}}
+{{- end -}}
+{{- if and (dig "context_storage" "s3" "identity" dict .Values.config) (include "coding-agent.s3Enabled" .) -}}
+  {{- $problems = append $problems "secrets.s3: config.context_storage.s3.identity gives access to the bucket without keys; remove one of the two" -}}
 {{- end -}}
 {{- if include "coding-agent.app" . -}}
   {{- if or .Values.secrets.github.token .Values.secrets.github.existingSecret -}}

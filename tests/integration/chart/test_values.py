@@ -59,6 +59,17 @@ WRONG = [
     ("config.operator.job.image=x", "at '/config/operator/job': additional properties 'image' not allowed"),
     ("config.operator.job.pod_template=lots", "at '/config/operator/job/pod_template'"),
     ("trustedCertificates.configmap=x", "at '/trustedCertificates': additional properties 'configmap'"),
+    ("global.imagePullSecrets={Mirror}", "at '/global/imagePullSecrets/0'"),
+    ("pods.serviceAccount.name=one", "at '/pods/serviceAccount': additional properties 'name' not allowed"),
+    ("pods.extraVolumes[0].name=tmp", "at '/pods/extraVolumes/0/name'"),
+    (
+        "operator.extraVolumeMounts[0].name=x",
+        "at '/operator/extraVolumeMounts/0': missing property 'mountPath'",
+    ),
+    ("receiver.livenessProbe.exec=x", "additional properties 'exec' not allowed"),
+    ("polling.extraContainers={}", "at '/polling': additional properties 'extraContainers' not allowed"),
+    ("proxy.https=http://user:password@proxy:3128", "at '/proxy/https'"),
+    ("config.operator.job.runtime_classes.strangers=kata", "additional properties 'strangers' not allowed"),
 ]
 """The schema refuses them, all at once."""
 IMPOSSIBLE = [
@@ -81,6 +92,20 @@ IMPOSSIBLE = [
     ("receiver.enabled=false,httpRoute.enabled=true", "httpRoute.enabled: it needs the receiver"),
     ("polling.enabled=true", "config.github.owner: "),
     ("metrics.prometheusRule.disabled={CodingAgentDown}", "no alert has the name CodingAgentDown"),
+    (
+        "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true",
+        "metrics.podMonitor.enabled: with a ServiceMonitor too",
+    ),
+    ("receiver.service.nodePort=30080", "receiver.service.nodePort: a Service of the type ClusterIP"),
+    ("reporter.serviceAccount.create=false", "reporter.serviceAccount.name: required with"),
+    ("attempts.serviceAccount.create=false", "attempts.serviceAccount.name: required with"),
+    ("proxy.https=http://proxy:3128", "networkPolicy.proxy.cidrs: required with proxy.http"),
+    ("egress.enabled=true", "egress.parent.host: required with proxy.http or proxy.https"),
+    (
+        "config.operator.job.runtime_classes.untrusted=kata,"
+        "config.operator.job.pod_template.spec.runtimeClassName=kata",
+        "config.operator.job.runtime_classes: config.operator.job.pod_template.spec.runtimeClassName already",
+    ),
     *((f"config.{old}=1", f"config.{old}: this setting moved; write instead: {new}") for old, new in MOVED),
 ]
 """The templates refuse them, all at once."""
@@ -92,6 +117,7 @@ APART = [
     ),
     ("secrets.webhook.rotating=true", "secrets.webhook.githubPrevious: "),
     ("secrets.s3.accessKeyId=id", "secrets.s3: set both accessKeyId and secretAccessKey"),
+    ("proxy.noProxy={.example.com}", "proxy.noProxy: it has no effect without proxy.http"),
 ]
 """Beside the others they would be hidden, or hide those."""
 WITH_THE_OPERATOR = [
@@ -99,8 +125,13 @@ WITH_THE_OPERATOR = [
         "config.github.app.app_id=7,tokens.url=http://other:8080",
         "tokens.url: this release runs the token service itself",
     ),
+    (
+        "secrets.s3.existingSecret=mine,config.context_storage.s3.bucket=logs,"
+        "config.context_storage.s3.identity.role_arn=arn:aws:iam::123456789012:role/logs",
+        "secrets.s3: config.context_storage.s3.identity gives access",
+    ),
 ]
-"""These need an operator, and others above have none."""
+"""These need an operator or a bucket, and others above have none."""
 
 
 @pytest.mark.parametrize("wrong", [WRONG, IMPOSSIBLE, APART, WITH_THE_OPERATOR])
@@ -142,12 +173,16 @@ def test_pods_start_anew_when_the_configuration_changes_and_not_when_a_secret_do
 def test_labels_by_which_objects_are_found_are_refused() -> None:
     found_by = {
         "commonLabels": ("name", "component", "managed-by"),
+        "pods.podLabels": ("instance",),
         "receiver.podLabels": ("instance",),
         "operator.podLabels": ("component",),
         "reporter.podLabels": ("name",),
         "polling.podLabels": ("name",),
         "userConfig.podLabels": ("name",),
+        "receiver.service.labels": ("name",),
+        "httpRoute.labels": ("name",),
         "metrics.serviceMonitor.labels": ("name",),
+        "metrics.podMonitor.labels": ("name",),
         "metrics.prometheusRule.labels": ("instance",),
         "metrics.dashboard.labels": ("name",),
     }

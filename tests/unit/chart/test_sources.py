@@ -38,12 +38,15 @@ def test_the_schema_of_the_values_is_that_of_the_settings() -> None:
 def test_the_schema_knows_every_value_and_no_other() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
+    programs = load(ROOT / "charts" / "schema.py").PROGRAMS
 
     def compare(node: dict[str, Any], value: Any, path: str) -> None:
         node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node
         if path == ".config" or "properties" not in node or not isinstance(value, dict) or not value:
             return
-        optional = {"global", "claims"} | {f"{one}{end}" for one in Platform for end in ("", "Previous")}
+        optional = {"claims"} | {f"{one}{end}" for one in Platform for end in ("", "Previous")}
+        if path.removeprefix(".") in programs:
+            optional |= set(values["pods"])
         assert set(node["properties"]) - optional == set(value) - optional, path
         for key in value:
             compare(node["properties"][key], value[key], f"{path}.{key}")

@@ -76,8 +76,11 @@ MODULES: dict[str, Module] = {
             # Checks rules and asks no cloud for targets: those SDKs are left out.
             tags="remove_all_sd",
         ),
-        # No program of it: for the schemas of the objects that it knows.
+        # No programs of these: for the schemas of the objects that they know.
         Module("prometheus-operator", "github.com/prometheus-operator/prometheus-operator"),
+        Module("argo-cd", "github.com/argoproj/argo-cd/v3"),
+        Module("flux-helm-controller", "github.com/fluxcd/helm-controller"),
+        Module("flux-source-controller", "github.com/fluxcd/source-controller"),
         Module("compose", _COMPOSE, f"{_COMPOSE}/internal.Version"),
         Module("caddy", _CADDY, f"{_CADDY}.CustomVersion"),
         # A forge that this project did not write. Its SQLite is in Go (modernc.org/sqlite).

@@ -117,7 +117,9 @@ credentials:
 {{- $transcripts := .Values.transcripts.persistence.enabled }}
 {{- $trusted := .Values.trustedCertificates.configMap }}
 {{- $identity := dig "context_storage" "s3" "identity" dict .Values.config }}
-{{- $proxy := include "coding-agent.proxyEnv" . | fromYamlArray }}
+{{- /* With the egress proxy, attempts reach nothing else, and the operator sets their variables. */}}
+{{- $proxy := list }}
+{{- if not .Values.egress.enabled }}{{ $proxy = include "coding-agent.proxyEnv" . | fromYamlArray }}{{ end }}
 pod_template:
   metadata:
     labels:
@@ -156,9 +158,12 @@ pod_template:
       {{- toYaml . | nindent 6 }}
       {{- end }}
       - name: agent
-        {{- with include "coding-agent.outsideEnv" . }}
+        {{- if or $trusted $proxy }}
         env:
-          {{- . | nindent 10 }}
+          {{- include "coding-agent.trustedEnv" . | nindent 10 }}
+          {{- with $proxy }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
         {{- end }}
         {{- if or $transcripts $trusted $identity }}
         volumeMounts:

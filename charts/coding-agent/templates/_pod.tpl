@@ -263,12 +263,16 @@ annotations:
 /etc/coding-agent/certificates/ca-certificates.crt
 {{- end -}}
 
-{{/* Environment of programs that reach other machines: the authorities that they trust, and the way there. */}}
-{{- define "coding-agent.outsideEnv" -}}
+{{- define "coding-agent.trustedEnv" -}}
 {{- if .Values.trustedCertificates.configMap }}
 - name: SSL_CERT_FILE
   value: {{ include "coding-agent.trustedFile" . }}
 {{- end }}
+{{- end -}}
+
+{{/* Environment of programs that reach other machines: the authorities that they trust, and the way there. */}}
+{{- define "coding-agent.outsideEnv" -}}
+{{- include "coding-agent.trustedEnv" . }}
 {{- include "coding-agent.proxyEnv" . }}
 {{- end -}}
 

@@ -97,7 +97,7 @@
   {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.proxy.cidrs) -}}
     {{- $problems = append $problems "networkPolicy.proxy.cidrs: required with proxy.http or proxy.https; set the network of your proxy, or nothing could reach it" -}}
   {{- end -}}
-  {{- if and .Values.egress.enabled (not .Values.egress.parent.host) -}}
+  {{- if and (include "coding-agent.egressHere" .) (not .Values.egress.parent.host) -}}
     {{- $problems = append $problems "egress.parent.host: required with proxy.http or proxy.https and egress.enabled; attempts use the egress proxy, so set your proxy there too" -}}
   {{- end -}}
 {{- else if .Values.proxy.noProxy -}}

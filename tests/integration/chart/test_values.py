@@ -69,6 +69,7 @@ WRONG = [
     ("receiver.livenessProbe.exec=x", "additional properties 'exec' not allowed"),
     ("polling.extraContainers={}", "at '/polling': additional properties 'extraContainers' not allowed"),
     ("proxy.https=http://user:password@proxy:3128", "at '/proxy/https'"),
+    ("proxy.noProxy={10.0.0.0/8}", "at '/proxy/noProxy/0'"),
     ("config.operator.job.runtime_classes.strangers=kata", "additional properties 'strangers' not allowed"),
 ]
 """The schema refuses them, all at once."""
@@ -100,7 +101,6 @@ IMPOSSIBLE = [
     ("reporter.serviceAccount.create=false", "reporter.serviceAccount.name: required with"),
     ("attempts.serviceAccount.create=false", "attempts.serviceAccount.name: required with"),
     ("proxy.https=http://proxy:3128", "networkPolicy.proxy.cidrs: required with proxy.http"),
-    ("egress.enabled=true", "egress.parent.host: required with proxy.http or proxy.https"),
     (
         "config.operator.job.runtime_classes.untrusted=kata,"
         "config.operator.job.pod_template.spec.runtimeClassName=kata",
@@ -125,6 +125,7 @@ WITH_THE_OPERATOR = [
         "config.github.app.app_id=7,tokens.url=http://other:8080",
         "tokens.url: this release runs the token service itself",
     ),
+    ("egress.enabled=true,proxy.https=http://proxy:3128", "egress.parent.host: required with proxy.http"),
     (
         "secrets.s3.existingSecret=mine,config.context_storage.s3.bucket=logs,"
         "config.context_storage.s3.identity.role_arn=arn:aws:iam::123456789012:role/logs",

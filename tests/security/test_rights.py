@@ -32,6 +32,8 @@ MAY = {
         TASKS: {"get", "list", "watch", "create", "patch"},
         f"{TASKS}/status": {"patch"},
         "events": {"create"},
+        LEASES: {"create"},
+        f"{LEASES}=coding-agent-reporter": {"get", "patch"},
     },
 }
 """The verbs by role and resource."""

@@ -28,16 +28,27 @@ def account(plane: PlaneUnderTest, namespace: str, folder: Path) -> Path:
     return accounts.account(plane, "operator/deploy/reporter-role.yaml", namespace, folder)
 
 
+POD = "coding-agent-reporter-5d8f7"
+
+
 class Reporter(ServedProgram):
-    """The reporter as a process."""
+    """The reporter as a process.
+
+    Args:
+        pod: the name of the pod that it takes itself to be in. After a kill, it continues there without
+            waiting for its own Lease.
+    """
 
     mode = "reporter"
-    pod = "coding-agent-reporter-5d8f7"
-    """The name of the pod that it takes itself to be in."""
 
-    def __init__(self, kubeconfig: Path, config: Path) -> None:
+    def __init__(self, kubeconfig: Path, config: Path, pod: str = POD) -> None:
         super().__init__(kubeconfig, config)
-        self._environment |= {"POD_ID": self.pod, "POD_UID": "0b4a8d0e-6a31-4c0c-a6f8-3f3d1a7c9e55"}
+        self.pod = pod
+        self._environment |= {
+            "POD_NAME": pod,
+            "POD_ID": pod,
+            "POD_UID": "0b4a8d0e-6a31-4c0c-a6f8-3f3d1a7c9e55",
+        }
 
     def metric(self, name: str) -> float:
         """The value of a metric, named with its labels as Prometheus reads it."""

@@ -36,7 +36,8 @@ def test_without_its_token_it_is_healthy_and_starts_once_the_token_is_there(
 
 
 def test_of_two_replicas_one_works_and_the_other_takes_over_at_once(world: World, start: Start) -> None:
-    first, second = start(), start()
+    first = start()
+    second = start(pod="coding-agent-reporter-x7k2p")
     until("the second waits", lambda: "acts in this namespace" in second.log())
     leader = "coding_agent_reporter_leader"
     assert (first.metric(leader), second.metric(leader)) == (1, 0)

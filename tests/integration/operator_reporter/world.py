@@ -18,7 +18,7 @@ from coding_agent_forge.model import Comment
 from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.integration.operator_reporter.process import DEADLINE, ROOT, Reporter, account, until
+from tests.integration.operator_reporter.process import DEADLINE, POD, ROOT, Reporter, account, until
 from tests.integration.operator_reporter.statuses import operators_status
 
 REPOSITORY = "acme/pricing"
@@ -271,7 +271,7 @@ class World:
         file.write_text(yaml.safe_dump(settings))
         return file
 
-    def reporter(self, **reporter: Any) -> Reporter:
+    def reporter(self, *, pod: str = POD, **reporter: Any) -> Reporter:
         """A reporter under its own account; start it."""
         self.kubeconfig = self.kubeconfig or account(self.plane, self.namespace, self.folder)
-        return Reporter(self.kubeconfig, self.config(**reporter))
+        return Reporter(self.kubeconfig, self.config(**reporter), pod)

@@ -23,7 +23,11 @@ PINNED = (
     ("tests/fixtures/*.py", r'^\w*(?:PACKAGE|OFFICIAL|ANSWERS|MODULE), \w+ = "[^"]+", "v?(.+)"'),
     ("consumer/runners.Dockerfile", r"^ARG \w+_VERSION=(\S+)$"),
     ("requirements/consumer.txt", r"^(?:anthropic|openai|google-genai|google-auth|pydantic-ai-slim)==(\S+)"),
-    ("dev/cluster/go/*/go.mod", r"^\s(?:k8s.io/kubernetes|\S+/(?:kueue|contour|gofakes3|compose/v5)) v(\S+)"),
+    (
+        "dev/cluster/go/*/go.mod",
+        r"^(?:\s|require )(?:k8s.io/kubernetes|\S+/(?:kueue|contour|gofakes3|compose/v5|argo-cd/v3"
+        r"|(?:helm|source)-controller)) v(\S+)",
+    ),
 )
 """Where the versions are pinned that docs/tried-with.md names."""
 ALL = [block for page in pages() for block in blocks(page)]

@@ -36,6 +36,7 @@ def test_without_its_token_it_is_healthy_and_starts_once_the_token_is_there(
 
 
 def test_of_two_replicas_one_works_and_the_other_takes_over_at_once(world: World, start: Start) -> None:
+    world.sections["operator"] = {"namespace": world.namespace, "lease_duration": 15}
     first = start()
     second = start(pod="coding-agent-reporter-x7k2p")
     until("the second waits", lambda: "acts in this namespace" in second.log())
@@ -49,6 +50,11 @@ def test_of_two_replicas_one_works_and_the_other_takes_over_at_once(world: World
     until("the second works", lambda: second.metric(leader) == 1)
     world.set_phase(name, Phase.SUCCEEDED)
     world.shows(number, "Coding agent: done", {DONE})
+    taken = '{"spec": {"holderIdentity": "another"}}'
+    lease = ("lease", "coding-agent-reporter", "--type=merge", f"--patch={taken}")
+    world.plane.kubectl("-n", world.namespace, "patch", *lease)
+    until("it ends, to start again and wait", second.ended)
+    assert "another holds the Lease coding-agent-reporter now" in second.log()
 
 
 def is_zero(process: Reporter, gauge: str) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -300,7 +300,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
 
     Raises:
         SettingsError: no cluster or no forge is configured. (If a token's file is missing, it is waited for.)
-        ExceptionGroup: the work failed; with `LeaseLostError` if another replica has taken over.
+        LeaseLostError: another replica has taken over.
     """
     reporter, namespace = settings.reporter, settings.operator.own_namespace
     stop = stop or asyncio.Event()
@@ -346,12 +346,13 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         stack.push_async_callback(tasks.aclose)
         sink = KubernetesSink(Access.find(), namespace, settings.consumer)
         stack.push_async_callback(sink.aclose)
-        if not await _acquired(lease, stop):
+        await _first_of(lease.acquire(), stop.wait())
+        if not lease.held():
             return
         stack.push_async_callback(lease.release)
         observer = controller = ReporterController(tasks, sink, forges, settings)
         _logger.info("Reporting to %s", ", ".join(sorted(forges)))
-        work = asyncio.create_task(_work(observer, lease))
+        work = asyncio.create_task(_first_of(observer.run(), lease.keep()))
         # If the work ends, the program ends too, and Kubernetes starts it again.
         work.add_done_callback(lambda _: stop.set())
         try:
@@ -368,26 +369,17 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
             await asyncio.gather(work, return_exceptions=True)
 
 
-async def _acquired(lease: Lease, stop: asyncio.Event) -> bool:
-    """Wait for the Lease; return `False` if `stop` is set before."""
-    acquiring = asyncio.create_task(lease.acquire())
-    stopping = asyncio.create_task(stop.wait())
+async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
+    """Run these until one of them ends, and cancel the others. If it failed, its exception is raised."""
+    tasks = [asyncio.create_task(work) for work in works]
     try:
-        await asyncio.wait((acquiring, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if acquiring.done():
-            acquiring.result()
-        return acquiring.done()
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
-        for task in (acquiring, stopping):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(acquiring, stopping, return_exceptions=True)
-
-
-async def _work(controller: ReporterController, lease: Lease) -> None:
-    """Work until cancelled, or until another replica has the Lease."""
-    async with asyncio.TaskGroup() as group:
-        group.create_task(lease.keep())
-        group.create_task(controller.run())
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _connect_when_possible(settings: Settings, stop: asyncio.Event) -> dict[str, tuple[Forge, Paced]]:

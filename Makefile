@@ -31,7 +31,7 @@ setup-demo setup-test setup-e2e setup-sweep:
 	@dev/setup.sh $(@:setup-%=%)
 
 .PHONY: demo
-demo: setup-demo $(VENV)/.demo ## show one task from label to pull request on this machine (STORY=review, FORGE=gitlab, RUNNER=codex, KEEP=1)
+demo: setup-demo $(VENV)/.$(if $(filter gitea,$(FORGE)),dev,demo) ## show one task from label to pull request on this machine (STORY=review, FORGE=gitlab or gitea, RUNNER=codex, KEEP=1)
 	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) --runner $(or $(RUNNER),builtin) --story $(or $(STORY),label) $(if $(KEEP),--keep)
 
 # FORGE, OWNER and REPO name a repository of your own; API_URL your own server. The tokens are in the environment.

@@ -25,9 +25,11 @@ from coding_agent_core.rounds.record import RoundEnd, RoundEntry, RoundRecord
 from coding_agent_core.rounds.values import RoundKind
 from coding_agent_core.tasks import Item, Phase
 from coding_agent_demo.person import Person, Seen, SeenChange
+from coding_agent_demo.processes import DemoError
 from coding_agent_demo.review_story import ReviewStory
+from coding_agent_demo.sandbox import Sandbox
 from coding_agent_demo.screen import Screen
-from coding_agent_demo.world import DemoError, World
+from coding_agent_demo.world import World
 from rich.console import Console
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -140,7 +142,16 @@ class Watcher(Person):
 def play(tmp_path: Path, **watcher: Any) -> str:
     log = tmp_path / "agent.log"
     log.touch()
-    world = World("github", "http://127.0.0.1:1", "", "", tmp_path)
+    forge = Sandbox(
+        platform=Platform.GITHUB,
+        title="",
+        url="",
+        api_url="",
+        repository=tmp_path,
+        bot_token="",
+        person_token="",
+    )
+    world = World(forge, "", "", tmp_path)
     console = Console(record=True, width=200)
     story = ReviewStory(
         Screen(console, log), Watcher(world, **watcher), step_seconds=0.05, quiet_seconds=0, pause=0

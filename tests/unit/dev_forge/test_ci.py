@@ -22,7 +22,7 @@ async def test_a_command_ends(
     monkeypatch.setattr(ci, "COMMAND_TIMEOUT", 2.0 if "exec" in command else 60.0)
     monkeypatch.setattr(ci, "_FILE_LIMIT", 1_000_000)
     monkeypatch.setattr(ci, "_LOG_LIMIT", 1000)
-    found, log = await ci._output(command, tmp_path, tmp_path / "log")
+    found, log = await ci.output_of(command, tmp_path, tmp_path / "log")
     assert found == result
     assert log.startswith(f"$ {command}\n".encode())
     assert log.endswith(ending)

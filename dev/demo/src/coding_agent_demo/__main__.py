@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.syntax import Syntax
 
+from coding_agent_demo.forges import LABEL
 from coding_agent_demo.person import Person
+from coding_agent_demo.processes import DemoError
 from coding_agent_demo.programs import CACHE, PACKAGES, program_folder, version_of
 from coding_agent_demo.review_story import ReviewStory
 from coding_agent_demo.screen import Screen
 from coding_agent_demo.story import Story
-from coding_agent_demo.world import LABEL, REPOSITORY, ROUNDS, DemoError, Runner, World, running_world
+from coding_agent_demo.world import ROUNDS, Runner, World, running_world
 
 _TIMEOUT = 250.0
 
@@ -51,7 +53,7 @@ def main() -> int:
     try:
         runner = _installed(console, arguments.runner)
         review = arguments.story == "review"
-        with running_world(arguments.forge, folder, runner, rounds=review) as world:
+        with running_world(console, Platform(arguments.forge), folder, runner, rounds=review) as world:
             (_show_review if review else _show)(console, world)
             if arguments.keep:
                 _keep(console, world)
@@ -82,7 +84,7 @@ def _show(console: Console, world: World) -> None:
     screen = Screen(console, world.logs / "agent.log")
     console.print(
         Panel(
-            f"A sandbox {world.forge} at {world.forge_url}, a scripted model, and the coding agent.\n"
+            f"A {world.forge.title} at {world.forge.url}, a scripted model, and the coding agent.\n"
             f"Alice puts the label “{LABEL}” on {person.issue_url()}",
             title="Label in, pull request out",
             border_style="blue",
@@ -93,8 +95,8 @@ def _show(console: Console, world: World) -> None:
     seen = Story(screen, person).follow(_TIMEOUT)
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder)
-        bare = world.folder / "repositories" / f"{REPOSITORY}.git"
-        _git("clone", "--quiet", "--branch", seen.change_branch, str(bare), str(clone))
+        bare = str(world.forge.repository)
+        _git("clone", "--quiet", "--branch", seen.change_branch, bare, str(clone))
         diff = _git("diff", "origin/main", "HEAD", cwd=clone)
         tests = subprocess.run(
             [sys.executable, "-m", "unittest"],
@@ -114,7 +116,7 @@ def _show(console: Console, world: World) -> None:
     console.print(f"The repository's own tests on that branch: {passed}, [green]OK[/green]")
     counted = re.search(r"\d+ model requests?, [^·\n]*(· cost [^·\n]*)?", seen.comment)
     console.print(f"The gateway counted: {counted[0].strip() if counted else 'nothing'}", highlight=False)
-    noun = FACTS[Platform(world.forge)].change_noun.capitalize()
+    noun = FACTS[world.forge.platform].change_noun.capitalize()
     console.print(f"[bold green]{noun}:[/bold green] {seen.change_url}", soft_wrap=True)
 
 
@@ -123,7 +125,7 @@ def _show_review(console: Console, world: World) -> None:
     screen = Screen(console, world.logs / "agent.log")
     console.print(
         Panel(
-            f"A sandbox {world.forge} with a small CI, a scripted model, and the coding agent.\n"
+            f"A {world.forge.title} with a small CI, a scripted model, and the coding agent.\n"
             f"The agent waits for {ROUNDS['checks_quiet']} s after the last check (default: 30 s), and for "
             f"{ROUNDS['review_quiet']} s\nafter the last comment (default: 60 s).",
             title="After the pull request",
@@ -141,8 +143,7 @@ def _keep(console: Console, world: World) -> None:
     console.print(
         Panel(
             f"Issue       {issue}\n"
-            f"Try it      {another}  (click the label “{LABEL}”)\n"
-            f"Webhook     {world.receiver_url}/webhook/{world.forge}\n"
+            f"Webhook     {world.receiver_url}/webhook/{world.forge.platform}\n"
             f"Metrics     {world.receiver_url}/metrics\n"
             f"Transcripts {world.folder}/contexts\n"
             f"Logs        {world.logs}",
@@ -150,6 +151,8 @@ def _keep(console: Console, world: World) -> None:
             border_style="blue",
         )
     )
+    # Outside of the panel, which would break long lines.
+    console.print(f"Try it: {world.forge.how_to_label(another)}", markup=False, soft_wrap=True)
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()
 

@@ -10,23 +10,19 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.error import HTTPError
-from urllib.parse import urlencode, urlsplit
-from urllib.request import urlopen
 
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 
-from coding_agent_demo.world import LABEL, PERSON_TOKEN, REPOSITORY, DemoError, World
+from coding_agent_demo.forges import LABEL, REPOSITORY
+from coding_agent_demo.world import World
 
 _Result = TypeVar("_Result")
-_PAGE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -88,14 +84,12 @@ class Person:
             for number, line in enumerate(self._file(change, path).splitlines(), start=1)
             if code in line
         )
-        self._submit(f"{change.url}/threads", path=path, line=str(line), body=text)
-        self._submit(f"{change.url}/reviews", state="CHANGES_REQUESTED")
+        self.world.forge.comment_on_line(change, path, line, text)
         return line
 
     def approve_and_merge(self, change: ChangeSnapshot) -> None:
         """Approve the change and merge it."""
-        self._submit(f"{change.url}/reviews", state="APPROVED")
-        self._submit(f"{change.url}/merge")
+        self.world.forge.approve_and_merge(change)
 
     def subject(self, commit: str) -> str:
         """The first line of a commit's message."""
@@ -105,9 +99,8 @@ class Person:
         return self._git("show", f"{change.head_commit}:{path}")
 
     def _git(self, *arguments: str) -> str:
-        bare = self.world.folder / "repositories" / f"{REPOSITORY}.git"
         done = subprocess.run(
-            ["git", "--git-dir", str(bare), *arguments],
+            ["git", "--git-dir", str(self.world.forge.repository), *arguments],
             capture_output=True,
             text=True,
             timeout=60,
@@ -115,22 +108,12 @@ class Person:
         )
         return done.stdout
 
-    def _submit(self, url: str, **form: str) -> None:
-        """Submit a form of one of the forge's pages.
-
-        Raises:
-            DemoError: the forge refuses it.
-        """
-        page = self.world.forge_url + urlsplit(url).path
-        try:
-            with urlopen(page, data=urlencode(form).encode(), timeout=_PAGE_SECONDS):
-                pass
-        except HTTPError as error:
-            raise DemoError(f"The forge answered {error.code} to {page}: {error.read(500)!r}") from error
-
     def _with_forge(self, use: Callable[[Forge, Item], Awaitable[_Result]]) -> _Result:
-        platform = Platform(self.world.forge)
-        section = {"api_url": self.world.api_url, "personal_access_token": PERSON_TOKEN}
+        platform = self.world.forge.platform
+        section = {
+            "api_url": self.world.forge.api_url,
+            "personal_access_token": self.world.forge.person_token,
+        }
         settings = Settings.model_validate({platform.value: section})
 
         async def run() -> _Result:

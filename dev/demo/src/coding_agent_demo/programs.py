@@ -10,7 +10,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from coding_agent_demo.world import CACHE_ROOT, ROOT, DemoError
+from coding_agent_demo.forges import ROOT
+from coding_agent_demo.processes import CACHE_ROOT, DemoError
 
 CACHE = CACHE_ROOT / "runners"
 """Shared by checkouts. Not below `/tmp`, which a workspace has of its own."""

@@ -22,8 +22,9 @@ from coding_agent_core.rounds.record import RoundEnd
 from coding_agent_core.rounds.values import RoundKind
 
 from coding_agent_demo.person import Person, Seen, SeenChange
+from coding_agent_demo.processes import DemoError
 from coding_agent_demo.screen import Screen
-from coding_agent_demo.world import CHECKS, DemoError
+from coding_agent_demo.world import CHECKS
 
 _Seen = TypeVar("_Seen")
 _PATH, _CODE = "pricing/discount.py", "quantity >= pieces"

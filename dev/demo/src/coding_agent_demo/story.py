@@ -6,8 +6,10 @@ import time
 from dataclasses import dataclass
 
 from coding_agent_demo.person import Person, Seen
+from coding_agent_demo.processes import DemoError
 from coding_agent_demo.screen import Screen
-from coding_agent_demo.world import DemoError
+
+_WORKING, _DONE = "coding agent processing", "coding agent done"
 
 
 @dataclass
@@ -33,7 +35,8 @@ class Story:
             now = self.person.look()
             self._tell_issue(before, now)
             before = now
-            if "coding agent done" in now.labels and now.change_url:
+            # On a forge that changes one label at a time, both are there for a moment.
+            if now.change_url and {_WORKING, _DONE} & set(now.labels) == {_DONE}:
                 self._tell_log()
                 return now
             if "Coding agent: failed" in now.comment:

@@ -32,13 +32,14 @@ from coding_agent_core.forge.base import Forge, ItemAnswer
 from coding_agent_core.forge.calls import Call, Repeat, path
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.values import MARKER, Permission
-from coding_agent_core.platforms import ItemKind, web_base
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 from rich.console import Console
 
-from coding_agent_demo.world import ROOT, DemoError, World, free_ports, process
+from coding_agent_demo.forges import ROOT
+from coding_agent_demo.processes import LOGS, DemoError, free_ports, process
 
 _PERSON_TOKEN = "TRIAL_PERSON_TOKEN"
 _PASSED_ON = (
@@ -347,7 +348,7 @@ def scripts(name: str) -> dict[str, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def running_agent(place: Place, token: str, trial: Trial, name: str, folder: Path) -> Iterator[World]:
+def running_agent(place: Place, token: str, trial: Trial, name: str, folder: Path) -> Iterator[None]:
     """Run the scripted model and the agent, which polls the repository. The token is in no file.
 
     Raises:
@@ -356,8 +357,6 @@ def running_agent(place: Place, token: str, trial: Trial, name: str, folder: Pat
     model_port, port = free_ports(2)
     forge, api_url = place.platform.value, place.forge.settings.api_url
     urls = [f"http://127.0.0.1:{number}" for number in (model_port, port)]
-    world = World(forge, web_base(api_url), urls[0], urls[1], folder)
-    world.logs.mkdir()
     told = folder / "scripts"
     told.mkdir()
     for file, script in scripts(name).items():
@@ -388,10 +387,10 @@ def running_agent(place: Place, token: str, trial: Trial, name: str, folder: Pat
     agent = [str(ROOT / "main.py"), "--config", str(config), "--mode", "webhook"]
     secret = {_variable(place.platform): token}
     with (
-        process(world, "model", [*python, *model, "--api-key", _MODEL_KEY], f"{urls[0]}/_sandbox/usage"),
-        process(world, "agent", [*python, *agent], f"{urls[1]}/readyz", variables=given | secret),
+        process(folder, "model", [*python, *model, "--api-key", _MODEL_KEY], f"{urls[0]}/_sandbox/usage"),
+        process(folder, "agent", [*python, *agent], f"{urls[1]}/readyz", variables=given | secret),
     ):
-        yield world
+        yield
 
 
 def _variable(platform: Platform) -> str:
@@ -441,7 +440,7 @@ async def run(arguments: argparse.Namespace, console: Console, pace: Pace) -> Re
                 await trial.walk()
         except (DemoError, CodingAgentError) as error:
             trial.report.problem = str(error).replace(token, "[token]")
-            console.print(f"The logs are in {folder / 'logs'}; look for private text before you share them.")
+            console.print(f"The logs are in {folder / LOGS}; look for private text before you share them.")
         finally:
             await trial.clean(folder)
     facts = {

@@ -67,7 +67,7 @@ class ContinuousIntegration:
                 tree = Path(scratch) / "tree"
                 tree.mkdir()
                 await asyncio.to_thread(git.check_out, repository.path, sha, tree)
-                result, log = await _output(repository.ci[name], tree, Path(scratch) / "log")
+                result, log = await output_of(repository.ci[name], tree, Path(scratch) / "log")
         except Exception as error:
             # A check without an end would hold back everything that waits for it.
             _logger.exception("The check %s of %s broke", name, sha)
@@ -75,7 +75,7 @@ class ContinuousIntegration:
         self.reviews.add_check(repository, sha, name, result, log=log)
 
 
-async def _output(command: str, folder: Path, log: Path) -> tuple[str, bytes]:
+async def output_of(command: str, folder: Path, log: Path) -> tuple[str, bytes]:
     """Run a command; its result in GitHub's words, and the end of its log.
 
     The command writes into a file, so what it wrote before a time-out is there, and a command that writes

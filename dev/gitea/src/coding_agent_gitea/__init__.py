@@ -8,12 +8,13 @@ with GiteaServer(folder) as server:
 from coding_agent_gitea.accounts import Account
 from coding_agent_gitea.api import Api
 from coding_agent_gitea.errors import GiteaError
-from coding_agent_gitea.program import Program, find, prepare
+from coding_agent_gitea.program import BUILD_TIME, Program, find, prepare
 from coding_agent_gitea.sample import Sample, make_sample
 from coding_agent_gitea.server import GiteaServer
 from coding_agent_gitea.web import WebSession
 
 __all__ = [
+    "BUILD_TIME",
     "Account",
     "Api",
     "GiteaError",

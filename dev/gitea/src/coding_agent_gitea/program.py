@@ -8,9 +8,10 @@ from coding_agent_cluster import build
 from coding_agent_gitea.errors import GiteaError
 
 _PART = "gitea"
+BUILD_TIME = "about 7 minutes of processor time"
 HOW_TO_BUILD = (
-    "Gitea is not in the cache of built programs. `make gitea` builds it once, from its Go module, in about"
-    " 7 minutes of processor time."
+    "Gitea is not in the cache of built programs. `make gitea` builds it once, from its Go module, in"
+    f" {BUILD_TIME}."
 )
 
 

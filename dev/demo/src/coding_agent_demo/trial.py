@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge, ItemAnswer
-from coding_agent_core.forge.calls import Call, Repeat, path
+from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, path
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.values import MARKER, Permission
 from coding_agent_core.platforms import ItemKind
@@ -54,6 +54,7 @@ _PASSED_ON = (
 """Variables of the person that the agent needs to reach the forge."""
 _MODEL_KEY = "trial-key"
 _GIT_SECONDS = 60
+_LABEL_PAGES = 20
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class Pace:
     look: float = 5.0
     person: float = 900.0
     agent: float = 600.0
+
+
+class _Label(ResponseModel):
+    id: int
+    name: str
 
 
 @dataclass
@@ -98,7 +104,7 @@ class Place:
     async def close(self, item: Item) -> None:
         """Close an issue or a change."""
         noun = "issues" if item.kind is ItemKind.ISSUE else self._word("pulls", "merge_requests")
-        body = {"state": "closed"} if self.platform is Platform.GITHUB else {"state_event": "close"}
+        body = {self._word("state", "state_event"): self._word("closed", "close")}
         where = self._path(noun, item.number)
         await self._send(self._word("PATCH", "PUT"), where, f"closing {item.display}", body)
 
@@ -111,7 +117,9 @@ class Place:
 
     async def delete_label(self, name: str) -> None:
         """Delete a label."""
-        await self._send("DELETE", self._path("labels", name), f"deleting the label {name!r}", None)
+        what = f"deleting the label {name!r}"
+        key: str | int = await self._label_id(name) if self.platform is Platform.GITEA else name
+        await self._send("DELETE", self._path("labels", key), what, None)
 
     async def comment(self, change: Item, text: str) -> None:
         """Comment on a change."""
@@ -138,16 +146,29 @@ class Place:
         if done.returncode:
             raise DemoError(f"git did not delete the branch: {done.stderr.strip()[-300:]}")
 
+    async def _label_id(self, name: str) -> int:
+        """Return the number of a label, by which Gitea deletes it.
+
+        Raises:
+            ForgeNotFoundError: there is no such label.
+        """
+        call = Call("GET", self._path("labels"), "reading the labels", params={"limit": 50})
+        for label in await self.forge.client.entries(list[_Label], call, limit=_LABEL_PAGES):
+            if label.name == name:
+                return label.id
+        raise ForgeNotFoundError(f"{self.repository} has no label {name!r}", status=404)
+
     async def _send(self, method: str, where: str, what: str, body: dict[str, Any] | None) -> None:
         await self.forge.client.send(Call(method, where, what, json=body, repeat=Repeat.UNLESS_PROCESSED))
 
     def _path(self, *rest: str | int) -> str:
-        if self.platform is Platform.GITHUB:
-            return path("repos", *self.repository.split("/", 1), *rest)
-        return path("projects", self.repository, *rest)
+        if self.platform is Platform.GITLAB:
+            return path("projects", self.repository, *rest)
+        return path("repos", *self.repository.split("/", 1), *rest)
 
     def _word(self, github: str, gitlab: str) -> str:
-        return github if self.platform is Platform.GITHUB else gitlab
+        """Return a word of the forge's API, which on Gitea is the same as on GitHub."""
+        return gitlab if self.platform is Platform.GITLAB else github
 
 
 @dataclass
@@ -194,20 +215,24 @@ class Trial:
         """Create the label and the two issues.
 
         Raises:
-            DemoError: the tokens are of the same account, or the agent's may not push.
+            DemoError: the tokens are of the same account, or an account may not push.
         """
         forge, login = self.place.forge, await self.place.forge.whoami()
         facts = await forge.branch_facts(self.place.repository, "main")
         if facts.default is None:
             raise DemoError(f"{self.place.repository} is empty: give it a first commit.")
-        if self.person is not None and await self.person.forge.whoami() == login:
+        accounts = [login]
+        if self.person is not None:
+            accounts.append(await self.person.forge.whoami())
+        if accounts[1:] == [login]:
             raise DemoError(f"Both tokens are of {login}: the agent ignores labels of its own account.")
         await self.place.create_label(self.labels["bot_label"])
         for work in ("write", "wait"):
             title = f"Coding agent trial {name}: {work}"
             self._issues.append(await self.place.open_issue(title, "Made by `make trial`, which removes it."))
-        if await forge.permission(self._issues[0][0], login) is not Permission.WRITE:
-            raise DemoError(f"{login} may not push to {self.place.repository}: give it the role Write.")
+        for account in accounts:
+            if await forge.permission(self._issues[0][0], account) is not Permission.WRITE:
+                raise DemoError(f"{account} may not push to {self.place.repository}: give it the role Write.")
 
     async def walk(self) -> None:
         """Go through all steps.
@@ -362,9 +387,12 @@ def running_agent(place: Place, token: str, trial: Trial, name: str, folder: Pat
     for file, script in scripts(name).items():
         (told / file).write_text(yaml.safe_dump(script), encoding="utf-8")
     owner, _, repository = place.repository.rpartition("/")
-    scope: dict[str, object] = {"project_id": place.repository}
-    if place.platform is Platform.GITHUB:
-        scope = {"owner": owner, "query": f"repo:{owner}/{repository}"}
+    scope = {
+        Platform.GITHUB: {"owner": owner, "query": f"repo:{owner}/{repository}"},
+        Platform.GITLAB: {"project_id": place.repository},
+        # Gitea's search cannot be limited to a repository, but the trial's labels are in no other.
+        Platform.GITEA: {"owner": owner},
+    }[place.platform]
     quick = max(1, round(trial.pace.look))
     settings = {
         "task_source": forge,

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import build, parts, standalone
+from coding_agent_cluster import build, parts, paths, standalone
 from coding_agent_core.reasons import Reason
 from coding_agent_docs.blocks import Block, blocks
 from coding_agent_docs.paths import DOCS
@@ -27,8 +27,8 @@ MakeShell = Callable[[], Shell]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> MakeShell:
-    """A checkout with its virtual environment, and nothing configured."""
-    return lambda: Shell(tmp_path)
+    """A checkout with its virtual environment and the built programs, and nothing configured."""
+    return lambda: Shell(tmp_path, environment={"CODING_AGENT_CACHE": str(paths.cache_root().parent)})
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""After the pull request, on a real node: one release serves both forges, and a CLI agent beside our own.
+"""After the pull request, on a real node: one release serves all forges, and a CLI agent beside our own.
 
 The stories are told at the same time: a check fails, a person comments on a line, and the change is merged.
-`SCREENSHOTS=FOLDER` writes pictures of the changes' pages for the documents.
+GitHub and GitLab are sandboxes, and Gitea is real: there people also see the position in the queue and remove
+a label. `SCREENSHOTS=FOLDER` writes pictures of pages for the documents.
 """
 
 import json
@@ -17,7 +18,9 @@ from coding_agent_cluster.commands import run
 from coding_agent_forge.server import ForgeServer
 from coding_agent_model.script import Call, Turn
 
+from tests.chart import gitea_story
 from tests.chart.edge import Edge, forwarder
+from tests.chart.gitea_story import GiteaStory
 from tests.chart.place import DENY_ALL, place
 from tests.chart.round_story import FILE, ROUNDS, VERIFY, RoundStory, scripts
 from tests.fixtures.cluster import ClusterUnderTest
@@ -54,25 +57,32 @@ def test_a_failed_check_and_a_review_lead_to_a_merge(
     seed = sample_repository()
     [sample] = seed["repositories"]
     both = seed | {"repositories": [sample, sample | {"name": RUNNER}]}
-    told = [*scripts(REPOSITORY, with_tools), *scripts(BY_PROGRAM, with_shell)]
+    told = [*gitea_story.scripts(), *scripts(REPOSITORY, with_tools), *scripts(BY_PROGRAM, with_shell)]
     world = place(stack, cluster, namespace, project_images, tmp_path, "github", told, seed=both)
     release = world.release
     gitlab = stack.enter_context(
         ForgeServer("gitlab", sample_repository(), tmp_path / "gitlab", host=host_address(cluster))
     )
+    on_gitea = GiteaStory.begin(stack, release, tmp_path / "gitea", picture)
     release.kubectl("apply", "-f", "-", stdin=json.dumps(DENY_ALL))
     edge.provide(release)
     agent, workspace = SMALL_CONTAINERS
     larger = {"resources": workspace["resources"] | {"limits": {"memory": "1Gi"}}}
     values: dict[str, Any] = {
         **edge.values(),
-        "secrets": {"webhook": {"gitlab": SECRET}, "gitlab": {"token": BOT_TOKEN}},
-        "networkPolicy": {"forge": {"ports": [world.forge.port, gitlab.port]}},
+        "secrets": {
+            "webhook": {"gitlab": SECRET, "gitea": SECRET},
+            "gitlab": {"token": BOT_TOKEN},
+            "gitea": {"token": on_gitea.bot.token},
+        },
+        "networkPolicy": {"forge": {"ports": [world.forge.port, gitlab.port, on_gitea.server.port]}},
         "config": {
             "gitlab": {"api_url": gitlab.api_url},
-            "rounds": ROUNDS,
+            "gitea": {"api_url": on_gitea.server.url, "account": on_gitea.bot.login},
+            # Commit statuses of Gitea send nothing that causes a look.
+            "rounds": ROUNDS | {"interval": 10},
             "verify": VERIFY,
-            "limits": {"global": 3},
+            "limits": {"global": 4, "overrides": {gitea_story.REPOSITORY: 1}},
             "consumer": {"runners": {BY_PROGRAM: RUNNER}},
             "operator": {
                 "job": {
@@ -85,17 +95,27 @@ def test_a_failed_check_and_a_review_lead_to_a_merge(
     release.install(values, "--wait", "--timeout", "240s")
     edge.wait()
     hook = stack.enter_context(forwarder(edge))
-    stories = [RoundStory(world.forge, name, release.tasks) for name in (REPOSITORY, BY_PROGRAM)]
-    stories.append(RoundStory(gitlab, REPOSITORY, release.tasks))
-    for story in stories:
+    sandboxes = [RoundStory(world.forge, name, release.tasks) for name in (REPOSITORY, BY_PROGRAM)]
+    sandboxes.append(RoundStory(gitlab, REPOSITORY, release.tasks))
+    for story in sandboxes:
         story.forge.sandbox.mergeability_lag = 0
         flavour = story.forge.flavour.value
         story.forge.add_hook(story.repository, f"{hook}/webhook/{flavour}", SECRET)
-    with ThreadPoolExecutor(len(stories)) as pool:
-        list(pool.map(RoundStory.play, stories))
-    for story in stories:
+    on_gitea.add_hook(hook)
+    plays = [on_gitea.play, *(story.play for story in sandboxes)]
+    with ThreadPoolExecutor(len(plays)) as pool:
+        list(pool.map(lambda play: play(), plays))
+    on_gitea.see_that_it_ended()
+    for story in sandboxes:
         story.see_that_it_ended()
-    for story in stories if "SCREENSHOTS" in os.environ else []:
-        picture = Path(os.environ["SCREENSHOTS"]) / f"{story.forge.flavour.value}-{story.repository[5:]}.png"
+        picture(f"{story.forge.flavour.value}-{story.repository[5:]}", story.page)
+    for what, seconds in on_gitea.took.items():
+        print(f"Gitea: {what}: {seconds:.1f} s")
+
+
+def picture(name: str, address: str, height: int = 1600) -> None:
+    """Make a picture of a page, if somebody wants pictures; the height is in pixels."""
+    if "SCREENSHOTS" in os.environ:
+        file = Path(os.environ["SCREENSHOTS"]) / f"{name}.png"
         browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        run([*browser, "--window-size=1100,1600", f"--screenshot={picture}", story.page])
+        run([*browser, f"--window-size=1100,{height}", f"--screenshot={file}", address])

@@ -29,13 +29,12 @@ def _file_of(people: People, act: Act, change: Item) -> str:
 
 def _thread(people: People, act: Act) -> None:
     change = people.change(act)
-    where = {"path": _file_of(people, act, change), "line": 1}
-    people.forge.start_thread(act.repository, change.number, act.text, by=act.actor, **where)
+    path = _file_of(people, act, change)
+    people.forge.start_thread(act.repository, change.number, act.text, by=act.actor, path=path, line=1)
 
 
 def _threads(people: People, act: Act) -> list[Thread]:
-    change = people.change(act)
-    found = people.forge.run(lambda: list(people.forge.sandbox.reviews.threads(change)))
+    found = people.forge.threads(act.repository, people.change(act).number)
     if not found:
         raise SkippedAct("the change has no thread")
     return found

@@ -8,10 +8,11 @@ from typing import Any
 from coding_agent_forge import git
 from coding_agent_forge.eventlog import ForgeEvent
 from coding_agent_forge.model import Kind
-from coding_agent_forge.server import ForgeServer
+
+from tests.chaos.forges import TriedForge
 
 
-def records(forge: ForgeServer, host: str) -> Iterator[dict[str, Any]]:
+def records(forge: TriedForge, host: str) -> Iterator[dict[str, Any]]:
     """A record for each pair of a change's head and base that there was while the change was open."""
     events = forge.events()
     tips = _first_tips(forge, events)
@@ -48,7 +49,7 @@ def records(forge: ForgeServer, host: str) -> Iterator[dict[str, Any]]:
             }
 
 
-def _first_tips(forge: ForgeServer, events: Sequence[ForgeEvent]) -> dict[tuple[str, str], str]:
+def _first_tips(forge: TriedForge, events: Sequence[ForgeEvent]) -> dict[tuple[str, str], str]:
     """Where the default branches were before the first push to them."""
     tips: dict[tuple[str, str], str] = {}
     for event in events:

@@ -5,7 +5,7 @@
 
 `KINDS` has a row for each kind of act, and `change_acts.py` those on the bot's changes. A new kind is a row
 and, if nothing else does the same, a function that performs it. Another forge needs no row, because the
-methods of `ForgeServer` are those of no particular forge.
+methods of `PeoplesForge` are those of no particular forge.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from random import Random
 from typing import Any
 
 from coding_agent_forge.errors import HttpError
-from coding_agent_forge.model import Item, Kind, Repository
-from coding_agent_forge.server import ForgeServer
+from coding_agent_forge.model import Item, Repository
 
 from tests.chaos.ci import Ci
 from tests.chaos.clock import Clock
+from tests.chaos.forges import ForgeRefusal, PeoplesForge
 
 MEMBER, STRANGER = "member", "stranger"
 _OPENED_WITHIN, _CHANGED_WITHIN = 0.85, 0.5
@@ -233,7 +233,7 @@ class People:
         performed: the records of what was done, and of what was skipped and why.
     """
 
-    forge: ForgeServer
+    forge: PeoplesForge
     cast: Cast
     numbers: dict[str, int] = field(default_factory=dict)
     ci: Ci = field(init=False)
@@ -297,7 +297,7 @@ class People:
             raise
         except SkippedAct as error:
             return str(error)
-        except (KeyError, HttpError) as error:
+        except (KeyError, HttpError, ForgeRefusal) as error:
             return f"the forge refuses it: {error!r}"
         except subprocess.CalledProcessError as error:  # somebody else has moved the branch meanwhile
             return f"git refuses it: {error.stderr.decode(errors='replace')[-200:]}"
@@ -324,7 +324,7 @@ class People:
             SkippedAct: there is none.
         """
         name = f"{self.cast.branch_prefix}issue-{self.issue(act).number}"
-        pushed = [push.branch for push in self.repository(act).pushes]
+        pushed = self.forge.pushed_branches(act.repository)
         found = [branch for branch in pushed if branch == name or branch.startswith(f"{name}-r")]
         if not found:
             raise TooEarly("the bot has pushed nothing")
@@ -345,7 +345,7 @@ class People:
     def newest_change(self, act: Act) -> Item:
         """The same, open or not."""
         branch = self.branch(act)
-        found = [one for one in self.repository(act).items if one.kind is Kind.CHANGE and one.head == branch]
+        found = [one for one in self.forge.changes(act.repository) if one.head == branch]
         if not found:
             raise TooEarly("the bot has no change for the item")
         return found[-1]

@@ -1,6 +1,6 @@
 """The seam between those who act in a run of `make chaos` and the system that they act on.
 
-A world is a whole running system with its sandbox forge, and the ways to break its parts. People act through
+A world is a whole running system with its forge, and the ways to break its parts. People act through
 the forge, the nemesis through `faults`, and the judge reads nothing but `records`.
 """
 
@@ -12,8 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
-from coding_agent_forge.server import ForgeServer
-
+from tests.chaos.forges import TriedForge
 from tests.chaos.promises import Promises
 
 
@@ -68,7 +67,7 @@ class World(Protocol):
     """
 
     @property
-    def forge(self) -> ForgeServer: ...
+    def forge(self) -> TriedForge: ...
 
     @property
     def repositories(self) -> Sequence[str]: ...

@@ -29,16 +29,16 @@ def people(forge: ForgeServer) -> People:
 
 
 @pytest.fixture
-def change(people: People) -> Item:
+def change(people: People, forge: ForgeServer) -> Item:
     """The bot's change for the issue."""
-    return open_change(people)
+    return open_change(people, forge)
 
 
-def open_change(people: People) -> Item:
+def open_change(people: People, forge: ForgeServer) -> Item:
     branch = f"coding-agent/issue-{people.numbers['item-1']}"
-    people.forge.push(PLACE, branch, {"work.txt": "done\n"}, by=BOT)
-    number = people.forge.open_change(PLACE, branch, "main", by=BOT)
-    return people.forge.item(PLACE, number, "change")
+    forge.push(PLACE, branch, {"work.txt": "done\n"}, by=BOT)
+    number = forge.open_change(PLACE, branch, "main", by=BOT)
+    return forge.item(PLACE, number, "change")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def ci(people: People) -> Iterator[None]:
     thread.join(30)
 
 
-def test_reviews_are_in_the_log(people: People, change: Item) -> None:
+def test_reviews_are_in_the_log(people: People, forge: ForgeServer, change: Item) -> None:
     for kind in ("reply in a thread", "resolve a thread"):
         assert act(people, kind) == "the change has no thread"
     kinds = [
@@ -66,11 +66,11 @@ def test_reviews_are_in_the_log(people: People, change: Item) -> None:
         "mention by a stranger",
     ]
     assert [act(people, kind) for kind in kinds] == [""] * len(kinds)
-    events = [one for one in people.forge.events() if one.number == change.number and one.kind == "change"]
+    events = [one for one in forge.events() if one.number == change.number and one.kind == "change"]
     said = [(one.event, one.actor, one.state) for one in events if one.event != "opened"]
     first, second = dict.fromkeys(one.thread for one in events if one.thread)
     assert [one.thread for one in events if one.thread] == [first, first, first, second, second]
-    on_github = [("reviewed", "ada", "COMMENTED")] if people.forge.flavour == "github" else []
+    on_github = [("reviewed", "ada", "COMMENTED")] if forge.flavour == "github" else []
     by_eve = [("reviewed", "eve", "COMMENTED")] if on_github else []
     text = [] if on_github else [("commented", "ada", None)]
     assert said == [
@@ -89,14 +89,14 @@ def test_reviews_are_in_the_log(people: People, change: Item) -> None:
     ]
 
 
-def test_a_conflict_and_its_end_are_in_the_records(people: People, change: Item) -> None:
+def test_a_conflict_and_its_end_are_in_the_records(people: People, forge: ForgeServer, change: Item) -> None:
     assert act(people, "push to the change's branch") == ""
     assert act(people, "push a conflict to main") == ""
     assert act(people, "close the change") == ""
     assert act(people, "comment on a line") == "the bot's change is closed"
     assert act(people, "reopen the change") == ""
     assert act(people, "reopen the change") == "the bot's change is open, or merged"
-    found = list(records(people.forge, "github.test"))
+    found = list(records(forge, "github.test"))
     assert [one["merges"] for one in found] == [True, True, False]
     assert found[-1]["head"] == found[-2]["head"] == change.tips.head_sha
     assert found[-1]["number"] == change.number
@@ -112,7 +112,7 @@ def test_a_conflict_and_its_end_are_in_the_records(people: People, change: Item)
     ],
 )
 def test_ci_checks_each_commit(
-    people: People, change: Item, ci: None, behavior: Behavior, results: list[str]
+    people: People, forge: ForgeServer, change: Item, ci: None, behavior: Behavior, results: list[str]
 ) -> None:
     """The first commit, the same after a re-run, and another commit."""
     kind = next(
@@ -135,18 +135,20 @@ def test_ci_checks_each_commit(
         until(ended, "the end of the check")
         found.append(ended())
     assert found == results
-    log = [one for one in people.forge.events() if one.event == "check" and one.check == NAME]
+    log = [one for one in forge.events() if one.event == "check" and one.check == NAME]
     assert [one.state for one in log if one.state not in ("running", "queued")] == results
     errors = {one.body for one in log if one.state == "failure"}
     assert len(errors) == (2 if behavior is Behavior.FOR_GOOD else 1)
 
 
-def test_an_act_waits_for_the_change_and_later_acts_on_the_item_wait_behind_it(people: People) -> None:
+def test_an_act_waits_for_the_change_and_later_acts_on_the_item_wait_behind_it(
+    people: People, forge: ForgeServer
+) -> None:
     class Waiting(PassedClock):
         def wait_until(self, at: float) -> bool:
             if at > 6 and not self.waits:
                 self.waits.append(at)
-                open_change(people)
+                open_change(people, forge)
             return True
 
     acts = [

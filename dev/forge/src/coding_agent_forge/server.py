@@ -223,6 +223,24 @@ class ForgeServer:
         """Names of the labels on an item."""
         return self.run(lambda: {label.name for label in self.item(full_name, number, kind).labels})
 
+    def changes(self, full_name: str) -> list[Item]:
+        """The pull or merge requests of a repository, oldest first, live."""
+        return [item for item in self.repository(full_name).items if item.kind is Kind.CHANGE]
+
+    def pushed_branches(self, full_name: str) -> list[str]:
+        """The branches to which somebody has pushed over HTTP, the newest push last."""
+        return [push.branch for push in self.repository(full_name).pushes]
+
+    def threads(self, full_name: str, number: int) -> list[Thread]:
+        """The threads of a change, oldest first, live."""
+        item = self.item(full_name, number, Kind.CHANGE)
+        return self.run(lambda: list(self.sandbox.reviews.threads(item)))
+
+    def checks(self, full_name: str, sha: str) -> list[Check]:
+        """The newest check of each name of a commit, live."""
+        repository = self.repository(full_name)
+        return self.run(lambda: self.sandbox.reviews.checks(repository, sha, latest=True))
+
     def add_label(
         self, full_name: str, number: int, label: str, *, kind: Kind | str = Kind.ISSUE, by: str | None = None
     ) -> None:

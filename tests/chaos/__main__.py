@@ -24,6 +24,7 @@ from tests.chaos.proving import prove
 from tests.chaos.publishing import publish
 from tests.chaos.rabbitmq_world import start_rabbitmq
 from tests.chaos.running import plan_for, run
+from tests.chaos.sandboxes import FORGES
 from tests.chaos.world import World, WorldError
 from tests.chart.helm import HelmError
 from tests.fixtures.system import ROOT
@@ -75,13 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--seed", type=int, default=1, help="all is drawn from it (default: %(default)s)")
     runs.add_argument("--minutes", type=float, default=3.0, help="how long people act (default: %(default)s)")
     runs.add_argument("--mode", choices=MODES, default="kubernetes")
-    runs.add_argument("--forge", choices=("github", "gitlab"), default="github")
+    runs.add_argument("--forge", choices=FORGES, default="github")
     runs.add_argument("--faults", choices=("all", "none"), default="all", help="none: races only")
     runs.add_argument("--cluster", default=CLUSTER, help="name of the cluster (default: %(default)s)")
     runs.add_argument("--out", type=Path, help="folder for records, logs and report")
     tries = commands.add_parser("faults", help="see that every kind of fault hits its part, one at a time")
     tries.add_argument("--mode", choices=MODES, default="kubernetes")
-    tries.add_argument("--forge", choices=("github", "gitlab"), default="github")
+    tries.add_argument("--forge", choices=FORGES, default="github")
     tries.add_argument("--cluster", default=CLUSTER, help="name of the cluster (default: %(default)s)")
     tries.add_argument("--kinds", default="", help="regular expression of the kinds (default: all)")
     judges = commands.add_parser("judge", help="judge a run's folder again, and write its report again")

@@ -210,18 +210,17 @@ class _Repository:
             tip = git.branch_sha(self.folder, branch)
             if tip is None or tip in known:
                 continue
-            author, at, *parents = git.git(self.folder, "log", "-1", "--format=%an%n%cI%n%P", tip).split("\n")
-            before = parents[0].split()[0] if parents[0] else "0" * 40
-            if before == "0" * 40:  # the first commit, which no run has made
-                continue
-            yield self._event(_time(at), "pushed", author, branch=branch, before=before, after=tip)
+            said = git.git(self.folder, "log", "-1", "--format=%an%n%cI%n%P", tip)
+            author, at, parents = said.splitlines()
+            if parents:  # the first commit is there before the run
+                before = parents.split()[0]
+                yield self._event(_time(at), "pushed", author, branch=branch, before=before, after=tip)
 
     def _checks(self, commit: str) -> Iterator[ForgeEvent]:
         if not git.has_commit(self.folder, commit):  # the branch was deleted
             return
-        for status in sorted(
-            pages(self.api, f"/repos/{self.name}/commits/{commit}/statuses"), key=lambda one: int(one["id"])
-        ):
+        found = list(pages(self.api, f"/repos/{self.name}/commits/{commit}/statuses"))
+        for status in sorted(found, key=lambda status: int(status["id"])):
             actor = (status.get("creator") or {}).get("login", "")
             if actor == self.bot:
                 continue

@@ -22,10 +22,10 @@ from coding_agent_cluster.dump import namespace_dump
 from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.node import NAMES as NODE_NAMES
 from coding_agent_cluster.node_config import NodeFolders
-from coding_agent_forge.server import ForgeServer
 
 from tests.chaos import audit
 from tests.chaos.api_proxy import ApiProxy
+from tests.chaos.forges import TriedForge
 from tests.chaos.kubernetes_faults import faults
 from tests.chaos.pods import SERVES_SECONDS, Pods, wait
 from tests.chaos.promises import Promises, RoundPromises
@@ -33,7 +33,7 @@ from tests.chaos.sandboxes import BOT_LOGIN, PEOPLE, REPOSITORIES, Sandboxes, ma
 from tests.chaos.world import StartFault, WorldError
 from tests.chart.place import node_values
 from tests.chart.release import Release
-from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, SECRET, over
+from tests.fixtures.system import MODEL_KEY, SECRET, over
 from tests.fixtures.system_in_pods import SMALL
 
 PROGRAMS = {"receiver": 2, "operator": 1, "reporter": 1}
@@ -79,7 +79,7 @@ class KubernetesWorld:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def forge(self) -> ForgeServer:
+    def forge(self) -> TriedForge:
         return self.sandboxes.forge
 
     @property
@@ -146,9 +146,9 @@ class KubernetesWorld:
         version = self.cluster.plane.api.get("/version")
         return machine(
             mode="Kubernetes",
-            forge=self.forge.flavour.value,
             Kubernetes=str(version["gitVersion"]),
             limits=f"{GLOBAL_LIMIT} attempts at a time, {REPOSITORY_LIMIT} in a repository",
+            **self.sandboxes.description(),
         )
 
     def logs(self, folder: Path) -> None:
@@ -160,6 +160,7 @@ class KubernetesWorld:
                 shutil.copytree(source, folder / "pods" / source.name, dirs_exist_ok=True)
         for log in self.cluster.processes.logs.glob("*.log"):
             shutil.copy(log, folder / log.name)
+        self.sandboxes.logs(folder)
 
     def tasks(self) -> list[dict[str, Any]]:
         """The stored AgentTasks."""
@@ -181,7 +182,7 @@ class KubernetesWorld:
     def start_poll(self) -> str:
         """Begin a poll at once; the name of its Job."""
         job = f"poll-{uuid.uuid4().hex[:6]}"
-        cron = f"cronjob/{self.release.name}-poller-{self.forge.flavour.value}"
+        cron = f"cronjob/{self.release.name}-poller-{self.sandboxes.platform}"
         self.release.kubectl("create", "job", job, f"--from={cron}")
         return job
 
@@ -204,8 +205,8 @@ class KubernetesWorld:
             return states[-1] == "Complete"
 
         wait("a poll", polled, alive=self.check)
-        # GitLab's poll finds labels only; the button of the webhook's page sends the rest.
-        if self.forge.flavour.value == "gitlab":
+        # Only GitHub's poll finds more than labels; the button of the webhook's page sends the rest.
+        if self.sandboxes.platform != "github":
             self.sandboxes.deliveries.resend_comments()
         wait("all deliveries", self.sandboxes.all_delivered, seconds=_POLL_SECONDS)
 
@@ -238,7 +239,7 @@ class KubernetesWorld:
 
 
 def start_kubernetes(
-    stack: ExitStack, cluster: Cluster, folder: Path, flavour: str, provided: Mapping[str, str]
+    stack: ExitStack, cluster: Cluster, folder: Path, platform: str, provided: Mapping[str, str]
 ) -> KubernetesWorld:
     """Install the release in a namespace of its own, and wait until it serves; it ends with the stack.
 
@@ -247,7 +248,7 @@ def start_kubernetes(
         provided: names of the programs' images on its node.
     """
     address = cluster.network.host_address
-    sandboxes = start_sandboxes(stack, flavour, folder, address)
+    sandboxes = start_sandboxes(stack, platform, folder, address)
     proxy = stack.enter_context(ApiProxy(address, cluster.network.api_url, cluster.plane.folders.pki))
     namespace = f"chaos-{uuid.uuid4().hex[:6]}"
     access = cluster.access
@@ -306,17 +307,19 @@ def _in_the_way(world: KubernetesWorld) -> Iterator[None]:
 
 def _values(sandboxes: Sandboxes, provided: dict[str, str]) -> dict[str, Any]:
     forge = sandboxes.forge
-    flavour = forge.flavour.value
+    platform = sandboxes.platform
     networks = [f"{forge.base_url.split('/')[2].split(':')[0]}/32"]
     section: dict[str, Any] = {"api_url": forge.api_url}
-    if flavour == "github":
+    if platform == "github":
         redelivery = {
             "webhook_url": f"{sandboxes.deliveries.url}/webhook/github",
             "repositories": list(REPOSITORIES),
         }
         section |= {"owner": "acme", "redelivery": redelivery}
+    elif platform == "gitea":
+        section |= {"owner": "acme", "account": BOT_LOGIN}
     config = {
-        flavour: section,
+        platform: section,
         "llm": {
             "openai": {"base_url": sandboxes.model_url, "model": "scripted"},
             "prices": {"scripted": {"input": "3", "output": "15"}},
@@ -338,8 +341,8 @@ def _values(sandboxes: Sandboxes, provided: dict[str, str]) -> dict[str, Any]:
     }
     values = {
         "secrets": {
-            "webhook": {flavour: SECRET},
-            flavour: {"token": BOT_TOKEN},
+            "webhook": {platform: SECRET},
+            platform: {"token": sandboxes.bot_token},
             "model": {"apiKey": MODEL_KEY},
         },
         "config": config,

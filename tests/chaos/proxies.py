@@ -25,7 +25,13 @@ from tests.chaos.world import Effect, Undo
 
 _ANSWER_SECONDS = 10.0
 """As long as GitHub waits for a receiver."""
-_IDS = ("x-github-delivery", "x-gitlab-event-uuid", "x-gitlab-webhook-uuid", "idempotency-key")
+_IDS = (
+    "x-github-delivery",
+    "x-gitea-delivery",
+    "x-gitlab-event-uuid",
+    "x-gitlab-webhook-uuid",
+    "idempotency-key",
+)
 _NOT_FORWARDED = {"host", "content-length", "connection", "accept-encoding", "transfer-encoding"}
 
 
@@ -78,10 +84,12 @@ class DeliveryProxy:
     Args:
         target: base URL of the receivers.
         host: the forge's, as tasks name it.
+        bot: the login of the system's account.
     """
 
-    def __init__(self, target: str, host: str) -> None:
+    def __init__(self, target: str, host: str, bot: str) -> None:
         self.records: list[dict[str, Any]] = []
+        self._bot = bot
         self._target = target
         self._host = host
         self._treatments: list[_Treated] = []
@@ -151,12 +159,17 @@ class DeliveryProxy:
 
         return undo
 
+    def count_unsent(self) -> None:
+        """Count a delivery as failed that the forge may never have sent."""
+        with self._lock:
+            self.failed += 1
+
     def resend_comments(self) -> None:
         """Send the comments again that no receiver accepted, as a person does with the forge's button."""
         with self._lock:
             refused, self._refused = self._refused, []
         for request in refused:
-            if any(event["event"] == "commented" for event in events_of(json.loads(request.body))):
+            if any(event["event"] == "commented" for event in events_of(json.loads(request.body), self._bot)):
                 self._later(request, 0.0)
 
     def _treat(self, request: _Request) -> tuple[int, bytes]:
@@ -227,24 +240,34 @@ class DeliveryProxy:
             with self._lock:
                 self.failed += 1
                 self._refused.append(request)
-        for event in events_of(json.loads(request.body)):
+        for event in events_of(json.loads(request.body), self._bot):
             record = {"record": "delivery", "at": at, "host": self._host, **event, "status": status}
             self.records.append(record)
 
 
-def events_of(payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a webhook of GitHub or GitLab is about: one entry for each label that it says was put on or off.
+def events_of(payload: Mapping[str, Any], bot: str) -> Iterator[dict[str, Any]]:
+    """What a webhook is about: one entry for each label that it says was put on or off.
 
-    Each has the fields `repository`, `kind`, `number`, `event` and `label` of a delivery's record.
+    Gitea's does not say that. It counts as if each label that it shows was put on, unless the bot sent it.
+    Each entry has the fields `repository`, `kind`, `number`, `event` and `label` of a delivery's record.
     """
-    yield from _of_gitlab(payload) if "object_kind" in payload else _of_github(payload)
+    if "object_kind" in payload:
+        yield from _of_gitlab(payload)
+        return
+    for event in _of_github(payload):
+        shown = payload.get("pull_request") or payload.get("issue") or {}
+        if event["event"] != "label_updated" or payload["sender"]["login"] == bot:
+            yield event
+            continue
+        for label in shown.get("labels") or ():
+            yield {**event, "event": "labeled", "label": label["name"]}
 
 
 def _of_github(payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     item = payload.get("pull_request") or payload.get("issue")
     if item is None:
         return
-    change = "pull_request" in payload or "pull_request" in item
+    change = "pull_request" in payload or item.get("pull_request") is not None  # null in Gitea's issues
     event = "commented" if "comment" in payload else payload["action"]
     yield {
         "repository": payload["repository"]["full_name"],

@@ -20,8 +20,8 @@ import httpx
 import yaml
 from coding_agent_bench.broker import Broker
 from coding_agent_cluster.network import free_ports
-from coding_agent_forge.server import ForgeServer
 
+from tests.chaos.forges import TriedForge
 from tests.chaos.history import ENDED
 from tests.chaos.pods import wait
 from tests.chaos.processes import ended, fingerprints, group_of, stopped
@@ -30,7 +30,7 @@ from tests.chaos.proxies import TcpProxy
 from tests.chaos.readers import shown_state
 from tests.chaos.sandboxes import BOT_LOGIN, PEOPLE, REPOSITORIES, Sandboxes, machine, start_sandboxes
 from tests.chaos.world import Effect, StartFault, Undo, WorldError
-from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, ROOT, SECRET
+from tests.fixtures.system import MODEL_KEY, ROOT, SECRET
 
 CONSUMERS = ("consumer-1", "consumer-2")
 _SERVES_SECONDS = 120.0
@@ -123,7 +123,7 @@ class RabbitMQWorld:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def forge(self) -> ForgeServer:
+    def forge(self) -> TriedForge:
         return self.sandboxes.forge
 
     @property
@@ -189,12 +189,13 @@ class RabbitMQWorld:
         self.sandboxes.check()
 
     def description(self) -> Mapping[str, str]:
-        return machine(mode="RabbitMQ", forge=self.forge.flavour.value, consumers=str(len(CONSUMERS)))
+        return machine(mode="RabbitMQ", consumers=str(len(CONSUMERS)), **self.sandboxes.description())
 
     def logs(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for log in [*self.folder.glob("*.log"), *self.folder.glob("rabbitmq/log/*.log")]:
             shutil.copy(log, folder / log.name)
+        self.sandboxes.logs(folder)
 
     def whole(self) -> None:
         """Wait until the receiver answers.
@@ -224,7 +225,7 @@ class RabbitMQWorld:
         """Wait for two polls: the first may have begun before."""
         end = time.monotonic() + 2 * _POLL_SECONDS + 5
         wait("two polls", lambda: time.monotonic() > end, alive=self.check)
-        if self.forge.flavour.value == "gitlab":
+        if self.sandboxes.platform != "github":
             self.sandboxes.deliveries.resend_comments()
         wait("all deliveries", self.sandboxes.all_delivered, seconds=_SERVES_SECONDS)
 
@@ -321,14 +322,14 @@ class RabbitMQWorld:
 
 
 def start_rabbitmq(
-    stack: ExitStack, folder: Path, flavour: str, product: Path | None = None
+    stack: ExitStack, folder: Path, platform: str, product: Path | None = None
 ) -> RabbitMQWorld:
     """Start broker and programs, and wait until they serve; they end with the stack.
 
     Args:
         product: the tree whose programs run; `None`: this one.
     """
-    sandboxes = start_sandboxes(stack, flavour, folder, "127.0.0.1")
+    sandboxes = start_sandboxes(stack, platform, folder, "127.0.0.1")
     broker = Broker(folder / "rabbitmq")
     stack.callback(broker.close)
     broker.start()
@@ -349,7 +350,7 @@ def start_rabbitmq(
             "--mode",
             *modes[name],
         ]
-        programs[name] = Program(name, command, folder, _environment(folder, product))
+        programs[name] = Program(name, command, folder, _environment(sandboxes, folder, product))
     world = RabbitMQWorld(sandboxes, broker, programs, ways, folder, port)
     stack.callback(world.close)
     for program in programs.values():
@@ -359,7 +360,7 @@ def start_rabbitmq(
     return world
 
 
-def _environment(folder: Path, product: Path | None) -> dict[str, str]:
+def _environment(sandboxes: Sandboxes, folder: Path, product: Path | None) -> dict[str, str]:
     # The packages of this tree are installed; those of another one come before them.
     packages = [] if product is None else sorted(str(source) for source in product.glob("*/src"))
     return {
@@ -367,29 +368,30 @@ def _environment(folder: Path, product: Path | None) -> dict[str, str]:
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "LANG": "C.UTF-8",
-        "GITHUB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
-        "GITLAB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
+        f"{sandboxes.platform.upper()}_PERSONAL_ACCESS_TOKEN": sandboxes.bot_token,
         "OPENAI_API_KEY": MODEL_KEY,
     }
 
 
 def _config(sandboxes: Sandboxes, broker_port: int, port: int, http_port: int) -> dict[str, Any]:
-    flavour = sandboxes.forge.flavour.value
+    platform = sandboxes.platform
     section: dict[str, Any] = {"api_url": sandboxes.forge.api_url}
-    if flavour == "github":
+    if platform == "github":
         redelivery = {
             "webhook_url": f"{sandboxes.deliveries.url}/webhook/github",
             "repositories": list(REPOSITORIES),
         }
         section |= {"owner": "acme", "redelivery": redelivery}
-    secret = "secret" if flavour == "github" else "token"
+    elif platform == "gitea":
+        section |= {"owner": "acme", "account": BOT_LOGIN}
+    secret = "token" if platform == "gitlab" else "secret"
     return {
-        "task_source": flavour,
-        flavour: section,
+        "task_source": platform,
+        platform: section,
         "webhook": {
             "server": {"host": "127.0.0.1", "port": port},
             "commands": {"enabled": True},
-            flavour: {secret: SECRET},
+            platform: {secret: SECRET},
         },
         "llm": {"openai": {"base_url": sandboxes.model_url, "model": "scripted"}},
         "use_rabbitmq": True,

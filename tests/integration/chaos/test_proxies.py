@@ -22,7 +22,7 @@ def test_a_delivery_is_recorded_with_what_it_says_and_how_it_was_answered(
 ) -> None:
     with (
         ForgeServer(flavour, sample_repository(), tmp_path) as forge,
-        DeliveryProxy(hook_receiver.url, "forge.test") as proxy,
+        DeliveryProxy(hook_receiver.url, "forge.test", "coding-agent-bot") as proxy,
     ):
         forge.add_hook(REPOSITORY, f"{proxy.url}/webhook", SECRET)
         hook_receiver.status = 202

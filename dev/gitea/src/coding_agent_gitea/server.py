@@ -36,6 +36,8 @@ class GiteaServer:
         host: the name or address under which others reach it, as its ROOT_URL says; by default the address.
         hook_hosts: where webhooks may go: `loopback`, networks and names, as Gitea's ALLOWED_HOST_LIST.
         actions: whether repositories may run workflows.
+        public_url: where others reach it, without a trailing slash, if a proxy stands before it; its
+            ROOT_URL.
 
     Raises:
         GiteaError: the program was not built.
@@ -50,6 +52,7 @@ class GiteaServer:
         host: str = "",
         hook_hosts: str = "loopback",
         actions: bool = False,
+        public_url: str = "",
     ) -> None:
         self._program = program or find()
         self._folder = folder.absolute()
@@ -67,7 +70,7 @@ class GiteaServer:
                 static=self._program.static,
                 address=address,
                 port=self.port,
-                root_url=f"{self.url}/",
+                root_url=f"{public_url or self.url}/",
                 hook_hosts=hook_hosts,
                 secret=secrets.token_hex(32),
                 actions=actions,
@@ -90,6 +93,12 @@ class GiteaServer:
         """The administrator, whom the first start creates."""
         assert self._admin is not None
         return self._admin
+
+    @property
+    def pid(self) -> int | None:
+        """The number of its process; `None` if it does not run."""
+        process = self._process
+        return None if process is None or process.poll() is not None else process.pid
 
     @property
     def log(self) -> Path:

@@ -215,9 +215,18 @@ async def test_an_answer_without_data(kind: str, error: type[Exception]) -> None
         await Wire([USER, refusal]).forge(Platform.GITHUB).snapshot(change)
 
 
-async def test_the_time_is_that_of_the_forges_clock() -> None:
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Wed, 25 Nov 2026 11:59:00 GMT",
+        "Wed, 25 Nov 2026 11:59:00 -0000",
+        # A proxy has added a header of its own.
+        "Wed, 25 Nov 2026 11:59:00 GMT, Wed, 25 Nov 2026 11:59:00 GMT",
+    ],
+)
+async def test_the_time_is_that_of_the_forges_clock(date: str) -> None:
     dated = searched(PULL)
-    dated.headers["date"] = "Wed, 25 Nov 2026 11:59:00 GMT"
+    dated.headers["date"] = date
     # Everything in the answer happened before the end of this second.
     assert (await one(dated)).read_at == NOW.replace(hour=11, minute=59, microsecond=999_999)
     assert (await one(searched(PULL))).read_at == NOW

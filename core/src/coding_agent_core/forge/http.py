@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Protocol, TypeVar, get_origin
 from urllib.parse import parse_qs, urlsplit
@@ -397,9 +397,11 @@ def answered_at(response: httpx.Response, clock: Clock) -> datetime:
 
 def _date_of(headers: Mapping[str, str]) -> datetime | None:
     try:
-        return parsedate_to_datetime(headers["date"])
+        date = parsedate_to_datetime(headers["date"])
     except (KeyError, ValueError):
         return None
+    # The date of HTTP is always in UTC. Two of them, as behind some proxies, are parsed without a time zone.
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def log_text(content: bytes, marks: re.Pattern[str]) -> str:

@@ -107,6 +107,7 @@ class Recorder:
             interface="asgi3",
             lifespan="off",
             proxy_headers=False,
+            date_header=False,  # the forge's own passes
             timeout_keep_alive=120,
             timeout_graceful_shutdown=1,
             ws="none",

@@ -21,7 +21,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import SecretSettings
 from coding_agent_core.tasks import Phase
 
-from kubectl_agenttask import PluginError
+from kubectl_agenttask import DeniedError, PluginError
 from kubectl_agenttask.cluster_client import Body, waiting_for
 from kubectl_agenttask.commands import Session
 from kubectl_agenttask.findings import (
@@ -97,8 +97,12 @@ class _Examination:
         yield from _guarded("clock", self._clock)
         yield from _guarded("CRD", self._definition)
         yield from _guarded("your rights", self._own_rights)
-        workloads = self._installation.deployments()
-        config = self._installation.config()
+        try:
+            workloads = self._installation.deployments()
+            config = self._installation.config()
+        except DeniedError as error:
+            yield unknown("release", str(error))
+            return
         if config is None or not workloads:
             namespace = self._installation.namespace
             yield wrong(

@@ -110,17 +110,19 @@ class ForgeExamination:
             found = repository_findings(await setup.repository(repository), login)
         except ForgeError as error:
             return [wrong("repository", f"{error}. Invite {login} to the repository, or correct the name")]
-        outside = self.installation.outside_url()
-        if not outside:
-            return found
-        url = f"{outside}/webhook/{setup.forge.platform}"
         try:
+            outside = self.installation.outside_url()
+            if not outside:
+                return found
+            url = f"{outside}/webhook/{setup.forge.platform}"
             hooks = await setup.webhooks(repository)
             ours = next((hook for hook in hooks if hook.url.rstrip("/") == url), None)
             answers = [] if ours is None else await setup.deliveries(repository, ours)
         except (ForgeRefusedError, ForgeNotFoundError):
             text = f"the token may not read the webhooks of {repository}, which only administrators can"
             return [*found, unknown("webhook", text)]
+        except (ForgeError, PluginError) as error:
+            return [*found, unknown("webhook", str(error))]
         secret = next(iter(self._mounted("receiver")), ("of the receiver",))[0]
         return [*found, *webhook_findings(repository, ours, answers, url=url, secret=secret)]
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from getpass import getpass
 from urllib.parse import urlsplit
 
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.llm import LLM
 from coding_agent_core.settings.model import VARIABLES, Settings
+from coding_agent_core.tasks import host_of
 from coding_agent_core.text import first_problem
 from pydantic import ValidationError
 
@@ -95,11 +96,30 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Token and key that an earlier run stored in the cluster; empty if there are none."""
+class StoredCredential:
+    """A token or key that an earlier run stored in the cluster; empty if there is none.
 
-    token: str = ""
-    model_key: str = ""
+    Attributes:
+        host: the host that it was checked at, with its port if the URL has one.
+    """
+
+    value: str = field(default="", repr=False)
+    host: str = ""
+
+    def at(self, url: str) -> str:
+        """Return it for this URL; empty if it belongs to another host, which must not see it."""
+        try:
+            return self.value if self.host == host_of(url) else ""
+        except ValueError:
+            return ""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What an earlier run stored."""
+
+    token: StoredCredential = StoredCredential()
+    model_key: StoredCredential = StoredCredential()
 
 
 def variable_of(*setting: str) -> str:
@@ -150,7 +170,7 @@ def collect(
     token = ""
     if not arguments.github_app:
         variable = variable_of(platform, "personal_access_token")
-        token = environment.get(variable) or stored.token
+        token = environment.get(variable) or stored.token.at(api_url)
         token = token or asker.password(f"Token of the agent's account at {title}", variable)
     repositories = tuple(arguments.repo or ()) or tuple(
         asker.text("Repositories, as OWNER/NAME, with spaces between", "--repo").split()
@@ -192,7 +212,7 @@ def _model(
         return {"provider": provider, provider: found}, ""
     variable = variable_of("llm", provider, "api_key")
     own_service = url == getattr(section, address)
-    key = environment.get(variable) or stored.model_key
+    key = environment.get(variable) or stored.model_key.at(url)
     key = key or asker.password("Key of the model", variable, optional=not own_service)
     return {"provider": provider, provider: found | {"api_key": key}}, key
 

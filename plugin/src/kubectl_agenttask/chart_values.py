@@ -20,6 +20,8 @@ TLS_SECRET = "coding-agent-tls"  # noqa: S105
 """Names and keys of Secrets; the keys are those that the chart's values document."""
 NOTE_REPOSITORIES = "coding-agent.dev/repositories"
 """The annotation, at the Secret with the token, of the repositories that `doctor` checks."""
+NOTE_HOST = "coding-agent.dev/host"
+"""The annotation, at a Secret with a token or key, of the host that it is for."""
 EVERY_MINUTE = "* * * * *"
 _ANYWHERE = ("0.0.0.0/0", "::/0")
 _HTTPS = 443
@@ -40,7 +42,7 @@ def chart_values(
     addresses: Mapping[str, str],
     app_id: int | None,
 ) -> dict[str, Any]:
-    """Return the values.
+    """Return the values for `merged`, which removes those that are `None` from an earlier file.
 
     Args:
         account: the login of the agent's account.
@@ -52,12 +54,14 @@ def chart_values(
     secrets: dict[str, Any] = {}
     if app_id is None:
         secrets[platform.value] = {"existingSecret": token_secret(platform)}
+        if platform is Platform.GITHUB:
+            secrets["githubApp"] = {"existingSecret": None}
     else:
         secrets["githubApp"] = {"existingSecret": APP_SECRET}
         # An earlier values file may name a token, and the chart refuses both.
         secrets[platform.value] = {"existingSecret": "", "token": ""}
-    if answers.model_key:
-        secrets["model"] = {"existingSecret": MODEL_SECRET}
+    # A key of another service must not stay, because attempts would send it to this one.
+    secrets["model"] = {"existingSecret": MODEL_SECRET if answers.model_key else None}
     values: dict[str, Any] = {"image": {"registry": answers.registry}} if answers.registry else {}
     values["secrets"] = secrets
     if answers.webhook_url:
@@ -68,8 +72,8 @@ def chart_values(
         values |= {"receiver": {"enabled": False}, "ingress": {"enabled": False}}
         values["polling"] = {"enabled": True, "schedule": EVERY_MINUTE}
     forge: dict[str, Any] = {"api_url": answers.settings.forge(platform).api_url, "account": account}
-    if app_id is not None:
-        forge["app"] = {"app_id": app_id}
+    if platform is Platform.GITHUB:
+        forge["app"] = None if app_id is None else {"app_id": app_id}
     values["config"] = {platform.value: forge | dict(scope), "llm": _llm(answers)}
     network = {
         "forge": _network(answers.settings.forge(platform).api_url, addresses),
@@ -89,9 +93,8 @@ def _llm(answers: Answers) -> dict[str, Any]:
     return {
         "provider": provider,
         provider: {
-            name: value
+            name: value if name == "model" or value != getattr(default, name) else None
             for name, value in section.items()
-            if name == "model" or value != getattr(default, name)
         },
     }
 
@@ -117,11 +120,18 @@ def _network(url: str, addresses: Mapping[str, str]) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `over` in it."""
+    """Return `base` with the values of `over` in it. `None` removes a value, and no mapping is left empty."""
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        if isinstance(value, Mapping):
+            new: Any = merged(below if isinstance(below, Mapping) else {}, value) or None
+        else:
+            new = value
+        if new is None:
+            result.pop(key, None)
+        else:
+            result[key] = new
     return result
 
 

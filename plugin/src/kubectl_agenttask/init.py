@@ -26,18 +26,30 @@ from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.github.app_tokens import AppTokenSource, connect_app
 from coding_agent_core.forge.github.settings import App, GitHub
 from coding_agent_core.forge.setup import ForgeSetup, NewLabel, setup_of
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.section import SecretSettings
+from coding_agent_core.tasks import host_of
 from pydantic import SecretStr
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError
-from kubectl_agenttask.answers import Answers, Asker, Stored, collect, key_place, platform_of, variable_of
+from kubectl_agenttask.answers import (
+    Answers,
+    Asker,
+    Stored,
+    StoredCredential,
+    collect,
+    key_place,
+    platform_of,
+    variable_of,
+)
 from kubectl_agenttask.app_manifest import Registration, code_of
 from kubectl_agenttask.chart_values import (
     APP_KEY,
     APP_SECRET,
     MODEL_KEY,
     MODEL_SECRET,
+    NOTE_HOST,
     NOTE_REPOSITORIES,
     TOKEN_KEY,
     WEBHOOK_SECRET,
@@ -100,17 +112,30 @@ def init(session: Session, arguments: Namespace) -> None:
         UsageError: an answer is missing or wrong.
     """
     asker = Asker(interactive=sys.stdin.isatty() and not arguments.yes)
-    asyncio.run(_Initializer(session, arguments, asker).run())
+    try:
+        with asyncio.Runner() as runner:
+            _Initializer(session, arguments, asker, runner).run()
+    except EOFError as error:
+        raise UsageError("the input ended before all questions were answered.") from error
 
 
 class _Initializer:
-    def __init__(self, session: Session, arguments: Namespace, asker: Asker) -> None:
+    """One run of `init`.
+
+    Only requests to a forge run in the event loop. Questions do not, because the loop would keep Ctrl-C from
+    ending them, and the answer to the next question would be taken as consent.
+    """
+
+    def __init__(self, session: Session, arguments: Namespace, asker: Asker, runner: asyncio.Runner) -> None:
+        self._runner = runner
         self._session = session
         self._arguments = arguments
         self._asker = asker
         self._installation = Installation(session.cluster)
 
-    async def run(self) -> None:
+    def run(self) -> None:
+        file = Path(self._arguments.values)
+        earlier = _read_values(file)
         platform = platform_of(self._arguments, self._asker)
         answers = collect(self._arguments, platform, self._asker, self._stored(token_secret(platform)))
         app = self._app(answers) if self._arguments.github_app else None
@@ -121,32 +146,36 @@ class _Initializer:
                 scope = setup.poll_scope(answers.repositories)
             except ValueError as error:
                 raise UsageError(f"--repo: {error}") from error
-            checked = await self._check(answers, setup, app)
+            checked = self._check(answers, setup, app)
             self._confirm(answers, checked)
             self._write_cluster(answers, app)
-            await self._write_forge(answers, setup, app)
+            self._runner.run(self._write_forge(answers, setup, app))
         except ForgeError as error:
             raise PluginError(str(error)) from error
         finally:
-            await forge.aclose()
+            self._runner.run(forge.aclose())
         values = chart_values(
             answers, checked.account, scope, _addresses(answers), None if app is None else app.app_id
         )
-        self._write_values(values)
+        self._write_values(file, earlier, values)
         self._say_next(answers)
 
     def _stored(self, token_name: str) -> Stored:
         """Return what an earlier run stored, so that a second run needs no token."""
-        token, key = self._installation.secret(token_name), self._installation.secret(MODEL_SECRET)
         return Stored(
-            "" if token is None else token.values.get(TOKEN_KEY, "").strip(),
-            "" if key is None else key.values.get(MODEL_KEY, "").strip(),
+            self._stored_credential(token_name, TOKEN_KEY), self._stored_credential(MODEL_SECRET, MODEL_KEY)
         )
+
+    def _stored_credential(self, secret: str, key: str) -> StoredCredential:
+        there = self._installation.secret(secret)
+        if there is None:
+            return StoredCredential()
+        return StoredCredential(there.values.get(key, "").strip(), there.notes.get(NOTE_HOST, ""))
 
     def _app(self, answers: Answers) -> GitHubApp:
         """Return the App of an earlier run, or register one."""
         there = self._installation.secret(APP_SECRET)
-        if there is not None and NOTE_APP_ID in there.notes and APP_KEY in there.values:
+        if there is not None and there.notes.get(NOTE_APP_ID, "").isdecimal() and APP_KEY in there.values:
             account = there.notes.get(NOTE_APP_ACCOUNT, "")
             return GitHubApp(int(there.notes[NOTE_APP_ID]), account, there.values[APP_KEY])
         registration = Registration(
@@ -165,7 +194,13 @@ class _Initializer:
             )
         registered = registration.convert(code)
         notes = {NOTE_APP_ID: str(registered.id), NOTE_APP_ACCOUNT: registered.account}
-        written = self._installation.write_secret(APP_SECRET, {APP_KEY: registered.pem}, notes)
+        try:
+            written = self._installation.write_secret(APP_SECRET, {APP_KEY: registered.pem}, notes)
+        except PluginError as error:
+            raise PluginError(
+                f"{error} GitHub has registered the App, but its private key could not be stored and is "
+                f"lost: delete the App at {registered.html_url}, and run the command again without --code."
+            ) from error
         self._changed("secret", f"{APP_SECRET}, the private key of {registered.account}", written)
         if answers.webhook_url and registered.webhook_secret:
             values = {answers.platform.value: registered.webhook_secret}
@@ -180,45 +215,57 @@ class _Initializer:
         if self._arguments.code:
             return code_of(self._arguments.code)
         page = Path(self._arguments.values).resolve().with_name("register-github-app.html")
-        page.write_text(registration.page(), encoding="utf-8")
+        _write(page, registration.page())
         self._say(f"Open {page.as_uri()} in a browser and confirm the App at GitHub.")
         self._say("Then copy the address of the page that GitHub shows: it contains code=…")
         if not self._asker.interactive:
             raise PluginError("the App is not registered yet: run the command again with --code 'ADDRESS'.")
         return code_of(self._asker.text("Address", "--code"))
 
-    async def _check(self, answers: Answers, setup: ForgeSetup, app: GitHubApp | None) -> Checked:
+    def _check(self, answers: Answers, setup: ForgeSetup, app: GitHubApp | None) -> Checked:
         """Check everything that can be checked without a change, and print it."""
         found = list(self._own_clock())
-        account = ""
         if app is not None:
             account = app.account
-            found += await app_findings(_app_section(answers, app), app.key, answers.repositories)
+            section = _app_section(answers, app)
+            found += self._runner.run(app_findings(section, app.key, answers.repositories))
+            found += self._app_webhook(answers)
         else:
-            place = f"the variable {variable_of(answers.platform, 'personal_access_token')}"
-            try:
-                token = await setup.token()
-            except ForgeError as error:
-                found.append(wrong("token", str(error)))
-            else:
-                account, host = token.login, setup.forge.host
-                now = self._session.clock()
-                found += token_findings(token, host, place, now)
-                if token.at is not None:
-                    found += clock_findings(host, token.at, now)
-                for repository in answers.repositories:
-                    found += await _repository_checks(answers, setup, repository, account)
-        found.append(
-            await asyncio.to_thread(
-                ask_model,
-                answers.llm,
-                answers.model_key,
-                key_place(answers.llm),
-            )
-        )
+            account, of_token = self._runner.run(self._token_checks(answers, setup))
+            found += of_token
+        found.append(ask_model(answers.llm, answers.model_key, key_place(answers.llm)))
         for finding in found:
             self._session.out.print(finding.line, soft_wrap=True)
         return Checked(tuple(found), account)
+
+    async def _token_checks(self, answers: Answers, setup: ForgeSetup) -> tuple[str, list[Finding]]:
+        """Return the login of the token's account, empty if the forge refuses the token, and the findings."""
+        place = f"the variable {variable_of(answers.platform, 'personal_access_token')}"
+        try:
+            token = await setup.token()
+        except ForgeError as error:
+            return "", [wrong("token", str(error))]
+        host, now = setup.forge.host, self._session.clock()
+        found = token_findings(token, host, place, now)
+        if token.at is not None:
+            found += clock_findings(host, token.at, now)
+        for repository in answers.repositories:
+            found += await _repository_checks(answers, setup, repository, token.login)
+        return token.login, found
+
+    def _app_webhook(self, answers: Answers) -> list[Finding]:
+        """An App gets its webhook, and we its secret, only when it is registered."""
+        if not answers.webhook_url or self._known_webhook_secret(answers.platform):
+            return []
+        return [
+            wrong(
+                "webhook",
+                "the App was registered without a webhook. In its settings at GitHub, set the webhook's URL "
+                f"to {answers.webhook_url} with a new secret, and store the same secret: kubectl create "
+                f"secret generic {WEBHOOK_SECRET} -n {self._installation.namespace} "
+                f"--from-literal={answers.platform}=…",
+            )
+        ]
 
     def _own_clock(self) -> list[Finding]:
         theirs = self._installation.server_time()
@@ -233,21 +280,24 @@ class _Initializer:
         if not self._asker.interactive:
             return
         places = ", ".join(answers.repositories)
-        question = f"Write Secrets to namespace {self._installation.namespace}, and labels to {places}? [Y/n]"
+        what = "labels and webhooks" if answers.webhook_url else "labels"
+        question = f"Write Secrets to namespace {self._installation.namespace}, and {what} to {places}? [Y/n]"
         if self._asker.text(question, "--yes", "").lower() not in ("", "y", "yes"):
             raise PluginError("stopped; nothing was changed.")
 
     def _write_cluster(self, answers: Answers, app: GitHubApp | None) -> None:
         """Create the namespace and the Secrets that the chart reads."""
         self._changed("namespace", self._installation.namespace, self._installation.ensure_namespace())
-        notes = {NOTE_REPOSITORIES: ",".join(answers.repositories)}
+        api_url = answers.settings.forge(answers.platform).api_url
+        notes = {NOTE_REPOSITORIES: ",".join(answers.repositories), NOTE_HOST: host_of(api_url)}
         if app is None:
             name, values = token_secret(answers.platform), {TOKEN_KEY: answers.token}
         else:
             name, values = APP_SECRET, {APP_KEY: app.private_key}
         self._changed("secret", name, self._installation.write_secret(name, values, notes))
         if answers.model_key:
-            written = self._installation.write_secret(MODEL_SECRET, {MODEL_KEY: answers.model_key})
+            notes = {NOTE_HOST: host_of(answers.llm.address)}
+            written = self._installation.write_secret(MODEL_SECRET, {MODEL_KEY: answers.model_key}, notes)
             self._changed("secret", MODEL_SECRET, written)
 
     async def _write_forge(self, answers: Answers, setup: ForgeSetup, app: GitHubApp | None) -> None:
@@ -262,49 +312,49 @@ class _Initializer:
                     state = Written.CREATED
                 self._changed("label", f"{repository}: {label.name}", state)
         if answers.webhook_url and app is None:
-            secret, new = self._webhook_secret(answers)
-            for repository in answers.repositories:
-                await self._write_webhook(setup, repository, answers.webhook_url, secret, new=new)
+            await self._write_webhooks(setup, answers)
 
-    def _webhook_secret(self, answers: Answers) -> tuple[str, bool]:
-        """Return the webhook's secret, and whether it is new."""
-        key = answers.platform.value
-        there = self._installation.secret(WEBHOOK_SECRET)
-        if there is not None and there.values.get(key, "").strip():
-            self._changed("secret", WEBHOOK_SECRET, Written.KEPT)
-            return there.values[key].strip(), False
-        value = secrets.token_urlsafe(_WEBHOOK_SECRET_BYTES)
-        self._changed("secret", WEBHOOK_SECRET, self._installation.write_secret(WEBHOOK_SECRET, {key: value}))
-        return value, True
-
-    async def _write_webhook(
-        self, setup: ForgeSetup, repository: str, url: str, secret: str, *, new: bool
-    ) -> None:
-        """Create the webhook, unless there is one with this address.
+    async def _write_webhooks(self, setup: ForgeSetup, answers: Answers) -> None:
+        """Create the webhook in each repository that has none with this address.
 
         Raises:
             PluginError: there is one, but its secret cannot be ours. No forge shows the secret of a webhook.
         """
-        if any(hook.url.rstrip("/") == url for hook in await setup.webhooks(repository)):
-            if new:
-                raise PluginError(
-                    f"{repository} has a webhook to {url} already, and its secret is not the new one in the "
-                    f"Secret {WEBHOOK_SECRET}. Delete the webhook at the forge, and run the command again."
-                )
-            self._changed("webhook", f"{repository} to {url}", Written.KEPT)
-            return
-        await setup.create_webhook(repository, url, secret)
-        self._changed("webhook", f"{repository} to {url}", Written.CREATED)
+        url = answers.webhook_url
+        having = [
+            repository
+            for repository in answers.repositories
+            if any(hook.url.rstrip("/") == url for hook in await setup.webhooks(repository))
+        ]
+        secret = self._known_webhook_secret(answers.platform)
+        if having and not secret:
+            # The secret is not written before: the next run would take it for that of this webhook.
+            raise PluginError(
+                f"{having[0]} has a webhook to {url} already, and the Secret {WEBHOOK_SECRET} does not have "
+                "its secret. Delete the webhook at the forge, and run the command again."
+            )
+        secret = secret or secrets.token_urlsafe(_WEBHOOK_SECRET_BYTES)
+        written = self._installation.write_secret(WEBHOOK_SECRET, {answers.platform.value: secret})
+        self._changed("secret", WEBHOOK_SECRET, written)
+        for repository in answers.repositories:
+            state = Written.KEPT
+            if repository not in having:
+                await setup.create_webhook(repository, url, secret)
+                state = Written.CREATED
+            self._changed("webhook", f"{repository} to {url}", state)
 
-    def _write_values(self, values: Mapping[str, Any]) -> None:
+    def _known_webhook_secret(self, platform: Platform) -> str:
+        """Return the webhook's secret; empty if there is none yet."""
+        there = self._installation.secret(WEBHOOK_SECRET)
+        return "" if there is None else there.values.get(platform.value, "").strip()
+
+    def _write_values(self, file: Path, earlier: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """Write the values file. Keys of an earlier file that are not ours stay."""
-        file = Path(self._arguments.values)
-        there = _read_values(file)
-        wanted = merged(there, values)
+        wanted = merged(earlier, values)
         state = Written.KEPT
-        if not file.exists() or wanted != there:
+        if not file.exists() or wanted != earlier:
             state = Written.CHANGED if file.exists() else Written.CREATED
-            file.write_text(values_text(wanted), encoding="utf-8")
+            _write(file, values_text(wanted))
         self._changed("values", str(file), state)
 
     def _say_next(self, answers: Answers) -> None:
@@ -395,6 +445,8 @@ def _read_values(file: Path) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise UsageError(f"--values {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--values {file}: the file is not text in UTF-8") from error
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -402,6 +454,18 @@ def _read_values(file: Path) -> dict[str, Any]:
     if found is not None and not isinstance(found, dict):
         raise UsageError(f"--values {file}: the file must contain a mapping")
     return found or {}
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written ({error.strerror}): choose another --values") from error
 
 
 COMMAND = init

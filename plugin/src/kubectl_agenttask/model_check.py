@@ -99,8 +99,11 @@ def ask_model(llm: LLM, key: str, place: str) -> Finding:
         return wrong("model", f"{host} cannot be reached ({why}): check the address of the model")
     if answer.is_success:
         return ok("model", f"{model} at {host} answers")
-    said = printable(_message(answer))[:_SHOWN]
-    # Google answers 400 to a wrong key. Services repeat the key in this message, so it is not shown.
+    said = _message(answer)
+    if key:  # services may repeat it
+        said = said.replace(key, "…")
+    said = printable(said)[:_SHOWN]
+    # Google answers 400 to a wrong key. Services repeat a part of it in this message, so that is not shown.
     if answer.status_code in (401, 403) or (answer.status_code == 400 and "api key" in said.lower()):
         return wrong("model", f"{host} does not accept the key ({answer.status_code}). Set {place}")
     if answer.status_code == 404:

@@ -69,5 +69,8 @@ class Newcomer:
         body = {"stringData": values}
         self.place.plane.core.patch_namespaced_secret(name, self.place.namespace, body, **LIMIT)
 
+    def delete_secret(self, name: str) -> None:
+        self.place.plane.core.delete_namespaced_secret(name, self.place.namespace, **LIMIT)
+
     def labels(self) -> list[str]:
         return [label.name for label in self.forge.repository(REPOSITORY).labels]

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -91,6 +92,22 @@ def test_values_that_somebody_added_stay(newcomer: Newcomer) -> None:
     assert newcomer.values["receiver"] == {"enabled": False}
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"[1, 2]", "must contain a mapping"), (b"a: [", "is not YAML"), (b"\xff", "is not text in UTF-8")],
+)
+def test_a_values_file_that_cannot_be_read_is_said_before_anything_is_changed(
+    github_forge: ForgeServer,
+    newcomer_at: Callable[[ForgeServer], Newcomer],
+    content: bytes,
+    sentence: str,
+) -> None:
+    one = newcomer_at(github_forge)
+    one.values_file.write_bytes(content)
+    assert sentence in one.init(status=2).err
+    assert (one.labels(), one.secrets(), one.values_file.read_bytes()) == ([], set(), content)
+
+
 def test_it_creates_the_webhook_with_a_secret_that_the_chart_reads(
     newcomer: Newcomer, hook_receiver: HookReceiver
 ) -> None:
@@ -106,6 +123,9 @@ def test_it_creates_the_webhook_with_a_secret_that_the_chart_reads(
     assert states(newcomer.init("--webhook", url))[f"webhook {REPOSITORY} to {url}"] == "kept"
     assert len(forge.sandbox.store.hooks) == 1
     render(newcomer.values_file)
+    newcomer.delete_secret("webhook-secret")
+    for _ in range(2):
+        assert "Delete the webhook at the forge" in newcomer.init("--webhook", url, status=1).err
 
 
 def expire(newcomer: Newcomer, days: int) -> None:
@@ -175,8 +195,14 @@ def test_what_is_missing_without_a_terminal_is_named(
     assert sentence in plugin("init", *arguments, status=2).err
 
 
-def at_a_terminal(command: list[str], environment: dict[str, str], typed: dict[str, str]) -> str:
-    """Run a program at a terminal, and type an answer after each of these texts; everything that is shown."""
+CTRL_C = "\x03"
+
+
+def at_a_terminal(one: Newcomer, typed: dict[str, str], status: int = 0) -> str:
+    """Run `init` at a terminal, and type an answer after each of these texts; everything that is shown."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(one.place.folder), "TERM": "dumb"}
+    command = [str(PLUGIN), "init", "-n", one.place.namespace, "--values", str(one.values_file)]
+    command += ["--kubeconfig", str(one.place.plane.kubeconfig)]
     ours, theirs = pty.openpty()
     # A session of its own, so that `/dev/tty` is this terminal.
     with subprocess.Popen(
@@ -192,9 +218,13 @@ def at_a_terminal(command: list[str], environment: dict[str, str], typed: dict[s
                 break
             shown += part
             if waiting and waiting[0][0] in shown:
-                os.write(ours, f"{waiting.pop(0)[1]}\n".encode())
+                answer = waiting.pop(0)[1]
+                if answer == CTRL_C:
+                    process.send_signal(signal.SIGINT)
+                else:
+                    os.write(ours, f"{answer}\n".encode())
         os.close(ours)
-        assert process.wait(60) == 0, shown
+        assert process.wait(60) == status, shown
     return shown
 
 
@@ -202,15 +232,6 @@ def test_a_person_at_a_terminal_is_asked_and_the_token_is_not_shown(
     github_forge: ForgeServer, newcomer_at: Callable[[ForgeServer], Newcomer]
 ) -> None:
     one = newcomer_at(github_forge)
-    environment = {"PATH": os.environ["PATH"], "HOME": str(one.place.folder), "TERM": "dumb"}
-    command = [
-        str(PLUGIN),
-        "init",
-        "-n",
-        one.place.namespace,
-        "--kubeconfig",
-        str(one.place.plane.kubeconfig),
-    ]
     typed = {
         "Forge: ": "",
         "Address of the API of GitHub": one.forge.api_url,
@@ -220,9 +241,11 @@ def test_a_person_at_a_terminal_is_asked_and_the_token_is_not_shown(
         "Address of the model's API": one.model.base_url,
         "Name of the model": "scripted",
         "Key of the model": API_KEY,
-        "[Y/n]": "y",
     }
-    shown = at_a_terminal([*command, "--values", str(one.values_file)], environment, typed)
+    shown = at_a_terminal(one, typed | {"[Y/n]": CTRL_C}, status=130)
+    assert "Traceback" not in shown
+    assert (one.labels(), one.secrets(), one.values_file.exists()) == ([], set(), False)
+    shown = at_a_terminal(one, typed | {"[Y/n]": "y"})
     assert "Now install it:" in shown
     assert BOT_TOKEN not in shown
     assert API_KEY not in shown
@@ -264,6 +287,8 @@ def test_a_github_app_is_registered_and_its_key_is_only_in_the_secret(
     assert one.values["config"]["github"]["account"] == "coding-agent[bot]"
     assert set(LABELS) <= set(one.labels())
     render(one.values_file)
+    more = one.init("--github-app", "--webhook", "https://agent.example.com", status=1)
+    assert "the App was registered without a webhook" in more.out
     files = [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size < 2**20]
     secret_line = key.splitlines()[3]
     assert not [file for file in files if secret_line in file.read_text(errors="ignore")]

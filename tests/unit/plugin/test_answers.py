@@ -3,24 +3,31 @@
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.llm import LLM
 from kubectl_agenttask import UsageError
 from kubectl_agenttask.__main__ import parser
-from kubectl_agenttask.answers import Answers, Asker, Stored, collect, platform_of
+from kubectl_agenttask.answers import Answers, Asker, Stored, StoredCredential, collect, platform_of
 from kubectl_agenttask.app_manifest import Registration, code_of
 from kubectl_agenttask.chart_values import chart_values, merged
-from kubectl_agenttask.model_check import question
+from kubectl_agenttask.model_check import ask_model, question
 
 NOBODY = Asker(interactive=False)
 TOKENS = {"GITHUB_PERSONAL_ACCESS_TOKEN": "t", "OPENAI_API_KEY": "k"}
 GITHUB = ("--platform", "github", "--repo", "acme/a")
 
 
-def answers(*arguments: str, environment: dict[str, str] | None = None, asker: Asker = NOBODY) -> Answers:
+def answers(
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    asker: Asker = NOBODY,
+    stored: Stored = Stored(),  # noqa: B008 - immutable
+) -> Answers:
     given = parser().parse_args(["init", *arguments])
-    return collect(given, platform_of(given, asker), asker, Stored(), environment or TOKENS)
+    found = TOKENS if environment is None else environment
+    return collect(given, platform_of(given, asker), asker, stored, found)
 
 
 def typing_person(*lines: str) -> Asker:
@@ -70,8 +77,51 @@ def test_what_is_missing_or_wrong_is_named(
         answers(*arguments, environment=environment)
 
 
-def values(*arguments: str, addresses: dict[str, str] | None = None, app_id: int | None = None) -> Any:
-    return chart_values(answers(*arguments), "bot", {"query": "repo:acme/a"}, addresses or {}, app_id)
+STORED = Stored(StoredCredential("t", "api.github.com"), StoredCredential("k", "api.openai.com"))
+
+
+def test_a_stored_token_and_key_are_for_their_hosts() -> None:
+    got = answers(*GITHUB, environment={}, stored=STORED)
+    assert (got.token, got.model_key) == ("t", "k")
+    assert "'t'" not in repr(STORED)
+    assert "'k'" not in repr(STORED)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://ghe.example/api/v3", "https://api.github.com:8443", "api.github.com"]
+)
+def test_a_stored_token_is_not_sent_to_another_host(url: str) -> None:
+    with pytest.raises(UsageError, match="GITHUB_PERSONAL_ACCESS_TOKEN is not set"):
+        answers(*GITHUB, "--api-url", url, environment={}, stored=STORED)
+
+
+def test_a_stored_key_is_not_sent_to_another_service() -> None:
+    with pytest.raises(UsageError, match="ANTHROPIC_API_KEY is not set"):
+        answers(*GITHUB, "--provider", "anthropic", environment={}, stored=STORED)
+    own = answers(*GITHUB, "--model-url", "http://vllm.example/v1", environment={}, stored=STORED)
+    assert own.model_key == ""
+
+
+def values(
+    *arguments: str,
+    addresses: dict[str, str] | None = None,
+    app_id: int | None = None,
+    environment: dict[str, str] | None = None,
+    earlier: dict[str, Any] | None = None,
+) -> Any:
+    given = answers(*arguments, environment=environment)
+    ours = chart_values(given, "bot", {"query": "repo:acme/a"}, addresses or {}, app_id)
+    return merged(earlier or {}, ours)
+
+
+def test_another_model_or_a_token_instead_of_the_app_leaves_nothing_of_the_earlier_run() -> None:
+    vllm = values(*GITHUB, "--model-url", "http://vllm.example/v1", app_id=4711)
+    assert values(*GITHUB, earlier=vllm) == values(*GITHUB) | {
+        "secrets": values(*GITHUB)["secrets"] | {"github": {"existingSecret": "github-token", "token": ""}},
+        "networkPolicy": vllm["networkPolicy"],
+    }
+    ollama = values(*GITHUB, "--provider", "ollama", "--model", "qwen3", earlier=values(*GITHUB))
+    assert "model" not in ollama["secrets"], "the key of OpenAI would be sent to it"
 
 
 def test_a_poll_needs_no_ingress_and_names_the_secrets() -> None:
@@ -115,6 +165,7 @@ def test_a_private_address_and_another_port_open_the_network_policy() -> None:
 
 def test_ours_win_and_theirs_stay() -> None:
     assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}}) == {"a": {"b": 4, "c": 2}, "d": 3}
+    assert merged({"a": {"b": 1}, "d": [3]}, {"a": {"b": None}, "d": {"e": 5}}) == {"d": {"e": 5}}
 
 
 @pytest.mark.parametrize(
@@ -133,6 +184,18 @@ def test_each_service_is_asked_in_its_own_format(llm: dict[str, Any], path: str,
     assert asked.url.endswith(path)
     assert "key" in asked.headers[header]
     assert "key" not in repr(asked)
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500])
+def test_a_service_that_repeats_the_key_does_not_get_it_shown(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-0123456789"
+    said = {"error": {"message": f"no such account: {key}" + "x" * 300}}
+    monkeypatch.setattr(httpx, "post", lambda *_, **__: httpx.Response(status, json=said))
+    found = ask_model(LLM(), key, "OPENAI_API_KEY")
+    assert "no such account" in found.text
+    assert key not in found.text
 
 
 def test_the_manifest_asks_for_what_the_programs_need_and_no_more() -> None:

@@ -173,9 +173,21 @@ class _Initializer:
         return StoredCredential(there.values.get(key, "").strip(), there.notes.get(NOTE_HOST, ""))
 
     def _app(self, answers: Answers) -> GitHubApp:
-        """Return the App of an earlier run, or register one."""
+        """Return the App of an earlier run, or register one.
+
+        Raises:
+            PluginError: it cannot be registered, or its key cannot be stored.
+            UsageError: the App of the earlier run is at another host, which alone may see its signature.
+        """
+        host = host_of(answers.settings.forge(answers.platform).api_url)
         there = self._installation.secret(APP_SECRET)
         if there is not None and there.notes.get(NOTE_APP_ID, "").isdecimal() and APP_KEY in there.values:
+            known = there.notes.get(NOTE_HOST, "")
+            if known != host:
+                raise UsageError(
+                    f"--api-url: the Secret {APP_SECRET} has the key of an App at "
+                    f"{known or 'an unknown host'}. Give its address, or choose another --namespace"
+                )
             account = there.notes.get(NOTE_APP_ACCOUNT, "")
             return GitHubApp(int(there.notes[NOTE_APP_ID]), account, there.values[APP_KEY])
         registration = Registration(
@@ -193,7 +205,7 @@ class _Initializer:
                 "will be: ask for this right, or choose another --namespace. The code can still be used."
             )
         registered = registration.convert(code)
-        notes = {NOTE_APP_ID: str(registered.id), NOTE_APP_ACCOUNT: registered.account}
+        notes = {NOTE_APP_ID: str(registered.id), NOTE_APP_ACCOUNT: registered.account, NOTE_HOST: host}
         try:
             written = self._installation.write_secret(APP_SECRET, {APP_KEY: registered.pem}, notes)
         except PluginError as error:

@@ -282,6 +282,8 @@ def test_a_github_app_is_registered_and_its_key_is_only_in_the_secret(
     assert "PRIVATE KEY" in key
     github_forge.run(lambda: github_forge.sandbox.store.apps.install(app, "acme"))
 
+    other = one.init("--github-app", "--api-url", "http://127.0.0.1:9/api/v3", status=2)
+    assert "has the key of an App at 127.0.0.1:" in other.err
     said = one.init("--github-app")
     assert one.values["config"]["github"]["app"] == {"app_id": app.id}
     assert one.values["config"]["github"]["account"] == "coding-agent[bot]"

@@ -299,6 +299,10 @@ async def person_refusal(
     return f"{who}, but only people with {authorize} access to {item.repository} may ask for a task."
 
 
+_EARLIER_RUNS = 5
+"""How many earlier runs' branches are looked up, one request each, before a new branch starts."""
+
+
 def work_branch(
     prefix: str, item: Item, *, run: int, previous: State | None, continues: bool, previous_change_open: bool
 ) -> str:
@@ -312,14 +316,20 @@ def work_branch(
         previous: the state of an earlier run or attempt in our comment.
         continues: whether this is a further attempt of the same run.
     """
-    first = f"{prefix}{'issue' if item.kind is ItemKind.ISSUE else 'change'}-{item.number}"
+    first = _branch_of_run(prefix, item, 1)
     if previous is None or previous.branch is None:
         return first
     if item.kind is ItemKind.ISSUE and not previous.branch.startswith(prefix):
         return first
     if not continues and previous.change_url is not None and not previous_change_open:
-        return f"{first}-r{run}"
+        return _branch_of_run(prefix, item, run)
     return previous.branch
+
+
+def _branch_of_run(prefix: str, item: Item, run: int) -> str:
+    """Return the name of the branch that begins with a run."""
+    first = f"{prefix}{'issue' if item.kind is ItemKind.ISSUE else 'change'}-{item.number}"
+    return first if run == 1 else f"{first}-r{run}"
 
 
 async def branch_for(
@@ -327,15 +337,25 @@ async def branch_for(
 ) -> str:
     """Return the branch that `work_branch` chooses.
 
+    The comment can be older than the last run's end: on Kubernetes the reporter writes it, and may be away.
+    So before a new branch starts, the forge is asked for open changes from the branches of the last runs.
+
     Raises:
         ForgeError: the forge does not say whether an earlier run's change is still open.
     """
     still_open = False
     if previous is not None and previous.branch is not None and previous.change_url is not None:
         still_open = await forge.find_change(item, branch=previous.branch) is not None
-    return work_branch(
+    branch = work_branch(
         prefix, item, run=run, previous=previous, continues=continues, previous_change_open=still_open
     )
+    if previous is not None and not continues and branch == _branch_of_run(prefix, item, run):
+        known = previous.run if previous.phase.terminal else previous.run - 1
+        for earlier in range(run - 1, max(known, run - 1 - _EARLIER_RUNS), -1):
+            of_earlier = _branch_of_run(prefix, item, earlier)
+            if await forge.find_change(item, branch=of_earlier) is not None:
+                return of_earlier
+    return branch
 
 
 def state_of(

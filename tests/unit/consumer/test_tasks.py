@@ -10,6 +10,7 @@ from coding_agent_consumer.forge_tasks import (
     Drop,
     Settle,
     Start,
+    branch_for,
     decide_start,
     task_for,
     work_branch,
@@ -65,6 +66,38 @@ def test_work_branch(
     branch = work_branch("coding-agent/", ITEM, run=run, previous=known or None, **flags)
     assert branch == expected, what
     assert answered_issue(branch, "coding-agent/") == (None if branch == OWN else ITEM.number)
+
+
+class OpenChanges:
+    """Stands for a forge with open changes from these branches; it keeps what was asked."""
+
+    def __init__(self, *branches: str) -> None:
+        self.branches = branches
+        self.asked: list[str] = []
+
+    async def find_change(self, item: Item, *, branch: str) -> object | None:
+        self.asked.append(branch)
+        return object() if branch in self.branches else None
+
+
+@pytest.mark.parametrize(
+    ("phase", "run", "open_one", "expected", "lookups"),
+    [
+        (Phase.RUNNING, 3, "coding-agent/issue-7-r2", "coding-agent/issue-7-r2", 2),
+        (Phase.SUCCEEDED, 4, "coding-agent/issue-7-r3", "coding-agent/issue-7-r3", 2),
+        (Phase.RUNNING, 3, "", "coding-agent/issue-7-r3", 2),
+        (Phase.SUCCEEDED, 3, "", "coding-agent/issue-7-r3", 1),
+        (Phase.SUCCEEDED, 30, "", "coding-agent/issue-7-r30", 6),
+    ],
+)
+async def test_a_run_that_the_comment_does_not_show_yet_has_the_issues_change(
+    phase: Phase, run: int, open_one: str, expected: str, lookups: int
+) -> None:
+    forge: Any = OpenChanges(open_one)
+    previous = State(uuid="x", run=2, phase=phase, branch="coding-agent/issue-7", change_url="url")
+    branch = await branch_for(forge, ITEM, "coding-agent/", run=run, previous=previous, continues=False)
+    assert branch == expected
+    assert len(forge.asked) == lookups
 
 
 class Shown:

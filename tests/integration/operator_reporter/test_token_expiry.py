@@ -1,4 +1,4 @@
-"""A token of GitLab that expires soon, as an administrator sees it."""
+"""A token that expires soon, as an administrator sees it."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
@@ -9,9 +9,9 @@ from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import World
 
 
-@pytest.mark.parametrize("flavour", ["gitlab"])
+@pytest.mark.parametrize("flavour", ["gitlab", "github"])
 def test_a_token_that_expires_soon_is_a_metric_and_an_event_of_the_reporters_pod(
-    world: World, start: Callable[..., Reporter]
+    flavour: str, world: World, start: Callable[..., Reporter]
 ) -> None:
     user = world.forge.user("coding-agent-bot")
     ends = datetime.now(UTC).date() + timedelta(days=9)
@@ -23,4 +23,4 @@ def test_a_token_that_expires_soon_is_a_metric_and_an_event_of_the_reporters_pod
     [(reason, message)] = until("there is an Event", lambda: world.events(process.pod))
     assert reason == "TokenExpiresSoon"
     assert f"The token for {world.host} expires at {ends} 00:00 UTC, in 8 days." in message
-    assert "gitlab.personal_access_token" in message, "it says where to set the new one"
+    assert f"{flavour}.personal_access_token" in message, "it says where to set the new one"

@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from tests.unit.core_forge.wire import Wire, answer
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
+APP = {"app_id": 1, "private_key_file": "/run/key.pem"}
 PLACE = "the key `token` of the Secret `coding-agent-gitlab`"
 
 
@@ -90,22 +91,45 @@ async def test_the_metric_follows_the_token_and_an_event_is_written_once_a_day(t
 
 
 async def test_a_reminder_comes_each_day_and_no_forge_is_asked_that_cannot_say_it(tmp_path: Path) -> None:
-    wire = Wire([token("2026-12-05")])
+    expiring = answer(200, {"id": 1}, github_authentication_token_expiration="2026-12-05 09:00:00 +0900")
+    wires = {
+        Platform.GITLAB: Wire([token("2026-12-05")]),
+        Platform.GITHUB: Wire([expiring]),
+        Platform.GITEA: Wire([answer(500)]),
+    }
     events: list[Event] = []
     now = NOW
 
     async def emit(event: Event) -> None:
         events.append(event)
 
-    forges = cast("dict[str, Forge]", {platform: wire.forge(platform) for platform in Platform})
+    forges = cast("dict[str, Forge]", {platform: wires[platform].forge(platform) for platform in Platform})
     expiry = TokenExpiry(forges, emit, lambda: now, lambda: 0.0)
     for _ in range(8 * 24):
         for host in forges:
             await expiry.look(host)
         now += timedelta(hours=1)
-    assert [event.reason for event in events] == ["TokenExpiresSoon"] * 6 + ["TokenExpired"] * 2
+    for name in ("gitlab", "github"):
+        told = [event.reason for event in events if f"The token for {name}" in event.message]
+        assert told == ["TokenExpiresSoon"] * 6 + ["TokenExpired"] * 2
+    assert [wires[platform].sent for platform in (Platform.GITLAB, Platform.GITHUB, Platform.GITEA)] == [
+        [("GET", "/personal_access_tokens/self")],
+        [("GET", "/user")],
+        [],
+    ]
+    assert shown(Platform.GITHUB) == datetime(2026, 12, 5, tzinfo=UTC).timestamp()
+    assert shown(Platform.GITEA) is None
+
+
+async def test_a_github_app_and_a_token_without_an_end_have_no_expiry() -> None:
+    wire = Wire([answer(200, {"id": 1})])
+    assert await wire.forge(Platform.GITHUB).token_expiry() is None
     assert len(wire.sent) == 1
-    assert shown(Platform.GITHUB) is None
+    app = Settings.model_validate({"github": {"app": APP}})
+    forge = wire.forge(Platform.GITHUB)
+    forge.settings = app.forge(Platform.GITHUB)
+    assert await forge.token_expiry() is None
+    assert len(wire.sent) == 1, "its tokens are renewed"
 
 
 async def test_a_token_that_cannot_be_read_is_logged_once_an_hour(

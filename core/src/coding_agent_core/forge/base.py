@@ -379,7 +379,7 @@ class Forge(ABC):
         return self._own[1]
 
     async def token_expiry(self) -> datetime | None:
-        """Return when our token expires; `None` if it never does, or if the forge cannot say it."""
+        """Return when our token expires, in UTC; `None` if it never does, or if the forge cannot say it."""
         return None
 
     async def commit_identity(self) -> CommitIdentity:

@@ -24,7 +24,7 @@ _logger = logging.getLogger("reporter")
 EXPIRES = Gauge(
     "coding_agent_forge_token_expiry_timestamp_seconds",
     "When the reporter's token expires, in seconds since the epoch, by host. There is no series for a token "
-    "that never expires, or if the forge cannot say it.",
+    "that never expires, for the renewed tokens of a GitHub App, or if the forge cannot say it.",
     ["host"],
 )
 NOTICE = timedelta(days=14)

@@ -21,7 +21,7 @@ from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewT
 from coding_agent_core.forge.github.changes import Earlier, GitHubChanges
 from coding_agent_core.forge.github.commits import GitHubCommits
 from coding_agent_core.forge.github.discussion import GitHubDiscussion
-from coding_agent_core.forge.github.facts import MEMBERS
+from coding_agent_core.forge.github.facts import MEMBERS, token_expiry_of
 from coding_agent_core.forge.github.redelivery import GitHubHooks, RedeliveryRound
 from coding_agent_core.forge.github.revisions import GitHubRevisions
 from coding_agent_core.forge.github.service_token import MISSING, ServiceTokens
@@ -374,6 +374,13 @@ class GitHubForge(Forge):
             return await self.client.get(User, Call("GET", path("users", login), f"reading the user {login}"))
         except ForgeNotFoundError:
             return None
+
+    async def token_expiry(self) -> datetime | None:
+        """See `Forge`. The tokens of an App live for an hour and are renewed, so there is nothing to say."""
+        if self.settings.app is not None:
+            return None
+        call = Call("GET", "/user", "asking when our token expires")
+        return token_expiry_of((await self.client.send(call)).headers)
 
     async def permission(self, item: Item, user: str) -> Permission:
         """See `Forge`. `NONE` also for repositories that our token cannot see."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 
 from coding_agent_core.platforms import ItemKind, KeyForm, PlatformFacts, RequestLimits
 
@@ -42,3 +45,17 @@ FACTS = PlatformFacts(
 
 MEMBERS = frozenset({"OWNER", "MEMBER", "COLLABORATOR"})
 """Values of `author_association` for people whom the repository's owner has chosen."""
+
+_EXPIRY = "github-authentication-token-expiration"
+_EXPIRY_FORMS = ("%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%d %H:%M:%S %z")
+"""Both forms of the header `_EXPIRY`, with which GitHub answers each request of a token that expires."""
+
+
+def token_expiry_of(headers: Mapping[str, str]) -> datetime | None:
+    """Return when a request's token expires, in UTC, by the answer's headers; `None` if it never does."""
+    text = headers.get(_EXPIRY, "")
+    for form in _EXPIRY_FORMS:
+        with suppress(ValueError):
+            at = datetime.strptime(text, form)
+            return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    return None

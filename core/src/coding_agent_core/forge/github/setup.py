@@ -6,11 +6,10 @@ https://docs.github.com/rest/repos/webhooks, https://docs.github.com/rest/issues
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
 from typing import ClassVar
 
 from coding_agent_core.forge.calls import Call, ResponseModel, path
+from coding_agent_core.forge.github.facts import token_expiry_of
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.setup import (
     DeliveryAnswer,
@@ -25,8 +24,6 @@ EVENTS = ("issues", "pull_request", "issue_comment", "pull_request_review", "che
 """Labels, commands, and the events for rounds (docs/github.md)."""
 _SCOPES = frozenset({"repo", "public_repo"})
 """The scopes of classic tokens of which the agent needs one. The second opens only public repositories."""
-_EXPIRY_FORMS = ("%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%d %H:%M:%S %z")
-"""Both forms of the header `github-authentication-token-expiration`."""
 
 
 class _Delivery(ResponseModel):
@@ -55,9 +52,9 @@ class GitHubSetup(ForgeSetup):
         """See `ForgeSetup`.
 
         Only classic tokens have scopes: GitHub lists them in `x-oauth-scopes` (documentation, *Scopes for
-        OAuth apps*). A token that expires says so in `github-authentication-token-expiration`.
+        OAuth apps*).
         """
-        expires_at = _expiry(headers.get("github-authentication-token-expiration", ""))
+        expires_at = token_expiry_of(headers)
         listed = headers.get("x-oauth-scopes")
         if listed is None:
             return TokenRights(expires_at=expires_at)
@@ -81,14 +78,6 @@ class GitHubSetup(ForgeSetup):
         call = Call("GET", where, f"reading the deliveries of the webhook of {repository}")
         found = await self.forge.client.get(list[_Delivery], call)
         return [DeliveryAnswer(one.event, one.status_code) for one in found]
-
-
-def _expiry(text: str) -> datetime | None:
-    for form in _EXPIRY_FORMS:
-        with suppress(ValueError):
-            at = datetime.strptime(text, form)
-            return at if at.tzinfo else at.replace(tzinfo=UTC)
-    return None
 
 
 SETUP = GitHubSetup

@@ -20,6 +20,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, host_of
 
 BOT, PROCESSING, FAILED = "coding agent", "coding agent processing", "coding agent failed"
+RACED = "coding agent raced"
 FILE = "pricing/discount.py"
 MARKER = "<!-- coding-agent:status "
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -106,6 +107,12 @@ async def test_labels_comments_and_people(sample: Any, alice: Any, forge: Forge)
     await forge.react(issue, said)
     await forge.react(issue, said)
     assert await forge.has_reacted(issue, said)
+
+    # Four programs that need the same new label at the same moment.
+    await asyncio.gather(*(forge.add_label(issue, RACED) for _ in range(4)))
+    names = [one["name"] for one in alice.call("GET", f"/repos/{sample.repository}/labels", limit=50)]
+    assert names.count(RACED) == 1
+    assert RACED in (await forge.read_state(issue)).labels
 
     rights = [sample.maintainer.login, sample.stranger.login, "nobody-of-this-name"]
     found = [await forge.permission(issue, login) for login in rights]

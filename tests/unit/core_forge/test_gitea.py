@@ -137,14 +137,38 @@ async def test_a_label_that_does_not_exist_is_created() -> None:
     forge = Gitea({labels: [{"id": 5, "name": BOT}]})
     await forge.forge(Platform.GITEA).add_label(ISSUE, BOT)
     assert [method for method, _ in forge.sent] == ["POST"]
-    forge = Gitea({labels: [], f"POST {REPO}/labels": {"id": 9, "name": BOT}})
+    made = {labels: [], f"POST {REPO}/labels": {"id": 9, "name": BOT}}
+    forge = Gitea({**made, f"{REPO}/labels": [{"id": 8, "name": "bug"}, {"id": 9, "name": BOT}]})
     await forge.forge(Platform.GITEA).add_label(ISSUE, BOT)
-    assert [request.url.path.removeprefix("/api/v1" + REPO) for request in forge.requests] == [
-        "/issues/7/labels",
-        "/labels",
-        "/issues/7/labels",
+    assert forge.sent == [
+        ("POST", f"{REPO}/issues/7/labels"),
+        ("POST", f"{REPO}/labels"),
+        ("GET", f"{REPO}/labels"),
+        ("POST", f"{REPO}/issues/7/labels"),
     ]
     assert b"[9]" in forge.requests[-1].content
+
+
+@pytest.mark.parametrize(
+    ("others", "deleted", "used"),
+    [([5], True, b"[5]"), ([12, 5], True, b"[5]"), ([12], False, b"[9]"), ([], False, b"[9]")],
+)
+async def test_of_two_labels_that_programs_create_at_once_the_first_stays(
+    others: list[int], deleted: bool, used: bytes
+) -> None:
+    """Gitea refuses no second label of a name. Each program deletes its own one at most."""
+    found = [{"id": number, "name": BOT} for number in (9, *others)]
+    forge = Gitea(
+        {
+            f"POST {REPO}/issues/7/labels": [],
+            f"POST {REPO}/labels": found[0],
+            f"{REPO}/labels": found,
+            f"DELETE {REPO}/labels/9": None,
+        }
+    )
+    await forge.forge(Platform.GITEA).add_label(ISSUE, BOT)
+    assert [one for one in forge.sent if one[0] == "DELETE"] == [("DELETE", f"{REPO}/labels/9")] * deleted
+    assert used in forge.requests[-1].content
 
 
 async def test_a_label_is_removed_by_its_ids() -> None:

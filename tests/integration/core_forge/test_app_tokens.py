@@ -5,6 +5,7 @@ The sentence is the same if the token service asks for the token, and it ends an
 
 import asyncio
 import re
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -211,6 +212,48 @@ async def test_a_suspended_installation_is_named_to_whoever_still_has_a_token(wo
     with pytest.raises(AppRefusedError, match=r"is suspended\. Unsuspend it"):
         await forge.branch_facts(REPOSITORY, "main")
     await forge.aclose()
+
+
+async def test_many_tasks_of_a_suspended_installation_cost_one_request_in_half_a_minute(world: World) -> None:
+    tokens, asked = world.tokens(), world.forge.sandbox.requests
+    world.installation.suspended_at = datetime.now(UTC)
+
+    async def refused() -> int:
+        """Ask as ten tasks do, one after the other; the number of requests to GitHub."""
+        before = len(asked)
+        for _ in range(10):
+            with pytest.raises(AppRefusedError, match=r"is suspended\. Unsuspend it") as caught:
+                await tokens.token(REPOSITORY, Purpose.ATTEMPT)
+            assert caught.value.problem is AppProblem.SUSPENDED
+            assert len(traceback.extract_tb(caught.value.__traceback__)) < 20
+        return len(asked) - before
+
+    assert await refused() == 1
+    with pytest.raises(AppRefusedError):
+        await tokens.token("acme/other", Purpose.ATTEMPT)
+    world.pass_time(29)
+    assert await refused() == 0
+    world.pass_time(2)
+    assert await refused() == 1
+    world.installation.suspended_at = None
+    world.pass_time(31)
+    assert (await tokens.token(REPOSITORY, Purpose.ATTEMPT)).token
+    await tokens.aclose()
+
+
+async def test_a_refused_account_is_not_asked_for_at_once_again(world: World) -> None:
+    tokens, asked = world.tokens(), world.forge.sandbox.requests
+    world.installation.suspended_at = datetime.now(UTC)
+    with pytest.raises(AppRefusedError, match="suspended"):
+        await tokens.account()
+    before = len(asked)
+    with pytest.raises(AppRefusedError, match="suspended"):
+        await tokens.account()
+    assert len(asked) == before
+    world.installation.suspended_at = None
+    world.pass_time(31)
+    assert (await tokens.account()).id == world.app.account.id
+    await tokens.aclose()
 
 
 async def test_the_reporter_follows_the_limit_of_the_installation(world: World) -> None:

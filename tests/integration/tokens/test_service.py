@@ -173,12 +173,12 @@ async def test_the_sentence_of_a_failure_reaches_the_caller_with_its_class(world
     with pytest.raises(ForgeUnavailableError, match="private_key_file") as caught:
         await world.ask(world.credential())
     assert caught.value.retry_after == 10
+    world.key_file.write_text("not a key", encoding="utf-8")
+    with pytest.raises(ForgeRefusedError, match="not a private RSA key"):
+        await world.ask(world.credential())
     world.key_file.write_text(key, encoding="utf-8")
     world.installation.suspended_at = datetime.now(UTC)
     with pytest.raises(ForgeRefusedError, match=r"is suspended\. Unsuspend it: .*/settings/installations/"):
-        await world.ask(world.credential())
-    world.key_file.write_text("not a key", encoding="utf-8")
-    with pytest.raises(ForgeRefusedError, match="not a private RSA key"):
         await world.ask(world.credential())
     with pytest.raises(ForgeRefusedError, match="may only have a token"):
         await world.ask(world.credential(), "acme/other")

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import httpx
 import jwt
@@ -50,7 +50,7 @@ RENEW_BEFORE = 600.0
 _LEAST = 60.0
 """A token with more seconds left than this still serves while GitHub is not available."""
 _AGAIN_AFTER = 30.0
-"""Seconds until GitHub is asked again for a token that it could not renew."""
+"""Seconds until GitHub is asked again for a token that it could not renew, or that it refused."""
 _YOUNGEST_REFUSED = 60.0
 """Seconds. A younger token is not replaced although a caller says that GitHub refuses it, so that one caller
 cannot use up the App's requests."""
@@ -153,6 +153,25 @@ class _Kept:
     expires: float
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """What was refused a moment ago, and until when it is not asked for again, as in `_Kept`."""
+
+    problem: AppProblem
+    message: str
+    status: int | None
+    until: float
+
+    def error(self) -> AppRefusedError:
+        """Return a new error, because each `raise` of the same one makes its traceback longer."""
+        return AppRefusedError(self.problem, self.message, status=self.status)
+
+
+_Which: TypeAlias = tuple[str, Purpose | None]
+"""A repository in lower case and a purpose; for the App's account an empty text and `None`."""
+_ACCOUNT: _Which = ("", None)
+
+
 class AppTokens:
     """The tokens of one App's installations.
 
@@ -166,15 +185,17 @@ class AppTokens:
         self._app = app
         self._client = client
         self._clock = client.clock
-        self._kept: dict[tuple[str, Purpose], _Kept] = {}
-        self._renewals: Shared[tuple[str, Purpose], _Kept] = Shared()
+        self._kept: dict[_Which, _Kept] = {}
+        self._refusals: dict[_Which, _Refusal] = {}
+        self._renewals: Shared[_Which, _Kept] = Shared()
         self._account: User | None = None
 
     async def token(self, repository: str, purpose: Purpose, refused: str = "") -> AppToken:
         """Return a token for a repository, with the permissions of a purpose.
 
         All who wait for the same token share one request. While GitHub is not available, a token that should
-        be renewed is returned as long as it is valid for another minute.
+        be renewed is returned as long as it is valid for another minute. What GitHub refused is refused for
+        half a minute without another request, so that many tasks do not use up the App's requests.
 
         Args:
             repository: `owner/name`; empty for all repositories of an installation.
@@ -193,11 +214,13 @@ class AppTokens:
             del self._kept[which]
             kept = None
         if kept is None or now >= kept.renew:
-            kept = await self._renewals.run(which, lambda: self._renew(repository, purpose))
+            kept = await self._renewals.run(
+                which, lambda: self._unless_refused(which, lambda: self._renew(repository, purpose))
+            )
         return AppToken(kept.token, kept.expires - self._clock.monotonic())
 
     async def _renew(self, repository: str, purpose: Purpose) -> _Kept:
-        which = (repository.lower(), purpose)
+        which: _Which = (repository.lower(), purpose)
         kept = self._kept.get(which)
         try:
             kept = await self._exchange(repository, purpose)
@@ -217,23 +240,39 @@ class AppTokens:
         Only GitHub's API for people shows the account's id, and the App's JWT does not open that API.
         """
         if self._account is None:
-            call = Call("GET", "/app", "asking for the name of the GitHub App")
-            app = await self._asked(lambda: self._client.get(_AppAnswer, call), self._places(""))
-            chosen = self._app.installation_id
-            if chosen is None:
-                found = await self._installations()
-                chosen = next((one for one in found if one.suspended_at is None), found[0]).id
-            kept = await self._token_of(chosen, {"permissions": {"metadata": "read"}}, self._places(""))
-            client = replace(self._client, token=_Given(kept.token))
-            try:
-                call = Call("GET", path("users", f"{app.slug}[bot]"), "reading the GitHub App's account")
-                self._account = await client.get(User, call)
-            finally:
-                await client.aclose()
+            self._account = await self._unless_refused(_ACCOUNT, self._read_account)
         return self._account
+
+    async def _read_account(self) -> User:
+        call = Call("GET", "/app", "asking for the name of the GitHub App")
+        app = await self._asked(lambda: self._client.get(_AppAnswer, call), self._places(""))
+        chosen = self._app.installation_id
+        if chosen is None:
+            found = await self._installations()
+            chosen = next((one for one in found if one.suspended_at is None), found[0]).id
+        kept = await self._token_of(chosen, {"permissions": {"metadata": "read"}}, self._places(""))
+        client = replace(self._client, token=_Given(kept.token))
+        try:
+            call = Call("GET", path("users", f"{app.slug}[bot]"), "reading the GitHub App's account")
+            return await client.get(User, call)
+        finally:
+            await client.aclose()
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+    async def _unless_refused(self, which: _Which, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Do the work, or raise its last refusal again if that is not older than `_AGAIN_AFTER`."""
+        now = self._clock.monotonic()
+        self._refusals = {one: refusal for one, refusal in self._refusals.items() if refusal.until > now}
+        if which in self._refusals:
+            raise self._refusals[which].error()
+        try:
+            return await work()
+        except AppRefusedError as error:
+            until = self._clock.monotonic() + _AGAIN_AFTER
+            self._refusals[which] = _Refusal(error.problem, str(error), error.status, until)
+            raise
 
     def _forget_expired(self) -> None:
         now = self._clock.monotonic()

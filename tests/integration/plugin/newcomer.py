@@ -12,8 +12,10 @@ import yaml
 from coding_agent_forge import ForgeServer
 from coding_agent_model import ModelServer
 
+from tests.chart.release import Release
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY
 from tests.fixtures.model import API_KEY
+from tests.fixtures.system import until
 from tests.integration.core_kubernetes.place import Place
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 BOT = "coding-agent-bot"
 VARIABLES = {"github": "GITHUB_PERSONAL_ACCESS_TOKEN", "gitlab": "GITLAB_PERSONAL_ACCESS_TOKEN"}
 LIMIT = {"_request_timeout": 10}
+# Other releases of the run have the CRD and the cluster-wide policies.
+SHARED = {"crds": {"install": False}, "admissionPolicies": {"enabled": False}}
+RUNNING = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
 
 
 @dataclass
@@ -74,3 +79,25 @@ class Newcomer:
 
     def labels(self) -> list[str]:
         return [label.name for label in self.forge.repository(REPOSITORY).labels]
+
+
+def install_release(place: Place, values: dict[str, Any]) -> Release:
+    """Install the chart with the values that `init` wrote."""
+    release = Release(place.plane, place.namespace, values | SHARED)
+    release.install()
+    return release
+
+
+def let_pods_run(place: Place) -> None:
+    """There is no node: say of every pod what a kubelet would say, until the Deployments are ready."""
+
+    def ready() -> bool:
+        for pod in place.plane.core.list_namespaced_pod(place.namespace, **LIMIT).items:
+            if pod.status.phase != "Running":
+                place.plane.core.patch_namespaced_pod_status(
+                    pod.metadata.name, place.namespace, {"status": RUNNING}, **LIMIT
+                )
+        found = place.plane.get("-n", place.namespace, "deployments")["items"]
+        return all(one["status"].get("readyReplicas", 0) >= one["spec"]["replicas"] for one in found)
+
+    until(ready, "the Deployments are ready")

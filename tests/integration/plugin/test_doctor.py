@@ -1,8 +1,8 @@
 """`kubectl agenttask doctor` on a release that `init` prepared, healthy and with each fault."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -11,41 +11,15 @@ from coding_agent_docs.paths import DOCS
 from coding_agent_forge import Flavour, ForgeServer
 from coding_agent_forge.model import Role
 
-from tests.chart.release import Release
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY
-from tests.fixtures.github_app import create_app, install, key_pair
+from tests.fixtures.github_app import GRANTED, create_app, install, key_pair
 from tests.fixtures.hook_receiver import HookReceiver
 from tests.fixtures.model import API_KEY
 from tests.fixtures.system import until
 from tests.integration.plugin.conftest import Plugin, Said
-from tests.integration.plugin.newcomer import BOT, LIMIT, Newcomer
+from tests.integration.plugin.newcomer import BOT, Newcomer, install_release, let_pods_run
 
 QUICK_START = DOCS / "quick-start.md"
-# Other releases of the run have the CRD and the cluster-wide policies.
-SHARED = {"crds": {"install": False}, "admissionPolicies": {"enabled": False}}
-RUNNING = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-
-
-def install_release(newcomer: Newcomer, **values: Any) -> Release:
-    release = Release(newcomer.place.plane, newcomer.place.namespace, newcomer.values | SHARED | values)
-    release.install()
-    return release
-
-
-def let_pods_run(newcomer: Newcomer) -> None:
-    """There is no node: say of every pod what a kubelet would say, until the Deployments are ready."""
-    plane, namespace = newcomer.place.plane, newcomer.place.namespace
-
-    def ready() -> bool:
-        for pod in plane.core.list_namespaced_pod(namespace, **LIMIT).items:
-            if pod.status.phase != "Running":
-                plane.core.patch_namespaced_pod_status(
-                    pod.metadata.name, namespace, {"status": RUNNING}, **LIMIT
-                )
-        found = plane.get("-n", namespace, "deployments")["items"]
-        return all(one["status"].get("readyReplicas", 0) >= one["spec"]["replicas"] for one in found)
-
-    until(ready, "the Deployments are ready")
 
 
 def wrong(said: Said) -> list[str]:
@@ -73,10 +47,10 @@ def assert_documented(newcomer: Newcomer, said: Said, number: int) -> None:
 def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcomer: Newcomer) -> None:
     said = newcomer.init("--registry", "registry.example.com")
     assert_documented(newcomer, said, 0)
-    release = install_release(newcomer)
+    release = install_release(newcomer.place, newcomer.values)
     said = doctor(newcomer, 1)
     assert all("0 of 1 ready" in line for line in wrong(said)), "there is no node yet"
-    let_pods_run(newcomer)
+    let_pods_run(newcomer.place)
     said = doctor(newcomer, 0)
     assert {line.split()[0] for line in said.out.splitlines()} == {"ok"}, said.out
     for text in (BOT, "agenttasks.coding-agent.dev v1alpha1", "coding-agent-operator: 1 of 1", "scripted at"):
@@ -125,14 +99,14 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
         mend()
 
     release.upgrade({"networkPolicy": {"model": {"ports": [443]}, "forge": {"ports": [443]}}})
-    let_pods_run(newcomer)
+    let_pods_run(newcomer.place)
     lines = wrong(doctor(newcomer, 1))
     assert len(lines) == 2
     for value in ("networkPolicy.model.ports", "networkPolicy.forge.ports"):
         assert any(value in line for line in lines)
 
     release.upgrade()
-    let_pods_run(newcomer)
+    let_pods_run(newcomer.place)
     release.kubectl("delete", "rolebinding", "coding-agent-operator")
     # The API server takes note of the removal a moment later.
     [line] = until(lambda: wrong(newcomer.plugin("doctor", status=None)), "a missing right is said")
@@ -145,8 +119,8 @@ def test_the_last_delivery_of_a_webhook_says_what_is_wrong(
     forge, url = newcomer.forge, f"https://agent.example.com/webhook/{newcomer.forge.flavour.value}"
     forge.run(lambda: forge.repository(REPOSITORY).roles.update({BOT: Role.ADMIN}))
     newcomer.init("--webhook", url)
-    install_release(newcomer)
-    let_pods_run(newcomer)
+    install_release(newcomer.place, newcomer.values)
+    let_pods_run(newcomer.place)
     if forge.flavour is Flavour.GITHUB:  # GitHub sends a ping at once, and nobody is at that address
         assert "the last delivery (ping) got 502: the forge cannot reach" in wrong(doctor(newcomer, 1))[0]
     else:
@@ -167,7 +141,7 @@ def test_a_namespace_without_a_release_is_said(plugin: Plugin) -> None:
     assert "has no release of the coding agent" in plugin("doctor", status=1).out
 
 
-def test_a_github_app_that_is_suspended_or_has_another_key_is_said(
+def test_a_github_app_and_each_fault_of_it_is_said(
     github_forge: ForgeServer, newcomer_at: Callable[[ForgeServer], Newcomer]
 ) -> None:
     newcomer = newcomer_at(github_forge)
@@ -187,13 +161,37 @@ def test_a_github_app_that_is_suspended_or_has_another_key_is_said(
     values["secrets"]["githubApp"] = {"existingSecret": "github-app"}
     values["config"]["github"]["app"] = {"app_id": app.id}
     newcomer.values_file.write_text(yaml.safe_dump(values))
-    install_release(newcomer)
-    let_pods_run(newcomer)
+    install_release(newcomer.place, newcomer.values)
+    let_pods_run(newcomer.place)
     asked = ("doctor", "--repo", REPOSITORY)
     assert "it may work in acme/pricing" in newcomer.plugin(*asked).out
-    installation.suspended_at = datetime.now(UTC)
-    assert "is suspended" in wrong(newcomer.plugin(*asked, status=1))[0]
-    installation.suspended_at = None
+    faults: list[tuple[Callable[[], object], Callable[[], object], str]] = [
+        (
+            lambda: setattr(installation, "suspended_at", datetime.now(UTC)),
+            lambda: setattr(installation, "suspended_at", None),
+            "for acme/pricing is suspended. Unsuspend it",
+        ),
+        (
+            lambda: setattr(installation, "permissions", {**GRANTED, "contents": "read"}),
+            lambda: setattr(installation, "permissions", GRANTED),
+            "lacks the permissions Contents (write)",
+        ),
+        (
+            lambda: setattr(installation, "repositories", ["other"]),
+            lambda: setattr(installation, "repositories", None),
+            "is not installed for acme/pricing",
+        ),
+        (
+            lambda: github_forge.set_clock(900),
+            lambda: github_forge.set_clock(0),
+            "the clock of this machine is wrong: it is 900 s behind",
+        ),
+    ]
+    for break_it, mend, sentence in faults:
+        break_it()
+        [line] = wrong(newcomer.plugin(*asked, status=1))
+        assert sentence in re.sub("(899|901) s", "900 s", line)
+        mend()
     newcomer.write_secret("github-app", **{"private-key.pem": key_pair(1)[0]})
     [line] = wrong(newcomer.plugin(*asked, status=1))
     assert "does not accept the private key of GitHub App" in line

@@ -1,14 +1,16 @@
-"""`init` for a real Gitea, whose refusals are in its own words."""
+"""`init` and `doctor` for a real Gitea, whose refusals are in its own words."""
 
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from coding_agent_model import ModelServer
 
 from tests.fixtures.model import API_KEY
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.conftest import Plugin, Said
+from tests.integration.plugin.newcomer import LIMIT, install_release, let_pods_run
 
 LABELS = {"coding agent", "coding agent processing", "coding agent done"}
 TOKEN = "GITEA_PERSONAL_ACCESS_TOKEN"
@@ -60,3 +62,23 @@ def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
     assert "created  webhook" in said.out
     again = init(sample.bot.token, "--webhook", "https://agent.example.com")
     assert "created" not in again.out
+
+    install_release(place, yaml.safe_load((place.folder / "values.yaml").read_text()))
+    let_pods_run(place)
+    said = plugin("doctor")
+    assert wrong(said) == []
+    assert sample.bot.login in said.out
+    assert sample.bot.token not in said.out
+    assert "no delivery is shown" in said.out, "only Gitea's pages show them"
+    with gitea.api() as admin:
+        admin.add_collaborator(sample.repository, sample.bot.login, "read")
+    lines = wrong(plugin("doctor", status=1))
+    assert [any(text in line for line in lines) for text in ("may not push", "no administrator")] == [
+        True
+    ] * 2
+    place.plane.core.patch_namespaced_secret(
+        "gitea-token", place.namespace, {"stringData": {"token": "wrong"}}, **LIMIT
+    )
+    [line] = wrong(plugin("doctor", status=1))
+    assert "refused asking who our token belongs to (401)" in line
+    assert "the key `token` of the Secret `gitea-token`" in line

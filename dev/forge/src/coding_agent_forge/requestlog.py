@@ -76,8 +76,8 @@ class RequestLog:
                 entry.status = message["status"]
             elif message["type"] == "http.response.body":
                 sent.extend(message.get("body", b"")[: MAX_BODY - len(sent)])
-                if not message.get("more_body"):
-                    entry.response = _json(sent)
+                # Not only with the last part: a client that knows the length does not wait for an empty one.
+                entry.response = _json(sent)
             await send(message)
 
         # The fault middleware below cuts connections through the server's own `send`.

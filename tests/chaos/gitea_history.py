@@ -55,12 +55,12 @@ def read_events(
 
 
 def pages(api: Api, path: str, **query: Any) -> Iterator[dict[str, Any]]:
-    """The entries of a list, page by page."""
+    """The entries of a list, page by page. A page of a timeline can lack entries without being the last."""
     for page in range(1, 1000):
-        found = api.call("GET", path, **query, limit=_PAGE, page=page) or []
-        yield from found
-        if len(found) < _PAGE:
+        found = api.call("GET", path, **query, limit=_PAGE, page=page)
+        if not found:
             return
+        yield from found
 
 
 @dataclass
@@ -104,7 +104,7 @@ class _Repository:
         at = self._at(item["created_at"], author, f"/{what}", _answers(number, name="number"))
         branch = None if pull is None else pull["head"]["ref"]
         yield self._event(at, "opened", author, branch=branch, **common)
-        for entry in self._get("issues", number, "timeline") or ():
+        for entry in pages(self.api, f"/repos/{self.name}/issues/{number}/timeline"):
             actor = (entry.get("user") or {}).get("login", "")
             where = {"actor": actor, **common}
             match entry["type"]:

@@ -69,6 +69,19 @@ async def until(wanted: Callable[[], Awaitable[Any]], seconds: float = 60) -> An
         return found
 
 
+async def test_a_label_is_found_after_more_entries_than_a_page_has(
+    sample: Any, alice: Any, forge: Forge
+) -> None:
+    number = alice.create_issue(sample.repository, "A long talk")
+    for remark in range(60):
+        alice.comment(sample.repository, number, f"Remark {remark}")
+    alice.add_label(sample.repository, number, BOT)
+    applied = await forge.label_application(item(sample, number))
+    assert applied is not None
+    assert (applied.user, applied.label) == (sample.maintainer.login, BOT)
+    assert len(await forge.comments(item(sample, number))) == 60
+
+
 async def test_labels_comments_and_people(sample: Any, alice: Any, forge: Forge) -> None:
     number = alice.create_issue(sample.repository, "Prices are wrong", "by one", [BOT])
     issue = item(sample, number)

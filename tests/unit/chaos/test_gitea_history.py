@@ -22,12 +22,14 @@ LABEL = {"id": 7, "name": "coding agent"}
 
 
 class Memory(Api):
-    """A Gitea that answers from a table; every other list is empty."""
+    """A Gitea that answers from a table; every other list, and every second page, is empty."""
 
     def __init__(self, answers: Mapping[str, Any]) -> None:
         self._answers = answers
 
     def call(self, method: str, path: str, json: Any = None, **query: Any) -> Any:
+        if query.get("page", 1) > 1:
+            return None
         return self._answers.get(path.removeprefix(f"/repos/{PLACE}/"), [])
 
 

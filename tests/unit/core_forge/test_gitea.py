@@ -82,7 +82,7 @@ def said(number: int, line: int, minute: int, user: Any = ALICE, **more: Any) ->
 
 
 class Gitea(Wire):
-    """Answers by path; a path that is not in the table is 404."""
+    """Answers by path; what is not in the table is 404. A list is one page, unless the table has more."""
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         super().__init__([self._answer])
@@ -91,10 +91,14 @@ class Gitea(Wire):
     def _answer(self, request: httpx.Request) -> httpx.Response:
         where = request.url.path.removeprefix("/api/v1")
         key = f"{request.method} {where}"
-        page = f"{where}?page={request.url.params.get('page')}"
+        number = request.url.params.get("page", "1")
+        page = f"{where}?page={number}"
         for name in (key, page, where) if request.method == "GET" else (key,):
             if name in self.table:
-                return httpx.Response(200, content=json.dumps(self.table[name]))
+                found = self.table[name]
+                if name == where and isinstance(found, list) and number != "1":
+                    found = None
+                return httpx.Response(200, content=json.dumps(found))
         return answer(404, {"message": "not found"})
 
 
@@ -103,8 +107,7 @@ def opened(**more: Any) -> dict[str, Any]:
     return {
         f"{REPO}/pulls/8": pull(),
         f"{REPO}/issues/8/timeline": [push(0, HEAD)],
-        f"{REPO}/pulls/8/reviews?page=1": [],
-        f"{REPO}/pulls/8/reviews?page=2": [],
+        f"{REPO}/pulls/8/reviews": [],
         f"{REPO}/branches/main": {"commit": {"id": BASE}, "protected": False},
         f"{REPO}/commits/{HEAD}/status": {"statuses": None},
     } | {f"{REPO}/{path}": found for path, found in more.items()}
@@ -112,6 +115,14 @@ def opened(**more: Any) -> dict[str, Any]:
 
 async def snapshot(table: Mapping[str, Any]) -> ChangeSnapshot:
     return await Gitea(table).forge(Platform.GITEA).snapshot(PULL)
+
+
+async def test_a_timeline_is_read_to_its_end_although_pages_lack_entries() -> None:
+    table = {f"{REPO}/issues/7/timeline?page={page}": [label(page, BOT)] for page in (1, 2)}
+    forge = Gitea(table | {f"{REPO}/issues/7/timeline?page=3": None}).forge(Platform.GITEA)
+    applied = await forge.label_application(ISSUE)
+    assert applied is not None
+    assert applied.at == datetime.fromisoformat(at(2))
 
 
 async def test_the_timeline_says_which_label_was_applied_and_removed() -> None:
@@ -327,7 +338,7 @@ async def test_looks_read_again_only_what_may_have_changed() -> None:
     wire.requests.clear()
     wire.table[f"{REPO}/pulls/8/reviews/21/comments"] = [said(31, 4, 3, resolver=ALICE)]
     assert (await forge.open_changes()).snapshots[0].threads[0].resolved
-    assert len(wire.requests) == 8, "the resolution of a thread shows nowhere else"
+    assert len(wire.requests) == 9, "the resolution of a thread shows nowhere else"
     wire.requests.clear()
     await forge.open_changes()
     assert len(wire.requests) == 3, "the search, the pull request, its statuses"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -16,9 +17,11 @@ from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Review, Thread
 from coding_agent_core.tasks import Item
 
+_T = TypeVar("_T")
 _PAGE = 50
 """The most entries of a page, unless the installation's administrator has changed `MAX_RESPONSE_ITEMS`."""
-_REVIEW_PAGES = 10
+_PAGES = 40
+_FILE_PAGES = 10
 _STATUS_PAGES = 4
 _READ_REVIEWS = 100
 """Maximum number of reviews whose comments are read; the newest."""
@@ -148,26 +151,28 @@ class GiteaDiscussion:
     async def timeline(self) -> list[TimelineEntry]:
         """Return the timeline; the oldest entry is first.
 
-        Without a page, Gitea returns all entries. A page can lack entries that we may not see, and nothing
-        says which page is the last.
+        A page lacks comments on lines and what we may not see, and its answer does not say how many pages
+        there are. So only a page without entries is after the last one.
         """
         what = f"reading the timeline of {self.item.display}"
-        call = Call("GET", self._repository("issues", self.item.number, "timeline"), what)
-        return await self.client.get(list[TimelineEntry], call)
+        return await self._pages(list[TimelineEntry], what, "issues", self.item.number, "timeline")
 
     async def reviews(self) -> list[ReviewAnswer]:
         """Return the submitted reviews; the oldest is first."""
         what = f"reading the reviews of {self.item.display}"
-        found: list[ReviewAnswer] = []
-        for number in range(1, _REVIEW_PAGES + 1):
-            # The answer has no links to other pages.
+        found = await self._pages(list[ReviewAnswer], what, "pulls", self.item.number, "reviews")
+        return sorted((one for one in found if one.verdict), key=lambda one: one.id)
+
+    async def _pages(self, model: type[list[_T]], what: str, *where: str | int) -> list[_T]:
+        """Return all entries of a list whose answers have no links to other pages."""
+        found: list[_T] = []
+        for number in range(1, _PAGES + 1):
             params: dict[str, str | int] = {"limit": _PAGE, "page": number}
-            call = Call("GET", self._repository("pulls", self.item.number, "reviews"), what, params)
-            page = await self.client.get(list[ReviewAnswer], call)
+            page = await self.client.get(model, Call("GET", self._repository(*where), what, params))
             found += page
             if not page:
                 break
-        return sorted((one for one in found if one.verdict), key=lambda one: one.id)
+        return found
 
     async def reviewed(self, timeline: Sequence[TimelineEntry]) -> list[Reviewed]:
         """Return the submitted reviews with their threads; the oldest is first."""
@@ -212,7 +217,7 @@ class GiteaDiscussion:
     async def _renames(self) -> Mapping[str, str]:
         what = f"reading the files of {self.item.display}"
         call = Call("GET", self._repository("pulls", self.item.number, "files"), what, {"limit": _PAGE})
-        files = await self.client.entries(list[_File], call, limit=_REVIEW_PAGES)
+        files = await self.client.entries(list[_File], call, limit=_FILE_PAGES)
         return {file.previous_filename: file.filename for file in files if file.previous_filename}
 
     async def statuses(self, commit: str) -> list[StatusAnswer]:

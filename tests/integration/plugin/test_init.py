@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -209,9 +210,14 @@ def at_a_terminal(one: Newcomer, typed: dict[str, str], status: int = 0) -> str:
         command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     ) as process:
         os.close(theirs)
-        shown, waiting = "", list(typed.items())
+        shown, waiting, interrupted = "", list(typed.items()), False
+        deadline = time.monotonic() + 60
         while True:
-            assert select.select([ours], [], [], 60)[0], shown
+            if not select.select([ours], [], [], 1)[0]:
+                assert time.monotonic() < deadline, shown
+                if interrupted:  # Python does not see a signal that comes just before it waits for input
+                    process.send_signal(signal.SIGINT)
+                continue
             try:
                 part = os.read(ours, 4096).decode()
             except OSError:  # the program has closed the terminal
@@ -220,6 +226,7 @@ def at_a_terminal(one: Newcomer, typed: dict[str, str], status: int = 0) -> str:
             if waiting and waiting[0][0] in shown:
                 answer = waiting.pop(0)[1]
                 if answer == CTRL_C:
+                    interrupted = True
                     process.send_signal(signal.SIGINT)
                 else:
                     os.write(ours, f"{answer}\n".encode())

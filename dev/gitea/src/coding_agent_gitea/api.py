@@ -196,15 +196,21 @@ class Api:
     def merge(self, repository: str, number: int, *, seconds: float = TIMEOUT) -> None:
         """Merge a pull request as soon as Gitea has looked for conflicts, which it does in the background.
 
+        Until then, Gitea says that it is not mergeable, or refuses to merge it for the moment.
+
         Raises:
             GiteaError: it cannot be merged, or Gitea has not looked in time.
         """
+        path = f"/repos/{repository}/pulls/{number}"
         deadline = time.monotonic() + seconds
-        while not self.call("GET", f"/repos/{repository}/pulls/{number}")["mergeable"]:
-            if time.monotonic() > deadline:
-                raise GiteaError(f"pull request {number} was not mergeable within {seconds:.0f} s")
+        while time.monotonic() < deadline:
+            if self.call("GET", path)["mergeable"]:
+                answer = self._client.post(f"{path}/merge", json={"Do": "merge"})
+                if answer.status_code != 405 or "try again later" not in answer.text:
+                    checked(answer)
+                    return
             time.sleep(0.05)
-        self.call("POST", f"/repos/{repository}/pulls/{number}/merge", {"Do": "merge"})
+        raise GiteaError(f"pull request {number} was not mergeable within {seconds:.0f} s")
 
 
 def checked(answer: httpx.Response) -> httpx.Response:

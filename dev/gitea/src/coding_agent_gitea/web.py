@@ -1,6 +1,7 @@
 """A person in Gitea's web page: its login form, and the forms behind its buttons. No API."""
 
 import re
+import time
 from types import TracebackType
 from typing import Self
 from urllib.parse import unquote
@@ -11,6 +12,7 @@ from coding_agent_gitea.accounts import Account
 from coding_agent_gitea.errors import GiteaError
 
 _TIMEOUT = 60.0
+_NOT_READY = "not ready to be merged"
 
 
 class WebSession:
@@ -98,9 +100,23 @@ class WebSession:
             commit_id=self._head(number),
         )
 
-    def merge(self, number: int) -> None:
-        """Press "Create merge commit"."""
-        self._post(f"{self._repository}/pulls/{number}/merge", do="merge", head_commit_id=self._head(number))
+    def merge(self, number: int, *, seconds: float = _TIMEOUT) -> None:
+        """Press "Create merge commit", until Gitea has looked for conflicts, which it does in the background.
+
+        Raises:
+            GiteaError: it cannot be merged, or Gitea has not looked in time.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            form = {"do": "merge", "head_commit_id": self._head(number)}
+            try:
+                self._post(f"{self._repository}/pulls/{number}/merge", **form)
+            except GiteaError as error:
+                if _NOT_READY not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
 
     def redeliver(self, hook: int, delivery: str) -> None:
         """Press "Replay" at a delivery of a webhook; only an administrator of the repository may."""

@@ -1,0 +1,83 @@
+"""The quick start on a real node, with the commands that `init` prints: from a token to a pull request."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import yaml
+from coding_agent_cluster import build
+from coding_agent_docs.paths import ROOT
+from coding_agent_model.script import Script, Turn
+
+from tests.chart.place import Place, node_values, place
+from tests.fixtures.cluster import ClusterUnderTest
+from tests.fixtures.system import BOT, BOT_TOKEN, DONE, MODEL_KEY, REPOSITORY, until
+from tests.fixtures.system_in_pods import SMALL
+from tests.integration.main_job.scripts import fixes_the_bug
+
+# Time for images that may have to be built first.
+pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
+FIVE_MINUTES = 300.0
+
+
+def test_from_a_token_to_a_pull_request_within_five_minutes(
+    cluster: ClusterUnderTest,
+    namespace: str,
+    project_images: dict[str, str],
+    enforced_policies: None,
+    stack: ExitStack,
+    tmp_path: Path,
+) -> None:
+    """The person has a values file with what is theirs: where the images are, and little room on the node."""
+    answers = Script(match="are you there", turns=(Turn(text="Yes."),), loop=True)
+    scripts = [answers, *fixes_the_bug()]
+    world = place(stack, cluster, namespace, project_images, tmp_path, "github", scripts)
+    file = tmp_path / "coding-agent-values.yaml"
+    own = {**node_values(project_images), "config": {"operator": {"job": SMALL}}}
+    file.write_text(yaml.safe_dump(own), encoding="utf-8")
+    for name, path in build.binaries(["helm", "kubectl"]).items():
+        (tmp_path / name).symlink_to(path)
+    environment = {
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "KUBECONFIG": str(cluster.kubeconfig),
+        "GITHUB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
+        "OPENAI_API_KEY": MODEL_KEY,
+    }
+
+    def run(command: str) -> str:
+        ended = subprocess.run(
+            ["bash", "-c", command],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
+        return ended.stdout
+
+    start = time.monotonic()
+    said = run(
+        f"kubectl agenttask init -n {namespace} --platform github --api-url {world.forge.api_url} "
+        f"--repo {REPOSITORY} --provider openai --model scripted --model-url {world.model.base_url} "
+        f"--values {file}"
+    )
+    [install] = [line for line in said.splitlines() if line.startswith("  helm ")]
+    run(install)
+    world.forge.add_label(REPOSITORY, 1, BOT)
+    until(lambda: done(world), f"a pull request and the label {DONE}", FIVE_MINUTES, interval=0.5)
+    took = time.monotonic() - start
+    doctor = run(f"kubectl agenttask doctor -n {namespace}")
+    assert {line.split()[0] for line in doctor.splitlines()} == {"ok"}, doctor
+    assert took < FIVE_MINUTES
+    print(f"from init to the pull request: {took:.0f} s")
+
+
+def done(world: Place) -> bool:
+    return len(world.changes()) == 1 and DONE in world.labels()

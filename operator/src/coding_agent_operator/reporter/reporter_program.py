@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -39,7 +39,7 @@ from coding_agent_core.platforms import web_base
 from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.reporting import Links
-from coding_agent_core.retry import Clock, RetryPolicy, pause_until
+from coding_agent_core.retry import Clock, RetryPolicy, first_of, pause_until
 from coding_agent_core.rounds.record import RerunEntry
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.operator import Reporter
@@ -346,13 +346,13 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         stack.push_async_callback(tasks.aclose)
         sink = KubernetesSink(Access.find(), namespace, settings.consumer)
         stack.push_async_callback(sink.aclose)
-        await _first_of(lease.acquire(), stop.wait())
+        await first_of(lease.acquire(), stop.wait())
         if not lease.held():
             return
         stack.push_async_callback(lease.release)
         observer = controller = ReporterController(tasks, sink, forges, settings)
         _logger.info("Reporting to %s", ", ".join(sorted(forges)))
-        work = asyncio.create_task(_first_of(observer.run(), lease.keep()))
+        work = asyncio.create_task(first_of(observer.run(), lease.keep()))
         # If the work ends, the program ends too, and Kubernetes starts it again.
         work.add_done_callback(lambda _: stop.set())
         try:
@@ -367,19 +367,6 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-
-
-async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
-    """Run these until one of them ends, and cancel the others. If it failed, its exception is raised."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _connect_when_possible(settings: Settings, stop: asyncio.Event) -> dict[str, tuple[Forge, Paced]]:

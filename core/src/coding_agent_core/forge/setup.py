@@ -17,7 +17,7 @@ from pydantic import AliasChoices, AliasPath, Field
 
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.base import Label
-from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User
+from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.registry import Platform, forge_module
 
 if TYPE_CHECKING:  # the setup is given a forge and imports no HTTP library
@@ -137,9 +137,9 @@ class ForgeSetup(ABC):
 
     forge: Forge
 
-    @abstractmethod
     def _repository_path(self, repository: str, *rest: str | int) -> str:
         """Return the API's path of a repository, or of something below it."""
+        return path("repos", *repository.split("/", 1), *rest)
 
     @abstractmethod
     def _webhook_body(self, url: str, secret: str) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from coding_agent_core.forge.calls import Call, path
+from coding_agent_core.forge.calls import Call
 from coding_agent_core.forge.setup import (
     DeliveryAnswer,
     ForgeSetup,
@@ -23,9 +23,6 @@ class GiteaSetup(ForgeSetup):
     """The set-up of one Gitea."""
 
     LABEL_MARK: ClassVar[str] = "#"
-
-    def _repository_path(self, repository: str, *rest: str | int) -> str:
-        return path("repos", *repository.split("/", 1), *rest)
 
     def _webhook_body(self, url: str, secret: str) -> dict[str, object]:
         config = {"url": url, "content_type": "json", "secret": secret}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from coding_agent_core.forge.calls import Call, ResponseModel, path
+from coding_agent_core.forge.calls import Call, ResponseModel
 from coding_agent_core.forge.github.facts import token_expiry_of
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.setup import (
@@ -35,9 +35,6 @@ class GitHubSetup(ForgeSetup):
     """The set-up of one GitHub."""
 
     LABEL_MARK: ClassVar[str] = ""
-
-    def _repository_path(self, repository: str, *rest: str | int) -> str:
-        return path("repos", *repository.split("/", 1), *rest)
 
     def _webhook_body(self, url: str, secret: str) -> dict[str, object]:
         config = {"url": url, "content_type": "json", "secret": secret, "insecure_ssl": "0"}

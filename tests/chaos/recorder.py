@@ -1,8 +1,8 @@
 """A proxy before a forge that is a program of its own: it records each write, and can answer in its place.
 
-The system's requests come to `port`, where `faults` may hit them. Those of people come to `people_url`, where
-none does, and wait while the forge is away. The system gets a 502 then, as from other proxies before a forge.
-What a client no longer waits for takes effect all the same.
+The system sends its requests to `port`, where `faults` may hit them. People send theirs to `people_url`,
+where no fault hits them, and wait while the forge is away. The system then gets a 502, as from other proxies
+before a forge. A request takes effect even if its client no longer waits for the answer.
 """
 
 from __future__ import annotations

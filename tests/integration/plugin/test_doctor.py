@@ -88,7 +88,7 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
             "the Secret model-key has no key api-key, or it is empty",
         ),
     ]
-    for break_it, mend, sentence in faults:
+    for break_it, repair, sentence in faults:
         break_it()
         said = doctor(newcomer, 1)
         [line] = wrong(said)
@@ -96,7 +96,7 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
         assert "sk-wrong-key" not in line
         if "does not accept the key" in line:
             assert_documented(newcomer, said, 1)
-        mend()
+        repair()
 
     release.upgrade({"networkPolicy": {"model": {"ports": [443]}, "forge": {"ports": [443]}}})
     let_pods_run(newcomer.place)
@@ -187,11 +187,11 @@ def test_a_github_app_and_each_fault_of_it_is_said(
             "the clock of this machine is wrong: it is 900 s behind",
         ),
     ]
-    for break_it, mend, sentence in faults:
+    for break_it, repair, sentence in faults:
         break_it()
         [line] = wrong(newcomer.plugin(*asked, status=1))
         assert sentence in re.sub("(899|901) s", "900 s", line)
-        mend()
+        repair()
     newcomer.write_secret("github-app", **{"private-key.pem": key_pair(1)[0]})
     [line] = wrong(newcomer.plugin(*asked, status=1))
     assert "does not accept the private key of GitHub App" in line

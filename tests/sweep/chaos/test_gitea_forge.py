@@ -139,16 +139,16 @@ def test_a_broken_gitea_keeps_people_waiting_and_what_it_lost_is_told_by_itself(
     assert forge.item(PLACE, number).open, "people are not refused"
     refused.end()
     assert (lost.hits, refused.hits) == (1, 1)
-    mend = forge.kill()
+    repair = forge.kill()
     forge.check()
     assert bot.get("").status_code == 502
-    assert mend().count == 1
-    mend = forge.stop()
+    assert repair().count == 1
+    repair = forge.stop()
     with pytest.raises(httpx.ReadTimeout):
         bot.get("", timeout=1)
     with pytest.raises(NothingToBreakError):
         forge.kill()
-    assert mend().count == 1
+    assert repair().count == 1
     forge.close(PLACE, number, by="grace")
     # A request whose answer nobody saw: Gitea alone can say that it took effect.
     forge.recorder.writes.clear()

@@ -33,7 +33,7 @@ def test_an_agent_that_needs_too_much_memory_is_tried_again_from_what_it_had_pus
     system = start_pods(
         "github",
         scripts,
-        consumer={"checkpoint_interval": 0.01},
+        consumer={"checkpoint_interval": 1e-9},
         job=with_container(name="agent", resources={"limits": {"memory": "320Mi"}}),
     )
     system.put_label(1)

@@ -70,7 +70,7 @@ def test_a_restarted_node_does_not_cost_an_attempt(start_pods: StartPods, chaos:
         run(f"test -e seen.md || {LONG}"),
         finish(),
     )
-    system = start_pods("github", script(*turns), consumer={"checkpoint_interval": 0.01})
+    system = start_pods("github", script(*turns), consumer={"checkpoint_interval": 1e-9})
     system.put_label(1)
     system.wait_for_requests(2)
     [pod] = system.pods()

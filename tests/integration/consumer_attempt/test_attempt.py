@@ -106,7 +106,7 @@ async def test_work_is_pushed_while_it_is_done_so_that_a_killed_attempt_leaves_i
 ) -> None:
     turns = (write("a.md", "a\n"), run("rm a.md; echo b > b.md"), run("sleep 60"), finish())
     place = make_place("github", script(*turns))
-    attempt = asyncio.create_task(place.run(place.given(), consumer={"checkpoint_interval": 0.001}))
+    attempt = asyncio.create_task(place.run(place.given(), consumer={"checkpoint_interval": 1e-9}))
     await place.asked(3)
     await asyncio.to_thread(
         until, lambda: FIRST in place.branches() and "b.md" in tree(place, FIRST), "the work so far is pushed"
@@ -272,7 +272,7 @@ async def test_it_is_stopped_at_the_next_push_and_overwrites_nothing(make_place:
             await asyncio.wait_for(stop.wait(), timeout)
             return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped.")
 
-    outcome = await place.run(place.given(), consumer={"checkpoint_interval": 0.001}, make_agent=Overtaken)
+    outcome = await place.run(place.given(), consumer={"checkpoint_interval": 1e-9}, make_agent=Overtaken)
     assert (outcome.reason, outcome.exit_code) == (Reason.BRANCH_MOVED, 75), outcome.message
     assert place.system.git("log", "-1", "--format=%s", FIRST).strip() == "Mine"
 
@@ -297,7 +297,7 @@ async def test_it_pushes_nothing_more_once_another_consumer_has_the_task(make_pl
             await on_step(Step(2, "tool", "wrote b.md"))
             return Outcome(reason=Reason.COMPLETED, message="Wrote both.")
 
-    often = {"checkpoint_interval": 0.001}
+    often = {"checkpoint_interval": 1e-9}
     outcome = await place.run(place.given(), lost=lost, consumer=often, make_agent=Lost)
     assert outcome.reason is Reason.PUSH_NOT_ALLOWED, outcome.message
     files = place.system.git("ls-tree", "--name-only", FIRST).split()

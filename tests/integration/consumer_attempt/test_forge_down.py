@@ -74,7 +74,7 @@ async def test_a_checkpoint_that_cannot_be_pushed_costs_nothing(
     caplog.set_level(logging.WARNING)
     place = make_place("github", script(write("a.md", "a\n"), run("true"), finish()))
     outage = place.system.forge.fault(path=PUSH, times=None, **CUT)
-    consumer = {"checkpoint_interval": 0.001}
+    consumer = {"checkpoint_interval": 1e-9}
     attempt = asyncio.create_task(place.run(place.given(timeout=MINUTES), consumer=consumer))
 
     def last_push_waits() -> bool:

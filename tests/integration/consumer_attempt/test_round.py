@@ -499,7 +499,7 @@ async def test_unfinished_work_of_a_round_is_not_pushed(open_ours: OpenOurs) -> 
     thread = ours.thread("Say it in German.")
     before = ours.head
     ours.plays(write(FILE, "one\nzwei\nthree\n"), finish("I cannot.", status="cannot"))
-    outcome = await ours.round(consumer={"checkpoint_interval": 0.001})
+    outcome = await ours.round(consumer={"checkpoint_interval": 1e-9})
     assert outcome.reason is Reason.CANNOT_BE_DONE
     assert ours.head == before
     assert "Nothing was changed." in thread.comments[1].body

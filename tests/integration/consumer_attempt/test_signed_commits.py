@@ -20,7 +20,7 @@ from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
 
 FIRST = "coding-agent/issue-1"
-SIGNED: dict[str, Any] = {"commits": {"sign": "github"}, "checkpoint_interval": 0.001}
+SIGNED: dict[str, Any] = {"commits": {"sign": "github"}, "checkpoint_interval": 1e-9}
 MUTATION = "/api/graphql"
 FETCH = r"/acme/pricing\.git/info/refs"
 

@@ -65,7 +65,7 @@ class Place:
             self.place.given(**{"timeout": 300, **given}).model_copy(update={"allowance": allowance}),
             grace=100,
             make_agent=make_agent,
-            consumer={"runner": self.runner, "checkpoint_interval": 0.001, **consumer},
+            consumer={"runner": self.runner, "checkpoint_interval": 1e-9, **consumer},
             llm={"provider": provider, provider: service},
             **sections,
         )

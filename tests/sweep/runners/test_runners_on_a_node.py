@@ -220,7 +220,7 @@ def start(
             },
             "consumer": {
                 "runners": {f"acme/{runner}": runner for runner in PROGRAMS},
-                "checkpoint_interval": 0.001,
+                "checkpoint_interval": 1e-9,
             },
             "operator": {
                 "policy": {"backoff_base": 0.1, "backoff_max": 0.2},

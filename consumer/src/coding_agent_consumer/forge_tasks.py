@@ -335,10 +335,11 @@ def _branch_of_run(prefix: str, item: Item, run: int) -> str:
 async def branch_for(
     forge: Forge, item: Item, prefix: str, *, run: int, previous: State | None, continues: bool
 ) -> str:
-    """Return the branch that `work_branch` chooses.
+    """Return the branch that `work_branch` chooses, or that of a later run whose change is open.
 
-    The comment can be older than the last run's end: on Kubernetes the reporter writes it, and may be away.
-    So before a new branch starts, the forge is asked for open changes from the branches of the last runs.
+    The comment can be older than the last run's end, or missing: on Kubernetes the reporter writes it, and may
+    be away, and a person can delete it. So a run whose change is not known to be open asks the forge for open
+    changes of the last runs that the comment does not show as ended.
 
     Raises:
         ForgeError: the forge does not say whether an earlier run's change is still open.
@@ -346,16 +347,15 @@ async def branch_for(
     still_open = False
     if previous is not None and previous.branch is not None and previous.change_url is not None:
         still_open = await forge.find_change(item, branch=previous.branch) is not None
-    branch = work_branch(
-        prefix, item, run=run, previous=previous, continues=continues, previous_change_open=still_open
-    )
-    if previous is not None and not continues and branch == _branch_of_run(prefix, item, run):
-        known = previous.run if previous.phase.terminal else previous.run - 1
-        for earlier in range(run - 1, max(known, run - 1 - _EARLIER_RUNS), -1):
+    if not continues and not still_open:
+        ended = 0 if previous is None else previous.run if previous.phase.terminal else previous.run - 1
+        for earlier in range(run - 1, max(ended, run - 1 - _EARLIER_RUNS), -1):
             of_earlier = _branch_of_run(prefix, item, earlier)
             if await forge.find_change(item, branch=of_earlier) is not None:
                 return of_earlier
-    return branch
+    return work_branch(
+        prefix, item, run=run, previous=previous, continues=continues, previous_change_open=still_open
+    )
 
 
 def state_of(

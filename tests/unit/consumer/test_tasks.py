@@ -68,6 +68,9 @@ def test_work_branch(
     assert answered_issue(branch, "coding-agent/") == (None if branch == OWN else ITEM.number)
 
 
+OWN_CHANGE = {"branch": "coding-agent/issue-7", "change_url": "url"}
+
+
 class OpenChanges:
     """Stands for a forge with open changes from these branches; it keeps what was asked."""
 
@@ -81,20 +84,35 @@ class OpenChanges:
 
 
 @pytest.mark.parametrize(
-    ("phase", "run", "open_one", "expected", "lookups"),
+    ("shown", "run", "open_one", "expected", "lookups"),
     [
-        (Phase.RUNNING, 3, "coding-agent/issue-7-r2", "coding-agent/issue-7-r2", 2),
-        (Phase.SUCCEEDED, 4, "coding-agent/issue-7-r3", "coding-agent/issue-7-r3", 2),
-        (Phase.RUNNING, 3, "", "coding-agent/issue-7-r3", 2),
-        (Phase.SUCCEEDED, 3, "", "coding-agent/issue-7-r3", 1),
-        (Phase.SUCCEEDED, 30, "", "coding-agent/issue-7-r30", 6),
+        ((Phase.RUNNING, OWN_CHANGE), 3, "coding-agent/issue-7-r2", "coding-agent/issue-7-r2", 2),
+        ((Phase.SUCCEEDED, OWN_CHANGE), 4, "coding-agent/issue-7-r3", "coding-agent/issue-7-r3", 2),
+        ((Phase.RUNNING, OWN_CHANGE), 3, "", "coding-agent/issue-7-r3", 2),
+        ((Phase.SUCCEEDED, OWN_CHANGE), 3, "", "coding-agent/issue-7-r3", 1),
+        ((Phase.SUCCEEDED, OWN_CHANGE), 3, "coding-agent/issue-7", "coding-agent/issue-7", 1),
+        ((Phase.SUCCEEDED, OWN_CHANGE), 30, "", "coding-agent/issue-7-r30", 6),
+        # The comment was written before run 2 pushed anything, or it shows a branch without a change.
+        ((Phase.QUEUED, {}), 4, "coding-agent/issue-7-r3", "coding-agent/issue-7-r3", 1),
+        ((Phase.FAILED, {}), 3, "", "coding-agent/issue-7", 0),
+        (
+            (Phase.FAILED, {"branch": "coding-agent/issue-7"}),
+            4,
+            "coding-agent/issue-7-r3",
+            *("coding-agent/issue-7-r3", 1),
+        ),
+        # There is no comment: the reporter has written none yet, or a person deleted it.
+        (None, 1, "", "coding-agent/issue-7", 0),
+        (None, 3, "coding-agent/issue-7-r2", "coding-agent/issue-7-r2", 1),
+        (None, 3, "", "coding-agent/issue-7", 2),
+        (None, 30, "", "coding-agent/issue-7", 5),
     ],
 )
 async def test_a_run_that_the_comment_does_not_show_yet_has_the_issues_change(
-    phase: Phase, run: int, open_one: str, expected: str, lookups: int
+    shown: tuple[Phase, dict[str, str]] | None, run: int, open_one: str, expected: str, lookups: int
 ) -> None:
     forge: Any = OpenChanges(open_one)
-    previous = State(uuid="x", run=2, phase=phase, branch="coding-agent/issue-7", change_url="url")
+    previous = State(uuid="x", run=2, phase=shown[0], **shown[1]) if shown else None
     branch = await branch_for(forge, ITEM, "coding-agent/", run=run, previous=previous, continues=False)
     assert branch == expected
     assert len(forge.asked) == lookups

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryFacts, TokenFacts, Webhook
+from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryFacts, RepositoryWebhook, TokenFacts
 
 _SOON = timedelta(days=14)
 """How long before its end a token is reported; the reporter's Event has the same limit."""
@@ -124,7 +124,7 @@ def clock_findings(name: str, theirs: datetime, ours: datetime) -> list[Finding]
 
 def webhook_findings(
     repository: str,
-    ours: Webhook | None,
+    ours: RepositoryWebhook | None,
     answers: Sequence[DeliveryAnswer],
     *,
     url: str,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core.agenttask import VERSION, Spec
-from coding_agent_core.forge.setup import DeliveryAnswer, TokenFacts, TokenRights, Webhook
+from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryWebhook, TokenFacts, TokenRights
 from kubectl_agenttask.findings import (
     Finding,
     Level,
@@ -23,7 +23,7 @@ CRD = Path(__file__).parents[3] / "crds" / "agenttask.yaml"
 FIELDS = [str(field.alias or name) for name, field in Spec.model_fields.items()]
 ANYWHERE = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}
 TLS = {"port": 443, "protocol": "TCP"}
-HOOK = Webhook(1, "https://agent.example.com/webhook/github", active=True)
+HOOK = RepositoryWebhook(1, "https://agent.example.com/webhook/github", active=True)
 
 
 def one(found: list[Finding]) -> tuple[Level, str]:
@@ -71,7 +71,7 @@ def test_a_wrong_clock_is_said_with_its_side(ahead: float, level: Level, words: 
     ("hook", "statuses", "level", "words"),
     [
         (None, [], Level.WRONG, "has no webhook to https://agent"),
-        (Webhook(1, HOOK.url, active=False), [], Level.WRONG, "is turned off"),
+        (RepositoryWebhook(1, HOOK.url, active=False), [], Level.WRONG, "is turned off"),
         (HOOK, [], Level.OK, "no delivery is shown"),
         (HOOK, [200, 401], Level.OK, "the last delivery got 200"),
         (HOOK, [401, 200], Level.WRONG, "enter the one in the Secret webhook-secret"),
@@ -82,7 +82,7 @@ def test_a_wrong_clock_is_said_with_its_side(ahead: float, level: Level, words: 
     ],
 )
 def test_the_last_delivery_of_a_webhook(
-    hook: Webhook | None, statuses: list[int], level: Level, words: str
+    hook: RepositoryWebhook | None, statuses: list[int], level: Level, words: str
 ) -> None:
     answers = [DeliveryAnswer("issues", status) for status in statuses]
     said = one(webhook_findings("acme/a", hook, answers, url=HOOK.url, secret="webhook-secret"))

@@ -81,7 +81,7 @@ class NewLabel:
 
 
 @dataclass(frozen=True)
-class Webhook:
+class RepositoryWebhook:
     """A webhook of a repository."""
 
     id: int
@@ -166,7 +166,7 @@ class ForgeSetup(ABC):
         """Return what our account may do in a repository."""
 
     @abstractmethod
-    async def deliveries(self, repository: str, webhook: Webhook) -> Sequence[DeliveryAnswer]:
+    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryAnswer]:
         """Return the last deliveries, the newest first; empty if the forge's API does not show them."""
 
     async def token(self) -> TokenFacts:
@@ -178,13 +178,14 @@ class ForgeSetup(ABC):
         at = None if date is None else parsedate_to_datetime(date)
         return TokenFacts(user.login, at, await self._token_rights(response.headers))
 
-    async def webhooks(self, repository: str) -> list[Webhook]:
+    async def webhooks(self, repository: str) -> list[RepositoryWebhook]:
         """Return the webhooks of a repository. Only people who may change them can read them."""
         where = self._repository_path(repository, "hooks")
         call = Call("GET", where, f"reading the webhooks of {repository}")
         found = await self.forge.client.entries(list[_Hook], call, limit=LIST_PAGES)
         return [
-            Webhook(hook.id, hook.url, hook.active and hook.alert_status == "executable") for hook in found
+            RepositoryWebhook(hook.id, hook.url, hook.active and hook.alert_status == "executable")
+            for hook in found
         ]
 
     async def labels(self, repository: str) -> frozenset[str]:

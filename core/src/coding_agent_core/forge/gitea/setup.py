@@ -11,8 +11,8 @@ from coding_agent_core.forge.setup import (
     ForgeSetup,
     OwnedRepository,
     RepositoryFacts,
+    RepositoryWebhook,
     TokenRights,
-    Webhook,
 )
 
 _EVENTS = ("issues", "issue_comment", "pull_request", "pull_request_sync", "pull_request_review", "status")
@@ -60,7 +60,7 @@ class GiteaSetup(ForgeSetup):
             lacks.append("issues are turned off: turn them on (Settings > Units)")
         return RepositoryFacts(found.full_name, tuple(lacks), found.admin)
 
-    async def deliveries(self, repository: str, webhook: Webhook) -> Sequence[DeliveryAnswer]:
+    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryAnswer]:
         """See `ForgeSetup`. Gitea shows them only in its pages."""
         return []
 

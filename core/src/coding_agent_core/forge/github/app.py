@@ -123,7 +123,7 @@ class _Account(ResponseModel):
     login: str = ""
 
 
-class Installation(ResponseModel):
+class AppInstallation(ResponseModel):
     """The App's installation in an account. `html_url` is the page on which its owner changes it."""
 
     id: int

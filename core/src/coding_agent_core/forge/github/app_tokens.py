@@ -24,10 +24,10 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.github.app import (
+    AppInstallation,
     AppPlaces,
     AppProblem,
     AppRefusedError,
-    Installation,
     Purpose,
     app_problem,
     claims,
@@ -315,7 +315,7 @@ class AppTokens:
         now = self._clock.monotonic()
         return _Kept(answer.token, now, now + lifetime - RENEW_BEFORE, now + lifetime)
 
-    async def _installation(self, repository: str) -> Installation:
+    async def _installation(self, repository: str) -> AppInstallation:
         places = self._places(repository)
         chosen = self._app.installation_id
         if chosen is None and not repository:
@@ -327,10 +327,10 @@ class AppTokens:
         )
         call = Call("GET", where, f"looking up the GitHub App's installation for {repository or 'a search'}")
         return await self._asked(
-            lambda: self._client.get(Installation, call), places, by_id=chosen is not None
+            lambda: self._client.get(AppInstallation, call), places, by_id=chosen is not None
         )
 
-    async def _only_installation(self) -> Installation:
+    async def _only_installation(self) -> AppInstallation:
         found = await self._installations()
         if len(found) > 1:
             raise ForgeRefusedError(
@@ -339,11 +339,11 @@ class AppTokens:
             )
         return found[0]
 
-    async def _installations(self) -> list[Installation]:
+    async def _installations(self) -> list[AppInstallation]:
         """Return the first page of the App's installations; there is at least one."""
         places = self._places("")
         call = Call("GET", "/app/installations", "listing the GitHub App's installations")
-        found = await self._asked(lambda: self._client.get(list[Installation], call), places)
+        found = await self._asked(lambda: self._client.get(list[AppInstallation], call), places)
         if not found:
             raise _refused(AppProblem.NOT_INSTALLED, places)
         return found

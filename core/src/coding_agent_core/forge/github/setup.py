@@ -16,8 +16,8 @@ from coding_agent_core.forge.setup import (
     ForgeSetup,
     OwnedRepository,
     RepositoryFacts,
+    RepositoryWebhook,
     TokenRights,
-    Webhook,
 )
 
 EVENTS = ("issues", "pull_request", "issue_comment", "pull_request_review", "check_suite", "status")
@@ -70,7 +70,7 @@ class GitHubSetup(ForgeSetup):
             lacks.append("issues are turned off: turn them on (Settings > General > Features)")
         return RepositoryFacts(found.full_name, tuple(lacks), found.admin)
 
-    async def deliveries(self, repository: str, webhook: Webhook) -> Sequence[DeliveryAnswer]:
+    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryAnswer]:
         where = self._repository_path(repository, "hooks", webhook.id, "deliveries")
         call = Call("GET", where, f"reading the deliveries of the webhook of {repository}")
         found = await self.forge.client.get(list[_Delivery], call)

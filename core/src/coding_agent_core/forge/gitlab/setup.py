@@ -16,8 +16,8 @@ from coding_agent_core.forge.setup import (
     DeliveryAnswer,
     ForgeSetup,
     RepositoryFacts,
+    RepositoryWebhook,
     TokenRights,
-    Webhook,
 )
 
 _DEVELOPER, _MAINTAINER = 30, 40
@@ -94,7 +94,7 @@ class GitLabSetup(ForgeSetup):
             lacks.append("the project is archived: choose another one, or unarchive it")
         return RepositoryFacts(found.path_with_namespace, tuple(lacks), found.level >= _MAINTAINER)
 
-    async def deliveries(self, repository: str, webhook: Webhook) -> Sequence[DeliveryAnswer]:
+    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryAnswer]:
         """See `ForgeSetup`. GitLab before 17.3 does not show them."""
         where = self._repository_path(repository, "hooks", webhook.id, "events")
         call = Call("GET", where, f"reading the deliveries of the webhook of {repository}")

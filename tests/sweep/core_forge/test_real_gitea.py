@@ -261,7 +261,11 @@ async def test_a_repository_is_set_up_for_the_agent(sample: Any, gitea: Any, for
     facts = await setup.repository(sample.repository)
     assert (facts.path, facts.lacks, facts.may_add_webhook) == (sample.repository, (), True)
     label = NewLabel("coding agent: codex", "1d76db", "Codex shall work on this")
-    await setup.create_label(sample.repository, label)
+    await asyncio.gather(*(setup.create_label(sample.repository, label) for _ in range(4)))
+    with gitea.api() as admin:
+        made = admin.call("GET", f"/repos/{sample.repository}/labels", limit=50)
+    [kept] = [one for one in made if one["name"] == label.name]
+    assert (kept["color"], kept["description"]) == (label.color, label.description)
     assert label.name in await setup.labels(sample.repository)
     await setup.create_webhook(sample.repository, f"{sample.url}/webhook/gitea", "a secret")
     [hook] = await setup.webhooks(sample.repository)

@@ -195,19 +195,12 @@ class ForgeSetup(ABC):
         return frozenset(label.name for label in found)
 
     async def create_label(self, repository: str, label: NewLabel) -> None:
-        """Create a label. Gitea makes a second one of the same name, so read `labels` before.
-
-        GitHub and GitLab refuse that. A label that somebody made in the meantime is left as it is.
-        """
+        """Create a label. A label of this name that somebody made in the meantime is left as it is."""
         call = Call(
             "POST",
             self._repository_path(repository, "labels"),
             f"creating the label {label.name!r} in {repository}",
-            json={
-                "name": label.name,
-                "color": f"{self.LABEL_MARK}{label.color}",
-                "description": label.description,
-            },
+            json=self._label_body(label),
             repeat=Repeat.UNLESS_PROCESSED,
         )
         try:
@@ -215,6 +208,10 @@ class ForgeSetup(ABC):
         except ForgeError as error:
             if error.status not in (409, 422) or label.name not in await self.labels(repository):
                 raise
+
+    def _label_body(self, label: NewLabel) -> dict[str, str]:
+        color = f"{self.LABEL_MARK}{label.color}"
+        return {"name": label.name, "color": color, "description": label.description}
 
     async def create_webhook(self, repository: str, url: str, secret: str) -> None:
         """Create a webhook that sends all events that the receiver understands."""

@@ -6,8 +6,7 @@ In Gitea's REST API, a pull request is an issue too: its labels and comments are
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -27,6 +26,7 @@ from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, pat
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.gitea.changes import DRAFT, GiteaChanges, Known, without_draft
 from coding_agent_core.forge.gitea.discussion import GiteaDiscussion
+from coding_agent_core.forge.gitea.labels import RepositoryLabel, create_label
 from coding_agent_core.forge.gitea.revisions import GiteaRevisions
 from coding_agent_core.forge.gitea.settings import Gitea
 from coding_agent_core.forge.values import (
@@ -49,7 +49,6 @@ _PAGE = 50
 _SEARCH_PAGES = 50
 """Maximum number of pages of labeled items that one poll reads."""
 _PULL_PAGES = 20
-_LABEL_PAGES = 20
 _TITLE_LIMIT = 255
 """Maximum number of characters that Gitea stores of a title."""
 _COLOR = "#8250df"
@@ -63,13 +62,8 @@ class _FoundItem(ItemAnswer):
     assignees: list[User] | None = None
 
 
-class _Label(ResponseModel):
-    id: int
-    name: str
-
-
 class _Labeled(ResponseModel):
-    labels: list[_Label]
+    labels: list[RepositoryLabel]
 
 
 class _Repository(ResponseModel):
@@ -296,26 +290,13 @@ class GiteaForge(Forge):
             await self.client.send(Call("PATCH", _repo_path(change, "pulls", change.number), what, json=body))
 
     async def add_label(self, item: Item, label: str) -> None:
-        """See `Forge`. Gitea leaves out names of labels that do not exist, so we create the label then.
-
-        Gitea refuses no second label of the same name. If another program created one first, ours is deleted.
-        """
+        """See `Forge`. Gitea leaves out names of labels that do not exist, so we create the label then."""
         what = f"adding the label {label!r} to {item.display}"
         call = Call("POST", self._item_path(item, "labels"), what, json={"labels": [label]})
-        if label in [found.name for found in await self.client.get(list[_Label], call)]:
+        if label in [found.name for found in await self.client.get(list[RepositoryLabel], call)]:
             return
-        where = _repo_path(item, "labels")
-        create = Call("POST", where, f"creating the label {label!r}", json={"name": label, "color": _COLOR})
-        created = await self.client.get(_Label, replace(create, repeat=Repeat.UNLESS_PROCESSED))
-        reading = Call("GET", where, f"reading the labels of the repository of {item.display}")
-        first = _first_of(await self.client.entries(list[_Label], reading, limit=_LABEL_PAGES), created)
-        if first != created.id:
-            delete = Call(
-                "DELETE", _repo_path(item, "labels", created.id), f"deleting a second label {label!r}"
-            )
-            with suppress(ForgeNotFoundError):  # a person was faster, or an answer was lost
-                await self.client.send(delete)
-        await self.client.send(replace(call, json={"labels": [first]}))
+        number = await create_label(self.client, item.repository, {"name": label, "color": _COLOR})
+        await self.client.send(replace(call, json={"labels": [number]}))
 
     async def remove_label(self, item: Item, label: str) -> bool:
         """See `Forge`. Gitea does not say whether the label was there, so the labels are read first.
@@ -376,15 +357,6 @@ class GiteaForge(Forge):
         web = web_base(self.settings.api_url)
         found = _ATTACHMENT.fullmatch(link.removeprefix(web))
         return Attachment(f"{web}/attachments/{found[1]}", with_token=True) if found is not None else None
-
-
-def _first_of(labels: Iterable[_Label], created: _Label) -> int:
-    """Return the id of the label to keep among those with the name of the one that we created.
-
-    All programs that create a label at the same time keep the same one, because ids only grow. Each deletes
-    only the label that it created itself, which nobody else relies on: by name, Gitea applies all of them.
-    """
-    return min([created.id, *(one.id for one in labels if one.name == created.name)])
 
 
 def _repo_path(item: Item, *rest: str | int) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from coding_agent_core.forge.calls import Call
+from coding_agent_core.forge.gitea.labels import create_label
 from coding_agent_core.forge.setup import (
     DeliveryAnswer,
     ForgeSetup,
+    NewLabel,
     OwnedRepository,
     RepositoryFacts,
     RepositoryWebhook,
@@ -59,6 +61,10 @@ class GiteaSetup(ForgeSetup):
         if not found.has_issues:
             lacks.append("issues are turned off: turn them on (Settings > Units)")
         return RepositoryFacts(found.full_name, tuple(lacks), found.admin)
+
+    async def create_label(self, repository: str, label: NewLabel) -> None:
+        """See `ForgeSetup`. Gitea refuses no second label of a name, so read `labels` before."""
+        await create_label(self.forge.client, repository, self._label_body(label))
 
     async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryAnswer]:
         """See `ForgeSetup`. Gitea shows them only in its pages."""

@@ -337,9 +337,9 @@ async def branch_for(
 ) -> str:
     """Return the branch that `work_branch` chooses, or that of a later run whose change is open.
 
-    The comment can be older than the last run's end, or missing: on Kubernetes the reporter writes it, and may
-    be away, and a person can delete it. So a run whose change is not known to be open asks the forge for open
-    changes of the last runs that the comment does not show as ended.
+    The comment can be older than the last run's end, or missing: on Kubernetes the reporter writes it, and
+    may be away, and a person can delete it. So a run whose change is not known to be open asks the forge for
+    open changes of the last runs that the comment does not show as ended.
 
     Raises:
         ForgeError: the forge does not say whether an earlier run's change is still open.

@@ -200,6 +200,7 @@ async def test_a_change_its_review_its_checks_and_a_conflict(
     assert (review.verdict, review.body) == (ReviewVerdict.CHANGES_REQUESTED, "Please test it")
     [thread] = snapshot.threads
     assert (thread.path, thread.line, thread.resolved) == (FILE, 1, False)
+    assert [one.review for one in thread.remarks] == [review.id]
     checks = {one.name: one.conclusion for one in snapshot.checks}
     assert checks == {"coding-agent": CheckConclusion.SUCCESS, "ci/unit": CheckConclusion.FAILURE}
     assert [one.summary for one in (await forge.failed_checks(details)).failed] == ["3 failed"]
@@ -215,7 +216,10 @@ async def test_a_change_its_review_its_checks_and_a_conflict(
     await forge.request_review(change, [sample.maintainer.login])
     alice.add_label(repository, change.number, BOT)
     answered = await forge.snapshot(change)
-    assert [one.body for one in answered.threads[0].remarks] == ["Why this?", "Because"]
+    assert [(one.body, one.review) for one in answered.threads[0].remarks] == [
+        ("Why this?", review.id),
+        ("Because", review.id),
+    ]
     assert answered.threads[0].resolved
     assert [one.login for one in answered.requested_reviewers] == [sample.maintainer.login]
     kinds = [one.kind for one in answered.events]

@@ -89,6 +89,23 @@ def test_each_thread_gets_one_reply_and_all_else_one_comment() -> None:
     assert [(reply.ids, reply.thread) for reply in found] == [(("t1", "t2"), one), (("c6", "r5"), None)]
 
 
+def test_a_review_with_a_text_and_threads_gets_its_answer_in_the_first_thread() -> None:
+    one, two = thread(remark(1, review="5")), thread(remark(2, review="5"), remark(3, review="6"))
+    snapshot = change(threads=(one, two), reviews=(review(5), review(6), review(7)))
+
+    def found(*ids: str) -> list[tuple[str, ...]]:
+        return [reply.ids for reply in replies_to(snapshot, ids)]
+
+    assert found("t1", "t2", "t3", "r5", "r6") == [("t1", "r5"), ("t2", "t3", "r6")]
+    assert found("t2", "r5", "r6", "r7") == [("t2", "r5"), ("r6", "r7")], (
+        "only with a remark that is answered"
+    )
+    assert found("t1") == [("t1",)]
+    body = reply_text(Reply(("t1", "r5"), one), "[r5] done: Tested.\n[t1] not done: It is right.", COMMIT)
+    assert marked_answers([body]) == {"t1", "r5"}
+    assert all(text in body for text in ("The changes are in 0123456789ab.", "It is right.", "Tested."))
+
+
 def test_a_reply_is_known_by_our_account_and_its_mark() -> None:
     ours = remark(2, OURS, f"{answer_mark(['t1'])}\nDone.")
     forged = remark(4, ANNA, f"{answer_mark(['t3'])}\nDone.")

@@ -166,7 +166,8 @@ async def test_drafts_deleted_accounts_teams_and_apps() -> None:
     comment = {"fullDatabaseId": "5", "createdAt": AT, "body": "Why?", "author": None}
     draft = comment | {"state": "PENDING"}
     app = {"__typename": "Bot", "login": "copilot", "databaseId": 9}
-    later = comment | {"author": app, "pullRequestReview": {"submittedAt": "2026-11-25T11:30:00Z"}}
+    of_review = {"fullDatabaseId": "6", "submittedAt": "2026-11-25T11:30:00Z"}
+    later = comment | {"author": app, "pullRequestReview": of_review}
     thread = {"id": "T", "path": "a.py", "line": 1, "isResolved": False, "isOutdated": False}
     found = await one(
         searched(
@@ -193,6 +194,7 @@ async def test_drafts_deleted_accounts_teams_and_apps() -> None:
     [shown] = found.threads
     assert shown.remarks[0].author == Actor("9", "copilot[bot]", ActorKind.BOT, member=False)
     assert shown.remarks[0].published_at.minute == 30, "nobody could read it before"
+    assert (shown.remarks[0].review, found.comments[0].review) == ("6", "")
     assert found.left_out == ("79 older comments",)
 
 

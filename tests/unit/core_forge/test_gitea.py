@@ -335,6 +335,7 @@ async def test_looks_read_again_only_what_may_have_changed() -> None:
     forge = wire.forge(Platform.GITEA)
     first = (await forge.open_changes()).snapshots[0]
     assert first.mergeability is Mergeability.UNKNOWN
+    assert [one.review for one in first.threads[0].remarks] == [first.reviews[0].id]
     wire.requests.clear()
     wire.table[f"{REPO}/pulls/8/reviews/21/comments"] = [said(31, 4, 3, resolver=ALICE)]
     assert (await forge.open_changes()).snapshots[0].threads[0].resolved

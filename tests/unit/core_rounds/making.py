@@ -101,8 +101,9 @@ def remark(
     body: str = "Please rename it.",
     second: float = 100,
     commit: str = HEAD,
+    review: str = "",
 ) -> Remark:
-    return Remark(str(number), author, at(second), body, commit)
+    return Remark(str(number), author, at(second), body, commit, review=review)
 
 
 def thread(*remarks: Remark, resolved: bool = False, outdated: bool = False) -> ReviewThread:

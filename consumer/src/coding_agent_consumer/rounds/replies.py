@@ -29,7 +29,7 @@ class Reply:
     """One reply.
 
     Attributes:
-        ids: the remarks that it answers; those of the same thread, or all outside of threads.
+        ids: the remarks that it answers.
         thread: where it belongs; `None` for a plain comment.
     """
 
@@ -44,14 +44,19 @@ class Reply:
 def replies_to(snapshot: ChangeSnapshot, ids: Collection[str]) -> tuple[Reply, ...]:
     """Return the replies that remarks need: one for each thread, and one for all that is outside of threads.
 
+    The text of a review belongs to the first of its threads that gets a reply. Its author would otherwise
+    read two replies to one review, most of the time with the same text.
+
     Args:
         ids: the ids of the remarks, as in `RoundCause.ids`.
     """
     replies = []
     left = set(ids)
     for thread in snapshot.threads:
-        here = tuple(f"t{one.id}" for one in thread.remarks if f"t{one.id}" in left)
-        if here:
+        asked = [one for one in thread.remarks if f"t{one.id}" in left]
+        if asked:
+            texts = {f"r{one.review}" for one in asked} & left
+            here = (*(f"t{one.id}" for one in asked), *sorted(texts))
             replies.append(Reply(here, thread))
             left.difference_update(here)
     others = tuple(sorted(one for one in left if not one.startswith("t")))

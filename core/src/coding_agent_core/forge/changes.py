@@ -93,6 +93,7 @@ class Remark:
             comments on lines, plain comments.
         published_at: when others could first read the remark, and not when its draft was written.
         commit: the commit on which a comment on lines was written; empty if it is not known.
+        review: the id of the `SubmittedReview` with which it was published; empty if there is none (GitLab).
     """
 
     id: str
@@ -101,6 +102,7 @@ class Remark:
     body: str
     commit: str = ""
     url: str = ""
+    review: str = ""
 
     def __post_init__(self) -> None:
         _cut(self, body=BODY_LIMIT, url=_URL_LIMIT)

@@ -304,9 +304,7 @@ class GiteaChanges:
             mergeability=mergeability,
             head_at=arrived[-1] if arrived else None,
             labels=frozenset(found.label_names),
-            threads=tuple(
-                _thread(thread, one.published_at) for one in discussed.reviewed for thread in one.threads
-            ),
+            threads=tuple(_thread(thread, one) for one in discussed.reviewed for thread in one.threads),
             reviews=tuple(map(_review, discussed.reviewed)),
             comments=tuple(
                 Remark(
@@ -344,16 +342,17 @@ def _review(reviewed: Reviewed) -> SubmittedReview:
     )
 
 
-def _thread(comments: Sequence[LineComment], published_at: datetime) -> ReviewThread:
-    """Return a thread, which Gitea resolves and answers by the id of its first comment."""
+def _thread(comments: Sequence[LineComment], reviewed: Reviewed) -> ReviewThread:
+    """Return a thread of a review, which Gitea resolves and answers by the id of its first comment."""
     remarks = tuple(
         Remark(
             id=str(comment.id),
             author=actor_of(comment.author),
-            published_at=max(comment.created_at, published_at),
+            published_at=max(comment.created_at, reviewed.published_at),
             body=comment.body,
             commit=comment.commit,
             url=comment.html_url,
+            review=str(reviewed.review.id),
         )
         for comment in comments
     )

@@ -69,7 +69,7 @@ reviewThreads(last: 50) {
       nodes {
         fullDatabaseId state author ACTOR authorAssociation createdAt body url
         originalCommit { oid }
-        pullRequestReview { submittedAt }
+        pullRequestReview { fullDatabaseId submittedAt }
       }
     }
   }
@@ -191,6 +191,9 @@ class _Comment(_Authored):
     submitted_at: datetime | None = Field(
         default=None, validation_alias=AliasPath("pullRequestReview", "submittedAt")
     )
+    review: int | None = Field(
+        default=None, validation_alias=AliasPath("pullRequestReview", "fullDatabaseId")
+    )
 
     def remark(self) -> Remark:
         return Remark(
@@ -200,6 +203,7 @@ class _Comment(_Authored):
             body=self.body,
             commit=self.commit,
             url=self.url,
+            review="" if self.review is None else str(self.review),
         )
 
 

@@ -222,7 +222,10 @@ class GraphqlRenderer:
                     "state": "SUBMITTED",
                     "url": f"{page}#discussion_r{comment.id}",
                     "originalCommit": {"oid": thread.commit},
-                    "pullRequestReview": {"submittedAt": github_time(reviews[thread.review].submitted_at)}
+                    "pullRequestReview": {
+                        "fullDatabaseId": str(thread.review),
+                        "submittedAt": github_time(reviews[thread.review].submitted_at),
+                    }
                     if comment is thread.comments[0]
                     else None,
                 }

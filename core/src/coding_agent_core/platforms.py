@@ -67,6 +67,7 @@ class PlatformFacts:
         active_text: regular expressions for text that has an effect in the forge's Markdown; see `text`.
         active_blocks: the same for text that has an effect at the start of a line, even within code.
         webhook_setting: the setting in `webhook.<platform>` that verifies webhooks.
+        how_to_renew: how people renew a token before it expires, as a clause; empty if tokens never expire.
     """
 
     title: str
@@ -86,6 +87,7 @@ class PlatformFacts:
     webhook_setting: str
     active_blocks: tuple[str, ...] = ()
     project_id_help: str = ""
+    how_to_renew: str = ""
 
 
 def web_base(api_url: str) -> str:

@@ -33,13 +33,22 @@ PLACE = "the key `token` of the Secret `coding-agent-gitlab`"
     ],
 )
 def test_what_is_said_before_and_after_the_expiry(left: timedelta, reason: str, when: str) -> None:
-    event = expiry_event("gitlab.com", PLACE, NOW + left, NOW)
+    event = expiry_event("gitlab.com", Platform.GITLAB, PLACE, NOW + left, NOW)
     assert (event.reason if event else "") == reason
     if event is not None:
         assert event.type == "Warning"
         assert "gitlab.com" in event.message
         assert when in event.message
         assert PLACE in event.message, "a person learns where to put the new token"
+
+
+@pytest.mark.parametrize(
+    ("platform", "verb"), [(Platform.GITHUB, "Regenerate it"), (Platform.GITLAB, "Rotate it")]
+)
+def test_a_person_reads_the_word_of_the_forges_page(platform: Platform, verb: str) -> None:
+    event = expiry_event("forge.example.com", platform, PLACE, NOW + timedelta(days=3), NOW)
+    assert event is not None
+    assert f"in 3 days. {verb}" in event.message
 
 
 def shown(host: str) -> float | None:

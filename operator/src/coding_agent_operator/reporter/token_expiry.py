@@ -18,6 +18,7 @@ from coding_agent_core.agenttask import Event
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.metrics import Gauge
+from coding_agent_core.registry import FACTS, Platform
 
 _logger = logging.getLogger("reporter")
 
@@ -56,7 +57,7 @@ class ReporterPod(NamedTuple):
         return ReporterPod(name, namespace, uid) if name and uid else None
 
 
-def expiry_event(host: str, place: str, expires: datetime, now: datetime) -> Event | None:
+def expiry_event(host: str, platform: Platform, place: str, expires: datetime, now: datetime) -> Event | None:
     """Return what to say about a token that expires then; `None` while there is enough time.
 
     Args:
@@ -78,8 +79,8 @@ def expiry_event(host: str, place: str, expires: datetime, now: datetime) -> Eve
     return Event(
         "Warning",
         "TokenExpiresSoon",
-        f"The token for {host} expires at {at}, {when}. Rotate it in the forge, which keeps its account, and "
-        f"set {place} to the new token.",
+        f"The token for {host} expires at {at}, {when}. {FACTS[platform].how_to_renew}, and set {place} to "
+        "the new token.",
     )
 
 
@@ -128,7 +129,7 @@ class TokenExpiry:
             return
         EXPIRES.labels(host).set(expires.timestamp())
         now = self.clock()
-        event = expiry_event(host, token.place, expires, now)
+        event = expiry_event(host, Platform(self.forges[host].platform), token.place, expires, now)
         last = self._emitted.get(host)
         if event is not None and (last is None or now - last >= _REMIND):
             self._emitted[host] = now

@@ -41,6 +41,8 @@ FACTS = PlatformFacts(
         r"\bskip-(?=checks)",  # skip-checks: true
     ),
     webhook_setting="secret",
+    # See *Managing your personal access tokens*. The token's page has the button *Regenerate token*.
+    how_to_renew="Regenerate it on its page in GitHub's settings",
 )
 
 MEMBERS = frozenset({"OWNER", "MEMBER", "COLLABORATOR"})

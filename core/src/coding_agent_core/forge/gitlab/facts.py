@@ -40,4 +40,6 @@ FACTS = PlatformFacts(
     active_blocks=(r">>(?=>)", r"^(?=/)"),
     webhook_setting="token",
     project_id_help="GitLab shows the id in the project's menu (Copy project ID).",
+    # See *Project access tokens*. A token that is created instead has another bot user.
+    how_to_renew="Rotate it in GitLab, which keeps its account",
 )

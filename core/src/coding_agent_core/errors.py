@@ -9,6 +9,13 @@ class CodingAgentError(Exception):
     """Base of this project's errors."""
 
 
+def reason_of(error: Exception) -> str:
+    """Return why something failed, for a person. The text of an unexpected exception says too little."""
+    if isinstance(error, CodingAgentError):
+        return str(error)
+    return f"There is a defect in the program ({type(error).__name__}: {error}); its log has the traceback."
+
+
 class SettingsError(CodingAgentError):
     """A setting is missing, unknown or wrong; the message names the key, and the line or variable."""
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
+from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError, reason_of
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
 from coding_agent_core.forge.pacing import NotYetError
@@ -141,7 +141,7 @@ class ChangeLooks:
                 failures = aside.failures + 1 if aside is not None else 1
                 delay = self.delay(failures, error)
                 self._aside[key] = SetAside(failures, self.monotonic() + delay)
-                self.left_out[key] = LeftOut(snapshot.item, str(error), snapshot.head_branch)
+                self.left_out[key] = LeftOut(snapshot.item, reason_of(error), snapshot.head_branch)
                 log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
                 log("%s is set aside for %.0f s: %s", snapshot.item.display, delay, error)
                 in_a_row += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.errors import ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.calls import GHOST, User
 from coding_agent_core.forge.changes import (
     Actor,
@@ -16,8 +16,9 @@ from coding_agent_core.forge.changes import (
     CheckState,
     Mergeability,
     OpenChanges,
+    why_unreadable,
 )
-from coding_agent_core.forge.github.changes import open_query
+from coding_agent_core.forge.github.changes import GitHubChanges, open_query
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.gitlab.changes import actor_of
 from coding_agent_core.platforms import ItemKind
@@ -156,6 +157,29 @@ async def test_what_cannot_be_read_holds_back_nothing_else() -> None:
     assert [snapshot.item.number for snapshot in found.snapshots] == [7]
     [(item, why)] = found.unreadable
     assert (item.number, "title" in why, "Fix it" in why) == (8, True, False)
+
+
+async def test_a_defect_that_one_change_shows_holds_back_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_one = GitHubChanges._snapshot
+
+    def broken(changes: GitHubChanges, found: Any, *rest: Any) -> ChangeSnapshot:
+        if found.number == 8:
+            raise KeyError("rollup")
+        return read_one(changes, found, *rest)
+
+    monkeypatch.setattr(GitHubChanges, "_snapshot", broken)
+    found = await read(searched(PULL | {"number": 8}, PULL))
+    assert [snapshot.item.number for snapshot in found.snapshots] == [7]
+    [(item, why)] = found.unreadable
+    assert (item.number, "KeyError: 'rollup'" in why) == (8, True)
+
+
+def test_what_stops_all_changes_is_not_the_fault_of_one() -> None:
+    item = ITEMS[Platform.GITHUB]
+    down, odd = ForgeUnavailableError("It is down.", status=502), ForgeError("It is odd.", status=200)
+    with pytest.raises(ForgeUnavailableError):
+        why_unreadable(down, item, of_one_change=False)
+    assert why_unreadable(odd, item, of_one_change=True) == "It is odd."
 
 
 async def test_what_was_closed_after_the_index_was_written_is_left_out() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, cast
 
 import pytest
+from coding_agent_core.agenttask import AgentTask, Event, manifest
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import comment, read_state
 from coding_agent_core.rounds.record import RoundRecord
@@ -14,11 +16,12 @@ from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.tasks import Item, Submission, TaskRequest
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
-from coding_agent_operator.reporter.round_looks import ReporterLooks
+from coding_agent_operator.reporter.round_looks import LEFT_OUT, ReporterLooks
 
 from tests.unit.consumer_rounds.test_looks import ASKED, INFRASTRUCTURE, RED, FakeForge
 from tests.unit.core_reporting import making as reports
 from tests.unit.core_rounds.making import NOON, rounds
+from tests.unit.operator.making import ended, task
 
 
 class NoTasks:
@@ -70,6 +73,42 @@ async def test_a_change_that_was_merged_after_it_was_read_has_no_round(closed: b
     looked.context = replace(looked.context, sink=cast("Any", sink))
     await looked.look()
     assert len(sink.asked) == (0 if closed else 1)
+
+
+class Tasks:
+    """Holds one ended task for each item, and keeps the Events."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[int, str, str]] = []
+
+    async def runs(self, item: Item) -> tuple[AgentTask]:
+        known = task(ended("False"))
+        request = known.spec.request.model_copy(update={"item": item})
+        body = manifest(request, run=1, timeout_seconds=600, max_attempts=3)
+        return (AgentTask(known.metadata, body | {"status": known.status.to_wire()}),)
+
+    async def emit(self, event: Event, about: AgentTask, _now: datetime) -> None:
+        self.events.append((about.spec.item.number, event.reason, event.message))
+
+
+class BrokenSink:
+    async def submit(self, _request: TaskRequest) -> Submission:
+        raise KeyError("round")
+
+
+async def test_a_defect_is_shown_on_the_change_that_it_stops() -> None:
+    """After three changes in a row the look ends, because then not a change is the problem."""
+    changes = [replace(RED, item=RED.item.model_copy(update={"number": number})) for number in (8, 9, 10, 11)]
+    tasks, looked = Tasks(), looks(FakeForge(*changes))
+    parts: dict[str, Any] = {"sink": BrokenSink(), "tasks": tasks, "settings": Reporter()}
+    looked.context = replace(looked.context, **parts)
+    with pytest.raises(KeyError):
+        await looked.look()
+    assert [event[:2] for event in tasks.events] == [(number, "ChangeSetAside") for number in (8, 9, 10)]
+    assert "There is a defect in the program (KeyError: 'round')" in tasks.events[0][2]
+    assert LEFT_OUT.labels("github.com")._value.get() == 3
+    assert await looked.look() <= Reporter().retry_max, "the others are tried again later"
+    assert [event[0] for event in tasks.events] == [8, 9, 10, 11]
 
 
 @pytest.mark.parametrize("is_shown", [True, False], ids=["with a comment", "without a comment"])

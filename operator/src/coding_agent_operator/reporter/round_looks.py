@@ -16,7 +16,7 @@ from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.metrics import Counter
+from coding_agent_core.metrics import Counter, Gauge
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import State, comment, comment_with_notes, comment_with_rounds, has_notes
 from coding_agent_core.retry import backoff
@@ -48,6 +48,11 @@ LOOKS = Counter(
     "coding_agent_reporter_looks",
     "Looks at the open changes of a forge, by host and result (done, failed).",
     ["host", "result"],
+)
+LEFT_OUT = Gauge(
+    "coding_agent_reporter_changes_set_aside",
+    "Open changes that the last look could not examine, by host. They have no rounds until it can.",
+    ["host"],
 )
 _QUIET_S = 5.0
 """Least number of seconds between two looks, because events come in bursts."""
@@ -173,7 +178,7 @@ class ReporterLooks:
         """
         try:
             wait = await self._changes.look(self.settings.interval, self._look_at)
-        except CodingAgentError:
+        except Exception:
             await self._show_left_out()
             raise
         await self._show_left_out()
@@ -230,6 +235,7 @@ class ReporterLooks:
 
     async def _show_left_out(self) -> None:
         """Say once on the newest task of each change that looks leave out why they do."""
+        LEFT_OUT.labels(self.context.forge.host).set(len(self._changes.left_out))
         self._shown_aside &= self._changes.left_out.keys()
         for key, one in self._changes.left_out.items():
             if key in self._shown_aside:

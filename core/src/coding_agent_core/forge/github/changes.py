@@ -26,6 +26,7 @@ from coding_agent_core.forge.changes import (
     Mergeability,
     OpenChanges,
     SubmittedReview,
+    why_unreadable,
 )
 from coding_agent_core.forge.github.change_answers import (
     CONCLUSIONS,
@@ -134,7 +135,13 @@ class GitHubChanges:
                     continue
                 if STATES.get(found.state) is ChangeState.OPEN:
                     own_errors = [one for one in errors if one.path[:3] == ("search", "nodes", index)]
-                    snapshots.append(await self._compared(self._snapshot(found, own_errors, read_at)))
+                    try:
+                        snapshot = await self._compared(self._snapshot(found, own_errors, read_at))
+                    except Exception as error:
+                        item = self._item(found)
+                        unreadable.append((item, why_unreadable(error, item, of_one_change=False)))
+                    else:
+                        snapshots.append(snapshot)
         for gone in self.known.keys() - {snapshot.item.identity for snapshot in snapshots}:
             del self.known[gone]
         return OpenChanges(tuple(snapshots), tuple(unreadable), complete)
@@ -251,6 +258,15 @@ class GitHubChanges:
         except (KeyError, TypeError, ValidationError):
             return None
 
+    def _item(self, found: PullRequestAnswer) -> Item:
+        return Item(
+            platform=Platform.GITHUB,
+            host=self.client.host,
+            repository=found.repository,
+            kind=ItemKind.CHANGE,
+            number=found.number,
+        )
+
     def _snapshot(
         self, found: PullRequestAnswer, errors: list[_FieldError] | tuple[_FieldError, ...], read_at: datetime
     ) -> ChangeSnapshot:
@@ -269,13 +285,7 @@ class GitHubChanges:
         reviewers = [one.get("requestedReviewer") for one in found.reviewers]
         asked = [Account.model_validate(one) for one in reviewers if one]
         return ChangeSnapshot(
-            item=Item(
-                platform=Platform.GITHUB,
-                host=self.client.host,
-                repository=found.repository,
-                kind=ItemKind.CHANGE,
-                number=found.number,
-            ),
+            item=self._item(found),
             url=found.url,
             own=Actor(str(self.own.id), self.own.login),
             read_at=read_at,

@@ -33,6 +33,7 @@ from coding_agent_core.forge.changes import (
     ReviewThread,
     ReviewVerdict,
     SubmittedReview,
+    why_unreadable,
 )
 from coding_agent_core.forge.gitlab.settings import GitLab
 from coding_agent_core.forge.http import ForgeClient, answered_at
@@ -322,10 +323,9 @@ class GitLabChanges:
             known = self.known.setdefault(item.identity, Known())
             try:
                 snapshot = await self._read(item, known)
-            except ForgeError as error:
-                if error.status not in _SET_ASIDE:
-                    raise
-                unreadable.append((item, str(error)))
+            except Exception as error:
+                of_one = isinstance(error, ForgeError) and error.status in _SET_ASIDE
+                unreadable.append((item, why_unreadable(error, item, of_one_change=of_one)))
                 continue
             if snapshot.state is ChangeState.OPEN:
                 snapshots.append(snapshot)

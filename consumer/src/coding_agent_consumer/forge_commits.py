@@ -67,8 +67,8 @@ class ForgeCommits:
     branch: str
     exists: bool
     head: str
-    _sent: str = field(default="", init=False)
-    """The commit of the clone that the last request was about, until it is known what became of it."""
+    _sent: list[str] = field(default_factory=list, init=False)
+    """The commits of the clone that requests after `head` were about, until the branch shows one of them."""
 
     async def check(self, tree: str) -> None:
         """Return if the forge can make a commit with these files after `head`.
@@ -100,6 +100,14 @@ class ForgeCommits:
         It has the message of `work`. If an answer is lost, the branch shows whether the commit was made: the
         forge makes it only if the branch is at `head`, so a repeated request cannot make a second one.
 
+        The commit of a lost request can also appear late:
+
+        1. A request for a commit is cut off, and the branch does not show the commit.
+        2. The agent works on, and a second request is about more work.
+        3. The forge has made the first commit meanwhile, and so refuses the second.
+
+        So all requests that are in doubt are remembered, and the work is sent again after the first commit.
+
         Args:
             work: a commit of the clone.
             permit: called before the branch is changed.
@@ -117,12 +125,15 @@ class ForgeCommits:
         if not self.exists:
             await self.commits.create_branch(self.branch, self.head)
             self.exists = True
-        self._sent = work
+        self._sent.append(work)
         try:
             await self.commits.append(self.branch, self.head, message.decode("utf-8", "replace"), changes)
         except ForgeError as error:
             if not await self._made_despite():
                 raise
+            if await self._tree(self.head) != await self._tree(work):
+                what = f"The branch {self.branch} shows an earlier commit of this task only now."
+                raise ForgeUnavailableError(what) from error
             _logger.info("The commit was made although its request failed: %s", error)
             return self.head
         if not await self._made():
@@ -130,7 +141,7 @@ class ForgeCommits:
         return self.head
 
     async def _made(self) -> bool:
-        """Whether the forge has made the commit that was asked for; then it is the new `head`.
+        """Whether the forge has made one of the commits that were asked for; then it is the new `head`.
 
         Raises:
             RemoteMovedError: the branch has another commit after `head`.
@@ -141,12 +152,13 @@ class ForgeCommits:
         tip = await self.git.local_id("rev-parse", "--verify", f"{reference}^{{commit}}")
         if tip == self.head:
             return False
-        wanted = await self._tree(self._sent)
+        wanted = {await self._tree(work) for work in self._sent}
         listed = await self.git.local("rev-list", "--parents", f"{self.head}..{tip}")
         for line in listed.decode("ascii").splitlines():
             commit, *parents = line.split(" ")
-            if parents == [self.head] and await self._tree(commit) == wanted:
-                self.head, self._sent = commit, ""
+            if parents == [self.head] and await self._tree(commit) in wanted:
+                self.head = commit
+                self._sent.clear()  # the forge makes no other commit after the old head
                 return True
         raise RemoteMovedError(
             f"The branch {self.branch} has a commit that is not this task's work; nothing was overwritten."

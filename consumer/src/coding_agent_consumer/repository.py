@@ -371,6 +371,8 @@ class BareClone:
         2. libcurl sends the push again.
         3. The forge refuses it because the branch has moved: to our commit.
 
+        With a lease, this can also be the commit of an earlier push that was cut off and succeeded late.
+
         Raises:
             As `Permit`, and as `Git.remote`. After `RemoteMovedError`, nothing was overwritten.
         """
@@ -397,17 +399,36 @@ class BareClone:
             await self._git.remote(command, f"{tip}:{reference}")
         except ForgeError as error:
             if not await self._is_on_the_forge(tip):
-                raise
+                ours = await self._pushed_late()
+                if ours is None:
+                    raise
+                self.lease = ours
+                await self._push_by_git(reference)
+                return
             _logger.info("The push succeeded although git reports: %s", error)
 
     async def _is_on_the_forge(self, commit: str) -> bool:
         """Whether the forge shows the work branch at this commit; `False` if that cannot be read."""
+        return await self._shown_tip() == commit
+
+    async def _pushed_late(self) -> str | None:
+        """Return the commit on the forge if it is one of ours after the lease, and otherwise `None`.
+
+        The first parents leave out what a merge of the base brings.
+        """
+        if self.lease is None:
+            return None
+        listed = await self._git.local("rev-list", "--first-parent", f"{self.lease}..{self.tip}")
+        shown = await self._shown_tip()
+        return shown if shown in listed.decode("ascii").split() else None
+
+    async def _shown_tip(self) -> str | None:
+        """Return the commit of the work branch on the forge; `None` if there is none, or if it is unknown."""
         name = f"refs/heads/{self.branch}"
         try:
-            tips = parse_tips(await self._git.remote(("ls-remote", "--heads"), name))
+            return parse_tips(await self._git.remote(("ls-remote", "--heads"), name)).get(name)
         except (ForgeError, SettingsError):
-            return False
-        return tips.get(name) == commit
+            return None
 
     async def _tree_of(self, commit: str) -> str:
         return await self._git.local_id("rev-parse", f"{commit}^{{tree}}")

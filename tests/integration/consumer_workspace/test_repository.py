@@ -225,6 +225,21 @@ async def test_with_a_lease_a_branch_that_was_moved_back_is_not_restored(
     assert git(bare, "rev-parse", BRANCH) == second.tip, "a plain push would restore it"
 
 
+async def test_with_a_lease_a_push_that_succeeded_late_is_our_own(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    ours = await clone(git_server, tmp_path / "one")
+    await ours.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    await ours.push()
+    ours.lease = ours.tip
+    for number in (2, 3):
+        await ours.commit(patch_of(git_server, {f"{number}.txt": "\n"}, start=BRANCH), f"{number}", AUTHOR)
+        if number == 2:  # the push of an attempt that waited no longer for the answer
+            await ours._git.remote(("push", "--quiet"), f"{ours.tip}:refs/heads/{BRANCH}")
+    await ours.push()
+    assert git(git_server.root / "sample.git", "rev-parse", BRANCH) == ours.tip == ours.lease
+
+
 async def test_a_lease_never_replaces_commits(git_server: GitServer, tmp_path: Path) -> None:
     first = await clone(git_server, tmp_path / "one")
     theirs = await first.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)

@@ -109,7 +109,7 @@ class OpenChanges:
     ],
 )
 async def test_a_run_that_the_comment_does_not_show_yet_has_the_issues_change(
-    shown: tuple[Phase, dict[str, str]] | None, run: int, open_one: str, expected: str, lookups: int
+    shown: tuple[Phase, dict[str, Any]] | None, run: int, open_one: str, expected: str, lookups: int
 ) -> None:
     forge: Any = OpenChanges(open_one)
     previous = State(uuid="x", run=2, phase=shown[0], **shown[1]) if shown else None

@@ -290,7 +290,7 @@ async def test_a_configured_installation_gives_no_token_for_another_owners_repos
 
 
 async def test_a_suspended_installation_does_not_hide_the_account(world: World) -> None:
-    world.forge.run(lambda: world.forge.sandbox.store.apps.install(world.app, "acme"))
+    install(world.forge, world.app)
     world.installation.suspended_at = datetime.now(UTC)
     assert (await world.tokens().account()).id == world.app.account.id
 
@@ -318,7 +318,7 @@ async def test_a_poll_needs_one_installation(world: World) -> None:
     tokens = world.tokens()
     found = await tokens.token("", Purpose.POLL)
     assert await asyncio.to_thread(status, world, found.token, "/search/issues?q=is:issue") == (200, "")
-    world.forge.run(lambda: world.forge.sandbox.store.apps.install(world.app, "acme"))
+    install(world.forge, world.app)
     assert (await tokens.token("", Purpose.POLL)).token == found.token
     with pytest.raises(ForgeError, match=r"has 2 installations.*installation_id"):
         await world.tokens().token("", Purpose.POLL)

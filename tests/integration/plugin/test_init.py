@@ -23,6 +23,7 @@ from coding_agent_forge.model import Role
 
 from tests.chart.helm import render
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, client
+from tests.fixtures.github_app import install
 from tests.fixtures.hook_receiver import HookReceiver
 from tests.fixtures.model import API_KEY
 from tests.integration.plugin.conftest import PLUGIN, Plugin, Said
@@ -282,7 +283,7 @@ def test_a_github_app_is_registered_and_its_key_is_only_in_the_secret(
     [app] = github_forge.sandbox.store.apps.apps
     key = one.secret("github-app")["private-key.pem"]
     assert "PRIVATE KEY" in key
-    github_forge.run(lambda: github_forge.sandbox.store.apps.install(app, "acme"))
+    install(github_forge, app)
 
     other = one.init("--github-app", "--api-url", "http://127.0.0.1:9/api/v3", status=2)
     assert "has the key of an App at 127.0.0.1:" in other.err

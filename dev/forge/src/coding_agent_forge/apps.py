@@ -38,6 +38,20 @@ _PERMISSIONS: Sequence[tuple[str, tuple[str, ...]]] = (
 paths need only `metadata`, which each token has."""
 
 
+def new_key_pair() -> tuple[str, str]:
+    """Return a private key in the PEM format that GitHub gives to an App's owner, and its public key."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return private.decode(), public.decode()
+
+
 @dataclass
 class App:
     """An App; comments and pushes of its tokens are `account`'s.
@@ -130,18 +144,10 @@ class Apps:
         manifest = self.manifests.pop(code, None)
         if manifest is None:
             raise HttpError(404, "Not Found")
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.TraditionalOpenSSL,
-            serialization.NoEncryption(),
-        )
-        public = key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        private, public = new_key_pair()
         slug = re.sub(r"[^a-z0-9]+", "-", manifest.name.lower()).strip("-")
-        app = self.create(slug, manifest.owner, public.decode(), manifest.permissions)
-        return app, private.decode(), secrets.token_hex(20)
+        app = self.create(slug, manifest.owner, public, manifest.permissions)
+        return app, private, secrets.token_hex(20)
 
     def create(self, slug: str, owner: User, public_key: str, permissions: Mapping[str, str]) -> App:
         """Create an App with its account `slug[bot]`."""

@@ -1,21 +1,24 @@
-"""`Forge`: everything that the system does on a forge, with the code that is the same for all REST APIs.
-
-One type reads the same answer of all forges; its fields list each forge's names.
-"""
+"""`Forge`: everything that the system does on a forge, with the code that is the same for all REST APIs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field
-
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError, SettingsError
-from coding_agent_core.forge.calls import GHOST, Author, Call, Repeat, ResponseModel, Text, User
+from coding_agent_core.forge.calls import (
+    Call,
+    CommentAnswer,
+    HistoryEvent,
+    ItemAnswer,
+    Reaction,
+    Repeat,
+    User,
+)
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.signed_commits import SignedCommits
@@ -56,82 +59,6 @@ COMMENT_LIMIT = 1000
 SCAN_PAGES = 100
 """Maximum number of pages of comments, reactions or events that are read."""
 _REACTION = "eyes"
-
-
-class Label(ResponseModel):
-    name: str
-
-
-class ItemAnswer(ResponseModel):
-    """An issue, pull request or merge request."""
-
-    number: int = Field(validation_alias=AliasChoices("number", "iid"))
-    title: str
-    body: Text = Field(default="", validation_alias=AliasChoices("body", "description"))
-    url: str = Field(validation_alias=AliasChoices("html_url", "web_url"))
-    state: str
-    labels: list[Label | str]
-    # `author` comes first, because an answer with `author` can have a `user` that says what we may do.
-    author: Author = Field(default=GHOST, validation_alias=AliasChoices("author", "user"))
-    updated_at: datetime | None = None
-
-    @property
-    def by_member(self) -> bool:
-        """Whether the forge says that the author belongs to the repository."""
-        return False
-
-    @property
-    def open(self) -> bool:
-        return self.state in ("open", "opened")
-
-    @property
-    def updated_second(self) -> datetime | None:
-        return None if self.updated_at is None else whole_second(self.updated_at)
-
-    @property
-    def label_names(self) -> list[str]:
-        return [label if isinstance(label, str) else label.name for label in self.labels]
-
-
-class CommentAnswer(ResponseModel):
-    """A comment, or a note that the forge itself wrote (`system`)."""
-
-    id: int
-    body: Text = ""
-    author: Author = Field(default=GHOST, validation_alias=AliasChoices("author", "user"))
-    created_at: datetime
-    updated_at: datetime | None = None
-    html_url: str = ""
-    system: bool = False
-
-    def comment(self) -> Comment:
-        return Comment(
-            id=str(self.id),
-            author=self.author.login,
-            body=self.body,
-            created_at=self.created_at,
-            url=self.html_url,
-            updated_at=self.updated_at,
-        )
-
-    def published(self, at: datetime) -> Comment:
-        """Return the comment of a review that was submitted, and so could first be read, at a time."""
-        comment = self.comment()
-        return replace(comment, created_at=max(comment.created_at, at))
-
-
-class HistoryEvent(ResponseModel):
-    """An event of an item's history. User or label is null if it was deleted later."""
-
-    action: str = Field(validation_alias=AliasChoices("event", "action"))
-    created_at: datetime
-    user: User | None = Field(default=None, validation_alias=AliasChoices("actor", "user"))
-    label: Label | None = None
-
-
-class _Reaction(ResponseModel):
-    content: str = Field(validation_alias=AliasChoices("content", "name"))
-    user: User | None = None
 
 
 @dataclass(frozen=True)
@@ -614,7 +541,7 @@ class Forge(ABC):
             f"{self._comment_path(item, comment)}/{self.REACTIONS}",
             f"reading the reactions to a comment on {item.display}",
         )
-        async for page in self.client.pages(list[_Reaction], call, limit=SCAN_PAGES):
+        async for page in self.client.pages(list[Reaction], call, limit=SCAN_PAGES):
             if any(
                 reaction.content == _REACTION and reaction.user and reaction.user.id == own.id
                 for reaction in page

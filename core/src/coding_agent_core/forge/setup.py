@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import AliasChoices, AliasPath, Field
 
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.base import Label
-from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
+from coding_agent_core.forge.calls import Call, Label, Repeat, ResponseModel, User, path
 from coding_agent_core.registry import Platform, forge_module
 
 if TYPE_CHECKING:  # the setup is given a forge and imports no HTTP library

@@ -16,8 +16,7 @@ from typing import Any
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.base import ItemAnswer
-from coding_agent_core.forge.calls import GHOST, Call, ResponseModel, Text, User, path
+from coding_agent_core.forge.calls import GHOST, Call, ItemAnswer, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import (
     Actor,
     ChangeEvent,

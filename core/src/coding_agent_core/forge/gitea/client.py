@@ -14,15 +14,17 @@ from urllib.parse import urlsplit
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.base import (
-    COMMENT_LIMIT,
-    Attachment,
+from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, Forge
+from coding_agent_core.forge.calls import (
+    Call,
     CommentAnswer,
-    Forge,
     HistoryEvent,
     ItemAnswer,
+    Repeat,
+    ResponseModel,
+    User,
+    path,
 )
-from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.gitea.changes import DRAFT, GiteaChanges, Known, without_draft
 from coding_agent_core.forge.gitea.discussion import GiteaDiscussion

@@ -11,8 +11,17 @@ from typing import TypeVar
 from pydantic import Field
 
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.base import CommentAnswer, HistoryEvent
-from coding_agent_core.forge.calls import GHOST, Author, Call, ResponseModel, Text, User, path
+from coding_agent_core.forge.calls import (
+    GHOST,
+    Author,
+    Call,
+    CommentAnswer,
+    HistoryEvent,
+    ResponseModel,
+    Text,
+    User,
+    path,
+)
 from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Review, Thread
 from coding_agent_core.tasks import Item

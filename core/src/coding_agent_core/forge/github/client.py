@@ -15,8 +15,18 @@ from datetime import datetime
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, TokenMissingError
-from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, CommentAnswer, Forge, ItemAnswer
-from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, Text, User, path
+from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, Forge
+from coding_agent_core.forge.calls import (
+    PAGE_SIZE,
+    Call,
+    CommentAnswer,
+    ItemAnswer,
+    Repeat,
+    ResponseModel,
+    Text,
+    User,
+    path,
+)
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.github.changes import Earlier, GitHubChanges
 from coding_agent_core.forge.github.commits import GitHubCommits

@@ -21,8 +21,7 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
-from coding_agent_core.forge.base import CommentAnswer
-from coding_agent_core.forge.calls import GHOST, Author, Call, ResponseModel, Text, path
+from coding_agent_core.forge.calls import GHOST, Author, Call, CommentAnswer, ResponseModel, Text, path
 from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import (
     CHECKS_LIMIT,

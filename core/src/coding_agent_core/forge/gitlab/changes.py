@@ -14,8 +14,18 @@ from typing import Any
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.base import CommentAnswer, ItemAnswer, Label
-from coding_agent_core.forge.calls import GHOST, Author, Call, ResponseModel, Text, User, path
+from coding_agent_core.forge.calls import (
+    GHOST,
+    Author,
+    Call,
+    CommentAnswer,
+    ItemAnswer,
+    Label,
+    ResponseModel,
+    Text,
+    User,
+    path,
+)
 from coding_agent_core.forge.changes import (
     Actor,
     ActorKind,

@@ -12,15 +12,8 @@ from urllib.parse import unquote
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.base import (
-    COMMENT_LIMIT,
-    SCAN_PAGES,
-    Attachment,
-    CommentAnswer,
-    Forge,
-    ItemAnswer,
-)
-from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
+from coding_agent_core.forge.base import COMMENT_LIMIT, SCAN_PAGES, Attachment, Forge
+from coding_agent_core.forge.calls import Call, CommentAnswer, ItemAnswer, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.gitlab.changes import DRAFT, BaseChecks, GitLabChanges, Known, without_draft
 from coding_agent_core.forge.gitlab.discussion import SECTION, GitLabDiscussion

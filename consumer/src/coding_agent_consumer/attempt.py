@@ -20,19 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from coding_agent_core.attempts import AttemptInput, Outcome
-from coding_agent_core.environment import (
-    ENVIRONMENT_FILE,
-    Environment,
-    EnvironmentFileError,
-    VerifyCommand,
-)
-from coding_agent_core.errors import (
-    CodingAgentError,
-    ForgeNotFoundError,
-    ForgeRefusedError,
-    ForgeUnavailableError,
-    SettingsError,
-)
+from coding_agent_core.environment import ENVIRONMENT_FILE, Environment, RepositoryFile, VerifyCommand
+from coding_agent_core.errors import ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.values import CommitIdentity, ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
@@ -53,7 +42,7 @@ from coding_agent_core.usage import Allowance, Usage
 
 from coding_agent_consumer.agent.model_spec import allowed_models, upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
-from coding_agent_consumer.approval import ApprovalCheck, NotApprovedError, Unapproved
+from coding_agent_consumer.approval import ApprovalCheck, Unapproved
 from coding_agent_consumer.background import (
     Conversation,
     instruction_files,
@@ -66,16 +55,17 @@ from coding_agent_consumer.background import (
 )
 from coding_agent_consumer.brief import Agent, Brief, Image, Step
 from coding_agent_consumer.commits import InvalidPatchError, co_author, commit_author
+from coding_agent_consumer.failures import outcome_of_error
 from coding_agent_consumer.forge_commits import NOTE
 from coding_agent_consumer.forge_tasks import Approval, ForgeTask, PushTarget, approval_of, person_refusal
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
-from coding_agent_consumer.push_permit import PushNotAllowedError, PushPermit, SourceRepositoryGoneError
+from coding_agent_consumer.push_permit import PushPermit
 from coding_agent_consumer.repository import BareClone, Permit, Publisher
 from coding_agent_consumer.rounds.replies import without_ids
-from coding_agent_consumer.rounds.work import RoundEndedError, RoundWork, cause_gone
+from coding_agent_consumer.rounds.work import RoundWork, cause_gone
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.verification import WorkVerification, not_run, note_about
@@ -105,33 +95,6 @@ _LONGEST_PAUSE = 30.0
 """The most seconds between two tries to push finished work."""
 _DESCRIPTION_LIMIT = 16_000
 """The most characters of the summary in a change's description; GitHub accepts 65,536 in total."""
-_REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
-    (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
-    (ForgeRefusedError, Reason.FORGE_REFUSED),
-    (ForgeNotFoundError, Reason.ITEM_GONE),
-    (RemoteMovedError, Reason.BRANCH_MOVED),
-    (RoundEndedError, Reason.SUPERSEDED),
-    (WorkspaceGoneError, Reason.WORKSPACE_FAILED),
-    (WorkspaceRequestError, Reason.WORKSPACE_FAILED),
-    (InvalidPatchError, Reason.CHANGE_REFUSED),
-    (SourceRepositoryGoneError, Reason.SOURCE_REPOSITORY_GONE),
-    (PushNotAllowedError, Reason.PUSH_NOT_ALLOWED),
-    (NotApprovedError, Reason.NOT_APPROVED),
-    (SettingsError, Reason.CONFIGURATION),
-    (EnvironmentFileError, Reason.ENVIRONMENT_REFUSED),
-    (CodingAgentError, Reason.INTERNAL),
-)
-
-
-def outcome_of_error(error: Exception) -> Outcome:
-    """Return the outcome of an attempt that met this error. Log unexpected errors with their traceback."""
-    for kind, reason in _REASON_OF_ERROR:
-        if isinstance(error, kind):
-            retry_after = getattr(error, "retry_after", None)
-            return Outcome(reason=reason, message=str(error), retry_after=retry_after)
-    _logger.error("The attempt failed unexpectedly", exc_info=error)
-    message = f"The attempt failed unexpectedly ({type(error).__name__}); see its log for details."
-    return Outcome(reason=Reason.INTERNAL, message=message)
 
 
 @dataclass
@@ -339,21 +302,10 @@ class Attempt:
                 project=project.commit,
                 recap=recap,
             )
-            async with self._open_workspace() as workspace:
-                await workspace.seed(await repository.bundle(), repository.branch)
-                scrub = scrub_for(settings)
-                notes = await run_until(lambda: set_up(workspace, file, self._deadline, scrub), self.stop)
-                commands = settings.verify.commands_of(file)
-                notes += note_about(commands) + (NOTE if self._forge_signs else "")
-                brief = replace(brief, prompt=brief.prompt + notes)
-                worked = self._worked = await self._work(
-                    settings, task, brief, workspace, publisher, commands=commands
-                )
-                worked = self._worked = await self._publish(publisher, workspace, worked)
-                self._pushed = publisher.pushed_branch
-                if unapproved.report:
-                    summary = f"{unapproved.report}\n\n{worked.summary}".strip()
-                    worked = self._worked = worked.model_copy(update={"summary": summary})
+            worked = await self._work_in_workspace(settings, task, brief, file, publisher)
+            if unapproved.report:
+                summary = f"{unapproved.report}\n\n{worked.summary}".strip()
+                worked = self._worked = worked.model_copy(update={"summary": summary})
             worked = self._worked = await self._answered(worked, repository)
             worked = self._worked = worked.model_copy(update={"commit": self._commit(repository)})
         outcome = await self._conclude(task, details, worked, publisher.pushed_branch)
@@ -526,6 +478,24 @@ class Attempt:
             quotes_summary=settings.consumer.runner is not RunnerName.COMMAND,
             signer=_signer(key) if key else None,
         )
+
+    async def _work_in_workspace(
+        self, settings: Settings, task: ForgeTask, brief: Brief, file: RepositoryFile, publisher: Publisher
+    ) -> Outcome:
+        """Prepare a workspace with the clone, let the agent work in it, and push its work."""
+        async with self._open_workspace() as workspace:
+            await workspace.seed(await publisher.repository.bundle(), publisher.repository.branch)
+            scrub = scrub_for(settings)
+            notes = await run_until(lambda: set_up(workspace, file, self._deadline, scrub), self.stop)
+            commands = settings.verify.commands_of(file)
+            notes += note_about(commands) + (NOTE if self._forge_signs else "")
+            brief = replace(brief, prompt=brief.prompt + notes)
+            worked = self._worked = await self._work(
+                settings, task, brief, workspace, publisher, commands=commands
+            )
+            worked = self._worked = await self._publish(publisher, workspace, worked)
+            self._pushed = publisher.pushed_branch
+        return worked
 
     async def _work(
         self,

@@ -28,10 +28,11 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Origin, Phase, WithdrawalCause
 from prometheus_client import CollectorRegistry
 
-from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of_error
+from coding_agent_consumer.attempt import Attempt, MakeAgent
 from coding_agent_consumer.attempt_egress import Identities, denials
 from coding_agent_consumer.circuit_breaker import CircuitBreaker, Trial
 from coding_agent_consumer.claim_checks import ClaimChecks, OutdatedError, TaskStoppedError
+from coding_agent_consumer.failures import outcome_of_error
 from coding_agent_consumer.forge_tasks import (
     Abandon,
     Drop,

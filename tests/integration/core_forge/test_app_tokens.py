@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from coding_agent_consumer.attempt import outcome_of_error
+from coding_agent_consumer.failures import outcome_of_error
 from coding_agent_core.errors import (
     ForgeError,
     ForgeRefusedError,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import coding_agent_consumer
 import coding_agent_core
-from coding_agent_consumer.attempt import _REASON_OF_ERROR
+from coding_agent_consumer.failures import _REASON_OF_ERROR
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.reasons import Reason
 

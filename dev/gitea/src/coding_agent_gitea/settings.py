@@ -2,6 +2,7 @@
 
 import configparser
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 # Much less work than by default: a test's passwords protect nothing, and each login would take 50 ms.
@@ -74,6 +75,17 @@ def app_ini(
         "mailer": {"ENABLED": False},
         "ui": {"DEFAULT_THEME": "gitea-light"},
     }
+    # Gitea's general settings are above the first section, and configparser cannot write these.
+    top = {
+        "APP_NAME": "Gitea of a test run",
+        "RUN_MODE": "prod",
+        "WORK_PATH": folder,
+        "I_AM_BEING_UNSAFE_RUNNING_AS_ROOT": str(as_root).lower(),
+    }
+    return "".join(f"{key} = {value}\n" for key, value in top.items()) + "\n" + _text_of(sections)
+
+
+def _text_of(sections: Mapping[str, Mapping[str, object]]) -> str:
     parser = configparser.RawConfigParser()
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     for name, values in sections.items():
@@ -83,11 +95,4 @@ def app_ini(
         }
     text = io.StringIO()
     parser.write(text)
-    # Gitea's general settings are above the first section, and configparser cannot write these.
-    top = {
-        "APP_NAME": "Gitea of a test run",
-        "RUN_MODE": "prod",
-        "WORK_PATH": folder,
-        "I_AM_BEING_UNSAFE_RUNNING_AS_ROOT": str(as_root).lower(),
-    }
-    return "".join(f"{key} = {value}\n" for key, value in top.items()) + "\n" + text.getvalue()
+    return text.getvalue()

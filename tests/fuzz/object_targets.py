@@ -11,11 +11,10 @@ from coding_agent_core.agenttask import (
     Condition,
     Status,
     UnreadableTaskError,
-    completion,
-    conditions_patch,
     duration,
     shown_attempt,
 )
+from coding_agent_core.agenttask_patches import completion, conditions_patch
 from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.environment import MAX_FILE_BYTES, EnvironmentFileError, read_file
 from coding_agent_core.issue_commands import (

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from coding_agent_core.admission import latest_of, runs_of
-from coding_agent_core.agenttask import NOT_ENDED, AgentTask, Event, UnreadableTaskError, completion
+from coding_agent_core.agenttask import NOT_ENDED, AgentTask, Event, UnreadableTaskError
+from coding_agent_core.agenttask_patches import completion
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.agenttask import conditions_patch as patch
+from coding_agent_core.agenttask_patches import conditions_patch as patch
 from coding_agent_operator.reporter.report import labels_shown, reported, unreported
 
 from tests.unit.operator.making import task_body

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core import agenttask
-from coding_agent_core.agenttask import AgentTask, UnreadableTaskError, completion, labels_for, manifest
+from coding_agent_core.agenttask import AgentTask, UnreadableTaskError, labels_for, manifest
+from coding_agent_core.agenttask_patches import completion
 from coding_agent_core.egress import MAX_DENIALS
 from coding_agent_core.environment import MAX_VERIFY_COMMANDS, Environment
 from coding_agent_core.rounds.trigger import REPORTED_RERUNS, RoundReport

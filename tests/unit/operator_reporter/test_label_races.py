@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 from coding_agent_core.admission import answered_by, works
-from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, conditions_patch
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition
+from coding_agent_core.agenttask_patches import conditions_patch
 from coding_agent_core.forge.events import cancels
 from coding_agent_core.forge.values import Comment, ItemState, LabelEvent
 from coding_agent_core.kubernetes.task_sink import KubernetesSink

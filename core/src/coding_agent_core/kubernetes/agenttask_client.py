@@ -18,9 +18,9 @@ from coding_agent_core.agenttask import (
     Condition,
     Event,
     Status,
-    conditions_patch,
     labels_for,
 )
+from coding_agent_core.agenttask_patches import conditions_patch
 from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer
 from coding_agent_core.objects import Stored
 from coding_agent_core.tasks import Item

@@ -104,7 +104,7 @@ async def test_a_stopped_attempt_pushes_what_it_has_and_the_next_one_continues_f
 async def test_work_is_pushed_while_it_is_done_so_that_a_killed_attempt_leaves_it(
     make_place: MakePlace,
 ) -> None:
-    turns = (write("a.md", "a\n"), run("rm a.md; echo b > b.md"), run("sleep 60"), finish())
+    turns = (write("a.md", "a\n"), run("rm a.md; echo b > b.md"), run("sleep 600"), finish())
     place = make_place("github", script(*turns))
     attempt = asyncio.create_task(place.run(place.given(), consumer={"checkpoint_interval": 1e-9}))
     await place.asked(3)

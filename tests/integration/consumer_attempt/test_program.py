@@ -19,7 +19,7 @@ FIRST = "coding-agent/issue-1"
 
 
 def test_sigterm_ends_it_with_143_and_the_work_so_far_pushed(make_place: MakePlace, tmp_path: Path) -> None:
-    place = make_place("github", script(write("begun.md", "begun\n"), run("sleep 60"), finish()))
+    place = make_place("github", script(write("begun.md", "begun\n"), run("sleep 600"), finish()))
     place.workspace.fresh()
     last_words = tmp_path / "termination-log"
     last_words.touch()

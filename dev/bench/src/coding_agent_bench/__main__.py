@@ -28,6 +28,7 @@ from coding_agent_bench import (
     receiver,
     reporter,
     resting_changes,
+    start,
     workspace,
 )
 from coding_agent_bench.benchmark import Benchmark
@@ -37,7 +38,7 @@ from coding_agent_bench.program import ROOT
 from coding_agent_bench.publish import publish, require_quiet
 from coding_agent_bench.result import Result
 from coding_agent_bench.show import as_json, show
-from coding_agent_bench.world import World
+from coding_agent_bench.world import Part, World
 
 # The one that fills the control plane comes last.
 BENCHMARKS = {
@@ -52,8 +53,11 @@ BENCHMARKS = {
         reporter,
         resting_changes,
         ended_tasks,
+        start,
     )
 }
+USUAL = {name: benchmark for name, benchmark in BENCHMARKS.items() if Part.NODE not in benchmark.needs}
+"""The benchmarks that run when no names are given. A node needs root and minutes to start."""
 
 _WIDTH = 150
 """Columns of a table at least, also where the output is not a terminal."""
@@ -65,9 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.names) - BENCHMARKS.keys()):
         parser.error(f"no benchmark is named {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
-    chosen = [
-        benchmark for name, benchmark in BENCHMARKS.items() if not options.names or name in options.names
-    ]
+    chosen = [benchmark for name, benchmark in BENCHMARKS.items() if name in (options.names or USUAL)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="coding-agent-bench-") as folder:
         # Workspaces and their users may pass through.
@@ -84,14 +86,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    names = "\n".join(f"  {benchmark.name:<12} {benchmark.title}" for benchmark in BENCHMARKS.values())
+    names = "\n".join(
+        f"  {name:<12} {benchmark.title}{'' if name in USUAL else ' (only if it is named; needs root)'}"
+        for name, benchmark in BENCHMARKS.items()
+    )
     parser = argparse.ArgumentParser(
         prog="coding_agent_bench",
         description=__doc__,
         epilog=f"benchmarks:\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="which benchmarks (default: all but those that need a node)"
+    )
     parser.add_argument("--quick", action="store_true", help="as little as shows that it works; no figures")
     parser.add_argument("--publish", action="store_true", help="write docs/operations/performance.md too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

@@ -1,4 +1,4 @@
-"""What benchmarks share: a control plane and a broker of this run's own, started when one needs them."""
+"""What benchmarks share: a control plane, a broker and a node of this run's own, if one of them needs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 
-from coding_agent_cluster import parts, paths, standalone
+from coding_agent_cluster import cluster, parts, paths, standalone, trial
+from coding_agent_cluster.access import Access
+from coding_agent_cluster.locks import try_locked
 
 from coding_agent_bench.broker import Broker
 from coding_agent_bench.errors import BenchError
@@ -21,10 +23,15 @@ class Part(StrEnum):
 
     PLANE = "control plane"
     BROKER = "RabbitMQ"
+    NODE = "node"
+
+
+_CLUSTER = "bench"
+"""The cluster with the node. Its images are kept for the next run."""
 
 
 class World:
-    """The folder, the control plane and the broker of one run.
+    """The folder, the control plane, the broker and the node of one run.
 
     Attributes:
         folder: for settings, logs and data; removed by whoever made it.
@@ -37,6 +44,7 @@ class World:
         self._ends = ExitStack()
         self._plane: Plane | None = None
         self._broker: Broker | None = None
+        self._node: Access | None = None
 
     def __enter__(self) -> World:
         return self
@@ -70,13 +78,28 @@ class World:
             raise BenchError("this run has no RabbitMQ: the benchmark must name it in `needs`")
         return self._broker
 
+    @property
+    def node(self) -> Access:
+        """A cluster with one node, which has what `make try` installs: the chart, a forge and a model.
+
+        Raises:
+            BenchError: no benchmark of this run said that it needs one.
+        """
+        if self._node is None:
+            raise BenchError("this run has no node: the benchmark must name it in `needs`")
+        return self._node
+
     async def start(self, needed: frozenset[Part]) -> None:
         """Start what is needed, side by side.
 
         Raises:
             ClusterError, RuntimeError: a part is missing on this machine, or does not start.
         """
-        starts = {Part.PLANE: self._start_plane, Part.BROKER: self._start_broker}
+        starts = {
+            Part.PLANE: self._start_plane,
+            Part.BROKER: self._start_broker,
+            Part.NODE: self._start_node,
+        }
         ended = await asyncio.gather(
             *(asyncio.to_thread(starts[part]) for part in sorted(needed)), return_exceptions=True
         )
@@ -98,3 +121,10 @@ class World:
         self._ends.callback(broker.close)
         broker.start()
         self._broker = broker
+
+    def _start_node(self) -> None:
+        cluster.require_machine()
+        self._ends.enter_context(try_locked(paths.clusters_root() / f"{_CLUSTER}.in-use"))
+        self._ends.callback(cluster.down, _CLUSTER)
+        cluster.down(_CLUSTER)  # what a killed run has left
+        self._node = trial.start(_CLUSTER)[0].access

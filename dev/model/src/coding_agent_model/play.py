@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,14 @@ class Play:
 
     async def answer(self, wire: WireFormat, body: dict[str, Any]) -> Response:
         """The answer to a request, logged and counted."""
-        entry = {"format": wire.name, "script": None, "position": 0, "status": 200, **body}
+        entry = {
+            "format": wire.name,
+            "script": None,
+            "position": 0,
+            "status": 200,
+            **body,
+            "received": time.time(),
+        }
         self.log.append(entry)
         try:
             conversation = wire.read(body)

@@ -141,8 +141,8 @@ def _sandbox(play: Play) -> APIRouter:
 
     @router.get("/requests")
     async def requests() -> list[dict[str, Any]]:
-        """Every request for an answer, as it came, with its wire format and the script, position and status
-        that it was answered with.
+        """Every request for an answer, as it came, with its wire format, the Unix time at which it was
+        `received`, and the script, position and status that it was answered with.
         """
         return list(play.log)
 

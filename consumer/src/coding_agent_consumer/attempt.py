@@ -58,7 +58,6 @@ from coding_agent_consumer.commits import InvalidPatchError, co_author, commit_a
 from coding_agent_consumer.failures import outcome_of_error
 from coding_agent_consumer.forge_commits import NOTE
 from coding_agent_consumer.forge_tasks import Approval, ForgeTask, PushTarget, approval_of, person_refusal
-from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
@@ -73,12 +72,13 @@ from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRequestError
 
 if TYPE_CHECKING:
+    from coding_agent_consumer.gateway.forwarding import Gateway
     from coding_agent_consumer.ssh_signatures import SshSigner
 
 _logger = logging.getLogger("coding_agent.attempt")
 
 _T = TypeVar("_T")
-MakeAgent = Callable[[Settings, Gateway], Agent]
+MakeAgent = Callable[[Settings, "Gateway"], Agent]
 """Makes an agent that works with the settings and reaches the model through the gateway."""
 Load = Callable[[], Awaitable[tuple[ForgeTask, ItemDetails]]]
 """Reads what the attempt works on. It is called again while the forge is not available.
@@ -508,6 +508,8 @@ class Attempt:
         commands: Sequence[VerifyCommand],
     ) -> Outcome:
         """Let the agent work, and push its work from time to time. Then let the commands check the work."""
+        # By now, this has been imported beside the clone.
+        from coding_agent_consumer.gateway.gateway_server import open_gateway  # noqa: PLC0415
 
         if self._round is not None:
             await self._prepared(self._round.check)

@@ -38,7 +38,6 @@ from coding_agent_consumer.attempt_egress import Identities, denials
 from coding_agent_consumer.brief import Agent
 from coding_agent_consumer.failures import outcome_of_error
 from coding_agent_consumer.forge_tasks import ForgeTask, branch_for, remembered, task_for
-from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.runners.agent import CliAgent, runner_of
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
@@ -46,6 +45,8 @@ from coding_agent_consumer.workspace.launch import harden_agent_process
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+    from coding_agent_consumer.gateway.forwarding import Gateway
 
 _logger = logging.getLogger("coding_agent.consumer")
 _TERMINATION_LOG = "/dev/termination-log"
@@ -69,15 +70,21 @@ def make_agent(settings: Settings, gateway: Gateway) -> Agent:
     return CliAgent(runner_of(name, settings), settings, gateway)
 
 
-def import_agent(settings: Settings) -> None:
-    """Import the built-in agent and the library of its model's service. No garbage is collected meanwhile."""
+def import_agent(settings: Settings, runner: RunnerName) -> None:
+    """Import the gateway, and for the built-in agent also its library and that of its model's service.
+
+    No garbage is collected meanwhile.
+    """
     gc.disable()
     try:
-        from coding_agent_consumer.agent.loop import ModelAgent  # noqa: F401, PLC0415 - as in `make_agent`
-        from coding_agent_consumer.agent.models import import_library  # noqa: PLC0415
+        from coding_agent_consumer.gateway import gateway_server  # noqa: F401, PLC0415 - beside the clone
 
-        with contextlib.suppress(SettingsError):  # a person's own settings may name another service
-            import_library(model_spec(settings).api)
+        if runner is RunnerName.BUILTIN:
+            from coding_agent_consumer.agent.loop import ModelAgent  # noqa: F401, PLC0415 - as in `make_agent`
+            from coding_agent_consumer.agent.models import import_library  # noqa: PLC0415
+
+            with contextlib.suppress(SettingsError):  # a person's own settings may name another service
+                import_library(model_spec(settings).api)
     finally:
         gc.freeze()
         gc.enable()
@@ -184,14 +191,14 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     check_model(settings)
     item = given.task.request.item
-    agent = threading.Thread(target=import_agent, args=(settings,), daemon=True)
+    runner = given.task.request.runner or settings.consumer.runner
+    imports = threading.Thread(target=import_agent, args=(settings, runner), daemon=True)
 
     def item_read() -> None:
         # The imports take most of a second, in which the repository is cloned. They begin only now, because
         # this thread has imported what requests need: two threads should not import the same at once.
-        builtin = (given.task.request.runner or settings.consumer.runner) is RunnerName.BUILTIN
-        if builtin and agent.ident is None:
-            agent.start()
+        if imports.ident is None:
+            imports.start()
 
     # Only the item's own forge is connected: there may be no credentials for another.
     forge = connect_forge(settings, item.platform, only=item.repository)

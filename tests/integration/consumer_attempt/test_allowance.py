@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import httpx
 from coding_agent_consumer.brief import Brief
-from coding_agent_consumer.gateway import Gateway
+from coding_agent_consumer.gateway.forwarding import Gateway
 from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason

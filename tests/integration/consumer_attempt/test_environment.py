@@ -9,7 +9,7 @@ import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.background import ProjectCommit, pod_environment, read_environment, set_up
 from coding_agent_consumer.brief import Agent
-from coding_agent_consumer.gateway import Gateway
+from coding_agent_consumer.gateway.forwarding import Gateway
 from coding_agent_consumer.repository import BareClone, TreeEntry
 from coding_agent_consumer.transcript import Scrub
 from coding_agent_core.attempts import AttemptInput, Outcome

@@ -10,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, WorkloadIdentity, open_gateway
+from coding_agent_consumer.gateway import Upstream, WireFormat, WorkloadIdentity
+from coding_agent_consumer.gateway.forwarding import Gateway
+from coding_agent_consumer.gateway.gateway_server import open_gateway
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.llm import Identity
 from coding_agent_core.usage import Allowance, Price

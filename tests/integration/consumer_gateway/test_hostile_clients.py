@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, gateway_server, open_gateway
+from coding_agent_consumer.gateway import Upstream, WireFormat, gateway_server
+from coding_agent_consumer.gateway.forwarding import Gateway
+from coding_agent_consumer.gateway.gateway_server import open_gateway
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider
 

@@ -75,7 +75,8 @@ async def gateways(upstream: str | None) -> AsyncIterator[dict[str, str]]:
     if upstream is None:
         yield {}
         return
-    from coding_agent_consumer.gateway import Upstream, WireFormat, open_gateway  # noqa: PLC0415 - slow
+    from coding_agent_consumer.gateway import Upstream, WireFormat  # noqa: PLC0415 - slow
+    from coding_agent_consumer.gateway.gateway_server import open_gateway  # noqa: PLC0415 - slow
 
     providers = [Upstream(WireFormat.OPENAI, upstream, os.environ["OPENAI_API_KEY"])]
     async with open_gateway(providers) as gateway, open_gateway(providers) as other:

@@ -52,7 +52,7 @@ from coding_agent_consumer.agent.tools import (
     workspace_tools,
 )
 from coding_agent_consumer.brief import Brief, Image, OnStep, Step, work_until
-from coding_agent_consumer.gateway import Gateway
+from coding_agent_consumer.gateway.forwarding import Gateway
 from coding_agent_consumer.transcript import Scrub, Transcript, scrub_for, step_of_answer, steps_of_results
 from coding_agent_consumer.workspace.protocol import Workspace
 

@@ -3,14 +3,16 @@
 A client with the gateway's own credential can ask the configured models and nothing else. The gateway adds
 the real key, counts what each answer used, and answers 402 once the attempt's allowance is used up.
 
-`wire` knows the wire formats, `request` decides whether a request is allowed by what `contents` finds in it,
-`headers` lists the headers that are passed on, `ledger` prices and reserves, `meter` reads what an answer
-used, `upstream` asks the providers, `app` passes requests and answers on, and `server` sets their limits.
+`wire_formats` knows the wire formats, `model_request` decides whether a request is allowed by what `contents`
+finds in it, `headers` lists the headers that are passed on, `ledger` prices and reserves, `meter` reads what
+an answer used, `upstream` describes a provider, `providers` asks them, `forwarding` passes requests and
+answers on, and `gateway_server` sets their limits.
+
+This package imports only descriptions. The server's libraries take a tenth of a second, and an attempt
+imports them while it clones.
 """
 
-from coding_agent_consumer.gateway.forwarding import Gateway
-from coding_agent_consumer.gateway.gateway_server import open_gateway
 from coding_agent_consumer.gateway.upstream import Upstream, WorkloadIdentity
 from coding_agent_consumer.gateway.wire_formats import WireFormat
 
-__all__ = ["Gateway", "Upstream", "WireFormat", "WorkloadIdentity", "open_gateway"]
+__all__ = ["Upstream", "WireFormat", "WorkloadIdentity"]

@@ -30,7 +30,8 @@ from coding_agent_consumer.gateway.ledger import (
 )
 from coding_agent_consumer.gateway.meter import Ending, Meter
 from coding_agent_consumer.gateway.model_request import Ask, read_request
-from coding_agent_consumer.gateway.upstream import Providers, SilentProviderError, Upstream
+from coding_agent_consumer.gateway.providers import Providers, SilentProviderError
+from coding_agent_consumer.gateway.upstream import Upstream
 from coding_agent_consumer.gateway.wire_formats import (
     Operation,
     RequestRefusedError,

@@ -17,7 +17,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from coding_agent_consumer.gateway.forwarding import HEAD_LIMIT, Gateway, GatewayApp
 from coding_agent_consumer.gateway.ledger import Ledger
-from coding_agent_consumer.gateway.upstream import Upstream, open_providers
+from coding_agent_consumer.gateway.providers import open_providers
+from coding_agent_consumer.gateway.upstream import Upstream
 
 _CONCURRENCY = 64
 """The most requests at a time."""

@@ -1,4 +1,4 @@
-"""Ask a provider: choose one, send the credential, and ask the next if it cannot answer.
+"""A provider of models, and the credential that requests to it carry.
 
 The credential is a key, or a short-lived token that a cloud gives for the token of the pod's ServiceAccount.
 Each cloud needs one or two plain requests for this; the vendors' libraries would add 5 MB (Azure) and 34 MB
@@ -14,41 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import hmac
 import html
 import logging
 import re
-import urllib.request
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
-import aiohttp
 import httpx
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.settings.llm import Identity
 from coding_agent_core.tasks import parse_time
-from coding_agent_core.tls import client_context
 
-from coding_agent_consumer.gateway.wire_formats import (
-    RequestRefusedError,
-    Route,
-    WireFormat,
-    credential_header,
-)
+from coding_agent_consumer.gateway.wire_formats import Route, WireFormat, credential_header
 
 _logger = logging.getLogger("coding_agent.gateway")
 
-_CONNECT_SECONDS = 10.0
-_LINE_LIMIT = 64 * 1024
-"""The longest line in an answer's head, in bytes."""
-_PART = 256 * 1024
-"""Bytes of a request that are sent at a time."""
-_FALLBACK_STATUS = frozenset({429, 500, 502, 503, 504, 529})
 _TOKEN_SECONDS = 10.0
 """One request to a cloud for a token may take this long."""
 _EARLY = timedelta(minutes=5)
@@ -278,104 +263,3 @@ class Upstream:
     def secrets(self) -> tuple[str, ...]:
         """The secrets that must be removed from answers."""
         return tuple(filter(None, (self.key, self.identity.current if self.identity else None)))
-
-
-class SilentProviderError(RequestRefusedError):
-    """A provider got a request and did not answer; it may charge for the request nevertheless."""
-
-    def __init__(self) -> None:
-        super().__init__(504, "The provider does not answer.")
-
-
-class Providers:
-    """The upstreams, and the connections to them.
-
-    aiohttp parses answers in C. For a stream of many small events, httpx needs several times the CPU time.
-    """
-
-    def __init__(self, upstreams: Sequence[Upstream], session: aiohttp.ClientSession) -> None:
-        self._session = session
-        self._proxies = {one.base_url: _proxy_of(one.base_url) for one in upstreams}
-
-    async def ask(
-        self,
-        upstreams: Sequence[Upstream],
-        route: Route,
-        parameters: Sequence[tuple[str, str]],
-        headers: Mapping[str, str],
-        body: bytes,
-    ) -> aiohttp.ClientResponse:
-        """Return the first answer that needs no fallback, or the last upstream's; its body is not read yet.
-
-        Raises:
-            SilentProviderError: an upstream got the request, and does not answer in time.
-            RequestRefusedError: the last upstream cannot be reached, or there is no token for it.
-        """
-        for upstream in upstreams:
-            last = upstream is upstreams[-1]
-            try:
-                credential = await upstream.credential()
-            except TokenError as error:
-                _logger.warning("No token for a provider: %s", error)
-                if last:
-                    raise RequestRefusedError(502, f"There is no token for the provider: {error}.") from None
-                continue
-            kind = {"content-type": "application/json", "content-length": str(len(body))} if body else {}
-            try:
-                response = await self._session.request(
-                    "POST" if body else "GET",
-                    upstream.url(route),
-                    params=parameters,
-                    headers={**headers, **kind, **credential, "accept-encoding": "identity"},
-                    data=_parts(body) if body else None,
-                    allow_redirects=False,
-                    proxy=self._proxies[upstream.base_url],
-                )
-            except aiohttp.SocketTimeoutError:
-                _logger.warning("A provider does not answer")
-                raise SilentProviderError from None
-            except (aiohttp.ClientError, TimeoutError) as error:
-                _logger.warning("A provider cannot be reached: %s", type(error).__name__)
-                if last:
-                    status = 504 if isinstance(error, TimeoutError) else 502
-                    raise RequestRefusedError(status, "The provider cannot be reached.") from None
-                continue
-            if last or response.status not in _FALLBACK_STATUS:
-                return response
-            _logger.warning("A provider answered HTTP %d; asking the next", response.status)
-            response.close()
-        raise AssertionError
-
-
-@contextlib.asynccontextmanager
-async def open_providers(upstreams: Sequence[Upstream], timeout: float) -> AsyncIterator[Providers]:
-    """Open the providers, whose connections are kept for the next request.
-
-    Args:
-        timeout: seconds without a byte from the provider.
-    """
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=client_context()),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=timeout),
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        max_line_size=_LINE_LIMIT,
-        max_field_size=_LINE_LIMIT,
-        skip_auto_headers=("accept", "content-type", "user-agent"),
-    ) as session:
-        yield Providers(upstreams, session)
-
-
-async def _parts(body: bytes) -> AsyncIterator[bytes]:
-    """Yield the body in parts: for plain bytes, aiohttp warns that a large body blocks, and copies it."""
-    for at in range(0, len(body), _PART):
-        yield body[at : at + _PART]
-
-
-def _proxy_of(url: str) -> str | None:
-    """Return the environment's proxy for a URL. aiohttp would look it up in a thread for each request."""
-    parts = urlsplit(url)
-    if urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")

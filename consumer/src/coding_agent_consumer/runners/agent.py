@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
@@ -24,7 +24,6 @@ from coding_agent_core.text import last_lines, one_line
 
 from coding_agent_consumer.agent.model_spec import model_spec, upstreams
 from coding_agent_consumer.brief import Brief, Image, OnStep, Step, work_until
-from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.runners import (
     FOLDER,
     Called,
@@ -57,6 +56,9 @@ from coding_agent_consumer.workspace.protocol import (
     WorkspaceGoneError,
     WorkspaceRequestError,
 )
+
+if TYPE_CHECKING:
+    from coding_agent_consumer.gateway.forwarding import Gateway
 
 _logger = logging.getLogger("coding_agent.agent")
 

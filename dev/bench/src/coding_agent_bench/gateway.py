@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import httpx
-from coding_agent_consumer.gateway import Upstream, WireFormat, open_gateway
+from coding_agent_consumer.gateway import Upstream, WireFormat
+from coding_agent_consumer.gateway.gateway_server import open_gateway
 
 from coding_agent_bench.benchmark import Benchmark
 from coding_agent_bench.errors import BenchError

@@ -45,6 +45,9 @@ if __name__ == "__main__":
         # Imports make objects that stay. Looking for garbage among them takes a third of their CPU time, and
         # an attempt's imports take longer than its own work. `_attempt` enables this again.
         gc.disable()
+        # httpx imports its command line where click and rich are installed, as they are for MCP servers. This
+        # takes 50 ms of CPU time, and nobody uses it here. An import of a module that is None fails.
+        sys.modules["httpx._main"] = None  # type: ignore[assignment]
 
 import argparse
 import asyncio

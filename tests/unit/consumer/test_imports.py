@@ -63,3 +63,4 @@ def test_an_attempt_does_not_import_until_it_has_read_the_item(tmp_path: Path) -
     assert "coding_agent_consumer.modes" in imported
     absent = {"coding_agent_consumer.agent.loop", "cryptography", "kopf", "kubernetes", "prometheus_client"}
     assert imported & (absent | _SDKS | _GATEWAY) == set()
+    assert "rich" not in imported, "httpx has imported its command line"

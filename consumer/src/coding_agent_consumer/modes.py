@@ -26,6 +26,7 @@ from coding_agent_core.queue_messages import TaskSource
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import FACTS
 from coding_agent_core.reporting import State
+from coding_agent_core.retry import both
 from coding_agent_core.settings.job_settings import MIRROR_VARIABLE
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Settings
@@ -257,7 +258,8 @@ def build_attempt(
 
     async def load() -> tuple[ForgeTask, ItemDetails]:
         item = await _located(forge, queued.request.item)
-        details = await forge.read(item)
+        # The account, which the forge's client keeps, is needed in any case.
+        details, _ = await both(forge.read(item), forge.whoami())
         if not details.open:
             if queued.request.trigger.round is not None:
                 noun = FACTS[item.platform].change_noun

@@ -21,6 +21,7 @@ from coding_agent_core.errors import ForgeUnavailableError
 _logger = logging.getLogger("coding_agent.waiting")
 _K = TypeVar("_K")
 _T = TypeVar("_T")
+_U = TypeVar("_U")
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,19 @@ async def first_of(*waits: Awaitable[object]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def both(first: Awaitable[_T], second: Awaitable[_U]) -> tuple[_T, _U]:
+    """Return the results of two requests that run at once, as none needs the other's answer.
+
+    Both end before this returns or raises. If both fail, this raises the first one's error.
+    """
+    found, other = await asyncio.gather(first, second, return_exceptions=True)
+    if isinstance(found, BaseException):
+        raise found
+    if isinstance(other, BaseException):
+        raise other
+    return found, other
 
 
 async def run_until(

@@ -136,11 +136,11 @@ async def test_requests_and_answers_fit_githubs_description_and_no_secret_is_log
     for fault in ({"status": 401}, {"status": 418}, {"status": 200, "body": f"echo {BOT_TOKEN}"}):
         plant_fault(world.server, path=".*", **fault)
         with pytest.raises(ForgeError) as caught:
-            await world.forge.read(world.issue)
+            await world.forge.read_state(world.issue)
         texts.append("".join(traceback.format_exception(caught.value)) + repr(caught.value))
     plant_fault(world.server, path=".*", close="before", times=4)
     with pytest.raises(ForgeError) as caught:
-        await world.forge.read(world.issue)
+        await world.forge.read_state(world.issue)
     texts.append("".join(traceback.format_exception(caught.value)) + repr(caught.value))
     logged = "\n".join(f"{record.name} {record.getMessage()} {record.args}" for record in caplog.records)
     assert "httpx" in logged  # the loggers did speak

@@ -68,7 +68,7 @@ async def test_a_refusal_or_a_long_rate_limit_is_not_asked_again(
 ) -> None:
     wire = Wire([refusal])
     with pytest.raises(kind) as caught:
-        await wire.forge(Platform.GITHUB).read(ITEMS[Platform.GITHUB])
+        await wire.forge(Platform.GITHUB).whoami()
     assert len(wire.requests) == 1
     assert caught.value.retry_after == (3600 if kind is ForgeUnavailableError else None)
 
@@ -369,3 +369,20 @@ async def test_only_we_decide_whether_a_new_change_is_a_draft(
     )
     expected = f"{mark if draft else ''}Round prices"
     assert json.loads(wire.requests[-1].content)["title"] == expected
+
+
+@pytest.mark.parametrize("platform", [Platform.GITHUB, Platform.GITEA])
+async def test_what_an_attempt_needs_first_is_read_at_once(platform: Platform) -> None:
+    """The item with its repository, and the repository with the branch: each answer may take 0.1 s."""
+    met = asyncio.Barrier(2)
+
+    async def meet(_: httpx.Request) -> httpx.Response:
+        await met.wait()
+        return httpx.Response(404)
+
+    forge = connect_forge(SETTINGS, platform, transport=httpx.MockTransport(meet))
+    async with asyncio.timeout(10):
+        with pytest.raises(ForgeNotFoundError):
+            await forge.read(ITEMS[platform])
+        with pytest.raises(ForgeNotFoundError):
+            await forge.branch_facts("acme/pricing", "coding-agent/issue-7")

@@ -13,6 +13,7 @@ from coding_agent_core.retry import (
     Shared,
     StoppedError,
     asked_wait,
+    both,
     run_until,
     while_unavailable,
 )
@@ -213,3 +214,30 @@ async def test_shared_work_fails_for_all_and_starts_again_for_the_next() -> None
         return "up"
 
     assert await shared.run("a", succeed) == "up"
+
+
+async def test_two_requests_run_at_once() -> None:
+    met = asyncio.Barrier(2)
+
+    async def meet(name: str) -> str:
+        await met.wait()
+        return name
+
+    async with asyncio.timeout(5):
+        assert await both(meet("first"), meet("second")) == ("first", "second")
+
+
+@pytest.mark.parametrize("failing", ["first", "second", "both"])
+async def test_two_requests_end_before_the_first_of_their_errors_is_raised(failing: str) -> None:
+    ended = []
+
+    async def request(name: str, pauses: int) -> None:
+        for _ in range(pauses):
+            await asyncio.sleep(0)
+        ended.append(name)
+        if failing in (name, "both"):
+            raise ForgeUnavailableError(name)
+
+    with pytest.raises(ForgeUnavailableError, match="second" if failing == "second" else "first"):
+        await both(request("first", 3), request("second", 1))
+    assert ended == ["second", "first"]

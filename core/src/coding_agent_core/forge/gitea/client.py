@@ -44,6 +44,7 @@ from coding_agent_core.forge.values import (
 )
 from coding_agent_core.platforms import ItemKind, web_base
 from coding_agent_core.registry import Platform
+from coding_agent_core.retry import both
 from coding_agent_core.tasks import Head, Item
 
 _PAGE = 50
@@ -204,18 +205,19 @@ class GiteaForge(Forge):
                 head_repository=pull.head.repo.full_name if pull.head.repo else None,
             )
         call = Call("GET", self._item_path(item), f"reading {item.display}")
-        issue = await self.client.get(ItemAnswer, call)
-        repository = await self._repository(item.repository)
+        issue, repository = await both(self.client.get(ItemAnswer, call), self._repository(item.repository))
         return self._details(item, issue, base=repository.default_branch or "main")
 
     async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
-        found = await self._repository(repository)
-        where = path("repos", *repository.split("/", 1), "branches", branch)
-        call = Call("GET", where, f"reading the branch {branch} of {repository}")
-        try:
-            protected = (await self.client.get(_Branch, call)).protected
-        except ForgeNotFoundError:
-            protected = False
+        async def is_protected() -> bool:
+            where = path("repos", *repository.split("/", 1), "branches", branch)
+            call = Call("GET", where, f"reading the branch {branch} of {repository}")
+            try:
+                return (await self.client.get(_Branch, call)).protected
+            except ForgeNotFoundError:
+                return False
+
+        found, protected = await both(self._repository(repository), is_protected())
         default = None if found.empty else found.default_branch or None
         return BranchFacts(default, protected, frozenset({found.fork_of.lower()} - {""}))
 

@@ -50,7 +50,7 @@ from coding_agent_core.forge.values import (
 )
 from coding_agent_core.platforms import ItemKind, web_base
 from coding_agent_core.registry import Platform, forge_module
-from coding_agent_core.retry import Clock
+from coding_agent_core.retry import Clock, both
 from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
@@ -216,22 +216,27 @@ class GitHubForge(Forge):
                 head_sha=pull.head.sha,
                 head_repository=pull.head.repo.full_name if pull.head.repo else None,
             )
-        issue = await self.client.get(ItemAnswer, Call("GET", self._item_path(item), what))
         call = Call("GET", _repo_path(item), f"reading the repository of {item.display}")
-        repository = await self.client.get(_Repository, call)
+        issue, repository = await both(
+            self.client.get(ItemAnswer, Call("GET", self._item_path(item), what)),
+            self.client.get(_Repository, call),
+        )
         return self._details(item, issue, base=repository.default_branch)
 
     async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
         """See `Forge`. GitHub redirects from the old name of a renamed branch."""
         where = path("repos", *repository.split("/", 1))
+
+        async def is_protected() -> bool:
+            what = f"reading the branch {branch} of {repository}"
+            try:
+                there = await self.client.get(_Branch, Call("GET", where + path("branches", branch), what))
+            except ForgeNotFoundError:
+                return False
+            return there.protected and there.name == branch
+
         call = Call("GET", where, f"reading the repository {repository}")
-        found = await self.client.get(_Repository, call)
-        call = Call("GET", where + path("branches", branch), f"reading the branch {branch} of {repository}")
-        try:
-            there = await self.client.get(_Branch, call)
-            protected = there.protected and there.name == branch
-        except ForgeNotFoundError:
-            protected = False
+        found, protected = await both(self.client.get(_Repository, call), is_protected())
         origins = frozenset(name.lower() for name in (found.parent, found.root) if name)
         return BranchFacts(found.default_branch, protected, origins)
 

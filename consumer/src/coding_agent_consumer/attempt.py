@@ -30,6 +30,7 @@ from coding_agent_core.retry import (
     Deadline,
     StoppedError,
     any_of,
+    both,
     pause_until,
     run_until,
     while_unavailable,
@@ -288,19 +289,22 @@ class Attempt:
                 runner=self._request.runner or file.runner,
                 instructions=self.given.instructions,
             )
-            publisher = await self._prepared(
-                lambda: self._publisher(settings, task, details, repository, user)
-            )
-            brief, unapproved = await self._brief(
-                settings,
-                task,
-                details,
-                repository,
-                check=check,
-                unapproved=unapproved,
-                author=publisher.author,
-                project=project.commit,
-                recap=recap,
+            author = await self._prepared(lambda: commit_author(task.forge, settings.consumer.commits))
+            publisher, (brief, unapproved) = await both(
+                self._prepared(
+                    lambda: self._publisher(settings, task, details, repository, user=user, author=author)
+                ),
+                self._brief(
+                    settings,
+                    task,
+                    details,
+                    repository,
+                    check=check,
+                    unapproved=unapproved,
+                    author=author,
+                    project=project.commit,
+                    recap=recap,
+                ),
             )
             worked = await self._work_in_workspace(settings, task, brief, file, publisher)
             if unapproved.report:
@@ -464,13 +468,20 @@ class Attempt:
         return worked.model_copy(update={"summary": without_ids(worked.summary)})
 
     async def _publisher(
-        self, settings: Settings, task: ForgeTask, details: ItemDetails, repository: BareClone, user: str
+        self,
+        settings: Settings,
+        task: ForgeTask,
+        details: ItemDetails,
+        repository: BareClone,
+        *,
+        user: str,
+        author: CommitIdentity,
     ) -> Publisher:
         key = settings.consumer.commits.signing_key
         made_for = f"For {task.item.display}: {details.url}"
         return Publisher(
             repository=repository,
-            author=await commit_author(task.forge, settings.consumer.commits),
+            author=author,
             title=details.title,
             footer=made_for if self._round is None else f"{made_for}\n\n{self._round.trailer}",
             asked_by=await co_author(task.forge, user),

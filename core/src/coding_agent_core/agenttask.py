@@ -404,6 +404,12 @@ class AgentTask:
         return self.status.terminal_phase is not None
 
     @property
+    def ended_at(self) -> datetime | None:
+        """When the task ended; `None` if its status does not say so."""
+        succeeded = self.status.condition("Succeeded")
+        return self.status.completion_time or (succeeded.last_transition_time if succeeded else None)
+
+    @property
     def over(self) -> bool:
         """Whether the task starts no more attempts, so that its item can have its next run."""
         return self.ended or self.metadata.deleting

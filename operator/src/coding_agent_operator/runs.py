@@ -183,7 +183,7 @@ def expired(task: AgentTask, now: datetime, keep: timedelta) -> bool:
 
     A task whose end is not shown on its item yet stays a day longer, because the forge may not answer.
     """
-    own, ended = task.spec.ttl_seconds_after_finished, ended_at(task)
+    own, ended = task.spec.ttl_seconds_after_finished, task.ended_at
     keep = keep if own is None else timedelta(seconds=own)
     keep = keep if task.metadata.labels.get(LABEL_REPORTED) == "true" else keep + _UNREPORTED
     return task.ended and ended is not None and ended + keep <= now
@@ -191,14 +191,8 @@ def expired(task: AgentTask, now: datetime, keep: timedelta) -> bool:
 
 def is_counted(task: AgentTask, budgets: Budgets, now: datetime) -> bool:
     """Whether a budget's current period counts what an ended task spent, so the task must be kept."""
-    ended, source = ended_at(task), task.spec.source
+    ended, source = task.ended_at, task.spec.source
     if ended is None or not charges(task.status.attempts):
         return False
     until = counted_until(ended, (source.host, source.repository), budgets)
     return until is not None and now < until
-
-
-def ended_at(task: AgentTask) -> datetime | None:
-    """Return when a task ended; `None` if its status does not say so."""
-    succeeded = task.status.condition("Succeeded")
-    return task.status.completion_time or (succeeded.last_transition_time if succeeded else None)

@@ -1,34 +1,48 @@
-"""The command line `kubectl agenttask COMMAND`. Its exit status is 0, or that of a `PluginError`."""
+"""The command line `kubectl agenttask COMMAND`; `ExitStatus` says how a command can end."""
 
 from __future__ import annotations
 
 import argparse
 import gc
-import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from importlib import import_module
 
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.tasks import RunnerName
-from coding_agent_core.usage import Allowance
 
-from kubectl_agenttask import PluginError, commands
+from kubectl_agenttask import ExitStatus, PluginError, commands, waiting
+from kubectl_agenttask.argument_types import (
+    between,
+    budget,
+    day,
+    duration,
+    positive,
+    priority,
+    reason,
+    repository,
+)
 from kubectl_agenttask.cluster_client import ClusterAccess
+from kubectl_agenttask.output import OBJECTS, Format
+from kubectl_agenttask.references import FORMS
+from kubectl_agenttask.session import Session
 from kubectl_agenttask.tables import console
 
 RELEASE = "coding-agent"
 """The release and the namespace of the documents."""
-_EXAMPLES = """examples:
+_EXAMPLES = f"""examples:
   kubectl agenttask init --platform github --repo octo/demo
-  kubectl agenttask list --active
-  kubectl agenttask logs -f demo-issue-7-1a2b3c4d5e6f7a8b
-  kubectl agenttask run https://github.com/octo/demo/issues/7 --priority 10
+  kubectl agenttask list --active --watch
+  kubectl agenttask logs -f octo/demo#7
+  kubectl agenttask run https://github.com/octo/demo/issues/7 --wait --timeout 2h
+  kubectl agenttask retry --failed --reason ModelUnavailable --since 6h
   kubectl agenttask hosts registry.example.com/team/toolchain:1
   kubectl agenttask run https://gitlab.com/group/project/-/issues/7 --project-id 4242
+
+NAME is {FORMS}. Of an item, the newest run is meant.
 """
+Command = Callable[[Session, argparse.Namespace], ExitStatus | None]
 
 
 def run() -> None:
@@ -44,20 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         namespace = arguments.namespace or getattr(arguments, "default_namespace", None)
         cluster = ClusterAccess.connect(arguments.kubeconfig, arguments.context, namespace)
-        session = commands.Session(
+        session = Session(
             cluster, console(sys.stdout), notes, sys.stdout.buffer, clock=lambda: datetime.now(UTC)
         )
-        arguments.command(session, arguments)
+        status: ExitStatus | None = arguments.command(session, arguments)
     except PluginError as error:
         notes.print(f"error: {error}", style="red", soft_wrap=True)
         return error.status
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):  # Ctrl-C, or Ctrl-D as the answer to a question
         return 130
     except BrokenPipeError:
         # Nobody reads the rest, as in `… | head`. So Python must not try to flush at its end either.
         sys.stdout = None
         return 141
-    return 0
+    return status or ExitStatus.DONE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,24 +85,29 @@ def parser() -> argparse.ArgumentParser:
     )
     subcommands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(
-        name: str, command: Callable[..., None], text: str, *, named: bool = True
-    ) -> argparse.ArgumentParser:
+    def add(name: str, command: Command, text: str, *, named: bool = True) -> argparse.ArgumentParser:
         one = subcommands.add_parser(name, help=text, description=text, parents=[where])
         one.set_defaults(command=command)
         if named:
-            one.add_argument("name", metavar="NAME", help="name of the agenttask")
+            one.add_argument("name", metavar="NAME", help=FORMS)
         return one
 
     listing = add("list", commands.list_tasks, "list tasks, the newest last", named=False)
+    listing.add_argument(
+        "name", nargs="?", metavar="NAME", help=f"list only this task, or the runs of this item: {FORMS}"
+    )
     listing.add_argument("-A", "--all-namespaces", action="store_true", help="list tasks of all namespaces")
     listing.add_argument("--active", action="store_true", help="list only tasks that have not ended")
     listing.add_argument(
-        "--repo", type=_repository, metavar="OWNER/REPO", help="list only tasks of this repository"
+        "--repo", type=repository, metavar="OWNER/REPO", help="list only tasks of this repository"
     )
+    listing.add_argument(
+        "-w", "--watch", action="store_true", help="print a row for each change, until you press Ctrl-C"
+    )
+    _add_output(listing, *OBJECTS, Format.WIDE)
     spent = add("spend", commands.spend, "show what attempts spent on the model", named=False)
     spent.add_argument("-A", "--all-namespaces", action="store_true", help="count all namespaces")
-    spent.add_argument("--repo", type=_repository, metavar="OWNER/REPO", help="count only this repository")
+    spent.add_argument("--repo", type=repository, metavar="OWNER/REPO", help="count only this repository")
     spent.add_argument(
         "--by",
         choices=("repository", "user", "model"),
@@ -97,27 +116,25 @@ def parser() -> argparse.ArgumentParser:
     )
     spent.add_argument(
         "--since",
-        type=_day,
+        type=day,
         metavar="YYYY-MM-DD",
         help="count attempts that ended on or after this day (UTC; default: today)",
     )
-    add("describe", commands.describe, "show a task with its conditions, attempts and events")
-    log = add("logs", commands.logs, "show the log of an attempt")
-    log.add_argument("-f", "--follow", action="store_true", help="wait for the log and follow it")
-    log.add_argument(
-        "--attempt", type=_positive, metavar="N", help="number of the attempt (default: the last)"
-    )
-    log.add_argument(
-        "--container",
-        choices=["agent", "workspace"],
-        default="agent",
-        help="show the log of this container (default: %(default)s)",
-    )
-    add("cancel", commands.cancel, "stop a task for good; its work so far is pushed")
-    again = add("retry", commands.retry, "start the next run of a task that has ended")
-    again.add_argument("--priority", type=_priority, help="a higher number starts first (default: as before)")
-    add("suspend", commands.suspend, "suspend a task until it is resumed")
-    add("resume", commands.resume, "resume a suspended task")
+    showing = add("describe", commands.describe, "show a task with its conditions, attempts and events")
+    _add_output(showing, *OBJECTS)
+    _add_logs(add("logs", commands.logs, "show the log of an attempt", named=False))
+    waits = add("wait", waiting.wait, "wait until a task has ended; the exit status says how it ended")
+    _add_timeout(waits)
+    _add_output(waits, *OBJECTS)
+    _add_many(add)
+    for name, command, text in (
+        ("suspend", commands.suspend, "suspend a task until it is resumed"),
+        ("resume", commands.resume, "resume a suspended task"),
+    ):
+        _add_output(add(name, command, text), *OBJECTS)
+    opening = add("open", commands.open_item, "open the item of a task in the browser")
+    opening.add_argument("--change", action="store_true", help="open the change that the task has made")
+    opening.add_argument("--print", action="store_true", help="print the address instead of opening it")
     _add_run(add("run", commands.run, "start a task for an item, without a label", named=False))
     asking = add("hosts", commands.hosts, "print the hosts that an image's package managers use", named=False)
     asking.add_argument("image", metavar="IMAGE", help="the workspace's image")
@@ -130,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
     checking = add("doctor", _later("doctor"), "check an installation, and say what to change", named=False)
     checking.add_argument(
         "--repo",
-        type=_repository,
+        type=repository,
         action="append",
         metavar="OWNER/REPO",
         help="check this repository too, besides those of `init` and of recent tasks",
@@ -138,13 +155,83 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _later(module: str) -> Callable[..., None]:
+def _later(module: str) -> Command:
     """Return the command of a module that is imported only when it runs, because it needs much time."""
 
-    def run(session: commands.Session, arguments: argparse.Namespace) -> None:
-        import_module(f"kubectl_agenttask.{module}").COMMAND(session, arguments)
+    def run(session: Session, arguments: argparse.Namespace) -> ExitStatus | None:
+        command: Command = import_module(f"kubectl_agenttask.{module}").COMMAND
+        return command(session, arguments)
 
     return run
+
+
+def _add_output(one: argparse.ArgumentParser, *formats: Format) -> None:
+    one.add_argument(
+        "-o", "--output", type=Format, choices=formats, metavar="FORMAT", help=f"print {', '.join(formats)}"
+    )
+
+
+def _add_timeout(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--timeout",
+        type=duration,
+        metavar="TIME",
+        help="how long to wait, e.g. 90s, 30m or 2h (default: until the task has ended)",
+    )
+
+
+def _add_logs(one: argparse.ArgumentParser) -> None:
+    one.add_argument("name", nargs="?", metavar="NAME", help=FORMS)
+    one.add_argument("-f", "--follow", action="store_true", help="wait for the log and follow it")
+    one.add_argument(
+        "--last",
+        action="store_true",
+        help="show the newest run of the task's item; without NAME, the newest task of the namespace",
+    )
+    one.add_argument(
+        "--attempt", type=positive, metavar="N", help="number of the attempt (default: the last)"
+    )
+    one.add_argument(
+        "--container",
+        choices=["agent", "workspace"],
+        default="agent",
+        help="show the log of this container (default: %(default)s)",
+    )
+
+
+def _add_many(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands that can act on many tasks: they list these, ask, and go on after an error."""
+
+    def several(one: argparse.ArgumentParser) -> None:
+        one.add_argument(
+            "--repo", type=repository, metavar="OWNER/REPO", help="only tasks of this repository"
+        )
+        one.add_argument("-y", "--yes", action="store_true", help="do not ask")
+        _add_output(one, *OBJECTS)
+
+    stopping = add("cancel", commands.cancel, "stop a task for good; its work so far is pushed", named=False)
+    stopping.add_argument("name", nargs="?", metavar="NAME", help=FORMS)
+    stopping.add_argument(
+        "--all", action="store_true", help="cancel all tasks that have not ended, after asking"
+    )
+    several(stopping)
+    again = add("retry", commands.retry, "start the next run of a task that has ended", named=False)
+    again.add_argument("name", nargs="?", metavar="NAME", help=FORMS)
+    again.add_argument(
+        "--failed",
+        action="store_true",
+        help="start the next run of each item whose newest run failed, after asking",
+    )
+    again.add_argument("--reason", type=reason, metavar="REASON", help="with --failed: only for this reason")
+    again.add_argument(
+        "--since", type=duration, metavar="TIME", help="with --failed: only in the last e.g. 90m, 6h or 2d"
+    )
+    again.add_argument("--priority", type=priority, help="a higher number starts first (default: as before)")
+    again.add_argument(
+        "--wait", action="store_true", help="wait until the new task has ended, as `wait` does"
+    )
+    _add_timeout(again)
+    several(again)
 
 
 def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -189,13 +276,6 @@ def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("-y", "--yes", action="store_true", help="ask nothing")
 
 
-def _day(text: str) -> datetime:
-    try:
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a day; write for example 2026-11-01") from error
-
-
 def _where() -> argparse.ArgumentParser:
     """Return a parser of kubectl's flags that choose cluster and namespace."""
     where = argparse.ArgumentParser(add_help=False)
@@ -210,10 +290,14 @@ def _where() -> argparse.ArgumentParser:
 
 
 def _add_run(one: argparse.ArgumentParser) -> None:
-    one.add_argument("url", metavar="URL", help="address of the issue, pull request or merge request")
+    one.add_argument(
+        "url",
+        metavar="ITEM",
+        help="address of the issue, pull request or merge request; owner/repo#12 if it has a task already",
+    )
     numbered = ", ".join(facts.title for facts in FACTS.values() if facts.by_project_id)
     one.add_argument(
-        "--project-id", type=_positive, metavar="ID", help=f"numeric id of the project, for {numbered}"
+        "--project-id", type=positive, metavar="ID", help=f"numeric id of the project, for {numbered}"
     )
     one.add_argument(
         "--platform",
@@ -224,7 +308,7 @@ def _add_run(one: argparse.ArgumentParser) -> None:
         "--user", default="", metavar="LOGIN", help="person whose settings apply (default: nobody)"
     )
     one.add_argument(
-        "--priority", type=_priority, help="-1000 to 1000; a higher number starts first (default: 0)"
+        "--priority", type=priority, help="-1000 to 1000; a higher number starts first (default: 0)"
     )
     one.add_argument("--model", metavar="MODEL", help="name of the model (default: as configured)")
     one.add_argument(
@@ -232,13 +316,13 @@ def _add_run(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument(
         "--timeout-seconds",
-        type=_between(1, 604_800),
+        type=between(1, 604_800),
         metavar="S",
         help="time limit of one attempt (default: the operator's setting)",
     )
     one.add_argument(
         "--max-attempts",
-        type=_between(1, 20),
+        type=between(1, 20),
         metavar="N",
         help="maximum number of attempts, 1 to 20 (default: the operator's setting)",
     )
@@ -249,54 +333,21 @@ def _add_run(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument(
         "--budget",
-        type=_budget,
+        type=budget,
         metavar="'N UNIT'",
         help="what all attempts together may spend on the model, for example '2.50 USD' or '200000 tokens' "
         "(default: as configured)",
     )
+    one.add_argument("--wait", action="store_true", help="wait until the task has ended, as `wait` does")
+    _add_timeout(one)
+    _add_output(one, *OBJECTS)
     one.add_argument(
         "--ttl",
-        type=_between(0, 31_536_000),
+        type=between(0, 31_536_000),
         metavar="S",
         help="seconds after which the ended task is deleted (default: the operator's setting)",
     )
 
-
-def _budget(text: str) -> Allowance:
-    number, unit = re.fullmatch(r"\s*([0-9.]*)\s*(.*?)\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    try:
-        if unit.lower() in ("token", "tokens"):
-            return Allowance(tokens=int(number))
-        return Allowance(amount=Decimal(number), currency=unit)
-    except (ValueError, InvalidOperation):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a budget: write for example '2.50 USD' or '200000 tokens'"
-        ) from None
-
-
-def _between(least: int, most: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers within bounds, which are those of crds/agenttask.yaml."""
-
-    def number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
-        return value
-
-    return number
-
-
-def _repository(text: str) -> str:
-    if "/" not in text.strip("/"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a repository: give OWNER/REPO, as `list` shows it")
-    return text
-
-
-_positive = _between(1, 2**53)
-_priority = _between(-1000, 1000)
 
 if __name__ == "__main__":
     run()

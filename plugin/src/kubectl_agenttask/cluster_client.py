@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -29,8 +31,16 @@ from coding_agent_core.objects import Metadata
 from coding_agent_core.tasks import Item
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException, NotFoundException
+from kubernetes.watch import Watch
 
-from kubectl_agenttask import ConfigurationError, DeniedError, PluginError, UnreachableError
+from kubectl_agenttask import (
+    ConfigurationError,
+    DeniedError,
+    NotFoundError,
+    PluginError,
+    UnreachableError,
+)
+from kubectl_agenttask.references import Reference, similar
 
 _BAD_KUBECONFIG = (config.ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, KeyError)
 _TIMEOUT = 10
@@ -38,6 +48,16 @@ _TIMEOUT = 10
 _SILENCE = 86_400
 """Maximum number of seconds for which a container may write nothing while its log is followed."""
 _PAGE = 500
+_WATCH = 300.0
+"""Maximum number of seconds of one watch. The next one begins with a list."""
+_RECONNECTS = 10
+"""Maximum number of times in a row that a watch begins again after the API server did not answer."""
+_PAUSE = 1.0
+"""Seconds between the end of a watch and the beginning of the next one."""
+_BUSY = 429
+"""The status of an API server that is busy, or that reads the tasks again after a change of the CRD."""
+_GONE = 410
+"""The status of an expired watch: https://kubernetes.io/docs/reference/using-api/api-concepts/"""
 HOSTS_CONTAINER = "package-managers"
 _HOME = "/tmp"  # noqa: S108 - in the container
 _USER = 20_000
@@ -89,29 +109,162 @@ class ClusterAccess:
 
     def tasks(self, *, everywhere: bool, active: bool, repository: str | None) -> Iterator[AgentTask]:
         """Yield the tasks, read page by page. The letter case of the repository is ignored, as on forges."""
+        for page in self._pages(everywhere=everywhere, selector=NOT_ENDED if active else ""):
+            # We compare here, because the API server can only compare exactly.
+            yield from (AgentTask.of(body) for body in page["items"] if is_of(body, repository))
+
+    def find(self, text: str) -> AgentTask:
+        """Return the task that a person names; of an item, the newest run.
+
+        Raises:
+            UsageError: the text names no task.
+            NotFoundError: there is no such task, or tasks of several items match.
+        """
+        reference = Reference.parse(text)
+        return reference.newest(self.matching(reference))
+
+    def matching(self, reference: Reference) -> list[AgentTask]:
+        """Return all tasks that a person means; there is at least one.
+
+        Raises:
+            NotFoundError: there is no such task.
+        """
+        if reference.name:
+            return [self.task(reference.name)]
+        # The API server compares letter case. So the second list, which reads all tasks, is for another case.
+        for selector in (f"spec.source.repository={reference.repository}", ""):
+            tasks = [
+                task
+                for page in self._pages(everywhere=False, selector=selector)
+                for task in map(AgentTask.of, page["items"])
+                if reference.matches(task)
+            ]
+            if tasks:
+                return tasks
+        raise NotFoundError(
+            f"no agenttask in namespace {self.namespace} is about {reference.text}: "
+            "`kubectl agenttask list -A` shows all, `kubectl agenttask run URL` starts one."
+        )
+
+    def changes(self, *, everywhere: bool, selector: str, seconds: float) -> Iterator[tuple[AgentTask, bool]]:
+        """Yield the tasks as they are, and then each change of one, until the time is over.
+
+        Each request lists first, so that no change is lost after a pause; a task is yielded again only if it
+        has changed.
+
+        Args:
+            selector: a field selector, such as `NOT_ENDED` or `metadata.name=NAME`.
+
+        Yields:
+            A task, and whether it still exists and matches the selector.
+
+        Raises:
+            UnreachableError: the API server did not answer `_RECONNECTS` times in a row.
+        """
+        end, failures, known = time.monotonic() + seconds, 0, dict[str, AgentTask]()
+        while (left := end - time.monotonic()) > 0:
+            try:
+                for task, there in self._listed_and_watched(everywhere, selector, left, list(known.values())):
+                    failures = 0
+                    before = known.pop(task.uid, None)
+                    if there:
+                        known[task.uid] = task
+                    if before is None or not there or before.version != task.version:
+                        yield task, there
+            except UnreachableError:
+                failures += 1
+                if failures > _RECONNECTS:
+                    raise
+            # A server or proxy that ends each watch at once must not be asked without a pause.
+            time.sleep(max(0.0, min(_PAUSE, end - time.monotonic())))
+
+    def _listed_and_watched(
+        self, everywhere: bool, selector: str, seconds: float, known: Sequence[AgentTask]
+    ) -> Iterator[tuple[AgentTask, bool]]:
+        """Yield what is stored, then the known tasks that are gone, then the changes of one watch."""
+        found, version = dict[str, AgentTask](), ""
+        for page in self._pages(everywhere=everywhere, selector=selector):
+            version = page["metadata"]["resourceVersion"]
+            for body in page["items"]:
+                task = AgentTask.of(body)
+                found[task.uid] = task
+                yield task, True
+        for task in known:
+            if task.uid not in found:
+                yield task, False
+        lasts = max(1, int(min(seconds, _WATCH)))
+        listing, where = self._listing(everywhere)
+        with sentences("watch agenttasks"):
+            try:
+                for event in Watch().stream(  # type: ignore[no-untyped-call]
+                    listing,
+                    *where,
+                    field_selector=selector,
+                    resource_version=version,
+                    timeout_seconds=lasts,
+                    # The server ends the watch. If the connection is dead, nothing arrives for longer.
+                    _request_timeout=(_TIMEOUT, lasts + _TIMEOUT),
+                ):
+                    yield AgentTask.of(event["object"]), event["type"] != "DELETED"
+            except ApiException as error:
+                if error.status != _GONE:
+                    raise
+
+    def _pages(self, *, everywhere: bool, selector: str) -> Iterator[Body]:
+        """Yield the pages of a list of tasks; their `resourceVersion` is the same."""
         options: dict[str, Any] = {"limit": _PAGE, "_request_timeout": _TIMEOUT}
-        if active:
-            options["field_selector"] = NOT_ENDED
+        if selector:
+            options["field_selector"] = selector
+        listing, where = self._listing(everywhere)
         while True:
             with sentences("list agenttasks"):
-                if everywhere:
-                    page = self._tasks.list_cluster_custom_object(GROUP, VERSION, PLURAL, **options)
-                else:
-                    page = self._tasks.list_namespaced_custom_object(*self._where, **options)
-            for body in page["items"]:
-                # We compare here, because the API server can only compare exactly.
-                if repository is None or _repository_of(body).lower() == repository.lower():
-                    yield AgentTask.of(body)
+                page = listing(*where, **options)
+            yield page
             token = page["metadata"].get("continue")
             if not token:
                 return
             options["_continue"] = token
 
+    def _listing(self, everywhere: bool) -> tuple[Any, tuple[str, ...]]:
+        """Return the function that lists tasks, and its arguments."""
+        if everywhere:
+            return self._tasks.list_cluster_custom_object, (GROUP, VERSION, PLURAL)
+        return self._tasks.list_namespaced_custom_object, self._where
+
     def task(self, name: str) -> AgentTask:
-        """Return the task with the given name."""
-        with sentences(f"get agenttask {name}", missing=self._no_task(name)):
-            found = self._tasks.get_namespaced_custom_object(*self._where, name, _request_timeout=_TIMEOUT)
+        """Return the task with the given name.
+
+        Raises:
+            NotFoundError: there is none; the message names similar ones.
+        """
+        try:
+            with sentences(f"get agenttask {name}", missing=self._no_task(name)):
+                found = self._tasks.get_namespaced_custom_object(
+                    *self._where, name, _request_timeout=_TIMEOUT
+                )
+        except NotFoundError as error:
+            raise NotFoundError(f"{error}{self._hint(name)}") from error
         return AgentTask.of(found)
+
+    def stored(self, task: AgentTask) -> AgentTask | None:
+        """Return a task as it is stored now; `None` if it was deleted."""
+        where = (GROUP, VERSION, task.namespace, PLURAL, task.name)
+        with sentences(f"get agenttask {task.name}"):
+            try:
+                found = self._tasks.get_namespaced_custom_object(*where, _request_timeout=_TIMEOUT)
+            except NotFoundException:
+                return None
+        return AgentTask.of(found)
+
+    def _hint(self, name: str) -> str:
+        """Return a sentence with similar names; empty if there are none or we may not list tasks."""
+        try:
+            close = similar(
+                name, (t.name for t in self.tasks(everywhere=False, active=False, repository=None))
+            )
+        except PluginError:
+            return ""
+        return f" Did you mean {' or '.join(close)}?" if close else ""
 
     def runs(self, item: Item) -> list[AgentTask]:
         """Return the tasks with the item's label, read consistently."""
@@ -122,17 +275,21 @@ class ClusterAccess:
             )
         return [AgentTask.of(body) for body in found["items"]]
 
-    def create(self, manifest: Body) -> None:
-        """Create a task. It names our account as its creator if the API server tells us the account."""
+    def create(self, manifest: Body) -> AgentTask:
+        """Create a task and return it.
+
+        It names our account as its creator if the API server tells us the account.
+        """
         name, metadata = Metadata.of(manifest).name, manifest["metadata"]
         if account := self._account():
             annotations = {**metadata.get("annotations", {}), ANNOTATION_CREATED_BY: account}
             manifest = {**manifest, "metadata": {**metadata, "annotations": annotations}}
         taken = f"somebody else has just created {name}: see `kubectl agenttask describe {name}`."
         with sentences(f"create agenttask {name}", conflict=taken):
-            self._tasks.create_namespaced_custom_object(
+            created = self._tasks.create_namespaced_custom_object(
                 *self._where, manifest, field_manager="kubectl-agenttask", _request_timeout=_TIMEOUT
             )
+        return AgentTask.of(created)
 
     def _account(self) -> str:
         """Return our account's name; empty if the API server does not tell it, because it is optional."""
@@ -144,16 +301,33 @@ class ClusterAccess:
             return ""
         return str(review.status.user_info.username or "")
 
-    def patch_spec(self, name: str, **spec: Any) -> None:
-        """Change the spec of a task."""
+    def patch_spec(self, name: str, **spec: Any) -> AgentTask:
+        """Change the spec of a task, and return the task."""
         with sentences(f"patch agenttask {name}", missing=self._no_task(name)):
-            self._tasks.patch_namespaced_custom_object(
+            changed = self._tasks.patch_namespaced_custom_object(
                 *self._where,
                 name,
                 {"spec": spec},
                 field_manager="kubectl-agenttask",
                 _request_timeout=_TIMEOUT,
             )
+        return AgentTask.of(changed)
+
+    def delete(self, task: AgentTask) -> bool:
+        """Delete a task as it was read; return `False` if it has changed since or is gone."""
+        with sentences(f"delete agenttask {task.name}"):
+            try:
+                self._tasks.delete_namespaced_custom_object(
+                    *self._where,
+                    task.name,
+                    body={"preconditions": {"uid": task.uid, "resourceVersion": task.version}},
+                    _request_timeout=_TIMEOUT,
+                )
+            except ApiException as error:
+                if error.status in (404, 409):
+                    return False
+                raise
+        return True
 
     def pods(self, task: str) -> list[Body]:
         """Return the existing pods of a task's attempts."""
@@ -332,7 +506,12 @@ def hosts_pod(image: str, pull_secret: str | None = None) -> Body:
     }
 
 
-def _repository_of(task: Body) -> str:
+def is_of(task: Mapping[str, Any], repository: str | None) -> bool:
+    """Whether a task is of a repository, in any letter case; every task is of `None`."""
+    return repository is None or _repository_of(task).lower() == repository.lower()
+
+
+def _repository_of(task: Mapping[str, Any]) -> str:
     return str(((task.get("spec") or {}).get("source") or {}).get("repository") or "")
 
 
@@ -364,20 +543,22 @@ def sentences(what: str, *, missing: str | None = None, conflict: str | None = N
         said = _said(error)
         if error.status in (401, 403):
             raise DeniedError(
-                f"the API server does not let you {what}: {said}. Ask for that permission, or choose another "
-                "--context."
+                f"the API server does not let you {what}: {said}. Ask for {_lacking(said)}, or choose "
+                "another --context."
             ) from error
         if error.status == 404:
             # If the cluster does not have the resource at all, the server's answer is plain text.
-            unknown = "page not found" in said
-            hint = (
-                "this cluster does not know agenttasks: apply crds/agenttask.yaml, or choose another "
-                "--context."
-            )
-            raise PluginError(hint if unknown or missing is None else missing) from error
+            if "page not found" in said and "agenttask" in what:
+                raise ConfigurationError(
+                    "this cluster does not have the resource agenttasks: install the chart (`kubectl "
+                    "agenttask init` prepares it), apply crds/agenttask.yaml, or choose another --context."
+                ) from error
+            if missing is not None:
+                raise NotFoundError(missing) from error
         if error.status == 409 and conflict:
             raise PluginError(conflict) from error
-        raise PluginError(f"cannot {what}: the API server answers {error.status}: {said}") from error
+        problem = UnreachableError if error.status == _BUSY or error.status >= 500 else PluginError
+        raise problem(f"cannot {what}: the API server answers {error.status}: {said}") from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise UnreachableError(
             f"cannot {what}: the API server does not answer ({_last(error)}). Is the cluster up, and the "
@@ -391,6 +572,12 @@ def _said(error: ApiException) -> str:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
         return body.strip()[:300] or str(error.reason)
+
+
+def _lacking(said: str) -> str:
+    """Return the permission that the API server names when it denies a request."""
+    found = re.search(r'cannot (\w+) resource "([^"]+)"', said)
+    return "that permission" if found is None else f"the verb {found[1]} on {found[2]}"
 
 
 def _last(error: BaseException) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import socket
-import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from coding_agent_core.agenttask import GROUP, VERSION, AgentTask, Spec
@@ -16,14 +14,12 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.objects import Metadata
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.credentials import credential_place
-from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import SecretSettings
 from coding_agent_core.tasks import Phase
 
 from kubectl_agenttask import DeniedError, PluginError
 from kubectl_agenttask.cluster_client import Body, waiting_for
-from kubectl_agenttask.commands import Session
 from kubectl_agenttask.findings import (
     Finding,
     Level,
@@ -36,14 +32,17 @@ from kubectl_agenttask.findings import (
     wrong,
 )
 from kubectl_agenttask.forge_checks import ForgeExamination, credential, repositories_of
-from kubectl_agenttask.installation import Installation, Right, component_of, mounted_secrets
+from kubectl_agenttask.installation import Installation, Right, component_of, mounted_secrets, settings_of
 from kubectl_agenttask.model_check import ask_model
+from kubectl_agenttask.session import Session
 
 _TASKS = Right("list", "agenttasks", GROUP)
 _OUR_RIGHTS = (
     _TASKS,
     Right("create", "agenttasks", GROUP),
+    Right("watch", "agenttasks", GROUP),
     Right("patch", "agenttasks", GROUP),
+    Right("delete", "agenttasks", GROUP),
     Right("list", "pods"),
     Right("get", "pods/log"),
     Right("list", "events"),
@@ -115,7 +114,7 @@ class _Examination:
             yield from _guarded("program", partial(self._program, workload))
         yield from _guarded("secret", partial(self._secrets, workloads))
         try:
-            settings = _settings_of(config)
+            settings = settings_of(config)
         except SettingsError as error:
             yield wrong("settings", f"the programs cannot read their settings: {error}")
             return
@@ -298,18 +297,6 @@ def _guarded(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Fin
         yield from check()
     except PluginError as error:
         yield unknown(about, str(error))
-
-
-def _settings_of(text: str) -> Settings:
-    """Return the settings of the programs.
-
-    Raises:
-        SettingsError: they cannot be read.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "config.yaml"
-        file.write_text(text, encoding="utf-8")
-        return load_settings(file, {})
 
 
 COMMAND = doctor

@@ -58,7 +58,6 @@ from kubectl_agenttask.chart_values import (
     token_secret,
     values_text,
 )
-from kubectl_agenttask.commands import Session
 from kubectl_agenttask.findings import (
     Finding,
     Level,
@@ -70,6 +69,7 @@ from kubectl_agenttask.findings import (
 from kubectl_agenttask.forge_checks import QUICK, app_findings
 from kubectl_agenttask.installation import Installation, Right, Written
 from kubectl_agenttask.model_check import ask_model
+from kubectl_agenttask.session import Session
 
 NOTE_APP_ID, NOTE_APP_ACCOUNT = "coding-agent.dev/github-app-id", "coding-agent.dev/github-app-account"
 _WEBHOOK_SECRET_BYTES = 32

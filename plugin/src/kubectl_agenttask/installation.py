@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from coding_agent_core.agenttask import GROUP, PLURAL
 from coding_agent_core.objects import Metadata
+from coding_agent_core.settings.load import load_settings
+from coding_agent_core.settings.model import Settings
 from kubernetes import client
 from kubernetes.client.exceptions import NotFoundException
 
@@ -232,6 +236,12 @@ class Installation:
                 )
         return bool(answer.status.allowed)
 
+    def kubernetes_version(self) -> str:
+        """Return the version of the API server, such as `v1.36.3`."""
+        with sentences("ask for the version"):
+            answer = client.VersionApi(self._api_client).get_code(_request_timeout=_TIMEOUT)
+        return str(answer.git_version)
+
     def server_time(self) -> datetime | None:
         """Return the time of the API server, which has whole seconds; `None` if it does not say it."""
         with sentences("ask for the version"):
@@ -240,6 +250,18 @@ class Installation:
             )
         date = headers.get("Date")
         return None if date is None else parsedate_to_datetime(date)
+
+
+def settings_of(text: str) -> Settings:
+    """Return the settings of the programs.
+
+    Raises:
+        SettingsError: they cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(text, encoding="utf-8")
+        return load_settings(file, {})
 
 
 def mounted_secrets(workload: Body) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -252,7 +274,7 @@ def mounted_secrets(workload: Body) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield one.get("secretName") or one["name"], keys
 
 
-def component_of(workload: Body) -> str:
+def component_of(workload: Mapping[str, Any]) -> str:
     return Metadata.of(workload).labels.get(COMPONENT, Metadata.of(workload).name)
 
 

@@ -11,7 +11,7 @@ from coding_agent_core.agenttask import ANNOTATION_CREATED_BY
 from coding_agent_core.environment import Environment
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.tasks import parse_time
+from coding_agent_core.tasks import Phase, parse_time
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +19,7 @@ from rich.text import Text
 Body = Mapping[str, Any]
 
 COLUMNS = ("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "CHANGE", "REASON", "DURATION", "AGE")
+WIDE = (*COLUMNS, "USER", "ORIGIN", "QUEUE", "COST")
 CONDITIONS = ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE")
 ATTEMPTS = ("NUMBER", "OUTCOME", "REASON", "STARTED", "TOOK", "COST", "MESSAGE")
 DENIED = ("ATTEMPT", "HOST", "TIMES")
@@ -37,7 +38,7 @@ def plain(text: object) -> str:
 
 def task_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
     """Return a row of `COLUMNS` for each task; the oldest is first."""
-    ordered = sorted(tasks, key=lambda task: (_text(task, "metadata", "creationTimestamp"), _name(task)))
+    ordered = sorted(tasks, key=_created)
     return [
         (
             _name(task),
@@ -52,6 +53,51 @@ def task_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
         )
         for task in ordered
     ]
+
+
+def wide_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
+    """Return a row of `WIDE` for each task; the oldest is first."""
+    ordered = sorted(tasks, key=_created)
+    more = [
+        (
+            _text(task, "spec", "user"),
+            _text(task, "spec", "trigger", "origin"),
+            _text(task, "status", "queuePosition"),
+            _cost(_at(task, "status", "result", "usage")),
+        )
+        for task in ordered
+    ]
+    return [row + wide for row, wide in zip(task_rows(ordered, now), more, strict=True)]
+
+
+def state_text(task: Body, ended: Phase | None = None) -> str:
+    """Return a task's name and what becomes of it: `NAME Succeeded (Completed): ADDRESS OF THE CHANGE`.
+
+    Args:
+        ended: how the task ended by its conditions, which are authoritative.
+    """
+    shown = phase(task) if ended is None else ended.value
+    reason, position = _text(task, "status", "reason"), _text(task, "status", "queuePosition")
+    attempt, change = _text(task, "status", "attempt"), _text(task, "status", "result", "changeURL")
+    found = [
+        f"agenttask {_name(task)} {shown}",
+        f" ({reason})" if reason and reason != shown else "",
+        f", position {position}" if position else "",
+        f", attempt {attempt}" if attempt else "",
+        f": {change}" if change else "",
+    ]
+    return "".join(found)
+
+
+def widths(rows: Iterable[Sequence[str]]) -> tuple[int, ...]:
+    """Return the width of each column, for `aligned`."""
+    return tuple(max(map(len, column)) for column in zip(*rows, strict=True))
+
+
+def aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    """Return a row as text, for a table to which later rows are added one by one."""
+    cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+    return "   ".join(cells).rstrip()
 
 
 def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
@@ -288,6 +334,11 @@ def _usage(usage: Mapping[str, Any]) -> str:
     tokens = f"{usage.get('requests', 0)} requests, {usage.get('inputTokens', 0)} tokens in, "
     cost = f", {_cost(usage)}" if _cost(usage) else ""
     return plain(f"{tokens}{usage.get('outputTokens', 0)} out{cost}")
+
+
+def _created(task: Body) -> tuple[str, str]:
+    """Return the sort key of rows: the oldest task first."""
+    return _text(task, "metadata", "creationTimestamp"), _name(task)
 
 
 def _name(task: Body) -> str:

@@ -70,7 +70,7 @@ class Place:
     def end(self, name: str, succeeded: bool, **conditions: str) -> None:
         """The task ends, as the operator and the reporter write it down."""
         self.set_conditions(name, Succeeded=str(succeeded), LabelsShown="True", **conditions)
-        self._patch_status(name, {"phase": "Succeeded" if succeeded else "Failed"})
+        self.patch_status(name, {"phase": "Succeeded" if succeeded else "Failed"})
 
     def set_conditions(self, name: str, **conditions: str) -> None:
         """Set the task's conditions through its status subresource."""
@@ -79,9 +79,10 @@ class Place:
             {"type": kind, "status": is_, "reason": "Test", "lastTransitionTime": now}
             for kind, is_ in conditions.items()
         ]
-        self._patch_status(name, {"conditions": status})
+        self.patch_status(name, {"conditions": status})
 
-    def _patch_status(self, name: str, status: dict[str, Any]) -> None:
+    def patch_status(self, name: str, status: dict[str, Any]) -> None:
+        """Change the task's status, as a program does."""
         self.plane.custom.patch_namespaced_custom_object_status(
             *self._where, name, {"status": status}, _request_timeout=60
         )

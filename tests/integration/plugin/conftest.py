@@ -53,7 +53,8 @@ def plugin(place: Place) -> Plugin:
     """Run `kubectl agenttask ARGUMENTS` in the test's namespace.
 
     `status`: the expected exit status, `None` for any. `through`: `kubectl` and `script` start programs, as
-    people do; without it the same function is called here, in a tenth of the time.
+    people do, without it the same function is
+    called here, in a tenth of the time.
     """
     kubeconfig = str(place.plane.kubeconfig)
     environment = {
@@ -61,7 +62,11 @@ def plugin(place: Place) -> Plugin:
         "HOME": str(place.folder),
         "KUBECONFIG": kubeconfig,
     }
-    programs = {"kubectl": [str(place.plane.plane.binaries["kubectl"]), "agenttask"], "script": [str(PLUGIN)]}
+    kubectl = str(place.plane.plane.binaries["kubectl"])
+    programs = {
+        "kubectl": [kubectl, "agenttask"],
+        "script": [str(PLUGIN)],
+    }
 
     def run(*arguments: str, status: int | None = 0, namespaced: bool = True, through: str = "") -> Said:
         given = [*arguments, *(["-n", place.namespace] if namespaced else [])]

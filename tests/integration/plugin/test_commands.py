@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from coding_agent_cluster.wait import until
+from kubectl_agenttask import cluster_client
 from kubectl_agenttask.__main__ import main
 
 from tests.integration.core_kubernetes.place import Place
@@ -101,12 +103,78 @@ def test_suspend_resume_and_cancel_then_retry_waits_for_the_end(
 
 
 def test_what_is_not_there_or_not_allowed_names_the_remedy(place: Place, plugin: Plugin) -> None:
-    assert "kubectl agenttask list" in plugin("describe", "none", status=1).err
-    assert "list -A" in plugin("cancel", "none", status=1).err
-    denied = plugin("describe", "none", "--kubeconfig", str(place.account()), status=1)
+    assert "kubectl agenttask list" in plugin("describe", "none", status=66).err
+    assert "list -A" in plugin("cancel", "none", status=66).err
+    denied = plugin("describe", "none", "--kubeconfig", str(place.account()), status=66)
     assert "there is no agenttask none" in denied.err
     refused = plugin("list", "-A", "--kubeconfig", str(place.account()), status=77, namespaced=False)
     assert "does not let you list agenttasks" in refused.err
+    assert "Ask for the verb list on agenttasks" in refused.err
+
+
+def test_a_cluster_without_agenttasks_says_how_to_install(
+    plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_client, "GROUP", "not-installed.example.com")
+    for command in (["list"], ["describe", "x"], ["run", ISSUE]):
+        assert "install the chart" in plugin(*command, status=78).err
+
+
+def test_an_item_in_place_of_a_name(place: Place, plugin: Plugin, task: str) -> None:
+    for written in ("octo/demo#7", "Octo/Demo#7", ISSUE, f"agenttask.coding-agent.dev/{task}"):
+        assert plugin("describe", written, "-o", "name").out == f"agenttask.coding-agent.dev/{task}\n"
+    assert plugin("cancel", "octo/demo#7").out == f"agenttask {task} is being cancelled\n"
+    place.end(task, succeeded=False)
+    assert plugin("retry", "octo/demo#7", "-o", "name").out.endswith(f"/{task}-r2\n")
+    # An item with a task needs no address either.
+    place.end(f"{task}-r2", succeeded=False)
+    assert plugin("run", "octo/demo#7", "--priority", "3").out == f"agenttask {task}-r3 created\n"
+    spec = place.task(f"{task}-r3")["spec"]
+    assert (spec["url"], spec["run"], spec["priority"]) == (ISSUE, 3, 3)
+    assert "no agenttask in namespace" in plugin("run", "octo/demo#8", status=66).err
+    place.end(f"{task}-r3", succeeded=False)
+    assert plugin("retry", ISSUE).out == f"agenttask {task}-r4 created\n"
+    # Of the item, the newest run is meant, and `list` shows them all.
+    assert plugin("suspend", ISSUE).out == f"agenttask {task}-r4 suspended\n"
+    listed = plugin("list", "octo/demo#7", "-o", "name").out.split()
+    assert listed == [
+        f"agenttask.coding-agent.dev/{name}" for name in (task, *(f"{task}-r{n}" for n in (2, 3, 4)))
+    ]
+
+
+def test_a_wrong_name_or_an_item_of_two_forges(plugin: Plugin, task: str) -> None:
+    assert f"Did you mean {task}?" in plugin("describe", f"{task[:-1]}x", status=66).err
+    assert "no agenttask in namespace" in plugin("describe", "octo/demo#8", status=66).err
+    assert "give the name of a task, owner/repo#12" in plugin("describe", "octo/demo", status=2).err
+    other = plugin("run", "https://git.example.com/octo/demo/issues/7", "--platform", "gitea").out.split()[1]
+    said = plugin("cancel", "octo/demo#7", status=66).err
+    assert "octo/demo#7 names several items" in said
+    assert f"{task}  {ISSUE}" in said
+    assert other in said
+    assert plugin("describe", ISSUE, "-o", "name").out.endswith(f"{task}\n")
+
+
+def test_objects_for_programs(plugin: Plugin, task: str) -> None:
+    one = json.loads(plugin("describe", task, "-o", "json").out)
+    assert (one["kind"], one["metadata"]["name"]) == ("AgentTask", task)
+    assert [
+        body["metadata"]["uid"] for body in yaml.safe_load(plugin("list", "-o", "yaml").out)["items"]
+    ] == [one["metadata"]["uid"]]
+    assert json.loads(plugin("suspend", task, "-o", "json").out)["spec"]["suspend"] is True
+    row, header = reversed(plugin("list", "-o", "wide").out.splitlines())
+    assert header.split()[-4:] == ["USER", "ORIGIN", "QUEUE", "COST"]
+    assert row.split()[-2:] == ["alice", "manual"]
+    assert plugin("list", "--repo", "octo/none", "-o", "name").out == ""
+
+
+def test_open_prints_web_addresses_only(place: Place, plugin: Plugin, task: str) -> None:
+    assert plugin("open", "octo/demo#7", "--print").out == f"{ISSUE}\n"
+    assert f"{task} has no change yet" in plugin("open", task, "--change", status=1).err
+    change = "https://github.com/octo/demo/pull/8"
+    place.patch_status(task, {"result": {"changeURL": change}})
+    assert plugin("open", task, "--change", "--print").out == f"{change}\n"
+    place.patch_status(task, {"result": {"changeURL": "file:///etc/passwd"}})
+    assert "has no change yet" in plugin("open", task, "--change", status=1).err
 
 
 @pytest.mark.parametrize(
@@ -118,6 +186,9 @@ def test_what_is_not_there_or_not_allowed_names_the_remedy(place: Place, plugin:
         (["run", ISSUE, "--priority", "1001"], "1001 is not between -1000 and 1000"),
         (["list", "--repo", "demo"], "'demo' is not a repository: give OWNER/REPO"),
         (["logs", "x", "--attempt", "0"], "0 is not between 1 and"),
+        (["wait", "x", "--timeout", "10"], "'10' is not a length of time; write for example 30m"),
+        (["retry", "--failed", "--reason", "ModelUnavailble"], "did you mean ModelUnavailable or"),
+        (["describe", "x", "-o", "wide"], "invalid choice"),
     ],
 )
 def test_a_wrong_value_is_a_sentence(

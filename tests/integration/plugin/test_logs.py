@@ -49,6 +49,7 @@ def task(plugin: Plugin) -> str:
         (["--attempt", "1"], "agent of attempt 1\ndone\n"),
         (["--container", "workspace"], "workspace of attempt 2\ndone\n"),
         (["-f"], "agent of attempt 2\ndone\n"),
+        (["--last"], "agent of attempt 2\ndone\n"),
     ],
 )
 def test_the_right_pod_and_container(
@@ -71,3 +72,18 @@ def test_why_there_is_no_log(place: Place, plugin: Plugin, kubelet: FakeKubelet,
     place.plane.kubectl("-n", place.namespace, "delete", "pod", "--all", "--force", "--grace-period=0")
     place.end(task, succeeded=True)
     assert "its pods are gone" in plugin("logs", task, "-f", status=1).err
+
+
+@pytest.mark.long
+def test_the_newest_run_of_the_item_or_of_the_namespace(
+    place: Place, plugin: Plugin, kubelet: FakeKubelet, task: str
+) -> None:
+    add_pod(place, kubelet, task, 1)
+    place.end(task, succeeded=False)
+    plugin("retry", task)
+    assert "agent of attempt 1" in plugin("logs", task).out
+    assert f"{task}-r2 has no log" in plugin("logs", task, "--last", status=1).err
+    add_pod(place, kubelet, f"{task}-r2", 3)
+    for arguments in ([task, "--last"], ["--last"], ["octo/demo#7"]):
+        assert plugin("logs", *arguments).out == "agent of attempt 3\ndone\n"
+    assert "name a task, or give --last" in plugin("logs", status=2).err

@@ -76,7 +76,7 @@ def test_documented_command_lines_are_taken() -> None:
             main._parser().parse_args(arguments)
     for where, words in commands("kubectl", "agenttask"):
         print(where)
-        plugin().parse_args(words)
+        plugin().parse_args(list(takewhile(lambda word: word not in ("||", "&&", "|", ">"), words)))
 
 
 def test_documented_make_targets() -> None:

@@ -1,0 +1,41 @@
+"""What every command has: the cluster that it reads, the places to which it writes, and clocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import BinaryIO
+
+from coding_agent_core.agenttask import AgentTask
+from rich.console import Console
+
+from kubectl_agenttask.cluster_client import ClusterAccess
+from kubectl_agenttask.output import OBJECTS, Format, show_task
+
+
+@dataclass(frozen=True)
+class Session:
+    """The cluster that commands read, and the places to which they write.
+
+    Attributes:
+        out: receives the result.
+        notes: receives messages for the person that are not part of the result.
+        raw: receives logs, byte for byte.
+    """
+
+    cluster: ClusterAccess
+    out: Console
+    notes: Console
+    raw: BinaryIO
+    clock: Callable[[], datetime]
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def show(self, task: AgentTask, form: Format | None, sentence: str) -> None:
+        """Print a task in the format of `-o`; without one, print the sentence about it."""
+        if form in OBJECTS:
+            show_task(self.out, task, form)
+        else:
+            self.out.print(sentence, soft_wrap=True)

@@ -6,7 +6,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 
 from coding_agent_core.registry import FACTS, Platform
@@ -232,6 +232,22 @@ def _add_many(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     _add_timeout(again)
     several(again)
+    pruning = add("prune", _later("prune"), "delete tasks that ended long ago", named=False)
+    pruning.description = (
+        "Delete tasks that ended long ago. A task is the record that its label has had its run. So a task "
+        "stays if it has not ended, if the reporter has not shown its end on the item yet, if it is the "
+        "first run of an item with a run that stays, or if the budget of this month counts what it spent. "
+        "The operator deletes ended tasks too, by default after 7 days (operator.policy.keep_finished)."
+    )
+    pruning.add_argument(
+        "--older-than",
+        type=duration,
+        default=timedelta(days=4),
+        metavar="TIME",
+        help="delete tasks that ended at least this long ago; 4d or more, because a forge may deliver a "
+        "webhook again for 3 days (default: 4d)",
+    )
+    several(pruning)
 
 
 def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:

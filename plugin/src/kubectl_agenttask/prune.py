@@ -1,0 +1,135 @@
+"""Deletes tasks that ended long ago, without making the agent work again for a label that it has answered.
+
+An AgentTask is the record that its label application has had its run (docs/decisions/0010). Without it, a
+poll that finds the label on the item, or a webhook that the forge delivers again, starts a new run. The
+operator's sweep deletes old tasks by the same rules; this command deletes them earlier.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from coding_agent_core.admission import may_delete_first
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.tasks import task_name
+
+from kubectl_agenttask import DeniedError, ExitStatus, PluginError, UsageError, bulk
+from kubectl_agenttask.installation import Installation, settings_of
+from kubectl_agenttask.session import Session
+
+YOUNGEST = timedelta(days=4)
+"""A forge delivers a webhook again for up to 3 days
+(https://docs.github.com/en/webhooks/testing-and-troubleshooting-webhooks/redelivering-webhooks), and clocks
+differ."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to do with the tasks that ended long ago.
+
+    Attributes:
+        delete: the tasks to delete, in this order.
+        keep: the other tasks, each with the reason why it has to stay.
+    """
+
+    delete: tuple[AgentTask, ...]
+    keep: tuple[tuple[AgentTask, str], ...]
+
+
+def select(tasks: Iterable[AgentTask], now: datetime, older_than: timedelta, *, monthly: bool) -> Selection:
+    """Decide which ended tasks can be deleted.
+
+    Args:
+        monthly: whether the namespace may have a budget for a month, which counts what ended tasks spent.
+    """
+    stored = list(tasks)
+    delete: list[AgentTask] = []
+    keep: list[tuple[AgentTask, str]] = []
+    for task in stored:
+        if task.ended and task.ended_at is not None and task.ended_at + older_than <= now:
+            if reason := _reason_to_stay(task, now, monthly=monthly):
+                keep.append((task, reason))
+            else:
+                delete.append(task)
+    # While a run of an item is stored, the name of its run 1 must stay taken.
+    first = [task for task in delete if _is_first(task)]
+    later = [task for task in delete if not _is_first(task)]
+    names = {task.name for task in later}
+    for task in list(first):
+        others = [one for one in stored if one.readable and one.spec.item.identity == task.spec.item.identity]
+        if any(one.name not in names for one in others if one.uid != task.uid):
+            first.remove(task)
+            keep.append((task, "the item has a later run that stays"))
+    return Selection((*later, *first), tuple(keep))
+
+
+def _reason_to_stay(task: AgentTask, now: datetime, *, monthly: bool) -> str:
+    """Return why a task that ended long ago has to stay; empty if it need not."""
+    if not task.readable:
+        return "another release stored it"
+    # A round answers no label. Any other run has taken its label off the item, unless the forge refused that.
+    label_is_off = task.labels_shown or task.spec.trigger.round is not None
+    if task.metadata.labels.get(LABEL_REPORTED) != "true" or not label_is_off:
+        return "the reporter has not finished with it, so its label may still be on the item"
+    attempts, ended = task.status.attempts, task.ended_at
+    spent = any(attempt.usage is not None or attempt.allowance is not None for attempt in attempts)
+    if monthly and spent and ended is not None and _month(ended) == _month(now):
+        return "the budget of this month counts what it spent"
+    return ""
+
+
+def _month(moment: datetime) -> tuple[int, int]:
+    utc = moment.astimezone(UTC)
+    return utc.year, utc.month
+
+
+def _is_first(task: AgentTask) -> bool:
+    return task.name == task_name(task.spec.item)
+
+
+def prune(session: Session, arguments: Namespace) -> ExitStatus:
+    """`prune`: delete tasks that ended long ago.
+
+    Raises:
+        UsageError: the person would delete tasks that may still be needed.
+    """
+    older_than: timedelta = arguments.older_than
+    if older_than < YOUNGEST:
+        raise UsageError(
+            f"--older-than must be at least {YOUNGEST.days}d: until then the forge may deliver the webhook "
+            "of a task again, and without the task it would start a new run"
+        )
+    found = session.cluster.tasks(everywhere=False, active=False, repository=arguments.repo)
+    selection = select(found, session.clock(), older_than, monthly=_has_monthly_budget(session))
+    for task, reason in selection.keep:
+        session.notes.print(f"{task.name} stays: {reason}.", soft_wrap=True)
+    return bulk.for_each(
+        session, selection.delete, partial(_delete, session, arguments), verb="delete", yes=arguments.yes
+    )
+
+
+def _has_monthly_budget(session: Session) -> bool:
+    """Whether the namespace has a budget for a month. If its settings cannot be read, it may have one."""
+    try:
+        config = Installation(session.cluster).config()
+        return config is None or settings_of(config).budgets.namespace is not None
+    except (DeniedError, SettingsError):
+        return True
+
+
+def _delete(session: Session, arguments: Namespace, task: AgentTask) -> None:
+    """Delete exactly the version of a task on which the decision was based."""
+    item = task.spec.item
+    if _is_first(task) and not may_delete_first(item, session.cluster.runs(item), session.clock()):
+        raise PluginError("its item has another run, or is about to get one; run prune again later.")
+    if not session.cluster.delete(task):
+        raise PluginError("it has changed meanwhile; run prune again.")
+    session.show(task, arguments.output, f"agenttask {task.name} deleted")
+
+
+COMMAND = prune

@@ -1,0 +1,100 @@
+"""`retry --failed`, `cancel --all`, `prune` and completion: commands that read many tasks of a namespace."""
+
+from datetime import UTC, datetime, timedelta
+
+import yaml
+from tests.fixtures import accounts
+from tests.integration.core_kubernetes.place import Place
+from tests.integration.plugin.conftest import Plugin
+
+ISSUES = "https://github.com/octo/demo/issues"
+
+
+def create(plugin: Plugin, number: int) -> str:
+    return plugin("run", f"{ISSUES}/{number}").out.split()[1]
+
+
+def fail(place: Place, task: str, reason: str) -> None:
+    place.end(task, succeeded=False)
+    place.patch_status(task, {"reason": reason})
+
+
+def test_retry_of_all_that_failed_for_a_reason(place: Place, plugin: Plugin) -> None:
+    unlucky, refused, works = (create(plugin, number) for number in (1, 2, 3))
+    fail(place, unlucky, "ModelUnavailable")
+    fail(place, refused, "ForgeRefused")
+    chosen = ("retry", "--failed", "--reason", "modelunavailable", "--since", "6h")
+    said = plugin(*chosen, status=2)
+    assert unlucky in said.err
+    assert "--yes is missing (Retry 1 task?" in said.err
+    assert refused not in said.err
+    assert f"{unlucky}-r2" not in place.tasks()
+    assert plugin(*chosen, "--yes").out == f"agenttask {unlucky}-r2 created\n"
+    assert "There is no task to retry." in plugin(*chosen, "--yes").err
+    assert set(place.tasks()) == {unlucky, refused, works, f"{unlucky}-r2"}
+    assert "give --failed too" in plugin("retry", refused, "--since", "6h", status=2).err
+    assert "name one task, or give --failed" in plugin("retry", status=2).err
+    assert "give --wait too" in plugin("retry", refused, "--timeout", "5m", status=2).err
+
+
+def test_cancel_of_all_goes_on_after_an_error(place: Place, plugin: Plugin) -> None:
+    first, second, done = (create(plugin, number) for number in (1, 2, 3))
+    place.end(done, succeeded=True)
+    # A person who may read all tasks and change one of them.
+    tasks = {"apiGroups": ["coding-agent.dev"], "resources": ["agenttasks"]}
+    rules = [tasks | {"verbs": ["get", "list"]}, tasks | {"verbs": ["patch"], "resourceNames": [second]}]
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "some"}
+    objects = [
+        {"kind": "ServiceAccount", "metadata": {"name": "some"}},
+        {"kind": "Role", "metadata": {"name": "some"}, "rules": rules},
+        {
+            "kind": "RoleBinding",
+            "metadata": {"name": "some"},
+            "roleRef": role,
+            "subjects": [{"kind": "ServiceAccount", "name": "some"}],
+        },
+    ]
+    file = place.folder / "role.yaml"
+    file.write_text(yaml.safe_dump_all(objects))
+    kubeconfig = accounts.account(place.plane, str(file), place.namespace, place.folder)
+    said = plugin("cancel", "--all", "--yes", "--kubeconfig", str(kubeconfig), status=1)
+    assert f"error: {first}: " in said.err
+    assert "Ask for the verb patch on agenttasks" in said.err
+    assert "Could not cancel 1 of 2 tasks." in said.err
+    assert said.out == f"agenttask {second} is being cancelled\n"
+    assert plugin("cancel", "--all", "--yes", "-o", "name").out.endswith(f"/{first}\n")
+    assert "There is no task to cancel." in plugin("cancel", "--all").err
+
+
+def test_prune_keeps_what_stops_a_second_run(place: Place, plugin: Plugin) -> None:
+    old, unreported, lately, works = (create(plugin, number) for number in (1, 2, 3, 4))
+    for name, days in ((old, 8), (unreported, 8), (lately, 1)):
+        place.end(name, succeeded=True)
+        ended = datetime.now(UTC) - timedelta(days=days)
+        place.patch_status(name, {"completionTime": ended.isoformat()})
+        if name != unreported:
+            place.patch(name, {"metadata": {"labels": {"coding-agent.dev/reported": "true"}}})
+    plugin("retry", old)
+    place.end(f"{old}-r2", succeeded=True)
+    stays = plugin("prune", "--yes")
+    assert f"{old} stays: the item has a later run that stays." in stays.err
+    assert f"{unreported} stays: the reporter has not finished with it" in stays.err
+    assert set(place.tasks()) == {old, f"{old}-r2", unreported, lately, works}
+    place.patch(f"{old}-r2", {"metadata": {"labels": {"coding-agent.dev/reported": "true"}}})
+    ended = datetime.now(UTC) - timedelta(days=8)
+    place.patch_status(f"{old}-r2", {"completionTime": ended.isoformat()})
+    assert "--yes is missing (Delete 2 tasks?" in plugin("prune", status=2).err
+    assert plugin("prune", "--yes").out == f"agenttask {old}-r2 deleted\nagenttask {old} deleted\n"
+    assert set(place.tasks()) == {unreported, lately, works}
+    assert "must be at least 4d" in plugin("prune", "--older-than", "3d", status=2).err
+
+
+def test_prune_leaves_a_first_run_that_gets_another_one(place: Place, plugin: Plugin) -> None:
+    task = create(plugin, 1)
+    place.end(task, succeeded=True)
+    place.patch_status(task, {"completionTime": (datetime.now(UTC) - timedelta(days=8)).isoformat()})
+    announced = {"coding-agent.dev/next-run-at": datetime.now(UTC).isoformat()}
+    labels = {"coding-agent.dev/reported": "true"}
+    place.patch(task, {"metadata": {"labels": labels, "annotations": announced}})
+    assert "is about to get one" in plugin("prune", "--yes", status=1).err
+    assert list(place.tasks()) == [task]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from importlib.metadata import version
 
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.tasks import RunnerName
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action="version", version=version("kubectl-agenttask"))
     subcommands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Command, text: str, *, named: bool = True) -> argparse.ArgumentParser:
@@ -144,6 +146,8 @@ def parser() -> argparse.ArgumentParser:
         help="pull Secret for a private registry, in the same namespace (default: none)",
     )
     _add_init(add)
+    showing = add("version", _later("versions"), "show the versions of plugin and release", named=False)
+    _add_output(showing, Format.JSON, Format.YAML)
     checking = add("doctor", _later("doctor"), "check an installation, and say what to change", named=False)
     checking.add_argument(
         "--repo",

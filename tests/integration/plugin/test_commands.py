@@ -1,6 +1,7 @@
 """`kubectl agenttask` against a real API server, each command with its answers and refusals."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,14 @@ def test_open_prints_web_addresses_only(place: Place, plugin: Plugin, task: str)
     assert plugin("open", task, "--change", "--print").out == f"{change}\n"
     place.patch_status(task, {"result": {"changeURL": "file:///etc/passwd"}})
     assert "has no change yet" in plugin("open", task, "--change", status=1).err
+
+
+def test_versions_of_the_cluster(plugin: Plugin) -> None:
+    found = json.loads(plugin("version", "-o", "json").out)
+    assert (found["plugin"], found["crd"], found["charts"]) == (version("kubectl-agenttask"), "v1alpha1", [])
+    assert found["kubernetes"].startswith("v1.")
+    assert found["problems"] == []
+    assert "not installed in this namespace" in plugin("version").out
 
 
 @pytest.mark.parametrize(

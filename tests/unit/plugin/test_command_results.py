@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from kubectl_agenttask.commands import failed_runs
 from kubectl_agenttask.output import OBJECTS, Format, show_task, show_tasks
 from kubectl_agenttask.session import Session
 from kubectl_agenttask.tables import console
+from kubectl_agenttask.versions import versions_of
 from kubectl_agenttask.waiting import STATUSES
 from kubernetes.client.exceptions import ApiException
 
@@ -206,3 +208,43 @@ def test_errors_name_the_remedy(status: int, body: str, error: type[PluginError]
 
     with pytest.raises(error, match=sentence):
         fails()
+
+
+def workload(component: str, version: str) -> dict[str, Any]:
+    labels = {
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/version": version,
+        "helm.sh/chart": f"coding-agent-{version}",
+    }
+    return {"metadata": {"name": component, "labels": labels}}
+
+
+def definition(change: Callable[[dict[str, Any]], object] = lambda _: None) -> dict[str, Any]:
+    crd = yaml.safe_load((DOCS.parent / "crds" / "agenttask.yaml").read_text())
+    change(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"])
+    return cast("dict[str, Any]", crd)
+
+
+def test_versions_that_fit_say_nothing() -> None:
+    found = versions_of("0.1.0", "v1.36.3", definition(), [workload("operator", "0.1.0")])
+    assert found.problems == ()
+    assert ("chart", "coding-agent-0.1.0") in found.rows
+    assert ("operator", "0.1.0") in found.rows
+
+
+@pytest.mark.parametrize(
+    ("crd", "release", "problem"),
+    [
+        (definition(), "0.0.9", "the plugin is 0.1.0 and the release is 0.0.9: upgrade the older one"),
+        (definition(lambda spec: spec.pop("budget")), "0.1.0", "is older than this plugin, it lacks budget"),
+        (None, "0.1.0", "the cluster does not have AgentTasks"),
+    ],
+)
+def test_versions_that_differ_say_what_to_do(crd: dict[str, Any] | None, release: str, problem: str) -> None:
+    [said] = versions_of("0.1.0", "v1.36.3", crd, [workload("operator", release)]).problems
+    assert problem in said
+
+
+def test_a_definition_that_one_may_not_read_is_no_problem() -> None:
+    found = versions_of("0.1.0", "v1.36.3", DeniedError("no"), [])
+    assert (found.crd, found.problems) == ("you may not read it", ())

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 import yaml
+from kubectl_agenttask.completion import candidates
+
 from tests.fixtures import accounts
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.conftest import Plugin
@@ -98,3 +100,24 @@ def test_prune_leaves_a_first_run_that_gets_another_one(place: Place, plugin: Pl
     place.patch(task, {"metadata": {"labels": labels, "annotations": announced}})
     assert "is about to get one" in plugin("prune", "--yes", status=1).err
     assert list(place.tasks()) == [task]
+
+
+def test_kubectl_completes_tasks_items_and_options(place: Place, plugin: Plugin) -> None:
+    active, done = create(plugin, 1), create(plugin, 2)
+    place.end(done, succeeded=True)
+
+    def offered(command: str, *words: str) -> list[str]:
+        where = ("-n", place.namespace, "--kubeconfig", str(place.plane.kubeconfig))
+        return [line.split("\t")[0] for line in candidates([command, *where, *words])]
+
+    assert offered("describe", "") == [active, done, ":4"]
+    assert offered("cancel", "") == [active, ":4"]
+    assert offered("logs", "octo/de") == ["octo/demo#1", "octo/demo#2", ":4"]
+    assert offered("list", "--repo", "") == ["octo/demo", ":4"]
+    assert offered("list", "-o", "j") == ["json", ":4"]
+    assert offered("retry", "--failed", "--reason", "ModelU") == ["ModelUnavailable", ":4"]
+    assert offered("init", "--values", "") == [":0"], "the shell completes files"
+    assert offered("describe", "--context", "none", "") == [":4"], "an error offers nothing"
+    # kubectl finds the program and passes on what it prints.
+    said = plugin("cancel", "-n", place.namespace, "", through="complete", namespaced=False)
+    assert said.out.splitlines() == [f"{active}\tocto/demo#1 New", ":4"]

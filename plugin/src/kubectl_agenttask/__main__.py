@@ -156,6 +156,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="OWNER/REPO",
         help="check this repository too, besides those of `init` and of recent tasks",
     )
+    checking.add_argument(
+        "--crd",
+        metavar="FILE",
+        help="check only that this CustomResourceDefinition of another release takes all AgentTasks of the "
+        "cluster; `-` reads standard input",
+    )
     return top
 
 

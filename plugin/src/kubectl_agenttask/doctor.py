@@ -34,6 +34,7 @@ from kubectl_agenttask.findings import (
 from kubectl_agenttask.forge_checks import ForgeExamination, credential, repositories_of
 from kubectl_agenttask.installation import Installation, Right, component_of, mounted_secrets, settings_of
 from kubectl_agenttask.model_check import ask_model
+from kubectl_agenttask.schema_check import check_schema, read_definition
 from kubectl_agenttask.session import Session
 
 _TASKS = Right("list", "agenttasks", GROUP)
@@ -75,8 +76,12 @@ def doctor(session: Session, arguments: Namespace) -> None:
         PluginError: something is wrong.
     """
     made = failed = 0
+    if arguments.crd:
+        findings = check_schema(session, read_definition(arguments.crd))
+    else:
+        findings = _Examination(session, tuple(arguments.repo or ())).findings()
     # Checks of servers that do not answer take long, so each result is shown at once.
-    for finding in _Examination(session, tuple(arguments.repo or ())).findings():
+    for finding in findings:
         session.out.print(finding.line, soft_wrap=True)
         made += 1
         failed += finding.level is Level.WRONG

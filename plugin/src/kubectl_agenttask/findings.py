@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -181,6 +183,74 @@ def outdated_fields(crd: Mapping[str, Any], fields: Iterable[str], version: str)
             )
         ]
     return [ok("CRD", f"{name} {version} has every field that this plugin knows")]
+
+
+@dataclass(frozen=True)
+class SchemaAnswer:
+    """What the API server says of a stored task under another schema.
+
+    Attributes:
+        task: NAMESPACE/NAME.
+        ended: whether the task has ended.
+        lost: the paths of the fields that the schema does not have, such as `status.attempts[0].denied`.
+        refused: why the schema refuses the task; empty if it does not.
+    """
+
+    task: str
+    ended: bool
+    lost: tuple[str, ...] = ()
+    refused: str = ""
+
+
+def without_defaults(paths: Iterable[str], body: Any, schema: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the paths whose values are not the defaults of the schema, since a default is no loss.
+
+    Args:
+        paths: fields of an object, such as `spec.title`.
+        body: the object.
+        schema: the OpenAPI schema with which it is stored.
+    """
+
+    def differs(path: str) -> bool:
+        value, at = body, schema
+        for part in re.findall(r"[^.\[\]]+", path):
+            listed = isinstance(value, list)
+            value = value[int(part)] if listed else value[part]
+            at = at.get("items", {}) if listed else at.get("properties", {}).get(part, {})
+        return "default" not in at or value != at["default"]
+
+    return tuple(path for path in paths if differs(path))
+
+
+def schema_findings(answers: Iterable[SchemaAnswer]) -> Iterator[Finding]:
+    """Yield a line for each task that a change of the schema would harm, and one for each group of others.
+
+    A refused task stays stored, but the API server refuses later changes of what does not fit, and the
+    programs of that release cannot read it. The API server removes a field that the schema does not have: in
+    the spec, this changes what an unfinished task does; a status or an ended task only shows less.
+    """
+    total = harmed = 0
+    shorter: Counter[tuple[str, ...]] = Counter()
+    for answer in answers:
+        total += 1
+        lost = tuple(sorted({re.sub(r"\[\d+\]", "[]", path) for path in answer.lost}))
+        unfinished = [path for path in lost if not answer.ended and path.startswith("spec.")]
+        if answer.refused:
+            end = "delete it" if answer.ended else "cancel it or let it end, and delete it"
+            yield wrong("task", f"{answer.task} does not fit this schema ({answer.refused}): {end}")
+        elif unfinished:
+            yield wrong(
+                "task",
+                f"{answer.task} would go on without {', '.join(unfinished)}, which this schema does not "
+                "have: cancel it or let it end",
+            )
+        elif lost:
+            shorter[lost] += 1
+        harmed += bool(answer.refused or unfinished)
+    for paths, count in sorted(shorter.items()):
+        yield warning("task", f"{count} of {total} would lose {', '.join(paths)}, and work as they do now")
+    if not harmed:
+        yield ok("CRD", f"this schema takes all {total} AgentTasks of the cluster")
 
 
 def reachable(rules: Iterable[Mapping[str, Any]], address: str, port: int) -> bool:

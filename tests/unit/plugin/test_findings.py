@@ -11,11 +11,14 @@ from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryWebhook, Tok
 from kubectl_agenttask.findings import (
     Finding,
     Level,
+    SchemaAnswer,
     clock_findings,
     outdated_fields,
     reachable,
+    schema_findings,
     token_findings,
     webhook_findings,
+    without_defaults,
 )
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -100,6 +103,49 @@ def test_an_older_crd_is_said_with_the_fields_that_it_lacks() -> None:
     assert "older than this plugin, it lacks budget, runner" in text
     crd["spec"]["versions"][0]["served"] = False
     assert "does not serve v1alpha1" in one(outdated_fields(crd, FIELDS, VERSION))[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "level", "words"),
+    [
+        (SchemaAnswer("a/b", ended=False), Level.OK, "takes all 1 AgentTasks"),
+        (
+            SchemaAnswer("a/b", ended=False, refused="spec.run: no"),
+            Level.WRONG,
+            "a/b does not fit this schema",
+        ),
+        (SchemaAnswer("a/b", ended=True, refused="spec.run: no"), Level.WRONG, "(spec.run: no): delete it"),
+        (
+            SchemaAnswer("a/b", ended=False, lost=("spec.title",)),
+            Level.WRONG,
+            "a/b would go on without spec.title",
+        ),
+        (
+            SchemaAnswer("a/b", ended=True, lost=("spec.title",)),
+            Level.WARNING,
+            "1 of 1 would lose spec.title",
+        ),
+        (
+            SchemaAnswer("a/b", ended=False, lost=("status.attempts[1].denied", "status.attempts[0].denied")),
+            Level.WARNING,
+            "1 of 1 would lose status.attempts[].denied,",
+        ),
+    ],
+)
+def test_only_a_task_that_works_otherwise_under_another_schema_is_wrong(
+    answer: SchemaAnswer, level: Level, words: str
+) -> None:
+    first = next(iter(schema_findings([answer])))
+    assert first.level is level
+    assert words in first.text
+
+
+def test_a_field_with_its_default_is_no_loss() -> None:
+    schema = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    attempts = [{"counted": True, "message": "x"}, {"counted": False}]
+    body = {"spec": {"title": "", "model": "m"}, "status": {"attempts": attempts}}
+    paths = ["spec.title", "spec.model", "status.attempts[0].counted", "status.attempts[1].counted"]
+    assert without_defaults(paths, body, schema) == ("spec.model", "status.attempts[1].counted")
 
 
 @pytest.mark.parametrize(

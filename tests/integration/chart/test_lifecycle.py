@@ -3,6 +3,8 @@
 import base64
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,17 @@ import yaml
 from tests.chart.helm import CHART, HelmError
 from tests.chart.release import CRD, Release
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.fixtures.crd import until_served
+from tests.fixtures.crd import older, until_served
+from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver
+from tests.integration.operator.world import OperatorProcess, World
 
 # Time for helm, which may have to be built.
 pytestmark = pytest.mark.timeout(900)
 
 REQUIRED = yaml.safe_load((CHART / "ci" / "required-values.yaml").read_text())
 FIRST = CHART.parents[1] / "tests" / "chart" / "first-values.yaml"
+InFlight = Callable[[], AbstractContextManager[None]]
+"""While it is entered, a task runs and one waits; at its end, both succeed at their first attempt."""
 TAKE_FIELDS = ("--force-conflicts",)
 """Other tests on the same control plane put the CRD there with kubectl."""
 TASK = {
@@ -48,20 +54,11 @@ def release(control_plane: PlaneUnderTest, namespace: str) -> Iterator[Release]:
 
 
 def older_chart(folder: Path) -> Path:
-    """The chart as it could have been: its CRD lacks a column and a field, and its values many keys."""
+    """The chart as it could have been: its CRD is older, and its values lack many keys."""
     chart = folder / "older"
     shutil.copytree(CHART, chart)  # follows the links
     shutil.copy(FIRST, chart / "values.yaml")
-    file = chart / "files" / "crds" / "agenttask.yaml"
-    crd = yaml.safe_load(file.read_text())
-    version = crd["spec"]["versions"][0]
-    version["additionalPrinterColumns"] = [
-        column for column in version["additionalPrinterColumns"] if column["name"] != "Cost"
-    ]
-    del version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["title"]
-    for rule in version["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"]:
-        rule["rule"] = rule["rule"].replace("self.title == oldSelf.title && ", "")
-    file.write_text(yaml.safe_dump(crd))
+    (chart / "files" / "crds" / "agenttask.yaml").write_text(yaml.safe_dump(older()))
     return chart
 
 
@@ -80,8 +77,44 @@ def upgrade_as_documented(release: Release, *flags: str) -> None:
     release.helm("upgrade", release.name, str(release.chart), *flags)
 
 
-def test_an_upgrade_brings_the_newer_crd_and_keeps_tasks_and_the_webhook_secret(
-    release: Release, tmp_path: Path
+def apply_rendered(release: Release) -> None:
+    """As docs/operations/index.md says for people without a Helm release."""
+    values = yaml.safe_dump(release.values)
+    arguments = (release.name, str(release.chart), "--values", "-", "--no-hooks")
+    rendered = release.helm("template", *arguments, stdin=values)
+    assert "helm.sh/hook" not in rendered, "what kubectl would create at once"
+    release.kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-", stdin=rendered)
+
+
+@contextmanager
+def one_place(cluster: PlaneUnderTest, namespace: str, folder: Path) -> Iterator[InFlight]:
+    """An operator that lets one task run at a time."""
+    world = World(cluster, namespace)
+    operator = OperatorProcess(cluster.kubeconfig, namespace, folder, {"limits": {"global": 1}})
+    numbers = count(1)
+
+    @contextmanager
+    def in_flight() -> Iterator[None]:
+        pods.script = lambda _: RUNS
+        running, waiting = world.create(next(numbers)), world.create(next(numbers))
+        world.until_phase(running, "Running")
+        world.until_phase(waiting, "Queued")
+        yield
+        pods.script = lambda _: DONE
+        for name in (running, waiting):
+            attempts = world.until_phase(name, "Succeeded")["attempts"]
+            assert [attempt["outcome"] for attempt in attempts] == ["Succeeded"]
+
+    with PodDriver(cluster, namespace, lambda _: RUNS) as pods:
+        operator.start()
+        try:
+            yield in_flight
+        finally:
+            operator.stop()
+
+
+def test_every_documented_upgrade_and_a_rollback_keep_tasks_and_the_webhook_secret(
+    release: Release, control_plane: PlaneUnderTest, new_namespace: Callable[[str], str], tmp_path: Path
 ) -> None:
     newer, release.chart = release.chart, older_chart(tmp_path)
     said = release.install(None, *TAKE_FIELDS)
@@ -94,21 +127,27 @@ def test_an_upgrade_brings_the_newer_crd_and_keeps_tasks_and_the_webhook_secret(
     arguments = command.split("kubectl ", 1)[1].split(" | ")[0].replace("'", "").split()
     assert base64.b64decode(release.cluster.kubectl(*arguments)).decode() == secret, "as the notes say"
 
-    release.chart = newer
-    release.upgrade({"receiver": {"podAnnotations": {"round": "2"}}})
-    assert "Cost" in columns(release)
-    assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
-    assert webhook_secret(release) == secret
+    # The release has accounts of the same names as this operator, and no node on which its own could run.
+    with one_place(control_plane, new_namespace("restricted"), tmp_path) as in_flight:
+        release.chart = newer
+        with in_flight():
+            release.upgrade({"receiver": {"podAnnotations": {"round": "2"}}})
+            assert "Cost" in columns(release)
+        assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
+        assert webhook_secret(release) == secret
 
-    release.helm("rollback", release.name, "1")
-    assert "Cost" not in columns(release)
-    assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
-    assert webhook_secret(release) == secret
-    pods = release.get("deployment", "coding-agent-receiver")["spec"]["template"]["metadata"]
-    assert "round" not in pods["annotations"]
+        with in_flight():
+            release.helm("rollback", release.name, "1")
+            assert "Cost" not in columns(release)
+        assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
+        assert webhook_secret(release) == secret
+        pods = release.get("deployment", "coding-agent-receiver")["spec"]["template"]["metadata"]
+        assert "round" not in pods["annotations"]
 
-    release.upgrade()
-    assert "Cost" in columns(release)
+        with in_flight():
+            apply_rendered(release)
+            assert "Cost" in columns(release)
+        assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
 
 
 def test_a_second_release_is_refused_in_the_same_namespace_and_told_whose_the_crd_is_in_another(

@@ -74,8 +74,9 @@ class ServedProgram:
             return 0, ""
         return answer.status_code, answer.text
 
-    def start(self) -> Self:
-        arguments, environment = ["--mode", self.mode], self._environment
+    def start(self, **more: str) -> Self:
+        """Start it, with more variables if given."""
+        arguments, environment = ["--mode", self.mode], self._environment | more
         if not self.command:
             self._process = start_main(arguments, env=environment, cwd=self._folder, log=self._log)
             return self

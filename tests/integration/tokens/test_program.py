@@ -18,6 +18,7 @@ from coding_agent_forge import ForgeServer
 
 from tests.fixtures.accounts import until_may
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.company_proxy import CompanyProxy
 from tests.fixtures.forge import REPOSITORY
 from tests.fixtures.github_app import app_settings, create_app, install, key_pair
 from tests.fixtures.system import until
@@ -40,6 +41,7 @@ def test_each_account_gets_what_the_service_was_told(
     control_plane: PlaneUnderTest,
     namespace: str,
     github_forge: ForgeServer,
+    company_proxy: CompanyProxy,
     tmp_path: Path,
     free_tcp_port_factory: Callable[[], int],
 ) -> None:
@@ -79,7 +81,7 @@ def test_each_account_gets_what_the_service_was_told(
             [sys.executable, "-m", "coding_agent_tokens", *arguments, "--account", reporter],
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={"PATH": os.environ["PATH"], "KUBECONFIG": str(kubeconfig)},
+            env={"PATH": os.environ["PATH"], "KUBECONFIG": str(kubeconfig), **company_proxy.variables},
         )
 
     def healthy() -> bool:
@@ -110,6 +112,8 @@ def test_each_account_gets_what_the_service_was_told(
         assert ask(signed(attempt, KEY), "acme/other").status_code == 403
         assert ask(account_token(plane, namespace, "reporter", None)).status_code == 401, "for the API server"
         assert ask(account_token(plane, namespace, "stranger", "coding-agent-tokens")).status_code == 401
+        until(company_proxy.asked, "the proxy has written its log")
+        assert company_proxy.asked() <= {"GET:127.0.0.1", "POST:127.0.0.1"}, "no tunnel to the API server"
         text = log.read_text()
         line = key_pair()[0].splitlines()[3]
         for secret in (given.json()["token"], own.json()["token"], line, KEY):

@@ -22,7 +22,7 @@ cluster-status: venv ## show what runs, and how to point kubectl at it
 images: venv ## build the images and load them into the cluster's node; `make try` then installs them
 	@$(CLUSTER) images
 
-try: venv ## start the whole system in a cluster, with a sandbox forge and a scripted model; prints the address to open (Linux, root)
+try: venv ## take the steps of the quick start in a cluster, with a sandbox forge and a scripted model; prints the address to open (Linux, root)
 	@$(CLUSTER) try
 
 gitea: venv ## build Gitea, a forge that this project did not write; `make e2e` and `make sweep` do so too

@@ -11,6 +11,8 @@ from coding_agent_docs.paths import DOCS
 from coding_agent_forge import Flavour, ForgeServer
 from coding_agent_forge.model import Role
 
+from tests.fixtures.crd import install as install_crd
+from tests.fixtures.crd import older
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY
 from tests.fixtures.github_app import GRANTED, create_app, install, key_pair
 from tests.fixtures.hook_receiver import HookReceiver
@@ -97,6 +99,11 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
         if "does not accept the key" in line:
             assert_documented(newcomer, said, 1)
         repair()
+
+    newcomer.place.plane.apply(older())
+    [line] = until(lambda: wrong(newcomer.plugin("doctor", status=None)), "an older CRD is said")
+    install_crd(newcomer.place.plane)
+    assert "is older than this plugin, it lacks title: upgrade the release" in line
 
     release.upgrade({"networkPolicy": {"model": {"ports": [443]}, "forge": {"ports": [443]}}})
     let_pods_run(newcomer.place)

@@ -7,12 +7,15 @@ import pytest
 import yaml
 from coding_agent_model import ModelServer
 
+from tests.fixtures.crd import install, older
 from tests.fixtures.model import API_KEY
+from tests.fixtures.system import until
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.conftest import Plugin, Said
 from tests.integration.plugin.newcomer import LIMIT, install_release, let_pods_run
 
 LABELS = {"coding agent", "coding agent processing", "coding agent done"}
+OUTDATED = "is older than this plugin, it lacks title: upgrade the release"
 TOKEN = "GITEA_PERSONAL_ACCESS_TOKEN"
 # `make sweep` builds Gitea.
 pytestmark = pytest.mark.long
@@ -20,6 +23,10 @@ pytestmark = pytest.mark.long
 
 def wrong(said: Said) -> list[str]:
     return [line for line in said.out.splitlines() if line.startswith("wrong")]
+
+
+def write_secret(place: Place, name: str, key: str, value: str) -> None:
+    place.plane.core.patch_namespaced_secret(name, place.namespace, {"stringData": {key: value}}, **LIMIT)
 
 
 def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
@@ -63,22 +70,35 @@ def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
     again = init(sample.bot.token, "--webhook", "https://agent.example.com")
     assert "created" not in again.out
 
-    install_release(place, yaml.safe_load((place.folder / "values.yaml").read_text()))
+    release = install_release(place, yaml.safe_load((place.folder / "values.yaml").read_text()))
     let_pods_run(place)
     said = plugin("doctor")
     assert wrong(said) == []
     assert sample.bot.login in said.out
     assert sample.bot.token not in said.out
     assert "no delivery is shown" in said.out, "only Gitea's pages show them"
+    place.plane.apply(older())
+    until(lambda: any(OUTDATED in line for line in wrong(plugin("doctor", status=None))), OUTDATED)
+    install(place.plane)
+    let_pods_run(place)
+    write_secret(place, "model-key", "api-key", "sk-wrong-key")
+    [line] = wrong(plugin("doctor", status=1))
+    assert "does not accept the key" in line
+    write_secret(place, "model-key", "api-key", API_KEY)
+    release.upgrade({"networkPolicy": {"forge": {"ports": [443]}}})
+    let_pods_run(place)
+    [line] = wrong(plugin("doctor", status=1))
+    assert "the NetworkPolicy of attempts blocks" in line
+    assert "networkPolicy.forge.ports" in line
+    release.upgrade()
+    let_pods_run(place)
     with gitea.api() as admin:
         admin.add_collaborator(sample.repository, sample.bot.login, "read")
     lines = wrong(plugin("doctor", status=1))
     assert [any(text in line for line in lines) for text in ("may not push", "no administrator")] == [
         True
     ] * 2
-    place.plane.core.patch_namespaced_secret(
-        "gitea-token", place.namespace, {"stringData": {"token": "wrong"}}, **LIMIT
-    )
+    write_secret(place, "gitea-token", "token", "wrong")
     [line] = wrong(plugin("doctor", status=1))
     assert "refused asking who our token belongs to (401)" in line
     assert "the key `token` of the Secret `gitea-token`" in line

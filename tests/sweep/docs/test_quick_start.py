@@ -11,7 +11,6 @@ import pytest
 import yaml
 from coding_agent_cluster import build
 from coding_agent_docs.paths import ROOT
-from coding_agent_model.script import Script, Turn
 
 from tests.chart.place import Place, node_values, place
 from tests.fixtures.cluster import ClusterUnderTest
@@ -33,9 +32,7 @@ def test_from_a_token_to_a_pull_request_within_five_minutes(
     tmp_path: Path,
 ) -> None:
     """The person has a values file with what is theirs: where the images are, and little room on the node."""
-    answers = Script(match="are you there", turns=(Turn(text="Yes."),), loop=True)
-    scripts = [answers, *fixes_the_bug()]
-    world = place(stack, cluster, namespace, project_images, tmp_path, "github", scripts)
+    world = place(stack, cluster, namespace, project_images, tmp_path, "github", fixes_the_bug())
     file = tmp_path / "coding-agent-values.yaml"
     own = {**node_values(project_images), "config": {"operator": {"job": SMALL}}}
     file.write_text(yaml.safe_dump(own), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What `skaffold dev` and `make try` put into a cluster works."""
+"""What `skaffold dev` puts into a cluster works."""
 
 import json
 from typing import Any
@@ -6,11 +6,12 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_cluster.errors import NotReadyError
-from coding_agent_cluster.trial import configuration, manifests, release_arguments
+from coding_agent_cluster.trial import configuration, manifests
 from coding_agent_cluster.wait import until
 
 from tests.chart.release import Release
 from tests.fixtures.cluster import ClusterUnderTest
+from tests.fixtures.system import ROOT
 
 # Time for what may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
@@ -25,13 +26,26 @@ def built(images: dict[str, str]) -> dict[str, str]:
     return {f"coding-agent-{program}": name for program, name in images.items()}
 
 
+def release_arguments(images: dict[str, str]) -> list[str]:
+    """The release's name, chart and values, as skaffold gives them to Helm."""
+    [release] = CONFIG["deploy"]["helm"]["releases"]
+    arguments = [release["name"], str(ROOT / release["chartPath"])]
+    for file in release["valuesFiles"]:
+        arguments += ["--values", str(ROOT / file)]
+    for key, template in release["setValueTemplates"].items():
+        name = next(name for name in images if f"_{name.replace('-', '_')}}}" in template)
+        repository, _, tag = images[name].rpartition(":")
+        arguments += ["--set-string", f"{key}={repository if 'IMAGE_REPO' in template else tag}"]
+    return arguments
+
+
 def deploy(release: Release, images: dict[str, str]) -> None:
     """Raw manifests with the images put in, then the chart with the values that name them."""
     for text in manifests(CONFIG, images):
         if "kind: Namespace" not in text:  # the test has one of its own, of the same Pod Security level
             release.kubectl("apply", "-f", "-", stdin=text)
     release.take_crd()
-    release.helm("install", *release_arguments(CONFIG, images), "--wait", "--timeout=240s")
+    release.helm("install", *release_arguments(images), "--wait", "--timeout=240s")
 
 
 def deliveries(person: httpx.Client) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import webbrowser
 from collections.abc import Sequence
 
 from coding_agent_cluster import (
@@ -113,7 +114,11 @@ def _images(options: argparse.Namespace) -> None:
 def _try(options: argparse.Namespace) -> None:
     running, address = trial.start(options.name)
     note("Point kubectl at it with the line KUBECONFIG=… below (export it); `make cluster-down` ends it.")
-    note(f"Open {address} and put the label `coding agent` on an issue.")
+    note("The first issue has the label `coding agent`; within a minute, the agent works on it.")
+    if os.environ.get("DISPLAY") or os.environ.get(
+        "WAYLAND_DISPLAY"
+    ):  # otherwise it may start a text browser
+        webbrowser.open(address)
     print(f"KUBECONFIG={running.kubeconfig}")
     print(address)
 

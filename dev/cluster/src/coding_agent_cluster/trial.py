@@ -1,22 +1,49 @@
-"""``make try``: what ``skaffold dev`` puts into a cluster, put into this one by kubectl and helm.
+"""``make try``: the quick start on a cluster of this machine, with a sandbox forge and a scripted model.
 
-skaffold.yaml says which manifests, which release and which values. Only the images differ: they are built
-here and handed to the node, so no registry is needed.
+Both are the manifests that skaffold.yaml names. Only the images differ: they are built here and handed to the
+node, so no registry is needed. Everything else is done by the commands of docs/quick-start.md.
 """
 
+import json
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+from urllib import request
 
 import yaml
 
 from coding_agent_cluster import build, cluster, images, paths
+from coding_agent_cluster.access import Access
 from coding_agent_cluster.commands import run
-from coding_agent_cluster.progress import step
+from coding_agent_cluster.progress import note, step
 
 _INSTALL_S = 900
 """Seconds until all pods of the release are ready: a busy machine needs many."""
-_PAGE = "acme/pricing/issues"
-"""The issues of the sandbox's repository (dev/kubernetes/forge.yaml)."""
+_PLUGIN_S = 120.0
+_REQUEST_S = 20.0
+_REPOSITORY, _LABEL = "acme/pricing", "coding agent"
+_PERSON_TOKEN, _BOT_TOKEN, _MODEL_KEY = "alice-sandbox-token", "bot-sandbox-token", "sandbox-model-key"
+"""Those of the sandbox (dev/kubernetes/forge.yaml and model.yaml). They give access to nothing else."""
+_OWN = {
+    "image": {"tag": images.TAG},
+    "config": {
+        "operator": {
+            "job": {
+                "pod_template": {
+                    "spec": {
+                        "containers": [
+                            {"name": "agent", "resources": {"requests": {"cpu": "50m"}}},
+                            {"name": "workspace", "resources": {"requests": {"cpu": "50m"}}},
+                        ]
+                    }
+                }
+            }
+        }
+    },
+}
+"""What a person has in the values file before ``init`` adds its own: little room on a node of two cores."""
 
 
 def configuration() -> Any:
@@ -37,22 +64,8 @@ def manifests(config: Any, built: Mapping[str, str]) -> Iterator[str]:
         yield text
 
 
-def release_arguments(config: Any, built: Mapping[str, str]) -> list[str]:
-    """The release's name, chart and values, as arguments of ``helm install`` or ``helm upgrade``."""
-    root = paths.repository_root()
-    [release] = config["deploy"]["helm"]["releases"]
-    arguments = [release["name"], str(root / release["chartPath"])]
-    for file in release["valuesFiles"]:
-        arguments += ["--values", str(root / file)]
-    for key, template in release["setValueTemplates"].items():
-        name = next(name for name in built if f"_{name.replace('-', '_')}}}" in template)
-        repository, _, tag = built[name].rpartition(":")
-        arguments += ["--set-string", f"{key}={repository if 'IMAGE_REPO' in template else tag}"]
-    return arguments
-
-
 def start(name: str) -> tuple[cluster.Cluster, str]:
-    """Start the cluster, build the images, and install sandbox forge, scripted model and chart.
+    """Start the cluster and the sandbox, take the steps of the quick start, and label the first issue.
 
     It can be repeated: then it does what is missing. Pods that run keep their image.
 
@@ -66,20 +79,60 @@ def start(name: str) -> tuple[cluster.Cluster, str]:
     for program in images.PROGRAMS:
         found.provide(images.program_image(program))
     config = configuration()
-    built = {f"coding-agent-{program}": images.program_image(program).name for program in images.PROGRAMS}
-    access, namespace = found.access, config["deploy"]["kubectl"]["defaultNamespace"]
+    namespace = config["deploy"]["kubectl"]["defaultNamespace"]
     with step("sandbox forge and scripted model"):
-        for text in manifests(config, built):
-            access.kubectl("-n", namespace, "apply", "-f", "-", stdin=text)
+        forge, model = _sandbox(found.access, config, namespace)
+    with step("kubectl agenttask init"):
+        values = found.root / "coding-agent-values.yaml"
+        if not values.exists():
+            values.write_text(yaml.safe_dump(_OWN), encoding="utf-8")
+        where = ["--api-url", f"{forge}/api/v3", "--repo", _REPOSITORY, "--registry", "localhost"]
+        where += ["--model-url", f"{model}/v1", "--model", "scripted", "--provider", "openai"]
+        files = ["--values", str(values), "--chart", str(paths.repository_root() / "charts" / "coding-agent")]
+        said = _plugin(found.access, "init", "-n", namespace, "--platform", "github", *where, *files, "--yes")
+        [install] = [line for line in said.splitlines() if line.startswith("  helm ")]
     with step("the chart"):
         helm = str(build.binaries(["helm"])["helm"])
-        flags = ["--namespace", namespace, "--wait", f"--timeout={_INSTALL_S}s"]
-        run(
-            [helm, "upgrade", "--install", *release_arguments(config, built), *flags],
-            timeout=_INSTALL_S + 60.0,
-            env=access.environment(),
-        )
-    for deployment in ("forge", "model"):
-        access.kubectl("-n", namespace, "rollout", "status", f"deployment/{deployment}", "--timeout=110s")
-    address = access.get("-n", namespace, "service", "forge")["spec"]["clusterIP"]
-    return found, f"http://{address}:8080/{_PAGE}"
+        command = [helm, *shlex.split(install)[1:], "--wait", f"--timeout={_INSTALL_S}s"]
+        run(command, timeout=_INSTALL_S + 60.0, env=found.access.environment())
+    with step("the label"):
+        _label_first_issue(forge)
+    note(_plugin(found.access, "doctor", "-n", namespace).rstrip())
+    return found, f"{forge}/{_REPOSITORY}/issues"
+
+
+def _sandbox(access: Access, config: Any, namespace: str) -> tuple[str, str]:
+    """Start the forge and the model; return their addresses, which this machine reaches as pods do.
+
+    The forge has to know its own address, for the links that it shows.
+    """
+    built = {f"coding-agent-{program}": images.program_image(program).name for program in images.PROGRAMS}
+    objects = [entry for text in manifests(config, built) for entry in yaml.safe_load_all(text)]
+    first = [entry for entry in objects if entry["kind"] in ("Namespace", "Service")]
+    access.kubectl("-n", namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all(first))
+    services = {name: access.get("-n", namespace, "service", name)["spec"] for name in ("forge", "model")}
+    urls = {name: f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}" for name, spec in services.items()}
+    text = yaml.safe_dump_all(objects).replace("http://forge:8080", urls["forge"])
+    access.kubectl("-n", namespace, "apply", "-f", "-", stdin=text)
+    for name in urls:
+        access.kubectl("-n", namespace, "rollout", "status", f"deployment/{name}", "--timeout=110s")
+    return urls["forge"], urls["model"]
+
+
+def _plugin(access: Access, *arguments: str) -> str:
+    """Run the plugin of this checkout as the person of the quick start."""
+    credentials = {"GITHUB_PERSONAL_ACCESS_TOKEN": _BOT_TOKEN, "OPENAI_API_KEY": _MODEL_KEY}
+    program = str(Path(sys.executable).with_name("kubectl-agenttask"))
+    return run([program, *arguments], timeout=_PLUGIN_S, env={**access.environment(), **credentials})
+
+
+def _label_first_issue(forge: str) -> None:
+    """Put the label on the first issue, as a person does, unless it has been there already."""
+    url = f"{forge}/api/v3/repos/{_REPOSITORY}/issues/1/labels"
+    direct = request.build_opener(request.ProxyHandler({}))
+    headers = {"Authorization": f"Bearer {_PERSON_TOKEN}", "Content-Type": "application/json"}
+    with direct.open(request.Request(url, headers=headers), timeout=_REQUEST_S) as answer:
+        if any(label["name"].startswith(_LABEL) for label in json.load(answer)):
+            return
+    body = json.dumps({"labels": [_LABEL]}).encode()
+    direct.open(request.Request(url, body, headers), timeout=_REQUEST_S).close()

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from coding_agent_cluster import apt, paths
 from coding_agent_cluster.again import again
-from coding_agent_cluster.buildah import build, buildah, command
+from coding_agent_cluster.buildah import build, buildah
 from coding_agent_cluster.commands import run
-from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.locks import locked
 from coding_agent_cluster.progress import step
 
@@ -82,8 +81,7 @@ def _make(work: Path, recipe: Path) -> None:
 
 
 def _exists() -> bool:
-    try:
-        run(command("inspect", "--type", "image", IMAGE))
-    except ClusterError:
-        return False
-    return True
+    """Whether the store has the image. If buildah does not answer in time, this is an error: on another base,
+    every image would have to be built again.
+    """
+    return bool(buildah("images", "--quiet", "--filter", f"reference={IMAGE}").strip())

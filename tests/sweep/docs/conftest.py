@@ -9,7 +9,7 @@ import pytest
 from coding_agent_cluster import build, parts, paths, standalone
 from coding_agent_core.reasons import Reason
 from coding_agent_docs.blocks import Block, blocks
-from coding_agent_docs.paths import DOCS
+from coding_agent_docs.paths import DOCS, ROOT
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install
@@ -29,6 +29,13 @@ MakeShell = Callable[[], Shell]
 def checkout(tmp_path: Path) -> MakeShell:
     """A checkout with its virtual environment and the built programs, and nothing configured."""
     return lambda: Shell(tmp_path, environment={"CODING_AGENT_CACHE": str(paths.cache_root().parent)})
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> MakeShell:
+    """The files of a checkout that commands of the documentation copy or change, in a folder of their own."""
+    (tmp_path / ".env.example").write_text((ROOT / ".env.example").read_text())
+    return lambda: Shell(tmp_path, directory=tmp_path)
 
 
 @pytest.fixture
@@ -114,6 +121,7 @@ def _tasks(stack: ExitStack, folder: Path, plane: PlaneUnderTest, namespace: str
     for number, phase in ((7, "Succeeded"), (9, "Failed"), (12, "Running"), (15, "Queued")):
         world.until_phase(world.create(number, repository=REPOSITORY), phase, timeout=150)
     (folder / "kubectl").symlink_to(plane.plane.binaries["kubectl"])
+    (folder / "private-key.pem").write_text("the key of an App\n")
     return Shell(
         folder,
         here={NAMESPACE: f"-n {namespace}"},

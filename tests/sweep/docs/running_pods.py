@@ -19,7 +19,10 @@ LINES = {
         '{"level": "ERROR", "message": "Signature validation failed for a GitHub webhook: event=issues, '
         'client=203.0.113.7"}',
     ],
-    "operator": ['{"level": "WARNING", "message": "Task pricing-issue-7: 403; next try in 1.0 s"}'],
+    "operator": [
+        '{"level": "WARNING", "message": "Task pricing-issue-7: 403; next try in 1.0 s"}',
+        '{"level": "ERROR", "message": "Cannot be served: its Lease cannot be renewed"}',
+    ],
     "reporter": ['{"level": "WARNING", "message": "github.com does not answer; looking again"}'],
     "poller": ['{"level": "INFO", "message": "Polled github.com: 3 labeled, 0 recovered by poll, 3 known"}'],
 }

@@ -7,9 +7,9 @@ import pytest
 from coding_agent_cluster import build
 from coding_agent_cluster.access import KubectlError
 from coding_agent_docs.blocks import blocks
-from coding_agent_docs.paths import DOCS
 
 from tests.fixtures.cluster import ClusterUnderTest
+from tests.sweep.docs.played import INSTALL_ON_A_NODE
 from tests.sweep.docs.shell import Shell
 
 # Time for images that may have to be built first.
@@ -43,7 +43,8 @@ def shell(cluster: ClusterUnderTest, project_images: dict[str, str], tmp_path: P
 
 
 def test_the_documented_installation(shell: Shell) -> None:
-    assert shell.play(blocks(DOCS / "install.md"), "install", "cluster") >= 5
+    page, settings = INSTALL_ON_A_NODE
+    assert shell.play(blocks(page), *settings) >= 5
 
 
 def _hand_over(cluster: ClusterUnderTest) -> None:

@@ -1,8 +1,5 @@
-"""The quick start on a real node, with the commands that `init` prints: from a token to a pull request."""
+"""The quick start on a real node, with the commands of its page: from a token to a pull request."""
 
-import os
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from coding_agent_cluster import build
+from coding_agent_docs.blocks import blocks
 from coding_agent_docs.paths import ROOT
 
 from tests.chart.place import Place, node_values, place
@@ -17,6 +15,8 @@ from tests.fixtures.cluster import ClusterUnderTest
 from tests.fixtures.system import BOT, BOT_TOKEN, DONE, MODEL_KEY, REPOSITORY, until
 from tests.fixtures.system_in_pods import SMALL
 from tests.integration.main_job.scripts import fixes_the_bug
+from tests.sweep.docs.played import QUICK_START_ON_A_NODE
+from tests.sweep.docs.shell import Shell
 
 # Time for images that may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
@@ -38,39 +38,36 @@ def test_from_a_token_to_a_pull_request_within_five_minutes(
     file.write_text(yaml.safe_dump(own), encoding="utf-8")
     for name, path in build.binaries(["helm", "kubectl"]).items():
         (tmp_path / name).symlink_to(path)
-    environment = {
-        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-        "KUBECONFIG": str(cluster.kubeconfig),
-        "GITHUB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
-        "OPENAI_API_KEY": MODEL_KEY,
-    }
-
-    def run(command: str) -> str:
-        ended = subprocess.run(
-            ["bash", "-c", command],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
-        return ended.stdout
+    (tmp_path / "charts").symlink_to(ROOT / "charts")
+    theirs = f"-n {namespace} --api-url {world.forge.api_url} --model-url {world.model.base_url}"
+    shell = Shell(
+        tmp_path,
+        here={
+            "kubectl agenttask init": f"kubectl agenttask init {theirs}",
+            "--repo acme/pricing": f"--repo {REPOSITORY}",
+            "--model gpt-4o \\\n  --registry registry.example.com": "--model scripted",
+            "-n coding-agent": f"-n {namespace}",
+            "--namespace coding-agent": f"--namespace {namespace}",
+        },
+        environment={
+            "KUBECONFIG": str(cluster.kubeconfig),
+            "GITHUB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
+            "OPENAI_API_KEY": MODEL_KEY,
+        },
+        directory=tmp_path,
+        seconds=300,
+    )
+    page, settings = QUICK_START_ON_A_NODE
+    steps = blocks(page)
+    labels = next(at for at, block in enumerate(steps) if "kubectl agenttask list" in block.text and block.word)
 
     start = time.monotonic()
-    said = run(
-        f"kubectl agenttask init -n {namespace} --platform github --api-url {world.forge.api_url} "
-        f"--repo {REPOSITORY} --provider openai --model scripted --model-url {world.model.base_url} "
-        f"--values {file}"
-    )
-    [install] = [line for line in said.splitlines() if line.startswith("  helm ")]
-    run(install)
+    assert shell.play(steps[:labels], *settings) == 2
     world.forge.add_label(REPOSITORY, 1, BOT)
     until(lambda: done(world), f"a pull request and the label {DONE}", FIVE_MINUTES, interval=0.5)
     took = time.monotonic() - start
-    doctor = run(f"kubectl agenttask doctor -n {namespace}")
+    assert shell.play(steps[labels:], *settings) == 2
+    doctor = shell.printed
     assert {line.split()[0] for line in doctor.splitlines()} == {"ok"}, doctor
     assert took < FIVE_MINUTES
     print(f"from init to the pull request: {took:.0f} s")

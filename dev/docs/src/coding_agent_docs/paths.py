@@ -11,11 +11,13 @@ CHART_SCHEMA = ROOT / "charts" / "schema.py"
 """Knows which settings the chart sets itself."""
 METRICS = DOCS / "reference" / "metrics.md"
 STATES = DOCS / "reference" / "states.md"
+AGENTTASK = DOCS / "reference" / "agenttask.md"
+CRD = ROOT / "crds" / "agenttask.yaml"
 
 
 def pages() -> list[Path]:
     """Every Markdown file for people, decisions and packages' own READMEs included."""
-    folders = [DOCS, ROOT / "plugin", ROOT / "charts"]
+    folders = [DOCS, ROOT / "plugin", ROOT / "charts", ROOT / "examples"]
     return [
         *sorted(ROOT.glob("*.md")),
         *(page for folder in folders for page in sorted(folder.rglob("*.md"))),

@@ -6,9 +6,10 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
+from coding_agent_docs.agenttask_reference import agenttask_page
 from coding_agent_docs.errors import DocsError
 from coding_agent_docs.metrics_reference import metrics
-from coding_agent_docs.paths import CHART_SCHEMA, CONFIGURATION, METRICS, STATES
+from coding_agent_docs.paths import AGENTTASK, CHART_SCHEMA, CONFIGURATION, METRICS, STATES
 from coding_agent_docs.settings_reference import Group, groups
 from coding_agent_docs.states_reference import states_page
 
@@ -72,10 +73,25 @@ merge request in place of the pull request. A rate limit or an outage of the for
 shows; the task's condition `Reported` is then False.
 """
 
+_AGENTTASK = """\
+# AgentTask
+
+<!-- Generated from crds/agenttask.yaml and the programs by `python -m coding_agent_docs reference`. Do not edit. -->
+
+An `AgentTask` (`coding-agent.dev/v1alpha1`, short name `agt`) is the work on one item for one application of the
+label. The receiver creates it; [a person can too](../kubectl.md#a-task-without-a-label). `kubectl explain
+agenttask.spec` shows the same fields. [What the item shows](states.md) has the comment for each state.
+"""
+
 
 def pages() -> dict[Path, str]:
     """What each reference page must contain."""
-    return {CONFIGURATION: configuration(), METRICS: metrics_page(), STATES: states_page(_STATES)}
+    return {
+        CONFIGURATION: configuration(),
+        METRICS: metrics_page(),
+        STATES: states_page(_STATES),
+        AGENTTASK: agenttask_page(_AGENTTASK),
+    }
 
 
 def write() -> list[Path]:

@@ -1,0 +1,74 @@
+"""After the documented commands, the cluster has no object that it did not have before the installation."""
+
+import pytest
+from coding_agent_docs.blocks import Block, blocks
+from coding_agent_docs.paths import DOCS
+
+from tests.sweep.docs.conftest import MakeShell
+from tests.sweep.docs.played import UNINSTALL
+from tests.sweep.docs.shell import Shell
+
+# helm may have to be built first.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("docs-tasks")]
+
+PARTS = """\
+helm upgrade coding-agent charts/coding-agent -n coding-agent --reset-then-reuse-values \
+  --set transcripts.persistence.enabled=true,userConfig.enabled=true,egress.enabled=true
+"""
+"""Parts for which the chart keeps a Secret or a claim."""
+MADE_BY_PROGRAMS = """\
+kubectl apply -f - <<'END'
+apiVersion: coding-agent.dev/v1alpha1
+kind: AgentTask
+metadata: {name: task, namespace: coding-agent}
+spec: {url: https://github.com/acme/pricing/issues/7}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: coding-agent-operator, namespace: coding-agent}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: coding-agent-reporter, namespace: coding-agent}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: cache, namespace: coding-agent, labels: {app.kubernetes.io/component: cache}}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+END
+"""
+ALL = """\
+kubectl get "$(kubectl api-resources --verbs=list -o name | grep -v events | paste -sd,)" --all-namespaces \
+  --no-headers -o custom-columns=KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name
+"""
+LEFT_IN_THE_NAMESPACE = """\
+kubectl delete -n coding-agent secret,pvc -l app.kubernetes.io/instance=coding-agent
+kubectl delete -n coding-agent pvc -l app.kubernetes.io/component=cache
+kubectl delete -n coding-agent lease coding-agent-operator coding-agent-reporter
+"""
+"""The commands in the page's table."""
+
+
+def said(shell: Shell, script: str) -> set[str]:
+    """The lines that commands of this test print."""
+    shell.play([Block(DOCS / "uninstall.md", 0, "sh", script, "run", "test")], "test")
+    return {" ".join(line.split()) for line in shell.printed.splitlines()}
+
+
+def test_nothing_is_left(install_plane: MakeShell) -> None:
+    shell = install_plane()
+    before = said(shell, ALL)
+    page = blocks(DOCS / "install.md")
+    installs = next(number for number, block in enumerate(page) if "helm install" in block.text)
+    shell.play(page[: installs + 1], "install")
+    said(shell, PARTS + MADE_BY_PROGRAMS)
+    assert len(said(shell, ALL) - before) > 30
+
+    uninstall, settings = UNINSTALL
+    steps = [block for block in blocks(uninstall) if block.word == "run"]
+    assert shell.play(steps[:-1], *settings) == 2
+    said(shell, LEFT_IN_THE_NAMESPACE)
+    left = said(shell, "kubectl get secret,pvc,lease,agenttasks,serviceaccounts -n coding-agent -o name\n")
+    assert left == {"secret/github-token", "secret/model-key", "serviceaccount/default"}
+    assert shell.play(steps[-1:], *settings) == 1
+    assert said(shell, ALL) - before == set()

@@ -83,6 +83,31 @@ no secrets.
 {{- mergeOverwrite (deepCopy .Values.config) $own | toYaml -}}
 {{- end -}}
 
+{{/* Entries of `operator.job.credentials`: the files that an attempt gets. Empty if it gets none. */}}
+{{- define "coding-agent.attemptCredentials" -}}
+{{- range $forge := include "coding-agent.secretForges" . | fromJsonArray }}
+- { secret: {{ include "coding-agent.secretName" (list $ $forge) }}, key: token, file: {{ $forge }}-token, platform: {{ $forge }} }
+{{- end }}
+{{- if include "coding-agent.modelEnabled" . }}
+- { secret: {{ include "coding-agent.secretName" (list . "model") }}, key: api-key, file: {{ include "coding-agent.modelProvider" . }}-api-key }
+{{- end }}
+{{- if include "coding-agent.userConfigKey" . }}
+- { secret: {{ include "coding-agent.secretName" (list . "userConfig") }}, key: api-key, file: user-config-api-key }
+{{- end }}
+{{- if include "coding-agent.s3Enabled" . }}
+- { secret: {{ include "coding-agent.secretName" (list . "s3") }}, key: access-key-id, file: s3-access-key-id }
+- { secret: {{ include "coding-agent.secretName" (list . "s3") }}, key: secret-access-key, file: s3-secret-access-key }
+{{- end }}
+{{- with .Values.attempts.signing }}
+{{- if .existingSecret }}
+- { secret: {{ .existingSecret | quote }}, key: {{ .key | quote }}, file: commit-signing-key }
+{{- end }}
+{{- end }}
+{{- with .Values.attempts.credentials }}
+  {{- toYaml . | nindent 0 }}
+{{- end }}
+{{- end -}}
+
 {{/* `operator.job`: what the chart knows of attempts. Lists are the values' own with the chart's behind them. */}}
 {{- define "coding-agent.job" -}}
 {{- $pod := dig "operator" "job" "pod_template" "spec" dict .Values.config -}}
@@ -92,28 +117,8 @@ fixed_ids: {{ .Values.podSecurity.fixedIds }}
 service_account: {{ include "coding-agent.serviceAccount" (list . "attempt") }}
 config_map: {{ include "coding-agent.fullname" . }}
 config_key: config.yaml
-credentials:
-{{- range $forge := include "coding-agent.secretForges" . | fromJsonArray }}
-  - { secret: {{ include "coding-agent.secretName" (list $ $forge) }}, key: token, file: {{ $forge }}-token, platform: {{ $forge }} }
-{{- end }}
-{{- if include "coding-agent.modelEnabled" . }}
-  - { secret: {{ include "coding-agent.secretName" (list . "model") }}, key: api-key, file: {{ include "coding-agent.modelProvider" . }}-api-key }
-{{- end }}
-{{- if include "coding-agent.userConfigKey" . }}
-  - { secret: {{ include "coding-agent.secretName" (list . "userConfig") }}, key: api-key, file: user-config-api-key }
-{{- end }}
-{{- if include "coding-agent.s3Enabled" . }}
-  - { secret: {{ include "coding-agent.secretName" (list . "s3") }}, key: access-key-id, file: s3-access-key-id }
-  - { secret: {{ include "coding-agent.secretName" (list . "s3") }}, key: secret-access-key, file: s3-secret-access-key }
-{{- end }}
-{{- with .Values.attempts.signing }}
-{{- if .existingSecret }}
-  - { secret: {{ .existingSecret | quote }}, key: {{ .key | quote }}, file: commit-signing-key }
-{{- end }}
-{{- end }}
-{{- with .Values.attempts.credentials }}
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- /* Without a key anywhere (a GitHub App, and identities for model and bucket) the list is empty, and never null. */}}
+credentials: {{- with include "coding-agent.attemptCredentials" . | trim }}{{ nindent 2 . }}{{ else }} []{{ end }}
 {{- $transcripts := .Values.transcripts.persistence.enabled }}
 {{- $trusted := .Values.trustedCertificates.configMap }}
 {{- $identity := dig "context_storage" "s3" "identity" dict .Values.config }}

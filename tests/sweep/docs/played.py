@@ -1,7 +1,7 @@
 """Which shell blocks of the documentation are run, on which page and in which setting.
 
-The tests of this folder take what they run from here, and tests/unit/docs/test_shell_blocks.py asks which blocks
-no test runs.
+The tests of this folder take what they run from here, and tests/unit/docs/test_shell_blocks.py asks which
+blocks no test runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page about AgentTask names the conditions, waiting reasons and Events that the programs set, and no others."""
+"""The page about AgentTask names exactly the conditions, waiting reasons and Events of the programs."""
 
 import ast
 from collections.abc import Iterator
@@ -58,10 +58,10 @@ def test_the_waiting_reasons_are_those_of_the_programs() -> None:
 def reasons(node: ast.expr) -> Iterator[str]:
     """The reasons that an expression can be, without those of the table of ended attempts."""
     match node:
-        case ast.Constant(value=str(value)):
-            yield value
+        case ast.Constant(value=str(reason)):
+            yield reason
         case ast.Name(id=name):
             yield getattr(task_plan, name)
-        case ast.BoolOp(values=values):
-            for value in values:
-                yield from reasons(value)
+        case ast.BoolOp(values=alternatives):
+            for alternative in alternatives:
+                yield from reasons(alternative)

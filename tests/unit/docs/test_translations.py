@@ -15,7 +15,8 @@ TRANSLATIONS = [page for page in pages() if page.name.endswith(".ja.md") and pag
 
 def mark(original: Path) -> str:
     """The line of a translation that follows the original as it is now."""
-    return f"<!-- Translated from {original.name} {hashlib.sha256(original.read_bytes()).hexdigest()[:12]} -->"
+    state = hashlib.sha256(original.read_bytes()).hexdigest()[:12]
+    return f"<!-- Translated from {original.name} {state} -->"
 
 
 def problem(page: Path) -> str:

@@ -1,7 +1,7 @@
 """The page about AgentTask: its fields from the CustomResourceDefinition, its reasons from the code's table.
 
-What conditions, waiting reasons and Events mean is written here, because the code has no text for it. A test holds
-these three tables equal to what the operator and the reporter set.
+The meaning of conditions, waiting reasons and Events is written here, because the code has no text for it. A
+test holds these three tables equal to what the operator and the reporter set.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ Schema = Mapping[str, Any]
 
 CONDITIONS = {
     "Finished": (
-        "`True` once the task has ended, with the reason `Succeeded`, `Failed` or `Cancelled`. Before: `False`, "
-        "`NotFinished`"
+        "`True` once the task has ended, with the reason `Succeeded`, `Failed` or `Cancelled`. "
+        "Before: `False`, `NotFinished`"
     ),
     "Succeeded": (
-        "`Unknown` until the end, then `True` or `False`. Its reason and message are those that the task shows"
+        "`Unknown` until the end, then `True` or `False`. "
+        "Its reason and message are those that the task shows"
     ),
     "Running": (
         "`True` while an attempt runs (`AgentStarted`); `False` with `NoJob`, `PodStarting` or `JobSuspended`"

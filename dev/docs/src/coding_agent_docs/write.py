@@ -76,11 +76,12 @@ shows; the task's condition `Reported` is then False.
 _AGENTTASK = """\
 # AgentTask
 
-<!-- Generated from crds/agenttask.yaml and the programs by `python -m coding_agent_docs reference`. Do not edit. -->
+<!-- Generated from the CRD and the programs by `python -m coding_agent_docs reference`. Do not edit. -->
 
-An `AgentTask` (`coding-agent.dev/v1alpha1`, short name `agt`) is the work on one item for one application of the
-label. The receiver creates it; [a person can too](../kubectl.md#a-task-without-a-label). `kubectl explain
-agenttask.spec` shows the same fields. [What the item shows](states.md) has the comment for each state.
+An `AgentTask` (`coding-agent.dev/v1alpha1`, short name `agt`) is the work on one item for one application of
+the label. The receiver creates it; [a person can too](../kubectl.md#a-task-without-a-label).
+`kubectl explain agenttask.spec` shows the same fields. [What the item shows](states.md) has the comment for
+each state.
 """
 
 

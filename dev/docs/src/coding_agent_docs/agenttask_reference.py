@@ -64,7 +64,7 @@ EVENTS = {
     "AttemptRestarted": "the attempt needs another pod and does not count",
     "AttemptDisrupted": "the cluster removed the pod; the attempt does not count",
     "Retrying": "another attempt follows, and when",
-    "Preempted": "Kueue took the place of the attempt",
+    "Preempted": "Kueue has suspended the attempt, which goes on later",
     "Suspended": "no further attempt starts",
     "Resumed": "the task is no longer suspended",
     "Succeeded": "the task ended with success",
@@ -88,6 +88,7 @@ EVENTS = {
 }
 """What each Event says."""
 
+_POD_EVENT = "\nIf the pod of an attempt does not end, the task has an Event with that reason of attempts.\n"
 _CONSEQUENCE = {
     ReasonClass.SUCCEEDED: "the task succeeds",
     ReasonClass.TRANSIENT: "another attempt, while there are any left",
@@ -95,12 +96,12 @@ _CONSEQUENCE = {
     ReasonClass.OUT_OF_BUDGET: "the task fails",
     ReasonClass.RESTARTED: "another attempt; this one does not count",
     ReasonClass.DISRUPTED: "another attempt; this one does not count",
-    ReasonClass.CANCELLED: "the task is cancelled, or waits if it is suspended",
+    ReasonClass.CANCELLED: "the task is cancelled",
 }
 
 
 def agenttask_page(head: str) -> str:
-    """The page behind its head.
+    """The page of AgentTask, which begins with `head`.
 
     Raises:
         DocsError: a field of the CustomResourceDefinition has no description.
@@ -116,6 +117,7 @@ def agenttask_page(head: str) -> str:
         + _table("Reasons of a task that has not ended", "reason", WAITING)
         + _reasons()
         + _table("Events", "Event", EVENTS)
+        + _POD_EVENT
     )
 
 

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PACKAGES := core receiver operator consumer user-config egress tokens plugin dev/forge dev/model dev/demo dev/cluster dev/docs dev/bench dev/gitea
+PACKAGES := core receiver operator consumer user-config egress tokens plugin dev/forge dev/model dev/demo dev/cluster dev/docs dev/bench dev/gitea dev/release
 SOURCES := $(addsuffix /src,$(PACKAGES)) main.py tests
 # Tests wait more than they compute: four workers for two cores.
 JOBS ?= 4
@@ -65,7 +65,7 @@ ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test
 NODE_TRIALS := $(wildcard tests/security/test_*node.py)
 
 .PHONY: sweep
-sweep: setup-sweep $(VENV)/.dev sweep-parts sweep-packages ## run the exhaustive tests: long ones, security trials on a node, crashes, load, development tools, documents as programs, alert rules
+sweep: setup-sweep $(VENV)/.dev sweep-parts sweep-packages release-packages ## run the exhaustive tests: long ones, security trials on a node, crashes, load, development tools, documents as programs, alert rules
 	@$(PYTEST) $(ALONE)
 	@$(PYTEST) -n $(LONG_JOBS) --dist loadgroup -m long tests/security tests/integration
 	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup tests/sweep $(NODE_TRIALS) $(addprefix --ignore=,$(ALONE))
@@ -96,6 +96,15 @@ chaos: $(if $(JUDGE),,setup-test setup-e2e) $(VENV)/.dev ## let people use the s
 docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: serve it to a browser)
 	@$(PY) -m coding_agent_docs reference
 	@$(PY) -m coding_agent_docs $(if $(SERVE),serve,build)
+
+# COSIGN_PASSWORD in the environment is the password of KEY.
+.PHONY: release release-packages
+release: $(VENV)/.dev release-packages ## publish images, chart and plugin to a registry, signed (REGISTRY=HOST:PORT, KEY=cosign.key; VERSION=1.2.3, PLAIN_HTTP=1, OUT=dist; Linux, root)
+	@$(PY) -m coding_agent_release $(if $(VERSION),--version $(VERSION)) $(if $(OUT),--out $(OUT)) all --registry "$(REGISTRY)" --key "$(KEY)" \
+		$(if $(PLAIN_HTTP),--plain-http)
+
+release-packages: $(VENV)/.dev
+	@dev/again.sh $(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/release.txt
 
 .PHONY: bench
 bench: $(VENV)/.dev ## measure what the parts cost, as ratios of one run (NAMES="receiver operator", JSON=FILE, QUICK=1, PUBLISH=1)

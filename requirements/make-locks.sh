@@ -10,7 +10,7 @@ lock() { # NAME FILE...
         --no-emit-package coding-agent-forge --no-emit-package coding-agent-model \
         --no-emit-package kubectl-agenttask --no-emit-package coding-agent-demo --no-emit-package coding-agent-cluster \
         --no-emit-package coding-agent-docs --no-emit-package coding-agent-bench \
-        --no-emit-package coding-agent-gitea \
+        --no-emit-package coding-agent-gitea --no-emit-package coding-agent-release \
         --no-header --no-annotate --output-file "requirements/$name.txt" "$@"
 }
 lock receiver receiver/pyproject.toml tokens/pyproject.toml
@@ -21,5 +21,6 @@ lock egress egress/pyproject.toml
 lock sandbox dev/forge/pyproject.toml dev/model/pyproject.toml
 lock demo receiver/pyproject.toml consumer/pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml
 lock dev pyproject.toml dev/*/pyproject.toml --group dev
+lock release --group pyproject.toml:release
 lock fuzz --group pyproject.toml:fuzz
 lock uv - <<< "uv==0.13.9"

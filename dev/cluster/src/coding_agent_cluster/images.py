@@ -1,7 +1,8 @@
 """The project's images: built from the repository's Dockerfiles, handed to the node."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,27 @@ def layout_folder() -> Path:
 def make(image: Image, hand_over: Callable[[Path], None] = lambda _: None) -> None:
     """Build an image, export it, and call ``hand_over`` with the OCI layout that has it.
 
+    Raises:
+        ClusterError: a step of the Dockerfile failed.
+    """
+    folder = layout_folder()
+    with building(image):
+        with step(f"export {image.name}"):
+            layout.remove_if_broken(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            identity = buildah("inspect", "--type", "image", "--format", "{{.FromImageID}}", image.name)
+            if not layout.holds(folder, image.name, identity.strip()):
+                # buildah compresses every layer at each push; the same layer always to the same digest.
+                fast = ["--compression-format=gzip", "--compression-level=1"]
+                buildah("push", *fast, image.name, f"oci:{folder}:{image.name}", timeout=300)
+        layout.prune(folder)
+        hand_over(folder)
+
+
+@contextmanager
+def building(image: Image, **arguments: str) -> Iterator[None]:
+    """Build an image with these build arguments; inside, the store has it under its name.
+
     All of it under one lock: another checkout may build an image of the same name at the same time.
 
     ``BASE_IMAGE`` names another base than the one made here, such as the public ``python:3.13-slim`` where
@@ -82,19 +104,14 @@ def make(image: Image, hand_over: Callable[[Path], None] = lambda _: None) -> No
         ClusterError: a step of the Dockerfile failed.
     """
     base = os.environ.get("BASE_IMAGE") or base_image.ensure()
-    folder = layout_folder()
-    with locked(folder.with_suffix(".lock")):
+    with locked(layout_folder().with_suffix(".lock")):
         with step(f"image {image.name}"):
-            layout.remove_if_broken(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            build(image.dockerfile, image.context, image.name, base, _flags(image, base))
-            identity = buildah("inspect", "--type", "image", "--format", "{{.FromImageID}}", image.name)
-            if not layout.holds(folder, image.name, identity.strip()):
-                # buildah compresses every layer at each push; the same layer always to the same digest.
-                fast = ["--compression-format=gzip", "--compression-level=1"]
-                buildah("push", *fast, image.name, f"oci:{folder}:{image.name}", timeout=300)
-        layout.prune(folder)
-        hand_over(folder)
+            flags = [
+                *_flags(image, base),
+                *(f"--build-arg={name}={text}" for name, text in arguments.items()),
+            ]
+            build(image.dockerfile, image.context, image.name, base, flags)
+        yield
 
 
 def _flags(image: Image, base: str) -> list[str]:

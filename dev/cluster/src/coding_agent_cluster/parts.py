@@ -83,6 +83,9 @@ MODULES: dict[str, Module] = {
         Module("flux-source-controller", "github.com/fluxcd/source-controller"),
         Module("compose", _COMPOSE, f"{_COMPOSE}/internal.Version"),
         Module("caddy", _CADDY, f"{_CADDY}.CustomVersion"),
+        # What a release is signed with, and the registry that it is tried with.
+        Module("cosign", "github.com/sigstore/cosign/v3"),
+        Module("registry", "github.com/distribution/distribution/v3"),
         # A forge that this project did not write. Its SQLite is in Go (modernc.org/sqlite).
         Module("gitea", _GITEA, "main.Version", data=("options", "public", "templates", "web_src/css")),
     )
@@ -129,6 +132,9 @@ PARTS: dict[str, Part] = {
         Part("promtool", "prometheus", f"{_PROMETHEUS}/cmd/promtool"),
         Part("docker-compose", "compose", f"{_COMPOSE}/cmd"),
         Part("caddy", "caddy", f"{_CADDY}/cmd/caddy"),
+        # The project's own mains: the stock ones compile the SDKs of three clouds.
+        Part("cosign", "cosign", "."),
+        Part("registry", "registry", "."),
         Part("gitea", "gitea", _GITEA),
     )
 }

@@ -1,0 +1,201 @@
+"""What a release is made of, without a registry: version, notes, chart, commands of cosign."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from coding_agent_release import chart, notes, signing, version
+from coding_agent_release.__main__ import main
+from coding_agent_release.errors import ReleaseError
+from coding_agent_release.release import Release
+from coding_agent_release.signing import Signer
+
+ROOT = Path(__file__).resolve().parents[3]
+CHART = ROOT / "charts" / "coding-agent"
+REGISTRY = "registry.example.com/team"
+DIGESTS = {name: f"sha256:{number:064x}" for number, name in enumerate(chart.VALUES)}
+REFERENCES = {name: f"{REGISTRY}/coding-agent-{name}@{digest}" for name, digest in DIGESTS.items()}
+CHANGELOG = """\
+# Changelog
+
+## 0.2.0 (unreleased)
+
+- **New**: a thing.
+
+## 0.1.0
+
+- The first.
+"""
+
+
+@pytest.mark.parametrize("number", ["0.1.0", "1.20.3", "1.0.0-rc.2"])
+def test_a_version_of_a_release(number: str) -> None:
+    assert version.checked(number) == number
+
+
+@pytest.mark.parametrize("text", ["", "v1.0.0", "1.0", "1.0.0-beta", "01.0.0", "1.0.0\n", "1.0.0-rc.01"])
+def test_another_text_is_no_version(text: str) -> None:
+    with pytest.raises(ReleaseError, match="VERSION="):
+        version.checked(text)
+
+
+def test_the_version_of_a_wheel() -> None:
+    assert (version.of_python("1.0.0-rc.2"), version.of_python("1.0.0")) == ("1.0.0rc2", "1.0.0")
+
+
+def test_the_version_of_the_chart_is_the_one_of_the_packages() -> None:
+    number = version.of_chart((CHART / "Chart.yaml").read_text())
+    for package in ("core", "plugin"):
+        assert f'version = "{number}"' in (ROOT / package / "pyproject.toml").read_text()
+    assert version.notes((ROOT / "CHANGELOG.md").read_text(), number)
+    with pytest.raises(ReleaseError, match="no version"):
+        version.of_chart("name: coding-agent\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("0.2.0", "- **New**: a thing.\n"),
+        ("0.2.0-rc.1", "- **New**: a thing.\n"),
+        ("0.1.0", "- The first.\n"),
+    ],
+)
+def test_what_the_changelog_says_of_a_version(number: str, text: str) -> None:
+    assert version.notes(CHANGELOG, number) == text
+
+
+@pytest.mark.parametrize("changelog", [CHANGELOG, "## 0.3.0\n\n## 0.2.0\n\n- It.\n"])
+def test_a_release_without_notes_is_refused(changelog: str) -> None:
+    with pytest.raises(ReleaseError, match=r"below '## 0\.3\.0'"):
+        version.notes(changelog, "0.3.0")
+
+
+def test_the_chart_differs_in_version_registry_and_digests_only(tmp_path: Path) -> None:
+    chart.write(CHART, tmp_path / "chart", version="0.2.0", registry=REGISTRY, digests=DIGESTS)
+    expected = yaml.safe_load((CHART / "values.yaml").read_text())
+    expected["image"]["registry"] = REGISTRY
+    for name, section in chart.VALUES.items():
+        expected[section]["image"]["digest"] = DIGESTS[name]
+    assert yaml.safe_load((tmp_path / "chart" / "values.yaml").read_text()) == expected
+    described = yaml.safe_load((CHART / "Chart.yaml").read_text()) | {
+        "version": "0.2.0",
+        "appVersion": "0.2.0",
+    }
+    assert yaml.safe_load((tmp_path / "chart" / "Chart.yaml").read_text()) == described
+    changed = {
+        file.relative_to(CHART)
+        for file in CHART.rglob("*")
+        if file.is_file() and file.read_bytes() != (tmp_path / "chart" / file.relative_to(CHART)).read_bytes()
+    }
+    assert changed == {Path("Chart.yaml"), Path("values.yaml")}
+
+
+def test_a_chart_from_a_checkout_names_no_registry() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert values["image"]["registry"] == ""
+    assert {values[section]["image"]["digest"] for section in chart.VALUES.values()} == {""}
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:12", "0.1.0"])
+def test_a_chart_without_a_digest_is_refused(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(ReleaseError, match="the image egress is"):
+        chart.write(
+            *(CHART, tmp_path / "chart"),
+            version="0.2.0",
+            registry=REGISTRY,
+            digests=DIGESTS | {"egress": digest},
+        )
+
+
+TREE = "# top\na:\n  b: 1\n  # c: comment\n  c:\n    d: x # why\nb:\n  d: z\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [(["a", "b"], '  b: "new"\n'), (["a", "c", "d"], '    d: "new"\n'), (["b", "d"], '  d: "new"\n')],
+)
+def test_one_value_is_written_into_the_text(path: list[str], line: str) -> None:
+    changed = chart.with_value(TREE, path, "new")
+    assert [
+        new for new, old in zip(changed.splitlines(True), TREE.splitlines(True), strict=True) if new != old
+    ] == [line]
+
+
+@pytest.mark.parametrize("path", [["c"], ["a", "e"], ["a", "d"], ["a", "c", "b"], ["a", "c"]])
+def test_a_value_that_is_not_there(path: list[str]) -> None:
+    with pytest.raises(ReleaseError, match=".".join(path)):
+        chart.with_value(TREE, path, "new")
+
+
+def test_who_must_have_signed() -> None:
+    by_key = signing.by_key("cosign.pub", plain_http=False)
+    assert signing.verify_command("host/a@sha256:0", by_key) == (
+        "cosign verify --key cosign.pub --insecure-ignore-tlog=true host/a@sha256:0"
+    )
+    assert "--allow-http-registry" in signing.by_key("cosign.pub", plain_http=True)
+    assert signing.by_workflow("acme/agent.x") == (
+        *("--certificate-identity-regexp",),
+        r"^https://github\.com/acme/agent\.x/\.github/workflows/release\.yaml@refs/tags/v",
+        *("--certificate-oidc-issuer", "https://token.actions.githubusercontent.com"),
+    )
+
+
+def test_the_notes_say_what_was_published_and_how_to_verify_it() -> None:
+    references = {"receiver": "host/r@sha256:1", "chart": "host/charts/c@sha256:2"}
+    text = notes.write("- New.\n", references, flags=["--key", "k.pub"], sbom=True)
+    assert text.startswith("- New.\n")
+    assert "| receiver | `host/r@sha256:1` |" in text
+    for reference in references.values():
+        assert f"cosign verify --key k.pub {reference}\n" in text
+    assert "verify-attestation --type spdxjson --key k.pub host/r@sha256:1\n" in text
+    assert "verify-attestation --type spdxjson --key k.pub host/charts" not in text
+    assert "verify-attestation" not in notes.write("", references, flags=[], sbom=False)
+
+
+def release(tmp_path: Path, registry: str = REGISTRY, number: str = "0.1.0") -> Release:
+    """A release that nothing can be built for: each program is missing."""
+    (tmp_path / "CHANGELOG.md").write_text(CHANGELOG)
+    missing = tmp_path / "missing"
+    signer = Signer(missing, tmp_path / "cosign.key", plain_http=False)
+    return Release(tmp_path, tmp_path / "out", registry, number, missing, signer)
+
+
+@pytest.mark.parametrize(
+    "registry", ["", "https://registry.example.com", "registry.example.com/", "HOST/Team"]
+)
+def test_a_registry_is_a_host_and_a_path(tmp_path: Path, registry: str) -> None:
+    with pytest.raises(ReleaseError, match="REGISTRY="):
+        release(tmp_path, registry).make()
+
+
+def test_a_release_needs_a_key_and_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COSIGN_PASSWORD", raising=False)
+    with pytest.raises(ReleaseError, match="generate-key-pair"):
+        release(tmp_path).make()
+    (tmp_path / "cosign.key").touch()
+    with pytest.raises(ReleaseError, match="COSIGN_PASSWORD is not set"):
+        release(tmp_path).make()
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_workflow_gets_chart_and_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "references.json"
+    start = ["coding_agent_release", "--version", "0.1.0-rc.1", "--out", str(tmp_path)]
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", [*start, *arguments, "--references", str(file)])
+        return main()
+
+    assert run("chart", "--registry", REGISTRY) == 1
+    assert f"error: --references {file}" in capsys.readouterr().err
+    file.write_text(json.dumps(REFERENCES))
+    assert run("chart", "--registry", REGISTRY) == 0
+    values = yaml.safe_load((tmp_path / "chart" / "coding-agent" / "values.yaml").read_text())
+    assert values["attempts"]["image"]["digest"] == DIGESTS["consumer"]
+    assert run("notes", "--repository", "acme/agent") == 0
+    text = (tmp_path / "notes.md").read_text()
+    assert all(f"{reference}\n" in text for reference in REFERENCES.values())
+    assert "--certificate-identity-regexp" in text

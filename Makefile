@@ -103,6 +103,10 @@ release: $(VENV)/.dev release-packages ## publish images, chart and plugin to a 
 	@$(PY) -m coding_agent_release $(if $(VERSION),--version $(VERSION)) $(if $(OUT),--out $(OUT)) all --registry "$(REGISTRY)" --key "$(KEY)" \
 		$(if $(PLAIN_HTTP),--plain-http)
 
+.PHONY: release-key
+release-key: $(VENV)/.dev ## make the key pair that signs releases from a checkout (KEY=cosign.key)
+	@$(PY) -m coding_agent_release key --key "$(KEY)"
+
 release-packages: $(VENV)/.dev
 	@dev/again.sh $(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/release.txt
 

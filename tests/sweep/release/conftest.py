@@ -56,29 +56,30 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def make(*arguments: str, environment: Mapping[str, str]) -> str:
+    """Run make in the checkout; what it prints."""
+    done = subprocess.run(
+        ["make", "--silent", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=_RELEASE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     """The release, and the registry that has it."""
     folder = tmp_path_factory.mktemp("release")
     environment = os.environ | {"COSIGN_PASSWORD": "a-password-4242"}
-    cosign = build.binaries(["cosign", "helm"])["cosign"]
-    subprocess.run(
-        [str(cosign), "generate-key-pair", "--output-key-prefix", str(folder / "cosign")],
-        env=environment,
-        timeout=60,
-        check=True,
-    )
+    key = folder / "cosign.key"
+    make("release-key", f"KEY={key}", environment=environment)
     with Registry(folder) as registry:
-        settings = (f"REGISTRY={registry.host}", f"KEY={folder / 'cosign.key'}", f"OUT={folder / 'out'}")
-        made = subprocess.run(
-            ["make", "--silent", "release", *settings],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=_RELEASE_SECONDS,
-            check=False,
-        )
-        assert made.returncode == 0, made.stderr[-3000:]
+        settings = (f"REGISTRY={registry.host}", f"KEY={key}", f"OUT={folder / 'out'}")
+        printed = make("release", *settings, environment=environment)
         references = json.loads((folder / "out" / "references.json").read_text())
-        yield Published(registry, references, made.stdout, folder / "out", folder / "cosign.pub")
+        yield Published(registry, references, printed, folder / "out", folder / "cosign.pub")

@@ -171,12 +171,19 @@ def test_a_registry_is_a_host_and_a_path(tmp_path: Path, registry: str) -> None:
 
 def test_a_release_needs_a_key_and_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COSIGN_PASSWORD", raising=False)
-    with pytest.raises(ReleaseError, match="generate-key-pair"):
+    with pytest.raises(ReleaseError, match="make release-key"):
         release(tmp_path).make()
     (tmp_path / "cosign.key").touch()
     with pytest.raises(ReleaseError, match="COSIGN_PASSWORD is not set"):
         release(tmp_path).make()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["cosign", "there.key"])
+def test_a_key_is_made_under_a_new_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "there.key").touch()
+    with pytest.raises(ReleaseError, match=f"KEY={tmp_path / name}: "):
+        signing.make_key(tmp_path / "missing", tmp_path / name)
 
 
 def test_the_workflow_gets_chart_and_notes(

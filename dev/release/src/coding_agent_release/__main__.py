@@ -37,6 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     everything.add_argument("--plain-http", action="store_true", help="the registry has no TLS")
     everything.set_defaults(run=_everything)
 
+    one = parts.add_parser("key", help="make the key pair that signs")
+    one.add_argument("--key", type=Path, required=True, help="NAME.key; the public key becomes NAME.pub")
+    one.set_defaults(run=_key)
+
     one = parts.add_parser("chart", help="write the chart with the digests of the images")
     one.add_argument("--registry", required=True, help="HOST/TEAM")
     one.add_argument("--references", type=Path, required=True, help="JSON: NAME@DIGEST of each image")
@@ -66,6 +70,10 @@ def _everything(chosen: argparse.Namespace) -> None:
         helm=binaries["helm"],
         signer=Signer(binaries["cosign"], chosen.key, plain_http=plain),
     ).make()
+
+
+def _key(chosen: argparse.Namespace) -> None:
+    signing.make_key(build.binaries(["cosign"])["cosign"], chosen.key)
 
 
 def _chart(chosen: argparse.Namespace) -> None:

@@ -112,7 +112,8 @@ def _wheels(root: Path, out: Path, version: str) -> list[Path]:
             project = copy / "pyproject.toml"
             text = project.read_text(encoding="utf-8")
             project.write_text(re.sub(r'(?m)^version = ".*"$', f'version = "{version}"', text, count=1))
-            command = [uv, "build", "--quiet", "--wheel", "--out-dir", str(out), str(copy)]
+            flags = ["--quiet", "--wheel", "--no-create-gitignore", "--out-dir", str(out)]
+            command = [uv, "build", *flags, str(copy)]
             commands.run(command, timeout=_BUILD_TIMEOUT_S)
         name = "coding_agent_core" if package == "core" else "kubectl_agenttask"
         wheels.append(out / f"{name}-{of_python(version)}-py3-none-any.whl")

@@ -8,6 +8,7 @@ release. The workflow of a tag signs without a key: its identity is in the certi
 import os
 import re
 import shlex
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from coding_agent_cluster import commands
 from coding_agent_release.errors import ReleaseError
 
 _TIMEOUT_S = 120.0
+_PERSON_TIMEOUT_S = 600.0
+"""For a person who thinks of a password."""
 _SBOM_TYPE = "spdxjson"
 _PASSWORD = "COSIGN_PASSWORD"
 _ISSUER = "https://token.actions.githubusercontent.com"
@@ -44,8 +47,7 @@ class Signer:
             ReleaseError: the key's file or its password is missing.
         """
         if not self.key.is_file():
-            made = f"{self.cosign} generate-key-pair --output-key-prefix {self.key.with_suffix('')}"
-            raise ReleaseError(f"KEY={self.key}: there is no such file; this makes a key pair: {made}")
+            raise ReleaseError(f"KEY={self.key}: there is no such file; `make release-key KEY=…` makes one")
         if _PASSWORD not in os.environ:
             raise ReleaseError(
                 f"{_PASSWORD} is not set: it is the password of {self.key}, empty if it has none"
@@ -84,6 +86,21 @@ class Signer:
             http = http_flags(plain_http=self.plain_http)
             flags = ("--yes", "--key", str(self.key), *services, *http)
             commands.run((str(self.cosign), command, *flags, *arguments), timeout=_TIMEOUT_S)
+
+
+def make_key(cosign: Path, key: Path) -> None:
+    """Make a key pair, `NAME.key` and `NAME.pub`; without COSIGN_PASSWORD, cosign asks for a password.
+
+    Raises:
+        ReleaseError: the name of the key does not end in `.key`, the key exists, or cosign did not succeed.
+    """
+    if key.suffix != ".key":
+        raise ReleaseError(f"KEY={key}: give a name that ends in .key")
+    if key.exists():
+        raise ReleaseError(f"KEY={key}: there is such a key already")
+    command = [str(cosign), "generate-key-pair", "--output-key-prefix", str(key.with_suffix(""))]
+    if subprocess.run(command, timeout=_PERSON_TIMEOUT_S, check=False).returncode:
+        raise ReleaseError(f"KEY={key}: cosign made no key")
 
 
 def http_flags(*, plain_http: bool) -> tuple[str, ...]:

@@ -131,14 +131,25 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* An image's full name. Call with (list $ .Values.receiver.image). */}}
+{{/*
+An image's full name. Call with (list $ .Values.receiver.image).
+
+A release writes files/release.json. It is no value, because an upgrade with `--reuse-values` would bring the digests of
+the release before. It counts for the images that the release named, unless the values have another tag or digest.
+*/}}
 {{- define "coding-agent.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
+{{- $release := $root.Files.Get "files/release.json" | fromJson -}}
+{{- $released := get $release.digests $image.repository -}}
 {{- $registry := $root.Values.global.imageRegistry | default $image.registry | default $root.Values.image.registry -}}
+{{- if $released }}{{ $registry = $registry | default $release.registry }}{{ end -}}
+{{- $tag := $image.tag | default $root.Values.image.tag -}}
+{{- $digest := $image.digest -}}
+{{- if not (or $digest $tag) }}{{ $digest = $released }}{{ end -}}
 {{- if $registry }}{{ trimSuffix "/" $registry }}/{{ end -}}
 {{- $image.repository -}}
-{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Values.image.tag | default $root.Chart.AppVersion }}{{ end -}}
+{{- if $digest }}@{{ $digest }}{{ else }}:{{ $tag | default $root.Chart.AppVersion }}{{ end -}}
 {{- end -}}
 
 {{/*

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from coding_agent_release.chart import VALUES
+from coding_agent_release.chart import IMAGES
 
 from tests.chart.helm import helm, objects_of
 from tests.sweep.release.conftest import ROOT, VERSION, Published, shell
@@ -26,7 +26,7 @@ OPERATOR = "coding-agent-operator"
 
 
 def test_the_registry_has_what_the_release_names(published: Published) -> None:
-    assert set(published.references) == {*VALUES, "chart"}
+    assert set(published.references) == {*IMAGES, "chart"}
     for name, reference in published.references.items():
         repository, digest = reference.removeprefix(f"{published.registry.host}/").split("@")
         assert repository == ("charts/coding-agent" if name == "chart" else f"coding-agent-{name}")
@@ -46,7 +46,7 @@ def test_the_chart_names_each_image_by_its_digest(published: Published) -> None:
         for container in pod_of(object_)["containers"]
     }
     [config] = re.findall(r"^ +image: (\S+coding-agent-consumer\S+)$", text, re.MULTILINE)
-    assert images | {config} == {published.references[program] for program in VALUES}
+    assert images | {config} == {published.references[program] for program in IMAGES}
 
 
 def pod_of(object_: dict[str, object]) -> dict[str, list[dict[str, str]]]:

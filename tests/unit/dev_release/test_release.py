@@ -14,7 +14,7 @@ from coding_agent_release.signing import Signer
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "charts" / "coding-agent"
 REGISTRY = "registry.example.com/team"
-DIGESTS = {name: f"sha256:{number:064x}" for number, name in enumerate(chart.VALUES)}
+DIGESTS = {name: f"sha256:{number:064x}" for number, name in enumerate(chart.IMAGES)}
 REFERENCES = {name: f"{REGISTRY}/coding-agent-{name}@{digest}" for name, digest in DIGESTS.items()}
 CHANGELOG = """\
 # Changelog
@@ -73,28 +73,31 @@ def test_a_release_without_notes_is_refused(changelog: str) -> None:
 
 def test_the_chart_differs_in_version_registry_and_digests_only(tmp_path: Path) -> None:
     chart.write(CHART, tmp_path / "chart", version="0.2.0", registry=REGISTRY, digests=DIGESTS)
-    expected = yaml.safe_load((CHART / "values.yaml").read_text())
-    expected["image"]["registry"] = REGISTRY
-    for name, section in chart.VALUES.items():
-        expected[section]["image"]["digest"] = DIGESTS[name]
-    assert yaml.safe_load((tmp_path / "chart" / "values.yaml").read_text()) == expected
-    described = yaml.safe_load((CHART / "Chart.yaml").read_text()) | {
-        "version": "0.2.0",
-        "appVersion": "0.2.0",
-    }
+    described = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    described |= {"version": "0.2.0", "appVersion": "0.2.0"}
     assert yaml.safe_load((tmp_path / "chart" / "Chart.yaml").read_text()) == described
+    released = json.loads((tmp_path / "chart" / "files" / "release.json").read_text())
+    assert released["registry"] == REGISTRY
+    assert released["digests"]["coding-agent-egress"] == DIGESTS["egress"]
+    copies = {file: tmp_path / "chart" / file.relative_to(CHART) for file in CHART.rglob("*")}
     changed = {
-        file.relative_to(CHART)
-        for file in CHART.rglob("*")
-        if file.is_file() and file.read_bytes() != (tmp_path / "chart" / file.relative_to(CHART)).read_bytes()
+        str(file.relative_to(CHART))
+        for file, copy in copies.items()
+        if file.is_file() and file.read_bytes() != copy.read_bytes()
     }
-    assert changed == {Path("Chart.yaml"), Path("values.yaml")}
+    assert changed == {"Chart.yaml", "files/release.json"}
 
 
 def test_a_chart_from_a_checkout_names_no_registry() -> None:
+    released = json.loads((CHART / "files" / "release.json").read_text())
+    assert released == {"registry": "", "digests": {}}
+
+
+def test_the_chart_names_the_images_that_are_released() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    assert values["image"]["registry"] == ""
-    assert {values[section]["image"]["digest"] for section in chart.VALUES.values()} == {""}
+    sections = [section for section in values.values() if isinstance(section, dict)]
+    named = {section["image"]["repository"] for section in sections if "image" in section}
+    assert named == {chart.image_name(program) for program in chart.IMAGES}
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:12", "0.1.0"])
@@ -106,26 +109,6 @@ def test_a_chart_without_a_digest_is_refused(tmp_path: Path, digest: str) -> Non
             registry=REGISTRY,
             digests=DIGESTS | {"egress": digest},
         )
-
-
-TREE = "# top\na:\n  b: 1\n  # c: comment\n  c:\n    d: x # why\nb:\n  d: z\n"
-
-
-@pytest.mark.parametrize(
-    ("path", "line"),
-    [(["a", "b"], '  b: "new"\n'), (["a", "c", "d"], '    d: "new"\n'), (["b", "d"], '  d: "new"\n')],
-)
-def test_one_value_is_written_into_the_text(path: list[str], line: str) -> None:
-    changed = chart.with_value(TREE, path, "new")
-    assert [
-        new for new, old in zip(changed.splitlines(True), TREE.splitlines(True), strict=True) if new != old
-    ] == [line]
-
-
-@pytest.mark.parametrize("path", [["c"], ["a", "e"], ["a", "d"], ["a", "c", "b"], ["a", "c"]])
-def test_a_value_that_is_not_there(path: list[str]) -> None:
-    with pytest.raises(ReleaseError, match=".".join(path)):
-        chart.with_value(TREE, path, "new")
 
 
 def test_who_must_have_signed() -> None:
@@ -200,8 +183,8 @@ def test_the_workflow_gets_chart_and_notes(
     assert f"error: --references {file}" in capsys.readouterr().err
     file.write_text(json.dumps(REFERENCES))
     assert run("chart", "--registry", REGISTRY) == 0
-    values = yaml.safe_load((tmp_path / "chart" / "coding-agent" / "values.yaml").read_text())
-    assert values["attempts"]["image"]["digest"] == DIGESTS["consumer"]
+    released = json.loads((tmp_path / "chart" / "coding-agent" / "files" / "release.json").read_text())
+    assert released["digests"]["coding-agent-consumer"] == DIGESTS["consumer"]
     assert run("notes", "--repository", "acme/agent") == 0
     text = (tmp_path / "notes.md").read_text()
     assert all(f"{reference}\n" in text for reference in REFERENCES.values())

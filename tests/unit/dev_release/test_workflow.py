@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_release.chart import VALUES
+from coding_agent_release.chart import IMAGES
 
 ROOT = Path(__file__).resolve().parents[3]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
@@ -42,7 +42,7 @@ def test_each_job_has_the_rights_that_it_needs() -> None:
 
 def test_the_images_are_those_that_the_chart_names() -> None:
     matrix = release()["jobs"]["image"]["strategy"]["matrix"]["include"]
-    assert {image["program"] for image in matrix} == set(VALUES)
+    assert {image["program"] for image in matrix} == set(IMAGES)
     for image in matrix:
         assert f" AS {image['target']}\n" in (ROOT / image["file"]).read_text()
 

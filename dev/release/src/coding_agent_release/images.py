@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from coding_agent_cluster import commands, images
 from coding_agent_cluster.buildah import buildah
 
+from coding_agent_release.chart import image_name
 from coding_agent_release.errors import ReleaseError
 
 _PUSH_TIMEOUT_S = 900.0
@@ -29,7 +30,7 @@ def push(program: str, root: Path, *, registry: str, version: str, revision: str
         ClusterError: it cannot be built or pushed.
     """
     image = images.program_image(program, root, tag=version)
-    target = f"{registry}/coding-agent-{program}"
+    target = f"{registry}/{image_name(program)}"
     with TemporaryDirectory() as scratch, images.building(image, VERSION=version, REVISION=revision):
         digest = Path(scratch) / "digest"
         verify = "--tls-verify=false" if plain_http else "--tls-verify=true"

@@ -80,7 +80,7 @@ class Release:
         revision = commands.run(["git", "-C", str(self.root), "rev-parse", "HEAD"]).strip()
         references = {}
         plain = self.signer.plain_http
-        for program in chart.VALUES:
+        for program in chart.IMAGES:
             reference = images.push(
                 *(program, self.root),
                 registry=self.registry,

@@ -22,9 +22,9 @@ from kubernetes.client.exceptions import ApiException, NotFoundException
 
 from kubectl_agenttask import UsageError
 from kubectl_agenttask.cluster_client import Body, sentences
-from kubectl_agenttask.session import Session
 from kubectl_agenttask.findings import Finding, SchemaAnswer, ok, schema_findings, without_defaults, wrong
 from kubectl_agenttask.installation import Installation
+from kubectl_agenttask.session import Session
 
 _NAME = f"{PLURAL}.{GROUP}"
 _COPY_GROUP = f"schema-check.{GROUP}"

@@ -50,8 +50,9 @@ def test_tasks_that_an_older_schema_harms_are_named_and_nothing_changes(
     world: World, place: Place, plugin: Plugin
 ) -> None:
     crd = older()
-    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    spec["x-kubernetes-validations"].append(PRIORITIES)
+    properties = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    properties["spec"]["x-kubernetes-validations"].append(PRIORITIES)
+    properties["status"]["properties"]["phase"]["enum"].remove("Backoff")
     sentences = {
         world.create(
             2, runner="opencode"
@@ -61,7 +62,9 @@ def test_tasks_that_an_older_schema_harms_are_named_and_nothing_changes(
         ): "would go on without spec.title, which this schema does not",
         world.create(4, priority=11): "does not fit this schema (spec: Invalid value: priorities end at 9)",
     }
-    harmless = world.create(1)
+    another_phase, harmless = world.create(5), world.create(1)
+    world.patch_status(another_phase, {"phase": "Backoff"})
+    sentences[another_phase] = 'does not fit this schema (status.phase: Unsupported value: "Backoff"'
     world.patch_status(harmless, {"queuePosition": 3})
     before = world.tasks()
     said = plugin("doctor", "--crd", written(place, crd), status=1)
@@ -78,7 +81,7 @@ def test_tasks_that_an_older_schema_harms_are_named_and_nothing_changes(
         world.patch_status(name, {"conditions": [ENDED]})
     said = plugin("doctor", "--crd", written(place, crd), status=1)
     told = [name for name in sentences if about(name, said, world)]
-    assert len(told) == 2, "an ended task needs no title any more"
+    assert len(told) == 3, "an ended task needs no title any more"
     assert all(about(name, said, world).endswith("): delete it") for name in told)
 
 

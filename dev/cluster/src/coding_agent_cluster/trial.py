@@ -28,22 +28,10 @@ _PERSON_TOKEN, _BOT_TOKEN, _MODEL_KEY = "alice-sandbox-token", "bot-sandbox-toke
 """Those of the sandbox (dev/kubernetes/forge.yaml and model.yaml). They give access to nothing else."""
 _OWN = {
     "image": {"tag": images.TAG},
-    "config": {
-        "operator": {
-            "job": {
-                "pod_template": {
-                    "spec": {
-                        "containers": [
-                            {"name": "agent", "resources": {"requests": {"cpu": "50m"}}},
-                            {"name": "workspace", "resources": {"requests": {"cpu": "50m"}}},
-                        ]
-                    }
-                }
-            }
-        }
-    },
+    # Forge and model are pods here, so they are in a private network.
+    "networkPolicy": {"blocked": ["169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128"]},
 }
-"""What a person has in the values file before ``init`` adds its own: little room on a node of two cores."""
+"""The values file before ``init`` adds its values."""
 
 
 def configuration() -> Any:
@@ -65,7 +53,7 @@ def manifests(config: Any, built: Mapping[str, str]) -> Iterator[str]:
 
 
 def start(name: str) -> tuple[cluster.Cluster, str]:
-    """Start the cluster and the sandbox, take the steps of the quick start, and label the first issue.
+    """Start the cluster and the sandbox, and take the steps of the quick start.
 
     It can be repeated: then it does what is missing. Pods that run keep their image.
 
@@ -82,23 +70,36 @@ def start(name: str) -> tuple[cluster.Cluster, str]:
     namespace = config["deploy"]["kubectl"]["defaultNamespace"]
     with step("sandbox forge and scripted model"):
         forge, model = _sandbox(found.access, config, namespace)
+    note(quick_start(found.access, namespace, forge, model, found.root / "coding-agent-values.yaml"))
+    return found, f"{forge}/{_REPOSITORY}/issues"
+
+
+def quick_start(access: Access, namespace: str, forge: str, model: str, values: Path) -> str:
+    """Prepare and install a release, and label the first issue; return what ``doctor`` prints.
+
+    Args:
+        forge: the forge's address, without a path.
+        model: that of the model.
+        values: the values file; it is written.
+
+    Raises:
+        ClusterError: a step failed.
+    """
     with step("kubectl agenttask init"):
-        values = found.root / "coding-agent-values.yaml"
         if not values.exists():
             values.write_text(yaml.safe_dump(_OWN), encoding="utf-8")
         where = ["--api-url", f"{forge}/api/v3", "--repo", _REPOSITORY, "--registry", "localhost"]
         where += ["--model-url", f"{model}/v1", "--model", "scripted", "--provider", "openai"]
         files = ["--values", str(values), "--chart", str(paths.repository_root() / "charts" / "coding-agent")]
-        said = _plugin(found.access, "init", "-n", namespace, "--platform", "github", *where, *files, "--yes")
+        said = _plugin(access, "init", "-n", namespace, "--platform", "github", *where, *files, "--yes")
         [install] = [line for line in said.splitlines() if line.startswith("  helm ")]
     with step("the chart"):
         helm = str(build.binaries(["helm"])["helm"])
         command = [helm, *shlex.split(install)[1:], "--wait", f"--timeout={_INSTALL_S}s"]
-        run(command, timeout=_INSTALL_S + 60.0, env=found.access.environment())
+        run(command, timeout=_INSTALL_S + 60.0, env=access.environment())
     with step("the label"):
         _label_first_issue(forge)
-    note(_plugin(found.access, "doctor", "-n", namespace).rstrip())
-    return found, f"{forge}/{_REPOSITORY}/issues"
+    return _plugin(access, "doctor", "-n", namespace).rstrip()
 
 
 def _sandbox(access: Access, config: Any, namespace: str) -> tuple[str, str]:

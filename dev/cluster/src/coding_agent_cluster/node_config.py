@@ -47,6 +47,16 @@ class NodeFolders:
         return self.root / "pki"
 
     @property
+    def registries(self) -> Path:
+        """Of each registry that images are pulled from, HOST_PORT/hosts.toml."""
+        return self.config / "registries"
+
+    @property
+    def image_verifiers(self) -> Path:
+        """Programs that must all agree to an image before it is pulled."""
+        return self.config / "image-verifiers"
+
+    @property
     def containerd_socket(self) -> Path:
         """Where containerd listens."""
         return paths.SOCKETS / "containerd.sock"
@@ -135,7 +145,10 @@ def cni(folders: NodeFolders, network: Network) -> dict[str, Any]:
 
 
 def containerd(folders: NodeFolders, runc: Path, cni_binaries: Path) -> str:
-    """The runtime: nothing is pulled from anywhere.
+    """The runtime. Images are pulled only from where the node's network reaches: this machine.
+
+    containerd reads both folders at each pull (its docs/hosts.md and docs/image-verification.md), so they may
+    be filled while it runs.
 
     ``restrict_oom_score_adj``: root without CAP_SYS_RESOURCE may not lower the score below its own, and runc
     then refuses to start a container.
@@ -154,6 +167,11 @@ state = "{paths.SOCKETS}/containerd"
   snapshotter = "overlayfs"
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = "{PAUSE_IMAGE}"
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = "{folders.registries}"
+[plugins.'io.containerd.image-verifier.v1.bindir']
+  bin_dir = "{folders.image_verifiers}"
+  per_verifier_timeout = "60s"
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true

@@ -28,9 +28,10 @@ from tests.chaos.clock import Clock
 from tests.chaos.forges import ForgeRefusal, PeoplesForge
 
 MEMBER, STRANGER = "member", "stranger"
-_OPENED_WITHIN, _CHANGED_WITHIN = 0.85, 0.5
-"""The part of the run in which items are opened, so that each has time for further acts. The second is for
-runs with acts on changes, for which the bot has to work first."""
+_STORY, _STORY_WITH_CHANGE = (0.15, 60.0), (0.5, 240.0)
+"""How long before the end of a run people open their last item, so that each has time for further acts: this
+part of the run, but at most so many seconds. The second is for runs with acts on changes, for which the bot
+has to work first."""
 _LONGEST_WORK = 8
 """Seconds. Longer work would keep the limits full for most of a run."""
 WAIT_SECONDS = 120.0
@@ -188,8 +189,8 @@ def plan(seed: int, seconds: float, applications: int, cast: Cast) -> list[Act]:
 def _story(random: Random, item: str, seconds: float, cast: Cast, used: Counter[str]) -> list[Act]:
     """Everything that happens to one item."""
     repository = random.choice(list(cast.repositories))
-    within = _CHANGED_WITHIN if cast.more_kinds else _OPENED_WITHIN
-    state, at = State(), random.uniform(0.0, seconds * within)
+    part, most = _STORY_WITH_CHANGE if cast.more_kinds else _STORY
+    state, at = State(), random.uniform(0.0, seconds - min(seconds * part, most))
     acts: list[Act] = []
     kinds = cast.kinds
     # What happens to a change takes more acts than what happens to an issue.

@@ -66,8 +66,9 @@ def _rows(docs: Path) -> Iterator[str]:
         setup = read_setup(folder)
         verdict: dict[str, Any] = json.loads((folder / VERDICT).read_text(encoding="utf-8"))
         figures = verdict["figures"]
+        minutes = (setup.ended - setup.started).total_seconds() / 60
         cells = (
-            f"[{setup.started:%Y-%m-%d}, {setup.seconds / 60:.0f} min]({RUNS}/{folder.name}/report.md)",
+            f"[{setup.started:%Y-%m-%d}, {minutes:.0f} min]({RUNS}/{folder.name}/report.md)",
             setup.mode,
             setup.forge,
             str(setup.seed),

@@ -174,13 +174,19 @@ def _head(setup: Setup, history: History, verdict: Verdict, sha256: str) -> str:
         "seed": str(setup.seed),
         "mode": setup.mode,
         "forge": setup.forge,
-        "people acted for": f"{setup.seconds:.0f} s",
-        "planned": f"{setup.applications} applications, {setup.faults} faults",
+        "planned": f"{setup.applications} applications, {setup.faults} faults in {setup.seconds:.0f} s",
         "from": f"{setup.started:%Y-%m-%d %H:%M:%S %Z} to {setup.ended:%H:%M:%S}",
+        "last act of people after": f"{_last_act(setup, history):.0f} s",
         "SHA-256 of the history": sha256,
     }
     facts |= {name: text for name, text in setup.description.items() if name not in facts}
     return f"# Chaos run {setup.seed}\n\n" + _table(("fact", "value"), facts.items())
+
+
+def _last_act(setup: Setup, history: History) -> float:
+    """Seconds from the start of the run; 0 without acts."""
+    ends = [(one.at - setup.started).total_seconds() for one in history.operations]
+    return max(ends, default=0.0)
 
 
 def _figures(history: History, verdict: Verdict) -> str:

@@ -17,8 +17,9 @@ from datetime import datetime
 from typing import Any
 
 import httpx
-from coding_agent_cluster import images, trial
+from coding_agent_cluster import build, images, trial
 from coding_agent_cluster.access import Access
+from coding_agent_cluster.commands import run as run_program
 
 from coding_agent_bench.benchmark import Benchmark
 from coding_agent_bench.errors import BenchError
@@ -27,7 +28,7 @@ from coding_agent_bench.result import Case, Measure, Result
 from coding_agent_bench.waiting import until
 from coding_agent_bench.world import Part, World
 
-_PERSON_TOKEN = "alice-sandbox-token"
+_PERSON_TOKEN, _WEBHOOK_SECRET = "alice-sandbox-token", "sandbox-webhook-secret"
 _REPOSITORY = "acme/pricing"
 _ISSUE = ROOT / "dev" / "forge" / "samples" / "pricing.issue.md"
 """What dev/kubernetes/forge.yaml calls them, and an issue that the scripted model can work on."""
@@ -65,6 +66,7 @@ async def run(world: World) -> Result:
         httpx.AsyncClient(base_url=_address(model), timeout=_SECONDS) as model_client,
     ):
         installed = _Installation(access, namespace, forge_client, model_client)
+        await asyncio.to_thread(_adapt, installed)
         await _webhooks_arrive(installed)
         # The first ones read their image from the disk.
         await _job(installed)
@@ -107,6 +109,19 @@ def _unix(timestamp: str) -> float:
 
 def _address(service: Mapping[str, Any]) -> str:
     return f"http://{service['clusterIP']}:{service['ports'][0]['port']}"
+
+
+def _adapt(installed: _Installation) -> None:
+    """Let the release take webhooks in place of polling, and write log lines that `moments` reads."""
+    helm, chart = build.binaries(["helm"])["helm"], ROOT / "charts" / "coding-agent"
+    secret = f"secrets.webhook.github={_WEBHOOK_SECRET}"
+    flags = ("--set", f"receiver.enabled=true,polling.enabled=false,config.logging.format=text,{secret}")
+    upgrade = ("upgrade", "coding-agent", str(chart), "--namespace", installed.namespace, "--reuse-values")
+    run_program(
+        [str(helm), *upgrade, *flags, "--wait", f"--timeout={_SECONDS:.0f}s"],
+        timeout=2 * _SECONDS,
+        env=installed.access.environment(),
+    )
 
 
 async def _webhooks_arrive(installed: _Installation) -> None:

@@ -94,10 +94,15 @@ def release(tmp_path: Path) -> Iterator[MakeShell]:
         standalone.down(root)
 
 
-def _installed(shell: Shell, plane: PlaneUnderTest) -> Shell:
+def until_installed() -> list[Block]:
+    """The blocks of docs/install.md up to the one that installs the chart of a checkout."""
     page = blocks(DOCS / "install.md")
-    installs = next(number for number, block in enumerate(page) if "helm install" in block.text)
-    shell.play(page[: installs + 1], "install")
+    marked = (number for number, block in enumerate(page) if (block.word, block.what) == ("run", "install"))
+    return page[: next(number for number in marked if "helm install" in page[number].text) + 1]
+
+
+def _installed(shell: Shell, plane: PlaneUnderTest) -> Shell:
+    shell.play(until_installed(), "install")
     plane.wait_until_established("agenttasks.coding-agent.dev")
     ready = "kubectl wait -n coding-agent --for=condition=Available deployment --all --timeout=250s"
     wait = Block(DOCS / "install.md", 0, "sh", ready, "run", "release")

@@ -4,7 +4,7 @@ import pytest
 from coding_agent_docs.blocks import Block, blocks
 from coding_agent_docs.paths import DOCS
 
-from tests.sweep.docs.conftest import MakeShell
+from tests.sweep.docs.conftest import MakeShell, until_installed
 from tests.sweep.docs.played import UNINSTALL
 from tests.sweep.docs.shell import Shell
 
@@ -58,9 +58,7 @@ def said(shell: Shell, script: str) -> set[str]:
 def test_nothing_is_left(install_plane: MakeShell) -> None:
     shell = install_plane()
     before = said(shell, ALL)
-    page = blocks(DOCS / "install.md")
-    installs = next(number for number, block in enumerate(page) if "helm install" in block.text)
-    shell.play(page[: installs + 1], "install")
+    shell.play(until_installed(), "install")
     said(shell, PARTS + MADE_BY_PROGRAMS)
     assert len(said(shell, ALL) - before) > 30
 

@@ -34,7 +34,7 @@ def mirror(cluster: ClusterUnderTest, own_cluster: local.Cluster, published: Pub
     """The name by which the node knows the registry; the node pulls from it what the key signed."""
     host = f"{host_address(cluster)}:{published.registry.port}"
     folders = NodeFolders(own_cluster.root)
-    hosts = folders.registries / host.replace(":", "_") / "hosts.toml"
+    hosts = folders.registries / host / "hosts.toml"
     hosts.parent.mkdir(parents=True)
     hosts.write_text(f'server = "http://{host}"\n[host."http://{host}"]\n')
     cosign = build.binaries(["cosign"])["cosign"]

@@ -48,7 +48,7 @@ class NodeFolders:
 
     @property
     def registries(self) -> Path:
-        """Of each registry that images are pulled from, HOST_PORT/hosts.toml."""
+        """Of each registry that images are pulled from, HOST:PORT/hosts.toml."""
         return self.config / "registries"
 
     @property

@@ -25,7 +25,7 @@ _PLUGIN_S = 120.0
 _REQUEST_S = 20.0
 _REPOSITORY, _LABEL = "acme/pricing", "coding agent"
 _PERSON_TOKEN, _BOT_TOKEN, _MODEL_KEY = "alice-sandbox-token", "bot-sandbox-token", "sandbox-model-key"
-"""Those of the sandbox (dev/kubernetes/forge.yaml and model.yaml). They give access to nothing else."""
+"""The sandbox's credentials (dev/kubernetes/forge.yaml and model.yaml). They give access to nothing else."""
 _OWN = {
     "image": {"tag": images.TAG},
     # Forge and model are pods here, so they are in a private network.
@@ -70,12 +70,12 @@ def start(name: str) -> tuple[cluster.Cluster, str]:
     namespace = config["deploy"]["kubectl"]["defaultNamespace"]
     with step("sandbox forge and scripted model"):
         forge, model = _sandbox(found.access, config, namespace)
-    note(quick_start(found.access, namespace, forge, model, found.root / "coding-agent-values.yaml"))
+    note(follow(found.access, namespace, forge, model, found.root / "coding-agent-values.yaml"))
     return found, f"{forge}/{_REPOSITORY}/issues"
 
 
-def quick_start(access: Access, namespace: str, forge: str, model: str, values: Path) -> str:
-    """Prepare and install a release, and label the first issue; return what ``doctor`` prints.
+def follow(access: Access, namespace: str, forge: str, model: str, values: Path) -> str:
+    """Take the steps of the quick start and label the first issue; return the output of ``doctor``.
 
     Args:
         forge: the forge's address, without a path.

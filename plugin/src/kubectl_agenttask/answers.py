@@ -115,8 +115,8 @@ class StoredCredential:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What an earlier run stored."""
+class StoredCredentials:
+    """The credentials that an earlier run stored."""
 
     token: StoredCredential = StoredCredential()
     model_key: StoredCredential = StoredCredential()
@@ -153,7 +153,7 @@ def collect(
     arguments: Namespace,
     platform: Platform,
     asker: Asker,
-    stored: Stored,
+    stored: StoredCredentials,
     environment: Mapping[str, str] = os.environ,
 ) -> Answers:
     """Return the answers; what flags and environment do not say is asked.
@@ -194,7 +194,7 @@ def collect(
 
 
 def _model(
-    arguments: Namespace, asker: Asker, stored: Stored, environment: Mapping[str, str]
+    arguments: Namespace, asker: Asker, stored: StoredCredentials, environment: Mapping[str, str]
 ) -> tuple[dict[str, object], str]:
     """Return the section `llm` of the settings, and the key."""
     provider = arguments.provider or environment.get("LLM_PROVIDER")

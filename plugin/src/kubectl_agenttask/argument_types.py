@@ -24,7 +24,7 @@ _LONGEST = timedelta(days=3650)
 
 
 def day(text: str) -> datetime:
-    """Return the begin of a day (UTC)."""
+    """Return the beginning of a day (UTC)."""
     try:
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError as error:

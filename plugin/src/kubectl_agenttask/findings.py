@@ -187,7 +187,7 @@ def outdated_fields(crd: Mapping[str, Any], fields: Iterable[str], version: str)
 
 @dataclass(frozen=True)
 class SchemaAnswer:
-    """What the API server says of a stored task under another schema.
+    """The API server's answer about a stored task under another schema.
 
     Attributes:
         task: NAMESPACE/NAME.

@@ -36,8 +36,8 @@ from kubectl_agenttask import DeniedError, PluginError, UsageError
 from kubectl_agenttask.answers import (
     Answers,
     Asker,
-    Stored,
     StoredCredential,
+    StoredCredentials,
     collect,
     key_place,
     platform_of,
@@ -160,9 +160,9 @@ class _Initializer:
         self._write_values(file, earlier, values)
         self._say_next(answers)
 
-    def _stored(self, token_name: str) -> Stored:
+    def _stored(self, token_name: str) -> StoredCredentials:
         """Return what an earlier run stored, so that a second run needs no token."""
-        return Stored(
+        return StoredCredentials(
             self._stored_credential(token_name, TOKEN_KEY), self._stored_credential(MODEL_SECRET, MODEL_KEY)
         )
 

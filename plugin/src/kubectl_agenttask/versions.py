@@ -27,7 +27,7 @@ _UPGRADE = (
 
 @dataclass(frozen=True)
 class Versions:
-    """What is installed.
+    """The versions that are installed.
 
     Attributes:
         plugin: the version of this plugin, which is that of the release that it comes from.

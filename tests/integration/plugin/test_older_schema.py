@@ -87,7 +87,7 @@ def test_tasks_that_an_older_schema_harms_are_named_and_nothing_changes(
 
 @pytest.fixture
 def killed_check(place: Place) -> Iterator[None]:
-    """What a check left that was killed."""
+    """The copy that a killed check has left."""
     copy = older()
     group = COPY.partition(".")[2]
     copy["metadata"]["name"] = COPY

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from coding_agent_cluster.trial import quick_start
+from coding_agent_cluster import quick_start
 from coding_agent_forge import ForgeServer
 from coding_agent_model.script import load_scripts
 from coding_agent_model.server import ModelServer
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def sandbox_seed() -> dict[str, object]:
-    """What the sandbox of skaffold.yaml has, with its files from this checkout."""
+    """The contents of the sandbox of skaffold.yaml, with its files from this checkout."""
     text = (ROOT / "dev" / "kubernetes" / "forge.yaml").read_text()
     [seed] = [entry["data"] for entry in yaml.safe_load_all(text) if entry["kind"] == "ConfigMap"]
     whole = seed["seed.yaml"].replace("/app/samples", str(ROOT / "dev" / "forge" / "samples"))
@@ -38,7 +38,7 @@ def test_it_takes_the_steps_of_the_quick_start_and_can_be_repeated(
     ):
         at = (forge.base_url, model.base_url.removesuffix("/v1"), tmp_path / "values.yaml")
         for _ in range(2):
-            said = quick_start(control_plane, namespace, *at)
+            said = quick_start.follow(control_plane, namespace, *at)
             assert {line.split()[0] for line in said.splitlines()} == {"ok"}, said
         labeled = [event for event in forge.item(REPOSITORY, 1).events if event.event == "labeled"]
         assert [event.label.name for event in labeled if event.label].count(BOT) == 1

@@ -65,7 +65,7 @@ class Registry:
         return answer.headers["docker-content-digest"]
 
     def manifest(self, repository: str, reference: str) -> dict[str, Any]:
-        """What the registry has under a tag or a digest."""
+        """The manifest that the registry has under a tag or a digest."""
         answer = self._client.get(f"{repository}/manifests/{reference}", headers={"accept": MANIFESTS})
         answer.raise_for_status()
         manifest: dict[str, Any] = answer.json()

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_cluster.errors import NotReadyError
-from coding_agent_cluster.trial import configuration, manifests
+from coding_agent_cluster.quick_start import configuration, manifests
 from coding_agent_cluster.wait import until
 
 from tests.chart.release import Release

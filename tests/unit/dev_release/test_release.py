@@ -1,4 +1,4 @@
-"""What a release is made of, without a registry: version, notes, chart, commands of cosign."""
+"""The parts of a release that need no registry: version, notes, chart, commands of cosign."""
 
 import json
 from pathlib import Path

@@ -9,7 +9,14 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.settings.llm import LLM
 from kubectl_agenttask import UsageError
 from kubectl_agenttask.__main__ import parser
-from kubectl_agenttask.answers import Answers, Asker, Stored, StoredCredential, collect, platform_of
+from kubectl_agenttask.answers import (
+    Answers,
+    Asker,
+    StoredCredential,
+    StoredCredentials,
+    collect,
+    platform_of,
+)
 from kubectl_agenttask.app_manifest import Registration, code_of
 from kubectl_agenttask.chart_values import chart_values, merged
 from kubectl_agenttask.model_check import ask_model, question
@@ -23,7 +30,7 @@ def answers(
     *arguments: str,
     environment: dict[str, str] | None = None,
     asker: Asker = NOBODY,
-    stored: Stored = Stored(),  # noqa: B008 - immutable
+    stored: StoredCredentials = StoredCredentials(),  # noqa: B008 - immutable
 ) -> Answers:
     given = parser().parse_args(["init", *arguments])
     found = TOKENS if environment is None else environment
@@ -77,7 +84,7 @@ def test_what_is_missing_or_wrong_is_named(
         answers(*arguments, environment=environment)
 
 
-STORED = Stored(StoredCredential("t", "api.github.com"), StoredCredential("k", "api.openai.com"))
+STORED = StoredCredentials(StoredCredential("t", "api.github.com"), StoredCredential("k", "api.openai.com"))
 
 
 def test_a_stored_token_and_key_are_for_their_hosts() -> None:

@@ -1,4 +1,4 @@
-"""What a person may write in place of a task's name, and what else the command line reads."""
+"""Names of tasks and other values, as a person may write them on the command line."""
 
 from argparse import ArgumentTypeError
 from datetime import timedelta

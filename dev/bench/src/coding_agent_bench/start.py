@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Any
 
 import httpx
-from coding_agent_cluster import build, images, trial
+from coding_agent_cluster import build, images, quick_start
 from coding_agent_cluster.access import Access
 from coding_agent_cluster.commands import run as run_program
 
@@ -55,7 +55,7 @@ class _Installation:
 
 async def run(world: World) -> Result:
     """Measure; Jobs and labels take turns, and no two run at once."""
-    access, namespace = world.node, trial.configuration()["deploy"]["kubectl"]["defaultNamespace"]
+    access, namespace = world.node, quick_start.configuration()["deploy"]["kubectl"]["defaultNamespace"]
     person = {"Authorization": f"Bearer {_PERSON_TOKEN}"}
     forge, model = (
         access.get("--namespace", namespace, "service", name)["spec"] for name in ("forge", "model")

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 
-from coding_agent_cluster import cluster, parts, paths, standalone, trial
+from coding_agent_cluster import cluster, parts, paths, quick_start, standalone
 from coding_agent_cluster.access import Access
 from coding_agent_cluster.locks import try_locked
 
@@ -127,4 +127,4 @@ class World:
         self._ends.enter_context(try_locked(paths.clusters_root() / f"{_CLUSTER}.in-use"))
         self._ends.callback(cluster.down, _CLUSTER)
         cluster.down(_CLUSTER)  # what a killed run has left
-        self._node = trial.start(_CLUSTER)[0].access
+        self._node = quick_start.start(_CLUSTER)[0].access

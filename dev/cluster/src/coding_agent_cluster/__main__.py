@@ -14,9 +14,9 @@ from coding_agent_cluster import (
     images,
     parts,
     paths,
+    quick_start,
     sandbox,
     standalone,
-    trial,
 )
 from coding_agent_cluster.errors import ClusterError, MachineError
 from coding_agent_cluster.progress import note
@@ -112,7 +112,7 @@ def _images(options: argparse.Namespace) -> None:
 
 
 def _try(options: argparse.Namespace) -> None:
-    running, address = trial.start(options.name)
+    running, address = quick_start.start(options.name)
     note("Point kubectl at it with the line KUBECONFIG=… below (export it); `make cluster-down` ends it.")
     note("The first issue has the label `coding agent`; within a minute, the agent works on it.")
     if os.environ.get("DISPLAY") or os.environ.get(

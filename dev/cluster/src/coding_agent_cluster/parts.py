@@ -83,7 +83,7 @@ MODULES: dict[str, Module] = {
         Module("flux-source-controller", "github.com/fluxcd/source-controller"),
         Module("compose", _COMPOSE, f"{_COMPOSE}/internal.Version"),
         Module("caddy", _CADDY, f"{_CADDY}.CustomVersion"),
-        # What a release is signed with, and the registry that it is tried with.
+        # cosign signs a release; the tests publish it to the registry.
         Module("cosign", "github.com/sigstore/cosign/v3"),
         Module("registry", "github.com/distribution/distribution/v3"),
         # A forge that this project did not write. Its SQLite is in Go (modernc.org/sqlite).

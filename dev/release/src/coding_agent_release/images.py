@@ -24,7 +24,7 @@ def push(program: str, root: Path, *, registry: str, version: str, revision: str
         revision: the commit that the image is built from, for its labels.
 
     Returns:
-        What the registry has it under: name and digest.
+        Its name in the registry, with its digest.
 
     Raises:
         ClusterError: it cannot be built or pushed.

@@ -20,7 +20,7 @@ REFERENCES = "references.json"
 
 @dataclass(frozen=True)
 class Release:
-    """What is released, where, and who signs.
+    """The contents of a release, its registry, and its signer.
 
     Attributes:
         root: the top folder of the checkout.

@@ -1,4 +1,4 @@
-"""What the number of a release may be, and what CHANGELOG.md says about it."""
+"""The version of a release, and its notes in CHANGELOG.md."""
 
 import re
 

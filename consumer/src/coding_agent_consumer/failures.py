@@ -1,4 +1,4 @@
-"""Which outcome an attempt has that met an error."""
+"""The outcome of an attempt that met an error."""
 
 from __future__ import annotations
 

@@ -180,8 +180,11 @@ async def test_60_requests_with_pictures_exceed_the_allowance_by_one_answer_at_m
     asked = {"description": "Look", "prompt": "LOOK AT IT", "subagent_type": "general-purpose"}
     helper = Call(tool="Agent", arguments={**asked, "run_in_background": False})
     looks = Turn(calls=(Call(tool="Read", arguments={"file_path": "picture.png"}),), prompt_tokens=1)
+    # However quick they are, none looks before all have begun.
+    meets = "mktemp $TMPDIR/begun.XXXXXX; until [ $(ls $TMPDIR/begun.* | wc -l) = 60 ]; do sleep 0.2; done"
+    looked = Turn(text="I looked.", prompt_tokens=MUCH)
     scripts = [
-        Script(name="helper", match="LOOK AT IT", turns=(looks, Turn(text="I looked.", prompt_tokens=MUCH))),
+        Script(name="helper", match="LOOK AT IT", turns=(runs(meets, prompt_tokens=1), looks, looked)),
         Script(turns=(Turn(calls=(helper,) * 20, prompt_tokens=1), Turn(text=WORDS, prompt_tokens=1))),
     ]
     place = make_place("github", scripts)

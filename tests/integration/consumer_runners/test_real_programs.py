@@ -29,8 +29,8 @@ PICTURE = base64.b64decode(
 )
 """One pixel as PNG; Claude Code decodes what it reads."""
 
-MUCH = 100_000
-"""Tokens: more than the first request of any of them."""
+MUCH = 1_000_000
+"""Tokens: many times what the requests of these programs could use by their size."""
 
 MakePlace = Callable[..., AttemptPlace]
 

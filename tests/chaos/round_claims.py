@@ -331,7 +331,7 @@ def _position(change: _Change, act: Act) -> int:
 
 
 def _stands(change: _Change, act: Act) -> bool:
-    """Whether a remark in a thread is neither resolved nor, as far as one can tell, outdated."""
+    """Whether a remark in a thread is neither resolved nor, as far as one can tell, outdated by a person."""
     thread = [one for one in change.acts if one.thread == act.thread]
     states = [one.event for one in thread if one.event in ("resolved", "unresolved")]
     if states and states[-1] == "resolved":
@@ -339,7 +339,7 @@ def _stands(change: _Change, act: Act) -> bool:
     remarks = [one for one in thread if one.event == "review_commented"]
     if any(one.actor == change.promises.bot and one.at < act.at for one in remarks):
         return True
-    return not any(push.at > remarks[0].at and not is_within(push, change.rounds) for push in change.pushes)
+    return not any(push.at > remarks[0].at and push.actor != change.promises.bot for push in change.pushes)
 
 
 def _checks_left(change: _Change) -> _Left:

@@ -203,6 +203,23 @@ REVIEW: dict[str, tuple[list[Act], Shows]] = {
         ],
         lambda _, found: [one.outdated for one in found.threads] == [True],
     ),
+    "a thread whose line we changed": (
+        [
+            lambda ours: ours.thread(),
+            lambda ours: ours.server.push(
+                REPOSITORY, BRANCH, {FILE: NUMBERED.replace("line 12", "dozen")}, by=BOT
+            ),
+        ],
+        lambda ours, found: (
+            ([one.outdated for one in found.threads] == [True])
+            and (
+                found.threads[0].remarks[0].commit in found.replaced_by_us
+                if ours.github
+                else [(one.kind, one.actor and one.actor.login) for one in found.events]
+                == [(ChangeEventKind.PUSHED, BOT)]
+            )
+        ),
+    ),
     "requested changes": (
         [lambda ours: ours.review("CHANGES_REQUESTED", "Not yet.")],
         lambda _, found: (
@@ -281,6 +298,7 @@ STATE: dict[str, tuple[list[Act], Shows]] = {
         [lambda ours: ours.server.push(REPOSITORY, BRANCH, {"more.txt": "More\n"}, by="alice")],
         lambda ours, found: (
             found.head_commit == ours.head
+            and len(found.replaced_by_us) == ours.github  # our own first commit
             and (ours.github or [(one.kind, one.actor and one.actor.login) for one in found.events])
             in (True, [(ChangeEventKind.PUSHED, "alice")])
         ),

@@ -166,6 +166,10 @@ PLANTED: dict[str, tuple[str, Plant]] = {
         "lost",
         lambda tape: tape.head(290, "c5", ADA).remark(300, 502),
     ),
+    "a remark whose lines another run of ours changed": (
+        "lost",
+        lambda tape: tape.remark(300, 502, thread=600).head(301, "c5"),
+    ),
     "a request for changes": ("lost", lambda tape: tape.review(300, 70, "CHANGES_REQUESTED")),
     "a mention": ("lost", lambda tape: tape.mention(300, 80)),
     "a mention, of which a superseded round says that it had read it": (

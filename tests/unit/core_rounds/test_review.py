@@ -6,13 +6,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.changes import Actor, ActorKind, ReviewVerdict
+from coding_agent_core.forge.changes import (
+    Actor,
+    ActorKind,
+    ChangeEvent,
+    ChangeEventKind,
+    ChangeSnapshot,
+    ReviewVerdict,
+)
 from coding_agent_core.rounds.mentions import mentions
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, answer_mark
 from coding_agent_core.rounds.values import IDS_LIMIT, RoundKind
 
 from tests.unit.core_rounds.making import (
     ANNA,
+    BASE,
     HEAD,
     LATER,
     NOISY,
@@ -254,6 +262,22 @@ def test_a_remark_on_lines_that_our_push_changed_meanwhile_is_not_lost() -> None
     assert decide(snapshot, record).due[0].ids == ("t1",)
     by_a_person = thread(remark(1, commit=sha("head 2")), outdated=True)
     assert not decide(replace(snapshot, head_commit=sha("head 3"), threads=(by_a_person,)), record).due
+
+
+def test_a_remark_on_lines_that_another_run_of_ours_changed_is_not_lost() -> None:
+    """Somebody comments and replies while the issue has another run, which does not read remarks."""
+    outdated = thread(remark(1, second=100), remark(2, OLAF, "And why?", second=300), outdated=True)
+    snapshot = change(head_commit=sha("head 2"), threads=(outdated,))
+    assert not decide(snapshot).due
+
+    def pushed(*actors: Actor) -> ChangeSnapshot:
+        events = (ChangeEvent(ChangeEventKind.PUSHED, actor, at(200 + n)) for n, actor in enumerate(actors))
+        return replace(snapshot, events=tuple(events))
+
+    for seen in (replace(snapshot, replaced_by_us=frozenset({HEAD})), pushed(OURS), pushed(OURS, ANNA)):
+        assert decide(seen).due[0].ids == ("t1", "t2")
+    for seen in (replace(snapshot, replaced_by_us=frozenset({BASE})), pushed(ANNA, OURS)):
+        assert not decide(seen).due
 
 
 def test_a_large_review_is_answered_in_parts() -> None:

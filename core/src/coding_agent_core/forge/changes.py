@@ -296,6 +296,8 @@ class ChangeSnapshot:
             check of the head failed.
         comments: the plain comments, ours included; the oldest is first.
         events: the oldest is first.
+        replaced_by_us: earlier heads on which a commit of ours follows directly, as far as they are known.
+            Only GitHub needs it, because it has no event for an ordinary push.
         left_out: what is missing here because of limits, as phrases such as `300 older comments`.
     """
 
@@ -324,6 +326,7 @@ class ChangeSnapshot:
     base_checks: tuple[CheckResult, ...] = ()
     requested_reviewers: tuple[Actor, ...] = ()
     events: tuple[ChangeEvent, ...] = ()
+    replaced_by_us: frozenset[str] = frozenset()
     left_out: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:

@@ -7,17 +7,17 @@ become visible late, and a remark that arrives while a round writes its replies 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from coding_agent_core.forge.changes import (
     Actor,
     ActorKind,
+    ChangeEvent,
     ChangeEventKind,
     ChangeSnapshot,
     Remark,
-    ReviewThread,
     ReviewVerdict,
     SubmittedReview,
 )
@@ -112,26 +112,31 @@ def _own_bodies(snapshot: ChangeSnapshot, access: WriteAccess) -> list[str]:
 
 
 def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Found]:
-    replaced = {entry.before for entry in record.rounds if entry.pushed}
+    """Yield the remarks in threads that nobody has resolved.
+
+    If the lines of a thread were changed since, the author of the new lines has normally seen its remarks, so
+    they do not count. But a remark counts if it answers our reply, or if the first push after it was ours,
+    because the run that pushed had not read it. The later remarks in the thread then count too.
+    """
+    replaced = snapshot.replaced_by_us | {entry.before for entry in record.rounds if entry.pushed}
+    pushes = [event for event in snapshot.events if event.kind is ChangeEventKind.PUSHED]
     for thread in snapshot.threads:
         if thread.resolved:
             continue
-        for position, remark in enumerate(thread.remarks):
+        current = not thread.outdated
+        for remark in thread.remarks:
             if access.is_ours(remark.author):
+                current = True  # what comes after it answers us
                 continue
-            current = not thread.outdated or _still_current(thread, position, replaced, access)
+            current = current or remark.commit in replaced or _replaced_by_us(remark, pushes, access)
             if current or mentions(remark.body, access.own.login):
                 yield f"t{remark.id}", remark.published_at, remark.author, not current
 
 
-def _still_current(thread: ReviewThread, position: int, replaced: set[str], access: WriteAccess) -> bool:
-    """Whether a remark counts although the lines were changed since.
-
-    Normally the author of the new lines has seen the remark, so it does not count. But it counts if it
-    answers our reply, or if our own push changed the lines while a round ran that had not read the remark.
-    """
-    replies_to_us = any(access.is_ours(earlier.author) for earlier in thread.remarks[:position])
-    return replies_to_us or thread.remarks[position].commit in replaced
+def _replaced_by_us(remark: Remark, pushes: Sequence[ChangeEvent], access: WriteAccess) -> bool:
+    """Whether the first push after a remark was ours, as far as the forge has events of pushes."""
+    later = (event.actor for event in pushes if event.at >= remark.published_at)
+    return access.is_ours(next(later, None))
 
 
 def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: WriteAccess) -> Iterator[_Found]:

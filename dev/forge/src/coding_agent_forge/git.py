@@ -202,6 +202,21 @@ def commit_facts(repository: Path, sha: str) -> CommitFacts:
     )
 
 
+@dataclass(frozen=True)
+class HistoryEntry:
+    """A commit in the history of another."""
+
+    parents: tuple[str, ...]
+    author_email: str
+
+
+def history(repository: Path, sha: str) -> list[HistoryEntry]:
+    """The newest 100 commits from which this one was made, itself included, the newest first."""
+    said = git(repository, "log", "--max-count=100", "--format=%P%x00%ae", sha)
+    lines = (line.split("\0") for line in said.splitlines())
+    return [HistoryEntry(tuple(parents.split()), email) for parents, email in lines]
+
+
 def has_commit(repository: Path, sha: str) -> bool:
     """Whether there is a commit of this full id."""
     try:
@@ -254,8 +269,21 @@ def check_out(repository: Path, sha: str, folder: Path) -> None:
         git(repository, "--work-tree", str(folder), "checkout", "--quiet", sha, "--", ".", extra=extra)
 
 
-def commit_files(repository: Path, branch: str, files: Mapping[str, str], message: str) -> str:
+def _named(role: str, name: str, email: str) -> dict[str, str]:
+    return {f"GIT_{role}_NAME": name, f"GIT_{role}_EMAIL": email}
+
+
+def commit_files(
+    repository: Path,
+    branch: str,
+    files: Mapping[str, str],
+    message: str,
+    author: tuple[str, str] | None = None,
+) -> str:
     """Add a commit to a branch that writes these files; its id. A new branch starts from `HEAD`.
+
+    Args:
+        author: name and address; without it, those of the sandbox.
 
     Raises:
         subprocess.CalledProcessError: somebody else has moved the branch meanwhile.
@@ -263,7 +291,8 @@ def commit_files(repository: Path, branch: str, files: Mapping[str, str], messag
     before = branch_sha(repository, branch)
     tip = before or git(repository, "rev-parse", "HEAD").strip()
     tree = _changed_tree(repository, tip, {name: text.encode() for name, text in files.items()})
-    made = git(repository, "commit-tree", tree, "-p", tip, "-m", message).strip()
+    extra = _named("AUTHOR", *author) if author else {}
+    made = git(repository, "commit-tree", tree, "-p", tip, "-m", message, extra=extra).strip()
     git(repository, "update-ref", f"refs/heads/{branch}", made, before or "0" * 40)
     return made
 
@@ -287,12 +316,7 @@ def append_commit(
         subprocess.CalledProcessError: the branch is somewhere else, or a deleted file is not there.
     """
     tree = _changed_tree(repository, tip, additions, deletions)
-    people = ("AUTHOR", *author), ("COMMITTER", "GitHub", "noreply@github.com")
-    extra = {
-        f"GIT_{role}_{what}": value
-        for role, name, email in people
-        for what, value in (("NAME", name), ("EMAIL", email))
-    }
+    extra = _named("AUTHOR", *author) | _named("COMMITTER", "GitHub", "noreply@github.com")
     made = git(repository, "commit-tree", tree, "-p", tip, "-m", message, extra=extra).strip()
     git(repository, "update-ref", f"refs/heads/{branch}", made, tip)
     return made

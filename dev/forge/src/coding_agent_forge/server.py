@@ -414,7 +414,9 @@ class ForgeServer:
         """
         repository = self.repository(full_name)
         before = git.branch_sha(repository.path, branch) or "0" * 40
-        after = git.commit_files(repository.path, branch, files, f"Push to {branch}")
+        user = self.user(by)
+        author = user.name or user.login, f"{user.id}+{user.login}@users.noreply.github.com"
+        after = git.commit_files(repository.path, branch, files, f"Push to {branch}", author)
         self._pushed(repository, branch, before, after, by)
         return after
 

@@ -93,6 +93,16 @@ timelineItems(
   }
 }
 commits(last: 1) { nodes { commit { CHECKS } } }
+headRef {
+  target {
+    __typename
+    ... on Commit {
+      history(first: 20) {
+        nodes { parents(first: 1) { nodes { oid } } author { email user { databaseId } } }
+      }
+    }
+  }
+}
 baseRef {
   target { __typename oid ... on Commit { CHECKS } }
   refUpdateRule { requiredStatusCheckContexts }
@@ -211,6 +221,18 @@ class _Review(_Authored):
     state: str
     submitted_at: datetime | None = Field(default=None, validation_alias="submittedAt")
     commit: str = Field(default="", validation_alias=AliasPath("commit", "oid"))
+
+
+class _Commit(ResponseModel):
+    """A commit of the branch. The user is null if the author's address belongs to nobody, or to an App."""
+
+    parent: str = Field(default="", validation_alias=AliasPath("parents", "nodes", 0, "oid"))
+    email: Text = Field(default="", validation_alias=AliasPath("author", "email"))
+    user: int | None = Field(default=None, validation_alias=AliasPath("author", "user", "databaseId"))
+
+    def is_by(self, account: str) -> bool:
+        """Whether the account of this number is the author. The address of an App begins with its number."""
+        return str(self.user) == account or self.email.startswith(f"{account}+")
 
 
 class ThreadAnswer(ResponseModel):
@@ -342,6 +364,9 @@ class PullRequestAnswer(ResponseModel):
     )
     all_contexts: int = Field(
         default=0, validation_alias=AliasPath("commits", "nodes", 0, "commit", *_ROLLUP, "totalCount")
+    )
+    commits: Annotated[list[_Commit], _Known] = Field(
+        default=[], validation_alias=AliasPath("headRef", "target", "history", "nodes")
     )
     base_commit: Text = Field(default="", validation_alias=AliasPath("baseRef", "target", "oid"))
     base_contexts: Contexts = Field(

@@ -323,6 +323,7 @@ class GitHubChanges:
             base_checks=tuple(context.result(None) for context in found.base_contexts or () if context),
             requested_reviewers=tuple(actor_of(account) for account in asked if account.login),
             events=events,
+            replaced_by_us=frozenset(one.parent for one in found.commits if one.is_by(str(self.own.id))),
             left_out=found.left_out,
         )
 

@@ -87,6 +87,7 @@ class GraphqlRenderer:
             "baseRefName": item.base,
             "baseRef": lambda asked: self._base(repository, item),
             "reviewRequests": [{"requestedReviewer": actor(user)} for user in item.reviewers],
+            "headRef": lambda asked: self._head(item.source or repository, item),
             "commits": [{"commit": self._commit(repository, item.tips.head_sha)}],
             "reviewThreads": [self._thread(repository, item, one) for one in reviews.threads(item)],
             "reviews": [self._review(repository, item, review) for review in reviews.reviews(item)],
@@ -121,6 +122,28 @@ class GraphqlRenderer:
                     "actor": actor(push.actor),
                     "afterCommit": {"oid": push.after},
                 }
+
+    def _head(self, repository: Repository, item: Item) -> Json | None:
+        sha = git.branch_sha(repository.path, item.head)
+        if sha is None:
+            return None
+        return {"target": self._commit(repository, sha) | {"history": self._history(repository, sha)}}
+
+    def _history(self, repository: Repository, sha: str) -> list[Json]:
+        """The commits up to this one, the newest first. Bots are no users."""
+        people = {str(user.id): user for user in self._sandbox.store.users if not user.bot}
+
+        def shown(commit: git.HistoryEntry) -> Json:
+            user = people.get(commit.author_email.split("+")[0])
+            return {
+                "parents": [{"oid": parent} for parent in commit.parents],
+                "author": {
+                    "email": commit.author_email,
+                    "user": {"databaseId": user.id} if user else None,
+                },
+            }
+
+        return [shown(commit) for commit in git.history(repository.path, sha)]
 
     def _base(self, repository: Repository, item: Item) -> Json | None:
         sha = git.branch_sha(repository.path, item.base)

@@ -1,6 +1,7 @@
 """The system in its three modes, with work that ends only when the test lets it."""
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -64,6 +65,16 @@ class RaceItem:
             for event in self.forge.events()
             if (event.number == self.number and event.kind is Kind.ISSUE)
             or (event.branch is not None and event.branch.split("-r")[0] in branches)
+        ]
+
+    def reads(self) -> list[datetime]:
+        """When the bot read the item or anything of it: nobody else uses the forge's API."""
+        path = re.compile(rf"/issues/{self.number}(/|$)")
+        log = self.forge.run(lambda: list(self.forge.sandbox.requests))
+        return [
+            datetime.fromtimestamp(one.at, UTC)
+            for one in log
+            if one.method == "GET" and path.search(one.path)
         ]
 
     def answered_until(self) -> datetime | None:

@@ -105,11 +105,12 @@ def test_people_with_write_access_command_the_agent_by_comments(
     reporter = start()
     team.set_phase(name, Phase.RUNNING)
     team.shows(number, "working on it", {PROCESSING})
-    team.fault(path="/users$", times=100, status=503)
+    outage = team.forge.fault(path=r".*/users$", times=None, status=503)
     cancel = team.say(number, "/cancel")
-    until("it waits", lambda: team.waits(name, cancel))
+    until("the reporter has asked who she is", lambda: outage.hits)
+    assert team.waits(name, cancel)
     reporter.stop(signal.SIGKILL)
-    team.clear_faults()
+    outage.end()
 
     # Nobody without write access, and never the bot itself.
     strangers = [team.say(number, "/cancel", by=who) for who in ("reader", "coding-agent-bot")]

@@ -25,27 +25,27 @@ def enabled(storage_class: str = CLASS) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def storage_class(plane: PlaneUnderTest) -> None:
     storage: Any = client.StorageV1Api(plane.api_client)
-    if CLASS not in [one.metadata.name for one in storage.list_storage_class(_request_timeout=10).items]:
+    if CLASS not in [one.metadata.name for one in storage.list_storage_class(_request_timeout=60).items]:
         body = {
             "metadata": {"name": CLASS},
             "provisioner": "kubernetes.io/no-provisioner",
             "volumeBindingMode": "WaitForFirstConsumer",
         }
-        storage.create_storage_class(body, _request_timeout=10)
+        storage.create_storage_class(body, _request_timeout=60)
 
 
 def allow(world: World) -> None:
     rights: Any = client.RbacAuthorizationV1Api(world.plane.api_client)
     name, group = "caches", "rbac.authorization.k8s.io"
     rights.create_namespaced_role(
-        world.namespace, {"metadata": {"name": name}, "rules": [RIGHTS]}, _request_timeout=10
+        world.namespace, {"metadata": {"name": name}, "rules": [RIGHTS]}, _request_timeout=60
     )
     binding = {
         "metadata": {"name": name},
         "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
         "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": world.namespace}],
     }
-    rights.create_namespaced_role_binding(world.namespace, binding, _request_timeout=10)
+    rights.create_namespaced_role_binding(world.namespace, binding, _request_timeout=60)
     until_may(
         world.plane,
         ACCOUNT,
@@ -56,7 +56,7 @@ def allow(world: World) -> None:
 
 def claims(world: World) -> dict[str, Any]:
     found = world.plane.core.list_namespaced_persistent_volume_claim(
-        world.namespace, label_selector="app.kubernetes.io/component=cache", _request_timeout=10
+        world.namespace, label_selector="app.kubernetes.io/component=cache", _request_timeout=60
     )
     return {claim.metadata.name: claim for claim in found.items}
 

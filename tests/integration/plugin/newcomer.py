@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BOT = "coding-agent-bot"
 VARIABLES = {"github": "GITHUB_PERSONAL_ACCESS_TOKEN", "gitlab": "GITLAB_PERSONAL_ACCESS_TOKEN"}
-LIMIT = {"_request_timeout": 10}
+LIMIT = {"_request_timeout": 60}
 # Other releases of the run have the CRD and the cluster-wide policies.
 SHARED = {"crds": {"install": False}, "admissionPolicies": {"enabled": False}}
 RUNNING = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}

@@ -52,7 +52,7 @@ def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
         f"{sample.api_url}/users/{sample.bot.login}/tokens",
         auth=(sample.bot.login, sample.bot.password),
         json={"name": "reading", "scopes": ["read:issue"]},
-        timeout=10,
+        timeout=60,
         trust_env=False,
     ).json()
     [line] = wrong(init(reading["sha1"], status=1))

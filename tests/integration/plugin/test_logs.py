@@ -19,7 +19,7 @@ def add_pod(place: Place, kubelet: FakeKubelet, task: str, attempt: int, *, bega
         "initContainers": [{"name": "workspace", "image": "none", "restartPolicy": "Always"}],
         "containers": [{"name": "agent", "image": "none"}],
     }
-    core, limit = place.plane.core, {"_request_timeout": 10}
+    core, limit = place.plane.core, {"_request_timeout": 60}
     core.create_namespaced_pod(
         place.namespace, {"metadata": {"name": name, "labels": labels}, "spec": spec}, **limit
     )

@@ -1,11 +1,13 @@
 """The real programs, from their registry, do an attempt's work in the real workspace through the gateway."""
 
+import asyncio
 import base64
 import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from coding_agent_consumer.gateway.forwarding import GatewayApp
 from coding_agent_consumer.modes import make_agent
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
@@ -31,6 +33,9 @@ PICTURE = base64.b64decode(
 
 MUCH = 1_000_000
 """Tokens: many times what the requests of these programs could use by their size."""
+
+PROGRAMS = 60
+"""That work at the same time."""
 
 MakePlace = Callable[..., AttemptPlace]
 
@@ -201,19 +206,31 @@ async def test_60_requests_with_pictures_exceed_the_allowance_by_one_answer_at_m
 
 @pytest.mark.parametrize("runner", ["codex"], indirect=True)
 async def test_60_programs_that_set_no_limit_exceed_the_allowance_by_one_answer_at_most(
-    make_place: MakePlace, runner: str
+    make_place: MakePlace, runner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The program never says how long an answer may be."""
+    asked, all_have_asked, reserved = 0, asyncio.Event(), GatewayApp._reserved
+
+    async def with_the_others(app: GatewayApp, *request: Any) -> int:
+        """However quick or slow the machine is, the first answer begins when all programs wait for one."""
+        nonlocal asked
+        asked += 1
+        if asked == PROGRAMS:
+            all_have_asked.set()
+        number = await reserved(app, *request)
+        await all_have_asked.wait()
+        return number
+
+    monkeypatch.setattr(GatewayApp, "_reserved", with_the_others)
     provider = '{name="g", base_url="\'$OPENAI_BASE_URL\'", env_key="OPENAI_API_KEY", wire_api="responses"}'
     start = (
         "codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox"
         f" -m scripted -c web_search=disabled -c model_provider=g -c 'model_providers.g={provider}' -"
     )
-    slow = runs("true", prompt_tokens=MUCH, delay_ms=3_000)  # the others ask meanwhile
-    place = make_place("github", [Script(turns=(slow,), loop=True)])
+    place = make_place("github", [Script(turns=(runs("true", prompt_tokens=MUCH),), loop=True)])
     await exceeds_by_one_answer(
         Place(place, "command"),
-        f"for n in {{1..60}}; do mkdir $TMPDIR/$n && CODEX_HOME=$TMPDIR/$n {start} <<< Work. & done",
+        f"for n in {{1..{PROGRAMS}}}; do mkdir $TMPDIR/$n && CODEX_HOME=$TMPDIR/$n {start} <<< Work. & done",
     )
 
 

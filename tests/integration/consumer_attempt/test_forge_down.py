@@ -19,6 +19,7 @@ FIRST = "coding-agent/issue-1"
 WAITS = "The forge is not available, retrying"
 MINUTES = 300
 """Seconds that the attempts have: more than any outage here on a busy machine."""
+pytestmark = pytest.mark.timeout(MINUTES + 60)
 
 UNAVAILABLE, CUT, HANGS = {"status": 503}, {"close": "before"}, {"delay_ms": 60_000}
 ANSWER_LOST = {"close": "after"}
@@ -151,7 +152,7 @@ def test_outages_cost_nothing_and_double_nothing(start_system: StartSystem) -> N
     for fault in OUTAGES:
         system.fault(**fault)
     system.put_label(1)
-    system.wait_for_label(1, DONE)
+    system.wait_for_label(1, DONE, seconds=MINUTES)
     [comment] = system.comments(1)
     assert "Coding agent: done" in comment.body
     assert "attempt 1 of 3" in comment.body, "an outage of the forge is not a failed attempt"

@@ -23,7 +23,7 @@ from tests.fixtures.rabbitmq import Broker
 QUICK = Timing(connect=30, first_pause=0.05, longest_pause=0.3, lock_patience=1.0, relock_grace=0.5)
 PATIENT = replace(QUICK, lock_patience=60)
 """Where a lock is about to become free: the broker can take its time."""
-DEADLINE = 60.0
+DEADLINE = 120.0
 HASTE = 3.0
 """Seconds in which a hasty sink publishes, or gives up."""
 

@@ -206,7 +206,7 @@ class Kubernetes:
     programs: list[Program]
     open: set[str] = field(default_factory=set)
     began: dict[str, float] = field(default_factory=dict)
-    ended: dict[str, datetime] = field(default_factory=dict)
+    ended: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)
     tasks: dict[str, str] = field(default_factory=dict)
     items: dict[str, RaceItem] = field(default_factory=dict)
     others: list[Callable[[], str]] = field(default_factory=list)
@@ -230,8 +230,11 @@ class Kubernetes:
             return None
         if self.place.task(task)["spec"].get("cancel"):
             return None  # the pod is about to go
-        self.ended[task] = datetime.now(UTC)
-        return reported(Reason.COMPLETED, "done", answered_until=self.items[name].answered_until())
+        # The played pod reads its item between the two, which are apart on a busy machine.
+        worked_until = datetime.now(UTC)
+        answered_until = self.items[name].answered_until()
+        self.ended[task] = worked_until, datetime.now(UTC)
+        return reported(Reason.COMPLETED, "done", answered_until=answered_until)
 
     def runs(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[SeenRun]]:
         bodies = sorted(
@@ -242,10 +245,9 @@ class Kubernetes:
         for body in bodies:
             name = body["metadata"]["name"]
             item = self.tasks.get(name) or self.tasks[name.rpartition("-r")[0]]
-            # The played pod reads its item in the moment in which its work ends.
-            ended = self.ended.get(name)
+            worked_until, ended_at = self.ended.get(name, (None, None))
             phase = AgentTask.of(body).status.terminal_phase or Phase.RUNNING
-            found.setdefault(item, []).append(SeenRun(name, phase, ended, ended))
+            found.setdefault(item, []).append(SeenRun(name, phase, worked_until, ended_at))
         return {item: found.get(item.name, []) for item in items}
 
     def logs(self) -> str:

@@ -88,6 +88,13 @@ def install_release(place: Place, values: dict[str, Any]) -> Release:
     return release
 
 
+def _is_rolled_out(deployment: Any) -> bool:
+    """Whether it is ready as it was last written: just after an upgrade its status is that of before."""
+    status, wanted = deployment["status"], deployment["spec"]["replicas"]
+    current = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    return current and all(status.get(key, 0) >= wanted for key in ("updatedReplicas", "readyReplicas"))
+
+
 def let_pods_run(place: Place) -> None:
     """There is no node: say of every pod what a kubelet would say, until the Deployments are ready."""
 
@@ -97,7 +104,6 @@ def let_pods_run(place: Place) -> None:
                 place.plane.core.patch_namespaced_pod_status(
                     pod.metadata.name, place.namespace, {"status": RUNNING}, **LIMIT
                 )
-        found = place.plane.get("-n", place.namespace, "deployments")["items"]
-        return all(one["status"].get("readyReplicas", 0) >= one["spec"]["replicas"] for one in found)
+        return all(map(_is_rolled_out, place.plane.get("-n", place.namespace, "deployments")["items"]))
 
     until(ready, "the Deployments are ready")

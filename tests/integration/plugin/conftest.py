@@ -75,7 +75,7 @@ def plugin(place: Place) -> Plugin:
             said = _start([*programs[through], *given], environment)
         else:
             said = _call(given if "--kubeconfig" in given else [*given, "--kubeconfig", kubeconfig])
-        assert status in (None, said.status), said
+        assert status in (None, said.status), f"{said.out}\n{said.err}"
         assert "Traceback" not in said.err
         return said
 

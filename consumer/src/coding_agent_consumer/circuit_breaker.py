@@ -1,7 +1,7 @@
 """Decide which tasks may try a forge that does not answer, and how long the others wait.
 
 A consumer works on a few tasks at a time. If each task kept its place while it waits for its forge, the tasks
-of a forge that is down would soon take all places, and those of the other forge would wait without need.
+of a forge that is down would soon take all places, and the tasks of the other forge would wait needlessly.
 """
 
 from __future__ import annotations

@@ -100,5 +100,5 @@ class ClaimChecks:
 
 
 def _progress_of(state: State | None) -> tuple[object, ...]:
-    """Return what tells one report of a task from the next one."""
+    """Return what distinguishes one report of a task from the next one."""
     return () if state is None else (state.uuid, state.run, state.attempt, state.phase)

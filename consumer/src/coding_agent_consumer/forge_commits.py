@@ -165,7 +165,7 @@ class ForgeCommits:
         )
 
     async def _made_despite(self) -> bool:
-        """The same after a request that failed; `False` also if the branch cannot be read."""
+        """As `_made`, after a request that failed; `False` even if the branch cannot be read."""
         try:
             return await self._made()
         except RemoteMovedError:

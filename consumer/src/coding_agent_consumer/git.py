@@ -30,9 +30,9 @@ from coding_agent_core.errors import (
 from coding_agent_core.forge.values import CloneSource
 
 Credentials = Callable[[str], Awaitable[CloneSource]]
-"""The repository's address, and the token that is valid now. It is called before each run of git, because a
-token may be replaced while an attempt works. The argument is a token that the forge did not accept, or empty:
-see `TokenSource.current`."""
+"""Returns the repository's address and the token that is valid now. It is called before each run of git,
+because a token may be replaced while an attempt works. The argument is a token that the forge did not
+accept, or empty: see `TokenSource.current`."""
 
 _TIMEOUT = 600.0
 """Seconds that one run of git may take."""

@@ -1,7 +1,7 @@
 """Handle notices while a consumer's workers run, in installations without a reporter.
 
 An item then shows that its task waits, or that the task was cancelled before it started. Commands in comments
-are executed. What happens to a change of ours causes a look at all of them.
+are executed. An event about a change of ours causes a look at all our changes.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ async def handle_notices(
 def round_looks(
     settings: Settings, source: NoticeSource, forges: Mapping[str, Forge], sink: TaskSink | None
 ) -> dict[str, ConsumerLooks]:
-    """Return what looks at our open changes, by host; empty if there are no rounds."""
+    """Return the looks at our open changes, by host; empty if there are no rounds."""
     if sink is None or not settings.rounds.enabled:
         return {}
     return {host: ConsumerLooks(settings, forge, source, sink) for host, forge in forges.items()}
@@ -162,7 +162,7 @@ class NoticeHandler:
 
     Attributes:
         forges: the forges by host.
-        looks: what looks at our open changes, by host.
+        looks: the looks at our open changes, by host.
     """
 
     settings: Settings

@@ -42,8 +42,7 @@ async def run_commands(
 ) -> tuple[VerifiedCommand, ...]:
     """Run all commands in turn, even after one has failed, and return their results.
 
-    A command may take longer than those of the model. What is left of the deadline limits it too; then it
-    took too long.
+    A command may take longer than a command of the model, but no longer than what is left of the deadline.
 
     Args:
         scrub: removes secrets from text before the text is cut, because half of a secret would not be found.

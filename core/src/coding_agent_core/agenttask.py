@@ -254,7 +254,7 @@ class TaskResult(_Wire):
     commit: str | None = Field(default=None, max_length=64, pattern="^[0-9a-f]{40,64}$")
     """The commit that the newest attempt pushed."""
     verify: VerifyReport | None = None
-    """What the commands that check the work gave inside the attempt. It proves nothing (`Status.verify`)."""
+    """The result of the commands that check the work, inside the attempt. `Status.verify` is the evidence."""
     round: Annotated[RoundReport | None, BeforeValidator(round_report)] = None
     """How a round ended, for the record of the change's rounds. Only the reporter reads it."""
 
@@ -281,7 +281,7 @@ class Status(_Wire):
     environment: Environment | None = None
     """The environment that the repository's `.coding-agent.yaml` asked for, for the next attempt's pod."""
     verify: Annotated[Evidence | None, BeforeValidator(stored_evidence)] = None
-    """What the commands gave on the pushed commit, in pods without the agent."""
+    """The results of the commands on the pushed commit, in pods without the agent."""
     next_attempt_time: datetime | None = None
     observed_generation: int | None = None
 

@@ -122,7 +122,7 @@ class Outcome(Frozen, extra="ignore"):
         answered_until: when the work was over, by the forge's clock. A label applied later is not answered by
             this attempt. `None` if the time is not known.
         commit: the commit that this attempt or an earlier one of the task pushed; `None` if none did.
-        verify: what the commands that check the work gave; `None` if there are none, or if they did not run.
+        verify: the result of the commands that check the work; `None` if none of them ran.
         round: how a round ended, for the record; `None` if the task is not a round.
     """
 

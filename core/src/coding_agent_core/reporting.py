@@ -35,7 +35,7 @@ from coding_agent_core.verification import Evidence, SideEvidence, VerifiedComma
 
 _STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
 EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
-"""The `answered_until` of a task that answers no label, or of which nobody knows which labels it answers."""
+"""The `answered_until` of a task that answers no label, or if it is not known which labels it answers."""
 _NOTES_MARK = "<!-- coding-agent:notes -->"
 _NOTES = re.compile(rf"^(?!>).*{_NOTES_MARK}(?:\n\n|\n?\Z)", re.MULTILINE)
 _ROUNDS_MARK = "<!-- coding-agent:rounds -->"
@@ -109,7 +109,7 @@ class Report:
         last: the last attempt, with its transcript's place and the hosts that the egress proxy denied to it.
         round: which round of its kind the task is, as a phrase; empty if it is not a round.
         notes: what the change's next round waits for, or why there is none, as sentences.
-        evidence: what the commands that check the work gave in evidence pods.
+        evidence: the results of the commands that check the work, in evidence pods.
         rounds: the rounds of the change that the task for an issue opened (`summary_of`).
     """
 

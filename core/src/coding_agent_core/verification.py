@@ -1,4 +1,4 @@
-"""What the commands that check the agent's work gave, and what follows from it (docs/decisions/0030). Pure.
+"""The results of the commands that check the agent's work, and what follows (docs/decisions/0030). Pure.
 
 The commands run twice. In the attempt, a failure is the agent's next prompt, but its result proves nothing:
 the agent's own commands ran in the same workspace. After the push, they run in an evidence pod, which has
@@ -29,7 +29,7 @@ NOT_CHECKED = "Could not be checked"
 VERIFY_VARIABLE = "CODING_AGENT_VERIFY"
 """The environment variable of an evidence pod's containers that contains `VerifyInput` as JSON."""
 MAX_TRIES = 3
-"""Pods that may end without a result on each side, before the evidence has the state `error`."""
+"""This many pods of each side may end without a result; then the evidence has the state `error`."""
 MAX_DESCRIPTION = 140
 """Maximum number of characters of a commit status's description on GitHub; GitLab accepts 255."""
 _MESSAGE_BYTES = 4096
@@ -54,7 +54,7 @@ class Side(StrEnum):
 
 
 class VerifyReport(_Stored):
-    """What the commands gave inside the attempt, after the last repair.
+    """The result of the commands inside the attempt, after the last repair.
 
     Attributes:
         commands: the number of commands.

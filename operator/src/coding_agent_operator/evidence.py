@@ -1,8 +1,8 @@
 """Decides which evidence pod a task needs next, and what the pods so far show (docs/decisions/0030). Pure.
 
 The task has not ended while its evidence is pending. So an evidence pod counts against the limits like an
-attempt, in the place of the attempt that has just ended, and there is one pod of a task at a time: first that
-of the pushed commit, then that of the base.
+attempt, in the place of the attempt that has just ended, and a task has one pod at a time: first the pod of
+the pushed commit, then the pod of the base.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _told(outcome: AttemptOutcome) -> str:
 
 
 def _result_of(job: Job) -> VerifyResult | None:
-    """Return what the Job's pod reported, if it ended by itself: never what a pod left that was killed."""
+    """Return what the Job's pod reported; `None` if the pod did not end by itself."""
     if not job.complete:
         return None
     good = [pod for pod in job.pods or () if pod.phase == "Succeeded" and pod.exit_code == 0]
@@ -187,7 +187,7 @@ def _given_up(task: AgentTask, known: Evidence, why: str) -> Evidence:
 
 
 def _released(known: Evidence, jobs: Sequence[Job]) -> tuple[Job, ...]:
-    """Return the ended Jobs that nothing is read from any more."""
+    """Return the ended Jobs from which nothing more is read."""
     found = []
     for job in jobs:
         if job.verify is None or not job.finished or not job.active_label or job.deleting:

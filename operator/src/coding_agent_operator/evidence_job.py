@@ -118,7 +118,7 @@ def build_evidence_job(
 
 
 def _as_attempt(task: AgentTask, name: str, timeout_seconds: int, environment: Environment) -> AttemptInput:
-    """Return an attempt's input of which only what makes the pod counts: each pod has users of its own."""
+    """Return an attempt's input from which the pod is built; its uuid gives each pod its own users."""
     queued = QueuedTask(request=task.spec.request, uuid=f"{task.uid}/{name}", run=task.spec.run, attempt=1)
     return AttemptInput(task=queued, max_attempts=1, timeout_seconds=timeout_seconds, environment=environment)
 

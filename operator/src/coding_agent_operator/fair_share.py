@@ -50,7 +50,7 @@ class Candidate:
     demand: Decimal = Decimal(0)
 
     def short_of(self, left: Mapping[str, Decimal]) -> str | None:
-        """Return the first budget that has less left than the demand, or nothing at all."""
+        """Return the first budget that is used up or has less left than the demand; `None` for none."""
         return next((key for key in self.budgets if self.demand > left[key] or left[key] <= 0), None)
 
 

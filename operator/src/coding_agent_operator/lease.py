@@ -27,7 +27,7 @@ _WAIT_S = 1.0
 
 
 def lease_path(namespace: str, name: str = "") -> str:
-    """Return the path of a Lease; without a name, that of all Leases of the namespace."""
+    """Return the path of a Lease; without a name, the path of all Leases of the namespace."""
     return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}".rstrip("/")
 
 
@@ -75,8 +75,8 @@ class Lease:
     """Takes, renews and releases a Lease, and fences its holder's writes (`held`).
 
     Args:
-        name: the Lease's name, which is that of the program.
-        me: who takes it, see `identity`.
+        name: the Lease's name, which is the program's name.
+        me: our identity; see `identity`.
         duration: seconds after which others may take a Lease that is not renewed.
         acts: called with whether this replica acts, whenever that changes.
         clock: gives monotonic seconds.

@@ -141,7 +141,7 @@ class Scheduler:
         self._granted.discard(name)
 
     async def read_kueue(self) -> None:
-        """Read, in one request, what those Jobs wait for that Kueue has not admitted."""
+        """Read, in one request, what the Jobs that Kueue has not admitted wait for."""
         waiting = {job.uid for job in self._jobs.of(self._namespace) if job.waiting and job.queue}
         known = self.kueue_messages
         for uid in known.keys() - waiting:

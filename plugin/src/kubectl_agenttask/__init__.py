@@ -29,7 +29,7 @@ class ExitStatus(IntEnum):
     USAGE = 2, "wrong command line"
     CANCELLED = 3, "with `wait` and `--wait`: the task was cancelled"
     NOT_FOUND = 66, "what you named does not exist, or several tasks match"
-    UNREACHABLE = 75, "the API server does not answer, or not at the moment"
+    UNREACHABLE = 75, "the API server does not answer, or has a problem that may pass"
     DENIED = 77, "you do not have the permission"
     CONFIGURATION = 78, "there is no usable kubeconfig, or the cluster does not have AgentTasks"
     TIMED_OUT = 124, "with `wait` and `--wait`: the task had not ended after `--timeout`"

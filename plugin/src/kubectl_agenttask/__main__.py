@@ -41,7 +41,7 @@ _EXAMPLES = f"""examples:
   kubectl agenttask hosts registry.example.com/team/toolchain:1
   kubectl agenttask run https://gitlab.com/group/project/-/issues/7 --project-id 4242
 
-NAME is {FORMS}. Of an item, the newest run is meant.
+NAME is {FORMS}. An item stands for its newest run.
 """
 Command = Callable[[Session, argparse.Namespace], ExitStatus | None]
 
@@ -244,10 +244,11 @@ def _add_many(add: Callable[..., argparse.ArgumentParser]) -> None:
     several(again)
     pruning = add("prune", _later("prune"), "delete tasks that ended long ago", named=False)
     pruning.description = (
-        "Delete tasks that ended long ago. A task is the record that its label has had its run. So a task "
+        "Delete tasks that ended long ago. A task records that its label has had its run. So a task "
         "stays if it has not ended, if the reporter has not shown its end on the item yet, if it is the "
-        "first run of an item with a run that stays, or if the budget of this month counts what it spent. "
-        "The operator deletes ended tasks too, by default after 7 days (operator.policy.keep_finished)."
+        "first run of an item of which another run stays, or if the budget of this month counts what it "
+        "spent. The operator deletes ended tasks too, by default after 7 days "
+        "(operator.policy.keep_finished)."
     )
     pruning.add_argument(
         "--older-than",

@@ -107,7 +107,7 @@ class StoredCredential:
     host: str = ""
 
     def at(self, url: str) -> str:
-        """Return it for this URL; empty if it belongs to another host, which must not see it."""
+        """Return the secret for this URL; empty if it is for another host, which must not see it."""
         try:
             return self.value if self.host == host_of(url) else ""
         except ValueError:

@@ -2,8 +2,8 @@
 
 kubectl runs this program with the words after `kubectl agenttask`; the last one is being written, and may be
 empty. It prints a candidate on each line, with its description after a tab, and then a directive for the
-shell (https://pkg.go.dev/k8s.io/kubectl/pkg/cmd/plugin). So completion works in every shell in which that of
-kubectl works.
+shell (https://pkg.go.dev/k8s.io/kubectl/pkg/cmd/plugin). So completion works in every shell in which
+kubectl's own completion works.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _CLOCK_OFF = timedelta(seconds=30)
 _NO_ANSWER = "the forge cannot reach the receiver: check DNS, the certificate, and the Ingress"
 _WEBHOOK_REFUSALS = {
     0: _NO_ANSWER,
-    401: "the secret at the forge is not that of the receiver: enter the one in the Secret {secret}",
+    401: "the secret at the forge is not the receiver's: enter the one in the Secret {secret}",
     403: "the receiver refuses the sender's address: check webhook.allowed_networks and trusted_proxies",
     404: "the path is wrong: it must end with /webhook/PLATFORM",
     502: _NO_ANSWER,  # GitHub shows this and 504 if there was no answer
@@ -46,7 +46,7 @@ class Finding:
 
     Attributes:
         about: what was checked, in a word or two.
-        text: what is so; for `WRONG` also what to change.
+        text: what was found; for `WRONG` also what to change.
     """
 
     level: Level
@@ -75,7 +75,7 @@ def unknown(about: str, text: str) -> Finding:
 
 
 def token_findings(facts: TokenFacts, host: str, place: str, now: datetime) -> list[Finding]:
-    """Return what is to say about a token that the forge accepts.
+    """Return the finding about a token that the forge accepts.
 
     Args:
         place: where a person sets the token.

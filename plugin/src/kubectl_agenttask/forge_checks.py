@@ -39,7 +39,7 @@ from kubectl_agenttask.findings import (
 from kubectl_agenttask.installation import Installation, component_of, mounted_secrets
 
 QUICK = RetryPolicy(tries=2, total=15.0)
-"""A person waits for the answer, so a forge that is down is said soon."""
+"""A person waits for the answer, so a forge that is down is reported soon."""
 _NO_REPOSITORY = "no repository is known yet: give --repo OWNER/REPO"
 
 

@@ -33,12 +33,12 @@ CONFIG_KEY = "config.yaml"
 
 
 class Written(StrEnum):
-    """What became of an object that should be there."""
+    """What `init` did about an object that should be there."""
 
     CREATED = "created"
     CHANGED = "changed"
     KEPT = "kept"
-    """It was right already."""
+    """Nothing, because it was right already."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class StoredSecret:
 
 
 class Installation:
-    """One namespace with a release, or for one. Methods can raise `PluginError`."""
+    """A namespace with a release, or for a new one. Methods can raise `PluginError`."""
 
     def __init__(self, cluster: ClusterAccess) -> None:
         self.namespace = cluster.namespace

@@ -92,7 +92,7 @@ def ask_model(llm: LLM, key: str, place: str) -> Finding:
         if isinstance(error, httpx.ConnectError) and not _known(urlsplit(asked.url).hostname or ""):
             return unknown(
                 "model",
-                f"this machine does not know {host}, so neither address nor key were tried. Within the "
+                f"this machine does not know {host}, so neither address nor key was tried. Within the "
                 "cluster, the name may be known",
             )
         why = str(error) or type(error).__name__

@@ -1,6 +1,6 @@
 """Deletes tasks that ended long ago, without making the agent work again for a label that it has answered.
 
-An AgentTask is the record that its label application has had its run (docs/decisions/0010). Without it, a
+An AgentTask records that its label application has had its run (docs/decisions/0010). Without it, a
 poll that finds the label on the item, or a webhook that the forge delivers again, starts a new run. The
 operator's sweep deletes old tasks by the same rules; this command deletes them earlier.
 """

@@ -45,7 +45,7 @@ class Reference:
         """Return what a person wrote as a reference.
 
         Raises:
-            UsageError: it is none.
+            UsageError: the text is not a reference.
         """
         text = text.strip()
         if text.startswith(("http://", "https://")):

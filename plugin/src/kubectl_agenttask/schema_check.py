@@ -29,7 +29,7 @@ from kubectl_agenttask.session import Session
 _NAME = f"{PLURAL}.{GROUP}"
 _COPY_GROUP = f"schema-check.{GROUP}"
 _COPY_PLURAL = "checkedagenttasks"
-"""Another word than the real one, so that `kubectl get agenttasks` means the same all the time."""
+"""This differs from the real name, so that `kubectl get agenttasks` always means the same."""
 _COPY = f"{_COPY_PLURAL}.{_COPY_GROUP}"
 _TIMEOUT = 10
 """Maximum number of seconds for one request."""
@@ -38,7 +38,7 @@ _LONGEST_WAIT = 60.0
 one; several API servers behind one address need some more.
 """
 _PAUSE = 0.1
-"""Seconds between two questions whether it has done so."""
+"""Seconds between two checks whether it has done so."""
 _UNKNOWN_FIELD = re.compile(r'unknown field "([^"]+)"')
 """In the API server's answer to a strict request (k8s.io/apimachinery/pkg/runtime/error.go)."""
 
@@ -113,7 +113,7 @@ class _Trial:
         """Return what the API server says of a task, which is stored with a schema."""
         said = self._create(task.body, "Strict")
         lost = _UNKNOWN_FIELD.findall(said)
-        if lost:  # then it has not asked the other rules
+        if lost:  # then it has not applied the other rules
             said = self._create(task.body, "Ignore")
         return SchemaAnswer(
             f"{task.namespace}/{task.name}",

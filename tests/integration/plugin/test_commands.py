@@ -135,7 +135,7 @@ def test_an_item_in_place_of_a_name(place: Place, plugin: Plugin, task: str) -> 
     assert "no agenttask in namespace" in plugin("run", "octo/demo#8", status=66).err
     place.end(f"{task}-r3", succeeded=False)
     assert plugin("retry", ISSUE).out == f"agenttask {task}-r4 created\n"
-    # Of the item, the newest run is meant, and `list` shows them all.
+    # The item stands for its newest run, and `list` shows all of them.
     assert plugin("suspend", ISSUE).out == f"agenttask {task}-r4 suspended\n"
     listed = plugin("list", "octo/demo#7", "-o", "name").out.split()
     assert listed == [

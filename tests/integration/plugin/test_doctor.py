@@ -140,7 +140,7 @@ def test_the_last_delivery_of_a_webhook_says_what_is_wrong(
     forge.wait_for(forge.sandbox.deliveries.all_ended)
     hook.url = url
     [line] = wrong(doctor(newcomer, 1))
-    assert "got 401: the secret at the forge is not that of the receiver" in line
+    assert "got 401: the secret at the forge is not the receiver's" in line
     assert "the Secret webhook-secret" in line
 
 

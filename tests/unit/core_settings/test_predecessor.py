@@ -1,4 +1,4 @@
-"""Every key and variable of the polling agent loads: honoured, or named with what replaces it."""
+"""Every key and variable of the polling agent loads: honored, or named with what replaces it."""
 
 import re
 from pathlib import Path
@@ -167,8 +167,8 @@ def test_the_migration_guide_names_every_old_key(document: str) -> None:
     for old in (*OLD_KEYS, *OLD_VARIABLES):
         row = next((line for line in text.splitlines() if line.startswith(f"| `{old.name}` |")), None)
         assert row is not None, f"no row for {old.name}"
-        if old.honoured_as:
-            assert f"`{old.honoured_as}`" in row
+        if old.honored_as:
+            assert f"`{old.honored_as}`" in row
         if document == "migration.md":
             assert old.advice in row
 

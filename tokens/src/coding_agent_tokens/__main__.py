@@ -53,7 +53,7 @@ async def serve(
 
     Args:
         accounts: the purpose of each program, by the user name of its ServiceAccount.
-        metrics_port: the metrics have a port of their own, because others may read them than ask for tokens.
+        metrics_port: the metrics have a port of their own, because their readers may not ask for tokens.
 
     Raises:
         SettingsError: the App is not configured, or there is no cluster to ask about ServiceAccounts.

@@ -42,7 +42,7 @@ class TokenGiver(Protocol):
 
 @dataclass(frozen=True)
 class Identification:
-    """What the service needs to know who asks.
+    """The facts by which the service finds out who asks.
 
     Attributes:
         host: the web host of the forge whose App this is.
@@ -55,7 +55,7 @@ class Identification:
     clock: Clock
 
     async def caller(self, request: Request) -> Caller | None:
-        """Return who sends a request; `None` if nobody who may have tokens.
+        """Return who sends a request; `None` if the sender may not have tokens.
 
         Raises:
             ReviewsLimitedError: the API server was asked too often.
@@ -147,7 +147,7 @@ async def _caller(identification: Identification, request: Request) -> Caller:
     """Find out who asks.
 
     Raises:
-        _RefusalError: nobody who may have tokens, or this cannot be found out now.
+        _RefusalError: the sender may not have tokens, or this cannot be found out now.
     """
     try:
         caller = await identification.caller(request)

@@ -129,8 +129,7 @@ def model_spec(settings: Settings) -> ModelSpec:
 
 
 def upstreams(settings: Settings) -> list[Upstream]:
-    """Return the providers behind the gateway: that of `llm.provider`, those of other formats with a key, and
-    the fallbacks.
+    """Return the providers behind the gateway: `llm.provider`, other formats with a key, and the fallbacks.
 
     Raises:
         SettingsError: as `model_spec`.

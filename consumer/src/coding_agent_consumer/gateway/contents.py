@@ -1,4 +1,4 @@
-"""Find in a request ways to other hosts, models, and parts without a known size or price.
+"""Search a request for ways to other hosts, for models, and for parts without a known size or price.
 
 A request is read as the provider could read it, and not as its format says: a compatible service can have
 keys of its own, ignore their case, and look at a key in any object. So the rules hold at every depth, except

@@ -1,6 +1,6 @@
 """Count what answers cost and an attempt has spent, and decide whether a request fits its allowance.
 
-A request without others in parallel starts if its input still fits. Parallel requests start only if the most
+A request that runs alone starts if its input still fits. Parallel requests start only if the most
 that all of them may use fits: each reserves its input and its longest answer, and returns what it did not
 use. A request for which this is not known runs without others, and reserves all that is left. So an allowance
 is never exceeded by more than one answer. There is no I/O.

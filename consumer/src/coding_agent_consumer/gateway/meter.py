@@ -56,9 +56,9 @@ class Ending(StrEnum):
 class Counted(NamedTuple):
     """What an answer used, and whether it is known; the ledger charges the reservation for what is not.
 
-    Known is what the provider reported in a whole answer, and what a stream showed before it broke off or the
-    gateway closed: the provider stopped there, too. If the provider was silent, or the answer cannot be read,
-    `tokens` is only an estimate of the least.
+    The usage is known if the provider reported it in a whole answer, or if a stream showed it before it
+    broke off or the gateway closed: the provider stopped there, too. If the provider was silent, or the
+    answer cannot be read, `tokens` is only an estimate of the least.
     """
 
     tokens: Tokens

@@ -26,7 +26,7 @@ memory and time: 11 million of them took 900 MiB and stopped the attempt for 37 
 _MARKS_LIMIT = 10 * _VALUES_LIMIT
 """The most commas, brackets and quotes of a request, including those in its texts."""
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-"""Matches a text, also one without an end. Otherwise each quote in such a text would be tried as a beginning,
+"""Matches a text, even one without an end. Otherwise each quote in such a text would be tried as a beginning,
 and 100,000 escaped quotes would take minutes."""
 _BYTES_PER_TOKEN = 4
 """A rough mean for requests, which are English, code and JSON."""

@@ -1,6 +1,6 @@
 """What a round answers to people's remarks: the texts, and which of them are written already. Pure.
 
-The agent's summary has a line for each remark, because every agent has a summary, also a program that knows
+The agent's summary has a line for each remark, because every agent has a summary, even a program that knows
 nothing of rounds. Its text is quoted, so nothing in it has an effect on the forge.
 """
 

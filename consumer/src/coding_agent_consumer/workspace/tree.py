@@ -42,7 +42,7 @@ from coding_agent_consumer.workspace.processes import CommandRunner
 
 _GIT_TIMEOUT = 300.0
 _SEARCH_TIMEOUT = 30.0
-"""This is short because the model waits for the answer."""
+"""Seconds for a search; short because the model waits for the answer."""
 _MAX_FILES = 2000
 _MAX_MATCHES = 300
 _MAX_LINE = 300

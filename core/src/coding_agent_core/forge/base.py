@@ -113,7 +113,7 @@ class Forge(ABC):
 
     @classmethod
     def app_source(cls, settings: ForgeSettings, clock: Clock, only: str) -> TokenSource | None:
-        """Return what gets the tokens of an App; `None` if the settings have a personal token.
+        """Return the source of an App's tokens; `None` if the settings have a personal token.
 
         Args:
             only: the repository of an attempt; empty for a program that works on all repositories.
@@ -276,7 +276,7 @@ class Forge(ABC):
         """
 
     def signed_commits(self, repository: str) -> SignedCommits:
-        """Return what makes commits in a repository that the forge signs itself.
+        """Return the object that lets the forge itself make and sign commits in a repository.
 
         Raises:
             SettingsError: this platform signs no commits.

@@ -16,5 +16,5 @@ def remember_token(token: str) -> None:
 
 
 def issued_tokens() -> tuple[str, ...]:
-    """Return the newest tokens that were issued to this process, also those that were replaced."""
+    """Return the newest tokens that were issued to this process, including those that were replaced."""
     return tuple(_issued)

@@ -108,7 +108,7 @@ def check_key(check: CheckResult) -> str:
 
 
 def refusal(change: Item, names: str, where: str = "") -> str:
-    """Return what people read if the forge refused to run checks again: also what they can change."""
+    """Return the text for people if the forge refused to run checks again, with what they can change."""
     facts = FACTS[change.platform]
     head = " ".join(filter(None, (f"{facts.title} refused to run these checks again", where)))
     return f"{head}: {names}. Check that {facts.rerun_right}."

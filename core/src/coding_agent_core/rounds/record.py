@@ -204,8 +204,8 @@ class RoundRecord(_Stored):
     def with_rerun_entry(self, entry: RerunEntry) -> RoundRecord:
         """Return the record with a re-run, unless it has it.
 
-        Only those of the head that had the newest one are kept. The report of an ended round is recorded at
-        each look, so its re-runs must not replace those of a newer head.
+        Only the re-runs of the head with the newest re-run are kept. The report of an ended round is
+        recorded at each look, so its re-runs must not replace those of a newer head.
         """
         if entry in self.reruns:
             return self

@@ -35,7 +35,7 @@ ENDS = {
     Phase.FAILED: RoundEnd.FAILED,
     Phase.CANCELLED: RoundEnd.CANCELLED,
 }
-"""How a round ended that has reported nothing."""
+"""The end of a round that has reported nothing, by the phase of its task."""
 
 
 class RoundReport(EndedRound):
@@ -85,7 +85,7 @@ def cause_of(trigger: RoundTrigger) -> RoundCause:
     """Return the cause for which a round was created, without the errors of checks.
 
     Raises:
-        ValueError: the identity is not one.
+        ValueError: the text is not the identity of a cause.
     """
     try:
         kind, _, *ids, again = json.loads(trigger.cause)

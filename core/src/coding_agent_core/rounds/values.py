@@ -21,7 +21,7 @@ MayWrite = Callable[[str], bool | None]
 
 
 class RoundKind(StrEnum):
-    """What a round answers; the order is the order in which they start."""
+    """What a round answers. If several kinds are due, the first one here starts first."""
 
     CONFLICT = "conflict"
     """The base does not merge. This comes first: checks of a head that does not merge mean nothing, and

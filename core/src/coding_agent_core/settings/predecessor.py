@@ -25,17 +25,17 @@ class OldKey:
 
     Attributes:
         name: the dotted key, with `[]` after a list, or the name of the variable.
-        honoured_as: the setting that takes the value; empty if the value is ignored.
+        honored_as: the setting that takes the value; empty if the value is ignored.
         advice: tells people why, and what to write instead.
     """
 
     name: str
-    honoured_as: str
+    honored_as: str
     advice: str
 
     @property
     def sentence(self) -> str:
-        how = f"read as `{self.honoured_as}`" if self.honoured_as else "ignored"
+        how = f"read as `{self.honored_as}`" if self.honored_as else "ignored"
         return f"{how}: {self.advice}"
 
 

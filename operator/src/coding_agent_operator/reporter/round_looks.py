@@ -123,7 +123,7 @@ class ReporterLooks:
         self._wake.set()
 
     def reruns(self, key: str) -> tuple[RerunEntry, ...]:
-        """Return what the record of a change has to have, even if its comment does not have it yet.
+        """Return the re-runs that belong to a change's record, even if its comment does not have them yet.
 
         Args:
             key: the hash of the item.

@@ -58,7 +58,7 @@ class ReporterPod(NamedTuple):
 
 
 def expiry_event(host: str, platform: Platform, place: str, expires: datetime, now: datetime) -> Event | None:
-    """Return what to say about a token that expires then; `None` while there is enough time.
+    """Return the message about a token that expires at a time; `None` while there is enough time.
 
     Args:
         place: where a person sets the token.
@@ -104,7 +104,7 @@ class TokenExpiry:
     _quiet_until: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
             for host in self.forges:
                 await self.look(host)

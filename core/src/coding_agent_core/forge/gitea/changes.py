@@ -167,7 +167,7 @@ class GiteaChanges:
     _base_checks: dict[tuple[str, str], tuple[CheckResult, ...]] = field(default_factory=dict)
 
     async def open(self) -> OpenChanges:
-        """See `Forge.open_changes`. Gitea's search index may be some seconds old, the found ones are not."""
+        """See `Forge.open_changes`. Gitea's search index may be old; what it finds is read anew."""
         params: dict[str, str | int] = {"type": "pulls", "state": "open", "created": "true", "limit": _PAGE}
         if self.settings.owner:
             params["owner"] = self.settings.owner

@@ -113,7 +113,7 @@ def claims(app_id: int, now: datetime) -> dict[str, int | str]:
 
 
 def token_hash(token: str) -> str:
-    """Return how a caller names a token that GitHub did not accept to the token service."""
+    """Return the name by which a caller tells the token service which token GitHub did not accept."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

@@ -46,7 +46,7 @@ _logger = logging.getLogger("coding_agent.github_app")
 _T = TypeVar("_T")
 
 RENEW_BEFORE = 600.0
-"""A token with fewer seconds left is replaced. A push that starts now then has this time."""
+"""A token with fewer seconds left is replaced, so that a push that starts now has this time."""
 _LEAST = 60.0
 """A token with more seconds left than this still serves while GitHub is not available."""
 _AGAIN_AFTER = 30.0
@@ -155,7 +155,7 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """What was refused a moment ago, and until when it is not asked for again, as in `_Kept`."""
+    """A recent refusal, and until when the same is not asked for again, as in `_Kept`."""
 
     problem: AppProblem
     message: str

@@ -1,4 +1,4 @@
-"""What GitHub's GraphQL API is asked about our pull requests, and its answers. Pure.
+"""The queries to GitHub's GraphQL API about our pull requests, and its answers. Pure.
 
 https://docs.github.com/graphql/reference/objects#pullrequest
 """

@@ -116,7 +116,7 @@ class GitHubChanges:
     known: dict[str, tuple[object, Earlier]]
 
     async def open(self) -> OpenChanges:
-        """See `Forge.open_changes`. GitHub's search index may be some seconds old, the found ones are not."""
+        """See `Forge.open_changes`. GitHub's search index may be old; what it finds is current."""
         snapshots: list[ChangeSnapshot] = []
         unreadable: list[tuple[Item, str]] = []
         complete = True
@@ -185,7 +185,7 @@ class GitHubChanges:
             raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
 
     async def _compared(self, snapshot: ChangeSnapshot) -> ChangeSnapshot:
-        """Add to checks that failed how they ended before on the same commit, which the query cannot ask for.
+        """Add the earlier results of failed checks on the same commit, which the query cannot ask for.
 
         This takes one request more for a change on which checks have just failed.
         """

@@ -358,7 +358,7 @@ class GitHubForge(Forge):
     async def _create_change(
         self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool
     ) -> Change:
-        """See `Forge`. Private repositories of some plans have no drafts; there, the change is none."""
+        """See `Forge`. Private repositories of some plans have no drafts; then the change is not one."""
         call = Call(
             "POST",
             _repo_path(item, "pulls"),
@@ -431,9 +431,9 @@ def _repo_path(item: Item, *rest: str | int) -> str:
 def search_query(kind: ItemKind, settings: GitHub, labels: frozenset[str]) -> str:
     """Return the parameter `q` of the issue search.
 
-    An item needs only one of the labels between commas. GitHub requires `is:issue` or `is:pull-request` in
-    each query, so issues and pull requests are searched one after the other. `user:` also selects
-    organizations.
+    An item needs only one of the labels that commas separate. GitHub requires `is:issue` or
+    `is:pull-request` in each query, so issues and pull requests are searched one after the other. `user:`
+    also selects organizations.
     """
     names = ",".join(json.dumps(label, ensure_ascii=False) for label in sorted(labels))
     parts = [f"label:{names}", "is:issue" if kind is ItemKind.ISSUE else "is:pull-request"]

@@ -65,8 +65,8 @@ class ServiceTokens:
     Attributes:
         url: the service's base URL.
         credential: what identifies us now, e.g. a projected token of our ServiceAccount.
-        only: an attempt's repository, for which alone it gets a token. It sends this token with all requests,
-            also with those about another repository, which the token opens if that is public. Empty for a
+        only: the only repository for which an attempt gets a token. It sends this token with all requests,
+            even about another repository, which the token opens if that repository is public. Empty for a
             program that works on all repositories.
         place: where a person sets the App, for messages.
         transport: replaces the network in tests.

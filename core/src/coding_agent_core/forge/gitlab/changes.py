@@ -163,7 +163,7 @@ class _MergeRequest(_Listed, ItemAnswer):
 
     @property
     def pipeline(self) -> _Pipeline | None:
-        """The newest commit's pipeline. That of a merged result has a commit of its own."""
+        """The newest commit's pipeline. The pipeline of a merged result has a commit of its own."""
         found = self.head_pipeline
         merged = found is not None and found.ref.startswith("refs/merge-requests/")
         return found if found is not None and (found.sha == self.sha or merged) else None
@@ -572,7 +572,7 @@ def _thread(discussion: _Discussion, found: _MergeRequest) -> ReviewThread | Non
 
 
 def _events(recorded: list[_Event], notes: list[_Note]) -> tuple[ChangeEvent, ...]:
-    """Return what GitLab records as events, and what only its own notes tell: pushes and drafts."""
+    """Return what GitLab records as events, and what only its own notes show: pushes and drafts."""
     found = [
         ChangeEvent(kind, actor_of(note.author), note.created_at)
         for note in notes

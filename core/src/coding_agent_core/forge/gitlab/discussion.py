@@ -126,7 +126,7 @@ class GitLabDiscussion:
         try:
             change = await self._change()
             pipeline = change.head_pipeline
-            # The last pipeline may be older than the newest commit. That of a merged result has its own.
+            # The last pipeline may be older than the newest commit. A merged result has its own commit.
             merged = pipeline is not None and pipeline.ref.startswith("refs/merge-requests/")
             if pipeline is None or (pipeline.sha != change.sha and not merged):
                 return Checks()

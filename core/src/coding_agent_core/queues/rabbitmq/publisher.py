@@ -352,17 +352,17 @@ class RabbitMQNotices:
         return forge.notices(stop)
 
     def waits(self, task: QueuedTask) -> bool:
-        """Nothing says that it does not."""
+        """See `NoticeSource`. A broker does not know that a task no longer waits."""
         return True
 
     def is_wanted(self, item: Item) -> None:
-        """Only the item's labels show this."""
+        """See `NoticeSource`. A broker knows no tasks, so only the item's labels show this."""
 
     def latest_task(self, item: Item) -> None:
-        """A broker knows no tasks."""
+        """See `NoticeSource`. A broker knows no tasks."""
 
     def is_cancelled(self, item: Item) -> bool:
-        """Nothing says so."""
+        """See `NoticeSource`. A broker does not know that a task was cancelled."""
         return False
 
     async def looks(self, host: str) -> bool:

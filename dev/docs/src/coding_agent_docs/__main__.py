@@ -10,7 +10,7 @@ from coding_agent_docs.errors import DocsError
 
 
 def main() -> int:
-    """0; 1 where the documentation is not right."""
+    """Run a command. Return the exit status: 0, or 1 if the documentation has an error."""
     parser = argparse.ArgumentParser(prog="coding_agent_docs", description=__doc__)
     parser.add_argument("command", choices=["reference", "build", "serve"])
     command = parser.parse_args().command

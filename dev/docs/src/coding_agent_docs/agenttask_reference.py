@@ -34,7 +34,7 @@ CONDITIONS = {
     "LabelsShown": "`True` once the item has shown our labels. A trigger label after that asks for a new run",
     "Reported": "`False` while [the item cannot be updated](../operations/reporter.md); the reason says why",
 }
-"""What each condition says."""
+"""The meaning of each condition."""
 
 WAITING = {
     "Waiting": "Queued: the task waits for its turn",
@@ -50,7 +50,7 @@ WAITING = {
     "Cancelling": "the task is being cancelled; its attempt is ending",
     "Suspending": "the task is being suspended; its attempt is ending",
     "Suspended": "Suspended: `spec.suspend` is set",
-    "Backoff": "Backoff: the last attempt gave no reason. Usually its reason stands here",
+    "Backoff": "Backoff: the last attempt gave no reason. Usually its reason is here",
 }
 """Reasons of a task that has not ended, with the phase."""
 
@@ -86,7 +86,7 @@ EVENTS = {
     "TokenExpiresSoon": "on the reporter's pod: a forge's token expires within two weeks",
     "TokenExpired": "on the reporter's pod: a forge's token has expired",
 }
-"""What each Event says."""
+"""The meaning of each Event."""
 
 _POD_EVENT = "\nIf the pod of an attempt does not end, the task has an Event with that reason of attempts.\n"
 _CONSEQUENCE = {
@@ -101,7 +101,7 @@ _CONSEQUENCE = {
 
 
 def agenttask_page(head: str) -> str:
-    """The page of AgentTask, which begins with `head`.
+    """Return the page of AgentTask, which begins with `head`.
 
     Raises:
         DocsError: a field of the CustomResourceDefinition has no description.
@@ -122,7 +122,7 @@ def agenttask_page(head: str) -> str:
 
 
 def _object(path: str, schema: Schema) -> Iterator[str]:
-    """A section for the object and one for each object in it."""
+    """Yield the lines of a section for the object, and of one for each object in it."""
     yield f"\n## {path}\n\n{schema['description']}\n"
     yield "\n| field | type | default | meaning |\n|---|---|---|---|\n"
     required = schema.get("required", [])

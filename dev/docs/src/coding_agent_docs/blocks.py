@@ -1,13 +1,13 @@
-"""The fenced blocks of a Markdown page, and what the comment above each says is to be done with it.
+"""Reads the fenced blocks of a Markdown page, and the comments that say how tests use each of them.
 
-A comment in the line above a block is seen by no reader:
+The comment is in the line above the block, and readers do not see it:
 
-    <!-- run: checkout -->       run it in this setting; with ` exit=N` that is the status it must end with
-    <!-- prints -->              what the block before it prints; `…` stands for anything within a line, and
-                                 a line of nothing but `…` for any number of lines
+    <!-- run: checkout -->       run it in this environment; with ` exit=N`, N must be its exit status
+    <!-- prints -->              the output of the block before it; `…` stands for anything within a line, and
+                                 a line that is only `…` for any number of lines
     <!-- file: NAME -->          a file that later blocks of the page use
     <!-- add: NAME -->           values of the chart, to be added to such a file
-    <!-- config -->              settings, as they stand in config.yaml
+    <!-- config -->              settings, as in config.yaml
     <!-- values -->              values of the chart
 """
 
@@ -30,11 +30,11 @@ class Block:
     """A fenced block.
 
     Attributes:
-        word: of its mark: `run`, `prints`, `file`, `add`, `config`, `values`, or empty.
-        line: of its opening fence, from 1.
-        language: first word of the info string; may be empty.
-        what: what stands behind the word: the setting that it is run in, the name of the file.
-        status: what a run must end with.
+        word: the word in its comment: `run`, `prints`, `file`, `add`, `config`, `values`, or empty.
+        line: the line of its opening fence, from 1.
+        language: the first word after the fence; may be empty.
+        what: the text after the word: the environment in which to run it, or the name of the file.
+        status: the exit status that a run must have.
     """
 
     page: Path
@@ -86,7 +86,7 @@ def _block(page: Path, line: int, language: str, text: str, above: str) -> Block
 
 
 def script(block: Block) -> str:
-    """The commands of a shell block: of `console` blocks those behind `$ `, without what they print."""
+    """Return the commands of a shell block; in a `console` block, these are the lines after `$ `."""
     if block.language != "console":
         return block.text
     commands: list[str] = []
@@ -103,7 +103,7 @@ def script(block: Block) -> str:
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether that is what was printed; runs of blanks count as one, for columns grow with their contents."""
+    """Whether this was printed. Several blanks count as one, because columns grow with their contents."""
     pattern = []
     for line in expected.strip().splitlines():
         if line.strip() == "…":

@@ -1,4 +1,4 @@
-"""What can go wrong while the documentation is built."""
+"""The error of a build of the documentation."""
 
 
 class DocsError(Exception):

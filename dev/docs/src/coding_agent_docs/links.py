@@ -1,4 +1,4 @@
-"""Relative links of Markdown pages as GitHub sees them; the site's own are checked by its builder too."""
+"""Checks the relative links of Markdown pages by GitHub's rules. The site's builder checks its own too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CODE = re.compile(r"`[^`\n]*`")
 
 
 def dead_links(page: Path) -> Iterator[str]:
-    """Each relative link whose file or heading is not there, as `target`."""
+    """Yield the target of each relative link whose file or heading does not exist."""
     text = _FENCED.sub("", page.read_text(encoding="utf-8"))
     for match in _LINK.finditer(_CODE.sub("", text)):
         target = match["target"]
@@ -27,7 +27,7 @@ def dead_links(page: Path) -> Iterator[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, by GitHub's rule; a repeated one gets `-1`, `-2`, …"""
+    """Return the anchors of a page's headings, by GitHub's rule; a repeated one gets `-1`, `-2`, …"""
     found: set[str] = set()
     text = _FENCED.sub("", page.read_text(encoding="utf-8"))
     for match in _HEADING.finditer(text):
@@ -41,6 +41,6 @@ def anchors(page: Path) -> set[str]:
 
 
 def slug_of(title: str) -> str:
-    """GitHub's anchor of a heading: lower case, punctuation dropped, blanks to hyphens."""
+    """Return GitHub's anchor of a heading: in lower case, without punctuation, with hyphens for blanks."""
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).strip().lower()
     return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")

@@ -10,7 +10,7 @@ from coding_agent_docs.paths import ROOT
 
 _PROGRAMS = ("receiver", "operator", "consumer", "user-config", "tokens", "core")
 _KINDS = {kind: kind.lower() for kind in ("Counter", "Gauge", "Histogram", "Summary")}
-"""By the class that makes it, the kind that Prometheus sees."""
+"""The kind of a metric for Prometheus, by the class that makes it."""
 PREFIX = "coding_agent_"
 
 
@@ -26,7 +26,7 @@ class Metric:
 
 
 def metrics(root: Path = ROOT) -> list[Metric]:
-    """All of them, by program and name."""
+    """Return all metrics, sorted by program and name."""
     found = []
     for program in _PROGRAMS:
         for file in sorted((root / program / "src").rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Where the documentation is."""
+"""The folders and files of the documentation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[4]
 DOCS = ROOT / "docs"
 CONFIGURATION = DOCS / "reference" / "configuration.md"
 CHART_SCHEMA = ROOT / "charts" / "schema.py"
-"""Knows which settings the chart sets itself."""
+"""The script that lists the settings that the chart sets itself."""
 METRICS = DOCS / "reference" / "metrics.md"
 STATES = DOCS / "reference" / "states.md"
 AGENTTASK = DOCS / "reference" / "agenttask.md"
@@ -16,7 +16,7 @@ CRD = ROOT / "crds" / "agenttask.yaml"
 
 
 def pages() -> list[Path]:
-    """Every Markdown file for people, decisions and packages' own READMEs included."""
+    """Return every Markdown file for people, including decisions and the READMEs of packages."""
     folders = [DOCS, ROOT / "plugin", ROOT / "charts", ROOT / "examples"]
     return [
         *sorted(ROOT.glob("*.md")),

@@ -35,7 +35,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Key:
-    """One setting; `path` is dotted, `[]` behind a list and `.NAME` for the free keys of a mapping."""
+    """A setting. Its dotted `path` has `[]` after a list, and `.NAME` for the free keys of a mapping."""
 
     path: str
     type: str
@@ -46,7 +46,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Group:
-    """The settings of one section, those of sections below it left out."""
+    """The settings of one section, without the sections below it."""
 
     path: str
     meaning: str
@@ -54,7 +54,7 @@ class Group:
 
 
 def groups(model: type[BaseModel] = Settings, path: str = "") -> Iterator[Group]:
-    """The section itself, then those below it, in the order of the types."""
+    """Yield the section itself, then the sections below it, in the order of the types."""
     meanings = attribute_docstrings(model)
     keys: list[Key] = []
     below: list[tuple[type[BaseModel], str]] = []
@@ -76,7 +76,7 @@ def groups(model: type[BaseModel] = Settings, path: str = "") -> Iterator[Group]
 
 
 def undocumented() -> list[str]:
-    """Settings without a string under them in their type; Kubernetes documents what is "as in" its own."""
+    """Return the settings without a docstring, except sections of Kubernetes (`As in a …`)."""
     ours = [group for group in groups() if not group.meaning.startswith("As in a ")]
     return [key.path for group in ours for key in group.keys if not key.meaning]
 
@@ -86,7 +86,7 @@ def _key(name: str, field: FieldInfo) -> str:
 
 
 def _section(annotation: Any) -> tuple[type[BaseModel], str] | None:
-    """The section type that an annotation stands for, and how its place is written."""
+    """Return the section type that an annotation stands for, and the suffix of its path."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return None if issubclass(annotation, SecretSettings) else (annotation, "")
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -196,12 +196,12 @@ def _for_readers(meaning: str) -> str:
 
 
 def _first(text: str) -> str:
-    """The first paragraph, without what only the code's readers look up."""
+    """Return the first paragraph, without what only readers of the code need."""
     return _NUMBERS.sub("", " ".join(text.split("\n\n", maxsplit=1)[0].split()))
 
 
 def attribute_docstrings(cls: type) -> dict[str, str]:
-    """The strings under the attributes of a class, inherited ones included; line breaks become blanks."""
+    """Return the docstrings of a class's attributes, including inherited ones, each on one line."""
     found: dict[str, str] = {}
     for entry in reversed(cls.__mro__):
         if entry.__module__.partition(".")[0] == cls.__module__.partition(".")[0]:

@@ -1,4 +1,4 @@
-"""The site: zensical over `docs/`, strict, with everything in it.
+"""Builds the site with zensical from `docs/`. A warning is an error, and the site needs no other host.
 
 Mermaid draws the diagrams in the reader's browser. It comes from npm at build time, never from a CDN:
 the site's own script takes the global `mermaid` if there is one, and only otherwise fetches it.
@@ -28,17 +28,17 @@ _MERMAID_VERSION = "12.3.0"
 _MERMAID_INTEGRITY = (
     "4113TdXeLAsMruJ79OpFL5O8+LTFXhQqZ260rF3tgUmiNAtRm4Uume04I+65PRN6yZ69J4f8rVYWW8zRk65UYw=="
 )
-"""SHA-512 of the package, base64, as `npm view mermaid@VERSION dist.integrity` says it."""
+"""SHA-512 of the package in base64, as `npm view mermaid@VERSION dist.integrity` prints it."""
 _MERMAID = DOCS / "assets" / "javascripts" / "mermaid.min.js"
 _FETCH_S = 240
 _RETRIES = ("--fetch-retries=5", "--fetch-retry-mintimeout=2000", "--fetch-retry-maxtimeout=20000")
 
 
 def build() -> Path:
-    """Build the site anew; the folder it is in.
+    """Build the site anew, and return its folder.
 
     Raises:
-        DocsError: a link or an anchor is dead, or anything else that zensical warns of.
+        DocsError: a link or an anchor is dead, or zensical warns of something else.
     """
     _provide_mermaid()
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "--config-file", str(CONFIG)]
@@ -50,7 +50,7 @@ def build() -> Path:
 
 
 def serve() -> int:
-    """Build and serve the site for a writer, on zensical's own port; its exit status."""
+    """Build the site and serve it on zensical's own port. Return zensical's exit status."""
     _provide_mermaid()
     return subprocess.run(
         [sys.executable, "-m", "zensical", "serve", "--config-file", str(CONFIG)], check=False, cwd=ROOT
@@ -58,10 +58,10 @@ def serve() -> int:
 
 
 def _provide_mermaid() -> Path:
-    """Put Mermaid where the site takes it from; fetched once a machine.
+    """Copy Mermaid into the site's sources. A machine fetches it only once.
 
     Raises:
-        DocsError: npm cannot fetch it, or it is another than the pinned one.
+        DocsError: npm cannot fetch it, or its checksum is not the pinned one.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coding-agent" / "npm"
     cached = root / f"mermaid-{_MERMAID_VERSION}.min.js"

@@ -68,7 +68,7 @@ class _Example:
 
 
 def states_page(head: str) -> str:
-    """The page; a section for each state, with the labels and the comment of the item."""
+    """Return the page: a section for each state, with the labels and the comment of the item."""
     return head + "".join(
         _section(example) for example in (*_waiting(), *_with_attempts(), *_after_the_work())
     )
@@ -87,7 +87,7 @@ def _section(example: _Example) -> str:
 
 
 def _label(phase: Phase) -> str:
-    """The label that an item with the default trigger label has in this phase."""
+    """Return the label that an item with the default trigger label has in this phase."""
     present = frozenset({_LABELS.trigger(None)} if phase is Phase.QUEUED else {_LABELS.processing_label})
     added, removed = label_changes(phase, _LABELS, present)
     return " ".join(f"`{name}`" for name in sorted((present | set(added)) - set(removed))) or "none"
@@ -136,7 +136,7 @@ def _problem(reason: PodReason, detail: str) -> TaskState:
 
 
 def _waiting() -> Iterator[_Example]:
-    """Before an attempt's Job is there."""
+    """Yield the states before an attempt's Job exists."""
     ready = _state(Stage.READY)
     yield _Example(
         "Waiting for its turn",
@@ -166,7 +166,7 @@ def _waiting() -> Iterator[_Example]:
 
 
 def _with_attempts() -> Iterator[_Example]:
-    """From the first Job until the task ends."""
+    """Yield the states from the first Job until the task ends."""
     running = replace(_state(Stage.ACTIVE, _attempt(), live=True), started=True)
     second = replace(
         _state(Stage.ACTIVE, _attempt(1, Reason.MODEL_UNAVAILABLE), _attempt(2), live=True), started=True
@@ -200,7 +200,7 @@ def _with_attempts() -> Iterator[_Example]:
 
 
 def _after_the_work() -> Iterator[_Example]:
-    """While the work is verified, and when the task has ended."""
+    """Yield the states while the work is verified, and after the task has ended."""
     yield _Example(
         "Done",
         "The change is open.",

@@ -1,4 +1,4 @@
-"""Writes the reference pages; a test holds them equal to what the code says."""
+"""Writes the reference pages. A test checks that they are up to date."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ each state.
 
 
 def pages() -> dict[Path, str]:
-    """What each reference page must contain."""
+    """Return the text that each reference page must have."""
     return {
         CONFIGURATION: configuration(),
         METRICS: metrics_page(),
@@ -96,7 +96,7 @@ def pages() -> dict[Path, str]:
 
 
 def write() -> list[Path]:
-    """Write those that changed; which these were."""
+    """Write the pages that have changed, and return their paths."""
     changed = []
     for path, text in pages().items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -107,7 +107,7 @@ def write() -> list[Path]:
 
 
 def configuration() -> str:
-    """The page of the settings."""
+    """Return the page of the settings."""
     sections = "".join(_section(group) for group in groups() if group.keys)
     return _CONFIGURATION + sections + _CHART + "".join(_chart_rows())
 
@@ -134,7 +134,7 @@ def _section(group: Group) -> str:
 
 
 def metrics_page() -> str:
-    """The page of the metrics."""
+    """Return the page of the metrics."""
     text = _METRICS
     program = ""
     for metric in metrics():

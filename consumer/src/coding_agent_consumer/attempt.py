@@ -11,39 +11,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from coding_agent_core.attempts import AttemptInput, Outcome
-from coding_agent_core.environment import ENVIRONMENT_FILE, Environment, RepositoryFile, VerifyCommand
+from coding_agent_core.environment import ENVIRONMENT_FILE, Environment
 from coding_agent_core.errors import ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.values import CommitIdentity, ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
-from coding_agent_core.retry import (
-    Clock,
-    Deadline,
-    StoppedError,
-    any_of,
-    both,
-    pause_until,
-    run_until,
-    while_unavailable,
-)
+from coding_agent_core.retry import Clock, Deadline, StoppedError, both, run_until
 from coding_agent_core.settings.attempt_settings import Signing
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName, TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
-from coding_agent_core.usage import Allowance, Usage
 
-from coding_agent_consumer.agent.model_spec import allowed_models, upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
+from coding_agent_consumer.agent_work import AgentWork, MakeAgent
 from coding_agent_consumer.approval import ApprovalCheck, Unapproved
+from coding_agent_consumer.attempt_time import AttemptTime
 from coding_agent_consumer.background import (
     Conversation,
     instruction_files,
@@ -52,12 +42,10 @@ from coding_agent_consumer.background import (
     read_conversation,
     read_environment,
     read_images,
-    set_up,
 )
-from coding_agent_consumer.brief import Agent, Brief, Image, Step
-from coding_agent_consumer.commits import InvalidPatchError, co_author, commit_author
+from coding_agent_consumer.brief import Brief, Image
+from coding_agent_consumer.commits import co_author, commit_author
 from coding_agent_consumer.failures import outcome_of_error
-from coding_agent_consumer.forge_commits import NOTE
 from coding_agent_consumer.forge_tasks import Approval, ForgeTask, PushTarget, approval_of, person_refusal
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.mirror import Mirror
@@ -68,19 +56,13 @@ from coding_agent_consumer.rounds.replies import without_ids
 from coding_agent_consumer.rounds.work import RoundWork, cause_gone
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
-from coding_agent_consumer.verification import WorkVerification, not_run, note_about
-from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRequestError
+from coding_agent_consumer.verification import not_run
 
 if TYPE_CHECKING:
-    from coding_agent_consumer.gateway.forwarding import Gateway
     from coding_agent_consumer.ssh_signatures import SshSigner
 
 _logger = logging.getLogger("coding_agent.attempt")
 
-_T = TypeVar("_T")
-MakeAgent = Callable[[Settings, "Gateway"], Agent]
-"""Makes an agent that works with the settings and reaches the model through the gateway."""
 Load = Callable[[], Awaitable[tuple[ForgeTask, ItemDetails]]]
 """Reads what the attempt works on. It is called again while the forge is not available.
 
@@ -92,8 +74,6 @@ _LAST_UPLOAD = 20.0
 """Seconds that the last upload of the transcript may take, unless time is short."""
 _RESERVE = 10.0
 """Seconds at the end of the grace time that are kept for writing the outcome."""
-_LONGEST_PAUSE = 30.0
-"""The most seconds between two tries to push finished work."""
 _DESCRIPTION_LIMIT = 16_000
 """The most characters of the summary in a change's description; GitHub accepts 65,536 in total."""
 
@@ -139,19 +119,13 @@ class Attempt:
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     clock: Clock = field(default_factory=Clock)
     transcripts: Transcripts = field(init=False)
-    _deadline: Deadline = field(init=False)
-    _worked: Outcome | None = field(default=None, init=False)
-    """The outcome of the agent's work, once there is one."""
+    _time: AttemptTime = field(init=False)
+    _work: AgentWork | None = field(default=None, init=False)
+    """The agent's work, once all that it needs is prepared."""
     _change: str | None = field(default=None, init=False)
     """The open change that the work continues. The outcome names it however the attempt ends."""
-    _pushed: str | None = field(default=None, init=False)
-    """The branch to which the agent's finished work was pushed, once it was."""
-    _gateway: Gateway | None = field(default=None, init=False)
-    """The gateway is open while the agent works. Its counts are still read after that."""
     _cloned: str = field(default="", init=False)
     """The commit that was cloned. A merge changes the clone's start point."""
-    _committed: bool = field(default=False, init=False)
-    """Whether the finished work was committed, so that nothing that its verification left is added to it."""
     _round: RoundWork | None = field(default=None, init=False)
     """The round that this attempt works on; `None` for a task that a person asked for."""
 
@@ -177,7 +151,8 @@ class Attempt:
     async def run(self) -> Outcome:
         """Run the attempt to its end. This raises only if it is cancelled from outside."""
         timeout = self.given.timeout_seconds
-        self._deadline = Deadline.after(timeout, self.clock)
+        deadline = Deadline.after(timeout, self.clock)
+        self._time = AttemptTime(deadline, self.overtime, self.patience, self.stop, self.clock)
         reserve = min(_RESERVE, self.grace / 3)
         try:
             outcome = await run_until(
@@ -195,9 +170,9 @@ class Attempt:
             outcome = self._cut_off(
                 Reason.DEADLINE_EXCEEDED, f"The attempt did not finish within {timeout} s."
             )
-        if self._gateway is not None:
+        if self._work is not None and self._work.usage is not None:
             # The work was paid for even if it could not be pushed.
-            outcome = outcome.model_copy(update={"usage": self._gateway.usage})
+            outcome = outcome.model_copy(update={"usage": self._work.usage})
         if outcome.change_url is None:
             outcome = outcome.model_copy(update={"change_url": self._change})
         if self._round is not None:
@@ -210,21 +185,22 @@ class Attempt:
     @property
     def began(self) -> bool:
         """Whether the agent's work has begun."""
-        return self._gateway is not None
+        return self._work is not None and self._work.usage is not None
 
     @property
     def hurried(self) -> bool:
         """Whether what is left to do must be quick: the attempt was stopped, or its time is over."""
-        return self.stop.is_set() or self._deadline.passed
+        return self._time.hurried
 
     def _cut_off(self, reason: Reason, message: str) -> Outcome:
-        if self._worked is not None and self._worked.reason is Reason.COMPLETED:
+        pushed = self._work.pushed if self._work is not None else None
+        if self._work is not None and self._work.finished:
             reason, message = Reason.FORGE_UNAVAILABLE, "The finished work could not be pushed in time."
-            if self._pushed is not None and self._round is None:
+            if pushed is not None and self._round is None:
                 message = "The finished work could not be offered as a change in time."
-            elif self._pushed is not None:
+            elif pushed is not None:
                 message = "The finished work was pushed, but it could not be reported on the change in time."
-        return Outcome(reason=reason, message=message, branch=self._pushed)
+        return Outcome(reason=reason, message=message, branch=pushed)
 
     async def _outcome(self) -> Outcome:
         try:
@@ -240,7 +216,7 @@ class Attempt:
             return outcome_of_error(error)
 
     async def _run(self) -> Outcome:
-        task, details = await self._prepared(self.load)
+        task, details = await self._time.before_work(self.load)
         self._change = task.state.change_url
         approval = await self._approval(task, details)
         if isinstance(approval, Outcome):
@@ -250,7 +226,7 @@ class Attempt:
         permit: Permit = PushPermit(
             task.forge, details, self.settings.consumer.branch_prefix, target.repository, self.lost
         )
-        await self._prepared(lambda: permit(target.branch))
+        await self._time.before_work(lambda: permit(target.branch))
         if self._round is not None:
             permit = self._round.permit(permit)
         check = ApprovalCheck(
@@ -270,7 +246,7 @@ class Attempt:
             over = await self._resumed(repository)
             if over is not None and over.reason is not Reason.COMPLETED:
                 return over.model_copy(update={"change_url": details.url})
-            project = await self._prepared(
+            project = await self._time.before_work(
                 lambda: project_commit(task.forge, details, repository, self.settings.consumer.branch_prefix)
             )
             _logger.info("Instructions and environment are those of the branch %s", project.branch)
@@ -289,9 +265,11 @@ class Attempt:
                 runner=self._request.runner or file.runner,
                 instructions=self.given.instructions,
             )
-            author = await self._prepared(lambda: commit_author(task.forge, settings.consumer.commits))
+            author = await self._time.before_work(
+                lambda: commit_author(task.forge, settings.consumer.commits)
+            )
             publisher, (brief, unapproved) = await both(
-                self._prepared(
+                self._time.before_work(
                     lambda: self._publisher(settings, task, details, repository, user=user, author=author)
                 ),
                 self._brief(
@@ -306,24 +284,27 @@ class Attempt:
                     recap=recap,
                 ),
             )
-            worked = await self._work_in_workspace(settings, task, brief, file, publisher)
+            self._work = AgentWork(
+                settings,
+                task.item.display,
+                publisher,
+                self._round,
+                self._time,
+                self.transcripts,
+                make_agent=self.make_agent,
+                given_allowance=self.given.allowance,
+                record=self.record,
+                variables=self.variables,
+            )
+            worked = await self._work.run(brief, file)
             if unapproved.report:
                 summary = f"{unapproved.report}\n\n{worked.summary}".strip()
-                worked = self._worked = worked.model_copy(update={"summary": summary})
-            worked = self._worked = await self._answered(worked, repository)
-            worked = self._worked = worked.model_copy(update={"commit": self._commit(repository)})
+                worked = worked.model_copy(update={"summary": summary})
+            worked = await self._answered(worked, repository)
+            worked = worked.model_copy(update={"commit": self._commit(repository)})
         outcome = await self._conclude(task, details, worked, publisher.pushed_branch)
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome
-
-    def _open_workspace(self) -> AbstractAsyncContextManager[Workspace]:
-        workspace = self.settings.consumer.workspace
-        return launch_workspace(
-            workspace,
-            hidden=[self.settings.context_storage.base_dir],
-            readable=workspace.readable,
-            environment=self.variables,
-        )
 
     async def _refusal(self, task: ForgeTask, user: str) -> str | None:
         return await person_refusal(
@@ -382,7 +363,7 @@ class Attempt:
                 raise ForgeUnavailableError(f"The branch of {task.item.display} was pushed to meanwhile")
             return shown, unapproved, repository
 
-        return await self._prepared(checked)
+        return await self._time.before_work(checked)
 
     async def _brief(
         self,
@@ -406,16 +387,16 @@ class Attempt:
         files = await instruction_files(repository, project)
         round_, images = self._round, tuple[Image, ...]()
         if round_ is not None:
-            await self._prepared(lambda: round_.prepare(repository, details, author))
+            await self._time.before_work(lambda: round_.prepare(repository, details, author))
             text = round_.prompt(details, repository.conflicts, files, recap)
         else:
-            conversation, unapproved = await self._prepared(
+            conversation, unapproved = await self._time.before_work(
                 lambda: self._conversation(task, details, repository, check, unapproved)
             )
-            own = await self._prepared(task.forge.whoami)
+            own = await self._time.before_work(task.forge.whoami)
             text = prompt(conversation, unapproved, own_login=own, files=files, recap=recap)
             if settings.llm.images:
-                images = await self._prepared(lambda: read_images(task.forge, conversation))
+                images = await self._time.before_work(lambda: read_images(task.forge, conversation))
         brief = Brief(
             instructions=instructions(settings),
             prompt=scrub_for(settings)(text),  # a failed check may have printed one of our secrets
@@ -444,11 +425,13 @@ class Attempt:
         """
         trigger = self._request.trigger.round
         if trigger is None:
-            approval = await self._prepared(lambda: approval_of(task.forge, task.item, self._request))
-            refused = await self._prepared(lambda: self._refusal(task, approval.user))
+            approval = await self._time.before_work(lambda: approval_of(task.forge, task.item, self._request))
+            refused = await self._time.before_work(lambda: self._refusal(task, approval.user))
             return approval if refused is None else Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
         policy = self.settings.rounds.policy(self.settings.labels(task.item.platform))
-        self._round = await self._prepared(lambda: RoundWork.begin(task.forge, details.item, trigger, policy))
+        self._round = await self._time.before_work(
+            lambda: RoundWork.begin(task.forge, details.item, trigger, policy)
+        )
         over = None if self._round.moved else self._round.over
         return over or Approval(self._request.user, None)
 
@@ -464,7 +447,7 @@ class Attempt:
         if self._round is None:
             return worked
         await self._round.pushed_by(repository)
-        await self._round.answer(worked, self._delivered)
+        await self._round.answer(worked, self._time.after_work)
         return worked.model_copy(update={"summary": without_ids(worked.summary)})
 
     async def _publisher(
@@ -490,144 +473,11 @@ class Attempt:
             signer=_signer(key) if key else None,
         )
 
-    async def _work_in_workspace(
-        self, settings: Settings, task: ForgeTask, brief: Brief, file: RepositoryFile, publisher: Publisher
-    ) -> Outcome:
-        """Prepare a workspace with the clone, let the agent work in it, and push its work."""
-        async with self._open_workspace() as workspace:
-            await workspace.seed(await publisher.repository.bundle(), publisher.repository.branch)
-            scrub = scrub_for(settings)
-            notes = await run_until(lambda: set_up(workspace, file, self._deadline, scrub), self.stop)
-            commands = settings.verify.commands_of(file)
-            notes += note_about(commands) + (NOTE if self._forge_signs else "")
-            brief = replace(brief, prompt=brief.prompt + notes)
-            worked = self._worked = await self._work(
-                settings, task, brief, workspace, publisher, commands=commands
-            )
-            worked = self._worked = await self._publish(publisher, workspace, worked)
-            self._pushed = publisher.pushed_branch
-        return worked
-
-    async def _work(
-        self,
-        settings: Settings,
-        task: ForgeTask,
-        brief: Brief,
-        workspace: Workspace,
-        publisher: Publisher,
-        *,
-        commands: Sequence[VerifyCommand],
-    ) -> Outcome:
-        """Let the agent work, and push its work from time to time. Then let the commands check the work."""
-        # By now, this has been imported beside the clone.
-        from coding_agent_consumer.gateway.gateway_server import open_gateway  # noqa: PLC0415
-
-        if self._round is not None:
-            await self._prepared(self._round.check)
-
-        async def log_step(step: Step) -> None:
-            _logger.info("%s step %d: %s", task.item.display, step.number, step.title)
-
-        async with (
-            open_gateway(
-                upstreams(settings),
-                self._allowance,
-                prices=settings.llm.prices,
-                models=allowed_models(settings),
-                provider_tools=settings.gateway.provider_tools,
-                timeout=settings.llm.request_timeout,
-                host=settings.gateway.host,
-                on_counted=self._record,
-            ) as gateway,
-            any_of(self.stop, gateway.exhausted, publisher.branch_moved) as stop,
-        ):
-            self._gateway = gateway
-            self._record(gateway.usage)
-            agent = self.make_agent(settings, gateway)
-            on_step = publisher.with_checkpoints(
-                workspace,
-                log_step,
-                # Each push of a round starts checks and asks for people's attention.
-                settings.consumer.checkpoint_interval if self._round is None else 0,
-            )
-
-            async def work(given: Brief) -> Outcome:
-                left = max(1.0, self._deadline.left)
-                worked = await agent.work(given, workspace, stop=stop, timeout=left, on_step=on_step)
-                return self._within_allowance(worked, gateway)
-
-            worked = await work(brief)
-            if not commands or worked.reason is not Reason.COMPLETED:
-                return worked
-            verification = WorkVerification(
-                workspace=workspace,
-                publisher=publisher,
-                commands=commands,
-                settings=settings,
-                deadline=self._deadline,
-                stop=self.stop,
-                commit=lambda worked: self._with_commit(publisher, workspace, worked),
-                work=work,
-                steps=self.transcripts.lines.text,
-            )
-            return await verification.of(brief, worked)
-
     def _commit(self, repository: BareClone) -> str | None:
         """Return the commit to verify: what this task has pushed, if anything."""
         if repository.pushed != self._cloned:
             return repository.pushed
         return self._cloned if repository.resumed and self._round is None else None
-
-    @property
-    def _allowance(self) -> Allowance | None:
-        given = self.given.allowance
-        return given if self._round is None else self._round.allowance(given)
-
-    def _record(self, usage: Usage) -> None:
-        if self.record is None or self.given.allowance is None:
-            return
-        message = "The agent ended before it could say how the attempt went."
-        so_far = Outcome(reason=Reason.INTERNAL, message=message, usage=usage)
-        self.record(self.transcripts.so_far(so_far))
-
-    def _within_allowance(self, worked: Outcome, gateway: Gateway) -> Outcome:
-        """Return the agent's outcome, as `BudgetExceeded` if the allowance ended it: agents report this in
-        different ways."""
-        stopped = worked.reason is Reason.CANCELLED and self.stop.is_set()
-        if not gateway.exhausted.is_set() or stopped or worked.succeeded:
-            return worked
-        message = (
-            f"The attempt may spend {self._allowance} on the model. It spent {gateway.spent}, and its "
-            "next request did not fit."
-        )
-        return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
-
-    async def _publish(self, publisher: Publisher, workspace: Workspace, worked: Outcome) -> Outcome:
-        """Commit and push the workspace's work. Return the outcome with what people must know about it."""
-        if self._round is not None and worked.reason is not Reason.COMPLETED:
-            # A round pushes once, when its work is finished: the checks of another head, or a merge with
-            # conflicts, would be another cause.
-            return worked
-        if not self._committed:
-            worked = await self._with_commit(publisher, workspace, worked)
-        await self._delivered(publisher.push)
-        return worked
-
-    async def _with_commit(self, publisher: Publisher, workspace: Workspace, worked: Outcome) -> Outcome:
-        """Commit the workspace's work. Return the outcome with what people must know about it."""
-        completed = worked.reason is Reason.COMPLETED
-        summary = worked.summary if self._round is None else without_ids(worked.summary)
-        try:
-            note = await publisher.commit(workspace, summary, finished=completed)
-        except (WorkspaceGoneError, WorkspaceRequestError, InvalidPatchError):
-            if completed:
-                raise
-            # The reason why the attempt ended matters more than the loss of the rest of its work.
-            return worked
-        self._committed = completed
-        if not note or note in worked.summary:
-            return worked
-        return worked.model_copy(update={"summary": f"{worked.summary}\n\n{note}".strip()})
 
     async def _conclude(
         self, task: ForgeTask, details: ItemDetails, worked: Outcome, branch: str | None
@@ -643,7 +493,7 @@ class Attempt:
         if self.lost.is_set():
             raise StoppedError
         summary = beginning(worked.summary, _DESCRIPTION_LIMIT)
-        change = await self._delivered(
+        change = await self._time.after_work(
             lambda: task.forge.open_change(
                 task.item,
                 branch=branch,
@@ -654,27 +504,6 @@ class Attempt:
             )
         )
         return outcome.model_copy(update={"reason": Reason.COMPLETED, "change_url": change.url})
-
-    async def _prepared(self, action: Callable[[], Awaitable[_T]]) -> _T:
-        """Do a step before the work: wait while the forge is down, but give up at once when stopped."""
-        within = min(self._deadline.left, self.patience)
-        return await run_until(
-            lambda: while_unavailable(action, within=within, logger=_logger, clock=self.clock), self.stop
-        )
-
-    async def _delivered(self, action: Callable[[], Awaitable[_T]]) -> _T:
-        """Do a step after the work: wait for a forge that is down until the overtime ends.
-
-        The work exists nowhere else yet. Each step can be repeated safely: a push of the same commit changes
-        nothing, and `open_change` returns the change that is open already.
-        """
-        return await while_unavailable(
-            action,
-            within=self._deadline.left + self.overtime,
-            logger=_logger,
-            clock=replace(self.clock, sleep=lambda seconds: pause_until(self.stop, seconds)),
-            longest_wait=_LONGEST_PAUSE,
-        )
 
 
 def _signer(key: Path) -> SshSigner:

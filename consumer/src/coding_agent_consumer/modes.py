@@ -34,7 +34,8 @@ from coding_agent_core.tasks import Item, Phase, RunnerName
 from coding_agent_core.telemetry import configure
 
 from coding_agent_consumer.agent.model_spec import model_spec
-from coding_agent_consumer.attempt import Attempt, MakeAgent
+from coding_agent_consumer.agent_work import MakeAgent
+from coding_agent_consumer.attempt import Attempt
 from coding_agent_consumer.attempt_egress import Identities, denials
 from coding_agent_consumer.brief import Agent
 from coding_agent_consumer.failures import outcome_of_error

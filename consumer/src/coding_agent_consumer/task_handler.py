@@ -28,7 +28,8 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Origin, Phase, WithdrawalCause
 from prometheus_client import CollectorRegistry
 
-from coding_agent_consumer.attempt import Attempt, MakeAgent
+from coding_agent_consumer.agent_work import MakeAgent
+from coding_agent_consumer.attempt import Attempt
 from coding_agent_consumer.attempt_egress import Identities, denials
 from coding_agent_consumer.circuit_breaker import CircuitBreaker, Trial
 from coding_agent_consumer.claim_checks import ClaimChecks, OutdatedError, TaskStoppedError

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.attempt import MakeAgent
+from coding_agent_consumer.agent_work import MakeAgent
 from coding_agent_consumer.modes import build_attempt
 from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
 from coding_agent_core.forge.connect import connect_forge

@@ -94,34 +94,8 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("name", metavar="NAME", help=FORMS)
         return one
 
-    listing = add("list", commands.list_tasks, "list tasks, the newest last", named=False)
-    listing.add_argument(
-        "name", nargs="?", metavar="NAME", help=f"list only this task, or the runs of this item: {FORMS}"
-    )
-    listing.add_argument("-A", "--all-namespaces", action="store_true", help="list tasks of all namespaces")
-    listing.add_argument("--active", action="store_true", help="list only tasks that have not ended")
-    listing.add_argument(
-        "--repo", type=repository, metavar="OWNER/REPO", help="list only tasks of this repository"
-    )
-    listing.add_argument(
-        "-w", "--watch", action="store_true", help="print a row for each change, until you press Ctrl-C"
-    )
-    _add_output(listing, *OBJECTS, Format.WIDE)
-    spent = add("spend", commands.spend, "show what attempts spent on the model", named=False)
-    spent.add_argument("-A", "--all-namespaces", action="store_true", help="count all namespaces")
-    spent.add_argument("--repo", type=repository, metavar="OWNER/REPO", help="count only this repository")
-    spent.add_argument(
-        "--by",
-        choices=("repository", "user", "model"),
-        default="repository",
-        help="what each row stands for (default: %(default)s)",
-    )
-    spent.add_argument(
-        "--since",
-        type=day,
-        metavar="YYYY-MM-DD",
-        help="count attempts that ended on or after this day (UTC; default: today)",
-    )
+    _add_list(add)
+    _add_spend(add)
     showing = add("describe", commands.describe, "show a task with its conditions, attempts and events")
     _add_output(showing, *OBJECTS)
     _add_logs(add("logs", commands.logs, "show the log of an attempt", named=False))
@@ -134,34 +108,15 @@ def parser() -> argparse.ArgumentParser:
         ("resume", commands.resume, "resume a suspended task"),
     ):
         _add_output(add(name, command, text), *OBJECTS)
-    opening = add("open", commands.open_item, "open the item of a task in the browser")
-    opening.add_argument("--change", action="store_true", help="open the change that the task has made")
-    opening.add_argument("--print", action="store_true", help="print the address instead of opening it")
+    _add_open(add("open", commands.open_item, "open the item of a task in the browser"))
     _add_run(add("run", commands.run, "start a task for an item, without a label", named=False))
-    asking = add("hosts", commands.hosts, "print the hosts that an image's package managers use", named=False)
-    asking.add_argument("image", metavar="IMAGE", help="the workspace's image")
-    asking.add_argument(
-        "--pull-secret",
-        metavar="NAME",
-        help="pull Secret for a private registry, in the same namespace (default: none)",
+    _add_hosts(
+        add("hosts", commands.hosts, "print the hosts that an image's package managers use", named=False)
     )
     _add_init(add)
     showing = add("version", _later("versions"), "show the versions of plugin and release", named=False)
     _add_output(showing, Format.JSON, Format.YAML)
-    checking = add("doctor", _later("doctor"), "check an installation, and say what to change", named=False)
-    checking.add_argument(
-        "--repo",
-        type=repository,
-        action="append",
-        metavar="OWNER/REPO",
-        help="check this repository too, besides those of `init` and of recent tasks",
-    )
-    checking.add_argument(
-        "--crd",
-        metavar="FILE",
-        help="check only that this CustomResourceDefinition of another release takes all AgentTasks of the "
-        "cluster; `-` reads standard input",
-    )
+    _add_doctor(add("doctor", _later("doctor"), "check an installation, and say what to change", named=False))
     return top
 
 
@@ -187,6 +142,40 @@ def _add_timeout(one: argparse.ArgumentParser) -> None:
         type=duration,
         metavar="TIME",
         help="how long to wait, e.g. 90s, 30m or 2h (default: until the task has ended)",
+    )
+
+
+def _add_list(add: Callable[..., argparse.ArgumentParser]) -> None:
+    one = add("list", commands.list_tasks, "list tasks, the newest last", named=False)
+    one.add_argument(
+        "name", nargs="?", metavar="NAME", help=f"list only this task, or the runs of this item: {FORMS}"
+    )
+    one.add_argument("-A", "--all-namespaces", action="store_true", help="list tasks of all namespaces")
+    one.add_argument("--active", action="store_true", help="list only tasks that have not ended")
+    one.add_argument(
+        "--repo", type=repository, metavar="OWNER/REPO", help="list only tasks of this repository"
+    )
+    one.add_argument(
+        "-w", "--watch", action="store_true", help="print a row for each change, until you press Ctrl-C"
+    )
+    _add_output(one, *OBJECTS, Format.WIDE)
+
+
+def _add_spend(add: Callable[..., argparse.ArgumentParser]) -> None:
+    one = add("spend", commands.spend, "show what attempts spent on the model", named=False)
+    one.add_argument("-A", "--all-namespaces", action="store_true", help="count all namespaces")
+    one.add_argument("--repo", type=repository, metavar="OWNER/REPO", help="count only this repository")
+    one.add_argument(
+        "--by",
+        choices=("repository", "user", "model"),
+        default="repository",
+        help="what each row stands for (default: %(default)s)",
+    )
+    one.add_argument(
+        "--since",
+        type=day,
+        metavar="YYYY-MM-DD",
+        help="count attempts that ended on or after this day (UTC; default: today)",
     )
 
 
@@ -261,6 +250,20 @@ def _add_many(add: Callable[..., argparse.ArgumentParser]) -> None:
     several(pruning)
 
 
+def _add_open(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--change", action="store_true", help="open the change that the task has made")
+    one.add_argument("--print", action="store_true", help="print the address instead of opening it")
+
+
+def _add_hosts(one: argparse.ArgumentParser) -> None:
+    one.add_argument("image", metavar="IMAGE", help="the workspace's image")
+    one.add_argument(
+        "--pull-secret",
+        metavar="NAME",
+        help="pull Secret for a private registry, in the same namespace (default: none)",
+    )
+
+
 def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
     text = (
         f"check token and model, and prepare an installation (default namespace: {RELEASE}); token and key "
@@ -301,6 +304,22 @@ def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--release", default=RELEASE, metavar="NAME", help="name of the Helm release")
     one.add_argument("--chart", default="charts/coding-agent", metavar="CHART", help="place of the chart")
     one.add_argument("-y", "--yes", action="store_true", help="ask nothing")
+
+
+def _add_doctor(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--repo",
+        type=repository,
+        action="append",
+        metavar="OWNER/REPO",
+        help="check this repository too, besides those of `init` and of recent tasks",
+    )
+    one.add_argument(
+        "--crd",
+        metavar="FILE",
+        help="check only that this CustomResourceDefinition of another release takes all AgentTasks of the "
+        "cluster; `-` reads standard input",
+    )
 
 
 def _where() -> argparse.ArgumentParser:

@@ -16,11 +16,11 @@ from coding_agent_core.forge.changes import (
     CheckState,
     Mergeability,
     OpenChanges,
-    why_unreadable,
 )
 from coding_agent_core.forge.github.changes import GitHubChanges, open_query
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.gitlab.changes import actor_of
+from coding_agent_core.forge.open_changes import why_unreadable
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings

@@ -7,18 +7,14 @@ texts and lists are cut to a limit when a value is made, because people outside 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from coding_agent_core.errors import CodingAgentError, reason_of
 from coding_agent_core.tasks import Item
 from coding_agent_core.text import last_lines
-
-_logger = logging.getLogger("coding_agent.forge")
 
 THREADS_LIMIT = 100
 """Maximum number of threads of a change; unresolved threads come first, then the newest."""
@@ -361,24 +357,6 @@ class OpenChanges:
     snapshots: tuple[ChangeSnapshot, ...]
     unreadable: tuple[tuple[Item, str], ...] = ()
     complete: bool = True
-
-
-def why_unreadable(error: Exception, item: Item, *, of_one_change: bool) -> str:
-    """Return why one change cannot be read, for `OpenChanges`.
-
-    Args:
-        error: what reading the change raised. A defect that only this change shows must not stop the rounds
-            of all others.
-        of_one_change: whether an error of the forge says nothing about the forge as a whole.
-
-    Raises:
-        CodingAgentError: `error`, if the other changes cannot be read either.
-    """
-    if not isinstance(error, CodingAgentError):
-        _logger.error("%s cannot be read", item.display, exc_info=error)
-    elif not of_one_change:
-        raise error
-    return reason_of(error)
 
 
 def _set(value: object, name: str, content: object) -> None:

@@ -33,7 +33,6 @@ from coding_agent_core.forge.changes import (
     ReviewThread,
     ReviewVerdict,
     SubmittedReview,
-    why_unreadable,
 )
 from coding_agent_core.forge.gitea.discussion import (
     GiteaDiscussion,
@@ -45,6 +44,7 @@ from coding_agent_core.forge.gitea.discussion import (
 )
 from coding_agent_core.forge.gitea.settings import Gitea
 from coding_agent_core.forge.http import ForgeClient, answered_at
+from coding_agent_core.forge.open_changes import SET_ASIDE, read_each
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
@@ -52,9 +52,6 @@ from coding_agent_core.tasks import Item
 _PAGE = 50
 _LIST_PAGES = 4
 """Maximum number of pages of our open pull requests: 200 pull requests."""
-_SET_ASIDE = (200, 403, 404, 500)
-"""Statuses of answers that say something about one pull request, and nothing about Gitea as a whole. A
-`ForgeError` has 200 if the answer has an unexpected form."""
 DRAFT = "WIP: "
 """The beginning of a draft's title."""
 _DRAFT = re.compile(r"(?:(?:wip:|\[wip\])\s*)+", re.IGNORECASE)
@@ -140,7 +137,7 @@ class _Discussed:
 
 
 @dataclass
-class Known:
+class KnownPullRequest:
     """Earlier answers about one pull request.
 
     Attributes:
@@ -163,7 +160,7 @@ class GiteaChanges:
     client: ForgeClient
     settings: Gitea
     own: User
-    known: dict[str, Known]
+    known: dict[str, KnownPullRequest]
     _base_checks: dict[tuple[str, str], tuple[CheckResult, ...]] = field(default_factory=dict)
 
     async def open(self) -> OpenChanges:
@@ -174,30 +171,19 @@ class GiteaChanges:
         call = Call("GET", "/repos/issues/search", "looking for our open pull requests", params)
         listed = await self.client.entries(list[_Listed], call, limit=_LIST_PAGES)
         items = [self._item(one.repository, one.number) for one in listed]
-        snapshots: list[ChangeSnapshot] = []
-        unreadable: list[tuple[Item, str]] = []
-        for item in items:
-            known = self.known.setdefault(item.identity, Known())
-            try:
-                snapshot = await self._read(item, known)
-            except Exception as error:
-                of_one = isinstance(error, ForgeError) and error.status in _SET_ASIDE
-                unreadable.append((item, why_unreadable(error, item, of_one_change=of_one)))
-                continue
-            if snapshot.state is ChangeState.OPEN:
-                snapshots.append(snapshot)
-        for gone in self.known.keys() - {item.identity for item in items}:
-            del self.known[gone]
-        return OpenChanges(tuple(snapshots), tuple(unreadable), len(listed) < _LIST_PAGES * _PAGE)
+        complete = len(listed) < _LIST_PAGES * _PAGE
+        return await read_each(items, self.known, self._read, new=KnownPullRequest, complete=complete)
 
     async def one(self, item: Item) -> ChangeSnapshot:
         """See `Forge.snapshot`. If the change does not merge, it is read again after some seconds."""
-        known = Known()
+        known = KnownPullRequest()
         snapshot = await self._read(item, known)
         if known.refused is None:
             return snapshot
         await self.client.clock.sleep(_CHECKING_WAIT)
-        return await self._read(item, Known(refused=(known.refused[0], snapshot.read_at - _CHECKING)))
+        return await self._read(
+            item, KnownPullRequest(refused=(known.refused[0], snapshot.read_at - _CHECKING))
+        )
 
     def _item(self, repository: str, number: int) -> Item:
         return Item(
@@ -208,7 +194,7 @@ class GiteaChanges:
             number=number,
         )
 
-    async def _read(self, item: Item, known: Known) -> ChangeSnapshot:
+    async def _read(self, item: Item, known: KnownPullRequest) -> ChangeSnapshot:
         where = path("repos", *item.repository.split("/", 1), "pulls", item.number)
         call = Call("GET", where, f"reading {item.display}")
         response = await self.client.send(call)
@@ -226,7 +212,7 @@ class GiteaChanges:
             statuses = await GiteaDiscussion(self.client, item).statuses(found.head.sha)
             checks = tuple(_check(status, discussed.base.required) for status in statuses)
         except ForgeError as error:
-            if error.status not in _SET_ASIDE:
+            if error.status not in SET_ASIDE:
                 raise
             problem = f"{self.client.host} does not show the commit statuses ({error.status})"
         base_checks = await self._checks_of_base(item, discussed.base.commit, checks)
@@ -256,13 +242,13 @@ class GiteaChanges:
             try:
                 statuses = await GiteaDiscussion(self.client, item).statuses(commit)
             except ForgeError as error:
-                if error.status not in _SET_ASIDE:
+                if error.status not in SET_ASIDE:
                     raise
                 statuses = []
             self._base_checks[key] = tuple(_check(status, ()) for status in statuses)
         return self._base_checks[key]
 
-    def _mergeability(self, found: _PullRequest, known: Known, read_at: datetime) -> Mergeability:
+    def _mergeability(self, found: _PullRequest, known: KnownPullRequest, read_at: datetime) -> Mergeability:
         """Return whether the change merges. A conflict is known only after some time without an answer."""
         if found.mergeable or found.draft or not found.open:
             known.refused = None

@@ -26,7 +26,7 @@ from coding_agent_core.forge.calls import (
     path,
 )
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
-from coding_agent_core.forge.gitea.changes import DRAFT, GiteaChanges, Known, without_draft
+from coding_agent_core.forge.gitea.changes import DRAFT, GiteaChanges, KnownPullRequest, without_draft
 from coding_agent_core.forge.gitea.discussion import GiteaDiscussion
 from coding_agent_core.forge.gitea.labels import RepositoryLabel, create_label
 from coding_agent_core.forge.gitea.revisions import GiteaRevisions
@@ -127,7 +127,7 @@ class GiteaForge(Forge):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, KnownPullRequest] = {}
 
     def _item_path(self, item: Item, *rest: str | int) -> str:
         return _repo_path(item, "issues", item.number, *rest)

@@ -26,7 +26,6 @@ from coding_agent_core.forge.changes import (
     Mergeability,
     OpenChanges,
     SubmittedReview,
-    why_unreadable,
 )
 from coding_agent_core.forge.github.change_answers import (
     CONCLUSIONS,
@@ -47,6 +46,7 @@ from coding_agent_core.forge.github.change_answers import (
 from coding_agent_core.forge.github.discussion import GraphqlError, graphql_error, graphql_url
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.http import ForgeClient, answered_at
+from coding_agent_core.forge.open_changes import why_unreadable
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item

@@ -43,10 +43,10 @@ from coding_agent_core.forge.changes import (
     ReviewThread,
     ReviewVerdict,
     SubmittedReview,
-    why_unreadable,
 )
 from coding_agent_core.forge.gitlab.settings import GitLab
 from coding_agent_core.forge.http import ForgeClient, answered_at
+from coding_agent_core.forge.open_changes import SET_ASIDE, read_each
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
@@ -56,9 +56,6 @@ _LIST_PAGES = 2
 _DISCUSSION_PAGES = 10
 _EVENT_PAGES = 2
 _JOB_PAGES = 2
-_SET_ASIDE = (200, 403, 404, 500)
-"""Statuses of answers that say something about one merge request, and nothing about GitLab as a whole. A
-`ForgeError` has 200 if the answer has an unexpected form."""
 _BOT = re.compile(r"(?:project|group)_\d+_bot\w*|service_account_\w+")
 """Matches the logins that GitLab gives to the accounts of access tokens and to service accounts."""
 DRAFT = "Draft: "
@@ -287,7 +284,7 @@ class _Checked:
 
 
 @dataclass
-class Known:
+class KnownMergeRequest:
     """Earlier answers about one merge request, and the commit at the tip of its base then."""
 
     discussed: _Discussed | None = None
@@ -313,7 +310,7 @@ class GitLabChanges:
     client: ForgeClient
     settings: GitLab
     own: User
-    known: dict[str, Known]
+    known: dict[str, KnownMergeRequest]
     base_checks: BaseChecks
     _tips: dict[tuple[int, str], str] = field(default_factory=dict)
     _bases: BaseChecks = field(default_factory=dict)
@@ -327,27 +324,15 @@ class GitLabChanges:
         call = Call("GET", where, "looking for our open merge requests", params)
         listed = await self.client.entries(list[_Listed], call, limit=_LIST_PAGES)
         items = [self._item(one) for one in listed if self._in_scope(one)]
-        snapshots: list[ChangeSnapshot] = []
-        unreadable: list[tuple[Item, str]] = []
-        for item in items:
-            known = self.known.setdefault(item.identity, Known())
-            try:
-                snapshot = await self._read(item, known)
-            except Exception as error:
-                of_one = isinstance(error, ForgeError) and error.status in _SET_ASIDE
-                unreadable.append((item, why_unreadable(error, item, of_one_change=of_one)))
-                continue
-            if snapshot.state is ChangeState.OPEN:
-                snapshots.append(snapshot)
-        for gone in self.known.keys() - {item.identity for item in items}:
-            del self.known[gone]
+        complete = len(listed) < _LIST_PAGES * 100
+        found = await read_each(items, self.known, self._read, new=KnownMergeRequest, complete=complete)
         self.base_checks.clear()
         self.base_checks.update(self._bases)
-        return OpenChanges(tuple(snapshots), tuple(unreadable), len(listed) < _LIST_PAGES * 100)
+        return found
 
     async def one(self, item: Item) -> ChangeSnapshot:
         """See `Forge.snapshot`."""
-        return await replace(self, base_checks={})._read(item, Known())
+        return await replace(self, base_checks={})._read(item, KnownMergeRequest())
 
     def _in_scope(self, listed: _Listed) -> bool:
         projects = {str(project).casefold() for project in self.settings.projects}
@@ -363,7 +348,7 @@ class GitLabChanges:
             project_id=listed.project_id,
         )
 
-    async def _read(self, item: Item, known: Known) -> ChangeSnapshot:
+    async def _read(self, item: Item, known: KnownMergeRequest) -> ChangeSnapshot:
         project = path("projects", item.repository if item.project_id is None else item.project_id)
         where = project + path("merge_requests", item.number)
         call = Call("GET", where, f"reading {item.display}")
@@ -386,7 +371,7 @@ class GitLabChanges:
         try:
             await self._check(item, found, known)
         except ForgeError as error:
-            if error.status not in _SET_ASIDE:
+            if error.status not in SET_ASIDE:
                 raise
             known.checked, known.base_checks = None, ()
             problem = f"{self.client.host} does not show the pipeline ({error.status})"
@@ -421,7 +406,7 @@ class GitLabChanges:
                 self._tips[base] = ""
         return self._tips[base]
 
-    async def _check(self, item: Item, found: _MergeRequest, known: Known) -> None:
+    async def _check(self, item: Item, found: _MergeRequest, known: KnownMergeRequest) -> None:
         """Read the checks of head and base, unless they are known: a pipeline that has ended stays so."""
         pipeline = found.pipeline
         if pipeline is None:
@@ -481,7 +466,7 @@ class GitLabChanges:
         return self._bases.get(base, ())
 
     def _snapshot(
-        self, item: Item, found: _MergeRequest, known: Known, problem: str, read_at: datetime
+        self, item: Item, found: _MergeRequest, known: KnownMergeRequest, problem: str, read_at: datetime
     ) -> ChangeSnapshot:
         discussed = known.discussed
         assert discussed is not None  # noqa: S101 - `_read` has set it

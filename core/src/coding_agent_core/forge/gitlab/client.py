@@ -15,7 +15,13 @@ from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.base import COMMENT_LIMIT, SCAN_PAGES, Attachment, Forge
 from coding_agent_core.forge.calls import Call, CommentAnswer, ItemAnswer, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
-from coding_agent_core.forge.gitlab.changes import DRAFT, BaseChecks, GitLabChanges, Known, without_draft
+from coding_agent_core.forge.gitlab.changes import (
+    DRAFT,
+    BaseChecks,
+    GitLabChanges,
+    KnownMergeRequest,
+    without_draft,
+)
 from coding_agent_core.forge.gitlab.discussion import SECTION, GitLabDiscussion
 from coding_agent_core.forge.gitlab.revisions import GitLabRevisions
 from coding_agent_core.forge.gitlab.settings import GitLab
@@ -113,7 +119,7 @@ class GitLabForge(Forge):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, KnownMergeRequest] = {}
         self._base_checks: BaseChecks = {}
 
     def _item_path(self, item: Item, *rest: str | int) -> str:

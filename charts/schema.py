@@ -63,7 +63,7 @@ PROGRAMS = ("receiver", "operator", "reporter", "polling", "userConfig", "egress
 
 
 def values_schema() -> dict[str, Any]:
-    """The schema, whole."""
+    """Return the whole schema."""
     schema: dict[str, Any] = yaml.safe_load((FOLDER / "values.schema.yaml").read_text(encoding="utf-8"))
     secrets, users = (schema["properties"][name]["properties"] for name in ("secrets", "userConfig"))
     for platform in Platform:
@@ -147,7 +147,7 @@ def _let_through(settings: dict[str, Any], definitions: dict[str, Any], path: li
 
 
 def _tidy(node: Any) -> Any:
-    """The node without what only readers of the types need; references point into this schema."""
+    """Return the node without what only readers of the types need; references point into this schema."""
     if isinstance(node, list):
         return [_tidy(entry) for entry in node]
     if not isinstance(node, dict):
@@ -178,7 +178,7 @@ def _reference(node: dict[str, Any]) -> str:
 
 
 def forges() -> str:
-    """The contents of files/forges.json."""
+    """Return the content of files/forges.json."""
     found = {}
     for platform, facts in FACTS.items():
         section = Settings().forge(platform)
@@ -195,12 +195,12 @@ def forges() -> str:
 
 
 def runners() -> str:
-    """The contents of files/runners.json: the vendor of each runner's format."""
+    """Return the content of files/runners.json: the vendor of each runner's format."""
     return json.dumps({name.value: vendor for name, vendor in RUNNER_FORMATS.items()}, indent=1) + "\n"
 
 
 def text() -> str:
-    """The file's contents."""
+    """Return the content of the file."""
     return json.dumps(values_schema(), indent=1, ensure_ascii=False) + "\n"
 
 

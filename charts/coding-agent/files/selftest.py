@@ -31,7 +31,7 @@ network of the cluster's pods to it while `helm test` runs. Or redeliver a webho
 
 
 def filled(node: Any, values: dict[str, str | int]) -> Any:
-    """The node of a sample with the values in place of their names in braces."""
+    """Return a sample's node with the values in place of their names in braces."""
     if isinstance(node, dict):
         return {key: filled(value, values) for key, value in node.items()}
     if isinstance(node, list):
@@ -47,7 +47,7 @@ def filled(node: Any, values: dict[str, str | int]) -> Any:
 def delivery(
     sample: dict[str, Any], secret: str, host: str, label: str, number: int
 ) -> tuple[bytes, dict[str, str]]:
-    """The body and the headers of a forge's webhook.
+    """Return the body and the headers of a forge's webhook.
 
     Args:
         sample: `payload` and `headers`, as in the file `chart.yaml` of the forge.
@@ -60,13 +60,13 @@ def delivery(
 
 
 def send(base: str, platform: str, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
-    """The receiver's answer."""
+    """Send the webhook, and return the receiver's answer."""
     url = f"{base}/webhook/{platform}"
     return answer_of(urllib.request.Request(url, body, headers | {"Content-Type": "application/json"}), None)  # noqa: S310
 
 
 def api(method: str, name: str) -> dict[str, Any]:
-    """Read or delete an AgentTask."""
+    """Read or delete an AgentTask, and return the API server's answer."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     address = f"[{host}]" if ":" in host else host
     namespace = os.environ["POD_NAMESPACE"]
@@ -77,14 +77,14 @@ def api(method: str, name: str) -> dict[str, Any]:
 
 
 def answer_of(request: urllib.request.Request, context: ssl.SSLContext | None) -> dict[str, Any]:
-    """The JSON that a server of this cluster answers."""
+    """Return the JSON that a server of this cluster answers."""
     with urllib.request.urlopen(request, timeout=15, context=context) as answer:  # noqa: S310 - our own URLs
         found: dict[str, Any] = json.load(answer)
         return found
 
 
 def main() -> int:
-    """Once for each forge."""
+    """Test the webhook of each forge."""
     base, label_of = os.environ["RECEIVER_URL"], json.loads(os.environ["LABELS"])
     hosts, samples = json.loads(os.environ["HOSTS"]), json.loads(os.environ["SAMPLES"])
     for platform in sorted(label_of):
@@ -92,7 +92,7 @@ def main() -> int:
         secret = (SECRETS / platform).read_text(encoding="utf-8").strip()
         body, headers = delivery(samples[platform], secret, hosts[platform], label_of[platform], number)
         answer = patiently("the receiver", lambda: send(base, platform, body, headers))  # noqa: B023
-        # A duplicate: an earlier try made the task, and its answer was lost. Whose it is, the task says.
+        # A duplicate: an earlier try made the task, and its answer was lost. The task shows whose it is.
         if answer.get("status") not in ("success", "duplicate"):
             print(f"{platform}: the receiver did not create a task: {answer}", file=sys.stderr)
             return 1

@@ -6,6 +6,7 @@ import hmac
 import socket
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -36,28 +37,29 @@ _MODEL = {
     "created": 1_700_000_000,
     "created_at": "2026-01-01T00:00:00Z",
 }
-"""As OpenAI and Anthropic list one."""
+"""The model in the form in which OpenAI and Anthropic list models."""
 
 
-def create_app(scripts: Sequence[Script], *, api_key: str | None = None) -> FastAPI:
-    """The application.
+@dataclass(frozen=True)
+class _Requests:
+    """Checks the key and the body of requests, and lets the script answer them.
 
-    Args:
-        scripts: the first whose `match` is found plays.
-        api_key: demanded as any of the vendors' clients send it; `None` lets everyone in.
+    Attributes:
+        api_key: the key that every request must have; `None` lets everyone in.
     """
-    app = FastAPI(title="Scripted model", docs_url=None, redoc_url=None, openapi_url=None)
-    play = Play(scripts)
-    app.state.play = play
 
-    def stranger(request: Request, wire: WireFormat) -> Response | None:
+    play: Play
+    api_key: str | None
+
+    def unauthorized(self, request: Request, wire: WireFormat) -> Response | None:
+        """Return the refusal of a request without the right key; `None` if it may pass."""
         given = (
             request.headers.get("x-api-key")
             or request.headers.get("x-goog-api-key")
             or request.query_params.get("key")
             or request.headers.get("authorization", "").removeprefix("Bearer ")
         )
-        if api_key is None or hmac.compare_digest(given.encode(), api_key.encode()):
+        if self.api_key is None or hmac.compare_digest(given.encode(), self.api_key.encode()):
             return None
         # OpenAI's own answer repeats the key in part; ours repeats all of it, so that tests see who shows it.
         error = Failure(
@@ -68,8 +70,8 @@ def create_app(scripts: Sequence[Script], *, api_key: str | None = None) -> Fast
         )
         return JSONResponse(wire.failure(error), 401)
 
-    async def body_of(request: Request, wire: WireFormat) -> dict[str, Any] | Response:
-        if (refused := stranger(request, wire)) is not None:
+    async def _body_of(self, request: Request, wire: WireFormat) -> dict[str, Any] | Response:
+        if (refused := self.unauthorized(request, wire)) is not None:
             return refused
         try:
             body = await request.json()
@@ -77,45 +79,60 @@ def create_app(scripts: Sequence[Script], *, api_key: str | None = None) -> Fast
             return refusal(wire, 400, "the body is not JSON")
         return body if isinstance(body, dict) else refusal(wire, 400, "the body is not an object")
 
-    async def answer(request: Request, wire: WireFormat, **more: Any) -> Response:
-        body = await body_of(request, wire)
-        return body if isinstance(body, Response) else await play.answer(wire, {**body, **more})
+    async def answer(self, request: Request, wire: WireFormat, **more: Any) -> Response:
+        """Return the scripted answer. `more` are fields that the body lacks, because the path has them."""
+        body = await self._body_of(request, wire)
+        return body if isinstance(body, Response) else await self.play.answer(wire, {**body, **more})
 
-    async def count(request: Request, wire: WireFormat, key: str, **more: Any) -> Response:
-        body = await body_of(request, wire)
-        return body if isinstance(body, Response) else play.count(wire, {**body, **more}, key)
+    async def count(self, request: Request, wire: WireFormat, key: str, **more: Any) -> Response:
+        """Return the number of the request's tokens under a key; `more` is the same as in `answer`."""
+        body = await self._body_of(request, wire)
+        return body if isinstance(body, Response) else self.play.count(wire, {**body, **more}, key)
+
+
+def create_app(scripts: Sequence[Script], *, api_key: str | None = None) -> FastAPI:
+    """Return the application.
+
+    Args:
+        scripts: the first script whose `match` is in the request answers it.
+        api_key: the key that requests must have, in any vendor's header; `None` lets everyone in.
+    """
+    app = FastAPI(title="Scripted model", docs_url=None, redoc_url=None, openapi_url=None)
+    play = Play(scripts)
+    app.state.play = play
+    requests = _Requests(play, api_key)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        return await answer(request, _CHAT)
+        return await requests.answer(request, _CHAT)
 
     @app.post("/v1/responses")
     async def responses(request: Request) -> Response:
-        return await answer(request, _RESPONSES)
+        return await requests.answer(request, _RESPONSES)
 
     @app.post("/v1/responses/input_tokens")
     async def responses_count(request: Request) -> Response:
-        return await count(request, _RESPONSES, "input_tokens")
+        return await requests.count(request, _RESPONSES, "input_tokens")
 
     @app.post("/v1/messages")
     async def messages(request: Request) -> Response:
-        return await answer(request, _MESSAGES)
+        return await requests.answer(request, _MESSAGES)
 
     @app.post("/v1/messages/count_tokens")
     async def messages_count(request: Request) -> Response:
-        return await count(request, _MESSAGES, "input_tokens")
+        return await requests.count(request, _MESSAGES, "input_tokens")
 
     @app.post("/v1beta/models/{call:path}")
     async def gemini(request: Request, call: str) -> Response:
         model, _, method = call.rpartition(":")
         if method == "countTokens":
-            return await count(request, _GEMINI, "totalTokens", model=model)
+            return await requests.count(request, _GEMINI, "totalTokens", model=model)
         if method not in ("generateContent", "streamGenerateContent"):
             return refusal(_GEMINI, 404, f"no method {method!r}")
         stream = method.startswith("stream")
         if stream and request.query_params.get("alt") != "sse":
             return refusal(_GEMINI, 400, "only server-sent events are streamed here: ask with ?alt=sse")
-        return await answer(request, _GEMINI, model=model, stream=stream)
+        return await requests.answer(request, _GEMINI, model=model, stream=stream)
 
     @app.head("/")
     async def alive() -> Response:
@@ -124,19 +141,19 @@ def create_app(scripts: Sequence[Script], *, api_key: str | None = None) -> Fast
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         listed = {"object": "list", "data": [_MODEL], "has_more": False}
-        return stranger(request, _CHAT) or JSONResponse(listed)
+        return requests.unauthorized(request, _CHAT) or JSONResponse(listed)
 
     @app.get("/v1beta/models")
     async def gemini_models(request: Request) -> Response:
         listed = {"models": [{"name": "models/scripted", "displayName": "Scripted"}]}
-        return stranger(request, _GEMINI) or JSONResponse(listed)
+        return requests.unauthorized(request, _GEMINI) or JSONResponse(listed)
 
     app.include_router(_sandbox(play))
     return app
 
 
 def _sandbox(play: Play) -> APIRouter:
-    """What tests and people ask the server itself, and not the model."""
+    """Return the routes for questions to the server itself, and not to the model."""
     router = APIRouter(prefix="/_sandbox")
 
     @router.get("/requests")

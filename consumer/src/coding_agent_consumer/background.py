@@ -212,7 +212,7 @@ async def project_commit(
 ) -> ProjectCommit:
     """Return an issue's base commit, or the newest commit of the branch that `project_branch` chooses.
 
-    What a change itself proposes does not count.
+    The files of the change itself do not count.
 
     Raises:
         ForgeNotFoundError: the repository has no default branch.

@@ -156,7 +156,7 @@ class BareClone:
             raise ForgeNotFoundError(f"{(await credentials('')).url} has no branch {base}.")
         wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
         await fetch(git, wanted, mirror)
-        # What was fetched counts, not what was listed: a branch may have moved in between.
+        # The fetched commits count, not the listed ones: a branch may have moved in between.
         exists = f"refs/heads/{branch}" in tips
         start = base_commit = await _commit_of(git, f"refs/remotes/origin/{base}")
         if exists:
@@ -345,7 +345,8 @@ class BareClone:
     async def own_patch(self) -> tuple[str, str]:
         """Return the ids of what the work changed itself, and of the reverse (`git patch-id --stable`).
 
-        What a merge brought does not count. The ids are empty if nothing was changed, or only binary files.
+        Changes that a merge brought do not count. The ids are empty if nothing was changed, or only binary
+        files.
         """
         if self.tip == self.start_point:
             return "", ""

@@ -70,7 +70,7 @@ class ChangeRounds:
 async def show_on_issue(forge: Forge, issue: Item, rounds: ChangeRounds) -> None:
     """Show the rounds of a change in our comment on its issue, if the comment names the change.
 
-    Nothing else of the comment changes, and no label. This can be repeated: the same text is not written
+    The rest of the comment and the labels do not change. This can be repeated: the same text is not written
     again. After somebody has closed the issue, nothing is written there.
     """
     try:

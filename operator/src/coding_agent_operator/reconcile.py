@@ -223,7 +223,7 @@ class Reconciler:
         pods = await self._cluster.pods_of(job.name)
         if going:
             pods = tuple([await self._with_mount_failures(pod) for pod in pods])
-            # What a pod waits for usually appears soon, so people are not shown it at once.
+            # A pod usually starts soon, so people are not shown at once what it waits for.
             told = not pods or any(
                 pod.waiting_detail or pod.waiting not in ("", NOT_READY_TO_START) for pod in pods
             )

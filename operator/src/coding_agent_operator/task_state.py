@@ -42,7 +42,8 @@ COMMAND_WAIT = timedelta(minutes=10)
 """How long an unchecked `/cancel` keeps attempts from starting. There is a limit because anyone can write the
 command, and without a reporter nobody checks it. The time counts from its arrival by the receiver's clock."""
 KEPT_TAILS = 3
-"""This many of the newest attempts keep their last steps. Nothing reads more, and a status must be small."""
+"""This many of the newest attempts keep their last steps. Nobody reads older ones, and a status must be
+small."""
 
 
 class Stage(StrEnum):

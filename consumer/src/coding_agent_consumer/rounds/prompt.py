@@ -68,7 +68,7 @@ def round_prompt(
     """Return why the round works, and everything that it has to read, fenced as data.
 
     Args:
-        people: the logins of people with write access. What others wrote in the same threads is marked.
+        people: the logins of people with write access. Texts of others in the same threads are marked.
         bots: the logins of bots whose reviews count, in any letter case.
         logs: the ends of logs, by the id of the check's run.
         conflicts: the files in conflict.

@@ -194,8 +194,8 @@ class Forge(ABC):
     async def open_changes(self) -> OpenChanges:
         """Return the open changes that our account opened in the configured scope, at most 200.
 
-        What the forge computes or indexes in the background may be some seconds old. A change that cannot be
-        read holds back no other.
+        Facts that the forge computes or indexes in the background may be some seconds old. A change that
+        cannot be read holds back no other.
 
         Raises:
             ForgeError: the changes cannot be listed.

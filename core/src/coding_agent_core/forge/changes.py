@@ -282,7 +282,7 @@ class ChangeSnapshot:
         read_at: when the forge made the snapshot, by its clock (the `Date` of its answer).
         author: the account that opened the change.
         head_commit: the commit at the tip of the change's branch.
-        head_at: when the forge first saw the head commit; `None` if it is not known. Not a date of the
+        head_at: when the forge first saw the head commit; `None` if it is not known. It is not a date of the
             commit, because its author can write any.
         base_commit: the commit at the tip of the base branch, whether or not the head contains it.
         checks: the checks of the head commit.

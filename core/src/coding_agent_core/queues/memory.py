@@ -133,7 +133,7 @@ class MemoryQueue:
         self._active_limit = active_limit
         self._latest: dict[str, Entry] = {}
         self._active: list[Entry] = []
-        # Also kept by item: scanning all waiting tasks for each webhook took longer than all other work.
+        # By item: scanning all waiting tasks for each webhook took longer than all other work.
         self._active_of: dict[str, list[Entry]] = {}
         self._ended: OrderedDict[str, datetime] = OrderedDict()
         self._iterators: set[asyncio.Event] = set()

@@ -1,7 +1,7 @@
 """Which remarks of people a round has to answer, and which acts of people start the count anew. Pure.
 
 Our own account is dropped by its id before anything else is read. A bot counts only if the policy names it,
-and a person only with write access. What was answered is known by ids and never by a time: a remark can
+and a person only with write access. Ids show which remarks were answered, and never a time: a remark can
 become visible late, and a remark that arrives while a round writes its replies is older than these.
 """
 

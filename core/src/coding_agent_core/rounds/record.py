@@ -1,7 +1,7 @@
 """What a change's rounds did, as the hidden line of our comment keeps it. Pure.
 
-The record has only what we did: rounds that ended, and checks that we asked the forge to run again. What a
-snapshot shows is never stored, so that no decision compares the forge with what an earlier look has stored.
+The record has only what we did: rounds that ended, and checks that we asked the forge to run again. The
+content of a snapshot is never stored, so that no decision compares the forge with an earlier look.
 """
 
 from __future__ import annotations

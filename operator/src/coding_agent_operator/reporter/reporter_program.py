@@ -1,6 +1,6 @@
 """The reporter's program: a watch and a regular list of AgentTasks feed one worker for each forge.
 
-Of several replicas, the holder of a Lease works; the others wait for it.
+If there are several replicas, the holder of a Lease works, and the others wait for it.
 """
 
 from __future__ import annotations

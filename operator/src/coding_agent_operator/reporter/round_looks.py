@@ -1,6 +1,6 @@
 """Creates the rounds of our open changes on one forge as AgentTasks, and shows why there is none.
 
-What each look reads and decides is the same in all modes: `coding_agent_core.round_looks`.
+All modes read and decide in the same way: see `coding_agent_core.round_looks`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds out from Gitea who changed an item's title and text, and who pushed to its branch.
 
-The timeline has the titles and the pushes. Of a text, Gitea shows only how often it was edited
-(`content_version`, since 1.26), and not by whom or when.
+The timeline has the titles and the pushes. Gitea shows only how often a text was edited (`content_version`,
+since 1.26), and not by whom or when.
 """
 
 from __future__ import annotations

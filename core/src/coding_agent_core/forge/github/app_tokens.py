@@ -194,8 +194,9 @@ class AppTokens:
         """Return a token for a repository, with the permissions of a purpose.
 
         All who wait for the same token share one request. While GitHub is not available, a token that should
-        be renewed is returned as long as it is valid for another minute. What GitHub refused is refused for
-        half a minute without another request, so that many tasks do not use up the App's requests.
+        be renewed is returned as long as it is valid for another minute. For half a minute after a refusal
+        of GitHub, the same is refused without another request, so that many tasks do not use up the App's
+        requests.
 
         Args:
             repository: `owner/name`; empty for all repositories of an installation.

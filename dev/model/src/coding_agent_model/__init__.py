@@ -1,4 +1,4 @@
-"""A model server that plays scripts: for the demo and the tests, never for production.
+"""A model server that answers from scripts, for the demo and the tests, never for production.
 
 It speaks the wire formats of Anthropic, OpenAI and Google.
 """

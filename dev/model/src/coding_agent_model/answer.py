@@ -1,4 +1,4 @@
-"""One answer as every wire format tells it, and what sets it apart from a failure."""
+"""The parts of an answer that all wire formats share, and the interface of a wire format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coding_agent_model.conversation import Conversation
 from coding_agent_model.script import Failure
 
 _PIECES = 3
-"""Into how many deltas a streamed text is cut."""
+"""The number of deltas into which a streamed text is cut."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CallMade:
 
     @property
     def parsed(self) -> dict[str, Any]:
-        """The arguments for a wire format that sends them as an object; broken ones are lost there."""
+        """Return the arguments as an object, for wire formats that need one; broken ones are lost there."""
         try:
             value = json.loads(self.arguments)
         except ValueError:
@@ -65,51 +65,51 @@ class Answer:
 
 
 class WireFormat(Protocol):
-    """How one API words requests, answers and errors."""
+    """The form of requests, answers and errors of one API."""
 
     name: str
 
     def read(self, body: Mapping[str, Any]) -> Conversation:
-        """The conversation of a request.
+        """Return the conversation of a request.
 
         Raises:
             ValueError: the request is malformed; the message says how.
         """
 
     def whole(self, answer: Answer) -> dict[str, Any]:
-        """The body of a whole answer."""
+        """Return the body of a whole answer."""
 
     def events(self, answer: Answer, body: Mapping[str, Any]) -> Iterator[bytes]:
-        """The same as server-sent events.
+        """Yield the same as server-sent events.
 
         Args:
             body: the request; some formats let it choose what the stream tells.
         """
 
     def failure(self, error: Failure) -> dict[str, Any]:
-        """The body of an error."""
+        """Return the body of an error."""
 
 
 def call_id(at: int, number: int, prefix: str = "call") -> str:
-    """The id of a call in the answer of this position."""
+    """Return the id of a call in the answer at this position."""
     return f"{prefix}_{at}_{number}"
 
 
 def pieces(text: str) -> Iterator[str]:
-    """A text in a few pieces; none of an empty one."""
+    """Return a text in a few pieces; an empty text has none."""
     size = max(1, -(-len(text) // _PIECES))
     for start in range(0, len(text), size):
         yield text[start : start + size]
 
 
 def event(data: Mapping[str, Any], *, name: str | None = None) -> bytes:
-    """One server-sent event."""
+    """Return a server-sent event."""
     head = b"" if name is None else f"event: {name}\n".encode()
     return head + b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
 def entries(body: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """A list of objects in a request.
+    """Return a list of objects in a request.
 
     Raises:
         ValueError: it is missing or something else.
@@ -121,7 +121,7 @@ def entries(body: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 
 def text_of(content: Any) -> str:
-    """A text, whether it is a string or parts that hold texts."""
+    """Return a text that is given as a string, or as parts that hold texts."""
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping):

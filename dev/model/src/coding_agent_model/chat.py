@@ -66,7 +66,7 @@ class ChatCompletions:
 
 
 def openai_failure(error: Failure) -> dict[str, Any]:
-    """The body of an error, the same for all of OpenAI's APIs."""
+    """Return the body of an error, which is the same for all of OpenAI's APIs."""
     return {"error": {"message": error.message, "type": error.type, "param": None, "code": error.code}}
 
 

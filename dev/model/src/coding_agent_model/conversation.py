@@ -1,4 +1,4 @@
-"""What a request says, whatever wire format it came in: its messages, its tools, and which answer is due.
+"""The content of a request in any wire format: its messages and tools, and which answer is due.
 
 Where a conversation stands in its script is read from the conversation itself: the ids of our tool calls
 carry the turn's number, so several tasks can play at once, a client may start again, and one that shortens
@@ -25,11 +25,11 @@ _SHELL_TOOLS = (
     "execute_command",
     "terminal",
 )
-"""Names by which agents offer a shell: Claude Code, OpenCode, Codex, Gemini CLI, our own, others."""
+"""Names of shell tools: those of Claude Code, OpenCode, Codex, Gemini CLI, our own agent and others."""
 
 
 class Role(StrEnum):
-    """Who says a message. Results of tools count as the user's where the wire format has it so."""
+    """The author of a message. In some wire formats, results of tools are messages of the user."""
 
     SYSTEM = "system"
     USER = "user"
@@ -78,7 +78,7 @@ class Conversation:
 
     @property
     def opening(self) -> str:
-        """What the user says before the first answer. Some agents say several things, the task last."""
+        """The text of the user before the first answer. Some agents send several texts, the task last."""
         texts: list[str] = []
         for message in self.messages:
             if message.role in (Role.MODEL, Role.TOOL):
@@ -89,7 +89,7 @@ class Conversation:
 
     @property
     def latest(self) -> str:
-        """What was said to the model since its last answer."""
+        """The text that was sent to the model since its last answer."""
         texts: list[str] = []
         for message in reversed(self.messages):
             if message.role is Role.MODEL:
@@ -100,7 +100,7 @@ class Conversation:
 
     @property
     def position(self) -> int:
-        """How many answers the conversation has had, also where older ones were left out of the request."""
+        """The number of answers in the conversation, including those that the request leaves out."""
         reached = 0
         for message in self.messages:
             if message.role is not Role.MODEL:
@@ -111,7 +111,7 @@ class Conversation:
         return reached
 
     def shell_call(self, command: str) -> tuple[str, dict[str, Any]] | None:
-        """Name and arguments of a call that runs a command, for the shell that the request offers."""
+        """Return the name and arguments of a call that runs a command in the shell of the request."""
         offered = {tool.name: tool for tool in self.tools}
         for name in _SHELL_TOOLS:
             if name in offered:
@@ -131,7 +131,7 @@ def _shell_arguments(schema: Mapping[str, Any], command: str) -> dict[str, Any]:
 
 
 def instance(schema: Mapping[str, Any]) -> Any:
-    """A small value that a JSON schema allows; knows what agents use, not all of JSON schema."""
+    """Return a small value that a JSON schema allows, for the parts of JSON schema that agents use."""
     for key in ("const", "default"):
         if key in schema:
             return schema[key]

@@ -1,4 +1,4 @@
-"""Faults on demand: the next requests are answered badly or late, whatever the script says."""
+"""Faults on demand: the next requests get a wrong or late answer, whatever the script says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 
 class Fault(BaseModel):
-    """What is to go wrong.
+    """A fault that the server shows.
 
     Attributes:
         id: by which it is ended; one is made up if none is given.
@@ -32,16 +32,16 @@ class Fault(BaseModel):
 
     @property
     def hits(self) -> int:
-        """How many requests it has hit."""
+        """The number of requests that it has hit."""
         return self._hits
 
     @property
     def ended(self) -> bool:
-        """Whether it hits nothing any more."""
+        """Whether it no longer hits requests."""
         return self._stopped or (self.times is not None and self._hits >= self.times)
 
     def end(self) -> None:
-        """Hit nothing from now on; `hits` stays."""
+        """End the fault; `hits` stays."""
         self._stopped = True
 
     def hit(self) -> None:

@@ -1,4 +1,4 @@
-"""Playing scripts: which answer is due, sending it or a failure as a real service would, and counting."""
+"""Answers requests from scripts: finds the answer that is due, sends it or a failure, and counts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from coding_agent_model.faults import Fault
 from coding_agent_model.script import Failure, Script, Turn, choose
 
 _LOG_LENGTH = 2000
-"""Requests that the log keeps."""
+"""The number of requests that the log keeps."""
 _ASIDE = "Scripted aside."
 
 
 class _PartResponse(Response):
-    """Sends part of its body; then closes the connection, or leaves it open until the client does."""
+    """Sends a part of its body; then closes the connection, or leaves it open for the client to close."""
 
     def __init__(self, part: bytes, media_type: str, *, stall: bool) -> None:
         super().__init__(media_type=media_type)
@@ -58,7 +58,7 @@ class Play:
     _usage: dict[str, Counter[str]] = field(default_factory=dict)
 
     async def answer(self, wire: WireFormat, body: dict[str, Any]) -> Response:
-        """The answer to a request, logged and counted."""
+        """Return the answer to a request; log and count it."""
         entry = {
             "format": wire.name,
             "script": None,
@@ -81,20 +81,20 @@ class Play:
         return response
 
     def count(self, wire: WireFormat, body: dict[str, Any], key: str) -> Response:
-        """The answer to a request that only counts its tokens."""
+        """Return the answer to a request that only counts its tokens."""
         try:
             return JSONResponse({key: wire.read(body).length // 4})
         except (ValueError, AttributeError, TypeError, LookupError) as error:
             return refusal(wire, 400, f"the request is malformed: {error}")
 
     def totals(self) -> dict[str, dict[str, int]]:
-        """Answers and tokens served, by model. An answer that was cut or stalled counts in full."""
+        """Return the served answers and tokens by model. An answer that was cut or stalled counts in full."""
         return {model: dict(counts) for model, counts in self._usage.items()}
 
     async def _answer(
         self, wire: WireFormat, script: Script | None, conversation: Conversation, body: dict[str, Any]
     ) -> Response:
-        """The answer, or what a fault makes of it."""
+        """Return the answer as a fault changes it, if there is a fault."""
         fault = next((one for one in self.faults if not one.ended), None)
         if fault is None:
             return await self._play(wire, script, conversation, body)
@@ -184,7 +184,7 @@ class Play:
 
 
 def refusal(wire: WireFormat, status: int, message: str) -> Response:
-    """What stops a play: the script does not fit the request."""
+    """The script does not fit the request."""
     error = Failure(status=status, type="script_error", message=message)
     return JSONResponse(wire.failure(error), status)
 

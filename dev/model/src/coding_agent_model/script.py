@@ -1,4 +1,4 @@
-"""Scripts: what the model says, turn by turn. One script plays for every wire format."""
+"""Scripts: the answers of the model, turn by turn. A script works with every wire format."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Call(_Strict):
 
 
 class Failure(_Strict):
-    """An HTTP error; each wire format words it its own way.
+    """An HTTP error, which each wire format writes in its own form.
 
     Attributes:
         code: OpenAI's, like `type`; the other formats name an error by its status.
@@ -54,7 +54,7 @@ class Failure(_Strict):
 
 
 class Turn(_Strict):
-    """One answer, or a failure in its place.
+    """An answer, or a failure in its place.
 
     Attributes:
         expect: regular expression that the last message of the request must match, else 409 naming the turn.
@@ -83,7 +83,7 @@ class Turn(_Strict):
     finish_reason: str | None = None
 
     def filled(self, values: Mapping[str, str]) -> Turn:
-        """With each `${name}` in its text and its calls' arguments replaced."""
+        """Return the turn with each `${name}` in its text and its calls' arguments replaced."""
         if not values:
             return self
         calls = tuple(
@@ -103,7 +103,7 @@ class Turn(_Strict):
 
 
 class Script(_Strict):
-    """What one kind of conversation is answered.
+    """The answers to one kind of conversation.
 
     Attributes:
         match: regular expression looked for in what the user says first; empty matches all. What its named
@@ -129,16 +129,16 @@ class Script(_Strict):
 
     @property
     def runs_commands(self) -> bool:
-        """Whether it plays for agents whose tools it does not know by name."""
+        """Whether it works for agents whose tools it does not know by name."""
         return any(call.run is not None for turn in self.turns for call in turn.calls)
 
     def read(self, conversation: Conversation) -> dict[str, str]:
-        """What the named groups of `match` find."""
+        """Return the texts that the named groups of `match` find."""
         found = re.search(self.match, conversation.opening)
         return {name: value or "" for name, value in found.groupdict().items()} if found else {}
 
     def upcoming(self, position: int) -> tuple[list[tuple[int, Failure]], tuple[int, Turn] | None]:
-        """The failures that stand before the answer of this position, and that answer with its index.
+        """Return the failures before the answer at this position, and that answer with its index.
 
         Args:
             position: number of answers that the conversation has had.
@@ -173,7 +173,7 @@ def _filled(value: Any, values: Mapping[str, str]) -> Any:
 
 
 def load_scripts(folder: Path) -> list[Script]:
-    """All scripts (`*.yaml`) of a folder, in the order of their names; those that match all come last.
+    """Return all scripts (`*.yaml`) of a folder by name; scripts that match every conversation come last.
 
     Raises:
         ValueError: a file is not a script; the message names it.
@@ -188,7 +188,7 @@ def load_scripts(folder: Path) -> list[Script]:
 
 
 def choose(scripts: Sequence[Script], conversation: Conversation) -> Script | None:
-    """The first script that matches the conversation."""
+    """Return the first script that matches the conversation."""
     opening, latest = conversation.opening, conversation.latest
     return next(
         (one for one in scripts if re.search(one.match, opening) and re.search(one.latest, latest)), None

@@ -1,4 +1,4 @@
-"""The server: routes of the wire formats, the key, and what was asked and served."""
+"""The server: the routes of the wire formats, the check of the key, and the log of requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from coding_agent_model.responses import Responses
 from coding_agent_model.script import Failure, Script
 
 _STOP_TIMEOUT = 60.0
-"""Seconds in which the server must end."""
+"""Seconds within which the server must end."""
 KEEP_ALIVE = 75
 """Seconds; longer than clients keep a connection, so that none is closed just as a request arrives."""
 _CHAT, _RESPONSES, _MESSAGES, _GEMINI = ChatCompletions(), Responses(), Messages(), GenerateContent()
@@ -165,12 +165,12 @@ def _sandbox(play: Play) -> APIRouter:
 
     @router.get("/usage")
     async def usage() -> dict[str, dict[str, int]]:
-        """What was served, by model: answers, and their tokens as the answers reported them."""
+        """Return the number of answers by model, and the tokens that the answers reported."""
         return play.totals()
 
     @router.post("/faults", status_code=201)
     async def plant(fault: Fault) -> dict[str, Any]:
-        """Plant a fault, fields as in `Fault`."""
+        """Add a fault with the fields of `Fault`."""
         play.faults.append(fault)
         return fault.model_dump()
 
@@ -184,7 +184,7 @@ def _sandbox(play: Play) -> APIRouter:
 
 
 class ModelServer:
-    """The server on a free port, on loopback unless told otherwise, in a thread, for a `with` block."""
+    """The server in a thread, for a `with` block: on a free port, and on loopback by default."""
 
     def __init__(
         self, scripts: Sequence[Script], *, api_key: str | None = None, host: str = "127.0.0.1"
@@ -201,28 +201,28 @@ class ModelServer:
 
     @property
     def url(self) -> str:
-        """Base URL for the formats of Anthropic and Google."""
+        """The base URL for the formats of Anthropic and Google."""
         host, port = self._socket.getsockname()
         return f"http://{host}:{port}"
 
     @property
     def base_url(self) -> str:
-        """Base URL for OpenAI's formats: what goes into `llm.openai.base_url`."""
+        """The base URL for OpenAI's formats, for `llm.openai.base_url`."""
         return f"{self.url}/v1"
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """As `/_sandbox/requests`."""
+        """Return the same as `/_sandbox/requests`."""
         return list(self.app.state.play.log)
 
     @property
     def usage(self) -> dict[str, dict[str, int]]:
-        """As `/_sandbox/usage`."""
+        """Return the same as `/_sandbox/usage`."""
         totals: dict[str, dict[str, int]] = self.app.state.play.totals()
         return totals
 
     def fault(self, **fields: Any) -> Fault:
-        """Plant a fault, fields as in `Fault`; it is live: read its `hits`, and call its `end`."""
+        """Add a fault with the fields of `Fault`, and return it: its `hits` grow, and `end` ends it."""
         fault = Fault(**fields)
         self.app.state.play.faults.append(fault)
         return fault

@@ -47,6 +47,9 @@ Call with (list $ CIDRS BLOCKED).
 {{- define "coding-agent.forgeRule" -}}
 - to:
     {{- include "coding-agent.peers" (list . .Values.networkPolicy.forge.cidrs .Values.networkPolicy.blocked) | nindent 4 }}
+    {{- with .Values.networkPolicy.forge.to }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   ports:
     {{- include "coding-agent.ports" .Values.networkPolicy.forge.ports | nindent 4 }}
 {{- end -}}
@@ -68,6 +71,9 @@ Call with (list $ CIDRS BLOCKED).
 {{- define "coding-agent.modelRule" -}}
 - to:
     {{- include "coding-agent.peers" (list . .Values.networkPolicy.model.cidrs .Values.networkPolicy.blocked) | nindent 4 }}
+    {{- with .Values.networkPolicy.model.to }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   ports:
     {{- include "coding-agent.ports" .Values.networkPolicy.model.ports | nindent 4 }}
 {{- end -}}

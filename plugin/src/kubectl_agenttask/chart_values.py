@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +10,7 @@ import yaml
 from coding_agent_core.registry import Platform
 
 from kubectl_agenttask.answers import Answers
+from kubectl_agenttask.destinations import Destination, network_values
 
 MODEL_SECRET, MODEL_KEY = "model-key", "api-key"
 WEBHOOK_SECRET = "webhook-secret"  # noqa: S105
@@ -23,8 +23,6 @@ NOTE_REPOSITORIES = "coding-agent.dev/repositories"
 NOTE_HOST = "coding-agent.dev/host"
 """The annotation, at a Secret with a token or key, of the host that it is for."""
 EVERY_MINUTE = "* * * * *"
-_ANYWHERE = ("0.0.0.0/0", "::/0")
-_HTTPS = 443
 _HEAD = (
     "# Values of the coding agent's chart. `kubectl agenttask init` sets the keys below; add others freely.\n"
 )
@@ -39,16 +37,19 @@ def chart_values(
     answers: Answers,
     account: str,
     scope: Mapping[str, object],
-    addresses: Mapping[str, str],
+    destinations: Mapping[str, Destination],
     app_id: int | None,
+    *,
+    earlier: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the values for `merged`, which removes those that are `None` from an earlier file.
 
     Args:
         account: the login of the agent's account.
         scope: the settings that narrow the poll (`ForgeSetup.poll_scope`).
-        addresses: the IP addresses of the forge's and the model's hosts, as far as they are known.
+        destinations: the APIs of `forge` and `model`, as the values call them.
         app_id: the GitHub App that gives the tokens, instead of a personal token.
+        earlier: the values of an earlier file.
     """
     platform = answers.platform
     secrets: dict[str, Any] = {}
@@ -75,12 +76,11 @@ def chart_values(
     if platform is Platform.GITHUB:
         forge["app"] = None if app_id is None else {"app_id": app_id}
     values["config"] = {platform.value: forge | dict(scope), "llm": _llm(answers)}
-    network = {
-        "forge": _network(answers.settings.forge(platform).api_url, addresses),
-        "model": _network(answers.llm.address, addresses),
+    policies = earlier.get("networkPolicy")
+    sections = policies if isinstance(policies, Mapping) else {}
+    values["networkPolicy"] = {
+        name: network_values(sections.get(name), destination) for name, destination in destinations.items()
     }
-    if any(network.values()):
-        values["networkPolicy"] = {name: found for name, found in network.items() if found}
     return values
 
 
@@ -103,20 +103,6 @@ def _ingress(webhook_url: str) -> dict[str, Any]:
     parts = urlsplit(webhook_url)
     tls = {"enabled": True, "secretName": TLS_SECRET} if parts.scheme == "https" else {"enabled": False}
     return {"enabled": True, "host": parts.hostname, "tls": tls}
-
-
-def _network(url: str, addresses: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the NetworkPolicy must allow for a port other than 443 or a private address."""
-    parts = urlsplit(url)
-    port = parts.port or (_HTTPS if parts.scheme == "https" else 80)
-    found: dict[str, Any] = {}
-    address = addresses.get(parts.hostname or "")
-    if address is not None and not ipaddress.ip_address(address).is_global:
-        length = ipaddress.ip_address(address).max_prefixlen
-        found["cidrs"] = [*_ANYWHERE, f"{address}/{length}"]
-    if port != _HTTPS:
-        found["ports"] = [port]
-    return found
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

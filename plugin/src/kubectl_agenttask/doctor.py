@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from urllib.parse import urlsplit
 
 from coding_agent_core.agenttask import GROUP, VERSION, AgentTask, Spec
 from coding_agent_core.errors import SettingsError
@@ -26,8 +24,10 @@ from kubectl_agenttask.findings import (
     clock_findings,
     ok,
     outdated_fields,
+    pods_reachable,
     reachable,
     unknown,
+    unknown_pods,
     warning,
     wrong,
 )
@@ -35,6 +35,7 @@ from kubectl_agenttask.forge_checks import ForgeExamination, credential, reposit
 from kubectl_agenttask.installation import Installation, Right, component_of, mounted_secrets, settings_of
 from kubectl_agenttask.model_check import ask_model
 from kubectl_agenttask.schema_check import check_schema, read_definition
+from kubectl_agenttask.services import UnknownPodsError, destination_of, pods_behind
 from kubectl_agenttask.session import Session
 
 _TASKS = Right("list", "agenttasks", GROUP)
@@ -244,22 +245,35 @@ class _Examination:
             if settings.forge(platform).connectable:
                 urls[f"{platform}"] = settings.forge(platform).api_url
         for about, url in urls.items():
-            parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-            try:
-                address = str(socket.getaddrinfo(host, port)[0][4][0])
-            except OSError:
-                yield unknown("egress", f"this machine does not know the address of {host}")
-                continue
-            if reachable(rules, address, port):
-                yield ok("egress", f"the NetworkPolicy lets attempts reach {host}:{port}")
-            else:
-                value = "networkPolicy.model" if about == "model" else "networkPolicy.forge"
-                yield wrong(
-                    "egress",
-                    f"the NetworkPolicy of attempts blocks {host}:{port} ({address}): add them to "
-                    f"{value}.cidrs and {value}.ports",
-                )
+            yield self._egress_to("model" if about == "model" else "forge", url, rules)
+
+    def _egress_to(self, section: str, url: str, rules: list[Body]) -> Finding:
+        """Compare the rules for attempts with a URL. `section` is that of the value `networkPolicy`."""
+        at = destination_of(url)
+        try:
+            pods = pods_behind(self._session.cluster.api_client, at)
+        except UnknownPodsError as error:
+            if at.service is not None:
+                return unknown("egress", unknown_pods(section, at, str(error)).text)
+            pods = None
+        if pods is not None and pods_reachable(rules, pods):
+            return ok("egress", f"the NetworkPolicy lets attempts reach the pods behind {at.host}")
+        if at.address is None:
+            if pods is None:
+                return unknown("egress", f"this machine does not know the address of {at.host}")
+        elif reachable(rules, at.address, at.port if pods is None else pods.ports[0]):
+            return ok("egress", f"the NetworkPolicy lets attempts reach {at.host}:{at.port}")
+        if pods is not None:
+            return wrong(
+                "egress",
+                f"the NetworkPolicy of attempts does not name the pods behind {at.host}: run init again, or "
+                f"set networkPolicy.{section}.to and networkPolicy.{section}.ports",
+            )
+        return wrong(
+            "egress",
+            f"the NetworkPolicy of attempts blocks {at.host}:{at.port} ({at.address}): add them to "
+            f"networkPolicy.{section}.cidrs and networkPolicy.{section}.ports",
+        )
 
     def _model(self, settings: Settings) -> Iterator[Finding]:
         provider = settings.llm.provider

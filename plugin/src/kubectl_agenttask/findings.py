@@ -13,6 +13,8 @@ from typing import Any
 
 from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryFacts, RepositoryWebhook, TokenFacts
 
+from kubectl_agenttask.destinations import NAMESPACE_LABEL, Destination, ServicePods
+
 _SOON = timedelta(days=14)
 """How long before its end a token is reported; the reporter's Event has the same limit."""
 _CLOCK_OFF = timedelta(seconds=30)
@@ -251,6 +253,51 @@ def schema_findings(answers: Iterable[SchemaAnswer]) -> Iterator[Finding]:
         yield warning("task", f"{count} of {total} would lose {', '.join(paths)}, and work as they do now")
     if not harmed:
         yield ok("CRD", f"this schema takes all {total} AgentTasks of the cluster")
+
+
+def unknown_pods(name: str, destination: Destination, reason: str) -> Finding:
+    """Return the warning that only a person can open the NetworkPolicy for a Service.
+
+    Args:
+        name: the section of `networkPolicy`: `forge` or `model`.
+        reason: why its pods are not known.
+    """
+    condition = "" if destination.service else f"if {destination.host} is a Service of this cluster, "
+    return warning(
+        "egress",
+        f"{reason.rstrip('.')}: {condition}set networkPolicy.{name}.to to a NetworkPolicyPeer of the pods "
+        f"behind {destination.host}, and networkPolicy.{name}.ports to their port",
+    )
+
+
+def pods_reachable(rules: Sequence[Mapping[str, Any]], pods: ServicePods) -> bool:
+    """Whether egress rules of NetworkPolicies let a pod connect to the pods of a Service, by their labels."""
+    return all(any(_rule_selects(rule, pods, port) for rule in rules) for port in pods.ports)
+
+
+def _rule_selects(rule: Mapping[str, Any], pods: ServicePods, port: int) -> bool:
+    ports, peers = rule.get("ports") or (), rule.get("to") or ()
+    if ports and not any(_port_allows(entry, port) for entry in ports):
+        return False
+    return not peers or any(_peer_selects(peer, pods) for peer in peers)
+
+
+def _peer_selects(peer: Mapping[str, Any], pods: ServicePods) -> bool:
+    if "ipBlock" in peer:
+        return False
+    namespace = {NAMESPACE_LABEL: pods.namespace}
+    return _selects(peer.get("namespaceSelector"), namespace) and _selects(
+        peer.get("podSelector"), pods.labels
+    )
+
+
+def _selects(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
+    """Whether a selector takes an object with these labels. One that is absent is taken for one that does."""
+    if selector is None:
+        return True
+    return (
+        not selector.get("matchExpressions") and (selector.get("matchLabels") or {}).items() <= labels.items()
+    )
 
 
 def reachable(rules: Iterable[Mapping[str, Any]], address: str, port: int) -> bool:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
@@ -58,17 +55,20 @@ from kubectl_agenttask.chart_values import (
     token_secret,
     values_text,
 )
+from kubectl_agenttask.destinations import Destination
 from kubectl_agenttask.findings import (
     Finding,
     Level,
     clock_findings,
     repository_findings,
     token_findings,
+    unknown_pods,
     wrong,
 )
 from kubectl_agenttask.forge_checks import QUICK, app_findings
 from kubectl_agenttask.installation import Installation, Right, Written
 from kubectl_agenttask.model_check import ask_model
+from kubectl_agenttask.services import UnknownPodsError, destination_of, pods_behind
 from kubectl_agenttask.session import Session
 
 NOTE_APP_ID, NOTE_APP_ACCOUNT = "coding-agent.dev/github-app-id", "coding-agent.dev/github-app-account"
@@ -154,9 +154,12 @@ class _Initializer:
             raise PluginError(str(error)) from error
         finally:
             self._runner.run(forge.aclose())
-        values = chart_values(
-            answers, checked.account, scope, _addresses(answers), None if app is None else app.app_id
-        )
+        destinations = {
+            "forge": self._destination("forge", answers.settings.forge(platform).api_url),
+            "model": self._destination("model", answers.llm.address),
+        }
+        app_id = None if app is None else app.app_id
+        values = chart_values(answers, checked.account, scope, destinations, app_id, earlier=earlier)
         self._write_values(file, earlier, values)
         self._say_next(answers)
 
@@ -360,6 +363,16 @@ class _Initializer:
         there = self._installation.secret(WEBHOOK_SECRET)
         return "" if there is None else there.values.get(platform.value, "").strip()
 
+    def _destination(self, name: str, url: str) -> Destination:
+        """Find out where a URL leads. What a person has to add to the values is said."""
+        found = destination_of(url)
+        try:
+            return replace(found, pods=pods_behind(self._session.cluster.api_client, found))
+        except UnknownPodsError as error:
+            self._session.out.print(unknown_pods(name, found, str(error)).line, soft_wrap=True)
+            # A private address is more often outside the cluster than a Service in it.
+            return replace(found, unknown=found.service is not None)
+
     def _write_values(self, file: Path, earlier: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """Write the values file. Keys of an earlier file that are not ours stay."""
         wanted = merged(earlier, values)
@@ -432,16 +445,6 @@ async def _repository_checks(
                 "webhook yourself, or make the account an administrator",
             )
         )
-    return found
-
-
-def _addresses(answers: Answers) -> dict[str, str]:
-    """Return the IP address of each host that attempts reach, as far as it is known here."""
-    found = {}
-    for url in (answers.settings.forge(answers.platform).api_url, answers.llm.address):
-        host = urlsplit(url).hostname or ""
-        with suppress(OSError):
-            found[host] = str(socket.getaddrinfo(host, None)[0][4][0])
     return found
 
 

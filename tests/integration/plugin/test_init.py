@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,16 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Role
+from kubectl_agenttask.destinations import Destination, ServicePods
+from kubectl_agenttask.services import pods_behind
+from kubernetes.client import DiscoveryV1Api
 
 from tests.chart.helm import render
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, client
 from tests.fixtures.github_app import install
 from tests.fixtures.hook_receiver import HookReceiver
 from tests.fixtures.model import API_KEY
+from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.conftest import PLUGIN, Plugin, Said
 from tests.integration.plugin.newcomer import BOT, Newcomer
 
@@ -172,6 +177,84 @@ def test_a_model_that_only_the_cluster_knows_is_not_held_against_the_person(newc
     [line] = [line for line in said.out.splitlines() if line.startswith("unknown")]
     assert "this machine does not know ollama.models.invalid:11434" in line
     assert newcomer.values["networkPolicy"]["model"] == {"ports": [11434]}
+
+
+def create_service(newcomer: Newcomer, **spec: Any) -> str:
+    """Create a Service `vllm` with the port 8080, and return its DNS name."""
+    core, namespace = newcomer.place.plane.core, newcomer.place.namespace
+    body = {
+        "metadata": {"name": "vllm"},
+        "spec": {"ports": [{"name": "api", "port": 8080, **spec.pop("port", {})}], **spec},
+    }
+    core.create_namespaced_service(namespace, body, _request_timeout=10)
+    return f"vllm.{namespace}.svc"
+
+
+def test_a_model_in_the_cluster_is_allowed_by_its_pods_until_another_run_chooses_another_model(
+    newcomer: Newcomer,
+) -> None:
+    host = create_service(newcomer, selector={"app": "vllm"}, port={"targetPort": 8000})
+    newcomer.init("--model-url", f"http://{host}:8080/v1")
+    namespace = {"matchLabels": {"kubernetes.io/metadata.name": newcomer.place.namespace}}
+    peer = {"namespaceSelector": namespace, "podSelector": {"matchLabels": {"app": "vllm"}}}
+    assert newcomer.values["networkPolicy"]["model"] == {"to": [peer], "ports": [8000]}
+    [policy] = [
+        one
+        for one in render(newcomer.values_file, namespace=newcomer.place.namespace)
+        if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "coding-agent-attempt"
+    ]
+    assert any(peer in rule["to"] for rule in policy["spec"]["egress"])
+
+    newcomer.init("--model-url", "https://vllm.invalid/v1", "--model", "scripted")
+    assert newcomer.values["networkPolicy"]["model"]["to"] == [peer], "nobody knows where the new model is"
+    newcomer.init()
+    assert "to" not in newcomer.values["networkPolicy"]["model"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ({}, "has no selector"),
+        ({"selector": {"app": "vllm"}, "port": {"port": 80}}, "has no port 8080"),
+        ({"selector": {"app": "vllm"}, "port": {"targetPort": "http"}}, "has the port 'http' now"),
+    ],
+)
+def test_a_service_whose_pods_are_not_known_is_a_warning(
+    github_forge: ForgeServer,
+    newcomer_at: Callable[[ForgeServer], Newcomer],
+    spec: dict[str, Any],
+    sentence: str,
+) -> None:
+    newcomer = newcomer_at(github_forge)
+    host = create_service(newcomer, **spec)
+    said = newcomer.init("--model-url", f"http://{host}:8080/v1")
+    [line] = [line for line in said.out.splitlines() if line.startswith("warning")]
+    assert sentence in line
+    assert f"set networkPolicy.model.to to a NetworkPolicyPeer of the pods behind {host}" in line
+    assert "model" not in newcomer.values["networkPolicy"]
+
+
+def test_the_pods_of_a_service_are_found_by_its_address_and_by_the_name_of_a_port(place: Place) -> None:
+    core, namespace = place.plane.core, place.namespace
+    port = {"name": "api", "port": 8080, "targetPort": "http"}
+    spec = {"selector": {"app": "vllm"}, "ports": [port]}
+    body = {"metadata": {"name": "vllm"}, "spec": spec}
+    address = core.create_namespaced_service(namespace, body, _request_timeout=10).spec.cluster_ip
+    labels = {"kubernetes.io/service-name": "vllm"}
+    for number in (8001, 8002):
+        one = {
+            "metadata": {"name": f"vllm-{number}", "labels": labels},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.1.2.3"]}],
+            "ports": [{"name": "api", "port": number}, {"name": "metrics", "port": 9000}],
+        }
+        DiscoveryV1Api(place.plane.core.api_client).create_namespaced_endpoint_slice(
+            namespace, one, _request_timeout=10
+        )
+    api_client = place.plane.core.api_client
+    at = Destination(f"http://{address}:8080", address)
+    assert pods_behind(api_client, at) == ServicePods(namespace, {"app": "vllm"}, (8001, 8002))
+    assert pods_behind(api_client, replace(at, address="10.99.99.99")) is None
 
 
 def test_a_token_that_ends_soon_is_a_warning(newcomer: Newcomer) -> None:

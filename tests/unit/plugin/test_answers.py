@@ -19,6 +19,7 @@ from kubectl_agenttask.answers import (
 )
 from kubectl_agenttask.app_manifest import Registration, code_of
 from kubectl_agenttask.chart_values import chart_values, merged
+from kubectl_agenttask.destinations import Destination
 from kubectl_agenttask.model_check import ask_model, question
 
 NOBODY = Asker(interactive=False)
@@ -117,7 +118,12 @@ def values(
     earlier: dict[str, Any] | None = None,
 ) -> Any:
     given = answers(*arguments, environment=environment)
-    ours = chart_values(given, "bot", {"query": "repo:acme/a"}, addresses or {}, app_id)
+    urls = {"forge": given.settings.forge(given.platform).api_url, "model": given.llm.address}
+    known = addresses or {}
+    destinations = {
+        name: Destination(url, known.get(Destination(url).host, "8.8.8.8")) for name, url in urls.items()
+    }
+    ours = chart_values(given, "bot", {"query": "repo:acme/a"}, destinations, app_id, earlier=earlier or {})
     return merged(earlier or {}, ours)
 
 
@@ -125,7 +131,6 @@ def test_another_model_or_a_token_instead_of_the_app_leaves_nothing_of_the_earli
     vllm = values(*GITHUB, "--model-url", "http://vllm.example/v1", app_id=4711)
     assert values(*GITHUB, earlier=vllm) == values(*GITHUB) | {
         "secrets": values(*GITHUB)["secrets"] | {"github": {"existingSecret": "github-token", "token": ""}},
-        "networkPolicy": vllm["networkPolicy"],
     }
     ollama = values(*GITHUB, "--provider", "ollama", "--model", "qwen3", earlier=values(*GITHUB))
     assert "model" not in ollama["secrets"], "the key of OpenAI would be sent to it"

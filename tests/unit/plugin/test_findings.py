@@ -8,12 +8,14 @@ import pytest
 import yaml
 from coding_agent_core.agenttask import VERSION, Spec
 from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryWebhook, TokenFacts, TokenRights
+from kubectl_agenttask.destinations import ServicePods
 from kubectl_agenttask.findings import (
     Finding,
     Level,
     SchemaAnswer,
     clock_findings,
     outdated_fields,
+    pods_reachable,
     reachable,
     schema_findings,
     token_findings,
@@ -167,3 +169,28 @@ def test_a_network_policy_lets_a_pod_connect_or_not(
     rules: list[dict[str, Any]], address: str, port: int, may: bool
 ) -> None:
     assert reachable(rules, address, port) is may
+
+
+PODS = ServicePods("models", {"app": "vllm", "tier": "model"}, (8000, 8001))
+ITS_PORTS = [{"port": 8000, "endPort": 8001, "protocol": "TCP"}]
+MODELS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "models"}}}
+
+
+@pytest.mark.parametrize(
+    ("rules", "may"),
+    [
+        ([{**PODS.values(), "ports": ITS_PORTS}], True),
+        ([{"to": [MODELS], "ports": ITS_PORTS}], True),
+        ([{"to": [MODELS], "ports": [{"port": 8000}]}], False),
+        (
+            [{"to": [{**MODELS, "podSelector": {"matchLabels": {"app": "ollama"}}}], "ports": ITS_PORTS}],
+            False,
+        ),
+        ([{"to": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}], "ports": ITS_PORTS}], False),
+        ([{"to": [ANYWHERE], "ports": ITS_PORTS}], False),
+        ([{}], True),
+        ([], False),
+    ],
+)
+def test_a_network_policy_names_the_pods_of_a_service_or_not(rules: list[dict[str, Any]], may: bool) -> None:
+    assert pods_reachable(rules, PODS) is may

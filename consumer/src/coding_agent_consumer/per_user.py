@@ -8,7 +8,6 @@ service gets the key that they give as text, or no key.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
@@ -34,7 +33,6 @@ from pydantic import (
     ValidationError,
 )
 
-from coding_agent_consumer.attempt_egress import egress_proxy
 from coding_agent_consumer.gateway import WireFormat
 
 _logger = logging.getLogger("coding_agent.attempt")
@@ -155,9 +153,7 @@ async def settings_for(
     key = Secrets(api.api_key).first()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        async with httpx.AsyncClient(
-            timeout=api.timeout, transport=transport, proxy=egress_proxy(os.environ), trust_env=False
-        ) as client:
+        async with httpx.AsyncClient(timeout=api.timeout, transport=transport) as client:
 
             async def ask() -> httpx.Response:
                 url = f"{api.url.rstrip('/')}/config/{platform}/{quote(user, safe='')}"

@@ -4,9 +4,13 @@ import re
 import signal
 from pathlib import Path
 
-from coding_agent_consumer.per_user import with_personal
+import pytest
+from coding_agent_consumer.per_user import settings_for, with_personal
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 
+from tests.fixtures.company_proxy import serve
+from tests.fixtures.system import until
 from tests.fixtures.user_config import StartUserConfig
 
 
@@ -36,6 +40,27 @@ def test_edits_of_settings_and_of_the_key_count_at_once(
     service.process.send_signal(signal.SIGTERM)
     service.process.wait(60)
     assert "Traceback" not in service.text()
+
+
+async def test_an_attempt_reaches_it_through_the_companys_proxy_unless_no_proxy_names_it(
+    start_user_config: StartUserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the proxy knows `settings.example.com`. Another name of this machine is reached directly."""
+    folder, proxy_folder = tmp_path / "users", tmp_path / "proxy"
+    folder.mkdir()
+    proxy_folder.mkdir()
+    (folder / "default.yaml").write_text("system_prompt: Be brief.\n")
+    service = start_user_config(folder, USER_CONFIG_API_KEY="key")
+    with serve(proxy_folder, {"settings.example.com": "127.0.0.1"}) as proxy:
+        for name, value in {**proxy.variables, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}.items():
+            monkeypatch.setenv(name, value)
+        for host, asked in (("127.0.0.1", set()), ("settings.example.com", {"GET:settings.example.com"})):
+            url = service.url().replace("127.0.0.1", host)
+            section = {"enabled": True, "url": url, "api_key": "key"}
+            ours = Settings.model_validate({"user_config_api": section})
+            found = await settings_for(ours, Platform.GITHUB, "alice")
+            assert found.system_prompt == "Be brief.", service.text()
+            until(lambda asked=asked: proxy.asked() == asked, f"the log has {asked}")
 
 
 def test_without_a_key_it_says_what_to_set(start_user_config: StartUserConfig, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from coding_agent_core.admission import latest_of, runs_of
-from coding_agent_core.agenttask import NOT_ENDED, AgentTask, Event, UnreadableTaskError
+from coding_agent_core.agenttask import NOT_ENDED, AgentTask, Event, Status, UnreadableTaskError
 from coding_agent_core.agenttask_patches import completion
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue
@@ -31,6 +31,7 @@ from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job
 from coding_agent_operator.reconcile import JobRejectedError, ObjectRejectedError, Reconciler
 from coding_agent_operator.runs import Duplicates, sweep_forever
 from coding_agent_operator.scheduler import Scheduler
+from coding_agent_operator.task_plan import status_with_defect
 from coding_agent_operator.task_state import Stage
 from coding_agent_operator.unauthorized_requests import UnauthorizedRequests
 from coding_agent_operator.watching import Relist
@@ -127,6 +128,8 @@ class NamespaceController:
         """Why the API server refused a task's Job, by task, until it accepts one."""
         self._reported: set[str] = set()
         """Tasks with an Event about a refusal, until a reconcile succeeds."""
+        self._defective: dict[str, Status] = {}
+        """The status that shows a defect, by task, until a reconcile succeeds."""
         self._orphans: set[str] = set()
         self._invalid: set[str] = set()
         """Tasks with an Event about a spec that cannot be read."""
@@ -256,6 +259,7 @@ class NamespaceController:
         decision = self.scheduler.decision(name, self._refused.get(name))
         with metrics.RECONCILES.time():
             plan = await self._reconciler.reconcile(name, decision)
+        self._defective.pop(name, None)
         if decision.start or plan is None or plan.stage is Stage.ENDED:
             self._refused.pop(name, None)
         # A reconcile that only showed the refusal does not count as recovery.
@@ -279,6 +283,8 @@ class NamespaceController:
         )
         if refused and isinstance(error, ApiError) and not error.conflict and error.status not in (404, 429):
             await self._report_refusal(name, error)
+        if not isinstance(error, ApiError):
+            await self._show_defect(name, error)
         if isinstance(error, JobRejectedError):
             self._refused[name] = str(error)
         if refused:
@@ -293,6 +299,26 @@ class NamespaceController:
         self._reported.add(name)
         event = Event("Warning", "Refused", str(error))
         await self.cluster.tasks.emit(event, task, self._now())
+
+    async def _show_defect(self, name: str, error: Exception) -> None:
+        """Show on a task, with a single Event, that its reconcile ends with an unexpected exception."""
+        task = self._tasks.get((self.namespace, name))
+        if task is None or task.ended:
+            return
+        try:
+            status = status_with_defect(task, error, self._now())
+            if self._defective.get(name) == status:
+                return
+            if status != task.status:
+                self._tasks.put(await self.cluster.tasks.set_status(task, status))
+            self._defective[name] = status
+            event = Event("Warning", "OperatorDefect", status.conditions[0].message)
+            await self.cluster.tasks.emit(event, task, self._now())
+        except ApiError as problem:
+            _logger.warning("%s does not show the defect yet: %s", name, problem)
+        except Exception:
+            # The retry must follow even if the same defect is met here.
+            _logger.exception("%s cannot show the defect", name)
 
     async def _listed(self, _: set[Key]) -> None:
         if self._kueue:

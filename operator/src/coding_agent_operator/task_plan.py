@@ -35,6 +35,8 @@ WAITING_FOR_BUDGET = "WaitingForBudget"
 """The reason of a task that waits because a budget has too little left. The condition `WithinBudget` says
 since when."""
 VERIFYING = "Verifying"
+OPERATOR_DEFECT = "OperatorDefect"
+"""The reason of a task of which a reconcile ends with an unexpected exception."""
 """The reason of a task whose work is pushed and whose evidence is pending."""
 _VERIFIES = "The work is pushed. Its verification runs in a pod without the agent."
 _HELD = (
@@ -246,6 +248,28 @@ def status_of(task: AgentTask, state: TaskState, decision: SchedulingDecision, n
         next_attempt_time=state.next_attempt_time if phase is Phase.BACKOFF else None,
         observed_generation=task.metadata.generation,
     )
+
+
+def status_with_defect(task: AgentTask, error: Exception, now: datetime) -> Status:
+    """Return the status of a task of which a reconcile ended with an unexpected exception.
+
+    Only reason and message change. The next reconcile that succeeds replaces them. The text of the exception
+    is left out, because it can contain anything.
+    """
+    known = task.status.condition("Succeeded")
+    shown = Condition(
+        type="Succeeded",
+        status="Unknown",
+        reason=OPERATOR_DEFECT,
+        message=(
+            f"A defect in the operator ({type(error).__name__}) stops its work on this task; the operator "
+            "keeps trying. See the operator's log."
+        ),
+        last_transition_time=known.last_transition_time if known is not None else now,
+        observed_generation=task.metadata.generation,
+    )
+    others = tuple(condition for condition in task.status.conditions if condition.type != "Succeeded")
+    return task.status.model_copy(update={"conditions": (shown, *others), "reason": OPERATOR_DEFECT})
 
 
 def _running(state: TaskState) -> tuple[str, str]:

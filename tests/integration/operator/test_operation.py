@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from kubernetes.client.exceptions import ApiException
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of
 from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver, reported
-from tests.integration.operator.world import OperatorProcess, World, account
+from tests.integration.operator.world import ROOT, OperatorProcess, World, account
 
 Start = Callable[..., OperatorProcess]
 
@@ -118,6 +119,56 @@ def test_a_runtime_class_that_is_missing_is_named_and_nothing_starts_before_it_i
     world.until_phase(task, "Succeeded")
     [pod] = world.plane.core.list_namespaced_pod(world.namespace, _request_timeout=60).items
     assert pod.spec.runtime_class_name == name
+
+
+_DEFECTIVE_OPERATOR = """
+import pathlib, runpy, sys
+import coding_agent_operator.reconcile as module
+
+plan_task, defect = module.plan_task, pathlib.Path(sys.argv.pop(1))
+
+def defective(task, *others, **more):
+    if defect.exists() and task.spec.source.number == 7:
+        raise KeyError(f"token-of-somebody in {task.name}")
+    return plan_task(task, *others, **more)
+
+module.plan_task = defective
+sys.argv[0] = "main.py"
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+"""Arguments: a file that is there as long as the operator has the defect, main.py, and its arguments."""
+
+
+def test_a_defect_of_the_operator_is_shown_on_the_task_until_it_is_gone(
+    world: World, pods: PodDriver, tmp_path: Path
+) -> None:
+    """It is planted into the operator, for one task. Others run."""
+    defect = tmp_path / "defect"
+    defect.touch()
+    process = OperatorProcess(account(world.plane, world.namespace, tmp_path), world.namespace, tmp_path, {})
+    process.command = [sys.executable, "-c", _DEFECTIVE_OPERATOR, str(defect), str(ROOT / "main.py")]
+    process.command += ["--mode", "operator"]
+    hurt, other = world.create(7), world.create(8)
+    try:
+        process.start()
+        told = world.until("it is shown", lambda: world.status(hurt).get("conditions"))
+        world.until_phase(other, "Succeeded")
+        # The task's own change of status makes a watch event, which must not make a loop of retries.
+        world.until("several tries failed", lambda: process.log().count("next try in") >= 4 or None)
+        assert world.status(hurt)["conditions"] == told, "it is written once"
+        assert "token-of-somebody" in process.log()
+        defect.unlink()
+        status = world.until_phase(hurt, "Succeeded")
+    finally:
+        process.stop()
+    [shown] = told
+    assert (shown["type"], shown["status"], shown["reason"]) == ("Succeeded", "Unknown", "OperatorDefect")
+    assert "A defect in the operator (KeyError)" in shown["message"]
+    assert "See the operator's log" in shown["message"]
+    events = world.plane.core.list_namespaced_event(world.namespace, _request_timeout=60)
+    assert "token-of-somebody" not in f"{events.items} {told}"
+    assert world.events(hurt).count("OperatorDefect") == 1
+    assert "OperatorDefect" not in str(status)
 
 
 @pytest.mark.timeout(400)  # the next try is up to a minute later

@@ -12,7 +12,14 @@ from coding_agent_core.tasks import Phase
 from coding_agent_core.usage import Usage
 from coding_agent_operator.observed import Job
 from coding_agent_operator.outcome_of import delay_after
-from coding_agent_operator.task_plan import DELETING_REQUEUE_S, Plan, SchedulingDecision, plan_task
+from coding_agent_operator.task_plan import (
+    DELETING_REQUEUE_S,
+    OPERATOR_DEFECT,
+    Plan,
+    SchedulingDecision,
+    plan_task,
+    status_with_defect,
+)
 from coding_agent_operator.task_state import Stage, stage_of
 
 from tests.unit.operator.making import (
@@ -242,6 +249,23 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
     well = plan_task(task(told), [job(ready=1)], WAIT, NOW, POLICY).status
     assert well is not None
     assert well.reason == "Running"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_defect_replaces_reason_and_message_until_the_next_plan(known: bool) -> None:
+    before = plan_task(task(), [job(ready=1)], WAIT, NOW, POLICY).status if known else None
+    defective = status_with_defect(task(before), KeyError("secret"), NOW)
+    assert (defective.phase, defective.reason) == (Phase.RUNNING if known else None, OPERATOR_DEFECT)
+    shown = defective.condition("Succeeded")
+    assert shown is not None
+    assert (shown.status, shown.reason) == ("Unknown", OPERATOR_DEFECT)
+    assert "A defect in the operator (KeyError) stops its work on this task" in shown.message
+    assert "secret" not in shown.message
+    assert status_with_defect(task(defective), KeyError("other"), NOW) == defective, "it is written once"
+    after = plan_task(task(defective), [job(ready=1)], WAIT, NOW, POLICY)
+    assert after.status is not None
+    assert (after.status.phase, after.status.reason) == (Phase.RUNNING, "Running")
+    assert after.status.conditions == (before or after.status).conditions
 
 
 def test_a_job_that_is_refused_is_told_until_it_is_taken() -> None:

@@ -43,6 +43,11 @@ def status(
             "namespaces/team",
         ),
         (
+            status(Phase.RUNNING, "OperatorDefect", "A defect in the operator (KeyError)", begun=True),
+            "A defect keeps the bot from working on this task; it keeps trying. The administrator",
+            "KeyError",
+        ),
+        (
             status(Phase.STARTING, "ErrImagePull", "Attempt 1 has not started yet. No image.", begun=True),
             "**Coding agent: cannot start yet**\n\nThe agent's image could not be pulled. The administrator",
             "working on it",

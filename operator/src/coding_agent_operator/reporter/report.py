@@ -33,6 +33,7 @@ from coding_agent_core.usage import Usage
 
 from coding_agent_operator.reporter.commit_statuses import commit_statuses
 from coding_agent_operator.reporter.item_plan import PendingCorrection, phase_to_show
+from coding_agent_operator.task_plan import OPERATOR_DEFECT
 
 _logger = logging.getLogger("reporter.report")
 
@@ -43,6 +44,10 @@ _JOB_REFUSED = (
     "The administrator of this bot can read the cluster's answer in the task's status."
 )
 """Replaces the API server's answer, which names things that strangers should not see."""
+_OPERATOR_DEFECTIVE = (
+    "A defect keeps the bot from working on this task; it keeps trying. "
+    "The administrator of this bot can read more in the task's status."
+)
 _CLUSTER_WORDS = {
     *(reason for reason, facts in REASONS.items() if facts.patience and reason != PodReason.SECRET_MISSING),
     *(PodReason.POD_NOT_ENDING, PodReason.POD_LOST, PodReason.STORAGE_EXCEEDED, PodReason.INIT_FAILED),
@@ -245,6 +250,8 @@ def _public(reason: str, message: str) -> str:
     """Return the message without what only administrators should see."""
     if reason == "Refused":
         return _JOB_REFUSED
+    if reason == OPERATOR_DEFECT:
+        return _OPERATOR_DEFECTIVE
     if reason in _ENDING:
         # The rest of the message says why the attempt's pod does not end.
         head, found, _ = message.partition("; its attempt is ending.")

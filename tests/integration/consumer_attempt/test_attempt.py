@@ -164,6 +164,23 @@ async def test_a_further_run_continues_an_open_change_and_leaves_a_closed_one_al
     assert place.system.file_at(f"{FIRST}-r3", "notes.md") == "more\n"
 
 
+@pytest.mark.parametrize("flavour", ["github", "gitlab"])
+async def test_a_first_run_continues_an_open_change_of_which_nothing_else_is_left(
+    make_place: MakePlace, flavour: str
+) -> None:
+    """Somebody deleted the item's AgentTasks and our comment while the change was open."""
+    place = make_place(flavour, script(run("echo more >> notes.md"), finish()))
+    forge = place.system.forge
+    commit(forge.repository(REPOSITORY).path, FIRST, {"notes.md": "more\n"})
+    number = forge.open_change(REPOSITORY, FIRST, "main", by="coding-agent-bot")
+    outcome = await place.run(place.given())
+    assert (outcome.reason, outcome.branch) == (Reason.COMPLETED, FIRST)
+    assert outcome.change_url is not None
+    assert outcome.change_url.endswith(f"/{number}")
+    assert len(place.open_changes()) == 1
+    assert place.system.file_at(FIRST, "notes.md") == "more\nmore\n"
+
+
 async def test_a_path_that_is_not_the_projects_gets_no_work_done(make_place: MakePlace) -> None:
     """The path chose the credential, and the number would be worked on."""
     place = make_place("gitlab", fixes_the_bug())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -22,10 +23,9 @@ from kubectl_agenttask.findings import (
     Finding,
     Level,
     clock_findings,
+    egress_finding,
     ok,
     outdated_fields,
-    pods_reachable,
-    reachable,
     unknown,
     unknown_pods,
     warning,
@@ -248,32 +248,13 @@ class _Examination:
             yield self._egress_to("model" if about == "model" else "forge", url, rules)
 
     def _egress_to(self, section: str, url: str, rules: list[Body]) -> Finding:
-        """Compare the rules for attempts with a URL. `section` is that of the value `networkPolicy`."""
         at = destination_of(url)
         try:
-            pods = pods_behind(self._session.cluster.api_client, at)
+            at = replace(at, pods=pods_behind(self._session.cluster.api_client, at))
         except UnknownPodsError as error:
             if at.service is not None:
                 return unknown("egress", unknown_pods(section, at, str(error)).text)
-            pods = None
-        if pods is not None and pods_reachable(rules, pods):
-            return ok("egress", f"the NetworkPolicy lets attempts reach the pods behind {at.host}")
-        if at.address is None:
-            if pods is None:
-                return unknown("egress", f"this machine does not know the address of {at.host}")
-        elif reachable(rules, at.address, at.port if pods is None else pods.ports[0]):
-            return ok("egress", f"the NetworkPolicy lets attempts reach {at.host}:{at.port}")
-        if pods is not None:
-            return wrong(
-                "egress",
-                f"the NetworkPolicy of attempts does not name the pods behind {at.host}: run init again, or "
-                f"set networkPolicy.{section}.to and networkPolicy.{section}.ports",
-            )
-        return wrong(
-            "egress",
-            f"the NetworkPolicy of attempts blocks {at.host}:{at.port} ({at.address}): add them to "
-            f"networkPolicy.{section}.cidrs and networkPolicy.{section}.ports",
-        )
+        return egress_finding(section, at, rules)
 
     def _model(self, settings: Settings) -> Iterator[Finding]:
         provider = settings.llm.provider

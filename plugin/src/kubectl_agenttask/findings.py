@@ -270,6 +270,33 @@ def unknown_pods(name: str, destination: Destination, reason: str) -> Finding:
     )
 
 
+def egress_finding(section: str, at: Destination, rules: Sequence[Mapping[str, Any]]) -> Finding:
+    """Compare the egress rules for attempts with a destination.
+
+    Args:
+        section: the section of `networkPolicy`: `forge` or `model`.
+    """
+    if at.pods is not None and pods_reachable(rules, at.pods):
+        return ok("egress", f"the NetworkPolicy lets attempts reach the pods behind {at.host}")
+    if at.pods is None and at.address is None:
+        return unknown("egress", f"this machine does not know the address of {at.host}")
+    # The networks that are allowed may contain the pods: usually if they contain the Service.
+    port = at.port if at.pods is None else at.pods.ports[0]
+    if at.address is not None and reachable(rules, at.address, port):
+        return ok("egress", f"the NetworkPolicy lets attempts reach {at.host}:{port}")
+    if at.pods is not None:
+        return wrong(
+            "egress",
+            f"the NetworkPolicy of attempts does not name the pods behind {at.host}: run init again, or set "
+            f"networkPolicy.{section}.to and networkPolicy.{section}.ports",
+        )
+    return wrong(
+        "egress",
+        f"the NetworkPolicy of attempts blocks {at.host}:{port} ({at.address}): add them to "
+        f"networkPolicy.{section}.cidrs and networkPolicy.{section}.ports",
+    )
+
+
 def pods_reachable(rules: Sequence[Mapping[str, Any]], pods: ServicePods) -> bool:
     """Whether egress rules of NetworkPolicies let a pod connect to the pods of a Service, by their labels."""
     return all(any(_rule_selects(rule, pods, port) for rule in rules) for port in pods.ports)

@@ -8,12 +8,13 @@ import pytest
 import yaml
 from coding_agent_core.agenttask import VERSION, Spec
 from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryWebhook, TokenFacts, TokenRights
-from kubectl_agenttask.destinations import ServicePods
+from kubectl_agenttask.destinations import Destination, ServicePods
 from kubectl_agenttask.findings import (
     Finding,
     Level,
     SchemaAnswer,
     clock_findings,
+    egress_finding,
     outdated_fields,
     pods_reachable,
     reachable,
@@ -194,3 +195,26 @@ MODELS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "
 )
 def test_a_network_policy_names_the_pods_of_a_service_or_not(rules: list[dict[str, Any]], may: bool) -> None:
     assert pods_reachable(rules, PODS) is may
+
+
+OUTSIDE = Destination("https://api.openai.com/v1", "8.8.8.8")
+IN_CLUSTER = Destination("http://vllm.models.svc:80", "10.96.7.7", PODS)
+
+
+@pytest.mark.parametrize(
+    ("at", "rules", "level", "words"),
+    [
+        (OUTSIDE, [{"to": [ANYWHERE], "ports": [TLS]}], Level.OK, "reach api.openai.com:443"),
+        (OUTSIDE, [], Level.WRONG, "add them to networkPolicy.model.cidrs"),
+        (Destination("http://vllm.invalid"), [{}], Level.UNKNOWN, "does not know the address"),
+        (IN_CLUSTER, [{**PODS.values(), "ports": ITS_PORTS}], Level.OK, "the pods behind vllm.models.svc"),
+        (IN_CLUSTER, [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}], Level.OK, "vllm.models.svc:8000"),
+        (IN_CLUSTER, [{"to": [ANYWHERE]}], Level.WRONG, "set networkPolicy.model.to"),
+    ],
+)
+def test_the_rules_for_attempts_are_compared_with_a_destination(
+    at: Destination, rules: list[dict[str, Any]], level: Level, words: str
+) -> None:
+    found = egress_finding("model", at, rules)
+    assert found.level is level
+    assert words in found.text

@@ -63,6 +63,8 @@ def _named(core: Any, name: str, namespace: str) -> Any:
 
 
 def _at(core: Any, address: str) -> Any:
+    # Kubernetes 1.31, the oldest that the chart takes, was the first with this field selector:
+    # https://github.com/kubernetes/kubernetes/pull/123905
     with sentences("list services of all namespaces"):
         found = core.list_service_for_all_namespaces(
             field_selector=f"spec.clusterIP={address}", _request_timeout=_TIMEOUT

@@ -44,7 +44,8 @@ def vendors_crds(control_plane: PlaneUnderTest) -> Iterator[PlaneUnderTest]:
     files = [str(module_source(MODULES[module]) / file) for module, file in CRDS.items()]
     arguments = [argument for file in files for argument in ("--filename", file)]
     control_plane.kubectl("apply", "--server-side", *arguments)
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", *arguments)
+    definitions = [entry for file in files for entry in objects_of(Path(file).read_text())]
+    control_plane.wait_until_established(*(entry["metadata"]["name"] for entry in definitions))
     yield control_plane
     control_plane.kubectl("delete", "--wait=false", *arguments)
 

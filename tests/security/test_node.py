@@ -192,28 +192,24 @@ def test_policies_close_other_networks_but_not_the_pods_own_node(
         answer: dict[str, Any] = json.loads(said)
         return answer
 
-    assert list(private) in found()["ports"], "open without policies"
+    # A busy node may need longer for a connection than the probe waits.
+    until("open without policies", lambda: list(private) in found()["ports"], timeout=120, interval=1)
     policies = render_text(
         CHART / "ci" / "required-values.yaml",
         more=("--show-only", "templates/networkpolicy.yaml"),
         namespace=namespace,
     )
     cluster.kubectl("-n", namespace, "apply", "-f", "-", stdin=policies)
-    until(
-        "the policy counts",
-        lambda: list(private) not in (last := found())["ports"] and last,
-        timeout=120,
-        interval=1,
-    )
 
-    def of_the_node() -> dict[str, Any]:
-        """What a probe sees; nothing while the node is too busy to answer it in time."""
+    def closed() -> dict[str, Any]:
+        """What a probe sees once the policies count; nothing while the node is too busy to answer in time."""
         answer = found()
         asked = [status for status in answer["statuses"].values() if status is not None]
-        return answer if [address, 10250] in answer["ports"] and asked else {}
+        in_time = [address, 10250] in answer["ports"] and asked
+        return answer if in_time and list(private) not in answer["ports"] else {}
 
     # The kubelet: this is what docs/security.md says.
-    answer = until("the node answers", of_the_node, timeout=60, interval=1)
+    answer = until("the policies count, and the node answers", closed, timeout=180, interval=1)
     print(json.dumps(answer))
     asked = [status for status in answer["statuses"].values() if status is not None]
     assert set(asked) <= {401, 403}, "nothing of Kubernetes answers a stranger"
@@ -291,7 +287,7 @@ def test_a_flood_restarts_no_receiver_and_authentic_webhooks_are_answered(
     # The first attacker may be done before the last one starts.
     until("the flood has started", lambda: "Pending" not in phases(), timeout=120, interval=0.2)
     answers: list[tuple[int, float]] = []
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     with httpx.Client(base_url=f"http://{address}", trust_env=False, timeout=30) as http:
         for number in itertools.count(1):
             body = encode(github_issue(number=number))

@@ -59,9 +59,10 @@ def gateway(own_cluster: local.Cluster, tmp_path: Path) -> Iterator[Edge]:
         kubectl("delete", "namespace", home, "--timeout=110s")  # then Ingresses are served again
 
 
-def parents(team: Release) -> list[dict[str, Any]]:
-    """What the Gateway says of the team's route; it may say so after it leads there."""
-    return list(team.get("httproute", team.name).get("status", {}).get("parents", []))
+def conditions(team: Release) -> list[dict[str, str]]:
+    """What each Gateway says of the team's route; it may say so after it leads there."""
+    parents = team.get("httproute", team.name).get("status", {}).get("parents", [])
+    return [{entry["type"]: entry["status"] for entry in parent["conditions"]} for parent in parents]
 
 
 def test_one_operator_and_one_gateway_for_the_namespace_of_another_team(
@@ -96,11 +97,13 @@ def test_one_operator_and_one_gateway_for_the_namespace_of_another_team(
         assert programs == {"coding-agent-receiver", "coding-agent-reporter"}
 
         gateway.wait("/webhook/gitlab")
-        [told] = until("the route's status", lambda: parents(team), timeout=60)
-        assert {condition["type"]: condition["status"] for condition in told["conditions"]} == {
-            "Accepted": "True",
-            "ResolvedRefs": "True",
-        }
+
+        def accepted() -> bool:
+            if (told := conditions(team)) != [{"Accepted": "True", "ResolvedRefs": "True"}]:
+                raise ValueError(f"the route's status: {told}")
+            return True
+
+        until("the Gateway has taken the route", accepted, timeout=60)
         with gateway.client() as client:
             assert gateway.post(client, "/readyz", b"", {}).status_code == 404, "is not led to"
         hook = stack.enter_context(forwarder(gateway))

@@ -59,6 +59,19 @@ def running(world: Place) -> list[tuple[str, str]]:
     ]
 
 
+def end_polling(world: Place) -> None:
+    """Have the forge polled no more, and wait for the last poll: its pod could go while we look into it."""
+    poller = "cronjob/coding-agent-poller-github"
+    world.release.kubectl("patch", poller, "--patch", json.dumps({"spec": {"suspend": True}}))
+
+    def ended() -> bool:
+        pods = world.release.get("pods", "-l", "app.kubernetes.io/component=poller")["items"]
+        is_over = all(pod["status"].get("phase") in ("Succeeded", "Failed") for pod in pods)
+        return is_over and not world.release.get(poller)["status"].get("active")
+
+    until("the end of the last poll", ended, timeout=240, interval=0.5)
+
+
 def find(world: Place, words: dict[str, str]) -> dict[tuple[str, str], list[str]]:
     """The words that were found in the files and processes of each container."""
     given = [f"{name}={word[::-1]}" for name, word in words.items()]  # or it would find itself
@@ -109,6 +122,7 @@ def test_an_app_opens_the_pull_request_and_its_key_is_in_one_pod(
     world.forge.add_label("acme/pricing", 1, BOT)
 
     attempt = workspace_of(world)
+    end_polling(world)
     line = private.splitlines()[5]
     tokens = [one.token for one in world.forge.sandbox.store.apps.actors() if one.token]
     assert tokens

@@ -1,5 +1,6 @@
 """Ten attempts share a repository's budget, and agents and operator are killed: the model counts."""
 
+import asyncio
 import os
 import signal
 from contextlib import suppress
@@ -51,14 +52,30 @@ for thread in [threading.Thread(target=ask) for _ in range(AT_A_TIME)]:
 
 
 class Chance:
-    """Kills agents and the operator, each time after a number of answers of the model."""
+    """Kills agents and the operator, each time after a number of answers of the model.
+
+    The model waits until all attempts run, and for each kill that is due: on a quick machine the budget would
+    be used up before.
+
+    Attributes:
+        begun: whether the model may answer.
+    """
 
     def __init__(self, system: PodSystem, seed: int) -> None:
         self.system = system
+        self.begun = False
         self.agents = self.operators = 0
         self._random = Random(seed)
         self._next = self._strikes = 0
         self._choose()
+        play = system.model.app.state.play
+        self._answer, play.answer = play.answer, self.answer
+
+    async def answer(self, *asked: Any) -> Any:
+        """The model's answer, once all attempts run and no strike is due."""
+        while not self.begun or answers(self.system) >= self._next:
+            await asyncio.sleep(0.05)
+        return await self._answer(*asked)
 
     def strike(self) -> None:
         """Kill something if it is time."""
@@ -77,7 +94,7 @@ class Chance:
             return
         pod = self._random.choice(running)["metadata"]
         self.agents += 1
-        if self._random.random() < 0.2:
+        if self._strikes % 5 == 0:  # what it has not used of its allowance is lost
             with suppress(KubectlError):
                 self.system.kubectl("delete", "pod", pod["name"], "--grace-period=0", "--force")
             return
@@ -112,6 +129,7 @@ def test_the_model_gave_no_more_than_the_budget_and_the_answers_under_way(start_
         chance.strike()
         found = [task.get("status", {}) for task in system.tasks()]
         at_a_time = max(at_a_time, sum(status.get("phase") == "Running" for status in found))
+        chance.begun = at_a_time >= PARALLEL
         return len(found) == TASKS and all(
             status.get("phase") in ENDED or status.get("reason") == "WaitingForBudget" for status in found
         )

@@ -67,9 +67,10 @@ class RoundStory:
         """Tell the whole story; fails at the first step that does not happen."""
         self.forge.add_label(self.repository, 1, BOT)
         first = self._head_after("", "the change")
+        # At once, because a round for the command that verifies the work would not wait for it.
+        self._check(first, passes=False)
         self._until("the issue's label", lambda: DONE in self.forge.labels(self.repository, 1))
         [change] = self._changes()
-        self._check(first, passes=False)
         second = self._head_after(first, "the round for the check")
         assert self._text(second) == "two\n"
         self._check(second, passes=True)

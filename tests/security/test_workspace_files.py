@@ -13,7 +13,7 @@ from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
-AT_ONCE = 15
+AT_ONCE = 25
 """Seconds; an answer takes milliseconds, and an operation that waits for a FIFO has 30 s or more."""
 DEEP = 'python3 -c \'import os\nfor n in range(3000): os.mkdir("d"); os.chdir("d")\''
 """Nested folders, as no path can name the last one."""

@@ -27,6 +27,8 @@ from pydantic import SecretStr
 _LEFT_S = 60.0
 _GONE = frozenset({"06", "0A"})
 """The states TIME_WAIT and LISTEN, in which no data is sent; see `proc_net_tcp.rst` of the kernel."""
+# Network namespaces share its lock: wait for it, because the nodes of other tests hold it for a moment.
+_IPTABLES = ("iptables", "-w", "30")
 received: list[str] = []
 
 
@@ -61,18 +63,18 @@ async def give_up(port: int) -> str:
     drop = ["INPUT", "-p", "tcp", "--dport", str(port), "-j", "DROP"]
     try:
         await client.send(Call("GET", "/", "connecting"))
-        subprocess.run(["iptables", "-I", *drop], check=True, timeout=10)
+        subprocess.run([*_IPTABLES, "-I", *drop], check=True, timeout=60)
         await client.send(Call("POST", "/comments", "commenting", json={"body": "Running"}))
     except ForgeError as error:
         return str(error)
     finally:
         await client.aclose()
-        subprocess.run(["iptables", "-D", *drop], check=True, timeout=10)
+        subprocess.run([*_IPTABLES, "-D", *drop], check=True, timeout=60)
     return ""
 
 
 def main() -> int:
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=60)
     http.TIMEOUT = 2.0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()

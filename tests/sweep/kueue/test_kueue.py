@@ -85,9 +85,9 @@ def test_quota_for_two_of_three_a_cancelled_one_leaves_and_the_next_follows(
     place.queues()
     process = operator()
     names = [place.create(n) for n in (1, 2, 3)]
-    place.until("two run", lambda: len(place.running()) == 2 or None, timeout=60)
+    place.until("two run", lambda: len(place.running()) == 2 or None)
     (waiting,) = set(names) - set(place.running())
-    words = place.until("Kueue's words", lambda: place.waits(waiting, NO_QUOTA), timeout=60)
+    words = place.until("Kueue's words", lambda: place.waits(waiting, NO_QUOTA))
     assert words.startswith("Kueue: ")
     status = place.status(waiting)
     assert (status["attempt"], status["attempts"], status.get("queuePosition")) == ("0/3", [], None)
@@ -100,21 +100,22 @@ def test_quota_for_two_of_three_a_cancelled_one_leaves_and_the_next_follows(
     process.start()
     first, second = place.running()
     later = place.create(names.index(waiting) + 1, run=2)
-    place.until("the next run waits", lambda: place.because(later, "WaitingForRun"), timeout=60)
+    place.until("the next run waits", lambda: place.because(later, "WaitingForRun"))
     assert f"{waiting}-1" in place.workloads()
     place.patch(waiting, cancel=True)
-    status = place.until_phase(waiting, "Cancelled", timeout=60)
+    status = place.until_phase(waiting, "Cancelled")
     assert status["attempts"] == [], "it never ran"
-    place.until("no workload", lambda: f"{waiting}-1" not in place.workloads() or None, timeout=60)
+    place.until("no workload", lambda: f"{waiting}-1" not in place.workloads() or None)
     assert f"{waiting}-1" not in place.jobs()
-    place.until("the next run's turn", lambda: place.waits(later, NO_QUOTA), timeout=60)
+    place.until("the next run's turn", lambda: place.waits(later, NO_QUOTA))
     finish(place, pods, f"{first}-1")
-    place.until_phase(later, "Running", timeout=60)
+    place.until_phase(later, "Running")
     assert place.status(later)["attempt"] == "1/3"
-    place.until_phase(first, "Succeeded", timeout=60)
+    place.until_phase(first, "Succeeded")
     finish(place, pods, f"{second}-1", f"{later}-1")
     for name in (second, later):
-        assert place.until_phase(name, "Succeeded", timeout=60)["attempt"] == "1/3"
+        assert place.until_phase(name, "Succeeded")["attempt"] == "1/3"
+    admissions.catch_up()
     assert admissions.most == 2, "the quota is used, and never exceeded"
     assert set(admissions.first) == {f"{name}-1" for name in (*names, later)}
 
@@ -126,21 +127,22 @@ def test_a_preempted_attempt_is_not_counted_and_goes_on(
     place.lend_from_another_team()
     operator()
     names = [place.create(n) for n in (1, 2, 3)]
-    place.until("three run, one with lent quota", lambda: len(place.running()) == 3 or None, timeout=60)
+    place.until("three run, one with lent quota", lambda: len(place.running()) == 3 or None)
     place.plane.apply(of_another_team(place.namespace, "training"))
-    place.until("two run", lambda: len(place.running()) == 2 or None, timeout=60)
+    place.until("two run", lambda: len(place.running()) == 2 or None)
     (preempted,) = set(names) - set(place.running())
     place.until("an Event", lambda: "Preempted" in place.events(preempted) or None)
-    place.until("Kueue's words", lambda: place.waits(preempted, NO_QUOTA), timeout=60)
+    place.until("Kueue's words", lambda: place.waits(preempted, NO_QUOTA))
     status = place.status(preempted)
     assert status["attempt"] == "1/3"
     assert [(a["number"], a.get("outcome")) for a in status["attempts"]] == [(1, None)]
     finish(place, pods, "training")
-    status = place.until_phase(preempted, "Running", timeout=60)
+    status = place.until_phase(preempted, "Running")
     attempts = [(a["number"], a["job"], a.get("outcome")) for a in status["attempts"]]
     assert attempts == [(1, f"{preempted}-1", None)]
     finish(place, pods, *(f"{name}-1" for name in names))
     for name in names:
-        status = place.until_phase(name, "Succeeded", timeout=60)
+        status = place.until_phase(name, "Succeeded")
         assert (status["attempt"], len(status["attempts"])) == ("1/3", 1)
+    admissions.catch_up()
     assert set(admissions.first) == {*(f"{name}-1" for name in names), "training"}

@@ -112,7 +112,7 @@ class Stage:
             jobs = self.world.jobs().values()
             return ended and all(LABEL_ACTIVE not in job.metadata.labels for job in jobs)
 
-        self.world.until("the end of both tasks", lambda: over() or None, timeout=90)
+        self.world.until("the end of both tasks", lambda: over() or None)
 
     def _end(self, retried: str, cancelled: str) -> dict[str, Any]:
         """What the scenario ends with, without what differs from run to run."""

@@ -85,7 +85,10 @@ def test_a_label_in_the_sandbox_becomes_a_pull_request(
     release.kubectl("rollout", "status", "deployment/forge", "deployment/model", "--timeout=110s")
     address = release.get("service", "forge")["spec"]["clusterIP"]
     person = httpx.Client(
-        base_url=f"http://{address}:8080", headers={"Authorization": "Bearer alice-sandbox-token"}, timeout=20
+        base_url=f"http://{address}:8080",
+        headers={"Authorization": "Bearer alice-sandbox-token"},
+        timeout=20,
+        trust_env=False,
     )
     with person:
         # The same Service of the forge: this is the first packet to it.

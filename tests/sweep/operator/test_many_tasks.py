@@ -32,13 +32,18 @@ POSITION_INTERVAL_S, POSITIONS_AT_A_TIME = 10, 100
 
 
 class Moves(Watcher):
-    """Follows all tasks, and counts the changes in which nothing but the place in the queue is new."""
+    """Follows all tasks, and counts the changes in which nothing but the place in the queue is new.
+
+    Attributes:
+        ran: the tasks that were shown as running.
+    """
 
     def __init__(self, world: World) -> None:
         place = (agenttask.GROUP, agenttask.VERSION, world.namespace, agenttask.PLURAL)
         super().__init__(world.plane.custom.list_namespaced_custom_object, *place)
         self._status: dict[str, Mapping[str, Any]] = {}
         self.total = 0
+        self.ran: set[str] = set()
 
     def phases(self) -> Counter[str]:
         return Counter(str(status.get("phase")) for status in list(self._status.values()))
@@ -47,6 +52,8 @@ class Moves(Watcher):
         name, status = found["metadata"]["name"], found.get("status") or {}
         before = self._status.get(name, {})
         self._status[name] = status
+        if status.get("phase") == "Running":
+            self.ran.add(name)
         without = [{k: v for k, v in entry.items() if k != "queuePosition"} for entry in (before, status)]
         if without[0] == without[1] and before.get("queuePosition") != status.get("queuePosition"):
             self.total += 1
@@ -113,5 +120,6 @@ def test_400_tasks_of_20_repositories_at_limit_50(
     assert len(count.order) == len(set(count.order)) == TASKS, "one Job for each task"
     rounds = took / POSITION_INTERVAL_S + 2
     assert moves.total <= rounds * POSITIONS_AT_A_TIME
-    # A task is written when it gets its place, when it starts, and when it has ended.
-    assert asked["patch agenttasks/status"] <= 3 * TASKS + moves.total
+    # A task is written when it gets its place (those of the first round had none), when its Job is there,
+    # when it runs, and when it has ended. How many of the others are seen running depends on the machine.
+    assert asked["patch agenttasks/status"] <= 3 * TASKS + len(moves.ran) - LIMIT + moves.total

@@ -53,7 +53,7 @@ def test_people_with_write_access_command_the_agent_by_comments(start_system: St
     wait_for_report(system, "working on it")
     until(lambda: len(system.model.requests) >= 2, "the agent is at work")
     wait_until_seen(asked)
-    assert PROCESSING in system.labels(1)
+    system.wait_for_label(1, PROCESSING)
 
     # nobody without write access, and never the bot itself
     strangers = [say(system, "/cancel", by="reader"), say(system, "/cancel", by="coding-agent-bot")]

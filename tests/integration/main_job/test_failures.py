@@ -29,7 +29,7 @@ def test_removing_the_label_stops_the_task(start_system: StartSystem) -> None:
     system = start_system("gitlab", script(write("half.md", "half\n"), run("sleep 600"), finish()))
     system.start_webhook()
     system.put_label(1)
-    until(lambda: len(system.model.requests) >= 2, "the agent is at work")
+    at_work(system)
     # Forges tell whole seconds: a removal in the second of the label counts as older.
     system.wait_for_next_second(1)
     system.forge.remove_label(REPOSITORY, 1, PROCESSING)
@@ -97,7 +97,7 @@ SLOW = script(write("a.md", "a\n"), run("sleep 600"), finish())
 
 def at_work(system: System) -> None:
     until(lambda: len(system.model.requests) >= 2, "the agent is in mid-task")
-    until(lambda: system.labels(1) >= {PROCESSING}, "the item shows it")
+    system.wait_for_label(1, PROCESSING)
 
 
 def test_the_task_goes_on(start_system: StartSystem) -> None:

@@ -1,5 +1,6 @@
 """Receiver and consumers apart, over a real broker: killed, restarted, doubled, yet done once (S15)."""
 
+import json
 import re
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from coding_agent_model.script import Script
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import DONE, REPOSITORY, Program, StartSystem, System, over, until
 from tests.integration.main_job.scripts import finish, run, script, write
+from tests.integration.rabbitmq.steps import Queue
 
 Start = Callable[..., System]
 
@@ -45,11 +47,22 @@ def test_a_consumer_killed_in_mid_task_loses_nothing(start: Start) -> None:
     assert len(system.changes()) == 1
 
 
-def test_webhook_redelivery_and_poll_together_make_one_task(start: Start) -> None:
+def test_webhook_redelivery_and_poll_together_make_one_task(
+    start: Start, rabbitmq: Broker, rabbitmq_queue: str
+) -> None:
     system = start("gitlab", slow(0.5))
     system.start_webhook()
     system.put_label(1)
-    until(lambda: "Task queued successfully" in system.programs[0].text(), "the webhook's message waits")
+    log, queue = system.forge.sandbox.deliveries.log, Queue(rabbitmq, rabbitmq_queue)
+
+    def waits() -> bool:
+        """Whether a poll can see it. The answer to a webhook does not wait for that."""
+        for answer in system.forge.run(lambda: [one.response_body for one in log if one.status_code == 200]):
+            waiting = f".waiting.{json.loads(answer)['task']}"
+            return queue.exists(waiting) and queue.ready(waiting) == 1
+        return False
+
+    until(waits, "the webhook's message waits")
     producer = system.start("--mode", "producer")
     assert producer.process.wait(60) == 0
     assert "1 known" in producer.text(), "the task's message is already in the queue"

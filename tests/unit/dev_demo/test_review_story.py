@@ -24,6 +24,7 @@ from coding_agent_core.reporting import State
 from coding_agent_core.rounds.record import RoundEnd, RoundEntry, RoundRecord
 from coding_agent_core.rounds.values import RoundKind
 from coding_agent_core.tasks import Item, Phase
+from coding_agent_demo import review_story
 from coding_agent_demo.person import Person, Seen, SeenChange
 from coding_agent_demo.processes import DemoError
 from coding_agent_demo.review_story import ReviewStory
@@ -139,6 +140,24 @@ class Watcher(Person):
         self.step = min(self.step + 1, self._limit, self.happens)
 
 
+class Time:
+    """A clock that only the pauses between two looks move."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def sleep(self, seconds: float) -> None:
+        self.at += seconds
+
+
+@pytest.fixture(autouse=True)
+def _time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(review_story, "time", Time())
+
+
 def play(tmp_path: Path, **watcher: Any) -> str:
     log = tmp_path / "agent.log"
     log.touch()
@@ -154,7 +173,7 @@ def play(tmp_path: Path, **watcher: Any) -> str:
     world = World(forge, "", "", tmp_path)
     console = Console(record=True, width=200)
     story = ReviewStory(
-        Screen(console, log), Watcher(world, **watcher), step_seconds=0.05, quiet_seconds=0, pause=0
+        Screen(console, log), Watcher(world, **watcher), step_seconds=10, quiet_seconds=0, pause=1
     )
     story.play()
     return console.export_text()
@@ -183,7 +202,7 @@ def test_the_whole_story_is_told_in_its_order(tmp_path: Path) -> None:
 def test_a_step_that_does_not_happen_is_named(tmp_path: Path, happens: int) -> None:
     with pytest.raises(DemoError) as error:
         play(tmp_path, happens=happens)
-    assert f"within 0 s: {STEPS[happens]}. Seen: " in str(error.value)
+    assert f"within 10 s: {STEPS[happens]}. Seen: " in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
+from coding_agent_cluster.network import free_ports
 from coding_agent_core.forge.github.app import Purpose
 from coding_agent_core.forge.github.token_credential import TokenCredential, signed
 from coding_agent_forge import ForgeServer
@@ -43,7 +43,6 @@ def test_each_account_gets_what_the_service_was_told(
     github_forge: ForgeServer,
     company_proxy: CompanyProxy,
     tmp_path: Path,
-    free_tcp_port_factory: Callable[[], int],
 ) -> None:
     plane = control_plane
     for name in ("tokens", "reporter", "stranger"):
@@ -64,7 +63,7 @@ def test_each_account_gets_what_the_service_was_told(
     app = create_app(github_forge)
     install(github_forge, app)
     host = app_settings(github_forge, app, tmp_path / "key.pem").host
-    port, metrics_port = free_tcp_port_factory(), free_tcp_port_factory()
+    port, metrics_port = free_ports(2)
     url = f"http://127.0.0.1:{port}"
     section = {
         "app_id": app.id,

@@ -157,14 +157,16 @@ def test_changed_settings_are_applied(proxy: EgressProxy, machine: int) -> None:
     more = {"allow": [f"nowhere.inside:{machine}"], "private": ["*.inside"]}
     proxy.write({**settings, "egress": {**settings["egress"], **more}})
 
-    def allowed() -> bool:
+    def answers(status: int) -> bool:
         # For some milliseconds nothing listens, and what was not answered yet is cut off.
         with contextlib.suppress(httpx.TransportError):
-            return proxy.get(url).status_code == 200
+            return proxy.get(url).status_code == status
         return False
 
-    until(allowed, "the host is allowed")
+    until(lambda: answers(200), "the host is allowed")
     url_of_agent = proxy.variables("job-1")["HTTP_PROXY"]
     proxy.write({**settings, "egress": {"allow": ["not a host"]}})
     until(lambda: "the old ones stay" in proxy.log(), "it says what is wrong")
     assert through(url_of_agent, url).status_code == 200
+    proxy.write(settings)  # the module's other tests share the proxy
+    until(lambda: answers(403), "the host is denied again")

@@ -197,7 +197,8 @@ def test_a_github_app_and_each_fault_of_it_is_said(
     for break_it, repair, sentence in faults:
         break_it()
         [line] = wrong(newcomer.plugin(*asked, status=1))
-        assert sentence in re.sub("(899|901) s", "900 s", line)
+        # The clocks are compared through an answer, whose way takes time.
+        assert sentence in re.sub(r"(89\d|90\d) s", "900 s", line)
         repair()
     newcomer.write_secret("github-app", **{"private-key.pem": key_pair(1)[0]})
     [line] = wrong(newcomer.plugin(*asked, status=1))

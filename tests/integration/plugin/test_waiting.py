@@ -37,10 +37,10 @@ class Background:
 
     def says(self, text: str) -> None:
         """Wait until the command has printed a text."""
-        until(lambda: text in self.out + self.err, lambda: f"{text!r} in {self.out + self.err!r}", 30)
+        until(lambda: text in self.out + self.err, lambda: f"{text!r} in {self.out + self.err!r}")
 
     def ends(self) -> int:
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
 
 Start = Callable[..., Background]
@@ -60,7 +60,7 @@ def start(place: Place, tmp_path: Path) -> Iterator[Start]:
     yield begin
     for one in started:
         one.process.kill()
-        one.process.wait(timeout=30)
+        one.process.wait(timeout=60)
 
 
 @pytest.fixture
@@ -155,5 +155,5 @@ def test_watch_of_an_item_shows_nothing_else(start: Start, plugin: Plugin, task:
     other = plugin("run", "https://github.com/octo/demo/issues/70").out.split()[1]
     plugin("suspend", other)
     plugin("suspend", task)
-    until(lambda: watching.out.count(task) == 2, lambda: watching.out, 30)
+    until(lambda: watching.out.count(task) == 2, lambda: watching.out)
     assert other not in watching.out

@@ -91,6 +91,7 @@ async def test_connections_without_a_request_make_room_for_authentic_webhooks(
     receiver: Receiver, sink: RecordingSink, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr(server, limit, 8)
+    monkeypatch.setattr(server, "HEAD_TIME", 600)  # none of them is closed for being slow
     async with AsyncExitStack() as stack:
         held = [await connect(receiver, START) for _ in range(20)]
         for _, writer in held:

@@ -128,6 +128,7 @@ def test_the_last_delivery_of_a_webhook_says_what_is_wrong(
     newcomer.init("--webhook", url)
     install_release(newcomer.place, newcomer.values)
     let_pods_run(newcomer.place)
+    forge.wait_for(forge.sandbox.deliveries.all_ended)
     if forge.flavour is Flavour.GITHUB:  # GitHub sends a ping at once, and nobody is at that address
         assert "the last delivery (ping) got 502: the forge cannot reach" in wrong(doctor(newcomer, 1))[0]
     else:

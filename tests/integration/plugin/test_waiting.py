@@ -22,7 +22,8 @@ class Background:
 
     def __init__(self, place: Place, arguments: list[str], folder: Path) -> None:
         self._out, self._err = folder / "out", folder / "err"
-        command = [str(PLUGIN), *arguments, "-n", place.namespace]
+        # A test that runs in the background ignores SIGINT, and so would the program.
+        command = ["env", "--default-signal=INT", str(PLUGIN), *arguments, "-n", place.namespace]
         environment = {**os.environ, "KUBECONFIG": str(place.plane.kubeconfig)}
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=err)

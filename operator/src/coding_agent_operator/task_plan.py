@@ -35,9 +35,9 @@ WAITING_FOR_BUDGET = "WaitingForBudget"
 """The reason of a task that waits because a budget has too little left. The condition `WithinBudget` says
 since when."""
 VERIFYING = "Verifying"
+"""The reason of a task whose work is pushed and whose evidence is pending."""
 OPERATOR_DEFECT = "OperatorDefect"
 """The reason of a task of which a reconcile ends with an unexpected exception."""
-"""The reason of a task whose work is pushed and whose evidence is pending."""
 _VERIFIES = "The work is pushed. Its verification runs in a pod without the agent."
 _HELD = (
     "Somebody wrote /cancel. No attempt starts until the reporter has checked whether they may. If it does "

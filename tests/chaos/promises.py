@@ -39,6 +39,7 @@ class Promises:
     Attributes:
         triggers: the labels that ask for a task.
         branch: to which the bot pushes for an issue; `-r` and more may follow.
+        status: the commit status in which the bot shows its own work; it is none of the checks.
         members: logins of the people whose commands count.
         global_limit, repository_limit: attempts at a time; `None`: no limit.
         repository_budget: money that all runs of a repository may cost together; `None`: no budget.
@@ -58,6 +59,7 @@ class Promises:
     processing: str = "coding agent processing"
     done: str = "coding agent done"
     branch: str = "coding-agent/issue-{number}"
+    status: str = "coding-agent"
     members: frozenset[str] = frozenset()
     global_limit: int | None = None
     repository_limit: int | None = None

@@ -132,7 +132,11 @@ def _changes(history: History, promises: Promises, rules: RoundPromises) -> Iter
             opened.at,
             [act for act in history.acts if act.item == key],
             pushes,
-            [act for act in history.acts if act.event in ("check", "rerun") and act.commit in heads],
+            [
+                act
+                for act in history.acts
+                if act.event in ("check", "rerun") and act.commit in heads and act.check != promises.status
+            ],
             [one for one in history.mergeability if one.item == key],
             sorted(history.runs.get(key, ()), key=lambda run: run.created),
             history.runs.get(issue, ()) if issue else (),

@@ -284,6 +284,9 @@ ALLOWED: dict[str, Plant] = {
     "the same errors after a round": lambda tape: tape.check(300, "failure", "c4").check(
         301, "failure", "c4", "lint", "long line"
     ),
+    "the same errors, and a run that was cancelled before the round": lambda tape: tape.check(
+        112, "error", "c2", "coding-agent", "Cancelled"
+    ).check(300, "failure", "c4"),
     "a check that runs for good": lambda tape: tape.check(300, "running", "c4"),
     "another check fails on the same head": lambda tape: (
         tape.check(300, "failure", "c4", "lint", "long line")

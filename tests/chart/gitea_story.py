@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from coding_agent_cluster.wait import until
+from coding_agent_core.verification import VERIFY_STATUS
 from coding_agent_gitea import Account, Api, GiteaServer, WebSession, make_sample, prepare
 from coding_agent_model.script import Script
 
@@ -109,7 +110,8 @@ class GiteaStory:
     def _open_change(self) -> str:
         """The agent opens a pull request for the second issue, whose check fails; its head."""
         first = self._head_after("", "a free place to pull request")
-        # At once, because a round for the command that verifies the work would not wait for it.
+        # While the commands verify the work: a round for either waits until both have ended.
+        self._until("pull request to pending evidence", lambda: VERIFY_STATUS in dict(self._results(first)))
         self._check(first, "failure", _SAID)
         done = f"(?s)Coding agent: done.*/pulls/{_PULL}"
         self._until_shown("pull request to comment", "issues", _ISSUE, done)
@@ -180,8 +182,12 @@ class GiteaStory:
 
     def _has_evidence(self, head: str, result: str) -> bool:
         """Whether the commit has this newest result of the commands that verify it."""
+        return (VERIFY_STATUS, result) in self._results(head)
+
+    def _results(self, head: str) -> set[tuple[str, str]]:
+        """The checks of a commit with their newest results."""
         statuses = self._get("commits", head, "status")["statuses"] or []
-        return ("coding-agent/verify", result) in {(one["context"], one["status"]) for one in statuses}
+        return {(one["context"], one["status"]) for one in statuses}
 
     def _labels(self, number: int) -> set[str]:
         return {label["name"] for label in self._get("issues", number, "labels")} & _FLOW

@@ -67,7 +67,8 @@ class RoundStory:
         """Tell the whole story; fails at the first step that does not happen."""
         self.forge.add_label(self.repository, 1, BOT)
         first = self._head_after("", "the change")
-        # At once, because a round for the command that verifies the work would not wait for it.
+        # While the commands verify the work: a round for either waits until both have ended.
+        self._until("the pending evidence", lambda: VERIFY_STATUS in dict(self._results(first)))
         self._check(first, passes=False)
         self._until("the issue's label", lambda: DONE in self.forge.labels(self.repository, 1))
         [change] = self._changes()
@@ -127,9 +128,13 @@ class RoundStory:
 
     def _has_evidence(self, head: str, result: str) -> bool:
         """Whether the commit has this newest result of our commands."""
+        return (VERIFY_STATUS, result) in self._results(head)
+
+    def _results(self, head: str) -> set[tuple[str, str]]:
+        """The checks of a commit with their newest results; empty while a check runs."""
         repository, reviews = self.forge.repository(self.repository), self.forge.sandbox.reviews
         checks = self.forge.run(lambda: reviews.checks(repository, head, latest=True))
-        return (VERIFY_STATUS, result) in {(check.name, check.result) for check in checks}
+        return {(check.name, check.result) for check in checks}
 
     @property
     def page(self) -> str:

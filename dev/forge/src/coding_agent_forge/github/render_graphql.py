@@ -130,7 +130,7 @@ class GraphqlRenderer:
         return {"target": self._commit(repository, sha) | {"history": self._history(repository, sha)}}
 
     def _history(self, repository: Repository, sha: str) -> list[Json]:
-        """The commits up to this one, the newest first. Bots are no users."""
+        """The commits up to this one, the newest first. GitHub shows no user for a bot."""
         people = {str(user.id): user for user in self._sandbox.store.users if not user.bot}
 
         def shown(commit: git.HistoryEntry) -> Json:

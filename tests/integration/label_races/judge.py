@@ -20,6 +20,8 @@ class SeenRun:
 
     Attributes:
         phase: as the store has it, or, where there is no store, the newest that the comment showed.
+        shown_at: when the comment showed it first; `None` where a store has a run for each label.
+        closed: whether it says that it ended because the item was closed.
         worked_until: when its work ended, by this machine's clock; `None`: not yet, or never begun.
         ended_at: when its end was shown. A label that is put on between the two may be answered by this run
             or by the next, because the agent reads the item for the last time somewhere in between.
@@ -27,6 +29,8 @@ class SeenRun:
 
     name: str
     phase: Phase
+    shown_at: datetime | None = None
+    closed: bool = False
     worked_until: datetime | None = None
     ended_at: datetime | None = None
 
@@ -64,6 +68,20 @@ def _taken_by_name(
         at <= label.at + timedelta(seconds=1) or not any(label.at <= read <= at for read in reads())
         for at in taken
         if at >= label.at
+    )
+
+
+def _taken_up(events: Sequence[ForgeEvent], runs: Sequence[SeenRun]) -> bool:
+    """Whether a run took up the last label, or ended because of the closing that followed it.
+
+    A run that was cancelled for an earlier removal of the label did neither.
+    """
+    labeled = [one.at for one in events if one.event == "labeled" and one.actor != BOT_USER]
+    return any(
+        run.closed
+        or run.shown_at is None
+        or (run.phase is not Phase.CANCELLED and bool(labeled) and run.shown_at >= labeled[-1])
+        for run in runs
     )
 
 
@@ -119,8 +137,8 @@ def problems(
             found.append(f"the label that stays: {worked} worked after it, {ended} ended after it, not one")
         if shown.labels & {*ASKING, DONE} != {DONE}:
             found.append(f"done, and its labels are {sorted(shown.labels)}")
-    elif shown.labels & (ASKING if last.event == "unlabeled" or runs else {PROCESSING}):
-        # A person's label stays on an item that was closed before its task was taken up.
+    elif shown.labels & (ASKING if last.event == "unlabeled" or _taken_up(events, runs) else {PROCESSING}):
+        # A person's label stays on an item that was closed before a run took it up.
         found.append(f"{last.event} by a person, and its labels are {sorted(shown.labels)}")
     if not free and len(done) != rounds_wanted:
         found.append(f"{len(done)} runs are done, not {rounds_wanted}: {[run.name for run in done]}")

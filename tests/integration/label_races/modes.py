@@ -149,10 +149,17 @@ def _runs_shown(events: Sequence[ForgeEvent]) -> list[SeenRun]:
             del runs[key]  # it only waited, and another message has taken its place
         key = state.run, state.uuid
         before = runs.get(key)
-        shown = before.ended_at if before else None
-        if shown is None and state.phase.terminal:
-            shown = event.at
-        runs[key] = SeenRun(f"r{state.run} {state.uuid[:8]}", state.phase, pushed, shown)
+        ended_at = before.ended_at if before else None
+        if ended_at is None and state.phase.terminal:
+            ended_at = event.at
+        runs[key] = SeenRun(
+            f"r{state.run} {state.uuid[:8]}",
+            state.phase,
+            shown_at=before.shown_at if before else event.at,
+            closed=state.phase is Phase.CANCELLED and "was closed" in (event.body or ""),
+            worked_until=pushed,
+            ended_at=ended_at,
+        )
     return list(runs.values())
 
 
@@ -247,7 +254,9 @@ class Kubernetes:
             item = self.tasks.get(name) or self.tasks[name.rpartition("-r")[0]]
             worked_until, ended_at = self.ended.get(name, (None, None))
             phase = AgentTask.of(body).status.terminal_phase or Phase.RUNNING
-            found.setdefault(item, []).append(SeenRun(name, phase, worked_until, ended_at))
+            found.setdefault(item, []).append(
+                SeenRun(name, phase, worked_until=worked_until, ended_at=ended_at)
+            )
         return {item: found.get(item.name, []) for item in items}
 
     def logs(self) -> str:

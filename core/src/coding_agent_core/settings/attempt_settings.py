@@ -88,7 +88,9 @@ class Commits(Section):
     """Name of the author; empty: the name of the forge's account."""
     email: str = ""
     """E-mail address of the author; empty: the address by which the forge finds its account (GitHub: its
-    private address, GitLab: its commit address)."""
+    private address, GitLab: its commit address). On GitHub, take an address of the agent's own account.
+    Otherwise its commits are not recognized as its own, and a review comment can go unanswered if another run
+    changes the same lines first."""
     signing_key: Path | None = None
     """File with an SSH private key without a passphrase, as `ssh-keygen -t ed25519` writes it. Commits are
     signed with this key, and the forge's account must know its public key. `None`: commits are not signed."""

@@ -20,7 +20,8 @@ class SeenRun:
 
     Attributes:
         phase: as the store has it, or, where there is no store, the newest that the comment showed.
-        shown_at: when the comment showed it first; `None` where a store has a run for each label.
+        shown_at: when the comment showed it first, or, where there is a store, the end of the second in which
+            it was created.
         closed: whether it says that it ended because the item was closed.
         worked_until: when its work ended, by this machine's clock; `None`: not yet, or never begun.
         ended_at: when its end was shown. A label that is put on between the two may be answered by this run
@@ -29,7 +30,7 @@ class SeenRun:
 
     name: str
     phase: Phase
-    shown_at: datetime | None = None
+    shown_at: datetime
     closed: bool = False
     worked_until: datetime | None = None
     ended_at: datetime | None = None
@@ -74,13 +75,13 @@ def _taken_by_name(
 def _taken_up(events: Sequence[ForgeEvent], runs: Sequence[SeenRun]) -> bool:
     """Whether a run took up the last label, or ended because of the closing that followed it.
 
-    A run that was cancelled for an earlier removal of the label did neither.
+    A run that was cancelled for an earlier removal of the label did neither. Without a store, the label's
+    message is dropped if the item is closed when it is read. With a store, no task is created if the event of
+    the closing comes before that of the label.
     """
     labeled = [one.at for one in events if one.event == "labeled" and one.actor != BOT_USER]
     return any(
-        run.closed
-        or run.shown_at is None
-        or (run.phase is not Phase.CANCELLED and bool(labeled) and run.shown_at >= labeled[-1])
+        run.closed or (run.phase is not Phase.CANCELLED and bool(labeled) and run.shown_at >= labeled[-1])
         for run in runs
     )
 

@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 from coding_agent_core.admission import answered_by
-from coding_agent_core.agenttask import AgentTask
+from coding_agent_core.agenttask import ANNOTATION_CANCEL_CAUSE, AgentTask
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import read_state
-from coding_agent_core.tasks import Item, Phase, host_of, task_name, whole_second
+from coding_agent_core.tasks import Item, Phase, WithdrawalCause, host_of, task_name, whole_second
 from coding_agent_forge import ForgeServer, Kind
 from coding_agent_forge.eventlog import ForgeEvent
 from coding_agent_model.script import Script
@@ -253,10 +253,17 @@ class Kubernetes:
             name = body["metadata"]["name"]
             item = self.tasks.get(name) or self.tasks[name.rpartition("-r")[0]]
             worked_until, ended_at = self.ended.get(name, (None, None))
-            phase = AgentTask.of(body).status.terminal_phase or Phase.RUNNING
-            found.setdefault(item, []).append(
-                SeenRun(name, phase, worked_until=worked_until, ended_at=ended_at)
+            task = AgentTask.of(body)
+            seen = SeenRun(
+                name,
+                task.status.terminal_phase or Phase.RUNNING,
+                # The API server gives whole seconds.
+                shown_at=task.metadata.created + timedelta(seconds=1),
+                closed=task.metadata.annotations.get(ANNOTATION_CANCEL_CAUSE) == WithdrawalCause.CLOSED,
+                worked_until=worked_until,
+                ended_at=ended_at,
             )
+            found.setdefault(item, []).append(seen)
         return {item: found.get(item.name, []) for item in items}
 
     def logs(self) -> str:

@@ -217,6 +217,7 @@ REVIEW: dict[str, tuple[list[Act], Shows]] = {
                 if ours.github
                 else [(one.kind, one.actor and one.actor.login) for one in found.events]
                 == [(ChangeEventKind.PUSHED, BOT)]
+                and int(found.threads[0].remarks[0].id) < (found.events[0].number or 0)
             )
         ),
     ),

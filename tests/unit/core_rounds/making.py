@@ -151,7 +151,7 @@ def check(
 
 
 def event(
-    kind: ChangeEventKind, actor: Actor | None = ANNA, second: float = 500, **fields: str
+    kind: ChangeEventKind, actor: Actor | None = ANNA, second: float = 500, **fields: Any
 ) -> ChangeEvent:
     return ChangeEvent(kind, actor, at(second), **fields)
 

@@ -114,6 +114,11 @@ OUR_ANSWER = f"{answer_mark(['t1'])}\nRenamed in 0123456."
             id="approved before",
         ),
         pytest.param(
+            {"reviews": (review(50, verdict=APPROVED, second=200), review(51, second=120))},
+            ("r51",),
+            id="approved before, and the forge's clock was set back",
+        ),
+        pytest.param(
             {"reviews": (review(50), review(51, OLAF, APPROVED, second=200))},
             ("r50",),
             id="somebody approved",
@@ -280,6 +285,23 @@ def test_a_remark_on_lines_that_another_run_of_ours_changed_is_not_lost() -> Non
         assert not decide(seen).due
 
 
+def test_the_forges_numbers_and_not_its_clock_tell_what_came_first() -> None:
+    """The forge's clock is ahead while somebody comments, and is set back before our run pushes."""
+    snapshot = change(threads=(thread(remark(10, second=290), outdated=True),))
+
+    def pushed(*pushes: tuple[int, Actor]) -> ChangeSnapshot:
+        events = (
+            ChangeEvent(ChangeEventKind.PUSHED, actor, at(200 + number), number=number)
+            for number, actor in pushes
+        )
+        return replace(snapshot, events=tuple(events))
+
+    for seen in (pushed((11, OURS)), pushed((9, ANNA), (11, OURS), (12, ANNA))):
+        assert decide(seen).due[0].ids == ("t10",)
+    for seen in (pushed((9, OURS)), pushed((9, OURS), (11, ANNA), (12, OURS))):
+        assert not decide(seen).due
+
+
 def test_a_large_review_is_answered_in_parts() -> None:
     threads = tuple(thread(remark(number, second=number)) for number in range(1, IDS_LIMIT + 6))
     snapshot = change(threads=threads)
@@ -294,8 +316,10 @@ def test_gitlab_comments_before_the_last_review_round_are_read() -> None:
     snapshot = change(reviews=(requested,), comments=(remark(9, second=100),))
     record = ended(RoundRecord(), decide(snapshot).due[0])
     assert not decide(snapshot, record).due
-    more = replace(snapshot, comments=(*snapshot.comments, remark(10, second=200)))
-    assert decide(more, record).due[0].ids == ("c10",)
+    # The second time is one after the forge's clock was set back.
+    for second in (200, 90):
+        more = replace(snapshot, comments=(*snapshot.comments, remark(10, second=second)))
+        assert decide(more, record).due[0].ids == ("c10",)
 
 
 def test_people_who_talk_start_one_round_for_all_that_they_said() -> None:

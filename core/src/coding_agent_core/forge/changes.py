@@ -264,6 +264,8 @@ class ChangeEvent:
         actor: `None` if the forge does not say who it was.
         commit: the new head after a push.
         label: the label that was applied or removed.
+        number: the number of the note that shows the event, in the sequence of the remarks' numbers (GitLab).
+            It says what came first also after the forge's clock was set back. `None` if there is none.
     """
 
     kind: ChangeEventKind
@@ -271,6 +273,7 @@ class ChangeEvent:
     at: datetime
     commit: str = ""
     label: str = ""
+    number: int | None = None
 
 
 @dataclass(frozen=True)

@@ -135,15 +135,21 @@ def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcce
 
 def _replaced_by_us(remark: Remark, pushes: Sequence[ChangeEvent], access: WriteAccess) -> bool:
     """Whether the first push after a remark was ours, as far as the forge has events of pushes."""
-    later = (event.actor for event in pushes if event.at >= remark.published_at)
-    return access.is_ours(next(later, None))
+
+    def came_later(event: ChangeEvent) -> bool:
+        if event.number is not None:
+            return event.number > int(remark.id)
+        return event.at >= remark.published_at
+
+    first = min(filter(came_later, pushes), key=lambda event: (event.number or 0, event.at), default=None)
+    return first is not None and access.is_ours(first.actor)
 
 
 def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: WriteAccess) -> Iterator[_Found]:
     approved = {
-        review.author.id: review.submitted_at
+        review.author.id: int(review.id)
         for review in snapshot.reviews
-        if review.verdict is ReviewVerdict.APPROVED and review.submitted_at is not None
+        if review.verdict is ReviewVerdict.APPROVED
     }
     for review in snapshot.reviews:
         if access.is_ours(review.author) or not review.body.strip():
@@ -153,33 +159,43 @@ def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: WriteAcce
             yield f"r{review.id}", review.submitted_at, review.author, not asks
 
 
-def _asks(review: SubmittedReview, approved_at: datetime | None, policy: RoundPolicy) -> bool:
-    """Whether a review's text asks for work: its author has not approved the change later."""
+def _asks(review: SubmittedReview, approval: int | None, policy: RoundPolicy) -> bool:
+    """Whether a review's text asks for work: its author has not approved the change later.
+
+    A person writes one review after the other, so their numbers tell the order, whatever the clock shows.
+
+    Args:
+        approval: the number of the author's last approval; `None` if there is none.
+    """
     if review.verdict is ReviewVerdict.APPROVED:
         return policy.approvals_count
     if review.verdict is ReviewVerdict.DISMISSED:
         return False
-    return approved_at is None or review.submitted_at is None or review.submitted_at >= approved_at
+    return approval is None or int(review.id) > approval
 
 
 def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Found]:
     """Yield plain comments with a mention, and those that belong to a review.
 
     GitLab keeps the text of a review as a plain comment and does not say when changes were requested. So the
-    comments that such a reviewer wrote after the last round of reviews are the review's text.
+    comments that such a reviewer wrote after the last round of reviews are the review's text. If the forge's
+    clock was set back after that round, such a comment looks older. But its number is higher than those of
+    all remarks that the round read.
     """
     requesting = {
         review.author.id
         for review in snapshot.reviews
         if review.verdict is ReviewVerdict.CHANGES_REQUESTED and review.submitted_at is None
     } - {""}
-    rounds = [entry.seen for entry in record.rounds if entry.kind is RoundKind.REVIEW and entry.counted]
-    read_until = max(filter(None, rounds), default=None)
+    rounds = [entry for entry in record.rounds if entry.kind is RoundKind.REVIEW and entry.counted]
+    read_until = max(filter(None, (entry.seen for entry in rounds)), default=None)
+    numbers = (key[1:] for entry in rounds for key in entry.keys)
+    newest = max((int(number) for number in numbers if number.isdecimal()), default=0)
     for comment in snapshot.comments:
         if access.is_ours(comment.author) or _is_command(comment):
             continue
         of_review = comment.author.id in requesting and (
-            read_until is None or comment.published_at > read_until
+            read_until is None or comment.published_at > read_until or int(comment.id) > newest
         )
         if of_review or mentions(comment.body, access.own.login):
             yield f"c{comment.id}", comment.published_at, comment.author, not of_review

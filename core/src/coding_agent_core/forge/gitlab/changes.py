@@ -559,7 +559,7 @@ def _thread(discussion: _Discussion, found: _MergeRequest) -> ReviewThread | Non
 def _events(recorded: list[_Event], notes: list[_Note]) -> tuple[ChangeEvent, ...]:
     """Return what GitLab records as events, and what only its own notes show: pushes and drafts."""
     found = [
-        ChangeEvent(kind, actor_of(note.author), note.created_at)
+        ChangeEvent(kind, actor_of(note.author), note.created_at, number=note.id)
         for note in notes
         if (kind := _noted(note.body)) is not None
     ]

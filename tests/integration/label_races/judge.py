@@ -1,5 +1,6 @@
 """The verdict on an item, from the forge's event log, the store of tasks, and what the item shows. Pure."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -86,6 +87,24 @@ def _taken_up(events: Sequence[ForgeEvent], runs: Sequence[SeenRun]) -> bool:
     )
 
 
+def _too_many(worked: Sequence[SeenRun], events: Sequence[ForgeEvent]) -> bool:
+    """Whether a label has more than one run, of those that worked after it.
+
+    A run that a person withdrew by removing the label can end by itself before the event of the removal
+    comes. A label that was applied again has a run of its own then.
+    """
+    removed = [
+        one.at for one in events if one.event == "unlabeled" and one.actor != BOT_USER and one.label in ASKING
+    ]
+    # A store gives the second of a run's beginning.
+    own = [run for run in worked if not removed or run.shown_at - timedelta(seconds=1) > removed[-1]]
+    one_by_one = all(
+        run.ended_at is not None and run.ended_at <= following.shown_at
+        for run, following in itertools.pairwise(worked)
+    )
+    return len(own) > 1 or not one_by_one
+
+
 def is_wanted(events: Sequence[ForgeEvent]) -> bool:
     """Whether the last thing that a person did with the item asks for work."""
     last = last_act(events)
@@ -127,15 +146,16 @@ def problems(
     if last is None:
         return [*found, "nobody did anything"]
     if last.event == "labeled":
-        worked = [run.name for run in done if run.worked_until is not None and run.worked_until >= last.at]
+        worked = [run for run in done if run.worked_until is not None and run.worked_until >= last.at]
         # The forges' times are whole seconds: docs/decisions/0010 names the second in which a run ends as one
         # in which it cannot be told whether a label came before or after the last look at the item.
         second = whole_second(last.at)
         ended = [run.name for run in done if run.ended_at is not None and run.ended_at >= second]
         if not ended and _taken_by_name(last, events, reads):
             return found
-        if len(worked) > 1 or not ended:
-            found.append(f"the label that stays: {worked} worked after it, {ended} ended after it, not one")
+        if _too_many(worked, events) or not ended:
+            names = [run.name for run in worked]
+            found.append(f"the label that stays: {names} worked after it, {ended} ended after it, not one")
         if shown.labels & {*ASKING, DONE} != {DONE}:
             found.append(f"done, and its labels are {sorted(shown.labels)}")
     elif shown.labels & (ASKING if last.event == "unlabeled" or _taken_up(events, runs) else {PROCESSING}):

@@ -293,6 +293,7 @@ class ChangeSnapshot:
             checks`; empty if they were read. No checks and unreadable checks are different.
         base_checks: the checks of the base commit, as far as they are known. A client may read them only if a
             check of the head failed.
+        reviews: in the order in which the forge gives them, the oldest first.
         comments: the plain comments, ours included; the oldest is first.
         events: the oldest is first.
         replaced_by_us: earlier heads on which a commit of ours follows directly, as far as they are known.

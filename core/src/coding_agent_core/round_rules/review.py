@@ -147,31 +147,28 @@ def _replaced_by_us(remark: Remark, pushes: Sequence[ChangeEvent], access: Write
 
 def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: WriteAccess) -> Iterator[_Found]:
     approved = {
-        review.author.id: int(review.id)
-        for review in snapshot.reviews
+        review.author.id: place
+        for place, review in enumerate(snapshot.reviews)
         if review.verdict is ReviewVerdict.APPROVED
     }
-    for review in snapshot.reviews:
+    for place, review in enumerate(snapshot.reviews):
         if access.is_ours(review.author) or not review.body.strip():
             continue
-        asks = _asks(review, approved.get(review.author.id), policy)
+        approved_later = approved.get(review.author.id, -1) > place
+        asks = _asks(review, policy, approved_later=approved_later)
         if asks or mentions(review.body, access.own.login):
             yield f"r{review.id}", review.submitted_at, review.author, not asks
 
 
-def _asks(review: SubmittedReview, approval: int | None, policy: RoundPolicy) -> bool:
-    """Whether a review's text asks for work: its author has not approved the change later.
-
-    A person writes one review after the other, so their numbers tell the order, whatever the clock shows.
+def _asks(review: SubmittedReview, policy: RoundPolicy, *, approved_later: bool) -> bool:
+    """Whether a review's text asks for work.
 
     Args:
-        approval: the number of the author's last approval; `None` if there is none.
+        approved_later: whether its author has approved the change after the review.
     """
     if review.verdict is ReviewVerdict.APPROVED:
         return policy.approvals_count
-    if review.verdict is ReviewVerdict.DISMISSED:
-        return False
-    return approval is None or int(review.id) > approval
+    return review.verdict is not ReviewVerdict.DISMISSED and not approved_later
 
 
 def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Found]:
@@ -194,8 +191,9 @@ def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcc
     for comment in snapshot.comments:
         if access.is_ours(comment.author) or _is_command(comment):
             continue
+        is_newer = comment.id.isdecimal() and int(comment.id) > newest
         of_review = comment.author.id in requesting and (
-            read_until is None or comment.published_at > read_until or int(comment.id) > newest
+            read_until is None or comment.published_at > read_until or is_newer
         )
         if of_review or mentions(comment.body, access.own.login):
             yield f"c{comment.id}", comment.published_at, comment.author, not of_review

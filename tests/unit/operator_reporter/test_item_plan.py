@@ -246,6 +246,22 @@ ENDED: list[tuple[str, Run, set[str], bool, HISTORY, LabelContradiction | None]]
         None,
     ),
     (
+        "the forge's clock was set back during the work",
+        newest_run(Phase.SUCCEEDED, labeled_at=forge(10), answered_until=forge(-80)),
+        {PROCESSING},
+        True,
+        SWAPPED,
+        None,
+    ),
+    (
+        "the forge's clock was set back after the label was applied again during the work",
+        newest_run(Phase.SUCCEEDED, labeled_at=forge(160), answered_until=forge(80)),
+        {PROCESSING},
+        True,
+        (*SWAPPED, on(150), off(160, user=US), off(75, DONE, user=US)),
+        None,
+    ),
+    (
         "a person took off what was applied after the work",
         newest_run(Phase.SUCCEEDED, labeled_at=forge(103)),
         {PROCESSING},

@@ -21,7 +21,7 @@ from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install
 from tests.fixtures.system import REPOSITORY, sample_repository, until
 from tests.integration.label_races.judge import BOT, DONE, PROCESSING, Shown, is_wanted, problems
-from tests.integration.label_races.modes import Mode, RaceItem, start_kubernetes, start_queues
+from tests.integration.label_races.modes import GRACE, Mode, RaceItem, start_kubernetes, start_queues
 from tests.integration.label_races.stories import Act, Story, stories
 
 MODES = ("kubernetes", "rabbitmq", "memory")
@@ -264,6 +264,38 @@ def test_a_forge_that_is_down_keeps_nobody_waiting_on_the_other(
         state = _shown(item).state
         assert state is not None
         assert state.attempt == 1, "an outage of the forge is not a failed attempt"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(TEST_SECONDS)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_clock_that_is_set_back_while_a_run_works_asks_for_no_other_run(
+    open_forge: OpenForge, start: Start, mode: str
+) -> None:
+    forge = open_forge("github")
+    system = start(mode, [forge])
+    [item] = _items([forge], 1)
+    system.know([item])
+    _act(item, Act.LABEL)
+    until(lambda: _shown(item).labels == {PROCESSING}, "the run has the item", SETTLE_SECONDS)
+    forge.set_clock(-90.0)
+    system.let_end(item)
+    _wait_for_done(system, item)
+    _wait_for_quiet(forge, GRACE + QUIET_SECONDS)
+    assert len(system.runs([item])[item]) == 1, system.logs()
+
+
+def _wait_for_quiet(forge: ForgeServer, seconds: float) -> None:
+    """Wait until nothing happens on the forge for so long."""
+    newest, since = forge.events()[-1].id, time.monotonic()
+
+    def is_quiet() -> bool:
+        nonlocal newest, since
+        if (seen := forge.events()[-1].id) != newest:
+            newest, since = seen, time.monotonic()
+        return time.monotonic() - since >= seconds
+
+    until(is_quiet, f"nothing happens for {seconds} s", SETTLE_SECONDS)
 
 
 def _wait_for_done(system: Mode, item: RaceItem) -> None:

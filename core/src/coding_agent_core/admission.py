@@ -448,8 +448,19 @@ def _cancelled(annotations: Mapping[str, str]) -> dict[str, Any]:
 
 def _order(task: AgentTask) -> tuple[bool, bool, bool, datetime, int]:
     """Return the sort key of an item's runs, which puts the newest last."""
-    original, active = ANNOTATION_DUPLICATE_OF not in task.metadata.annotations, not task.over
-    return original, active and not task.spec.cancel, active, task.metadata.created, task.spec.run
+    original, created, run = _order_of_ended(task)
+    active = not task.over
+    return original, active and not task.spec.cancel, active, created, run
+
+
+def comes_after(task: AgentTask, other: AgentTask) -> bool:
+    """Whether a run will be newer than another one of the same item when both have ended."""
+    return _order_of_ended(task) > _order_of_ended(other)
+
+
+def _order_of_ended(task: AgentTask) -> tuple[bool, datetime, int]:
+    original = ANNOTATION_DUPLICATE_OF not in task.metadata.annotations
+    return original, task.metadata.created, task.spec.run
 
 
 def _time(task: AgentTask, annotation: str) -> datetime | None:

@@ -116,3 +116,24 @@ def _ended_before(moment: str) -> dict[str, object]:
         "reason": "Completed",
         "counted": True,
     }
+
+
+@pytest.mark.parametrize("flavour", ["github"])
+def test_a_run_that_ends_while_an_older_one_is_being_stopped_is_shown(world: World, start: Start) -> None:
+    """The label is taken off, applied again and taken off before the first run's pod is gone."""
+    start(grace=GRACE)
+    number = world.issue(BOT)
+    first = running(world, number)
+    world.patch(first, {"spec": {"cancel": True}})
+    world.remove_label(number, PROCESSING)
+    second = world.task(number, run=2)
+    world.patch(second, {"spec": {"cancel": True}})
+    world.set_phase(second, Phase.CANCELLED, message="The task was cancelled.")
+    other = world.issue(BOT)
+    world.task(other)
+    world.shows(other, "waiting", {BOT})
+    assert not world.is_reported(second)
+    world.set_phase(first, Phase.CANCELLED, message="The task was cancelled.")
+    text = world.shows(number, "Coding agent: cancelled", set())
+    until("the newest run is shown", lambda: second in world.comment(number))
+    assert len(world.comments(number)) == 1, text

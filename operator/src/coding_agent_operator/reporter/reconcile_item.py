@@ -20,6 +20,7 @@ from coding_agent_core.admission import (
     answered_by_withdrawal,
     cancellation,
     check_label,
+    comes_after,
     labeled_at,
     must_check_label,
     runs_of,
@@ -96,6 +97,8 @@ CORRECTIONS = Counter(
     ["contradiction"],
 )
 
+_OLDER_RUN_S = 1.0
+"""Seconds until an ended run is looked at again while an older run of its item is being stopped."""
 _REPORTED = {"metadata": {"labels": {LABEL_REPORTED: "true"}}}
 """The merge patch that takes a task out of the reporter's watch."""
 
@@ -173,9 +176,11 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
     memory.cause = cancellation_cause(task)
     *earlier, newest = runs_of(seen.spec.item, listed)
     if newest.uid != task.uid:
-        # The item shows a newer run, so this older one no longer writes on it.
+        # The item shows another run, so this one does not write on it.
         if not task.ended:
             return Requeue()
+        if comes_after(task, newest):
+            return Requeue(_OLDER_RUN_S)  # it ended before it could work, while an older run is being stopped
         return await _finish(context, task, labels_shown("The item shows a newer run."))
     try:
         return await _newest(context, task, earlier[::-1], memory)

@@ -114,6 +114,18 @@ async def test_labeled_items_are_found_with_who_labeled_them_and_when(world: Wor
     assert (found.user, found.runner) == ("reader", "codex")
 
 
+async def test_a_label_has_no_time_if_the_forges_clock_was_set_back_before_it(world: World) -> None:
+    world.server.set_clock(90.0)
+    world.server.add_label(REPOSITORY, 1, LABEL, by="reader")
+    [found] = [entry async for entry in world.forge.find_labeled()]
+    assert found.trigger.labeled_at is not None
+    world.server.remove_label(REPOSITORY, 1, LABEL, by="reader")
+    world.server.set_clock(0.0)
+    world.server.add_label(REPOSITORY, 1, LABEL, by="alice")
+    [found] = [entry async for entry in world.forge.find_labeled()]
+    assert (found.user, found.trigger.labeled_at) == ("alice", None)
+
+
 async def test_a_change_with_the_agents_work_in_a_public_repository_names_its_issue(world: World) -> None:
     repository = world.server.repository(REPOSITORY)
     repository.private = False

@@ -219,10 +219,11 @@ async def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyP
     assert len(wire.requests) == 4
 
 
-@pytest.mark.parametrize(("labeled_on", "asked"), [(3, [1, 3]), (2, [1, 3, 2])])
+@pytest.mark.parametrize(("labeled_on", "asked"), [(3, [1, 3, 2]), (2, [1, 3, 2])])
 async def test_the_newest_labeling_is_looked_for_from_the_last_page_back(
     labeled_on: int, asked: list[int]
 ) -> None:
+    """A few older events are read too: they show whether the forge's clock was set back."""
     pages: list[int] = []
     issue = {
         "number": 7,

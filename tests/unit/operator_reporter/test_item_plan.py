@@ -295,6 +295,22 @@ CANCELLED: list[tuple[str, Run, set[str], bool, HISTORY, LabelContradiction | No
     ("withdrawn, applied in the same second", WITHDRAWN, {BOT}, True, (*SWAPPED, off(50), on(50)), AGAIN),
     ("withdrawn, applied after that", WITHDRAWN, {BOT}, True, (*SWAPPED, on(51)), AGAIN),
     (
+        "withdrawn while the forge's clock was ahead, then applied again",
+        newest_run(Phase.CANCELLED, answered_until=None, withdrawn_before=forge(131)),
+        {BOT},
+        True,
+        (*SWAPPED, on(120), off(130), on(60)),
+        AGAIN,
+    ),
+    (
+        "withdrawn, its own label, before which the forge's clock was set back",
+        newest_run(Phase.CANCELLED, **NEW, answered_until=None, withdrawn_before=forge(50)),
+        {BOT},
+        True,
+        (on(80), off(90), on(0)),
+        None,
+    ),
+    (
         "withdrawn, which the task knows, and applied in the same second",
         newest_run(Phase.CANCELLED, labeled_at=forge(50), withdrawn_before=forge(50)),
         {BOT},

@@ -36,6 +36,8 @@ from coding_agent_core.forge.values import (
     LabelEvent,
     Permission,
     Revision,
+    clock_was_set_back,
+    last_application,
 )
 from coding_agent_core.platforms import ItemKind, clone_url, web_base
 from coding_agent_core.registry import Platform
@@ -58,6 +60,8 @@ if TYPE_CHECKING:  # the poller and the tasks, which are given a forge, import n
 COMMENT_LIMIT = 1000
 SCAN_PAGES = 100
 """Maximum number of pages of comments, reactions or events that are read."""
+_LOOK_BACK = 20
+"""Number of events before a label's application that show whether the forge's clock was set back."""
 _REACTION = "eyes"
 
 
@@ -341,12 +345,15 @@ class Forge(ABC):
                 seen.add(item.identity)
                 repository = (item.repository, item.project_id)
                 try:
-                    applied = await self.label_application(item)
+                    history = await self.label_history(item, None, older=_LOOK_BACK)
                     if repository not in private:
                         private[repository] = await self._is_private(item)
                     head = None if item.kind is ItemKind.ISSUE else await self._head_of(found, item)
                 except ForgeNotFoundError:  # the item was deleted after it was listed
                     continue
+                applied = last_application(history, self.settings.triggers)
+                # If the forge's clock was set back before that, its time does not say what is newer.
+                in_time = applied is not None and not clock_was_set_back(history, applied)
                 member = found.by_member
                 trust = trust_of(
                     item,
@@ -365,7 +372,7 @@ class Forge(ABC):
                     answers=trust.answers,
                     trigger=Trigger(
                         origin=Origin.POLL,
-                        labeled_at=applied.at if applied else None,
+                        labeled_at=applied.at if applied and in_time else None,
                         received_at=self.client.clock.now(),
                     ),
                     runner=self.settings.runner(present),
@@ -373,24 +380,25 @@ class Forge(ABC):
 
     async def label_application(self, item: Item) -> LabelEvent | None:
         """Return when one of `Labels.triggers` was last applied; `None` if the history does not show it."""
-        events = await self.label_history(item, None)
-        triggers = self.settings.triggers
-        return next((event for event in events if event.added and event.label in triggers), None)
+        return last_application(await self.label_history(item, None), self.settings.triggers)
 
-    async def label_history(self, item: Item, since: datetime | None) -> list[LabelEvent]:
+    async def label_history(self, item: Item, since: datetime | None, *, older: int = 0) -> list[LabelEvent]:
         """Return when labels of `Labels.active` were applied and removed; the newest event is first.
 
         Args:
             since: a time by the forge's clock. Older events are left out, except that the last application of
                 a label of `Labels.triggers`, and later events, are always included. `None` means that all
                 events are older.
+            older: how many older events of any kind are read nevertheless.
         """
         history: list[LabelEvent] = []
         applied = False
         async for event in self._history(item):
             at = whole_second(event.created_at)
             if applied and (since is None or at < since):
-                return history
+                if older == 0:
+                    return history
+                older -= 1
             label = self._spelled(event.label.name) if event.label else ""
             if label in self.settings.active and event.action in (self.LABELED, self.UNLABELED):
                 added = event.action == self.LABELED

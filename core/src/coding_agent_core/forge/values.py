@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -106,6 +106,24 @@ class LabelEvent:
     user: str
     label: str
     added: bool
+
+
+def last_application(history: Iterable[LabelEvent], labels: Container[str]) -> LabelEvent | None:
+    """Return the last application of one of these labels; `None` if the history shows none.
+
+    Args:
+        history: the newest event is first.
+    """
+    return next((event for event in history if event.added and event.label in labels), None)
+
+
+def clock_was_set_back(history: Sequence[LabelEvent], event: LabelEvent) -> bool:
+    """Whether an event came after another one that has a later time.
+
+    Args:
+        history: has the event; the newest is first, in the forge's own order.
+    """
+    return any(older.at > event.at for older in history[history.index(event) + 1 :])
 
 
 class Revised(StrEnum):

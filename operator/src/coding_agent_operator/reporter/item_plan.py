@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from coding_agent_core.admission import labeled_at, withdrawn_before
 from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.forge.values import ItemState, LabelEvent
+from coding_agent_core.forge.values import ItemState, LabelEvent, clock_was_set_back
 from coding_agent_core.reporting import label_changes, last_act
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Cause, Origin, Phase
@@ -235,7 +235,8 @@ def _applied_again(
     Args:
         shown: whether the item shows the end of the task.
     """
-    if applied is None:  # the label counts as new if it was off the item at some time
+    if applied is None or clock_was_set_back(history, applied):
+        # No time tells what was first, so the label counts as new if it was off the item at some time.
         return task.labels_shown or shown
     cancelled, withdrawn = task.status.terminal_phase is Phase.CANCELLED, withdrawn_before(task)
     if cancelled and withdrawn is not None:

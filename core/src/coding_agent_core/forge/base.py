@@ -352,8 +352,9 @@ class Forge(ABC):
                 except ForgeNotFoundError:  # the item was deleted after it was listed
                     continue
                 applied = last_application(history, self.settings.triggers)
-                # If the forge's clock was set back before that, its time does not say what is newer.
-                in_time = applied is not None and not clock_was_set_back(history, applied)
+                labeled_at = applied.at if applied else None
+                if applied and clock_was_set_back(history, applied):
+                    labeled_at = None  # such a time does not say what is newer
                 member = found.by_member
                 trust = trust_of(
                     item,
@@ -372,7 +373,7 @@ class Forge(ABC):
                     answers=trust.answers,
                     trigger=Trigger(
                         origin=Origin.POLL,
-                        labeled_at=applied.at if applied and in_time else None,
+                        labeled_at=labeled_at,
                         received_at=self.client.clock.now(),
                     ),
                     runner=self.settings.runner(present),

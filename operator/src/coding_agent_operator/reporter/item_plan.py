@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import pairwise
 
 from coding_agent_core.admission import labeled_at, withdrawn_before
 from coding_agent_core.agenttask import AgentTask
@@ -274,15 +273,15 @@ def _taken_after_work(task: AgentTask, labels: Labels, history: Sequence[LabelEv
     ours = [event for event in history if event.label in labels.triggers]
     if len(ours) < 2 or ours[0].added or ours[0].user.casefold() != own_login.casefold():
         return False
-    if _clock_was_set_back(task, history[: history.index(ours[1]) + 1], over):
+    if _times_prove_nothing(task, history[: history.index(ours[1]) + 1], over):
         return False
     # A removal up to a second later may have come before the attempt read the item for the last time.
     was_later = ours[0].at > over + _SECOND
     return was_later and ours[1].added and ours[1].at > over
 
 
-def _clock_was_set_back(task: AgentTask, history: Sequence[LabelEvent], over: datetime) -> bool:
-    """Whether the forge's clock was set back during the task, so that its times prove nothing.
+def _times_prove_nothing(task: AgentTask, history: Sequence[LabelEvent], over: datetime) -> bool:
+    """Whether the forge's clock was set back during the task.
 
     Args:
         history: the newest event is first, in the forge's own order.
@@ -292,7 +291,7 @@ def _clock_was_set_back(task: AgentTask, history: Sequence[LabelEvent], over: da
     labeled = task.spec.trigger.labeled_at
     if labeled is not None and labeled > over + _SECOND:
         return True
-    return any(later.at < earlier.at for later, earlier in pairwise(history))
+    return any(clock_was_set_back(history, event) for event in history)
 
 
 def _is_further(task: AgentTask, labels: Labels, history: Sequence[LabelEvent], applied: LabelEvent) -> bool:

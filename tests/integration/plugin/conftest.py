@@ -33,6 +33,17 @@ class Said:
     out: str
     err: str
 
+    @property
+    def wrong(self) -> list[str]:
+        """The lines that say what is wrong."""
+        return [line for line in self.out.splitlines() if line.startswith("wrong")]
+
+    @property
+    def only_wrong(self) -> str:
+        """The one line that says what is wrong."""
+        assert len(self.wrong) == 1, self.out
+        return self.wrong[0]
+
 
 Plugin = Callable[..., Said]
 

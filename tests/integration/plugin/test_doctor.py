@@ -24,10 +24,6 @@ from tests.integration.plugin.newcomer import BOT, Newcomer, install_release, le
 QUICK_START = DOCS / "quick-start.md"
 
 
-def wrong(said: Said) -> list[str]:
-    return [line for line in said.out.splitlines() if line.startswith("wrong")]
-
-
 def doctor(newcomer: Newcomer, status: int) -> Said:
     return newcomer.plugin("doctor", status=status)
 
@@ -51,7 +47,7 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
     assert_documented(newcomer, said, 0)
     release = install_release(newcomer.place, newcomer.values)
     said = doctor(newcomer, 1)
-    assert all("0 of 1 ready" in line for line in wrong(said)), "there is no node yet"
+    assert all("0 of 1 ready" in line for line in said.wrong), "there is no node yet"
     let_pods_run(newcomer.place)
     said = doctor(newcomer, 0)
     assert {line.split()[0] for line in said.out.splitlines()} == {"ok"}, said.out
@@ -93,7 +89,7 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
     for break_it, repair, sentence in faults:
         break_it()
         said = doctor(newcomer, 1)
-        [line] = wrong(said)
+        line = said.only_wrong
         assert sentence in line
         assert "sk-wrong-key" not in line
         if "does not accept the key" in line:
@@ -101,13 +97,13 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
         repair()
 
     newcomer.place.plane.apply(older())
-    [line] = until(lambda: wrong(newcomer.plugin("doctor", status=None)), "an older CRD is said")
+    [line] = until(lambda: newcomer.plugin("doctor", status=None).wrong, "an older CRD is said")
     install_crd(newcomer.place.plane)
     assert "is older than this plugin, it lacks title: upgrade the release" in line
 
     release.upgrade({"networkPolicy": {"model": {"ports": [443]}, "forge": {"ports": [443]}}})
     let_pods_run(newcomer.place)
-    lines = wrong(doctor(newcomer, 1))
+    lines = doctor(newcomer, 1).wrong
     assert len(lines) == 2
     for value in ("networkPolicy.model.ports", "networkPolicy.forge.ports"):
         assert any(value in line for line in lines)
@@ -116,7 +112,7 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
     let_pods_run(newcomer.place)
     release.kubectl("delete", "rolebinding", "coding-agent-operator")
     # The API server takes note of the removal a moment later.
-    [line] = until(lambda: wrong(newcomer.plugin("doctor", status=None)), "a missing right is said")
+    [line] = until(lambda: newcomer.plugin("doctor", status=None).wrong, "a missing right is said")
     assert "coding-agent-operator may not list agenttasks, patch agenttasks/status, create jobs" in line
 
 
@@ -130,7 +126,7 @@ def test_the_last_delivery_of_a_webhook_says_what_is_wrong(
     let_pods_run(newcomer.place)
     forge.wait_for(forge.sandbox.deliveries.all_ended)
     if forge.flavour is Flavour.GITHUB:  # GitHub sends a ping at once, and nobody is at that address
-        assert "the last delivery (ping) got 502: the forge cannot reach" in wrong(doctor(newcomer, 1))[0]
+        assert "the last delivery (ping) got 502: the forge cannot reach" in doctor(newcomer, 1).wrong[0]
     else:
         assert "no delivery is shown" in doctor(newcomer, 0).out
     [hook] = forge.sandbox.store.hooks
@@ -140,7 +136,7 @@ def test_the_last_delivery_of_a_webhook_says_what_is_wrong(
     forge.add_label(REPOSITORY, 1, "coding agent")
     forge.wait_for(forge.sandbox.deliveries.all_ended)
     hook.url = url
-    [line] = wrong(doctor(newcomer, 1))
+    line = doctor(newcomer, 1).only_wrong
     assert "got 401: the secret at the forge is not the receiver's" in line
     assert "the Secret webhook-secret" in line
 
@@ -197,11 +193,11 @@ def test_a_github_app_and_each_fault_of_it_is_said(
     ]
     for break_it, repair, sentence in faults:
         break_it()
-        [line] = wrong(newcomer.plugin(*asked, status=1))
+        line = newcomer.plugin(*asked, status=1).only_wrong
         # The clocks are compared through an answer, whose way takes time.
         assert sentence in re.sub(r"(89\d|90\d) s", "900 s", line)
         repair()
     newcomer.write_secret("github-app", **{"private-key.pem": key_pair(1)[0]})
-    [line] = wrong(newcomer.plugin(*asked, status=1))
+    line = newcomer.plugin(*asked, status=1).only_wrong
     assert "does not accept the private key of GitHub App" in line
     assert "private-key.pem in the Secret github-app" in line

@@ -21,10 +21,6 @@ TOKEN = "GITEA_PERSONAL_ACCESS_TOKEN"
 pytestmark = pytest.mark.long
 
 
-def wrong(said: Said) -> list[str]:
-    return [line for line in said.out.splitlines() if line.startswith("wrong")]
-
-
 def write_secret(place: Place, name: str, key: str, value: str) -> None:
     place.plane.core.patch_namespaced_secret(name, place.namespace, {"stringData": {key: value}}, **LIMIT)
 
@@ -46,7 +42,7 @@ def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
         arguments += ["--model-url", model.base_url, "--model", "scripted"]
         return plugin("init", *arguments, "--values", str(place.folder / "values.yaml"), *more, status=status)
 
-    [line] = wrong(init("wrong", status=1))
+    line = init("wrong", status=1).only_wrong
     assert "refused asking who our token belongs to (401)" in line
     reading = httpx.post(
         f"{sample.api_url}/users/{sample.bot.login}/tokens",
@@ -55,9 +51,9 @@ def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
         timeout=60,
         trust_env=False,
     ).json()
-    [line] = wrong(init(reading["sha1"], status=1))
+    line = init(reading["sha1"], status=1).only_wrong
     assert "required scope" in line
-    [line] = wrong(init(sample.bot.token, status=1))
+    line = init(sample.bot.token, status=1).only_wrong
     assert "the account is no administrator" in line
 
     with gitea.api() as admin:
@@ -73,32 +69,32 @@ def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
     release = install_release(place, yaml.safe_load((place.folder / "values.yaml").read_text()))
     let_pods_run(place)
     said = plugin("doctor")
-    assert wrong(said) == []
+    assert said.wrong == []
     assert sample.bot.login in said.out
     assert sample.bot.token not in said.out
     assert "no delivery is shown" in said.out, "only Gitea's pages show them"
     place.plane.apply(older())
-    until(lambda: any(OUTDATED in line for line in wrong(plugin("doctor", status=None))), OUTDATED)
+    until(lambda: any(OUTDATED in line for line in plugin("doctor", status=None).wrong), OUTDATED)
     install(place.plane)
     let_pods_run(place)
     write_secret(place, "model-key", "api-key", "sk-wrong-key")
-    [line] = wrong(plugin("doctor", status=1))
+    line = plugin("doctor", status=1).only_wrong
     assert "does not accept the key" in line
     write_secret(place, "model-key", "api-key", API_KEY)
     release.upgrade({"networkPolicy": {"forge": {"ports": [443]}}})
     let_pods_run(place)
-    [line] = wrong(plugin("doctor", status=1))
+    line = plugin("doctor", status=1).only_wrong
     assert "the NetworkPolicy of attempts blocks" in line
     assert "networkPolicy.forge.ports" in line
     release.upgrade()
     let_pods_run(place)
     with gitea.api() as admin:
         admin.add_collaborator(sample.repository, sample.bot.login, "read")
-    lines = wrong(plugin("doctor", status=1))
+    lines = plugin("doctor", status=1).wrong
     assert [any(text in line for line in lines) for text in ("may not push", "no administrator")] == [
         True
     ] * 2
     write_secret(place, "gitea-token", "token", "wrong")
-    [line] = wrong(plugin("doctor", status=1))
+    line = plugin("doctor", status=1).only_wrong
     assert "refused asking who our token belongs to (401)" in line
     assert "the key `token` of the Secret `gitea-token`" in line

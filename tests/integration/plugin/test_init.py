@@ -165,7 +165,7 @@ def test_each_fault_has_its_sentence_and_nothing_is_changed(
 ) -> None:
     fault(newcomer)
     said = newcomer.init(*more, status=1)
-    [line] = [line for line in said.out.splitlines() if line.startswith("wrong")]
+    line = said.only_wrong
     assert sentence in line
     assert "sk-wrong-key" not in said.out + said.err
     assert "nothing else was changed" in said.err

@@ -300,8 +300,19 @@ STATE: dict[str, tuple[list[Act], Shows]] = {
         lambda ours, found: (
             found.head_commit == ours.head
             and len(found.replaced_by_us) == ours.github  # our own first commit
-            and (ours.github or [(one.kind, one.actor and one.actor.login) for one in found.events])
-            in (True, [(ChangeEventKind.PUSHED, "alice")])
+            and found.head_at is not None
+            and [one.kind for one in found.events if one.actor and one.actor.login == "alice"]
+            == [ChangeEventKind.PUSHED]
+        ),
+    ),
+    "our push after a person's": (
+        [
+            lambda ours: ours.server.push(REPOSITORY, BRANCH, {"more.txt": "More\n"}, by="alice"),
+            lambda ours: ours.server.push(REPOSITORY, BRANCH, {"more.txt": "Less\n"}, by=BOT),
+        ],
+        lambda ours, found: (
+            [one.actor.login for one in found.events if one.actor and one.kind is ChangeEventKind.PUSHED][-2:]
+            == ["alice", BOT]
         ),
     ),
     "a conflict": (
@@ -509,6 +520,26 @@ async def test_the_requests_for_twenty_changes_that_rest(ours: Ours) -> None:
     found = {one.item.number: one for one in (await ours.world.forge.open_changes()).snapshots}
     assert found[ours.number].threads[0].remarks[-1].body == "Thank you."
     assert set(found) == set(numbers)
+
+
+@on_github
+async def test_who_pushed_is_asked_once_for_each_head_if_others_have_commits_there(ours: Ours) -> None:
+    await requests_of(ours.world)
+    await asyncio.to_thread(ours.server.push, REPOSITORY, BRANCH, {"more.txt": "More\n"}, by=BOT)
+    assert len(await requests_of(ours.world)) == 1
+    for text in ("One\n", "Two\n"):
+        await asyncio.to_thread(ours.server.push, REPOSITORY, BRANCH, {"more.txt": text}, by="alice")
+        [_, asked] = await requests_of(ours.world)
+        assert asked.endswith(f"/repos/{REPOSITORY}/activity")
+        assert len(await requests_of(ours.world)) == 1
+
+
+@on_github
+async def test_a_token_that_may_not_read_who_pushed_reads_the_change(ours: Ours) -> None:
+    await asyncio.to_thread(ours.server.push, REPOSITORY, BRANCH, {"more.txt": "More\n"}, by="alice")
+    plant_fault(ours.server, path=".*/activity$", status=403, times=100)
+    found = await ours.snapshot()
+    assert (found.head_commit, found.events) == (ours.head, ())
 
 
 async def test_more_changes_than_a_page_has(ours: Ours) -> None:

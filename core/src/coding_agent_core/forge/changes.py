@@ -297,7 +297,7 @@ class ChangeSnapshot:
         comments: the plain comments, ours included; the oldest is first.
         events: the oldest is first.
         replaced_by_us: earlier heads on which a commit of ours follows directly, as far as they are known.
-            Only GitHub needs it, because it has no event for an ordinary push.
+            Only GitHub needs it, where ordinary pushes are read only if others have commits on the branch.
         left_out: what is missing here because of limits, as phrases such as `300 older comments`.
     """
 

@@ -379,6 +379,14 @@ class PullRequestAnswer(ResponseModel):
         default=None, validation_alias=AliasPath("baseRef", "rules", "nodes")
     )
 
+    def may_have_others_commits(self, account: str) -> bool:
+        """Whether somebody else than the account of this number may have pushed after it.
+
+        A commit is shown before those that it was made from.
+        """
+        ours = [place for place, commit in enumerate(self.commits) if commit.is_by(account)]
+        return len(ours) <= max(ours, default=len(self.commits) - 1)
+
     @property
     def required(self) -> frozenset[str] | None:
         """The checks that a rule demands; `None` if the rules could not be read."""

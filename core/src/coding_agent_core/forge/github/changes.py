@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -44,6 +44,7 @@ from coding_agent_core.forge.github.change_answers import (
     thread_of,
 )
 from coding_agent_core.forge.github.discussion import GraphqlError, graphql_error, graphql_url
+from coding_agent_core.forge.github.revisions import pushes_of
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.http import ForgeClient, answered_at
 from coding_agent_core.forge.open_changes import why_unreadable
@@ -107,6 +108,8 @@ class GitHubChanges:
         spelled: returns a label as our settings spell it.
         known: earlier runs of the checks that failed, by the identity of the pull request, each with the
             commit and the checks for which they were read.
+        pushes: the pushes to the branch, by the identity of the pull request, each with the head to which
+            they led.
     """
 
     client: ForgeClient
@@ -114,6 +117,7 @@ class GitHubChanges:
     own: User
     spelled: Callable[[str], str]
     known: dict[str, tuple[object, Earlier]]
+    pushes: dict[str, tuple[str, tuple[ChangeEvent, ...]]]
 
     async def open(self) -> OpenChanges:
         """See `Forge.open_changes`. GitHub's search index may be old; what it finds is current."""
@@ -136,14 +140,16 @@ class GitHubChanges:
                 if STATES.get(found.state) is ChangeState.OPEN:
                     own_errors = [one for one in errors if one.path[:3] == ("search", "nodes", index)]
                     try:
-                        snapshot = await self._compared(self._snapshot(found, own_errors, read_at))
+                        snapshot = await self._complete(found, own_errors, read_at)
                     except Exception as error:
                         item = self._item(found)
                         unreadable.append((item, why_unreadable(error, item, of_one_change=False)))
                     else:
                         snapshots.append(snapshot)
-        for gone in self.known.keys() - {snapshot.item.identity for snapshot in snapshots}:
-            del self.known[gone]
+        found_now = {snapshot.item.identity for snapshot in snapshots}
+        for known in (self.known, self.pushes):
+            for gone in known.keys() - found_now:
+                del known[gone]
         return OpenChanges(tuple(snapshots), tuple(unreadable), complete)
 
     async def one(self, item: Item) -> ChangeSnapshot:
@@ -160,7 +166,7 @@ class GitHubChanges:
             raise ForgeUnavailableError(
                 f"{self.client.host} gave an unexpected answer while {what}: {first_problem(error)}"
             ) from None  # the validation error quotes the answer
-        return await replace(self, known={})._compared(self._snapshot(found, answer.errors, read_at))
+        return await replace(self, known={}, pushes={})._complete(found, answer.errors, read_at)
 
     async def resolve(self, item: Item, thread: str) -> None:
         """See `Forge.resolve`.
@@ -183,6 +189,38 @@ class GitHubChanges:
         answer, _ = await self._ask(MARK_READY, {"change": node}, what, item.repository)
         if answer.errors:
             raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
+
+    async def _complete(
+        self, found: PullRequestAnswer, errors: Sequence[_FieldError], read_at: datetime
+    ) -> ChangeSnapshot:
+        snapshot = self._snapshot(found, errors, read_at)
+        if found.may_have_others_commits(str(self.own.id)):
+            snapshot = await self._with_pushes(snapshot)
+        return await self._compared(snapshot)
+
+    async def _with_pushes(self, snapshot: ChangeSnapshot) -> ChangeSnapshot:
+        """Add the ordinary pushes, for which GraphQL has no event.
+
+        This takes one request more for each new head of a change to which others have pushed.
+        """
+        identity, head = snapshot.item.identity, snapshot.head_commit
+        pushes = self.pushes[identity][1] if self.pushes.get(identity, ("",))[0] == head else None
+        if pushes is None:
+            what = f"reading who pushed to the branch of {snapshot.item.display}"
+            try:
+                found = await pushes_of(self.client, snapshot.item.repository, snapshot.head_branch, what)
+            except ForgeUnavailableError:
+                raise
+            except ForgeError as error:
+                _logger.warning("It is not known who pushed: %s", error)
+                found = []
+            pushes = tuple(push.event for push in reversed(found))
+            if not found or head in [push.after for push in found]:  # else they do not include the newest yet
+                self.pushes[identity] = head, pushes
+        known = {event.commit for event in snapshot.events} - {""}
+        events = [*snapshot.events, *(push for push in pushes if push.commit not in known)]
+        events.sort(key=lambda event: event.at)
+        return replace(snapshot, events=tuple(events), head_at=_head_at(events, head))
 
     async def _compared(self, snapshot: ChangeSnapshot) -> ChangeSnapshot:
         """Add the earlier results of failed checks on the same commit, which the query cannot ask for.
@@ -268,7 +306,7 @@ class GitHubChanges:
         )
 
     def _snapshot(
-        self, found: PullRequestAnswer, errors: list[_FieldError] | tuple[_FieldError, ...], read_at: datetime
+        self, found: PullRequestAnswer, errors: Sequence[_FieldError], read_at: datetime
     ) -> ChangeSnapshot:
         required = found.required
         events = tuple(
@@ -300,8 +338,7 @@ class GitHubChanges:
             created_at=found.created_at,
             updated_at=found.updated_at,
             mergeability=MERGEABILITIES.get(found.mergeable, Mergeability.UNKNOWN),
-            # GitHub records no time of an ordinary push.
-            head_at=next((one.at for one in events[::-1] if one.commit == found.head_commit), None),
+            head_at=_head_at(events, found.head_commit),
             labels=frozenset(self.spelled(label["name"]) for label in found.labels),
             threads=tuple(thread for one in found.threads if (thread := thread_of(one)) is not None),
             reviews=tuple(
@@ -340,7 +377,12 @@ def open_query(login: str, settings: GitHub) -> str:
     return " ".join((*parts, *_SCOPE.findall(settings.query)))
 
 
-def _checks_problem(contexts: Contexts, errors: list[_FieldError] | tuple[_FieldError, ...]) -> str:
+def _head_at(events: Sequence[ChangeEvent], head: str) -> datetime | None:
+    """Return when the head was pushed, if that is among the events; a commit itself has no such time."""
+    return next((event.at for event in reversed(events) if event.commit == head), None)
+
+
+def _checks_problem(contexts: Contexts, errors: Sequence[_FieldError]) -> str:
     """Return why checks of the head commit could not be read; empty if all were.
 
     A fine-grained token may not read check runs: GitHub answers null for each, and an error with its path.

@@ -27,7 +27,7 @@ from coding_agent_core.forge.calls import (
     User,
     path,
 )
-from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
+from coding_agent_core.forge.changes import ChangeEvent, ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.github.changes import Earlier, GitHubChanges
 from coding_agent_core.forge.github.commits import GitHubCommits
 from coding_agent_core.forge.github.discussion import GitHubDiscussion
@@ -143,6 +143,7 @@ class GitHubForge(Forge):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._known: dict[str, tuple[object, Earlier]] = {}
+        self._pushes: dict[str, tuple[str, tuple[ChangeEvent, ...]]] = {}
 
     @classmethod
     def app_source(cls, settings: ForgeSettings, clock: Clock, only: str) -> TokenSource | None:
@@ -317,7 +318,7 @@ class GitHubForge(Forge):
 
     async def _changes(self) -> GitHubChanges:
         own = await self._account()
-        return GitHubChanges(self.client, self.settings, own, self._spelled, self._known)
+        return GitHubChanges(self.client, self.settings, own, self._spelled, self._known, self._pushes)
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"

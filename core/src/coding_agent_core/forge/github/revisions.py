@@ -15,6 +15,7 @@ from pydantic import AliasChoices, AliasPath, BeforeValidator, Field
 
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, ResponseModel, User, path
+from coding_agent_core.forge.changes import Actor, ActorKind, ChangeEvent, ChangeEventKind
 from coding_agent_core.forge.github.discussion import GraphqlError, graphql_error, graphql_url
 from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import ItemDetails, Revised, Revision
@@ -84,12 +85,40 @@ class _ItemAnswer(ResponseModel):
     errors: tuple[GraphqlError, ...] = ()
 
 
-class _Activity(ResponseModel):
+class _Pusher(User):
+    kind: str = Field(default="User", validation_alias="type")
+
+    @property
+    def account(self) -> Actor:
+        kind = ActorKind.BOT if self.kind == "Bot" else ActorKind.PERSON
+        return Actor(str(self.id), self.login, kind)
+
+
+class Push(ResponseModel):
     """Somebody moved a branch. The account is null if it was deleted."""
 
     after: str
     timestamp: datetime
-    actor: User | None = None
+    actor: _Pusher | None = None
+
+    @property
+    def event(self) -> ChangeEvent:
+        actor = self.actor.account if self.actor else None
+        return ChangeEvent(ChangeEventKind.PUSHED, actor, self.timestamp, self.after)
+
+
+async def pushes_of(client: ForgeClient, repository: str, branch: str, what: str) -> list[Push]:
+    """Return the last pushes to a branch, the newest first.
+
+    Args:
+        what: what is done, for errors.
+
+    Raises:
+        ForgeError: e.g. because the token may not read them.
+    """
+    where = path("repos", *repository.split("/", 1), "activity")
+    call = Call("GET", where, what, {"ref": f"refs/heads/{branch}", "per_page": PAGE_SIZE})
+    return await client.get(list[Push], call)
 
 
 @dataclass(frozen=True)
@@ -132,16 +161,11 @@ class GitHubRevisions:
         branch without any listed push is older than the list or came with the fork.
         """
         details, unknown = self.details, Revision(Revised.BRANCH, "", None)
-        if details.head_repository is None:
+        if details.head_repository is None or details.head_branch is None:
             return [unknown]
-        call = Call(
-            "GET",
-            path("repos", *details.head_repository.split("/", 1), "activity"),
-            f"reading who pushed to the branch of {details.item.display}",
-            {"ref": f"refs/heads/{details.head_branch}", "per_page": PAGE_SIZE},
-        )
+        what = f"reading who pushed to the branch of {details.item.display}"
         try:
-            listed = await self.client.get(list[_Activity], call)
+            listed = await pushes_of(self.client, details.head_repository, details.head_branch, what)
         except ForgeUnavailableError:
             raise
         except ForgeError as error:

@@ -46,6 +46,8 @@ FRESH = timedelta(minutes=1)
 """A webhook that arrives within this time after its label is fresh; a later one may be a redelivery."""
 SUBMITTED_WITHIN = timedelta(minutes=10)
 """A run that was announced longer ago is either stored or never will be, as a submission takes seconds."""
+_CREATED_WITHIN = timedelta(seconds=10)
+"""The same, for those who wait for the run: a submission takes 4 s, and clocks of nodes differ a little."""
 _DELIVERIES = 20
 """Maximum number of further delivery ids that a task keeps. The first id is in the task's spec."""
 _SECOND = timedelta(seconds=1)
@@ -340,14 +342,24 @@ def note(
     return _annotated(annotations) if annotations else None
 
 
-def announcement(now: datetime) -> dict[str, str]:
-    """Return the annotation of run 1 that says that a further run is about to be created."""
-    return {ANNOTATION_NEXT_RUN_AT: now.isoformat()}
+def announcement(now: datetime) -> dict[str, Any]:
+    """Return the merge patch that says that a further run of the item is about to be created.
+
+    On run 1 it keeps the sweep away. On the newest run it makes sure that nobody has changed what the
+    decision is based on, such as a reporter that has just recorded that this run answers the label.
+    """
+    return _annotated({ANNOTATION_NEXT_RUN_AT: now.isoformat()})
 
 
 def is_announced(first: AgentTask) -> bool:
     """Whether the item may have more runs than this run 1."""
     return ANNOTATION_NEXT_RUN_AT in first.metadata.annotations
+
+
+def next_run_is_near(newest: AgentTask, now: datetime) -> bool:
+    """Whether a further run was announced on the newest run just now, and is probably being created."""
+    announced = parse_time(newest.metadata.annotations.get(ANNOTATION_NEXT_RUN_AT))
+    return announced is not None and abs(now - announced) < _CREATED_WITHIN
 
 
 def may_delete_first(item: Item, runs: Iterable[AgentTask], now: datetime) -> bool:

@@ -48,6 +48,11 @@ def trigger(labeled_at: datetime | None = None, delivery: str | None = None) -> 
     return Trigger(origin=Origin.WEBHOOK, delivery_id=delivery, labeled_at=labeled_at, received_at=T0)
 
 
+def announced(now: datetime) -> dict[str, str]:
+    annotations: dict[str, str] = announcement(now)["metadata"]["annotations"]
+    return annotations
+
+
 def task(
     run: int = 1,
     *,
@@ -242,8 +247,8 @@ def test_a_webhook_soon_after_its_label_is_fresh(
         ([task(1)], True),
         ([task(1), task(2, Succeeded="True")], False),
         ([task(1), task(1, of=item(8))], True),
-        ([task(1, annotations=announcement(T0))], True),
-        ([task(1, annotations=announcement(T0 + timedelta(seconds=1)))], False),
+        ([task(1, annotations=announced(T0))], True),
+        ([task(1, annotations=announced(T0 + timedelta(seconds=1)))], False),
         ([], False),
     ],
 )

@@ -79,13 +79,6 @@ class Server:
         await self.answer()
         return answer
 
-    async def annotate(self, read: AgentTask, annotations: Mapping[str, str]) -> AgentTask | None:
-        await others_act()
-        body = self.stored.get(read.name)
-        if body is None or body["metadata"]["uid"] != read.uid:
-            return None
-        return AgentTask.of(self._merge(body, {"metadata": {"annotations": annotations}}))
-
     async def delete(self, read: AgentTask) -> bool:
         await others_act()
         body = self.stored.get(read.name)

@@ -115,10 +115,6 @@ class AgentTasks:
         """Set labels of a task whatever its version; `None` if it is gone."""
         return await self._merge(task, {"metadata": {"labels": dict(labels)}}, {"uid": task.uid})
 
-    async def annotate(self, task: AgentTask, annotations: Mapping[str, str]) -> AgentTask | None:
-        """Set annotations of a task whatever its version; `None` if it is gone."""
-        return await self._merge(task, {"metadata": {"annotations": dict(annotations)}}, {"uid": task.uid})
-
     async def set_status(self, task: AgentTask, status: Status) -> AgentTask:
         """Replace the status of exactly this version of a task.
 

@@ -168,9 +168,10 @@ class KubernetesSink:
                 if record is None or await tasks.patch(runs[-1], record):
                     return Submission(task=decision.task, duplicate=decision.why)
                 continue
-            first = first_run(request.item, runs)
-            if first is not None and not await tasks.annotate(first, announcement(self._now())):
-                continue  # run 1 has just been deleted, so its name is free
+            first, newest = first_run(request.item, runs), runs[-1] if runs else None
+            told = {task.uid: task for task in (first, newest) if task is not None}
+            if not all([await tasks.patch(task, announcement(self._now())) for task in told.values()]):
+                continue  # run 1 was deleted, so its name is free, or the decision may be another one now
             run = free_run(request.item, decision.run, stored)
             name = task_name(request.item, run)
             if await self._create(tasks, request, run, unanswered, check=_why_check_label(request.trigger)):

@@ -23,6 +23,7 @@ from coding_agent_core.admission import (
     comes_after,
     labeled_at,
     must_check_label,
+    next_run_is_near,
     runs_of,
     withdrawn_before,
 )
@@ -97,8 +98,8 @@ CORRECTIONS = Counter(
     ["contradiction"],
 )
 
-_OLDER_RUN_S = 1.0
-"""Seconds until an ended run is looked at again while an older run of its item is being stopped."""
+_OTHER_RUN_S = 1.0
+"""Seconds until an ended run is looked at again while an older one is being stopped or a newer one made."""
 _REPORTED = {"metadata": {"labels": {LABEL_REPORTED: "true"}}}
 """The merge patch that takes a task out of the reporter's watch."""
 
@@ -180,8 +181,10 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
         if not task.ended:
             return Requeue()
         if comes_after(task, newest):
-            return Requeue(_OLDER_RUN_S)  # it ended before it could work, while an older run is being stopped
+            return Requeue(_OTHER_RUN_S)  # it ended before it could work, while an older run is being stopped
         return await _finish(context, task, labels_shown("The item shows a newer run."))
+    if task.ended and next_run_is_near(task, context.clock()):
+        return Requeue(_OTHER_RUN_S)  # the label is the next run's, so this one must not remove it
     try:
         return await _newest(context, task, earlier[::-1], memory)
     except ForgeNotFoundError as error:

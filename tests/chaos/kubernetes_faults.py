@@ -150,7 +150,7 @@ def _kill_after(world: KubernetesWorld, component: str, most: int) -> StartFault
 
     def start(random: Random) -> Undo:
         world.pods.one(component, random)
-        pods = {pod.address: pod for pod in world.pods.targets(component) if pod.address}
+        pods = {pod.address: pod for pod in world.pods.targets(component) if pod.address and pod.containers}
         number = random.randint(1, most)
         fired: list[Undo] = []
 

@@ -69,7 +69,9 @@ class Pods:
             raise NothingToBreakError(f"the API server does not answer: {error!r}") from error
 
     def one(self, component: str, random: Random, *, container: str = "") -> PodSeen:
-        """A pod of the component that works, with this container running.
+        """A pod of the component that works, with this container running; any container if none is named.
+
+        For a moment after its last container has ended, a pod's phase is still `Running`.
 
         Raises:
             NothingToBreakError: there is none.
@@ -77,7 +79,9 @@ class Pods:
         able = [
             pod
             for pod in self.targets(component)
-            if not pod.leaving and (container in pod.containers or not container) and pod.phase == "Running"
+            if not pod.leaving
+            and pod.phase == "Running"
+            and (container in pod.containers if container else pod.containers)
         ]
         if not able:
             raise NothingToBreakError(f"no pod of {component} works now")

@@ -13,6 +13,7 @@ from kubernetes.client import (
     ApiException,
     V1ContainerState,
     V1ContainerStateRunning,
+    V1ContainerStateTerminated,
     V1ContainerStatus,
     V1ObjectMeta,
     V1Pod,
@@ -28,7 +29,11 @@ from tests.chaos.world import NothingToBreakError, StartFault
 AWAY = HTTPError("read timed out")
 
 
-def pod(component: str) -> V1Pod:
+RUNNING = V1ContainerState(running=V1ContainerStateRunning())
+ENDED = V1ContainerState(terminated=V1ContainerStateTerminated(exit_code=0))
+
+
+def pod(component: str, state: V1ContainerState = RUNNING) -> V1Pod:
     labels = {"app.kubernetes.io/component": component}
     container = V1ContainerStatus(
         container_id="containerd://1",
@@ -37,7 +42,7 @@ def pod(component: str) -> V1Pod:
         name="agent",
         ready=True,
         restart_count=0,
-        state=V1ContainerState(running=V1ContainerStateRunning()),
+        state=state,
     )
     status = V1PodStatus(phase="Running", pod_ip="10.244.0.5", container_statuses=[container])
     return V1Pod(metadata=V1ObjectMeta(name="p", labels=labels), status=status)
@@ -64,6 +69,13 @@ def test_a_fault_has_nothing_to_break_while_the_api_server_is_away(kind: str, an
     core.list_namespaced_pod.side_effect = answers
     with pytest.raises(NothingToBreakError, match="does not answer"):
         fault(kind, core)(Random(1))
+
+
+def test_a_pod_whose_only_container_has_ended_is_nothing_to_break() -> None:
+    core = MagicMock()
+    core.list_namespaced_pod.return_value = SimpleNamespace(items=[pod("poller", ENDED)])
+    with pytest.raises(NothingToBreakError, match="no pod of poller works now"):
+        Pods(MagicMock(core=core), "chaos").one("poller", Random(1))
 
 
 @pytest.mark.parametrize("status", [404, 409, 429])

@@ -271,6 +271,7 @@ class RoundTrigger(Frozen):
         number, of: which round of its kind this is, and how many there may be.
         decided_at: when the round was decided on, by the forge's clock.
         seen: the time of the newest act that the decision knew, by the forge's clock.
+        acts: the keys of the acts of people that this decision was the first to know.
     """
 
     # A newer release's fields must not stop an older program.
@@ -283,6 +284,9 @@ class RoundTrigger(Frozen):
     of: int = Field(ge=1)
     decided_at: AwareDatetime
     seen: AwareDatetime | None = None
+    acts: tuple[Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")], ...] = Field(
+        default=(), max_length=30
+    )
 
 
 class Trigger(Frozen):

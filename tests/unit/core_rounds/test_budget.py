@@ -85,4 +85,4 @@ def test_the_record_has_what_all_attempts_of_a_round_used() -> None:
         reported = report_of_round(result) if result else None
         for usage, expected in ((used(300), 300), (None, 0)):
             found = recorded(RoundRecord(), trigger, reported, RoundEnd.FAILED, usage=usage)
-            assert found.spent(TOKENS, None) == expected
+            assert found.spent(TOKENS, 0) == expected

@@ -16,7 +16,7 @@ from coding_agent_core.forge.changes import (
 )
 from coding_agent_core.round_rules.open_work import interruption
 from coding_agent_core.rounds.record import ROUNDS_LIMIT, RoundEnd, RoundRecord
-from coding_agent_core.rounds.values import RoundKind, RoundPolicy, StopReason
+from coding_agent_core.rounds.values import IDS_LIMIT, RoundKind, RoundPolicy, StopReason
 
 from tests.unit.core_rounds.making import (
     ANNA,
@@ -190,9 +190,10 @@ MENTION = "@coding-agent try again"
             )
             for who in (OURS, REVIEW_BOT, OTHER_BOT, NOISY, STRANGER)
         ),
-        pytest.param(
-            {"comments": (remark(9, ANNA, MENTION, 999_999),)}, False, id="a time in the future is no act yet"
-        ),
+        # The forge's clock was set back after the act, or before it.
+        pytest.param({"comments": (remark(9, ANNA, MENTION, 999_999),)}, True, id="a time in the future"),
+        pytest.param({"comments": (remark(9, ANNA, MENTION, 1),)}, True, id="a time before the rounds"),
+        pytest.param({"events": (event(ChangeEventKind.REOPENED, ANNA, 1),)}, True, id="an event before"),
     ],
 )
 def test_only_a_persons_act_starts_the_count_of_checks_anew(fields: dict[str, Any], anew: bool) -> None:
@@ -217,6 +218,15 @@ def test_an_act_starts_the_count_anew_once() -> None:
     snapshot, record = rounds(change(checks=(check(),)), 3)
     reopened = replace(snapshot, events=(event(ChangeEventKind.REOPENED, ANNA, 3000),))
     snapshot, record = rounds(reopened, 3, record)
+    assert reasons(decide(snapshot, record)) == [StopReason.BOUND]
+
+
+def test_more_acts_than_a_round_can_note_do_not_start_the_count_anew_for_ever() -> None:
+    """The person with write access acted first, so strangers cannot hide that a round has read it."""
+    chatter = [remark(number, STRANGER, second=100 + number) for number in range(2, 2 + 3 * IDS_LIMIT)]
+    talk = (remark(1, ANNA, "Thanks.", 1), *chatter)
+    snapshot, record = rounds(change(checks=(check(),), comments=talk), 3)
+    assert "c1" in record.rounds[0].acts
     assert reasons(decide(snapshot, record)) == [StopReason.BOUND]
 
 

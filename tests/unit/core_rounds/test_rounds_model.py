@@ -213,6 +213,10 @@ class Rounds(RuleBasedStateMachine):
         self._next(seconds)
         self._create_if_due()
 
+    @rule(seconds=st.sampled_from([-5_000, 5_000]))
+    def the_forges_clock_is_set(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+
     @rule(seconds=st.sampled_from([0, 100]))
     def a_check_runs_again(self, seconds: int) -> None:
         self._next(seconds)

@@ -145,7 +145,7 @@ class _Look:
         if self.record.full:
             sentence = f"The {noun} has had {len(self.record.rounds)} rounds, which is the limit."
             return Stop(StopReason.RECORD_FULL, sentence)
-        newest = max(filter(None, (self.snapshot.created_at, self.acts.acted)))
+        newest = self.acts.last or self.snapshot.created_at
         if self.now - newest >= self.policy.max_age:
             days = self.policy.max_age.days
             sentence = f"Nobody has written or done anything on this {noun} for {days} days. {_AGAIN}"
@@ -168,8 +168,8 @@ class _Look:
         budget = self.policy.budget
         if budget is None:
             return None
-        act = self.acts.starts_anew(RoundKind.REVIEW)
-        return budget.with_value(budget.value - self.record.spent(budget, act))
+        first = self.acts.first_round(RoundKind.REVIEW)
+        return budget.with_value(budget.value - self.record.spent(budget, first))
 
     def _conflict(self) -> _Answer:
         if self.snapshot.mergeability is Mergeability.UNKNOWN:
@@ -201,7 +201,7 @@ class _Look:
             return diagnosis.waiting
         names = tuple(sorted({check.name for check in diagnosis.fixable})[:IDS_LIMIT])
         errors = fingerprints(diagnosis.fixable)
-        rounds = self.record.since(self.acts.starts_anew(RoundKind.CHECKS))
+        rounds = self.record.since(self.acts.first_round(RoundKind.CHECKS))
         pushed = [entry for entry in rounds if entry.kind is RoundKind.CHECKS and entry.pushed]
         if errors and pushed and pushed[-1].errors and set(pushed[-1].errors) <= set(errors):
             sentence = f"{_SAME_ERRORS}: {named(names)}. {_AGAIN}"
@@ -212,7 +212,7 @@ class _Look:
         self, kind: RoundKind, ids: tuple[str, ...], errors: tuple[str, ...] = ()
     ) -> RoundCause | Stop:
         """Return the cause with its count, unless the same cause had its round or the count has ended."""
-        rounds = self.record.since(self.acts.starts_anew(kind))
+        rounds = self.record.since(self.acts.first_round(kind))
         done, limit = sum(entry.kind is kind for entry in rounds), self.policy.limit(kind)
         cause = RoundCause(
             kind,
@@ -221,6 +221,7 @@ class _Look:
             number=done + 1,
             limit=limit,
             seen=self.acts.seen,
+            acts=self.acts.unread,
             errors=errors,
         )
         earlier = _earlier(cause, self.record)

@@ -24,7 +24,7 @@ from coding_agent_core.forge.changes import (
 from coding_agent_core.issue_commands import CommandName, command_in
 from coding_agent_core.rounds.mentions import mentions
 from coding_agent_core.rounds.record import RoundRecord, marked_answers
-from coding_agent_core.rounds.values import MayWrite, RoundKind, RoundPolicy
+from coding_agent_core.rounds.values import IDS_LIMIT, MayWrite, RoundKind, RoundPolicy, digest
 
 _COMMANDS = (CommandName.RETRY, CommandName.RUN)
 """The commands that ask for work. `/cancel` does not."""
@@ -205,68 +205,102 @@ def _is_command(comment: Remark) -> bool:
 
 @dataclass(frozen=True)
 class Acts:
-    """The newest acts of people with write access, by the forge's clock; `None` if there is none.
+    """What people did, and which rounds have read it.
+
+    The count of rounds starts with the first round that has read the newest act of a person with write
+    access. Keys tell which acts a round has read, and never a time, because a forge's clock can be set back.
 
     Attributes:
-        called: a person asked for work, with a mention, a command or a label, pushed to the branch, or opened
-            the change again.
-        acted: the same, or the person wrote a remark or a review.
+        called: the place in the record of the first round that has read the newest call; the number of rounds
+            if none has, and 0 if there is no call. In a call, a person asked for work, with a mention, a
+            command or a label, pushed to the branch, or opened the change again.
+        acted: the same for any act: a call, a remark or a review.
+        last: when a person last acted, by the forge's clock; `None` if the change is young, or if nobody has
+            for as long as rounds go on.
         seen: the newest act in the snapshot by anybody else than us, whether or not it counts.
+        unread: the keys of the acts that no round has read.
     """
 
-    called: datetime | None
-    acted: datetime | None
+    called: int
+    acted: int
+    last: datetime | None
     seen: datetime | None
+    unread: tuple[str, ...]
 
-    def starts_anew(self, kind: RoundKind) -> datetime | None:
-        """Return the time of the act that starts the count of this kind anew.
+    def first_round(self, kind: RoundKind) -> int:
+        """Return the place in the record from which rounds of this kind are counted.
 
         A review alone does not start the count of reviews anew, or this count would have no limit.
         """
         return self.called if kind is RoundKind.REVIEW else self.acted
 
 
+@dataclass(frozen=True)
+class _Act:
+    """An act that is not ours.
+
+    Attributes:
+        key: tells it from all others of the change.
+    """
+
+    key: str
+    at: datetime
+    actor: Actor
+    is_call: bool
+
+
 def acts_of(
     snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: WriteAccess, now: datetime
 ) -> Acts:
-    """Return the newest acts of people.
+    """Return what people did.
 
-    Times in the future are left out, because nothing on the forge happens then, and such a time would hide
-    all later acts. Acts that decide nothing are left out too, so that nobody asks about their permissions.
+    Acts that decide nothing are left out, so that nobody asks about the permissions of those who did them.
     """
-    found = [one for one in _acts(snapshot, record, policy, access) if one[0] <= now]
-    found.sort(key=lambda one: one[0], reverse=True)
-    # An act that all rounds have read starts no count anew, whoever did it. If the change is old, an act
-    # shows that somebody still cares about it.
-    matter = [entry.seen or snapshot.created_at for entry in record.rounds]
-    if now - snapshot.created_at >= policy.max_age:
-        matter.append(now - policy.max_age)
-    since = min(matter, default=now)
+    found = list(_acts(snapshot, record, policy, access))
+    readers, none = record.readers, len(record.rounds)
+    unread = [act for act in found if act.key not in readers and not access.is_bot(act.actor)]
+    if len(unread) > IDS_LIMIT:  # first come those that may start a count anew; the others are read later
+        unread.sort(key=lambda act: (access.may_write(act.actor.login) is True, act.at), reverse=True)
 
-    def newest(*, calls_only: bool) -> datetime | None:
-        for at, actor, is_call in found:
-            if at <= since:
-                return None
-            if (is_call or not calls_only) and access.is_person_with_access(actor):
-                return at
-        return None
+    def first_reader(act: _Act) -> int:
+        return readers.get(act.key, none)
 
-    return Acts(newest(calls_only=True), newest(calls_only=False), found[0][0] if found else None)
+    def first_round(*, calls_only: bool) -> int:
+        for act in sorted(found, key=first_reader, reverse=True):
+            if (place := first_reader(act)) == 0:
+                return 0  # an act that all rounds have read starts no count anew, whoever did it
+            if (act.is_call or not calls_only) and access.is_person_with_access(act.actor):
+                return place
+        return 0
+
+    # Nothing on the forge happens in the future.
+    known = sorted((act for act in found if act.at <= now), key=lambda act: act.at, reverse=True)
+    is_old = now - snapshot.created_at >= policy.max_age
+    recent = (act for act in known if is_old and act.at > now - policy.max_age)
+    return Acts(
+        called=first_round(calls_only=True),
+        acted=first_round(calls_only=False),
+        last=next((act.at for act in recent if access.is_person_with_access(act.actor)), None),
+        seen=known[0].at if known else None,
+        unread=tuple(act.key for act in unread[:IDS_LIMIT]),
+    )
 
 
 def _acts(
     snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: WriteAccess
-) -> Iterator[tuple[datetime, Actor, bool]]:
-    """Yield time and actor of each act that is not ours, and whether it is a call."""
+) -> Iterator[_Act]:
+    """Yield each act that is not ours."""
     login = access.own.login
-    threads = (one for thread in snapshot.threads for one in thread.remarks)
-    for remark in (*threads, *snapshot.comments):
+    remarks = [("t", one) for thread in snapshot.threads for one in thread.remarks]
+    remarks += [("c", one) for one in snapshot.comments]
+    for kind, remark in remarks:
         if not access.is_ours(remark.author):
             is_call = mentions(remark.body, login) or command_in(remark.body, _COMMANDS) is not None
-            yield remark.published_at, remark.author, is_call
+            yield _Act(f"{kind}{remark.id}", remark.published_at, remark.author, is_call)
     for review in snapshot.reviews:
         if not access.is_ours(review.author) and review.submitted_at is not None:
-            yield review.submitted_at, review.author, mentions(review.body, login)
+            is_call = mentions(review.body, login)
+            yield _Act(f"r{review.id}", review.submitted_at, review.author, is_call)
     our_heads = {entry.after for entry in record.rounds if entry.pushed}
     for event in snapshot.events:
         if event.actor is None or access.is_ours(event.actor):
@@ -283,4 +317,5 @@ def _acts(
             case ChangeEventKind.DRAFTED | ChangeEventKind.READY:
                 is_call = False
         if is_call:
-            yield event.at, event.actor, True
+            what = f"{event.kind} {event.label} {event.commit} {event.actor.id} {event.at.isoformat()}"
+            yield _Act(f"e{digest(what)}", event.at, event.actor, True)

@@ -83,7 +83,8 @@ class EndedRound(_Stored):
 
     Attributes:
         identity: the hash of the cause's identity.
-        seen: acts up to this time were read by the round.
+        seen: the time of the newest act that the round read.
+        acts: the keys of the acts of people that this round was the first to read.
     """
 
     kind: RoundKind
@@ -94,6 +95,7 @@ class EndedRound(_Stored):
     before: _Commit
     after: _Commit
     seen: AwareDatetime | None = None
+    acts: tuple[_Key, ...] = Field(default=(), max_length=IDS_LIMIT)
     errors: tuple[_Key, ...] = Field(default=(), max_length=IDS_LIMIT)
     patch: _Patch | None = None
     reverse: _Patch | None = None
@@ -171,31 +173,26 @@ class RoundRecord(_Stored):
         of_people = (one for one in self.rounds if one.kind is RoundKind.REVIEW and one.counted)
         return frozenset(key for entry in of_people for key in entry.keys)
 
-    def since(self, act: datetime | None) -> tuple[RoundEntry, ...]:
-        """Return the counted rounds that had not read a person's act; all counted rounds if there is none.
+    @property
+    def readers(self) -> dict[str, int]:
+        """The place of the round that was the first to read an act, by the act's key."""
+        found: dict[str, int] = {}
+        for place, entry in enumerate(self.rounds):
+            for key in entry.acts:
+                found.setdefault(key, place)
+        return found
 
-        The act's time is compared with the times of acts that the rounds read, all by the forge's clock. A
-        round that read the act, or a later one, belongs to the count that the act started.
+    def since(self, first: int) -> tuple[RoundEntry, ...]:
+        """Return the counted rounds from this place on."""
+        return tuple(entry for entry in self.rounds[first:] if entry.counted)
 
-        Args:
-            act: the time of the newest act that starts the count anew.
-        """
-        counted = tuple(entry for entry in self.rounds if entry.counted)
-        if act is None:
-            return counted
-        return tuple(entry for entry in counted if entry.seen is not None and entry.seen >= act)
-
-    def spent(self, budget: Allowance, act: datetime | None) -> Decimal:
-        """Return what the rounds that had not read a person's act spent, in the budget's unit.
+    def spent(self, budget: Allowance, first: int) -> Decimal:
+        """Return what the rounds from this place on spent, in the budget's unit.
 
         Rounds that were superseded are included. If a round's cost is not known, it counts as the whole
         budget (docs/decisions/0023).
-
-        Args:
-            act: the same as in `since`.
         """
-        newer = (one for one in self.rounds if act is None or (one.seen is not None and one.seen >= act))
-        known = (budget.spent(one.usage) for one in newer)
+        known = (budget.spent(one.usage) for one in self.rounds[first:])
         return sum((budget.value if one is None else one for one in known), Decimal(0))
 
     def reruns_of(self, head: str, check: str) -> tuple[RerunEntry, ...]:
@@ -237,6 +234,7 @@ def ended_round(result: RoundResult) -> EndedRound:
         before=cause.head,
         after=result.head_after,
         seen=cause.seen,
+        acts=cause.acts,
         errors=cause.errors[:IDS_LIMIT],
         patch=result.patch or None,
         reverse=result.reverse or None,

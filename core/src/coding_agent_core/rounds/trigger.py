@@ -78,6 +78,7 @@ def trigger_of(cause: RoundCause, decided_at: datetime) -> tuple[Cause, RoundTri
         of=cause.limit,
         decided_at=decided_at,
         seen=cause.seen,
+        acts=cause.acts,
     )
 
 
@@ -97,6 +98,7 @@ def cause_of(trigger: RoundTrigger) -> RoundCause:
             number=trigger.number,
             limit=trigger.of,
             seen=trigger.seen,
+            acts=trigger.acts,
         )
     except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a person can write a task
         raise ValueError(f"not the identity of a round's cause: {trigger.cause[:200]!r}") from error

@@ -50,7 +50,9 @@ class RoundCause:
         number: which round of its kind this is since the last act of a person that starts the count anew,
             from 1.
         limit: how many rounds of its kind there may be.
-        seen: the time of the newest act that the snapshot shows; later acts start the count anew.
+        seen: the time of the newest act that the snapshot shows, by the forge's clock.
+        acts: the keys of the acts of people that the snapshot shows and no earlier round has read. Other acts
+            than those that rounds have read start the count anew.
         errors: fingerprints of the failed checks' errors; empty if the errors of a check are not known.
     """
 
@@ -61,6 +63,7 @@ class RoundCause:
     number: int = 1
     limit: int = 1
     seen: datetime | None = None
+    acts: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
 
     @property

@@ -7,15 +7,18 @@ from datetime import datetime
 from typing import Any, cast
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, Event, manifest
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Event, manifest
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import comment, read_state
 from coding_agent_core.rounds.record import RoundRecord
+from coding_agent_core.rounds.trigger import trigger_of
+from coding_agent_core.rounds.values import RoundCause, RoundKind
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.tasks import Item, Submission, TaskRequest
+from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Trigger
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
+from coding_agent_operator.reporter.report import with_round
 from coding_agent_operator.reporter.round_looks import LEFT_OUT, ReporterLooks
 
 from tests.unit.consumer_rounds.test_looks import ASKED, INFRASTRUCTURE, RED, FakeForge
@@ -73,6 +76,44 @@ async def test_a_change_that_was_merged_after_it_was_read_has_no_round(closed: b
     looked.context = replace(looked.context, sink=cast("Any", sink))
     await looked.look()
     assert len(sink.asked) == (0 if closed else 1)
+
+
+class OneRound:
+    """The tasks of a change: a round that has failed."""
+
+    def __init__(self) -> None:
+        word, trigger = trigger_of(RoundCause(RoundKind.CONFLICT, ("b" * 40,), RED.head_commit), NOON)
+        by = Trigger(origin=Origin.POLL, cause=word, received_at=NOON, round=trigger)
+        body = manifest(TaskRequest(item=RED.item, trigger=by), run=1, timeout_seconds=600, max_attempts=3)
+        failed = task(ended("False"))
+        self.run = AgentTask(failed.metadata, body | {"status": failed.status.to_wire()})
+
+    async def runs(self, _item: Item) -> tuple[AgentTask]:
+        return (self.run,)
+
+
+async def test_the_next_round_waits_until_the_comment_has_the_end_of_the_one_before() -> None:
+    """Its attempt reads the comment, and would otherwise do the same again."""
+    forge, sink, tasks = FakeForge(RED), Sink(), OneRound()
+    looked = looks(forge)
+    looked.context = replace(looked.context, sink=cast("Any", sink), tasks=cast("Any", tasks))
+    assert await looked.look() == 0.0
+    assert not sink.asked
+    record = with_round(RoundRecord(), tasks.run)
+    shown = reports.report(ASKED.model_copy(update={"rounds": record}))
+    forge.comments[ItemKind.CHANGE, RED.item.number] = comment(shown)
+    await looked.look()
+    assert len(sink.asked) == 1
+
+
+async def test_the_next_round_does_not_wait_for_a_comment_that_somebody_deleted() -> None:
+    sink, tasks = Sink(), OneRound()
+    labels = {**tasks.run.metadata.labels, LABEL_REPORTED: "true"}
+    tasks.run = AgentTask(tasks.run.metadata._replace(labels=labels), tasks.run.body)
+    looked = looks(FakeForge(RED))
+    looked.context = replace(looked.context, sink=cast("Any", sink), tasks=cast("Any", tasks))
+    await looked.look()
+    assert len(sink.asked) == 1
 
 
 class Tasks:

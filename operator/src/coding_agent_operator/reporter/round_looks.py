@@ -39,7 +39,7 @@ from coding_agent_core.tasks import (
 )
 
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
-from coding_agent_operator.reporter.report import cancellation_cause, report_of, with_round
+from coding_agent_operator.reporter.report import cancellation_cause, has_problem, report_of, with_round
 
 _logger = logging.getLogger("reporter.round_looks")
 
@@ -200,6 +200,9 @@ class ReporterLooks:
         record = with_reruns(record, self.reruns(key))
         active = any(not run.over for run in runs)
         work = await self._changes.decide(snapshot, record, active=active)
+        unshown = [run for run in runs if _is_unshown(run, state)] if work.due else []
+        if unshown:
+            return None if any(map(has_problem, unshown)) else 0.0
         if work.due:
             await self._create(snapshot, work.due[0])
         elif work.reruns:
@@ -393,6 +396,16 @@ class ReporterLooks:
         reporter = self.context.settings
         asked: float = getattr(error, "retry_after", None) or 0.0
         return max(asked, backoff(max(1, failures), reporter.retry_first, reporter.retry_max))
+
+
+def _is_unshown(run: AgentTask, state: State | None) -> bool:
+    """Whether the comment still has to show the end of a round.
+
+    The next round's attempt knows earlier rounds from the comment alone. Without this one, it could do the
+    same work again.
+    """
+    shown = (state.rounds if state is not None else None) or RoundRecord()
+    return not _is_reported(run) and with_round(shown, run).rounds != shown.rounds
 
 
 def _is_reported(task: AgentTask) -> bool:

@@ -338,20 +338,19 @@ async def branch_for(
     """Return the branch that `work_branch` chooses, or that of a later run whose change is open.
 
     The comment can be older than the last run's end, or missing: on Kubernetes the reporter writes it, and
-    may be away, and a person can delete it. So a run whose change is not known to be open asks the forge for
-    open changes of the last runs that the comment does not show as ended.
+    may be away, and a person can delete it. It also does not show the change of a run that opened one and was
+    cancelled before its end was recorded. So a run whose change is not known to be open asks the forge for
+    open changes of the last runs.
 
     Raises:
         ForgeError: the forge does not say whether an earlier run's change is still open.
     """
-    still_open = False
-    if previous is not None and previous.branch is not None and previous.change_url is not None:
-        still_open = await forge.find_change(item, branch=previous.branch) is not None
+    known = previous.branch if previous is not None and previous.change_url is not None else None
+    still_open = known is not None and await forge.find_change(item, branch=known) is not None
     if not continues and not still_open:
-        ended = 0 if previous is None else previous.run if previous.phase.terminal else previous.run - 1
-        for earlier in range(run - 1, max(ended, run - 1 - _EARLIER_RUNS), -1):
+        for earlier in range(run - 1, max(0, run - 1 - _EARLIER_RUNS), -1):
             of_earlier = _branch_of_run(prefix, item, earlier)
-            if await forge.find_change(item, branch=of_earlier) is not None:
+            if of_earlier != known and await forge.find_change(item, branch=of_earlier) is not None:
                 return of_earlier
     return work_branch(
         prefix, item, run=run, previous=previous, continues=continues, previous_change_open=still_open

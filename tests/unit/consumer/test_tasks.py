@@ -68,7 +68,7 @@ def test_work_branch(
     assert answered_issue(branch, "coding-agent/") == (None if branch == OWN else ITEM.number)
 
 
-OWN_CHANGE = {"branch": "coding-agent/issue-7", "change_url": "url"}
+OWN_CHANGE: dict[str, Any] = {"branch": "coding-agent/issue-7", "change_url": "url"}
 
 
 class OpenChanges:
@@ -89,12 +89,14 @@ class OpenChanges:
         ((Phase.RUNNING, OWN_CHANGE), 3, "coding-agent/issue-7-r2", "coding-agent/issue-7-r2", 2),
         ((Phase.SUCCEEDED, OWN_CHANGE), 4, "coding-agent/issue-7-r3", "coding-agent/issue-7-r3", 2),
         ((Phase.RUNNING, OWN_CHANGE), 3, "", "coding-agent/issue-7-r3", 2),
-        ((Phase.SUCCEEDED, OWN_CHANGE), 3, "", "coding-agent/issue-7-r3", 1),
+        ((Phase.SUCCEEDED, OWN_CHANGE), 3, "", "coding-agent/issue-7-r3", 2),
+        # Run 2 was cancelled before it was recorded that it had opened a change.
+        ((Phase.CANCELLED, OWN_CHANGE), 3, "coding-agent/issue-7-r2", "coding-agent/issue-7-r2", 2),
         ((Phase.SUCCEEDED, OWN_CHANGE), 3, "coding-agent/issue-7", "coding-agent/issue-7", 1),
         ((Phase.SUCCEEDED, OWN_CHANGE), 30, "", "coding-agent/issue-7-r30", 6),
         # The comment was written before run 2 pushed anything, or it shows a branch without a change.
         ((Phase.QUEUED, {}), 4, "coding-agent/issue-7-r3", "coding-agent/issue-7-r3", 1),
-        ((Phase.FAILED, {}), 3, "", "coding-agent/issue-7", 0),
+        ((Phase.FAILED, {}), 3, "", "coding-agent/issue-7", 2),
         (
             (Phase.FAILED, {"branch": "coding-agent/issue-7"}),
             4,
@@ -116,6 +118,13 @@ async def test_a_run_that_the_comment_does_not_show_yet_has_the_issues_change(
     branch = await branch_for(forge, ITEM, "coding-agent/", run=run, previous=previous, continues=False)
     assert branch == expected
     assert len(forge.asked) == lookups
+
+
+async def test_a_run_that_the_comment_shows_as_waiting_has_the_change_of_a_run_whose_end_was_lost() -> None:
+    forge: Any = OpenChanges("coding-agent/issue-7-r3")
+    previous = State(uuid="x", run=4, phase=Phase.QUEUED, **OWN_CHANGE)
+    branch = await branch_for(forge, ITEM, "coding-agent/", run=4, previous=previous, continues=False)
+    assert branch == "coding-agent/issue-7-r3"
 
 
 class Shown:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from coding_agent_core.admission import answered_by, works
+from coding_agent_core.admission import announcement, answered_by, works
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition
 from coding_agent_core.agenttask_patches import conditions_patch
 from coding_agent_core.forge.events import cancels
@@ -421,3 +421,25 @@ def test_every_label_that_stays_has_its_run_and_no_label_that_went_has_one(first
             covered = any(at >= race.applied[-1] for at in race.worked_until.values())
             assert active or covered, f"a label was lost: {seed}"
     assert min(did[what] for what in ("label", "unlabel", "lose", "cancelled", "completed")) >= 5, did
+
+
+def test_an_ended_run_leaves_the_label_to_a_run_that_is_announced() -> None:
+    """Otherwise the removal would look like a person's, and cancel that run."""
+    race = LabelRace(0)
+    race.label()
+    race.deliver()
+    race.finish()
+    race.operate()
+    race.server.now += SHORTEST_WORK
+    race.finish_work()
+    race.finish()
+    [body] = race.runs()
+    announced = announcement(race.server.now)["metadata"]["annotations"]
+    race.server.write({**body, "metadata": {**body["metadata"], "annotations": announced}})
+    race.reconcile()
+    race.finish()
+    assert BOT in race.forge.labels
+    race.server.now += timedelta(seconds=11)
+    race.reconcile()
+    race.finish()
+    assert BOT not in race.forge.labels

@@ -1,4 +1,4 @@
-"""The reporter's looks at a change without a run: none was needed yet, or all were deleted."""
+"""The reporter's looks at open changes, with and without a round before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, cast
 
 import pytest
-from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Event, manifest
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, Status, manifest
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import comment, read_state
 from coding_agent_core.rounds.record import RoundRecord
@@ -18,7 +18,7 @@ from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Trigger
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
-from coding_agent_operator.reporter.report import with_round
+from coding_agent_operator.reporter.report import unreported, with_round
 from coding_agent_operator.reporter.round_looks import LEFT_OUT, ReporterLooks
 
 from tests.unit.consumer_rounds.test_looks import ASKED, INFRASTRUCTURE, RED, FakeForge
@@ -104,6 +104,20 @@ async def test_the_next_round_waits_until_the_comment_has_the_end_of_the_one_bef
     forge.comments[ItemKind.CHANGE, RED.item.number] = comment(shown)
     await looked.look()
     assert len(sink.asked) == 1
+
+
+async def test_a_comment_that_cannot_be_written_does_not_make_looks_more_frequent() -> None:
+    tasks = OneRound()
+    status = with_condition(tasks.run, unreported("ForgeRefused", "No."))
+    tasks.run = AgentTask(tasks.run.metadata, {**tasks.run.body, "status": status.to_wire()})
+    sink, looked = Sink(), looks(FakeForge(RED))
+    looked.context = replace(looked.context, sink=cast("Any", sink), tasks=cast("Any", tasks))
+    assert await looked.look() == looked.settings.interval
+    assert not sink.asked
+
+
+def with_condition(run: AgentTask, condition: Condition) -> Status:
+    return run.status.model_copy(update={"conditions": (*run.status.conditions, condition)})
 
 
 async def test_the_next_round_does_not_wait_for_a_comment_that_somebody_deleted() -> None:

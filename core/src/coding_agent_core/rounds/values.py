@@ -51,8 +51,8 @@ class RoundCause:
             from 1.
         limit: how many rounds of its kind there may be.
         seen: the time of the newest act that the snapshot shows, by the forge's clock.
-        acts: the keys of the acts of people that the snapshot shows and no earlier round has read. Other acts
-            than those that rounds have read start the count anew.
+        acts: the keys of the acts of people that the snapshot shows and no earlier round has read. Acts that
+            no round has read start the count anew.
         errors: fingerprints of the failed checks' errors; empty if the errors of a check are not known.
     """
 

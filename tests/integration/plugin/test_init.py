@@ -30,6 +30,7 @@ from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, client
 from tests.fixtures.github_app import install
 from tests.fixtures.hook_receiver import HookReceiver
 from tests.fixtures.model import API_KEY
+from tests.fixtures.system import until
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.conftest import PLUGIN, Plugin, Said
 from tests.integration.plugin.newcomer import BOT, Newcomer
@@ -281,6 +282,11 @@ def test_what_is_missing_without_a_terminal_is_named(
 CTRL_C = "\x03"
 
 
+def sleeps(pid: int) -> bool:
+    """Whether a process waits, as at a question; proc_pid_stat(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("S")
+
+
 def at_a_terminal(one: Newcomer, typed: dict[str, str], status: int = 0) -> str:
     """Run `init` at a terminal, and type an answer after each of these texts; everything that is shown."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(one.place.folder), "TERM": "dumb"}
@@ -290,9 +296,10 @@ def at_a_terminal(one: Newcomer, typed: dict[str, str], status: int = 0) -> str:
     command += ["--kubeconfig", str(one.place.plane.kubeconfig)]
     ours, theirs = pty.openpty()
     # A session of its own, so that `/dev/tty` is this terminal.
-    with subprocess.Popen(
+    process = subprocess.Popen(
         command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    ) as process:
+    )
+    try:
         os.close(theirs)
         shown, waiting = "", list(typed.items())
         while True:
@@ -305,11 +312,16 @@ def at_a_terminal(one: Newcomer, typed: dict[str, str], status: int = 0) -> str:
             if waiting and waiting[0][0] in shown:
                 answer = waiting.pop(0)[1]
                 if answer == CTRL_C:
+                    # Python does not notice a signal between its question and its read until the next key.
+                    until(lambda: sleeps(process.pid), "wait for an answer")
                     process.send_signal(signal.SIGINT)
                 else:
                     os.write(ours, f"{answer}\n".encode())
-        os.close(ours)
         assert process.wait(60) == status, shown
+    finally:
+        process.kill()  # does nothing if it has ended; otherwise a failed test would wait for it
+        process.wait()
+        os.close(ours)
     return shown
 
 

@@ -349,12 +349,14 @@ async def _update_comment(
         is_open: whether the item is open. Later rounds of its change are not shown on a closed item.
     """
     item = task.spec.item
-    if memory.earlier is None:
+    if memory.remembered is None:
         memory.comment = await context.forge.find_comment(item, MARKER)
         remembered = read_state(memory.comment.body) if memory.comment else None
-        states = [report_of(run, context.labels, context.links).state for run in earlier]
-        memory.earlier = (*states, remembered) if remembered is not None else tuple(states)
+        memory.remembered = () if remembered is None else (remembered,)
         memory.rounds = (remembered and remembered.rounds) or RoundRecord()
+    # An earlier run can end while this one waits for it.
+    states = [report_of(run, context.labels, context.links).state for run in earlier]
+    memory.earlier = (*states, *memory.remembered)
     for run in reversed(earlier):
         memory.rounds = with_round(memory.rounds, run)
     report = _report(context, task, memory)
@@ -394,12 +396,13 @@ def _report(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Repor
         task,
         context.labels,
         context.links,
-        memory.earlier or (),
+        memory.earlier,
         memory.cause,
         rounds=rounds,
         notes=context.notes(task.item_hash),
     )
-    change = report.state.change_url if task.ended else None
+    # After a withdrawal nothing is added; see `comment_with_change_rounds`.
+    change = report.state.change_url if report.state.phase is Phase.SUCCEEDED else None
     return replace(report, rounds=context.change_rounds(task.item_hash, change)) if change else report
 
 

@@ -88,7 +88,8 @@ class TaskMemory:
 
     Attributes:
         without_position: the comment's text without the position in the queue.
-        earlier: the states of earlier runs; `None` until they were looked up.
+        remembered: the state that the comment showed before our first edit, if any; `None` until it was read.
+        earlier: the states of earlier runs, the newest first, and `remembered`.
         rounds: the record of the change's rounds, without this run.
         written: monotonic time of the last edit of the comment.
         due: monotonic time of the next check if nothing happens to the item.
@@ -105,7 +106,8 @@ class TaskMemory:
     uid: str
     comment: Comment | None = None
     without_position: str = ""
-    earlier: tuple[State, ...] | None = None
+    remembered: tuple[State] | tuple[()] | None = None
+    earlier: tuple[State, ...] = ()
     rounds: RoundRecord = _NO_ROUNDS
     written: float = -inf
     due: float = -inf

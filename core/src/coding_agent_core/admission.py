@@ -295,6 +295,9 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
     is_round = newest not in asked_for
     labeled = [labeled_at(task) for task in readable]
     labeled += [answered_by_withdrawal(withdrawn_before(task)) for task in readable if task is not newest]
+    # While the newest run is being stopped, a run that was created after it can be withdrawn and end.
+    since = [task for task in readable if task is newest or comes_after(task, newest)]
+    withdrawals = [withdrawn_before(task) for task in sorted(since, key=_order_of_ended, reverse=True)]
     return LatestTask(
         name=newest.name,
         run=max(task.spec.run for task in readable),
@@ -303,7 +306,7 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
         # A label cannot be left from a round.
         labels_shown=newest.labels_shown or (is_round and all(task.labels_shown for task in asked_for)),
         labeled_at=max(filter(None, labeled), default=None),
-        withdrawn_before=withdrawn_before(newest),
+        withdrawn_before=next(filter(None, withdrawals), None),
         delivery_ids=frozenset().union(*(_deliveries(task) for task in readable)),
         is_round=is_round,
         trigger=newest.spec.trigger,

@@ -7,6 +7,8 @@ import pytest
 from coding_agent_core.admission import (
     FRESH,
     SUBMITTED_WITHIN,
+    Duplicate,
+    admit,
     announcement,
     cancellation,
     is_fresh,
@@ -142,6 +144,18 @@ def test_others_with_the_same_hash_and_what_cannot_be_read_are_not_the_items() -
     unknown = task(4, spec={"source": SPEC["source"] | {"platform": "gerrit"}})
     runs = runs_of(item(), [task(2), task(1, of=item(8)), unreadable, unknown, task(1)])
     assert [run.spec.run for run in runs] == [1, 2]
+
+
+def test_what_was_withdrawn_with_a_later_run_counts_while_an_older_one_is_being_stopped() -> None:
+    first, second = ({ANNOTATION_WITHDRAWN_BEFORE: at.isoformat()} for at in (T1, T3))
+    runs = [
+        task(1, by=trigger(T0), cancel=True, annotations=first),
+        task(2, by=trigger(T2), cancel=True, annotations=second, created=T2, Succeeded="False"),
+    ]
+    facts = latest_of(runs)
+    assert facts is not None
+    assert (facts.run, facts.terminal, facts.withdrawn_before) == (2, False, T3)
+    assert isinstance(admit(trigger(T2, "again"), facts), Duplicate)
 
 
 def _note(of: AgentTask, event: Trigger, newer: datetime | None) -> dict[str, Any] | None:

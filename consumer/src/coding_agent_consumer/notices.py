@@ -20,6 +20,7 @@ from coding_agent_core.command_execution import CommandMetrics, LastTask, Target
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all
+from coding_agent_core.forge.values import was_set_back
 from coding_agent_core.issue_commands import IssueCommand
 from coding_agent_core.queue_messages import (
     LookRequest,
@@ -227,12 +228,15 @@ class NoticeHandler:
         item, tasks = withdrawal.item, self.source.tasks
         if tasks is None or not self.source.is_wanted(item):
             return
-        seen, task = await forge.read_state(item), self.source.latest_task(item)
+        task = self.source.latest_task(item)
+        seen = await forge.read_state(item)
         if seen.open and task is not None and task.request.trigger.round is not None:
             return  # a round that waits has no label, and one that runs checks its label itself
         if seen.open and self.settings.labels(item.platform).active & seen.labels:
             return
         at = seen.updated_at or withdrawal.at
+        if task is not None and was_set_back(seen, task.request.trigger.labeled_at):
+            at = None  # by its time, the removal would be older than the label, which is not so
         await tasks.withdraw(withdrawal.model_copy(update={"at": at, "confirmed": True}))
 
     async def _show_cancelled(self, withdrawal: Withdrawal, forge: Forge) -> None:

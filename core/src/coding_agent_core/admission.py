@@ -109,11 +109,14 @@ class Duplicate:
         why: the reason, for logs.
         labeled_at: the time of the application, if it is newer than the task's. It must be recorded on the
             task, so that an older removal that arrives late does not cancel the task.
+        looks_old: whether only the time of the application says so. If the forge's clock was set back, the
+            label is newer than it looks, which only the item can show.
     """
 
     task: str
     why: str
     labeled_at: datetime | None = None
+    looks_old: bool = False
 
 
 Decision = Create | Duplicate
@@ -155,7 +158,8 @@ def admit(event: Trigger, latest: LatestTask | None) -> Decision:
     if event.origin.shows_labels_only and not latest.labels_shown and not is_newer:
         return Duplicate(latest.name, "the label may be left from the last run; it was never swapped")
     if at is not None and known is not None and at <= known:
-        return Duplicate(latest.name, "this label was applied before the last run ended or was cancelled")
+        why = "this label was applied before the last run ended or was cancelled"
+        return Duplicate(latest.name, why, looks_old=True)
     return Create(run=latest.run + 1, after=None if latest.terminal else latest.name)
 
 
@@ -179,10 +183,13 @@ class Keep:
         why: the reason, for logs and for the sender.
         withdrawn_before: the time of the withdrawal, if it is newer than the task's. It must be recorded on
             the task, so that an older application that arrives late creates no run.
+        older_than: the time of the label, by the forge's clock, if the withdrawal is ignored because it looks
+            older. If the forge's clock was set back, it is newer than it looks.
     """
 
     why: str
     withdrawn_before: datetime | None = None
+    older_than: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,8 @@ def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep
     """Decide whether a removed label, a closed item or a command cancels the item's task.
 
     Deliveries may arrive late and out of order. A withdrawal that is older than the last application of the
-    label is ignored. A removal in the same second, or at an unknown time, may be older too.
+    label may come late, or the forge's clock was set back: the item shows whether the label was removed. A
+    removal in the same second, or at an unknown time, may be older too.
     """
     if latest is None:
         return Keep("the item has no task")
@@ -213,7 +221,10 @@ def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep
     is_command = withdrawal.cause is WithdrawalCause.COMMAND
     if at is not None and labeled_at is not None:
         if at < labeled_at:
-            return Keep("the label was applied again after that")
+            why = "the label seems to have been applied again after that"
+            if is_command or withdrawal.confirmed:
+                return Keep(why, older_than=labeled_at)
+            return Check(latest.name, why)
         if at == labeled_at and withdrawal.cause is WithdrawalCause.UNLABELED and not withdrawal.confirmed:
             return Check(latest.name, "the label was applied and removed within the same second")
     elif not is_command and not withdrawal.confirmed:
@@ -324,16 +335,16 @@ def first_run(item: Item, runs: Iterable[AgentTask]) -> AgentTask | None:
 
 
 def note(
-    newest: AgentTask, trigger: Trigger, labeled_at: datetime | None, latest: LatestTask
+    newest: AgentTask, trigger: Trigger, duplicate: Duplicate, latest: LatestTask
 ) -> dict[str, Any] | None:
     """Return the merge patch that records a duplicate on its task; `None` if there is nothing to record.
 
     Args:
         newest: the task as it was read. The patch is for exactly this version of it.
-        labeled_at: the time in the `Duplicate`.
         latest: the facts on which the decision was based.
     """
     annotations: dict[str, str] = {}
+    labeled_at = duplicate.labeled_at
     if labeled_at is not None:
         annotations[ANNOTATION_LABELED_AT] = labeled_at.isoformat()
     delivery = trigger.delivery_id
@@ -342,7 +353,10 @@ def note(
     if delivery and unknown_by_time and "," not in delivery and delivery not in latest.delivery_ids:
         known = [*_further_deliveries(newest), delivery]
         annotations[ANNOTATION_DELIVERIES] = ",".join(known[-_DELIVERIES:])
-    return _annotated(annotations) if annotations else None
+    patch = _annotated(annotations) if annotations else {"metadata": {}}
+    if duplicate.looks_old and newest.metadata.labels.get(LABEL_REPORTED) == "true":
+        patch["metadata"]["labels"] = {LABEL_REPORTED: None}  # the reporter reads the item again
+    return patch if patch["metadata"] else None
 
 
 def announcement(now: datetime) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Duplicates:
                 return False
             # As in the sink, the application is recorded on the task that answers it. If that task has
             # changed, the decision is made again.
-            record = note(others[-1], task.spec.trigger, decision.labeled_at, latest)
+            record = note(others[-1], task.spec.trigger, decision, latest)
             if record is not None and await self._tasks.patch(others[-1], record) is None:
                 continue
             if await self._tasks.patch(stored, duplicate_of(decision)) is not None:

@@ -176,10 +176,14 @@ class ShownItem:
     ("labels", "open_", "cancelled"),
     [({"bug"}, True, True), ({BOT}, True, False), ({PROCESSING}, True, False), ({BOT}, False, True)],
 )
-@pytest.mark.parametrize("at", [NOON, None])
+@pytest.mark.parametrize(
+    ("at", "updated"),
+    [(NOON, NOON), (None, NOON), (NOON - timedelta(seconds=90), NOON - timedelta(seconds=90))],
+)
 async def test_the_consumer_reads_the_item(
-    labels: set[str], open_: bool, cancelled: bool, at: datetime | None
+    labels: set[str], open_: bool, cancelled: bool, at: datetime | None, updated: datetime
 ) -> None:
+    """The forge's clock can be set back after the label, so the item's newest change looks older than it."""
     queue = MemoryQueue()
     trigger = Trigger(origin=Origin.WEBHOOK, delivery_id="d1", labeled_at=NOON, received_at=NOON)
     await queue.submit(TaskRequest(item=ITEM, trigger=trigger))
@@ -188,7 +192,7 @@ async def test_the_consumer_reads_the_item(
     latest = queue.latest(ITEM)
     assert latest is not None
     assert not latest.cancel_requested
-    forge = ShownItem(ItemState(frozenset(labels), open_, NOON + timedelta(seconds=2)))
+    forge = ShownItem(ItemState(frozenset(labels), open_, updated + timedelta(seconds=2)))
     handler = NoticeHandler(Settings(), queue, {ITEM.host: cast("Forge", forge)})
     async with asyncio.timeout(60):
         await handler.handle(removal)

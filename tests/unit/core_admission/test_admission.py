@@ -202,7 +202,16 @@ WITHDRAWALS: dict[str, tuple[Withdrawal, LatestTask | None, Cancel | Check | str
     "ended": (withdrawal(5), ENDED, "has ended"),
     "being cancelled already": (withdrawal(5), CANCELLING, "already"),
     "newer than the label": (withdrawal(5), ACTIVE, Cancel(ACTIVE.name, after(5))),
-    "older than the label: it came late": (withdrawal(-5), ACTIVE, "applied again"),
+    "older than the label: it came late, or the clock was set back": (
+        withdrawal(-5),
+        ACTIVE,
+        Check(ACTIVE.name, "applied again"),
+    ),
+    "older than the label, and the item shows no label": (
+        withdrawal(-5, confirmed=True),
+        ACTIVE,
+        "applied again",
+    ),
     "the label's second": (withdrawal(0), ACTIVE, Check(ACTIVE.name, "within the same second")),
     "the label's second, and the item shows no label": (
         withdrawal(0, confirmed=True),
@@ -222,7 +231,8 @@ WITHDRAWALS: dict[str, tuple[Withdrawal, LatestTask | None, Cancel | Check | str
         ACTIVE,
         Cancel(ACTIVE.name, NOON + SECOND),
     ),
-    "closed before the label": (withdrawal(-1, CLOSED), ACTIVE, "applied again"),
+    "closed before the label": (withdrawal(-1, CLOSED), ACTIVE, Check(ACTIVE.name, "applied again")),
+    "commanded before the label": (withdrawal(-1, COMMAND), ACTIVE, "applied again"),
     "commanded": (withdrawal(5, COMMAND), ACTIVE, Cancel(ACTIVE.name, after(5))),
     "commanded in the label's second": (withdrawal(0, COMMAND), ACTIVE, Cancel(ACTIVE.name, NOON)),
     "commanded in the label's second, and received later": (

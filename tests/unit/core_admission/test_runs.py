@@ -22,6 +22,7 @@ from coding_agent_core.agenttask import (
     ANNOTATION_DUPLICATE_OF,
     ANNOTATION_LABELED_AT,
     ANNOTATION_WITHDRAWN_BEFORE,
+    LABEL_REPORTED,
     AgentTask,
     manifest,
 )
@@ -63,6 +64,7 @@ def task(
     cancel: bool = False,
     annotations: dict[str, str] | None = None,
     deleting: bool = False,
+    reported: str | None = None,
     spec: dict[str, Any] | None = None,
     created: datetime = T0,
     **conditions: str,
@@ -71,6 +73,8 @@ def task(
     body = manifest(request, run=run, timeout_seconds=60, max_attempts=3)
     body["metadata"] |= {"creationTimestamp": created.isoformat(), "resourceVersion": f"{run}0"}
     body["metadata"].setdefault("annotations", {}).update(annotations or {})
+    if reported is not None:
+        body["metadata"]["labels"][LABEL_REPORTED] = reported
     if deleting:
         body["metadata"]["deletionTimestamp"] = "2026-11-25T12:05:00Z"
     body["spec"]["cancel"] = cancel
@@ -158,10 +162,22 @@ def test_what_was_withdrawn_with_a_later_run_counts_while_an_older_one_is_being_
     assert isinstance(admit(trigger(T2, "again"), facts), Duplicate)
 
 
-def _note(of: AgentTask, event: Trigger, newer: datetime | None) -> dict[str, Any] | None:
+def _note(
+    of: AgentTask, event: Trigger, newer: datetime | None, *, looks_old: bool = False
+) -> dict[str, Any] | None:
     facts = latest_of([of])
     assert facts is not None
-    return note(of, event, newer, facts)
+    return note(of, event, Duplicate(of.name, "it is known", newer, looks_old), facts)
+
+
+@pytest.mark.parametrize(("looks_old", "reported"), [(True, "true"), (False, "true"), (True, None)])
+def test_a_label_that_looks_old_makes_the_reporter_read_the_item_of_an_ended_run_again(
+    looks_old: bool, reported: str | None
+) -> None:
+    ended = task(by=trigger(T1, "a"), reported=reported, Succeeded="True")
+    patch = _note(ended, trigger(T1, "b"), None, looks_old=looks_old)
+    wanted = {"metadata": {"labels": {LABEL_REPORTED: None}}}
+    assert patch == (wanted if looks_old and reported else None)
 
 
 def test_a_newer_labeling_moves_the_annotation() -> None:

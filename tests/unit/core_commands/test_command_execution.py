@@ -1,6 +1,7 @@
 """Commands are executed for those who may give them, once, and again after a failure."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.admission import Cancel, Keep
@@ -11,7 +12,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     QueueUnavailableError,
 )
-from coding_agent_core.forge.values import ItemDetails, Permission
+from coding_agent_core.forge.values import ItemDetails, ItemState, Permission
 from coding_agent_core.issue_commands import CommandName
 from coding_agent_core.tasks import Item, Phase, RunnerName, Submission, TaskRequest, Withdrawal
 from prometheus_client import CollectorRegistry
@@ -37,6 +38,8 @@ class World:
     asked: list[TaskRequest] = field(default_factory=list)
     withdrawn: list[Withdrawal] = field(default_factory=list)
     duplicate: str | None = None
+    labeled_at: datetime | None = None
+    updated_at: datetime | None = None
 
     def _meet(self, name: str) -> None:
         if name in self.fails:
@@ -62,6 +65,10 @@ class World:
         self._meet("read")
         return ItemDetails(item, "", "", "", "", frozenset(), self.open, "main")
 
+    async def read_state(self, item: Item) -> ItemState:
+        self._meet("read_state")
+        return ItemState(frozenset(), self.open, self.updated_at)
+
     async def submit(self, request: TaskRequest) -> Submission:
         self._meet("submit")
         self.asked.append(request)
@@ -70,13 +77,17 @@ class World:
     async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
         self._meet("withdraw")
         self.withdrawn.append(withdrawal)
+        if self.labeled_at is not None and withdrawal.at is not None and withdrawal.at < self.labeled_at:
+            return Keep("the label was applied again", older_than=self.labeled_at)
         return Cancel("task") if self.phase is Phase.RUNNING else Keep("the item's task has ended")
 
-    async def give(self, name: CommandName, user: str = "alice", **more: object) -> ExecutionResult:
+    async def give(
+        self, name: CommandName, user: str = "alice", at: datetime | None = None, **more: object
+    ) -> ExecutionResult:
         async def last() -> LastTask:
             return LastTask(self.phase, self.runner)
 
-        return await execute(command(name, user=user), Target(self, self, last), **more)  # type: ignore[arg-type]
+        return await execute(command(name, at, user=user), Target(self, self, last), **more)  # type: ignore[arg-type]
 
     @property
     def untouched(self) -> bool:
@@ -118,6 +129,21 @@ async def test_who_may_sees_by_a_reaction_that_it_was_done(
     assert world.reacted
     labels = {"platform": "github", "command": name, "result": result}
     assert registry.get_sample_value("coding_agent_commands_total", labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("updated", "result"),
+    [(0, ExecutionResult.DONE), (90, ExecutionResult.NOTHING), (95, ExecutionResult.NOTHING)],
+)
+async def test_a_cancel_that_looks_older_than_the_label_counts_if_the_forges_clock_was_set_back(
+    updated: int, result: ExecutionResult
+) -> None:
+    at = datetime(2026, 11, 25, tzinfo=UTC)
+    labeled_at, updated_at = (at + timedelta(seconds=later) for later in (90, updated))
+    world = World(phase=Phase.RUNNING, labeled_at=labeled_at, updated_at=updated_at)
+    assert await world.give(CANCEL, at=at) is result
+    done = result is ExecutionResult.DONE
+    assert [one.at for one in world.withdrawn] == ([at, None] if done else [at])
 
 
 async def test_what_bears_our_reaction_is_not_done_again() -> None:

@@ -2,8 +2,8 @@
 
 The API server, the forge and the operator are models. The sink, admission, the parsers' rule of which
 removal cancels, and the reporter are the real ones. Others act before each request and before each answer.
-The forge's clock is ahead or behind, it tells whole seconds, and its webhooks come late, twice, out of order
-or not at all.
+The forge's clock is ahead or behind, may be set once, tells whole seconds, and its webhooks come late, twice,
+out of order or not at all.
 """
 
 import random
@@ -94,7 +94,7 @@ def _patched(body: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Event:
-    """Of the forge's history; `at` is by the machine's clock."""
+    """Of the forge's history; `at` is by the forge's clock."""
 
     at: datetime
     user: str
@@ -113,7 +113,7 @@ class Forge:
         self.account_known = True
         self.labels: set[str] = set()
         self.open = True
-        self.updated = server.now
+        self.updated = self.second(server.now)
         self.history: list[Event] = []
         self.webhooks: list[Trigger | Withdrawal] = []
 
@@ -123,27 +123,27 @@ class Forge:
     def change(self, user: str, label: str, *, added: bool) -> None:
         if added == (label in self.labels):
             return
-        now = self.updated = self.server.now
+        now = self.server.now
+        self.updated = self.second(now)
         (self.labels.add if added else self.labels.discard)(label)
-        self.history.append(Event(now, user, label, added))
+        self.history.append(Event(self.updated, user, label, added))
         ignored = user == US and self.account_known
         if added and label == BOT and user != US:
             self.webhooks.append(
                 Trigger(
                     origin=Origin.WEBHOOK,
                     delivery_id=f"d{len(self.history)}",
-                    labeled_at=self.second(now),
+                    labeled_at=self.updated,
                     received_at=now,
                 )
             )
         elif not added and not ignored and cancels({label}, self.labels, LABELS) is not None:
-            self.webhooks.append(Withdrawal(item=ITEM, reason="unlabeled", at=self.second(now)))
+            self.webhooks.append(Withdrawal(item=ITEM, reason="unlabeled", at=self.updated))
 
     def close(self) -> None:
-        self.open, self.updated = False, self.server.now
+        self.open, self.updated = False, self.second(self.server.now)
         closed = WithdrawalCause.CLOSED
-        at = self.second(self.server.now)
-        self.webhooks.append(Withdrawal(item=ITEM, reason="closed", cause=closed, at=at))
+        self.webhooks.append(Withdrawal(item=ITEM, reason="closed", cause=closed, at=self.updated))
 
     # The part of the protocol that the reporter uses.
 
@@ -152,7 +152,7 @@ class Forge:
 
     async def read_state(self, _: object) -> ItemState:
         await others_act()
-        state = ItemState(frozenset(self.labels), self.open, self.second(self.updated))
+        state = ItemState(frozenset(self.labels), self.open, self.updated)
         await others_act()
         return state
 
@@ -160,11 +160,10 @@ class Forge:
         await others_act()
         found: list[LabelEvent] = []
         for event in reversed([event for event in self.history if event.label in LABELS.active]):
-            at = self.second(event.at)
             applied = any(known.added and known.label == BOT for known in found)
-            if applied and (since is None or at < since):
+            if applied and (since is None or event.at < since):
                 break
-            found.append(LabelEvent(at, event.user, event.label, event.added))
+            found.append(LabelEvent(event.at, event.user, event.label, event.added))
         await others_act()
         return found
 
@@ -187,19 +186,24 @@ class Forge:
 
     async def upsert_comment(self, _: object, __: str, body: str, **___: object) -> Comment:
         await others_act()
-        self.updated = self.server.now
+        self.updated = self.second(self.server.now)
         return Comment("1", US, body, self.server.now)
 
 
 class LabelRace:
-    """One item. A run works until its attempt is told to end."""
+    """One item. A run works until its attempt is told to end.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        sets_clock: whether the forge's clock is set ahead or back at some time.
+    """
+
+    def __init__(self, seed: int, *, sets_clock: bool = False) -> None:
         self.chance = random.Random(seed)
         self.server = TaskServer()
         self.forge = Forge(self.server)
         self.forge.offset = timedelta(milliseconds=self.chance.randint(-400_000, 400_000))
         self.forge.account_known = self.chance.random() < 0.7
+        self.sets_clock = sets_clock
         self.sink = KubernetesSink(Access(None), "ns", Consumer(), now=lambda: self.server.now)
         self.context = ForgeContext(
             forge=self.forge,  # type: ignore[arg-type]
@@ -234,6 +238,7 @@ class LabelRace:
             self.finish_work: 2,
             self.go_on: 14,
             self.pass_time: 6,
+            self.set_clock: 1 if self.sets_clock else 0,
         }
         self.label()
         for action in self.chance.choices(list(actions), list(actions.values()), k=120):
@@ -271,6 +276,13 @@ class LabelRace:
         if self.forge.open:
             self.forge.close()
             self.withdrawn_at = self.server.now
+
+    # The forge's administrator.
+
+    def set_clock(self) -> None:
+        if not self.did["clock"]:
+            self.forge.offset += timedelta(seconds=self.chance.choice((-90, 90)))
+            self.did["clock"] += 1
 
     # Programs.
 
@@ -343,7 +355,7 @@ class LabelRace:
         While the reporter is between reading the item and removing the label, no attempt ends, nor in the
         second of a label: what a person applies again in these moments is lost (docs/decisions/0010).
         """
-        last = self.forge.second(self.forge.history[-1].at)
+        last = self.forge.history[-1].at
         if self.reconciling or last == self.forge.second(self.server.now):
             return
         body = next((body for body in self.runs() if not AgentTask.of(body).ended), None)
@@ -352,7 +364,7 @@ class LabelRace:
         name, at = body["metadata"]["name"], self.server.now
         if at - self.started[name] < SHORTEST_WORK:
             return
-        answered = answered_by(self.forge.second(self.forge.updated), labeled=BOT in self.forge.labels)
+        answered = answered_by(self.forge.updated, labeled=BOT in self.forge.labels)
 
         async def act() -> None:
             await others_act()
@@ -404,11 +416,13 @@ class LabelRace:
         self.record(body, "Succeeded" if status == "True" else reason, [ended], attempts=[attempt])
 
 
-@pytest.mark.parametrize("first", [0, 740, 840])
-def test_every_label_that_stays_has_its_run_and_no_label_that_went_has_one(first: int) -> None:
+@pytest.mark.parametrize(("first", "sets_clock"), [(0, False), (740, False), (840, False), (1000, True)])
+def test_every_label_that_stays_has_its_run_and_no_label_that_went_has_one(
+    first: int, sets_clock: bool
+) -> None:
     did: Counter[str] = Counter()
     for seed in range(first, first + 40):
-        race = LabelRace(seed)
+        race = LabelRace(seed, sets_clock=sets_clock)
         race.run()
         did += race.did
         active = [task for task in race.server.tasks() if works(task)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 
 from coding_agent_core.tasks import Item
 
 MARKER = "<!-- coding-agent:status "
 """The beginning of the hidden part of our comment on an item, which identifies the comment."""
+DIFFERENCE = timedelta(seconds=5)
+"""By how much a forge may give different times for the same act, e.g. in a webhook and in the item."""
 
 
 class Permission(IntEnum):
@@ -124,6 +126,18 @@ def clock_was_set_back(history: Sequence[LabelEvent], event: LabelEvent) -> bool
         history: has the event; the newest is first, in the forge's own order.
     """
     return any(older.at > event.at for older in history[history.index(event) + 1 :])
+
+
+def was_set_back(item: ItemState, known: datetime | None) -> bool:
+    """Whether the forge's clock was set back since something happened on an item, which has a later time.
+
+    The time of an item's newest change never goes back by itself.
+
+    Args:
+        item: as it was read after we knew that time.
+        known: the time of what happened.
+    """
+    return item.updated_at is not None and known is not None and item.updated_at + DIFFERENCE < known
 
 
 class Revised(StrEnum):

@@ -163,7 +163,7 @@ class KubernetesSink:
             decision = admit(request.trigger, latest)
             if isinstance(decision, Duplicate):
                 assert latest is not None  # noqa: S101 - `admit` finds duplicates only of a task
-                record = note(runs[-1], request.trigger, decision.labeled_at, latest)
+                record = note(runs[-1], request.trigger, decision, latest)
                 # If the record fails, the task has changed, and the decision may be another one now.
                 if record is None or await tasks.patch(runs[-1], record):
                     return Submission(task=decision.task, duplicate=decision.why)

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from coding_agent_core.admission import labeled_at, withdrawn_before
 from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.forge.values import ItemState, LabelEvent, clock_was_set_back
+from coding_agent_core.forge.values import DIFFERENCE, ItemState, LabelEvent, clock_was_set_back, was_set_back
 from coding_agent_core.reporting import label_changes, last_act
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Cause, Origin, Phase
@@ -131,7 +131,8 @@ def plan_item(
     # Somebody is changing the labels right now, or the forge's answers are from different moments.
     unclear = bool(history) and applied is None and task.ended and _has_trigger(item, labels)
     if _has_trigger(item, labels):
-        again = not unclear and _applied_again(task, labels, history, applied, shown=end_shown is not None)
+        shown = end_shown is not None
+        again = not unclear and _applied_again(task, item, labels, history, applied, shown=shown)
     else:
         again = item.open and _taken_after_work(task, labels, history, own_login)
     found = _contradiction(task, item, labels, again=again)
@@ -223,6 +224,7 @@ def _done_by_us(
 
 def _applied_again(
     task: AgentTask,
+    item: ItemState,
     labels: Labels,
     history: Sequence[LabelEvent],
     applied: LabelEvent | None,
@@ -234,21 +236,29 @@ def _applied_again(
     Args:
         shown: whether the item shows the end of the task.
     """
-    if applied is None or clock_was_set_back(history, applied):
+    withdrawn, known = withdrawn_before(task), labeled_at(task)
+    set_back = was_set_back(item, withdrawn) or was_set_back(item, known)
+    if applied is None or set_back or clock_was_set_back(history, applied):
         # No time tells what was first, so the label counts as new if it was off the item at some time.
-        return task.labels_shown or shown
-    cancelled, withdrawn = task.status.terminal_phase is Phase.CANCELLED, withdrawn_before(task)
-    if cancelled and withdrawn is not None:
+        return task.labels_shown or shown or _is_another(task, applied)
+    cancelled = task.status.terminal_phase is Phase.CANCELLED
+    # A command can withdraw a label that came after the work was over.
+    if withdrawn is not None and (cancelled or applied.at < withdrawn):
         return applied.at >= withdrawn
     if task.spec.trigger.round is not None:
         return True
     if not _is_further(task, labels, history, applied):
         return False
     if cancelled:  # with kubectl
-        known = labeled_at(task)
         return known is None or applied.at > known
     over = _work_was_over(task)
     return shown or over is None or applied.at > over
+
+
+def _is_another(task: AgentTask, applied: LabelEvent | None) -> bool:
+    """Whether this is not the application that the task was created for, whatever the forge's clock did."""
+    applied_for = task.spec.trigger.labeled_at
+    return applied is not None and applied_for is not None and abs(applied.at - applied_for) > DIFFERENCE
 
 
 def _may_have_taken_it(task: AgentTask) -> bool:
@@ -274,6 +284,9 @@ def _taken_after_work(task: AgentTask, labels: Labels, history: Sequence[LabelEv
     if len(ours) < 2 or ours[0].added or ours[0].user.casefold() != own_login.casefold():
         return False
     if _times_prove_nothing(task, history[: history.index(ours[1]) + 1], over):
+        return False
+    withdrawn = withdrawn_before(task)
+    if withdrawn is not None and ours[1].at < withdrawn:
         return False
     # A removal up to a second later may have come before the attempt read the item for the last time.
     was_later = ours[0].at > over + _SECOND

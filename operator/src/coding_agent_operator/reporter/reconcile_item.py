@@ -17,15 +17,14 @@ from typing import Any
 
 from coding_agent_core.admission import (
     answered,
-    answered_by_withdrawal,
     cancellation,
     check_label,
     comes_after,
     labeled_at,
+    latest_of,
     must_check_label,
     next_run_is_near,
     runs_of,
-    withdrawn_before,
 )
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, UnreadableTaskError
 from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
@@ -458,9 +457,10 @@ async def _start_new_run(context: ForgeContext, task: AgentTask, item: ItemState
     again = labels_shown("The label was applied again.")
     if await context.tasks.set_conditions(task, (again,), now) is None:
         raise TaskChangedError(f"{task.name} is gone")
-    known = answered_by_withdrawal(withdrawn_before(task)) or labeled_at(task)
-    # If the task already knows this time, admission answered "duplicate" for it, because the task had not
-    # ended then. The application now asks for its own run, so such a time is left out.
+    latest = latest_of(runs_of(task.spec.item, await context.tasks.runs(task.spec.item)))
+    known = latest.answered_until if latest is not None else None
+    # If the item's runs already know this time, admission would answer "duplicate". The application now asks
+    # for its own run, so such a time is left out.
     at = applied.at if applied is not None and (known is None or applied.at > known) else None
     present = item.labels | ({applied.label} if applied is not None else set())
     request = task.spec.request.model_copy(

@@ -22,6 +22,7 @@ from coding_agent_core.agenttask import (
     ANNOTATION_CHECK_LABEL,
     ANNOTATION_DELIVERIES,
     ANNOTATION_DUPLICATE_OF,
+    ANNOTATION_LABEL_REMOVED_BY,
     ANNOTATION_LABELED_AT,
     ANNOTATION_LOOK,
     ANNOTATION_NEXT_RUN_AT,
@@ -69,6 +70,7 @@ class LatestTask:
         delivery_ids: the ids of the deliveries that this task already answers.
         is_round: whether the task is a round, which no label asked for.
         trigger: what caused the task.
+        accounts: the logins, in lower case, of our accounts that removed labels for runs of the item.
     """
 
     name: str
@@ -81,6 +83,7 @@ class LatestTask:
     delivery_ids: frozenset[str] = frozenset()
     is_round: bool = False
     trigger: Trigger | None = None
+    accounts: frozenset[str] = frozenset()
 
     @property
     def answered_until(self) -> datetime | None:
@@ -213,6 +216,9 @@ def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep
     """
     if latest is None:
         return Keep("the item has no task")
+    if withdrawal.user.casefold() in latest.accounts and withdrawal.cause is WithdrawalCause.UNLABELED:
+        # A label that was applied as an earlier run ended has the same name as that run's.
+        return Keep("our own account removed the label; only people cancel tasks")
     at, labeled_at = withdrawal.at, latest.labeled_at
     if latest.terminal or latest.cancel_requested:
         why = "the item's task has ended" if latest.terminal else "the task is already being cancelled"
@@ -321,6 +327,7 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
         delivery_ids=frozenset().union(*(_deliveries(task) for task in readable)),
         is_round=is_round,
         trigger=newest.spec.trigger,
+        accounts=frozenset(login.casefold() for task in readable if (login := _remover(task))),
     )
 
 
@@ -430,9 +437,20 @@ def withdrawn(before: datetime) -> dict[str, Any]:
     return _annotated({ANNOTATION_WITHDRAWN_BEFORE: before.isoformat()})
 
 
-def answered(until: datetime) -> dict[str, Any]:
-    """Return the merge patch that records that the task answers label applications up to this forge time."""
-    return _annotated({ANNOTATION_LABELED_AT: until.isoformat()})
+def answered(task: AgentTask, until: datetime, account: str) -> dict[str, Any] | None:
+    """Return the merge patch that says what a task answers, before its label is removed; `None`: it says so.
+
+    Args:
+        until: the task answers applications of the label up to this time, by the forge's clock.
+        account: the login of our own account, which removes the label. So this removal cancels no other run,
+            also if the receiver does not know the account.
+    """
+    known, annotations = labeled_at(task), dict[str, str]()
+    if known is None or until > known:
+        annotations[ANNOTATION_LABELED_AT] = until.isoformat()
+    if account and account != _remover(task):
+        annotations[ANNOTATION_LABEL_REMOVED_BY] = account
+    return _annotated(annotations) if annotations else None
 
 
 def check_label(why: str | None) -> dict[str, Any]:
@@ -465,6 +483,10 @@ def labeled_at(task: AgentTask) -> datetime | None:
 def withdrawn_before(task: AgentTask) -> datetime | None:
     """Return the time that `LatestTask` calls `withdrawn_before`."""
     return _time(task, ANNOTATION_WITHDRAWN_BEFORE)
+
+
+def _remover(task: AgentTask) -> str | None:
+    return task.metadata.annotations.get(ANNOTATION_LABEL_REMOVED_BY)
 
 
 def _annotated(annotations: Mapping[str, str | None]) -> dict[str, Any]:

@@ -71,6 +71,8 @@ LABEL_VERIFY = f"{GROUP}/verify"
 ANNOTATION_LABELED_AT = f"{GROUP}/labeled-at"
 """This task answers applications of the label up to this time, by the forge's clock. Later deliveries change
 the time, and so does the reporter before it removes the label."""
+ANNOTATION_LABEL_REMOVED_BY = f"{GROUP}/label-removed-by"
+"""The login of our own account. The reporter writes it before it removes the label that the task answers."""
 ANNOTATION_WITHDRAWN_BEFORE = f"{GROUP}/withdrawn-before"
 """Applications of the label before this time, by the forge's clock, were withdrawn with this task."""
 ANNOTATION_CHECK_LABEL = f"{GROUP}/check-label"

@@ -436,6 +436,7 @@ class Withdrawal(Frozen):
         of_trigger: whether a label that asks for a task was withdrawn. If only the processing label was
             removed, our own account may have done so at the end of the task.
         received_at: when we received a command, by our clock.
+        user: the login of the account that removed the label; empty if it is not known.
     """
 
     item: Item
@@ -447,6 +448,7 @@ class Withdrawal(Frozen):
     confirmed: bool = False
     of_trigger: bool = True
     received_at: AwareDatetime | None = None
+    user: str = ""
 
     @property
     def before(self) -> datetime | None:

@@ -196,6 +196,7 @@ def withdrawal(
 
 
 NO_LABEL_TIME = replace(ACTIVE, labeled_at=None)
+OURS_KNOWN = replace(ACTIVE, accounts=frozenset({"bot"}))
 SECOND = timedelta(seconds=1)
 WITHDRAWALS: dict[str, tuple[Withdrawal, LatestTask | None, Cancel | Check | str]] = {
     "no task": (withdrawal(5), None, "no task"),
@@ -233,6 +234,21 @@ WITHDRAWALS: dict[str, tuple[Withdrawal, LatestTask | None, Cancel | Check | str
     ),
     "closed before the label": (withdrawal(-1, CLOSED), ACTIVE, Check(ACTIVE.name, "applied again")),
     "commanded before the label": (withdrawal(-1, COMMAND), ACTIVE, "applied again"),
+    "our own account took the label off for an earlier run": (
+        withdrawal(5).model_copy(update={"user": "Bot"}),
+        OURS_KNOWN,
+        "our own account",
+    ),
+    "another account took the label off": (
+        withdrawal(5).model_copy(update={"user": "alice"}),
+        OURS_KNOWN,
+        Cancel(ACTIVE.name, after(5)),
+    ),
+    "our own account closed it": (
+        withdrawal(5, CLOSED).model_copy(update={"user": "bot"}),
+        OURS_KNOWN,
+        Cancel(ACTIVE.name, after(5) + SECOND),
+    ),
     "commanded": (withdrawal(5, COMMAND), ACTIVE, Cancel(ACTIVE.name, after(5))),
     "commanded in the label's second": (withdrawal(0, COMMAND), ACTIVE, Cancel(ACTIVE.name, NOON)),
     "commanded in the label's second, and received later": (

@@ -10,6 +10,7 @@ from coding_agent_core.admission import (
     Duplicate,
     admit,
     announcement,
+    answered,
     cancellation,
     is_fresh,
     latest_of,
@@ -20,6 +21,7 @@ from coding_agent_core.admission import (
 from coding_agent_core.agenttask import (
     ANNOTATION_DELIVERIES,
     ANNOTATION_DUPLICATE_OF,
+    ANNOTATION_LABEL_REMOVED_BY,
     ANNOTATION_LABELED_AT,
     ANNOTATION_WITHDRAWN_BEFORE,
     LABEL_REPORTED,
@@ -160,6 +162,26 @@ def test_what_was_withdrawn_with_a_later_run_counts_while_an_older_one_is_being_
     assert facts is not None
     assert (facts.run, facts.terminal, facts.withdrawn_before) == (2, False, T3)
     assert isinstance(admit(trigger(T2, "again"), facts), Duplicate)
+
+
+@pytest.mark.parametrize(
+    ("known", "noted", "patched"),
+    [
+        (T1, "", {ANNOTATION_LABELED_AT: T2.isoformat(), ANNOTATION_LABEL_REMOVED_BY: "Bot"}),
+        (T1, "Bot", {ANNOTATION_LABELED_AT: T2.isoformat()}),
+        (T2, "", {ANNOTATION_LABEL_REMOVED_BY: "Bot"}),
+        (T2, "Bot", None),
+    ],
+)
+def test_before_we_take_a_label_off_the_task_says_what_it_answers_and_who_we_are(
+    known: datetime, noted: str, patched: dict[str, str] | None
+) -> None:
+    annotations = {ANNOTATION_LABEL_REMOVED_BY: noted} if noted else {}
+    patch = answered(task(by=trigger(known), annotations=annotations), T2, "Bot")
+    assert patch == (None if patched is None else {"metadata": {"annotations": patched}})
+    facts = latest_of([task(2), task(by=trigger(known), annotations=annotations | (patched or {}))])
+    assert facts is not None
+    assert facts.accounts == {"bot"}
 
 
 def _note(

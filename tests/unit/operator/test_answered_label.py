@@ -46,7 +46,9 @@ def test_a_label_has_a_run_or_the_ended_run_answers_it(runs: int, step: int) -> 
     newest = max(server.tasks(), key=lambda task: task.spec.run)
     answers = newest.spec.run == runs and not next_run_is_near(newest, server.now)
     if answers:
-        assert go_on(server.patch(newest, answered(server.now + SECOND)))
+        patch = answered(newest, server.now + SECOND, "coding-agent-bot")
+        assert patch is not None
+        assert go_on(server.patch(newest, patch))
     submitted = submitted or go_on(submitting)
     assert submitted
     assert (submitted.duplicate is not None) == answers

@@ -138,7 +138,7 @@ class Forge:
                 )
             )
         elif not added and not ignored and cancels({label}, self.labels, LABELS) is not None:
-            self.webhooks.append(Withdrawal(item=ITEM, reason="unlabeled", at=self.updated))
+            self.webhooks.append(Withdrawal(item=ITEM, reason="unlabeled", at=self.updated, user=user))
 
     def close(self) -> None:
         self.open, self.updated = False, self.second(self.server.now)
@@ -457,3 +457,37 @@ def test_an_ended_run_leaves_the_label_to_a_run_that_is_announced() -> None:
     race.reconcile()
     race.finish()
     assert BOT not in race.forge.labels
+
+
+def test_a_label_that_is_taken_off_for_the_run_before_is_no_withdrawal_of_its_own_run() -> None:
+    """The receiver does not know our account, and the forge lets us write once a second."""
+    race = LabelRace(0)
+    race.forge.account_known = False
+    race.label()
+    race.deliver()
+    race.finish()
+    race.operate()
+    race.server.now += SHORTEST_WORK
+    race.finish_work()
+    race.finish()
+    show_done = race.forge.add_label
+
+    async def apply_again(item: object, label: str) -> None:
+        race.server.now += SHORTEST_WORK
+        race.unlabel()
+        race.label()
+        trigger = next(webhook for webhook in race.forge.webhooks[::-1] if isinstance(webhook, Trigger))
+        await race.submit(TaskRequest(item=ITEM, user=ALICE, trigger=trigger))
+        race.server.now += 3 * SHORTEST_WORK
+        await show_done(item, label)
+
+    race.forge.add_label = apply_again  # type: ignore[method-assign, assignment]
+    race.reconcile()
+    race.finish()
+    assert BOT not in race.forge.labels
+    while race.forge.webhooks:
+        race.deliver()
+        race.finish()
+    first, second = race.runs()
+    assert AgentTask.of(first).ended
+    assert works(AgentTask.of(second)), "nobody withdrew the second label"

@@ -113,6 +113,7 @@ def test_a_person_who_takes_the_label_off_or_closes_the_item_withdraws_the_task(
     told = "The label was removed." if "label" in reason else f"T{result.withdrawal.reason[1:]}."
     assert result.withdrawal.message == told, "for people on the item"
     assert result.withdrawal.item.number == 7
+    assert result.withdrawal.user == payload["sender"]["login"]
     assert result.withdrawal.delivery_id == "d-1"
     assert result.withdrawal.at == datetime(2026, 11, 25, 11, 59, tzinfo=UTC)
 

@@ -257,14 +257,21 @@ def accept(
 
 
 def withdrawal_of(
-    item: Item, subject: Fields, what: str, delivered: Delivery, *, ended: bool, of_trigger: bool = True
+    item: Item,
+    subject: Fields,
+    what: str,
+    delivered: Delivery,
+    *,
+    ended: bool,
+    of_trigger: bool = True,
+    user: str = "",
 ) -> Withdrawn:
     """Return the withdrawal of an item that was closed or lost its label.
 
     Args:
         what: what happened, as the predicate of a sentence.
         ended: whether the item was closed.
-        of_trigger: the same as in `Withdrawal`.
+        of_trigger, user: the same as in `Withdrawal`.
     """
     noun = "issue" if item.kind is ItemKind.ISSUE else FACTS[item.platform].change_noun
     return Withdrawn(
@@ -276,6 +283,7 @@ def withdrawal_of(
             delivery_id=delivered.id,
             at=parse_time(subject.optional_text("updated_at")),
             of_trigger=of_trigger,
+            user=user,
         )
     )
 

@@ -20,7 +20,6 @@ from coding_agent_core.admission import (
     cancellation,
     check_label,
     comes_after,
-    labeled_at,
     latest_of,
     must_check_label,
     next_run_is_near,
@@ -321,10 +320,8 @@ async def _answered(context: ForgeContext, task: AgentTask, until: datetime | No
     uids = [run.uid for run in runs_of(task.spec.item, await context.tasks.runs(task.spec.item))]
     if task.uid in uids and uids[-1] != task.uid:
         raise TaskChangedError(f"{task.name} is no longer the newest run of its item")
-    known = labeled_at(task)
-    if known is not None and until <= known:
-        return task
-    return await _patched(context, task, answered(until))
+    patch = answered(task, until, await context.forge.whoami())
+    return task if patch is None else await _patched(context, task, patch)
 
 
 async def _patched(context: ForgeContext, task: AgentTask, patch: Mapping[str, Any]) -> AgentTask:

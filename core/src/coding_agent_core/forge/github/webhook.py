@@ -258,7 +258,8 @@ def _withdraw(
     if isinstance(item, Ignored):
         return item
     found = fields.object(subject)
-    return events.withdrawal_of(item, found, what, delivered, ended=ended, of_trigger=of_trigger)
+    user = fields.object("sender").optional_text("login") if fields.has("sender") else ""
+    return events.withdrawal_of(item, found, what, delivered, ended=ended, of_trigger=of_trigger, user=user)
 
 
 def _labels(subject: Fields) -> set[str]:

@@ -189,7 +189,7 @@ def _label_event(
         what = ends or f"lost the label {lost!r}"
         of_trigger = bool(ends or settings.forge(Platform.GITLAB).triggers & change.removed)
         return events.withdrawal_of(
-            item, attributes, what, delivered, ended=bool(ends), of_trigger=of_trigger
+            item, attributes, what, delivered, ended=bool(ends), of_trigger=of_trigger, user=_user(fields)
         )
     if attributes.optional_text("state") not in ("", "opened"):
         return Ignored("the item is closed; reopen it and apply the label again", unexpected=True)

@@ -26,7 +26,14 @@ from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.round_rules.open_work import open_work
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord, answer_mark
+from coding_agent_core.rounds.record import (
+    RoundEnd,
+    RoundRecord,
+    RoundResult,
+    answer_mark,
+    entry_of,
+    with_entry,
+)
 from coding_agent_core.rounds.trigger import recorded, trigger_of
 from coding_agent_core.rounds.values import RoundCause, RoundKind, StopReason, Work
 from coding_agent_core.tasks import Item, Origin, Phase, RoundTrigger, TaskRequest, Trigger
@@ -237,6 +244,22 @@ async def test_a_review_and_a_comment_outside_of_threads_get_one_answer(open_our
     assert outcome.round.end is RoundEnd.NO_PUSH
     assert "Say 3!" not in str(ours.requests[0]), "a stranger's comment starts nothing"
     assert (await ours.work()).due == ()
+
+
+@both
+@pytest.mark.parametrize("verdict", ["APPROVED", "CHANGES_REQUESTED"])
+async def test_a_review_without_text_starts_the_count_of_checks_anew(
+    open_ours: OpenOurs, flavour: str, verdict: str
+) -> None:
+    ours = open_ours(flavour)
+    for number in range(3):  # three rounds for checks of earlier heads, which is the limit
+        cause = RoundCause(RoundKind.CHECKS, ("unit",), f"{number:040x}", number=number + 1, limit=3)
+        result = RoundResult(cause, datetime.now(UTC), RoundEnd.PUSHED, f"{number + 1:040x}")
+        ours.record = with_entry(ours.record, entry_of(result))
+    ours.check("unit", "failure", log=LOG % 1)
+    assert [stop.reason for stop in (await ours.work()).stops] == [StopReason.BOUND]
+    ours.forge.review(REPOSITORY, ours.number, verdict, "", by="alice")
+    assert [(one.kind, one.count) for one in (await ours.work()).due] == [(RoundKind.CHECKS, "round 1 of 3")]
 
 
 async def test_what_a_stranger_wrote_in_a_thread_is_marked(open_ours: OpenOurs) -> None:

@@ -149,6 +149,17 @@ def texts(found: ChangeSnapshot) -> list[str]:
     return [review.body for review in found.reviews if review.body] + [one.body for one in found.comments]
 
 
+def said_when(ours: Ours, found: ChangeSnapshot) -> list[tuple[str, ChangeEventKind]]:
+    """The verdicts of which a time is known: GitLab has the times in its own notes."""
+    if ours.github:
+        kinds = {
+            ReviewVerdict.APPROVED: ChangeEventKind.APPROVED,
+            ReviewVerdict.CHANGES_REQUESTED: ChangeEventKind.CHANGES_REQUESTED,
+        }
+        return [(one.author.login, kinds[one.verdict]) for one in found.reviews if one.submitted_at]
+    return [(one.actor.login, one.kind) for one in found.events if one.actor is not None]
+
+
 def checks(found: ChangeSnapshot) -> dict[str, tuple[CheckState, CheckConclusion | None]]:
     return {check.name: (check.state, check.conclusion) for check in found.checks}
 
@@ -223,13 +234,23 @@ REVIEW: dict[str, tuple[list[Act], Shows]] = {
     ),
     "requested changes": (
         [lambda ours: ours.review("CHANGES_REQUESTED", "Not yet.")],
-        lambda _, found: (
-            verdicts(found) == [("alice", ReviewVerdict.CHANGES_REQUESTED)] and texts(found) == ["Not yet."]
+        lambda ours, found: (
+            verdicts(found) == [("alice", ReviewVerdict.CHANGES_REQUESTED)]
+            and texts(found) == ["Not yet."]
+            and said_when(ours, found) == [("alice", ChangeEventKind.CHANGES_REQUESTED)]
         ),
+    ),
+    "changes requested twice without a word": (
+        [lambda ours: ours.review("CHANGES_REQUESTED"), lambda ours: ours.review("CHANGES_REQUESTED")],
+        lambda ours, found: said_when(ours, found) == [("alice", ChangeEventKind.CHANGES_REQUESTED)] * 2,
     ),
     "an approval": (
         [lambda ours: ours.review("APPROVED")],
-        lambda _, found: verdicts(found) == [("alice", ReviewVerdict.APPROVED)] and texts(found) == [],
+        lambda ours, found: (
+            verdicts(found) == [("alice", ReviewVerdict.APPROVED)]
+            and texts(found) == []
+            and said_when(ours, found) == [("alice", ChangeEventKind.APPROVED)]
+        ),
     ),
     "a review that only comments": (
         [lambda ours: ours.review("COMMENTED", "Well.")],

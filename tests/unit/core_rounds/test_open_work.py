@@ -175,6 +175,11 @@ MENTION = "@coding-agent try again"
         ),
         pytest.param({"events": (event(ChangeEventKind.REOPENED, ANNA, 4000),)}, True, id="reopened"),
         pytest.param({"events": (event(ChangeEventKind.REOPENED, None, 4000),)}, False, id="by nobody known"),
+        pytest.param({"events": (event(ChangeEventKind.APPROVED, ANNA, 4000),)}, True, id="approved"),
+        pytest.param(
+            {"events": (event(ChangeEventKind.CHANGES_REQUESTED, ANNA, 4000),)}, True, id="changes requested"
+        ),
+        pytest.param({"events": (event(ChangeEventKind.READY, ANNA, 4000),)}, False, id="ready"),
         *(
             pytest.param(
                 {
@@ -183,6 +188,7 @@ MENTION = "@coding-agent try again"
                     "events": (
                         event(ChangeEventKind.PUSHED, who, 4000, **PUSH),
                         event(ChangeEventKind.LABELED, who, 4000, label="coding agent"),
+                        event(ChangeEventKind.APPROVED, who, 4000),
                     ),
                 },
                 False,
@@ -214,11 +220,20 @@ def test_a_review_alone_does_not_start_the_count_of_reviews_anew(body: str, coun
     assert decide(snapshot, record, now=at(7000)).due[0].count == count
 
 
-def test_an_act_starts_the_count_anew_once() -> None:
+@pytest.mark.parametrize("kind", [ChangeEventKind.REOPENED, ChangeEventKind.APPROVED])
+def test_an_act_starts_the_count_anew_once(kind: ChangeEventKind) -> None:
     snapshot, record = rounds(change(checks=(check(),)), 3)
-    reopened = replace(snapshot, events=(event(ChangeEventKind.REOPENED, ANNA, 3000),))
-    snapshot, record = rounds(reopened, 3, record)
+    acted = replace(snapshot, events=(event(kind, ANNA, 3000),))
+    snapshot, record = rounds(acted, 3, record)
     assert reasons(decide(snapshot, record)) == [StopReason.BOUND]
+
+
+def test_a_verdict_without_a_word_does_not_start_the_count_of_reviews_anew() -> None:
+    first = thread(remark(1))
+    record = ended(RoundRecord(), decide(change(threads=(first,))).due[0])
+    requested = event(ChangeEventKind.CHANGES_REQUESTED, ANNA, 4000)
+    snapshot = change(threads=(first, thread(remark(2, second=4000))), events=(requested,))
+    assert decide(snapshot, record, now=at(7000)).due[0].count == "round 2 of 5"
 
 
 def test_more_acts_than_a_round_can_note_do_not_start_the_count_anew_for_ever() -> None:

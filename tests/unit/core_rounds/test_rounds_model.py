@@ -159,6 +159,12 @@ class Rounds(RuleBasedStateMachine):
         self.reviews.append(SubmittedReview(str(self._next()), author, verdict, body, self.now, self.head))
         self._acted(author, call=body == "@coding-agent go on")
 
+    @rule(actor=ACTORS, kind=st.sampled_from([ChangeEventKind.APPROVED, ChangeEventKind.CHANGES_REQUESTED]))
+    def somebody_reviews_without_a_word_on_gitlab(self, actor: Actor, kind: ChangeEventKind) -> None:
+        self._next()
+        self.events.append(ChangeEvent(kind, actor, self.now))
+        self._acted(actor, call=False)
+
     @rule(actor=OTHERS)
     def somebody_pushes(self, actor: Actor) -> None:
         self.head = sha(f"pushed {self._next()}")

@@ -254,6 +254,10 @@ class ChangeEventKind(StrEnum):
     """Somebody made the change a draft. A change that was opened as a draft has no such event."""
     READY = "ready"
     """Somebody marked the change as ready for review."""
+    APPROVED = "approved"
+    """Somebody approved the change. Only GitLab needs it: elsewhere a `SubmittedReview` says when it was."""
+    CHANGES_REQUESTED = "changes requested"
+    """Somebody requested changes. Only GitLab needs it, too."""
 
 
 @dataclass(frozen=True)

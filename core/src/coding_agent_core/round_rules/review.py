@@ -7,7 +7,7 @@ become visible late, and a remark that arrives while a round writes its replies 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -305,17 +305,25 @@ def _acts(
     for event in snapshot.events:
         if event.actor is None or access.is_ours(event.actor):
             continue
-        match event.kind:
-            case ChangeEventKind.PUSHED:
-                is_call = event.commit not in our_heads
-            case ChangeEventKind.LABELED:
-                is_call = event.label.casefold() in {name.casefold() for name in policy.trigger_labels}
-            case ChangeEventKind.UNLABELED:
-                is_call = event.label.casefold() == policy.hands_off_label.casefold()
-            case ChangeEventKind.REOPENED:
-                is_call = True
-            case ChangeEventKind.DRAFTED | ChangeEventKind.READY:
-                is_call = False
-        if is_call:
+        calls = _is_call(event, our_heads, policy)
+        if calls is not None:
             what = f"{event.kind} {event.label} {event.commit} {event.actor.id} {event.at.isoformat()}"
-            yield _Act(f"e{digest(what)}", event.at, event.actor, True)
+            yield _Act(f"e{digest(what)}", event.at, event.actor, calls)
+
+
+def _is_call(event: ChangeEvent, our_heads: Collection[str], policy: RoundPolicy) -> bool | None:
+    """Whether an event is a call; `None` if it is no act."""
+    match event.kind:
+        case ChangeEventKind.PUSHED:
+            is_call = event.commit not in our_heads
+        case ChangeEventKind.LABELED:
+            is_call = event.label.casefold() in {name.casefold() for name in policy.trigger_labels}
+        case ChangeEventKind.UNLABELED:
+            is_call = event.label.casefold() == policy.hands_off_label.casefold()
+        case ChangeEventKind.REOPENED:
+            is_call = True
+        case ChangeEventKind.APPROVED | ChangeEventKind.CHANGES_REQUESTED:
+            return False
+        case ChangeEventKind.DRAFTED | ChangeEventKind.READY:
+            return None
+    return is_call or None

@@ -27,6 +27,8 @@ from coding_agent_forge.store import Store
 
 _LINE_LIMIT = 200
 """Characters of a log's last line that the event log keeps."""
+_NOTES = {"APPROVED": "approved this merge request", "CHANGES_REQUESTED": "requested changes"}
+"""What GitLab writes about a review (`SystemNotes::MergeRequestsService` in its source)."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,12 @@ class Reviews:
         self.store.log.add(
             "reviewed", repository, actor, item, review=review.id, state=state, body=body, comment=note
         )
-        # GitLab sends nothing for "request changes", and does not say that the merge request was updated.
-        if github or state == "APPROVED":
+        if state in _NOTES:
+            self.store.system_note(item, actor, _NOTES[state], now)
+        if github or state in _NOTES:
             item.updated_at = now
+        # GitLab sends nothing for "request changes".
+        if github or state == "APPROVED":
             self.store.listener(Happening("reviewed", repository, item, actor, now, review=review))
         return review
 

@@ -277,7 +277,7 @@ class Store:
         item.updated_at = self.now()
         item.versions.append(Version(tips.head_sha, tips.base_sha, item.updated_at))
         if not shortened:
-            self._system_note(item, actor, "added 1 commit", item.updated_at)
+            self.system_note(item, actor, "added 1 commit", item.updated_at)
         self.listener(
             Happening(
                 "synchronized", repository, item, actor, item.updated_at, previous_sha=previous.head_sha
@@ -390,7 +390,7 @@ class Store:
         item.draft = draft
         self._record(repository, item, actor, "convert_to_draft" if draft else "ready_for_review", now)
         state = "draft" if draft else "ready"
-        self._system_note(item, actor, f"marked this merge request as **{state}**", now)
+        self.system_note(item, actor, f"marked this merge request as **{state}**", now)
 
     def _record_edits(self, item: Item, actor: User, before: Before, now: datetime) -> None:
         if item.title != before.title:
@@ -400,16 +400,17 @@ class Store:
                 item.events.append(event)
             # Of a title that only became one of a draft, GitLab says that it is a draft.
             if len({markup.without_draft(title) for title in renamed}) > 1:
-                self._system_note(item, actor, "changed title from **{}** to **{}**".format(*renamed), now)
+                self.system_note(item, actor, "changed title from **{}** to **{}**".format(*renamed), now)
         if item.body != before.body:
             item.edits.append(TextEdit(self.next_id(), actor, now))
             # GitLab's history does not show what else changes when a task of a list is ticked
             # (`handle_description_change_note` of its `CommonSystemNotesService`).
             ticked = markup.ticked_task(before.body, item.body)
             note = f"marked the checklist item **{ticked}** as completed" if ticked else ""
-            self._system_note(item, actor, note or "changed the description", now)
+            self.system_note(item, actor, note or "changed the description", now)
 
-    def _system_note(self, item: Item, actor: User, text: str, now: datetime) -> None:
+    def system_note(self, item: Item, actor: User, text: str, now: datetime) -> None:
+        """Write a note as GitLab does by itself. GitHub has none."""
         if self.flavour is Flavour.GITLAB:
             item.comments.append(Comment(self.next_id(), actor, text, now, now, system=True))
 

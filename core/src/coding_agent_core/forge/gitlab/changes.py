@@ -64,6 +64,10 @@ _DRAFT = re.compile(r"(?:\s*(?:\[draft\]|\(draft\)|draft:))+\s*", re.IGNORECASE)
 """Matches all beginnings of titles that GitLab accepts (https://docs.gitlab.com/user/project/merge_requests/drafts/)."""
 _DRAFT_NOTE = re.compile(r"marked this merge request as \*\*(draft|ready)\*\*")
 _PUSHED = re.compile(r"added \d+ commits?\b")
+_VERDICT_NOTES = {
+    "approved this merge request": ChangeEventKind.APPROVED,
+    "requested changes": ChangeEventKind.CHANGES_REQUESTED,
+}
 _UNKNOWN = frozenset({"checking", "preparing", "unchecked", "approvals_syncing"})
 _VERDICTS = {
     "approved": ReviewVerdict.APPROVED,
@@ -358,7 +362,7 @@ class GitLabChanges:
             found.updated_at,
             found.user_notes_count,
             found.sha,
-            # Resolving a thread and "request changes" do not change `updated_at`.
+            # Resolving a thread does not change `updated_at`. Nor does "request changes" in old versions.
             found.blocking_discussions_resolved,
             found.detailed_merge_status == "requested_changes",
         )
@@ -557,7 +561,7 @@ def _thread(discussion: _Discussion, found: _MergeRequest) -> ReviewThread | Non
 
 
 def _events(recorded: list[_Event], notes: list[_Note]) -> tuple[ChangeEvent, ...]:
-    """Return what GitLab records as events, and what only its own notes show: pushes and drafts."""
+    """Return what GitLab records as events, and what only its own notes show: pushes, drafts and verdicts."""
     found = [
         ChangeEvent(kind, actor_of(note.author), note.created_at, number=note.id)
         for note in notes
@@ -573,9 +577,14 @@ def _events(recorded: list[_Event], notes: list[_Note]) -> tuple[ChangeEvent, ..
 
 
 def _noted(note: str) -> ChangeEventKind | None:
+    """Return what one of GitLab's own notes says that somebody did; `None` for all other notes.
+
+    The texts are those of `SystemNotes::MergeRequestsService` in GitLab's source. Old versions write no note
+    about "request changes". An approval that is taken back is no review.
+    """
     if _PUSHED.match(note):
         return ChangeEventKind.PUSHED
     found = _DRAFT_NOTE.match(note)
     if found is None:
-        return None
+        return _VERDICT_NOTES.get(note)
     return ChangeEventKind.DRAFTED if found[1] == "draft" else ChangeEventKind.READY

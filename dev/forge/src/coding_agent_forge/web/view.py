@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from coding_agent_forge.model import (
@@ -130,14 +130,11 @@ def timeline(
     """What was written on an item, oldest first.
 
     A review that only has threads shows nothing of its own. On GitLab the text of a review is a comment, and
-    GitLab writes a note about each push itself.
+    GitLab writes a note about each push and each verdict itself.
     """
-    versions = item.versions[1:] if flavour is Flavour.GITHUB else []
-    said = [
-        one if flavour is Flavour.GITHUB else replace(one, body="")
-        for one in reviews
-        if one.state in ("APPROVED", "CHANGES_REQUESTED") or (one.body and flavour is Flavour.GITHUB)
-    ]
+    github = flavour is Flavour.GITHUB
+    versions = item.versions[1:] if github else []
+    said = [one for one in reviews if github and (one.body or one.state in ("APPROVED", "CHANGES_REQUESTED"))]
     entries = [
         *(Entry(one.created_at, comment=one) for one in item.comments),
         *(Entry(one.submitted_at, review=one) for one in said),

@@ -19,7 +19,9 @@ from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.connect import connect_forge
+from coding_agent_core.forge.github.client import GitHubForge
 from coding_agent_core.forge.github.commits import GitHubCommits
+from coding_agent_core.forge.gitlab.client import GitLabForge
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queue_messages import QueuedTask
@@ -260,6 +262,53 @@ async def test_a_review_without_text_starts_the_count_of_checks_anew(
     assert [stop.reason for stop in (await ours.work()).stops] == [StopReason.BOUND]
     ours.forge.review(REPOSITORY, ours.number, verdict, "", by="alice")
     assert [(one.kind, one.count) for one in (await ours.work()).due] == [(RoundKind.CHECKS, "round 1 of 3")]
+
+
+@both
+async def test_what_is_requested_just_before_the_round_asks_for_another_review_is_read(
+    open_ours: OpenOurs, flavour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = open_ours(flavour)
+
+    def request_changes(text: str) -> None:
+        ours.forge.review(REPOSITORY, ours.number, "CHANGES_REQUESTED", text, by="alice")
+
+    request_changes("Say it in German.")
+    forge = GitHubForge if flavour == "github" else GitLabForge
+    ask = forge.request_review
+
+    async def late(*arguments: Any) -> None:
+        await asyncio.to_thread(request_changes, "And three too.")
+        await ask(*arguments)
+
+    ours.plays(write(FILE, "one\nzwei\nthree\n"), finish("It is `zwei` now."))
+    with monkeypatch.context() as patch:
+        patch.setattr(forge, "request_review", late)
+        await ours.round()
+    assert [one.login for one in (await ours.snapshot()).requested_reviewers] == ["alice"]
+    ours.plays(write(FILE, "one\nzwei\ndrei\n"), finish("It is `drei` now."))
+    await ours.round()
+    assert "And three too." in str(ours.requests[-1])
+    ours.forge.comment(REPOSITORY, ours.number, "Thank you.", kind=Kind.CHANGE, by="alice")
+    assert (await ours.work()).due == (), "nothing is read twice"
+
+
+async def test_a_request_for_a_review_is_not_sent_again_if_its_answer_is_lost(
+    open_ours: OpenOurs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one would take back what somebody has requested since the first one."""
+    ours, ask = open_ours("gitlab"), GitLabForge.request_review
+    ours.forge.review(REPOSITORY, ours.number, "CHANGES_REQUESTED", "Say it in German.", by="alice")
+
+    async def losing(*arguments: Any) -> None:
+        ours.forge.fault(method="POST", path=".*/notes$", close="after")
+        await ask(*arguments)
+
+    monkeypatch.setattr(GitLabForge, "request_review", losing)
+    ours.plays(finish("No.", status="nothing_to_change"))
+    await ours.round()
+    notes = [one.body for one in ours.forge.item(REPOSITORY, ours.number, Kind.CHANGE).comments if one.system]
+    assert notes.count("requested review from @alice") == 1
 
 
 async def test_what_a_stranger_wrote_in_a_thread_is_marked(open_ours: OpenOurs) -> None:

@@ -160,6 +160,12 @@ def said_when(ours: Ours, found: ChangeSnapshot) -> list[tuple[str, ChangeEventK
     return [(one.actor.login, one.kind) for one in found.events if one.actor is not None]
 
 
+def asked(found: ChangeSnapshot) -> list[tuple[str, str]]:
+    """Who asked whom for a review, as GitLab's notes say."""
+    events = [one for one in found.events if one.kind is ChangeEventKind.REVIEW_REQUESTED]
+    return [(one.actor.login, one.reviewer) for one in events if one.actor is not None]
+
+
 def checks(found: ChangeSnapshot) -> dict[str, tuple[CheckState, CheckConclusion | None]]:
     return {check.name: (check.state, check.conclusion) for check in found.checks}
 
@@ -269,7 +275,20 @@ REVIEW: dict[str, tuple[list[Act], Shows]] = {
             lambda ours: ours.review("CHANGES_REQUESTED"),
             lambda ours: ours.server.request_review(REPOSITORY, ours.number, "alice", by=BOT),
         ],
-        lambda _, found: [one.login for one in found.requested_reviewers] == ["alice"],
+        lambda ours, found: (
+            [one.login for one in found.requested_reviewers] == ["alice"]
+            and (ours.github or asked(found) == [(BOT, "alice")])
+        ),
+    ),
+    "a review of somebody who has approved": (
+        [
+            lambda ours: ours.review("APPROVED"),
+            lambda ours: ours.server.request_review(REPOSITORY, ours.number, "alice", by=BOT),
+        ],
+        lambda ours, found: (
+            [one.login for one in found.requested_reviewers] == ["alice"]
+            and (ours.github or asked(found) == [(BOT, "alice")])
+        ),
     ),
     "a plain comment": (
         [lambda ours: ours.server.comment(REPOSITORY, ours.number, "Hello", kind="change")],

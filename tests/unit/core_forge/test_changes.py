@@ -352,6 +352,35 @@ async def test_which_pipeline_counts(sha: str, ref: str, counts: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ("added 1 commit\n\n<ul><li>0123456 - Say 2</li></ul>", [("pushed", "")]),
+        ("marked this merge request as **draft**", [("drafted", "")]),
+        ("marked this merge request as **ready**", [("ready", "")]),
+        ("approved this merge request", [("approved", "")]),
+        ("unapproved this merge request", []),
+        ("requested changes", [("changes requested", "")]),
+        ("requested review from @anna", [("review requested", "anna")]),
+        ("requested review from @anna-b.c and removed approval", [("review requested", "anna-b.c")]),
+        (
+            "requested review from @anna, @olaf, and @x_1 and removed review request for @mallory",
+            [("review requested", "anna"), ("review requested", "olaf"), ("review requested", "x_1")],
+        ),
+        ("removed review request for @anna", []),
+        ("changed title from **approved this merge request** to **requested changes**", []),
+    ],
+)
+async def test_gitlabs_own_notes_about_a_merge_request(body: str, shown: list[tuple[str, str]]) -> None:
+    note = {"id": 8, "body": body, "system": True, "author": {"id": 2, "username": "olaf"}, "created_at": AT}
+    discussions = answer(200, [{"id": "d", "individual_note": True, "notes": [note]}])
+    wire = Wire([USER, answer(200, MERGE_REQUEST), discussions, *[NOTHING] * 4, TIP])
+    change = ITEMS[Platform.GITLAB].model_copy(update={"kind": ItemKind.CHANGE})
+    events = (await wire.forge(Platform.GITLAB).snapshot(change)).events
+    assert [(one.kind, one.reviewer) for one in events] == shown
+    assert {(one.actor, one.number) for one in events} <= {(Actor("2", "olaf"), 8)}
+
+
+@pytest.mark.parametrize(
     ("project", "shown"),
     [
         ("acme/pricing", True),

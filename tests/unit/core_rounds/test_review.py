@@ -322,6 +322,61 @@ def test_gitlab_comments_before_the_last_review_round_are_read() -> None:
         assert decide(more, record).due[0].ids == ("c10",)
 
 
+ASKED_ANNA: dict[str, Any] = {"kind": ChangeEventKind.REVIEW_REQUESTED, "actor": OURS, "reviewer": "anna"}
+REQUESTED_BY_ANNA: dict[str, Any] = {"kind": ChangeEventKind.CHANGES_REQUESTED, "actor": ANNA}
+
+
+@pytest.mark.parametrize(
+    ("more", "ids"),
+    [
+        pytest.param([(22, REQUESTED_BY_ANNA), (23, ASKED_ANNA)], ("c21",), id="taken back by us"),
+        pytest.param(
+            [(15, ASKED_ANNA), (22, REQUESTED_BY_ANNA), (23, ASKED_ANNA)], ("c21",), id="asked twice"
+        ),
+        pytest.param(
+            [(22, REQUESTED_BY_ANNA), (23, ASKED_ANNA), (24, ASKED_ANNA)], ("c21",), id="and asked once more"
+        ),
+        pytest.param([(12, ASKED_ANNA)], (), id="written after we asked"),
+        pytest.param([(12, ASKED_ANNA), (23, ASKED_ANNA)], (), id="nothing was requested since"),
+        pytest.param([(22, REQUESTED_BY_ANNA), (23, ASKED_ANNA | {"actor": OLAF})], (), id="a person asked"),
+        pytest.param([(22, REQUESTED_BY_ANNA), (23, ASKED_ANNA | {"reviewer": "olaf"})], (), id="of another"),
+        pytest.param(
+            [
+                (22, REQUESTED_BY_ANNA),
+                (23, {"kind": ChangeEventKind.APPROVED, "actor": ANNA}),
+                (24, ASKED_ANNA),
+            ],
+            (),
+            id="approved meanwhile",
+        ),
+        pytest.param(
+            [
+                (22, REQUESTED_BY_ANNA),
+                (23, ASKED_ANNA),
+                (24, {"kind": ChangeEventKind.APPROVED, "actor": ANNA}),
+            ],
+            (),
+            id="approved later",
+        ),
+    ],
+)
+def test_our_request_for_another_review_hides_no_text_of_a_review_on_gitlab(
+    more: list[tuple[int, dict[str, Any]]], ids: tuple[str, ...]
+) -> None:
+    """Anna requests changes, and again just before we ask for another review. The times are of no use."""
+    events = [ChangeEvent(at=at(50), number=11, **REQUESTED_BY_ANNA)]
+    requested = review(2, verdict=REQUESTED, body="", second=None)
+    snapshot = change(reviews=(requested,), comments=(remark(10),), events=tuple(events))
+    record = ended(RoundRecord(), decide(snapshot).due[0])
+    events += [ChangeEvent(at=at(50), number=number, **fields) for number, fields in more]
+    comments = (remark(10), remark(21, body="And this.", second=40))
+    later = replace(snapshot, reviews=(), comments=comments, events=tuple(events))
+    assert [cause.ids for cause in decide(later, record).due] == ([ids] if ids else [])
+    if ids:
+        record = ended(record, decide(later, record).due[0])
+        assert not decide(later, record).due, "it is read once"
+
+
 def test_people_who_talk_start_one_round_for_all_that_they_said() -> None:
     talk = [remark(number, (ANNA, OLAF)[number % 2], second=100 + number) for number in range(1, 20)]
     work = decide(change(threads=(thread(*talk),)), now=LATER)

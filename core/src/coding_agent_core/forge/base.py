@@ -250,7 +250,13 @@ class Forge(ABC):
 
     @abstractmethod
     async def request_review(self, change: Item, logins: Sequence[str]) -> None:
-        """Ask people for a review, also those who have given one. This can be repeated."""
+        """Ask people for a review, also those who have given one.
+
+        On GitLab, this takes back a person's request for changes.
+
+        Raises:
+            ForgeError: nobody was asked, or it is unknown whether somebody was.
+        """
 
     @abstractmethod
     async def mark_ready(self, change: Item) -> None:

@@ -258,6 +258,8 @@ class ChangeEventKind(StrEnum):
     """Somebody approved the change. Only GitLab needs it: elsewhere a `SubmittedReview` says when it was."""
     CHANGES_REQUESTED = "changes requested"
     """Somebody requested changes. Only GitLab needs it, too."""
+    REVIEW_REQUESTED = "review requested"
+    """Somebody asked for a review. Only GitLab needs it: there, this takes back a request for changes."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,7 @@ class ChangeEvent:
         actor: `None` if the forge does not say who it was.
         commit: the new head after a push.
         label: the label that was applied or removed.
+        reviewer: the login of the person who was asked for a review.
         number: the number of the note that shows the event, in the sequence of the remarks' numbers (GitLab).
             It says what came first also after the forge's clock was set back. `None` if there is none.
     """
@@ -277,6 +280,7 @@ class ChangeEvent:
     at: datetime
     commit: str = ""
     label: str = ""
+    reviewer: str = ""
     number: int | None = None
 
 

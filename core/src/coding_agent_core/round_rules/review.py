@@ -174,10 +174,11 @@ def _asks(review: SubmittedReview, policy: RoundPolicy, *, approved_later: bool)
 def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Found]:
     """Yield plain comments with a mention, and those that belong to a review.
 
-    GitLab keeps the text of a review as a plain comment and does not say when changes were requested. So the
+    GitLab keeps the text of a review as a plain comment and does not say to which review it belongs. So the
     comments that such a reviewer wrote after the last round of reviews are the review's text. If the forge's
     clock was set back after that round, such a comment looks older. But its number is higher than those of
-    all remarks that the round read.
+    all remarks that the round read. Our own request for another review takes back a request for changes. What
+    its author wrote before is the text of a review nevertheless.
     """
     requesting = {
         review.author.id
@@ -188,15 +189,38 @@ def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcc
     read_until = max(filter(None, (entry.seen for entry in rounds)), default=None)
     numbers = (key[1:] for entry in rounds for key in entry.keys)
     newest = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    taken_back = _taken_back(snapshot, access)
     for comment in snapshot.comments:
         if access.is_ours(comment.author) or _is_command(comment):
             continue
-        is_newer = comment.id.isdecimal() and int(comment.id) > newest
-        of_review = comment.author.id in requesting and (
-            read_until is None or comment.published_at > read_until or is_newer
+        author, number = comment.author.id, int(comment.id) if comment.id.isdecimal() else 0
+        of_review = (author in requesting or number < taken_back.get(author, 0)) and (
+            read_until is None or comment.published_at > read_until or number > newest
         )
         if of_review or mentions(comment.body, access.own.login):
             yield f"c{comment.id}", comment.published_at, comment.author, not of_review
+
+
+def _taken_back(snapshot: ChangeSnapshot, access: WriteAccess) -> dict[str, int]:
+    """Return the number of our request for a review that took back changes requested, by the reviewer's id.
+
+    A person can request changes just before we ask, and then no round has read that. Only GitLab needs this.
+    """
+    numbered = [(event.number, event) for event in snapshot.events if event.number is not None]
+    requesting, taken_back = dict[str, str](), dict[str, int]()
+    for number, event in sorted(numbered, key=lambda entry: entry[0]):
+        actor = event.actor
+        match event.kind:
+            case ChangeEventKind.CHANGES_REQUESTED if actor is not None:
+                requesting[actor.login] = actor.id
+            case ChangeEventKind.APPROVED if actor is not None:
+                requesting.pop(actor.login, None)
+                taken_back.pop(actor.id, None)
+            case ChangeEventKind.REVIEW_REQUESTED:
+                reviewer = requesting.pop(event.reviewer, "")
+                if reviewer and access.is_ours(actor):
+                    taken_back[reviewer] = number
+    return taken_back
 
 
 def _is_command(comment: Remark) -> bool:
@@ -324,6 +348,6 @@ def _is_call(event: ChangeEvent, our_heads: Collection[str], policy: RoundPolicy
             is_call = True
         case ChangeEventKind.APPROVED | ChangeEventKind.CHANGES_REQUESTED:
             return False
-        case ChangeEventKind.DRAFTED | ChangeEventKind.READY:
+        case ChangeEventKind.DRAFTED | ChangeEventKind.READY | ChangeEventKind.REVIEW_REQUESTED:
             return None
     return is_call or None

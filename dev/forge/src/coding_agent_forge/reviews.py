@@ -106,7 +106,9 @@ class Reviews:
             item.reviewers.append(reviewer)
         repository, now = self._repository(item), self.store.now()
         if self.store.flavour is Flavour.GITLAB:
+            also = " and removed approval" if self.verdict(item, reviewer) == "APPROVED" else ""
             self._review(item, reviewer, "UNREVIEWED", "")
+            self.store.system_note(item, actor, f"requested review from @{reviewer.login}{also}", now)
         item.updated_at = now
         self.store.listener(Happening("review_requested", repository, item, actor, now, reviewer=reviewer))
 

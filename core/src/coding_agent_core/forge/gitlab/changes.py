@@ -7,6 +7,7 @@ discussions, events and jobs are read again only if something in that answer say
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -68,6 +69,8 @@ _VERDICT_NOTES = {
     "approved this merge request": ChangeEventKind.APPROVED,
     "requested changes": ChangeEventKind.CHANGES_REQUESTED,
 }
+_ASKED_NOTE = re.compile(r"requested review from (.+?)(?: and removed |$)")
+_LOGIN = re.compile(r"@([\w.-]+)")
 _UNKNOWN = frozenset({"checking", "preparing", "unchecked", "approvals_syncing"})
 _VERDICTS = {
     "approved": ReviewVerdict.APPROVED,
@@ -561,30 +564,34 @@ def _thread(discussion: _Discussion, found: _MergeRequest) -> ReviewThread | Non
 
 
 def _events(recorded: list[_Event], notes: list[_Note]) -> tuple[ChangeEvent, ...]:
-    """Return what GitLab records as events, and what only its own notes show: pushes, drafts and verdicts."""
+    """Return what GitLab records as events, and what only its own notes show: pushes, drafts and reviews."""
     found = [
-        ChangeEvent(kind, actor_of(note.author), note.created_at, number=note.id)
+        ChangeEvent(kind, actor_of(note.author), note.created_at, reviewer=reviewer, number=note.id)
         for note in notes
-        if (kind := _noted(note.body)) is not None
+        for kind, reviewer in _noted(note.body)
     ]
     for event in recorded:
-        kind = _LABEL_EVENTS.get(event.action) or _STATE_EVENTS.get(event.state)
-        if kind is not None:
+        what = _LABEL_EVENTS.get(event.action) or _STATE_EVENTS.get(event.state)
+        if what is not None:
             actor = actor_of(event.user) if event.user else None
             label = event.label.name if event.label else ""
-            found.append(ChangeEvent(kind, actor, event.created_at, label=label))
+            found.append(ChangeEvent(what, actor, event.created_at, label=label))
     return tuple(sorted(found, key=lambda event: event.at))
 
 
-def _noted(note: str) -> ChangeEventKind | None:
-    """Return what one of GitLab's own notes says that somebody did; `None` for all other notes.
+def _noted(note: str) -> Iterator[tuple[ChangeEventKind, str]]:
+    """Yield what one of GitLab's own notes says that somebody did, and the login of whom a review is asked.
 
-    The texts are those of `SystemNotes::MergeRequestsService` in GitLab's source. Old versions write no note
-    about "request changes". An approval that is taken back is no review.
+    The texts are those of `SystemNotes::MergeRequestsService` and, of a request for a review, those of
+    `SystemNotes::IssuablesService` in GitLab's source. Old versions write no note about "request changes". An
+    approval that is taken back is no review.
     """
     if _PUSHED.match(note):
-        return ChangeEventKind.PUSHED
-    found = _DRAFT_NOTE.match(note)
-    if found is None:
-        return _VERDICT_NOTES.get(note)
-    return ChangeEventKind.DRAFTED if found[1] == "draft" else ChangeEventKind.READY
+        yield ChangeEventKind.PUSHED, ""
+    elif (draft := _DRAFT_NOTE.match(note)) is not None:
+        yield (ChangeEventKind.DRAFTED if draft[1] == "draft" else ChangeEventKind.READY), ""
+    elif note in _VERDICT_NOTES:
+        yield _VERDICT_NOTES[note], ""
+    elif (asked := _ASKED_NOTE.match(note)) is not None:
+        for login in _LOGIN.findall(asked[1]):
+            yield ChangeEventKind.REVIEW_REQUESTED, login

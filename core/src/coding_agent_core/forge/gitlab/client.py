@@ -289,7 +289,9 @@ class GitLabForge(Forge):
         """
         what = f"asking for a review of {change.display}"
         body = {"body": "\n".join(f"/request_review @{login}" for login in logins)}
-        await self.client.send(Call("POST", self._item_path(change, "notes"), what, json=body))
+        where = self._item_path(change, "notes")
+        # A second request would take back what a person has requested since the first one.
+        await self.client.send(Call("POST", where, what, json=body, repeat=Repeat.UNLESS_PROCESSED))
 
     async def mark_ready(self, change: Item) -> None:
         """See `Forge`. For GitLab, a merge request is a draft if its title begins so."""

@@ -583,8 +583,9 @@ def _noted(note: str) -> Iterator[tuple[ChangeEventKind, str]]:
     """Yield what one of GitLab's own notes says that somebody did, and the login of whom a review is asked.
 
     The texts are those of `SystemNotes::MergeRequestsService` and, of a request for a review, those of
-    `SystemNotes::IssuablesService` in GitLab's source. Old versions write no note about "request changes". An
-    approval that is taken back is no review.
+    `SystemNotes::IssuablesService` in GitLab's source. That source was not at hand for "requested changes",
+    which several clients of GitLab expect; old versions write no such note. An approval that is taken back is
+    no review.
     """
     if _PUSHED.match(note):
         yield ChangeEventKind.PUSHED, ""

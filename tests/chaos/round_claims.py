@@ -63,7 +63,8 @@ class _Change:
 
     def superseded(self, run: Run) -> bool:
         """Whether a round does not count, because a person did its work or closed the change meanwhile."""
-        if run.round is not None and run.round.end:
+        # A round that stops because its change was closed says `cancelled`, as after any other withdrawal.
+        if run.round is not None and run.round.end not in ("", "cancelled"):
             return run.round.end == "superseded"
         until = run.ended or self.end
         closings = [act.at for act in self.acts if act.event in _CLOSING]

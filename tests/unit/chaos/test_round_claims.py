@@ -181,6 +181,14 @@ PLANTED: dict[str, tuple[str, Plant]] = {
     "the same remark": ("doubled", lambda tape: tape.round(300, "review", "c4", "t501", replies=False)),
     "the same failed check": ("doubled", lambda tape: tape.round(300, "checks", "c2", "unit")),
     "the same conflict": ("doubled", lambda tape: tape.round(300, "conflict", "c3", "b2")),
+    "the same mention, after a round that was cancelled while the change was open": (
+        "doubled",
+        lambda tape: (
+            tape.mention(300, 80)
+            .round(310, "review", "c4", "c80", end="cancelled", phase="Cancelled", replies=False)
+            .round(340, "review", "c4", "c80")
+        ),
+    ),
     "a third round for reviews": ("bound", _three_reviews),
     "a third round for checks": ("bound", _three_check_rounds),
     "a third re-run of a check": (
@@ -321,6 +329,24 @@ ALLOWED: dict[str, Plant] = {
     ),
     "the issue's own work goes on after the change was merged": _the_issue_is_worked_on_again,
 }
+
+
+CAUSES: dict[str, tuple[str, Plant]] = {
+    "review": ("c80", lambda tape: tape.mention(300, 80)),
+    "checks": ("unit", lambda tape: tape.check(300, "failure", "c4", body="2 failed")),
+    "conflict": ("b3", lambda tape: tape.merge_of(300, "c4", "b3", merges=False)),
+}
+
+
+@pytest.mark.parametrize("kind", CAUSES)
+def test_a_round_that_says_that_it_was_cancelled_as_its_change_was_closed_comes_again(kind: str) -> None:
+    cause, happens = CAUSES[kind]
+    tape = right()
+    happens(tape)
+    tape.round(310, kind, "c4", cause, end="cancelled", phase="Cancelled", replies=False)
+    tape.on_change(315, "closed").on_change(335, "reopened").round(340, kind, "c4", cause)
+    verdict = tape.verdict(ROUNDS)
+    assert not verdict.violations, verdict.text()
 
 
 @pytest.mark.parametrize("name", ALLOWED)

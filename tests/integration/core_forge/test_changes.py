@@ -29,7 +29,7 @@ from coding_agent_core.round_looks import ChangeRounds, show_on_issue
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
 from coding_agent_forge import ForgeServer
-from coding_agent_forge.git import branch_sha
+from coding_agent_forge.git import branch_sha, git
 
 from tests.fixtures.forge import REPOSITORY, plant_fault
 from tests.fixtures.github_graphql import validate_exchange
@@ -317,6 +317,25 @@ STATE: dict[str, tuple[list[Act], Shows]] = {
             lambda ours: ours.server.reopen(REPOSITORY, ours.number, kind="change"),
         ],
         lambda _, found: [one.kind for one in found.events] == [ChangeEventKind.REOPENED],
+    ),
+    "pushed to while it was closed": (
+        [
+            lambda ours: ours.server.close(REPOSITORY, ours.number, kind="change"),
+            lambda ours: ours.server.push(REPOSITORY, BRANCH, {"more.txt": "More\n"}, by="alice"),
+            lambda ours: ours.server.reopen(REPOSITORY, ours.number, kind="change"),
+        ],
+        lambda ours, found: (
+            found.head_commit == branch_sha(ours.server.repository(REPOSITORY).path, BRANCH)
+            and ChangeEventKind.REOPENED in [one.kind for one in found.events]
+        ),
+    ),
+    "opened again without its branch": (
+        [
+            lambda ours: ours.server.close(REPOSITORY, ours.number, kind="change"),
+            lambda ours: git(ours.server.repository(REPOSITORY).path, "branch", "-D", BRANCH),
+            lambda ours: ours.server.reopen(REPOSITORY, ours.number, kind="change"),
+        ],
+        lambda ours, found: (found.head_commit, found.state) == (ours.head, ChangeState.OPEN),
     ),
     "a draft": (
         [lambda ours: ours.server.set_draft(REPOSITORY, ours.number, draft=True, by="alice")],

@@ -60,6 +60,7 @@ class Sandbox:
 
     def __post_init__(self) -> None:
         self.reviews = Reviews(self.store)
+        self.store.tips_of = self._tips_of
 
     def hour_of(self, token: str | None, resource: str) -> Hour:
         """The hour that began with a token's first request for the resource, or with the one after it."""
@@ -140,10 +141,23 @@ class Sandbox:
         Raises:
             HttpError: 404 when one of them does not exist.
         """
+        return await asyncio.to_thread(self._read_tips, repository, base, head, source)
+
+    def _read_tips(self, repository: Repository, base: str, head: str, source: Repository | None) -> Tips:
         if source is not None and source.deleted:
             raise HttpError(404, f"{source.full_name} was deleted")
-        path = source.path if source is not None else None
-        return await asyncio.to_thread(git.tips, repository.path, base, head, path)
+        return git.tips(repository.path, base, head, source.path if source is not None else None)
+
+    def _tips_of(self, repository: Repository, item: Item) -> Tips:
+        """Where the branches of a change are, or were when it was open, if one of them does not exist.
+
+        Both vendors refuse to reopen a change without its branch, and GitHub one whose branch was
+        force-pushed; here both are reopened.
+        """
+        try:
+            return self._read_tips(repository, item.base, item.head, item.source)
+        except HttpError:
+            return item.tips
 
     def url_of(self, repository: Repository, item: Item | None = None) -> str:
         """The page of a repository or an item."""

@@ -51,6 +51,7 @@ class Store:
         self.apps = Apps(now, self.next_id)
         self.listener: Callable[[Happening], None] = lambda happening: None
         self.review_requested: Callable[[Item, User, User], None] = lambda item, actor, reviewer: None
+        self.tips_of: Callable[[Repository, Item], Tips] = lambda repository, change: change.tips
 
     def next_id(self) -> int:
         """A new id, unique in the whole forge."""
@@ -270,19 +271,13 @@ class Store:
 
         `shortened`: its branch only lost commits, of which GitLab's notes say nothing.
         """
-        previous, item.tips = item.tips, tips
-        if previous.head_sha == tips.head_sha:
-            item.versions[-1] = replace(item.versions[-1], base_sha=tips.base_sha)
+        previous, now = item.tips.head_sha, self.now()
+        if not self._see_tips(item, tips, now):
             return
-        item.updated_at = self.now()
-        item.versions.append(Version(tips.head_sha, tips.base_sha, item.updated_at))
+        item.updated_at = now
         if not shortened:
-            self.system_note(item, actor, "added 1 commit", item.updated_at)
-        self.listener(
-            Happening(
-                "synchronized", repository, item, actor, item.updated_at, previous_sha=previous.head_sha
-            )
-        )
+            self.system_note(item, actor, "added 1 commit", now)
+        self.listener(Happening("synchronized", repository, item, actor, now, previous_sha=previous))
 
     def pushed(
         self, repository: Repository, actor: User, branch: str, before: str, after: str, *, forced: bool
@@ -382,7 +377,18 @@ class Store:
         item.closed_at = None if opened else now
         action = "reopened" if opened else "closed"
         self._record(repository, item, actor, action, now)
+        if opened and item.kind is Kind.CHANGE:
+            self._see_tips(item, self.tips_of(repository, item), now)  # its branches may have moved meanwhile
         return action
+
+    def _see_tips(self, item: Item, tips: Tips, now: datetime) -> bool:
+        """Take note of where a change's branches are; whether its head has moved."""
+        previous, item.tips = item.tips, tips
+        if previous.head_sha == tips.head_sha:
+            item.versions[-1] = replace(item.versions[-1], base_sha=tips.base_sha)
+            return False
+        item.versions.append(Version(tips.head_sha, tips.base_sha, now))
+        return True
 
     def _record_draft(
         self, repository: Repository, item: Item, actor: User, now: datetime, *, draft: bool

@@ -71,7 +71,8 @@ async def show_on_issue(forge: Forge, issue: Item, rounds: ChangeRounds) -> None
     """Show the rounds of a change in our comment on its issue, if the comment names the change.
 
     The rest of the comment and the labels do not change. This can be repeated: the same text is not written
-    again. After somebody has closed the issue, nothing is written there.
+    again. After somebody has closed the issue, nothing is written there. The caller sees to it that nobody
+    else writes the comment meanwhile.
     """
     try:
         found = await forge.find_comment(issue, MARKER)

@@ -63,10 +63,11 @@ class FakeForge:
         body = self.comments.get((item.kind, item.number))
         return None if body is None else Comment("1", "bot", body, datetime.now(UTC))
 
-    async def upsert_comment(self, item: Item, marker: str, body: str, **_: Any) -> None:
+    async def upsert_comment(self, item: Item, marker: str, body: str, **_: Any) -> Comment:
         assert marker in body
         self.comments[item.kind, item.number] = body
         self.edits += 1
+        return Comment("1", "bot", body, datetime.now(UTC))
 
     async def read_state(self, item: Item) -> ItemState:
         return ItemState(self.labels, open=item.number not in self.closed)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, cast
 
 import pytest
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, Status, manifest
+from coding_agent_core.forge.values import Comment
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reporting import comment, read_state
+from coding_agent_core.reporting import Links, State, comment, read_state
 from coding_agent_core.rounds.record import RoundRecord
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.rounds.values import RoundCause, RoundKind
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Trigger
-from coding_agent_operator.reporter.reconcile_item import ForgeContext
-from coding_agent_operator.reporter.report import unreported, with_round
+from coding_agent_core.tasks import Item, Origin, Phase, Submission, TaskRequest, Trigger
+from coding_agent_operator.reporter.reconcile_item import ForgeContext, reconcile
+from coding_agent_operator.reporter.report import TaskMemory, unreported, with_round
 from coding_agent_operator.reporter.round_looks import LEFT_OUT, ReporterLooks
 
 from tests.unit.consumer_rounds.test_looks import ASKED, INFRASTRUCTURE, RED, FakeForge
@@ -180,3 +182,103 @@ async def test_a_check_that_is_run_again_is_shown_with_what_the_change_waits_for
     state = read_state(forge.comments[key])
     assert len(((state and state.rounds) or RoundRecord()).reruns) == 1
     assert forge.edits == 1
+
+
+def run_of(item: Item, number: int, *, cancelled: bool = False, is_reported: bool = False) -> AgentTask:
+    """A run that has ended."""
+    trigger = Trigger(origin=Origin.WEBHOOK, received_at=NOON)
+    body = manifest(TaskRequest(item=item, trigger=trigger), run=number, timeout_seconds=600, max_attempts=3)
+    body["metadata"] |= {
+        "uid": f"uid-{number}",
+        "resourceVersion": "1",
+        "creationTimestamp": NOON.isoformat(),
+    }
+    body["metadata"]["labels"] |= {LABEL_REPORTED: "true"} if is_reported else {}
+    body["status"] = (ended("False", "Cancelled") if cancelled else ended("True")).to_wire()
+    return AgentTask.of(body)
+
+
+@dataclass
+class Race:
+    """The tasks of an item. Once, when a look has just read something, people label and unlabel the item.
+
+    The worker of the reporter then shows the cancelled run, unless it has to wait for the look.
+    """
+
+    stored: list[AgentTask]
+    newer: AgentTask
+    context: ForgeContext = field(init=False)
+    worker: asyncio.Task[Any] | None = None
+
+    async def relabel(self) -> None:
+        if self.worker is None:
+            self.stored.append(self.newer)
+            memory = TaskMemory(self.newer.uid)
+            self.worker = asyncio.create_task(reconcile(self.context, self.newer, memory))
+            for _ in range(100):
+                await asyncio.sleep(0)
+
+    async def runs(self, item: Item) -> tuple[AgentTask, ...]:
+        answer = tuple(run for run in self.stored if run.spec.item == item)
+        if answer and item.kind is ItemKind.CHANGE:
+            await self.relabel()
+        return answer
+
+    async def set_conditions(self, read: AgentTask, *_: object) -> AgentTask:
+        return read
+
+    async def patch(self, read: AgentTask, _: object) -> AgentTask:
+        return read
+
+
+class RacingForge(FakeForge):
+    """People label the item after our comment there has been read."""
+
+    race: Race
+
+    async def find_comment(self, item: Item, marker: str) -> Comment | None:
+        found = await super().find_comment(item, marker)
+        if self.race.newer.spec.item == item:
+            await self.race.relabel()
+        return found
+
+    async def label_history(self, *_: object) -> list[Any]:
+        return []
+
+
+async def looked_at(forge: RacingForge, race: Race) -> None:
+    looked = looks(forge)
+    parts: dict[str, Any] = {"tasks": race, "settings": Reporter()}
+    race.context = looked.context = replace(
+        looked.context, links=Links("https://github.com", "coding-agent/"), **parts
+    )
+    forge.race = race
+    await looked.look()
+    assert race.worker is not None
+    await race.worker
+
+
+async def test_a_run_that_is_shown_during_a_look_stays_shown_on_the_issue() -> None:
+    snapshot, record = rounds(RED, 1)
+    issue = snapshot.item.model_copy(update={"kind": ItemKind.ISSUE, "number": 7})
+    forge = RacingForge(replace(snapshot, checks=()))
+    forge.comments[ItemKind.CHANGE, 8] = comment(reports.report(ASKED.model_copy(update={"rounds": record})))
+    first = State(uuid="uid-1", phase=Phase.SUCCEEDED, change_url=snapshot.url, branch="coding-agent/issue-7")
+    forge.comments[ItemKind.ISSUE, 7] = comment(reports.report(first))
+    await looked_at(forge, Race([run_of(issue, 1, is_reported=True)], run_of(issue, 2, cancelled=True)))
+    shown = read_state(forge.comments[ItemKind.ISSUE, 7])
+    assert shown is not None
+    assert (shown.run, shown.phase) == (2, Phase.CANCELLED)
+
+
+@pytest.mark.parametrize("has_run", [True, False], ids=["after a run", "without a run"])
+async def test_a_run_that_is_shown_during_a_look_stays_shown_on_the_change(has_run: bool) -> None:
+    red, record = rounds(RED, 3)
+    forge, number = RacingForge(red), 2 if has_run else 1
+    first = State(uuid="uid-1" if has_run else "", phase=Phase.SUCCEEDED, rounds=record)
+    forge.comments[ItemKind.CHANGE, 8] = comment(reports.report(first))
+    stored = [run_of(red.item, 1, is_reported=True)] if has_run else []
+    await looked_at(forge, Race(stored, run_of(red.item, number, cancelled=True)))
+    shown = read_state(forge.comments[ItemKind.CHANGE, 8])
+    assert shown is not None
+    assert (shown.run, shown.phase) == (number, Phase.CANCELLED)

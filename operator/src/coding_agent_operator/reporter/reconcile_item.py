@@ -8,12 +8,14 @@ requests, the next reconcile leads to the same result.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from math import inf
 from typing import Any
+from weakref import WeakValueDictionary
 
 from coding_agent_core.admission import (
     answered,
@@ -110,6 +112,17 @@ class TaskChangedError(CodingAgentError):
     """The task changed during the reconcile; the caller queues it again."""
 
 
+class ItemLocks:
+    """One lock for each item: a reconcile and a look must not write the same comment at the same time."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, item: str) -> asyncio.Lock:
+        """Return the lock of the item with this hash; it is kept while somebody has it or waits for it."""
+        return self._locks.setdefault(item, asyncio.Lock())
+
+
 @dataclass(frozen=True)
 class ForgeContext:
     """Everything that reconciling the tasks of one forge needs.
@@ -121,6 +134,7 @@ class ForgeContext:
         reruns: returns the checks of a change's head that looks asked to run again, by the hash of the item.
         change_rounds: returns the summary of the rounds of an issue's change, by the hash of the issue and
             the URL of the change.
+        locks: are held while comments are read and written.
     """
 
     forge: Forge
@@ -134,6 +148,7 @@ class ForgeContext:
     notes: Callable[[str], tuple[str, ...]] = lambda _: ()
     reruns: Callable[[str], tuple[RerunEntry, ...]] = lambda _: ()
     change_rounds: Callable[[str, str], str] = lambda _, __: ""
+    locks: ItemLocks = field(default_factory=ItemLocks)
 
 
 async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) -> Requeue | None:
@@ -184,7 +199,8 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
     if task.ended and next_run_is_near(task, context.clock()):
         return Requeue(_OTHER_RUN_S)  # the label is the next run's, so this one must not remove it
     try:
-        return await _newest(context, task, earlier[::-1], memory)
+        async with context.locks.of(task.item_hash):
+            return await _newest(context, task, earlier[::-1], memory)
     except ForgeNotFoundError as error:
         # The item was deleted, or our token cannot see it, so nothing can be shown on it.
         if task.ended:

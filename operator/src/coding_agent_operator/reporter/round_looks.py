@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from coding_agent_core.admission import cancellation, runs_of, works
@@ -323,7 +324,9 @@ class ReporterLooks:
         if not runs or state is None or state.uuid != runs[-1].uid:
             body = our_comment(snapshot).body
             if unshown is not None or (body is not None and not has_notes(as_written(body), notes)):
-                await self._show_without_run(key, snapshot, record, unshown, notes)
+                async with self._writes(snapshot.item, runs) as may_write:
+                    if may_write:
+                        await self._show_without_run(key, snapshot, record, unshown, notes)
             return
         labels, links = self.context.labels, self.context.links
         earlier = [report_of(run, labels, links).state for run in reversed(runs[:-1])]
@@ -337,11 +340,26 @@ class ReporterLooks:
             notes=notes,
         )
         text, body = comment(report), our_comment(snapshot).body
-        if unshown is not None or (body is not None and not shows(body, text)):
+        if unshown is None and (body is None or shows(body, text)):
+            return
+        async with self._writes(snapshot.item, runs) as may_write:
+            if not may_write:
+                return
             await self.context.forge.upsert_comment(snapshot.item, MARKER, text)
             self._changes.wrote(key)
         if unshown is not None:
             unshown.shown = True
+
+    @asynccontextmanager
+    async def _writes(self, item: Item, seen: Sequence[AgentTask]) -> AsyncIterator[bool]:
+        """Hold the item's lock; yield whether its runs are still these, and the newest one is reported.
+
+        Otherwise the reporter shows a newer run, and the next look decides again.
+        """
+        async with self.context.locks.of(identity_hash(item.identity)):
+            runs = runs_of(item, await self.context.tasks.runs(item))
+            same = [run.uid for run in runs] == [run.uid for run in seen]
+            yield same and (not runs or _is_reported(runs[-1]))
 
     async def _show_on_issue(self, key: str, snapshot: ChangeSnapshot, record: RoundRecord) -> None:
         """Show the rounds in the comment on the issue once for each ended round.
@@ -358,10 +376,11 @@ class ReporterLooks:
             self.changed(known.issue)
         if known.shown:
             return
-        runs = runs_of(issue, await self.context.tasks.runs(issue))
-        if not runs or _is_reported(runs[-1]):
-            await show_on_issue(self.context.forge, issue, rounds)
-            known.shown = True
+        async with self.context.locks.of(known.issue):
+            runs = runs_of(issue, await self.context.tasks.runs(issue))
+            if not runs or _is_reported(runs[-1]):
+                await show_on_issue(self.context.forge, issue, rounds)
+                known.shown = True
 
     async def _show_without_run(
         self,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError, reason_of
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
-from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.values import MARKER, Permission
 from coding_agent_core.reporting import State, comment_with_change_rounds, read_state
 from coding_agent_core.round_notes import our_comment
@@ -136,19 +136,16 @@ class ChangeLooks:
                 continue
             try:
                 soonest = await look_at(key, snapshot)
-            except NotYetError:
-                raise
+            except NotYetError as error:
+                if error.kind is not Kind.CREATE:
+                    raise
+                # Only a new comment has to wait, which other changes may not need.
+                wait = min(wait, self._set_aside(key, snapshot, error, is_failure=False))
             except Exception as error:
-                failures = aside.failures + 1 if aside is not None else 1
-                delay = self.delay(failures, error)
-                self._aside[key] = SetAside(failures, self.monotonic() + delay)
-                self.left_out[key] = LeftOut(snapshot.item, reason_of(error), snapshot.head_branch)
-                log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
-                log("%s is set aside for %.0f s: %s", snapshot.item.display, delay, error)
+                wait = min(wait, self._set_aside(key, snapshot, error))
                 in_a_row += 1
                 if in_a_row >= _FAILURES:
                     raise
-                wait = min(wait, delay)
             else:
                 self._aside.pop(key, None)
                 self.left_out.pop(key, None)
@@ -201,6 +198,19 @@ class ChangeLooks:
             if not work.ask:
                 break
         return work
+
+    def _set_aside(
+        self, key: str, snapshot: ChangeSnapshot, error: Exception, *, is_failure: bool = True
+    ) -> float:
+        """Leave a change out of the looks for a while; return the seconds."""
+        known = self._aside.get(key)
+        failures = (known.failures if known is not None else 0) + is_failure
+        delay = self.delay(failures, error)
+        self._aside[key] = SetAside(failures, self.monotonic() + delay)
+        self.left_out[key] = LeftOut(snapshot.item, reason_of(error), snapshot.head_branch)
+        log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
+        log("%s is set aside for %.0f s: %s", snapshot.item.display, delay, error)
+        return delay
 
     def _forget(self, changes: OpenChanges) -> None:
         """Drop what is known about changes that are no longer open."""

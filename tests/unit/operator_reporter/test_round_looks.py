@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import pytest
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, Status, manifest
+from coding_agent_core.forge.changes import ChangeSnapshot
+from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.values import Comment
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import Links, State, comment, read_state
@@ -18,7 +20,7 @@ from coding_agent_core.rounds.values import RoundCause, RoundKind
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.tasks import Item, Origin, Phase, Submission, TaskRequest, Trigger
+from coding_agent_core.tasks import Item, Origin, Phase, Submission, TaskRequest, Trigger, identity_hash
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, reconcile
 from coding_agent_operator.reporter.report import TaskMemory, unreported, with_round
 from coding_agent_operator.reporter.round_looks import LEFT_OUT, ReporterLooks
@@ -148,6 +150,10 @@ class Tasks:
         self.events.append((about.spec.item.number, event.reason, event.message))
 
 
+def change_of(snapshot: ChangeSnapshot, number: int) -> ChangeSnapshot:
+    return replace(snapshot, item=snapshot.item.model_copy(update={"number": number}))
+
+
 class BrokenSink:
     async def submit(self, _request: TaskRequest) -> Submission:
         raise KeyError("round")
@@ -155,7 +161,7 @@ class BrokenSink:
 
 async def test_a_defect_is_shown_on_the_change_that_it_stops() -> None:
     """After three changes in a row the look ends, because then not a change is the problem."""
-    changes = [replace(RED, item=RED.item.model_copy(update={"number": number})) for number in (8, 9, 10, 11)]
+    changes = [change_of(RED, number) for number in (8, 9, 10, 11)]
     tasks, looked = Tasks(), looks(FakeForge(*changes))
     parts: dict[str, Any] = {"sink": BrokenSink(), "tasks": tasks, "settings": Reporter()}
     looked.context = replace(looked.context, **parts)
@@ -166,6 +172,34 @@ async def test_a_defect_is_shown_on_the_change_that_it_stops() -> None:
     assert LEFT_OUT.labels("github.com")._value.get() == 3
     assert await looked.look() <= Reporter().retry_max, "the others are tried again later"
     assert [event[0] for event in tasks.events] == [8, 9, 10, 11]
+
+
+class FullForge(FakeForge):
+    """It permits no request of a kind for half an hour."""
+
+    kind = Kind.CREATE
+
+    async def upsert_comment(self, *_: object, **__: object) -> Comment:
+        raise NotYetError("the forge permits no further comment", self.kind, 1800.0)
+
+
+@pytest.mark.parametrize("kind", [Kind.CREATE, Kind.WRITE])
+async def test_a_new_comment_that_has_to_wait_holds_back_no_other_change(kind: Kind) -> None:
+    """Four changes wait for a comment, which are more than the failures that end a look."""
+    waiting = [change_of(INFRASTRUCTURE, number) for number in (8, 9, 10, 11)]
+    forge, sink = FullForge(*waiting, change_of(RED, 12)), Sink()
+    forge.kind = kind
+    looked = looks(forge)
+    looked.context = replace(looked.context, sink=cast("Any", sink), settings=Reporter())
+    if kind is Kind.CREATE:
+        assert await looked.look() <= 1800.0
+        assert looked._changes.left_out.keys() == {identity_hash(one.item.identity) for one in waiting}
+        await looked.look()
+        assert forge.reruns == ["900"] * 4, "changes that are set aside are left alone"
+    else:
+        with pytest.raises(NotYetError):
+            await looked.look()
+    assert bool(sink.asked) is (kind is Kind.CREATE)
 
 
 @pytest.mark.parametrize("is_shown", [True, False], ids=["with a comment", "without a comment"])

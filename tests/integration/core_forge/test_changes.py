@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
+from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import (
     ActorKind,
     ChangeEventKind,
@@ -526,6 +527,26 @@ async def test_a_check_that_passed_before_on_the_same_commit(ours: Ours) -> None
     assert found == {job(ours, "unit"): (CheckConclusion.SUCCESS,), job(ours, "lint"): ()}
     resting = 1 if ours.github else 2 + 2  # a red head is compared with the base, once for all into it
     assert len(await requests_of(ours.world)) == resting, "what is known is not read again"
+
+
+@on_github
+async def test_earlier_runs_are_read_again_after_the_forge_was_down(ours: Ours) -> None:
+    ours.check("unit", "success")
+    [passed] = ours.server.sandbox.reviews.checks(ours.server.repository(REPOSITORY))
+    ours.server.rerun(REPOSITORY, passed)
+    ours.check("unit", "failure")
+    down = ours.server.fault(path=".*/check-runs", status=502, times=None)
+    with pytest.raises(ForgeUnavailableError):
+        await ours.world.forge.open_changes()
+    down.end()
+    assert [one.earlier for one in (await ours.snapshot()).checks] == [(CheckConclusion.SUCCESS,)]
+
+
+@on_github
+async def test_a_token_that_may_not_read_earlier_runs_reads_the_change(ours: Ours) -> None:
+    ours.check("unit", "failure")
+    ours.server.fault(path=".*/check-runs", status=403, times=None)
+    assert [one.earlier for one in (await ours.snapshot()).checks] == [()]
 
 
 @on_github

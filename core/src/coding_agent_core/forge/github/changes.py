@@ -247,6 +247,8 @@ class GitHubChanges:
         try:
             pages = self.client.pages(_Runs, call, limit=_RUN_PAGES)
             runs = [run async for page in pages for run in page.check_runs]
+        except ForgeUnavailableError:
+            raise  # what is returned is remembered
         except ForgeError as error:
             _logger.warning("It is not known whether checks have passed before: %s", error)
             return {}

@@ -175,6 +175,18 @@ def test_checks_run_again_a_limited_number_of_times(
     assert (work.due, work.reruns, reasons(work)) == ((), (), [reason])
 
 
+def test_reruns_are_limited_after_the_forges_clock_was_set_back() -> None:
+    """The re-run of the head before has a later time than those of this head."""
+    earlier = (GREEN, RED)
+    [rerun] = decide(change(checks=(check(earlier=earlier),)), now=LATER + timedelta(seconds=90)).reruns
+    record, made = asked_again(RoundRecord(), rerun, LATER + timedelta(seconds=90)), 0
+    for number in range(5):
+        flaky = check(run=str(901 + number), earlier=earlier)
+        for one in decide(change(checks=(flaky,), head_commit=sha("head 2")), record).reruns:
+            record, made = asked_again(record, one, LATER), made + 1
+    assert made == 2
+
+
 def test_a_check_that_passes_when_it_runs_again_leaves_nothing_to_do() -> None:
     record = asked_again(RoundRecord(), decide(change(checks=(check(earlier=(GREEN,)),))).reruns[0], LATER)
     work = decide(change(checks=(check(conclusion=GREEN, run="901", earlier=(GREEN, RED)),)), record)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from coding_agent_core.rounds.record import (
     RECORD_LIMIT,
+    RERUNS_LIMIT,
     ROUNDS_LIMIT,
+    RerunEntry,
     RoundEnd,
     RoundRecord,
     RoundResult,
@@ -17,6 +20,7 @@ from coding_agent_core.rounds.record import (
     marked_answers,
     read_record,
     with_entry,
+    with_reruns,
 )
 from coding_agent_core.rounds.values import IDS_LIMIT, Rerun, RoundCause, RoundKind, digest
 from hypothesis import given
@@ -138,9 +142,20 @@ def test_a_round_that_read_more_than_it_was_created_for(end: RoundEnd, entries: 
     assert (len(record.rounds), after(record, result, created)) == (entries, record)
 
 
-def test_only_the_reruns_of_one_head_are_kept() -> None:
-    record = asked_again(asked_again(RoundRecord(), RERUN, LATER), replace(RERUN, head=sha("head 2")), LATER)
-    assert [entry.head for entry in record.reruns] == [sha("head 2")]
+def test_reruns_of_the_oldest_head_make_room_whatever_their_times_are() -> None:
+    def rerun(head: str, number: int, minute: int) -> RerunEntry:
+        when = LATER + timedelta(minutes=minute)
+        return RerunEntry(head=sha(head), check=digest("CI"), run=str(number), at=when)
+
+    old = [rerun("old", number, 90 + number) for number in range(RERUNS_LIMIT)]
+    new = [rerun("new", number, number) for number in range(3)]  # the forge's clock was set back
+    record = with_reruns(RoundRecord(), [*old, *new])
+    assert list(record.reruns) == [*old[3:], *new]
+    # What is known of the older head can be added again and again.
+    again = with_reruns(record, [*old, *old])
+    assert [one for one in again.reruns if one.head == sha("new")] == new
+    assert len(again.reruns) == RERUNS_LIMIT
+    assert with_reruns(record, new) == record
 
 
 def test_a_mark_names_what_a_reply_answers() -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.attempts import MAX_MESSAGE_BYTES, Outcome
 from coding_agent_core.reasons import Reason
-from coding_agent_core.rounds.record import RerunEntry, RoundEnd, RoundRecord, RoundResult, entry_of
+from coding_agent_core.rounds.record import (
+    RERUNS_LIMIT,
+    RerunEntry,
+    RoundEnd,
+    RoundRecord,
+    RoundResult,
+    entry_of,
+    with_reruns,
+)
 from coding_agent_core.rounds.trigger import (
     REPORTED_RERUNS,
     RoundReport,
@@ -107,9 +115,10 @@ def test_reruns_of_a_round_are_recorded_once() -> None:
     record = recorded(RoundRecord(), trigger, report, RoundEnd.FAILED)
     assert record.reruns == (rerun,)
     assert recorded(record, trigger, report, RoundEnd.FAILED) == record
-    # A later look asked again on a newer head; the round's report is recorded at each look.
-    later = record.with_rerun_entry(rerun.model_copy(update={"head": NEXT, "at": NOW + timedelta(hours=1)}))
-    assert [one.head for one in later.reruns] == [NEXT]
+    # Later looks asked again on a newer head; the round's report is recorded at each look.
+    newer = [rerun.model_copy(update={"head": NEXT, "run": str(number)}) for number in range(RERUNS_LIMIT)]
+    later = with_reruns(record, newer)
+    assert {one.head for one in later.reruns} == {NEXT}
     assert recorded(later, trigger, report, RoundEnd.FAILED) == later
 
 

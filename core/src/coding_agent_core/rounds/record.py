@@ -28,7 +28,7 @@ RECORD_LIMIT = 20_000
 """A record with more characters is full. GitHub accepts 65,536 for the whole comment."""
 _READ_LIMIT = 2 * RECORD_LIMIT
 RERUNS_LIMIT = 20
-"""Maximum number of re-runs of the checks of one head."""
+"""Maximum number of re-runs of the checks of one head, and of all re-runs in a record."""
 _MARK = "<!-- coding-agent:answers "
 _ANSWERS = re.compile(re.escape(_MARK) + r"([trc0-9 ]{0,2000})-->")
 
@@ -146,7 +146,7 @@ class RerunEntry(_Stored):
 
 
 class RoundRecord(_Stored):
-    """The rounds of a change, the oldest first, and the re-runs of its newest head.
+    """The rounds of a change, the oldest first, and the re-runs of its last heads.
 
     Attributes:
         full: whether no further round is recorded, and so none may start.
@@ -201,14 +201,15 @@ class RoundRecord(_Stored):
     def with_rerun_entry(self, entry: RerunEntry) -> RoundRecord:
         """Return the record with a re-run, unless it has it.
 
-        Only the re-runs of the head with the newest re-run are kept. The report of an ended round is
-        recorded at each look, so its re-runs must not replace those of a newer head.
+        If there is no room, the oldest re-run of the head that came first makes room. The times of re-runs do
+        not tell which head is newer, because the forge's clock can be set back.
         """
         if entry in self.reruns:
             return self
-        newest = max((entry, *self.reruns), key=lambda one: one.at).head
-        kept = tuple(one for one in (*self.reruns, entry) if one.head == newest)
-        return self.model_copy(update={"reruns": kept[-RERUNS_LIMIT:]})
+        grown = (*self.reruns, entry)
+        heads = list(dict.fromkeys(one.head for one in grown))
+        kept = sorted(grown, key=lambda one: heads.index(one.head))
+        return self.model_copy(update={"reruns": tuple(kept[-RERUNS_LIMIT:])})
 
 
 def covers(kind: RoundKind, head: str, keys: Collection[str], other: RoundCause) -> bool:

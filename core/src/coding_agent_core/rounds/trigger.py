@@ -154,4 +154,7 @@ def recorded(
         named = RoundResult(created, trigger.decided_at, RoundEnd.SUPERSEDED, created.head)
         record = with_entry(record, entry_of(named))
     kept = {name: getattr(report, name) for name in EndedRound.model_fields}
-    return with_reruns(with_entry(record, RoundEntry(**kept, **spending(usage))), report.reruns)
+    grown = with_entry(record, RoundEntry(**kept, **spending(usage)))
+    # The record has a round's re-runs since it has the round. Since then, those of newer heads may have
+    # needed their room.
+    return record if grown is record else with_reruns(grown, report.reruns)

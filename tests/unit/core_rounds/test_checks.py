@@ -10,7 +10,9 @@ import pytest
 from coding_agent_core.forge.changes import CheckConclusion, CheckKind, CheckResult, CheckState, Mergeability
 from coding_agent_core.round_rules.checks import fingerprints
 from coding_agent_core.rounds.record import RERUNS_LIMIT, RoundEnd, RoundRecord
+from coding_agent_core.rounds.trigger import cause_of, recorded, trigger_of
 from coding_agent_core.rounds.values import IDS_LIMIT, OWN_STATUS, RoundKind, StopReason, Work
+from coding_agent_core.tasks import ROUND_CAUSE_LIMIT, Cause
 from coding_agent_core.verification import NOT_CHECKED, RED_ON_BASE, VERIFY_STATUS
 
 from tests.unit.core_rounds.making import (
@@ -322,6 +324,23 @@ def test_many_failed_checks_are_fixed_in_parts() -> None:
     assert len(first.ids) == len(first.keys) == IDS_LIMIT
     record = ended(RoundRecord(), first, RoundEnd.NO_PUSH)
     assert reasons(decide(snapshot, record)) == [StopReason.NOTHING_PUSHED]
+
+
+def test_long_names_of_checks_do_not_make_a_cause_that_cannot_start() -> None:
+    """If the round reports nothing, the record has the cause of its AgentTask, whose name is taken."""
+    names = [f"{number:02} {'é' * 290}" for number in range(IDS_LIMIT)]
+    red = change(checks=tuple(check(name, run=str(number)) for number, name in enumerate(names)))
+    [cause] = decide(red).due
+    assert cause.ids == tuple(names[: len(cause.ids)])
+    assert 1 <= len(cause.ids) < IDS_LIMIT
+    word, trigger = trigger_of(cause, LATER)
+    assert (word, cause_of(trigger).ids) == (Cause.CHECKS, cause.ids)
+    assert len(trigger.cause) <= ROUND_CAUSE_LIMIT
+    failed = recorded(RoundRecord(), trigger, None, RoundEnd.FAILED)
+    assert (decide(red, failed).due, reasons(decide(red, failed))) == ((), [StopReason.NOTHING_PUSHED])
+    superseded = recorded(RoundRecord(), trigger, None, RoundEnd.SUPERSEDED)
+    [again] = decide(red, superseded).due
+    assert (again.ids, again.name_part != trigger.name_part) == (cause.ids, True)
 
 
 def test_a_check_that_passes_later_makes_no_new_cause_of_the_others() -> None:

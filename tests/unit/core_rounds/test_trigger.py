@@ -67,16 +67,6 @@ def test_what_a_person_wrote_as_a_cause_can_be_anything(text: str) -> None:
         cause_of(trigger.model_copy(update={"cause": text}))
 
 
-def test_long_names_of_checks_are_left_out() -> None:
-    names = tuple(sorted(f"{number} {'é' * 290}" for number in range(IDS_LIMIT)))
-    word, trigger = trigger_of(replace(CHECKS, ids=names), NOW)
-    assert len(trigger.cause) <= ROUND_CAUSE_LIMIT
-    assert 1 <= len(cause_of(trigger).ids) < IDS_LIMIT
-    assert set(cause_of(trigger).ids) < set(names)
-    assert trigger.name_part == cause_of(trigger).name_part
-    assert word is Cause.CHECKS
-
-
 ENDS = {
     "pushed": RoundResult(CHECKS, NOW, RoundEnd.PUSHED, NEXT, "1" * 40, "2" * 40),
     "more than asked": RoundResult(

@@ -28,6 +28,7 @@ from coding_agent_core.rounds.values import (
     Work,
     named,
 )
+from coding_agent_core.tasks import ROUND_CAUSE_LIMIT
 from coding_agent_core.usage import Allowance
 
 _AGAIN = "To continue, mention the bot in a comment."
@@ -199,7 +200,7 @@ class _Look:
             return Waiting(RoundKind.CHECKS, None, why)
         if diagnosis.waiting is not None:
             return diagnosis.waiting
-        names = tuple(sorted({check.name for check in diagnosis.fixable})[:IDS_LIMIT])
+        names = _short_enough(self.snapshot.head_commit, sorted({check.name for check in diagnosis.fixable}))
         errors = fingerprints(diagnosis.fixable)
         rounds = self.record.since(self.acts.first_round(RoundKind.CHECKS))
         pushed = [entry for entry in rounds if entry.kind is RoundKind.CHECKS and entry.pushed]
@@ -237,6 +238,23 @@ class _Look:
             sentence = f"Rounds for {_FAILURES[kind]} were superseded {cause.again} times. {_AGAIN}"
             return Stop(StopReason.SUPERSEDED, sentence, kind)
         return cause
+
+
+def _short_enough(head: str, names: list[str]) -> tuple[str, ...]:
+    """Return the names of failed checks of one round. Without the last ones, if the cause would be too long.
+
+    Names of checks are foreign text without a useful limit. An AgentTask keeps the whole cause, because the
+    name of the round, which stays taken, follows from it.
+    """
+    kept = tuple(names[:IDS_LIMIT])
+
+    def is_too_long() -> bool:
+        cause = RoundCause(RoundKind.CHECKS, kept, head, again=_SUPERSEDED_LIMIT)
+        return len(cause.identity) > ROUND_CAUSE_LIMIT
+
+    while len(kept) > 1 and is_too_long():
+        kept = kept[:-1]
+    return kept
 
 
 def _earlier(cause: RoundCause, record: RoundRecord) -> RoundEntry | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +24,7 @@ from coding_agent_core.rounds.record import (
     with_reruns,
 )
 from coding_agent_core.rounds.values import RoundCause, RoundKind
-from coding_agent_core.tasks import ROUND_CAUSE_LIMIT, Cause, Phase, RoundTrigger, identity_hash
+from coding_agent_core.tasks import Cause, Phase, RoundTrigger, identity_hash
 from coding_agent_core.usage import Usage
 
 REPORTED_RERUNS = 5
@@ -62,14 +61,9 @@ def round_report(value: Any) -> Any:
 def trigger_of(cause: RoundCause, decided_at: datetime) -> tuple[Cause, RoundTrigger]:
     """Return what the AgentTask says about the cause of a round.
 
-    Names of checks are foreign text without a useful limit. If the identity is too long, the last ids are
-    left out; the round reads all of them when it starts.
-
     Args:
         decided_at: the time of the decision, by the forge's clock.
     """
-    while len(cause.identity) > ROUND_CAUSE_LIMIT and len(cause.ids) > 1:
-        cause = replace(cause, ids=cause.ids[:-1])
     return Cause(cause.kind.value), RoundTrigger(
         cause=cause.identity,
         name_part=cause.name_part,

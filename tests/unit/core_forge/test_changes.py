@@ -17,6 +17,7 @@ from coding_agent_core.forge.changes import (
     Mergeability,
     OpenChanges,
 )
+from coding_agent_core.forge.github.change_answers import PullRequestAnswer
 from coding_agent_core.forge.github.changes import GitHubChanges, open_query
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.gitlab.changes import actor_of
@@ -54,6 +55,31 @@ STATUS = {"__typename": "StatusContext", "context": "deploy", "createdAt": AT}
 def searched(*nodes: Any, more: bool = False, errors: list[dict[str, Any]] | None = None) -> Any:
     found = {"pageInfo": {"hasNextPage": more, "endCursor": "c"}, "nodes": list(nodes)}
     return answer(200, {"data": {"search": found}} | ({"errors": errors} if errors else {}))
+
+
+def commit(author: int, parents: int = 1) -> dict[str, Any]:
+    before = {"nodes": [{"oid": f"{place}" * 40} for place in range(parents)]}
+    return {"parents": before, "author": {"email": "", "user": {"databaseId": author}}}
+
+
+@pytest.mark.parametrize(
+    ("commits", "may_have"),
+    [
+        pytest.param([commit(1), commit(2)], False, id="ours after the base's"),
+        pytest.param([commit(2), commit(1)], True, id="somebody's after ours"),
+        pytest.param([commit(1), commit(2), commit(1)], True, id="somebody's between ours"),
+        pytest.param([commit(1, 2), *[commit(2)] * 18], False, id="our merge, and all commits are known"),
+        pytest.param([commit(1, 2), *[commit(2)] * 19], True, id="our merge hides older ones"),
+        pytest.param([commit(1), *[commit(2)] * 19], False, id="ours after many of the base"),
+        pytest.param(
+            [commit(1), commit(2, 2), *[commit(2)] * 18], False, id="ours after a merge in the base"
+        ),
+    ],
+)
+def test_whether_others_may_have_commits_on_the_branch(commits: list[Any], may_have: bool) -> None:
+    """GitHub shows 20 commits. Those of the base that we merged come before older ones of the branch."""
+    head = {"headRef": {"target": {"history": {"nodes": commits}}}}
+    assert PullRequestAnswer.model_validate(PULL | head).may_have_others_commits("1") is may_have
 
 
 def with_checks(*contexts: Any) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from coding_agent_core.forge.changes import (
 )
 from coding_agent_core.forge.github.facts import MEMBERS
 
+_COMMITS = 20
+"""How many commits of a branch are read, the newest first."""
 _ACTOR = "{ __typename login ... on User { databaseId } ... on Bot { databaseId } }"
 _CHECKS = """
 statusCheckRollup {
@@ -43,7 +45,8 @@ statusCheckRollup {
   }
 }
 """
-_FIELDS = """
+_FIELDS = (
+    """
 number title url isDraft state createdAt updatedAt mergeable headRefName headRefOid baseRefName
 author ACTOR
 repository { nameWithOwner }
@@ -97,8 +100,8 @@ headRef {
   target {
     __typename
     ... on Commit {
-      history(first: 20) {
-        nodes { parents(first: 1) { nodes { oid } } author { email user { databaseId } } }
+      history(first: COMMITS) {
+        nodes { parents(first: 2) { nodes { oid } } author { email user { databaseId } } }
       }
     }
   }
@@ -115,7 +118,10 @@ baseRef {
     }
   }
 }
-""".replace("ACTOR", _ACTOR).replace("CHECKS", _CHECKS.strip())
+""".replace("ACTOR", _ACTOR)
+    .replace("CHECKS", _CHECKS.strip())
+    .replace("COMMITS", str(_COMMITS))
+)
 SEARCH = (
     "query($query: String!, $first: Int!, $after: String) {"
     " search(query: $query, type: ISSUE, first: $first, after: $after) {"
@@ -226,9 +232,16 @@ class _Review(_Authored):
 class _Commit(ResponseModel):
     """A commit of the branch. The user is null if the author's address belongs to nobody, or to an App."""
 
-    parent: str = Field(default="", validation_alias=AliasPath("parents", "nodes", 0, "oid"))
+    parents: Annotated[list[dict[str, str]], _Known] = Field(
+        default=[], validation_alias=AliasPath("parents", "nodes")
+    )
     email: Text = Field(default="", validation_alias=AliasPath("author", "email"))
     user: int | None = Field(default=None, validation_alias=AliasPath("author", "user", "databaseId"))
+
+    @property
+    def parent(self) -> str:
+        """The commit that was the head before; empty if there is none."""
+        return self.parents[0]["oid"] if self.parents else ""
 
     def is_by(self, account: str) -> bool:
         """Whether the account of this number is the author. The address of an App begins with its number."""
@@ -382,9 +395,12 @@ class PullRequestAnswer(ResponseModel):
     def may_have_others_commits(self, account: str) -> bool:
         """Whether somebody else than the account of this number may have pushed after it.
 
-        A commit is shown before those that it was made from.
+        A commit is shown before those that it was made from. Below our merge of the base, the base's commits
+        can hide what somebody pushed to the branch before.
         """
         ours = [place for place, commit in enumerate(self.commits) if commit.is_by(account)]
+        if len(self.commits) >= _COMMITS and any(len(self.commits[place].parents) > 1 for place in ours):
+            return True
         return len(ours) <= max(ours, default=len(self.commits) - 1)
 
     @property

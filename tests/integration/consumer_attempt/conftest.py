@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from coding_agent_core.rounds.record import RoundRecord
 from coding_agent_model.script import Script
 
-from tests.fixtures.system import StartSystem
+from tests.fixtures.system import REPOSITORY, StartSystem
+from tests.integration.consumer_attempt.ours import BRANCH, FILE, US, Ours
 from tests.integration.consumer_attempt.place import AttemptPlace, WorkspaceProcess
 
 MakePlace = Callable[..., AttemptPlace]
@@ -33,3 +35,19 @@ def make_place(
             return AttemptPlace(start_system(flavour, list(scripts)), workspace, tmp_path)
 
         yield make
+
+
+@pytest.fixture
+def open_ours(make_place: MakePlace) -> Callable[[str], Ours]:
+    """A function that opens a change of ours on a forge; nothing is left to do on it."""
+
+    def opened(flavour: str) -> Ours:
+        place = make_place(flavour, [])
+        forge = place.system.forge
+        forge.sandbox.mergeability_lag = 0
+        forge.push(REPOSITORY, "main", {FILE: "one\ntwo\nthree\n"}, by="alice")
+        forge.push(REPOSITORY, BRANCH, {FILE: "one\n2\nthree\n"}, by=US)
+        number = forge.open_change(REPOSITORY, BRANCH, "main", title="Say 2", by=US)
+        return Ours(place, number, RoundRecord())
+
+    return opened

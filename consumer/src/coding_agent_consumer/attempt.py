@@ -253,8 +253,7 @@ class Attempt:
             file = await read_environment(repository, project, settings, self.environment)
             if over is not None:
                 unknown = not_run(settings.verify.commands_of(file))
-                pushed: dict[str, object] = {"commit": repository.start_point, "verify": unknown}
-                return over.model_copy(update={"change_url": details.url, **pushed})
+                return over.model_copy(update={"change_url": details.url, "verify": unknown})
             if self.environment is not None and (pod := pod_environment(file, settings)) != self.environment:
                 message = f"`{ENVIRONMENT_FILE}` asks for a different pod ({pod}); the next attempt gets it."
                 return Outcome(reason=Reason.ENVIRONMENT_CHANGED, message=message, environment=pod)

@@ -336,11 +336,12 @@ class BareClone:
             found += [name.partition(":")[2] for name in names if name]
         return found
 
-    async def message(self) -> tuple[str, tuple[str, ...]]:
-        """Return the tip's whole message, and its parents."""
-        shown = await self._git.local("log", "-1", "--format=%P%n%B", self.tip)
-        parents, _, message = shown.decode("utf-8", "replace").partition("\n")
-        return message, tuple(parents.split())
+    async def newest(self, limit: int) -> list[tuple[str, str]]:
+        """Return ids and messages of at most `limit` commits, from the tip along the first parents."""
+        options = ("--first-parent", f"--max-count={limit}", "-z", "--format=%H%n%B")
+        shown = await self._git.local("log", *options, self.tip)
+        commits = (one.partition("\n") for one in shown.decode("utf-8", "replace").split("\0") if one)
+        return [(commit, message) for commit, _, message in commits]
 
     async def own_patch(self) -> tuple[str, str]:
         """Return the ids of what the work changed itself, and of the reverse (`git patch-id --stable`).

@@ -20,7 +20,7 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.round_rules.checks import diagnose, fingerprints
 from coding_agent_core.round_rules.open_work import interruption, open_work
 from coding_agent_core.round_rules.reruns import Asked, run_again
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
+from coding_agent_core.rounds.record import EndedRound, RoundEnd, RoundRecord, RoundResult, ended_round
 from coding_agent_core.rounds.trigger import REPORTED_RERUNS, RoundReport, cause_of, report_of_round
 from coding_agent_core.rounds.values import RoundCause, RoundKind, RoundPolicy, StopReason, Work
 from coding_agent_core.tasks import Item, RoundTrigger
@@ -33,13 +33,14 @@ from coding_agent_consumer.repository import BareClone, Permit
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.prompt import round_prompt
 from coding_agent_consumer.rounds.replies import Reply, did, replies_to, reply_text, reviewers_of, written
+from coding_agent_consumer.rounds.trailer import pushed_round, trailer_of
 
 _logger = logging.getLogger("coding_agent.attempt")
 _MOST_PEOPLE = 20
 """The rights of this many people are read in one round; all others count as people without access."""
 
-_TRAILER = "Coding-Agent-Round: "
-"""The line of a commit's message that names the round that made it."""
+_MOST_COMMITS = 100
+"""The work of an earlier attempt is looked for in this many commits."""
 
 Deliver = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 """Does something after the work, and again while the forge is not available."""
@@ -63,8 +64,8 @@ class RoundWork:
         asked: the checks that the round asked to run again.
         left: what the round may spend of the change's budget; `None` if there is none.
 
-    An attempt can be killed after its push and before its report. So the commit names its round, and the next
-    attempt finds it (`resumed`): it writes the replies that are missing, and asks no model.
+    An attempt can be killed after its push and before its report. So the commit says what it worked on, and
+    the next attempt finds it (`resumed`): it writes the replies that are missing, and asks no model.
     """
 
     forge: Forge
@@ -82,6 +83,8 @@ class RoundWork:
     answered: tuple[str, ...] = ()
     asked: Asked = field(default_factory=Asked)
     left: Allowance | None = None
+    _earlier: EndedRound | None = None
+    """What an earlier attempt of the round worked on and has pushed."""
     _patch: tuple[str, str] = ("", "")
     _tip: Callable[[], str] = lambda: ""
     """Returns the newest commit of the clone; an empty string while there is no clone."""
@@ -140,21 +143,25 @@ class RoundWork:
 
     @property
     def trailer(self) -> str:
-        """The line that names the round in the message of its commit."""
-        return f"{_TRAILER}{self.trigger.name_part}"
+        """The line that says in the message of the round's commit what the round works on."""
+        return trailer_of(self.trigger.name_part, ended_round(self._result(RoundEnd.PUSHED)))
 
     async def resumed(self, repository: BareClone) -> Outcome | None:
-        """Return the outcome of an earlier attempt of this round that has pushed; `None` if there is none."""
-        message, parents = await repository.message()
-        lines = message.splitlines()
-        if self.trailer not in lines or not parents:
-            return None
-        self.cause = replace(cause_of(self.trigger), head=parents[0])
-        self.head = repository.tip
-        said = "An earlier attempt of this round has pushed its work."
-        # `commit_message` quotes the summary. If it is only one sentence, it is the subject.
-        summary = "\n".join(line[1:].removeprefix(" ") for line in lines if line.startswith(">"))
-        return Outcome(reason=Reason.COMPLETED, message=said, summary=summary or lines[0])
+        """Return the outcome of an earlier attempt of this round that has pushed; `None` if there is none.
+
+        Somebody else may have pushed since then.
+        """
+        for commit, message in await repository.newest(_MOST_COMMITS):
+            if commit == self.trigger.head:
+                break
+            earlier = pushed_round(self.trigger.name_part, commit, message)
+            if earlier is not None:
+                self._earlier, self.head = earlier, commit
+                # The names of checks are not known, but only their hashes. Nothing answers them.
+                created = cause_of(self.trigger)
+                self.cause = replace(created, kind=earlier.kind, ids=earlier.keys, head=earlier.before)
+                return _outcome_of(commit, message)
+        return None
 
     async def check(self) -> None:
         """Return if the round may go on.
@@ -220,8 +227,8 @@ class RoundWork:
         )
 
     async def pushed_by(self, repository: BareClone) -> None:
-        """Record what the round has pushed, if anything."""
-        if repository.pushed != self.cause.head:
+        """Record what the round has pushed in this attempt, if anything."""
+        if self._earlier is None and repository.pushed != self.cause.head:
             self.head = repository.pushed
             try:
                 self._patch = await repository.own_patch()
@@ -262,9 +269,11 @@ class RoundWork:
     async def _reply(self, reply: Reply, worked: Outcome) -> None:
         commit = self.head if self.pushed else ""
         body = reply_text(reply, worked.summary or worked.message, commit)
+        if set(reply.ids) <= written(await self.forge.snapshot(self.item)):
+            return
         if reply.thread is None:
             await self.forge.upsert_comment(self.item, reply.mark, body)
-        elif not set(reply.ids) <= written(await self.forge.snapshot(self.item)):
+        else:
             await self.forge.reply(self.item, reply.thread, body)
 
     async def _resolve(self, reply: Reply, worked: Outcome) -> None:
@@ -284,13 +293,18 @@ class RoundWork:
         Args:
             outcome: how the attempt ended.
         """
+        if self._earlier is not None:
+            return RoundReport(**vars(self._earlier), reruns=tuple(self.asked.entries))
         end = self.end
         if end is RoundEnd.FAILED and outcome.reason is Reason.SUPERSEDED:
             end = RoundEnd.SUPERSEDED
         elif end is RoundEnd.FAILED and outcome.reason is Reason.CANCELLED:
             end = RoundEnd.CANCELLED
+        return report_of_round(self._result(end), self.asked.entries)
+
+    def _result(self, end: RoundEnd) -> RoundResult:
         patch, reverse = self._patch
-        result = RoundResult(
+        return RoundResult(
             self.cause,
             self.snapshot.read_at,
             end,
@@ -298,7 +312,6 @@ class RoundWork:
             patch=patch,
             reverse=reverse,
         )
-        return report_of_round(result, self.asked.entries)
 
     def allowance(self, given: Allowance | None) -> Allowance | None:
         """Return what the attempt may spend: its own allowance, or what is left of the change's budget.
@@ -317,6 +330,19 @@ def cause_gone(trigger: RoundTrigger) -> RoundReport | None:
     except ValueError:  # a person wrote the task
         return None
     return report_of_round(RoundResult(created, trigger.decided_at, RoundEnd.SUPERSEDED, created.head))
+
+
+def _outcome_of(commit: str, message: str) -> Outcome:
+    """Return the outcome of the attempt that made this commit."""
+    lines = message.splitlines()
+    # `commit_message` quotes the summary. If it is only one sentence, it is the subject.
+    summary = "\n".join(line[1:].removeprefix(" ") for line in lines if line.startswith(">"))
+    return Outcome(
+        reason=Reason.COMPLETED,
+        message="An earlier attempt of this round has pushed its work.",
+        summary=summary or lines[0],
+        commit=commit,
+    )
 
 
 async def _decide(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from coding_agent_consumer.rounds.work import RoundWork
 from coding_agent_core.attempts import Outcome
+from coding_agent_core.reasons import Reason
 from coding_agent_core.rounds.record import RoundEnd, marked_answers
 from coding_agent_core.rounds.values import RoundCause, RoundKind
 from coding_agent_forge.model import Kind
@@ -144,3 +145,18 @@ async def test_several_commits_of_a_round_are_one_piece_of_work(open_ours: OpenO
     assert reported(outcome) == (RoundKind.REVIEW, RoundEnd.PUSHED, {remark})
     assert outcome.round is not None
     assert (outcome.round.before, outcome.round.after) == (before, ours.head)
+
+
+async def test_who_has_requested_changes_again_is_not_asked_for_a_review(open_ours: OpenOurs) -> None:
+    """On GitLab, asking takes the newer request back, and without it the text is a plain comment."""
+    ours = open_ours("gitlab")
+    ours.forge.review(REPOSITORY, ours.number, "CHANGES_REQUESTED", "Say it in German.", by="alice")
+    cause = await ours.look()
+    ours.plays(write(FILE, "one\nZwei\nthree\n"), finish("It is `Zwei` now."))
+    await killed(ours, cause, PUSHED)
+    ours.forge.review(REPOSITORY, ours.number, "CHANGES_REQUESTED", "And three too.", by="alice")
+    outcome = await ours.round(cause)
+    assert outcome.reason is Reason.COMPLETED
+    [due] = (await ours.work()).due
+    assert due.kind is RoundKind.REVIEW
+    assert not set(due.ids) & set(cause.ids)

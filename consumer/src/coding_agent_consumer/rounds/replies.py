@@ -131,7 +131,7 @@ def reviewers_of(
     snapshot: ChangeSnapshot,
     ids: Collection[str],
     allowed: Collection[str],
-    read: ChangeSnapshot | None = None,
+    read: Collection[str],
 ) -> tuple[str, ...]:
     """Return the logins of the people who are asked for another review.
 
@@ -143,14 +143,13 @@ def reviewers_of(
 
     Args:
         allowed: the logins of people with write access. The forge does not let others be asked.
-        read: the change as the round has read it; `None` if that is the snapshot.
+        read: the ids of the plain comments that the round has read, as in `RoundCause.ids`.
     """
     wrote = {one.author.id for one in snapshot.comments if f"c{one.id}" in ids}
     wrote |= {one.author.id for one in snapshot.reviews if f"r{one.id}" in ids}
     wrote |= {one.author.id for thread in snapshot.threads for one in thread.remarks if f"t{one.id}" in ids}
     asked = {one.id for one in snapshot.requested_reviewers}
-    known = {one.id for one in (read or snapshot).comments}
-    wrote_more = {one.author.id for one in snapshot.comments if one.id not in known}
+    wrote_more = {one.author.id for one in snapshot.comments if f"c{one.id}" not in read}
     newest = {one.author.id: one for one in snapshot.reviews if one.verdict is not ReviewVerdict.DISMISSED}
     return tuple(
         sorted(

@@ -283,9 +283,16 @@ class RoundWork:
 
     async def _request_review(self) -> None:
         now = await self.forge.snapshot(self.item)
-        logins = reviewers_of(now, self.answered, self.people, self.snapshot)
+        logins = reviewers_of(now, self.answered, self.people, self._read_comments())
         if logins:
             await self.forge.request_review(self.item, logins)
+
+    def _read_comments(self) -> frozenset[str]:
+        """Return the ids, as in a cause, of the plain comments that the round knew when it decided."""
+        if self._earlier is None:
+            return frozenset(f"c{one.id}" for one in self.snapshot.comments)
+        # It or an earlier round was the first to read each comment, which is an act.
+        return frozenset((*self.record.readers, *self._earlier.acts, *self._earlier.keys))
 
     def report(self, outcome: Outcome) -> RoundReport:
         """Return what the record keeps of the round.

@@ -505,8 +505,9 @@ class ForgeTask:
             }
             if phase is Phase.BACKOFF:
                 update["retry_cause"] = retry_cause(self.state.attempt, outcome.reason, outcome.message)
+        reported = outcome.round if outcome else None
         if phase.terminal and self.state.round is not None:
-            record, reported = self.state.rounds or RoundRecord(), outcome.round if outcome else None
+            record = self.state.rounds or RoundRecord()
             superseded = self.withdrawn is not None and self.withdrawn.supersedes
             update["rounds"] = recorded(
                 record,
@@ -533,7 +534,7 @@ class ForgeTask:
             last=outcome,
             pushed=outcome is not None and outcome.branch is not None,
             began=self.state.attempt > 0,
-            round=round_phrase(self.state.round) if self.state.round is not None else "",
+            round=round_phrase(self.state.round, reported) if self.state.round is not None else "",
         )
         await publish(self.forge, report, answered_until=self.answered_until)
 

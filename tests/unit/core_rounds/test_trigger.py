@@ -23,6 +23,7 @@ from coding_agent_core.rounds.trigger import (
     cause_of,
     recorded,
     report_of_round,
+    round_phrase,
     trigger_of,
 )
 from coding_agent_core.rounds.values import IDS_LIMIT, RoundCause, RoundKind
@@ -87,6 +88,14 @@ def test_a_report_is_recorded_with_the_cause_that_the_round_was_created_for(name
     expected = (created, entry_of(ENDS[name])) if name == "another cause" else (entry_of(ENDS[name]),)
     assert record.rounds == expected
     assert recorded(record, trigger, report, RoundEnd.FAILED) == record, "the call can be repeated"
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_people_read_which_round_ran(name: str) -> None:
+    _, trigger = trigger_of(replace(CHECKS, number=2, limit=3), NOW)
+    expected = "review round" if name == "another cause" else "checks round 2 of 3"
+    assert round_phrase(trigger, report_of_round(ENDS[name])) == expected
+    assert round_phrase(trigger) == "checks round 2 of 3"
 
 
 def test_a_run_without_a_report_is_recorded() -> None:

@@ -12,7 +12,7 @@ from coding_agent_core.forge.changes import BODY_LIMIT, Actor, ChangeSnapshot, C
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import State, read_state
+from coding_agent_core.reporting import Links, State, comment, read_state
 from coding_agent_core.round_notes import notes_of, our_comment, shows
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.rounds.trigger import report_of_round, trigger_of
@@ -25,8 +25,9 @@ from coding_agent_core.rounds.values import (
     Waiting,
     Work,
 )
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, WithdrawalCause
-from coding_agent_operator.reporter.report import with_round
+from coding_agent_operator.reporter.report import report_of, with_round
 
 NOW = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 POLICY = RoundPolicy(review_quiet=timedelta(seconds=60))
@@ -131,6 +132,7 @@ def a_round(
     *,
     identity: str | None = None,
     cause: WithdrawalCause | None = None,
+    worked_on: RoundCause = CAUSE,
 ) -> AgentTask:
     word, trigger = trigger_of(CAUSE, NOW)
     if identity is not None:
@@ -152,9 +154,19 @@ def a_round(
     }
     status: dict[str, Any] = {"phase": phase.value, "conditions": [condition]}
     if reported is not None:
-        report = report_of_round(RoundResult(CAUSE, NOW, reported, NEXT))
+        report = report_of_round(RoundResult(worked_on, NOW, reported, NEXT))
         status["result"] = {"round": report.model_dump(mode="json", exclude_none=True)}
     return AgentTask.of(body | {"status": status})
+
+
+def test_the_comment_names_the_round_that_ran() -> None:
+    links, conflict = Links("https://h", "coding-agent/"), RoundCause(RoundKind.CONFLICT, (NEXT,), HEAD)
+    run = a_round(Phase.SUCCEEDED, RoundEnd.PUSHED)
+    assert "checks round 1 of 3" in comment(report_of(run, Labels(), links))
+    run = a_round(Phase.SUCCEEDED, RoundEnd.PUSHED, worked_on=conflict)
+    text = comment(report_of(run, Labels(), links))
+    assert "conflict round" in text
+    assert "checks round" not in text
 
 
 ENDS: list[tuple[str, AgentTask, RoundEnd | None]] = [

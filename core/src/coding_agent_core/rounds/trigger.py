@@ -98,13 +98,20 @@ def cause_of(trigger: RoundTrigger) -> RoundCause:
         raise ValueError(f"not the identity of a round's cause: {trigger.cause[:200]!r}") from error
 
 
-def round_phrase(trigger: RoundTrigger) -> str:
+def round_phrase(trigger: RoundTrigger, report: RoundReport | None = None) -> str:
     """Return which round of its kind a task is, for people, e.g. `checks round 2 of 3`.
+
+    A round that worked on another kind of cause than it was created for has no count: `conflict round`.
+
+    Args:
+        report: what the round's attempt reported, if it has.
 
     Raises:
         ValueError: the trigger has no cause.
     """
     cause = cause_of(trigger)
+    if report is not None and report.kind is not cause.kind:
+        return f"{report.kind} round"
     return f"{cause.kind} {cause.count}"
 
 

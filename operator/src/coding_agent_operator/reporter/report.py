@@ -26,7 +26,7 @@ from coding_agent_core.forge.values import Comment
 from coding_agent_core.reasons import REASONS, PodReason
 from coding_agent_core.reporting import Links, Report, State, retry_cause
 from coding_agent_core.rounds.record import RoundRecord
-from coding_agent_core.rounds.trigger import ENDS, recorded
+from coding_agent_core.rounds.trigger import ENDS, recorded, round_phrase
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.usage import Usage
@@ -202,8 +202,13 @@ def with_round(record: RoundRecord, task: AgentTask) -> RoundRecord:
 
 
 def _round(task: AgentTask) -> str:
-    trigger, cause = task.spec.trigger.round, task.spec.trigger.cause
-    return f"{cause} round {trigger.number} of {trigger.of}" if trigger is not None and cause else ""
+    trigger, result = task.spec.trigger.round, task.status.result or TaskResult()
+    if trigger is None:
+        return ""
+    try:
+        return round_phrase(trigger, result.round)
+    except ValueError:  # a person wrote the task
+        return ""
 
 
 def link_problems(task: AgentTask, links: Links) -> list[str]:

@@ -1,7 +1,8 @@
-"""What an attempt of a round knows of the one before, which was killed after its push."""
+"""A round whose attempt is killed or cut off after its push: what is known of it, and what is left to do."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -160,3 +161,28 @@ async def test_who_has_requested_changes_again_is_not_asked_for_a_review(open_ou
     [due] = (await ours.work()).due
     assert due.kind is RoundKind.REVIEW
     assert not set(due.ids) & set(cause.ids)
+
+
+@both
+async def test_remarks_without_a_reply_are_left_for_the_next_round(open_ours: OpenOurs, flavour: str) -> None:
+    """The change is closed while the round replies, and its time is over before the second reply."""
+    ours, stop = open_ours(flavour), asyncio.Event()
+    first, second = ours.thread("Say it in German."), ours.thread("And this one?", line=3)
+    ids = [f"t{one.comments[0].id}" for one in (first, second)]
+    ours.plays(write(FILE, "one\nZwei\nthree\n"), finish("It is `Zwei` now."))
+    cause, reply, replied = await ours.look(), RoundWork._reply, list[Any]()
+
+    async def once(*arguments: Any) -> None:
+        if replied:
+            stop.set()
+            await asyncio.Event().wait()
+        replied.append(arguments)
+        await reply(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RoundWork, "_reply", once)
+        outcome = await ours.round(cause, stop=stop, grace=3)
+    assert [len(one.comments) for one in (first, second)] == [2, 1]
+    assert reported(outcome) == (RoundKind.REVIEW, RoundEnd.PUSHED, {ids[0]})
+    [due] = (await ours.work()).due
+    assert (due.kind, due.ids) == (RoundKind.REVIEW, (ids[1],))

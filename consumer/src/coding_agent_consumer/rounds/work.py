@@ -85,6 +85,8 @@ class RoundWork:
     left: Allowance | None = None
     _earlier: EndedRound | None = None
     """What an earlier attempt of the round worked on and has pushed."""
+    _replying: bool = False
+    """Whether replies are missing, because the attempt is about to write them or was cut off."""
     _patch: tuple[str, str] = ("", "")
     _tip: Callable[[], str] = lambda: ""
     """Returns the newest commit of the clone; an empty string while there is no clone."""
@@ -250,6 +252,7 @@ class RoundWork:
         self.end = RoundEnd.PUSHED if self.pushed else RoundEnd.NO_PUSH
         if self.cause.kind is not RoundKind.REVIEW:
             return
+        self._replying = True
         for reply in replies_to(self.snapshot, self.cause.ids):
             try:
                 await deliver(lambda reply=reply: self._reply(reply, worked))  # type: ignore[misc]
@@ -261,6 +264,7 @@ class RoundWork:
                 await deliver(lambda reply=reply: self._resolve(reply, worked))  # type: ignore[misc]
             except ForgeError as error:
                 _logger.warning("A thread was not resolved: %s", error)
+        self._replying = False
         try:
             await deliver(self._request_review)
         except ForgeError as error:
@@ -297,9 +301,18 @@ class RoundWork:
     def report(self, outcome: Outcome) -> RoundReport:
         """Return what the record keeps of the round.
 
+        If the attempt was cut off while it replied, the keys lack the remarks without a reply. Those are left
+        to another attempt, or to the next round if there is none, e.g. because the change was closed.
+
         Args:
             outcome: how the attempt ended.
         """
+        report = self._report(outcome)
+        if not self._replying:
+            return report
+        return report.model_copy(update={"keys": tuple(one for one in report.keys if one in self.answered)})
+
+    def _report(self, outcome: Outcome) -> RoundReport:
         if self._earlier is not None:
             return RoundReport(**vars(self._earlier), reruns=tuple(self.asked.entries))
         end = self.end

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from coding_agent_core.agenttask import (
+    AGAIN,
     ANNOTATION_CANCEL_CAUSE,
     ANNOTATION_CANCELLED,
     ANNOTATION_CHECK_LABEL,
@@ -361,8 +362,8 @@ def note(
         known = [*_further_deliveries(newest), delivery]
         annotations[ANNOTATION_DELIVERIES] = ",".join(known[-_DELIVERIES:])
     patch = _annotated(annotations) if annotations else {"metadata": {}}
-    if duplicate.looks_old and newest.metadata.labels.get(LABEL_REPORTED) == "true":
-        patch["metadata"]["labels"] = {LABEL_REPORTED: None}  # the reporter reads the item again
+    if duplicate.looks_old and newest.metadata.labels.get(LABEL_REPORTED) in ("true", LOOK):
+        patch["metadata"]["labels"] = {LABEL_REPORTED: AGAIN}
     return patch if patch["metadata"] else None
 
 

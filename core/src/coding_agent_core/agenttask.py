@@ -58,8 +58,10 @@ LABEL_DEFAULTED = f"{GROUP}/defaulted"
 """`true` if spec and labels are complete. The receiver's tasks are; the operator completes all others."""
 LABEL_REPORTED = f"{GROUP}/reported"
 """`true` once the item shows the end of the task. The reporter watches all other tasks. `look`: the end is
-shown, and the annotation `look` waits for the reporter."""
+shown, and the annotation `look` waits for the reporter. `again`: the end is shown, and the reporter reads the
+item again, because of a command or of a label that may be new."""
 LOOK = "look"
+AGAIN = "again"
 LABEL_ACTIVE = f"{GROUP}/active"
 """On Jobs: `true` until the end of the attempt is recorded. The operator lists and watches only such Jobs."""
 LABEL_TASK = f"{GROUP}/task"

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, AgentTask, Spec
+from coding_agent_core.agenttask import AGAIN, GROUP, LABEL_REPORTED, AgentTask, Spec
 from coding_agent_core.tasks import (
     Cause,
     ForgeTime,
@@ -200,8 +200,9 @@ def store(task: AgentTask, command: IssueCommand) -> dict[str, Any] | CommandIgn
         return CommandIgnored(
             f"{len(same)} commands /{command.name} are already waiting; is the reporter running?"
         )
-    # Without the label, the reporter watches the task again.
-    return _patch([*(other for other in stored if other is not own), entry], {LABEL_REPORTED: None})
+    # With another value, the reporter watches the task again.
+    reported = {LABEL_REPORTED: AGAIN} if LABEL_REPORTED in task.metadata.labels else {}
+    return _patch([*(other for other in stored if other is not own), entry], reported)
 
 
 def executed(task: AgentTask, command: StoredCommand, *, stopped: bool) -> dict[str, Any]:

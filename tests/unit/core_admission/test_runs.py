@@ -19,12 +19,14 @@ from coding_agent_core.admission import (
     runs_of,
 )
 from coding_agent_core.agenttask import (
+    AGAIN,
     ANNOTATION_DELIVERIES,
     ANNOTATION_DUPLICATE_OF,
     ANNOTATION_LABEL_REMOVED_BY,
     ANNOTATION_LABELED_AT,
     ANNOTATION_WITHDRAWN_BEFORE,
     LABEL_REPORTED,
+    LOOK,
     AgentTask,
     manifest,
 )
@@ -192,14 +194,22 @@ def _note(
     return note(of, event, Duplicate(of.name, "it is known", newer, looks_old), facts)
 
 
-@pytest.mark.parametrize(("looks_old", "reported"), [(True, "true"), (False, "true"), (True, None)])
+@pytest.mark.parametrize(
+    ("looks_old", "reported", "after"),
+    [
+        (True, "true", AGAIN),
+        (True, LOOK, AGAIN),
+        (False, "true", None),
+        (True, None, None),
+        (True, AGAIN, None),
+    ],
+)
 def test_a_label_that_looks_old_makes_the_reporter_read_the_item_of_an_ended_run_again(
-    looks_old: bool, reported: str | None
+    looks_old: bool, reported: str | None, after: str | None
 ) -> None:
     ended = task(by=trigger(T1, "a"), reported=reported, Succeeded="True")
     patch = _note(ended, trigger(T1, "b"), None, looks_old=looks_old)
-    wanted = {"metadata": {"labels": {LABEL_REPORTED: None}}}
-    assert patch == (wanted if looks_old and reported else None)
+    assert patch == (None if after is None else {"metadata": {"labels": {LABEL_REPORTED: after}}})
 
 
 def test_a_newer_labeling_moves_the_annotation() -> None:

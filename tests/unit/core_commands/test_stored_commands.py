@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, manifest
+from coding_agent_core.agenttask import AGAIN, LABEL_REPORTED, LOOK, AgentTask, manifest
 from coding_agent_core.issue_commands import (
     ANNOTATION_COMMANDS,
     LABEL_COMMANDS,
@@ -78,10 +78,11 @@ def test_a_command_is_stored_and_comes_back_as_it_was() -> None:
 
 
 def test_a_task_whose_end_was_shown_is_watched_again() -> None:
-    shown = task(labels={LABEL_REPORTED: "true"})
-    patch = store(shown, command())
-    assert not isinstance(patch, CommandIgnored)
-    assert LABEL_REPORTED not in patched(shown, patch).metadata.labels
+    for label, after in (("true", AGAIN), (LOOK, AGAIN), (AGAIN, AGAIN), (None, None)):
+        before = task(labels={LABEL_REPORTED: label} if label else {})
+        patch = store(before, command())
+        assert not isinstance(patch, CommandIgnored)
+        assert patched(before, patch).metadata.labels.get(LABEL_REPORTED) == after
     ended = patched(task(command()), {"metadata": {"labels": {LABEL_REPORTED: "true"}, "annotations": {}}})
     assert LABEL_REPORTED in run_next(ended).metadata.labels
 

@@ -11,6 +11,7 @@ import pytest
 from coding_agent_core.agenttask import (
     ANNOTATION_LABELED_AT,
     ANNOTATION_WITHDRAWN_BEFORE,
+    LABEL_REPORTED,
     AgentTask,
     AttemptStatus,
     Condition,
@@ -80,6 +81,7 @@ def newest_run(
     labeled_at: datetime | None = None,
     answered_until: datetime | None = FORGE + timedelta(seconds=100),
     withdrawn_before: datetime | None = None,
+    reported: str | None = None,
 ) -> Run:
     """A task whose label was put on at 0 and whose work, if it has ended, was over at 100."""
     cause = Cause.LABEL if by_label else Cause.COMMAND
@@ -88,6 +90,8 @@ def newest_run(
         trigger = Trigger(origin=Origin.POLL, cause=Cause.CHECKS, received_at=T, round=A_ROUND)
     body = manifest(TaskRequest(item=ITEM, trigger=trigger), run=1)
     notes = {ANNOTATION_LABELED_AT: labeled_at, ANNOTATION_WITHDRAWN_BEFORE: withdrawn_before}
+    if reported is not None:
+        body["metadata"]["labels"][LABEL_REPORTED] = reported
     known = body["metadata"].setdefault("annotations", {})
     known |= {name: time.isoformat() for name, time in notes.items() if time}
     body["spec"]["cancel"] = cancel_requested
@@ -466,6 +470,29 @@ def test_an_end_is_settled_after_the_grace_time_without_a_contradiction(
     shown: datetime | None, present: set[str], finished: bool
 ) -> None:
     assert plan(newest_run(Phase.SUCCEEDED, end_shown=shown), present).finished is finished
+
+
+@pytest.mark.parametrize(
+    ("present", "withdrawn", "history", "again", "removed"),
+    [
+        ({"bug"}, None, (), False, ()),
+        ({"bug", BOT}, None, (*SWAPPED, on(90)), True, ()),
+        ({"bug", BOT}, forge(95), (*SWAPPED, on(90)), False, (BOT,)),
+    ],
+)
+def test_if_an_item_is_read_again_after_its_end_peoples_labels_stay(
+    present: set[str],
+    withdrawn: datetime | None,
+    history: HISTORY,
+    again: bool,
+    removed: tuple[str, ...],
+) -> None:
+    """The reporter may have been restarted since then, and a person may have removed the done label."""
+    found = plan(
+        newest_run(Phase.SUCCEEDED, reported="again", withdrawn_before=withdrawn), present, history=history
+    )
+    assert (found.add, found.remove) == ((), removed)
+    assert (found.pending is not None) == again
 
 
 def test_a_label_of_our_own_account_asks_for_nothing() -> None:

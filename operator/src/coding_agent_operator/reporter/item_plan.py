@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coding_agent_core.admission import labeled_at, withdrawn_before
-from coding_agent_core.agenttask import AgentTask
+from coding_agent_core.agenttask import AGAIN, LABEL_REPORTED, AgentTask
 from coding_agent_core.forge.values import DIFFERENCE, ItemState, LabelEvent, clock_was_set_back, was_set_back
 from coding_agent_core.reporting import label_changes, last_act
 from coding_agent_core.settings.forges import Labels
@@ -128,10 +128,12 @@ def plan_item(
         end_shown: since when the item shows the end of the task, by our clock.
     """
     applied = _application(history, labels.triggers & item.labels)
+    # The item has shown the end before. The reporter may have been restarted since then.
+    reread = task.ended and task.metadata.labels.get(LABEL_REPORTED) == AGAIN
     # Somebody is changing the labels right now, or the forge's answers are from different moments.
     unclear = bool(history) and applied is None and task.ended and _has_trigger(item, labels)
     if _has_trigger(item, labels):
-        shown = end_shown is not None
+        shown = end_shown is not None or reread
         again = not unclear and _applied_again(task, item, labels, history, applied, shown=shown)
     else:
         again = item.open and _taken_after_work(task, labels, history, own_login)
@@ -153,6 +155,8 @@ def plan_item(
     stays = unclear or is_round or found is LabelContradiction.LABEL_APPLIED_AGAIN
     # The end is shown once; afterwards only people change the labels.
     add, remove = ((), ()) if end_shown else _label_changes(task, item, labels, found, stays=stays)
+    if reread:
+        add, remove = (), tuple(label for label in remove if label in labels.triggers)
     after = (item.labels | set(add)) - set(remove)
     swapped = not labels.triggers & after and (task.ended or labels.processing_label in after)
     end_is_old = end_shown is not None and now - end_shown >= grace

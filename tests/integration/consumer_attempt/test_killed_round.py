@@ -66,6 +66,24 @@ async def test_each_remark_gets_one_reply(open_ours: OpenOurs, flavour: str, aft
     assert (await ours.work()).due == ()
 
 
+@both
+async def test_what_was_answered_without_a_push_is_known_after_a_kill(
+    open_ours: OpenOurs, flavour: str
+) -> None:
+    ours = open_ours(flavour)
+    first = mention(ours, "why 2?")
+    cause = await ours.look()
+    second = mention(ours, "and why not 3?")  # while the round waits for a place
+    ours.plays(finish("Because of the specification.", status="nothing_to_change"))
+    await killed(ours, cause, REPLIED)
+    outcome = await ours.round(cause)
+    assert len(ours.requests) == 1
+    assert answers(ours) == sorted([first, second])
+    assert outcome.reason is Reason.NOTHING_TO_CHANGE
+    assert reported(outcome) == (RoundKind.REVIEW, RoundEnd.NO_PUSH, {first, second})
+    assert (await ours.work()).due == ()
+
+
 async def test_a_reply_is_left_as_the_killed_attempt_wrote_it(open_ours: OpenOurs) -> None:
     ours = open_ours("github")
     remark = mention(ours, "why 2?")

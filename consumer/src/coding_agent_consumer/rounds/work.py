@@ -65,7 +65,8 @@ class RoundWork:
         left: what the round may spend of the change's budget; `None` if there is none.
 
     An attempt can be killed after its push and before its report. So the commit says what it worked on, and
-    the next attempt finds it (`resumed`): it writes the replies that are missing, and asks no model.
+    the next attempt finds it (`resumed`): it writes the replies that are missing, and asks no model. If there
+    was nothing to push, the replies say what they answer.
     """
 
     forge: Forge
@@ -122,12 +123,28 @@ class RoundWork:
             begun.cause, begun.end = replace(due, errors=errors), RoundEnd.NO_PROGRESS
         begun.left = work.left
         begun.head = begun.cause.head
-        if begun.end is not RoundEnd.FAILED:
+        if not work.due and begun._was_answered():
+            message = "An earlier attempt of this round has answered, and had nothing to push."
+            begun.over = Outcome(reason=Reason.NOTHING_TO_CHANGE, message=message)
+        elif begun.end is not RoundEnd.FAILED:
             reruns = work.reruns[:REPORTED_RERUNS]  # only what is recorded may be asked
             begun.asked = await run_again(forge, item, reruns, snapshot.read_at)
             begun.over = Outcome(reason=Reason.SUPERSEDED, message=begun.asked.sentence or _why_not(work))
         _logger.info("The round at %s: %s", item.display, begun.over.message if begun.over else begun.title)
         return begun
+
+    def _was_answered(self) -> bool:
+        """Whether an earlier attempt has answered, had nothing to push, and was killed before its report.
+
+        Then this round has read what the replies name, and no other round has.
+        """
+        answered = written(self.snapshot)
+        if self.cause.kind is not RoundKind.REVIEW or not answered.issuperset(self.cause.ids):
+            return False
+        known = {key for entry in self.record.rounds for key in entry.keys}
+        self.cause = replace(self.cause, ids=tuple(sorted(answered - known)))
+        self.end, self.answered = RoundEnd.NO_PUSH, self.cause.ids
+        return True
 
     @property
     def title(self) -> str:

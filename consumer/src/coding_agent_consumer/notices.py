@@ -20,7 +20,7 @@ from coding_agent_core.command_execution import CommandMetrics, LastTask, Target
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all
-from coding_agent_core.forge.values import was_set_back
+from coding_agent_core.forge.values import clock_was_set_back_since
 from coding_agent_core.issue_commands import IssueCommand
 from coding_agent_core.queue_messages import (
     LookRequest,
@@ -235,7 +235,7 @@ class NoticeHandler:
         if seen.open and self.settings.labels(item.platform).active & seen.labels:
             return
         at = seen.updated_at or withdrawal.at
-        if task is not None and was_set_back(seen, task.request.trigger.labeled_at):
+        if task is not None and clock_was_set_back_since(seen, task.request.trigger.labeled_at):
             at = None  # by its time, the removal would be older than the label, which is not so
         await tasks.withdraw(withdrawal.model_copy(update={"at": at, "confirmed": True}))
 

@@ -362,7 +362,7 @@ def note(
         known = [*_further_deliveries(newest), delivery]
         annotations[ANNOTATION_DELIVERIES] = ",".join(known[-_DELIVERIES:])
     patch = _annotated(annotations) if annotations else {"metadata": {}}
-    if duplicate.looks_old and newest.metadata.labels.get(LABEL_REPORTED) in ("true", LOOK):
+    if duplicate.looks_old and newest.reported:
         patch["metadata"]["labels"] = {LABEL_REPORTED: AGAIN}
     return patch if patch["metadata"] else None
 

@@ -87,7 +87,7 @@ ANNOTATION_CANCELLED = f"{GROUP}/cancelled-because"
 ANNOTATION_CANCEL_CAUSE = f"{GROUP}/cancel-cause"
 """What a person did that cancelled the task (`WithdrawalCause`)."""
 ANNOTATION_NEXT_RUN_AT = f"{GROUP}/next-run-at"
-"""On an item's run 1: the last time at which a further run was about to be created."""
+"""On an item's run 1 and on its newest run: the last time at which a further run was about to be created."""
 ANNOTATION_DUPLICATE_OF = f"{GROUP}/duplicate-of"
 """The name of the task that answers the label application for which this task was created."""
 
@@ -417,6 +417,11 @@ class AgentTask:
     def over(self) -> bool:
         """Whether the task starts no more attempts, so that its item can have its next run."""
         return self.ended or self.metadata.deleting
+
+    @property
+    def reported(self) -> bool:
+        """Whether the item shows the end of the task, and the reporter does not read the item again."""
+        return self.metadata.labels.get(LABEL_REPORTED) in ("true", LOOK)
 
     @property
     def labels_shown(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Protocol
 from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.values import Permission, was_set_back
+from coding_agent_core.forge.values import Permission, clock_was_set_back_since
 from coding_agent_core.issue_commands import CommandName, IssueCommand
 from coding_agent_core.metrics import CollectorRegistry, Counter
 from coding_agent_core.tasks import Phase, RunnerName, Submission, TaskRequest, Withdrawal
@@ -141,7 +141,7 @@ async def _act(command: IssueCommand, target: Target) -> tuple[ExecutionResult, 
         decision = await target.tasks.withdraw(withdrawal)
         if isinstance(decision, Keep) and decision.older_than is not None:
             state = await target.forge.read_state(command.item)
-            if was_set_back(state, decision.older_than):
+            if clock_was_set_back_since(state, decision.older_than):
                 decision = await target.tasks.withdraw(withdrawal.model_copy(update={"at": None}))
         if isinstance(decision, Keep):
             return ExecutionResult.NOTHING, decision.why

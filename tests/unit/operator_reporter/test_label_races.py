@@ -437,8 +437,8 @@ def test_every_label_that_stays_has_its_run_and_no_label_that_went_has_one(
     assert min(did[what] for what in ("label", "unlabel", "lose", "cancelled", "completed")) >= 5, did
 
 
-def test_an_ended_run_leaves_the_label_to_a_run_that_is_announced() -> None:
-    """Otherwise the removal would look like a person's, and cancel that run."""
+def ended_run() -> LabelRace:
+    """An item whose run has ended, and still has its label."""
     race = LabelRace(0)
     race.label()
     race.deliver()
@@ -447,6 +447,12 @@ def test_an_ended_run_leaves_the_label_to_a_run_that_is_announced() -> None:
     race.server.now += SHORTEST_WORK
     race.finish_work()
     race.finish()
+    return race
+
+
+def test_an_ended_run_leaves_the_label_to_a_run_that_is_announced() -> None:
+    """Otherwise the removal would look like a person's, and cancel that run."""
+    race = ended_run()
     [body] = race.runs()
     announced = announcement(race.server.now)["metadata"]["annotations"]
     race.server.write({**body, "metadata": {**body["metadata"], "annotations": announced}})
@@ -461,15 +467,8 @@ def test_an_ended_run_leaves_the_label_to_a_run_that_is_announced() -> None:
 
 def test_a_label_that_is_taken_off_for_the_run_before_is_no_withdrawal_of_its_own_run() -> None:
     """The receiver does not know our account, and the forge lets us write once a second."""
-    race = LabelRace(0)
+    race = ended_run()
     race.forge.account_known = False
-    race.label()
-    race.deliver()
-    race.finish()
-    race.operate()
-    race.server.now += SHORTEST_WORK
-    race.finish_work()
-    race.finish()
     show_done = race.forge.add_label
 
     async def apply_again(item: object, label: str) -> None:

@@ -11,7 +11,7 @@ from coding_agent_core.tasks import Item
 
 MARKER = "<!-- coding-agent:status "
 """The beginning of the hidden part of our comment on an item, which identifies the comment."""
-DIFFERENCE = timedelta(seconds=5)
+TIME_TOLERANCE = timedelta(seconds=5)
 """By how much a forge may give different times for the same act, e.g. in a webhook and in the item."""
 
 
@@ -128,7 +128,7 @@ def clock_was_set_back(history: Sequence[LabelEvent], event: LabelEvent) -> bool
     return any(older.at > event.at for older in history[history.index(event) + 1 :])
 
 
-def was_set_back(item: ItemState, known: datetime | None) -> bool:
+def clock_was_set_back_since(item: ItemState, known: datetime | None) -> bool:
     """Whether the forge's clock was set back since something happened on an item, which has a later time.
 
     The time of an item's newest change never goes back by itself.
@@ -137,7 +137,7 @@ def was_set_back(item: ItemState, known: datetime | None) -> bool:
         item: as it was read after we knew that time.
         known: the time of what happened.
     """
-    return item.updated_at is not None and known is not None and item.updated_at + DIFFERENCE < known
+    return item.updated_at is not None and known is not None and item.updated_at + TIME_TOLERANCE < known
 
 
 class Revised(StrEnum):

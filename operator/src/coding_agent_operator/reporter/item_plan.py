@@ -13,7 +13,13 @@ from enum import StrEnum
 
 from coding_agent_core.admission import labeled_at, withdrawn_before
 from coding_agent_core.agenttask import AGAIN, LABEL_REPORTED, AgentTask
-from coding_agent_core.forge.values import DIFFERENCE, ItemState, LabelEvent, clock_was_set_back, was_set_back
+from coding_agent_core.forge.values import (
+    TIME_TOLERANCE,
+    ItemState,
+    LabelEvent,
+    clock_was_set_back,
+    clock_was_set_back_since,
+)
 from coding_agent_core.reporting import label_changes, last_act
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Cause, Origin, Phase
@@ -241,7 +247,7 @@ def _applied_again(
         shown: whether the item shows the end of the task.
     """
     withdrawn, known = withdrawn_before(task), labeled_at(task)
-    set_back = was_set_back(item, withdrawn) or was_set_back(item, known)
+    set_back = clock_was_set_back_since(item, withdrawn) or clock_was_set_back_since(item, known)
     if applied is None or set_back or clock_was_set_back(history, applied):
         # No time tells what was first, so the label counts as new if it was off the item at some time.
         return task.labels_shown or shown or _is_another(task, applied)
@@ -262,7 +268,7 @@ def _applied_again(
 def _is_another(task: AgentTask, applied: LabelEvent | None) -> bool:
     """Whether this is not the application that the task was created for, whatever the forge's clock did."""
     applied_for = task.spec.trigger.labeled_at
-    return applied is not None and applied_for is not None and abs(applied.at - applied_for) > DIFFERENCE
+    return applied is not None and applied_for is not None and abs(applied.at - applied_for) > TIME_TOLERANCE
 
 
 def _may_have_taken_it(task: AgentTask) -> bool:

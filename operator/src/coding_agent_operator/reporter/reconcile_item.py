@@ -27,7 +27,7 @@ from coding_agent_core.admission import (
     next_run_is_near,
     runs_of,
 )
-from coding_agent_core.agenttask import LABEL_REPORTED, LOOK, AgentTask, Condition, Event, UnreadableTaskError
+from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, UnreadableTaskError
 from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
 from coding_agent_core.errors import (
     CodingAgentError,
@@ -507,7 +507,7 @@ async def record_problem(
         newest = await tasks.newest(task)
         if newest is not None:
             written = await tasks.set_conditions(newest, (unreported(problem.reason, problem.message),), now)
-            if written is not None and written.metadata.labels.get(LABEL_REPORTED) in ("true", LOOK):
+            if written is not None and written.reported:
                 # Meanwhile the reporter stopped watching the task, so nothing else corrects the condition.
                 await tasks.set_conditions(written, (reported(),), now)
                 return

@@ -317,7 +317,7 @@ class ReporterLooks:
 
         A change without a comment gets one only for a re-run.
         """
-        if runs and not _is_reported(runs[-1]):
+        if runs and not runs[-1].reported:
             return  # the report of its end has them
         ours = self._reruns.get(key)
         unshown = ours if ours is not None and not ours.shown else None
@@ -359,7 +359,7 @@ class ReporterLooks:
         async with self.context.locks.of(identity_hash(item.identity)):
             runs = runs_of(item, await self.context.tasks.runs(item))
             same = [run.uid for run in runs] == [run.uid for run in seen]
-            yield same and (not runs or _is_reported(runs[-1]))
+            yield same and (not runs or runs[-1].reported)
 
     async def _show_on_issue(self, key: str, snapshot: ChangeSnapshot, record: RoundRecord) -> None:
         """Show the rounds in the comment on the issue once for each ended round.
@@ -378,7 +378,7 @@ class ReporterLooks:
             return
         async with self.context.locks.of(known.issue):
             runs = runs_of(issue, await self.context.tasks.runs(issue))
-            if not runs or _is_reported(runs[-1]):
+            if not runs or runs[-1].reported:
                 await show_on_issue(self.context.forge, issue, rounds)
                 known.shown = True
 
@@ -424,8 +424,4 @@ def _is_unshown(run: AgentTask, state: State | None) -> bool:
     same work again.
     """
     shown = (state.rounds if state is not None else None) or RoundRecord()
-    return not _is_reported(run) and with_round(shown, run).rounds != shown.rounds
-
-
-def _is_reported(task: AgentTask) -> bool:
-    return task.metadata.labels.get(LABEL_REPORTED) in ("true", LOOK)
+    return not run.reported and with_round(shown, run).rounds != shown.rounds

@@ -262,7 +262,7 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_core.command_execution import CommandMetrics
     from coding_agent_core.forge.connect import connect_forge
     from coding_agent_core.queues.memory import MemoryQueue
-    from coding_agent_receiver.poller import poll_forever, scope_problem
+    from coding_agent_receiver.poller import Poller, scope_problem
     from coding_agent_receiver.receiver_metrics import PollMetrics
     from coding_agent_receiver.server import create_app, serve
     from prometheus_client import CollectorRegistry
@@ -283,7 +283,7 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
         elif problem:
             _logger.warning("Webhooks only, no polling: %s", problem)
         else:
-            parts.append(poll_forever(settings, forge, queue, stop, metrics=PollMetrics(registry)))
+            parts.append(Poller(settings, forge, queue, PollMetrics(registry)).forever(stop))
         await _together(parts, stop)
     finally:
         await forge.aclose()
@@ -382,15 +382,15 @@ async def _producer(settings: Settings, stop: asyncio.Event, *, loop_forever: bo
     finally:
         await sink.aclose()
     if problem:
-        raise CodingAgentError(f"the poll ended early: {problem}")
+        raise CodingAgentError(f"the poll is not complete: {problem}")
 
 
 async def _poll(
     settings: Settings, sink: TaskSink, stop: asyncio.Event, *, loop_forever: bool = False
 ) -> str | None:
-    """Poll once or forever. Return why a single poll ended early, or `None` if it did not."""
+    """Poll once or forever. Return why a single poll is not complete, or `None` if it is."""
     from coding_agent_core.forge.connect import connect_forge
-    from coding_agent_receiver.poller import poll_forever, poll_until
+    from coding_agent_receiver.poller import Poller
     from coding_agent_receiver.receiver_metrics import PollMetrics
 
     _check_scope(settings)
@@ -401,9 +401,9 @@ async def _poll(
 
             registry, scheduling = process_registry(), settings.scheduling
             with served(scheduling.http_host, scheduling.http_port, registry):
-                await poll_forever(settings, forge, sink, stop, metrics=PollMetrics(registry))
+                await Poller(settings, forge, sink, PollMetrics(registry)).forever(stop)
             return None
-        report = await poll_until(stop, settings, forge, sink)
+        report = await Poller(settings, forge, sink).until(stop)
         return "it was stopped" if report is None else report.problem
     finally:
         await forge.aclose()

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from coding_agent_core.errors import ForgeError, QueueUnavailableError
+from coding_agent_core.errors import CodingAgentError, ForgeError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.events import OWN_LABEL
 from coding_agent_core.queue_messages import TaskSink
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import FACTS
-from coding_agent_core.retry import StoppedError, run_until
+from coding_agent_core.retry import StoppedError, both, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import TaskRequest
-from coding_agent_core.telemetry import bound
 
+from coding_agent_receiver.labeled_items import LabeledItems, Pass
 from coding_agent_receiver.receiver_metrics import PollMetrics
-from coding_agent_receiver.resume import resume_tasks
+from coding_agent_receiver.resume import resume_task
 
 _logger = logging.getLogger("webhook.poller")
 _STOP_GRACE = 10.0
@@ -44,95 +44,128 @@ class PollReport:
         found: the number of labeled items.
         created: the names of the tasks that were created.
         duplicates: the number of items that already had a task.
-        problem: why the poll ended early; `None` if it is complete.
+        failed: the number of items that could not be read or submitted.
+        problem: why the poll ended early or asked for no missed deliveries; `None` if neither is so.
     """
 
     found: int
     created: tuple[str, ...]
     duplicates: int
+    failed: int = 0
     problem: str | None = None
 
 
-async def poll_once(
-    settings: Settings, forge: Forge, sink: TaskSink, *, metrics: PollMetrics | None = None
-) -> PollReport:
-    """Submit every labeled item once. The report has errors of forge and queue, and the next poll retries."""
-    found, duplicates, created = 0, 0, list[str]()
-    problem: str | None = None
-    try:
-        async for request in forge.find_labeled():
-            found += 1
-            with bound(item=request.item.display):
-                if await _applied_by_us(settings, forge, request):
-                    _logger.warning("Ignored: %s", OWN_LABEL)
-                    continue
-                submission = await sink.submit(request)
-                if submission.duplicate is not None:
-                    duplicates += 1
-                    _logger.debug("Duplicate of task %s: %s", submission.task, submission.duplicate)
-                    continue
-                created.append(submission.task)
-                _logger.info("Task queued, recovered by poll: %s", submission.task)
-                if metrics is not None:
-                    metrics.recovered.labels(forge.platform).inc()
-        if isinstance(sink, MemoryQueue):
-            await resume_tasks(forge, sink, settings.labels(forge.platform))
-        redelivered = await forge.redeliver_missed(settings)
-        if metrics is not None:
-            metrics.redelivered.labels(forge.platform).inc(redelivered)
-    except (ForgeError, QueueUnavailableError) as error:
-        problem = str(error)
-        _logger.warning("The poll of %s ended early; the next poll retries: %s", forge.host, problem)
-        if metrics is not None:
-            metrics.failed.labels(forge.platform).inc()
-    _logger.info(
-        "Polled %s: %d labeled, %d recovered by poll, %d known", forge.host, found, len(created), duplicates
-    )
-    return PollReport(found=found, created=tuple(created), duplicates=duplicates, problem=problem)
+@dataclass
+class _Poll:
+    """What one poll has submitted so far."""
+
+    created: list[str] = field(default_factory=list)
+    duplicates: int = 0
 
 
-async def _applied_by_us(settings: Settings, forge: Forge, request: TaskRequest) -> bool:
-    # Without a time, `user` is the item's author, because it is not known who applied the label.
-    if settings.own_label_counts or request.trigger.labeled_at is None:
-        return False
-    return request.user.casefold() == (await forge.whoami()).casefold()
+class Poller:
+    """Polls one forge.
 
+    Example:
+        poller = Poller(settings, forge, sink, PollMetrics(registry))
+        await poller.forever(stop)
+    """
 
-async def poll_until(
-    stop: asyncio.Event,
-    settings: Settings,
-    forge: Forge,
-    sink: TaskSink,
-    *,
-    metrics: PollMetrics | None = None,
-) -> PollReport | None:
-    """Poll once, but end soon after `stop` is set. Return `None` if this ended the poll."""
-    try:
-        return await run_until(
-            lambda: poll_once(settings, forge, sink, metrics=metrics), stop, grace=_STOP_GRACE
+    def __init__(
+        self, settings: Settings, forge: Forge, sink: TaskSink, metrics: PollMetrics | None = None
+    ) -> None:
+        self._settings, self._forge, self._sink, self._metrics = settings, forge, sink, metrics
+        self._asking = LabeledItems(forge)
+        working = frozenset({settings.labels(forge.platform).processing_label})
+        self._working = LabeledItems(forge, working)
+
+    async def once(self) -> PollReport:
+        """Submit every labeled item once. The report has the errors, and the next poll retries."""
+        poll = _Poll()
+        passes, not_redelivered = await both(self._items(poll), self._redeliver())
+        failed = sum(one.failed for one in passes)
+        if self._metrics is not None:
+            self._metrics.failed_items.labels(self._forge.platform).inc(failed)
+        cut = next((one.cut for one in passes if one.cut), None)
+        if cut is not None:
+            _logger.warning(
+                "The poll of %s ended early; the next poll goes on from there: %s", self._forge.host, cut
+            )
+            if self._metrics is not None:
+                self._metrics.failed.labels(self._forge.platform).inc()
+        _logger.info(
+            "Polled %s: %d labeled, %d recovered by poll, %d known, %d failed",
+            self._forge.host,
+            passes[0].found,
+            len(poll.created),
+            poll.duplicates,
+            failed,
         )
-    except StoppedError:
-        _logger.info("Stopped during a poll; the next poll finds the items that this one did not submit")
+        return PollReport(
+            passes[0].found, tuple(poll.created), poll.duplicates, failed, cut or not_redelivered
+        )
+
+    async def until(self, stop: asyncio.Event) -> PollReport | None:
+        """Poll once, but end soon after `stop` is set. Return `None` if this ended the poll."""
+        try:
+            return await run_until(self.once, stop, grace=_STOP_GRACE)
+        except StoppedError:
+            _logger.info("Stopped during a poll; the next poll finds the items that this one did not submit")
+            return None
+
+    async def forever(self, stop: asyncio.Event) -> None:
+        """Poll at once and then every `scheduling.interval` seconds until `stop` is set."""
+        while not stop.is_set():
+            try:
+                await self.until(stop)
+            except CodingAgentError as error:
+                _logger.error("The poll failed; the next poll retries: %s", error)  # noqa: TRY400
+            except Exception:
+                # A defect in one poll must not prevent the next polls, which recover missed webhooks.
+                _logger.exception("Unexpected error in a poll; the next poll retries")
+            try:
+                async with asyncio.timeout(self._settings.scheduling.interval):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    async def _items(self, poll: _Poll) -> list[Pass]:
+        passes = [await self._asking.each(lambda request: self._submit(poll, request))]
+        queue = self._sink
+        if isinstance(queue, MemoryQueue) and queue.process is not None:
+            passes.append(await self._working.each(lambda request: resume_task(self._forge, queue, request)))
+        return passes
+
+    async def _submit(self, poll: _Poll, request: TaskRequest) -> None:
+        if await self._applied_by_us(request):
+            _logger.warning("Ignored: %s", OWN_LABEL)
+            return
+        submission = await self._sink.submit(request)
+        if submission.duplicate is not None:
+            poll.duplicates += 1
+            _logger.debug("Duplicate of task %s: %s", submission.task, submission.duplicate)
+            return
+        poll.created.append(submission.task)
+        _logger.info("Task queued, recovered by poll: %s", submission.task)
+        if self._metrics is not None:
+            self._metrics.recovered.labels(self._forge.platform).inc()
+
+    async def _applied_by_us(self, request: TaskRequest) -> bool:
+        # Without a time, `user` is the item's author, because it is not known who applied the label.
+        if self._settings.own_label_counts or request.trigger.labeled_at is None:
+            return False
+        return request.user.casefold() == (await self._forge.whoami()).casefold()
+
+    async def _redeliver(self) -> str | None:
+        """Ask for missed deliveries beside the submissions, so that neither waits for the other's errors.
+
+        Return why this failed.
+        """
+        try:
+            asked = await self._forge.redeliver_missed(self._settings)
+        except ForgeError as error:
+            _logger.warning("The next poll asks %s for missed deliveries: %s", self._forge.host, error)
+            return str(error)
+        if self._metrics is not None:
+            self._metrics.redelivered.labels(self._forge.platform).inc(asked)
         return None
-
-
-async def poll_forever(
-    settings: Settings,
-    forge: Forge,
-    sink: TaskSink,
-    stop: asyncio.Event,
-    *,
-    metrics: PollMetrics | None = None,
-) -> None:
-    """Poll at once and then every `scheduling.interval` seconds until `stop` is set."""
-    while not stop.is_set():
-        try:
-            await poll_until(stop, settings, forge, sink, metrics=metrics)
-        except Exception:
-            # A defect in one poll must not prevent the next polls, which recover missed webhooks.
-            _logger.exception("Unexpected error in a poll; the next poll retries")
-        try:
-            async with asyncio.timeout(settings.scheduling.interval):
-                await stop.wait()
-        except TimeoutError:
-            continue

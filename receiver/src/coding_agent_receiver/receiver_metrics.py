@@ -148,7 +148,13 @@ class PollMetrics:
             ["platform"],
             registry=registry,
         )
-        _show_from_zero(self.recovered, self.redelivered, self.failed)
+        self.failed_items = Counter(
+            "coding_agent_poll_item_failures",
+            "Labeled items that a poll could not read or submit; the next poll tries them again",
+            ["platform"],
+            registry=registry,
+        )
+        _show_from_zero(self.recovered, self.redelivered, self.failed, self.failed_items)
 
 
 def _show_from_zero(*metrics: Counter | Histogram) -> None:

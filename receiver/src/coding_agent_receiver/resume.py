@@ -14,33 +14,34 @@ from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.rounds.trigger import cause_of
-from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Cause, Phase, TaskRequest
 
 _logger = logging.getLogger("webhook.poller")
 
 
-async def resume_tasks(forge: Forge, queue: MemoryQueue, labels: Labels) -> None:
-    """Take over the tasks of processes that ended.
+async def resume_task(forge: Forge, queue: MemoryQueue, request: TaskRequest) -> None:
+    """Take over the task of an item with the processing label, if the task's process has ended.
+
+    Args:
+        request: the request that a poll makes for the item.
 
     Raises:
-        ForgeError: the forge failed before all tasks were found.
+        ForgeError: the item's comments cannot be read.
     """
-    if queue.process is None:
+    found = await forge.find_comment(request.item, MARKER)
+    state = read_state(found.body) if found else None
+    # Without a process, the task was in RabbitMQ or on Kubernetes.
+    if state is None or state.process is None or queue.process is None:
         return
-    async for request in forge.find_labeled(frozenset({labels.processing_label})):
-        found = await forge.find_comment(request.item, MARKER)
-        state = read_state(found.body) if found else None
-        # Without a process, the task was in RabbitMQ or on Kubernetes.
-        if state is None or state.process is None or queue.process.is_alive(state.process):
-            continue
-        try:
-            task = resumed(request, state)
-        except ValueError as error:
-            _logger.warning("A task on %s cannot be resumed: %s", request.item.display, error)
-            continue
-        if not queue.knows(request.item, task.uuid) and queue.resume(task):
-            _logger.info("Task resumed, its process has ended: %s, %s", task.name, state.phase)
+    if queue.process.is_alive(state.process):
+        return
+    try:
+        task = resumed(request, state)
+    except ValueError as error:
+        _logger.warning("A task on %s cannot be resumed: %s", request.item.display, error)
+        return
+    if not queue.knows(request.item, task.uuid) and queue.resume(task):
+        _logger.info("Task resumed, its process has ended: %s, %s", task.name, state.phase)
 
 
 def resumed(request: TaskRequest, state: State) -> QueuedTask:

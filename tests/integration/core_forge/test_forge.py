@@ -15,7 +15,7 @@ from coding_agent_core.tasks import Origin
 from coding_agent_forge.git import set_branch
 from coding_agent_forge.model import Role
 
-from tests.fixtures.forge import REPOSITORY, commit, push_fix
+from tests.fixtures.forge import REPOSITORY, commit, polled, push_fix
 from tests.integration.core_forge.conftest import BRANCH, LABEL, World
 
 both_kinds = pytest.mark.parametrize(
@@ -91,12 +91,12 @@ async def test_a_project_that_is_known_by_its_id_alone_is_located(world: World) 
 async def test_labeled_items_are_found_with_who_labeled_them_and_when(world: World, kind: ItemKind) -> None:
     item = await world.some(kind)
     began = datetime.now(UTC)
-    assert [candidate async for candidate in world.forge.find_labeled()] == []
+    assert await polled(world.forge) == []
     world.server.add_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="reader")
     world.server.remove_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="reader")
     world.server.add_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="alice")
     world.server.add_label(REPOSITORY, item.number, "other", kind=kind.value, by="reader")
-    [found] = [entry async for entry in world.forge.find_labeled()]
+    [found] = await polled(world.forge)
     assert found.item == item
     assert found.user == "alice"
     assert found.trusted  # the repository is private, and the branch of the change is in it
@@ -107,22 +107,22 @@ async def test_labeled_items_are_found_with_who_labeled_them_and_when(world: Wor
     assert found.url.startswith(world.server.base_url)
     assert found.runner is None
     world.server.add_label(REPOSITORY, item.number, f"{LABEL}: codex", kind=kind.value, by="reader")
-    [found] = [entry async for entry in world.forge.find_labeled()]
+    [found] = await polled(world.forge)
     assert (found.user, found.runner) == ("reader", "codex"), "the newest of both labels"
     world.server.remove_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="reader")
-    [found] = [entry async for entry in world.forge.find_labeled()]
+    [found] = await polled(world.forge)
     assert (found.user, found.runner) == ("reader", "codex")
 
 
 async def test_a_label_has_no_time_if_the_forges_clock_was_set_back_before_it(world: World) -> None:
     world.server.set_clock(90.0)
     world.server.add_label(REPOSITORY, 1, LABEL, by="reader")
-    [found] = [entry async for entry in world.forge.find_labeled()]
+    [found] = await polled(world.forge)
     assert found.trigger.labeled_at is not None
     world.server.remove_label(REPOSITORY, 1, LABEL, by="reader")
     world.server.set_clock(0.0)
     world.server.add_label(REPOSITORY, 1, LABEL, by="alice")
-    [found] = [entry async for entry in world.forge.find_labeled()]
+    [found] = await polled(world.forge)
     assert (found.user, found.trigger.labeled_at) == ("alice", None)
 
 
@@ -133,7 +133,7 @@ async def test_a_change_with_the_agents_work_in_a_public_repository_names_its_is
     number = world.server.open_change(REPOSITORY, "coding-agent/issue-1", "main", by="reader")
     world.server.add_label(REPOSITORY, number, LABEL, kind="change", by="alice")
     world.server.add_label(REPOSITORY, 1, LABEL, by="alice")
-    found = {entry.item.kind: entry async for entry in world.forge.find_labeled()}
+    found = {entry.item.kind: entry for entry in await polled(world.forge)}
     assert not found[ItemKind.CHANGE].trusted
     assert found[ItemKind.CHANGE].answers == world.issue
     assert found[ItemKind.ISSUE].answers is None
@@ -161,7 +161,7 @@ async def test_the_configured_scope_selects(
     section["personal_access_token"] = "bot-token"
     forge = connect_forge(Settings.model_validate({name: section}), world.platform)
     try:
-        assert len([entry async for entry in forge.find_labeled()]) == count
+        assert len(await polled(forge)) == count
     finally:
         await forge.aclose()
 

@@ -59,7 +59,8 @@ async def everything(world: World) -> set[str]:
         await call("locate")(item.model_copy(update={"repository": ""}))
         await call("add_label")(item, LABEL)
         await call("add_label")(item, "area/api ü")
-        [_ async for _ in call("find_labeled")()]
+        for listed in [one async for one in call("labeled")()]:
+            await call("request_of")(listed, {})
         await call("read")(item)
         await call("read_state")(item)
         await call("label_application")(item)

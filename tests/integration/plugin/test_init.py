@@ -26,7 +26,7 @@ from kubectl_agenttask.services import pods_behind
 from kubernetes.client import DiscoveryV1Api
 
 from tests.chart.helm import render
-from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, client
+from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, client, polled
 from tests.fixtures.github_app import install
 from tests.fixtures.hook_receiver import HookReceiver
 from tests.fixtures.model import API_KEY
@@ -66,7 +66,7 @@ async def labeled(settings: Settings, platform: Platform) -> list[str]:
     """What a poll with these settings finds."""
     forge = connect_forge(settings, platform)
     try:
-        return [request.item.display async for request in forge.find_labeled()]
+        return [request.item.display for request in await polled(forge)]
     finally:
         await forge.aclose()
 

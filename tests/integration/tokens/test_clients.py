@@ -15,7 +15,7 @@ from coding_agent_core.tasks import Item
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.apps import App
 
-from tests.fixtures.forge import REPOSITORY
+from tests.fixtures.forge import REPOSITORY, polled
 from tests.fixtures.github_app import GRANTED, app_settings, create_app, install
 from tests.fixtures.system import BOT
 from tests.fixtures.token_service import served, service_for
@@ -55,7 +55,7 @@ async def test_a_program_searches_and_reports_as_the_app(
     forge: Forge, app: App, github_forge: ForgeServer
 ) -> None:
     github_forge.add_label(REPOSITORY, 1, BOT)
-    [found] = [request async for request in forge.find_labeled()]
+    [found] = await polled(forge)
     item: Item = found.item
     assert (item.repository, found.user) == (REPOSITORY, "alice")
     assert await forge.whoami() == "coding-agent[bot]"

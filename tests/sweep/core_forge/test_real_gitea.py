@@ -19,6 +19,8 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, host_of
 
+from tests.fixtures.forge import polled
+
 BOT, PROCESSING, FAILED = "coding agent", "coding agent processing", "coding agent failed"
 RACED = "coding agent raced"
 FILE = "pricing/discount.py"
@@ -88,7 +90,7 @@ async def test_labels_comments_and_people(sample: Any, alice: Any, forge: Forge)
     issue = item(sample, number)
 
     async def listed() -> Any:
-        return [one async for one in forge.find_labeled() if one.item == issue]
+        return [one for one in await polled(forge) if one.item == issue]
 
     [request] = await until(listed)
     assert (request.user, request.title) == (sample.maintainer.login, "Prices are wrong")

@@ -19,6 +19,7 @@ from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 
+from tests.fixtures.forge import polled
 from tests.unit.core_forge.wire import ITEMS, SETTINGS, TOKEN, USER, Answer, Wire, answer
 
 every = pytest.mark.parametrize("platform", list(Platform))
@@ -254,7 +255,7 @@ async def test_the_newest_labeling_is_looked_for_from_the_last_page_back(
         return answer(200, events, link=link)
 
     wire = Wire([handle])
-    [found] = [entry async for entry in wire.forge(Platform.GITHUB).find_labeled()]
+    [found] = await polled(wire.forge(Platform.GITHUB))
     assert pages == asked
     assert found.trigger.labeled_at == datetime(2026, 11, labeled_on, 0, 0, 2, tzinfo=UTC)
     assert found.user == "ghost"  # GitHub shows deleted accounts as null

@@ -23,6 +23,7 @@ from coding_agent_core.round_rules.drafts import with_draft
 from coding_agent_core.rounds.values import Work
 from coding_agent_core.settings.model import Settings
 
+from tests.fixtures.forge import polled
 from tests.unit.core_forge.wire import ITEMS, TOKEN, Wire, answer
 from tests.unit.core_rounds.making import POLICY
 
@@ -197,7 +198,7 @@ async def test_a_search_without_an_existing_label_ends_at_once() -> None:
     found = [some | {"repository": {"full_name": "acme/pricing"}, "user": ALICE}]
     more = {"link": '<https://gitea.com/api/v1/repos/issues/search?page=2>; rel="next"'}
     wire = Wire([httpx.Response(200, json=found, headers=more)])
-    assert [one async for one in wire.forge(Platform.GITEA).find_labeled()] == []
+    assert await polled(wire.forge(Platform.GITEA)) == []
     assert len(wire.requests) == 2, "one for issues, one for pull requests"
 
 
@@ -215,7 +216,7 @@ async def test_a_poll_finds_labeled_items(assignee: str) -> None:
     )
     data = {"personal_access_token": TOKEN, "assignee": assignee, "owner": "acme"}
     configured = Settings.model_validate({"gitea": data})
-    found = [one async for one in forge.forge(Platform.GITEA, configured).find_labeled()]
+    found = await polled(forge.forge(Platform.GITEA, configured))
     assert forge.requests[0].url.params["owner"] == "acme"
     if assignee == "eve":
         assert found == []

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_core.forge.base import LabeledItem
 from coding_agent_core.forge.values import Comment
 from coding_agent_core.queues.live_processes import Process
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting import State, comment
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Phase, RunnerName, TaskRequest
-from coding_agent_receiver.poller import poll_once
+from coding_agent_core.tasks import Phase, RunnerName
+from coding_agent_receiver.poller import Poller
 from coding_agent_receiver.resume import resumed
 
 from tests.fixtures.deliveries import NOW
@@ -35,10 +36,10 @@ class CommentedForge(ListedForge):
         super().__init__(1)
         self.shown, self.user = shown, "bob"
 
-    async def find_labeled(self, labels: object = None) -> AsyncIterator[TaskRequest]:
+    async def labeled(self, labels: object = None) -> AsyncIterator[LabeledItem]:
         if labels == {"coding agent processing"}:
-            async for request in super().find_labeled():
-                yield request
+            async for listed in super().labeled():
+                yield listed
 
     async def find_comment(self, *_: object) -> Comment | None:
         if self.shown is None:
@@ -49,7 +50,7 @@ class CommentedForge(ListedForge):
 
 async def polled(queue: MemoryQueue, shown: State | None) -> list[tuple[str, int, int, str]]:
     """The tasks that the queue has after a poll: uuid, run, attempt, user."""
-    report = await poll_once(Settings(), CommentedForge(shown), queue)  # type: ignore[arg-type]
+    report = await Poller(Settings(), CommentedForge(shown), queue).once()  # type: ignore[arg-type]
     assert report.problem is None
     stop, tasks = asyncio.Event(), list[tuple[str, int, int, str]]()
     queue.drain()
@@ -82,7 +83,7 @@ async def test_other_tasks_are_left_alone(tmp_path: Path, whose: str) -> None:
 async def test_a_task_that_a_label_brought_first_is_not_doubled(tmp_path: Path) -> None:
     queue = MemoryQueue(process=Process(tmp_path))
     await queue.submit(labeled(1))
-    report = await poll_once(Settings(), CommentedForge(state(Phase.RUNNING, process=ENDED)), queue)  # type: ignore[arg-type]
+    report = await Poller(Settings(), CommentedForge(state(Phase.RUNNING, process=ENDED)), queue).once()  # type: ignore[arg-type]
     assert report.problem is None
     assert len(queue._active) == 1
 

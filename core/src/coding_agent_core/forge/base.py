@@ -78,6 +78,19 @@ class Attachment:
     with_token: bool
 
 
+Repository = tuple[str, int | None]
+"""The path and the id of a repository, as in `Item`."""
+
+
+@dataclass(frozen=True)
+class LabeledItem:
+    """An open item that has one of the labels, as the forge listed it."""
+
+    item: Item
+    found: ItemAnswer
+    labels: frozenset[str]
+
+
 @dataclass
 class Forge(ABC):
     """One installation of a forge, with one token.
@@ -137,7 +150,11 @@ class Forge(ABC):
 
     @abstractmethod
     def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
-        """Yield the labeled items in the configured scope; others and repetitions may be among them."""
+        """Yield the labeled items in the configured scope; others and repetitions may be among them.
+
+        Raises:
+            ForgeError: some items could not be listed. All others were yielded before.
+        """
 
     @abstractmethod
     async def _find_user(self, login: str) -> User | None: ...
@@ -334,56 +351,68 @@ class Forge(ABC):
         host = urlsplit(web_base(self.settings.api_url)).hostname
         return f"{user.id}{self.ID_MARK}{user.login}@users.noreply.{host}"
 
-    async def find_labeled(self, labels: frozenset[str] | None = None) -> AsyncIterator[TaskRequest]:
-        """Yield requests of origin `poll` for labeled open issues, then changes, in the configured scope.
+    async def labeled(self, labels: frozenset[str] | None = None) -> AsyncIterator[LabeledItem]:
+        """Yield the labeled open issues, then changes, in the configured scope, each once.
 
         Args:
             labels: the labels to look for; by default `Labels.triggers`.
+
+        Raises:
+            ForgeError: some items could not be listed. All others were yielded before.
         """
         wanted = self.settings.triggers if labels is None else labels
         seen = set[str]()
-        private: dict[tuple[str, int | None], bool] = {}
+        problem: ForgeError | None = None
         for kind in ItemKind:
-            async for found, item in self._search(kind, wanted):
-                present = self._labels(found)
-                if not found.open or not present & wanted or item.identity in seen:
-                    continue
-                seen.add(item.identity)
-                repository = (item.repository, item.project_id)
-                try:
-                    history = await self.label_history(item, None, older=_LOOK_BACK)
-                    if repository not in private:
-                        private[repository] = await self._is_private(item)
-                    head = None if item.kind is ItemKind.ISSUE else await self._head_of(found, item)
-                except ForgeNotFoundError:  # the item was deleted after it was listed
-                    continue
-                applied = last_application(history, self.settings.triggers)
-                labeled_at = applied.at if applied else None
-                if applied and clock_was_set_back(history, applied):
-                    labeled_at = None  # such a time does not say what is newer
-                member = found.by_member
-                trust = trust_of(
-                    item,
-                    head,
-                    closed=private[repository],
-                    member=member,
-                    ours=member and found.author.id == (await self._account()).id,
-                    prefix=self.branch_prefix,
-                )
-                yield TaskRequest(
-                    item=item,
-                    user=(applied.user if applied else "") or found.author.login,
-                    title=found.title[:1024],
-                    url=found.url[:2048],
-                    trusted=trust.trusted,
-                    answers=trust.answers,
-                    trigger=Trigger(
-                        origin=Origin.POLL,
-                        labeled_at=labeled_at,
-                        received_at=self.client.clock.now(),
-                    ),
-                    runner=self.settings.runner(present),
-                )
+            try:
+                async for found, item in self._search(kind, wanted):
+                    present = self._labels(found)
+                    if found.open and present & wanted and item.identity not in seen:
+                        seen.add(item.identity)
+                        yield LabeledItem(item, found, present)
+            except ForgeError as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
+
+    async def request_of(self, listed: LabeledItem, private: dict[Repository, bool]) -> TaskRequest:
+        """Return the request of origin `poll` for a labeled item.
+
+        Args:
+            private: which repositories are private, as far as this poll knows; more are added.
+
+        Raises:
+            ForgeNotFoundError: the item was deleted after it was listed.
+        """
+        item, found = listed.item, listed.found
+        repository = (item.repository, item.project_id)
+        history = await self.label_history(item, None, older=_LOOK_BACK)
+        if repository not in private:
+            private[repository] = await self._is_private(item)
+        head = None if item.kind is ItemKind.ISSUE else await self._head_of(found, item)
+        applied = last_application(history, self.settings.triggers)
+        labeled_at = applied.at if applied else None
+        if applied and clock_was_set_back(history, applied):
+            labeled_at = None  # such a time does not say what is newer
+        member = found.by_member
+        trust = trust_of(
+            item,
+            head,
+            closed=private[repository],
+            member=member,
+            ours=member and found.author.id == (await self._account()).id,
+            prefix=self.branch_prefix,
+        )
+        return TaskRequest(
+            item=item,
+            user=(applied.user if applied else "") or found.author.login,
+            title=found.title[:1024],
+            url=found.url[:2048],
+            trusted=trust.trusted,
+            answers=trust.answers,
+            trigger=Trigger(origin=Origin.POLL, labeled_at=labeled_at, received_at=self.client.clock.now()),
+            runner=self.settings.runner(listed.labels),
+        )
 
     async def label_application(self, item: Item) -> LabelEvent | None:
         """Return when one of `Labels.triggers` was last applied; `None` if the history does not show it."""

@@ -132,9 +132,10 @@ class GitLabForge(Forge):
     async def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
         """Yield the items of all configured projects, label by label, because the lists have no "or".
 
-        Missing projects are logged; only if all are missing, this raises an error.
+        A list that cannot be read holds back no other. A missing project is an error only if all are missing.
         """
-        missing: list[ForgeNotFoundError] = []
+        missing = 0
+        problem: ForgeError | None = None
         places = list_paths(kind, self.settings)
         for where in places:
             try:
@@ -145,10 +146,17 @@ class GitLabForge(Forge):
                         for found in page:
                             yield found, self._item_of(found, kind)
             except ForgeNotFoundError as error:
-                missing.append(error)
-                if len(missing) == len(places):
-                    raise
-                _logger.warning("%s; check gitlab.project_id", error)
+                missing += 1
+                if missing == len(places):
+                    problem = problem or error
+                else:
+                    _logger.warning("%s; check gitlab.project_id", error)
+            except ForgeError as error:
+                problem = problem or error
+                if error.status is None:  # no other list can be read either
+                    break
+        if problem is not None:
+            raise problem
 
     def _item_of(self, found: _ProjectItem, kind: ItemKind) -> Item:
         return Item(

@@ -1,0 +1,153 @@
+"""Handles the labeled items of a forge one by one, so that no item's error holds back another item."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from coding_agent_core.errors import (
+    CodingAgentError,
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeUnavailableError,
+    SettingsError,
+    reason_of,
+)
+from coding_agent_core.forge.base import Forge, LabeledItem, Repository
+from coding_agent_core.tasks import TaskRequest
+from coding_agent_core.telemetry import bound
+
+_logger = logging.getLogger("webhook.poller")
+
+_IN_A_ROW = 3
+"""So many failures in a row that are not the item's own mean that the forge or the queue is down. Each takes
+up to 45 seconds of retries, so a pass over all items would take hours."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The result of one pass over the items.
+
+    Attributes:
+        found: the number of items in the forge's lists.
+        failed: the number of items that could not be read or handled.
+        cut: why not all items were listed or tried; `None` if all were.
+    """
+
+    found: int
+    failed: int = 0
+    cut: str | None = None
+
+
+@dataclass
+class LabeledItems:
+    """The items of a forge that have one of some labels.
+
+    If a pass ends early, the next one begins with the items that were not tried. So every item has its turn
+    even if faults end each pass.
+
+    Attributes:
+        labels: by default `Labels.triggers`.
+    """
+
+    forge: Forge
+    labels: frozenset[str] | None = None
+    _last: tuple[str, int] | None = None
+    """The identity and the place of the item that the last pass tried last, if it ended early."""
+    _failing: dict[str, str] = field(default_factory=dict)
+    """Why items failed in the last pass. A problem that stays is not logged as a warning by each poll."""
+
+    async def each(self, handle: Callable[[TaskRequest], Awaitable[None]]) -> Pass:
+        """Read and handle each item.
+
+        Raises:
+            SettingsError: there is no token.
+        """
+        listed, cut = await self._listed()
+        failing: dict[str, str] = {}
+        private: dict[Repository, bool] = {}
+        in_a_row: list[Exception] = []
+        last, self._last = self._last, None
+        for index, one in in_turn(listed, last):
+            with bound(item=one.item.display):
+                error = await self._handle(one, private, handle)
+                if error is None:
+                    in_a_row = []
+                    continue
+                failing[one.item.identity] = reason_of(error)
+                self._log(one, error)
+            in_a_row = [*in_a_row, error] if may_be_everywhere(error) else []
+            if ends_pass(in_a_row):
+                cut = cut or reason_of(error)
+                self._last = (one.item.identity, index)
+                break
+        self._failing = failing
+        return Pass(len(listed), len(failing), cut)
+
+    async def _listed(self) -> tuple[list[LabeledItem], str | None]:
+        """Return the items that the forge lists, and why some may be missing."""
+        listed: list[LabeledItem] = []
+        try:
+            async for one in self.forge.labeled(self.labels):
+                listed.append(one)
+        except ForgeError as error:
+            return listed, str(error)
+        return listed, None
+
+    async def _handle(
+        self,
+        listed: LabeledItem,
+        private: dict[Repository, bool],
+        handle: Callable[[TaskRequest], Awaitable[None]],
+    ) -> Exception | None:
+        try:
+            await handle(await self.forge.request_of(listed, private))
+        except ForgeNotFoundError:
+            return None  # the item was deleted after it was listed
+        except SettingsError:
+            raise
+        except Exception as error:
+            return error
+        return None
+
+    def _log(self, listed: LabeledItem, error: Exception) -> None:
+        sentence = "The poll skips this item; each later poll tries it again: %s"
+        if self._failing.get(listed.item.identity) == reason_of(error):
+            _logger.debug(sentence, error)
+        elif isinstance(error, CodingAgentError):
+            _logger.warning(sentence, error)
+        else:
+            _logger.error(sentence, error, exc_info=error)
+
+
+def in_turn(listed: Sequence[LabeledItem], last: tuple[str, int] | None) -> list[tuple[int, LabeledItem]]:
+    """Return the items with their places in the list, beginning after the one that was tried last.
+
+    Args:
+        last: the identity and the former place of that item, which may have left the list since.
+    """
+    if last is None:
+        return list(enumerate(listed))
+    identity, place = last
+    found = (index + 1 for index, one in enumerate(listed) if one.item.identity == identity)
+    first = next(found, place)
+    places = list(enumerate(listed))
+    return places[first:] + places[:first]
+
+
+def may_be_everywhere(error: Exception) -> bool:
+    """Whether other items may fail for the same reason. Most refusals are about one item or repository."""
+    if not isinstance(error, ForgeError):
+        return True
+    return isinstance(error, ForgeUnavailableError) or error.status == 401
+
+
+def ends_pass(in_a_row: Sequence[Exception]) -> bool:
+    """Whether a pass ends after these errors, which may all have one reason."""
+    if not in_a_row:
+        return False
+    last = in_a_row[-1]
+    if isinstance(last, ForgeError) and (last.retry_after is not None or last.status == 401):
+        return True  # the forge asks for a pause, or accepts nothing from us
+    return len(in_a_row) >= _IN_A_ROW

@@ -8,6 +8,7 @@ from coding_agent_core.attempts import Outcome
 from coding_agent_core.environment import EnvironmentFileError
 from coding_agent_core.errors import (
     CodingAgentError,
+    ForgeListTooLongError,
     ForgeNotFoundError,
     ForgeRefusedError,
     ForgeUnavailableError,
@@ -27,6 +28,7 @@ _logger = logging.getLogger("coding_agent.attempt")
 _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
     (ForgeRefusedError, Reason.FORGE_REFUSED),
+    (ForgeListTooLongError, Reason.FORGE_REFUSED),
     (ForgeNotFoundError, Reason.ITEM_GONE),
     (RemoteMovedError, Reason.BRANCH_MOVED),
     (RoundEndedError, Reason.SUPERSEDED),

@@ -464,7 +464,7 @@ class ForgeTask:
         seen = await self.forge.read_state(self.item)
         history = await self.forge.label_history(self.item, None)
         shown = self.labels.active & seen.labels
-        return last_act(shown, self.labels, history, await self.forge.whoami())
+        return last_act(shown, self.labels, history.values, await self.forge.whoami())
 
     async def check(self, hands_off_label: str) -> WithdrawnWork | None:
         """Return why the work is no longer wanted; `None` while it is wanted.

@@ -59,5 +59,9 @@ class ForgeNotFoundError(ForgeError):
     """The item, repository or label does not exist, or the credentials may not see it (404, 410)."""
 
 
+class ForgeListTooLongError(ForgeError):
+    """A list of the forge is longer than what we read, and what was looked for is not in the part we read."""
+
+
 class StoreError(CodingAgentError):
     """The bucket failed. The message contains neither a key nor text from the store."""

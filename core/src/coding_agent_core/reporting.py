@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_serializer
 from coding_agent_core.agenttask import AttemptStatus
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.egress import Denial
+from coding_agent_core.errors import ForgeListTooLongError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import MARKER, LabelEvent
 from coding_agent_core.platforms import ItemKind
@@ -216,7 +217,10 @@ async def show_labels(
     if answered_until == EVERY_LABEL_STAYS:
         remove = [label for label in remove if label not in labels.triggers]
     elif phase.terminal and answered_until is not None and labels.triggers & set(remove):
-        applied = await forge.label_application(item)
+        try:
+            applied = await forge.label_application(item)
+        except ForgeListTooLongError:
+            applied = None
         if applied is None or applied.at > answered_until:
             remove = [label for label in remove if label not in labels.triggers]
     await swap_labels(forge, item, add, remove)

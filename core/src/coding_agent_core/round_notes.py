@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coding_agent_core.forge.changes import BODY_LIMIT, ChangeSnapshot
+from coding_agent_core.forge.changes import BODY_LIMIT, ChangeSnapshot, Part
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.rounds.values import RoundKind, RoundPolicy, StopReason, Waiting, Work
@@ -55,9 +55,8 @@ def our_comment(snapshot: ChangeSnapshot) -> OurComment:
         if MARKER in one.body and len(one.body) < BODY_LIMIT:
             return OurComment(one.body, read_state(one.body), one.body, whole=True)
     cut = [one for one in ours if len(one.body) >= BODY_LIMIT]
-    left_out = any("comment" in phrase for phrase in snapshot.left_out)
     if not cut:
-        return OurComment(None, None, "", whole=not left_out)
+        return OurComment(None, None, "", whole=Part.COMMENTS not in snapshot.left_out)
     return OurComment(cut[0].body, None, "\n".join(one.body for one in cut), whole=False)
 
 

@@ -132,7 +132,7 @@ async def test_a_change_to_which_nothing_happened(ours: Ours) -> None:
     assert (found.base_branch, found.base_commit) == ("main", ours.base)
     assert (found.draft, found.mergeability) == (False, Mergeability.MERGES)
     assert (found.threads, found.reviews, found.comments, found.checks) == ((), (), (), ())
-    assert (found.checks_problem, found.left_out, found.requested_reviewers) == ("", (), ())
+    assert (found.checks_problem, found.left_out, found.requested_reviewers) == ("", frozenset(), ())
     assert found.created_at <= found.updated_at <= found.read_at
     assert (found.head_at is None) == ours.github, "GitHub does not say when a branch was pushed to"
 

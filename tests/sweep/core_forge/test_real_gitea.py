@@ -107,7 +107,7 @@ async def test_labels_comments_and_people(sample: Any, alice: Any, forge: Forge)
     assert (await forge.read_state(issue)).labels == {PROCESSING, FAILED}
     alice.add_label(sample.repository, number, BOT)
     alice.clear_labels(sample.repository, number)
-    history = await forge.label_history(issue, START)
+    history = (await forge.label_history(issue, START)).values
     assert [(one.user == sample.bot.login, one.label, one.added) for one in history if one.label == BOT] == [
         (False, BOT, False),
         (False, BOT, True),

@@ -23,7 +23,7 @@ from coding_agent_consumer.notices import NoticeHandler
 from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.values import Change, Comment, ItemDetails, ItemState, LabelEvent
+from coding_agent_core.forge.values import Change, Comment, ItemDetails, ItemState, LabelEvent, Read
 from coding_agent_core.queue_messages import Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq.messages import DeliveryTracker
 from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices
@@ -221,9 +221,9 @@ class SimulatedForge:
         return await self._asked("label_application", self.item.application)
 
     async def label_history(self, _item: Item, _since: datetime | None) -> Any:
-        def history() -> list[LabelEvent]:
+        def history() -> Read[LabelEvent]:
             self.process.saw_labeled |= self.item.labeled  # applied since the state was read
-            return list(self.item.history)
+            return Read(tuple(self.item.history))
 
         return await self._asked("label_history", history)
 

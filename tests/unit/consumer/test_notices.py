@@ -15,7 +15,7 @@ from coding_agent_consumer import notices
 from coding_agent_consumer.notices import NoticeHandler, handle_notices
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.values import Comment, ItemDetails, ItemState, LabelEvent, Permission
+from coding_agent_core.forge.values import Comment, ItemDetails, ItemState, LabelEvent, Permission, Read
 from coding_agent_core.issue_commands import CommandName, IssueCommand
 from coding_agent_core.queue_messages import Notice, QueuedTask, item_of_notice
 from coding_agent_core.queues.memory import MemoryQueue
@@ -216,8 +216,8 @@ class WrittenItem(ShownItem):
     async def label_application(self, item: Item) -> LabelEvent:
         return LabelEvent(NOON, "alice", BOT, added=True)
 
-    async def label_history(self, item: Item, since: datetime | None) -> list[LabelEvent]:
-        return [LabelEvent(NOON, "alice", BOT, added=True)]
+    async def label_history(self, item: Item, since: datetime | None) -> Read[LabelEvent]:
+        return Read((LabelEvent(NOON, "alice", BOT, added=True),))
 
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
         return Comment("1", "bot", self.bodies[-1], NOON) if self.bodies else None

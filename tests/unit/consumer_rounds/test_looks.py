@@ -48,7 +48,9 @@ class FakeForge:
         self.lists_all = True
 
     async def open_changes(self) -> OpenChanges:
-        return OpenChanges(tuple(map(self._shown, self.changes.values())), complete=self.lists_all)
+        return OpenChanges(
+            tuple(map(self._shown, self.changes.values())), left_out=() if self.lists_all else ("more",)
+        )
 
     def _shown(self, snapshot: ChangeSnapshot) -> ChangeSnapshot:
         body = self.comments.get((ItemKind.CHANGE, snapshot.item.number))

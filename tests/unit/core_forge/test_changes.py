@@ -16,6 +16,7 @@ from coding_agent_core.forge.changes import (
     CheckState,
     Mergeability,
     OpenChanges,
+    Part,
 )
 from coding_agent_core.forge.github.change_answers import PullRequestAnswer
 from coding_agent_core.forge.github.changes import GitHubChanges, open_query
@@ -246,7 +247,7 @@ async def test_drafts_deleted_accounts_teams_and_apps() -> None:
     assert shown.remarks[0].author == Actor("9", "copilot[bot]", ActorKind.BOT, member=False)
     assert shown.remarks[0].published_at.minute == 30, "nobody could read it before"
     assert (shown.remarks[0].review, found.comments[0].review) == ("6", "")
-    assert found.left_out == ("79 older comments",)
+    assert found.left_out == {Part.COMMENTS}
 
 
 async def test_the_number_of_queries_has_a_limit() -> None:

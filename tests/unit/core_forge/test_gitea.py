@@ -1,14 +1,14 @@
 """What the client makes of Gitea's answers, in the shapes of Gitea 1.27."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
-from coding_agent_core.errors import ForgeError
+from coding_agent_core.errors import ForgeError, ForgeListTooLongError
 from coding_agent_core.forge.changes import (
     ChangeEventKind,
     ChangeSnapshot,
@@ -16,6 +16,7 @@ from coding_agent_core.forge.changes import (
     Mergeability,
     ReviewVerdict,
 )
+from coding_agent_core.forge.setup import setup_of
 from coding_agent_core.forge.values import Permission, Revised
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
@@ -82,6 +83,28 @@ def said(number: int, line: int, minute: int, user: Any = ALICE, **more: Any) ->
     return place | {"id": number, "user": user, "body": f"remark {number}", "created_at": at(minute)} | more
 
 
+@dataclass(frozen=True)
+class Pages:
+    """A list that Gitea 1.27 cuts into pages: none has a link, and `per_page` is ignored.
+
+    Attributes:
+        entries: all entries; `None` stands for one that Gitea leaves out after it has cut the list.
+        counts_page: whether `X-Total-Count` is the size of the page, as in a timeline.
+        largest: the installation's `MAX_RESPONSE_ITEMS`.
+    """
+
+    entries: Sequence[Any]
+    counts_page: bool = False
+    largest: int = 50
+
+    def answer(self, params: httpx.QueryParams) -> httpx.Response:
+        size = min(int(params.get("limit", "30")), self.largest)
+        start = (int(params.get("page", "1")) - 1) * size
+        page = [one for one in self.entries[start : start + size] if one is not None]
+        total = len(page) if self.counts_page else len(self.entries)
+        return httpx.Response(200, content=json.dumps(page or None), headers={"X-Total-Count": str(total)})
+
+
 class Gitea(Wire):
     """Answers by path; what is not in the table is 404. A list is one page, unless the table has more."""
 
@@ -97,6 +120,8 @@ class Gitea(Wire):
         for name in (key, page, where) if request.method == "GET" else (key,):
             if name in self.table:
                 found = self.table[name]
+                if isinstance(found, Pages):
+                    return found.answer(request.url.params)
                 if name == where and isinstance(found, list) and number != "1":
                     found = None
                 return httpx.Response(200, content=json.dumps(found))
@@ -126,6 +151,58 @@ async def test_a_timeline_is_read_to_its_end_although_pages_lack_entries() -> No
     assert applied.at == datetime.fromisoformat(at(2))
 
 
+LINES: list[Any] = [None] * 130
+"""The places of comments on lines, which the timeline lacks."""
+
+
+@pytest.mark.parametrize(
+    ("entries", "largest", "requests"),
+    [
+        pytest.param([*LINES, entry("review", 2), label(3, BOT)], 50, 6, id="after a long review"),
+        pytest.param([*LINES, label(3, BOT)], 30, 8, id="smaller pages"),
+        pytest.param([*([entry("comment", 1)] * 2_040), label(3, BOT)], 50, 43, id="after 2,040 comments"),
+        pytest.param([label(3, BOT)], 50, 3, id="short"),
+    ],
+)
+async def test_whoever_applied_the_label_is_found_behind_pages_without_entries(
+    entries: list[Any], largest: int, requests: int
+) -> None:
+    reviews = Pages([review(21, "COMMENT", comments_count=130)]) if entries[0] is None else Pages([])
+    wire = Gitea(
+        {
+            f"{REPO}/issues/8/timeline": Pages(entries, counts_page=True, largest=largest),
+            f"{REPO}/pulls/8/reviews": reviews,
+            "/settings/api": {"max_response_items": largest},
+        }
+    )
+    applied = await wire.forge(Platform.GITEA).label_application(PULL)
+    assert applied is not None
+    assert applied.user == "alice"
+    assert len(wire.requests) == requests
+
+
+async def test_a_timeline_that_is_too_long_does_not_say_that_nobody_applied_the_label() -> None:
+    entries = [label(1, BOT, EVE), *([entry("comment", 2)] * 5_000), label(3, BOT)]
+    wire = Gitea({f"{REPO}/issues/7/timeline": Pages(entries, counts_page=True)})
+    forge = wire.forge(Platform.GITEA)
+    history = await forge.label_history(ISSUE, None)
+    assert (history.values, history.complete) == ((), False), "the newest events are not known"
+    with pytest.raises(ForgeListTooLongError, match="longer than what is read"):
+        await forge.label_application(ISSUE)
+
+
+async def test_all_labels_and_webhooks_are_read_although_no_page_has_a_link() -> None:
+    hooks = [{"id": number, "config": {"url": f"https://hook/{number}"}} for number in range(40)]
+    labels = [{"id": number, "name": f"l{number}"} for number in range(45)]
+    wire = Gitea({f"{REPO}/labels": Pages(labels), f"{REPO}/hooks": Pages(hooks)})
+    setup = setup_of(wire.forge(Platform.GITEA))
+    assert len(await setup.labels("acme/pricing")) == 45
+    assert len(await setup.webhooks("acme/pricing")) == 40
+    many = Gitea({f"{REPO}/labels": Pages([{"name": f"l{number}"} for number in range(1_500)])})
+    with pytest.raises(ForgeListTooLongError, match="labels"):
+        await setup_of(many.forge(Platform.GITEA)).labels("acme/pricing")
+
+
 async def test_the_timeline_says_which_label_was_applied_and_removed() -> None:
     timeline = [
         label(1, BOT),
@@ -136,7 +213,8 @@ async def test_the_timeline_says_which_label_was_applied_and_removed() -> None:
     ]
     forge = Gitea({f"{REPO}/issues/7/timeline": timeline}).forge(Platform.GITEA)
     history = await forge.label_history(ISSUE, datetime(2026, 11, 25, 11, 2, tzinfo=UTC))
-    assert [(event.at.minute, event.user, event.label, event.added) for event in history] == [
+    assert history.complete
+    assert [(event.at.minute, event.user, event.label, event.added) for event in history.values] == [
         (5, "eve", f"{BOT}: codex", True),
         (3, "alice", BOT, False),
     ]

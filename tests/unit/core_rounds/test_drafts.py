@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.changes import ChangeEventKind, ChangeState, CheckConclusion, Mergeability
+from coding_agent_core.forge.changes import ChangeEventKind, ChangeState, CheckConclusion, Mergeability, Part
 from coding_agent_core.round_notes import notes_of
 from coding_agent_core.rounds.values import OWN_STATUS, RoundKind
 
@@ -74,7 +74,10 @@ WAITS = "The pull request is a draft until its checks have passed."
         pytest.param(
             {"events": (event(ChangeEventKind.READY, OURS),)}, False, False, id="we have marked it as ready"
         ),
-        pytest.param({"left_out": ("older events",)}, False, False, id="a person may have decided before"),
+        pytest.param({"left_out": {Part.EVENTS}}, False, False, id="a person may have decided before"),
+        pytest.param(
+            {"checks": (GREEN,), "left_out": {Part.CHECKS}}, False, True, id="some checks were not read"
+        ),
         pytest.param({"author": ANNA}, False, False, id="a person's change"),
         pytest.param({"state": ChangeState.CLOSED}, False, False, id="closed"),
         pytest.param({"labels": frozenset({POLICY.hands_off_label})}, False, False, id="hands off"),

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.changes import (
+    REMARKS_LIMIT,
+    WRITTEN,
     Actor,
     ChangeEvent,
     ChangeEventKind,
     ChangeState,
     Mergeability,
+    Part,
+    Remark,
 )
 from coding_agent_core.round_rules.open_work import interruption
 from coding_agent_core.rounds.record import ROUNDS_LIMIT, RoundEnd, RoundRecord
@@ -357,8 +361,32 @@ def test_a_broken_record_is_empty_and_said() -> None:
     assert "rounds: Field required" in work.notes[0]
 
 
-def test_what_was_not_read_is_said() -> None:
-    assert "300 older comments" in decide(change(left_out=("300 older comments",))).notes[0]
+@pytest.mark.parametrize("part", Part)
+def test_what_was_not_read_is_said_and_is_not_nothing(part: Part) -> None:
+    """A part of a list must not be taken for the whole."""
+    work = decide(change(left_out=frozenset({part})))
+    if part is Part.LABELS:
+        assert [stop.reason for stop in work.stops] == [StopReason.HANDS_OFF]
+        return
+    assert f"{part} are left out" in work.notes[0]
+    unread = [one.why for one in work.waiting if one.kind is RoundKind.REVIEW]
+    assert unread == (["Remarks that were not read may need an answer."] if part in WRITTEN else [])
+
+
+def test_a_strangers_many_remarks_push_out_nobody_elses() -> None:
+    """1,200 comments, replies, threads and reviews of strangers, and one old remark of a member's each."""
+
+    def said(number: int, author: Actor = STRANGER) -> Remark:
+        return remark(number, author, second=number)
+
+    many, due = range(10, 1_210), said(1, Actor("2", "anna"))
+    threads = (thread(due, *map(said, many)), *(thread(said(5_000 + number)) for number in many))
+    snapshot = change(threads=threads, comments=(due, *map(said, many)))
+    assert due in snapshot.comments
+    assert snapshot.threads[0].remarks[0] == due
+    assert snapshot.left_out == {Part.COMMENTS, Part.THREADS}
+    assert len(snapshot.comments) == sum(len(one.remarks) for one in snapshot.threads) == REMARKS_LIMIT
+    assert decide(snapshot).due[0].ids == ("t1",)
 
 
 def test_a_branch_without_a_commit_has_no_work() -> None:

@@ -21,7 +21,7 @@ from coding_agent_core.admission import announcement, answered_by, works
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition
 from coding_agent_core.agenttask_patches import conditions_patch
 from coding_agent_core.forge.events import cancels
-from coding_agent_core.forge.values import Comment, ItemState, LabelEvent
+from coding_agent_core.forge.values import Comment, ItemState, LabelEvent, Read
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.registry import Platform
@@ -156,7 +156,7 @@ class Forge:
         await others_act()
         return state
 
-    async def label_history(self, _: object, since: datetime | None) -> list[LabelEvent]:
+    async def label_history(self, _: object, since: datetime | None) -> Read[LabelEvent]:
         await others_act()
         found: list[LabelEvent] = []
         for event in reversed([event for event in self.history if event.label in LABELS.active]):
@@ -165,11 +165,11 @@ class Forge:
                 break
             found.append(LabelEvent(event.at, event.user, event.label, event.added))
         await others_act()
-        return found
+        return Read(tuple(found))
 
     async def label_application(self, item: object) -> LabelEvent | None:
         history = await self.label_history(item, None)
-        return next((event for event in history if event.added and event.label == BOT), None)
+        return next((event for event in history.values if event.added and event.label == BOT), None)
 
     async def add_label(self, _: object, label: str) -> None:
         await others_act()

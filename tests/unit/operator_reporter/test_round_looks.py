@@ -11,7 +11,7 @@ import pytest
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, Status, manifest
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.forge.values import Comment
+from coding_agent_core.forge.values import Comment, Read
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import Links, State, comment, read_state
 from coding_agent_core.rounds.record import RoundRecord
@@ -276,8 +276,8 @@ class RacingForge(FakeForge):
             await self.race.relabel()
         return found
 
-    async def label_history(self, *_: object) -> list[Any]:
-        return []
+    async def label_history(self, *_: object) -> Read[Any]:
+        return Read()
 
 
 async def looked_at(forge: RacingForge, race: Race) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from coding_agent_core.admission import cancellation
 from coding_agent_core.agenttask import AgentTask, manifest
-from coding_agent_core.forge.changes import BODY_LIMIT, Actor, ChangeSnapshot, ChangeState, Remark
+from coding_agent_core.forge.changes import BODY_LIMIT, Actor, ChangeSnapshot, ChangeState, Part, Remark
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
@@ -67,7 +67,7 @@ def remark(author: Actor, body: str) -> Remark:
     return Remark("5", author, NOW, body)
 
 
-def snapshot(*comments: Remark, left_out: tuple[str, ...] = ()) -> ChangeSnapshot:
+def snapshot(*comments: Remark, left_out: frozenset[Part] = frozenset()) -> ChangeSnapshot:
     return ChangeSnapshot(
         item=ITEM,
         url="",
@@ -100,7 +100,7 @@ COMMENTS: list[tuple[str, ChangeSnapshot, bool, State | None]] = [
     ("it is cut", snapshot(LONG), False, None),
     ("a long one of somebody else", snapshot(remark(ALICE, "x" * BODY_LIMIT)), True, None),
     ("a long reply of ours beside it", snapshot(remark(US, "x" * BODY_LIMIT), OURS), True, STATE),
-    ("older comments are left out", snapshot(left_out=("300 older comments",)), False, None),
+    ("older comments are left out", snapshot(left_out=frozenset({Part.COMMENTS})), False, None),
     ("ours is broken", snapshot(remark(US, f"{MARKER}{{oops}} -->")), True, None),
 ]
 

@@ -6,10 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError, SettingsError
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeListTooLongError,
+    ForgeNotFoundError,
+    ForgeUnavailableError,
+    SettingsError,
+)
 from coding_agent_core.forge.calls import (
     Call,
     CommentAnswer,
@@ -35,6 +41,7 @@ from coding_agent_core.forge.values import (
     ItemState,
     LabelEvent,
     Permission,
+    Read,
     Revision,
     clock_was_set_back,
     last_application,
@@ -54,7 +61,7 @@ from coding_agent_core.tasks import (
 )
 
 if TYPE_CHECKING:  # the poller and the tasks, which are given a forge, import no HTTP library
-    from coding_agent_core.forge.http import ForgeClient, TokenSource
+    from coding_agent_core.forge.http import ForgeClient, Pages, TokenSource
     from coding_agent_core.retry import Clock
 
 COMMENT_LIMIT = 1000
@@ -390,9 +397,9 @@ class Forge(ABC):
         if repository not in private:
             private[repository] = await self._is_private(item)
         head = None if item.kind is ItemKind.ISSUE else await self._head_of(found, item)
-        applied = last_application(history, self.settings.triggers)
+        applied = last_application(history.values, self.settings.triggers)
         labeled_at = applied.at if applied else None
-        if applied and clock_was_set_back(history, applied):
+        if applied and clock_was_set_back(history.values, applied):
             labeled_at = None  # such a time does not say what is newer
         member = found.by_member
         trust = trust_of(
@@ -403,9 +410,12 @@ class Forge(ABC):
             ours=member and found.author.id == (await self._account()).id,
             prefix=self.branch_prefix,
         )
+        # Labels that an item was created with may have no event: the author applied them. If the history was
+        # not read to its end, somebody else may have applied them.
+        author = found.author.login if history.complete else ""
         return TaskRequest(
             item=item,
-            user=(applied.user if applied else "") or found.author.login,
+            user=(applied.user if applied else "") or author,
             title=found.title[:1024],
             url=found.url[:2048],
             trusted=trust.trusted,
@@ -415,10 +425,21 @@ class Forge(ABC):
         )
 
     async def label_application(self, item: Item) -> LabelEvent | None:
-        """Return when one of `Labels.triggers` was last applied; `None` if the history does not show it."""
-        return last_application(await self.label_history(item, None), self.settings.triggers)
+        """Return when one of `Labels.triggers` was last applied; `None` if the history does not show it.
 
-    async def label_history(self, item: Item, since: datetime | None, *, older: int = 0) -> list[LabelEvent]:
+        Raises:
+            ForgeListTooLongError: the history was not read to its end, and what was read does not show it.
+        """
+        history = await self.label_history(item, None)
+        applied = last_application(history.values, self.settings.triggers)
+        if applied is None and not history.complete:
+            raise ForgeListTooLongError(
+                f"The history of {item.display} is longer than what is read of it, so it is not known who "
+                "applied the label. Open a new issue for this work."
+            )
+        return applied
+
+    async def label_history(self, item: Item, since: datetime | None, *, older: int = 0) -> Read[LabelEvent]:
         """Return when labels of `Labels.active` were applied and removed; the newest event is first.
 
         Args:
@@ -426,30 +447,36 @@ class Forge(ABC):
                 a label of `Labels.triggers`, and later events, are always included. `None` means that all
                 events are older.
             older: how many older events of any kind are read nevertheless.
-        """
-        history: list[LabelEvent] = []
-        applied = False
-        async for event in self._history(item):
-            at = whole_second(event.created_at)
-            if applied and (since is None or at < since):
-                if older == 0:
-                    return history
-                older -= 1
-            label = self._spelled(event.label.name) if event.label else ""
-            if label in self.settings.active and event.action in (self.LABELED, self.UNLABELED):
-                added = event.action == self.LABELED
-                applied = applied or (added and label in self.settings.triggers)
-                user = event.user.login if event.user else ""
-                history.append(LabelEvent(at, user, label, added))
-        return history
 
-    async def _history(self, item: Item) -> AsyncIterator[HistoryEvent]:
-        """Yield the events of an item's history, the newest first, with at least all events of labels."""
+        Returns:
+            The events. It is incomplete only if older events were asked for and not read.
+        """
+        found: list[LabelEvent] = []
+        applied = False
+        events = self._history(item)
+        async for page in events:
+            for event in reversed(page):
+                at = whole_second(event.created_at)
+                if applied and (since is None or at < since):
+                    if older == 0:
+                        return Read(tuple(found))
+                    older -= 1
+                label = self._spelled(event.label.name) if event.label else ""
+                if label in self.settings.active and event.action in (self.LABELED, self.UNLABELED):
+                    added = event.action == self.LABELED
+                    applied = applied or (added and label in self.settings.triggers)
+                    user = event.user.login if event.user else ""
+                    found.append(LabelEvent(at, user, label, added))
+        return Read(tuple(found), () if events.complete else ("older events",))
+
+    def _history(self, item: Item) -> Pages[list[HistoryEvent]]:
+        """Return the events of an item's history, with at least all events of labels.
+
+        The newest page is first, and the oldest event of a page is first.
+        """
         what = f"reading the label events of {item.display}"
         call = Call("GET", self._item_path(item, self.EVENTS), what)
-        async for page in self.client.newest_first(list[HistoryEvent], call, limit=SCAN_PAGES):
-            for event in reversed(page):
-                yield event
+        return self.client.newest_first(list[HistoryEvent], call, limit=SCAN_PAGES)
 
     def _spelled(self, label: str) -> str:
         """Return the label as our settings spell it, because our rules compare exact names."""
@@ -490,13 +517,20 @@ class Forge(ABC):
         return Call("GET", path, f"reading the comments of {item.display}", params)
 
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
-        """Return the oldest comment by our own account that contains `marker`."""
+        """Return the oldest comment by our own account that contains `marker`.
+
+        Raises:
+            ForgeListTooLongError: there are more comments than are read, and ours is not among them.
+        """
         own = await self._account()
-        call = self._comments_call(item, self.OLDEST_FIRST)
-        async for page in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
+        pages = self.client.pages(
+            list[CommentAnswer], self._comments_call(item, self.OLDEST_FIRST), limit=SCAN_PAGES
+        )
+        async for page in pages:
             for found in page:
                 if found.author.id == own.id and not found.system and marker in found.body:
                     return found.comment()
+        _require_all(pages, "comments", item)
         return None
 
     async def upsert_comment(
@@ -585,12 +619,14 @@ class Forge(ABC):
             f"{self._comment_path(item, comment)}/{self.REACTIONS}",
             f"reading the reactions to a comment on {item.display}",
         )
-        async for page in self.client.pages(list[Reaction], call, limit=SCAN_PAGES):
+        pages = self.client.pages(list[Reaction], call, limit=SCAN_PAGES)
+        async for page in pages:
             if any(
                 reaction.content == _REACTION and reaction.user and reaction.user.id == own.id
                 for reaction in page
             ):
                 return True
+        _require_all(pages, "reactions", item)
         return False
 
     async def react(self, item: Item, comment: str) -> None:
@@ -636,6 +672,14 @@ class Forge(ABC):
 
     async def aclose(self) -> None:
         await self.client.aclose()
+
+
+def _require_all(pages: Pages[Any], what: str, item: Item) -> None:
+    """Raise `ForgeListTooLongError` if a list in which nothing was found has further pages."""
+    if not pages.complete:
+        raise ForgeListTooLongError(
+            f"{item.display} has more {what} than are read, so it is not known whether ours is among them."
+        )
 
 
 def _same(one: str, other: str) -> bool:

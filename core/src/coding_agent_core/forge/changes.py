@@ -7,8 +7,9 @@ texts and lists are cut to a limit when a value is made, because people outside 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -16,19 +17,17 @@ from typing import Any
 from coding_agent_core.tasks import Item
 from coding_agent_core.text import last_lines
 
-THREADS_LIMIT = 100
-"""Maximum number of threads of a change; unresolved threads come first, then the newest."""
-REMARKS_LIMIT = 50
-"""Maximum number of remarks of a thread; the newest are kept."""
-REVIEWS_LIMIT = 100
-"""Maximum number of reviews; the newest are kept."""
-COMMENTS_LIMIT = 100
-"""Maximum number of plain comments; the newest are kept."""
-EVENTS_LIMIT = 100
+REMARKS_LIMIT = 1_000
+"""Maximum number of remarks in all threads, of plain comments, and of reviews.
+
+The newest of each author are kept, so that a stranger's remarks cannot push out somebody else's.
+"""
+EVENTS_LIMIT = 300
 """Maximum number of events; the newest are kept."""
-CHECK_RESULTS_LIMIT = 200
+CHECK_RESULTS_LIMIT = 1_000
 """Maximum number of checks of one commit; failed checks come first, then checks that have not ended."""
-LABELS_LIMIT = 100
+REVIEWERS_LIMIT = 100
+LABELS_LIMIT = 1_000
 BODY_LIMIT = 4_000
 """Maximum number of characters of a remark, a review or a comment. A longer text loses its end."""
 ERRORS_LIMIT = 4_000
@@ -36,6 +35,24 @@ ERRORS_LIMIT = 4_000
 because logs end with the error."""
 _NAME_LIMIT = 300
 _URL_LIMIT = 2_048
+
+
+class Part(StrEnum):
+    """A part of a change that a snapshot may lack, in words for people."""
+
+    THREADS = "threads"
+    REMARKS = "replies in threads"
+    REVIEWS = "reviews"
+    COMMENTS = "comments"
+    CHECKS = "checks"
+    BASE_CHECKS = "checks of the base"
+    EVENTS = "older events"
+    REVIEWERS = "requested reviewers"
+    LABELS = "labels"
+
+
+WRITTEN = frozenset({Part.THREADS, Part.REMARKS, Part.REVIEWS, Part.COMMENTS})
+"""What people wrote."""
 
 
 class ChangeState(StrEnum):
@@ -130,7 +147,6 @@ class ReviewThread:
 
     def __post_init__(self) -> None:
         _cut(self, path=1_024)
-        _set(self, "remarks", self.remarks[-REMARKS_LIMIT:])
 
 
 class ReviewVerdict(StrEnum):
@@ -306,7 +322,7 @@ class ChangeSnapshot:
         events: the oldest is first.
         replaced_by_us: earlier heads on which a commit of ours follows directly, as far as they are known.
             Only GitHub needs it, where ordinary pushes are read only if others have commits on the branch.
-        left_out: what is missing here because of limits, as phrases such as `300 older comments`.
+        left_out: the parts of which something is missing here, because of limits.
     """
 
     item: Item
@@ -335,26 +351,29 @@ class ChangeSnapshot:
     requested_reviewers: tuple[Actor, ...] = ()
     events: tuple[ChangeEvent, ...] = ()
     replaced_by_us: frozenset[str] = frozenset()
-    left_out: tuple[str, ...] = field(default=())
+    left_out: frozenset[Part] = frozenset()
 
     def __post_init__(self) -> None:
         _cut(self, title=1_024, url=_URL_LIMIT, checks_problem=_NAME_LIMIT)
-        limited: dict[str, tuple[Sequence[Any], int, str]] = {
-            "threads": (_open_first(self.threads), THREADS_LIMIT, "threads"),
-            "reviews": (self.reviews, REVIEWS_LIMIT, "older reviews"),
-            "comments": (self.comments, COMMENTS_LIMIT, "older comments"),
-            "checks": (_failed_last(self.checks), CHECK_RESULTS_LIMIT, "checks"),
-            "base_checks": (_failed_last(self.base_checks), CHECK_RESULTS_LIMIT, "checks of the base"),
-            "requested_reviewers": (self.requested_reviewers, REVIEWS_LIMIT, "requested reviewers"),
-            "events": (self.events, EVENTS_LIMIT, "older events"),
+        left_out = set(self.left_out)
+        threads = _newest_remarks(self.threads)
+        if threads != self.threads:
+            left_out.add(Part.THREADS if len(threads) < len(self.threads) else Part.REMARKS)
+            _set(self, "threads", threads)
+        limited: dict[str, tuple[Sequence[Any], int, Part]] = {
+            "reviews": (_newest_last(self.reviews, REMARKS_LIMIT), REMARKS_LIMIT, Part.REVIEWS),
+            "comments": (_newest_last(self.comments, REMARKS_LIMIT), REMARKS_LIMIT, Part.COMMENTS),
+            "checks": (_failed_last(self.checks), CHECK_RESULTS_LIMIT, Part.CHECKS),
+            "base_checks": (_failed_last(self.base_checks), CHECK_RESULTS_LIMIT, Part.BASE_CHECKS),
+            "requested_reviewers": (self.requested_reviewers, REVIEWERS_LIMIT, Part.REVIEWERS),
+            "events": (self.events, EVENTS_LIMIT, Part.EVENTS),
+            "labels": (sorted(self.labels), LABELS_LIMIT, Part.LABELS),
         }
-        left_out = list(self.left_out)
-        for name, (entries, limit, what) in limited.items():
-            if len(entries) > limit:
-                _set(self, name, tuple(entries[-limit:]))
-                left_out.append(f"{len(entries) - limit} {what}")
-        _set(self, "labels", frozenset(sorted(self.labels)[:LABELS_LIMIT]))
-        _set(self, "left_out", tuple(left_out[-10:]))
+        for name, (entries, limit, part) in limited.items():
+            if len(getattr(self, name)) > limit:
+                _set(self, name, type(getattr(self, name))(entries[-limit:]))
+                left_out.add(part)
+        _set(self, "left_out", frozenset(left_out))
 
 
 @dataclass(frozen=True)
@@ -363,12 +382,16 @@ class OpenChanges:
 
     Attributes:
         unreadable: the changes that could not be read, and why, each as a sentence.
-        complete: whether these are all. A forge lists only so many, and a look says if there are more.
+        left_out: the same as in `Read`: a forge lists only so many changes.
     """
 
     snapshots: tuple[ChangeSnapshot, ...]
     unreadable: tuple[tuple[Item, str], ...] = ()
-    complete: bool = True
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        return not self.left_out
 
 
 def _set(value: object, name: str, content: object) -> None:
@@ -382,9 +405,50 @@ def _cut(value: object, **limits: int) -> None:
             _set(value, name, text[:limit])
 
 
-def _open_first(threads: Iterable[ReviewThread]) -> list[ReviewThread]:
-    """Return the threads in the order in which they are kept: the last ones are kept longest."""
-    return sorted(threads, key=lambda thread: not thread.resolved)
+def _newest_of_each(authors: Sequence[Actor], limit: int) -> set[int]:
+    """Return the places of the entries to keep, of entries whose authors are given, the oldest first.
+
+    Nobody's entries push out the newest of somebody else's. Members and authors with few entries come first.
+    """
+    seen: Counter[str] = Counter()
+    rank: list[tuple[bool, int, int]] = []
+    for place in range(len(authors) - 1, -1, -1):
+        author = authors[place]
+        rank.append((author.member is not True, seen[author.id], -place))
+        seen[author.id] += 1
+    return {-place for _, _, place in sorted(rank)[:limit]}
+
+
+def _newest_last(entries: Sequence[Remark | SubmittedReview], limit: int) -> Sequence[Any]:
+    """Return the entries to keep, in their order; all of them if there are not too many."""
+    if len(entries) <= limit:
+        return entries
+    kept = _newest_of_each([one.author for one in entries], limit)
+    return [one for place, one in enumerate(entries) if place in kept]
+
+
+def _newest_remarks(threads: tuple[ReviewThread, ...]) -> tuple[ReviewThread, ...]:
+    """Return the threads with at most `REMARKS_LIMIT` remarks; those in unresolved threads come first.
+
+    A thread keeps its first remark, by which GitHub and Gitea know it.
+    """
+    if sum(len(thread.remarks) for thread in threads) <= REMARKS_LIMIT:
+        return threads
+    kept: set[int] = set()
+    for resolved in (False, True):
+        remarks = [one for thread in threads if thread.resolved is resolved for one in thread.remarks]
+        remarks.sort(key=lambda one: one.published_at)
+        room = max(0, REMARKS_LIMIT - len(kept))
+        kept |= {id(remarks[place]) for place in _newest_of_each([one.author for one in remarks], room)}
+    cut = (
+        replace(
+            thread,
+            remarks=tuple(one for one in thread.remarks if id(one) in kept or one is thread.remarks[0]),
+        )
+        for thread in threads
+        if any(id(one) in kept for one in thread.remarks)
+    )
+    return tuple(cut)
 
 
 def _failed_last(checks: Iterable[CheckResult]) -> list[CheckResult]:

@@ -8,11 +8,11 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Protocol, TypeVar, get_origin
+from typing import Generic, Protocol, TypeVar, get_origin
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import getproxies
 
@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError, TokenMissingError
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, User
 from coding_agent_core.forge.pacing import Kind, Paced, forge_error, rate_limited
+from coding_agent_core.forge.values import Read
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.section import Secrets
@@ -130,6 +131,71 @@ class Token:
 
 
 @dataclass
+class Pages(Generic[_T]):
+    """The pages of a list, read one by one.
+
+    Attributes:
+        complete: whether no page is left, once all pages were taken.
+
+    Example:
+        pages = client.pages(list[Label], call, limit=10)
+        async for page in pages:
+            ...
+        if not pages.complete:
+            ...
+    """
+
+    read: Callable[[Pages[_T]], AsyncIterator[_T]]
+    complete: bool = False
+
+    def __aiter__(self) -> AsyncIterator[_T]:
+        return self.read(self)
+
+
+@dataclass(frozen=True)
+class _Page(Generic[_T]):
+    """One page, with what the forge says about the others.
+
+    Attributes:
+        size: the number of entries; 0 if the answer is not a list.
+        last: the number of the last page, as far as the forge says so.
+        total: the number of entries of the whole list, as far as the forge says so.
+    """
+
+    content: _T
+    raw: bytes
+    links: Mapping[str | None, Mapping[str, str]]
+    total: int | None
+
+    @property
+    def size(self) -> int:
+        return len(self.content) if isinstance(self.content, list) else 0
+
+    @property
+    def last(self) -> int | None:
+        shown = parse_qs(urlsplit(self.links.get("last", {}).get("url", "")).query).get("page", [""])[0]
+        return int(shown) if shown.isdigit() else None
+
+    def has_next(self, number: int, largest: int) -> bool:
+        """Whether there is a further page.
+
+        Without links, a page without entries proves nothing: Gitea leaves entries out after it has cut the
+        list into pages. But it says of most lists how many entries there are. Without that too, a page that
+        is as large as we asked for may have a next one.
+
+        Args:
+            number: the number of this page.
+            largest: the number of entries of the largest page so far. An administrator may allow fewer than
+                we ask for.
+        """
+        if self.links:
+            return "next" in self.links
+        if self.total is not None:
+            return number * (largest or PAGE_SIZE) < self.total
+        return self.size >= PAGE_SIZE
+
+
+@dataclass
 class ForgeClient:
     """Sends calls to one forge.
 
@@ -138,6 +204,7 @@ class ForgeClient:
         headers: the headers of every request.
         pace: limits the rate of all requests, including repeated and redirected ones; `None` for no limit.
         transport: replaces the network in tests.
+        page_size: the most entries that the forge puts into a page; `None` until it was asked.
     """
 
     host: str
@@ -148,6 +215,7 @@ class ForgeClient:
     clock: Clock
     pace: Paced | None = None
     transport: httpx.AsyncBaseTransport | None = None
+    page_size: int | None = None
 
     def __post_init__(self) -> None:
         self._pool: httpx.AsyncClient | None = None
@@ -173,35 +241,67 @@ class ForgeClient:
             before_wait=log,
         )
 
-    async def pages(self, type_: type[_T], call: Call, *, limit: int) -> AsyncIterator[_T]:
-        """Yield at most `limit` pages of a list."""
-        for number in range(1, limit + 1):
-            page, links = await self._page(type_, call, number)
-            yield page
-            if "next" not in links:
-                return
+    def pages(self, type_: type[_T], call: Call, *, limit: int) -> Pages[_T]:
+        """Return at most `limit` pages of a list."""
 
-    async def entries(self, type_: type[list[_T]], call: Call, *, limit: int = 1) -> list[_T]:
+        async def read(pages: Pages[_T]) -> AsyncIterator[_T]:
+            largest, before = 0, b""
+            for number in range(1, limit + 1):
+                page = await self._page(type_, call, number)
+                if number > 1 and page.size and page.raw == before:
+                    pages.complete = True  # the forge ignores the number: each answer has the whole list
+                    return
+                largest, before = max(largest, page.size), page.raw
+                pages.complete = not page.has_next(number, largest)
+                yield page.content
+                if pages.complete:
+                    return
+
+        return Pages(read)
+
+    async def entries(self, type_: type[list[_T]], call: Call, *, limit: int = 1) -> Read[_T]:
         """Return the entries of at most `limit` pages of a list."""
-        return [entry async for page in self.pages(type_, call, limit=limit) for entry in page]
+        pages = self.pages(type_, call, limit=limit)
+        found = tuple([entry async for page in pages for entry in page])
+        return Read(found, () if pages.complete else (f"what comes after {len(found)} entries",))
 
-    async def newest_first(self, type_: type[_T], call: Call, *, limit: int) -> AsyncIterator[_T]:
-        """Yield at most `limit` pages, the last one first, of a list that the forge sorts oldest first."""
-        first, links = await self._page(type_, call, 1)
-        shown = parse_qs(urlsplit(links.get("last", {}).get("url", "")).query).get("page", ["1"])[0]
-        last = int(shown) if shown.isdigit() else 1
-        for number in range(last, max(1, last - limit), -1):
-            yield (await self._page(type_, call, number))[0]
-        if last <= limit:
-            yield first
+    def newest_first(self, type_: type[list[_T]], call: Call, *, limit: int) -> Pages[list[_T]]:
+        """Return at most `limit` pages, the last one first, of a list that the forge sorts oldest first.
 
-    async def _page(
-        self, type_: type[_T], call: Call, number: int
-    ) -> tuple[_T, Mapping[str | None, Mapping[str, str]]]:
-        """Return a page of a list and the links to other pages."""
+        What is left out is older than all that is read. A forge that does not say which page is the last one
+        (GitLab, of more than 10,000 entries) has a list whose newest entries may be out of reach: then there
+        are no pages at all.
+        """
+
+        async def read(pages: Pages[list[_T]]) -> AsyncIterator[list[_T]]:
+            first = await self._page(type_, call, 1)
+            last = first.last
+            if last is None and first.has_next(1, first.size):
+                forward = self.pages(type_, call, limit=limit)
+                found = [page async for page in forward]
+                pages.complete = forward.complete
+                for page in reversed(found if forward.complete else []):
+                    yield page
+                return
+            last = last or 1
+            for number in range(last, max(1, last - limit), -1):
+                yield (await self._page(type_, call, number)).content
+            pages.complete = last <= limit
+            if last <= limit:
+                yield first.content
+
+        return Pages(read)
+
+    async def _page(self, type_: type[_T], call: Call, number: int) -> _Page[_T]:
         numbered = replace(call, params={**call.params, "per_page": PAGE_SIZE, "page": number})
         response = await self.send(numbered)
-        return self.parse(type_, response, numbered), response.links
+        total = response.headers.get("x-total-count", "")
+        return _Page(
+            self.parse(type_, response, numbered),
+            response.content,
+            response.links,
+            int(total) if total.isdigit() else None,
+        )
 
     async def log(self, call: Call, marks: re.Pattern[str]) -> str:
         """Return the end of a log as plain text; empty if it expired or we may not read it.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from coding_agent_core.errors import CodingAgentError, ForgeError, reason_of
 from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, OpenChanges
+from coding_agent_core.forge.values import Read
 from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("coding_agent.forge")
@@ -19,28 +20,26 @@ SET_ASIDE = (200, 403, 404, 500)
 
 
 async def read_each(
-    items: Sequence[Item],
+    items: Read[Item],
     known: dict[str, _Known],
     read: Callable[[Item, _Known], Awaitable[ChangeSnapshot]],
     *,
     new: Callable[[], _Known],
-    complete: bool,
 ) -> OpenChanges:
     """Return the snapshots of those of our changes that are open, for `Forge.open_changes`.
 
     Args:
-        items: all changes that the forge lists.
+        items: the changes that the forge lists.
         known: earlier answers, by the identity of the change; what is known about other changes is dropped.
         read: reads one change, and updates what is known about it.
         new: makes the value for a change about which nothing is known.
-        complete: the same as in `OpenChanges`.
 
     Raises:
         CodingAgentError: an error that is not about one change alone.
     """
     snapshots: list[ChangeSnapshot] = []
     unreadable: list[tuple[Item, str]] = []
-    for item in items:
+    for item in items.values:
         try:
             snapshot = await read(item, known.setdefault(item.identity, new()))
         except Exception as error:
@@ -49,9 +48,9 @@ async def read_each(
             continue
         if snapshot.state is ChangeState.OPEN:
             snapshots.append(snapshot)
-    for gone in known.keys() - {item.identity for item in items}:
+    for gone in known.keys() - {item.identity for item in items.values}:
         del known[gone]
-    return OpenChanges(tuple(snapshots), tuple(unreadable), complete)
+    return OpenChanges(tuple(snapshots), tuple(unreadable), items.left_out)
 
 
 def why_unreadable(error: Exception, item: Item, *, of_one_change: bool) -> str:

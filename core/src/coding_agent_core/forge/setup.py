@@ -11,18 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import AliasChoices, AliasPath, Field
 
-from coding_agent_core.errors import ForgeError
+from coding_agent_core.errors import ForgeError, ForgeListTooLongError
 from coding_agent_core.forge.calls import Call, Label, Repeat, ResponseModel, User, path
+from coding_agent_core.forge.values import Read
 from coding_agent_core.registry import Platform, forge_module
 
 if TYPE_CHECKING:  # the setup is given a forge and imports no HTTP library
     from coding_agent_core.forge.base import Forge
 
-LIST_PAGES = 10
+LIST_PAGES = 40
 """Maximum number of pages of labels or webhooks that are read."""
 
 
@@ -182,16 +183,18 @@ class ForgeSetup(ABC):
         where = self._repository_path(repository, "hooks")
         call = Call("GET", where, f"reading the webhooks of {repository}")
         found = await self.forge.client.entries(list[_Hook], call, limit=LIST_PAGES)
+        _require_all(found, "webhooks", repository)
         return [
             RepositoryWebhook(hook.id, hook.url, hook.active and hook.alert_status == "executable")
-            for hook in found
+            for hook in found.values
         ]
 
     async def labels(self, repository: str) -> frozenset[str]:
         """Return the names of the repository's labels."""
         call = Call("GET", self._repository_path(repository, "labels"), f"reading the labels of {repository}")
         found = await self.forge.client.entries(list[Label], call, limit=LIST_PAGES)
-        return frozenset(label.name for label in found)
+        _require_all(found, "labels", repository)
+        return frozenset(label.name for label in found.values)
 
     async def create_label(self, repository: str, label: NewLabel) -> None:
         """Create a label. A label of this name that somebody made in the meantime is left as it is."""
@@ -222,6 +225,15 @@ class ForgeSetup(ABC):
             repeat=Repeat.UNLESS_PROCESSED,
         )
         await self.forge.client.send(call)
+
+
+def _require_all(found: Read[Any], what: str, repository: str) -> None:
+    """Raise an error if a list was not read to its end: whatever is made then might be there already."""
+    if not found.complete:
+        raise ForgeListTooLongError(
+            f"{repository} has more than {len(found.values)} {what}, which is more than are read. Delete "
+            "some that nobody needs."
+        )
 
 
 def setup_of(forge: Forge) -> ForgeSetup:

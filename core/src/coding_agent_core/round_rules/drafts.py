@@ -14,6 +14,7 @@ from coding_agent_core.forge.changes import (
     CheckConclusion,
     CheckState,
     Mergeability,
+    Part,
 )
 from coding_agent_core.registry import FACTS
 from coding_agent_core.rounds.values import OWN_STATUS, RoundKind, RoundPolicy, Waiting, Work
@@ -45,7 +46,7 @@ def _is_ours_to_end(snapshot: ChangeSnapshot) -> bool:
     Once the change has been ready, or somebody has made it a draft, people decide. They do so too if that may
     have happened before the oldest event that the snapshot shows.
     """
-    if any("older events" in phrase for phrase in snapshot.left_out):
+    if Part.EVENTS in snapshot.left_out:
         return False
     return snapshot.draft and _DECIDED.isdisjoint(event.kind for event in snapshot.events)
 
@@ -53,14 +54,15 @@ def _is_ours_to_end(snapshot: ChangeSnapshot) -> bool:
 def _waiting(snapshot: ChangeSnapshot, policy: RoundPolicy, now: datetime) -> Waiting | None:
     """Return why the draft is not ready yet; `None` if it is.
 
-    Checks that cannot be read have not passed. A change without checks is ready if none has appeared for as
-    long as checks have to be quiet.
+    Checks that were not all read have not passed. A change without checks is ready if none has appeared for
+    as long as checks have to be quiet.
     """
     noun = FACTS[snapshot.item.platform].change_noun
     why = f"The {noun} is a draft until its checks have passed."
     checks = [check for check in snapshot.checks if check.name != OWN_STATUS]
     passed = all(one.state is CheckState.COMPLETED and one.conclusion in _PASSED for one in checks)
-    if not passed or snapshot.checks_problem or snapshot.mergeability in _DOES_NOT_MERGE_YET:
+    unread = bool(snapshot.checks_problem) or Part.CHECKS in snapshot.left_out
+    if not passed or unread or snapshot.mergeability in _DOES_NOT_MERGE_YET:
         return Waiting(RoundKind.CHECKS, None, why)
     ended = [check.completed_at for check in checks if check.completed_at is not None]
     last = max(ended, default=snapshot.head_at or snapshot.updated_at)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, Mergeability
+from coding_agent_core.forge.changes import WRITTEN, ChangeSnapshot, ChangeState, Mergeability, Part
 from coding_agent_core.registry import FACTS
 from coding_agent_core.round_rules.checks import Diagnosis, diagnose, fingerprints
 from coding_agent_core.round_rules.drafts import with_draft
@@ -102,6 +102,9 @@ def _end_of_all(snapshot: ChangeSnapshot, policy: RoundPolicy, *, own: str) -> S
         return Stop(StopReason.CLOSED, f"The {noun} is closed.")
     if policy.hands_off_label.casefold() in {label.casefold() for label in snapshot.labels}:
         return Stop(StopReason.HANDS_OFF, f"The {noun} has the label `{policy.hands_off_label}`.")
+    if Part.LABELS in snapshot.left_out:
+        sentence = f"The {noun} has more labels than are read, and one of them may ask for hands off."
+        return Stop(StopReason.HANDS_OFF, sentence)
     return None
 
 
@@ -138,7 +141,7 @@ class _Look:
             problem = self.record.problem
             yield f"The record of earlier rounds cannot be read, so the count starts anew: {problem}."
         if self.snapshot.left_out:
-            yield f"Not everything was read: {named(self.snapshot.left_out)} are left out."
+            yield f"Not everything was read: {named(sorted(self.snapshot.left_out))} are left out."
 
     def _end_of_loop(self) -> Stop | None:
         """Return why no more rounds of any kind start."""
@@ -184,6 +187,8 @@ class _Look:
         if self.access.unknown:
             who = named(sorted(self.access.unknown))
             return Waiting(RoundKind.REVIEW, None, f"It is not known yet whether {who} may push.")
+        if not pending and WRITTEN & self.snapshot.left_out:
+            return Waiting(RoundKind.REVIEW, None, "Remarks that were not read may need an answer.")
         if not pending:
             return None
         last = max((one.at for one in pending if one.at is not None), default=self.snapshot.updated_at)

@@ -153,7 +153,7 @@ class Place:
             ForgeNotFoundError: there is no such label.
         """
         call = Call("GET", self._path("labels"), "reading the labels", params={"limit": 50})
-        for label in await self.forge.client.entries(list[_Label], call, limit=_LABEL_PAGES):
+        for label in (await self.forge.client.entries(list[_Label], call, limit=_LABEL_PAGES)).values:
             if label.name == name:
                 return label.id
         raise ForgeNotFoundError(f"{self.repository} has no label {name!r}", status=404)

@@ -32,6 +32,7 @@ from coding_agent_core.command_execution import CommandMetrics, ExecutionResult,
 from coding_agent_core.errors import (
     CodingAgentError,
     ForgeError,
+    ForgeListTooLongError,
     ForgeNotFoundError,
     ForgeUnavailableError,
 )
@@ -304,9 +305,10 @@ async def _planned(
 ) -> tuple[ItemState, ItemPlan]:
     """Read the item and decide what to do on it."""
     item, removal_reported = await context.forge.read_state(task.spec.item), must_check_label(task)
-    history: list[LabelEvent] = []
+    history: tuple[LabelEvent, ...] = ()
     if needs_history(task, item, context.labels, removal_reported=removal_reported):
-        history = await context.forge.label_history(task.spec.item, task.spec.trigger.labeled_at)
+        read = await context.forge.label_history(task.spec.item, task.spec.trigger.labeled_at)
+        history = read.values  # what is left out is older, so `plan_item` finds no application there either
     plan = plan_item(
         task,
         item,
@@ -465,7 +467,10 @@ async def _correct(
 
 async def _start_new_run(context: ForgeContext, task: AgentTask, item: ItemState) -> None:
     now = context.clock()
-    applied = await context.forge.label_application(task.spec.item)
+    try:
+        applied = await context.forge.label_application(task.spec.item)
+    except ForgeListTooLongError:
+        applied = None  # the run's attempt asks again, and says so
     # From here on, every program treats such a label on the item as a new application.
     again = labels_shown("The label was applied again.")
     if await context.tasks.set_conditions(task, (again,), now) is None:

@@ -29,6 +29,7 @@ from coding_agent_core.forge.changes import (
     CheckState,
     Mergeability,
     OpenChanges,
+    Part,
     Remark,
     ReviewThread,
     ReviewVerdict,
@@ -45,6 +46,7 @@ from coding_agent_core.forge.gitea.discussion import (
 from coding_agent_core.forge.gitea.settings import Gitea
 from coding_agent_core.forge.http import ForgeClient, answered_at
 from coding_agent_core.forge.open_changes import SET_ASIDE, read_each
+from coding_agent_core.forge.values import Read
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
@@ -126,13 +128,22 @@ class _Discussed:
     """What people said and did, as of one state of the pull request."""
 
     of: object
-    timeline: list[TimelineEntry]
-    reviewed: list[Reviewed]
+    timeline: Read[TimelineEntry]
+    reviewed: Read[Reviewed]
     base: _Branch
 
     @property
+    def left_out(self) -> frozenset[Part]:
+        lacking: set[Part] = set()
+        if not self.timeline.complete:
+            lacking |= {Part.COMMENTS, Part.EVENTS}
+        if not self.reviewed.complete:
+            lacking |= {Part.REVIEWS, Part.THREADS}
+        return frozenset(lacking)
+
+    @property
     def unresolved(self) -> bool:
-        threads = (thread for one in self.reviewed for thread in one.threads)
+        threads = (thread for one in self.reviewed.values for thread in one.threads)
         return any(not any(comment.resolver for comment in thread) for thread in threads)
 
 
@@ -170,9 +181,8 @@ class GiteaChanges:
             params["owner"] = self.settings.owner
         call = Call("GET", "/repos/issues/search", "looking for our open pull requests", params)
         listed = await self.client.entries(list[_Listed], call, limit=_LIST_PAGES)
-        items = [self._item(one.repository, one.number) for one in listed]
-        complete = len(listed) < _LIST_PAGES * _PAGE
-        return await read_each(items, self.known, self._read, new=KnownPullRequest, complete=complete)
+        items = tuple(self._item(one.repository, one.number) for one in listed.values)
+        return await read_each(Read(items, listed.left_out), self.known, self._read, new=KnownPullRequest)
 
     async def one(self, item: Item) -> ChangeSnapshot:
         """See `Forge.snapshot`. If the change does not merge, it is read again after some seconds."""
@@ -207,22 +217,25 @@ class GiteaChanges:
             settled = found.updated_at is not None and read_at - found.updated_at > 2 * _SECOND
             discussed = await self._discussed(item, found, state if settled else None)
             known.discussed = discussed
-        problem, checks = "", tuple[CheckResult, ...]()
+        problem, checks, left_out = "", tuple[CheckResult, ...](), discussed.left_out
         try:
             statuses = await GiteaDiscussion(self.client, item).statuses(found.head.sha)
-            checks = tuple(_check(status, discussed.base.required) for status in statuses)
+            checks = tuple(_check(status, discussed.base.required) for status in statuses.values)
+            left_out |= frozenset() if statuses.complete else {Part.CHECKS}
         except ForgeError as error:
             if error.status not in SET_ASIDE:
                 raise
             problem = f"{self.client.host} does not show the commit statuses ({error.status})"
         base_checks = await self._checks_of_base(item, discussed.base.commit, checks)
         snapshot = self._snapshot(item, found, discussed, read_at, self._mergeability(found, known, read_at))
-        return replace(snapshot, checks=checks, checks_problem=problem, base_checks=base_checks)
+        return replace(
+            snapshot, checks=checks, checks_problem=problem, base_checks=base_checks, left_out=left_out
+        )
 
     async def _discussed(self, item: Item, found: _PullRequest, state: object) -> _Discussed:
         discussion = GiteaDiscussion(self.client, item)
         timeline = await discussion.timeline()
-        reviewed = await discussion.reviewed(timeline)
+        reviewed = await discussion.reviewed(timeline.values)
         where = path("repos", *item.repository.split("/", 1), "branches", found.base.ref)
         call = Call("GET", where, f"reading the base of {item.display}")
         try:
@@ -244,8 +257,8 @@ class GiteaChanges:
             except ForgeError as error:
                 if error.status not in SET_ASIDE:
                     raise
-                statuses = []
-            self._base_checks[key] = tuple(_check(status, ()) for status in statuses)
+                statuses = Read()
+            self._base_checks[key] = tuple(_check(status, ()) for status in statuses.values)
         return self._base_checks[key]
 
     def _mergeability(self, found: _PullRequest, known: KnownPullRequest, read_at: datetime) -> Mergeability:
@@ -269,7 +282,7 @@ class GiteaChanges:
         read_at: datetime,
         mergeability: Mergeability,
     ) -> ChangeSnapshot:
-        timeline = discussed.timeline
+        timeline = discussed.timeline.values
         arrived = [entry.created_at for entry in pushes(timeline) if found.head.sha in entry.pushed]
         return ChangeSnapshot(
             item=self._item(found.repository, found.number) if found.repository else item,
@@ -289,8 +302,10 @@ class GiteaChanges:
             mergeability=mergeability,
             head_at=arrived[-1] if arrived else None,
             labels=frozenset(found.label_names),
-            threads=tuple(_thread(thread, one) for one in discussed.reviewed for thread in one.threads),
-            reviews=tuple(map(_review, discussed.reviewed)),
+            threads=tuple(
+                _thread(thread, one) for one in discussed.reviewed.values for thread in one.threads
+            ),
+            reviews=tuple(map(_review, discussed.reviewed.values)),
             comments=tuple(
                 Remark(
                     str(entry.id), actor_of(entry.author), entry.created_at, entry.body, url=entry.html_url

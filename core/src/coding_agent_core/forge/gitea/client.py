@@ -31,6 +31,7 @@ from coding_agent_core.forge.gitea.discussion import GiteaDiscussion
 from coding_agent_core.forge.gitea.labels import RepositoryLabel, create_label
 from coding_agent_core.forge.gitea.revisions import GiteaRevisions
 from coding_agent_core.forge.gitea.settings import Gitea
+from coding_agent_core.forge.http import Pages
 from coding_agent_core.forge.values import (
     BranchFacts,
     Change,
@@ -173,10 +174,16 @@ class GiteaForge(Forge):
             number=found.number,
         )
 
-    async def _history(self, item: Item) -> AsyncIterator[HistoryEvent]:
-        for entry in reversed(await GiteaDiscussion(self.client, item).timeline()):
-            if entry.kind == "label":
-                yield entry.event()
+    def _history(self, item: Item) -> Pages[list[HistoryEvent]]:
+        """See `Forge`. Gitea lists the oldest first: of a list that is too long, the newest are not known."""
+
+        async def read(pages: Pages[list[HistoryEvent]]) -> AsyncIterator[list[HistoryEvent]]:
+            timeline = await GiteaDiscussion(self.client, item).timeline()
+            pages.complete = timeline.complete
+            if timeline.complete:
+                yield [entry.event() for entry in timeline.values if entry.kind == "label"]
+
+        return Pages(read)
 
     async def _is_private(self, item: Item) -> bool:
         return (await self._repository(item.repository)).private

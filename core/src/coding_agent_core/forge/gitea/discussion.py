@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
 
 from pydantic import Field
 
-from coding_agent_core.errors import ForgeError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.calls import (
     GHOST,
     Author,
@@ -23,15 +22,24 @@ from coding_agent_core.forge.calls import (
     path,
 )
 from coding_agent_core.forge.http import ForgeClient
-from coding_agent_core.forge.values import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Review, Thread
+from coding_agent_core.forge.values import (
+    CHECKS_LIMIT,
+    Checks,
+    Discussion,
+    FailedCheck,
+    Read,
+    Review,
+    Thread,
+)
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.tasks import Item
 
-_T = TypeVar("_T")
 _PAGE = 50
 """The most entries of a page, unless the installation's administrator has changed `MAX_RESPONSE_ITEMS`."""
-_PAGES = 40
+_PAGES = 100
+"""Maximum number of pages of the timeline and of reviews: 5,000 entries."""
 _FILE_PAGES = 10
-_STATUS_PAGES = 4
+_STATUS_PAGES = 20
 _READ_REVIEWS = 100
 """Maximum number of reviews whose comments are read; the newest."""
 _VERDICTS = {
@@ -131,6 +139,10 @@ class _Combined(ResponseModel):
     statuses: list[StatusAnswer] | None = None
 
 
+class _ApiSettings(ResponseModel):
+    max_response_items: int = Field(default=_PAGE, gt=0)
+
+
 class _File(ResponseModel):
     filename: str
     previous_filename: str | None = None
@@ -157,43 +169,73 @@ class GiteaDiscussion:
     client: ForgeClient
     item: Item
 
-    async def timeline(self) -> list[TimelineEntry]:
+    async def timeline(self) -> Read[TimelineEntry]:
         """Return the timeline; the oldest entry is first.
 
-        A page lacks comments on lines and what we may not see, and its answer does not say how many pages
-        there are. So only a page without entries is after the last one.
+        Gitea cuts the list into pages before it leaves out comments on lines and what we may not see, and
+        does not say how many entries there are (`ListIssueCommentsAndTimeline`). So an empty page can be in
+        the middle: the list goes on until the places without an entry are more than the known comments on
+        lines by a whole page. What else is left out are references from repositories that we may not see, and
+        drafts of other people's reviews.
         """
         what = f"reading the timeline of {self.item.display}"
-        return await self._pages(list[TimelineEntry], what, "issues", self.item.number, "timeline")
-
-    async def reviews(self) -> list[ReviewAnswer]:
-        """Return the submitted reviews; the oldest is first."""
-        what = f"reading the reviews of {self.item.display}"
-        found = await self._pages(list[ReviewAnswer], what, "pulls", self.item.number, "reviews")
-        return sorted((one for one in found if one.verdict), key=lambda one: one.id)
-
-    async def _pages(self, model: type[list[_T]], what: str, *where: str | int) -> list[_T]:
-        """Return all entries of a list whose answers have no links to other pages."""
-        found: list[_T] = []
+        where = self._repository("issues", self.item.number, "timeline")
+        found: list[TimelineEntry] = []
+        hidden, size = None if self.item.kind is ItemKind.CHANGE else 0, _PAGE
         for number in range(1, _PAGES + 1):
             params: dict[str, str | int] = {"limit": _PAGE, "page": number}
-            page = await self.client.get(model, Call("GET", self._repository(*where), what, params))
+            page = await self.client.get(list[TimelineEntry], Call("GET", where, what, params))
             found += page
-            if not page:
-                break
-        return found
+            if page:
+                continue
+            if hidden is None:
+                hidden = sum(one.comments_count for one in (await self._listed_reviews()).values)
+                size = await self._page_size() if hidden else _PAGE
+            if number * size - len(found) >= hidden + size:
+                return Read(tuple(found))
+        return Read(tuple(found), (f"what comes after {_PAGES} pages of the timeline",))
 
-    async def reviewed(self, timeline: Sequence[TimelineEntry]) -> list[Reviewed]:
-        """Return the submitted reviews with their threads; the oldest is first."""
+    async def _page_size(self) -> int:
+        """Return how many entries a page has, of which an administrator may have allowed fewer."""
+        if self.client.page_size is None:
+            call = Call("GET", "/settings/api", "reading how large the pages of lists are")
+            try:
+                largest = (await self.client.get(_ApiSettings, call)).max_response_items
+            except ForgeNotFoundError:
+                largest = _PAGE
+            self.client.page_size = min(_PAGE, largest)
+        return self.client.page_size
+
+    async def reviews(self) -> Read[ReviewAnswer]:
+        """Return the submitted reviews; the oldest is first."""
+        found = await self._listed_reviews()
+        submitted = sorted((one for one in found.values if one.verdict), key=lambda one: one.id)
+        return Read(tuple(submitted), found.left_out)
+
+    async def _listed_reviews(self) -> Read[ReviewAnswer]:
+        what = f"reading the reviews of {self.item.display}"
+        where = self._repository("pulls", self.item.number, "reviews")
+        return await self.client.entries(
+            list[ReviewAnswer], Call("GET", where, what, {"limit": _PAGE}), limit=_PAGES
+        )
+
+    async def reviewed(self, timeline: Sequence[TimelineEntry]) -> Read[Reviewed]:
+        """Return the submitted reviews with their threads; the oldest is first.
+
+        Of reviews that are left out because there are too many, the threads are missing.
+        """
         reviews = await self.reviews()
         submitted = {entry.review_id: entry.created_at for entry in timeline if entry.kind == "review"}
+        with_comments = [one for one in reviews.values if one.comments_count]
+        unread = {one.id for one in with_comments[:-_READ_REVIEWS]}
         found = []
-        for review in reviews:
-            read = review.comments_count and review in reviews[-_READ_REVIEWS:]
+        for review in reviews.values:
+            read = review.comments_count and review.id not in unread
             published = max(review.submitted_at, submitted.get(review.id, review.submitted_at))
             threads = await self._threads(review) if read else ()
             found.append(Reviewed(review, published, threads))
-        return found
+        left_out = (*reviews.left_out, *(["threads of older reviews"] if unread else []))
+        return Read(tuple(found), left_out)
 
     async def _threads(self, review: ReviewAnswer) -> tuple[tuple[LineComment, ...], ...]:
         where = self._repository("pulls", self.item.number, "reviews", review.id, "comments")
@@ -206,7 +248,7 @@ class GiteaDiscussion:
 
     async def read(self) -> Discussion:
         """See `Forge.discussion`. Gitea does not say whether the lines of a thread were changed later."""
-        reviewed = await self.reviewed(await self.timeline())
+        reviewed = (await self.reviewed((await self.timeline()).values)).values
         threads = [(one, thread) for one in reviewed for thread in one.threads]
         renames = await self._renames() if threads else {}
         return Discussion(
@@ -227,14 +269,15 @@ class GiteaDiscussion:
         what = f"reading the files of {self.item.display}"
         call = Call("GET", self._repository("pulls", self.item.number, "files"), what, {"limit": _PAGE})
         files = await self.client.entries(list[_File], call, limit=_FILE_PAGES)
-        return {file.previous_filename: file.filename for file in files if file.previous_filename}
+        return {file.previous_filename: file.filename for file in files.values if file.previous_filename}
 
-    async def statuses(self, commit: str) -> list[StatusAnswer]:
+    async def statuses(self, commit: str) -> Read[StatusAnswer]:
         """Return the newest status of each name of a commit."""
         what = f"reading the commit statuses of {self.item.display}"
         where = self._repository("commits", commit, "status")
         pages = self.client.pages(_Combined, Call("GET", where, what, {"limit": _PAGE}), limit=_STATUS_PAGES)
-        return [status async for page in pages for status in page.statuses or ()]
+        found = tuple([status async for page in pages for status in page.statuses or ()])
+        return Read(found, () if pages.complete else ("commit statuses",))
 
     async def failed_checks(self, commit: str) -> Checks:
         """Return the failed commit statuses. Gitea's API shows no log of what made them."""
@@ -242,12 +285,13 @@ class GiteaDiscussion:
             statuses = await self.statuses(commit)
         except ForgeError as error:
             return Checks(unreadable=(f"the commit statuses ({error.status or 'no answer'})",))
-        failed = [one for one in statuses if one.state in _FAILED]
+        failed = [one for one in statuses.values if one.state in _FAILED]
         return Checks(
             tuple(
                 FailedCheck(one.context, one.state, one.target_url, one.description)
                 for one in failed[:CHECKS_LIMIT]
-            )
+            ),
+            unreadable=() if statuses.complete else ("some of the commit statuses (there are too many)",),
         )
 
     def _repository(self, *rest: str | int) -> str:

@@ -12,7 +12,7 @@ from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, path
 if TYPE_CHECKING:  # the set-up, which is given a client, imports no HTTP library
     from coding_agent_core.forge.http import ForgeClient
 
-_PAGES = 20
+_PAGES = 40
 
 
 class RepositoryLabel(ResponseModel):
@@ -46,7 +46,7 @@ async def create_label(client: ForgeClient, repository: str, label: Mapping[str,
     created = await client.get(RepositoryLabel, create)
     reading = Call("GET", where, f"reading the labels of {repository}")
     found = await client.entries(list[RepositoryLabel], reading, limit=_PAGES)
-    first = min([created.id, *(one.id for one in found if one.name == name)])
+    first = min([created.id, *(one.id for one in found.values if one.name == name)])
     if first != created.id:
         delete = Call("DELETE", f"{where}/{created.id}", f"deleting a second label {name!r} of {repository}")
         with suppress(ForgeNotFoundError):  # a person was faster, or an answer was lost

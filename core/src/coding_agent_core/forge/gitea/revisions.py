@@ -6,6 +6,7 @@ since 1.26), and not by whom or when.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -34,12 +35,15 @@ class GiteaRevisions:
     async def since(self, since: datetime) -> tuple[Revision, ...]:
         """See `Forge.revisions`."""
         item = self.details.item
-        timeline = await GiteaDiscussion(self.client, item).timeline()
+        read = await GiteaDiscussion(self.client, item).timeline()
+        timeline = read.values
         found = [
             Revision(Revised.TITLE, entry.author.login, whole_second(entry.created_at))
             for entry in timeline
             if entry.kind == "change_title" and whole_second(entry.created_at) > since
         ]
+        if not read.complete:  # somebody may have changed the title later
+            found.append(Revision(Revised.TITLE, "", None))
         if await self._may_have_text_edited(since):
             found.append(Revision(Revised.TEXT, "", None))
         if item.kind is ItemKind.CHANGE:
@@ -54,7 +58,7 @@ class GiteaRevisions:
         edited = await self.client.get(_Edited, call)
         return edited.content_version != 0 and whole_second(edited.updated_at) > since
 
-    def _pushed(self, timeline: list[TimelineEntry], since: datetime) -> list[Revision]:
+    def _pushed(self, timeline: Sequence[TimelineEntry], since: datetime) -> list[Revision]:
         """Return the branch's newer pushes, and a revision without a user if none has the newest commit."""
         pushed = pushes(timeline)
         found = [

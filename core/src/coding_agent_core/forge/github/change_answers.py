@@ -21,6 +21,7 @@ from coding_agent_core.forge.changes import (
     CheckResult,
     CheckState,
     Mergeability,
+    Part,
     Remark,
     ReviewThread,
     ReviewVerdict,
@@ -412,15 +413,15 @@ class PullRequestAnswer(ResponseModel):
         return frozenset((*named, *(self.rule or ())))
 
     @property
-    def left_out(self) -> tuple[str, ...]:
-        shown = {
-            "older comments": self.all_comments - len(self.comments),
-            "older reviews": self.all_reviews - len(self.reviews),
-            "older threads": self.all_threads - len(self.threads),
-            "checks": self.all_contexts - len(self.contexts or ()),
+    def left_out(self) -> frozenset[Part]:
+        left_out = {
+            Part.COMMENTS: self.all_comments > len(self.comments),
+            Part.REVIEWS: self.all_reviews > len(self.reviews),
+            Part.THREADS: self.all_threads > len(self.threads),
+            Part.CHECKS: self.all_contexts > len(self.contexts or ()),
+            Part.EVENTS: self.more_events,
         }
-        counted = (f"{count} {what}" for what, count in shown.items() if count > 0)
-        return (*counted, *(["older events"] if self.more_events else []))
+        return frozenset(part for part, lacks in left_out.items() if lacks)
 
 
 def actor_of(account: Account | None, *, member: bool | None = None) -> Actor:

@@ -123,9 +123,9 @@ class GitHubChanges:
         """See `Forge.open_changes`. GitHub's search index may be old; what it finds is current."""
         snapshots: list[ChangeSnapshot] = []
         unreadable: list[tuple[Item, str]] = []
-        complete = True
+        left_out: tuple[str, ...] = ()
         async for page, errors, read_at in self._pages():
-            complete = not page.more
+            left_out = (f"what comes after {_PAGES * _PAGE} pull requests",) if page.more else ()
             for index, node in enumerate(page.nodes):
                 try:
                     found = PullRequestAnswer.model_validate(node)
@@ -150,7 +150,7 @@ class GitHubChanges:
         for known in (self.known, self.pushes):
             for gone in known.keys() - found_now:
                 del known[gone]
-        return OpenChanges(tuple(snapshots), tuple(unreadable), complete)
+        return OpenChanges(tuple(snapshots), tuple(unreadable), left_out)
 
     async def one(self, item: Item) -> ChangeSnapshot:
         """See `Forge.snapshot`."""

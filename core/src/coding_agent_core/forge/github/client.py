@@ -350,7 +350,7 @@ class GitHubForge(Forge):
         params = {"head": f"{item.repository.split('/')[0]}:{branch}", "state": "open"}
         call = Call("GET", _repo_path(item, "pulls"), what, params)
         # GitHub ignores a `head` that it cannot read, and then lists every pull request.
-        for pull in await self.client.entries(list[_PullRequest], call):
+        for pull in (await self.client.entries(list[_PullRequest], call)).values:
             head, base = pull.head.repo, pull.base.repo
             if pull.head.ref == branch and head and base and head.full_name == base.full_name:
                 return Change(number=pull.number, url=pull.url, created=False)

@@ -29,6 +29,7 @@ from coding_agent_core.forge.values import (
     Comment,
     Discussion,
     FailedCheck,
+    Read,
     Review,
     Thread,
 )
@@ -225,13 +226,13 @@ class GitHubDiscussion:
         async for page in self.client.newest_first(list[_Review], call, limit=_PAGES):
             reviews = page + reviews
         comments = await self._comments()
-        if not reviews and not comments:
+        if not reviews and not comments.values:
             return Discussion()
         states = await self._states()
-        renames = await self._renames() if comments else {}
+        renames = await self._renames() if comments.values else {}
         submitted = {review.id: review.submitted_at for review in reviews if review.submitted_at}
         threads: dict[int, list[_ReviewComment]] = {}
-        for comment in reversed(comments):
+        for comment in reversed(comments.values):
             threads.setdefault(comment.in_reply_to_id or comment.id, []).append(comment)
         return Discussion(
             reviews=tuple(
@@ -253,7 +254,7 @@ class GitHubDiscussion:
             ),
         )
 
-    async def _comments(self) -> list[_ReviewComment]:
+    async def _comments(self) -> Read[_ReviewComment]:
         """Return the comments on lines; the newest is first."""
         what = f"reading the review comments of {self.item.display}"
         call = Call("GET", self._pull("comments"), what, {"sort": "created", "direction": "desc"})
@@ -295,7 +296,7 @@ class GitHubDiscussion:
     async def _renames(self) -> dict[str, str]:
         call = Call("GET", self._pull("files"), f"reading the files of {self.item.display}")
         files = await self.client.entries(list[_File], call, limit=_PAGES)
-        return {file.previous_filename: file.filename for file in files if file.previous_filename}
+        return {file.previous_filename: file.filename for file in files.values if file.previous_filename}
 
     async def failed_checks(self, sha: str) -> Checks:
         """Return the failed check runs and commit statuses of a commit.

@@ -141,7 +141,7 @@ class GitHubHooks:
         call = Call("GET", where, f"reading the webhooks of {owner}")
         return [
             Hook(path=f"{where}/{hook.id}", url=hook.url, name=f"the webhook {hook.id} of {owner}")
-            for hook in await self.client.entries(list[_HookResponse], call, limit=_HOOK_PAGES)
+            for hook in (await self.client.entries(list[_HookResponse], call, limit=_HOOK_PAGES)).values
             if hook.active
         ]
 
@@ -327,9 +327,9 @@ class RedeliveryRound:
     async def _is_withdrawn(self, request: TaskRequest) -> bool:
         triggers = self.settings.forge(Platform.GITHUB).triggers
         item = await self.forge.read_state(request.item)
-        history: list[LabelEvent] = []
+        history: tuple[LabelEvent, ...] = ()
         if item.open and not triggers & item.labels:
-            history = await self.forge.label_history(request.item, request.trigger.labeled_at)
+            history = (await self.forge.label_history(request.item, request.trigger.labeled_at)).values
         return is_withdrawn(item, history, triggers, await self.forge.whoami() if history else "")
 
     async def _again(self, hook: Hook, delivery: HookDelivery) -> None:

@@ -74,6 +74,14 @@ class _Item(ResponseModel):
             found.append((Revised.TEXT, self.last_edited_at, self.editor))
         return [Revision(what, actor.login if actor else "", whole_second(at)) for what, at, actor in found]
 
+    def hidden(self, since: datetime) -> list[Revision]:
+        """Return a revision without a user for each list whose window may hide newer entries."""
+        return [
+            Revision(what, "", None)
+            for what, edits in ((Revised.TITLE, self.renames), (Revised.TEXT, self.edits))
+            if len(edits) >= PAGE_SIZE and all(edit is None or edit.at > since for edit in edits)
+        ]
+
 
 class _ItemAnswer(ResponseModel):
     item: _Item | None = Field(
@@ -130,12 +138,14 @@ class GitHubRevisions:
 
     async def since(self, since: datetime) -> tuple[Revision, ...]:
         """See `Forge.revisions`."""
-        found = [revision for revision in await self._edits() if revision.at and revision.at > since]
+        edited = await self._edits()
+        newer = [revision for revision in edited.revisions() if revision.at and revision.at > since]
+        found = [*newer, *edited.hidden(since)]
         if self.details.item.kind is ItemKind.CHANGE:
             found += await self._pushes(since)
         return tuple(found)
 
-    async def _edits(self) -> list[Revision]:
+    async def _edits(self) -> _Item:
         item = self.details.item
         owner, name = item.repository.split("/", 1)
         kind = "issue" if item.kind is ItemKind.ISSUE else "pullRequest"
@@ -152,7 +162,7 @@ class GitHubRevisions:
         answer = await self.client.get(_ItemAnswer, call)
         if answer.item is None:
             raise graphql_error(answer.errors, f"{self.client.host} refused {call.what}")
-        return answer.item.revisions()
+        return answer.item
 
     async def _pushes(self, since: datetime) -> list[Revision]:
         """Return the branch's newer pushes, and a revision without a user if some are not known.

@@ -7,7 +7,7 @@ discussions, events and jobs are read again only if something in that answer say
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -40,6 +40,7 @@ from coding_agent_core.forge.changes import (
     CheckState,
     Mergeability,
     OpenChanges,
+    Part,
     Remark,
     ReviewThread,
     ReviewVerdict,
@@ -48,15 +49,17 @@ from coding_agent_core.forge.changes import (
 from coding_agent_core.forge.gitlab.settings import GitLab
 from coding_agent_core.forge.http import ForgeClient, answered_at
 from coding_agent_core.forge.open_changes import SET_ASIDE, read_each
+from coding_agent_core.forge.values import Read
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
 
 _LIST_PAGES = 2
 """Maximum number of pages of our open merge requests: 200 merge requests."""
-_DISCUSSION_PAGES = 10
-_EVENT_PAGES = 2
-_JOB_PAGES = 2
+_DISCUSSION_PAGES = 30
+"""Maximum number of pages of discussions, each note that GitLab itself wrote among them: 3,000."""
+_EVENT_PAGES = 10
+_JOB_PAGES = 10
 _BOT = re.compile(r"(?:project|group)_\d+_bot\w*|service_account_\w+")
 """Matches the logins that GitLab gives to the accounts of access tokens and to service accounts."""
 DRAFT = "Draft: "
@@ -276,10 +279,11 @@ class _Discussed:
     """What people said and did, as of one state of the merge request."""
 
     of: tuple[object, ...]
-    discussions: list[_Discussion]
-    reviewers: list[_Reviewer]
-    events: list[_Event]
+    discussions: tuple[_Discussion, ...]
+    reviewers: tuple[_Reviewer, ...]
+    events: tuple[_Event, ...]
     head_at: datetime | None
+    left_out: frozenset[Part]
 
 
 @dataclass(frozen=True)
@@ -287,7 +291,7 @@ class _Checked:
     """The checks of a pipeline in one state."""
 
     of: tuple[object, ...]
-    checks: tuple[CheckResult, ...]
+    checks: Read[CheckResult]
 
 
 @dataclass
@@ -297,10 +301,10 @@ class KnownMergeRequest:
     discussed: _Discussed | None = None
     checked: _Checked | None = None
     base_commit: str = ""
-    base_checks: tuple[CheckResult, ...] = ()
+    base_checks: Read[CheckResult] = field(default_factory=Read)
 
 
-BaseChecks = dict[tuple[int, str], tuple[CheckResult, ...]]
+BaseChecks = dict[tuple[int, str], Read[CheckResult]]
 """The checks of commits at the tips of bases, by project and commit."""
 
 
@@ -330,9 +334,8 @@ class GitLabChanges:
         params = {"scope": "created_by_me", "state": "opened", "order_by": "updated_at", "sort": "desc"}
         call = Call("GET", where, "looking for our open merge requests", params)
         listed = await self.client.entries(list[_Listed], call, limit=_LIST_PAGES)
-        items = [self._item(one) for one in listed if self._in_scope(one)]
-        complete = len(listed) < _LIST_PAGES * 100
-        found = await read_each(items, self.known, self._read, new=KnownMergeRequest, complete=complete)
+        items = tuple(self._item(one) for one in listed.values if self._in_scope(one))
+        found = await read_each(Read(items, listed.left_out), self.known, self._read, new=KnownMergeRequest)
         self.base_checks.clear()
         self.base_checks.update(self._bases)
         return found
@@ -380,14 +383,14 @@ class GitLabChanges:
         except ForgeError as error:
             if error.status not in SET_ASIDE:
                 raise
-            known.checked, known.base_checks = None, ()
+            known.checked, known.base_checks = None, Read()
             problem = f"{self.client.host} does not show the pipeline ({error.status})"
         return self._snapshot(item, found, known, problem, answered_at(response, self.client.clock))
 
     async def _discussed(
         self, item: Item, where: str, found: _MergeRequest, state: tuple[object, ...]
     ) -> _Discussed:
-        async def events(name: str) -> list[_Event]:
+        async def events(name: str) -> Read[_Event]:
             call = Call("GET", f"{where}/{name}", f"reading the events of {item.display}")
             return await self.client.entries(list[_Event], call, limit=_EVENT_PAGES)
 
@@ -397,9 +400,23 @@ class GitLabChanges:
         reviewers = await self.client.entries(list[_Reviewer], call)
         call = Call("GET", f"{where}/versions", f"reading the versions of {item.display}")
         versions = await self.client.entries(list[_Version], call)  # newest first
-        own = [version.created_at for version in versions if version.head_commit_sha == found.sha]
-        happened = await events("resource_label_events") + await events("resource_state_events")
-        return _Discussed(state, discussions, reviewers, happened, own[-1] if own else None)
+        own = [version.created_at for version in versions.values if version.head_commit_sha == found.sha]
+        labels, states = await events("resource_label_events"), await events("resource_state_events")
+        lacking: dict[Part, Read[Any]] = {
+            Part.COMMENTS: discussions,
+            Part.THREADS: discussions,
+            Part.REVIEWS: reviewers,
+            Part.REVIEWERS: reviewers,
+            Part.EVENTS: Read(left_out=(*labels.left_out, *states.left_out, *discussions.left_out)),
+        }
+        return _Discussed(
+            state,
+            discussions.values,
+            reviewers.values,
+            (*labels.values, *states.values),
+            own[-1] if own else None,
+            frozenset(part for part, read in lacking.items() if not read.complete),
+        )
 
     async def _tip(self, item: Item, found: _MergeRequest) -> str:
         """Return the commit at the tip of the base, which is read once for all merge requests into it."""
@@ -417,66 +434,68 @@ class GitLabChanges:
         """Read the checks of head and base, unless they are known: a pipeline that has ended stays so."""
         pipeline = found.pipeline
         if pipeline is None:
-            known.checked, known.base_checks = None, ()
+            known.checked, known.base_checks = None, Read()
             return
         state = pipeline.id, pipeline.status, pipeline.updated_at
         if known.checked is None or known.checked.of != state or pipeline.status not in _ENDED:
             known.checked = _Checked(state, await self._checks(item, pipeline))
         failed = any(
             check.conclusion in (CheckConclusion.FAILURE, CheckConclusion.TIMED_OUT)
-            for check in known.checked.checks
+            for check in known.checked.checks.values
         )
-        known.base_checks = ()
+        known.base_checks = Read()
         if failed:
             known.base_commit = await self._tip(item, found)
             known.base_checks = await self._base_checks(item, found, known.base_commit)
 
-    async def _checks(self, item: Item, pipeline: _Pipeline) -> tuple[CheckResult, ...]:
+    async def _checks(self, item: Item, pipeline: _Pipeline) -> Read[CheckResult]:
         project = path("projects", pipeline.project_id)
         what = f"reading the jobs of {item.display}"
         where = project + path("pipelines", pipeline.id, "jobs")
         call = Call("GET", where, what, {"include_retried": "true"})
         runs: dict[str, list[_Job]] = {}
         jobs = await self.client.entries(list[_Job], call, limit=_JOB_PAGES)
-        for job in sorted(jobs, key=lambda job: job.id):
+        for job in sorted(jobs.values, key=lambda job: job.id):
             runs.setdefault(job.full_name, []).append(job)
         checks = [of[-1].result(CheckKind.JOB, pipeline.source, of[:-1]) for of in runs.values()]
-        ids = {job.id for job in jobs}
-        for status in await self._statuses(item, project, pipeline.sha):
+        ids = {job.id for job in jobs.values}
+        statuses = await self._statuses(item, project, pipeline.sha)
+        for status in statuses.values:
             # Jobs of other pipelines of the same commit do not count for the merge request.
             if status.id not in ids and status.pipeline_id in (None, pipeline.id):
                 checks.append(status.result(CheckKind.STATUS, "", []))
-        return tuple(checks)
+        return Read(tuple(checks), (*jobs.left_out, *statuses.left_out))
 
-    async def _statuses(self, item: Item, project: str, sha: str) -> list[_Job]:
+    async def _statuses(self, item: Item, project: str, sha: str) -> Read[_Job]:
         where = project + path("repository", "commits", sha, "statuses")
         call = Call("GET", where, f"reading the commit statuses of {item.display}")
         return await self.client.entries(list[_Job], call, limit=_JOB_PAGES)
 
-    async def _base_checks(self, item: Item, found: _MergeRequest, sha: str) -> tuple[CheckResult, ...]:
+    async def _base_checks(self, item: Item, found: _MergeRequest, sha: str) -> Read[CheckResult]:
         """Return the checks of the newest pipeline for the base's tip, once for all merge requests into it.
 
         They are read until there are some and all have ended.
         """
         base = found.project_id, sha
         if sha and base not in self._bases:
-            checks = self.base_checks.get(base, ())
-            if not checks or any(check.state is not CheckState.COMPLETED for check in checks):
+            checks = self.base_checks.get(base, Read())
+            if not checks.values or any(one.state is not CheckState.COMPLETED for one in checks.values):
                 project = path("projects", found.project_id)
                 params: dict[str, str | int] = {"sha": sha, "ref": found.target_branch, "per_page": 1}
                 what = f"reading the pipeline of the base of {item.display}"
                 newest = await self.client.get(
                     list[_Pipeline], Call("GET", f"{project}/pipelines", what, params)
                 )
-                checks = await self._checks(item, newest[0]) if newest else ()
+                checks = await self._checks(item, newest[0]) if newest else Read()
             self._bases[base] = checks
-        return self._bases.get(base, ())
+        return self._bases.get(base, Read())
 
     def _snapshot(
         self, item: Item, found: _MergeRequest, known: KnownMergeRequest, problem: str, read_at: datetime
     ) -> ChangeSnapshot:
         discussed = known.discussed
         assert discussed is not None  # noqa: S101 - `_read` has set it
+        checks = known.checked.checks if known.checked else Read[CheckResult]()
         threads = [one for one in discussed.discussions if not one.individual_note]
         single = [one.notes[0] for one in discussed.discussions if one.individual_note and one.notes]
         return ChangeSnapshot(
@@ -504,13 +523,16 @@ class GitLabChanges:
                 if one.state in _VERDICTS
             ),
             comments=tuple(_remark(note, found) for note in single if not note.system),
-            checks=known.checked.checks if known.checked else (),
+            checks=checks.values,
             checks_problem=problem,
-            base_checks=known.base_checks,
+            base_checks=known.base_checks.values,
             requested_reviewers=tuple(
                 actor_of(one.user) for one in discussed.reviewers if one.state in _ASKED
             ),
             events=_events(discussed.events, [note for note in single if note.system]),
+            left_out=discussed.left_out
+            | (frozenset() if checks.complete else {Part.CHECKS})
+            | (frozenset() if known.base_checks.complete else {Part.BASE_CHECKS}),
         )
 
 
@@ -563,7 +585,7 @@ def _thread(discussion: _Discussion, found: _MergeRequest) -> ReviewThread | Non
     return ReviewThread(id=discussion.id, resolved=resolved, remarks=remarks, **at)
 
 
-def _events(recorded: list[_Event], notes: list[_Note]) -> tuple[ChangeEvent, ...]:
+def _events(recorded: Sequence[_Event], notes: list[_Note]) -> tuple[ChangeEvent, ...]:
     """Return what GitLab records as events, and what only its own notes show: pushes, drafts and reviews."""
     found = [
         ChangeEvent(kind, actor_of(note.author), note.created_at, reviewer=reviewer, number=note.id)

@@ -332,7 +332,7 @@ class GitLabForge(Forge):
         what = f"looking for the merge request of {item.display}"
         params = {"source_branch": branch, "state": "opened", "scope": "all"}
         call = Call("GET", _project_path(item, "merge_requests"), what, params)
-        for found in await self.client.entries(list[_MergeRequest], call):
+        for found in (await self.client.entries(list[_MergeRequest], call)).values:
             # Forks can have branches with the same name.
             if found.source_branch == branch and found.source_project_id == found.project_id:
                 return Change(number=found.number, url=found.url, created=False)

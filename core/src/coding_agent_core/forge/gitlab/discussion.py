@@ -110,7 +110,7 @@ class GitLabDiscussion:
     async def read(self) -> Discussion:
         call = Call("GET", f"{self.path}/discussions", f"reading the discussions of {self.display}")
         found = await self.client.entries(list[_DiscussionAnswer], call, limit=_PAGES)
-        positioned = [one.notes for one in found if one.notes and one.notes[0].position]
+        positioned = [one.notes for one in found.values if one.notes and one.notes[0].position]
         if not positioned:
             return Discussion()
         refs = (await self._change()).diff_refs or _DiffRefs()
@@ -136,7 +136,7 @@ class GitLabDiscussion:
             jobs = await self.client.entries(list[_Job], call)
         except ForgeError as error:
             return Checks(unreadable=(f"the pipeline ({error.status or 'no answer'})",))
-        failed = [job for job in jobs if job.status == "failed" and not job.allow_failure]
+        failed = [job for job in jobs.values if job.status == "failed" and not job.allow_failure]
         what = f"reading the log of a job of {self.display}"
         return Checks(
             tuple(
@@ -162,7 +162,7 @@ class GitLabDiscussion:
         """Return the differences of the newest version and of the versions with threads, by newest commit."""
         call = Call("GET", f"{self.path}/versions", f"reading the versions of {self.display}")
         ids: dict[str, int] = {}
-        for version in await self.client.entries(list[_Version], call):  # newest first
+        for version in (await self.client.entries(list[_Version], call)).values:  # newest first
             ids.setdefault(version.head_commit_sha, version.id)  # a rebase can give a commit another base
         found: dict[str, list[_FileDiff]] = {}
         for sha in list(dict.fromkeys([head, *wanted]))[:_VERSIONS]:

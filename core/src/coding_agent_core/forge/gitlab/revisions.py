@@ -59,16 +59,15 @@ class GitLabRevisions:
         what = f"reading who edited {self.details.item.display}"
         call = Call("GET", f"{self.path}/notes", what, {"sort": "desc", "order_by": "created_at"})
         found: list[Revision] = []
-        pages = 0
-        async for page in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
-            pages += 1
+        pages = self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES)
+        async for page in pages:
             for note in page:
                 at = whole_second(note.created_at)
                 if at <= since:
                     return found
                 if note.system and (kind := _kind(note.body)) is not None:
                     found.append(Revision(kind, note.author.login, at))
-        if pages == SCAN_PAGES:
+        if not pages.complete:
             found.append(Revision(Revised.TEXT, "", None))
         return found
 
@@ -80,14 +79,14 @@ class GitLabRevisions:
         """
         display = self.details.item.display
         call = Call("GET", f"{self.path}/versions", f"reading the versions of {display}")
-        versions = await self.client.entries(list[_Version], call)  # newest first
+        versions = (await self.client.entries(list[_Version], call)).values  # newest first
         if not versions or versions[0].head_commit_sha != self.details.head_sha:
             raise ForgeUnavailableError(
                 f"{self.client.host} has not examined the newest commit of {display} yet"
             )
         # GitLab creates the oldest version a moment after the merge request. Two versions can also have the
         # same commit with different bases.
-        oldest = versions[-1:] if len(versions) < PAGE_SIZE else []
+        oldest = versions[-1:] if len(versions) < PAGE_SIZE else ()
         return sum(
             whole_second(version.created_at) > since and version.head_commit_sha != before.head_commit_sha
             for version, before in zip(versions, versions[1:] + oldest, strict=False)

@@ -258,6 +258,19 @@ async def test_an_answer_that_breaks_off_is_cut_off_and_counted_by_what_came() -
         assert (gateway.usage.input_tokens, gateway.usage.output_tokens) == (5500, 100)
 
 
+async def test_a_stream_that_breaks_off_before_its_first_text_does_not_use_up_the_allowance() -> None:
+    start = _sse({"type": "message_start", "message": {"usage": USED}})
+    body = {name: value for name, value in MESSAGES[1].items() if name != "max_tokens"} | {"model": "own"}
+    unknown = stream(start, cut=True), Allowance(tokens=20_000)
+    async with _opened(ANTHROPIC, *unknown, models=["own"]) as (gateway, _, client):
+        for sent in (1, 2):
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.post(MESSAGES[0], json=body)
+            await _counted(gateway, sent)
+            assert gateway.usage.input_tokens == sent * 5500
+        assert not gateway.exhausted.is_set()
+
+
 async def test_closing_the_gateway_counts_what_is_under_way() -> None:
     async def play(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")

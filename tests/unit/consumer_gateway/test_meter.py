@@ -162,6 +162,7 @@ KNOWN = (Tokens(7, 90), True)
 UNKNOWN = (Tokens(50), False)
 JSON, SSE = "application/json", "text/event-stream"
 CUT_TEXT, HALF_TEXT = b'data: {"text": "xyz"}\n\n', 'data: {"text": "漢字"}\n\n'.encode()
+START = b'data: {"usage": {"prompt_tokens": 7}}\n\n'
 ENDINGS: list[tuple[str, str, bytes, Ending, tuple[Tokens, bool]]] = [
     (JSON, "", ANSWER, Ending.WHOLE, KNOWN),
     (JSON, "", ANSWER[:HALF], Ending.BROKEN, UNKNOWN),
@@ -185,7 +186,12 @@ ENDINGS: list[tuple[str, str, bytes, Ending, tuple[Tokens, bool]]] = [
     (JSON, "gzip", gzip.compress(LONG), Ending.WHOLE, UNKNOWN),
     (SSE, "", b"data: " + ANSWER + b"\n\n", Ending.SILENT, KNOWN),
     (SSE, "", b"data: " + ANSWER + b"\r\r", Ending.WHOLE, KNOWN),
-    (SSE, "", b"data: {}\n\n", Ending.BROKEN, UNKNOWN),
+    (SSE, "", b"", Ending.BROKEN, (Tokens(50), True)),
+    (SSE, "", b": ping\n\ndata: {}\n\n", Ending.BROKEN, (Tokens(50), True)),
+    (SSE, "", START, Ending.BROKEN, (Tokens(7), True)),
+    (SSE, "", START, Ending.WHOLE, (Tokens(7), False)),
+    (SSE, "", START, Ending.SILENT, (Tokens(7), False)),
+    (SSE, "br", b"\x1b\x00", Ending.BROKEN, UNKNOWN),
     (SSE, "", b"data: {}\n\n", Ending.CLOSED, (Tokens(50), True)),
     (SSE, "", CUT_TEXT, Ending.BROKEN, (Tokens(50, 1), True)),
     (SSE, "", CUT_TEXT, Ending.WHOLE, (Tokens(50, 1), False)),

@@ -56,9 +56,10 @@ class Ending(StrEnum):
 class Counted(NamedTuple):
     """What an answer used, and whether it is known; the ledger charges the reservation for what is not.
 
-    The usage is known if the provider reported it in a whole answer, or if a stream showed it before it
-    broke off or the gateway closed: the provider stopped there, too. If the provider was silent, or the
-    answer cannot be read, `tokens` is only an estimate of the least.
+    The usage is known if the provider reported it in a whole answer. It also counts as known if a stream broke
+    off, or the gateway closed, because the provider stopped there, too: then it is what was sent and what
+    arrived. If the provider was silent, or the answer cannot be read, `tokens` is only an estimate of the
+    least.
     """
 
     tokens: Tokens
@@ -122,9 +123,10 @@ class Meter:
                 output=-(-self._written // _WRITTEN_BYTES),
             )
         )
-        began = self._streams and self._readable and (self._written > 0 or self._failed)
-        stopped = self._failed or ending is Ending.BROKEN
-        return Counted(seen, known=ending is Ending.CLOSED or (began and stopped))
+        # Before its first text too: without a limit the reservation is the whole allowance, so one broken
+        # connection would end the task.
+        stopped = self._streams and self._readable and (self._failed or ending is Ending.BROKEN)
+        return Counted(seen, known=ending is Ending.CLOSED or stopped)
 
     def _feed(self, data: bytes) -> None:
         if self._streams and b"\n" in data:

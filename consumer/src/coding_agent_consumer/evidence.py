@@ -1,8 +1,8 @@
 """The two programs of an evidence pod: `--mode clone` and `--mode verify` (docs/decisions/0030).
 
 `clone` has the forge's credential. It checks that the commit is on the branch, writes a bundle of exactly
-the commit to run the commands on, and ends before any command runs. `verify` has no secret. It gives the
-bundle to the workspace, lets it run the setup and the commands, and leaves their results as its termination
+the commit to run the commands on, and ends before any command runs. `verify` has no secret. For each command
+it lets the workspace start over from the bundle and run the setup. It leaves the results as its termination
 message. The workspace's commands can write neither the bundle nor the message.
 """
 
@@ -33,14 +33,21 @@ from coding_agent_core.retry import Deadline, StoppedError, run_until, while_una
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.telemetry import configure
-from coding_agent_core.verification import VERIFY_VARIABLE, Side, VerifyInput, VerifyResult
+from coding_agent_core.verification import (
+    VERIFY_VARIABLE,
+    Side,
+    VerifiedCommand,
+    VerifyInput,
+    VerifyResult,
+)
 from pydantic import BaseModel, ValidationError
 
 from coding_agent_consumer.background import project_commit, read_environment, set_up
 from coding_agent_consumer.repository import BareClone
-from coding_agent_consumer.transcript import scrub_for, scrub_logs
+from coding_agent_consumer.transcript import Scrub, scrub_for, scrub_logs
 from coding_agent_consumer.verification import run_commands
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
+from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.evidence")
 
@@ -183,11 +190,30 @@ async def _result(settings: Settings, given: VerifyInput, environment: Mapping[s
     if cloned.problem:
         return VerifyResult(commit=cloned.commit, problem=cloned.problem[:1000])
     deadline, scrub = Deadline.after(given.timeout_seconds), scrub_for(settings)
+    commands = cloned.file.verify or ()
+    turns = [commands] if settings.verify.shared else [(command,) for command in commands]
+    results: tuple[VerifiedCommand, ...] = ()
     async with launch_workspace(settings.consumer.workspace) as workspace:
-        await workspace.seed(folder / _BUNDLE, _BRANCH)
-        await set_up(workspace, cloned.file, deadline, scrub)
-        results = await run_commands(workspace, cloned.file.verify or (), deadline=deadline, scrub=scrub)
+        for some in turns:
+            file = cloned.file if any(command.setup for command in some) else RepositoryFile()
+            await _prepare(workspace, folder / _BUNDLE, file, deadline, scrub)
+            results += await run_commands(workspace, some, deadline=deadline, scrub=scrub)
+            if deadline.passed:
+                break
     problem = ""
     if deadline.passed:
         problem = f"The commands did not end within {given.timeout_seconds} s together."
     return VerifyResult(commit=cloned.commit, commands=results, problem=problem)
+
+
+async def _prepare(
+    workspace: Workspace, bundle: Path, file: RepositoryFile, deadline: Deadline, scrub: Scrub
+) -> None:
+    """Empty the workspace, check out the commit, and run the file's setup.
+
+    The setup runs code of the commit, as the commands do, so no command gets what another one's setup made.
+    """
+    await workspace.start_over(bundle, _BRANCH)
+    if file.setup:
+        await set_up(workspace, file, deadline, scrub)
+        await workspace.restore(bundle, _BRANCH)

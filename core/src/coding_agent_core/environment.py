@@ -140,6 +140,9 @@ class VerifyCommand(_Strict):
     """The command, which runs with `bash -c` (or `sh -c` without bash) in the repository's root."""
     timeout_seconds: int = Field(default=600, ge=1, le=7200)
     """Seconds after which the command is killed; then it has failed."""
+    setup: bool = True
+    """Whether `setup` runs before the command in an evidence pod. `setup` runs code of the commit, so without
+    it, a command is faster and harder to mislead."""
 
 
 def _only_run(value: Any) -> Any:

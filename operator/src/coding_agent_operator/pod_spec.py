@@ -54,6 +54,7 @@ _SERVE = (
     *("--socket", SOCKET, "--root", WORKSPACE, "--isolation", "none", "--group", "--inherit-env"),
     # These are only upper bounds: the agent has the settings, and sends its own limits with each request.
     *("--command-timeout", "86400", "--output-limit", "1000000"),
+    *("--scratch", "/tmp", "--scratch", "/dev/shm"),  # noqa: S108 - the container's own folders
 )
 
 

@@ -143,3 +143,37 @@ def test_a_pod_verifies_exactly_the_pushed_commit_and_its_base(
     gone = pod(place, Side.HEAD, "0" * 40)
     assert gone is not None
     assert (gone.commands, gone.problem) == ((), "The branch no longer contains the commit.")
+
+
+HOSTILE = "echo good > a.md; git commit -qam better; echo x > ~/mark; mkdir -p made; echo x > made/mark"
+LEAVES = (
+    "setsid sh -c 'while :; do echo good > ../a; mv ../a a.md; sleep 0.01; done' >/dev/null 2>&1 & sleep 0.3"
+)
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_each_command_checks_the_commit_whatever_its_code_did_before(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ways in which it can try are in `consumer_workspace/test_starting_over.py`."""
+    monkeypatch.setattr(evidence, "harden_agent_process", lambda: None)
+    place = make_place("github", [])
+    clean = 'test -z "$(git status --porcelain)" && test -z "$(git log --grep better)"'
+    file = {
+        "setup": ["sh ./hostile.sh; echo setup >> ~/setups"],
+        "verify": [
+            *("sh ./hostile.sh && echo x > .more", "sh ./leaves.sh", "grep good a.md", "test ! -e .more"),
+            *("grep -c setup ~/setups | grep -qx 1", "test -e made/mark && git diff --quiet HEAD"),
+            {"run": f"{clean} && test ! -e ~/mark && test ! -e made", "setup": False},
+        ],
+    }
+    code = {"a.md": "bad\n", "hostile.sh": HOSTILE, "leaves.sh": LEAVES}
+    push(place.system, {FILE: json.dumps(file), **code})
+    push(place.system, {"b.md": "more\n"}, FIRST)
+    head = place.system.git("rev-parse", FIRST).strip()
+    found = pod(place, Side.HEAD, head)
+    assert found is not None
+    assert [one.exit_code for one in found.commands] == [0, 0, 1, 0, 0, 0, 0], found
+    shared = pod(place, Side.BASE, head, verify={"shared": True})
+    assert shared is not None
+    assert [one.exit_code for one in shared.commands] == [0, 0, 0, 1, 0, 0, 1], "what the administrator chose"

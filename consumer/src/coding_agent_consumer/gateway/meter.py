@@ -56,10 +56,10 @@ class Ending(StrEnum):
 class Counted(NamedTuple):
     """What an answer used, and whether it is known; the ledger charges the reservation for what is not.
 
-    The usage is known if the provider reported it in a whole answer. It also counts as known if a stream broke
-    off, or the gateway closed, because the provider stopped there, too: then it is what was sent and what
-    arrived. If the provider was silent, or the answer cannot be read, `tokens` is only an estimate of the
-    least.
+    The usage is known if the provider reported it in a whole answer. It also counts as known if a stream
+    broke off, or the gateway closed, because the provider stopped there, too: then it is what was sent and
+    what arrived. If the provider was silent, or the answer cannot be read, `tokens` is only an estimate of
+    the least.
     """
 
     tokens: Tokens

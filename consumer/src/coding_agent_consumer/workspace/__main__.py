@@ -255,6 +255,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--inherit-env", action="store_true", help="pass all variables to commands; none may be secret"
     )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        action="append",
+        default=[],
+        help="folder outside the root that commands can write to; it is emptied with the root",
+    )
     parser.add_argument("--git", type=Path, help="git to use; its folder ends the commands' PATH")
     parser.add_argument(
         "--path", action="append", default=[], help="folder of the commands' PATH; default: our PATH"
@@ -296,6 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             search_path=(*search_path, *([str(arguments.git.parent)] if arguments.git else [])),
             keep=("*",) if arguments.inherit_env else tuple(arguments.keep_env),
             git=str(arguments.git or "git"),
+            scratch=tuple(arguments.scratch),
         ),
     )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which then stops us

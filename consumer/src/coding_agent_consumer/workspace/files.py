@@ -107,10 +107,45 @@ def remove(folder: Path) -> None:
     about 1,000 nested folders.
     """
     _run("rm", "-rf", "--", str(folder))
-    if folder.exists() and os.geteuid() != 0:
-        # A command can create folders that even their owner cannot list.
+    if folder.exists():
+        # A command can create folders that even their owner cannot list, nor can root without capabilities.
         _run("chmod", "-R", "u+rwX", "--", str(folder))
         _run("rm", "-rf", "--", str(folder))
+
+
+def move_untracked(before: Path, after: Path) -> None:
+    """Move what only `before` has into `after`, a new checkout of the same repository.
+
+    What both have stays as `after` has it, and so does `.git`. Links are not followed.
+
+    Raises:
+        OSError: something cannot be moved.
+    """
+    waiting = [] if before.is_symlink() or not before.is_dir() else [(str(before), str(after))]
+    while waiting:
+        old, new = waiting.pop()
+        os.chmod(old, 0o700)  # a command can create folders that even their owner cannot list
+        for name in os.listdir(old):
+            source, target = os.path.join(old, name), os.path.join(new, name)
+            if not os.path.lexists(target):
+                _move(source, target)
+            elif _is_folder(source) and _is_folder(target) and target != os.path.join(after, ".git"):
+                waiting.append((source, target))
+
+
+def _is_folder(path: str) -> bool:
+    return stat.S_ISDIR(os.lstat(path).st_mode)
+
+
+def _move(source: str, target: str) -> None:
+    try:
+        os.rename(source, target)
+    except PermissionError:
+        # The parent is an entry of the folder that moves, so the folder must be writable.
+        mode = stat.S_IMODE(os.lstat(source).st_mode)
+        os.chmod(source, mode | 0o700)
+        os.rename(source, target)
+        os.chmod(target, mode)
 
 
 def _run(*command: str) -> None:

@@ -232,6 +232,23 @@ class Workspace(Protocol):
         """
         ...
 
+    async def start_over(self, bundle: Path, branch: str) -> None:
+        """End all processes, remove all files, and create the tree from a git bundle.
+
+        From then on, the workspace answers only this client, because a command can have left requests.
+
+        Raises:
+            WorkspaceRequestError: a process cannot be ended, or a file cannot be removed.
+        """
+        ...
+
+    async def restore(self, bundle: Path, branch: str) -> None:
+        """End all processes, and check out the bundle's branch anew, as `start_over` does it.
+
+        Files in the tree that the branch does not track stay, and so do those outside the tree.
+        """
+        ...
+
     async def diff(self) -> Patch:
         """Return all changes since `seed`.
 

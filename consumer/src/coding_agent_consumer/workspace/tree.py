@@ -24,6 +24,7 @@ from coding_agent_consumer.workspace.files import (
     WorkspaceFolders,
     cut_end,
     deadline,
+    move_untracked,
     remove,
     replace_file,
     resolve,
@@ -131,6 +132,26 @@ class Tree:
         except RequestError:
             remove(folders.git)
             raise
+
+    def restore(self, bundle: Path, branch: str) -> None:
+        """Check out a bundle's branch anew, and keep only files that it does not track.
+
+        Commands can have changed everything, the repositories and their indexes too. So none of it is used:
+        the tree is a new checkout, and what only the old one has is moved into it.
+
+        Raises:
+            RequestError: the bundle is not valid.
+            OSError: a folder that commands made cannot be moved.
+        """
+        folders = self._folders
+        before = folders.root / "before"
+        for path in (before, folders.git, folders.seeded, folders.root / "copy"):
+            remove(path)
+        os.rename(folders.tree, before)
+        folders.make()
+        self.seed(bundle, branch)
+        move_untracked(before, folders.tree)
+        remove(before)
 
     def diff(self) -> Patch:
         """Return all changes since the seed, without repositories created inside the tree.

@@ -45,6 +45,7 @@ _RESTARTED = (
 _INTERRUPTED = "It answers again. The interrupted operation was abandoned; the files are kept."
 
 Send = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Ask = Callable[..., Awaitable[tuple[dict[str, Any], bytes]]]
 
 
 class WorkspaceClient:
@@ -146,6 +147,17 @@ class WorkspaceClient:
         await self._ask({"op": "ping"}, timeout=_CONNECT_SECONDS)
 
     async def seed(self, bundle: Path, branch: str) -> None:
+        # A restarted workspace discards a partial seed, so seeding can be repeated.
+        await self._seed({"op": "seed", "branch": branch}, bundle, self._ask_again)
+
+    async def start_over(self, bundle: Path, branch: str) -> None:
+        await self._seed({"op": "seed", "branch": branch, "over": "all"}, bundle, self._ask_again)
+
+    async def restore(self, bundle: Path, branch: str) -> None:
+        # A second try could lose what the first one had not moved yet.
+        await self._seed({"op": "seed", "branch": branch, "over": "tracked"}, bundle, self._ask)
+
+    async def _seed(self, header: dict[str, Any], bundle: Path, ask: Ask) -> None:
         size = (await asyncio.to_thread(bundle.stat)).st_size
         if size > framing.MAX_BUNDLE:
             raise WorkspaceRequestError("The repository is larger than 4 GiB, which a workspace cannot hold.")
@@ -156,8 +168,7 @@ class WorkspaceClient:
                     writer.write(data)
                     await writer.drain()
 
-        # A restarted workspace discards a partial seed, so seeding can be repeated.
-        await self._ask_again({"op": "seed", "branch": branch}, send=send, length=size)
+        await ask(header, send=send, length=size)
 
     async def diff(self) -> framing.Patch:
         if self._process is not None:

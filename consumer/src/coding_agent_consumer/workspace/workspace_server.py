@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from coding_agent_consumer.workspace import files, framing
-from coding_agent_consumer.workspace.files import WorkspaceFolders, command_environment, usable_path
+from coding_agent_consumer.workspace.files import (
+    WorkspaceFolders,
+    command_environment,
+    remove,
+    usable_path,
+)
 from coding_agent_consumer.workspace.framing import RequestError
 from coding_agent_consumer.workspace.processes import (
     AbandonedError,
@@ -25,6 +30,8 @@ from coding_agent_consumer.workspace.processes import (
     CommandRunner,
     Input,
     Streams,
+    childless,
+    end_descendants,
 )
 from coding_agent_consumer.workspace.tree import Tree
 
@@ -44,6 +51,7 @@ class ServerOptions:
         search_path: folders of the commands' PATH.
         keep: variables that commands inherit; `*`: all.
         git: the git program to use.
+        scratch: folders outside the workspace's root that commands can write to.
     """
 
     command_timeout: float
@@ -51,6 +59,7 @@ class ServerOptions:
     search_path: tuple[str, ...]
     keep: tuple[str, ...]
     git: str
+    scratch: tuple[Path, ...] = ()
 
 
 def listen(path: Path, *, group: bool = False) -> socket.socket:
@@ -78,6 +87,9 @@ class WorkspaceServer:
             folders, usable_path(options.search_path), dict(os.environ), options.keep
         )
         self._tree = Tree(folders, self._commands, self._env, options.git)
+        self._session: socket.socket | None = None
+        self._only: socket.socket | None = None
+        """The only session that is answered; `None`: every session is."""
         self._shell = shutil.which("bash", path=self._env["PATH"]) or "/bin/sh"
 
     def serve(self, sessions: socket.socket) -> None:
@@ -94,6 +106,7 @@ class WorkspaceServer:
                     if received is not None and carrier is sessions:
                         selector.register(received, selectors.EVENT_READ)
                     elif received is not None:
+                        self._session = carrier
                         self._serve(received)
                     elif carrier is sessions:
                         return
@@ -103,6 +116,8 @@ class WorkspaceServer:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
+            if self._only not in (None, self._session):
+                return
             connection.settimeout(_TRANSFER_SECONDS)
             # If the client is gone or its request is not valid, there is nobody to answer.
             with contextlib.suppress(OSError, framing.WireError, AbandonedError):
@@ -122,7 +137,11 @@ class WorkspaceServer:
     ) -> tuple[dict[str, Any], bytes]:
         """Do what the request says. Return the fields and the body of its answer."""
         if header["op"] == "seed":
-            self._seed(_string(header, "branch"), length, connection)
+            if header.get("over") in ("all", "tracked"):
+                self._take_over()
+            if header.get("over") == "all":
+                self._empty()
+            self._seed(header, length, connection)
             return {}, b""
         body = _receive(connection, length)
         match header["op"]:
@@ -165,7 +184,38 @@ class WorkspaceServer:
             files.edit(tree, path, body[:split], body[split:])
         return ""
 
-    def _seed(self, branch: str, length: int, connection: socket.socket) -> None:
+    def _take_over(self) -> None:
+        """Make this session the only one, and end what commands started.
+
+        1. A command opens a session, leaves requests in it, and ends.
+        2. The client seeds the tree again, to run the next command on it.
+        3. The server would answer the requests of step 1 before that command, and change the tree.
+        """
+        self._only = self._session
+        end_descendants()
+        if not childless():
+            raise RequestError("Processes that a command started cannot be ended.")
+
+    def _empty(self) -> None:
+        """Remove all files that commands can have left.
+
+        Raises:
+            RequestError: some of them cannot be removed.
+        """
+        folders, left = self._folders, list[str]()
+        # TMPDIR stays, because a container's /tmp is a mount of it.
+        kept = (str(folders.tmp), *map(str, self._options.scratch))
+        for folder in (str(folders.root), *kept):
+            for entry in _entries(folder):
+                if entry not in kept or os.path.islink(entry):
+                    remove(Path(entry))
+            left += [entry for entry in _entries(folder) if entry not in kept]
+        if left:
+            raise RequestError(f"{files.cut_end(left[0], 200)} cannot be removed.")
+        folders.make()
+
+    def _seed(self, header: dict[str, Any], length: int, connection: socket.socket) -> None:
+        branch = _string(header, "branch")
         descriptor, name = tempfile.mkstemp(prefix="seed-", dir=self._folders.root)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -175,7 +225,10 @@ class WorkspaceServer:
                         raise framing.WireError("the bundle was cut short")
                     length -= len(data)
                     file.write(data)
-            self._tree.seed(Path(name), branch)
+            if header.get("over") == "tracked":
+                self._tree.restore(Path(name), branch)
+            else:
+                self._tree.seed(Path(name), branch)
         finally:
             os.unlink(name)
 
@@ -315,6 +368,14 @@ def _received(carrier: socket.socket) -> socket.socket | None:
         return socket.socket(fileno=descriptors[0]) if descriptors else None
     except OSError:
         return None
+
+
+def _entries(folder: str) -> list[str]:
+    """Return the paths of what is in a folder; nothing if there is no such folder."""
+    try:
+        return [os.path.join(folder, name) for name in os.listdir(folder)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _string(header: dict[str, Any], name: str) -> str:

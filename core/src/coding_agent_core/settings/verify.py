@@ -24,8 +24,8 @@ class Verify(Section):
     it, in a pod without the agent. A repository names its own in `.coding-agent.yaml`."""
 
     commands: VerifyCommands = ()
-    """Commands for repositories whose `.coding-agent.yaml` has no `verify`: a command, or `run` and
-    `timeout_seconds`, with 600 seconds by default and 7200 at most."""
+    """Commands for repositories whose `.coding-agent.yaml` has no `verify`: a command, or `run` with
+    `timeout_seconds` (600 by default, 7200 at most) and `setup` (`false`: without the repository's setup)."""
     repairs: int = Field(default=2, ge=0, le=5)
     """How many times the agent gets the output of failed commands and works again, within the attempt's time
     and budget."""
@@ -35,6 +35,9 @@ class Verify(Section):
     evidence: bool = True
     """Whether, on Kubernetes, the commands run again after the push, in a pod that has neither the agent nor
     its workspace. The result is the commit status `coding-agent/verify`."""
+    shared: bool = False
+    """Whether, in such a pod, all commands share a workspace and one run of `setup`. That is faster, but a
+    command then sees what the commit's code has changed before."""
     timeout_seconds: int = Field(default=3600, ge=60, le=86_400)
     """Seconds that cloning, setup and all commands may take in such a pod."""
 

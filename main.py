@@ -346,7 +346,8 @@ async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event)
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_consumer.notices import handle_notices
-    from coding_agent_core.metrics import process_registry, served
+    from coding_agent_core.http_server import metrics_served
+    from coding_agent_core.metrics import metrics_page, process_registry
 
     registry = process_registry()
     parts = [_work(settings, connect_source(settings), stop, registry)]
@@ -357,7 +358,8 @@ async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
         sink = connect_sink(settings)
         parts.append(handle_notices(settings, RabbitMQNotices(settings.rabbitmq), stop, sink=sink))
     try:
-        with served(settings.consumer.http_host, settings.consumer.http_port, registry):
+        page = metrics_page(registry)
+        async with metrics_served(settings.consumer.http_host, settings.consumer.http_port, page):
             await _together(parts, stop)
     finally:
         if sink is not None:
@@ -397,10 +399,12 @@ async def _poll(
     forge = connect_forge(settings, settings.task_source)
     try:
         if loop_forever:
-            from coding_agent_core.metrics import process_registry, served
+            from coding_agent_core.http_server import metrics_served
+            from coding_agent_core.metrics import metrics_page, process_registry
 
             registry, scheduling = process_registry(), settings.scheduling
-            with served(scheduling.http_host, scheduling.http_port, registry):
+            page = metrics_page(registry)
+            async with metrics_served(scheduling.http_host, scheduling.http_port, page):
                 await Poller(settings, forge, sink, PollMetrics(registry)).forever(stop)
             return None
         report = await Poller(settings, forge, sink).until(stop)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from coding_agent_core.addresses import client_group
 from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.forge.events import (
     Accepted,
@@ -32,7 +33,6 @@ from coding_agent_core.tasks import Item, task_name
 from coding_agent_receiver.webhook_request import (
     BodyError,
     client_address,
-    client_group,
     decode_payload,
 )
 

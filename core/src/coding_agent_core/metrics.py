@@ -6,9 +6,7 @@ attempt serves no metrics, so it does not import this.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from prometheus_client import (
     REGISTRY,
@@ -20,8 +18,8 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
-    start_http_server,
 )
+from prometheus_client.exposition import choose_encoder
 
 from coding_agent_core.usage import OTHER_MODELS, Usage
 
@@ -32,14 +30,14 @@ __all__ = [
     "Gauge",
     "Histogram",
     "UsageMetrics",
+    "exposition",
+    "metrics_page",
     "process_registry",
-    "served",
 ]
 
 # The `_created` metrics double the number of series, and no query uses them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-_logger = logging.getLogger("coding_agent.metrics")
 _MAX_MODELS = 50
 """Maximum number of models that have their own series."""
 
@@ -94,19 +92,19 @@ def process_registry() -> CollectorRegistry:
     return registry
 
 
-@contextmanager
-def served(host: str, port: int, registry: CollectorRegistry) -> Iterator[None]:
-    """Serve the metrics during the `with` block; if the address is not available, only log this."""
-    try:
-        server, thread = start_http_server(port, host, registry)
-    except OSError as error:
-        _logger.warning("Metrics are not served at %s, port %d: %s", host, port, error.strerror or error)
-        yield
-        return
-    _logger.info("Metrics are at %s, port %d", host, server.server_port)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """Return the metrics in the Prometheus format that the Accept header asks for, and the content type."""
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+def metrics_page(
+    registry: CollectorRegistry,
+) -> Callable[[Mapping[bytes, bytes]], tuple[int, str, bytes]]:
+    """Return the page of a server at which Prometheus reads the metrics."""
+
+    def page(headers: Mapping[bytes, bytes]) -> tuple[int, str, bytes]:
+        content, content_type = exposition(registry, headers.get(b"accept", b"").decode("latin-1"))
+        return 200, content_type, content
+
+    return page

@@ -30,7 +30,7 @@ from coding_agent_operator import metrics
 from coding_agent_operator.cluster import namespaces_with_tasks
 from coding_agent_operator.namespace import NamespaceController
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, Job, read_job
-from coding_agent_operator.watching import Resource, Selector, serve_probes, watch
+from coding_agent_operator.watching import Resource, Selector, probes_served, watch
 
 _logger = logging.getLogger("operator.program")
 
@@ -58,24 +58,25 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         on_answer=lambda verb, status: metrics.API_REQUESTS.labels(verb, status).inc(),
     )
     namespaces = Namespaces(server, settings)
-    probes = await serve_probes(
-        operator.http_host, operator.http_port, alive=namespaces.alive, ready=namespaces.ready
-    )
-    watching = watch(
-        WATCHED,
-        namespaces.observe,
-        namespaces=namespaces.names,
-        stop=stop,
-        restart=namespaces.restart_watches,
-    )
-    work = [asyncio.create_task(namespaces.run()), asyncio.create_task(watching)]
     try:
-        done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        async with probes_served(
+            operator.http_host, operator.http_port, alive=namespaces.alive, ready=namespaces.ready
+        ):
+            watching = watch(
+                WATCHED,
+                namespaces.observe,
+                namespaces=namespaces.names,
+                stop=stop,
+                restart=namespaces.restart_watches,
+            )
+            work = [asyncio.create_task(namespaces.run()), asyncio.create_task(watching)]
+            try:
+                done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                await cancel_and_wait(work)
     finally:
-        await cancel_and_wait(work)
-        await probes.cleanup()
         await server.aclose()
 
 

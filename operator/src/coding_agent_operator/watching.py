@@ -10,15 +10,16 @@ import asyncio
 import itertools
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import kopf
-from aiohttp import web
 from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.http_server import PAGE_LIMITS, Limits, Page, listen, pages_served
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from coding_agent_core.metrics import REGISTRY, metrics_page
 
 _logger = logging.getLogger("operator.watching")
 
@@ -255,33 +256,34 @@ class Relist:
         await self._listed(changed)
 
 
-async def serve_probes(
-    host: str, port: int, *, alive: Callable[[], str | None], ready: Callable[[], str | None]
-) -> web.AppRunner:
-    """Serve `/livez`, `/readyz` and `/metrics` until the caller calls `cleanup` on the result.
+@asynccontextmanager
+async def probes_served(
+    host: str,
+    port: int,
+    *,
+    alive: Callable[[], str | None],
+    ready: Callable[[], str | None],
+    limits: Limits = PAGE_LIMITS,
+) -> AsyncIterator[None]:
+    """Serve `/livez`, `/readyz` and `/metrics` during the `with` block.
 
     Args:
         alive: returns the problem that only a restart can fix, or `None`.
         ready: returns why the program does not work yet, or `None` if it works.
+
+    Raises:
+        SettingsError: the address is not available.
     """
-    app = web.Application()
 
-    def probe(check: Callable[[], str | None]) -> Callable[[web.Request], object]:
-        async def answer(_: web.Request) -> web.Response:
+    def probe(check: Callable[[], str | None]) -> Page:
+        def page(_: Mapping[bytes, bytes]) -> tuple[int, str, bytes]:
             problem = check()
-            return web.Response(text=problem or "ok", status=503 if problem else 200)
+            return 503 if problem else 200, "text/plain; charset=utf-8", (problem or "ok").encode()
 
-        return answer
+        return page
 
-    async def scrape(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app.router.add_get("/livez", probe(alive))  # type: ignore[arg-type]
-    app.router.add_get("/readyz", probe(ready))  # type: ignore[arg-type]
-    app.router.add_get("/metrics", scrape)
-    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, host, port).start()
-    address = runner.addresses[0][:2]
-    _logger.info("Probes and metrics are at %s, port %d", *address)
-    return runner
+    listener = listen(host, port)
+    _logger.info("Probes and metrics are at %s, port %d", *listener.getsockname()[:2])
+    pages = {"/livez": probe(alive), "/readyz": probe(ready), "/metrics": metrics_page(REGISTRY)}
+    async with pages_served(listener, pages, limits):
+        yield

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
+from coding_agent_core.addresses import Address, client_group
 from coding_agent_core.admission import Keep
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.forge.events import (
@@ -52,10 +53,8 @@ from coding_agent_receiver.limits import (
 )
 from coding_agent_receiver.receiver_metrics import ReceiverMetrics
 from coding_agent_receiver.webhook_request import (
-    Address,
     BodyError,
     client_address,
-    client_group,
     decode_payload,
     require_json,
 )

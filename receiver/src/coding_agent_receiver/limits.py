@@ -13,12 +13,11 @@ from enum import Enum
 from ipaddress import ip_network
 
 import httpx
+from coding_agent_core.addresses import Address, Network, contains
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.receiver import RateLimit, networks
 from limits import RateLimitItem, parse_many
-
-from coding_agent_receiver.webhook_request import Address, Network, contains
 
 _logger = logging.getLogger("webhook.networks")
 

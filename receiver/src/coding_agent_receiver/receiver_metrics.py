@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from coding_agent_core.metrics import CollectorRegistry, Counter, Histogram
 from coding_agent_core.registry import Platform
-from prometheus_client.exposition import choose_encoder
 
 _EVENTS = frozenset(
     {"issues", "pull_request", "ping", "issue_comment"}
@@ -168,9 +167,3 @@ def wants_text(accept: str) -> bool:
     """Whether the client asks for a Prometheus format, as every scraper does."""
     types = {part.split(";")[0].strip().lower() for part in accept.split(",")}
     return bool(types & {"text/plain", "application/openmetrics-text"})
-
-
-def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """Return the metrics in the Prometheus format that the Accept header asks for, and the content type."""
-    encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
-from coding_agent_consumer.gateway import Upstream, WireFormat, gateway_server
+from coding_agent_consumer.gateway import Upstream, WireFormat
 from coding_agent_consumer.gateway.forwarding import Gateway
-from coding_agent_consumer.gateway.gateway_server import open_gateway
+from coding_agent_consumer.gateway.gateway_server import LIMITS, open_gateway
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider
 
@@ -16,10 +17,13 @@ _DEADLINE = 60
 
 
 @asynccontextmanager
-async def _opened(play: Play) -> AsyncIterator[tuple[Gateway, Provider]]:
+async def _opened(play: Play, **limits: float) -> AsyncIterator[tuple[Gateway, Provider]]:
     async with (
         provider(play) as upstream,
-        open_gateway([Upstream(WireFormat.OPENAI, f"{upstream.base_url}/v1", "key")]) as gateway,
+        open_gateway(
+            [Upstream(WireFormat.OPENAI, f"{upstream.base_url}/v1", "key")],
+            limits=replace(LIMITS, **limits),  # type: ignore[arg-type]
+        ) as gateway,
     ):
         yield gateway, upstream
 
@@ -72,9 +76,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
-async def test_nothing_of_it_reaches_the_provider(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_server, "HEAD_SECONDS", 0.2)
-    async with _opened(answer(200, b"{}")) as (gateway, upstream):
+async def test_nothing_of_it_reaches_the_provider(text: bytes) -> None:
+    async with _opened(answer(200, b"{}"), head_time=0.2, keep_alive=1) as (gateway, upstream):
         said = await _said(gateway, text)
         status = said.partition(b"\r\n")[0]
         assert status == b"" or status.startswith(b"HTTP/1.1 4"), status
@@ -125,36 +128,50 @@ SLOW = {
 
 
 @pytest.mark.parametrize("start", SLOW.values(), ids=SLOW)
-async def test_a_client_that_says_nothing_more_is_cut_off(
-    start: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gateway_server, "HEAD_SECONDS", 0.2)
-    async with _opened(answer(200, b"{}")) as (gateway, _):
+async def test_a_client_that_says_nothing_more_is_cut_off(start: bytes) -> None:
+    async with _opened(answer(200, b"{}"), head_time=0.2, keep_alive=1) as (gateway, _):
         reader, writer = await _connected(gateway)
         writer.write(start)
         async with asyncio.timeout(_DEADLINE):
             await _rest(reader)
 
 
-async def test_connections_have_a_limit_and_the_next_client_is_served_when_they_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(gateway_server, "CONNECTIONS", 3)
-    async with _opened(answer(200, b"{}")) as (gateway, _), asyncio.timeout(_DEADLINE):
-        held = [await _connected(gateway) for _ in range(3)]
-        request = b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"\r\n"
-        while await _said(gateway, request):  # until the gateway has seen all three
-            await asyncio.sleep(0)
+async def test_idle_connections_do_not_keep_the_next_client_out() -> None:
+    async with (
+        _opened(answer(200, b"{}"), connections=3, connections_of_address=3) as (gateway, _),
+        asyncio.timeout(_DEADLINE),
+    ):
+        held = [await _connected(gateway) for _ in range(9)]
+        assert (await _said(gateway, b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"\r\n")).startswith(
+            b"HTTP/1.1 200 "
+        )
+        for reader, _ in held[:6]:
+            assert await _rest(reader) == b"", "only three connections are kept"
         for _, writer in held:
             writer.close()
-        while not (await _said(gateway, request)).startswith(b"HTTP/1.1 200 "):
-            await asyncio.sleep(0)
 
 
-async def test_a_client_that_does_not_read_is_counted_as_one_that_went_away(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(gateway_server, "READ_SECONDS", 0.2)
+async def test_requests_under_way_are_not_ended_for_the_next_client() -> None:
+    waits, go = asyncio.Event(), asyncio.Event()
+
+    async def play(_: Received, writer: asyncio.StreamWriter) -> None:
+        waits.set()
+        await go.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+
+    request = b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"\r\n"
+    async with (
+        _opened(play, connections=1, connections_of_address=1) as (gateway, _),
+        asyncio.timeout(_DEADLINE),
+    ):
+        first = asyncio.create_task(_said(gateway, request))
+        await waits.wait()
+        assert await _said(gateway, request) == b""
+        go.set()
+        assert (await first).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_client_that_does_not_read_is_counted_as_one_that_went_away() -> None:
     event = b'data: {"choices": [{"delta": {"content": "' + b"x" * 60_000 + b'"}}]}\n\n'
     last = b'data: {"usage": {"prompt_tokens": 5, "completion_tokens": 30}}\n\n'
 
@@ -164,7 +181,7 @@ async def test_a_client_that_does_not_read_is_counted_as_one_that_went_away(
             writer.write(part)
             await writer.drain()
 
-    async with _opened(play) as (gateway, _):
+    async with _opened(play, read_time=0.2) as (gateway, _):
         _, writer = await _connected(gateway)
         head = b"POST /v1/chat/completions HTTP/1.1\r\n" + _AUTH + _LENGTH + b"\r\n"
         writer.write(head.replace(b"@", gateway.credential.encode()) + BODY)

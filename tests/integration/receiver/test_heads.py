@@ -3,12 +3,13 @@
 import asyncio
 import socket
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 
 import pytest
-from coding_agent_receiver import server
+from coding_agent_receiver.server import LIMITS
 
-from tests.fixtures.deliveries import RecordingSink, encode, github_headers, github_issue
-from tests.fixtures.receiver import Receiver
+from tests.fixtures.deliveries import RecordingSink, encode, github_headers, github_issue, settings
+from tests.fixtures.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -52,26 +53,22 @@ async def test_an_endless_head_is_refused(receiver: Receiver) -> None:
 async def test_a_head_just_too_large_is_answered_431(receiver: Receiver) -> None:
     # One byte too much: with more, the last ones may arrive only when the connection is closed, and reset it.
     head = START + b"X-Large: "
-    connection = await connect(receiver, head + b"a" * (server.HEAD_SIZE + 1 - len(head)))
+    connection = await connect(receiver, head + b"a" * (LIMITS.head_size + 1 - len(head)))
     assert (await rest(connection)).startswith(b"HTTP/1.1 431 ")
 
 
 @pytest.mark.parametrize("sent", [b"", START + b"X-Slow: "], ids=["nothing", "half a header"])
-async def test_a_head_that_does_not_arrive_is_given_up(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
-    monkeypatch.setattr(server, "HEAD_TIME", 0.2)
-    assert (await rest(await connect(receiver, sent))).startswith(b"HTTP/1.1 408 ")
+async def test_a_head_that_does_not_arrive_is_given_up(sink: RecordingSink, sent: bytes) -> None:
+    async with receiving(settings(), sink, limits=replace(LIMITS, head_time=0.2)) as receiver:
+        assert (await rest(await connect(receiver, sent))).startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_second_head_on_a_connection_is_limited_too(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connection = await connect(receiver, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert (await connection[0].readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
-    monkeypatch.setattr(server, "HEAD_TIME", 0.2)
-    connection[1].write(b"\r\n")
-    assert (await rest(connection)).startswith(b"HTTP/1.1 408 ")
+async def test_a_second_head_on_a_connection_is_limited_too(sink: RecordingSink) -> None:
+    async with receiving(settings(), sink, limits=replace(LIMITS, head_time=1)) as receiver:
+        connection = await connect(receiver, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await connection[0].readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+        connection[1].write(b"\r\n")
+        assert (await rest(connection)).startswith(b"HTTP/1.1 408 ")
 
 
 async def test_trailers_of_a_body_are_no_headers(receiver: Receiver, sink: RecordingSink) -> None:
@@ -86,13 +83,13 @@ async def test_trailers_of_a_body_are_no_headers(receiver: Receiver, sink: Recor
     assert sink.submitted == []
 
 
-@pytest.mark.parametrize("limit", ["CONNECTIONS", "CONNECTIONS_OF_ADDRESS"])
+@pytest.mark.parametrize("limit", ["connections", "connections_of_address"])
 async def test_connections_without_a_request_make_room_for_authentic_webhooks(
-    receiver: Receiver, sink: RecordingSink, monkeypatch: pytest.MonkeyPatch, limit: str
+    sink: RecordingSink, limit: str
 ) -> None:
-    monkeypatch.setattr(server, limit, 8)
-    monkeypatch.setattr(server, "HEAD_TIME", 600)  # none of them is closed for being slow
-    async with AsyncExitStack() as stack:
+    # None of them is closed for being slow.
+    limits = replace(LIMITS, head_time=600, **{limit: 8})
+    async with receiving(settings(), sink, limits=limits) as receiver, AsyncExitStack() as stack:
         held = [await connect(receiver, START) for _ in range(20)]
         for _, writer in held:
             stack.callback(writer.close)
@@ -102,12 +99,16 @@ async def test_connections_without_a_request_make_room_for_authentic_webhooks(
         assert not held[-1][0].at_eof()
 
 
-@pytest.mark.parametrize("limit", ["CONNECTIONS", "CONNECTIONS_OF_ADDRESS"])
+@pytest.mark.parametrize("limit", ["connections", "connections_of_address"])
 async def test_the_limit_holds_for_connections_that_are_accepted_in_one_step(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, limit: str
+    sink: RecordingSink, limit: str
 ) -> None:
-    monkeypatch.setattr(server, limit, 8)
-    monkeypatch.setattr(server, "HEAD_TIME", 600)
+    limits = replace(LIMITS, head_time=600, **{limit: 8})
+    async with receiving(settings(), sink, limits=limits) as receiver:
+        await assert_the_oldest_are_closed(receiver)
+
+
+async def assert_the_oldest_are_closed(receiver: Receiver) -> None:
     with ExitStack() as stack:
         # Nothing is awaited: the receiver, in the same loop, finds all of them at once.
         burst = [

@@ -155,7 +155,7 @@ def test_label_to_pull_request_with_the_proxy_as_the_only_way_out(
         egress = machine.start("egress", *folder, under=[*networks.command("egress"), *user], **changed)
         egress.says("Serving on port 3128")
         users = machine.start("user-config-api", under=networks.command("user-config-api"))
-        users.says("Uvicorn running on")
+        users.says("Serving the settings of users on port")
         workspace = machine.start("workspace", under=networks.command("workspace"))
         workspace.says("Serving workspaces")
         consumer = machine.start("task-consumer", under=networks.command("task-consumer"), **changed)

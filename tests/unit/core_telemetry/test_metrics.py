@@ -4,10 +4,11 @@ import socket
 import subprocess
 import sys
 from decimal import Decimal
-from urllib.request import urlopen
 
+import httpx
 import pytest
-from coding_agent_core.metrics import UsageMetrics, served
+from coding_agent_core.http_server import metrics_served
+from coding_agent_core.metrics import UsageMetrics, metrics_page
 from coding_agent_core.usage import Cost, Usage
 from prometheus_client import CollectorRegistry
 
@@ -55,24 +56,23 @@ def test_names_of_models_do_not_make_series_without_end() -> None:
     assert value(registry, "requests", model="other") == 60
 
 
-def test_metrics_are_served_meanwhile(caplog: pytest.LogCaptureFixture) -> None:
+async def test_metrics_are_served_meanwhile(caplog: pytest.LogCaptureFixture) -> None:
     registry = CollectorRegistry()
     UsageMetrics(registry).count("acme/pricing", USED)
     caplog.set_level("INFO")
-    with served("127.0.0.1", 0, registry):
+    async with metrics_served("127.0.0.1", 0, metrics_page(registry)):
         port = int(caplog.messages[-1].rsplit(" ", 1)[1])
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-            text = answer.read().decode()
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
     assert (
         'coding_agent_model_cost_total{currency="USD",model="gpt-4o",repository="acme/pricing"} 0.25' in text
     )
 
 
-def test_a_port_that_is_taken_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as taken,
-        served("127.0.0.1", taken.getsockname()[1], CollectorRegistry()),
-    ):
+async def test_a_port_that_is_taken_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        async with metrics_served("127.0.0.1", taken.getsockname()[1], metrics_page(CollectorRegistry())):
+            pass
         assert "Metrics are not served" in caplog.text
 
 

@@ -6,14 +6,13 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
+from coding_agent_core.addresses import client_group, parse_address
 from coding_agent_core.forge.gitlab.webhook import GitLabToken
 from coding_agent_core.forge.proof import BodySignature
 from coding_agent_receiver.webhook_request import (
     BodyError,
     client_address,
-    client_group,
     decode_payload,
-    parse_address,
     require_json,
 )
 

@@ -19,13 +19,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import uvicorn
+from coding_agent_core import http_server
 from coding_agent_core.errors import CodingAgentError, SettingsError
 from coding_agent_core.forge.github.app import Purpose
 from coding_agent_core.forge.github.app_tokens import connect_app
 from coding_agent_core.forge.github.settings import GitHub
+from coding_agent_core.http_server import Limits, listen, metrics_served, stop_on_signals
 from coding_agent_core.kubernetes.transport import Access, ApiServer
-from coding_agent_core.metrics import process_registry, served
+from coding_agent_core.metrics import metrics_page, process_registry
 from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.load import load_settings
@@ -40,8 +41,7 @@ from coding_agent_tokens.reviews import Reviews
 _logger = logging.getLogger("coding_agent.tokens")
 _REVIEW_TIMEOUT = 10.0
 """Maximum number of seconds for one TokenReview."""
-_GRACE = 20
-"""Seconds for requests under way after SIGTERM. Kubernetes kills after 30."""
+LIMITS = Limits()
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 _ROLE = "the ClusterRole of the token service"
 
@@ -76,20 +76,15 @@ async def serve(
     reviews = Reviews(accounts, review, clock)
     identification = Identification(github.host, Secrets(app.service.key), reviews, clock)
     registry = process_registry()
-    config = uvicorn.Config(
-        token_app(tokens, identification, TokenMetrics(registry)),
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=_GRACE,
-    )
     _logger.info("Serving tokens of GitHub App %d on port %d", app.app_id, port)
     try:
-        with served(host, metrics_port, registry):
-            await uvicorn.Server(config).serve()
+        async with metrics_served(host, metrics_port, metrics_page(registry)):
+            await http_server.serve(
+                token_app(tokens, identification, TokenMetrics(registry)),
+                listen(host, port),
+                stop_on_signals(),
+                LIMITS,
+            )
     finally:
         await tokens.aclose()
         await server.aclose()

@@ -27,13 +27,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import uvicorn
 import yaml
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.http_server import Limits, listen, run, serve, stop_on_signals
 from coding_agent_core.registry import Platform
 from fastapi import FastAPI, Header
 from fastapi.responses import JSONResponse
 
 EX_CONFIG = 78
+LIMITS = Limits(grace=10)
 
 _USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 """Matches logins; a login that matches cannot lead out of the folder."""
@@ -169,7 +171,18 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"Configuration error:\n{error}", file=sys.stderr)
         return EX_CONFIG
-    uvicorn.run(app, host=arguments.host, port=arguments.port, access_log=False, server_header=False)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    try:
+        listener = listen(arguments.host, arguments.port)
+    except SettingsError as error:
+        print(f"The service cannot start: {error}", file=sys.stderr)
+        return EX_CONFIG
+    _logger.info("Serving the settings of users on port %d", listener.getsockname()[1])
+
+    async def serve_until_stopped() -> None:
+        await serve(app, listener, stop_on_signals(), LIMITS)
+
+    run(serve_until_stopped())
     return 0
 
 

@@ -49,7 +49,7 @@ from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, Recon
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile
 from coding_agent_operator.reporter.round_looks import ReporterLooks
 from coding_agent_operator.reporter.token_expiry import ReporterPod, TokenExpiry
-from coding_agent_operator.watching import Relist, Selector, serve_probes, watch
+from coding_agent_operator.watching import Relist, Selector, probes_served, watch
 
 _logger = logging.getLogger("reporter")
 
@@ -316,13 +316,14 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         return None if synced else "the cluster has not been listed yet"
 
     async with AsyncExitStack() as stack:
-        probes = await serve_probes(
-            reporter.http_host,
-            reporter.http_port,
-            alive=lambda: "the watch is dead" if controller and controller.relist.watch_dead else None,
-            ready=ready,
+        await stack.enter_async_context(
+            probes_served(
+                reporter.http_host,
+                reporter.http_port,
+                alive=lambda: "the watch is dead" if controller and controller.relist.watch_dead else None,
+                ready=ready,
+            )
         )
-        stack.push_async_callback(probes.cleanup)
         forges = await _connect_when_possible(settings, stop)
         if stop.is_set():
             return

@@ -25,9 +25,10 @@ from coding_agent_core.forge.values import CommitIdentity, ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import Clock, Deadline, StoppedError, both, run_until
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.attempt_settings import Signing
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import RunnerName, TaskRequest
+from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
 
 from coding_agent_consumer.agent.prompt import instructions, prompt

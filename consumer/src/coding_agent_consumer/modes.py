@@ -27,10 +27,11 @@ from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import FACTS
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import both
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.job_settings import MIRROR_VARIABLE
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Phase, RunnerName
+from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.telemetry import configure
 
 from coding_agent_consumer.agent.model_spec import model_spec

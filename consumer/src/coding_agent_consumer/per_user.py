@@ -16,11 +16,12 @@ import httpx
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock, RetryPolicy, retry
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.llm import LLM, Anthropic, Google, OpenAI
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.predecessor import Translation
 from coding_agent_core.settings.section import Secrets, SecretSettings, Section, for_repository
-from coding_agent_core.tasks import Item, RunnerName
+from coding_agent_core.tasks import Item
 from coding_agent_core.text import one_line, printable
 from pydantic import (
     AfterValidator,

@@ -30,11 +30,11 @@ from coding_agent_core.objects import Metadata, manager_of
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.rounds.trigger import RoundReport, round_report
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.tasks import (
     Item,
     Origin,
     Phase,
-    RunnerName,
     TaskRequest,
     Trigger,
     identity_hash,

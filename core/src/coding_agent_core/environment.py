@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.tasks import RunnerName
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.text import one_line, printable
 
 ENVIRONMENT_FILE = ".coding-agent.yaml"

@@ -17,13 +17,13 @@ from typing import Any
 from pydantic import AwareDatetime, Field, ValidationError
 
 from coding_agent_core.agenttask import AGAIN, GROUP, LABEL_REPORTED, AgentTask, Spec
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.tasks import (
     Cause,
     ForgeTime,
     Frozen,
     Item,
     Origin,
-    RunnerName,
     TaskRequest,
     Trigger,
     Withdrawal,

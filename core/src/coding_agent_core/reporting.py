@@ -28,8 +28,9 @@ from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.registry import FACTS
 from coding_agent_core.rounds.record import RoundRecord, stored_record
 from coding_agent_core.rounds.summary import summary_of
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Frozen, Item, Phase, RoundTrigger, RunnerName
+from coding_agent_core.tasks import Frozen, Item, Phase, RoundTrigger
 from coding_agent_core.text import inline, quotation, quoted_code
 from coding_agent_core.usage import Usage
 from coding_agent_core.verification import Evidence, SideEvidence, VerifiedCommand

@@ -18,6 +18,7 @@ from pydantic.alias_generators import to_camel
 
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, HOSTS, KEY_TYPES, Platform
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.text import first_problem
 
 _NAME_LENGTH = 52
@@ -70,23 +71,6 @@ def terminal_phase(status: str | None, reason: str | None) -> Phase | None:
     if status == "False":
         return Phase.CANCELLED if reason == Phase.CANCELLED else Phase.FAILED
     return None
-
-
-class RunnerName(StrEnum):
-    """The coding agent that does the work."""
-
-    BUILTIN = "builtin"
-    """Our own, in the agent's process."""
-    CLAUDE_CODE = "claude-code"
-    """Claude Code, with `llm.provider: anthropic`."""
-    CODEX = "codex"
-    """Codex, with a service that speaks OpenAI's Responses."""
-    GEMINI = "gemini"
-    """Gemini CLI, with `llm.provider: google`."""
-    OPENCODE = "opencode"
-    """OpenCode, with a service that speaks OpenAI's Chat Completions."""
-    COMMAND = "command"
-    """The command line of `consumer.command`."""
 
 
 class Frozen(BaseModel):

@@ -9,12 +9,16 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.tasks import RunnerName
+from coding_agent_core.runners import RunnerName
 
-from kubectl_agenttask import ExitStatus, PluginError, commands, waiting
+from kubectl_agenttask import ExitStatus, PluginError
 from kubectl_agenttask.argument_types import (
+    FORMS,
+    OBJECTS,
+    Format,
     between,
     budget,
     day,
@@ -24,11 +28,11 @@ from kubectl_agenttask.argument_types import (
     reason,
     repository,
 )
-from kubectl_agenttask.cluster_client import ClusterAccess
-from kubectl_agenttask.output import OBJECTS, Format
-from kubectl_agenttask.references import FORMS
-from kubectl_agenttask.session import Session
-from kubectl_agenttask.tables import console
+
+if TYPE_CHECKING:  # imported when a command runs: --help and the shell's completion must be quick
+    from kubectl_agenttask.session import Session
+
+    Command = Callable[[Session, argparse.Namespace], ExitStatus | None]
 
 RELEASE = "coding-agent"
 """The release and the namespace of the documents."""
@@ -43,7 +47,6 @@ _EXAMPLES = f"""examples:
 
 NAME is {FORMS}. An item stands for its newest run.
 """
-Command = Callable[[Session, argparse.Namespace], ExitStatus | None]
 
 
 def run() -> None:
@@ -55,6 +58,11 @@ def run() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = parser().parse_args(argv)
+    # Each takes longer to import than the command line takes to be read.
+    from kubectl_agenttask.cluster_client import ClusterAccess  # noqa: PLC0415
+    from kubectl_agenttask.session import Session  # noqa: PLC0415
+    from kubectl_agenttask.tables import console  # noqa: PLC0415
+
     notes = console(sys.stderr)
     try:
         namespace = arguments.namespace or getattr(arguments, "default_namespace", None)
@@ -96,35 +104,49 @@ def parser() -> argparse.ArgumentParser:
 
     _add_list(add)
     _add_spend(add)
-    showing = add("describe", commands.describe, "show a task with its conditions, attempts and events")
+    showing = add(
+        "describe", _later("commands.describe"), "show a task with its conditions, attempts and events"
+    )
     _add_output(showing, *OBJECTS)
-    _add_logs(add("logs", commands.logs, "show the log of an attempt", named=False))
-    waits = add("wait", waiting.wait, "wait until a task has ended; the exit status says how it ended")
+    _add_logs(add("logs", _later("commands.logs"), "show the log of an attempt", named=False))
+    waits = add(
+        "wait", _later("waiting.wait"), "wait until a task has ended; the exit status says how it ended"
+    )
     _add_timeout(waits)
     _add_output(waits, *OBJECTS)
     _add_many(add)
     for name, command, text in (
-        ("suspend", commands.suspend, "suspend a task until it is resumed"),
-        ("resume", commands.resume, "resume a suspended task"),
+        ("suspend", _later("commands.suspend"), "suspend a task until it is resumed"),
+        ("resume", _later("commands.resume"), "resume a suspended task"),
     ):
         _add_output(add(name, command, text), *OBJECTS)
-    _add_open(add("open", commands.open_item, "open the item of a task in the browser"))
-    _add_run(add("run", commands.run, "start a task for an item, without a label", named=False))
+    _add_open(add("open", _later("commands.open_item"), "open the item of a task in the browser"))
+    _add_run(add("run", _later("commands.run"), "start a task for an item, without a label", named=False))
     _add_hosts(
-        add("hosts", commands.hosts, "print the hosts that an image's package managers use", named=False)
+        add(
+            "hosts",
+            _later("commands.hosts"),
+            "print the hosts that an image's package managers use",
+            named=False,
+        )
     )
     _add_init(add)
-    showing = add("version", _later("versions"), "show the versions of plugin and release", named=False)
+    showing = add(
+        "version", _later("versions.show_versions"), "show the versions of plugin and release", named=False
+    )
     _add_output(showing, Format.JSON, Format.YAML)
-    _add_doctor(add("doctor", _later("doctor"), "check an installation, and say what to change", named=False))
+    _add_doctor(
+        add("doctor", _later("doctor.doctor"), "check an installation, and say what to change", named=False)
+    )
     return top
 
 
-def _later(module: str) -> Command:
-    """Return the command of a module that is imported only when it runs, because it needs much time."""
+def _later(name: str) -> Command:
+    """Return a command, named by its module and function, whose module is imported only when it runs."""
+    module, _, function = name.partition(".")
 
     def run(session: Session, arguments: argparse.Namespace) -> ExitStatus | None:
-        command: Command = import_module(f"kubectl_agenttask.{module}").COMMAND
+        command: Command = getattr(import_module(f"kubectl_agenttask.{module}"), function)
         return command(session, arguments)
 
     return run
@@ -146,7 +168,7 @@ def _add_timeout(one: argparse.ArgumentParser) -> None:
 
 
 def _add_list(add: Callable[..., argparse.ArgumentParser]) -> None:
-    one = add("list", commands.list_tasks, "list tasks, the newest last", named=False)
+    one = add("list", _later("commands.list_tasks"), "list tasks, the newest last", named=False)
     one.add_argument(
         "name", nargs="?", metavar="NAME", help=f"list only this task, or the runs of this item: {FORMS}"
     )
@@ -162,7 +184,7 @@ def _add_list(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_spend(add: Callable[..., argparse.ArgumentParser]) -> None:
-    one = add("spend", commands.spend, "show what attempts spent on the model", named=False)
+    one = add("spend", _later("commands.spend"), "show what attempts spent on the model", named=False)
     one.add_argument("-A", "--all-namespaces", action="store_true", help="count all namespaces")
     one.add_argument("--repo", type=repository, metavar="OWNER/REPO", help="count only this repository")
     one.add_argument(
@@ -208,13 +230,15 @@ def _add_many(add: Callable[..., argparse.ArgumentParser]) -> None:
         one.add_argument("-y", "--yes", action="store_true", help="do not ask")
         _add_output(one, *OBJECTS)
 
-    stopping = add("cancel", commands.cancel, "stop a task for good; its work so far is pushed", named=False)
+    stopping = add(
+        "cancel", _later("commands.cancel"), "stop a task for good; its work so far is pushed", named=False
+    )
     stopping.add_argument("name", nargs="?", metavar="NAME", help=FORMS)
     stopping.add_argument(
         "--all", action="store_true", help="cancel all tasks that have not ended, after asking"
     )
     several(stopping)
-    again = add("retry", commands.retry, "start the next run of a task that has ended", named=False)
+    again = add("retry", _later("commands.retry"), "start the next run of a task that has ended", named=False)
     again.add_argument("name", nargs="?", metavar="NAME", help=FORMS)
     again.add_argument(
         "--failed",
@@ -231,7 +255,7 @@ def _add_many(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     _add_timeout(again)
     several(again)
-    pruning = add("prune", _later("prune"), "delete tasks that ended long ago", named=False)
+    pruning = add("prune", _later("prune.prune"), "delete tasks that ended long ago", named=False)
     pruning.description = (
         "Delete tasks that ended long ago. A task records that its label has had its run. So a task "
         "stays if it has not ended, if the reporter has not shown its end on the item yet, if it is the "
@@ -269,7 +293,7 @@ def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
         f"check token and model, and prepare an installation (default namespace: {RELEASE}); token and key "
         "come from the environment, e.g. GITHUB_PERSONAL_ACCESS_TOKEN and OPENAI_API_KEY, or are asked for"
     )
-    one = add("init", _later("init"), text, named=False)
+    one = add("init", _later("init.init"), text, named=False)
     one.set_defaults(default_namespace=RELEASE)
     one.add_argument("--platform", metavar="NAME", help=f"the forge: {', '.join(Platform)}")
     one.add_argument("--api-url", metavar="URL", help="address of the forge's API (default: the public one)")

@@ -1,18 +1,25 @@
-"""Reads the values of the command line; each function fits `type=` of argparse. Pure."""
+"""Reads the values of the command line; each function fits `type=` of argparse. Pure.
+
+The shell's completion imports this module at each TAB, so it imports little.
+"""
 
 from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from coding_agent_core.reasons import REASONS
-from coding_agent_core.usage import Allowance
 
-from kubectl_agenttask.references import similar
+if TYPE_CHECKING:
+    from coding_agent_core.usage import Allowance
 
+FORMS = "the name of a task, owner/repo#12, group/project!3, or the address of the item"
 _UNITS = {
     "d": timedelta(days=1),
     "h": timedelta(hours=1),
@@ -21,6 +28,27 @@ _UNITS = {
 }
 _DURATION = re.compile(r"(?:\d{1,5}[dhms]){1,4}")
 _LONGEST = timedelta(days=3650)
+
+
+class Format(StrEnum):
+    """A format for `-o`. Without it, a command prints a table or a sentence."""
+
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+    WIDE = "wide"
+    """A table with more columns."""
+
+
+OBJECTS = (Format.JSON, Format.YAML, Format.NAME)
+"""The formats that print stored objects. All commands that show tasks have them."""
+
+
+def similar(name: str, names: Iterable[str]) -> list[str]:
+    """Return at most three of the names that a person may have meant: a part of the name is a good hint."""
+    known = list(names)
+    close = [*(one for one in known if name in one), *get_close_matches(name, known)]
+    return list(dict.fromkeys(close))[:3]
 
 
 def day(text: str) -> datetime:
@@ -54,6 +82,8 @@ def reason(text: str) -> str:
 
 def budget(text: str) -> Allowance:
     """Return an allowance such as `2.50 USD` or `200000 tokens`."""
+    from coding_agent_core.usage import Allowance  # noqa: PLC0415  # imports Pydantic
+
     number, unit = re.fullmatch(r"\s*([0-9.]*)\s*(.*?)\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]
     try:
         if unit.lower() in ("token", "tokens"):

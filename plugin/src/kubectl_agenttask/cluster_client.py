@@ -40,7 +40,8 @@ from kubectl_agenttask import (
     PluginError,
     UnreachableError,
 )
-from kubectl_agenttask.references import Reference, similar
+from kubectl_agenttask.argument_types import similar
+from kubectl_agenttask.references import Reference
 
 _BAD_KUBECONFIG = (config.ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, KeyError)
 _TIMEOUT = 10

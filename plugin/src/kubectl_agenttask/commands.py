@@ -21,9 +21,11 @@ from coding_agent_core.agenttask import (
 )
 from coding_agent_core.objects import Metadata
 from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.tasks import Item, Origin, Phase, RunnerName, TaskRequest, Trigger, item_of
+from coding_agent_core.runners import RunnerName
+from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, item_of
 
 from kubectl_agenttask import DeniedError, ExitStatus, NotFoundError, PluginError, UsageError, bulk, tables
+from kubectl_agenttask.argument_types import OBJECTS, Format
 from kubectl_agenttask.cluster_client import (
     HOSTS_CONTAINER,
     HOSTS_DEADLINE,
@@ -35,7 +37,7 @@ from kubectl_agenttask.cluster_client import (
     is_of,
     waiting_for,
 )
-from kubectl_agenttask.output import OBJECTS, Format, show_task, show_tasks
+from kubectl_agenttask.output import show_task, show_tasks
 from kubectl_agenttask.references import Reference
 from kubectl_agenttask.session import Session
 from kubectl_agenttask.tables import show_facts, show_table

@@ -8,26 +8,34 @@ kubectl's own completion works.
 
 from __future__ import annotations
 
+import json
 import shlex
+import subprocess
 import sys
 from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
 
 from argcomplete.completers import BaseCompleter
 from argcomplete.finders import CompletionFinder
-from coding_agent_core.agenttask import AgentTask
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import REASONS
+from coding_agent_core.registry import FACTS, Platform
 
-from kubectl_agenttask import PluginError, tables
 from kubectl_agenttask.__main__ import parser
-from kubectl_agenttask.cluster_client import ClusterAccess
 
 _FILES, _NO_FILES = ":0", ":4"
 """`ShellCompDirectiveDefault`, with which the shell offers files if there is no candidate, and
 `ShellCompDirectiveNoFileComp`: https://pkg.go.dev/github.com/spf13/cobra#ShellCompDirective"""
 _MOST = 500
 """Maximum number of tasks that are offered: more cannot be read, and each page costs a request."""
+_TIMEOUT_S = 5
+_OWN_NAMESPACE = ("config", "view", "--minify", "-o", "jsonpath={..namespace}")
+API = "/apis/coding-agent.dev/v1alpha1/namespaces"
+NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled"
+"""These repeat `coding_agent_core.agenttask`, whose import takes too long here; a test compares them."""
 _ACTIVE = ("cancel", "suspend", "resume", "wait")
 """The commands for tasks that have not ended."""
 
@@ -79,9 +87,7 @@ class _Values(BaseCompleter):
         if action.dest in ("name", "url"):
             return _names(prefix, parsed_args, active=parser.prog.rsplit(" ", 1)[-1] in _ACTIVE)
         if action.dest == "repo":
-            return {
-                tables.plain(task.spec.source.repository): "" for task in _tasks(parsed_args) if task.readable
-            }
+            return {task.repository: "" for task in _tasks(parsed_args) if task.repository}
         if action.dest == "reason":
             return {str(reason): facts.message for reason, facts in REASONS.items()}
         return {}
@@ -91,19 +97,69 @@ def _names(prefix: str, arguments: Namespace, *, active: bool) -> Mapping[str, s
     """Return the names of tasks or, if a person has begun to write an item, the items that have tasks."""
     found: dict[str, str] = {}
     for task in _tasks(arguments, active=active):
-        item = tables.plain(task.spec.item.display) if task.readable else ""
-        phase = tables.phase(task.body)
-        if "/" in prefix and item:
-            found[item] = phase
+        if "/" in prefix and task.item:
+            found[task.item] = task.phase
         else:
-            found[task.name] = f"{item} {phase}".strip()
+            found[task.name] = f"{task.item} {task.phase}".strip()
     return found
 
 
-def _tasks(arguments: Namespace, *, active: bool = False) -> list[AgentTask]:
-    """Return tasks of the namespace that the command line names; none if they cannot be read."""
+@dataclass(frozen=True)
+class _Task:
+    """What the completion shows of a task; `item` and `repository` are empty if its spec cannot be read."""
+
+    name: str
+    phase: str
+    repository: str
+    item: str
+
+    @staticmethod
+    def of(body: Mapping[str, Any]) -> _Task:
+        """Read the body of an AgentTask, without the typed class, whose import takes too long here."""
+        source = body.get("spec", {}).get("source", {})
+        repository, platform = _printable(source.get("repository", "")), source.get("platform")
+        known = repository and platform in list(Platform)
+        is_change = source.get("kind") == ItemKind.CHANGE
+        mark = FACTS[Platform(platform)].change_mark if known and is_change else "#"
+        return _Task(
+            name=_printable(body["metadata"]["name"]),
+            phase=_printable(body.get("status", {}).get("phase") or "New"),
+            repository=repository if known else "",
+            item=f"{repository}{mark}{_printable(source.get('number', ''))}" if known else "",
+        )
+
+
+def _printable(text: object) -> str:
+    return "".join(char if char.isprintable() else " " for char in str(text))
+
+
+def _tasks(arguments: Namespace, *, active: bool = False) -> list[_Task]:
+    """Return tasks of the namespace that the command line names; none if they cannot be read.
+
+    kubectl reads them, because it takes a fifth of the CPU time of importing our client.
+    """
+    where = [
+        f"--{name}={value}"
+        for name, value in (("kubeconfig", arguments.kubeconfig), ("context", arguments.context))
+        if value
+    ]
     try:
-        cluster = ClusterAccess.connect(arguments.kubeconfig, arguments.context, arguments.namespace)
-        return list(islice(cluster.tasks(everywhere=False, active=active, repository=None), _MOST))
-    except PluginError:
+        namespace = arguments.namespace or _kubectl(*where, *_OWN_NAMESPACE).strip() or "default"
+        query = {"limit": _MOST} | ({"fieldSelector": NOT_ENDED} if active else {})
+        listed = _kubectl(*where, "get", "--raw", f"{API}/{quote(namespace)}/agenttasks?{urlencode(query)}")
+        return [_Task.of(body) for body in json.loads(listed)["items"]]
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError):
         return []  # a message in the middle of a command line would only disturb
+
+
+def _kubectl(*arguments: str) -> str:
+    """Return what kubectl prints.
+
+    Raises:
+        OSError: there is no kubectl.
+        subprocess.SubprocessError: it failed, or took longer than a person waits for a completion.
+    """
+    command = ["kubectl", f"--request-timeout={_TIMEOUT_S}s", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=2 * _TIMEOUT_S, check=True, stdin=subprocess.DEVNULL
+    ).stdout

@@ -297,6 +297,3 @@ def _guarded(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Fin
         yield from check()
     except PluginError as error:
         yield unknown(about, str(error))
-
-
-COMMAND = doctor

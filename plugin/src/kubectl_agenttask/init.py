@@ -481,6 +481,3 @@ def _write(file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{file} cannot be written ({error.strerror}): choose another --values") from error
-
-
-COMMAND = init

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 import yaml
 from coding_agent_core.agenttask import GROUP, KIND, AgentTask
 from rich.console import Console
 
-
-class Format(StrEnum):
-    """A format for `-o`. Without it, a command prints a table or a sentence."""
-
-    JSON = "json"
-    YAML = "yaml"
-    NAME = "name"
-    WIDE = "wide"
-    """A table with more columns."""
-
-
-OBJECTS = (Format.JSON, Format.YAML, Format.NAME)
-"""The formats that print stored objects. All commands that show tasks have them."""
+from kubectl_agenttask.argument_types import Format
 
 
 def show_task(to: Console, task: AgentTask, form: Format) -> None:

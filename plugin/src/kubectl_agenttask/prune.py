@@ -130,6 +130,3 @@ def _delete(session: Session, arguments: Namespace, task: AgentTask) -> None:
     if not session.cluster.delete(task):
         raise PluginError("it has changed meanwhile; run prune again.")
     session.show(task, arguments.output, f"agenttask {task.name} deleted")
-
-
-COMMAND = prune

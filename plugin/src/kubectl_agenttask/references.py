@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from coding_agent_core.admission import latest_of
 from coding_agent_core.agenttask import GROUP, KIND, PLURAL, AgentTask
@@ -13,6 +12,7 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, item_of
 
 from kubectl_agenttask import NotFoundError, UsageError
+from kubectl_agenttask.argument_types import FORMS
 
 _KINDS = "|".join((KIND.lower(), PLURAL, "agt"))
 _KIND = re.compile(rf"(?:{_KINDS})(?:\.(?:[a-z0-9]+\.)?{re.escape(GROUP)})?/")
@@ -20,7 +20,6 @@ _KIND = re.compile(rf"(?:{_KINDS})(?:\.(?:[a-z0-9]+\.)?{re.escape(GROUP)})?/")
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 """https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names"""
 _SHORT = re.compile(r"[^\s#!/]+(?:/[^\s#!/]+)+[#!][1-9][0-9]*")
-FORMS = "the name of a task, owner/repo#12, group/project!3, or the address of the item"
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,6 @@ class Reference:
 def listed(tasks: Sequence[AgentTask]) -> str:
     """Return lines with the name and the address of each task, for the end of a message."""
     return "".join(f"\n  {task.name}  {task.spec.url or task.spec.item.host}" for task in tasks)
-
-
-def similar(name: str, names: Iterable[str]) -> list[str]:
-    """Return at most three of the names that a person may have meant: a part of the name is a good hint."""
-    known = list(names)
-    close = [*(one for one in known if name in one), *get_close_matches(name, known)]
-    return list(dict.fromkeys(close))[:3]
 
 
 def _items(url: str) -> Iterable[Item]:

@@ -11,8 +11,9 @@ from typing import BinaryIO
 from coding_agent_core.agenttask import AgentTask
 from rich.console import Console
 
+from kubectl_agenttask.argument_types import OBJECTS, Format
 from kubectl_agenttask.cluster_client import ClusterAccess
-from kubectl_agenttask.output import OBJECTS, Format, show_task
+from kubectl_agenttask.output import show_task
 
 
 @dataclass(frozen=True)

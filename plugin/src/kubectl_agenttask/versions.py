@@ -12,9 +12,10 @@ from coding_agent_core.agenttask import VERSION, Spec
 from coding_agent_core.objects import Metadata
 
 from kubectl_agenttask import DeniedError, PluginError
+from kubectl_agenttask.argument_types import OBJECTS
 from kubectl_agenttask.findings import Level, outdated_fields
 from kubectl_agenttask.installation import Installation, component_of
-from kubectl_agenttask.output import OBJECTS, show_facts
+from kubectl_agenttask.output import show_facts
 from kubectl_agenttask.session import Session
 from kubectl_agenttask.tables import show_table
 
@@ -113,6 +114,3 @@ def show_versions(session: Session, arguments: Namespace) -> None:
         show_table(session.out, ("WHAT", "VERSION"), found.rows)
     for problem in found.problems:
         session.notes.print(f"warning: {problem}", style="yellow", soft_wrap=True)
-
-
-COMMAND = show_versions

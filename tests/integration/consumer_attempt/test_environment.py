@@ -16,8 +16,8 @@ from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.environment import Environment, EnvironmentFileError, RepositoryFile, read_file
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import Clock, Deadline
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import RunnerName
 from coding_agent_forge.model import Role
 
 from tests.fixtures.forge import commit

@@ -1,7 +1,9 @@
 """`retry --failed`, `cancel --all`, `prune` and completion: commands that read many tasks of a namespace."""
 
+import os
 from datetime import UTC, datetime, timedelta
 
+import pytest
 import yaml
 from kubectl_agenttask.completion import candidates
 
@@ -102,7 +104,11 @@ def test_prune_leaves_a_first_run_that_gets_another_one(place: Place, plugin: Pl
     assert list(place.tasks()) == [task]
 
 
-def test_kubectl_completes_tasks_items_and_options(place: Place, plugin: Plugin) -> None:
+def test_kubectl_completes_tasks_items_and_options(
+    place: Place, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubectl = place.plane.plane.binaries["kubectl"]
+    monkeypatch.setenv("PATH", str(kubectl.parent), prepend=os.pathsep)
     active, done = create(plugin, 1), create(plugin, 2)
     place.end(done, succeeded=True)
 

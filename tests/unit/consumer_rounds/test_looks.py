@@ -20,8 +20,9 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, comment, read_state
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord
 from coding_agent_core.rounds.trigger import trigger_of
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Phase, RunnerName
+from coding_agent_core.tasks import Item, Phase
 
 from tests.unit.core_reporting import making as reports
 from tests.unit.core_rounds.making import HEAD, NOON, OURS, change, check, remark, review, rounds

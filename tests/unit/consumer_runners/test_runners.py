@@ -23,8 +23,9 @@ from coding_agent_consumer.runners.programs import RUNNERS, command_runner
 from coding_agent_consumer.workspace.protocol import ProcessResult
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.model import RUNNER_FORMATS, Settings
-from coding_agent_core.tasks import RunnerName, item_of
+from coding_agent_core.tasks import item_of
 from pydantic import ValidationError
 
 RECORDED = Path(__file__).parent / "recorded"

@@ -12,11 +12,11 @@ from coding_agent_core.attempts import AttemptInput
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.registry import Platform
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import (
     Item,
     Origin,
-    RunnerName,
     TaskRequest,
     Trigger,
     item_of,

@@ -22,10 +22,11 @@ from kubectl_agenttask import (
     UsageError,
     tables,
 )
+from kubectl_agenttask.argument_types import OBJECTS, Format
 from kubectl_agenttask.bulk import for_each
 from kubectl_agenttask.cluster_client import ClusterAccess, sentences
 from kubectl_agenttask.commands import failed_runs
-from kubectl_agenttask.output import OBJECTS, Format, show_task, show_tasks
+from kubectl_agenttask.output import show_task, show_tasks
 from kubectl_agenttask.session import Session
 from kubectl_agenttask.tables import console
 from kubectl_agenttask.versions import versions_of

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from coding_agent_core.agenttask import AgentTask
 from kubectl_agenttask import NotFoundError, UsageError
-from kubectl_agenttask.argument_types import duration, reason
-from kubectl_agenttask.references import Reference, similar
+from kubectl_agenttask.argument_types import duration, reason, similar
+from kubectl_agenttask.references import Reference
 
 GITHUB = {"platform": "github", "host": "github.com", "repository": "Octo/Demo", "kind": "issue", "number": 7}
 GITLAB = {"platform": "gitlab", "host": "gitlab.com", "repository": "group/sub/project", "projectID": 42}

@@ -11,8 +11,9 @@ from coding_agent_core.forge.events import Accepted, Commanded, Delivery, Ignore
 from coding_agent_core.forge.gitea.webhook import delivery, interpret, verification
 from coding_agent_core.forge.payload import FieldError
 from coding_agent_core.platforms import ItemKind
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Origin, RunnerName, WithdrawalCause
+from coding_agent_core.tasks import Origin, WithdrawalCause
 
 from tests.fixtures.deliveries import NOW, SECRET, encode, sign
 

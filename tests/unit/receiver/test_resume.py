@@ -12,8 +12,9 @@ from coding_agent_core.queues.live_processes import Process
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting import State, comment
 from coding_agent_core.rounds.trigger import trigger_of
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Phase, RunnerName
+from coding_agent_core.tasks import Phase
 from coding_agent_receiver.poller import Poller
 from coding_agent_receiver.resume import resumed
 

@@ -18,8 +18,8 @@ from coding_agent_core.forge.values import (
 )
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import fenced, one_line
 
 from coding_agent_consumer.approval import ALL_APPROVED, Unapproved

@@ -17,9 +17,9 @@ from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Deadline, first_of
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.llm import Anthropic, Google, LMStudio, Ollama, OpenAI
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import last_lines, one_line
 
 from coding_agent_consumer.agent.model_spec import model_spec, upstreams

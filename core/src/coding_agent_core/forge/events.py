@@ -14,13 +14,13 @@ from coding_agent_core.forge.values import MARKER
 from coding_agent_core.issue_commands import CommandName, IssueCommand, command_in
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import (
     LABEL_REMOVED,
     Item,
     Origin,
-    RunnerName,
     TaskRequest,
     Trigger,
     Trust,

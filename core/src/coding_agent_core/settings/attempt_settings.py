@@ -21,6 +21,7 @@ from coding_agent_core.environment import (
     image_pattern,
     matches,
 )
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.section import (
     SecretField,
     SecretSettings,
@@ -28,7 +29,6 @@ from coding_agent_core.settings.section import (
     Url,
     for_repository,
 )
-from coding_agent_core.tasks import RunnerName
 
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _PATTERN = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*(:[0-9]{{1,5}})?")

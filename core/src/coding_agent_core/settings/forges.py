@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from coding_agent_core.registry import Platform, forge_module
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url
-from coding_agent_core.tasks import RunnerName, host_of
+from coding_agent_core.tasks import host_of
 
 
 class Labels(Section):

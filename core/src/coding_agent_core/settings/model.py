@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, create_model, model_validator
 
 from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.attempt_settings import (
     Consumer,
     ContextStorage,
@@ -28,7 +29,6 @@ from coding_agent_core.settings.receiver import Webhook
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, for_repository
 from coding_agent_core.settings.verify import Verify
-from coding_agent_core.tasks import RunnerName
 
 
 class Backend(StrEnum):

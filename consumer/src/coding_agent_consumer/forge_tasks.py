@@ -504,7 +504,9 @@ class ForgeTask:
                 "change_url": outcome.change_url or self.state.change_url,
             }
             if phase is Phase.BACKOFF:
-                update["retry_cause"] = retry_cause(self.state.attempt, outcome.reason, outcome.message)
+                update["retry_cause"] = retry_cause(
+                    f"Attempt {self.state.attempt}", outcome.reason, outcome.message
+                )
         reported = outcome.round if outcome else None
         if phase.terminal and self.state.round is not None:
             record = self.state.rounds or RoundRecord()

@@ -97,6 +97,9 @@ reporter looks at all open changes and removes the annotation (docs/decisions/00
 
 ANNOTATION_CREATED_BY = f"{GROUP}/created-by"
 """The account that created a task by hand; an admission policy of the chart refuses any other name."""
+ANNOTATION_CANCELLED_BY = f"{GROUP}/cancelled-by"
+"""The account that cancelled the task with our plugin. The item, which may be public, does not show it:
+an account is often an e-mail address."""
 
 ANNOTATION_ALLOWANCE = f"{GROUP}/allowance"
 """On Jobs and pods: how much the attempt may spend, as JSON."""
@@ -246,6 +249,15 @@ def shown_attempt(attempts: Sequence[AttemptStatus]) -> int:
     Attempts that do not count do not increase the number, except that the first attempt always has number 1.
     """
     return max(1, sum(attempt.counted for attempt in attempts)) if attempts else 0
+
+
+def attempt_name(attempts: Sequence[AttemptStatus]) -> str:
+    """Return the name of the newest attempt for messages, which explains a number above `maxAttempts`."""
+    number = attempts[-1].number if attempts else 1
+    free = sum(not attempt.counted for attempt in attempts[:-1])
+    if not free:
+        return f"Attempt {number}"
+    return f"Attempt {number} ({free} earlier {'one does' if free == 1 else 'ones do'} not count)"
 
 
 class TaskResult(_Wire):

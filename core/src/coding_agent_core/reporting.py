@@ -316,7 +316,7 @@ def comment(report: Report) -> str:
     if report.tail:
         lines += _details("Last lines of the log", _cut(report.tail, _TAIL_LIMIT))
     if last is not None and (transcript := last.transcript_url or last.transcript):
-        lines += [_transcript(transcript), ""]
+        lines += [_transcript(transcript, report.task), ""]
     lines += _models(report.usage)
     lines.append(f"<sub>{' · '.join(_facts(report))}</sub>")
     lines += ["", _hidden(state)]
@@ -427,9 +427,13 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return [*(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows), ""]
 
 
-def retry_cause(attempt: int, reason: str, message: str) -> str:
-    """Say why there is another attempt; the comment shows this while that attempt runs."""
-    return f"Attempt {attempt} ended with the reason {reason}: {message}"[:_CAUSE_LIMIT]
+def retry_cause(attempt: str, reason: str, message: str) -> str:
+    """Say why there is another attempt; the comment shows this while that attempt runs.
+
+    Args:
+        attempt: the name of the attempt that ended, e.g. `Attempt 2`.
+    """
+    return f"{attempt} ended with the reason {reason}: {message}"[:_CAUSE_LIMIT]
 
 
 def _denied(denied: Sequence[Denial]) -> str:
@@ -519,10 +523,14 @@ def _details(title: str, text: str) -> list[str]:
     return [f"<details><summary>{title}</summary>", "", quoted_code(text), "", "</details>", ""]
 
 
-def _transcript(place: str) -> str:
-    shown = inline(place).replace("`", "")
-    linked = shown == place and re.fullmatch(r"https?://[^\s<>()\[\]]+", place)
-    return f"[Transcript]({place})" if linked else f"Transcript: `{shown}`"
+def _transcript(place: str, task: str) -> str:
+    """Link to the transcript.
+
+    A path of a server or the name of a bucket helps nobody on the forge, and the item may be public.
+    """
+    if re.fullmatch(r"https?://[^\s<>()\[\]]+", place):
+        return f"[Transcript]({place})"
+    return f"The transcript is kept: `kubectl agenttask describe {task}` shows where."
 
 
 def _cut(text: str, limit: int) -> str:

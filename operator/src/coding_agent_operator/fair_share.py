@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 
 from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.usage import Allowance
@@ -106,6 +107,13 @@ def orphans_of(
     return list(found.values())
 
 
+class Limited(StrEnum):
+    """Which limit keeps a task waiting. The repository's comes first: a place elsewhere would not help."""
+
+    REPOSITORY = "repository"
+    GLOBAL = "global"
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Which tasks may start now, in this order, and what the others wait for, by task name.
@@ -113,6 +121,7 @@ class Schedule:
     Attributes:
         positions: the exact place in the queue, from 1, of every task that waits for its turn.
         after: the older run of the same item that a waiting task waits for.
+        limited: the limit that keeps a task waiting which waits for no other run of its item.
         short: the budget of which ended attempts have left too little for a waiting task.
         left: what is left of each budget, by the budget's key, after the tasks that run and those that start.
     """
@@ -120,6 +129,7 @@ class Schedule:
     start: tuple[str, ...] = ()
     positions: Mapping[str, int] = field(default_factory=dict)
     after: Mapping[str, str] = field(default_factory=dict)
+    limited: Mapping[str, Limited] = field(default_factory=dict)
     short: Mapping[str, str] = field(default_factory=dict)
     left: Mapping[str, Decimal] = field(default_factory=dict)
 
@@ -157,12 +167,19 @@ def fair_schedule(
     start = [task.name for task in _fairly(free, running, now, aging, left=left, most=capacity)]
     started = set(start)
     rest = [task for task in free if task.name not in started]
+    is_full = sum(running.values()) >= global_limit
+    limited = {
+        task.name: Limited.REPOSITORY if running[task.repository] >= task.repository_limit else Limited.GLOBAL
+        for task in rest
+        if is_full or running[task.repository] >= task.repository_limit
+    }
     blocked = [task for task in waiting if first[task.item] is not task]
     order = [*_fairly(rest, running, now, aging), *_fairly(blocked, running, now, aging)]
     return Schedule(
         start=tuple(start),
         positions={task.name: place for place, task in enumerate(order, start=1)},
         after={task.name: first[task.item].name for task in blocked},
+        limited=limited,
         short={task.name: key for task in order if (key := task.short_of(unspent or {})) is not None},
         left=left,
     )

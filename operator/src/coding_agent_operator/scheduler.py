@@ -26,6 +26,7 @@ from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.fair_share import (
     UNLIMITED,
     Candidate,
+    Limited,
     Schedule,
     coarse,
     fair_schedule,
@@ -112,8 +113,20 @@ class Scheduler:
             position=shown,
             after=self._schedule.after.get(name),
             refused=refused,
+            limit=self._limit(task) if task is not None else "",
             exhausted=self.spending.exhausted(task, short) if task is not None and short else None,
         )
+
+    def _limit(self, task: AgentTask) -> str:
+        """Say which limit keeps a task waiting; empty if none does."""
+        limited, source = self._schedule.limited.get(task.name), task.spec.source
+        if limited is None or self._limits is None:
+            return ""
+        if limited is Limited.GLOBAL:
+            return f"at most {self._limits.global_} tasks run at a time (`limits.global`)"
+        most = self._limits.of(source.host, source.repository)
+        tasks = "task runs" if most == 1 else "tasks run"
+        return f"at most {most} {tasks} at a time in {source.repository} (`limits.per_repository`)"
 
     def awaits_first_decision(self, name: str) -> bool:
         """Whether the task is new and no pass has seen it yet."""

@@ -14,6 +14,7 @@ from coding_agent_core.agenttask import (
     Event,
     OutcomeType,
     Status,
+    attempt_name,
     duration,
     shown_attempt,
 )
@@ -57,6 +58,7 @@ class SchedulingDecision:
         start: whether the task's next attempt may start.
         position: the position in the queue that people are shown.
         after: the older run of the same item that must end first, or the name of an `Orphan`.
+        limit: which limit keeps the task waiting, as a clause; empty if none does.
         refused: why the API server did not accept the task's Job; the operator tries again.
         exhausted: the budget that has too little left for the task.
     """
@@ -64,6 +66,7 @@ class SchedulingDecision:
     start: bool = False
     position: int | None = None
     after: str | None = None
+    limit: str = ""
     refused: str | None = None
     exhausted: Exhausted | None = None
 
@@ -320,11 +323,8 @@ def _summary(task: AgentTask, state: TaskState, decision: SchedulingDecision) ->
             return Phase.QUEUED, "WaitingForRun", f"The item's run {decision.after} has not ended yet."
         case _ if decision.exhausted is not None:
             return Phase.QUEUED, WAITING_FOR_BUDGET, decision.exhausted.message
-    return (
-        Phase.QUEUED,
-        "Waiting",
-        "The task waits for its turn: as many attempts run as `limits` and `budgets` allow.",
-    )
+    limit = decision.limit or "as many attempts run as `limits` and `budgets` allow"
+    return Phase.QUEUED, "Waiting", f"The task waits for its turn: {limit}."
 
 
 def _summary_of_active(
@@ -344,23 +344,23 @@ def _summary_of_active(
     if last is not None and last.outcome is None and last.reason is not None:
         return phase, last.reason, f"{last.message} The attempt is ending."
     if job is None and problem is not None:
-        return phase, problem.outcome.reason, _problem_message(task, problem, last)
+        return phase, problem.outcome.reason, _problem_message(task, problem, state.attempts)
     if job is None and phase is Phase.STARTING:
-        return phase, "Starting", f"Attempt {last.number if last else 1} waits for its pod to start."
+        return phase, "Starting", f"{attempt_name(state.attempts)} waits for its pod to start."
     if job is None:
-        return phase, "Running", f"Attempt {last.number if last else 1} is running."
+        return phase, "Running", f"{attempt_name(state.attempts)} is running."
     if not job.queue:
         return phase, "JobSuspended", "The attempt's Job is suspended."
     return phase, "WaitingForKueue", job.waits_for or f"The attempt waits in Kueue's queue {job.queue}."
 
 
-def _problem_message(task: AgentTask, problem: PodProblem, last: AttemptStatus | None) -> str:
+def _problem_message(task: AgentTask, problem: PodProblem, attempts: Sequence[AttemptStatus]) -> str:
     """Say why the attempt does not start.
 
     The first message for a reason stays, because a failing image pull alternates between two messages.
     """
-    outcome, number = problem.outcome, last.number if last else 1
-    begin = f"Attempt {number} has not started yet. {REASONS[outcome.reason].message}"
+    outcome = problem.outcome
+    begin = f"{attempt_name(attempts)} has not started yet. {REASONS[outcome.reason].message}"
     known = task.status.condition("Succeeded")
     if known is not None and known.reason == outcome.reason and known.message.startswith(begin):
         return known.message

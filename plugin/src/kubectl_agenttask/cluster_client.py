@@ -16,6 +16,7 @@ from typing import Any
 import urllib3
 import yaml
 from coding_agent_core.agenttask import (
+    ANNOTATION_CANCELLED_BY,
     ANNOTATION_CREATED_BY,
     GROUP,
     LABEL_ATTEMPT,
@@ -302,13 +303,22 @@ class ClusterAccess:
             return ""
         return str(review.status.user_info.username or "")
 
+    def cancel(self, name: str) -> AgentTask:
+        """Cancel a task, note which account did, and return the task."""
+        account = self._account()
+        metadata = {"metadata": {"annotations": {ANNOTATION_CANCELLED_BY: account}}} if account else {}
+        return self._patch(name, {"spec": {"cancel": True}, **metadata})
+
     def patch_spec(self, name: str, **spec: Any) -> AgentTask:
         """Change the spec of a task, and return the task."""
+        return self._patch(name, {"spec": spec})
+
+    def _patch(self, name: str, body: Body) -> AgentTask:
         with sentences(f"patch agenttask {name}", missing=self._no_task(name)):
             changed = self._tasks.patch_namespaced_custom_object(
                 *self._where,
                 name,
-                {"spec": spec},
+                body,
                 field_manager="kubectl-agenttask",
                 _request_timeout=_TIMEOUT,
             )

@@ -246,8 +246,13 @@ def cancel(session: Session, arguments: Namespace) -> ExitStatus | None:
     if _has(task, "cancel"):
         session.notes.print(f"{task.name} is already being cancelled.")
     else:
-        _change(session, task, arguments, "is being cancelled", cancel=True)
+        _stop(session, task, arguments)
     return None
+
+
+def _stop(session: Session, task: AgentTask, arguments: Namespace) -> None:
+    changed = session.cluster.cancel(task.name)
+    session.show(changed, arguments.output, f"agenttask {task.name} is being cancelled")
 
 
 def _cancel_all(session: Session, arguments: Namespace) -> ExitStatus:
@@ -256,7 +261,7 @@ def _cancel_all(session: Session, arguments: Namespace) -> ExitStatus:
     working = [task for task in found if not task.over and not _has(task, "cancel")]
 
     def stop(task: AgentTask) -> None:
-        _change(session, task, arguments, "is being cancelled", cancel=True)
+        _stop(session, task, arguments)
 
     return bulk.for_each(session, working, stop, verb="cancel", yes=arguments.yes)
 

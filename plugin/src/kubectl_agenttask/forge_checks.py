@@ -9,7 +9,13 @@ from datetime import datetime
 from pathlib import Path
 
 from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, SettingsError
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeRefusedError,
+    ForgeUnavailableError,
+    SettingsError,
+)
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.github.app import Purpose
 from coding_agent_core.forge.github.app_tokens import connect_app
@@ -82,6 +88,8 @@ class ForgeExamination:
         try:
             try:
                 facts = await setup.token()
+            except ForgeUnavailableError as error:
+                return [wrong("forge", f"{error}; so the token was not checked")]
             except ForgeError as error:
                 return [wrong("token", str(error))]
             now = self.clock()
@@ -108,6 +116,8 @@ class ForgeExamination:
     async def _repository(self, setup: ForgeSetup, repository: str, login: str) -> list[Finding]:
         try:
             found = repository_findings(await setup.repository(repository), login)
+        except ForgeUnavailableError as error:
+            return [unknown("repository", f"{repository} was not checked: {error}")]
         except ForgeError as error:
             return [wrong("repository", f"{error}. Invite {login} to the repository, or correct the name")]
         try:

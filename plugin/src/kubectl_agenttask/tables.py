@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, TextIO
 
-from coding_agent_core.agenttask import ANNOTATION_CREATED_BY
+from coding_agent_core.agenttask import ANNOTATION_CANCELLED_BY, ANNOTATION_CREATED_BY
 from coding_agent_core.environment import Environment
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, Platform
@@ -122,6 +122,7 @@ def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
         ("Created by", _text(task, "metadata", "annotations", ANNOTATION_CREATED_BY)),
         ("Priority", str(spec.get("priority") or "")),
         ("Cancel", "requested" if spec.get("cancel") else ""),
+        ("Cancelled by", _text(task, "metadata", "annotations", ANNOTATION_CANCELLED_BY)),
         ("Suspend", "yes" if spec.get("suspend") else ""),
         ("Branch", _text(task, "status", "result", "branch")),
         ("Change", _text(task, "status", "result", "changeURL")),

@@ -97,6 +97,7 @@ def test_suspend_resume_and_cancel_then_retry_waits_for_the_end(
         assert "suspended" in plugin(command, task).err
     assert plugin("cancel", task).out == f"agenttask {task} is being cancelled\n"
     assert place.task(task)["spec"]["cancel"] is True
+    assert place.task(task)["metadata"]["annotations"]["coding-agent.dev/cancelled-by"] == "admin"
     assert "already" in plugin("cancel", task).err
     said = plugin("retry", task)
     assert f"The new task starts when {task}, which is being cancelled, has ended." in said.err

@@ -168,3 +168,20 @@ def test_reviews_and_checks_are_told_as_the_vendor_does(
     hook_receiver.wait_for_count(len(expected))
     forge.wait_for(forge.sandbox.deliveries.all_ended)
     assert Counter(map(name_of, hook_receiver.deliveries)) == Counter(expected)
+
+
+def test_gitlab_makes_no_note_of_quick_actions_alone(gitlab_forge: ForgeServer) -> None:
+    with client(gitlab_forge, PERSON_TOKEN) as api:
+        where = f"/projects/{REPOSITORY.replace('/', '%2F')}/issues/1/notes"
+        answer = api.post(where, json={"body": '/label ~"coding agent"'})
+    assert answer.status_code == 202
+    assert "coding agent" in [label.name for label in gitlab_forge.item(REPOSITORY, 1).labels]
+    assert gitlab_forge.item(REPOSITORY, 1).comments == []
+
+
+def test_github_reads_a_body_as_json_whatever_its_type(github_forge: ForgeServer) -> None:
+    with client(github_forge, PERSON_TOKEN) as api:
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        where = f"/repos/{REPOSITORY}/issues/1/labels"
+        answer = api.post(where, content=b'{"labels": ["coding agent"]}', headers=form)
+    assert answer.status_code == 200, answer.text

@@ -299,6 +299,21 @@ def test_a_forge_executes_each_attack_and_nothing_of_its_inert_forms(attack: str
         assert markup.effects(form(attack)) == []
 
 
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("https://logs.example.com/7.jsonl", "[Transcript](https://logs.example.com/7.jsonl)"),
+        ("/var/lib/coding-agent/transcripts/7.jsonl", "`kubectl agenttask describe r-issue-7-"),
+        ("s3://internal-bucket/7.jsonl", "`kubectl agenttask describe r-issue-7-"),
+    ],
+)
+def test_the_comment_names_no_place_that_only_administrators_can_read(place: str, shown: str) -> None:
+    last = Outcome.model_construct(transcript=place)
+    text = comment(making.report(State(uuid="u", phase=Phase.FAILED), last=last))
+    assert shown in text
+    assert ("internal-bucket" in text, "/var/lib" in text) == (False, False)
+
+
 @given(TEXTS)
 def test_no_text_has_an_effect_or_leaves_its_place(text: str) -> None:
     for form in FORMS:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.settings.operator import Limits
-from coding_agent_operator.fair_share import Candidate, coarse, fair_schedule, orphans_of
+from coding_agent_operator.fair_share import Candidate, Limited, coarse, fair_schedule, orphans_of
 from coding_agent_operator.observed import Job, Pod
 from coding_agent_operator.task_state import Stage
 
@@ -103,6 +103,40 @@ def test_nobody_starves_behind_higher_priorities() -> None:
             assert minute == 110
             return
     pytest.fail("it starved")
+
+
+LIMITS: list[tuple[str, list[Candidate], int, dict[str, Limited]]] = [
+    ("nothing waits", [running("a"), waiting("b")], 2, {}),
+    ("the global limit", [running("a"), waiting("b")], 1, {"b": Limited.GLOBAL}),
+    ("what starts fills it", [waiting("a", created=ago(99)), waiting("b")], 1, {"b": Limited.GLOBAL}),
+    (
+        "the repository's limit",
+        [running("a", repository_limit=1), waiting("b", repository_limit=1)],
+        9,
+        {"b": Limited.REPOSITORY},
+    ),
+    (
+        "both limits",
+        [running("a", repository_limit=1), waiting("b", repository_limit=1)],
+        1,
+        {"b": Limited.REPOSITORY},
+    ),
+    (
+        "another run of the item, which is said instead",
+        [running("a", item="i"), waiting("b", item="i")],
+        9,
+        {},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "limit", "expected"), [row[1:] for row in LIMITS], ids=[row[0] for row in LIMITS]
+)
+def test_a_waiting_task_knows_the_limit(
+    tasks: list[Candidate], limit: int, expected: dict[str, Limited]
+) -> None:
+    assert fair_schedule(tasks, limit, NOW, aging=60).limited == expected
 
 
 def test_positions_are_shown_coarsely() -> None:

@@ -251,6 +251,21 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
     assert well.reason == "Running"
 
 
+@pytest.mark.parametrize(
+    ("free", "name"),
+    [
+        (0, "Attempt 1"),
+        (1, "Attempt 2 (1 earlier one does not count)"),
+        (12, "Attempt 13 (12 earlier ones do not count)"),
+    ],
+)
+def test_the_message_explains_a_number_above_the_limit_of_attempts(free: int, name: str) -> None:
+    evicted = [attempt(number, "Failed", counted=False) for number in range(1, free + 1)]
+    plan = plan_task(task(status(*evicted, attempt(free + 1))), [job(free + 1, ready=1)], WAIT, NOW, POLICY)
+    assert plan.status is not None
+    assert plan.status.conditions[0].message == f"{name} is running."
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_defect_replaces_reason_and_message_until_the_next_plan(known: bool) -> None:
     before = plan_task(task(), [job(ready=1)], WAIT, NOW, POLICY).status if known else None

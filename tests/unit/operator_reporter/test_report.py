@@ -80,7 +80,11 @@ def status(
             "Missing: coding-agent-model.",
             "working on it",
         ),
-        (status(Phase.QUEUED, "Waiting", "as many run as `limits` allow"), "waiting", "limits"),
+        (
+            status(Phase.QUEUED, "Waiting", "at most 5 tasks run at a time (`limits.global`)"),
+            "waiting**\n\nat most 5 tasks run at a time (`limits.global`)",
+            "administrator",
+        ),
         (
             status(Phase.STARTING, "Starting", "Attempt 1 waits for its pod to start.", begun=True),
             "**Coding agent: starting**",

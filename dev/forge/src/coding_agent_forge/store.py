@@ -128,10 +128,10 @@ class Store:
         confidential: bool = False,
     ) -> Item:
         """Open an issue."""
-        item = self._new_item(repository, Kind.ISSUE, actor, title, self._kept(body))
+        item = self._new_item(repository, Kind.ISSUE, actor, title, self.kept(body))
         item.assignees, item.confidential = list(assignees), confidential
         self._opened(repository, item, actor, labels)
-        self._execute(repository, item, actor, body)
+        self.execute(repository, item, actor, body)
         return item
 
     def open_change(
@@ -157,11 +157,11 @@ class Store:
             same = (other.head, other.base) == (head, base) and other.source is source
             if other.kind is Kind.CHANGE and other.open and same:
                 raise self._exists(repository, other)
-        item = self._new_item(repository, Kind.CHANGE, actor, title, self._kept(body))
+        item = self._new_item(repository, Kind.CHANGE, actor, title, self.kept(body))
         item.head, item.base, item.tips, item.draft, item.source = head, base, tips, draft, source
         item.versions.append(Version(tips.head_sha, tips.base_sha, item.created_at))
         self._opened(repository, item, actor, labels)
-        self._execute(repository, item, actor, body)
+        self.execute(repository, item, actor, body)
         return item
 
     def update(
@@ -180,7 +180,7 @@ class Store:
         now = self.now()
         before = Before(item.title, item.body, tuple(item.labels), item.updated_at)
         item.title = item.title if title is None else title
-        item.body = item.body if body is None else self._kept(body)
+        item.body = item.body if body is None else self.kept(body)
         added = [label for label in self._labels(repository, add) if label not in item.labels]
         removed = [label for label in item.labels if self._named(label, remove)]
         item.labels = [label for label in item.labels if label not in removed] + added
@@ -200,7 +200,7 @@ class Store:
                 self._record_draft(repository, item, actor, now, draft=draft)
         self.listener(Happening(action, repository, item, actor, now, before, tuple(added), tuple(removed)))
         if body is not None:
-            self._execute(repository, item, actor, body)
+            self.execute(repository, item, actor, body)
 
     def delete_label(self, repository: Repository, label: Label, actor: User) -> None:
         """Delete a label from the repository, and with it from every item.
@@ -226,22 +226,22 @@ class Store:
     def comment(self, repository: Repository, item: Item, actor: User, body: str) -> Comment:
         """Write a comment."""
         now = self.now()
-        comment = Comment(self.next_id(), actor, self._kept(body), now, now)
+        comment = Comment(self.next_id(), actor, self.kept(body), now, now)
         item.comments.append(comment)
         item.updated_at = now
         self.log.add("commented", repository, actor, item, comment=comment.id, body=comment.body)
         self.listener(Happening("commented", repository, item, actor, now, comment=comment))
-        self._execute(repository, item, actor, body)
+        self.execute(repository, item, actor, body)
         return comment
 
     def edit_comment(
         self, repository: Repository, item: Item, actor: User, comment: Comment, body: str
     ) -> None:
         """Change a comment's text; our flows need no event for it, so none is sent."""
-        comment.body = self._kept(body)
+        comment.body = self.kept(body)
         comment.updated_at = item.updated_at = self.now()
         self.log.add("comment_edited", repository, actor, item, comment=comment.id, body=comment.body)
-        self._execute(repository, item, actor, body)
+        self.execute(repository, item, actor, body)
 
     def react(self, comment: Comment, actor: User, name: str) -> tuple[Reaction, bool]:
         """Put a reaction on a comment; each person has each of them once. Whether it is new."""
@@ -300,10 +300,11 @@ class Store:
             if place and issue and role and role.may_write:
                 self.update(place, issue, actor, opened=False)
 
-    def _kept(self, text: str) -> str:
+    def kept(self, text: str) -> str:
+        """Return what stays of a text: GitLab removes its quick actions."""
         return markup.without_commands(text) if self.flavour is Flavour.GITLAB else text
 
-    def _execute(self, repository: Repository, item: Item, actor: User, text: str) -> None:
+    def execute(self, repository: Repository, item: Item, actor: User, text: str) -> None:
         """Execute GitLab's quick actions in a text, with the rights of who wrote it."""
         role = repository.role(actor)
         if self.flavour is not Flavour.GITLAB or role is None or not role.may_write:

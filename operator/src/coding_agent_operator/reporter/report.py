@@ -20,6 +20,7 @@ from coding_agent_core.agenttask import (
     Condition,
     OutcomeType,
     TaskResult,
+    attempt_name,
     shown_attempt,
 )
 from coding_agent_core.forge.values import Comment
@@ -38,7 +39,7 @@ from coding_agent_operator.task_plan import OPERATOR_DEFECT
 _logger = logging.getLogger("reporter.report")
 
 _SAME_AS_PHASE = ("Waiting", "Starting", "Running")
-"""Reasons whose message says no more than the phase."""
+"""Reasons whose message says no more than the phase, or less than why there is another attempt."""
 _JOB_REFUSED = (
     "The cluster does not accept the attempt's Job; the bot keeps trying. "
     "The administrator of this bot can read the cluster's answer in the task's status."
@@ -238,7 +239,8 @@ def _message(task: AgentTask, phase: Phase, cause: str) -> str:
     if condition is None:
         return ""
     if condition.reason in _SAME_AS_PHASE and not (phase.terminal or phase is Phase.BACKOFF):
-        return _retry_cause(task.status.attempts)
+        waits = condition.message if condition.reason == "Waiting" else ""
+        return _retry_cause(task.status.attempts) or waits
     message = _public(condition.reason, condition.message)
     if phase is Phase.CANCELLED and message and cause:
         return f"{message.removesuffix('.')}: {cause}."
@@ -247,10 +249,11 @@ def _message(task: AgentTask, phase: Phase, cause: str) -> str:
 
 def _retry_cause(attempts: Sequence[AttemptStatus]) -> str:
     """Return why there is another attempt; empty for the first attempt."""
-    last = next((attempt for attempt in reversed(attempts) if attempt.outcome is not None), None)
-    if last is None or last.reason is None:
+    ended = [attempt for attempt in attempts if attempt.outcome is not None]
+    if not ended or ended[-1].reason is None:
         return ""
-    return retry_cause(last.number, last.reason, _public(last.reason, last.message or ""))
+    last = ended[-1]
+    return retry_cause(attempt_name(ended), last.reason, _public(last.reason, last.message or ""))
 
 
 def _public(reason: str, message: str) -> str:

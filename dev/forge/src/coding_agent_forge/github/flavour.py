@@ -125,6 +125,9 @@ async def limit_rate(request: Request, call_next: Callable[[Request], Awaitable[
         response: Response = refused(HttpError(403, "API rate limit exceeded for user ID 1."))
     else:
         hour.used += 1
+        # GitHub reads a body as JSON whatever its type says, e.g. that of `curl -d '{"labels": […]}'`.
+        kept = [header for header in request.scope["headers"] if header[0] != b"content-type"]
+        request.scope["headers"] = [*kept, (b"content-type", b"application/json")]
         response = await call_next(request)
     response.headers.update(_token_headers(request, sandbox))
     response.headers.update(

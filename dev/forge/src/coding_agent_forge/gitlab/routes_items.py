@@ -230,10 +230,24 @@ async def notes(
 
 @router.post(ITEM + "/notes", status_code=201)
 async def create_note(
-    repository: InProject, item: AnItem, render: Render, sandbox: SandboxOf, user: Actor, params: Parameters
+    response: Response,
+    repository: InProject,
+    item: AnItem,
+    render: Render,
+    sandbox: SandboxOf,
+    user: Actor,
+    params: Parameters,
 ) -> dict[str, Any]:
-    """Write a note."""
-    comment = sandbox.store.comment(repository, item, user, params.needed("body"))
+    """Write a note. A text of quick actions alone is executed, and makes no note."""
+    body = params.needed("body")
+    if not sandbox.store.kept(body).strip():
+        sandbox.store.execute(repository, item, user, body)
+        response.status_code = 202
+        return {
+            "commands_changes": {},
+            "summary": [f"Executed /{one.name}." for one in markup.commands(body)],
+        }
+    comment = sandbox.store.comment(repository, item, user, body)
     return render.note(repository, item, comment)
 
 

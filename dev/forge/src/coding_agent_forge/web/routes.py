@@ -258,7 +258,10 @@ async def click_label(
 async def comment(
     repository: InRepository, item: AnItem, sandbox: SandboxOf, body: Annotated[str, Form(min_length=1)]
 ) -> Response:
-    """Write a comment as the person."""
+    """Write a comment as the person. On GitLab, a text of quick actions alone makes no comment."""
+    if not sandbox.store.kept(_lines(body)).strip():
+        sandbox.store.execute(repository, item, sandbox.person, _lines(body))
+        return _back(sandbox.path_of(repository, item))
     written = sandbox.store.comment(repository, item, sandbox.person, _lines(body))
     return _back(f"{sandbox.path_of(repository, item)}#comment-{written.id}")
 

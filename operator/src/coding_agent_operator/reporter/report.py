@@ -250,9 +250,9 @@ def _message(task: AgentTask, phase: Phase, cause: str) -> str:
 def _retry_cause(attempts: Sequence[AttemptStatus]) -> str:
     """Return why there is another attempt; empty for the first attempt."""
     ended = [attempt for attempt in attempts if attempt.outcome is not None]
-    if not ended or ended[-1].reason is None:
+    last = ended[-1] if ended else None
+    if last is None or last.reason is None:
         return ""
-    last = ended[-1]
     return retry_cause(attempt_name(ended), last.reason, _public(last.reason, last.message or ""))
 
 

@@ -222,7 +222,7 @@ def _withdrawn(
 
 
 def _has_label(details: ItemDetails, label: str) -> bool:
-    """Whether the item has a label; letter case is ignored."""
+    """Whether the item has a label, in whatever letter case: nobody should miss a stop."""
     return label.casefold() in {one.casefold() for one in details.labels}
 
 

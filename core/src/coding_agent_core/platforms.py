@@ -67,6 +67,7 @@ class PlatformFacts:
         active_text: regular expressions for text that has an effect in the forge's Markdown; see `text`.
         active_blocks: the same for text that has an effect at the start of a line, even within code.
         webhook_setting: the setting in `webhook.<platform>` that verifies webhooks.
+        labels_ignore_case: whether names of labels that differ only in letter case are one label.
         how_to_renew: how people renew a token before it expires, as a clause; empty if tokens never expire.
     """
 
@@ -80,6 +81,7 @@ class PlatformFacts:
     change_word: str
     rerun_right: str
     by_project_id: bool
+    labels_ignore_case: bool
     keys: Mapping[ItemKind, KeyForm]
     address: re.Pattern[str]
     example: str
@@ -88,6 +90,10 @@ class PlatformFacts:
     active_blocks: tuple[str, ...] = ()
     project_id_help: str = ""
     how_to_renew: str = ""
+
+    def label_key(self, name: str) -> str:
+        """Return what is the same for all names of one label."""
+        return name.casefold() if self.labels_ignore_case else name
 
 
 def web_base(api_url: str) -> str:

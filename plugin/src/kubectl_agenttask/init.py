@@ -319,10 +319,10 @@ class _Initializer:
         """Create labels and, if asked for, webhooks. The App's own webhook serves all repositories."""
         wanted = labels_of(answers.settings.forge(answers.platform))
         for repository in answers.repositories:
-            there = {label.casefold() for label in await setup.labels(repository)}
+            there = await setup.labels(repository)
             for label in wanted:
                 state = Written.KEPT
-                if label.name.casefold() not in there:
+                if label.name not in there:
                     await setup.create_label(repository, label)
                     state = Written.CREATED
                 self._changed("label", f"{repository}: {label.name}", state)

@@ -69,6 +69,19 @@ async def test_labels_are_created_once(world: World, setup: ForgeSetup) -> None:
     fits_what_the_vendor_publishes(world)
 
 
+async def test_a_label_of_another_spelling_is_the_same_label_only_for_github(
+    world: World, setup: ForgeSetup
+) -> None:
+    made = NewLabel(LABEL.name.title(), LABEL.color, LABEL.description)
+    await setup.create_label(REPOSITORY, made)
+    is_same = world.platform is Platform.GITHUB
+    assert (LABEL.name in await setup.labels(REPOSITORY)) is is_same
+    await setup.create_label(REPOSITORY, LABEL)  # as another program may do at the same time
+    names = {one.name for one in world.server.repository(REPOSITORY).labels}
+    assert {made.name, LABEL.name} & names == ({made.name} if is_same else {made.name, LABEL.name})
+    fits_what_the_vendor_publishes(world)
+
+
 async def test_a_webhook_is_created_with_its_secret_and_its_deliveries_are_read(
     world: World, setup: ForgeSetup, hook_receiver: HookReceiver
 ) -> None:

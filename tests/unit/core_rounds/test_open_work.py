@@ -18,6 +18,7 @@ from coding_agent_core.forge.changes import (
     Part,
     Remark,
 )
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.round_rules.open_work import interruption
 from coding_agent_core.rounds.record import ROUNDS_LIMIT, RoundEnd, RoundRecord
 from coding_agent_core.rounds.values import IDS_LIMIT, RoundKind, RoundPolicy, StopReason
@@ -212,6 +213,16 @@ def test_only_a_persons_act_starts_the_count_of_checks_anew(fields: dict[str, An
     checks = [cause for cause in work.due if cause.kind is RoundKind.CHECKS]
     assert [cause.count for cause in checks] == (["round 1 of 3"] if anew else [])
     assert (StopReason.BOUND in reasons(work)) is not anew
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_a_label_of_another_spelling_is_a_call_only_for_github(platform: Platform) -> None:
+    snapshot, record = rounds(change(checks=(check(),)), 3)
+    labeled = event(ChangeEventKind.LABELED, ANNA, 4000, label="Coding Agent")
+    host = FACTS[platform].web_host
+    item = snapshot.item.model_copy(update={"platform": platform, "host": host, "project_id": 1})
+    work = decide(replace(snapshot, item=item, events=(labeled,)), record, now=at(7000))
+    assert (StopReason.BOUND in reasons(work)) is (platform is not Platform.GITHUB)
 
 
 @pytest.mark.parametrize(

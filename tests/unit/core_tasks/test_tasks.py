@@ -230,7 +230,6 @@ def test_gitlab_without_the_id_is_known_by_its_path() -> None:
         ((), None),
         (("coding agent", "bug"), None),
         (("coding agent: codex", "bug"), RunnerName.CODEX),
-        (("Coding Agent: Codex",), RunnerName.CODEX),
         (("coding agent: other",), None),
         (("another bot: codex",), None),
         (("coding agent: opencode", "coding agent: codex"), RunnerName.CODEX),

@@ -46,6 +46,8 @@ def test_a_labeled_issue_is_a_task() -> None:
         (BOT, [BOT, CODEX], RunnerName.CODEX),
         (CODEX, [], RunnerName.CODEX),
         (CODEX, [CODEX, f"{BOT}: claude-code"], RunnerName.CLAUDE_CODE),
+        ("Coding Agent", ["Coding Agent"], None),  # for GitHub, this is the same label
+        ("CODING AGENT: Codex", ["Bug"], RunnerName.CODEX),
     ],
 )
 @pytest.mark.parametrize("event", ["issues", "pull_request"])
@@ -80,6 +82,7 @@ def test_an_issues_event_about_a_pull_request_is_about_the_pull_request() -> Non
         ("issues", github_issue("labeled", f"{BOT}: nobody"), "not the target label"),
         ("issues", github_issue("unlabeled", CODEX, labels=labels(BOT)), "still has"),
         ("issues", github_issue("unlabeled", BOT, labels=labels(CODEX)), "still has"),
+        ("issues", github_issue("unlabeled", "Coding Agent", labels=labels(PROCESSING.title())), "still has"),
     ],
 )
 def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(
@@ -98,6 +101,12 @@ def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(
         ("issues", github_issue("unlabeled", CODEX), "the issue lost the label 'coding agent: codex'"),
         # Its label was deleted from the repository.
         ("issues", github_issue("unlabeled", None), "lost a label that was deleted from the repository"),
+        ("issues", github_issue("unlabeled", "Coding Agent"), "the issue lost the label 'coding agent'"),
+        (
+            "issues",
+            github_issue("unlabeled", "Coding Agent Processing", labels=labels("bug")),
+            "the issue lost the label 'coding agent processing'",
+        ),
         # A done label that is left from an earlier run does not keep a task that still waits.
         ("issues", github_issue("unlabeled", BOT, labels=labels(DONE)), "lost the label"),
         ("issues", github_issue("closed", None), "the issue was closed"),

@@ -90,6 +90,8 @@ def test_the_label_counts_when_it_was_added(payload: Any, event: str) -> None:
         (gitlab_issue(changes=change([BOT], [PROCESSING])), "Issue Hook", "was not added"),
         (gitlab_issue(changes=change([BOT, PROCESSING], [PROCESSING])), "Issue Hook", "was not added"),
         (gitlab_issue(changes=change([], [f"{BOT}: nobody"])), "Issue Hook", "was not added"),
+        # For GitLab, this is another label.
+        (gitlab_issue(changes=change([], ["Coding Agent"])), "Issue Hook", "was not added"),
         (gitlab_issue(changes=change([BOT, CODEX], [CODEX])), "Issue Hook", "before this change"),
         ({"object_kind": "note"}, "Note Hook", "unsupported event type: Note Hook"),
         (gitlab_issue() | {"object_kind": "work_item"}, "Issue Hook", "unsupported object kind: work_item"),

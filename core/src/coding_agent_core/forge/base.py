@@ -461,7 +461,7 @@ class Forge(ABC):
                     if older == 0:
                         return Read(tuple(found))
                     older -= 1
-                label = self._spelled(event.label.name) if event.label else ""
+                label = self.settings.spelled(event.label.name) if event.label else ""
                 if label in self.settings.active and event.action in (self.LABELED, self.UNLABELED):
                     added = event.action == self.LABELED
                     applied = applied or (added and label in self.settings.triggers)
@@ -478,12 +478,8 @@ class Forge(ABC):
         call = Call("GET", self._item_path(item, self.EVENTS), what)
         return self.client.newest_first(list[HistoryEvent], call, limit=SCAN_PAGES)
 
-    def _spelled(self, label: str) -> str:
-        """Return the label as our settings spell it, because our rules compare exact names."""
-        return label
-
     def _labels(self, found: ItemAnswer) -> frozenset[str]:
-        return frozenset(map(self._spelled, found.label_names))
+        return self.settings.all_spelled(found.label_names)
 
     async def redeliver_missed(self, settings: Settings) -> int:
         """Ask the forge to send missed webhooks again; return the number of these requests."""

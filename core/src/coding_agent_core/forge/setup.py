@@ -190,11 +190,11 @@ class ForgeSetup(ABC):
         ]
 
     async def labels(self, repository: str) -> frozenset[str]:
-        """Return the names of the repository's labels."""
+        """Return the names of the repository's labels, those of our settings as the settings spell them."""
         call = Call("GET", self._repository_path(repository, "labels"), f"reading the labels of {repository}")
         found = await self.forge.client.entries(list[Label], call, limit=LIST_PAGES)
         _require_all(found, "labels", repository)
-        return frozenset(label.name for label in found.values)
+        return self.forge.settings.all_spelled(label.name for label in found.values)
 
     async def create_label(self, repository: str, label: NewLabel) -> None:
         """Create a label. A label of this name that somebody made in the meantime is left as it is."""

@@ -7,7 +7,7 @@ become visible late, and a remark that arrives while a round writes its replies 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -22,6 +22,7 @@ from coding_agent_core.forge.changes import (
     SubmittedReview,
 )
 from coding_agent_core.issue_commands import CommandName, command_in
+from coding_agent_core.registry import FACTS
 from coding_agent_core.rounds.mentions import mentions
 from coding_agent_core.rounds.record import RoundRecord, marked_answers
 from coding_agent_core.rounds.values import IDS_LIMIT, MayWrite, RoundKind, RoundPolicy, digest
@@ -329,19 +330,21 @@ def _acts(
     for event in snapshot.events:
         if event.actor is None or access.is_ours(event.actor):
             continue
-        calls = _is_call(event, our_heads, policy)
+        calls = _is_call(event, our_heads, policy, FACTS[snapshot.item.platform].label_key)
         if calls is not None:
             what = f"{event.kind} {event.label} {event.commit} {event.actor.id} {event.at.isoformat()}"
             yield _Act(f"e{digest(what)}", event.at, event.actor, calls)
 
 
-def _is_call(event: ChangeEvent, our_heads: Collection[str], policy: RoundPolicy) -> bool | None:
+def _is_call(
+    event: ChangeEvent, our_heads: Collection[str], policy: RoundPolicy, label_key: Callable[[str], str]
+) -> bool | None:
     """Whether an event is a call; `None` if it is no act."""
     match event.kind:
         case ChangeEventKind.PUSHED:
             is_call = event.commit not in our_heads
         case ChangeEventKind.LABELED:
-            is_call = event.label.casefold() in {name.casefold() for name in policy.trigger_labels}
+            is_call = label_key(event.label) in set(map(label_key, policy.trigger_labels))
         case ChangeEventKind.UNLABELED:
             is_call = event.label.casefold() == policy.hands_off_label.casefold()
         case ChangeEventKind.REOPENED:

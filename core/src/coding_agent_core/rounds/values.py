@@ -196,7 +196,7 @@ class RoundPolicy:
         checks_quiet: how long all checks must have ended; new ones may appear until then.
         check_hangs_after: how long a check may wait or run before the others no longer wait for it.
         max_age: how old a change may be, from its opening or the last act of a person with write access.
-        hands_off_label: a change with this label has no rounds. Letter case is ignored.
+        hands_off_label: a change with this label, in whatever letter case, has no rounds.
         trigger_labels: the labels with which a person asks for work; applying one is a call.
         bots: the logins of bots whose reviews cause rounds. The list is their permission.
         approvals_count: whether the text of an approving review causes a round; its threads always do.

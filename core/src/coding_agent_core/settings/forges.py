@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from coding_agent_core.registry import Platform, forge_module
+from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url
 from coding_agent_core.tasks import host_of
@@ -43,13 +43,14 @@ class Labels(Section):
 
     def runner(self, present: Iterable[str]) -> RunnerName | None:
         """Return the runner that these labels choose; if they choose several, the first by name."""
-        names = {label.casefold() for label in present}
-        return next((name for name in sorted(RunnerName) if self.trigger(name).casefold() in names), None)
+        names = set(present)
+        return next((name for name in sorted(RunnerName) if self.trigger(name) in names), None)
 
 
 class ForgeSettings(Labels):
     """The base of the section of a forge, which is `SECTION` in the forge's folder."""
 
+    PLATFORM: ClassVar[Platform]
     SCOPE: ClassVar[str]
     """Tells people what to set so that `narrowed` is true."""
 
@@ -63,6 +64,20 @@ class ForgeSettings(Labels):
     """Login of the token's account. The receiver ignores labels that this account applies or removes, and
     does not trust what it wrote. It has no token, so it cannot ask the forge for the login; the poller and
     the reporter ask the forge."""
+
+    def spelled(self, label: str) -> str:
+        """Return a label of the forge as these settings spell it.
+
+        All rules compare exact names, so each name passes through this function where it enters. The platform
+        decides which spellings are one label (`PlatformFacts.label_key`).
+        """
+        return next(iter(self.all_spelled((label,))))
+
+    def all_spelled(self, labels: Iterable[str]) -> frozenset[str]:
+        """Return labels of the forge as these settings spell them."""
+        key = FACTS[self.PLATFORM].label_key
+        ours = {key(own): own for own in (*self.active, self.done_label, self.failed_label) if own}
+        return frozenset(ours.get(key(label), label) for label in labels)
 
     @property
     def host(self) -> str:

@@ -301,7 +301,7 @@ class GiteaChanges:
             updated_at=found.updated_at or found.created_at,
             mergeability=mergeability,
             head_at=arrived[-1] if arrived else None,
-            labels=frozenset(found.label_names),
+            labels=self.settings.all_spelled(found.label_names),
             threads=tuple(
                 _thread(thread, one) for one in discussed.reviewed.values for thread in one.threads
             ),

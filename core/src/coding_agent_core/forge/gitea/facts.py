@@ -25,6 +25,8 @@ FACTS = PlatformFacts(
     # A commit status says nothing about what made it, so no check of Gitea is run again.
     rerun_right="somebody runs it again, because Gitea's API cannot",
     by_project_id=False,
+    # Its database compares names with a collation that tells letter case apart.
+    labels_ignore_case=False,
     keys={
         ItemKind.ISSUE: KeyForm("gitea_issue", "number", "TaskGiteaIssue"),
         ItemKind.CHANGE: KeyForm("gitea_pull_request", "number", "TaskGiteaPullRequest"),

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import field_validator
 
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url
 
@@ -13,6 +14,7 @@ from coding_agent_core.settings.section import SecretField, SecretSettings, Sect
 class Gitea(ForgeSettings):
     """Gitea or Forgejo. Set `api_url` to your installation."""
 
+    PLATFORM = Platform.GITEA
     SCOPE: ClassVar[str] = "set gitea.owner or gitea.assignee"
 
     api_url: Url = "https://gitea.com/api/v1"

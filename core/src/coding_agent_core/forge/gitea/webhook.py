@@ -167,10 +167,10 @@ def _label_event(
         return events.withdrawal_of(item, subject, _ENDED[action], delivered, ended=True)
     if events.done_by_us(_sender(fields), Platform.GITEA, settings):
         return Ignored(events.OWN_ACT)
+    labels = settings.forge(Platform.GITEA)
     shown = frozenset[str]()
     if action == "label_updated":
-        shown = frozenset(label.text("name") for label in subject.objects("labels"))
-    labels = settings.forge(Platform.GITEA)
+        shown = labels.all_spelled(label.text("name") for label in subject.objects("labels"))
     if not labels.active & shown:
         reason = "the event shows none of the labels of a task"
         # There is no time: the labels may have been off the item for long.

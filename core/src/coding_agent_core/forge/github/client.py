@@ -167,12 +167,6 @@ class GitHubForge(Forge):
     def _comment_path(self, item: Item, comment: str) -> str:
         return _repo_path(item, "issues", "comments", comment)
 
-    def _spelled(self, label: str) -> str:
-        """See `Forge`. GitHub ignores case in the names of labels."""
-        settings = self.settings
-        ours = (*settings.active, settings.done_label, settings.failed_label)
-        return next((own for own in ours if own and own.casefold() == label.casefold()), label)
-
     async def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
         """See `Forge`. The items come from GitHub's search index, which may be outdated."""
         query = search_query(kind, self.settings, labels)
@@ -318,7 +312,9 @@ class GitHubForge(Forge):
 
     async def _changes(self) -> GitHubChanges:
         own = await self._account()
-        return GitHubChanges(self.client, self.settings, own, self._spelled, self._known, self._pushes)
+        return GitHubChanges(
+            self.client, self.settings, own, self.settings.spelled, self._known, self._pushes
+        )
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"
@@ -340,7 +336,7 @@ class GitHubForge(Forge):
                 return False
             # With any other message, the item may be gone or just the label. So we read the item.
             call = Call("GET", self._item_path(item), f"reading {item.display}")
-            if self._spelled(label) in self._labels(await self.client.get(ItemAnswer, call)):
+            if self.settings.spelled(label) in self._labels(await self.client.get(ItemAnswer, call)):
                 raise
             return False
         return True

@@ -28,6 +28,7 @@ FACTS = PlatformFacts(
     # See *Re-run a job from a workflow run*, and *Re-running workflows and jobs*.
     rerun_right="the bot's token has the permission `Actions: write` and the run is at most 30 days old",
     by_project_id=False,
+    labels_ignore_case=True,
     keys={
         ItemKind.ISSUE: KeyForm("github_issue", "number", "TaskGitHubIssue"),
         ItemKind.CHANGE: KeyForm("github_pull_request", "number", "TaskGitHubPullRequest"),

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretSettings, Section, Url
 from coding_agent_core.tasks import host_of
@@ -64,6 +65,7 @@ class App(Section):
 class GitHub(ForgeSettings):
     """GitHub. For GitHub Enterprise, set `api_url`."""
 
+    PLATFORM = Platform.GITHUB
     SCOPE: ClassVar[str] = (
         "set github.owner, github.assignee, or a qualifier such as `org:NAME` or `repo:OWNER/NAME` in "
         "github.query"

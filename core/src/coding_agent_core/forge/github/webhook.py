@@ -170,12 +170,12 @@ def _label_event(
         return _unlabeled(delivered, fields, settings)
     if action not in settings.webhook.of(Platform.GITHUB).actions:
         return Ignored(f"not a labeled action: {safe(action, 60)}")
-    triggers = settings.forge(Platform.GITHUB).triggers
-    applied = {fields.object("label").text("name")} if action == "labeled" else set[str]()
-    if applied and not applied & triggers:
+    ours = settings.forge(Platform.GITHUB)
+    applied = {ours.spelled(fields.object("label").text("name"))} if action == "labeled" else set[str]()
+    if applied and not applied & ours.triggers:
         return Ignored("not the target label")
-    labels = applied | _labels(fields.object(subject))
-    if not labels & triggers:
+    labels = applied | _labels(fields.object(subject), settings)
+    if not labels & ours.triggers:
         return Ignored("the item does not have the target label")
     item = _PAYLOAD.item(fields, subject, settings)
     if isinstance(item, Ignored):
@@ -190,7 +190,7 @@ def _label_event(
         fields.object(subject),
         user=user,
         url=fields.object(subject).url("html_url"),
-        runner=settings.forge(Platform.GITHUB).runner(labels),
+        runner=ours.runner(labels),
         trust=_trust(fields, item, subject, settings),
         delivered=delivered,
         received_at=received_at,
@@ -225,16 +225,17 @@ def _unlabeled(delivered: Delivery, fields: Fields, settings: Settings) -> Meani
     In recorded events from GitHub, the item's labels still include the removed one. An event has no `label`
     if the label was deleted from the repository.
     """
-    left = _labels(fields.object(_ITEM_FIELDS[delivered.event]))
+    ours = settings.forge(Platform.GITHUB)
+    left = _labels(fields.object(_ITEM_FIELDS[delivered.event]), settings)
     if fields.has("label"):
-        removed = fields.object("label").text("name")
-        if removed not in settings.forge(Platform.GITHUB).active:
+        removed = ours.spelled(fields.object("label").text("name"))
+        if removed not in ours.active:
             return Ignored("not the target label")
-        withdrawn = events.cancels({removed}, left - {removed}, settings.forge(Platform.GITHUB)) is not None
+        withdrawn = events.cancels({removed}, left - {removed}, ours) is not None
         what = f"lost the label {removed!r}"
-        of_trigger = removed in settings.forge(Platform.GITHUB).triggers
+        of_trigger = removed in ours.triggers
     else:
-        withdrawn = not settings.forge(Platform.GITHUB).active & left
+        withdrawn = not ours.active & left
         what = "lost a label that was deleted from the repository"
         of_trigger = True
     if not withdrawn:
@@ -262,5 +263,6 @@ def _withdraw(
     return events.withdrawal_of(item, found, what, delivered, ended=ended, of_trigger=of_trigger, user=user)
 
 
-def _labels(subject: Fields) -> set[str]:
-    return {label.text("name") for label in subject.objects("labels")}
+def _labels(subject: Fields, settings: Settings) -> frozenset[str]:
+    names = [label.text("name") for label in subject.objects("labels")]
+    return settings.forge(Platform.GITHUB).all_spelled(names)

@@ -515,7 +515,7 @@ class GitLabChanges:
             updated_at=found.updated_at or found.created_at,
             mergeability=found.mergeability,
             head_at=discussed.head_at,
-            labels=frozenset(found.label_names),
+            labels=self.settings.all_spelled(found.label_names),
             threads=tuple(thread for one in threads if (thread := _thread(one, found)) is not None),
             reviews=tuple(
                 SubmittedReview(str(one.user.id), actor_of(one.user), _VERDICTS[one.state], "", None)

@@ -18,6 +18,7 @@ FACTS = PlatformFacts(
     change_word="mr",
     rerun_right="the bot has at least the role Developer in the project",  # see *Roles and permissions*
     by_project_id=True,
+    labels_ignore_case=False,
     keys={
         ItemKind.ISSUE: KeyForm("gitlab_issue", "issue_iid", "TaskGitLabIssue"),
         ItemKind.CHANGE: KeyForm("gitlab_merge_request", "mr_iid", "TaskGitLabMergeRequest"),

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import field_validator
 
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url
 
@@ -13,6 +14,7 @@ from coding_agent_core.settings.section import SecretField, SecretSettings, Sect
 class GitLab(ForgeSettings):
     """GitLab.com. For a self-managed GitLab, set `api_url`."""
 
+    PLATFORM = Platform.GITLAB
     SCOPE: ClassVar[str] = "set gitlab.project_id, gitlab.group_id or gitlab.assignee"
 
     api_url: Url = "https://gitlab.com/api/v4"

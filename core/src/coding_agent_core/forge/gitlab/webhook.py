@@ -172,7 +172,7 @@ def _label_event(
     if action not in (*_ENDED, "open", "reopen", "update"):
         return Ignored(f"not an action that adds a label: {safe(action, 60) or 'none'}")
     ends = _ENDED.get(action)
-    change = _LabelChange() if ends else _change(fields, action)
+    change = _LabelChange() if ends else _change(fields, action, settings)
     lost = events.cancels(change.removed, change.left, settings.forge(Platform.GITLAB))
     added = settings.forge(Platform.GITLAB).triggers & change.added
     if not (ends or added or lost):
@@ -233,8 +233,8 @@ class _LabelChange:
     left: frozenset[str] = frozenset()
 
 
-def _change(fields: Fields, action: str) -> _LabelChange:
-    present = _titles(fields, "labels")
+def _change(fields: Fields, action: str, settings: Settings) -> _LabelChange:
+    present = _titles(fields, "labels", settings)
     if action in ("open", "reopen") or not fields.has("changes"):
         # An update that does not name its changes counts as one that added all labels.
         return _LabelChange(added=present, left=present)
@@ -242,12 +242,13 @@ def _change(fields: Fields, action: str) -> _LabelChange:
     if not changes.has("labels"):
         return _LabelChange(left=present)
     labels = changes.object("labels")
-    before, now = _titles(labels, "previous"), _titles(labels, "current")
+    before, now = _titles(labels, "previous", settings), _titles(labels, "current", settings)
     return _LabelChange(added=now - before, removed=before - now, left=now)
 
 
-def _titles(fields: Fields, name: str) -> frozenset[str]:
-    return frozenset(label.text("title") for label in fields.objects(name))
+def _titles(fields: Fields, name: str, settings: Settings) -> frozenset[str]:
+    titles = [label.text("title") for label in fields.objects(name)]
+    return settings.forge(Platform.GITLAB).all_spelled(titles)
 
 
 def _note(delivered: Delivery, fields: Fields, settings: Settings, received_at: datetime) -> Meaning:

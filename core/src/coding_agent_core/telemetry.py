@@ -33,12 +33,13 @@ _CHATTY = (
     "httpx2",
     "httpcore",
     "httpcore2",
-    "pika",
     "mcp",
     "openai",
     "asyncio",
 )
 """Libraries that log, at INFO, every request or reconnection, or events that we log ourselves."""
+_SILENT = ("pika",)
+"""Libraries that log each failure several times, with tracebacks, and raise it. We log it as one line."""
 
 
 @contextmanager
@@ -131,6 +132,8 @@ def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
     root.setLevel(settings.level)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _one_line(message: str) -> str:

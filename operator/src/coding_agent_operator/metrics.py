@@ -7,9 +7,11 @@ from decimal import Decimal
 
 from coding_agent_core.agenttask import AgentTask, Status
 from coding_agent_core.metrics import REGISTRY, Counter, Gauge, Histogram, UsageMetrics
-from coding_agent_core.reasons import REASONS, Reason
+from coding_agent_core.reasons import REASONS, ReasonClass
 from coding_agent_core.tasks import Origin, Phase
 from coding_agent_core.usage import Allowance
+
+from coding_agent_operator.outcome_of import OUTCOME_TYPES
 
 _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
@@ -75,16 +77,13 @@ FAILING = Gauge(
     ["served_namespace"],
 )
 
-_NOT_FAILED = {
-    Reason.COMPLETED.value: Phase.SUCCEEDED,
-    Reason.NOTHING_TO_CHANGE.value: Phase.SUCCEEDED,
-    Reason.CANCELLED.value: Phase.CANCELLED,
-}
+_PHASES = {ReasonClass.SUCCEEDED: Phase.SUCCEEDED, ReasonClass.CANCELLED: Phase.CANCELLED}
 # The series exist from the start, because `increase()` does not see a series that begins at 1.
 for _origin in Origin:
     ACCEPTED.labels(_origin.value)
-for _reason in REASONS:
-    ENDED.labels(_NOT_FAILED.get(_reason, Phase.FAILED).value, _reason)
+for _reason, _facts in REASONS.items():
+    ENDED.labels(_PHASES.get(_facts.outcome_class, Phase.FAILED).value, _reason)
+    OUTCOMES.labels(OUTCOME_TYPES[_facts.outcome_class].value, _reason)
 
 
 def count_change(task: AgentTask, new: Status) -> None:

@@ -43,7 +43,7 @@ class AttemptOutcome:
 
     @property
     def type(self) -> OutcomeType:
-        return _TYPES[self._class]
+        return OUTCOME_TYPES[self._class]
 
     @property
     def retried(self) -> bool:
@@ -68,7 +68,7 @@ def attempt_outcome(reason: Reason | PodReason, detail: str = "") -> AttemptOutc
     return AttemptOutcome(reason, message, never_began=facts.patience is not None)
 
 
-_TYPES = {
+OUTCOME_TYPES = {
     ReasonClass.SUCCEEDED: OutcomeType.SUCCEEDED,
     ReasonClass.TRANSIENT: OutcomeType.FAILED,
     ReasonClass.PERMANENT: OutcomeType.FAILED,

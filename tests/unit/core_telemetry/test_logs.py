@@ -1,5 +1,6 @@
 """S12: the form of log lines."""
 
+import importlib
 import io
 import json
 import logging
@@ -22,6 +23,16 @@ def logged(own_logging: Any) -> Any:
         return stream
 
     return start
+
+
+def test_pikas_own_lines_are_not_logged_whenever_it_is_imported(logged: Any) -> None:
+    """It logs each failure several times and raises it; what we log of it is one line."""
+    logging.getLogger("pika").setLevel(logging.NOTSET)
+    stream = logged(level="DEBUG")
+    logging.getLogger("pika.adapters.utils.io_services_utils").error("Socket failed to connect")
+    importlib.import_module("coding_agent_core.queues.rabbitmq.connection")
+    logging.getLogger("pika.channel").warning("Received remote Channel.Close (404)")
+    assert stream.getvalue() == ""
 
 
 def test_the_delivery_stands_on_every_line_of_its_request_only(logged: Any) -> None:

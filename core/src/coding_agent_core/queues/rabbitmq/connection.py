@@ -19,8 +19,6 @@ from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.settings.section import Secrets
 
 _logger = logging.getLogger("coding_agent.queue")
-# pika logs each failed socket with a traceback. What matters is raised, and we log it as one line.
-logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 RESOURCE_LOCKED = 405
 PRECONDITION_FAILED = 406

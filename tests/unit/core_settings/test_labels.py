@@ -2,8 +2,8 @@
 
 import pytest
 from coding_agent_core.registry import Platform
+from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import RunnerName
 
 FAILED = {platform.value: {"failed_label": "Coding Agent failed"} for platform in Platform}
 

@@ -1,7 +1,8 @@
 """`python charts/schema.py`: makes values.schema.json from values.schema.yaml and the settings' own types.
 
 It also makes what the templates know of other code: files/forges.json, from the forges' folders, and
-files/runners.json, from the formats that the runners speak.
+files/runners.json, from the formats that the runners speak. And it makes what the programs know of the chart:
+core's agenttask_schema.json, from crds/agenttask.yaml.
 
 `config` takes what config.yaml takes, except what the chart sets itself.
 """
@@ -14,6 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
+from coding_agent_core.agenttask import VERSION
+from coding_agent_core.agenttask_schema import schema_of
 from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.model import RUNNER_FORMATS, Settings
 
@@ -21,6 +24,8 @@ FOLDER = Path(__file__).parent
 TARGET = FOLDER / "coding-agent" / "values.schema.json"
 FORGES = FOLDER / "coding-agent" / "files" / "forges.json"
 RUNNERS = FOLDER / "coding-agent" / "files" / "runners.json"
+CRD = FOLDER.parent / "crds" / "agenttask.yaml"
+AGENTTASK = FOLDER.parent / "core" / "src" / "coding_agent_core" / "agenttask_schema.json"
 MOVED = FOLDER / "coding-agent" / "files" / "moved.yaml"
 
 CHART_SETS = {
@@ -199,6 +204,26 @@ def runners() -> str:
     return json.dumps({name.value: vendor for name, vendor in RUNNER_FORMATS.items()}, indent=1) + "\n"
 
 
+def agenttask() -> str:
+    """Return the content of core's agenttask_schema.json: the schema of the CRD without its descriptions."""
+    versions = yaml.safe_load(CRD.read_text(encoding="utf-8"))["spec"]["versions"]
+    [version] = [one for one in versions if one["name"] == VERSION]
+    return json.dumps(_undescribed(schema_of(version)), indent=1, ensure_ascii=False) + "\n"
+
+
+def _undescribed(node: Any) -> Any:
+    """Return a schema without the descriptions of its fields; a field can have the name `description`."""
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: {name: _undescribed(one) for name, one in value.items()}
+        if key == "properties"
+        else _undescribed(value)
+        for key, value in node.items()
+        if key != "description"
+    }
+
+
 def text() -> str:
     """Return the content of the file."""
     return json.dumps(values_schema(), indent=1, ensure_ascii=False) + "\n"
@@ -208,3 +233,4 @@ if __name__ == "__main__":
     TARGET.write_text(text(), encoding="utf-8")
     FORGES.write_text(forges(), encoding="utf-8")
     RUNNERS.write_text(runners(), encoding="utf-8")
+    AGENTTASK.write_text(agenttask(), encoding="utf-8")

@@ -30,6 +30,7 @@ from coding_agent_operator import metrics
 from coding_agent_operator.cluster import namespaces_with_tasks
 from coding_agent_operator.namespace import NamespaceController
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, Job, read_job
+from coding_agent_operator.schema import SchemaCheck
 from coding_agent_operator.watching import Resource, Selector, probes_served, watch
 
 _logger = logging.getLogger("operator.program")
@@ -96,6 +97,7 @@ class Namespaces:
         self._tasks: ObjectCache[AgentTask] = ObjectCache(AgentTask.compact)
         self._jobs: ObjectCache[Job] = ObjectCache()
         self._controller = Controller(self._reconcile, workers=_WORKERS, on_error=self._failed)
+        self._schema = SchemaCheck(server)
         self._controllers: dict[str, NamespaceController] = {}
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._failing: set[str] = set()
@@ -115,6 +117,8 @@ class Namespaces:
 
     def ready(self) -> str | None:
         """Return why the program is not ready, or `None` if it is."""
+        if not self._schema.done or self._schema.problem:
+            return self._schema.problem or "the schema of AgentTask has not been read yet"
         if self._everywhere:
             return None if self._discovered else "the cluster has not been listed yet"
         self._tried.update(name for name, controller in self._controllers.items() if controller.ready)
@@ -147,17 +151,18 @@ class Namespaces:
     async def run(self) -> None:
         """Serve until cancelled; at the end, release every Lease."""
         workers = asyncio.create_task(self._controller.run())
+        schema = asyncio.create_task(self._schema.run())
         discovery = asyncio.create_task(self._discover() if self._everywhere else asyncio.Event().wait())
         try:
             for namespace in self.names:
                 self._open(namespace)
-            done, _ = await asyncio.wait([workers, discovery], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([workers, discovery, schema], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             self._stopping = True
             # Each namespace waits for its requests under way.
-            await cancel_and_wait([discovery, *self._serving.values()])
+            await cancel_and_wait([discovery, schema, *self._serving.values()])
             await cancel_and_wait([workers])
 
     async def _reconcile(self, key: Key) -> Requeue:

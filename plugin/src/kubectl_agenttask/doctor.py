@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
-from coding_agent_core.agenttask import GROUP, VERSION, AgentTask, Spec
+from coding_agent_core.agenttask import GROUP, VERSION, AgentTask
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.objects import Metadata
 from coding_agent_core.registry import Platform
@@ -23,9 +23,9 @@ from kubectl_agenttask.findings import (
     Finding,
     Level,
     clock_findings,
+    definition_findings,
     egress_finding,
     ok,
-    outdated_fields,
     unknown,
     unknown_pods,
     warning,
@@ -86,7 +86,8 @@ def doctor(session: Session, arguments: Namespace) -> None:
         session.out.print(finding.line, soft_wrap=True)
         made += 1
         failed += finding.level is Level.WRONG
-    session.notes.print(f"{made} checks, {failed} found something wrong.")
+    result = f"{failed} found something wrong." if failed else "Nothing is wrong."
+    session.notes.print(f"{made} {'check' if made == 1 else 'checks'}. {result}")
     if failed:
         raise PluginError("correct what is wrong, and run doctor again.")
 
@@ -149,8 +150,7 @@ class _Examination:
         if crd is None:
             yield wrong("CRD", "the cluster does not know AgentTask: apply crds/agenttask.yaml")
             return
-        fields = (str(field.alias or name) for name, field in Spec.model_fields.items())
-        yield from outdated_fields(crd, fields, VERSION)
+        yield from definition_findings(crd, VERSION)
 
     def _own_rights(self) -> Iterator[Finding]:
         lacking = [str(right) for right in _OUR_RIGHTS if not self._installation.may(right)]

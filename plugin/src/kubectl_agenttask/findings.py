@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from coding_agent_core.agenttask_schema import describe_gaps, schema_gaps, schema_of
 from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryFacts, RepositoryWebhook, TokenFacts
 
 from kubectl_agenttask.destinations import NAMESPACE_LABEL, Destination, ServicePods
@@ -162,29 +163,32 @@ def webhook_findings(
     return [wrong("webhook", f"{repository}: the last delivery ({last.event}) got {status}: {why}")]
 
 
-def outdated_fields(crd: Mapping[str, Any], fields: Iterable[str], version: str) -> list[Finding]:
-    """Compare the fields of the CRD's spec with those that this plugin writes.
+def definition_findings(crd: Mapping[str, Any], version: str) -> list[Finding]:
+    """Compare the schema of the CRD with the one of this release.
 
     Args:
         crd: the CustomResourceDefinition as the API server shows it.
-        fields: the names of the fields of `spec`.
         version: the version of the API that this plugin uses.
     """
     name = crd["metadata"]["name"]
     served = {one["name"]: one for one in crd["spec"]["versions"] if one.get("served")}
     if version not in served:
         return [wrong("CRD", f"{name} does not serve {version}: apply crds/agenttask.yaml of this release")]
-    schema = served[version]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-    absent = sorted(set(fields) - set(schema))
-    if absent:
+    gaps = schema_gaps(schema_of(served[version]))
+    if any(gap.harmful for gap in gaps):
         return [
             wrong(
                 "CRD",
-                f"{name} is older than this plugin, it lacks {', '.join(absent)}: upgrade the release, or "
-                "apply crds/agenttask.yaml",
+                f"{name} is not of this plugin's release: {describe_gaps(gaps)}. The API server drops or "
+                "refuses what programs of this release write: upgrade the Helm release that installs it, "
+                "or kubectl apply --server-side --force-conflicts -f crds/agenttask.yaml",
             )
         ]
-    return [ok("CRD", f"{name} {version} has every field that this plugin knows")]
+    if gaps:
+        return [
+            warning("CRD", f"{name} has the rules of another release than this plugin: {describe_gaps(gaps)}")
+        ]
+    return [ok("CRD", f"{name} {version} has all fields, values and rules of this release")]
 
 
 @dataclass(frozen=True)

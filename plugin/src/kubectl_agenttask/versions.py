@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from coding_agent_core.agenttask import VERSION, Spec
+from coding_agent_core.agenttask import VERSION
 from coding_agent_core.objects import Metadata
 
 from kubectl_agenttask import DeniedError, PluginError
 from kubectl_agenttask.argument_types import OBJECTS
-from kubectl_agenttask.findings import Level, outdated_fields
+from kubectl_agenttask.findings import Level, definition_findings
 from kubectl_agenttask.installation import Installation, component_of
 from kubectl_agenttask.output import show_facts
 from kubectl_agenttask.session import Session
@@ -83,9 +83,7 @@ def versions_of(
         served = "you may not read it"
     else:
         served = ", ".join(one["name"] for one in crd["spec"]["versions"] if one.get("served"))
-        fields = [str(field.alias) for field in Spec.model_fields.values()]
-        found = outdated_fields(crd, fields, VERSION)
-        problems += [one.text for one in found if one.level is Level.WRONG]
+        problems += [one.text for one in definition_findings(crd, VERSION) if one.level is Level.WRONG]
     if other := sorted({one for one in programs.values() if one != plugin}):
         problems.append(f"the plugin is {plugin} and the release is {', '.join(other)}: {_UPGRADE}")
     charts = tuple(sorted({own[_CHART] for own in labels.values() if _CHART in own}))

@@ -12,7 +12,7 @@ from coding_agent_forge import Flavour, ForgeServer
 from coding_agent_forge.model import Role
 
 from tests.fixtures.crd import install as install_crd
-from tests.fixtures.crd import older
+from tests.fixtures.crd import of_november_28, older
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY
 from tests.fixtures.github_app import GRANTED, create_app, install, key_pair
 from tests.fixtures.hook_receiver import HookReceiver
@@ -96,10 +96,22 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
             assert_documented(newcomer, said, 1)
         repair()
 
-    newcomer.place.plane.apply(older())
-    [line] = until(lambda: newcomer.plugin("doctor", status=None).wrong, "an older CRD is said")
+    definition: dict[str, str] = {}
+    for crd in (older(), of_november_28()):
+        newcomer.place.plane.apply(crd)
+        [line] = until(lambda: newcomer.plugin("doctor", status=None).wrong, "an older CRD is said")
+        definition[line.partition("release: ")[2]] = line
     install_crd(newcomer.place.plane)
-    assert "is older than this plugin, it lacks title: upgrade the release" in line
+    earlier, november = definition
+    for text in (
+        "2 fields are missing (spec.title, status.queuePosition); ",
+        "spec lacks the rule “spec is immutable",
+        "spec.runner does not allow opencode",
+        "The API server drops or refuses what programs of this release write",
+    ):
+        assert text in earlier
+    assert "status.phase does not allow Starting" in november
+    assert "kubectl apply --server-side --force-conflicts -f crds/agenttask.yaml" in november
 
     release.upgrade({"networkPolicy": {"model": {"ports": [443]}, "forge": {"ports": [443]}}})
     let_pods_run(newcomer.place)

@@ -12,9 +12,16 @@ from coding_agent_operator import program
 from coding_agent_operator.program import Namespaces
 
 
+class Silent:
+    """An API server that does not answer."""
+
+    async def request(self, method: str, path: str) -> None:
+        raise ApiError(f"no answer to {method} {path}", None)
+
+
 def namespaces(**operator: Any) -> Namespaces:
     settings = Settings.model_validate({"operator": {"namespace": "home", "namespaces": ["*"], **operator}})
-    return Namespaces(None, settings)  # type: ignore[arg-type]
+    return Namespaces(Silent(), settings)  # type: ignore[arg-type]
 
 
 async def test_neither_a_refused_list_nor_a_namespace_that_is_closed_meanwhile_ends_anything(

@@ -237,7 +237,7 @@ def test_versions_that_fit_say_nothing() -> None:
     ("crd", "release", "problem"),
     [
         (definition(), "0.0.9", "the plugin is 0.1.0 and the release is 0.0.9: upgrade the older one"),
-        (definition(lambda spec: spec.pop("budget")), "0.1.0", "is older than this plugin, it lacks budget"),
+        (definition(lambda spec: spec.pop("budget")), "0.1.0", "release: 1 field is missing (spec.budget)"),
         (None, "0.1.0", "the cluster does not have AgentTasks"),
     ],
 )

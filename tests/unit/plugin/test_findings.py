@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.agenttask import VERSION, Spec
+from coding_agent_core.agenttask import VERSION
 from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryWebhook, TokenFacts, TokenRights
 from kubectl_agenttask.destinations import Destination, ServicePods
 from kubectl_agenttask.findings import (
@@ -14,8 +14,8 @@ from kubectl_agenttask.findings import (
     Level,
     SchemaAnswer,
     clock_findings,
+    definition_findings,
     egress_finding,
-    outdated_fields,
     pods_reachable,
     reachable,
     schema_findings,
@@ -26,7 +26,6 @@ from kubectl_agenttask.findings import (
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 CRD = Path(__file__).parents[3] / "crds" / "agenttask.yaml"
-FIELDS = [str(field.alias or name) for name, field in Spec.model_fields.items()]
 ANYWHERE = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}
 TLS = {"port": 443, "protocol": "TCP"}
 HOOK = RepositoryWebhook(1, "https://agent.example.com/webhook/github", active=True)
@@ -96,16 +95,21 @@ def test_the_last_delivery_of_a_webhook(
     assert words in said[1]
 
 
-def test_an_older_crd_is_said_with_the_fields_that_it_lacks() -> None:
+def test_a_crd_of_another_release_is_said_with_what_it_lacks() -> None:
     crd: dict[str, Any] = yaml.safe_load(CRD.read_text())
-    assert one(outdated_fields(crd, FIELDS, VERSION))[0] is Level.OK
-    fields = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-    del fields["budget"], fields["runner"]
-    level, text = one(outdated_fields(crd, FIELDS, VERSION))
+    assert one(definition_findings(crd, VERSION))[0] is Level.OK
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    rules = schema.pop("x-kubernetes-validations")
+    level, text = one(definition_findings(crd, VERSION))
+    assert level is Level.WARNING
+    assert "the rules of another release than this plugin: spec lacks the rule" in text
+    schema["x-kubernetes-validations"] = rules
+    del schema["properties"]["budget"], schema["properties"]["runner"]
+    level, text = one(definition_findings(crd, VERSION))
     assert level is Level.WRONG
-    assert "older than this plugin, it lacks budget, runner" in text
+    assert "2 fields are missing (spec.runner, spec.budget). The API server drops or refuses" in text
     crd["spec"]["versions"][0]["served"] = False
-    assert "does not serve v1alpha1" in one(outdated_fields(crd, FIELDS, VERSION))[1]
+    assert "does not serve v1alpha1" in one(definition_findings(crd, VERSION))[1]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from coding_agent_cluster import cluster as local
 from coding_agent_cluster.errors import ClusterError
 
 from tests.chaos import audit
-from tests.chaos.judging import BROKEN, CLEAN, RUN, VIOLATED, judge_folder
+from tests.chaos.judging import BROKEN, CLEAN, RUN, VIOLATED, UnreadableRunError, judge_folder
 from tests.chaos.kubernetes_world import provide, start_kubernetes
 from tests.chaos.planted import PLANTED, chosen
 from tests.chaos.planting import try_all
@@ -40,7 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run or judge; the exit status is that of `judging.py`."""
     options = _parser().parse_args(arguments)
     if options.command == "judge":
-        return judge_folder(options.folder)
+        try:
+            return judge_folder(options.folder)
+        except UnreadableRunError as error:
+            print(error, file=sys.stderr)
+            return BROKEN
     if options.command == "publish":
         print(publish(options.folder, options.docs))
         return 0

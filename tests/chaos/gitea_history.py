@@ -102,8 +102,9 @@ class _Repository:
         common: dict[str, Any] = {"kind": Kind.ISSUE if pull is None else Kind.CHANGE, "number": number}
         what = "issues" if pull is None else "pulls"
         at = self._at(item["created_at"], author, f"/{what}", _answers(number, name="number"))
-        branch = None if pull is None else pull["head"]["ref"]
-        yield self._event(at, "opened", author, branch=branch, **common)
+        refs = {} if pull is None else {"branch": pull["head"]["ref"], "base": pull["base"]["ref"]}
+        said = {"title": item["title"], "body": item["body"]}
+        yield self._event(at, "opened", author, **said, **refs, **common)
         for entry in pages(self.api, f"/repos/{self.name}/issues/{number}/timeline"):
             actor = (entry.get("user") or {}).get("login", "")
             where = {"actor": actor, **common}
@@ -114,6 +115,10 @@ class _Repository:
                     yield self._closing(entry, **where)
                 case "comment":
                     yield from self._comment(entry, **where)
+                case "review_request":
+                    reviewer = (entry.get("assignee") or {}).get("login", "")
+                    at = _time(entry["created_at"])
+                    yield self._event(at, "review_requested", actor, reviewer=reviewer, **common)
         if pull is not None:
             yield from self._reviews(number, common)
 

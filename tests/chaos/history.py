@@ -13,10 +13,13 @@ is a JSON object on a line of its own:
     {"record": "act", "at": …, "kind": "relabel within a second", "step": 0, "skipped": "", …}
     {"record": "mergeability", "at": …, "host": …, "repository": …, "number": …, "head": …, "base": …,
      "merges": false}
+    {"record": "model", "at": …, "title": "item-7 works for 3 s", "script": "works", "position": 0,
+     "status": 200}
 
 A fault's `asked` is when its end was asked for, and `end` when the broken part served again. `effect` is what
 it has changed, as a count; `hit` is false if that is nothing. A missed fault had nothing to break. An act's
-`skipped` says why the forge's state did not allow it. Times are ISO 8601 by one clock, that of the machine
+`skipped` says why the forge's state did not allow it. A model's record is a request of an attempt for an
+answer, with the title of the item that it works on. Times are ISO 8601 by one clock, that of the machine
 which recorded them.
 
 What a system makes of an item is its own: a `Reader` finds the runs in the records, and `readers.py` has
@@ -34,6 +37,8 @@ from typing import Any, NamedTuple
 
 ENDED = frozenset({"Succeeded", "Failed", "Cancelled"})
 """The phases of a run that is over."""
+CONTROL_PLANE = ("API server", "etcd")
+"""What the kinds of faults are called after which the audit log may lack what had happened."""
 Record = Mapping[str, Any]
 
 
@@ -61,7 +66,10 @@ class Act:
         item: `None` for pushes and checks.
         repository: with its host.
         branch: of a push, and that of a change that was opened.
+        base: the branch into which a change that was opened is to be merged.
+        before: the branch's commit before a push.
         commit: the newest one after a push; the commit of a check.
+        reviewer: of whom a review was requested.
     """
 
     at: datetime
@@ -78,6 +86,10 @@ class Act:
     review: int = 0
     state: str = ""
     check: str = ""
+    title: str = ""
+    base: str = ""
+    before: str = ""
+    reviewer: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,12 +114,68 @@ class Pod:
 
     Attributes:
         ended: when its containers had ended or it was gone; `None`: it was there at the end of the history.
+        attempt: the number of the attempt; 0: not known.
+        checks: it is no attempt: it checks the work of one.
+        succeeded: whether its containers ended without an error; `None`: nothing says so.
     """
 
     name: str
     task: str
     started: datetime
     ended: datetime | None = None
+    attempt: int = 0
+    checks: bool = False
+    succeeded: bool | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A Job of an attempt."""
+
+    name: str
+    task: str
+    created: datetime
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt as the run's status shows it at the end.
+
+    Attributes:
+        outcome: empty while it works.
+        counted: whether it counts toward the run's limit of attempts.
+        tokens: what it used; `None`: nothing says so.
+    """
+
+    number: int
+    started: datetime
+    outcome: str = ""
+    reason: str = ""
+    counted: bool = True
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run says that it has done; empty where it says nothing."""
+
+    branch: str = ""
+    change_url: str = ""
+    commit: str = ""
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """A request for an answer of the model.
+
+    Attributes:
+        title: of the item on which the attempt works, as far as the request shows it.
+    """
+
+    at: datetime
+    title: str
+    status: int
 
 
 @dataclass(frozen=True)
@@ -143,11 +211,24 @@ class Mergeability:
 class Run:
     """A task of an item.
 
+    Only the first four fields are known of every system. The others are empty or `None` where the records do
+    not show them, and then nothing is judged by them.
+
     Attributes:
         number: of the run, from 1.
         round: `None`: somebody asked for the run.
         phases: when it entered which phase; those of `ENDED`, `Queued`, `Starting` and `Running` matter.
         spent: how much its attempts had cost by then, all together.
+        stored: the earliest time at which others may have seen each phase, in the order of `phases`.
+        user: the login of the person who asked for it, as the run says.
+        platform: `github`, `gitlab` or `gitea`, as the run says.
+        max_attempts: attempts that may count; 0: not known.
+        attempts: as the run's status shows them.
+        reason: why it ended, in one word.
+        suspended: from when to when it was suspended.
+        deleted: when its object was deleted.
+        duplicate_of: the name of the run that answers its request.
+        identifier: as its comment names it.
     """
 
     item: ItemKey
@@ -158,6 +239,18 @@ class Run:
     pods: tuple[Pod, ...] = ()
     spent: tuple[tuple[datetime, Decimal], ...] = ()
     round: Round | None = None
+    stored: tuple[datetime, ...] = ()
+    user: str = ""
+    platform: str = ""
+    max_attempts: int = 0
+    attempts: tuple[Attempt, ...] | None = None
+    jobs: tuple[Job, ...] = ()
+    reason: str = ""
+    result: Result | None = None
+    suspended: tuple[tuple[datetime, datetime | None], ...] = ()
+    deleted: datetime | None = None
+    duplicate_of: str = ""
+    identifier: str = ""
 
     @property
     def phase(self) -> str:
@@ -229,10 +322,17 @@ class Operation:
 
 
 class Shown(NamedTuple):
-    """What the bot's comment says of a run."""
+    """What the bot's comment says of a run.
+
+    Attributes:
+        identifier: of the run; empty: the comment shows none, only rounds.
+    """
 
     phase: str
     number: int
+    identifier: str = ""
+    change_url: str = ""
+    branch: str = ""
 
 
 Reader = Callable[[Sequence[Record]], Iterable[Run]]
@@ -246,6 +346,7 @@ class History:
     Attributes:
         runs: by item, in the order of their numbers.
         has_pods: whether the records show pods: not without Kubernetes.
+        strays: pods that belong to no run.
     """
 
     acts: tuple[Act, ...]
@@ -257,6 +358,12 @@ class History:
     operations: tuple[Operation, ...] = ()
     missed_faults: tuple[MissedFault, ...] = ()
     mergeability: tuple[Mergeability, ...] = ()
+    model: tuple[ModelRequest, ...] = ()
+    strays: tuple[Pod, ...] = ()
+
+    @property
+    def has_model(self) -> bool:
+        return bool(self.model)
 
 
 def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> History:
@@ -275,6 +382,7 @@ def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> Hist
     missed: list[MissedFault] = []
     operations: list[Operation] = []
     mergeability: list[Mergeability] = []
+    model: list[ModelRequest] = []
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -296,6 +404,8 @@ def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> Hist
                     )
                 case "mergeability":
                     mergeability.append(_mergeability(record))
+                case "model":
+                    model.append(ModelRequest(time_of(record["at"]), record["title"], record["status"]))
                 case "audit":
                     pass
                 case other:
@@ -316,6 +426,7 @@ def read_history(lines: Iterable[str], reader: Reader, *, end: datetime) -> Hist
         operations=tuple(sorted(operations, key=lambda operation: operation.at)),
         missed_faults=tuple(sorted(missed, key=lambda fault: fault.id)),
         mergeability=tuple(sorted(mergeability, key=lambda one: one.at)),
+        model=tuple(sorted(model, key=lambda one: one.at)),
     )
 
 
@@ -338,6 +449,10 @@ def _act(record: Mapping[str, Any]) -> Act:
         record.get("review") or 0,
         record.get("state") or "",
         record.get("check") or "",
+        record.get("title") or "",
+        record.get("base") or "",
+        record.get("before") or "",
+        record.get("reviewer") or "",
     )
 
 

@@ -3,9 +3,13 @@
     verdict = judge(history, Promises(global_limit=3))
     assert not verdict.violations, verdict.text()
 
-Each claim is a function from an item, or from the whole history, to the violations that it finds. A
-withdrawal is a person's removal of the last label that asks for work, the closing or merging of the item, or
-a `/cancel` of a person who may give it.
+Each claim is a function from an item, or from the whole history, to the violations that it finds. Some say
+what must happen, and by when (this module). The others say what may happen: `run_claims.py` of runs, and
+`causes.py` of everything that the system does on the forge. What they do not explain is a violation, so that
+the judge finds errors that nobody has thought of.
+
+A withdrawal is a person's removal of the last label that asks for work, the closing or merging of the item,
+or a `/cancel` of a person who may give it.
 
 A fault puts off what is due while it lasts, and shortly after it. Many short faults could put off everything
 until the end of a run, so that the judge would see nothing: all of them together put a time off by at most
@@ -15,21 +19,20 @@ until the end of a run, so that the judge would see nothing: all of them togethe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 
-from tests.chaos.history import ENDED, Act, History, ItemKey, Run
-from tests.chaos.promises import Promises, Violation, command_of, delayed, is_old
+from tests.chaos.causes import cause_violations
+from tests.chaos.history import Act, History, ItemKey
+from tests.chaos.items import Item, Items
+from tests.chaos.promises import CLOSING, Promises, Violation, delayed, is_branch_of, is_old
 from tests.chaos.readers import shown_state
-from tests.chaos.round_claims import is_within, rounds_violations
+from tests.chaos.round_claims import rounds_violations
+from tests.chaos.run_claims import run_violations
 
-_SECOND = timedelta(seconds=1)
-_COMMANDS = ("/run", "/retry")
-_LABELS = ("labeled", "unlabeled")
-_CLOSING = ("closed", "merged")
 _WRITING = ("commented", "review_commented", "comment_edited", "labeled")
 
 
@@ -56,43 +59,14 @@ class Verdict:
         return "\n".join([head, *map(str, self.violations)])
 
 
-@dataclass(frozen=True)
-class _Request:
-    """Something that asks for a run.
-
-    Attributes:
-        required: a label does; a command only if its author may give it, which others decide too.
-    """
-
-    at: datetime
-    actor: str
-    required: bool
-
-
-@dataclass(frozen=True)
-class _Item:
-    """An item's part of the history.
-
-    Attributes:
-        pushes: of the bot to a branch for the item, without those of rounds: they are the change's work.
-        asked_runs: without rounds, for which nobody asks.
-        withdrawals: when nobody wanted its work any more.
-    """
-
-    key: ItemKey
-    acts: Sequence[Act]
-    pushes: Sequence[Act]
-    runs: Sequence[Run]
-    asked_runs: Sequence[Run]
-    requests: Sequence[_Request]
-    withdrawals: Sequence[Act]
-
-
 def judge(history: History, promises: Promises) -> Verdict:
     """What does not hold of the promises, oldest first."""
-    items = [_item(key, history, promises) for key in sorted(_keys(history))]
+    known = Items(history, promises)
+    items = list(known.all.values())
     found = [
         *(violation for item in items for violation in _of_item(item, history, promises)),
+        *run_violations(known),
+        *cause_violations(known),
         *_limits(history, promises),
         *_budgets(history, promises),
         *_unstored(history, items, promises),
@@ -117,90 +91,15 @@ def judge(history: History, promises: Promises) -> Verdict:
     )
 
 
-def _keys(history: History) -> set[ItemKey]:
-    return {act.item for act in history.acts if act.item is not None} | set(history.runs)
-
-
-def _item(key: ItemKey, history: History, promises: Promises) -> _Item:
-    acts = [act for act in history.acts if act.item == key]
-    runs = history.runs.get(key, ())
-    on_branch = [
-        act
-        for act in history.acts
-        if act.actor == promises.bot
-        and act.repository == (key.host, key.repository)
-        and is_branch_of(act.branch, key, promises)
-    ]
-    changes = {act.item for act in on_branch if act.event == "opened" and act.item is not None}
-    rounds = [run for change in changes for run in history.runs.get(change, ()) if run.round is not None]
-    pushes = [
-        act
-        for act in on_branch
-        if act.event == "pushed" and (is_within(act, runs) or not is_within(act, rounds))
-    ]
-    return _Item(
-        key,
-        acts,
-        pushes,
-        runs,
-        [run for run in history.runs.get(key, ()) if run.round is None],
-        list(_requests(acts, promises)),
-        list(_withdrawals(acts, promises)),
-    )
-
-
-def is_branch_of(branch: str, key: ItemKey, promises: Promises) -> bool:
-    """Whether the bot's work for the issue goes to this branch."""
-    name = promises.branch.format(number=key.number)
-    return key.kind == "issue" and (branch == name or branch.startswith(f"{name}-r"))
-
-
-def _requests(acts: Iterable[Act], promises: Promises) -> Iterator[_Request]:
-    shown: set[str] = set()
-    for act in acts:
-        if act.event in _LABELS and act.label in promises.triggers:
-            (shown.add if act.event == "labeled" else shown.discard)(act.label)
-        if act.actor == promises.bot:
-            continue
-        if act.event == "labeled" and act.label in promises.triggers:
-            yield _Request(act.at, act.actor, required=True)
-        elif act.event == "commented" and command_of(act) in _COMMANDS and act.actor in promises.members:
-            yield _Request(act.at, act.actor, required=False)
-        elif act.event == "reopened" and shown:
-            # The poll finds the label that stayed on, and no webhook says that anybody applied it.
-            yield _Request(act.at, act.actor, required=False)
-
-
-def requests_of(key: ItemKey, history: History, promises: Promises) -> list[datetime]:
-    """When people asked for work on the item, oldest first."""
-    acts = [act for act in history.acts if act.item == key]
-    return [request.at for request in _requests(acts, promises)]
-
-
-def _withdrawals(acts: Iterable[Act], promises: Promises) -> Iterator[Act]:
-    asking = promises.triggers | {promises.processing}
-    shown: set[str] = set()
-    for act in acts:
-        if act.event in _LABELS and act.label in asking:
-            (shown.add if act.event == "labeled" else shown.discard)(act.label)
-        cancel = act.event == "commented" and command_of(act) == "/cancel" and act.actor in promises.members
-        went = act.event == "unlabeled" and act.label in asking and not shown
-        if act.actor != promises.bot and (cancel or went or act.event in _CLOSING):
-            yield act
-
-
-def _of_item(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+def _of_item(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
     yield from _lost_or_stuck(item, history, promises)
-    yield from _resumed(item)
-    yield from _doubled(item)
     yield from _late(item, history, promises)
-    yield from _overlaps(item)
     yield from _after_withdrawals(item, history, promises)
     yield from _comments_and_changes(item, history, promises)
     yield from _disagreement(item, history, promises)
 
 
-def _lost_or_stuck(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+def _lost_or_stuck(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
     """A label that stays has a run that ends after it and is not cancelled, and each run ends."""
     for run in item.runs:
         since = run.phases[-1][0] if run.phases else run.created
@@ -222,33 +121,7 @@ def _lost_or_stuck(item: _Item, history: History, promises: Promises) -> Iterato
         yield Violation("lost", item.key, last.at, text)
 
 
-def _resumed(item: _Item) -> Iterator[Violation]:
-    """No phase of a run follows its end: otherwise somebody worked on it who had lost it to another."""
-    for run in item.runs:
-        for (_, before), (at, after) in pairwise(run.phases):
-            if before in ENDED:
-                text = f"run {run.number} had ended ({before}), and then it was {after}"
-                yield Violation("resumed", item.key, at, text)
-
-
-def _doubled(item: _Item) -> Iterator[Violation]:
-    """Each run answers a label or command of its own, and the numbers of runs differ."""
-    left = [request.at for request in item.requests]
-    for run in item.asked_runs:
-        # A request that came before the run; the oldest, because runs are in the order of their numbers.
-        if left and left[0] <= run.created + _SECOND:
-            left.pop(0)
-        else:
-            yield Violation(
-                "doubled", item.key, run.created, f"nobody asked for run {run.number} ({run.name})"
-            )
-    for number, count in Counter(run.number for run in item.runs).items():
-        if count > 1:
-            first = next(run for run in item.runs if run.number == number)
-            yield Violation("doubled", item.key, first.created, f"{count} runs have the number {number}")
-
-
-def _late(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+def _late(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
     """A label has its run soon, if no run of the item is active and nobody takes the label off before."""
     for request in item.requests:
         due = delayed(request.at, promises.start, history, promises)
@@ -264,27 +137,7 @@ def _late(item: _Item, history: History, promises: Promises) -> Iterator[Violati
             yield Violation("late", item.key, request.at, f"its run came {late:.0f} s after the label")
 
 
-def _overlaps(item: _Item) -> Iterator[Violation]:
-    """No two runs of an item work at the same time."""
-    for before, after in pairwise(item.runs):
-        began = _began(after)
-        if began is None:
-            continue
-        ends = [pod.ended for pod in before.pods]
-        worked = _began(before) is not None
-        over = max((end for end in ends if end is not None), default=before.ended)
-        if worked and (None in ends or over is None or over > began):
-            text = f"run {after.number} began while run {before.number} worked"
-            yield Violation("overlap", item.key, began, text)
-
-
-def _began(run: Run) -> datetime | None:
-    if run.pods:
-        return min(pod.started for pod in run.pods)
-    return next((at for at, phase in run.phases if phase in ("Starting", "Running")), None)
-
-
-def _after_withdrawals(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+def _after_withdrawals(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
     """After a withdrawal, nothing is pushed, no pod works, and nothing is written for long."""
     for act in item.withdrawals:
         again = min((one.at for one in item.requests if one.at > act.at), default=history.end)
@@ -305,7 +158,7 @@ def _after_withdrawals(item: _Item, history: History, promises: Promises) -> Ite
                 elif act.at < stop < pod.started < again:
                     text = f"pod {pod.name} was started after {act.event}"
                     yield Violation("stopped late", item.key, pod.started, text)
-        if act.event not in _CLOSING and _is_idle(item, act.at, stop):
+        if act.event not in CLOSING and _is_idle(item, act.at, stop):
             continue  # there is nothing to cancel, so what the comment shows of rounds goes on
         shown = gone + timedelta(seconds=promises.show)
         for written in item.acts:
@@ -315,7 +168,7 @@ def _after_withdrawals(item: _Item, history: History, promises: Promises) -> Ite
                 yield Violation("written after the end", item.key, written.at, text)
 
 
-def _is_idle(item: _Item, at: datetime, stop: datetime) -> bool:
+def _is_idle(item: Item, at: datetime, stop: datetime) -> bool:
     """Whether all runs that people had asked for by then had ended, or ended by themselves before `stop`."""
     before = [run for run in item.runs if run.created <= at]
     ends = [
@@ -328,7 +181,7 @@ def _is_idle(item: _Item, at: datetime, stop: datetime) -> bool:
     return not any(max(ends) < request.at <= at for request in item.requests)
 
 
-def _comments_and_changes(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+def _comments_and_changes(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
     """The bot writes one comment with its state on an item, and has one open change for it."""
     ours = [act for act in item.acts if act.actor == promises.bot and act.event == "commented"]
     states = [act for act in ours if shown_state(act.body) is not None]
@@ -345,14 +198,14 @@ def _comments_and_changes(item: _Item, history: History, promises: Promises) -> 
         and act.item[:2] == item.key[:2]
         and is_branch_of(act.branch, item.key, promises)
     }
-    closed = {act.item: act.at for act in history.acts if act.event in _CLOSING}
+    closed = {act.item: act.at for act in history.acts if act.event in CLOSING}
     opened = sorted(mine.values(), key=lambda act: act.at)
     for before, after in pairwise(opened):
         if closed.get(before.item, history.end) > after.at:
             yield Violation("changes", item.key, after.at, "the bot opened a second change for it")
 
 
-def _disagreement(item: _Item, history: History, promises: Promises) -> Iterator[Violation]:
+def _disagreement(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
     """At the end, labels, comment and the last run agree."""
     touched = max((act.at for act in item.acts if act.actor != promises.bot), default=history.end)
     last_change = max([touched, *(at for run in item.runs for at, _ in run.phases)])
@@ -370,7 +223,7 @@ def _disagreement(item: _Item, history: History, promises: Promises) -> Iterator
     name = f"run {run.number} is {run.phase}"
     if not said:
         yield Violation("disagreement", item.key, last_change, f"{name}: no comment")
-    elif said[-1] != (run.phase, run.number):
+    elif (said[-1].phase, said[-1].number) != (run.phase, run.number):
         text = f"{name}, and the comment says that run {said[-1].number} is {said[-1].phase}"
         yield Violation("disagreement", item.key, last_change, text)
     if run.ended is None:
@@ -441,7 +294,7 @@ def _budgets(history: History, promises: Promises) -> Iterator[Violation]:
             yield Violation("budget", run.item, at, text)
 
 
-def _unstored(history: History, items: Iterable[_Item], promises: Promises) -> Iterator[Violation]:
+def _unstored(history: History, items: Iterable[Item], promises: Promises) -> Iterator[Violation]:
     """An application whose delivery was answered with 2xx is stored by then.
 
     After a forge's clock was set back, its times do not tell a new application from an old one, so the

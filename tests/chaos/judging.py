@@ -3,17 +3,23 @@
     write_run(folder, setup, records)
     sys.exit(judge_folder(folder))
 
-`history.jsonl.gz` has the records, `run.json` the setup. A judgment adds `report.md`, pictures, and the
+`history.jsonl.xz` has the records, `run.json` the setup. A judgment adds `report.md`, pictures, and the
 figures in `verdict.json`. It needs the folder alone: no cluster, no forge, and nothing of the product.
+
+To see what the judge says of a history that somebody has changed:
+
+    setup, records = read_setup(folder), read_records(folder)
+    records.remove(…)
+    print(verdict_of(setup, records).text())
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+import lzma
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,19 +28,22 @@ from typing import Any
 from tests.chaos.history import History, Reader, read_history
 from tests.chaos.judge import Verdict, judge
 from tests.chaos.promises import Promises, RoundPromises
-from tests.chaos.readers import agent_task_runs, comment_runs
+from tests.chaos.readers import agent_task_runs, comment_runs, stray_pods
 from tests.chaos.report import Setup, figures, outcome, write_report
 
-HISTORY, RUN, VERDICT = "history.jsonl.gz", "run.json", "verdict.json"
+HISTORY, RUN, VERDICT = "history.jsonl.xz", "run.json", "verdict.json"
 CLEAN, VIOLATED, BROKEN = 0, 1, 2
 """The exit status: no violation; violations; or the run says nothing, because its test bed broke."""
+
+
+class UnreadableRunError(Exception):
+    """A run's folder cannot be judged; the message says why."""
 
 
 def write_run(folder: Path, setup: Setup, records: Iterable[Mapping[str, Any]]) -> None:
     """Write the records and the setup of a run to its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Without the time and the name in gzip's header, the same records have the same SHA-256.
-    with (folder / HISTORY).open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+    with lzma.open(folder / HISTORY, "wb") as file:
         for record in records:
             file.write(json.dumps(record, default=str, sort_keys=True).encode() + b"\n")
     text = json.dumps(asdict(setup), default=_plain, indent=2, sort_keys=True)
@@ -51,11 +60,10 @@ def judge_folder(folder: Path, reader: Reader | None = None) -> int:
         `CLEAN`, `VIOLATED` or `BROKEN`.
 
     Raises:
-        OSError: the folder lacks its history or its setup.
-        ValueError: one of them cannot be read.
+        UnreadableRunError: the folder lacks its history or its setup, or one of them cannot be read.
     """
     setup = read_setup(folder)
-    history = _history(folder, setup, reader)
+    history = history_of(setup, read_records(folder), reader)
     verdict = judge(history, setup.promises)
     sha256 = hashlib.sha256((folder / HISTORY).read_bytes()).hexdigest()
     report = write_report(folder, setup, history, verdict, sha256)
@@ -66,18 +74,64 @@ def judge_folder(folder: Path, reader: Reader | None = None) -> int:
     return VIOLATED if verdict.violations else CLEAN
 
 
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, as `history.py` describes them.
+
+    Raises:
+        UnreadableRunError: the folder has no history, or it cannot be read.
+    """
+    try:
+        with lzma.open(folder / HISTORY, "rt", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except FileNotFoundError as error:
+        raise UnreadableRunError(
+            f"{folder} has no {HISTORY}, so it cannot be judged again. Of older published runs only the "
+            f"report is kept."
+        ) from error
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+        raise UnreadableRunError(f"{folder / HISTORY} cannot be read: {error}") from error
+
+
+def verdict_of(setup: Setup, records: Sequence[Mapping[str, Any]], reader: Reader | None = None) -> Verdict:
+    """What the judge says of these records, in any order.
+
+    Raises:
+        UnreadableRunError: one of them is not a record.
+    """
+    return judge(history_of(setup, records, reader), setup.promises)
+
+
+def history_of(setup: Setup, records: Sequence[Mapping[str, Any]], reader: Reader | None = None) -> History:
+    """The history in these records.
+
+    Args:
+        reader: as in `judge_folder`.
+
+    Raises:
+        UnreadableRunError: one of them is not a record.
+    """
+    if reader is None:
+        reader = agent_task_runs if setup.mode == "kubernetes" else comment_runs(setup.promises.bot)
+    lines = (json.dumps(record, default=str, sort_keys=True) for record in records)
+    try:
+        history = read_history(lines, reader, end=setup.ended)
+    except ValueError as error:
+        raise UnreadableRunError(f"the history cannot be read: {error}") from error
+    runs = (run for found in history.runs.values() for run in found)
+    return replace(history, strays=stray_pods(records, runs))
+
+
 def read_setup(folder: Path) -> Setup:
     """How a run was set up.
 
     Raises:
-        OSError: the folder has no `run.json`.
-        ValueError: it cannot be read.
+        UnreadableRunError: the folder has no `run.json`, or it cannot be read.
     """
     try:
         stored = json.loads((folder / RUN).read_text(encoding="utf-8"))
         promises = stored.pop("promises")
-        for name in ("triggers", "members", "not_promised"):
-            promises[name] = frozenset(promises[name])
+        for name in ("triggers", "members", "fails_without_attempt", "not_promised"):
+            promises[name] = frozenset(promises.get(name, ()))
         for name in ("repository_budget", "answer_cost"):
             promises[name] = None if promises[name] is None else Decimal(promises[name])
         if promises.get("rounds") is not None:
@@ -85,16 +139,11 @@ def read_setup(folder: Path) -> Setup:
         for name in ("started", "ended"):
             stored[name] = datetime.fromisoformat(stored[name])
         return Setup(promises=Promises(**promises), **stored)
-    except (KeyError, TypeError) as error:
+    except FileNotFoundError as error:
+        raise UnreadableRunError(f"{folder} has no {RUN}: it is not the folder of a run") from error
+    except (OSError, KeyError, TypeError, ValueError) as error:
         known = ", ".join(field.name for field in fields(Setup))
-        raise ValueError(f"{folder / RUN} does not have the fields {known}: {error!r}") from error
-
-
-def _history(folder: Path, setup: Setup, reader: Reader | None) -> History:
-    if reader is None:
-        reader = agent_task_runs if setup.mode == "kubernetes" else comment_runs(setup.promises.bot)
-    with gzip.open(folder / HISTORY, "rt", encoding="utf-8") as lines:
-        return read_history(lines, reader, end=setup.ended)
+        raise UnreadableRunError(f"{folder / RUN} does not have the fields {known}: {error!r}") from error
 
 
 def _write_verdict(folder: Path, setup: Setup, history: History, verdict: Verdict, sha256: str) -> None:

@@ -105,6 +105,7 @@ class KubernetesWorld:
     def promises(self) -> Promises:
         return Promises(
             bot=BOT_LOGIN,
+            platform=self.sandboxes.platform,
             members=frozenset(login for login, role in PEOPLE.items() if role == "member"),
             global_limit=GLOBAL_LIMIT,
             repository_limit=REPOSITORY_LIMIT,

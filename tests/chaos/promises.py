@@ -8,6 +8,9 @@ from decimal import Decimal
 
 from tests.chaos.history import Act, History, ItemKey
 
+CLOSING = ("closed", "merged")
+"""What ends an item."""
+
 
 @dataclass(frozen=True)
 class RoundPromises:
@@ -38,6 +41,9 @@ class Promises:
 
     Attributes:
         triggers: the labels that ask for a task.
+        failed: the label of an item whose run failed; empty: there is none.
+        platform: the forge, as tasks name it; empty: they do not.
+        base: the branch into which changes are to be merged.
         branch: to which the bot pushes for an issue; `-r` and more may follow.
         status: the commit status in which the bot shows its own work; it is none of the checks.
         members: logins of the people whose commands count.
@@ -50,6 +56,7 @@ class Promises:
         show: how much longer the comment and the labels may then take to show it.
         settle: how long before the end of the history the last act must lie, to be judged as finished.
         patience: by how much faults put a time off at most.
+        fails_without_attempt: reasons for which a run may fail before it has an attempt.
         not_promised: kinds of violations that are none, for a system that promises less than this one.
         rounds: on the changes of the bot; `None`: there are none.
     """
@@ -58,6 +65,9 @@ class Promises:
     triggers: frozenset[str] = frozenset({"coding agent"})
     processing: str = "coding agent processing"
     done: str = "coding agent done"
+    failed: str = ""
+    platform: str = ""
+    base: str = "main"
     branch: str = "coding-agent/issue-{number}"
     status: str = "coding-agent"
     members: frozenset[str] = frozenset()
@@ -71,6 +81,7 @@ class Promises:
     show: float = 30.0
     settle: float = 60.0
     patience: float = 300.0
+    fails_without_attempt: frozenset[str] = frozenset()
     not_promised: frozenset[str] = frozenset()
     rounds: RoundPromises | None = None
 
@@ -82,6 +93,10 @@ KINDS = (
     "resumed",
     "late",
     "unstored",
+    "cause",
+    "life cycle",
+    "work",
+    "rights",
     "overlap",
     "limit",
     "budget",
@@ -119,6 +134,12 @@ class Violation:
 def command_of(act: Act) -> str:
     """The first line of a comment, where a command is."""
     return (act.body.strip().splitlines() or [""])[0].strip()
+
+
+def is_branch_of(branch: str, key: ItemKey, promises: Promises) -> bool:
+    """Whether the bot's work for the issue goes to this branch."""
+    name = promises.branch.format(number=key.number)
+    return key.kind == "issue" and (branch == name or branch.startswith(f"{name}-r"))
 
 
 def is_old(at: datetime, history: History, promises: Promises) -> bool:

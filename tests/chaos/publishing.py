@@ -2,7 +2,7 @@
 
     publish(Path("out"), ROOT / "docs")
 
-A run's raw history is not kept: the seed and the commit make it again, and its SHA-256 is in the report.
+A run's raw history is kept too, so that anybody can judge it again; its SHA-256 is in the report.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.judging import RUN, VERDICT, read_setup
+from tests.chaos.judging import HISTORY, RUN, VERDICT, read_setup
 
 PAGE, RUNS = "reliability.md", "reliability-runs"
 _TABLE = re.compile(r"(<!-- runs -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -32,7 +32,13 @@ def publish(folder: Path, docs: Path) -> Path:
     setup = read_setup(folder)
     name = f"{setup.started:%Y-%m-%d-%H%M}-{setup.mode}-{setup.forge}-{setup.seed}-{setup.faults}-faults"
     kept = docs / RUNS / name
-    files = [folder / RUN, folder / VERDICT, folder / "report.md", *sorted(folder.glob("item-*.svg"))]
+    files = [
+        folder / HISTORY,
+        folder / RUN,
+        folder / VERDICT,
+        folder / "report.md",
+        *sorted(folder.glob("item-*.svg")),
+    ]
     missing = [file.name for file in files if not file.exists()]
     if missing:
         raise FileNotFoundError(f"{folder} has no {', '.join(missing)}: judge it first")

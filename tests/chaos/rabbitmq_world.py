@@ -163,6 +163,7 @@ class RabbitMQWorld:
         # soon. A withdrawal is seen when the consumer looks, each second, and a command ends within seconds.
         return Promises(
             bot=BOT_LOGIN,
+            platform=self.sandboxes.platform,
             members=frozenset(login for login, role in PEOPLE.items() if role == "member"),
             not_promised=frozenset({"late"}),
         )

@@ -15,7 +15,19 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
-from tests.chaos.history import ItemKey, Pod, Reader, Record, Round, Run, Shown, time_of
+from tests.chaos.history import (
+    Attempt,
+    ItemKey,
+    Job,
+    Pod,
+    Reader,
+    Record,
+    Result,
+    Round,
+    Run,
+    Shown,
+    time_of,
+)
 
 _STATE = re.compile(r"<!-- coding-agent:status (\{[^\n]*?\}) -->")
 _POD_OVER = frozenset({"Succeeded", "Failed"})
@@ -28,6 +40,8 @@ class Write(NamedTuple):
         name: with the namespace.
         verb: `create`, `patch`, `update` or `delete`.
         request, body: of the object as it was sent, and as it was answered; empty if the log has none.
+        began: when the API server got the request. Others may see the object's new state from then on, some
+            time before the answer is logged.
     """
 
     at: datetime
@@ -36,6 +50,7 @@ class Write(NamedTuple):
     subresource: str
     request: Mapping[str, Any]
     body: Mapping[str, Any]
+    began: datetime
 
     @property
     def created(self) -> datetime:
@@ -79,6 +94,7 @@ def writes(records: Iterable[Record], resource: str) -> Iterator[Write]:
             about.get("subresource") or "",
             event.get("requestObject") or {},
             body,
+            time_of(event.get("requestReceivedTimestamp") or event["stageTimestamp"]),
         )
 
 
@@ -99,10 +115,44 @@ def pods(records: Iterable[Record], owner_of: Callable[[Mapping[str, str]], str 
             if owner is None or write.verb == "delete":
                 continue
             namespace, _, name = write.name.partition("/")
-            known = found[write.name] = Pod(name, f"{namespace}/{owner}", write.created)
+            labels = (write.body.get("metadata") or {}).get("labels") or {}
+            known = Pod(
+                name,
+                f"{namespace}/{owner}",
+                write.created,
+                attempt=int(_label(labels, "attempt") or 0),
+                checks=bool(_label(labels, "verify")),
+            )
+        phase = (write.body.get("status") or {}).get("phase")
+        if known.succeeded is None and phase in _POD_OVER:
+            known = replace(known, succeeded=phase == "Succeeded")
         if known.ended is None and _has_ended(write):
-            found[write.name] = replace(known, ended=write.at)
+            known = replace(known, ended=write.at)
+        found[write.name] = known
     return found
+
+
+def stray_pods(records: Sequence[Record], runs: Iterable[Run]) -> tuple[Pod, ...]:
+    """The pods that say that they belong to a run, and that none of these runs has."""
+    known = {pod.name for run in runs for pod in run.pods}
+    return tuple(pod for pod in pods(records, _task_of).values() if pod.name not in known)
+
+
+def _jobs(records: Sequence[Record]) -> Iterator[Job]:
+    seen: set[str] = set()
+    for write in writes(records, "jobs"):
+        labels = (write.body.get("metadata") or {}).get("labels") or {}
+        task = _task_of(labels)
+        if task is None or write.name in seen or write.verb == "delete" or _label(labels, "verify"):
+            continue
+        seen.add(write.name)
+        namespace, _, name = write.name.partition("/")
+        yield Job(name, f"{namespace}/{task}", write.created, int(_label(labels, "attempt") or 0))
+
+
+def _label(labels: Mapping[str, str], name: str) -> str:
+    """The value of the label with this name, whatever its prefix; empty if there is none."""
+    return next((value for key, value in labels.items() if key.endswith(f"/{name}")), "")
 
 
 def _has_ended(write: Write) -> bool:
@@ -126,7 +176,11 @@ def agent_task_runs(records: Sequence[Record]) -> Iterator[Run]:
             if "source" not in (write.body.get("spec") or {}):
                 continue
             runs[write.name] = _task(write)
-        runs[write.name] = _with_status(runs[write.name], write)
+        runs[write.name] = _with_spec(_with_status(runs[write.name], write), write)
+    jobs: dict[str, list[Job]] = {}
+    for job in _jobs(records):
+        jobs.setdefault(job.task, []).append(job)
+    runs = {name: replace(run, jobs=tuple(jobs.get(name, ()))) for name, run in runs.items()}
     yield from with_pods(runs, pods(records, _task_of))
 
 
@@ -139,23 +193,52 @@ def with_pods(runs: Mapping[str, Run], found: Mapping[str, Pod]) -> Iterator[Run
         yield replace(run, pods=tuple(by_run.get(name, ())))
 
 
-def entered(run: Run, at: datetime, phase: str) -> Run:
-    """The run after it entered a phase, or still is in it."""
+def entered(run: Run, at: datetime, phase: str, *, began: datetime | None = None) -> Run:
+    """The run after it entered a phase, or still is in it.
+
+    Args:
+        began: when others may have seen the phase first; `None`: at the same time.
+    """
     if [known for _, known in run.phases[-1:]] == [phase]:
         return run
-    return replace(run, phases=(*run.phases, (at, phase)))
+    return replace(run, phases=(*run.phases, (at, phase)), stored=(*run.stored, began or at))
 
 
 def _task_of(labels: Mapping[str, str]) -> str | None:
-    return next((value for name, value in labels.items() if name.endswith("/task")), None)
+    return _label(labels, "task") or None
 
 
 def _task(write: Write) -> Run:
     spec = write.body["spec"]
     source = spec["source"]
     item = ItemKey(source["host"], source["repository"], source["kind"], source["number"])
-    asked = _round_asked((spec.get("trigger") or {}).get("round"))
-    return Run(item, write.body["metadata"]["name"], spec.get("run", 1), write.created, round=asked)
+    metadata = write.body["metadata"]
+    return Run(
+        item,
+        metadata["name"],
+        spec.get("run", 1),
+        write.created,
+        round=_round_asked((spec.get("trigger") or {}).get("round")),
+        user=spec.get("user") or "",
+        platform=source.get("platform") or "",
+        max_attempts=spec.get("maxAttempts") or 0,
+        identifier=metadata.get("uid") or "",
+    )
+
+
+def _with_spec(run: Run, write: Write) -> Run:
+    """With what a write says besides the status."""
+    if write.verb == "delete":
+        return replace(run, deleted=write.at)
+    if "spec" in write.body:
+        is_suspended = bool(write.body["spec"].get("suspend"))
+        was_suspended = bool(run.suspended) and run.suspended[-1][1] is None
+        if is_suspended and not was_suspended:
+            run = replace(run, suspended=(*run.suspended, (write.at, None)))
+        elif was_suspended and not is_suspended:
+            run = replace(run, suspended=(*run.suspended[:-1], (run.suspended[-1][0], write.began)))
+    notes = (write.body.get("metadata") or {}).get("annotations") or {}
+    return replace(run, duplicate_of=_label(notes, "duplicate-of") or run.duplicate_of)
 
 
 def _round_asked(trigger: Mapping[str, Any] | None) -> Round | None:
@@ -178,7 +261,10 @@ def _with_status(run: Run, write: Write) -> Run:
     # A create stores no status. If the body has one, somebody has read it when the run was over.
     status = {} if write.verb == "create" else write.body.get("status") or {}
     if status.get("phase"):
-        run = entered(run, write.at, status["phase"])
+        run = entered(run, write.at, status["phase"], began=write.began)
+        run = replace(run, reason=status.get("reason") or "", result=_result(status.get("result") or {}))
+        if "attempts" in status or run.attempts is not None:
+            run = replace(run, attempts=tuple(map(_attempt, status.get("attempts") or ())))
     done = (status.get("result") or {}).get("round")
     if done is not None and run.round is not None:
         run = replace(run, round=_round_done(run.round, done))
@@ -186,6 +272,26 @@ def _with_status(run: Run, write: Write) -> Run:
     if spent and [known for _, known in run.spent[-1:]] != [spent]:
         run = replace(run, spent=(*run.spent, (write.at, spent)))
     return run
+
+
+def _result(result: Mapping[str, Any]) -> Result:
+    return Result(result.get("branch") or "", result.get("changeURL") or "", result.get("commit") or "")
+
+
+def _attempt(attempt: Mapping[str, Any]) -> Attempt:
+    usage = attempt.get("usage")
+    return Attempt(
+        attempt["number"],
+        time_of(attempt["startTime"]),
+        attempt.get("outcome") or "",
+        attempt.get("reason") or "",
+        attempt.get("counted", True),
+        None if usage is None else _tokens(usage),
+    )
+
+
+def _tokens(usage: Mapping[str, Any]) -> int:
+    return sum(value for name, value in usage.items() if name.endswith("okens") and isinstance(value, int))
 
 
 def _cost(attempt: Mapping[str, Any]) -> Decimal:
@@ -214,15 +320,28 @@ def _comment_runs(bot: str, records: Sequence[Record]) -> Iterator[Run]:
         for other in [one for one in runs if one[0] == item and one != key]:
             if {phase for _, phase in runs[other].phases} == {"Queued"}:
                 del runs[other]
-        known = runs.get(key) or Run(item, f"{item} {key[1]}", state.get("run", 1), at)
-        runs[key] = entered(known, at, state["phase"])
+        run = runs.get(key) or Run(item, f"{item} {key[1]}", state.get("run", 1), at, identifier=key[1])
+        runs[key] = replace(
+            entered(run, at, state["phase"]),
+            reason=state.get("reason") or "",
+            user=state.get("user") or "",
+            result=Result(state.get("branch") or "", state.get("change_url") or ""),
+        )
     yield from runs.values()
 
 
 def shown_state(body: str) -> Shown | None:
     """What the hidden line of a comment says; `None`: there is none."""
     state = _state(body)
-    return Shown(state["phase"], state.get("run", 1)) if state is not None else None
+    if state is None:
+        return None
+    return Shown(
+        state["phase"],
+        state.get("run", 1),
+        state.get("uuid") or "",
+        state.get("change_url") or "",
+        state.get("branch") or "",
+    )
 
 
 def _state(body: str) -> Mapping[str, Any] | None:

@@ -18,8 +18,9 @@ from pathlib import Path
 from statistics import median
 
 from tests.chaos.history import ENDED, Fault, History, ItemKey
-from tests.chaos.judge import Verdict, is_branch_of, requests_of
-from tests.chaos.promises import KINDS, Promises
+from tests.chaos.items import requests_of
+from tests.chaos.judge import Verdict
+from tests.chaos.promises import KINDS, Promises, is_branch_of
 from tests.chaos.timeline import as_svg, as_text, timeline
 
 MOST_LINES = 400

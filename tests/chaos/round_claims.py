@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import combinations
 
+from tests.chaos.causes import ANSWERS, REMARKS, remark_id
 from tests.chaos.history import Act, History, ItemKey, Mergeability, Run
-from tests.chaos.promises import Promises, RoundPromises, Violation, command_of, delayed
+from tests.chaos.items import is_within
+from tests.chaos.promises import CLOSING, Promises, RoundPromises, Violation, command_of, delayed
 
 _SECOND = timedelta(seconds=1)
-_CLOSING = ("closed", "merged")
 _NO_WORK = ("superseded", "no progress")
 _FINISHED = ("pushed", "no push")
 _FAILURES = ("failure", "timed_out", "error")
 _RUNNING = ("running", "queued")
-_ANSWERS = re.compile(r"<!-- coding-agent:answers ([trc0-9 ]*) ?-->")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _Change:
         if run.round is not None and run.round.end not in ("", "cancelled"):
             return run.round.end == "superseded"
         until = run.ended or self.end
-        closings = [act.at for act in self.acts if act.event in _CLOSING]
+        closings = [act.at for act in self.acts if act.event in CLOSING]
         return run.phase == "Cancelled" and any(run.created <= at <= until for at in closings)
 
     @property
@@ -76,8 +76,8 @@ class _Change:
 
     def closed(self, at: datetime) -> Act | None:
         """What had closed the change by then; `None`: it was open."""
-        states = [act for act in self.acts if act.event in (*_CLOSING, "reopened") and act.at <= at]
-        return states[-1] if states and states[-1].event in _CLOSING else None
+        states = [act for act in self.acts if act.event in (*CLOSING, "reopened") and act.at <= at]
+        return states[-1] if states and states[-1].event in CLOSING else None
 
     def by_members(self, *, calls_only: bool) -> list[datetime]:
         """When people with write access did something that starts a count anew."""
@@ -85,7 +85,7 @@ class _Change:
             act.at
             for act in self.acts
             if act.actor in self.promises.members
-            and (self._calls(act) or (not calls_only and act.event in _REMARKS))
+            and (self._calls(act) or (not calls_only and act.event in REMARKS))
         ]
         return found + [push.at for push in self.pushes if push.actor in self.promises.members]
 
@@ -93,13 +93,10 @@ class _Change:
         if act.event == "labeled":
             return act.label in self.promises.triggers
         asks = self.mentions(act) or command_of(act) in ("/run", "/retry")
-        return act.event == "reopened" or (act.event in _REMARKS and asks)
+        return act.event == "reopened" or (act.event in REMARKS and asks)
 
     def mentions(self, act: Act) -> bool:
         return f"@{self.promises.bot}" in act.body
-
-
-_REMARKS = ("commented", "review_commented", "reviewed")
 
 
 def rounds_violations(history: History, promises: Promises) -> Iterator[Violation]:
@@ -189,7 +186,7 @@ def _bounds(change: _Change) -> Iterator[Violation]:
 
 def _reactions(change: _Change) -> Iterator[Violation]:
     """A round answers people with write access, checks that failed, and conflicts; nothing else."""
-    said = {_id_of(act): act for act in change.acts if act.event in _REMARKS}
+    said = {remark_id(act): act for act in change.acts if act.event in REMARKS}
     for run in change.worked:
         cause = run.round
         assert cause is not None
@@ -206,18 +203,11 @@ def _reactions(change: _Change) -> Iterator[Violation]:
             yield Violation("reaction", change.key, run.created, f"run {run.number} {text}")
 
 
-def _id_of(act: Act) -> str:
-    """The id of a remark; the text of a review is a comment on GitLab."""
-    if act.event == "review_commented":
-        return f"t{act.comment}"
-    return f"c{act.comment}" if act.comment else f"r{act.review}"
-
-
 def _answers(change: _Change) -> Iterator[Violation]:
     """Each remark that a finished round has read has one reply."""
     replies: Counter[str] = Counter()
     for act in change.acts:
-        found = _ANSWERS.match(act.body.lstrip())
+        found = ANSWERS.match(act.body.lstrip())
         if act.actor == change.promises.bot and act.event in ("review_commented", "commented") and found:
             ids = found[1].split()
             replies.update(ids)
@@ -255,15 +245,6 @@ def _after_the_end(change: _Change, history: History) -> Iterator[Violation]:
         if push.actor == change.promises.bot and closed is not None and of_round:
             text = f"{(push.at - closed.at).total_seconds():.1f} s after {closed.event}"
             yield Violation("pushed late", change.key, push.at, text)
-
-
-def is_within(push: Act, runs: Sequence[Run]) -> bool:
-    """Whether an attempt of one of these runs worked as somebody pushed."""
-    return any(
-        pod.started <= push.at and (pod.ended is None or push.at <= pod.ended)
-        for run in runs
-        for pod in run.pods
-    )
 
 
 _Left = tuple[datetime, str] | None
@@ -308,10 +289,10 @@ def _handled(change: _Change, kind: str) -> Iterator[Run]:
 def _review_left(change: _Change) -> _Left:
     read = {one for run in _handled(change, "review") if run.round for one in run.round.ids}
     asked = [act for act in change.acts if act.actor in change.promises.members and _asks(change, act)]
-    left = [act for act in asked if _id_of(act) not in read]
+    left = [act for act in asked if remark_id(act) not in read]
     if not left or _is_exhausted(change, "review"):
         return None
-    return asked[-1].at, f"no round has read {' '.join(map(_id_of, left))}"
+    return asked[-1].at, f"no round has read {' '.join(map(remark_id, left))}"
 
 
 def _asks(change: _Change, act: Act) -> bool:

@@ -5,13 +5,16 @@ The forge is a sandbox, or a real Gitea.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -77,6 +80,7 @@ class Sandboxes:
             yield {"record": "forge", "host": self.host, **event.as_dict()}
         yield from mergeability.records(self.forge, self.host)
         yield from list(self.deliveries.records)
+        yield from map(model_record, self.model.requests)
 
     def all_delivered(self) -> bool:
         """Whether no webhook is under way. Gitea does not say whether it still has some to send."""
@@ -215,6 +219,19 @@ class Sandboxes:
             return undo
 
         return start
+
+
+def model_record(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a request to the model: when it came, and the item whose title it has."""
+    named = re.search(r"item-\d+ [a-z0-9 ]*", json.dumps(request.get("messages", "")))
+    return {
+        "record": "model",
+        "at": datetime.fromtimestamp(request["received"], UTC).isoformat(),
+        "title": named[0].strip() if named else "",
+        "script": request["script"],
+        "position": request["position"],
+        "status": request["status"],
+    }
 
 
 def _clock(forge: ForgeServer, ahead: float) -> Undo:

@@ -9,8 +9,7 @@ from html import escape
 from itertools import zip_longest
 
 from tests.chaos.history import ENDED, Act, History, ItemKey, Run
-from tests.chaos.judge import is_branch_of
-from tests.chaos.promises import Promises, Violation
+from tests.chaos.promises import Promises, Violation, is_branch_of
 from tests.chaos.readers import shown_state
 
 LANES = (

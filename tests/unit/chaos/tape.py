@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from tests.chaos.history import History, read_history
 from tests.chaos.judge import Verdict, judge
 from tests.chaos.promises import Promises
-from tests.chaos.readers import agent_task_runs, comment_runs
+from tests.chaos.readers import agent_task_runs, comment_runs, stray_pods
 
 START = datetime(2026, 1, 2, 12, tzinfo=UTC)
 BOT, ADA = "coding-agent-bot", "ada"
@@ -31,10 +31,17 @@ PROMISES = Promises(
 
 @dataclass
 class Tape:
-    """Records a history; `at` is in seconds from its start."""
+    """Records a history; `at` is in seconds from its start.
+
+    Attributes:
+        began: when each run began, by its name.
+        suffix: of the branches to which the bot pushes from now on.
+    """
 
     lines: list[dict[str, Any]] = field(default_factory=list)
     minutes: float = 10.0
+    began: dict[str, float] = field(default_factory=dict)
+    suffix: str = ""
 
     @property
     def has_audit(self) -> bool:
@@ -118,7 +125,19 @@ class Tape:
         self.add("act", at=at_(at), kind=kind, step=step, skipped=skipped)
 
     def push(self, at: float, number: int = 7, actor: str = BOT) -> None:
-        self.forge(at, "pushed", actor, None, branch=f"coding-agent/issue-{number}")
+        self.forge(at, "pushed", actor, None, branch=self.branch(number))
+
+    def branch(self, number: int) -> str:
+        """The branch for an issue."""
+        return f"coding-agent/issue-{number}{self.suffix}"
+
+    def opens_change(self, at: float, number: int) -> None:
+        """The bot opens the change of an issue, unless it has one."""
+        branch = self.branch(number)
+        known = [line for line in self.lines if line.get("event") == "opened"]
+        if branch not in [line.get("branch") for line in known]:
+            more = {"branch": branch, "base": "main", "title": "It", "body": f"Closes #{number}\n"}
+            self.forge(at, "opened", BOT, 1000 + number, kind="change", **more)
 
     def label(self, at: float, name: str, actor: str = BOT, number: int = 7) -> None:
         self.forge(at, "labeled", actor, number, label=name)
@@ -129,21 +148,34 @@ class Tape:
     def begins(self, at: float, run: int = 1, number: int = 7) -> str:
         """The run is created and begins to work within 2 s."""
         name = self.task(at, run, number=number)
+        self.began[name] = at
         self.phase(at + 0.2, name, "Queued")
         self.says(at + 0.5, "Queued", run, number=number, comment=10 * number)
         self.phase(at + 1, name, "Running")
+        self.says(at + 1.3, "Running", run, number=number, comment=10 * number)
         self.label(at + 1.4, WORKS, number=number)
         self.unlabel(at + 1.5, ASKS, number=number)
-        self.says(at + 1.6, "Running", run, number=number, comment=10 * number)
         return name
 
     def ends(self, at: float, name: str, run: int = 1, number: int = 7, phase: str = "Succeeded") -> None:
-        """The run ends, and the item shows it within 1 s."""
+        """The run ends, and the item shows it within 1 s.
+
+        A run that succeeds has had an attempt, which has pushed and opened a change.
+        """
+        if phase == "Succeeded":
+            self.works(self.began.get(name, at - 1) + 1.1, at - 0.2, name, number)
         self.phase(at, name, phase)
         self.says(at + 0.5, phase, run, number=number, comment=10 * number)
         if phase == "Succeeded":
             self.label(at + 0.6, DONE, number=number)
         self.unlabel(at + 0.7, WORKS, number=number)
+
+    def works(self, start: float, end: float, name: str, number: int) -> None:
+        """An attempt does the work of a run, unless the run has an attempt already."""
+        if not any(line.get("objectRef", {}).get("name") == f"{name}-1" for line in self.lines):
+            self.pod(start, end, name)
+        self.push(end - 0.1, number)
+        self.opens_change(end - 0.05, number)
 
     def whole(self, at: float, run: int = 1, number: int = 7, work: float = 20) -> str:
         """A person applies the label, and a run does the work."""
@@ -151,15 +183,16 @@ class Tape:
         self.delivery(at + 1, number=number)
         name = self.begins(at + 0.8, run, number)
         self.pod(at + 2, at + work, name)
-        self.push(at + work - 1, number)
-        self.ends(at + work + 1, name, run, number)
+        self.ends(at + work + 0.2, name, run, number)
         return name
 
     def history(self) -> History:
         """As it is read."""
         reader = agent_task_runs if self.has_audit else comment_runs(BOT)
         lines = map(json.dumps, self.lines)
-        return read_history(lines, reader, end=self.end)
+        history = read_history(lines, reader, end=self.end)
+        runs = [run for found in history.runs.values() for run in found]
+        return replace(history, strays=stray_pods(self.lines, runs))
 
     def verdict(self, promises: Promises = PROMISES) -> Verdict:
         """What the judge says."""

@@ -59,9 +59,10 @@ def happened(
 ) -> list[tuple[str, float, str]]:
     """Event, seconds after `SECOND`, and the label or the text; without the opening of the issue."""
     issue = {"number": 1, "user": {"login": "ada"}, "created_at": "2026-11-30T11:00:00Z"}
+    issue |= {"title": "Prices", "body": "Round them."}
     api = Memory({"issues": [issue], "issues/1/timeline": timeline})
     events = read_events(api, {PLACE: repository}, writes, BOT)
-    assert events[0].event == "opened"
+    assert (events[0].event, events[0].title, events[0].body) == ("opened", "Prices", "Round them.")
     return [(one.event, (one.at - SECOND).total_seconds(), one.label or one.body or "") for one in events[1:]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -285,6 +286,145 @@ def _over_its_budget(tape: Tape) -> None:
         tape.spends(45 * run, f"demo-issue-7-{run}", "0.20", amount)
 
 
+def _succeeds_without_an_attempt(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.push(105, 9)
+    tape.opens_change(105.5, 9)
+    tape.phase(110, name, "Succeeded")
+
+
+def _succeeds_without_a_push(tape: Tape) -> None:
+    tape.lines = [line for line in tape.lines if line.get("event") != "pushed"]
+
+
+def _succeeds_without_a_change(tape: Tape) -> None:
+    tape.lines = [line for line in tape.lines if line.get("kind") != "change"]
+
+
+def _fails_a_second_after_its_label(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.task(100.5, number=9)
+    tape.phase(101, name, "Failed")
+    tape.says(101.5, "Failed", number=9, comment=90)
+
+
+def _a_second_run_for_a_label_that_was_answered(tape: Tape) -> None:
+    """Somebody took the label off and on while the run worked, and the run went on."""
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.unlabel(103, WORKS, ADA, 9)
+    tape.label(103.5, ASKS, ADA, 9)
+    tape.ends(120, name, number=9)
+    second = tape.begins(300, run=2, number=9)
+    tape.ends(320, second, run=2, number=9)
+
+
+def _overlap_with_the_run_before_the_one_before(tape: Tape) -> None:
+    for run, at in ((1, 100), (2, 130), (3, 160)):
+        tape.label(at, ASKS, ADA, 9)
+        name = tape.begins(at + 1, run=run, number=9)
+        tape.pod(at + 2, 180 if run == 1 else at + 19, name)
+        tape.ends(at + 20, name, run=run, number=9)
+
+
+def _two_attempts_at_once(tape: Tape) -> None:
+    tape.pod(15, 25, "demo-issue-7-1", "demo-issue-7-1-2")
+
+
+def _a_pod_after_the_end(tape: Tape) -> None:
+    tape.pod(300, 310, "demo-issue-7-2", "demo-issue-7-2-2")
+
+
+def _a_push_after_the_end(tape: Tape) -> None:
+    tape.push(300)
+
+
+def _a_push_to_main(tape: Tape) -> None:
+    tape.forge(20, "pushed", BOT, None, branch="main")
+
+
+def _a_comment_without_the_hidden_line(tape: Tape) -> None:
+    tape.forge(20, "commented", BOT, comment=75, body="I am on it.")
+
+
+def _a_second_change_from_another_branch(tape: Tape) -> None:
+    tape.forge(28, "opened", BOT, 33, kind="change", branch="coding-agent/extra", base="main")
+
+
+def _a_comment_that_names_the_change_of_another_issue(tape: Tape) -> None:
+    state = json.dumps({"uuid": "u7-2", "run": 2, "phase": "Succeeded"})
+    body = f"Pull request: https://github.test/octo/demo/pull/1008\n<!-- coding-agent:status {state} -->"
+    tape.forge(90, "comment_edited", BOT, comment=70, body=body)
+
+
+def _a_run_after_the_item_was_opened_again(tape: Tape) -> None:
+    tape.forge(200, "closed")
+    tape.forge(210, "reopened")
+    name = tape.begins(215, run=3)
+    tape.ends(230, name, run=3)
+
+
+def _a_strangers_cancel_stops_a_run(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.forge(105, "commented", "eve", 9, comment=1, body="/cancel")
+    tape.ends(108, name, number=9, phase="Cancelled")
+
+
+def _a_persons_label_is_removed(tape: Tape) -> None:
+    tape.unlabel(90, "bug")
+
+
+def _a_label_is_removed_that_no_run_answers(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    tape.unlabel(101, ASKS, number=9)
+
+
+def _done_before_the_end(tape: Tape) -> None:
+    tape.label(20, DONE)
+    tape.unlabel(20.5, DONE)
+
+
+def _the_bot_closes_the_issue(tape: Tape) -> None:
+    tape.forge(90, "closed", BOT)
+
+
+def _the_bot_opens_an_issue(tape: Tape) -> None:
+    tape.forge(90, "opened", BOT, 99, title="More work")
+
+
+def _a_change_into_another_branch(tape: Tape) -> None:
+    next(line for line in tape.lines if line.get("kind") == "change")["base"] = "release"
+
+
+def _a_status_of_a_commit_that_nobody_pushed(tape: Tape) -> None:
+    tape.forge(90, "check", BOT, None, check="coding-agent", commit="c99", state="success")
+
+
+def _the_numbers_of_runs_have_a_gap(tape: Tape) -> None:
+    tape.whole(200, run=4)
+
+
+def _the_task_is_deleted(tape: Tape) -> None:
+    tape.audit(400, "agenttasks", "delete", "demo-issue-7-1", {})
+
+
+def _a_stranger_gets_work(tape: Tape) -> None:
+    tape.label(100, ASKS, "eve", 9)
+    name = tape.begins(101, number=9)
+    tape.ends(120, name, number=9)
+
+
+def _a_task_of_another_repository(tape: Tape) -> None:
+    created = next(line for line in tape.lines if line.get("objectRef", {}).get("name") == "demo-issue-7-1")
+    created["responseObject"]["spec"]["source"]["repository"] = "octo/other"
+
+
+def _a_pod_of_no_task(tape: Tape) -> None:
+    tape.pod(100, 110, "demo-issue-77-1")
+
+
 PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_lost, "lost"),
     (_lost_after_an_end, "lost"),
@@ -325,6 +465,33 @@ PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_a_pod_outlives_its_label_in_a_fault_that_lasts_forever, "stopped late"),
     (_over_its_budget, "budget"),
     (_a_deleted_pod_that_works_on, "stopped late"),
+    (_succeeds_without_an_attempt, "work"),
+    (_succeeds_without_a_push, "work"),
+    (_succeeds_without_a_change, "work"),
+    (_fails_a_second_after_its_label, "work"),
+    (_a_second_run_for_a_label_that_was_answered, "doubled"),
+    (_overlap_with_the_run_before_the_one_before, "overlap"),
+    (_two_attempts_at_once, "overlap"),
+    (_a_pod_after_the_end, "cause"),
+    (_a_push_after_the_end, "cause"),
+    (_a_push_to_main, "cause"),
+    (_a_comment_without_the_hidden_line, "cause"),
+    (_a_second_change_from_another_branch, "cause"),
+    (_a_comment_that_names_the_change_of_another_issue, "cause"),
+    (_a_run_after_the_item_was_opened_again, "doubled"),
+    (_a_strangers_cancel_stops_a_run, "work"),
+    (_a_persons_label_is_removed, "cause"),
+    (_a_label_is_removed_that_no_run_answers, "cause"),
+    (_done_before_the_end, "cause"),
+    (_the_bot_closes_the_issue, "cause"),
+    (_the_bot_opens_an_issue, "cause"),
+    (_a_change_into_another_branch, "cause"),
+    (_a_status_of_a_commit_that_nobody_pushed, "cause"),
+    (_the_numbers_of_runs_have_a_gap, "life cycle"),
+    (_the_task_is_deleted, "life cycle"),
+    (_a_stranger_gets_work, "rights"),
+    (_a_task_of_another_repository, "cause"),
+    (_a_pod_of_no_task, "cause"),
 ]
 
 
@@ -388,8 +555,8 @@ def _a_label_after_the_forges_clock_was_set_back(tape: Tape) -> None:
 
 
 def _a_label_in_the_second_of_the_end(tape: Tape) -> None:
-    tape.unlabel(82.6, DONE, ADA)
-    tape.label(82.9, ASKS, ADA)
+    tape.unlabel(81.9, DONE, ADA)
+    tape.label(81.95, ASKS, ADA)
 
 
 def _a_strangers_cancel(tape: Tape) -> None:
@@ -456,9 +623,13 @@ def _a_task_that_is_added_at_the_end_because_nothing_logged_its_creation(tape: T
 
 def _a_pod_that_never_got_to_a_node(tape: Tape) -> None:
     """It counts no more from its deletion on, which has no grace time."""
-    tape.pod(200, None, "demo-issue-7-2", "pending")
+    tape.label(199, ASKS, ADA, 9)
+    name = tape.begins(199.5, number=9)
+    tape.pod(200, None, name, "pending")
     gone = {"kind": "Pod", "metadata": {"name": "pending"}, "spec": {}}
     tape.audit(201, "pods", "delete", "pending", gone)
+    tape.began[name] = 205
+    tape.ends(215, name, number=9)
     for number in (21, 22):
         tape.whole(230 + number / 10, number=number)
 
@@ -513,6 +684,8 @@ def test_without_kubernetes_a_task_whose_place_another_took_while_it_waited_was_
     for at, task in ((101, "u9-a"), (102, "u9-b")):
         tape.says(at, "Queued", number=9, comment=90, uuid=task)
     tape.says(103, "Running", number=9, comment=90, uuid="u9-b")
+    tape.push(109, 9)
+    tape.opens_change(109.5, 9)
     tape.says(110, "Succeeded", number=9, comment=90, uuid="u9-b")
     tape.label(111, DONE, number=9)
     tape.unlabel(111, ASKS, number=9)
@@ -552,7 +725,18 @@ def test_a_line_that_is_not_a_record_is_named() -> None:
         )
 
 
-MODULES = ("history", "promises", "readers", "round_claims", "judge", "timeline", "report")
+MODULES = (
+    "history",
+    "promises",
+    "readers",
+    "items",
+    "run_claims",
+    "causes",
+    "round_claims",
+    "judge",
+    "timeline",
+    "report",
+)
 
 
 @pytest.mark.parametrize("module", [*MODULES, "judging"])

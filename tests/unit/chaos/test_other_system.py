@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from coding_agent_docs.blocks import blocks, script
 from coding_agent_docs.paths import DOCS
 
 from tests.chaos.judging import CLEAN, VIOLATED
-from tests.unit.chaos.tape import ADA, Tape, moment
+from tests.unit.chaos.tape import Tape, moment
 
 PAGE = DOCS / "testing-another-system.md"
 
@@ -33,7 +33,7 @@ class Kelos(Tape):
 
     def task_of(self, number: int, start: float, end: float | None, name: str) -> None:
         """A label, its Task, and its pod."""
-        self.forge(start, "labeled", ADA, number, host="127.0.0.1", label="kelos")
+        self.forge(start, "labeled", "alice", number, host="127.0.0.1", label="kelos")
         notes = {"kind": "issue", "number": str(number), "owner": "octo", "repo": "demo"}
         annotations = {f"kelos.dev/source-{key}": value for key, value in notes.items()}
         metadata = {"name": name, "annotations": annotations}
@@ -80,7 +80,7 @@ def test_the_pages_reader_finds_runs_and_pods(page: dict[str, Any], tmp_path: Pa
     ]
     assert [[pod.name for pod in run.pods] for run in runs] == [["spawner-7-a-x"], ["spawner-7-b-x"]]
     assert judged(page, tmp_path, tape) == CLEAN
-    with gzip.open(tmp_path / "history.jsonl.gz", "rt") as lines:
+    with lzma.open(tmp_path / "history.jsonl.xz", "rt") as lines:
         assert [json.loads(line) for line in lines] == tape.lines
 
 

@@ -43,6 +43,7 @@ def test_runs_are_listed_and_a_failed_one_stays(tmp_path: Path, docs: Path) -> N
     assert rows[1].endswith("| 3 | 3 | 0 | no violation |")
     kept = docs / "reliability-runs" / "2026-01-02-1200-kubernetes-github-2-1-faults"
     assert sorted(file.name for file in kept.iterdir()) == [
+        "history.jsonl.xz",
         "item-octo-demo-issue-9.svg",
         "report.md",
         "run.json",

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from tests.chaos.history import ItemKey
-from tests.chaos.judging import BROKEN, CLEAN, VIOLATED, judge_folder, read_setup, write_run
+from tests.chaos.judging import (
+    BROKEN,
+    CLEAN,
+    HISTORY,
+    VIOLATED,
+    UnreadableRunError,
+    judge_folder,
+    read_setup,
+    write_run,
+)
 from tests.chaos.report import Setup, figures, operations, recoveries
 from tests.chaos.timeline import as_svg, as_text, timeline
 from tests.unit.chaos.tape import ADA, ASKS, PROMISES, Tape, moment, right
@@ -130,15 +139,18 @@ def test_a_broken_test_bed_is_neither_clean_nor_violated(tmp_path: Path) -> None
 
 
 def test_a_folder_that_cannot_be_read_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UnreadableRunError, match=r"has no run\.json: it is not the folder of a run"):
         judge_folder(tmp_path)
     write_run(tmp_path, setup_of(right()), [])
-    with gzip.open(tmp_path / "history.jsonl.gz", "wt") as file:
+    (tmp_path / HISTORY).unlink()
+    with pytest.raises(UnreadableRunError, match=r"has no history\.jsonl\.xz, so it cannot be judged again"):
+        judge_folder(tmp_path)
+    with lzma.open(tmp_path / HISTORY, "wt") as file:
         file.write('{"record": "surprise"}\n')
-    with pytest.raises(ValueError, match="line 1 is not a record"):
+    with pytest.raises(UnreadableRunError, match="line 1 is not a record"):
         judge_folder(tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"run\.json does not have the fields seed"):
+    with pytest.raises(UnreadableRunError, match=r"run\.json does not have the fields seed"):
         judge_folder(tmp_path)
 
 

@@ -34,9 +34,12 @@ class RoundTape(Tape):
         self.forge(at, "pushed", actor, None, branch=BRANCH, after=commit)
         return self
 
-    def opens(self, at: float) -> Self:
-        self.on_change(at, "opened", BOT, branch=BRANCH)
-        return self
+    def opens_change(self, at: float, number: int) -> None:
+        branch = self.branch(number)
+        known = [line["branch"] for line in self.lines if line.get("event") == "opened"]
+        if branch not in known:
+            more = {"kind": "change", "branch": branch, "base": "main", "body": f"Closes #{number}\n"}
+            self.forge(at, "opened", BOT, CHANGE + len(known), **more)
 
     def remark(
         self, at: float, comment: int, thread: int = 500, actor: str = ADA, body: str = "Why?"
@@ -120,7 +123,6 @@ def right() -> RoundTape:
     tape = RoundTape()
     tape.whole(10)
     tape.head(29, "c1")
-    tape.opens(29.5)
     tape.remark(60, 501)
     tape.round(75, "review", "c1", "t501", pushes="c2")
     tape.check(100, "running", "c2")
@@ -155,8 +157,8 @@ def _three_check_rounds(tape: RoundTape, name: str = "unit") -> None:
 def _the_issue_is_worked_on_again(tape: RoundTape) -> None:
     tape.on_change(300, "merged")
     tape.unlabel(310, DONE, ADA)
+    tape.suffix = "-r2"
     tape.whole(311, run=2)
-    tape.head(328, "c5")
 
 
 Plant = Callable[[RoundTape], object]
@@ -167,7 +169,7 @@ PLANTED: dict[str, tuple[str, Plant]] = {
         lambda tape: tape.head(290, "c5", ADA).remark(300, 502),
     ),
     "a remark whose lines another run of ours changed": (
-        "lost",
+        "lost, cause",
         lambda tape: tape.remark(300, 502, thread=600).head(301, "c5"),
     ),
     "a request for changes": ("lost", lambda tape: tape.review(300, 70, "CHANGES_REQUESTED")),
@@ -182,7 +184,7 @@ PLANTED: dict[str, tuple[str, Plant]] = {
     "the same failed check": ("doubled", lambda tape: tape.round(300, "checks", "c2", "unit")),
     "the same conflict": ("doubled", lambda tape: tape.round(300, "conflict", "c3", "b2")),
     "the same mention, after a round that was cancelled while the change was open": (
-        "doubled",
+        "doubled, work",
         lambda tape: (
             tape.mention(300, 80)
             .round(310, "review", "c4", "c80", end="cancelled", phase="Cancelled", replies=False)
@@ -192,17 +194,17 @@ PLANTED: dict[str, tuple[str, Plant]] = {
     "a third round for reviews": ("bound", _three_reviews),
     "a third round for checks": ("bound", _three_check_rounds),
     "a third re-run of a check": (
-        "bound",
+        "bound, cause",
         lambda tape: [tape.rerun(300 + number, "c4") for number in range(3)].clear(),
     ),
     "a stranger's remark": (
         "reaction",
         lambda tape: tape.remark(300, 502, actor=EVE).round(310, "review", "c4", "t502"),
     ),
-    "our own answer": ("reaction", lambda tape: tape.round(310, "review", "c4", "t1501")),
+    "our own answer": ("reaction, cause", lambda tape: tape.round(310, "review", "c4", "t1501")),
     "checks that passed": ("reaction", lambda tape: tape.round(310, "checks", "c3", "unit")),
     "a conflict that never was": ("reaction", lambda tape: tape.round(310, "conflict", "c4", "b2")),
-    "two replies": ("answers", lambda tape: tape.answers(110, ["t501"], 7000)),
+    "two replies": ("answers, cause", lambda tape: tape.answers(110, ["t501"], 7000)),
     "no reply": (
         "answers",
         lambda tape: tape.mention(300, 80).round(310, "review", "c4", "c80", replies=False),
@@ -218,7 +220,7 @@ PLANTED: dict[str, tuple[str, Plant]] = {
         ),
     ),
     "a pod long after the merge": (
-        "stopped late",
+        "stopped late, cause",
         lambda tape: tape.on_change(300, "merged").pod(315, 320, "demo-change-31-3", "late"),
     ),
     "two comments with the state": (
@@ -255,9 +257,10 @@ def test_a_planted_history_is_found(name: str) -> None:
 
 def test_a_violation_of_re_runs_is_at_the_last_one_of_its_commit() -> None:
     tape = right()
+    tape.check(299, "failure", "c3")
     for number in range(3):
         tape.rerun(300 + number, "c3")
-    tape.rerun(400, "c4")
+    tape.check(399, "failure", "c4").rerun(400, "c4").check(401, "success", "c4")
     [violation] = tape.verdict(ROUNDS).violations
     assert (violation.kind, violation.at) == ("bound", START + timedelta(seconds=302)), violation
 

@@ -27,21 +27,24 @@ class ForgeEvent:
     Attributes:
         at: when, by this machine's clock, whatever the forge's own clock shows.
         event: `opened`, `edited`, `closed`, `reopened`, `merged`, `approved`, `labeled`, `unlabeled`,
-            `commented`, `comment_edited`, `pushed`, `reviewed`, `review_commented`, `resolved`,
-            `unresolved`, `check` or `rerun`.
+            `commented`, `comment_edited`, `pushed`, `reviewed`, `review_commented`, `review_requested`,
+            `resolved`, `unresolved`, `check` or `rerun`.
         actor: the login.
         kind, number: the item, if there is one.
         label: the label of `labeled` and `unlabeled`.
         comment: the id of the comment that was written or edited; for `reviewed`, that of the comment that
             has the review's text (GitLab).
-        body: the new text of the comment, of the review, or of the item for `edited`; the last line of the
-            log of a `check`.
+        title: of an item that was `opened`.
+        body: the new text of the comment, of the review, or of the item for `opened` and `edited`; the last
+            line of the log of a `check`.
         branch: of `pushed`, and that of a change that was `opened`.
+        base: the branch into which a change that was `opened` is to be merged.
         before, after: of `pushed`; 40 zeros for the commit that is not there.
         thread: the id of the thread of `review_commented`, `resolved` and `unresolved`.
         review: the id of a review.
         state: of a review, as GitHub calls it; for `check`, its result, or `running` or `queued`.
         check, commit: the name and the commit of a `check`, or of one that somebody runs again (`rerun`).
+        reviewer: the login of whom a review is requested from.
     """
 
     id: int
@@ -62,6 +65,9 @@ class ForgeEvent:
     state: str | None = None
     check: str | None = None
     commit: str | None = None
+    title: str | None = None
+    base: str | None = None
+    reviewer: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""

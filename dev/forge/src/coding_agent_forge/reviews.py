@@ -110,6 +110,7 @@ class Reviews:
             self._review(item, reviewer, "UNREVIEWED", "")
             self.store.system_note(item, actor, f"requested review from @{reviewer.login}{also}", now)
         item.updated_at = now
+        self.store.log.add("review_requested", repository, actor, item, reviewer=reviewer.login)
         self.store.listener(Happening("review_requested", repository, item, actor, now, reviewer=reviewer))
 
     def verdict(self, item: Item, reviewer: User) -> str:

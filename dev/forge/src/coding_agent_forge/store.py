@@ -339,7 +339,8 @@ class Store:
 
     def _opened(self, repository: Repository, item: Item, actor: User, labels: Sequence[str]) -> None:
         item.labels = self._labels(repository, labels)
-        self.log.add("opened", repository, actor, item, branch=item.head or None)
+        refs = {"branch": item.head or None, "base": item.base or None}
+        self.log.add("opened", repository, actor, item, title=item.title, body=item.body, **refs)
         self._record(repository, item, actor, "labeled", item.created_at, item.labels)
         repository.items.append(item)
         self.listener(Happening("opened", repository, item, actor, item.created_at, added=tuple(item.labels)))

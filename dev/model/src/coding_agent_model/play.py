@@ -19,7 +19,7 @@ from coding_agent_model.conversation import Conversation, instance
 from coding_agent_model.faults import Fault
 from coding_agent_model.script import Failure, Script, Turn, choose
 
-_LOG_LENGTH = 2000
+_LOG_LENGTH = 10_000
 """The number of requests that the log keeps."""
 _ASIDE = "Scripted aside."
 

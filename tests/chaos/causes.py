@@ -29,6 +29,7 @@ _WAITING = frozenset({"Queued", "Suspended"})
 _FAILURES = ("failure", "timed_out", "error")
 ANSWERS = re.compile(r"<!-- coding-agent:answers ([trc0-9 ]*) ?-->")
 _CHANGE_LINE = re.compile(r"^(?:Pull|Merge) request: (\S+)", re.MULTILINE)
+_ATTEMPT = re.compile(r"attempt (\d+) of (\d+)")
 _CLOSES = re.compile(r"^Closes #(\d+)\s*$", re.MULTILINE)
 
 
@@ -122,6 +123,37 @@ def cause_violations(items: Items) -> Iterator[Violation]:
             what = " ".join(filter(None, (act.event, act.label, act.branch, act.check)))
             place = act.item or _owner(scene, act)
             yield Violation("cause", place, act.at, f"the system did this: {what}, {why}")
+    yield from _label_violations(items)
+    yield from _model_violations(scene)
+
+
+def _label_violations(items: Items) -> Iterator[Violation]:
+    """The system changes a label only if that changes what the item shows: it reads the item before."""
+    for item in items.all.values():
+        shown: set[str] = set()
+        for act in item.acts:
+            if act.event not in ("labeled", "unlabeled"):
+                continue
+            is_there, comes = act.label in shown, act.event == "labeled"
+            if act.actor == items.promises.bot and is_there == comes:
+                text = f"the system did this: {act.event} {act.label}, which was so already"
+                yield Violation("cause", item.key, act.at, text)
+            (shown.add if comes else shown.discard)(act.label)
+
+
+def _model_violations(scene: Scene) -> Iterator[Violation]:
+    """Only the attempts of an item's runs, or of the rounds of its changes, ask the model about it."""
+    titled: dict[str, list[ItemKey]] = {}
+    for key, item in scene.items.all.items():
+        for act in item.acts:
+            if act.event == "opened" and act.title:
+                titled.setdefault(act.title, []).append(key)
+    for request in scene.items.history.model:
+        keys = titled.get(request.title, [])
+        changes = [one.item for key in keys for one in scene.items.changes_of(key) if one.item is not None]
+        if request.title and not scene.working([*keys, *changes], request.at):
+            text = f"the model was asked about {request.title!r}, for which no attempt worked"
+            yield Violation("cause", keys[0] if keys else None, request.at, text)
 
 
 def _owner(scene: Scene, act: Act) -> ItemKey | None:
@@ -202,6 +234,12 @@ def _written(scene: Scene, act: Act) -> str:
         return f"and there is no run {state.number} with this identifier"
     if runs[0].number != state.number:
         return f"which says run {state.number}, and it is run {runs[0].number}"
+    newer = [run.number for run in item.runs if run.number > state.number and run.created < act.at]
+    if newer and not scene.items.history.has_pods:
+        return f"which shows run {state.number} after run {max(newer)}"
+    shown = _ATTEMPT.search(act.body)
+    if shown is not None and int(shown[1]) > int(shown[2]):
+        return f"which shows the {shown[0]}"
     if scene.items.history.has_pods:
         phases = scene.phases_of(act.item, runs[0], act.at)
         if state.phase not in phases:

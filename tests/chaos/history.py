@@ -227,6 +227,7 @@ class Run:
         reason: why it ended, in one word.
         suspended: from when to when it was suspended.
         deleted: when its object was deleted.
+        altered: when something of its spec was changed that may not change.
         duplicate_of: the name of the run that answers its request.
         identifier: as its comment names it.
     """
@@ -249,6 +250,7 @@ class Run:
     result: Result | None = None
     suspended: tuple[tuple[datetime, datetime | None], ...] = ()
     deleted: datetime | None = None
+    altered: datetime | None = None
     duplicate_of: str = ""
     identifier: str = ""
 

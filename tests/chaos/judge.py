@@ -28,11 +28,13 @@ from itertools import pairwise
 from tests.chaos.causes import cause_violations
 from tests.chaos.history import Act, History, ItemKey
 from tests.chaos.items import Item, Items
-from tests.chaos.promises import CLOSING, Promises, Violation, delayed, is_branch_of, is_old
+from tests.chaos.promises import CLOSING, Promises, Violation, command_of, delayed, is_branch_of, is_old
 from tests.chaos.readers import shown_state
 from tests.chaos.round_claims import rounds_violations
 from tests.chaos.run_claims import run_violations
 
+_NEAR = timedelta(seconds=15)
+"""A command this shortly after the end of a run may have found it not ended."""
 _WRITING = ("commented", "review_commented", "comment_edited", "labeled")
 
 
@@ -93,6 +95,7 @@ def judge(history: History, promises: Promises) -> Verdict:
 
 def _of_item(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
     yield from _lost_or_stuck(item, history, promises)
+    yield from _lost_commands(item, history, promises)
     yield from _late(item, history, promises)
     yield from _after_withdrawals(item, history, promises)
     yield from _comments_and_changes(item, history, promises)
@@ -119,6 +122,26 @@ def _lost_or_stuck(item: Item, history: History, promises: Promises) -> Iterator
     ):
         text = "the label stays, and no run ended after it that was not cancelled"
         yield Violation("lost", item.key, last.at, text)
+
+
+def _lost_commands(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
+    """The last command that asks for a run has one, if it found the item open and without a run."""
+    commands = [request for request in item.requests if request.kind == "command"]
+    if not commands or commands[-1] is not item.requests[-1]:
+        return
+    last = commands[-1]
+    due = delayed(last.at, promises.start, history, promises)
+    text = next(command_of(act) for act in item.acts if act.at == last.at and act.event == "commented")
+    before = [run for run in item.runs if run.created <= last.at]
+    closings = [act for act in item.acts if act.event in (*CLOSING, "reopened") and act.at <= last.at]
+    is_closed = bool(closings) and closings[-1].event in CLOSING
+    withdrawn = any(act.at >= last.at for act in item.withdrawals)
+    near_a_run = any(run.ended is None or run.ended >= last.at - _NEAR for run in before)
+    nothing_to_retry = text == "/retry" and (not before or before[-1].phase == "Succeeded")
+    if is_closed or withdrawn or near_a_run or nothing_to_retry or not is_old(due, history, promises):
+        return
+    if not any(run.created > last.at for run in item.asked_runs):
+        yield Violation("lost", item.key, last.at, f"{text} of {last.actor} has no run")
 
 
 def _late(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
@@ -158,6 +181,12 @@ def _after_withdrawals(item: Item, history: History, promises: Promises) -> Iter
                 elif act.at < stop < pod.started < again:
                     text = f"pod {pod.name} was started after {act.event}"
                     yield Violation("stopped late", item.key, pod.started, text)
+        for run in item.runs:
+            ended = run.ended or history.end
+            if run.created < act.at and delayed(gone, promises.show, history, promises) < min(ended, again):
+                seconds = (ended - act.at).total_seconds()
+                text = f"run {run.number} went on for {seconds:.0f} s after {act.event}"
+                yield Violation("stopped late", item.key, act.at, text)
         if act.event not in CLOSING and _is_idle(item, act.at, stop):
             continue  # there is nothing to cancel, so what the comment shows of rounds goes on
         shown = gone + timedelta(seconds=promises.show)

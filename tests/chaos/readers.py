@@ -171,12 +171,17 @@ def _has_ended(write: Write) -> bool:
 def agent_task_runs(records: Sequence[Record]) -> Iterator[Run]:
     """The runs of AgentTasks, with their pods."""
     runs: dict[str, Run] = {}
+    specs: dict[str, Mapping[str, Any]] = {}
     for write in writes(records, "agenttasks"):
+        spec = _fixed(write)
         if write.name not in runs:
-            if "source" not in (write.body.get("spec") or {}):
+            if "source" not in spec:
                 continue
-            runs[write.name] = _task(write)
-        runs[write.name] = _with_spec(_with_status(runs[write.name], write), write)
+            runs[write.name], specs[write.name] = _task(write), spec
+        run = _with_spec(_with_status(runs[write.name], write), write)
+        if spec and spec != specs[write.name] and run.altered is None:
+            run = replace(run, altered=write.at)
+        runs[write.name] = run
     jobs: dict[str, list[Job]] = {}
     for job in _jobs(records):
         jobs.setdefault(job.task, []).append(job)
@@ -224,6 +229,12 @@ def _task(write: Write) -> Run:
         max_attempts=spec.get("maxAttempts") or 0,
         identifier=metadata.get("uid") or "",
     )
+
+
+def _fixed(write: Write) -> Mapping[str, Any]:
+    """What may not change of the spec of an AgentTask that a receiver has created."""
+    spec = write.body.get("spec") or {}
+    return {name: value for name, value in spec.items() if name not in ("cancel", "suspend", "priority")}
 
 
 def _with_spec(run: Run, write: Write) -> Run:

@@ -187,13 +187,18 @@ def _bounds(change: _Change) -> Iterator[Violation]:
 def _reactions(change: _Change) -> Iterator[Violation]:
     """A round answers people with write access, checks that failed, and conflicts; nothing else."""
     said = {remark_id(act): act for act in change.acts if act.event in REMARKS}
-    for run in change.worked:
+    for run in change.rounds:
         cause = run.round
         assert cause is not None
         text = ""
         if cause.kind == "review":
-            others = {said[one].actor for one in cause.ids & said.keys()} - change.promises.members
+            read = {said[one] for one in cause.ids & said.keys()}
+            others = {act.actor for act in read} - change.promises.members
             text = f"answers {', '.join(sorted(others))}" if others else ""
+            unknown = sorted(cause.ids - said.keys())
+            later = sorted(remark_id(act) for act in read if act.at > (run.ended or change.end))
+            if unknown or later:
+                text = f"answers {' '.join(unknown + later)}, which nobody had written"
         elif cause.kind == "checks":
             failed = any(act.commit == cause.head and act.state in _FAILURES for act in change.checks)
             text = "" if failed else f"fixes checks, and none had failed on {cause.head[:12]}"

@@ -43,6 +43,7 @@ def run_violations(items: Items) -> Iterator[Violation]:
         for run in item.runs:
             yield from _place(run, items)
             yield from _life_cycle(run)
+            yield from _begins(run, history)
             yield from _attempts(run, history, promises)
             yield from _end(run, item, items)
         yield from _overlaps(item)
@@ -130,6 +131,9 @@ def _place(run: Run, items: Items) -> Iterator[Violation]:
     promises = items.promises
     if run.item not in items.all or not items.all[run.item].acts:
         yield Violation("cause", run.item, run.created, f"run {run.number} is for an item that is not there")
+    if run.round is not None and items.issue_of(run.item) is None:
+        text = f"run {run.number} is a round on a change that is none of the system's"
+        yield Violation("cause", run.item, run.created, text)
     if run.platform and promises.platform and run.platform != promises.platform:
         text = f"run {run.number} is for {run.platform}, and the item is on {promises.platform}"
         yield Violation("cause", run.item, run.created, text)
@@ -148,8 +152,23 @@ def _life_cycle(run: Run) -> Iterator[Violation]:
         if at < run.created - SECOND:
             yield Violation("life cycle", run.item, at, f"run {run.number} was {phase} before it was created")
         before = phase
+    if run.altered is not None:
+        yield Violation("life cycle", run.item, run.altered, f"the spec of run {run.number} was changed")
     if run.deleted is not None:
         yield Violation("life cycle", run.item, run.deleted, f"run {run.number} was deleted")
+
+
+def _begins(run: Run, history: History) -> Iterator[Violation]:
+    """A run works only when it has an attempt, and has none before it was created or after its end."""
+    logged = _is_logged(run.ended or history.end, history)
+    for at, phase in run.phases:
+        made = [job.created for job in run.jobs] if phase == "Starting" else [pod.started for pod in run.pods]
+        if history.has_pods and logged and phase in _WORKING and min(made, default=history.end) > at + SECOND:
+            yield Violation("work", run.item, at, f"run {run.number} is {phase}, and has no attempt")
+    for job in run.jobs:
+        if job.created < run.created - SECOND or (run.ended is not None and job.created > run.ended):
+            text = f"the Job {job.name} was created while run {run.number} was not there, or had ended"
+            yield Violation("cause", run.item, job.created, text)
 
 
 def _attempts(run: Run, history: History, promises: Promises) -> Iterator[Violation]:

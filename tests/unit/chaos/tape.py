@@ -140,10 +140,20 @@ class Tape:
             self.forge(at, "opened", BOT, 1000 + number, kind="change", **more)
 
     def label(self, at: float, name: str, actor: str = BOT, number: int = 7) -> None:
-        self.forge(at, "labeled", actor, number, label=name)
+        """Somebody adds a label; the bot only adds one that is not there."""
+        if actor != BOT or not self.has_label(at, name, number):
+            self.forge(at, "labeled", actor, number, label=name)
 
     def unlabel(self, at: float, name: str, actor: str = BOT, number: int = 7) -> None:
-        self.forge(at, "unlabeled", actor, number, label=name)
+        """Somebody removes a label; the bot only removes one that is there."""
+        if actor != BOT or self.has_label(at, name, number):
+            self.forge(at, "unlabeled", actor, number, label=name)
+
+    def has_label(self, at: float, name: str, number: int) -> bool:
+        """Whether an item shows a label at a time."""
+        acts = [line for line in self.lines if (line.get("label"), line.get("number")) == (name, number)]
+        before = [line for line in acts if line["record"] == "forge" and line["at"] <= at_(at)]
+        return bool(before) and max(before, key=lambda line: str(line["at"]))["event"] == "labeled"
 
     def begins(self, at: float, run: int = 1, number: int = 7) -> str:
         """The run is created and begins to work within 2 s."""
@@ -164,6 +174,8 @@ class Tape:
         """
         if phase == "Succeeded":
             self.works(self.began.get(name, at - 1) + 1.1, at - 0.2, name, number)
+        elif name in self.began:
+            self.attempt(self.began[name] + 1.1, at - 0.2, name)
         self.phase(at, name, phase)
         self.says(at + 0.5, phase, run, number=number, comment=10 * number)
         if phase == "Succeeded":
@@ -171,11 +183,15 @@ class Tape:
         self.unlabel(at + 0.7, WORKS, number=number)
 
     def works(self, start: float, end: float, name: str, number: int) -> None:
-        """An attempt does the work of a run, unless the run has an attempt already."""
-        if not any(line.get("objectRef", {}).get("name") == f"{name}-1" for line in self.lines):
-            self.pod(start, end, name)
+        """An attempt does the work of a run."""
+        self.attempt(start, end, name)
         self.push(end - 0.1, number)
         self.opens_change(end - 0.05, number)
+
+    def attempt(self, start: float, end: float, name: str) -> None:
+        """A run has an attempt, unless it has one already."""
+        if not any(line.get("objectRef", {}).get("name") == f"{name}-1" for line in self.lines):
+            self.pod(start, end, name)
 
     def whole(self, at: float, run: int = 1, number: int = 7, work: float = 20) -> str:
         """A person applies the label, and a run does the work."""

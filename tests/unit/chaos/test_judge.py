@@ -525,7 +525,7 @@ def _rounds_shown_after_a_cancel_of_nothing(tape: Tape) -> None:
     name = tape.begins(101, number=9)
     tape.ends(108, name, number=9)
     tape.forge(120, "commented", number=9, comment=1, body="/cancel")
-    tape.label(300, DONE, number=9)
+    tape.says(300, "Succeeded", number=9, comment=90)
 
 
 def _rounds_shown_after_a_cancel_that_came_too_late(tape: Tape) -> None:
@@ -533,7 +533,7 @@ def _rounds_shown_after_a_cancel_that_came_too_late(tape: Tape) -> None:
     name = tape.begins(101, number=9)
     tape.forge(107, "commented", number=9, comment=1, body="/cancel")
     tape.ends(108, name, number=9)
-    tape.label(300, DONE, number=9)
+    tape.says(300, "Succeeded", number=9, comment=90)
 
 
 def _rounds_shown_after_the_label_of_a_run_that_had_ended_went(tape: Tape) -> None:
@@ -542,7 +542,7 @@ def _rounds_shown_after_the_label_of_a_run_that_had_ended_went(tape: Tape) -> No
     tape.phase(107, name, "Succeeded")
     tape.unlabel(107.5, WORKS, ADA, 9)
     tape.ends(108, name, number=9)
-    tape.label(300, DONE, number=9)
+    tape.says(300, "Succeeded", number=9, comment=90)
 
 
 def _a_label_after_the_forges_clock_was_set_back(tape: Tape) -> None:

@@ -22,7 +22,7 @@ from tests.chaos.judging import (
 )
 from tests.chaos.report import Setup, figures, operations, recoveries
 from tests.chaos.timeline import as_svg, as_text, timeline
-from tests.unit.chaos.tape import ADA, ASKS, PROMISES, Tape, moment, right
+from tests.unit.chaos.tape import ADA, ASKS, PROMISES, WORKS, Tape, moment, right
 
 ITEM = ItemKey("github.test", "octo/demo", "issue", 9)
 
@@ -50,9 +50,14 @@ def wrong() -> Tape:
     tape.fault(99, 130, asked=125)
     tape.label(100, ASKS, ADA, 9)
     tape.delivery(101, number=9)
-    name = tape.begins(100.5, number=9)
+    name = tape.task(100.5, number=9)
+    tape.phase(100.7, name, "Queued")
+    tape.says(101, "Queued", number=9, comment=90)
     tape.pod(136, 140, name)
-    tape.push(139, 9)
+    tape.phase(136.5, name, "Running")
+    tape.says(136.8, "Running", number=9, comment=90)
+    tape.label(137, WORKS, number=9)
+    tape.unlabel(137.1, ASKS, number=9)
     tape.ends(141, name, number=9)
     tape.forge(150, "commented", "eve", 9, comment=1, body="<b>Really</b> & truly\nyes")
     tape.label(160, ASKS, ADA, 9)

@@ -114,6 +114,8 @@ def _lost_or_stuck(item: Item, history: History, promises: Promises) -> Iterator
     last = labels[-1]
     if any(act.at >= last.at for act in item.withdrawals) or not is_old(last.at, history, promises):
         return
+    if _due(item, last.at, "labeled", history, promises) > history.end:
+        return
     # The forges' times are whole seconds: a run that ends in the label's own second may have answered it.
     # A run that was cancelled did not: nobody has withdrawn the label, only an earlier one.
     second = last.at.replace(microsecond=0)
@@ -130,7 +132,7 @@ def _lost_commands(item: Item, history: History, promises: Promises) -> Iterator
     if not commands or commands[-1] is not item.requests[-1]:
         return
     last = commands[-1]
-    due = delayed(last.at, promises.start, history, promises)
+    due = _due(item, last.at, "commented", history, promises)
     text = next(command_of(act) for act in item.acts if act.at == last.at and act.event == "commented")
     before = [run for run in item.runs if run.created <= last.at]
     closings = [act for act in item.acts if act.event in (*CLOSING, "reopened") and act.at <= last.at]
@@ -147,7 +149,7 @@ def _lost_commands(item: Item, history: History, promises: Promises) -> Iterator
 def _late(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
     """A label has its run soon, if no run of the item is active and nobody takes the label off before."""
     for request in item.requests:
-        due = delayed(request.at, promises.start, history, promises)
+        due = _due(item, request.at, "labeled", history, promises)
         if not request.required or due > history.end:
             continue
         if any(request.at <= act.at <= due for act in item.withdrawals):
@@ -155,9 +157,24 @@ def _late(item: Item, history: History, promises: Promises) -> Iterator[Violatio
         if any(run.created <= due and (run.ended is None or run.ended >= request.at) for run in item.runs):
             continue
         later = [run for run in item.runs if run.created > due]
-        if later:
+        withdrawn = [act for act in item.withdrawals if act.at > due]
+        if later and (not withdrawn or later[0].created < withdrawn[0].at):
             late = (later[0].created - request.at).total_seconds()
             yield Violation("late", item.key, request.at, f"its run came {late:.0f} s after the label")
+        elif withdrawn and "late" not in promises.not_promised:
+            waited = (withdrawn[0].at - request.at).total_seconds()
+            text = f"the label was there for {waited:.0f} s, and no run came"
+            yield Violation("lost", item.key, request.at, text)
+
+
+def _due(item: Item, at: datetime, event: str, history: History, promises: Promises) -> datetime:
+    """When the run of a request must be there: soon, or with the next poll if its webhook was not taken."""
+    soon = delayed(at, promises.start, history, promises)
+    brought = any(
+        one.item == item.key and one.event == event and 200 <= one.status < 300 and at <= one.at <= soon
+        for one in history.deliveries
+    )
+    return soon if brought else delayed(at, promises.start + promises.poll, history, promises)
 
 
 def _after_withdrawals(item: Item, history: History, promises: Promises) -> Iterator[Violation]:

@@ -69,7 +69,11 @@ def faults(world: KubernetesWorld) -> dict[str, StartFault]:
 
 
 def _until_whole(world: KubernetesWorld, start: StartFault) -> StartFault:
-    """A fault ends when every program serves, and what webhooks failed to say is known."""
+    """A fault ends when every program serves.
+
+    Nothing helps the system to find what webhooks failed to say: labels wait for the next poll. What people
+    have taken back waits for the reporter, which compares each item with its task.
+    """
 
     def begin(random: Random) -> Undo:
         failed = world.sandboxes.deliveries.failed
@@ -79,7 +83,8 @@ def _until_whole(world: KubernetesWorld, start: StartFault) -> StartFault:
             effect = undo()
             world.whole()
             if world.sandboxes.deliveries.failed > failed:
-                world.find_missed()
+                world.resend_comments()
+                _let_it_look(world)
             return effect
 
         return end

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from coding_agent_cluster import images, sandbox
-from coding_agent_cluster.access import KubectlError
 from coding_agent_cluster.cluster import PLANE_NAMES, Cluster
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.dump import namespace_dump
@@ -56,7 +55,9 @@ ROUNDS = {
 """Shorter than people would set it, and with limits that a run reaches."""
 _GROUP, _VERSION, _PLURAL = "coding-agent.dev", "v1alpha1", "agenttasks"
 _ENDED = frozenset({"Succeeded", "Failed", "Cancelled"})
+_DELIVERY_SECONDS = 90.0
 _POLL_SECONDS = 90.0
+"""The interval of the polls, which is a minute, and the time in which a poll's Job starts and reads all."""
 
 
 @dataclass
@@ -110,6 +111,7 @@ class KubernetesWorld:
             global_limit=GLOBAL_LIMIT,
             repository_limit=REPOSITORY_LIMIT,
             repository_budget=REPOSITORY_BUDGET,
+            poll=_POLL_SECONDS,
             grace=GRACE_SECONDS + 10.0,
             rounds=RoundPromises(
                 reviews=ROUNDS["review_rounds"],
@@ -193,29 +195,14 @@ class KubernetesWorld:
         self.release.kubectl("create", "job", job, f"--from={cron}")
         return job
 
-    def find_missed(self) -> None:
-        """Let the poll find what no receiver has accepted, as the documents tell people to.
+    def resend_comments(self) -> None:
+        """Let people send the comments again that no receiver accepted: the webhook's page has a button.
 
-        Raises:
-            WorldError: no poll succeeded.
+        Only GitHub's poll finds more than labels. What a poll can find waits for the next one.
         """
-
-        def polled() -> bool:
-            job = self.start_poll()
-            states: list[str] = []
-
-            def ended() -> bool:
-                states.append(self._ended(job))
-                return bool(states[-1])
-
-            wait(f"the end of {job}", ended, seconds=_POLL_SECONDS, alive=self.check)
-            return states[-1] == "Complete"
-
-        wait("a poll", polled, alive=self.check)
-        # Only GitHub's poll finds more than labels; the button of the webhook's page sends the rest.
         if self.sandboxes.platform != "github":
             self.sandboxes.deliveries.resend_comments()
-        wait("all deliveries", self.sandboxes.all_delivered, seconds=_POLL_SECONDS)
+            wait("all deliveries", self.sandboxes.all_delivered, seconds=_DELIVERY_SECONDS)
 
     @contextmanager
     def breaking(self, *names: str) -> Iterator[None]:
@@ -229,20 +216,6 @@ class KubernetesWorld:
     def inside(self, *command: str) -> str:
         """Run a command in the node's network namespace."""
         return run([*sandbox.enter(self.cluster.processes), *command])
-
-    def _ended(self, job: str) -> str:
-        """`Complete`, `Failed`, `Gone`, or empty while it runs."""
-        try:
-            found = self.release.get("job", job)
-        except KubectlError as error:
-            if "NotFound" in str(error):  # the CronJob keeps only its last Jobs
-                return "Gone"
-            raise
-        conditions = found.get("status", {}).get("conditions", [])
-        return next(
-            (c["type"] for c in conditions if c["type"] in ("Complete", "Failed") and c["status"] == "True"),
-            "",
-        )
 
 
 def start_kubernetes(

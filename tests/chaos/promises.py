@@ -51,6 +51,7 @@ class Promises:
         repository_budget: money that all runs of a repository may cost together; `None`: no budget.
         answer_cost: the most that the model's answers cost that are under way as a budget is used up.
         start: from an application to its run, while nothing is broken; after a fault, from the fault's end.
+        poll: how much later a run may come whose label no webhook has brought: with the next poll.
         stop: from a withdrawal until nothing is pushed any more.
         grace: how much longer a pod may then take to end.
         show: how much longer the comment and the labels may then take to show it.
@@ -76,6 +77,7 @@ class Promises:
     repository_budget: Decimal | None = None
     answer_cost: Decimal = Decimal(0)
     start: float = 30.0
+    poll: float = 0.0
     stop: float = 10.0
     grace: float = 30.0
     show: float = 30.0

@@ -35,6 +35,8 @@ from tests.fixtures.system import MODEL_KEY, ROOT, SECRET
 CONSUMERS = ("consumer-1", "consumer-2")
 _SERVES_SECONDS = 120.0
 _POLL_SECONDS = 15
+_START_SECONDS = 90.0
+"""The work of the items that a consumer may have taken before."""
 _QUIET_SECONDS = 25.0
 """No retry waits longer: when the forge sees nothing for so long, nothing is under way."""
 _READY = {"receiver": "Webhook server listening on", "consumer": "Ready for tasks", "poller": ""}
@@ -152,20 +154,21 @@ class RabbitMQWorld:
         made["cut programs from model"] = lambda _: self.sandboxes.model_way.cut()
         made["reset consumer's connection"] = self._reset(CONSUMERS)
         made |= self.sandboxes.faults()
-        made |= self.sandboxes.delivery_faults(self._find_missed)
+        made |= self.sandboxes.delivery_faults(self._resend_comments)
         return {kind: self._until_whole(start) for kind, start in made.items()}
 
     def records(self) -> Iterator[dict[str, Any]]:
         yield from self.sandboxes.records()
 
     def promises(self) -> Promises:
-        # A run shows itself only when a consumer takes it, which has other work: nothing is promised of how
-        # soon. A withdrawal is seen when the consumer looks, each second, and a command ends within seconds.
+        # A run shows itself only when a consumer takes it, which has other work: that takes longer than 30 s.
+        # A withdrawal is seen when the consumer looks, each second, and a command ends within seconds.
         return Promises(
             bot=BOT_LOGIN,
             platform=self.sandboxes.platform,
             members=frozenset(login for login, role in PEOPLE.items() if role == "member"),
-            not_promised=frozenset({"late"}),
+            start=_START_SECONDS,
+            poll=2.0 * _POLL_SECONDS,
         )
 
     def idle(self) -> bool:
@@ -222,13 +225,14 @@ class RabbitMQWorld:
         for way in self.ways.values():
             way.close()
 
-    def _find_missed(self) -> None:
-        """Wait for two polls: the first may have begun before."""
-        end = time.monotonic() + 2 * _POLL_SECONDS + 5
-        wait("two polls", lambda: time.monotonic() > end, alive=self.check)
+    def _resend_comments(self) -> None:
+        """Let people send the comments again that no receiver accepted: only GitHub's poll finds them.
+
+        Labels wait for the next poll.
+        """
         if self.sandboxes.platform != "github":
             self.sandboxes.deliveries.resend_comments()
-        wait("all deliveries", self.sandboxes.all_delivered, seconds=_SERVES_SECONDS)
+            wait("all deliveries", self.sandboxes.all_delivered, seconds=_SERVES_SECONDS)
 
     def _until_whole(self, start: StartFault) -> StartFault:
         def begin(random: Random) -> Undo:
@@ -239,7 +243,7 @@ class RabbitMQWorld:
                 effect = undo()
                 self.whole()
                 if self.sandboxes.deliveries.failed > failed:
-                    self._find_missed()
+                    self._resend_comments()
                 return effect
 
             return end

@@ -130,7 +130,9 @@ def run(world: World, plan: Plan, folder: Path, say: Callable[[str], None] = pri
                     broken.append(str(error))
                     clock.stop()
             if not broken:
-                _rest(world, promises.settle + _QUIET_SECONDS, plan.drain, lambda: bool(broken), say)
+                # Long enough that a poll finds what no webhook has brought.
+                rest = max(promises.settle, promises.start + promises.poll) + _QUIET_SECONDS
+                _rest(world, rest, plan.drain, lambda: bool(broken), say)
         finally:
             over.set()
         watchdog.result()

@@ -154,7 +154,8 @@ class Sandboxes:
         """Faults of the deliveries, by kind.
 
         Args:
-            missed: returns when what no webhook has brought has been found otherwise.
+            missed: returns when the system has had the time to see what no webhook has brought, except for
+                labels, which wait for the next poll.
         """
 
         def treat(treatment: Treatment, after: Callable[[], None] = lambda: None) -> StartFault:

@@ -15,7 +15,7 @@ from tests.chaos.history import CLOCK_AHEAD, read_history
 from tests.chaos.promises import KINDS
 from tests.chaos.readers import agent_task_runs
 from tests.unit.chaos import test_round_claims
-from tests.unit.chaos.tape import ADA, ASKS, BOT, DONE, PROMISES, START, WORKS, Tape, right
+from tests.unit.chaos.tape import ADA, ASKS, BOT, DONE, PROMISES, START, WORKS, Tape, at_, right
 
 CHAOS = Path(__file__).parents[3] / "tests" / "chaos"
 
@@ -425,6 +425,37 @@ def _a_pod_of_no_task(tape: Tape) -> None:
     tape.pod(100, 110, "demo-issue-77-1")
 
 
+def _a_label_that_waits_until_somebody_takes_it_off(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    tape.unlabel(200, ASKS, ADA, 9)
+
+
+def _a_command_without_a_run(tape: Tape) -> None:
+    tape.forge(200, "commented", comment=2, body="/run")
+
+
+def _the_model_is_asked_after_the_end(tape: Tape) -> None:
+    tape.forge(5, "opened", ADA, title="item-1 works for 3 s")
+    for at in (15, 65, 300):
+        tape.add("model", at=at_(at), title="item-1 works for 3 s", status=200)
+
+
+def _a_run_that_never_asked_the_model(tape: Tape) -> None:
+    tape.forge(5, "opened", ADA, title="item-1 works for 3 s")
+    tape.add("model", at=at_(15), title="item-1 works for 3 s", status=200)
+
+
+def _a_label_is_added_twice(tape: Tape) -> None:
+    tape.forge(34, "labeled", BOT, label=DONE)
+
+
+def _a_run_goes_on_after_a_cancel(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    name = tape.begins(101, number=9)
+    tape.forge(105, "commented", number=9, comment=1, body="/cancel")
+    tape.ends(300, name, number=9)
+
+
 PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_lost, "lost"),
     (_lost_after_an_end, "lost"),
@@ -492,6 +523,12 @@ PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_a_stranger_gets_work, "rights"),
     (_a_task_of_another_repository, "cause"),
     (_a_pod_of_no_task, "cause"),
+    (_a_label_that_waits_until_somebody_takes_it_off, "lost"),
+    (_a_command_without_a_run, "lost"),
+    (_the_model_is_asked_after_the_end, "cause"),
+    (_a_run_that_never_asked_the_model, "work"),
+    (_a_label_is_added_twice, "cause"),
+    (_a_run_goes_on_after_a_cancel, "stopped late"),
 ]
 
 
@@ -506,6 +543,17 @@ def test_a_planted_history_is_found(plant: Callable[[Tape], None], kind: str) ->
 
 def test_every_kind_of_violation_is_planted() -> None:
     assert {kind for _, kind in PLANTED} | set(test_round_claims.PLANTED_KINDS) == set(KINDS)
+
+
+def test_a_label_that_no_webhook_brought_has_its_run_with_the_next_poll() -> None:
+    tape = right()
+    tape.label(100, ASKS, ADA, 9)
+    tape.delivery(101, 503, 9)
+    tape.ends(160, tape.begins(150, number=9), number=9)
+    assert tape.verdict(PROMISES).kinds["late"]
+    assert not tape.verdict(replace(PROMISES, poll=60)).violations
+    tape.delivery(102, 200, 9)
+    assert tape.verdict(replace(PROMISES, poll=60)).kinds["late"]
 
 
 def _labels_in_the_last_seconds(tape: Tape) -> None:

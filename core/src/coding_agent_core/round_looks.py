@@ -20,7 +20,7 @@ from coding_agent_core.reporting import State, comment_with_change_rounds, read_
 from coding_agent_core.round_notes import our_comment
 from coding_agent_core.round_rules.open_work import open_work
 from coding_agent_core.rounds.record import RoundRecord
-from coding_agent_core.rounds.values import RoundPolicy, Work
+from coding_agent_core.rounds.values import PERMISSIONS_LIMIT, RoundPolicy, Work
 from coding_agent_core.tasks import Item, identity_hash
 
 _logger = logging.getLogger("coding_agent.round_looks")
@@ -29,7 +29,7 @@ _PERMISSION_S = 600.0
 """Seconds for which looks rely on a permission. When a round starts, permissions are read anew."""
 _DECISIONS = 3
 """Maximum number of decisions in one look at a change. A further one is needed if permissions were read."""
-_LOGINS = 20
+_LOGINS = PERMISSIONS_LIMIT // _DECISIONS
 """Maximum number of permissions that are read for one decision."""
 _FAILURES = 3
 """After this many failed changes in a row, the forge or the queue is the problem, and the look ends."""

@@ -18,7 +18,7 @@ from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, comment, read_state
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord
+from coding_agent_core.rounds.record import RoundRecord
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.model import Settings
@@ -162,7 +162,7 @@ async def test_a_round_that_was_lost_with_its_process_ends_if_its_cause_is_gone(
     assert state is not None
     assert (state.uuid, state.phase) == ("lost", Phase.SUCCEEDED)
     assert state.rounds is not None
-    assert [entry.end for entry in state.rounds.rounds] == [RoundEnd.SUPERSEDED]
+    assert (state.rounds.rounds, len(state.rounds.superseded)) == ((), 1)
     assert place.queued() is None
 
 
@@ -178,7 +178,7 @@ async def test_a_round_that_waits_ends_when_people_do_the_rest() -> None:
     assert state is not None
     assert (state.uuid, state.phase) == (queued.uuid, Phase.CANCELLED)
     assert state.rounds is not None
-    assert [entry.end for entry in state.rounds.rounds] == [RoundEnd.SUPERSEDED]
+    assert (state.rounds.rounds, len(state.rounds.superseded)) == ((), 1)
     assert place.forge.edits == 1
 
 

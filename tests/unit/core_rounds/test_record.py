@@ -11,6 +11,7 @@ from coding_agent_core.rounds.record import (
     RECORD_LIMIT,
     RERUNS_LIMIT,
     ROUNDS_LIMIT,
+    SUPERSEDED_LIMIT,
     RerunEntry,
     RoundEnd,
     RoundRecord,
@@ -22,7 +23,9 @@ from coding_agent_core.rounds.record import (
     with_entry,
     with_reruns,
 )
+from coding_agent_core.rounds.trigger import recorded, report_of_round, trigger_of
 from coding_agent_core.rounds.values import IDS_LIMIT, Rerun, RoundCause, RoundKind, digest
+from coding_agent_core.usage import Usage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,13 +136,36 @@ def test_a_cause_whose_round_did_something_else_can_come_again_under_another_nam
     assert again.name_part != created.name_part
 
 
-@pytest.mark.parametrize(("end", "entries"), [(RoundEnd.NO_PUSH, 1), (RoundEnd.SUPERSEDED, 2)])
+@pytest.mark.parametrize(("end", "entries"), [(RoundEnd.NO_PUSH, 1), (RoundEnd.SUPERSEDED, 0)])
 def test_a_round_that_read_more_than_it_was_created_for(end: RoundEnd, entries: int) -> None:
     created = RoundCause(RoundKind.REVIEW, ("t1",), HEAD)
     started = replace(created, ids=("t1", "t2"))
     result = RoundResult(started, LATER, end, HEAD)
     record = after(RoundRecord(), result, created)
     assert (len(record.rounds), after(record, result, created)) == (entries, record)
+    assert record.has(started)
+    assert record.has(created) is (end is RoundEnd.SUPERSEDED)
+
+
+def test_rounds_that_never_began_do_not_fill_the_record() -> None:
+    """Somebody pushes again and again while a round waits for a free place."""
+    record = RoundRecord()
+    for number in range(3 * ROUNDS_LIMIT):
+        cause = RoundCause(RoundKind.CHECKS, ("CI / test",), sha(f"head {number}"))
+        record = read_record(ended(record, cause, RoundEnd.SUPERSEDED).to_json())
+        assert record.has(cause)
+    assert (record.rounds, record.full, len(record.superseded)) == ((), False, SUPERSEDED_LIMIT)
+    assert len(record.to_json()) < 2_000
+
+
+def test_a_superseded_round_that_used_a_model_is_recorded() -> None:
+    _, trigger = trigger_of(RESULT.cause, LATER)
+    for usage, count in ((Usage(), 0), (Usage(requests=1), 1), (Usage(input_tokens=5), 1)):
+        report = report_of_round(replace(RESULT, end=RoundEnd.SUPERSEDED))
+        for one in (report, None):
+            record = recorded(RoundRecord(), trigger, one, RoundEnd.SUPERSEDED, usage=usage)
+            assert len(record.rounds) == count
+            assert record.has(RESULT.cause)
 
 
 def test_reruns_of_the_oldest_head_make_room_whatever_their_times_are() -> None:

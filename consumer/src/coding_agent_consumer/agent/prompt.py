@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from coding_agent_core.forge.values import (
@@ -49,6 +49,8 @@ NESTED_FILE_LIMIT = 4_000
 """The most characters of an instruction file in a folder."""
 RECAP_LIMIT = 8_000
 _HUNK_LIMIT = 2_000
+_ANSWERS_LIMIT = 15_000
+"""The most characters of the answers in one thread."""
 _SUMMARY_LIMIT = 2_000
 _TITLE_LIMIT = 500
 
@@ -242,21 +244,24 @@ def _section(title: str, entries: Sequence[_T], limit: int, text_of: Callable[[_
     """Return the newest entries that fit, oldest first; empty if there are no entries."""
     if not entries:
         return ""
-    shown = fitting(map(text_of, reversed(entries)), limit)
+    texts = [text_of(one) for one in reversed(entries)]
+    shown = [texts[place] for place in fitting(texts, limit)]
     left_out = len(entries) - len(shown)
-    note = f"\n({left_out} older ones left out)" if left_out else ""
+    note = f"\n({left_out} longer or older ones left out)" if left_out else ""
     return "\n\n".join([f"{title}{note}", *reversed(shown)])
 
 
-def fitting(texts: Iterable[str], room: int) -> list[str]:
-    """Return the first texts that fit together into `room` characters."""
-    shown = []
-    for text in texts:
-        room -= len(text)
-        if room < 0:
-            break
-        shown.append(text)
-    return shown
+def fitting(texts: Sequence[str], room: int) -> list[int]:
+    """Return the places of the texts that fit together into `room` characters; earlier ones come first.
+
+    A text that does not fit is skipped, so that a single long one does not hide all that come after it.
+    """
+    places = []
+    for place, text in enumerate(texts):
+        if len(text) <= room:
+            room -= len(text)
+            places.append(place)
+    return places
 
 
 def _comment(comment: Comment, mark: str, unapproved: Unapproved) -> str:
@@ -285,7 +290,7 @@ def _threads(threads: Sequence[Thread], mark: str, unapproved: Unapproved) -> st
     order = sorted(
         range(len(threads)), key=lambda at: (bool(threads[at].resolved), threads[at].outdated, -at)
     )
-    kept = set(order[: len(fitting((texts[at] for at in order), THREADS_LIMIT))])
+    kept = {order[place] for place in fitting([texts[at] for at in order], THREADS_LIMIT)}
     lines = [
         "# Threads on lines, oldest first",
         "Lines are counted in the file as it is now; in an outdated thread, as it was when the thread began.",
@@ -305,9 +310,14 @@ def _thread(thread: Thread, mark: str, unapproved: Unapproved) -> str:
         where += " of the file before the change" if thread.removed else ""
     state = [] if thread.resolved is None else ["resolved" if thread.resolved else "not resolved"]
     state += ["outdated"] if thread.outdated else []
-    comments = [
+    texts = [
         f"{_by(comment, unapproved)}:\n{_cut(comment.body, COMMENT_LIMIT)}" for comment in thread.comments
     ]
+    # Long answers hide neither the remark with which the thread began, nor other threads.
+    answers = fitting(list(reversed(texts[1:])), _ANSWERS_LIMIT)
+    comments = [*texts[:1], *(texts[len(texts) - 1 - place] for place in reversed(answers))]
+    if left_out := len(texts) - len(comments):
+        comments.insert(1, f"({left_out} longer or older ones left out)")
     hunk = [cut_front(thread.hunk, _HUNK_LIMIT)] if thread.hunk else []
     return fenced(mark, ", ".join([f"thread on {where}", *state]), "\n\n".join([*hunk, *comments]))
 
@@ -316,7 +326,8 @@ def _checks(checks: Checks, mark: str) -> str:
     lines = []
     if checks.unreadable:
         lines.append(f"These could not be read with the agent's token: {', '.join(checks.unreadable)}.")
-    shown = fitting((_check(check, mark) for check in checks.failed), CHECKS_LIMIT)
+    texts = [_check(check, mark) for check in checks.failed]
+    shown = [texts[place] for place in fitting(texts, CHECKS_LIMIT)]
     if len(shown) < len(checks.failed):
         lines.append(f"({len(checks.failed) - len(shown)} more failed)")
     if not lines and not shown:

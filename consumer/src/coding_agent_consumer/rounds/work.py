@@ -14,15 +14,30 @@ from functools import partial
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import CodingAgentError, ForgeError
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.changes import ActorKind, ChangeSnapshot, CheckKind, CheckResult
+from coding_agent_core.forge.changes import (
+    ActorKind,
+    ChangeSnapshot,
+    CheckKind,
+    CheckResult,
+    ReviewThread,
+)
 from coding_agent_core.forge.values import CHECKS_LIMIT, CommitIdentity, ItemDetails, Permission
 from coding_agent_core.reasons import Reason
 from coding_agent_core.round_rules.checks import diagnose, fingerprints
 from coding_agent_core.round_rules.open_work import interruption, open_work
 from coding_agent_core.round_rules.reruns import Asked, run_again
+from coding_agent_core.round_rules.review import WriteAccess, authors_of, pending_remarks
 from coding_agent_core.rounds.record import EndedRound, RoundEnd, RoundRecord, RoundResult, ended_round
 from coding_agent_core.rounds.trigger import REPORTED_RERUNS, RoundReport, cause_of, report_of_round
-from coding_agent_core.rounds.values import RoundCause, RoundKind, RoundPolicy, StopReason, Work
+from coding_agent_core.rounds.values import (
+    IDS_LIMIT,
+    PERMISSIONS_LIMIT,
+    RoundCause,
+    RoundKind,
+    RoundPolicy,
+    StopReason,
+    Work,
+)
 from coding_agent_core.tasks import Item, RoundTrigger
 from coding_agent_core.usage import Allowance
 
@@ -36,9 +51,6 @@ from coding_agent_consumer.rounds.replies import Reply, did, replies_to, reply_t
 from coding_agent_consumer.rounds.trailer import pushed_round, trailer_of
 
 _logger = logging.getLogger("coding_agent.attempt")
-_MOST_PEOPLE = 20
-"""The rights of this many people are read in one round; all others count as people without access."""
-
 _MOST_COMMITS = 100
 """The work of an earlier attempt is looked for in this many commits."""
 
@@ -58,7 +70,8 @@ class RoundWork:
         snapshot: the change when the round started, with what the logs say in `CheckResult.errors`.
         cause: what the round works on; if nothing is due, what it was created for.
         over: how the attempt ends, if it ends without a model; `None` if there is work.
-        people: the logins of the people whose remarks count.
+        access: whether these logins belong to people with write access.
+        pending: the ids of the remarks that asked for work when the round decided.
         logs: the ends of the logs of the failed checks, by the id of the check's run.
         head: the commit that the branch must have: the round's start, or what it has pushed.
         asked: the checks that the round asked to run again.
@@ -77,7 +90,8 @@ class RoundWork:
     snapshot: ChangeSnapshot
     cause: RoundCause
     over: Outcome | None = None
-    people: frozenset[str] = frozenset()
+    access: dict[str, bool] = field(default_factory=dict)
+    pending: frozenset[str] = frozenset()
     logs: dict[str, str] = field(default_factory=dict)
     end: RoundEnd = RoundEnd.SUPERSEDED
     head: str = ""
@@ -106,18 +120,34 @@ class RoundWork:
         state = await remembered(forge, item)
         record = (state.rounds if state is not None else None) or RoundRecord()
         snapshot = await forge.snapshot(item)
-        access: dict[str, bool] = {}
-        work = await _decide(forge, snapshot, record, policy, access)
+        permissions = _Permissions(forge, snapshot)
+        # The look that created the round knew what they may do. Whoever else has written must not use up the
+        # requests for them.
+        await permissions.read(authors_of({*created.ids, *created.acts}, snapshot, record, policy))
+        permissions.left = PERMISSIONS_LIMIT
+        work = await _decide(snapshot, record, policy, permissions)
         due, logs = next(iter(work.due), None), dict[str, str]()
         if due is not None and due.kind is RoundKind.CHECKS:
             snapshot, logs = await _with_logs(forge, snapshot, record, policy)
-            work = await _decide(forge, snapshot, record, policy, access)
+            work = await _decide(snapshot, record, policy, permissions)
         if due is not None and due.kind is RoundKind.REVIEW:
-            await _read_access(forge, snapshot, access, _authors(snapshot, due.ids))
-        people = frozenset(login for login, allowed in access.items() if allowed)
-        begun = RoundWork(forge, item, policy, trigger, record, snapshot, created, people=people, logs=logs)
+            await permissions.read(_authors(snapshot, due.ids))
+        access = permissions.known
+        pending = pending_remarks(snapshot, record, policy, WriteAccess(snapshot.own, policy, access.get))
+        begun = RoundWork(
+            forge,
+            item,
+            policy,
+            trigger,
+            record,
+            snapshot,
+            created,
+            access=access,
+            pending=frozenset(one.id for one in pending),
+            logs=logs,
+        )
         if work.due:
-            begun.cause, begun.end = work.due[0], RoundEnd.FAILED
+            begun.cause, begun.end = _as_created(work.due[0], created), RoundEnd.FAILED
         elif due is not None and any(stop.reason is StopReason.NO_PROGRESS for stop in work.stops):
             errors = fingerprints(diagnose(snapshot, record, policy, snapshot.read_at).fixable)
             begun.cause, begun.end = replace(due, errors=errors), RoundEnd.NO_PROGRESS
@@ -145,6 +175,11 @@ class RoundWork:
         self.cause = replace(self.cause, ids=tuple(sorted(answered - known)))
         self.end, self.answered = RoundEnd.NO_PUSH, self.cause.ids
         return True
+
+    @property
+    def people(self) -> frozenset[str]:
+        """The logins of the people whose remarks count."""
+        return frozenset(login for login, allowed in self.access.items() if allowed)
 
     @property
     def title(self) -> str:
@@ -299,8 +334,27 @@ class RoundWork:
 
     async def _resolve(self, reply: Reply, worked: Outcome) -> None:
         wanted = self.policy.resolve_threads and self.pushed and did(reply, worked.summary or worked.message)
-        if reply.thread is not None and wanted:
+        if reply.thread is None or not wanted:
+            return
+        snapshot = await self.forge.snapshot(self.item)
+        now = next((one for one in snapshot.threads if one.id == reply.thread.id), None)
+        # No round reads a resolved thread, so a remark that this one has not read must keep it open.
+        if now is not None and not self._unread_in(now):
             await self.forge.resolve(self.item, reply.thread)
+
+    def _unread_in(self, thread: ReviewThread) -> bool:
+        """Whether a thread has a remark that the next round may have to read."""
+        known = {one.id for before in self.snapshot.threads for one in before.remarks}
+        access = WriteAccess(self.snapshot.own, self.policy, self.access.get)
+        new = (one.author for one in thread.remarks if one.id not in known)
+        return any(f"t{one.id}" in self._left_to_the_next for one in thread.remarks) or any(
+            not access.is_ours(author) and access.counts(author) is not False for author in new
+        )
+
+    @property
+    def _left_to_the_next(self) -> frozenset[str]:
+        """The ids of the remarks that asked for work when the round decided, and that it does not answer."""
+        return self.pending.difference(self.cause.ids)
 
     async def _request_review(self) -> None:
         now = await self.forge.snapshot(self.item)
@@ -311,9 +365,10 @@ class RoundWork:
     def _read_comments(self) -> frozenset[str]:
         """Return the ids, as in a cause, of the plain comments that the round knew when it decided."""
         if self._earlier is None:
-            return frozenset(f"c{one.id}" for one in self.snapshot.comments)
-        # It or an earlier round was the first to read each comment, which is an act.
-        return frozenset((*self.record.readers, *self._earlier.acts, *self._earlier.keys))
+            known = frozenset(f"c{one.id}" for one in self.snapshot.comments)
+        else:  # it or an earlier round was the first to read each comment, which is an act
+            known = frozenset((*self.record.readers, *self._earlier.acts, *self._earlier.keys))
+        return known - self._left_to_the_next
 
     def report(self, outcome: Outcome) -> RoundReport:
         """Return what the record keeps of the round.
@@ -382,28 +437,39 @@ def _outcome_of(commit: str, message: str) -> Outcome:
     )
 
 
+@dataclass
+class _Permissions:
+    """Who may write, as one round reads it.
+
+    Attributes:
+        known: whether the account with this login has write access.
+        left: of so many people more it is read; all others count as people without access.
+    """
+
+    forge: Forge
+    snapshot: ChangeSnapshot
+    known: dict[str, bool] = field(default_factory=dict)
+    left: int = 2 * IDS_LIMIT
+
+    async def read(self, logins: Iterable[str]) -> None:
+        for login in logins:
+            if login in self.known:
+                continue
+            self.left -= 1
+            self.known[login] = (
+                self.left >= 0 and await self.forge.permission(self.snapshot.item, login) >= Permission.WRITE
+            )
+
+
 async def _decide(
-    forge: Forge,
-    snapshot: ChangeSnapshot,
-    record: RoundRecord,
-    policy: RoundPolicy,
-    access: dict[str, bool],
+    snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, permissions: _Permissions
 ) -> Work:
-    """Decide with fresh permissions, which are read into `access` as far as they matter."""
+    """Decide with fresh permissions, which are read as far as they matter."""
     while True:
-        work = open_work(snapshot, record, policy, snapshot.read_at, may_write=access.get)
+        work = open_work(snapshot, record, policy, snapshot.read_at, may_write=permissions.known.get)
         if not work.ask:
             return work
-        await _read_access(forge, snapshot, access, work.ask)
-
-
-async def _read_access(
-    forge: Forge, snapshot: ChangeSnapshot, access: dict[str, bool], logins: Iterable[str]
-) -> None:
-    for login in logins:
-        if login not in access:
-            known = len(access) < _MOST_PEOPLE
-            access[login] = known and await forge.permission(snapshot.item, login) >= Permission.WRITE
+        await permissions.read(work.ask)
 
 
 def _authors(snapshot: ChangeSnapshot, ids: Collection[str]) -> list[str]:
@@ -413,6 +479,15 @@ def _authors(snapshot: ChangeSnapshot, ids: Collection[str]) -> list[str]:
     return sorted(
         {one.login for one in authors if one.kind is ActorKind.PERSON and one.id not in ("", snapshot.own.id)}
     )
+
+
+def _as_created(due: RoundCause, created: RoundCause) -> RoundCause:
+    """Return what is due under the name of the round if it is the same cause.
+
+    The comment may not have all the rounds that a look knew when it named this one.
+    """
+    same = replace(due, again=created.again)
+    return same if same.identity == created.identity else due
 
 
 async def _with_logs(

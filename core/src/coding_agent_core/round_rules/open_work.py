@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from coding_agent_core.forge.changes import WRITTEN, ChangeSnapshot, ChangeState, Mergeability, Part
 from coding_agent_core.registry import FACTS
 from coding_agent_core.round_rules.checks import Diagnosis, diagnose, fingerprints
 from coding_agent_core.round_rules.drafts import with_draft
-from coding_agent_core.round_rules.review import Acts, WriteAccess, acts_of, pending_remarks
+from coding_agent_core.round_rules.review import Acts, WriteAccess, acts_of, pending_remarks, readable
 from coding_agent_core.rounds.record import RoundEnd, RoundEntry, RoundRecord, covers
 from coding_agent_core.rounds.values import (
     IDS_LIMIT,
@@ -72,7 +72,7 @@ def open_work(
     look = _Look(snapshot, record, policy, now, acts, access)
     work = look.work()
     if access.unknown:
-        return Work(waiting=work.waiting, notes=work.notes, ask=tuple(sorted(access.unknown)))
+        return Work(waiting=work.waiting, notes=work.notes, ask=access.ask)
     work = _behind_the_active(work) if active else work
     return with_draft(work, snapshot, policy, now, active=active)
 
@@ -195,7 +195,13 @@ class _Look:
         until = min(last, self.now) + self.policy.review_quiet
         if until > self.now:
             return Waiting(RoundKind.REVIEW, until, "Somebody has just written, and may write more.")
-        return self._bounded(RoundKind.REVIEW, tuple(sorted(one.id for one in pending[:IDS_LIMIT])))
+        ids = readable(pending)
+        left = [one.at for one in pending if one.at is not None and one.id not in ids]
+        answer = self._bounded(RoundKind.REVIEW, ids)
+        if isinstance(answer, RoundCause) and answer.seen is not None and left:
+            # GitLab's plain comments belong to a review only if they are newer than this (`_in_comments`).
+            answer = replace(answer, seen=min(answer.seen, min(left) - timedelta.resolution))
+        return answer
 
     def _checks(self, diagnosis: Diagnosis) -> _Answer:
         if not diagnosis.fixable and diagnosis.waiting is None:

@@ -25,7 +25,14 @@ from coding_agent_core.issue_commands import CommandName, command_in
 from coding_agent_core.registry import FACTS
 from coding_agent_core.rounds.mentions import mentions
 from coding_agent_core.rounds.record import RoundRecord, marked_answers
-from coding_agent_core.rounds.values import IDS_LIMIT, MayWrite, RoundKind, RoundPolicy, digest
+from coding_agent_core.rounds.values import (
+    CHARACTERS_LIMIT,
+    IDS_LIMIT,
+    MayWrite,
+    RoundKind,
+    RoundPolicy,
+    digest,
+)
 
 _COMMANDS = (CommandName.RETRY, CommandName.RUN)
 """The commands that ask for work. `/cancel` does not."""
@@ -36,13 +43,13 @@ class WriteAccess:
     """Whose words count, for one decision.
 
     Attributes:
-        unknown: the logins about which the forge has to be asked.
+        unknown: the accounts about which the forge has to be asked, by login.
     """
 
     own: Actor
     policy: RoundPolicy
     may_write: MayWrite
-    unknown: set[str] = field(default_factory=set)
+    unknown: dict[str, Actor] = field(default_factory=dict)
 
     def is_ours(self, actor: Actor | None) -> bool:
         return actor is not None and bool(self.own.id) and actor.id == self.own.id
@@ -59,8 +66,13 @@ class WriteAccess:
             return False
         allowed = self.may_write(actor.login)
         if allowed is None:
-            self.unknown.add(actor.login)
+            self.unknown[actor.login] = actor
         return allowed
+
+    @property
+    def ask(self) -> tuple[str, ...]:
+        """The logins about which the forge has to be asked, likely members of the repository first."""
+        return tuple(sorted(self.unknown, key=lambda login: (self.unknown[login].member is not True, login)))
 
     def counts(self, actor: Actor) -> bool | None:
         """Whether reviews by the actor cause rounds; `None` if the forge has to be asked."""
@@ -75,10 +87,14 @@ class PendingRemark:
 
     Attributes:
         at: when others could first read it; `None` if the forge does not say so.
+        length: the number of its characters.
+        by_bot: whether a bot wrote it.
     """
 
     id: str
     at: datetime | None
+    length: int
+    by_bot: bool
 
 
 def pending_remarks(
@@ -95,16 +111,45 @@ def pending_remarks(
         *_in_comments(snapshot, record, access),
     ]
     pending = [
-        PendingRemark(key, at)
-        for key, at, author, needs_person in found
-        if key not in answered
-        and (access.is_person_with_access(author) if needs_person else access.counts(author))
+        PendingRemark(one.key, one.at, len(one.body), access.is_bot(one.author))
+        for one in found
+        if one.key not in answered
+        and (access.is_person_with_access(one.author) if one.is_mention else access.counts(one.author))
     ]
     return sorted(pending, key=lambda one: (one.at or snapshot.created_at, one.id))
 
 
-_Found = tuple[str, datetime | None, Actor, bool]
-"""Id, time and author of a remark, and whether it counts only from a person, because it is a mention."""
+def readable(pending: Sequence[PendingRemark]) -> tuple[str, ...]:
+    """Return the ids of the remarks that one round reads; the next round reads the others.
+
+    A round shows all of these to its model, so they are what it answers and records. People come before bots.
+    A remark that does not fit does not keep shorter ones after it from being read, and comes first in the
+    next round, because it is then the oldest. A single one always fits: see `BODY_LIMIT`.
+
+    Args:
+        pending: the oldest is first.
+    """
+    chosen, room = list[str](), CHARACTERS_LIMIT
+    for one in sorted(pending, key=lambda one: one.by_bot):
+        if len(chosen) < IDS_LIMIT and one.length <= room:
+            chosen.append(one.id)
+            room -= one.length
+    return tuple(sorted(chosen))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A remark that may ask for work.
+
+    Attributes:
+        is_mention: whether it counts only from a person, because nothing but a mention asks for work.
+    """
+
+    key: str
+    at: datetime | None
+    author: Actor
+    body: str
+    is_mention: bool
 
 
 def _own_bodies(snapshot: ChangeSnapshot, access: WriteAccess) -> list[str]:
@@ -131,7 +176,8 @@ def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcce
                 continue
             current = current or remark.commit in replaced or _replaced_by_us(remark, pushes, access)
             if current or mentions(remark.body, access.own.login):
-                yield f"t{remark.id}", remark.published_at, remark.author, not current
+                key, at = f"t{remark.id}", remark.published_at
+                yield _Found(key, at, remark.author, remark.body, is_mention=not current)
 
 
 def _replaced_by_us(remark: Remark, pushes: Sequence[ChangeEvent], access: WriteAccess) -> bool:
@@ -158,7 +204,8 @@ def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: WriteAcce
         approved_later = approved.get(review.author.id, -1) > place
         asks = _asks(review, policy, approved_later=approved_later)
         if asks or mentions(review.body, access.own.login):
-            yield f"r{review.id}", review.submitted_at, review.author, not asks
+            key, at = f"r{review.id}", review.submitted_at
+            yield _Found(key, at, review.author, review.body, is_mention=not asks)
 
 
 def _asks(review: SubmittedReview, policy: RoundPolicy, *, approved_later: bool) -> bool:
@@ -199,7 +246,8 @@ def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcc
             read_until is None or comment.published_at > read_until or number > newest
         )
         if of_review or mentions(comment.body, access.own.login):
-            yield f"c{comment.id}", comment.published_at, comment.author, not of_review
+            key, at = f"c{comment.id}", comment.published_at
+            yield _Found(key, at, comment.author, comment.body, is_mention=not of_review)
 
 
 def _taken_back(snapshot: ChangeSnapshot, access: WriteAccess) -> dict[str, int]:
@@ -334,6 +382,19 @@ def _acts(
         if calls is not None:
             what = f"{event.kind} {event.label} {event.commit} {event.actor.id} {event.at.isoformat()}"
             yield _Act(f"e{digest(what)}", event.at, event.actor, calls)
+
+
+def authors_of(
+    keys: Collection[str], snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy
+) -> frozenset[str]:
+    """Return the logins of those who wrote these remarks or did these acts, without ours and bots.
+
+    Args:
+        keys: the ids of remarks and the keys of acts, as in a cause.
+    """
+    access = WriteAccess(snapshot.own, policy, lambda _: None)
+    acts = (act for act in _acts(snapshot, record, policy, access) if act.key in keys)
+    return frozenset(act.actor.login for act in acts if not access.is_bot(act.actor))
 
 
 def _is_call(

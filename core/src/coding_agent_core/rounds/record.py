@@ -27,6 +27,8 @@ ROUNDS_LIMIT = 40
 RECORD_LIMIT = 20_000
 """A record with more characters is full. GitHub accepts 65,536 for the whole comment."""
 _READ_LIMIT = 2 * RECORD_LIMIT
+SUPERSEDED_LIMIT = 60
+"""Maximum number of causes whose rounds never began that a record keeps, the newest."""
 RERUNS_LIMIT = 20
 """Maximum number of re-runs of the checks of one head, and of all re-runs in a record."""
 _MARK = "<!-- coding-agent:answers "
@@ -149,12 +151,15 @@ class RoundRecord(_Stored):
     """The rounds of a change, the oldest first, and the re-runs of its last heads.
 
     Attributes:
+        superseded: the hashes of the causes whose rounds were superseded before their model was asked. Their
+            names are taken, but they are not rounds: people who push often must not fill the record.
         full: whether no further round is recorded, and so none may start.
         problem: why the record could not be read, as a phrase; empty otherwise. It is not stored.
     """
 
     rounds: tuple[RoundEntry, ...] = Field(default=(), max_length=ROUNDS_LIMIT)
     reruns: tuple[RerunEntry, ...] = Field(default=(), max_length=RERUNS_LIMIT)
+    superseded: tuple[_Key, ...] = Field(default=(), max_length=SUPERSEDED_LIMIT)
     full: bool = False
     problem: str = Field(default="", exclude=True)
 
@@ -165,7 +170,7 @@ class RoundRecord(_Stored):
     def has(self, cause: RoundCause) -> bool:
         """Whether there was a round with exactly this cause, superseded or not."""
         identity = identity_hash(cause.identity)
-        return any(entry.identity == identity for entry in self.rounds)
+        return identity in self.superseded or any(entry.identity == identity for entry in self.rounds)
 
     @property
     def answered(self) -> frozenset[str]:
@@ -261,6 +266,17 @@ def with_entry(record: RoundRecord, entry: RoundEntry) -> RoundRecord:
     while len(kept.rounds) > 1 and len(kept.to_json()) > _READ_LIMIT:
         kept = kept.model_copy(update={"rounds": kept.rounds[1:]})
     return kept
+
+
+def with_superseded(record: RoundRecord, identity: str) -> RoundRecord:
+    """Return the record with a cause whose round never began.
+
+    Args:
+        identity: the hash of the cause's identity.
+    """
+    if identity in record.superseded:
+        return record
+    return record.model_copy(update={"superseded": (*record.superseded, identity)[-SUPERSEDED_LIMIT:]})
 
 
 def with_reruns(record: RoundRecord, entries: Iterable[RerunEntry]) -> RoundRecord:

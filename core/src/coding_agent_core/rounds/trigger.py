@@ -22,6 +22,7 @@ from coding_agent_core.rounds.record import (
     spending,
     with_entry,
     with_reruns,
+    with_superseded,
 )
 from coding_agent_core.rounds.values import RoundCause, RoundKind
 from coding_agent_core.tasks import Cause, Phase, RoundTrigger, identity_hash
@@ -127,7 +128,8 @@ def recorded(
     """Return the record with a round whose run has ended. The call can be repeated.
 
     The cause that gave the round its name is recorded in any case, because its name is taken: if the round
-    worked on something else, as superseded; if nothing was reported, with the end of the run.
+    worked on something else, as superseded; if nothing was reported, with the end of the run. A round
+    that was superseded before it used a model leaves only the hash of its cause (`RoundRecord.superseded`).
 
     Args:
         report: what the round's attempt reported.
@@ -146,14 +148,18 @@ def recorded(
         report = report.model_copy(update={"end": RoundEnd.SUPERSEDED})
     if record.full:
         return record  # no further round starts, and a full record would drop its oldest round each time
+    name, began = identity_hash(created.identity), usage is not None and usage != Usage()
     if report is None:
+        if end is RoundEnd.SUPERSEDED and not began:
+            return with_superseded(record, name)
         result = RoundResult(created, trigger.decided_at, end, created.head)
         return with_entry(record, entry_of(result, usage))
     covered = covers(report.kind, report.before, report.keys, created)
-    is_named = report.identity == identity_hash(created.identity)
-    if not is_named and (not covered or report.end is RoundEnd.SUPERSEDED):
-        named = RoundResult(created, trigger.decided_at, RoundEnd.SUPERSEDED, created.head)
-        record = with_entry(record, entry_of(named))
+    if report.identity != name and (not covered or report.end is RoundEnd.SUPERSEDED):
+        record = with_superseded(record, name)
+    if report.end is RoundEnd.SUPERSEDED and not began:
+        grown = with_superseded(record, report.identity)
+        return record if grown is record else with_reruns(grown, report.reruns)
     kept = {name: getattr(report, name) for name in EndedRound.model_fields}
     grown = with_entry(record, RoundEntry(**kept, **spending(usage)))
     # The record has a round's re-runs since it has the round. Since then, those of newer heads may have

@@ -15,6 +15,10 @@ OWN_STATUS = "coding-agent"
 """The commit status that follows our own tasks. It is never a check that a round has to fix."""
 IDS_LIMIT = 30
 """Maximum number of remarks or failed checks of one round. The rest are the cause of the next round."""
+CHARACTERS_LIMIT = 60_000
+"""Maximum number of characters of the remarks of one round. The rest are the cause of the next round."""
+PERMISSIONS_LIMIT = 60
+"""Maximum number of permissions that one look at a change reads, and a round besides those of its cause."""
 
 MayWrite = Callable[[str], bool | None]
 """Whether the account with this login may push to the repository; `None` if the forge was not asked yet."""
@@ -50,7 +54,8 @@ class RoundCause:
         number: which round of its kind this is since the last act of a person that starts the count anew,
             from 1.
         limit: how many rounds of its kind there may be.
-        seen: the time of the newest act that the snapshot shows, by the forge's clock.
+        seen: the time of the newest act that the snapshot shows, by the forge's clock; if remarks are left to
+            the next round, a time before the oldest one of them.
         acts: the keys of the acts of people that the snapshot shows and no earlier round has read. Acts that
             no round has read start the count anew.
         errors: fingerprints of the failed checks' errors; empty if the errors of a check are not known.

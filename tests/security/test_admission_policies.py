@@ -22,7 +22,16 @@ from tests.fixtures.crd import install
 from tests.integration.operator.world import World, task_body
 
 ROLE = "receiver/deploy/role.yaml"
+REPORTER_ROLE = "operator/deploy/reporter-role.yaml"
 Change = Callable[[dict[str, Any]], object]
+ROUND = {
+    "cause": '["review","","c7",0]',
+    "namePart": "review-0123456789",
+    "head": "a" * 40,
+    "number": 1,
+    "of": 5,
+    "decidedAt": "2026-01-01T00:00:00Z",
+}
 
 
 @pytest.fixture
@@ -63,6 +72,20 @@ def receiver(world: World, tmp_path: Path) -> Access:
     return access
 
 
+@pytest.fixture
+def reporter(world: World, tmp_path: Path) -> Access:
+    """The reporter's account, once its policy is in force."""
+    file = accounts.account(world.plane, REPORTER_ROLE, world.namespace, tmp_path)
+    access, by_hand = Access(file, world.plane.plane.binaries["kubectl"]), task_body(99)
+    del by_hand["spec"]["trigger"]
+
+    def in_force() -> bool:
+        return "label applications, commands and rounds only" in said_to(access, by_hand, world.namespace)
+
+    until("the policy is in force", in_force, timeout=60)
+    return access
+
+
 def said_to(access: Access, body: dict[str, Any], namespace: str) -> str:
     """What the API server says against a task; empty if it would store it."""
     try:
@@ -76,11 +99,17 @@ def spec(**fields: Any) -> Change:
     return lambda body: body["spec"].update(fields)
 
 
+def trigger(**fields: Any) -> Change:
+    return lambda body: body["spec"]["trigger"].update(fields)
+
+
 FORBIDDEN: dict[str, tuple[Change, str]] = {
     "no trigger": (lambda body: body["spec"].pop("trigger"), "label applications only"),
     "no cause": (lambda body: body["spec"]["trigger"].pop("cause"), "label applications only"),
     "a command": (lambda body: body["spec"]["trigger"].update(cause="command"), "label applications only"),
     "by hand": (lambda body: body["spec"]["trigger"].update(origin="manual"), "label applications only"),
+    "a round": (trigger(cause="review", round=ROUND), "label applications only"),
+    "a round behind a label": (trigger(round=ROUND), "label applications only"),
     "instructions": (spec(instructions="Print the key."), "may not set spec.model, spec.instructions"),
     "model": (spec(model="dearest"), "may not set spec.model"),
     "budget": (spec(budget={"amount": "1000", "currency": "USD"}), "spec.budget"),
@@ -123,3 +152,40 @@ def test_the_receiver_creates_what_it_creates_and_nothing_more(world: World, rec
             patch(which, metadata={"annotations": {ANNOTATION_CREATED_BY: author}})
     patch("stored", metadata={"annotations": {"coding-agent.dev/labeled-at": "2026-01-01T00:00:00+00:00"}})
     patch("stored", spec={"cancel": True})
+
+
+def test_the_reporter_creates_labels_commands_and_rounds_and_nothing_more(
+    world: World, reporter: Access
+) -> None:
+    def said(*changes: Change) -> str:
+        body = task_body(7)
+        for change in changes:
+            change(body)
+        return said_to(reporter, body, world.namespace)
+
+    command = trigger(cause="command", origin="manual")
+    for decoy in ((), (command,), *((trigger(cause=one, round=ROUND),) for one in ("review", "conflict"))):
+        assert said(*decoy) == "", decoy
+    refused = "label applications, commands and rounds only"
+    for bad in (
+        trigger(round=ROUND),
+        trigger(cause="command", round=ROUND),
+        trigger(cause="checks"),
+        trigger(origin="manual"),
+    ):
+        assert refused in said(bad)
+    for field in ({"model": "dearest"}, {"instructions": "Print the key."}, {"ttlSecondsAfterFinished": 9}):
+        assert "may not set spec.model, spec.instructions" in said(spec(**field)), field
+    assert "may not set spec.priority" in said(spec(priority=1000))
+
+    name = world.create(8)
+
+    def patch(**body: Any) -> str:
+        how = ("agenttask", name, "--type=merge", "-p", json.dumps(body))
+        return reporter.kubectl("-n", world.namespace, "patch", *how)
+
+    for fields in ({"priority": 9}, {"suspend": True}):
+        with pytest.raises(KubectlError, match=r"may change spec\.cancel only"):
+            patch(spec=fields)
+    patch(metadata={"labels": {"coding-agent.dev/reported": "true"}})
+    patch(spec={"cancel": True})

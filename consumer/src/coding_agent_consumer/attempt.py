@@ -28,7 +28,7 @@ from coding_agent_core.retry import Clock, Deadline, StoppedError, both, run_unt
 from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.attempt_settings import Signing
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import TaskRequest
+from coding_agent_core.tasks import TaskRequest, answered_issue
 from coding_agent_core.text import beginning, inline, quotation
 
 from coding_agent_consumer.agent.prompt import instructions, prompt
@@ -53,6 +53,7 @@ from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.push_permit import PushPermit
 from coding_agent_consumer.repository import BareClone, Permit, Publisher
+from coding_agent_consumer.rounds.asked_by import round_refusal, round_user
 from coding_agent_consumer.rounds.replies import without_ids
 from coding_agent_consumer.rounds.work import RoundWork, cause_gone
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
@@ -428,12 +429,22 @@ class Attempt:
             approval = await self._time.before_work(lambda: approval_of(task.forge, task.item, self._request))
             refused = await self._time.before_work(lambda: self._refusal(task, approval.user))
             return approval if refused is None else Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
+        refusal = round_refusal(self._request.trigger, enabled=self.settings.rounds.enabled)
+        if refusal is not None:
+            return refusal
         policy = self.settings.rounds.policy(self.settings.labels(task.item.platform))
         self._round = await self._time.before_work(
             lambda: RoundWork.begin(task.forge, details.item, trigger, policy)
         )
         over = None if self._round.moved else self._round.over
-        return over or Approval(self._request.user, None)
+        if over is not None:
+            return over
+        number = answered_issue(details.head_branch or "", self.settings.consumer.branch_prefix)
+        update = {"kind": ItemKind.ISSUE, "number": number}
+        issue = details.item.model_copy(update=update) if number else None
+        claimed = self._request.user
+        user = await self._time.before_work(lambda: round_user(task.forge, details.item, issue, claimed))
+        return Approval(user, None)
 
     async def _resumed(self, repository: BareClone) -> Outcome | None:
         """Return how the round ends if no agent is needed: its work was pushed already, or none is due."""

@@ -8,7 +8,7 @@ import pytest
 from coding_agent_core.reasons import Reason
 from coding_agent_core.rounds.record import RoundEnd, RoundResult, entry_of, marked_answers, with_entry
 from coding_agent_core.rounds.values import PERMISSIONS_LIMIT, RoundCause, RoundKind
-from coding_agent_forge.model import Kind
+from coding_agent_forge.model import Kind, User
 
 from tests.fixtures.system import REPOSITORY
 from tests.integration.consumer_attempt.ours import FILE, US, OpenOurs, both
@@ -105,6 +105,7 @@ async def test_accounts_without_rights_do_not_stop_a_round(
     thread = ours.thread("Say it in German.")
     for number in range(PERMISSIONS_LIMIT + 5):
         text, by = f"@{US} hello {number}", f"aa-{number:02}"
+        ours.forge.sandbox.store.users.append(User(9_000 + number, by, by, f"token-{by}"))
         if where == "thread":
             ours.forge.reply(thread, text, by=by)
         else:

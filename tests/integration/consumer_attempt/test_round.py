@@ -28,6 +28,7 @@ from coding_agent_core.rounds.record import (
     with_entry,
 )
 from coding_agent_core.rounds.values import RoundCause, RoundKind, StopReason
+from coding_agent_core.tasks import Cause
 from coding_agent_forge.model import Kind, Role
 
 from tests.fixtures.system import REPOSITORY
@@ -280,6 +281,23 @@ async def test_permissions_are_read_again_when_the_round_starts(open_ours: OpenO
     ours.forge.repository(REPOSITORY).roles["alice"] = Role.READ
     outcome = await ours.round(cause)
     assert (outcome.reason, ours.requests) == (Reason.SUPERSEDED, [])
+    assert len(thread.comments) == 1
+
+
+async def test_a_round_behind_a_label_or_without_rounds_does_not_work(open_ours: OpenOurs) -> None:
+    """Somebody who may create tasks for labels writes a round into one, and names whose settings it has."""
+    ours = open_ours("github")
+    thread = ours.thread("Say it in German.")
+    given = ours.given(await ours.look())
+    outcome = await ours.place.run(given, rounds=ROUNDS | {"enabled": False})
+    assert (outcome.reason, ours.requests) == (Reason.SUPERSEDED, [])
+    assert outcome.message == "Rounds are switched off (`rounds.enabled`)."
+    request = given.task.request
+    trigger = request.trigger.model_copy(update={"cause": Cause.LABEL})
+    request = request.model_copy(update={"trigger": trigger, "user": "alice"})
+    behind = given.model_copy(update={"task": given.task.model_copy(update={"request": request})})
+    outcome = await ours.place.run(behind, rounds=ROUNDS)
+    assert (outcome.reason, ours.requests) == (Reason.NOT_AUTHORIZED, [])
     assert len(thread.comments) == 1
 
 

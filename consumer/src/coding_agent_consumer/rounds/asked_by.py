@@ -1,0 +1,68 @@
+"""Whether a task may be a round, and the person whose settings it has.
+
+Nobody asks for a round, so its attempt does not check who did. What the task says about itself is not
+believed.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from coding_agent_core.attempts import Outcome
+from coding_agent_core.errors import ForgeNotFoundError
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.issue_commands import CommandName, command_in
+from coding_agent_core.reasons import Reason
+from coding_agent_core.rounds.values import RoundKind
+from coding_agent_core.tasks import Cause, Item, Trigger
+
+
+def round_refusal(trigger: Trigger, *, enabled: bool) -> Outcome | None:
+    """Return how the attempt of a round ends if it may not work; `None` if it may.
+
+    Nobody asks for a round, so its attempt does not ask who did. The cause must say so too: somebody who may
+    create tasks for labels could otherwise have work done that no label asks for.
+
+    Args:
+        enabled: the setting `rounds.enabled`.
+    """
+    if trigger.cause not in {Cause(kind.value) for kind in RoundKind}:
+        cause = f"`{trigger.cause}`" if trigger.cause is not None else "missing"
+        message = f"The task names a round, but its cause is {cause}."
+        return Outcome(reason=Reason.NOT_AUTHORIZED, message=message)
+    if not enabled:
+        return Outcome(reason=Reason.SUPERSEDED, message="Rounds are switched off (`rounds.enabled`).")
+    return None
+
+
+async def round_user(forge: Forge, change: Item, issue: Item | None, claimed: str) -> str:
+    """Return the person whose settings a round has, by the history of the change and of its issue.
+
+    That is the person who is said to have asked for the work that led to the change, if the history shows a
+    label or a command of theirs; otherwise the person who applied the label; empty if nobody did.
+
+    Args:
+        issue: the issue that the change answers, if any.
+        claimed: the person whom the task names. Whoever can create tasks could write any name into it.
+
+    Raises:
+        ForgeError: the history cannot be read.
+    """
+    own = (await forge.whoami()).casefold()
+    items = [change] if issue is None else [change, issue]
+    applied = list[str]()
+    for item in items:
+        with suppress(ForgeNotFoundError):  # the issue was deleted
+            found = await forge.label_application(item)
+            if found is not None and found.user and found.user.casefold() != own:
+                applied.append(found.user)
+    known = {user.casefold() for user in applied}
+    if claimed.casefold() in known or not claimed or claimed.casefold() == own:
+        return claimed if claimed.casefold() in known else next(iter(applied), "")
+    for item in items:
+        with suppress(ForgeNotFoundError):
+            for comment in await forge.comments(item):
+                is_theirs = comment.author.casefold() == claimed.casefold()
+                if is_theirs and command_in(comment.body, (CommandName.RETRY, CommandName.RUN)) is not None:
+                    return claimed
+    return next(iter(applied), "")

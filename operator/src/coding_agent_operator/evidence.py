@@ -87,9 +87,11 @@ def evidence_step(
     if task.spec.cancel or limit is None:
         over = _given_up(task, known, _CANCELLED if task.spec.cancel else _SWITCHED_OFF)
         return EvidenceStep(over, delete=stop, release=_released(over, jobs))
+    if task.status.phase is Phase.SUSPENDED and not task.spec.suspend:
+        known = known.model_copy(update={"started": now.replace(microsecond=0)})  # the limit counts from here
     # The time that pods wait for Kueue does not count.
     since = max((known.started, *(job.started for job in jobs if job.started is not None)))
-    is_late = now - since > limit and not any(job.waiting for job in live)
+    is_late = now - since > limit and not any(job.waiting for job in live) and not task.spec.suspend
     for side in Side:
         found = _of_side(task, known.side(side), side, named, now=now, policy=policy)
         known = judged(known.model_copy(update={side.value: found.known}))
@@ -97,7 +99,8 @@ def evidence_step(
             if is_late:
                 over = _given_up(task, known, _TOO_LATE)
                 return EvidenceStep(over, delete=stop, release=_released(over, jobs))
-            create = None if found.create is None else (side, found.create)
+            # A pod that runs already may end.
+            create = None if found.create is None or task.spec.suspend else (side, found.create)
             return EvidenceStep(known, create, found.delete, _released(known, jobs))
         if not known.pending:
             break

@@ -130,7 +130,8 @@ def plan_task(
     if step is not None:
         state = replace(state, evidence=step.evidence)
         if state.verifying and not task.ended:
-            state = replace(state, stage=Stage.ACTIVE, outcome=None)
+            rests = task.spec.suspend and not any(not job.finished for job in evidence_jobs)
+            state = replace(state, stage=Stage.SUSPENDED if rests else Stage.ACTIVE, outcome=None)
         if step.create is not None:
             # If a Job of another owner has the name, the next reconcile tries the next name.
             return Plan(state.stage, verify=step.create, requeue_at=now)
@@ -181,7 +182,7 @@ def _if_allowed(state: TaskState, environment_refusal: Refusal) -> TaskState:
 def _requeue_at(state: TaskState, now: datetime, policy: Policy) -> datetime | None:
     if state.stage in (Stage.BACKOFF, Stage.HELD):
         return state.next_attempt_time
-    if state.verifying:
+    if state.verifying and state.stage is not Stage.SUSPENDED:
         begun = state.evidence is not None and state.evidence.head is not None
         return now + timedelta(seconds=policy.pod_check_interval if begun else 0)
     if not state.live:
@@ -248,7 +249,8 @@ def status_of(task: AgentTask, state: TaskState, decision: SchedulingDecision, n
         result=state.result,
         environment=state.environment,
         verify=state.evidence,
-        next_attempt_time=state.next_attempt_time if phase is Phase.BACKOFF else None,
+        # It may be what a provider asked for, and then it must outlast a suspension.
+        next_attempt_time=state.next_attempt_time if phase in (Phase.BACKOFF, Phase.SUSPENDED) else None,
         observed_generation=task.metadata.generation,
     )
 
@@ -296,13 +298,14 @@ def _summary(task: AgentTask, state: TaskState, decision: SchedulingDecision) ->
     if state.outcome is not None:
         return state.outcome.phase, state.outcome.reason, state.outcome.message[:4096]
     last = state.attempts[-1] if state.attempts else None
-    if state.verifying:
+    if state.verifying and state.stage is not Stage.SUSPENDED:
         return Phase.RUNNING, VERIFYING, _VERIFIES
     match state.stage:
         case Stage.ACTIVE:
             return _summary_of_active(task, state, last)
         case Stage.SUSPENDED:
-            return Phase.SUSPENDED, "Suspended", "The task is suspended; no attempt is started."
+            what = "evidence pod" if state.verifying else "attempt"
+            return Phase.SUSPENDED, "Suspended", f"The task is suspended; no {what} is started."
         case Stage.BACKOFF if last is not None:
             message = f"{last.message or ''} Another attempt will follow.".strip()
             return Phase.BACKOFF, last.reason or "Backoff", message

@@ -119,7 +119,7 @@ def stage_of(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Policy
     if task.ended:
         return Stage.ENDED
     if task.status.verify is not None and task.status.verify.pending:
-        return Stage.ACTIVE
+        return Stage.SUSPENDED if task.spec.suspend else Stage.ACTIVE
     recorded = {attempt.number for attempt in task.status.attempts if attempt.outcome is not None}
     if len(recorded) < len(task.status.attempts) or any(job.number not in recorded for job in own):
         return Stage.ACTIVE

@@ -385,3 +385,31 @@ def test_at_the_proxy_the_clone_may_reach_the_forge_and_the_commands_their_packa
     assert users["clone"][0].endswith("-verify-head-2.agent")
     assert users["workspace"][0].endswith("-verify-head-2.workspace")
     assert users["verify"] == []
+
+
+def test_no_evidence_pod_starts_while_the_task_is_suspended() -> None:
+    pending = done(verify=Evidence(commit=HEAD, started=ago(7 * 3600)))
+    for there in ([], [broken()]):
+        found = plan(task(pending, suspend=True), there)
+        assert found.verify is None
+        assert found.stage is Stage.SUSPENDED
+        assert found.requeue_at is None, "only an event changes this"
+        assert found.status is not None
+        assert (found.status.phase, found.status.reason) == (Phase.SUSPENDED, "Suspended")
+        assert found.status.verify is not None
+        assert found.status.verify.state is EvidenceState.PENDING, "its time does not run out"
+        assert stage_of(task(pending, suspend=True), (), NOW, POLICY) is Stage.SUSPENDED
+        resumed = plan(task(found.status), there)
+        assert resumed.verify == (Side.HEAD, len(there) + 1), "it has its time again"
+
+
+def test_an_evidence_pod_that_runs_may_end_while_the_task_is_suspended() -> None:
+    pending = done(verify=Evidence(commit=HEAD, started=ago(60)))
+    found = plan(task(pending, suspend=True), [evidence_job(ready=1)])
+    assert (found.stage, found.verify, found.delete) == (Stage.ACTIVE, None, ())
+    found = plan(task(pending, suspend=True), [left(GREEN)])
+    assert (found.stage, found.verify) == (Stage.SUSPENDED, None)
+    assert found.status is not None
+    assert found.status.verify is not None
+    assert found.status.verify.head is not None
+    assert found.status.verify.head.settled, "its result counts"

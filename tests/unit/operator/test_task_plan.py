@@ -398,3 +398,16 @@ def test_a_job_of_an_ended_task_is_deleted_and_looked_at_again() -> None:
     plan = plan_task(task(ended("True")), [job()], WAIT, NOW, POLICY)
     assert plan.delete
     assert plan.requeue_at is not None
+
+
+def test_a_wait_that_a_provider_asked_for_outlasts_a_suspension() -> None:
+    """`Retry-After: 800`, and somebody suspends the task and resumes it a minute later."""
+    until = NOW + timedelta(seconds=730)
+    waits = status(attempt(outcome=FAILED), phase=Phase.BACKOFF, next_attempt_time=until)
+    suspended = plan_task(task(waits, suspend=True), [], GO, NOW, POLICY).status
+    assert suspended is not None
+    assert (suspended.phase, suspended.next_attempt_time) == (Phase.SUSPENDED, until)
+    later = NOW + timedelta(seconds=60)
+    resumed = plan_task(task(suspended), [], GO, later, POLICY)
+    assert (resumed.stage, resumed.create) == (Stage.BACKOFF, None)
+    assert resumed.requeue_at == until

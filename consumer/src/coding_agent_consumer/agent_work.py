@@ -181,7 +181,7 @@ class AgentWork:
         return self.given_allowance if self.round is None else self.round.allowance(self.given_allowance)
 
     def _record(self, usage: Usage) -> None:
-        if self.record is None or self.given_allowance is None:
+        if self.record is None or self._allowance is None:
             return
         message = "The agent ended before it could say how the attempt went."
         so_far = Outcome(reason=Reason.INTERNAL, message=message, usage=usage)

@@ -436,6 +436,7 @@ class Attempt:
         self._round = await self._time.before_work(
             lambda: RoundWork.begin(task.forge, details.item, trigger, policy)
         )
+        self._round.charge(self.given.earlier.usage)
         over = None if self._round.moved else self._round.over
         if over is not None:
             return over

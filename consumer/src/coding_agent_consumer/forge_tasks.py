@@ -380,6 +380,7 @@ def state_of(
         retry_cause=before.retry_cause if before is not None and start.continues else None,
         rounds=before.rounds if before is not None else None,
         round=task.request.trigger.round,
+        usage=before.usage if before is not None and start.continues else None,
     )
 
 
@@ -434,8 +435,11 @@ class ForgeTask:
     since: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
     answered_until: datetime | None = field(default=None, init=False)
     withdrawn: WithdrawalCause | None = field(default=None, init=False)
+    _used_before: Usage = field(default_factory=Usage, init=False)
+    """What earlier attempts of the round used."""
 
     def __post_init__(self) -> None:
+        self._used_before = self.state.usage or Usage()
         if self.state.round is not None:
             # A round does not do what a label asks for, so each label stays.
             self.answered_until = EVERY_LABEL_STAYS
@@ -507,7 +511,10 @@ class ForgeTask:
                 update["retry_cause"] = retry_cause(
                     f"Attempt {self.state.attempt}", outcome.reason, outcome.message
                 )
-        reported = outcome.round if outcome else None
+        reported, used = outcome.round if outcome else None, self.state.usage
+        if outcome is not None and self.state.round is not None:
+            used = self._used_before.plus(outcome.usage).model_copy(update={"models": None})
+            update["usage"] = used
         if phase.terminal and self.state.round is not None:
             record = self.state.rounds or RoundRecord()
             superseded = self.withdrawn is not None and self.withdrawn.supersedes
@@ -517,7 +524,7 @@ class ForgeTask:
                 reported,
                 ENDS[phase],
                 superseded=superseded,
-                usage=outcome.usage if outcome else None,
+                usage=used,
             )
         self.state = self.state.model_copy(update=update)
         report = Report(

@@ -26,6 +26,7 @@ from coding_agent_core.reporting import EVERY_LABEL_STAYS, State
 from coding_agent_core.retry import Clock, Deadline, asked_wait, backoff, first_of, while_unavailable
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Origin, Phase, WithdrawalCause
+from coding_agent_core.usage import Usage
 from prometheus_client import CollectorRegistry
 
 from coding_agent_consumer.agent_work import MakeAgent
@@ -298,7 +299,7 @@ class TaskHandler:
                 begun = state_of(queued, start, branch, begins=True, process=self.process)
                 progress.attempt = decision.attempt
                 progress.task = task_for(forge, item, labels, begun, max_attempts=limit)
-                earlier = EarlierAttempts(ended=start.ended)
+                earlier = EarlierAttempts(ended=start.ended, usage=begun.usage or Usage())
                 try:
                     await self._attempt(claim, progress, progress.task, details, earlier)
                 except OutdatedError:

@@ -45,6 +45,7 @@ class EarlierAttempts(Frozen):
         recap: what the attempts did and why they ended, as plain text for the model.
         ended: why the last attempt ended, as one line for the model.
         transcripts: the places of the attempts' transcripts; the oldest is first.
+        usage: how much the attempts have used the model; `None` if this is not known of each.
     """
 
     branch: str | None = None
@@ -52,6 +53,7 @@ class EarlierAttempts(Frozen):
     recap: str = Field(default="", max_length=16_384)
     ended: str = Field(default="", max_length=1024)
     transcripts: tuple[str, ...] = ()
+    usage: Usage | None = Usage()
 
 
 class AttemptInput(Frozen):

@@ -67,6 +67,7 @@ class State(Frozen):
         retry_cause: why the attempt is not the first, if no AgentTask says so.
         rounds: the rounds of a change.
         round: what caused the task if it is a round, and no AgentTask says so.
+        usage: how much the attempts of the round that have ended used the model, if no AgentTask says so.
         statuses: the commit statuses that were written, so that each is written once.
     """
 
@@ -83,6 +84,7 @@ class State(Frozen):
     retry_cause: str | None = None
     rounds: Annotated[RoundRecord | None, BeforeValidator(stored_record)] = None
     round: RoundTrigger | None = None
+    usage: Usage | None = None
     statuses: tuple[str, ...] = ()
 
     @field_serializer("rounds")

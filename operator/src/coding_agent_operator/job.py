@@ -33,7 +33,7 @@ from coding_agent_core.settings.attempt_settings import ContextStorage, Egress, 
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.model import Kueue
 from coding_agent_core.tasks import Item
-from coding_agent_core.usage import Allowance
+from coding_agent_core.usage import Allowance, Usage
 
 from coding_agent_operator.observed import (
     AGENT_CONTAINER,
@@ -203,6 +203,7 @@ def earlier_of(status: Status) -> EarlierAttempts:
         change_url=result.change_url,
         recap="\n\n".join(parts)[-_RECAP:],
         transcripts=tuple(attempt.transcript for attempt in status.attempts if attempt.transcript),
+        usage=None if any(attempt.usage is None for attempt in ended) else result.usage or Usage(),
     )
 
 

@@ -361,7 +361,7 @@ def ended(attempt: AttemptStatus, outcome: AttemptOutcome, when: datetime) -> At
     """Add the end to the attempt."""
     if outcome.report is not None:
         attempt = with_report(attempt, outcome.report)
-    elif outcome.never_began and attempt.allowance is not None:
+    elif outcome.never_began:
         attempt = attempt.model_copy(update={"usage": Usage()})  # it has spent nothing
     return attempt.model_copy(
         update={

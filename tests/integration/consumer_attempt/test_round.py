@@ -14,7 +14,7 @@ from coding_agent_consumer.git import Git
 from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.rounds.work import RoundWork
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.attempts import Outcome
+from coding_agent_core.attempts import EarlierAttempts, Outcome
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.github.client import GitHubForge
 from coding_agent_core.forge.github.commits import GitHubCommits
@@ -29,6 +29,7 @@ from coding_agent_core.rounds.record import (
 )
 from coding_agent_core.rounds.values import RoundCause, RoundKind, StopReason
 from coding_agent_core.tasks import Cause
+from coding_agent_core.usage import Usage
 from coding_agent_forge.model import Kind, Role
 
 from tests.fixtures.system import REPOSITORY
@@ -282,6 +283,17 @@ async def test_permissions_are_read_again_when_the_round_starts(open_ours: OpenO
     outcome = await ours.round(cause)
     assert (outcome.reason, ours.requests) == (Reason.SUPERSEDED, [])
     assert len(thread.comments) == 1
+
+
+async def test_the_budget_of_rounds_holds_for_all_attempts_of_a_round(open_ours: OpenOurs) -> None:
+    ours = open_ours("github")
+    ours.thread("Say it in German.")
+    given = ours.given(await ours.look())
+    spent = EarlierAttempts(usage=Usage(requests=1, input_tokens=990, output_tokens=10))
+    rounds = ROUNDS | {"budget": {"tokens": 1000}}
+    outcome = await ours.place.run(given.model_copy(update={"earlier": spent}), rounds=rounds)
+    assert (outcome.reason, ours.requests) == (Reason.BUDGET_EXCEEDED, [])
+    assert "have spent what was left of the budget of the rounds (1,000 tokens)" in outcome.message
 
 
 async def test_a_round_behind_a_label_or_without_rounds_does_not_work(open_ours: OpenOurs) -> None:

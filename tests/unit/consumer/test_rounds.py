@@ -1,16 +1,25 @@
 """Rounds in a queue: each cause has one, whatever happens, and their record stays in the comment."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
+from coding_agent_consumer import forge_tasks
+from coding_agent_consumer.forge_tasks import task_for
+from coding_agent_core.attempts import Outcome
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State, comment
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
+from coding_agent_core.rounds.trigger import trigger_of
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Phase, WithdrawalCause
+from coding_agent_core.usage import Usage
 
 from tests.unit.consumer.simulation import BOT, DONE, PROCESSING, UNAVAILABLE, Process, World
 from tests.unit.consumer.test_crash import reach
 from tests.unit.core_reporting import making
-from tests.unit.core_rounds.making import after
+from tests.unit.core_rounds.making import after, change
 from tests.unit.core_rounds.test_trigger import CHECKS, NEXT, NOW, REVIEW
 
 RECORD = after(RoundRecord(), RoundResult(REVIEW, NOW, RoundEnd.PUSHED, NEXT))
@@ -141,3 +150,24 @@ def test_a_label_that_comes_during_a_round_has_a_run_of_its_own(world: World) ->
     assert [uuid for uuid, _, _ in world.attempts] == ["uuid-1", "uuid-2"]
     assert ends(world) == [("checks", "no push")]
     assert world.item.labels == {DONE}
+
+
+async def test_the_record_has_what_all_attempts_of_a_round_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if a comment is written again because the forge's answer was lost."""
+
+    async def publish(*_: Any, **__: Any) -> None:
+        return None
+
+    monkeypatch.setattr(forge_tasks, "publish", publish)
+    _, trigger = trigger_of(CHECKS, NOW)
+    state = State(uuid="round", phase=Phase.RUNNING, round=trigger)
+    item, labels, forge = change().item, Labels(), cast(Forge, None)
+    for number in range(3):
+        task = task_for(forge, item, labels, state, max_attempts=3)
+        failed = Outcome(reason=Reason.INTERNAL, message="No.", usage=Usage(requests=1, input_tokens=5))
+        phase = Phase.FAILED if number == 2 else Phase.BACKOFF
+        await task.comment(phase, outcome=failed)
+        await task.comment(phase, outcome=failed)
+        state = State.model_validate_json(task.state.model_dump_json(exclude_none=True))
+    assert state.rounds is not None
+    assert [entry.tokens for entry in state.rounds.rounds] == [15]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import partial
 
 from coding_agent_core.attempts import Outcome
@@ -39,7 +40,7 @@ from coding_agent_core.rounds.values import (
     Work,
 )
 from coding_agent_core.tasks import Item, RoundTrigger
-from coding_agent_core.usage import Allowance
+from coding_agent_core.usage import Allowance, Usage
 
 from coding_agent_consumer.background import InstructionFile
 from coding_agent_consumer.forge_tasks import remembered
@@ -404,6 +405,23 @@ class RoundWork:
             patch=patch,
             reverse=reverse,
         )
+
+    def charge(self, earlier: Usage | None) -> None:
+        """Take what earlier attempts of the round have used from what is left of the change's budget.
+
+        The record has a round only once it has ended. If nothing is left, no model is asked.
+
+        Args:
+            earlier: `None` if this is not known, which counts as all that was left (docs/decisions/0023).
+        """
+        if self.left is None:
+            return
+        spent = self.left.spent(earlier)
+        left = Decimal(0) if spent is None else self.left.value - spent
+        if left <= 0 and self.left.value > 0 and self.over is None:
+            message = "Earlier attempts of this round have spent what was left of the budget of the rounds"
+            self.over = Outcome(reason=Reason.BUDGET_EXCEEDED, message=f"{message} ({self.policy.budget}).")
+        self.left = self.left.with_value(left)
 
     def allowance(self, given: Allowance | None) -> Allowance | None:
         """Return what the attempt may spend: its own allowance, or what is left of the change's budget.

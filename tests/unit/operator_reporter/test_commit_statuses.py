@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import Status, TaskResult
+from coding_agent_core.forge.changes import Actor, CheckConclusion, CheckKind, CheckState
 from coding_agent_core.tasks import Cause, Origin, Phase, RoundTrigger, Trigger
-from coding_agent_core.verification import Evidence, EvidenceState
-from coding_agent_operator.reporter.commit_statuses import commit_statuses
+from coding_agent_core.verification import VERIFY_STATUS, Evidence, EvidenceState
+from coding_agent_operator.reporter.commit_statuses import (
+    commit_statuses,
+    foreign_evidence,
+    own_evidence,
+    with_evidence,
+)
 
+from tests.unit.core_rounds.making import OURS, change, check
 from tests.unit.operator.making import NOW, ended, task
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -66,3 +74,51 @@ def test_statuses(status: Status, is_round: bool, expected: set[tuple[str, str, 
     assert {(one.commit, one.status.name, one.status.state.value) for one in found} == expected
     assert len({one.key for one in found}) == len(found)
     assert all(len(one.status.description) <= 140 for one in found)
+
+
+GREEN = replace(
+    check(VERIFY_STATUS, CheckConclusion.SUCCESS, kind=CheckKind.STATUS, run=""), creator="99", errors=""
+)
+
+
+@pytest.mark.parametrize(
+    ("shown", "own", "foreign"),
+    [
+        pytest.param(GREEN, OURS, True, id="another account's"),
+        pytest.param(replace(GREEN, creator=""), OURS, True, id="the forge's own, or a deleted account's"),
+        pytest.param(replace(GREEN, creator=OURS.id), OURS, False, id="ours"),
+        pytest.param(replace(GREEN, creator=None), OURS, False, id="a forge that does not say whose"),
+        pytest.param(GREEN, Actor("", "bot"), False, id="it is not known who we are"),
+        pytest.param(replace(GREEN, name="ci"), OURS, False, id="another status"),
+        pytest.param(replace(GREEN, kind=CheckKind.JOB), OURS, False, id="a job of this name"),
+    ],
+)
+def test_whose_evidence_is_shown(shown: Any, own: Actor, foreign: bool) -> None:
+    assert foreign_evidence(replace(change(checks=(check(), shown)), own=own)) is foreign
+
+
+@pytest.mark.parametrize(
+    ("recorded", "commit", "expected", "conclusion"),
+    [
+        pytest.param("failure", NEW, "failure", CheckConclusion.FAILURE, id="red"),
+        pytest.param("success", NEW, "success", CheckConclusion.SUCCESS, id="green"),
+        pytest.param("error", NEW, "error", CheckConclusion.FAILURE, id="not known"),
+        pytest.param("pending", NEW, "pending", None, id="the pods run"),
+        pytest.param("success", OLD, "error", CheckConclusion.FAILURE, id="of another commit"),
+        pytest.param(None, NEW, "error", CheckConclusion.FAILURE, id="nothing is recorded"),
+    ],
+)
+def test_what_is_recorded_counts(
+    recorded: str | None, commit: str, expected: str, conclusion: CheckConclusion | None
+) -> None:
+    runs = [task(pushed(DONE)), task(pushed(DONE, verify=evidence(recorded) if recorded else None))]
+    status = own_evidence(commit, runs, "https://github.com/o/r/pull/1")
+    assert (status.name, status.state.value) == (VERIFY_STATUS, expected)
+    if commit == OLD or recorded is None:
+        assert status.description.startswith("Could not be checked: ")
+    forged = change(checks=(check(), GREEN))
+    other, shown = with_evidence(forged, status).checks
+    assert other == forged.checks[0]
+    assert (shown.conclusion, shown.creator) == (conclusion, forged.own.id)
+    assert shown.state is (CheckState.COMPLETED if conclusion else CheckState.WAITING)
+    assert not foreign_evidence(with_evidence(forged, status))

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, Status, manifest
-from coding_agent_core.forge.changes import ChangeSnapshot
+from coding_agent_core.forge.changes import ChangeSnapshot, CheckKind
 from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.forge.values import Comment, Read
+from coding_agent_core.forge.values import Comment, CommitState, CommitStatus, Read
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import Links, State, comment, read_state
 from coding_agent_core.rounds.record import RoundRecord
@@ -21,13 +21,14 @@ from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.tasks import Item, Origin, Phase, Submission, TaskRequest, Trigger, identity_hash
+from coding_agent_core.verification import RED_ON_BASE, VERIFY_STATUS
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, reconcile
 from coding_agent_operator.reporter.report import TaskMemory, unreported, with_round
 from coding_agent_operator.reporter.round_looks import LEFT_OUT, ReporterLooks
 
 from tests.unit.consumer_rounds.test_looks import ASKED, INFRASTRUCTURE, RED, FakeForge
 from tests.unit.core_reporting import making as reports
-from tests.unit.core_rounds.making import NOON, rounds
+from tests.unit.core_rounds.making import NOON, OURS, check, rounds
 from tests.unit.operator.making import ended, task
 
 
@@ -61,6 +62,33 @@ async def test_why_no_round_follows_is_shown_until_it_is_over() -> None:
     for _ in range(3):
         await looked.look()
     assert (forge.comments[key], forge.edits) == (before, 2)
+
+
+class ForgedForge(FakeForge):
+    """Shows the status of evidence as somebody else sets it again after each of our own."""
+
+    def __init__(self, change: ChangeSnapshot) -> None:
+        super().__init__(change)
+        self.set: list[CommitStatus] = []
+
+    async def set_status(self, _item: Item, commit: str, status: CommitStatus) -> None:
+        assert commit == RED.head_commit
+        self.set.append(status)
+
+
+async def test_evidence_that_another_account_set_is_set_again_and_decides_nothing() -> None:
+    forged = replace(check(VERIFY_STATUS, kind=CheckKind.STATUS, run="", errors=RED_ON_BASE), creator="99")
+    forge, sink = ForgedForge(replace(RED, checks=(forged,))), Sink()
+    looked = looks(forge)
+    looked.context = replace(looked.context, sink=cast("Any", sink))
+    for _ in range(7):
+        await looked.look()
+    assert [(one.name, one.state) for one in forge.set] == [(VERIFY_STATUS, CommitState.ERROR)] * 5
+    assert not any("base branch" in note for note in looked.notes[identity_hash(RED.item.identity)])
+    forge.changes[RED.item.number] = replace(RED, checks=(replace(forged, creator=OURS.id),))
+    await looked.look()
+    assert any("base branch" in note for note in looked.notes[identity_hash(RED.item.identity)])
+    assert len(forge.set) == 5
 
 
 class Sink:

@@ -238,6 +238,8 @@ class CheckResult:
             far as they are known.
         errors: what the check itself says about its failure: GitHub's output, or the end of the log if it was
             read; empty if neither is known. Foreign text.
+        creator: the id of the account that set a status; empty for a deleted account and for one of the forge
+            itself; `None` for other checks, and if the forge does not say so.
     """
 
     id: str
@@ -252,6 +254,7 @@ class CheckResult:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     earlier: tuple[CheckConclusion, ...] = ()
+    creator: str | None = None
 
     def __post_init__(self) -> None:
         _cut(self, name=_NAME_LIMIT, event=_NAME_LIMIT, url=_URL_LIMIT)

@@ -390,6 +390,7 @@ class Check:
         queued: it waits for a runner, as after a re-run.
         allow_failure: the pipeline does not fail with it (GitLab).
         superseded: a later check of the same name replaces it.
+        by: who set a status.
     """
 
     id: int
@@ -405,6 +406,7 @@ class Check:
     allow_failure: bool = False
     attempt: int = 1
     superseded: bool = False
+    by: User | None = None
     url: str = ""
 
 

@@ -226,6 +226,7 @@ class Reviews:
         if result:
             check.result, check.ended_at = result, self.store.now()
         check.summary, check.log, check.url = summary, log, url or check.url
+        check.by = by or check.by
         self._tell(repository, check, before, by, began=False)
         return check
 
@@ -261,7 +262,7 @@ class Reviews:
         now = self.store.now()
         check = Check(self.store.next_id(), sha, name, result, summary, log, run, now)
         check.ended_at, check.queued, check.allow_failure = now if result else None, queued, allow_failure
-        check.url = url
+        check.url, check.by = url, by
         self._checks[repository.id].append(check)
         self._tell(repository, check, before, by, began=True)
         return check

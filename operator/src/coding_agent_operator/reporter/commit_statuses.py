@@ -1,18 +1,26 @@
 """The commit statuses that show a task and its evidence on the change. Pure.
 
 The comment's hidden line says which of them were written. So each is written once, and again only if somebody
-deletes the comment.
+deletes the comment, or if another account sets the status of our evidence.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from coding_agent_core.agenttask import AgentTask
+from coding_agent_core.forge.changes import (
+    ChangeSnapshot,
+    CheckConclusion,
+    CheckKind,
+    CheckResult,
+    CheckState,
+)
 from coding_agent_core.forge.values import CommitState, CommitStatus
 from coding_agent_core.rounds.values import OWN_STATUS
 from coding_agent_core.tasks import Phase
-from coding_agent_core.verification import VERIFY_STATUS, EvidenceState
+from coding_agent_core.verification import NOT_CHECKED, VERIFY_STATUS, EvidenceState
 
 from coding_agent_operator.reporter.item_plan import phase_to_show
 
@@ -21,6 +29,12 @@ _WAITS = {
     Phase.SUSPENDED: "The task is suspended.",
     Phase.BACKOFF: "The last attempt failed; another one follows.",
 }
+_CONCLUSIONS = {
+    CommitState.SUCCESS: CheckConclusion.SUCCESS,
+    CommitState.FAILURE: CheckConclusion.FAILURE,
+    CommitState.ERROR: CheckConclusion.FAILURE,
+}
+_NOT_RECORDED = f"{NOT_CHECKED}: another account set this status, and no result for this commit is recorded."
 _ENDS = {
     Phase.SUCCEEDED: (CommitState.SUCCESS, "The task is done."),
     Phase.FAILED: (CommitState.FAILURE, "The task failed."),
@@ -64,6 +78,54 @@ def commit_statuses(task: AgentTask) -> tuple[StatusOn, ...]:
         verified = CommitStatus(VERIFY_STATUS, CommitState(evidence.state.value), evidence.description, url)
         found.append(StatusOn(evidence.commit, verified))
     return tuple(found)
+
+
+def foreign_evidence(snapshot: ChangeSnapshot) -> bool:
+    """Whether another account has set the status of our evidence on the head.
+
+    Everybody who may write statuses can do that, and so can the CI that runs on the agent's branch.
+    """
+    own = snapshot.own.id
+    return bool(own) and any(
+        _is_evidence(check) and check.creator not in (None, own) for check in snapshot.checks
+    )
+
+
+def own_evidence(head: str, runs: Sequence[AgentTask], url: str) -> CommitStatus:
+    """Return the evidence of a commit as its tasks record it; `error` if none of them does.
+
+    Args:
+        runs: the runs of the change, and of the issue that it answers.
+        url: the address of the change.
+    """
+    for run in runs:
+        evidence = run.status.verify
+        if evidence is not None and evidence.commit == head:
+            state = CommitState(evidence.state.value)
+            return CommitStatus(VERIFY_STATUS, state, evidence.description, run.spec.url)
+    return CommitStatus(VERIFY_STATUS, CommitState.ERROR, _NOT_RECORDED, url)
+
+
+def with_evidence(snapshot: ChangeSnapshot, status: CommitStatus) -> ChangeSnapshot:
+    """Return the snapshot with this status of our evidence in the place of the one that it shows."""
+    conclusion = _CONCLUSIONS.get(status.state)
+    shown = [
+        replace(
+            check,
+            state=CheckState.WAITING if conclusion is None else CheckState.COMPLETED,
+            conclusion=conclusion,
+            errors="" if conclusion is CheckConclusion.SUCCESS else status.description,
+            creator=snapshot.own.id,
+        )
+        if _is_evidence(check)
+        else check
+        for check in snapshot.checks
+    ]
+    return replace(snapshot, checks=tuple(shown))
+
+
+def _is_evidence(check: CheckResult) -> bool:
+    return check.kind is CheckKind.STATUS and check.name == VERIFY_STATUS
 
 
 def _of_task(task: AgentTask) -> tuple[CommitState, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from coding_agent_core.admission import cancellation, runs_of, works
 from coding_agent_core.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK, AgentTask, Event
-from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeUnavailableError
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.values import MARKER
@@ -39,6 +39,7 @@ from coding_agent_core.tasks import (
     identity_hash,
 )
 
+from coding_agent_operator.reporter.commit_statuses import foreign_evidence, own_evidence, with_evidence
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
 from coding_agent_operator.reporter.report import cancellation_cause, has_problem, report_of, with_round
 
@@ -55,6 +56,8 @@ LEFT_OUT = Gauge(
     "Open changes that the last look could not examine, by host. They have no rounds until it can.",
     ["host"],
 )
+_REWRITES = 5
+"""How many times the evidence of a head is set again: a program could set its own after each of ours."""
 _QUIET_S = 5.0
 """Least number of seconds between two looks, because events come in bursts."""
 
@@ -108,6 +111,8 @@ class ReporterLooks:
     _issue_rounds: dict[str, IssueRounds] = field(default_factory=dict)
     """What the comment on the issue of each change has to show, by the hash of the change."""
     _reruns: dict[str, OurReruns] = field(default_factory=dict)
+    _rewritten: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """How many times the evidence of a head was set again, by the hash of the change."""
     _shown_aside: set[str] = field(default_factory=set)
     """The hashes of the changes whose tasks show that looks leave them out."""
     _asked: dict[str, AgentTask] = field(default_factory=dict)
@@ -183,7 +188,7 @@ class ReporterLooks:
             await self._show_left_out()
             raise
         await self._show_left_out()
-        for kept in (self.notes, self._reruns, self._issue_rounds):
+        for kept in (self.notes, self._reruns, self._issue_rounds, self._rewritten):
             for key in kept.keys() - self._changes.open:
                 kept.pop(key, None)
         return wait
@@ -193,6 +198,7 @@ class ReporterLooks:
         item = snapshot.item
         state = await self._changes.state(key, snapshot)
         runs = runs_of(item, await self.context.tasks.runs(item))
+        snapshot = await self._with_own_evidence(key, snapshot, runs)
         record = (state.rounds if state is not None else None) or RoundRecord()
         for run in runs:
             record = with_round(record, run)
@@ -222,6 +228,33 @@ class ReporterLooks:
             _logger.info("%s is no longer a draft", item.display)
         again = work.look_again
         return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
+
+    async def _with_own_evidence(
+        self, key: str, snapshot: ChangeSnapshot, runs: Sequence[AgentTask]
+    ) -> ChangeSnapshot:
+        """Write the status of our evidence again if another account has set it.
+
+        Returns:
+            The snapshot with our evidence, because nothing may be decided by a forged one.
+        """
+        if not foreign_evidence(snapshot):
+            return snapshot
+        issue = self._issue_of(snapshot.item, snapshot.head_branch)
+        others = runs_of(issue, await self.context.tasks.runs(issue)) if issue is not None else []
+        status = own_evidence(snapshot.head_commit, [*reversed(runs), *reversed(others)], snapshot.url)
+        head, written = self._rewritten.get(key, ("", 0))
+        written = written if head == snapshot.head_commit else 0
+        display = snapshot.item.display
+        if written < _REWRITES:
+            _logger.warning("%s: another account set %s; it is set again", display, status.name)
+            self._rewritten[key] = snapshot.head_commit, written + 1
+            try:
+                await self.context.forge.set_status(snapshot.item, snapshot.head_commit, status)
+            except (ForgeUnavailableError, NotYetError):
+                raise
+            except ForgeError as error:
+                _logger.warning("%s: %s cannot be set again: %s", display, status.name, error)
+        return with_evidence(snapshot, status)
 
     async def _run_again(
         self, key: str, snapshot: ChangeSnapshot, work: Work, record: RoundRecord

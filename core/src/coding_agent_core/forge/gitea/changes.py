@@ -373,6 +373,7 @@ def _check(status: StatusAnswer, required: Sequence[str]) -> CheckResult:
         errors="" if conclusion is CheckConclusion.SUCCESS else status.description,
         started_at=status.created_at,
         completed_at=None if conclusion is None else status.created_at,
+        creator=actor_of(status.creator).id,
     )
 
 

@@ -133,6 +133,7 @@ class StatusAnswer(ResponseModel):
     description: Text = ""
     target_url: Text = ""
     created_at: datetime | None = None
+    creator: Author = GHOST
 
 
 class _Combined(ResponseModel):

@@ -41,7 +41,7 @@ statusCheckRollup {
         databaseId name status conclusion title summary startedAt completedAt url
         checkSuite { app { slug } workflowRun { event workflow { name } } }
       }
-      ... on StatusContext { context state description targetUrl createdAt }
+      ... on StatusContext { context state description targetUrl createdAt creator ACTOR }
     }
   }
 }
@@ -120,7 +120,7 @@ baseRef {
   }
 }
 """.replace("ACTOR", _ACTOR)
-    .replace("CHECKS", _CHECKS.strip())
+    .replace("CHECKS", _CHECKS.strip().replace("ACTOR", _ACTOR))
     .replace("COMMITS", str(_COMMITS))
 )
 SEARCH = (
@@ -288,6 +288,7 @@ class _Context(ResponseModel):
     workflow: Text = Field(
         default="", validation_alias=AliasPath("checkSuite", "workflowRun", "workflow", "name")
     )
+    creator: Account | None = None
 
     def result(self, required: frozenset[str] | None) -> CheckResult:
         """Return the check; `required` names the checks that a rule demands, if the rules are known."""
@@ -312,6 +313,7 @@ class _Context(ResponseModel):
             event=self.event,
             started_at=self.started_at,
             completed_at=self.completed_at if ended else None,
+            creator=actor_of(self.creator).id if kind is CheckKind.STATUS else None,
         )
 
     def _output(self) -> str:

@@ -237,6 +237,7 @@ class _Job(ResponseModel):
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    author: User | None = None
 
     @property
     def full_name(self) -> str:
@@ -271,6 +272,7 @@ class _Job(ResponseModel):
             started_at=self.started_at or self.created_at,
             completed_at=self.finished_at if conclusion is not None else None,
             earlier=tuple(found for job in earlier if (found := job.conclusion) is not None),
+            creator=actor_of(self.author).id if kind is CheckKind.STATUS and self.author else None,
         )
 
 

@@ -181,6 +181,7 @@ class GraphqlRenderer:
                 "description": check.summary or None,
                 "targetUrl": check.url or None,
                 "createdAt": github_time(check.at),
+                "creator": actor(check.by) if check.by else None,
             }
         if not self._viewer.reads_checks:
             return FORBIDDEN

@@ -279,7 +279,9 @@ async def statuses(
     """Jobs and statuses of a commit: the newest of each name."""
     found = sandbox.reviews.checks(repository, sha, latest=True)
     branch = _branch(repository, sha)
-    return [render.commit_status(one, branch, sandbox.person) for one in paged(found, request, response)]
+    return [
+        render.commit_status(one, branch, one.by or sandbox.person) for one in paged(found, request, response)
+    ]
 
 
 def _branch(repository: Repository, sha: str) -> str:

@@ -246,7 +246,8 @@ def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tupl
     wanted: set[str] = set()
     match phase:
         case Phase.QUEUED | Phase.SUSPENDED:
-            return [], []
+            # The label that asks for the task stays until it starts, but the end of an earlier run is over.
+            wanted = set(labels.active & present)
         case Phase.STARTING | Phase.RUNNING | Phase.BACKOFF:
             wanted = {labels.processing_label}
         case Phase.SUCCEEDED:

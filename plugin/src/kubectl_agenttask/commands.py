@@ -297,10 +297,11 @@ def open_item(session: Session, arguments: Namespace) -> None:
         PluginError: the task has no such address, or no browser can be started.
     """
     task = session.cluster.find(arguments.name)
-    result = task.status.result
-    url = (
-        (result.change_url if result else "") if arguments.change else str(task.body["spec"].get("url") or "")
-    )
+    url = str(task.body["spec"].get("url") or "")
+    if arguments.change:
+        # A run that waits has no change of its own yet, but works on that of the item's earlier runs.
+        runs = [run for run in session.cluster.runs(task.spec.item) if run.spec.run <= task.spec.run]
+        url = tables.change_of(run.body for run in [*runs, task])
     # An agent or a person wrote the address, so a browser gets nothing but web addresses.
     if not url or not url.startswith(("https://", "http://")):
         raise PluginError(f"{task.name} has no {'change' if arguments.change else 'address of an item'} yet.")

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, TextIO
 
-from coding_agent_core.agenttask import ANNOTATION_CANCELLED_BY, ANNOTATION_CREATED_BY
+from coding_agent_core.agenttask import ANNOTATION_CANCELLED_BY, ANNOTATION_CREATED_BY, LABEL_ITEM
 from coding_agent_core.environment import Environment
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, Platform
@@ -36,9 +36,28 @@ def plain(text: object) -> str:
     return "".join(char if char.isprintable() else " " for char in str(text))
 
 
+def change_of(runs: Iterable[Body]) -> str:
+    """Return the address of the change that runs of one item work on; the newest run that has one decides."""
+    ordered = sorted(runs, key=_run)
+    return next(
+        (url for run in reversed(ordered) if (url := _text(run, "status", "result", "changeURL"))), ""
+    )
+
+
 def task_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
-    """Return a row of `COLUMNS` for each task; the oldest is first."""
+    """Return a row of `COLUMNS` for each task; the oldest is first.
+
+    A run that has no change yet shows that of the item's earlier runs, if these are among the tasks.
+    """
     ordered = sorted(tasks, key=_created)
+    runs: dict[str, list[Body]] = {}
+    for task in ordered:
+        runs.setdefault(_text(task, "metadata", "labels", LABEL_ITEM) or _name(task), []).append(task)
+    changes = {
+        _name(task): change_of(of_item[: place + 1])
+        for of_item in runs.values()
+        for place, task in enumerate(sorted(of_item, key=_run))
+    }
     return [
         (
             _name(task),
@@ -46,7 +65,7 @@ def task_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
             item_text(task),
             phase(task),
             _text(task, "status", "attempt"),
-            _text(task, "status", "result", "changeURL"),
+            changes[_name(task)],
             _text(task, "status", "reason"),
             _text(task, "status", "duration"),
             age(_text(task, "metadata", "creationTimestamp"), now),
@@ -335,6 +354,11 @@ def _usage(usage: Mapping[str, Any]) -> str:
     tokens = f"{usage.get('requests', 0)} requests, {usage.get('inputTokens', 0)} tokens in, "
     cost = f", {_cost(usage)}" if _cost(usage) else ""
     return plain(f"{tokens}{usage.get('outputTokens', 0)} out{cost}")
+
+
+def _run(task: Body) -> int:
+    run = _at(task, "spec", "run")
+    return run if isinstance(run, int) else 1
 
 
 def _created(task: Body) -> tuple[str, str]:

@@ -45,6 +45,9 @@ def report(phase: Phase, **more: Any) -> Report:
     ("phase", "present", "add", "remove"),
     [
         (Phase.QUEUED, {BOT, "bug"}, [], []),
+        (Phase.QUEUED, {BOT, DONE, "bug"}, [], [DONE]),
+        (Phase.QUEUED, {BOT, FAILED}, [], [FAILED]),
+        (Phase.SUSPENDED, {PROCESSING, DONE}, [], [DONE]),
         (Phase.RUNNING, {BOT, "bug"}, [PROCESSING], [BOT]),
         (Phase.RUNNING, {BOT, DONE, FAILED}, [PROCESSING], [BOT, DONE, FAILED]),
         (Phase.RUNNING, {PROCESSING}, [], []),

@@ -254,3 +254,24 @@ def test_what_was_spent_by_repository_user_and_model() -> None:
     assert [row[:2] for row in tables.spent_rows(tasks, "repository", since)] == [("octo/demo", "4")]
     assert [row[:2] for row in tables.spent_rows(tasks, "user", since)] == [("alice", "4")]
     assert tables.spent_rows(tasks, "user", datetime(2026, 11, 26, tzinfo=UTC)) == []
+
+
+def test_a_waiting_run_shows_the_change_of_the_runs_before_it_and_no_other() -> None:
+    def run(name: str, number: int, item: str, change: str = "") -> dict[str, Any]:
+        made = task(name, "2026-11-25T12:00:00Z", **({"result": {"changeURL": change}} if change else {}))
+        made["metadata"]["labels"] = {"coding-agent.dev/item": item}
+        made["spec"]["run"] = number
+        return made
+
+    rows = tables.task_rows(
+        [
+            run("a", 1, "item", "https://example.com/1"),
+            run("b", 2, "item"),
+            run("c", 3, "item", "https://example.com/3"),
+            run("d", 1, "other"),
+        ],
+        NOW,
+    )
+    shown = {row[0]: row[5] for row in rows}
+    first = "https://example.com/1"
+    assert shown == {"a": first, "b": first, "c": "https://example.com/3", "d": ""}

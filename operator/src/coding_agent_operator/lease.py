@@ -26,6 +26,16 @@ _WAIT_S = 1.0
 """Seconds between two tries to take the Lease, or to renew it after a failure."""
 
 
+def elapsed_seconds() -> float:
+    """Return the seconds of a clock that nobody sets and that also counts while the machine is suspended.
+
+    `time.monotonic` stops meanwhile on Linux (clock_gettime(2)), so a holder that wakes up would find its
+    Lease as young as before, although another replica has taken it.
+    """
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
 def lease_path(namespace: str, name: str = "") -> str:
     """Return the path of a Lease; without a name, the path of all Leases of the namespace."""
     return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}".rstrip("/")
@@ -43,7 +53,8 @@ class Seen:
         version: the Lease's resourceVersion.
         holder: the identity of the holder; empty if the Lease was released.
         duration: seconds for which the Lease is valid after a renewal.
-        since: monotonic time at which we first saw this version. So other machines' clocks do not matter.
+        since: our time (`elapsed_seconds`) at which we first saw this version. So other machines' clocks do
+            not matter.
     """
 
     version: str
@@ -79,7 +90,7 @@ class Lease:
         me: our identity; see `identity`.
         duration: seconds after which others may take a Lease that is not renewed.
         acts: called with whether this replica acts, whenever that changes.
-        clock: gives monotonic seconds.
+        clock: see `elapsed_seconds`.
 
     Example:
         lease = Lease(server, "coding-agent", LEASE, identity(os.environ), 30, acts=LEADER.set)
@@ -101,7 +112,7 @@ class Lease:
         duration: int,
         *,
         acts: Callable[[bool], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = elapsed_seconds,
     ) -> None:
         self._server = server
         self._namespace = namespace

@@ -1,6 +1,8 @@
 """The reporter as its administrators see it: probes, metrics, and the problems that it records."""
 
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +57,34 @@ def test_of_two_replicas_one_works_and_the_other_takes_over_at_once(world: World
     world.plane.kubectl("-n", world.namespace, "patch", *lease)
     until("it ends, to start again and wait", second.ended)
     assert "another holds the Lease coding-agent-reporter now" in second.log()
+
+
+def test_one_that_sleeps_writes_nothing_on_the_forge_when_it_wakes(world: World, start: Start) -> None:
+    """1. The first shows a running task; its second write waits for its turn, and the first sleeps.
+
+    2. The second takes the Lease, and shows how the task ended.
+    3. The first wakes up, and its write has its turn. It must not show that the task is being worked on.
+    """
+    world.sections["operator"] = {"namespace": world.namespace, "lease_duration": 3}
+    first = start(burst=1, writes_per_minute=20)
+    until("it works", lambda: first.metric("coding_agent_reporter_leader") == 1)
+    start(pod="coding-agent-reporter-x7k2p")
+    number = world.issue(BOT)
+    before = world.history(number)
+    name = world.task(number)
+    world.set_phase(name, Phase.RUNNING)
+    until("it writes", lambda: world.comment(number) or world.history(number) != before)
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        world.shows(number, "working on it", {PROCESSING})
+        world.set_phase(name, Phase.SUCCEEDED)
+        world.shows(number, "Coding agent: done", {DONE})
+        before = world.history(number)
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    until("the first ends, to start again and wait", first.ended)
+    world.shows(number, "Coding agent: done", {DONE})
+    assert world.history(number) == before
 
 
 def is_zero(process: Reporter, gauge: str) -> None:

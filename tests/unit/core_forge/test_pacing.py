@@ -144,6 +144,30 @@ async def test_a_pause_that_begins_while_a_request_waits_for_its_turn_is_kept(as
     assert raised.value.retry_after == pytest.approx(asked - time.at)
 
 
+class ClosedError(Exception):
+    """The fence of a test is closed."""
+
+
+@pytest.mark.parametrize("kind", [Kind.WRITE, Kind.CREATE])
+async def test_the_fence_is_asked_for_each_write_after_its_wait(kind: Kind) -> None:
+    time = Time()
+    pace = Paced("h", Rate(per_second=1, burst=1), time.clock())
+    asked = []
+
+    def fence() -> None:
+        asked.append(time.at)
+        if time.at >= 1:  # the Lease was lost while the second write waited for its turn
+            raise ClosedError
+
+    pace.fence = fence
+    await pace.turn(kind)
+    with pytest.raises(ClosedError):
+        await pace.turn(kind)
+    assert asked == [0, pytest.approx(1)]
+    await pace.turn(Kind.READ)
+    assert len(asked) == 2, "a read changes nothing"
+
+
 async def test_our_own_limit_is_no_outage_of_the_forge() -> None:
     time = Time()
     rate = Rate(per_second=100, burst=10, writes_per_minute=60, per_hour=360_000, patience=0.9)

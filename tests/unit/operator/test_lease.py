@@ -1,13 +1,14 @@
 """Whose the Lease is: the rules, and a holder that cannot renew."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.lease import Lease, Seen, free, identity, seen
+from coding_agent_operator.lease import Lease, Seen, elapsed_seconds, free, identity, seen
 
 from tests.unit.operator.making import job
 
@@ -44,6 +45,14 @@ def test_who_we_are() -> None:
     assert identity({"POD_NAME": "operator-1"}) == "operator-1"
     inside = identity({"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
     assert identity({}).startswith(f"{inside}-"), "outside of a pod each process is one of its own"
+
+
+def test_the_clock_also_counts_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: 1000.0 + clock)
+    assert elapsed_seconds() == 1007
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    assert elapsed_seconds() == pytest.approx(time.monotonic(), abs=600)
 
 
 class Server:

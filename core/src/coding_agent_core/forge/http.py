@@ -447,7 +447,12 @@ class ForgeClient:
         try:
             async with asyncio.timeout(TOTAL_TIMEOUT):
                 response = await self._client().request(
-                    call.method, call.path, params=call.params or None, json=call.json, headers=headers
+                    call.method,
+                    call.path,
+                    params=call.params or None,
+                    json=call.json,
+                    headers=headers,
+                    extensions={} if call.kind is Kind.READ else {"trace": self._fenced},
                 )
         except (TimeoutError, httpx.HTTPError):
             if self.pace is not None:
@@ -456,6 +461,14 @@ class ForgeClient:
         if self.pace is not None:
             self.pace.answered(call.method, response.status_code, response.headers, response.content)
         return response
+
+    async def _fenced(self, event: str, _: object) -> None:
+        """Check the fence again as a request is written: the process may have slept while it connected.
+
+        httpx calls this before and after each step of a request (its extension `trace`).
+        """
+        if self.pace is not None and event.endswith("send_request_headers.started"):
+            self.pace.fence()
 
     def _client(self) -> httpx.AsyncClient:
         """Return the pool of connections, made at first use."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -136,11 +136,14 @@ class Paced:
 
     Attributes:
         answers: the number of requests that the forge has answered, without 5xx and rate limits.
+        fence: called before every request that changes something; it raises an error if this process may not
+            write now, because another replica may have taken its Lease.
     """
 
     def __init__(self, host: str, rate: Rate, clock: Clock) -> None:
         self.host = host
         self.answers = 0
+        self.fence: Callable[[], None] = lambda: None
         self._rate = rate
         self._clock = clock
         self._hour = Bucket(*_hourly(rate.per_hour))
@@ -157,6 +160,7 @@ class Paced:
 
         Raises:
             NotYetError: the wait would be longer than `Rate.patience`; `retry_after` says how long.
+            Exception: that of `fence`.
         """
         now = self._clock.monotonic()
         buckets = self._buckets[kind]
@@ -172,6 +176,8 @@ class Paced:
             await self._clock.sleep(wait)
             wait = self._until - self._clock.monotonic()  # a pause may have begun meanwhile
             self._require_patience(kind, wait)
+        if kind is not Kind.READ:
+            self.fence()
 
     def _require_patience(self, kind: Kind, wait: float) -> None:
         if wait > self._rate.patience:

@@ -71,6 +71,7 @@ class KubernetesSink:
     Args:
         namespace: the namespace for the tasks; `None` for that of the credentials.
         limits: the limits on time and attempts that new tasks get.
+        fence: called before every write; it raises `ApiError` if this process may not write now.
 
     Example:
         sink = KubernetesSink(Access.find(), "coding-agent", settings.consumer)
@@ -88,7 +89,9 @@ class KubernetesSink:
         total_timeout: float = TOTAL_TIMEOUT,
         jitter: Callable[[], float] = random.random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
+        self._fence = fence
         self._access = access
         self._namespace = namespace
         self._limits = limits
@@ -302,7 +305,8 @@ class KubernetesSink:
         async with self._connecting:
             if self._tasks is None:
                 server = await ApiServer.connect(self._access, REQUEST_TIMEOUT, role=ROLE)
-                self._tasks = AgentTasks(server, self._namespace or server.namespace or "default", MANAGER)
+                namespace = self._namespace or server.namespace or "default"
+                self._tasks = AgentTasks(server, namespace, MANAGER, fence=self._fence)
                 _logger.info("Tasks are AgentTasks in namespace %s", self._tasks.namespace)
             return self._tasks
 

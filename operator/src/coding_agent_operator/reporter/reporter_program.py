@@ -343,9 +343,11 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
             settings.operator.lease_duration,
             acts=LEADER.set,
         )
+        for _, pace in forges.values():
+            pace.fence = lease.require
         tasks = AgentTasks(server, namespace, _MANAGER, fence=lease.require)
         stack.push_async_callback(tasks.aclose)
-        sink = KubernetesSink(Access.find(), namespace, settings.consumer)
+        sink = KubernetesSink(Access.find(), namespace, settings.consumer, fence=lease.require)
         stack.push_async_callback(sink.aclose)
         await first_of(lease.acquire(), stop.wait())
         if not lease.held():

@@ -183,6 +183,14 @@ class ApprovalCheck:
     def at(self) -> datetime | None:
         return None if self.authorize is Authorize.ANYONE else self.approval.at
 
+    @property
+    def shows_strangers(self) -> bool:
+        """Whether a round may read what people without write access wrote beside the remarks that it answers.
+
+        Nobody approves a round, so for a round, all that they wrote counts as newer.
+        """
+        return self.newer_text is NewerText.MARK or self.authorize is Authorize.ANYONE
+
     async def revisions(self, details: ItemDetails) -> Unapproved:
         """Return the revisions of the item that nobody has approved.
 

@@ -389,7 +389,9 @@ class Attempt:
         round_, images = self._round, tuple[Image, ...]()
         if round_ is not None:
             await self._time.before_work(lambda: round_.prepare(repository, details, author))
-            text = round_.prompt(details, repository.conflicts, files, recap)
+            text = round_.prompt(
+                details, repository.conflicts, files, recap, shows_strangers=check.shows_strangers
+            )
         else:
             conversation, unapproved = await self._time.before_work(
                 lambda: self._conversation(task, details, repository, check, unapproved)

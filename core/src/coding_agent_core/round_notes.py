@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from coding_agent_core.forge.changes import BODY_LIMIT, ChangeSnapshot, Part
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reporting import State, read_state
-from coding_agent_core.rounds.values import RoundKind, RoundPolicy, StopReason, Waiting, Work
+from coding_agent_core.rounds.values import STILL_WRITING, RoundPolicy, StopReason, Waiting, Work
 
 _NOTES_LIMIT = 10
 _OBVIOUS = {StopReason.NOT_OURS, StopReason.MERGED, StopReason.CLOSED}
@@ -24,7 +24,7 @@ def notes_of(work: Work, policy: RoundPolicy) -> tuple[str, ...]:
 
 
 def _sentence(waiting: Waiting, policy: RoundPolicy) -> str:
-    if waiting.kind is RoundKind.REVIEW and waiting.until is not None:
+    if waiting.why == STILL_WRITING:
         seconds = policy.review_quiet.total_seconds()
         return f"The next round waits for {seconds:g} s of quiet after the last comment."
     return waiting.why

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from coding_agent_core.agenttask_schema import describe_gaps, schema_gaps, schema_of
+from coding_agent_core.forge.changes import ActorKind, ChangeEventKind, ChangeSnapshot
 from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryFacts, RepositoryWebhook, TokenFacts
 
 from kubectl_agenttask.destinations import NAMESPACE_LABEL, Destination, ServicePods
@@ -30,6 +31,9 @@ _WEBHOOK_REFUSALS = {
     504: _NO_ANSWER,
     413: "a proxy before the receiver refuses large bodies: raise its limit (docs/install.md)",
 }
+_PROGRAM_PUSHES_WITHIN = timedelta(seconds=60)
+_PROGRAM_PUSHES = 2
+"""A person who pushes so soon after us does it once by chance."""
 
 
 class Level(StrEnum):
@@ -124,6 +128,40 @@ def clock_findings(name: str, theirs: datetime, ours: datetime) -> list[Finding]
             f"this machine is {abs(ahead.total_seconds()):.0f} s {side} {name}. Correct the clock of the one "
             "that is wrong, for example with NTP",
         )
+    ]
+
+
+def program_findings(changes: Iterable[ChangeSnapshot], known: Collection[str]) -> list[Finding]:
+    """Return a finding for each account that seems to be a program, because it pushes right after us.
+
+    Each of its pushes starts the counts of rounds anew, as if a person had asked for more.
+
+    Args:
+        changes: the open changes of our account.
+        known: the logins of bots and programs in the settings.
+    """
+    listed = {login.casefold() for login in known}
+    pushes = Counter[str]()
+    for change in changes:
+        own = change.own.id
+        remarks = [*change.comments, *(one for thread in change.threads for one in thread.remarks)]
+        pushed = [one for one in change.events if one.kind is ChangeEventKind.PUSHED and one.actor]
+        ours = [one.at for one in pushed if one.actor and one.actor.id == own]
+        ours += [one.published_at for one in remarks if one.author.id == own]
+        for one in pushed:
+            actor = one.actor
+            if actor is None or actor.id == own or actor.kind is ActorKind.BOT:
+                continue
+            if any(timedelta(0) <= one.at - at <= _PROGRAM_PUSHES_WITHIN for at in ours):
+                pushes[actor.login] += 1
+    return [
+        warning(
+            "rounds",
+            f"{login} pushed {count} times within {_PROGRAM_PUSHES_WITHIN.seconds} s after us. If it is a "
+            "program, add it to config.rounds.programs, or each of its pushes asks for more rounds",
+        )
+        for login, count in sorted(pushes.items())
+        if count >= _PROGRAM_PUSHES and login.casefold() not in listed
     ]
 
 

@@ -16,6 +16,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     SettingsError,
 )
+from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.github.app import Purpose
 from coding_agent_core.forge.github.app_tokens import connect_app
@@ -36,6 +37,7 @@ from kubectl_agenttask.findings import (
     Finding,
     clock_findings,
     ok,
+    program_findings,
     repository_findings,
     token_findings,
     unknown,
@@ -109,9 +111,19 @@ class ForgeExamination:
                 found.append(unknown("repository", _NO_REPOSITORY))
             for repository in repositories:
                 found += await self._repository(setup, repository, facts.login)
+            if self.settings.rounds.enabled:
+                found += await self._programs(forge)
             return found
         finally:
             await forge.aclose()
+
+    async def _programs(self, forge: Forge) -> list[Finding]:
+        rounds = self.settings.rounds
+        try:
+            changes = await forge.open_changes()
+        except ForgeError as error:
+            return [unknown("rounds", str(error))]
+        return program_findings(changes.snapshots, (*rounds.bots, *rounds.programs))
 
     async def _repository(self, setup: ForgeSetup, repository: str, login: str) -> list[Finding]:
         try:

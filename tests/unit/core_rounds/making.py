@@ -42,7 +42,9 @@ OTHER_BOT = Actor("6", "chatter[bot]", ActorKind.BOT)
 NOISY = Actor("7", "Lint-Account")
 """A bot with a person's account, which only the policy knows as a bot."""
 POLICY = RoundPolicy(
-    trigger_labels=frozenset({"coding agent"}), bots=frozenset({"review-bot[bot]", "lint-account"})
+    trigger_labels=frozenset({"coding agent"}),
+    bots=frozenset({"review-bot[bot]", "lint-account"}),
+    daily_rounds=1_000,  # in most tests, all rounds start within a day
 )
 
 

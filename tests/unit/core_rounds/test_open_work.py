@@ -20,7 +20,7 @@ from coding_agent_core.forge.changes import (
 )
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.round_rules.open_work import interruption
-from coding_agent_core.rounds.record import ROUNDS_LIMIT, RoundEnd, RoundRecord
+from coding_agent_core.rounds.record import ROUNDS_LIMIT, RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.rounds.values import IDS_LIMIT, RoundKind, RoundPolicy, StopReason
 
 from tests.unit.core_rounds.making import (
@@ -34,6 +34,7 @@ from tests.unit.core_rounds.making import (
     POLICY,
     REVIEW_BOT,
     STRANGER,
+    after,
     at,
     change,
     check,
@@ -213,6 +214,47 @@ def test_only_a_persons_act_starts_the_count_of_checks_anew(fields: dict[str, An
     checks = [cause for cause in work.due if cause.kind is RoundKind.CHECKS]
     assert [cause.count for cause in checks] == (["round 1 of 3"] if anew else [])
     assert (StopReason.BOUND in reasons(work)) is not anew
+
+
+FORMATTER = Actor("9", "Formatter", member=True)
+"""A program with a person's account and write access, which pushes after each round."""
+
+
+@pytest.mark.parametrize(
+    ("policy", "count"),
+    [
+        (replace(POLICY, programs=frozenset({"formatter"})), 3),
+        (replace(POLICY, daily_rounds=7), 7),
+        (POLICY, ROUNDS_LIMIT),
+    ],
+    ids=["it is listed", "a day has a limit", "neither"],
+)
+def test_a_program_that_pushes_after_each_round(policy: RoundPolicy, count: int) -> None:
+    snapshot, record, now = change(checks=(check(),)), RoundRecord(), LATER
+    options: dict[str, Any] = {"policy": policy, "may_write": lambda _: True}
+    while due := decide(snapshot, record, now=now, **options).due:
+        record = after(record, RoundResult(due[0], now, RoundEnd.PUSHED, sha(f"round {now}")))
+        now += timedelta(minutes=10)
+        pushed = ChangeEvent(ChangeEventKind.PUSHED, FORMATTER, now, sha(f"formatted {now}"))
+        snapshot = replace(snapshot, events=(*snapshot.events, pushed), head_commit=pushed.commit)
+        assert len(record.rounds) <= ROUNDS_LIMIT
+    assert len(record.rounds) == count
+
+
+def test_the_limit_of_a_day_ends_with_the_day_whoever_asks() -> None:
+    policy = replace(POLICY, daily_rounds=2, check_rounds=9)
+    snapshot, record = rounds(change(checks=(check(),)), 2, policy=policy)
+    asked = replace(snapshot, comments=(remark(9, ANNA, MENTION, 4000),))
+    for one in (snapshot, asked):
+        work = decide(one, record, policy=policy, now=at(7000))
+        assert (work.due, work.stops) == ((), ())
+        assert {waiting.why for waiting in work.waiting} == {
+            "There were 2 rounds within 24 hours, which is the limit."
+        }
+        assert work.look_again == LATER + timedelta(hours=24)
+        assert decide(one, record, policy=policy, now=work.look_again).due
+    set_back = decide(snapshot, record, policy=policy, now=LATER - timedelta(days=2))
+    assert not [one for one in set_back.waiting if "24 hours" in one.why], "it would wait for days"
 
 
 @pytest.mark.parametrize("platform", Platform)

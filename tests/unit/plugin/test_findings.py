@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core.agenttask import VERSION
+from coding_agent_core.forge.changes import Actor, ChangeEvent, ChangeEventKind
 from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryWebhook, TokenFacts, TokenRights
 from kubectl_agenttask.destinations import Destination, ServicePods
 from kubectl_agenttask.findings import (
@@ -17,12 +18,15 @@ from kubectl_agenttask.findings import (
     definition_findings,
     egress_finding,
     pods_reachable,
+    program_findings,
     reachable,
     schema_findings,
     token_findings,
     webhook_findings,
     without_defaults,
 )
+
+from tests.unit.core_rounds.making import ANNA, OURS, REVIEW_BOT, change, event, remark, sha
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 CRD = Path(__file__).parents[3] / "crds" / "agenttask.yaml"
@@ -222,3 +226,20 @@ def test_the_rules_for_attempts_are_compared_with_a_destination(
     found = egress_finding("model", at, rules)
     assert found.level is level
     assert words in found.text
+
+
+def test_an_account_that_pushes_right_after_us_seems_to_be_a_program() -> None:
+    def pushed(by: Actor, second: float) -> ChangeEvent:
+        return event(ChangeEventKind.PUSHED, by, second, commit=sha(f"{by.login} {second}"))
+
+    formatter, hasty = Actor("9", "Formatter"), Actor("10", "hasty")
+    events = [pushed(OURS, second) for second in (100, 1_000, 5_000)]
+    events += [pushed(formatter, second) for second in (110, 1_005)]
+    events += [pushed(ANNA, second) for second in (90, 300, 2_000)]
+    events += [pushed(hasty, 5_010), pushed(REVIEW_BOT, 101), pushed(REVIEW_BOT, 1_001)]
+    after_a_comment = change(events=(pushed(formatter, 7_020),), comments=(remark(1, OURS, "Done.", 7_000),))
+    changes = (change(events=tuple(events)), after_a_comment)
+    [finding] = program_findings(changes, ())
+    assert finding.level is Level.WARNING
+    assert finding.text.startswith("Formatter pushed 3 times within 60 s after us.")
+    assert program_findings(changes, ("formatter",)) == []

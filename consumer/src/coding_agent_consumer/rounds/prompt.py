@@ -67,6 +67,7 @@ def round_prompt(
     details: ItemDetails,
     *,
     people: frozenset[str],
+    shows_strangers: bool = True,
     bots: frozenset[str] = frozenset(),
     logs: Mapping[str, str],
     conflicts: Sequence[str] = (),
@@ -78,6 +79,7 @@ def round_prompt(
 
     Args:
         people: the logins of people with write access. Texts of others in the same threads are marked.
+        shows_strangers: whether texts of others are shown at all.
         bots: the logins of bots whose reviews count, in any letter case.
         logs: the ends of logs, by the id of the check's run.
         conflicts: the files in conflict.
@@ -102,7 +104,8 @@ def round_prompt(
     ]
     match cause.kind:
         case RoundKind.REVIEW:
-            sections += ["# What people wrote", _ANSWERS, *_remarks(cause, snapshot, counting, mark)]
+            remarks = _remarks(cause, snapshot, counting, mark, shows_strangers=shows_strangers)
+            sections += ["# What people wrote", _ANSWERS, *remarks]
         case RoundKind.CHECKS:
             sections += ["# Failed checks", _CHECKS, *_checks(cause, snapshot, logs, mark)]
         case RoundKind.CONFLICT:
@@ -118,10 +121,15 @@ def _recap(recap: str, mark: str) -> str:
     return f"{head}\n\n{fenced(mark, 'earlier attempt', cut_front(recap, RECAP_LIMIT))}"
 
 
-def _remarks(cause: RoundCause, snapshot: ChangeSnapshot, counting: set[str], mark: str) -> Iterator[str]:
+def _remarks(
+    cause: RoundCause, snapshot: ChangeSnapshot, counting: set[str], mark: str, *, shows_strangers: bool
+) -> Iterator[str]:
     ids = set(cause.ids)
     threads = [one for one in snapshot.threads if any(f"t{remark.id}" in ids for remark in one.remarks)]
-    shown = ids | _shown_besides(threads, ids, counting, snapshot.own)
+    others = [one for thread in threads for one in thread.remarks if f"t{one.id}" not in ids]
+    if not shows_strangers:
+        others = [one for one in others if _counts(one.author, counting, snapshot.own)]
+    shown = ids | _shown_besides(others, counting, snapshot.own)
     for thread in threads:
         remarks = [
             _remark(one, f"t{one.id}", ids, counting, snapshot.own)
@@ -140,15 +148,13 @@ def _remarks(cause: RoundCause, snapshot: ChangeSnapshot, counting: set[str], ma
             yield fenced(mark, "comment", _remark(comment, key, ids, counting, snapshot.own))
 
 
-def _shown_besides(
-    threads: Sequence[ReviewThread], ids: Collection[str], counting: Collection[str], own: Actor
-) -> set[str]:
-    """Return the ids of the remarks in these threads that are shown although the round does not answer them.
+def _shown_besides(others: list[Remark], counting: Collection[str], own: Actor) -> set[str]:
+    """Return the ids of those of these remarks that are shown although the round does not answer them.
 
     The newest come first, but those of people without write access come after all others.
     """
-    others = [one for thread in threads for one in thread.remarks if f"t{one.id}" not in ids]
-    others.reverse()  # a forge's times have no fractions of a second
+    # A forge's times have no fractions of a second, and the sort keeps the order of equal ones.
+    others = others[::-1]
     others.sort(key=lambda one: (_counts(one.author, counting, own), one.published_at), reverse=True)
     return {f"t{others[place].id}" for place in fitting([one.body for one in others], _OTHERS_LIMIT)}
 

@@ -266,6 +266,8 @@ class RoundWork:
         conflicts: Sequence[str],
         files: Sequence[InstructionFile],
         recap: str,
+        *,
+        shows_strangers: bool,
     ) -> str:
         """Return what the model reads first; see `round_prompt`."""
         return round_prompt(
@@ -274,6 +276,7 @@ class RoundWork:
             self.record,
             details,
             people=self.people,
+            shows_strangers=shows_strangers,
             bots=self.policy.bots,
             logs=self.logs,
             conflicts=conflicts,

@@ -18,6 +18,7 @@ from coding_agent_core.round_rules.review import Acts, WriteAccess, acts_of, pen
 from coding_agent_core.rounds.record import RoundEnd, RoundEntry, RoundRecord, covers
 from coding_agent_core.rounds.values import (
     IDS_LIMIT,
+    STILL_WRITING,
     MayWrite,
     RoundCause,
     RoundKind,
@@ -33,6 +34,7 @@ from coding_agent_core.usage import Allowance
 
 _AGAIN = "To continue, mention the bot in a comment."
 _SAME_ERRORS = "After the last round, the same checks fail with the same errors"
+_DAY = timedelta(hours=24)
 _SUPERSEDED_LIMIT = 5
 """This many times the same cause may start a round again after a round for it was superseded."""
 _FAILURES = {
@@ -134,6 +136,11 @@ class _Look:
         end = self._end_of_loop() if due or reruns else None
         if end is not None:
             return Work(stops=(end, *stops), notes=notes)
+        again = self._enough_for_a_day() if due else None
+        if again is not None:
+            why = f"There were {self.policy.daily_rounds} rounds within 24 hours, which is the limit."
+            paused = tuple(Waiting(cause.kind, again, why) for cause in due)
+            return Work((), (*waiting, *paused), stops, reruns, notes, left=self._left())
         return Work(due, waiting, stops, reruns, notes, left=self._left())
 
     def _notes(self) -> Iterator[str]:
@@ -163,6 +170,16 @@ class _Look:
             sentence = f"The last round undid the round before it, so a person has to decide. {_AGAIN}"
             return Stop(StopReason.UNDONE, sentence)
         return None
+
+    def _enough_for_a_day(self) -> datetime | None:
+        """Return when the next round may start if there were too many lately; `None` if there were not.
+
+        Superseded rounds that used a model are included, because they cost too. People, and programs that
+        look like people, can start each count anew, but not this one.
+        """
+        times = sorted(entry.at for entry in self.record.rounds if self.now - _DAY < entry.at <= self.now)
+        limit = self.policy.daily_rounds
+        return times[-limit] + _DAY if len(times) >= limit else None
 
     def _left(self) -> Allowance | None:
         """Return what is left of the change's budget.
@@ -194,7 +211,7 @@ class _Look:
         last = max((one.at for one in pending if one.at is not None), default=self.snapshot.updated_at)
         until = min(last, self.now) + self.policy.review_quiet
         if until > self.now:
-            return Waiting(RoundKind.REVIEW, until, "Somebody has just written, and may write more.")
+            return Waiting(RoundKind.REVIEW, until, STILL_WRITING)
         ids = readable(pending)
         left = [one.at for one in pending if one.at is not None and one.id not in ids]
         answer = self._bounded(RoundKind.REVIEW, ids)

@@ -55,10 +55,11 @@ class WriteAccess:
         return actor is not None and bool(self.own.id) and actor.id == self.own.id
 
     def is_bot(self, actor: Actor) -> bool:
-        return actor.kind is ActorKind.BOT or self._is_listed(actor)
+        return actor.kind is ActorKind.BOT or _is_one_of(actor, self.policy.bots)
 
-    def _is_listed(self, actor: Actor) -> bool:
-        return actor.login.casefold() in {name.casefold() for name in self.policy.bots}
+    def is_program(self, actor: Actor) -> bool:
+        """Whether the actor is a bot, or a program with a person's account, so that its acts mean nothing."""
+        return self.is_bot(actor) or _is_one_of(actor, self.policy.programs)
 
     def is_person_with_access(self, actor: Actor | None) -> bool | None:
         """Whether the actor is a person with write access; `None` if the forge has to be asked."""
@@ -76,9 +77,13 @@ class WriteAccess:
 
     def counts(self, actor: Actor) -> bool | None:
         """Whether reviews by the actor cause rounds; `None` if the forge has to be asked."""
-        if not self.is_ours(actor) and self._is_listed(actor):
+        if not self.is_ours(actor) and _is_one_of(actor, self.policy.bots):
             return True
         return self.is_person_with_access(actor)
+
+
+def _is_one_of(actor: Actor, logins: Collection[str]) -> bool:
+    return actor.login.casefold() in {login.casefold() for login in logins}
 
 
 @dataclass(frozen=True)
@@ -329,9 +334,10 @@ def acts_of(
 
     Acts that decide nothing are left out, so that nobody asks about the permissions of those who did them.
     """
-    found = list(_acts(snapshot, record, policy, access))
+    everybodys = list(_acts(snapshot, record, policy, access))
+    found = [act for act in everybodys if not access.is_program(act.actor)]
     readers, none = record.readers, len(record.rounds)
-    unread = [act for act in found if act.key not in readers and not access.is_bot(act.actor)]
+    unread = [act for act in found if act.key not in readers]
     if len(unread) > IDS_LIMIT:  # first come those that may start a count anew; the others are read later
         unread.sort(key=lambda act: (access.may_write(act.actor.login) is True, act.at), reverse=True)
 
@@ -354,7 +360,7 @@ def acts_of(
         called=first_round(calls_only=True),
         acted=first_round(calls_only=False),
         last=next((act.at for act in recent if access.is_person_with_access(act.actor)), None),
-        seen=known[0].at if known else None,
+        seen=max((act.at for act in everybodys if act.at <= now), default=None),
         unread=tuple(act.key for act in unread[:IDS_LIMIT]),
     )
 

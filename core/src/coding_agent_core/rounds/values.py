@@ -20,6 +20,9 @@ CHARACTERS_LIMIT = 60_000
 PERMISSIONS_LIMIT = 60
 """Maximum number of permissions that one look at a change reads, and a round besides those of its cause."""
 
+STILL_WRITING = "Somebody has just written, and may write more."
+"""Why a review waits for a while."""
+
 MayWrite = Callable[[str], bool | None]
 """Whether the account with this login may push to the repository; `None` if the forge was not asked yet."""
 
@@ -204,6 +207,8 @@ class RoundPolicy:
         hands_off_label: a change with this label, in whatever letter case, has no rounds.
         trigger_labels: the labels with which a person asks for work; applying one is a call.
         bots: the logins of bots whose reviews cause rounds. The list is their permission.
+        programs: the logins of programs with a person's account, whose acts start no count anew.
+        daily_rounds: how many rounds a change may have within 24 hours, whoever asks for more.
         approvals_count: whether the text of an approving review causes a round; its threads always do.
         resolve_threads: whether a round resolves the threads for which it has changed something.
         budget: what all rounds of a change may spend until a person asks for more; `None`: no limit.
@@ -220,6 +225,8 @@ class RoundPolicy:
     hands_off_label: str = "coding agent hands off"
     trigger_labels: frozenset[str] = frozenset()
     bots: frozenset[str] = frozenset()
+    programs: frozenset[str] = frozenset()
+    daily_rounds: int = 20
     approvals_count: bool = False
     resolve_threads: bool = False
     budget: Allowance | None = None

@@ -41,6 +41,11 @@ class Rounds(Section):
     """A change with this label has no rounds."""
     bots: tuple[str, ...] = ()
     """Logins of bots whose reviews cause rounds."""
+    programs: tuple[str, ...] = ()
+    """Logins of programs with a person's account, for example a formatter that pushes to the branch. Nothing
+    that they do starts a count anew. `kubectl agenttask doctor` names accounts that seem to be programs."""
+    daily_rounds: int = Field(default=20, ge=1)
+    """Maximum number of rounds of a change within 24 hours, whoever asks for more."""
     approvals_count: bool = False
     """Whether the text of an approving review causes a round; its threads always do."""
     resolve_threads: bool = False
@@ -67,6 +72,8 @@ class Rounds(Section):
             hands_off_label=self.hands_off_label,
             trigger_labels=frozenset(labels.triggers),
             bots=frozenset(self.bots),
+            programs=frozenset(self.programs),
+            daily_rounds=self.daily_rounds,
             approvals_count=self.approvals_count,
             resolve_threads=self.resolve_threads,
             budget=self.budget,

@@ -316,6 +316,8 @@ def comment(report: Report) -> str:
     last = report.last
     if last is not None and last.denied:
         lines += [_denied(last.denied), ""]
+    if report.labels.support and any("dministrator" in line for line in lines):
+        lines += [_support(report.labels.support), ""]
     if report.tail:
         lines += _details("Last lines of the log", _cut(report.tail, _TAIL_LIMIT))
     if last is not None and (transcript := last.transcript_url or last.transcript):
@@ -524,6 +526,11 @@ def _clock(moment: datetime | None) -> str:
 def _details(title: str, text: str) -> list[str]:
     """Return a collapsed block of plain text."""
     return [f"<details><summary>{title}</summary>", "", quoted_code(text), "", "</details>", ""]
+
+
+def _support(text: str) -> str:
+    is_address = re.fullmatch(r"https?://[^\s<>()\[\]]+", text)
+    return f"Help: <{text}>" if is_address else f"Help: {inline(text)}"
 
 
 def _transcript(place: str, task: str) -> str:

@@ -317,6 +317,26 @@ def test_the_comment_names_no_place_that_only_administrators_can_read(place: str
     assert ("internal-bucket" in text, "/var/lib" in text) == (False, False)
 
 
+@pytest.mark.parametrize(
+    ("reason", "message", "shown"),
+    [
+        (Reason.MODEL_REFUSED, "The model's service refused our key.", True),
+        (Reason.CANNOT_BE_DONE, "The issue asks for nothing.", False),
+    ],
+)
+def test_the_comment_names_who_helps_if_an_administrator_is_needed(
+    reason: Reason, message: str, shown: bool
+) -> None:
+    failed = making.report(State(uuid="u", phase=Phase.FAILED), reason=reason, message=message)
+    for support, line in (
+        ("#platform-help", "Help: #platform-help"),
+        ("https://help.example.com/agent", "Help: <https://help.example.com/agent>"),
+    ):
+        text = comment(replace(failed, labels=Labels(support=support), tail="administrator"))
+        assert (line in text.replace("\u200b", "")) is shown
+    assert "Help:" not in comment(failed)
+
+
 @given(TEXTS)
 def test_no_text_has_an_effect_or_leaves_its_place(text: str) -> None:
     for form in FORMS:

@@ -258,7 +258,7 @@ def test_what_was_spent_by_repository_user_and_model() -> None:
 
 def test_a_waiting_run_shows_the_change_of_the_runs_before_it_and_no_other() -> None:
     def run(name: str, number: int, item: str, change: str = "") -> dict[str, Any]:
-        made = task(name, "2026-11-25T12:00:00Z", **({"result": {"changeURL": change}} if change else {}))
+        made = task(name, "2026-11-25T12:00:00Z", result={"changeURL": change} if change else {})
         made["metadata"]["labels"] = {"coding-agent.dev/item": item}
         made["spec"]["run"] = number
         return made

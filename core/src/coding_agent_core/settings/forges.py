@@ -15,7 +15,7 @@ from coding_agent_core.tasks import host_of
 
 
 class Labels(Section):
-    """The labels that show an item's state; the system never changes other labels."""
+    """What an item shows: labels, of which the system never changes others, and who helps."""
 
     bot_label: str = Field(default="coding agent", min_length=1)
     """Label that a person applies to ask for a task. With a colon and the name of a coding agent, for example
@@ -26,6 +26,8 @@ class Labels(Section):
     """Label on the item after success."""
     failed_label: str | None = None
     """Label on the item after a failure; none by default."""
+    support: str = Field(default="", max_length=200)
+    """Who helps if something needs an administrator: a text or an address, which the comment then shows."""
 
     def trigger(self, runner: RunnerName | None) -> str:
         """Return the label that asks for a task with this runner; `None` means the configured runner."""

@@ -117,7 +117,7 @@ _EXECUTOR = (
     "and `egress` the hosts"
 )
 _EDITOR = "the agent has its own tools to edit files"
-_CONVERSION = "an issue always gets one pull or merge request, which is not a draft and links the issue"
+_CONVERSION = "an issue always gets one pull or merge request, which links the issue"
 _RULES = "the agent always reads AGENTS.md and CLAUDE.md; move the text of other files there"
 _SECTIONS: tuple[OldKey, ...] = (
     _API_SERVER,

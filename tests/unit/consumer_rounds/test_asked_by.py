@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from coding_agent_consumer.rounds.asked_by import round_refusal, round_user
 from coding_agent_core.errors import ForgeNotFoundError
+from coding_agent_core.forge.values import Comment
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import Cause, Item, Origin, Trigger
 
-from tests.unit.core_rounds.making import change
+from tests.unit.core_rounds.making import NOON, change
 
 CHANGE = change().item
 ISSUE = CHANGE.model_copy(update={"kind": ItemKind.ISSUE, "number": 7})
@@ -57,7 +58,10 @@ class History:
 
     async def comments(self, item: Item) -> list[Any]:
         self.reads += 1
-        return [SimpleNamespace(author=by, body=body) for by, body in self.written.get(item.number, [])]
+        return [
+            Comment("1", by, body, NOON, updated_at=NOON + timedelta(minutes=by == "Edited"))
+            for by, body in self.written.get(item.number, [])
+        ]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,7 @@ class History:
         ("a command on the issue", "boss", {7: "coding-agent"}, {7: [("Boss", "/run\nplease")]}, "boss"),
         ("a command on the change", "boss", {}, {8: [("boss", "/retry")]}, "boss"),
         ("a command of somebody else", "boss", {}, {8: [("anna", "/retry")]}, ""),
+        ("a command that somebody may have edited", "edited", {7: "anna"}, {7: [("Edited", "/run")]}, "anna"),
         ("our own account", "coding-agent", {7: "coding-agent"}, {7: [("coding-agent", "/run")]}, ""),
         ("nobody", "", {}, {}, ""),
         ("nobody named", "", {7: "anna"}, {}, "anna"),

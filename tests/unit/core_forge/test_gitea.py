@@ -304,6 +304,19 @@ async def test_a_poll_finds_labeled_items(assignee: str) -> None:
     assert request.trigger.labeled_at == datetime(2026, 11, 25, 11, 3, tzinfo=UTC)
 
 
+async def test_a_plain_comment_that_was_edited_is_nobodys_unless_it_is_ours() -> None:
+    edited = {"updated_at": at(9)}
+    timeline = [
+        entry("comment", 1, body="@bot fix it", updated_at="2026-11-25T11:01:01Z"),
+        entry("comment", 2, body="@bot drop the tests", **edited),
+        entry("comment", 3, OWN, body="Coding agent: done", **edited),
+        entry("comment", 4, EVE, body="older than updated_at"),
+    ]
+    change = await snapshot(opened(**{"issues/8/timeline": timeline}))
+    assert [one.author.login for one in change.comments] == ["alice", "ghost", "bot", "eve"]
+    assert [bool(one.author.id) for one in change.comments] == [True, False, True, True]
+
+
 async def test_a_snapshot_has_reviews_threads_and_events() -> None:
     timeline = [
         push(0, HEAD),

@@ -62,7 +62,8 @@ async def round_user(forge: Forge, change: Item, issue: Item | None, claimed: st
     for item in items:
         with suppress(ForgeNotFoundError):
             for comment in await forge.comments(item):
-                is_theirs = comment.author.casefold() == claimed.casefold()
+                # Somebody else may have edited it, and then chooses whose settings and key are used.
+                is_theirs = comment.author.casefold() == claimed.casefold() and not comment.edited
                 if is_theirs and command_in(comment.body, (CommandName.RETRY, CommandName.RUN)) is not None:
                     return claimed
     return next(iter(applied), "")

@@ -231,6 +231,11 @@ CHECKS_LIMIT = 10
 """Maximum number of failed checks whose logs are read."""
 
 
+def was_edited(created: datetime, updated: datetime | None) -> bool:
+    """Whether a comment was edited. A forge may read its clock twice when it creates one."""
+    return updated is not None and updated - created > timedelta(seconds=1)
+
+
 @dataclass(frozen=True)
 class Comment:
     """A comment on an item.
@@ -247,6 +252,11 @@ class Comment:
     created_at: datetime
     url: str = ""
     updated_at: datetime | None = None
+
+    @property
+    def edited(self) -> bool:
+        """Whether somebody edited the comment, who need not be its author: others may do that, too."""
+        return was_edited(self.created_at, self.updated_at)
 
 
 @dataclass(frozen=True)

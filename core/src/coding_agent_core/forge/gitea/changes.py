@@ -46,7 +46,7 @@ from coding_agent_core.forge.gitea.discussion import (
 from coding_agent_core.forge.gitea.settings import Gitea
 from coding_agent_core.forge.http import ForgeClient, answered_at
 from coding_agent_core.forge.open_changes import SET_ASIDE, read_each
-from coding_agent_core.forge.values import Read
+from coding_agent_core.forge.values import Read, was_edited
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
@@ -308,7 +308,11 @@ class GiteaChanges:
             reviews=tuple(map(_review, discussed.reviewed.values)),
             comments=tuple(
                 Remark(
-                    str(entry.id), actor_of(entry.author), entry.created_at, entry.body, url=entry.html_url
+                    str(entry.id),
+                    _author_of(entry, self.own),
+                    entry.created_at,
+                    entry.body,
+                    url=entry.html_url,
                 )
                 for entry in timeline
                 if entry.kind == "comment"
@@ -327,6 +331,17 @@ def without_draft(title: str) -> str:
 def actor_of(user: User) -> Actor:
     """Return an account. Gitea does not say whether a person or a program uses it."""
     return Actor("", user.login) if user == GHOST or user.id <= 0 else Actor(str(user.id), user.login)
+
+
+def _author_of(comment: TimelineEntry, own: User) -> Actor:
+    """Return the author of a plain comment, or an unknown account if others may have written its text.
+
+    Whoever has the unit right *Pull requests: write* may edit comments of others, and so could speak for
+    people with more rights. Gitea does not say who edited a comment. Of comments on lines it does not even say
+    whether one was edited, because their time also changes when their lines do.
+    """
+    edited = was_edited(comment.created_at, comment.updated_at) and comment.author.id != own.id
+    return actor_of(GHOST if edited else comment.author)
 
 
 def _review(reviewed: Reviewed) -> SubmittedReview:

@@ -507,9 +507,10 @@ class Attempt:
         if self.lost.is_set():
             raise StoppedError
         summary = beginning(worked.summary, _DESCRIPTION_LIMIT)
+        item = await self._time.after_work(lambda: task.forge.locate(task.item))
         change = await self._time.after_work(
             lambda: task.forge.open_change(
-                task.item,
+                item,
                 branch=branch,
                 base=details.base_branch,
                 title=inline(details.title),

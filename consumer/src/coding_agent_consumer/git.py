@@ -14,10 +14,10 @@ import os
 import re
 import resource
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from coding_agent_core.errors import (
     CodingAgentError,
@@ -29,14 +29,27 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.values import CloneSource
 
-Credentials = Callable[[str], Awaitable[CloneSource]]
-"""Returns the repository's address and the token that is valid now. It is called before each run of git,
-because a token may be replaced while an attempt works. The argument is a token that the forge did not
-accept, or empty: see `TokenSource.current`."""
+
+class Credentials(Protocol):
+    """Gives the repository's address and the token that is valid now.
+
+    It is called before each run of git, because a token may be replaced, and the repository renamed, while an
+    attempt works.
+    """
+
+    async def __call__(self, refused: str, /, *, redirected: bool = False) -> CloneSource:
+        """Return both.
+
+        Args:
+            refused: a token that the forge did not accept, or empty: see `TokenSource.current`.
+            redirected: whether the forge redirected git from the last address.
+        """
+
 
 _TIMEOUT = 600.0
 """Seconds that one run of git may take."""
 _MAX_ERROR = 64 * 1024
+_REDIRECTED = range(300, 400)
 _PASSED_ON = (
     "PATH",
     "http_proxy",
@@ -143,7 +156,10 @@ class Git:
         return (await self.local(*arguments, **options)).decode("ascii").strip()
 
     async def remote(self, command: Sequence[str], *rest: str) -> bytes:
-        """Run git against the forge with the current token, and once more if it was replaced meanwhile.
+        """Run git against the forge, and once more if token or address were replaced meanwhile.
+
+        Git follows no redirect: it would follow one to another host with the token. If it meets one, the
+        forge is asked for the repository's present address.
 
         Args:
             command: the part before the repository's URL.
@@ -160,7 +176,8 @@ class Git:
         try:
             return await self._remote(source, command, rest)
         except ForgeRefusedError as error:
-            now = await self.credentials(source.token if error.status == 401 else "")
+            refused = source.token if error.status == 401 else ""
+            now = await self.credentials(refused, redirected=error.status in _REDIRECTED)
             if now == source:
                 raise
             return await self._remote(now, command, rest)
@@ -279,7 +296,7 @@ def classify(output: str, url: str) -> ForgeError:
         return ForgeRefusedError(
             f"{url} refused the credentials, or they lack a permission.", status=status or 401
         )
-    if status is not None and 300 <= status < 400:
+    if status in _REDIRECTED:
         return ForgeRefusedError(
             f"{url} redirects to another address, and the token is not sent there; configure that address.",
             status=status,

@@ -262,6 +262,7 @@ def build_attempt(
         item = await _located(forge, queued.request.item)
         # The account, which the forge's client keeps, is needed in any case.
         details, _ = await both(forge.read(item), forge.whoami())
+        item = details.item  # the repository may have another name now
         if not details.open:
             if queued.request.trigger.round is not None:
                 noun = FACTS[item.platform].change_noun
@@ -318,20 +319,23 @@ async def _located(forge: Forge, item: Item) -> Item:
     """Return the item with its repository's path.
 
     An AgentTask can name a project by path and by number. The credential and the image were chosen by
-    the path, and requests use the number, so both must name the same project.
+    the path, and requests use the number, so both must lead to the same project. The old path of a renamed
+    project leads to it until another project takes that path.
 
     Raises:
-        ForgeNotFoundError: they name two projects, or the project was renamed after the task was created.
+        ForgeNotFoundError: they name two projects.
     """
     if not item.repository or item.project_id is None:
         return await forge.locate(item)
     found = await forge.locate(item.model_copy(update={"repository": ""}))
     if found.repository.lower() != item.repository.lower():
-        raise ForgeNotFoundError(
-            f"Project {item.project_id} is {found.repository} and not {item.repository}, for which the task"
-            " was created."
-        )
-    return item
+        named = await forge.locate(item.model_copy(update={"project_id": None}))
+        if named.project_id != item.project_id:
+            raise ForgeNotFoundError(
+                f"Project {item.project_id} is {found.repository} and not {item.repository}, for which the"
+                " task was created."
+            )
+    return found
 
 
 def check_model(settings: Settings) -> None:

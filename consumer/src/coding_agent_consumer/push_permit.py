@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
@@ -99,5 +99,9 @@ class PushPermit:
                 raise
             raise SourceRepositoryGoneError(item) from error
         refused = push_refusal(self.details, self.prefix, self.repository, branch, facts)
+        if refused is not None and self.repository != item.repository:
+            # The facts of a fork name the item's repository as it is called now.
+            now = replace(self.details, item=(await self.forge.read(item)).item)
+            refused = push_refusal(now, self.prefix, self.repository, branch, facts)
         if refused is not None:
             raise PushNotAllowedError(refused)

@@ -30,13 +30,15 @@ class GitServer:
     lost: int = 0
     """Answers to pushes that are lost after the push had its effect: the connection is cut."""
     redirect_to: str | None = None
+    renamed: tuple[str, str] | None = None
+    """The old and the new name of a repository; requests by the old one are redirected."""
     packed: list[int] = field(default_factory=list)
     """Objects in each pack that was sent."""
 
     def credentials(self, name: str = "sample.git", token: str = TOKEN) -> Credentials:
         source = CloneSource(url=f"http://127.0.0.1:{self.port}/{name}", username=USERNAME, token=token)
 
-        async def now(refused: str) -> CloneSource:
+        async def now(refused: str, /, *, redirected: bool = False) -> CloneSource:
             return source
 
         return now
@@ -104,6 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.state.seen.append((self.path, self.headers.get("Authorization")))
         if self.state.redirect_to is not None:
             return self._plain(302, Location=self.state.redirect_to + self.path)
+        if self.state.renamed is not None and self.path.startswith(f"/{self.state.renamed[0]}/"):
+            return self._plain(301, Location=self.path.replace(*self.state.renamed, 1))
         if self.state.answer:
             return self._plain(self.state.answer.pop(0))
         wanted = base64.b64encode(f"{USERNAME}:{TOKEN}".encode()).decode()

@@ -339,6 +339,27 @@ async def test_a_redirect_to_another_host_gets_no_token(git_server: GitServer, t
     assert git_server.seen[0][1], "the token was sent to its own host"
 
 
+async def test_a_repository_that_was_renamed_while_git_ran_is_pushed_to_by_its_new_name(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    asked: list[bool] = []
+
+    async def credentials(refused: str, /, *, redirected: bool = False) -> CloneSource:
+        asked.append(redirected)
+        return await git_server.credentials("costs.git" if redirected else "sample.git")(refused)
+
+    repository = await BareClone.clone(
+        credentials, tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
+    )
+    await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    (git_server.root / "sample.git").rename(git_server.root / "costs.git")
+    git_server.renamed = ("sample.git", "costs.git")
+    assert not any(asked)
+    await repository.push()
+    assert asked[-1]
+    assert git(git_server.root / "costs.git", "rev-parse", BRANCH) == repository.tip
+
+
 async def test_the_token_is_on_no_disk_and_in_no_argument(git_server: GitServer, tmp_path: Path) -> None:
     argv: list[bytes] = []
     original = asyncio.create_subprocess_exec
@@ -366,7 +387,7 @@ async def test_a_token_that_was_replaced_while_git_ran_is_tried(
 ) -> None:
     tokens, refused = ["token-of-the-last-hour"], []
 
-    async def credentials(given: str) -> CloneSource:
+    async def credentials(given: str, /, *, redirected: bool = False) -> CloneSource:
         refused.append(given)
         return await git_server.credentials(token=tokens.pop() if tokens else TOKEN)("")
 

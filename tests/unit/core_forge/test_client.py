@@ -180,11 +180,13 @@ async def test_a_redirect_on_the_same_host_is_followed(platform: Platform) -> No
 
 
 async def test_a_redirected_write_keeps_its_method_or_is_not_made() -> None:
-    wire = Wire([answer(307, None, location="/repositories/1/issues/7/labels"), answer(200, [])])
+    renamed = answer(200, {"id": 1, "full_name": "acme/costs"})
+    moved = answer(307, None, location="/repositories/1/issues/7/labels")
+    wire = Wire([moved, renamed, answer(200, [])])
     await wire.forge(Platform.GITHUB).add_label(ITEMS[Platform.GITHUB], "x")
-    assert [request.method for request in wire.requests] == ["POST", "POST"]
-    assert wire.requests[1].content == wire.requests[0].content
-    wire = Wire([answer(301, None, location="/repositories/1/issues/7/labels"), answer(200, [])])
+    assert [request.method for request in wire.requests] == ["POST", "GET", "POST"]
+    assert wire.requests[2].content == wire.requests[0].content
+    wire = Wire([answer(302, None, location="/repositories/1/issues/7/labels"), answer(200, [])])
     with pytest.raises(ForgeError):
         await wire.forge(Platform.GITHUB).add_label(ITEMS[Platform.GITHUB], "x")
     assert len(wire.requests) == 1

@@ -176,6 +176,10 @@ class Forge(ABC):
     ) -> Change: ...
 
     @abstractmethod
+    async def _path_of(self, repository: str) -> str:
+        """Return the present path of a repository that may have been renamed or given to another owner."""
+
+    @abstractmethod
     async def _is_private(self, item: Item) -> bool:
         """Whether only people with an approved account can see the item's repository (`tasks.trust_of`)."""
 
@@ -188,7 +192,8 @@ class Forge(ABC):
         """Return the attachment that a link in an item's text leads to, or `None` if it leads elsewhere."""
 
     @abstractmethod
-    async def read(self, item: Item) -> ItemDetails: ...
+    async def read(self, item: Item) -> ItemDetails:
+        """Read the item. `item` in the answer has the repository's present path."""
 
     @abstractmethod
     async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
@@ -486,8 +491,16 @@ class Forge(ABC):
         return 0
 
     async def locate(self, item: Item) -> Item:
-        """Return the item with its repository's path (a key may have only the project id)."""
-        return item
+        """Return the item with its repository's present path (a key may have only the project id).
+
+        A request is sent only if an earlier one has shown that the repository may have another name now.
+        """
+        now = await self.current_path(item.repository)
+        return item if now.lower() == item.repository.lower() else _in_repository(item, now)
+
+    async def current_path(self, repository: str) -> str:
+        """Return a repository's present path, if an earlier request has shown that it may be another one."""
+        return await self._path_of(repository) if repository.lower() in self.client.redirected else repository
 
     async def read_state(self, item: Item) -> ItemState:
         """Read the item's state in one request."""
@@ -495,9 +508,10 @@ class Forge(ABC):
         found = await self.client.get(ItemAnswer, call)
         return ItemState(self._labels(found), found.open, found.updated_second)
 
-    def _details(self, item: Item, found: ItemAnswer, *, base: str) -> ItemDetails:
+    def _details(self, item: Item, found: ItemAnswer, *, base: str, repository: str) -> ItemDetails:
+        same = repository.lower() == item.repository.lower()
         return ItemDetails(
-            item=item,
+            item=item if same else _in_repository(item, repository),
             title=found.title,
             body=found.body,
             author=found.author.login,
@@ -656,13 +670,17 @@ class Forge(ABC):
             raise ForgeError(f"an attachment of {item.display} has more than {limit} bytes")
         return data
 
-    async def clone_source(self, repository: str, refused: str = "") -> CloneSource:
+    async def clone_source(
+        self, repository: str, refused: str = "", *, redirected: bool = False
+    ) -> CloneSource:
         """Return the URL of a repository of this forge, with credentials for fetch and push.
 
         Args:
             refused: a token that git could not use; see `TokenSource.current`.
+            redirected: whether git was redirected. The forge is asked for the repository's present path then.
         """
-        url = clone_url(self.settings.api_url, repository)
+        present = await (self._path_of(repository) if redirected else self.current_path(repository))
+        url = clone_url(self.settings.api_url, present)
         token = await self.client.token.current(repository, refused)
         return CloneSource(url=url, username=self.CLONE_USER, token=token)
 
@@ -676,6 +694,10 @@ def _require_all(pages: Pages[Any], what: str, item: Item) -> None:
         raise ForgeListTooLongError(
             f"{item.display} has more {what} than are read, so it is not known whether ours is among them."
         )
+
+
+def _in_repository(item: Item, repository: str) -> Item:
+    return item.model_copy(update={"repository": repository})
 
 
 def _same(one: str, other: str) -> bool:

@@ -23,7 +23,8 @@ PAGE_SIZE = 100
 """The number of entries in a page, which is the most that the forges allow."""
 _READS = ("GET", "HEAD", "OPTIONS")
 _REPOSITORY = re.compile(r"/repos/([^/]+/[^/]+)")
-"""Matches the paths of GitHub's REST API that name a repository."""
+"""Matches the paths of GitHub's and Gitea's REST API that name a repository."""
+_ITEM = re.compile(r"/repos/[^/]+/[^/]+/(?:issues|pulls)/")
 
 
 class ResponseModel(BaseModel):
@@ -167,6 +168,11 @@ class Call:
         """The repository that the request is about, e.g. `owner/name`; empty if it is about none."""
         found = _REPOSITORY.match(self.path)
         return unquote(found[1]) if found and not self.repository else self.repository
+
+    @property
+    def names_item(self) -> bool:
+        """Whether the path names an issue, a pull request or a comment, which can be moved by itself."""
+        return _ITEM.match(self.path) is not None
 
 
 def path(*values: str | int) -> str:

@@ -13,14 +13,20 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Generic, Protocol, TypeVar, get_origin
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from urllib.request import getproxies
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError, TokenMissingError
-from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, User
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeUnavailableError,
+    SettingsError,
+    TokenMissingError,
+)
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.pacing import Kind, Paced, forge_error, rate_limited
 from coding_agent_core.forge.values import Read
 from coding_agent_core.registry import FACTS, Platform
@@ -44,7 +50,22 @@ _LONGEST = 64 * 2**20
 _LOG_BYTES = 64 * 1024
 """The number of bytes that are kept of the end of a log."""
 _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_REPEATED = (301, 307, 308)
+"""The statuses of a redirect after which any request is sent again as it was. For a renamed repository,
+GitHub answers reads with 301 and the rest with 307, and Gitea everything with 301."""
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+
+
+class _Repository(ResponseModel):
+    id: int
+    full_name: str
+
+    def holds(self, target: str) -> bool:
+        """Whether an address of the REST API is below this repository's."""
+        found = re.search(r"/(?:repositories/(\d+)|repos/([^/]+/[^/]+))(?:/|$)", urlsplit(target).path)
+        if found is None:
+            return False
+        return found[1] == str(self.id) or unquote(found[2] or "").lower() == self.full_name.lower()
 
 
 class TokenSource(Protocol):
@@ -205,6 +226,8 @@ class ForgeClient:
         pace: limits the rate of all requests, including repeated and redirected ones; `None` for no limit.
         transport: replaces the network in tests.
         page_size: the most entries that the forge puts into a page; `None` until it was asked.
+        redirected: the paths, in lower case, of repositories of which requests were redirected, most likely
+            because the repositories have other names now.
     """
 
     host: str
@@ -216,9 +239,11 @@ class ForgeClient:
     pace: Paced | None = None
     transport: httpx.AsyncBaseTransport | None = None
     page_size: int | None = None
+    redirected: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self._pool: httpx.AsyncClient | None = None
+        self._repositories: dict[str, _Repository] = {}
 
     async def get(self, type_: type[_T], call: Call) -> _T:
         return self.parse(type_, await self.send(call), call)
@@ -413,17 +438,43 @@ class ForgeClient:
         """Send a call and follow redirects on the same host, e.g. that of a renamed repository.
 
         A redirect to another host becomes an error, because the token must not be sent there.
+
+        Raises:
+            ForgeNotFoundError: the item was moved to another repository.
         """
         response = await self._sent(call)
         for _ in range(_REDIRECTS):
-            target = response.next_request.url if response.next_request else None
-            permitted = call.method == "GET" or response.status_code in (307, 308)
-            if target is None or not permitted or _origin(str(target)) != _origin(self.api_url):
+            target = str(response.next_request.url) if response.next_request else ""
+            permitted = call.method == "GET" or response.status_code in _REPEATED
+            if not target or not permitted or _origin(target) != _origin(self.api_url):
                 break
+            if call.names_item and not await self._holds(call, target):
+                raise ForgeNotFoundError(
+                    f"{self.host} says while {call.what} that it was moved to another repository.",
+                    status=response.status_code,
+                )
+            if call.about:
+                self.redirected.add(call.about.lower())
             # The redirect's address contains the query already, so ours must not be added.
-            followed = replace(call, path=str(target), params={}, repository=call.about)
+            followed = replace(call, path=target, params={}, repository=call.about)
             response = await self._sent(followed)
         return response
+
+    async def _holds(self, call: Call, target: str) -> bool:
+        """Whether a redirect of a call leads to the same repository, whatever its name is now.
+
+        GitHub also redirects from an issue that somebody transferred to another repository. A task must
+        neither read nor write there.
+        """
+        name = call.about.lower()
+        if name in self._repositories and self._repositories[name].holds(target):
+            return True
+        where = Call("GET", path("repos", *call.about.split("/", 1)), f"reading the repository {call.about}")
+        response = await self._following(where)
+        if not response.is_success:
+            raise self._problem(where, response, response.content)
+        self._repositories[name] = self.parse(_Repository, response, where)
+        return self._repositories[name].holds(target)
 
     async def _sent(self, call: Call) -> httpx.Response:
         """Send one request and return the answer with any status.

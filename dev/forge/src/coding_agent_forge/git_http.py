@@ -43,6 +43,13 @@ async def serve(request: Request, sandbox: Sandbox) -> Response:
         return PlainTextResponse("Please upgrade your git client: only smart HTTP is served.", 403)
     pushing = "git-receive-pack" in (service, request.query_params.get("service"))
     repository = sandbox.store.repository(found["name"])
+    if repository is None and (moved := sandbox.store.by_old_name(found["name"])) is not None:
+        # GitLab serves a project at its old path too. GitHub and Gitea redirect; git follows a redirect for
+        # the first request of a run, and sends the others to where that one led.
+        if sandbox.store.flavour is Flavour.GITHUB:
+            target = f"{sandbox.base_url}/{moved.full_name}.git/{service}?{request.url.query}"
+            return PlainTextResponse("", 301, {"location": target})
+        repository = moved
     user = authenticate(request.headers, sandbox.store.accounts(), sandbox.clock())
     refusal = _refusal(request, repository, user, pushing)
     if refusal is not None:

@@ -205,6 +205,11 @@ class ForgeServer:
             raise KeyError(full_name)
         return repository
 
+    def rename(self, full_name: str, new_name: str) -> None:
+        """Rename a repository, or give it to another owner; its old name leads to it."""
+        repository = self.repository(full_name)
+        self.run(lambda: self.sandbox.store.rename(repository, new_name))
+
     def user(self, login: str | None = None) -> User:
         """A user of the seed; the pages' person unless named."""
         user = self.sandbox.person if login is None else self.sandbox.store.user(login)

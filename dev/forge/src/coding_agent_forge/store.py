@@ -47,6 +47,7 @@ class Store:
         self.users: list[User] = []
         self.repositories: list[Repository] = []
         self.hooks: list[Hook] = []
+        self._old_names: dict[str, Repository] = {}
         self.log = EventLog()
         self.apps = Apps(now, self.next_id)
         self.listener: Callable[[Happening], None] = lambda happening: None
@@ -70,6 +71,17 @@ class Store:
         """The repository of a full path, in any case of letters."""
         wanted = full_name.casefold()
         return next((one for one in self.repositories if one.full_name.casefold() == wanted), None)
+
+    def rename(self, repository: Repository, full_name: str) -> None:
+        """Give a repository another name or owner. Its old name leads to it until another takes it."""
+        self._old_names[repository.full_name.casefold()] = repository
+        self._old_names.pop(full_name.casefold(), None)
+        repository.owner, _, repository.name = full_name.rpartition("/")
+
+    def by_old_name(self, old_name: str) -> Repository | None:
+        """The repository that had this name and has another one now, unless a new one has taken the name."""
+        found = None if self.repository(old_name) else self._old_names.get(old_name.casefold())
+        return None if found is None or found.deleted else found
 
     def delete(self, repository: Repository) -> None:
         """Delete a repository; changes from its branches to other repositories stay."""

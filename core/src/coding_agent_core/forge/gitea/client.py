@@ -185,6 +185,9 @@ class GiteaForge(Forge):
 
         return Pages(read)
 
+    async def _path_of(self, repository: str) -> str:
+        return (await self._repository(repository)).full_name
+
     async def _is_private(self, item: Item) -> bool:
         return (await self._repository(item.repository)).private
 
@@ -205,7 +208,12 @@ class GiteaForge(Forge):
         if item.kind is ItemKind.CHANGE:
             pull = await self._pull(item)
             return replace(
-                self._details(item, pull, base=pull.base.ref),
+                self._details(
+                    item,
+                    pull,
+                    base=pull.base.ref,
+                    repository=pull.base.repo.full_name if pull.base.repo else item.repository,
+                ),
                 title=without_draft(pull.title),
                 head_branch=pull.head.ref,
                 head_sha=pull.head.sha,
@@ -213,7 +221,9 @@ class GiteaForge(Forge):
             )
         call = Call("GET", self._item_path(item), f"reading {item.display}")
         issue, repository = await both(self.client.get(ItemAnswer, call), self._repository(item.repository))
-        return self._details(item, issue, base=repository.default_branch or "main")
+        return self._details(
+            item, issue, base=repository.default_branch or "main", repository=repository.full_name
+        )
 
     async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
         async def is_protected() -> bool:

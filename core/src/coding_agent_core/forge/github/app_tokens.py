@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -170,6 +171,7 @@ class _Refusal:
 _Which: TypeAlias = tuple[str, Purpose | None]
 """A repository in lower case and a purpose; for the App's account an empty text and `None`."""
 _ACCOUNT: _Which = ("", None)
+_BY_ID = re.compile(r"/repositories/(\d+)/installation$")
 
 
 class AppTokens:
@@ -281,7 +283,7 @@ class AppTokens:
 
     async def _exchange(self, repository: str, purpose: Purpose) -> _Kept:
         """Find the installation, check that it has what the purpose needs, and get a token."""
-        installation = await self._installation(repository)
+        installation, renamed = await self._installation(repository)
         places = replace(self._places(repository), installation=installation.html_url)
         permissions = permissions_for(purpose, repository)
         # A request for a token names the repository without its owner, and another owner may have one of the
@@ -293,9 +295,16 @@ class AppTokens:
         if missing := permissions.missing(installation.permissions):
             raise _refused(AppProblem.PERMISSION_MISSING, places, missing=", ".join(missing))
         body: dict[str, object] = {"permissions": permissions.narrowed(installation.permissions)}
-        if repository:
-            body["repositories"] = [repository.partition("/")[2]]
-        kept = await self._token_of(installation.id, body, places)
+        try:
+            kept = await self._token_of(installation.id, body | _chosen(repository, renamed), places)
+        except AppRefusedError as error:
+            if error.problem is not AppProblem.REPOSITORY_OUTSIDE or self._app.installation_id is None:
+                raise
+            # The settings name the installation, so the repository was not looked up and may be renamed.
+            found, renamed = await self._lookup(repository)
+            if renamed is None or found.id != installation.id:
+                raise error from None
+            kept = await self._token_of(installation.id, body | _chosen(repository, renamed), places)
         _logger.info("Got a token for %s (%s)", repository or "all repositories", purpose)
         return kept
 
@@ -316,20 +325,28 @@ class AppTokens:
         now = self._clock.monotonic()
         return _Kept(answer.token, now, now + lifetime - RENEW_BEFORE, now + lifetime)
 
-    async def _installation(self, repository: str) -> AppInstallation:
-        places = self._places(repository)
+    async def _installation(self, repository: str) -> tuple[AppInstallation, int | None]:
+        """Return the installation for a repository, with the repository's id if it has another name now."""
         chosen = self._app.installation_id
-        if chosen is None and not repository:
-            return await self._only_installation()
-        where = (
-            path("app", "installations", chosen)
-            if chosen is not None
-            else path("repos", *repository.split("/")) + "/installation"
-        )
-        call = Call("GET", where, f"looking up the GitHub App's installation for {repository or 'a search'}")
-        return await self._asked(
-            lambda: self._client.get(AppInstallation, call), places, by_id=chosen is not None
-        )
+        if chosen is None:
+            return await self._lookup(repository) if repository else (await self._only_installation(), None)
+        what = f"looking up the GitHub App's installation for {repository or 'a search'}"
+        call = Call("GET", path("app", "installations", chosen), what)
+        places = self._places(repository)
+        asked = self._asked(lambda: self._client.get(AppInstallation, call), places, by_id=True)
+        return await asked, None
+
+    async def _lookup(self, repository: str) -> tuple[AppInstallation, int | None]:
+        """Like `_installation`, whichever installation the settings name.
+
+        GitHub finds a renamed repository by its old name, and redirects to its id. But it gives no token for
+        an old name.
+        """
+        what = f"looking up the GitHub App's installation for {repository}"
+        call = Call("GET", path("repos", *repository.split("/")) + "/installation", what)
+        response = await self._asked(lambda: self._client.send(call), self._places(repository))
+        renamed = _BY_ID.search(response.url.path)
+        return self._client.parse(AppInstallation, response, call), int(renamed[1]) if renamed else None
 
     async def _only_installation(self) -> AppInstallation:
         found = await self._installations()
@@ -428,6 +445,13 @@ class AppTokenSource:
 
     async def aclose(self) -> None:
         await self.tokens.aclose()
+
+
+def _chosen(repository: str, renamed: int | None) -> dict[str, object]:
+    """Return the part of a request that names the repository of a token; empty for all repositories."""
+    if renamed is not None:
+        return {"repository_ids": [renamed]}
+    return {"repositories": [repository.partition("/")[2]]} if repository else {}
 
 
 def _refused(problem: AppProblem, places: AppPlaces, *, missing: str = "") -> AppRefusedError:

@@ -191,6 +191,10 @@ class GitHubForge(Forge):
                     ),
                 )
 
+    async def _path_of(self, repository: str) -> str:
+        call = Call("GET", path("repos", *repository.split("/", 1)), f"reading the repository {repository}")
+        return (await self.client.get(_Repository, call)).full_name
+
     async def _is_private(self, item: Item) -> bool:
         call = Call("GET", _repo_path(item), f"reading the repository of {item.display}")
         return (await self.client.get(_Repository, call)).private
@@ -206,7 +210,7 @@ class GitHubForge(Forge):
             call = Call("GET", _repo_path(item, "pulls", item.number), what)
             pull = await self.client.get(_PullRequest, call)
             return replace(
-                self._details(item, pull, base=pull.base.ref),
+                self._details(item, pull, base=pull.base.ref, repository=_base_of(pull, item)),
                 head_branch=pull.head.ref,
                 head_sha=pull.head.sha,
                 head_repository=pull.head.repo.full_name if pull.head.repo else None,
@@ -216,7 +220,7 @@ class GitHubForge(Forge):
             self.client.get(ItemAnswer, Call("GET", self._item_path(item), what)),
             self.client.get(_Repository, call),
         )
-        return self._details(item, issue, base=repository.default_branch)
+        return self._details(item, issue, base=repository.default_branch, repository=repository.full_name)
 
     async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
         """See `Forge`. GitHub redirects from the old name of a renamed branch."""
@@ -236,7 +240,7 @@ class GitHubForge(Forge):
         return BranchFacts(found.default_branch, protected, origins)
 
     def signed_commits(self, repository: str) -> GitHubCommits:
-        return GitHubCommits(self.client, repository)
+        return GitHubCommits(self.client, repository, self.current_path)
 
     async def comments(self, item: Item) -> list[Comment]:
         # GitHub can only list the oldest first. We read one page more than the limit, because the last page
@@ -343,7 +347,8 @@ class GitHubForge(Forge):
 
     async def find_change(self, item: Item, *, branch: str) -> Change | None:
         what = f"looking for the pull request of {item.display}"
-        params = {"head": f"{item.repository.split('/')[0]}:{branch}", "state": "open"}
+        owner = (await self.current_path(item.repository)).split("/")[0]
+        params = {"head": f"{owner}:{branch}", "state": "open"}
         call = Call("GET", _repo_path(item, "pulls"), what, params)
         # GitHub ignores a `head` that it cannot read, and then lists every pull request.
         for pull in (await self.client.entries(list[_PullRequest], call)).values:
@@ -418,6 +423,10 @@ class GitHubForge(Forge):
 
     async def redeliver_missed(self, settings: Settings) -> int:
         return await RedeliveryRound(settings, self, self.settings.redelivery, GitHubHooks(self.client)).run()
+
+
+def _base_of(pull: _PullRequest, item: Item) -> str:
+    return pull.base.repo.full_name if pull.base.repo else item.repository
 
 
 def _repo_path(item: Item, *rest: str | int) -> str:

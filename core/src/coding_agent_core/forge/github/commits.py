@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pydantic import AliasPath, Field
@@ -40,10 +41,12 @@ class GitHubCommits:
 
     Attributes:
         repository: the repository's full path.
+        current_path: as in `Forge`. The mutation names the repository, and need not find it by an old name.
     """
 
     client: ForgeClient
     repository: str
+    current_path: Callable[[str], Awaitable[str]]
 
     async def create_branch(self, branch: str, commit: str) -> None:
         """See `SignedCommits`. The mutation appends to branches that exist, and creates none."""
@@ -60,7 +63,10 @@ class GitHubCommits:
         """See `SignedCommits`. GitHub Enterprise Server signs only if its administrator has set this up."""
         headline, _, body = message.strip().partition("\n")
         asked = {
-            "branch": {"repositoryNameWithOwner": self.repository, "branchName": branch},
+            "branch": {
+                "repositoryNameWithOwner": await self.current_path(self.repository),
+                "branchName": branch,
+            },
             "expectedHeadOid": expected,
             "message": {"headline": headline, "body": body.strip()},
             "fileChanges": {

@@ -79,6 +79,7 @@ class _MergeRequest(_ProjectItem):
 class _Project(ResponseModel):
     """A project; an empty one has no default branch."""
 
+    id: int
     path_with_namespace: str
     default_branch: str | None = None
     visibility: str = ""
@@ -178,11 +179,19 @@ class GitLabForge(Forge):
         return Head(found.source_project_id == found.project_id, found.source_branch)
 
     async def locate(self, item: Item) -> Item:
-        if item.repository:
+        """See `Forge`. GitLab answers reads by the old path of a project with a redirect, and refuses writes.
+
+        So a project that is known by its path alone is asked for its number.
+        """
+        if item.repository and item.project_id is not None:
             return item
         call = Call("GET", _project_path(item), f"reading the project of {item.display}")
         project = await self.client.get(_Project, call)
-        return item.model_copy(update={"repository": project.path_with_namespace})
+        return item.model_copy(update={"repository": project.path_with_namespace, "project_id": project.id})
+
+    async def _path_of(self, repository: str) -> str:
+        call = Call("GET", path("projects", repository), f"reading the project {repository}")
+        return (await self.client.get(_Project, call)).path_with_namespace
 
     async def read(self, item: Item) -> ItemDetails:
         """See `Forge`. An empty project has no default branch, so `main` replaces it."""
@@ -192,22 +201,25 @@ class GitLabForge(Forge):
             issue = await self.client.get(_ProjectItem, call)
             call = Call("GET", path("projects", issue.project_id), f"reading the project of {item.display}")
             project = await self.client.get(_Project, call)
-            return self._details(item, issue, base=project.default_branch or "main")
+            return self._details(
+                item, issue, base=project.default_branch or "main", repository=project.path_with_namespace
+            )
         merge_request = await self.client.get(_MergeRequest, call)
+        present = repository_of(merge_request.reference) or item.repository
         return replace(
-            self._details(item, merge_request, base=merge_request.target_branch),
+            self._details(item, merge_request, base=merge_request.target_branch, repository=present),
             title=without_draft(merge_request.title),
             head_branch=merge_request.source_branch,
             head_sha=merge_request.sha,
-            head_repository=await self._source_of(item, merge_request),
+            head_repository=await self._source_of(item, merge_request, present),
         )
 
-    async def _source_of(self, item: Item, found: _MergeRequest) -> str | None:
+    async def _source_of(self, item: Item, found: _MergeRequest, own: str) -> str | None:
         """Return the path of the branch's project; `None` if it was deleted or we may not see it."""
         if found.source_project_id is None:
             return None
         if found.source_project_id == found.project_id:
-            return item.repository
+            return own
         what = f"reading the project of the branch of {item.display}"
         call = Call("GET", path("projects", found.source_project_id), what)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable
@@ -109,6 +110,39 @@ def _token_headers(request: Request, sandbox: Sandbox) -> dict[str, str]:
     return shown
 
 
+_BY_NAME = re.compile(rf"{PREFIX}/repos/([^/]+/[^/]+)(/.*)?")
+_BY_ID = re.compile(rf"{PREFIX}/repositories/(\d+)(/.*)?")
+
+
+def redirection(request: Request, sandbox: Sandbox) -> Response | None:
+    """Redirect a request for a renamed repository to its id, as GitHub does; a request by id finds its name.
+
+    https://docs.github.com/rest/using-the-rest-api/best-practices-for-using-the-rest-api#follow-redirects
+    """
+    path = request.url.path
+    if by_id := _BY_ID.fullmatch(path):
+        found = next((one for one in sandbox.store.repositories if one.id == int(by_id[1])), None)
+        if found is not None:
+            raw = request.scope["raw_path"].decode("latin-1").partition(f"/repositories/{by_id[1]}")[2]
+            request.scope["path"] = f"{PREFIX}/repos/{found.full_name}{by_id[2] or ''}"
+            request.scope["raw_path"] = f"{PREFIX}/repos/{found.full_name}{raw}".encode("latin-1")
+        return None
+    by_name = _BY_NAME.fullmatch(path)
+    moved = sandbox.store.by_old_name(by_name[1]) if by_name else None
+    if by_name is None or moved is None:
+        return None
+    rest = request.scope["raw_path"].decode("latin-1").partition(f"/repos/{by_name[1]}")[2]
+    query = f"?{request.url.query}" if request.url.query else ""
+    target = f"{sandbox.base_url}{PREFIX}/repositories/{moved.id}{rest}{query}"
+    permanent = request.method in ("GET", "HEAD")
+    message = "Moved Permanently" if permanent else "Temporary Redirect"
+    return JSONResponse(
+        {"message": message, "url": target, "documentation_url": "https://docs.github.com/rest"},
+        301 if permanent else 307,
+        {"location": target},
+    )
+
+
 async def limit_rate(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     """Count the requests of each token or installation, and refuse what its hour does not allow.
 
@@ -128,7 +162,7 @@ async def limit_rate(request: Request, call_next: Callable[[Request], Awaitable[
         # GitHub reads a body as JSON whatever its type says, e.g. that of `curl -d '{"labels": […]}'`.
         kept = [header for header in request.scope["headers"] if header[0] != b"content-type"]
         request.scope["headers"] = [*kept, (b"content-type", b"application/json")]
-        response = await call_next(request)
+        response = redirection(request, sandbox) or await call_next(request)
     response.headers.update(_token_headers(request, sandbox))
     response.headers.update(
         {

@@ -101,7 +101,8 @@ class _Root:
         raise _QueryError(f"Field '{asked.name}' doesn't exist on type 'Query'")
 
     def _repository(self, asked: _Field) -> Any:
-        found = self._sandbox.store.repository(f"{asked.arguments['owner']}/{asked.arguments['name']}")
+        name, store = f"{asked.arguments['owner']}/{asked.arguments['name']}", self._sandbox.store
+        found = store.repository(name) or store.by_old_name(name)  # `followRenames` is true by default
         if found is None or found.role(self._user) is None:
             return None
 

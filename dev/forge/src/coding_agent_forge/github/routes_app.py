@@ -48,6 +48,7 @@ class TokenRequest(BaseModel):
     """Body of `POST access_tokens`."""
 
     repositories: list[str] | None = None
+    repository_ids: list[int] | None = None
     permissions: dict[str, str] | None = None
 
 
@@ -121,10 +122,11 @@ async def create_token(
     """A token for an hour."""
     wanted = wanted or TokenRequest()
     reached = [one for one in sandbox.store.repositories if installation.includes(one)]
-    names = wanted.repositories
-    if names is not None:
-        reached = [one for one in reached if one.name.casefold() in {name.casefold() for name in names}]
-        if len(reached) < len(names):
+    names = None if wanted.repositories is None else {name.casefold() for name in wanted.repositories}
+    chosen = names if wanted.repository_ids is None else wanted.repository_ids
+    if chosen is not None:
+        reached = [one for one in reached if one.name.casefold() in chosen or one.id in chosen]
+        if len(reached) < len(chosen):
             raise HttpError(
                 422,
                 "There is at least one repository that does not exist or is not accessible to the parent "
@@ -136,7 +138,7 @@ async def create_token(
         "token": token.actor.token,
         "expires_at": github_time(token.expires_at),
         "permissions": dict(token.actor.grant.permissions),
-        "repository_selection": "all" if names is None and installation.repositories is None else "selected",
+        "repository_selection": "all" if chosen is None and installation.repositories is None else "selected",
     }
     if names is not None:
         users = sandbox.store.users

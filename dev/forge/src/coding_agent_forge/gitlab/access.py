@@ -75,9 +75,24 @@ def project_of(project: str, request: Request, sandbox: SandboxOf, user: Actor) 
     repository = None
     if unquote(segment) == project:
         repository = _by_id(sandbox, project) if project.isdigit() else sandbox.store.repository(project)
+    if repository is None and unquote(segment) == project:
+        _refuse_old_path(project, segment, request, sandbox, user)
     if repository is None or repository.role(user) is None:
         raise HttpError(404, "404 Project Not Found")
     return repository
+
+
+def _refuse_old_path(project: str, segment: str, request: Request, sandbox: Sandbox, user: User) -> None:
+    """Redirect reads by a project's old path to its id, and refuse the rest, as `find_project!` of GitLab."""
+    moved = sandbox.store.by_old_name(project)
+    if moved is None or moved.role(user) is None:
+        return
+    if request.method != "GET":
+        raise HttpError(405, "405 Method Not Allowed - Non GET methods are not allowed for moved projects")
+    raw = request.scope["raw_path"].partition(b"?")[0].decode("latin-1")
+    where = raw.replace(f"/projects/{segment}", f"/projects/{moved.id}", 1)
+    target = f"{sandbox.base_url}{where}?{request.url.query}"
+    raise HttpError(302, "This resource has been moved temporarily", headers={"location": target})
 
 
 def _by_id(sandbox: Sandbox, text: str) -> Repository | None:

@@ -1,10 +1,11 @@
-"""What the targets share: the parts of an input, and an AgentTask as an API server stores it."""
+"""What the targets share: the parts of an input, an AgentTask as an API server stores it, and costs."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,36 @@ def refusals(task: Mapping[str, Any]) -> list[str]:
 def written(value: object) -> bytes:
     """Return a value as the JSON of a request; one that is not JSON in UTF-8 is an error."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+LONGEST, _SHORTER = 64 * 1024, 8 * 1024
+"""The length of the texts of strangers: what is kept of a log, and what GitHub accepts as a comment. A reader
+that is linear needs 8 times as long for it as for the shorter one, and a quadratic one 64 times."""
+_GROWTH, _NEGLIGIBLE = 20, 0.2
+"""How many times as long it may take, and how many seconds nobody minds."""
+
+
+def linear(reader: Callable[[str], object], parts: Iterable[str]) -> None:
+    """Require that a reader's work does not grow with the square of a text's length.
+
+    The texts are one part repeated, because a reader that begins anew at each of them needs the square. The
+    time is that of the processor, so that other programs do not count.
+    """
+    for part in parts:
+        for form in ("{}\x01", "\n{}\n"):
+            long = _seconds(reader, form.replace("{}", _repeated(part, LONGEST)))
+            if long > _NEGLIGIBLE:
+                short = _seconds(reader, form.replace("{}", _repeated(part, _SHORTER)))
+                assert long < _GROWTH * short + _NEGLIGIBLE, (
+                    f"{short:.3f} s for {_SHORTER} characters of {part!r}, and {long:.1f} s for {LONGEST}"
+                )
+
+
+def _repeated(part: str, length: int) -> str:
+    return (part * (length // len(part) + 1))[:length]
+
+
+def _seconds(reader: Callable[[str], object], text: str) -> float:
+    before = time.process_time()
+    reader(text)
+    return time.process_time() - before

@@ -17,10 +17,9 @@ _ERROR = re.compile(
     re.IGNORECASE,
 )
 """Matches the lines with which compilers, linters and test runners name an error."""
-_NONE = re.compile(
-    r"\b(?:0|no) (?:errors?|fail(?:ed|ures?)?)\b(?!.*\b[1-9]\d* (?:error|fail))", re.IGNORECASE
-)
-"""Matches lines that say that there is no error."""
+_NONE = re.compile(r"\b(?:0|no) (?:errors?|fail(?:ed|ures?)?)\b", re.IGNORECASE)
+"""Matches what says that there is no error."""
+_SOME = re.compile(r"\b[1-9]\d* (?:error|fail)", re.IGNORECASE)
 _BEFORE, _AFTER = 1, 3
 """How many lines around a line with an error belong to it."""
 _WITHOUT = 30
@@ -35,8 +34,14 @@ def errors_of(log: str) -> str:
     lines = [line.rstrip() for line in log.splitlines()]
     kept: set[int] = set()
     for number, line in enumerate(lines):
-        if _ERROR.search(line) and not _NONE.search(line):
+        if _ERROR.search(line) and not _names_none(line):
             kept.update(range(max(0, number - _BEFORE), min(len(lines), number + _AFTER + 1)))
     if not kept:
         return last_lines("\n".join(lines[-_WITHOUT:]), ERRORS_LIMIT)
     return last_lines("\n".join(lines[number] for number in sorted(kept)), ERRORS_LIMIT)
+
+
+def _names_none(line: str) -> bool:
+    """Whether a line says that there is no error, and does not count any after that."""
+    ends = [found.end() for found in _NONE.finditer(line)]
+    return bool(ends) and _SOME.search(line, ends[-1]) is None

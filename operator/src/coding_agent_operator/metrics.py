@@ -11,7 +11,7 @@ from coding_agent_core.reasons import REASONS, ReasonClass
 from coding_agent_core.tasks import Origin, Phase
 from coding_agent_core.usage import Allowance
 
-from coding_agent_operator.outcome_of import OUTCOME_TYPES
+from coding_agent_operator.outcome_of import OUTCOME_TYPES, POD_PROBLEMS
 
 _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
@@ -19,6 +19,11 @@ _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 # The label is `served_namespace` because Prometheus uses `namespace` for the scraped pod's own.
 TASKS = Gauge(
     "coding_agent_tasks", "AgentTasks that have not ended, by phase.", ["phase", "served_namespace"]
+)
+NOT_STARTING = Gauge(
+    "coding_agent_tasks_not_starting",
+    "AgentTasks whose attempt has a pod that cannot start, by reason.",
+    ["reason", "served_namespace"],
 )
 ACCEPTED = Counter(
     "coding_agent_tasks_accepted",
@@ -113,6 +118,16 @@ def show_phases(namespace: str, counts: Mapping[Phase, int]) -> None:
             TASKS.labels(phase.value, namespace).set(counts.get(phase, 0))
 
 
+def show_reasons(namespace: str, counts: Mapping[str, int]) -> None:
+    """Show how many tasks have an attempt whose pod cannot start.
+
+    Args:
+        counts: the number of tasks by the reason that they show, whether or not it is such a reason.
+    """
+    for reason in sorted(POD_PROBLEMS):
+        NOT_STARTING.labels(reason, namespace).set(counts.get(reason, 0))
+
+
 def show_budget(
     namespace: str, repository: str, limit: Allowance, *, spent: Decimal, reserved: Decimal
 ) -> None:
@@ -125,5 +140,5 @@ def show_budget(
 
 def forget(namespace: str) -> None:
     """Drop the series of a namespace that is no longer served."""
-    for gauge in (TASKS, LEADER, WATCH_BEHIND, FAILING, BUDGET, BUDGET_SPENT, BUDGET_RESERVED):
+    for gauge in (TASKS, NOT_STARTING, LEADER, WATCH_BEHIND, FAILING, BUDGET, BUDGET_SPENT, BUDGET_RESERVED):
         gauge.remove_by_labels({"served_namespace": namespace})

@@ -119,6 +119,11 @@ STOPS: frozenset[str] = frozenset(
 )
 """The reasons for which the operator or a person deletes a Job that has not ended."""
 
+POD_PROBLEMS = frozenset(
+    {reason.value for reason, facts in REASONS.items() if facts.patience and isinstance(reason, PodReason)}
+)
+"""Reasons that a task shows while the pod of its attempt cannot start."""
+
 _WAITING = {
     "ErrImagePull": PodReason.ERR_IMAGE_PULL,
     "ImagePullBackOff": PodReason.ERR_IMAGE_PULL,

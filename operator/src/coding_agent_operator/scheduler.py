@@ -297,8 +297,10 @@ class Scheduler:
         """Show how the queue moves, for a limited number of tasks at a time, from the front."""
         while True:
             await asyncio.sleep(self._position_interval)
-            phases = Counter(task.status.phase or Phase.QUEUED for task in self._tasks.of(self._namespace))
-            metrics.show_phases(self._namespace, phases)
+            tasks = self._tasks.of(self._namespace)
+            metrics.show_phases(self._namespace, Counter(task.status.phase or Phase.QUEUED for task in tasks))
+            starting = (task for task in tasks if task.status.phase is Phase.STARTING)
+            metrics.show_reasons(self._namespace, Counter(task.status.reason or "" for task in starting))
             moved = []
             for name, position in self._schedule.positions.items():
                 task = self._task(name)

@@ -27,7 +27,7 @@ from coding_agent_core.verification import Side
 from coding_agent_operator.budgets import Exhausted, day_of
 from coding_agent_operator.evidence import evidence_step
 from coding_agent_operator.observed import Job, attempt_number
-from coding_agent_operator.outcome_of import PodProblem, sentence
+from coding_agent_operator.outcome_of import POD_PROBLEMS, PodProblem, sentence
 from coding_agent_operator.task_state import COMMAND_WAIT, Stage, TaskOutcome, TaskState, task_state
 
 _CONDITIONS = ("Succeeded", "Running", "Finished", "WithinBudget")
@@ -391,6 +391,10 @@ def _transitions(old: Status, new: Status, max_attempts: int) -> Iterator[Event]
             )
     if new.phase is not old.phase:
         yield from _phase_entered(old, new)
+    if new.phase is Phase.STARTING and new.reason in POD_PROBLEMS and new.reason != old.reason:
+        # A pod that cannot start is given minutes, and whoever can help should know at once.
+        succeeded = new.condition("Succeeded")
+        yield Event("Warning", new.reason, succeeded.message if succeeded else "")
 
 
 def _phase_entered(old: Status, new: Status) -> Iterator[Event]:

@@ -151,7 +151,7 @@ def test_it_names_the_secrets_and_goes_on_once_they_are_there(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
     pods.script = lambda _: CannotMount(KUBELET)
-    operator(operator={"policy": FAST})
+    process = operator(operator={"policy": FAST})
     name = world.create(1)
     status = world.until(
         "says what it waits for",
@@ -162,5 +162,12 @@ def test_it_names_the_secrets_and_goes_on_once_they_are_there(
         "Attempt 1 has not started yet. The attempt is waiting for a Secret that does not exist. "
         "Missing: coding-agent-github, coding-agent-model. If this lasts for 900 s, another attempt starts."
     )
+    world.until("its Event", lambda: "SecretMissing" in world.events(name) or None)
+    waiting = (
+        f'coding_agent_tasks_not_starting{{reason="SecretMissing",served_namespace="{world.namespace}"}} '
+    )
+    world.until("its metric", lambda: f"{waiting}1.0" in process.probe("/metrics")[1] or None)
     pods.script = lambda _: DONE
     assert world.until_phase(name, "Succeeded")["attempt"] == "1/3"
+    world.until("its metric is back", lambda: f"{waiting}0.0" in process.probe("/metrics")[1] or None)
+    assert world.events(name).count("SecretMissing") == 1

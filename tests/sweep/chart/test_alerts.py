@@ -15,6 +15,7 @@ from tests.integration.chart.conftest import Tool
 pytestmark = pytest.mark.timeout(1200)
 
 AGENT, CRON = 'namespace="agents"', 'namespace="agents", cronjob="coding-agent-poller-github"'
+SERVED = 'served_namespace="agents"'
 BUDGET = 'budget="repository", repository="acme/shop", unit="USD", served_namespace="agents"'
 POLLER = {"cronjob": "coding-agent-poller-github"}
 PROGRAMS = ("receiver", "operator", "reporter", "tokens")
@@ -31,6 +32,7 @@ HEALTHY = {
     f'coding_agent_tasks_accepted_total{{{AGENT}, origin="webhook"}}': "0+1x180",
     f'coding_agent_tasks_accepted_total{{{AGENT}, origin="poll"}}': "0x180",
     f'coding_agent_tasks{{{AGENT}, phase="Running"}}': "5x180",
+    f'coding_agent_tasks_not_starting{{{AGENT}, reason="SecretMissing", {SERVED}}}': "0x180",
     f'coding_agent_queue_wait_seconds_bucket{{{AGENT}, le="1800"}}': "0+1x180",
     f'coding_agent_queue_wait_seconds_bucket{{{AGENT}, le="+Inf"}}': "0+1x180",
     f'coding_agent_tasks_ended_total{{{AGENT}, phase="Succeeded", reason="Completed"}}': "0+1x180",
@@ -158,6 +160,20 @@ CASES = [
         {f"coding_agent_budget_spent{{{AGENT}, {BUDGET}}}": "15x180"},
         60,
         None,
+    ),
+    *(
+        # Five other attempts run, and nothing is stuck.
+        Case(
+            "CodingAgentAttemptsNotStarting",
+            {f'coding_agent_tasks_not_starting{{{AGENT}, reason="{reason}", {SERVED}}}': "0x59 1x120"},
+            63,
+            labels,
+        )
+        for reason, labels in (
+            ("SecretMissing", {"reason": "SecretMissing", "served_namespace": "agents"}),
+            ("ErrImagePull", {"reason": "ErrImagePull", "served_namespace": "agents"}),
+            ("Unschedulable", None),
+        )
     ),
     Case("CodingAgentTasksStuck", {f'coding_agent_tasks{{{AGENT}, phase="Running"}}': "0x180"}, 16),
     Case(

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, Condition, OutcomeType, Status
+from coding_agent_core.agenttask import AgentTask, Condition, Event, OutcomeType, Status
 from coding_agent_core.issue_commands import CommandName
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
@@ -234,8 +234,10 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
 ) -> None:
     begun = task(status(attempt()))
     stays = job(pods=(pod(phase="Pending", **pod_),))
-    told = plan_task(begun, [stays], WAIT, NOW, POLICY).status
+    plan = plan_task(begun, [stays], WAIT, NOW, POLICY)
+    told = plan.status
     assert told is not None
+    assert Event("Warning", reason, message) in plan.events, "nobody waits for the end of the attempt to know"
     assert told.phase is Phase.STARTING, "its place is taken"
     assert told.reason == reason
     assert [condition.message for condition in told.conditions[:2]] == [
@@ -245,7 +247,8 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
     # A pull that fails says `ErrImagePull` and `ImagePullBackOff` in turn: not worth a write each.
     other = "ImagePullBackOff" if reason == "ErrImagePull" else pod_.get("waiting", "")
     turns = job(pods=(pod(phase="Pending", **pod_ | {"waiting": other, "waiting_detail": "otherwise"}),))
-    assert plan_task(task(told), [turns], WAIT, NOW, POLICY).status is None
+    again = plan_task(task(told), [turns], WAIT, NOW, POLICY)
+    assert (again.status, again.events) == (None, ())
     well = plan_task(task(told), [job(ready=1)], WAIT, NOW, POLICY).status
     assert well is not None
     assert well.reason == "Running"

@@ -328,6 +328,7 @@ class Shown(NamedTuple):
 
     Attributes:
         identifier: of the run; empty: the comment shows none, only rounds.
+        statuses: the names and commits of the commit statuses that were set for the run.
     """
 
     phase: str
@@ -335,6 +336,7 @@ class Shown(NamedTuple):
     identifier: str = ""
     change_url: str = ""
     branch: str = ""
+    statuses: tuple[tuple[str, str], ...] = ()
 
 
 Reader = Callable[[Sequence[Record]], Iterable[Run]]

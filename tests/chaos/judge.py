@@ -139,8 +139,11 @@ def _lost_commands(item: Item, history: History, promises: Promises) -> Iterator
     is_closed = bool(closings) and closings[-1].event in CLOSING
     withdrawn = any(act.at >= last.at for act in item.withdrawals)
     near_a_run = any(run.ended is None or run.ended >= last.at - _NEAR for run in before)
+    looks_old = any(fault.sets_back(last.at) for fault in history.faults)
     nothing_to_retry = text == "/retry" and (not before or before[-1].phase == "Succeeded")
-    if is_closed or withdrawn or near_a_run or nothing_to_retry or not is_old(due, history, promises):
+    if is_closed or withdrawn or near_a_run or nothing_to_retry or looks_old:
+        return
+    if not is_old(due, history, promises):
         return
     if not any(run.created > last.at for run in item.asked_runs):
         yield Violation("lost", item.key, last.at, f"{text} of {last.actor} has no run")

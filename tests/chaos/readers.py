@@ -352,6 +352,7 @@ def shown_state(body: str) -> Shown | None:
         state.get("uuid") or "",
         state.get("change_url") or "",
         state.get("branch") or "",
+        tuple((one.rsplit(" ", 2)[0], one.rsplit(" ", 2)[1]) for one in state.get("statuses") or ()),
     )
 
 

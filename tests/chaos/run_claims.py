@@ -13,11 +13,12 @@ from itertools import combinations
 
 from tests.chaos.history import CONTROL_PLANE, ENDED, History, Pod, Run
 from tests.chaos.items import Item, Items, Request
-from tests.chaos.promises import CLOSING, Promises, Violation, delayed
+from tests.chaos.promises import CLOSING, Promises, Violation, delayed, is_old
 
 SECOND = timedelta(seconds=1)
 _NEAR_THE_END = timedelta(seconds=5)
 """An attempt reads its item for the last time shortly before it ends."""
+_DECIDES = timedelta(seconds=30)
 _WORKING = frozenset({"Starting", "Running"})
 _AFTER = {
     "": frozenset({"Queued", "Suspended", "Starting", "Running"}),
@@ -175,7 +176,7 @@ def _attempts(run: Run, history: History, promises: Promises) -> Iterator[Violat
     """A run has one attempt at a time, no more than allowed, and only while it may work."""
     attempts = [pod for pod in run.pods if not pod.checks]
     for one, two in combinations(sorted(attempts, key=lambda pod: pod.started), 2):
-        if one.ended is None or two.started < one.ended:
+        if one.ended is None or two.started < one.ended - SECOND:
             text = f"the attempts {one.name} and {two.name} of run {run.number} worked at the same time"
             yield Violation("overlap", run.item, two.started, text)
     for pod in run.pods:
@@ -267,13 +268,13 @@ def _success(run: Run, item: Item, items: Items) -> Iterator[str]:
             yield "succeeded, and each of its pods failed"
     elif not any(phase in _WORKING for _, phase in run.phases):
         yield "succeeded, and never worked"
-    for attempt in run.attempts or ():
-        if attempt.outcome == "Succeeded" and not attempt.tokens:
-            yield f"succeeded, and attempt {attempt.number} says nothing of the tokens that it used"
     if run.attempts is not None and not any(one.outcome == "Succeeded" for one in run.attempts):
         yield "succeeded without an attempt that did"
     if run.round is not None or run.reason in WITHOUT_WORK:
         return
+    for attempt in run.attempts or ():
+        if attempt.outcome == "Succeeded" and not attempt.tokens:
+            yield f"succeeded, and attempt {attempt.number} says nothing of the tokens that it used"
     if history.has_model and not _asked_model(run, item, history):
         yield "succeeded without an answer of the model"
     yield from _work(run, item, items)
@@ -299,6 +300,9 @@ def _work(run: Run, item: Item, items: Items) -> Iterator[str]:
         yield "succeeded without a push"
     elif run.result is not None and run.result.commit and run.result.commit != pushes[-1].commit:
         yield f"says that it pushed {run.result.commit[:12]}, and it was {pushes[-1].commit[:12]}"
+    is_last = run is item.runs[-1] and is_old(end, history, items.promises)
+    if is_last and run.result is not None and run.result.commit:  # a run that follows at once may hide it
+        yield from _status(run.result.commit, items)
     if run.item.kind != "issue":
         return
     opened = [act for act in items.changes_of(run.item) if act.at <= end + SECOND]
@@ -308,6 +312,20 @@ def _work(run: Run, item: Item, items: Items) -> Iterator[str]:
         shown = change_number(run.result.change_url)
         if shown not in {act.item.number for act in opened if act.item is not None}:
             yield f"names {run.result.change_url}, which is no change of its item"
+
+
+def _status(commit: str, items: Items) -> Iterator[str]:
+    """The commit of a run that succeeded has a commit status that says so."""
+    promises = items.promises
+    states = [
+        act.state
+        for act in items.history.acts
+        if act.event == "check"
+        and act.actor == promises.bot
+        and (act.check, act.commit) == (promises.status, commit)
+    ]
+    if "success" not in states:
+        yield f"succeeded, and the status of {commit[:12]} is {states[-1] if states else 'not set'}"
 
 
 def change_number(url: str) -> int:
@@ -352,8 +370,10 @@ def _cancellation(run: Run, item: Item, items: Items) -> Iterator[str]:
     if run.item.kind == "change" and run.round is not None:
         issue = items.issue_of(run.item)
         causes += [act for act in issue.withdrawals if act.event in CLOSING] if issue is not None else []
-    since = max((one.at for one in item.requests if one.at <= run.created + SECOND), default=run.created)
-    since = min(since, run.created) - SECOND
+    ends = [one.ended for one in item.runs if one.created < run.created and one.ended is not None]
+    asked = [one.at for one in item.requests if max(ends, default=one.at) <= one.at <= run.created + SECOND]
+    # A change may be closed while the system decides on a round for it.
+    since = min([run.created - (_DECIDES if run.round is not None else SECOND), *asked])
     if not any(since <= act.at <= end + SECOND for act in causes):
         yield "was cancelled, and nobody had withdrawn it"
 

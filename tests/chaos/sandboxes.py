@@ -224,11 +224,12 @@ class Sandboxes:
 
 def model_record(request: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a request to the model: when it came, and the item whose title it has."""
-    named = re.search(r"item-\d+ [a-z0-9 ]*", json.dumps(request.get("messages", "")))
+    titles = r"item-\d+ (?:works for \d+ s|fails|writes nothing)"
+    named = re.search(titles, json.dumps(request.get("messages", "")))
     return {
         "record": "model",
         "at": datetime.fromtimestamp(request["received"], UTC).isoformat(),
-        "title": named[0].strip() if named else "",
+        "title": named[0] if named else "",
         "script": request["script"],
         "position": request["position"],
         "status": request["status"],

@@ -95,10 +95,11 @@ def _acts(key: ItemKey, history: History, promises: Promises) -> Iterator[Entry]
     for act in history.acts:
         by_bot = act.actor == promises.bot
         pushed = act.event == "pushed" and act.repository == key[:2]
+        opened = act.event == "opened" and act.repository == key[:2]
         if pushed and (is_branch_of(act.branch, key, promises) or (own and act.branch == own)):
             heads.add(act.commit)
             yield Entry(act.at, "pushes", f"{act.actor} pushes {act.branch} {act.commit[:8]}")
-        elif act.event == "opened" and is_branch_of(act.branch, key, promises) and act.item != key:
+        elif opened and is_branch_of(act.branch, key, promises) and act.item != key:
             yield Entry(act.at, "pushes", f"{act.actor} opens {act.item}")
         elif act.event in ("check", "rerun") and act.commit in heads:
             what = " ".join(filter(None, (act.check, act.event, act.state, act.commit[:8])))

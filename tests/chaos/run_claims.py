@@ -40,7 +40,7 @@ def run_violations(items: Items) -> Iterator[Violation]:
     history, promises = items.history, items.promises
     for item in items.all.values():
         yield from _causes(item, history, promises)
-        yield from _numbers(item)
+        yield from _numbers(item, history)
         for run in item.runs:
             yield from _place(run, items)
             yield from _life_cycle(run)
@@ -111,14 +111,17 @@ def _over(run: Run, history: History) -> datetime:
     return min([over, *(fault.start for fault in history.faults if fault.start <= end <= fault.felt_until)])
 
 
-def _numbers(item: Item) -> Iterator[Violation]:
-    """The runs of an item are numbered from 1, in the order in which they were created."""
+def _numbers(item: Item, history: History) -> Iterator[Violation]:
+    """The runs of an item are numbered from 1, in the order in which they were created.
+
+    Without Kubernetes, a task that only waited, and whose place another one took, has used a number.
+    """
     for number, count in Counter(run.number for run in item.runs).items():
         if count > 1:
             first = next(run for run in item.runs if run.number == number)
             yield Violation("doubled", item.key, first.created, f"{count} runs have the number {number}")
     known = sorted({run.number for run in item.runs})
-    if known and known != list(range(1, len(known) + 1)):
+    if history.has_pods and known and known != list(range(1, len(known) + 1)):
         listed = ", ".join(map(str, known))
         yield Violation("life cycle", item.key, item.runs[0].created, f"its runs have the numbers {listed}")
     for before, after in zip(item.runs, item.runs[1:], strict=False):

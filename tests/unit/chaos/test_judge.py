@@ -456,6 +456,31 @@ def _a_run_goes_on_after_a_cancel(tape: Tape) -> None:
     tape.ends(300, name, number=9)
 
 
+def _a_commit_is_pushed_twice(tape: Tape) -> None:
+    tape.label(100, ASKS, ADA, 9)
+    tape.ends(120, tape.begins(101, number=9), number=9)
+    for at in (110, 112):
+        tape.forge(at, "pushed", BOT, None, branch="coding-agent/issue-9", after="c9")
+
+
+def _a_status_that_no_run_has_earned(tape: Tape) -> None:
+    tape.forge(15, "pushed", BOT, None, branch="coding-agent/issue-7", after="c7")
+    tape.forge(16, "check", BOT, None, check="coding-agent", commit="c7", state="success")
+
+
+def _a_comment_that_names_a_status_that_is_not_there(tape: Tape) -> None:
+    state = {"uuid": "u7-2", "run": 2, "phase": "Succeeded", "statuses": ["coding-agent c7 success"]}
+    body = f"<!-- coding-agent:status {json.dumps(state)} -->"
+    tape.forge(90, "comment_edited", BOT, comment=70, body=body)
+
+
+def _more_attempts_than_allowed(tape: Tape) -> None:
+    body = "attempt 4 of 3\n<!-- coding-agent:status " + json.dumps(
+        {"uuid": "u7-2", "run": 2, "phase": "Succeeded"}
+    )
+    tape.forge(90, "comment_edited", BOT, comment=70, body=f"{body} -->")
+
+
 PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_lost, "lost"),
     (_lost_after_an_end, "lost"),
@@ -529,6 +554,10 @@ PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_a_run_that_never_asked_the_model, "work"),
     (_a_label_is_added_twice, "cause"),
     (_a_run_goes_on_after_a_cancel, "stopped late"),
+    (_a_commit_is_pushed_twice, "cause"),
+    (_a_status_that_no_run_has_earned, "cause"),
+    (_a_comment_that_names_a_status_that_is_not_there, "cause"),
+    (_more_attempts_than_allowed, "cause"),
 ]
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
+from coding_agent_consumer.workspace.protocol import ProcessSpec, WorkspaceGoneError
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
+
+from tests.fixtures.system import until
 
 
 @dataclass
@@ -69,6 +71,42 @@ async def test_a_task_finds_nothing_of_the_one_before(container: Container, bund
         assert ".profile" not in look.output
         assert "trace" not in container.left()
         assert "locked" not in look.output
+
+
+POSES = """
+import os, socket
+os.unlink(GATE) if os.path.exists(GATE) else None
+posing = socket.socket(socket.AF_UNIX)
+posing.bind(GATE)
+posing.listen()
+open(POSED, "w").write("waits")
+while True:
+    found, _ = posing.accept()
+    open(POSED, "a").write(" got " + found.recv(1000).decode())
+    found.sendall(b'{"isolation": "none", "warning": ""}\\n')
+"""
+
+
+async def test_no_process_of_a_task_can_pose_as_the_gate_for_the_next_one(
+    container: Container, tmp_path: Path
+) -> None:
+    posed = tmp_path / "posed"
+    program = POSES.replace("GATE", repr(str(container.folder / "gate"))).replace("POSED", repr(str(posed)))
+    (tmp_path / "poses.py").write_text(program)
+    for _ in range(3):
+        async with launch_workspace(container.settings()) as first, first.start(
+            ProcessSpec(("sh", "-c", f"python3 {tmp_path}/poses.py & sleep 600")), timeout=600
+        ):
+            await asyncio.to_thread(until, posed.exists, "it poses as the gate")
+            started = asyncio.create_task(_entered(container, {"VARIABLE": "of the next task"}))
+        await started
+        assert "got" not in posed.read_text()
+        posed.unlink()
+
+
+async def _entered(container: Container, variables: dict[str, str]) -> None:
+    async with launch_workspace(container.settings(), environment=variables) as second:
+        await second.ping()
 
 
 async def test_variables_of_a_task_are_for_its_commands_alone(container: Container, bundle: Path) -> None:

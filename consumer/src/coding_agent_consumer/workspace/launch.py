@@ -262,11 +262,28 @@ async def _enter_gate(
                 f"No workspace behind {folder / GATE} within {settings.start_timeout:.0f} s: its container "
                 "is not running, or it is serving another task."
             ) from error
-        stack.callback(writer.close)  # the gate then ends the task
+        stack.push_async_callback(_leave_gate, reader, writer)
         if "failed" in answer:
             raise WorkspaceGoneError(f"The workspace cannot be started: {str(answer['failed'])[:500]}.")
         client = await connect_sidecar(settings, folder / WORKSPACE, restarts=reader)
         yield stack.enter_context(contextlib.closing(client))
+
+
+async def _leave_gate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Let the gate end the task, and wait until it has.
+
+    Until then, a process of the task could put a socket of its own in the gate's place, and the next task would
+    connect to it. The gate closes the connection after it has killed all processes.
+    """
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            writer.write_eof()
+            while await reader.read(_MAX_GATE_ANSWER):
+                pass
+    except (OSError, TimeoutError) as error:
+        _logger.warning("The workspace's container did not say that the task's processes ended: %r", error)
+    finally:
+        writer.close()
 
 
 async def _connect_to_gate(

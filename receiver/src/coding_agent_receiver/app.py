@@ -26,10 +26,11 @@ from coding_agent_core.forge.events import (
     Look,
     Meaning,
     PlatformWebhooks,
+    Withdrawn,
 )
 from coding_agent_core.forge.payload import FieldError
 from coding_agent_core.forge.proof import Verification
-from coding_agent_core.issue_commands import CommandIgnored, IssueCommand
+from coding_agent_core.issue_commands import CommandIgnored, CommandName, IssueCommand
 from coding_agent_core.queue_messages import LookSink, TaskSink
 from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.model import Settings
@@ -46,12 +47,11 @@ from coding_agent_receiver.limits import (
     AddressCheck,
     Allowlist,
     BodyRoom,
-    ConcurrencyLimit,
     NoRoomError,
-    OverloadedError,
     RateLimits,
 )
 from coding_agent_receiver.receiver_metrics import ReceiverMetrics
+from coding_agent_receiver.turns import OverloadedError, Turns
 from coding_agent_receiver.webhook_request import (
     BodyError,
     client_address,
@@ -141,9 +141,13 @@ class WebhookEndpoint:
         try:
             client = self._client(scope)
             checked = await self._verified_payload(webhooks, delivery, headers, client, receive)
-            if isinstance(checked, Answer):
-                return checked
-            return await self._intake.answer(webhooks, delivery, checked)
+            meaning = (
+                checked if isinstance(checked, Answer) else self._intake.meaning(webhooks, delivery, checked)
+            )
+            if isinstance(meaning, Answer):
+                return meaning
+            del checked  # many events may wait for their turn, and a payload is much larger than its meaning
+            return await self._intake.act(webhooks, meaning)
         except _DisconnectedError:
             _logger.warning("The sender closed the connection before its request was complete")
             return answers.refused(400, "the body was cut short", "disconnected")
@@ -167,7 +171,7 @@ class WebhookEndpoint:
         verification = webhooks.module.verification(headers, webhooks.secrets.current())
         if verification is None:
             return self._not_verified(webhooks, delivery, client)
-        if self._intake.limit.overloaded:
+        if self._intake.turns.overloaded:
             return answers.overloaded()
         try:
             body = await self._read(receive, verification, headers, client_group(client))
@@ -294,10 +298,10 @@ class Intake:
     sink: TaskSink
     metrics: ReceiverMetrics
     clock: Callable[[], datetime]
-    limit: ConcurrencyLimit = field(default_factory=ConcurrencyLimit)
+    turns: Turns = field(default_factory=Turns)
 
-    async def answer(self, webhooks: Webhooks, delivery: Delivery, payload: dict[str, Any]) -> Answer:
-        """Act on one authentic webhook."""
+    def meaning(self, webhooks: Webhooks, delivery: Delivery, payload: dict[str, Any]) -> Meaning | Answer:
+        """Return what an authentic webhook means, or the refusal."""
         if not delivery.event:
             _logger.error("The request has no %s header", webhooks.module.EVENT_HEADER)
             return answers.refused(400, f"the header {webhooks.module.EVENT_HEADER} is missing", "unreadable")
@@ -311,15 +315,17 @@ class Intake:
             event = safe(delivery.event, 60)
             _logger.debug("Received %s webhook: event=%s, action=%s", webhooks.title, event, action)
             _logger.debug("%s validation successful", webhooks.module.PROOF.capitalize())
-        return await self._act(webhooks, meaning)
+        return meaning
 
-    async def _act(self, webhooks: Webhooks, meaning: Meaning) -> Answer:
+    async def act(self, webhooks: Webhooks, meaning: Meaning) -> Answer:
+        """Act on what an authentic webhook means."""
         if isinstance(meaning, Ignored):
             level = logging.WARNING if meaning.unexpected else logging.INFO
             _logger.log(level, "Ignored: %s", meaning.reason)
             return answers.ignored(meaning.reason)
         try:
-            async with self.limit.turn(), asyncio.timeout(STORE_TIMEOUT):
+            turn = self.turns.turn(_item_of(meaning), is_withdrawal=_is_withdrawal(meaning))
+            async with turn, asyncio.timeout(STORE_TIMEOUT):
                 if isinstance(meaning, Accepted):
                     return await self._submit(webhooks, meaning.request)
                 if isinstance(meaning, Commanded):
@@ -373,6 +379,21 @@ class Intake:
             return answers.ignored(reason)
         _logger.info("Look stored: %s, on %s", look.why, stored)
         return answers.look_stored(stored)
+
+
+def _item_of(meaning: Accepted | Withdrawn | Commanded | Look) -> str:
+    match meaning:
+        case Accepted(request=about) | Withdrawn(withdrawal=about) | Commanded(command=about):
+            return about.item.identity
+        case Look(items=items):
+            return items[0].identity
+
+
+def _is_withdrawal(meaning: Accepted | Withdrawn | Commanded | Look) -> bool:
+    """Whether the event may stop work. Such events come first, because work that goes on costs money."""
+    if isinstance(meaning, Commanded):
+        return meaning.command.name is CommandName.CANCEL
+    return isinstance(meaning, Withdrawn)
 
 
 def task_text(item: Item) -> str:

@@ -1,4 +1,4 @@
-"""Limits for senders: allowed networks, rate limits, bytes of bodies in memory, and events at the queue."""
+"""Limits for senders: allowed networks, rate limits, and bytes of bodies in memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from enum import Enum
 from ipaddress import ip_network
 
@@ -39,14 +38,6 @@ LARGE_BODIES = 40 * 1024 * 1024
 """Maximum number of announced bytes of all larger bodies in memory. One of the largest always has room."""
 LARGE_WAIT = 5.0
 """Maximum number of seconds that a larger body waits for room."""
-
-STORING_AT_ONCE = 32
-"""Maximum number of events at the queue, enough to keep it busy. More would only wait there, and time out
-after the work was done."""
-IN_LINE = 512
-"""Maximum number of events that wait for their turn at the queue."""
-LONGEST_WAIT = 0.8
-"""Maximum number of seconds of such a wait. Then the answer is 503, within a second of the arrival."""
 
 
 class AddressCheck(Enum):
@@ -276,47 +267,3 @@ class _Bytes:
             if not granted.done() and self.take(owner, wanted):
                 self._waiting.remove(waiting)
                 granted.set_result(None)
-
-
-class OverloadedError(Exception):
-    """More events arrive than the queue can store."""
-
-
-class ConcurrencyLimit:
-    """Lets a number of events be stored at the same time; the others wait in the order of their arrival."""
-
-    def __init__(self) -> None:
-        self._turns = asyncio.Semaphore(STORING_AT_ONCE)
-        self._line: dict[object, float] = {}
-
-    @property
-    def overloaded(self) -> bool:
-        """Whether an event that arrives now would wait too long, judged by the first event in line."""
-        since = next(iter(self._line.values()), None)
-        if since is None:
-            return False
-        return len(self._line) >= IN_LINE or time.monotonic() - since > LONGEST_WAIT / 2
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it while the context is open.
-
-        Raises:
-            OverloadedError: the turn did not come in time.
-        """
-        if self._turns.locked():
-            place = object()
-            self._line[place] = time.monotonic()
-            try:
-                async with asyncio.timeout(LONGEST_WAIT):
-                    await self._turns.acquire()
-            except TimeoutError as error:
-                raise OverloadedError from error
-            finally:
-                del self._line[place]
-        else:
-            await self._turns.acquire()
-        try:
-            yield
-        finally:
-            self._turns.release()

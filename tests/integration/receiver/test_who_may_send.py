@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_core.settings.model import Settings
-from coding_agent_receiver import limits
-from coding_agent_receiver.limits import Allowlist, ConcurrencyLimit, OverloadedError, RateLimits
+from coding_agent_receiver import turns
+from coding_agent_receiver.limits import Allowlist, RateLimits
 from coding_agent_receiver.server import create_app
 
 from tests.fixtures.deliveries import (
@@ -131,8 +131,8 @@ async def test_a_secret_in_a_file_is_read_again_when_it_changes(tmp_path: Path) 
 
 
 async def test_an_event_that_waits_too_long_for_its_turn_is_shed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "STORING_AT_ONCE", 1)
-    monkeypatch.setattr(limits, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(turns, "STORING_AT_ONCE", 1)
+    monkeypatch.setattr(turns, "LONGEST_WAIT", 0.1)
     sink = RecordingSink(hold=asyncio.Event())
     async with receiving(settings(), sink) as receiver:
         stored = asyncio.create_task(receiver.github(github_issue()))
@@ -146,15 +146,3 @@ async def test_an_event_that_waits_too_long_for_its_turn_is_shed(monkeypatch: py
         assert (await stored).json()["status"] == "success"
         again = await receiver.github(github_issue(number=8), delivery="d-2")
         assert again.json()["status"] == "success"
-
-
-async def test_a_turn_that_was_waited_for_in_vain_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "STORING_AT_ONCE", 1)
-    monkeypatch.setattr(limits, "LONGEST_WAIT", 0.01)
-    limit = ConcurrencyLimit()
-    async with limit.turn():
-        with pytest.raises(OverloadedError):
-            async with limit.turn():
-                pytest.fail("two turns at once")
-    async with limit.turn():
-        assert not limit.overloaded

@@ -3,14 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
-from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, Status
+from coding_agent_core.agenttask import (
+    ANNOTATION_CHECK_LABEL,
+    LABEL_REPORTED,
+    AgentTask,
+    Condition,
+    Event,
+    Status,
+)
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.pacing import Kind, NotYetError, Paced
+from coding_agent_core.issue_commands import LABEL_COMMANDS, PENDING
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.registry import FACTS, Platform
@@ -18,7 +26,7 @@ from coding_agent_core.retry import Clock
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import Phase
 from coding_agent_operator.reporter import reporter_program
-from coding_agent_operator.reporter.forge_worker import FAILED, Backlog, ForgeWorker, Rank
+from coding_agent_operator.reporter.forge_worker import FAILED, Backlog, ForgeWorker, Rank, rank_of
 from coding_agent_operator.reporter.reconcile_item import NotConfiguredError, record_problem
 from coding_agent_operator.reporter.report import TaskMemory
 from coding_agent_operator.reporter.reporter_program import rate_for
@@ -305,7 +313,36 @@ def test_what_people_wait_for_comes_first() -> None:
     backlog.add("early", Rank.CHANGE, 1, item="3")
     backlog.add("end", Rank.END, 3, item="4")
     backlog.add("new", Rank.NEW, 3, item="5")
-    assert taken(backlog, 3) == ["end", "new", "early", "late", "check"]
+    backlog.add("withdrawn", Rank.WITHDRAWAL, 3, item="7")
+    assert taken(backlog, 3) == ["withdrawn", "end", "new", "early", "late", "check"]
+
+
+ENDED = Condition.model_validate(
+    {
+        "type": "Succeeded",
+        "status": "False",
+        "reason": "Cancelled",
+        "lastTransitionTime": datetime(2026, 11, 25, tzinfo=UTC),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("phase", "labels", "annotations", "expected"),
+    [
+        (Phase.QUEUED, {}, {}, Rank.CHANGE),
+        (Phase.QUEUED, {LABEL_COMMANDS: PENDING}, {}, Rank.WITHDRAWAL),
+        (Phase.RUNNING, {}, {ANNOTATION_CHECK_LABEL: "the label was removed"}, Rank.WITHDRAWAL),
+        (Phase.CANCELLED, {LABEL_COMMANDS: PENDING}, {}, Rank.END),
+    ],
+)
+def test_what_may_withdraw_a_task_comes_before_everything_else(
+    phase: Phase, labels: dict[str, str], annotations: dict[str, str], expected: Rank
+) -> None:
+    made = task(Status(phase=phase, conditions=(ENDED,) if phase.terminal else ()), 1)
+    had = made.metadata
+    metadata = had._replace(labels={**had.labels, **labels}, annotations={**had.annotations, **annotations})
+    assert rank_of(replace(made, metadata=metadata)) is expected
 
 
 def test_a_reconcile_that_is_due_later_is_brought_forward_and_never_delayed() -> None:

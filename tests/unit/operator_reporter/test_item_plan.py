@@ -78,6 +78,7 @@ def newest_run(
     by_round: bool = False,
     cancel_requested: bool = False,
     labels_shown: bool = True,
+    attempts: bool = True,
     labeled_at: datetime | None = None,
     answered_until: datetime | None = FORGE + timedelta(seconds=100),
     withdrawn_before: datetime | None = None,
@@ -97,10 +98,10 @@ def newest_run(
     body["spec"]["cancel"] = cancel_requested
     succeeded = {Phase.SUCCEEDED: "True", Phase.FAILED: "False", Phase.CANCELLED: "False"}
     conditions = {"Succeeded": succeeded.get(phase, "Unknown"), "LabelsShown": str(labels_shown)}
-    attempt = AttemptStatus(number=1, job="job-1", start_time=T, answered_until=answered_until)
+    first = AttemptStatus(number=1, job="job-1", start_time=T, answered_until=answered_until)
     status = Status(
         phase=phase,
-        attempts=(attempt,),
+        attempts=(first,) if attempts else (),
         conditions=tuple(
             Condition.model_validate(
                 {"type": name, "status": is_, "reason": phase.value, "lastTransitionTime": T}
@@ -417,6 +418,40 @@ def test_a_label_that_a_person_removed_while_we_swapped_it_cancels_as_the_event_
     assert plan(task, {PROCESSING}, history=history).pending is None
     found = plan(task, {PROCESSING}, history=history, removal_reported=True)
     assert found.correct is LabelContradiction.LABEL_REMOVED
+
+
+@pytest.mark.parametrize(
+    ("task", "opened", "updated", "corrected"),
+    [
+        pytest.param(newest_run(Phase.QUEUED, **NEW, attempts=False), False, 199, True, id="waits"),
+        pytest.param(newest_run(Phase.QUEUED, **NEW, attempts=False), True, 199, False, id="open"),
+        pytest.param(newest_run(Phase.QUEUED, **NEW), False, 199, False, id="has begun"),
+        pytest.param(
+            newest_run(Phase.QUEUED, **NEW, attempts=False), False, 0, False, id="closed in that second"
+        ),
+        pytest.param(
+            newest_run(Phase.QUEUED, **NEW, attempts=False, labeled_at=forge(300)),
+            False,
+            199,
+            False,
+            id="an answer that is older than the label",
+        ),
+        pytest.param(
+            newest_run(Phase.QUEUED, **NEW, attempts=False, by_round=True), False, 199, False, id="a round"
+        ),
+        pytest.param(
+            newest_run(Phase.QUEUED, attempts=False, cancel_requested=True), False, 199, False, id="cancelled"
+        ),
+    ],
+)
+def test_a_task_whose_item_was_closed_before_it_started_is_cancelled_at_once(
+    task: Run, opened: bool, updated: int, corrected: bool
+) -> None:
+    item = ItemState(frozenset({BOT}), opened, forge(updated))
+    found = plan_item(
+        task[0], item, LABELS, history=(), pending=None, end_shown=None, now=at(200), grace=GRACE
+    )
+    assert found.correct is (LabelContradiction.ITEM_CLOSED if corrected else None)
 
 
 def test_the_grace_time_starts_again_when_the_contradiction_changes() -> None:

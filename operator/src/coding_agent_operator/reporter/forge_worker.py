@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import IntEnum
 
+from coding_agent_core.admission import must_check_label
 from coding_agent_core.agenttask import AgentTask, Event
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.pacing import Kind, NotYetError
+from coding_agent_core.issue_commands import LABEL_COMMANDS, PENDING
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
@@ -44,14 +46,24 @@ ReconcileTask = Callable[[AgentTask, TaskMemory], Awaitable[Requeue | None]]
 class Rank(IntEnum):
     """The order of reconciles: the lowest rank comes first."""
 
-    END = 0
+    WITHDRAWAL = 0
+    """An event or a command may have withdrawn the task, and until this is decided the task may go on."""
+    END = 1
     """The task has ended, and people wait for the result."""
-    NEW = 1
+    NEW = 2
     """The item shows nothing of the task yet, and somebody waits for a sign."""
-    CHANGE = 2
+    CHANGE = 3
     """The task has changed."""
-    CHECK = 3
+    CHECK = 4
     """The task has not changed: check the item's labels, or show the task's new position in the queue."""
+
+
+def rank_of(task: AgentTask) -> Rank:
+    """Return the rank of a task that has changed."""
+    if task.ended:
+        return Rank.END
+    commanded = task.metadata.labels.get(LABEL_COMMANDS) == PENDING
+    return Rank.WITHDRAWAL if commanded or must_check_label(task) else Rank.CHANGE
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,7 @@ def plan_item(
     elif pending is None or pending.contradiction is not found:
         pending = PendingCorrection(found, now)
     confirmed = removal_reported and found is not LabelContradiction.LABEL_APPLIED_AGAIN
+    confirmed = confirmed or (found is not None and is_closed_before_start(task, item))
     overdue = pending is not None and (confirmed or now - pending.since >= grace)
     # A round does not answer a label, so a label that asks for a task stays for the task's own run.
     is_round = task.spec.trigger.round is not None
@@ -175,6 +176,18 @@ def plan_item(
         correct=found if overdue else None,
         finished=task.ended and found is None and not unclear and end_is_old,
     )
+
+
+def is_closed_before_start(task: AgentTask, item: ItemState) -> bool:
+    """Whether somebody closed the item of a task that has not started, after the label that the task answers.
+
+    Then there is no grace time, because each second may start an attempt that nobody wants. An answer that is
+    older than the label may show an item that was closed then and open when the label was applied.
+    """
+    if item.open or task.ended or task.status.attempts:
+        return False
+    applied_for = labeled_at(task)
+    return applied_for is not None and item.updated_at is not None and item.updated_at > applied_for
 
 
 def _has_trigger(item: ItemState, labels: Labels) -> bool:

@@ -71,6 +71,7 @@ from coding_agent_operator.reporter.item_plan import (
     CORRECTION_EVENTS,
     ItemPlan,
     LabelContradiction,
+    is_closed_before_start,
     needs_history,
     phase_to_show,
     plan_item,
@@ -259,6 +260,11 @@ async def _newest(
 ) -> Requeue | None:
     now = context.clock()
     item, plan = await _planned(context, task, memory, now)
+    if plan.correct is not None and is_closed_before_start(task, item):
+        # The comment may have to wait for the forge's limits, and until then an attempt could start.
+        await _correct(context, task, plan.correct, item=item)
+        memory.pending = None
+        return Requeue(0.5)
     postponed: NotYetError | None = None
     try:
         await _update_comment(context, task, earlier, memory, is_open=item.open)

@@ -45,7 +45,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.operator import Reporter
 
 from coding_agent_operator.lease import Lease, identity
-from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
+from coding_agent_operator.reporter.forge_worker import ForgeWorker, ReconcileTask, rank_of
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile
 from coding_agent_operator.reporter.round_looks import ReporterLooks
 from coding_agent_operator.reporter.token_expiry import ReporterPod, TokenExpiry
@@ -231,7 +231,7 @@ class ReporterController:
                 looks.ask(task)
                 if task.metadata.labels.get(LABEL_REPORTED) == LOOK:
                     return  # its item shows the end already
-            worker.add(task, Rank.END if task.ended else Rank.CHANGE)
+            worker.add(task, rank_of(task))
 
     async def _emit(self, event: Event) -> None:
         if self._pod is not None:

@@ -1,0 +1,135 @@
+"""The order in which events are stored: withdrawals first, and the events of one item one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+STORING_AT_ONCE = 32
+"""Maximum number of events at the queue, enough to keep it busy. More would only wait there, and time out
+after the work was done."""
+IN_LINE = 400
+"""Maximum number of events that wait for their turn at the queue. With those at the queue, they are fewer
+than the connections of one address (`http_server.Limits`): an Ingress controller has only one."""
+LONGEST_WAIT = 4.0
+"""Maximum number of seconds of such a wait; then the answer is 503. GitHub and GitLab wait 10 seconds for an
+answer, and Gitea waits 5."""
+
+
+class OverloadedError(Exception):
+    """More events arrive than the queue can store."""
+
+
+@dataclass(eq=False)
+class Place:
+    """The place of an event in the line.
+
+    Attributes:
+        item: identifies the event's item.
+        is_withdrawal: whether the event may stop work.
+        granted: done when it is the event's turn.
+    """
+
+    item: str
+    is_withdrawal: bool
+    granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+def withdrawn_items(line: Sequence[Place]) -> frozenset[str]:
+    return frozenset(place.item for place in line if place.is_withdrawal)
+
+
+def next_in_line(line: Sequence[Place], busy: Collection[str]) -> Place | None:
+    """Return the event whose turn it is, or `None` if none can be stored now.
+
+    A withdrawal that overtakes the label of its own item finds no task, and the label starts one afterwards.
+    So the events of an item keep their order, and those before a withdrawal come first with it.
+
+    Args:
+        line: the events that wait, in the order of their arrival.
+        busy: the items that have an event at the queue.
+    """
+    first: dict[str, Place] = {}
+    for place in line:
+        first.setdefault(place.item, place)
+    ready = [place for item, place in first.items() if item not in busy]
+    withdrawn = withdrawn_items(line)
+    return next((place for place in ready if place.item in withdrawn), next(iter(ready), None))
+
+
+class Turns:
+    """Lets a number of events be stored at the same time.
+
+    Example:
+        async with turns.turn(item.identity, is_withdrawal=False):
+            await sink.submit(request)
+    """
+
+    def __init__(self) -> None:
+        self._line: list[Place] = []
+        self._busy: set[str] = set()
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether there is no room in the line, even for a withdrawal."""
+        return self._is_full and {place.item for place in self._line} == withdrawn_items(self._line)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._line) >= IN_LINE
+
+    @asynccontextmanager
+    async def turn(self, item: str, *, is_withdrawal: bool) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it while the context is open.
+
+        Raises:
+            OverloadedError: the turn did not come in time, or there is no room in the line.
+        """
+        place = Place(item, is_withdrawal)
+        if self._is_full:
+            self._make_room(place)
+        self._line.append(place)
+        self._grant()
+        try:
+            async with asyncio.timeout(LONGEST_WAIT):
+                await place.granted
+        except BaseException as error:
+            self._leave(place)
+            if isinstance(error, TimeoutError):
+                raise OverloadedError from error
+            raise
+        try:
+            yield
+        finally:
+            self._end(place)
+
+    def _make_room(self, place: Place) -> None:
+        """Let the newest event that is not about a withdrawn item leave the line for a withdrawal."""
+        kept = withdrawn_items(self._line) | {place.item}
+        leaving = next((one for one in reversed(self._line) if one.item not in kept), None)
+        if not place.is_withdrawal or leaving is None:
+            raise OverloadedError
+        self._line.remove(leaving)
+        leaving.granted.set_exception(OverloadedError())
+
+    def _leave(self, place: Place) -> None:
+        if place in self._line:
+            self._line.remove(place)
+            self._grant()  # it may have held back later events of its item
+        elif place.granted.done() and not place.granted.cancelled() and place.granted.exception() is None:
+            self._end(place)
+
+    def _end(self, place: Place) -> None:
+        self._busy.discard(place.item)
+        self._grant()
+
+    def _grant(self) -> None:
+        while len(self._busy) < STORING_AT_ONCE:
+            place = next_in_line(self._line, self._busy)
+            if place is None:
+                return
+            self._line.remove(place)
+            self._busy.add(place.item)
+            place.granted.set_result(None)

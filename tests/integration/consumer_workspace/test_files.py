@@ -138,6 +138,17 @@ async def test_what_is_no_work_is_left_out_and_stops_nothing(workspace: Workspac
     assert b"node_modules" not in patch
 
 
+async def test_a_file_that_is_too_large_hides_no_other_whatever_its_name_is(workspace: Workspace) -> None:
+    """A line of an exclude file cannot name it: `/a` and `b.md` would be two patterns there."""
+    names = r"$'a\nb.md' $'*\n*' $'c\n!d' ':(top)e' '\x' '[a-z]' '#f' 'g '"
+    large = f'for n in {names}; do truncate -s 33M -- "$n"; done'
+    await workspace.run(f"{large}; echo x | tee a b.md c d e x f g")
+    patch = await workspace.diff()
+    shown = re.findall(r"^diff --git a/(\S+) ", patch.data.decode(), re.MULTILINE)
+    assert shown == ["a", "b.md", "c", "d", "e", "f", "g", "x"]
+    assert len(patch.left_out) == 8
+
+
 async def test_binary_files_that_git_could_not_hold_are_left_out(workspace: Workspace) -> None:
     await workspace.run("for n in 1 2 3 4 5; do truncate -s 30000000 huge$n; done; echo x > x")
     patch = await workspace.diff()

@@ -11,11 +11,10 @@ import contextlib
 import itertools
 import math
 import os
-import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -176,13 +175,22 @@ class Tree:
             raise RequestError(f"{path} is not a regular file, and git would wait for it: remove it.")
         new = self._large_files(folder, "--others", "--exclude-standard")
         changed = self._large_files(folder, "--modified")
-        if new:
-            _write_exclude(self._folders.git, map(_ignore_pattern, new))
         kept = [os.fsdecode(name) for name in changed]
+        # A name may have a line break, so it cannot stand in a file of patterns to ignore.
+        added = b"\0".join((b".", *(b":(exclude,literal)" + name for name in new)))
         try:
             self._update_index("--skip-worktree", kept)
-            # An unreadable file (mode 000) stays as it was seeded; the other changes are kept.
-            self._git("add", "--all", "--ignore-errors", "--", ".", folder=folder, tolerate=(1,))
+            with tempfile.NamedTemporaryFile(dir=self._folders.tmp) as paths:
+                paths.write(added)
+                paths.flush()
+                which = (f"--pathspec-from-file={paths.name}", "--pathspec-file-nul")
+                # An unreadable file (mode 000) stays as it was seeded; the other changes are kept.
+                self._git(
+                    *("add", "--all", "--ignore-errors", *which),
+                    folder=folder,
+                    tolerate=(1,),
+                    env={"GIT_LITERAL_PATHSPECS": "0"},
+                )
         finally:
             self._update_index("--no-skip-worktree", kept)
         return {**new, **changed}
@@ -421,6 +429,7 @@ class Tree:
         limit: int = _MAX_LISTING,
         too_much: str = "The output of git is too large.",
         timeout: float = _GIT_TIMEOUT,
+        env: Mapping[str, str] | None = None,
     ) -> bytes:
         output = bytearray()
 
@@ -428,7 +437,9 @@ class Tree:
             output.extend(data)
             return len(output) <= limit
 
-        self._run(arguments, take, bare=bare, folder=folder, tolerate=(0, *tolerate), timeout=timeout)
+        self._run(
+            arguments, take, bare=bare, folder=folder, tolerate=(0, *tolerate), timeout=timeout, env=env
+        )
         if len(output) > limit:
             raise _TooMuchError(too_much)
         return bytes(output)
@@ -442,6 +453,7 @@ class Tree:
         timeout: float,
         bare: bool = True,
         folder: Path | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         folder = folder or self._folders.tree
         timeout = min(timeout, max(1.0, self._give_up - time.monotonic()))
@@ -451,7 +463,7 @@ class Tree:
                 finished = self._commands.run(
                     [self._program, *_QUIET, *where, *arguments],
                     cwd=folder,
-                    env=self._env,
+                    env={**self._env, **(env or {})},
                     timeout=timeout,
                     on_output=take,
                     stderr=errors.fileno(),
@@ -532,19 +544,12 @@ def _without_waiting(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NONBLOCK)  # a FIFO would wait for a writer
 
 
-def _ignore_pattern(path: bytes) -> bytes:
-    """Return a line of an exclude file (gitignore(5)) for this path only, which must have no line break."""
-    return b"/" + re.sub(rb"([\\*?\[\]!# ])", rb"\\\1", path)
-
-
 def _match_line(line: bytes) -> str:
     path, _, rest = line.decode("utf-8", "replace").partition("\0")
     number, _, text = rest.partition("\0")
     return f"{path}:{number}: {cut_end(text.rstrip(chr(13)), _MAX_LINE)}"
 
 
-def _write_exclude(repository: Path, more: Iterable[bytes] = ()) -> None:
+def _write_exclude(repository: Path) -> None:
     (repository / "info").mkdir(exist_ok=True)
-    replace_file(
-        repository / "info" / "exclude", b"\n".join((*map(str.encode, _GENERATED_FILES), *more, b""))
-    )
+    replace_file(repository / "info" / "exclude", b"\n".join((*map(str.encode, _GENERATED_FILES), b"")))

@@ -63,6 +63,8 @@ CHART_SETS = {
 """Settings that `config` does not take, with the value to set instead; empty: the chart alone sets them."""
 
 
+_VARIABLE = r"\$\{[A-Za-z_]"
+"""The beginning of a variable in config.yaml, as the settings' loader knows it."""
 PROGRAMS = ("receiver", "operator", "reporter", "polling", "userConfig", "egress", "tokens")
 """The sections that take the keys of `pods` for one program."""
 
@@ -157,12 +159,15 @@ def _tidy(node: Any) -> Any:
         return [_tidy(entry) for entry in node]
     if not isinstance(node, dict):
         return node
-    tidy = {}
+    tidy: dict[str, Any] = {}
     for key, value in node.items():
         if key == "properties":
             tidy[key] = {name: _tidy(found) for name, found in value.items()}
         elif key == "$ref":
             tidy[key] = value.replace("#/$defs/", "#/$defs/Settings.")
+        elif key == "pattern":
+            # A value may be a variable, which the programs replace before they check the value.
+            tidy[key] = f"{value}|{_VARIABLE}"
         elif key not in ("title", "default", "format", "writeOnly", "description"):
             tidy[key] = _tidy(value)
     return tidy

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import ConfigDict, Field, field_serializer, model_validator
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.tasks import Frozen
@@ -157,8 +157,25 @@ def _expense(used: ModelUsage) -> tuple[Decimal, int]:
     return Decimal(used.cost.amount if used.cost else 0), used.input_tokens + used.output_tokens
 
 
+_GIVEN: dict[str, Any] = {"not": {"type": "null"}}
+_ABSENT: dict[str, Any] = {"type": "null"}
+
+
+def _exactly(given: tuple[str, ...], absent: tuple[str, ...]) -> dict[str, Any]:
+    """Return the JSON schema of an object with some fields and without others; null is absent."""
+    properties = {**dict.fromkeys(given, _GIVEN), **dict.fromkeys(absent, _ABSENT)}
+    return {"required": list(given), "properties": properties}
+
+
+MONEY = _exactly(("amount", "currency"), ("tokens",))
+TOKENS = _exactly(("tokens",), ("amount", "currency"))
+"""The two forms of an allowance, as JSON schemas: the rule of `Allowance` for the chart's schema."""
+
+
 class Allowance(Frozen):
     """The most that may be spent: money (`amount` with `currency`), or `tokens`, never both."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [MONEY, TOKENS]})
 
     amount: Decimal | None = Field(default=None, ge=0, max_digits=18, decimal_places=6, allow_inf_nan=False)
     """Amount of money, with at most six decimal places."""

@@ -48,6 +48,18 @@ _FIXED = {
 }
 """Keys of a pod's spec on which security or the course of an attempt depends."""
 _POD_SECURITY = {"fsGroup", "fsGroupChangePolicy", "seLinuxOptions", "appArmorProfile"}
+
+
+def _only(keys: set[str], **rules: Any) -> dict[str, Any]:
+    return {"properties": {**dict.fromkeys(sorted(keys), {}), **rules}, "additionalProperties": False}
+
+
+_TEMPLATE: dict[str, Any] = _only(
+    _PARTS,
+    metadata=_only(_METADATA),
+    spec={"properties": {**dict.fromkeys(sorted(_FIXED), False), "securityContext": _only(_POD_SECURITY)}},
+)
+"""The rules about keys of `pod_template`, for the chart's schema."""
 _CONTAINER = {"name", "env", "envFrom", "resources", "volumeMounts", "securityContext"}
 _CONTAINER_SECURITY = {"runAsUser"}
 
@@ -162,7 +174,7 @@ class JobTemplate(Section):
     workspace: WorkspaceImage = WorkspaceImage()
     cache: Cache = Cache()
     runtime_classes: RuntimeClasses = RuntimeClasses()
-    pod_template: dict[str, Any] = Field(default_factory=dict)
+    pod_template: dict[str, Any] = Field(default_factory=dict, json_schema_extra=_TEMPLATE)
     """Part of a Kubernetes pod template that is merged over the pod: `metadata` (labels, annotations) and
     `spec`. Containers, named `agent` and `workspace`, are merged by name and may have `env`, `envFrom`,
     `resources`, `volumeMounts` and `securityContext.runAsUser`. `null` removes a default. Keys that would

@@ -8,7 +8,14 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretSettings, Section, Url
+from coding_agent_core.settings.section import (
+    CompletedUrl,
+    OptionalUrl,
+    SecretField,
+    SecretSettings,
+    Section,
+    Url,
+)
 from coding_agent_core.usage import Price
 
 _REGION = r"^([a-z]{2,}(-[a-z]+)+-[0-9]+)?$"
@@ -82,7 +89,7 @@ class Ollama(Section):
 class LMStudio(Section):
     """A local LM Studio."""
 
-    base_url: Url = "http://localhost:1234/v1"
+    base_url: CompletedUrl = "http://localhost:1234/v1"
     """Base URL of the server's API; `HOST:PORT` stands for `http://HOST:PORT/v1`."""
     model: str = "local"
     """Name of the model; it must support native tool calls."""

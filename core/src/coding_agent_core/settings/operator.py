@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.section import Section, for_repository
-from coding_agent_core.usage import Allowance
+from coding_agent_core.usage import MONEY, TOKENS, Allowance
 
 EVERYWHERE = "*"
 """Stands for every namespace of the cluster, instead of names."""
@@ -32,10 +32,19 @@ class Limits(Section):
         return self.per_repository if limit is None else limit
 
 
+def _all(form: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of budgets that all have one form; currencies are compared when they load."""
+    one = {"anyOf": [form, {"type": "null"}]}
+    properties = dict.fromkeys(("task", "repository", "namespace"), one)
+    return {"properties": {**properties, "repositories": {"additionalProperties": one}}}
+
+
 class Budgets(Section):
     """How much may be spent on the model: `task` for all attempts of a task together, `repository` for each
     repository and day (UTC), `namespace` for all tasks of a namespace and month (UTC). All are given in one
     unit: money of one currency, or tokens. Without a budget, there is no limit."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [_all(MONEY), _all(TOKENS)]})
 
     task: Allowance | None = None
     """Budget for all attempts of a task together; an AgentTask's `spec.budget` wins. `None`: no limit."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import quote, quote_plus, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 _logger = logging.getLogger("coding_agent.secrets")
 _URL_SAFE = str.maketrans("+/", "-_")
@@ -51,6 +51,10 @@ def _without_user(value: str) -> str:
     return value
 
 
+_HTTP = r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#\\@\s]+([/?#].*)?$"
+"""An http(s) URL with a host and without user information; also the pattern of the chart's schema."""
+
+
 def _http(value: str) -> str:
     """Return the value if it is an http(s) URL.
 
@@ -58,8 +62,7 @@ def _http(value: str) -> str:
         ValueError: the value has another scheme or no host.
     """
     try:
-        parts = urlsplit(value)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname)
+        known = re.search(_HTTP, value) is not None and bool(urlsplit(value).hostname)
     except ValueError:
         known = False
     if not known:
@@ -67,9 +70,15 @@ def _http(value: str) -> str:
     return value
 
 
-Url = Annotated[str, AfterValidator(_without_user), AfterValidator(_http)]
+CompletedUrl = Annotated[str, AfterValidator(_without_user), AfterValidator(_http)]
+"""A URL that the setting's own validator completes first, so that shorter values are right too."""
+Url = Annotated[CompletedUrl, Field(json_schema_extra={"pattern": _HTTP})]
 """An http(s) URL without user information."""
-OptionalUrl = Annotated[str, AfterValidator(lambda value: value and _http(_without_user(value)))]
+OptionalUrl = Annotated[
+    str,
+    AfterValidator(lambda value: value and _http(_without_user(value))),
+    Field(json_schema_extra={"pattern": f"^$|{_HTTP}"}),
+]
 """An http(s) URL without user information, or an empty string."""
 
 

@@ -263,7 +263,7 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
     ],
 )
 def test_the_message_explains_a_number_above_the_limit_of_attempts(free: int, name: str) -> None:
-    evicted = [attempt(number, "Failed", counted=False) for number in range(1, free + 1)]
+    evicted = [attempt(number, FAILED, counted=False) for number in range(1, free + 1)]
     plan = plan_task(task(status(*evicted, attempt(free + 1))), [job(free + 1, ready=1)], WAIT, NOW, POLICY)
     assert plan.status is not None
     assert plan.status.conditions[0].message == f"{name} is running."

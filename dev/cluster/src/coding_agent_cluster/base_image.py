@@ -37,7 +37,7 @@ def ensure() -> str:
         if mark.exists() and mark.read_text() == key and _exists():
             return IMAGE
         apt.ensure({"debootstrap": "debootstrap", "buildah": "buildah", "tar": "tar"})
-        with step(f"base image: Debian {_SUITE} with Python"):
+        with step(f"base image: Debian {_SUITE} with Python", work / "root"):
             _make(work, recipe)
         mark.write_text(key)
     return IMAGE

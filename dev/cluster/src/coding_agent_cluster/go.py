@@ -77,7 +77,7 @@ def _toolchain(folder: Path) -> Path:
         name = f"golang.org/toolchain@v0.0.1-go{VERSION}.{host}"
         archive, scratch = folder / "download.zip", folder / "unpacked"
         try:
-            with step(f"download Go {VERSION}"):
+            with step(f"download Go {VERSION}", archive):
                 url = f"{_proxy()}/{name.replace('@', '/@v/')}.zip"
                 again(f"download Go {VERSION}", lambda: _download(url, archive, _SHA256[host]))
                 with zipfile.ZipFile(archive) as files:

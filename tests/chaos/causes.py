@@ -171,11 +171,13 @@ def _owner(scene: Scene, act: Act) -> ItemKey | None:
 
 _SHOWS: Mapping[str, Callable[[Promises], tuple[frozenset[str], frozenset[str]]]] = {
     "working": lambda p: (frozenset({p.processing}), p.triggers | {p.done, p.failed}),
+    "waiting": lambda p: (frozenset(), frozenset({p.done, p.failed})),
     "Succeeded": lambda p: (frozenset({p.done}), p.triggers | {p.processing, p.failed}),
     "Failed": lambda p: (frozenset({p.failed}), p.triggers | {p.processing, p.done}),
     "Cancelled": lambda p: (frozenset(), p.triggers | {p.processing, p.done, p.failed}),
 }
-"""Which labels the system adds and removes as a run enters a phase. While a run waits, it changes none."""
+"""Which labels the system adds and removes as a run enters a phase. A run that waits removes only those of
+the end of the run before."""
 
 
 def _allowed_labels(scene: Scene, act: Act) -> tuple[frozenset[str], frozenset[str]]:
@@ -183,7 +185,8 @@ def _allowed_labels(scene: Scene, act: Act) -> tuple[frozenset[str], frozenset[s
     removed: frozenset[str] = frozenset()
     assert act.item is not None
     for phase in scene.phases(act.item, act.at):
-        shows = _SHOWS.get("working" if phase in _WORKING else phase)
+        waits = "waiting" if phase in _WAITING else phase
+        shows = _SHOWS.get("working" if phase in _WORKING else waits)
         if shows is not None:
             add, remove = shows(scene.promises)
             added, removed = added | add, removed | remove

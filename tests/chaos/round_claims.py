@@ -100,13 +100,13 @@ class _Change:
 
 
 def rounds_violations(history: History, promises: Promises) -> Iterator[Violation]:
-    """What does not hold of the promises about rounds."""
-    if promises.rounds is None:
-        return
-    for change in _changes(history, promises, promises.rounds):
+    """What does not hold of the promises about rounds; without any, a round needs its cause all the same."""
+    for change in _changes(history, promises, promises.rounds or RoundPromises()):
+        yield from _reactions(change)
+        if promises.rounds is None:
+            continue
         yield from _doubled(change)
         yield from _bounds(change)
-        yield from _reactions(change)
         yield from _answers(change)
         yield from _after_the_end(change, history)
         yield from _lost(change, history)

@@ -481,6 +481,12 @@ def _more_attempts_than_allowed(tape: Tape) -> None:
     tape.forge(90, "comment_edited", BOT, comment=70, body=f"{body} -->")
 
 
+def _a_suspended_run_works(tape: Tape) -> None:
+    for line in tape.lines:
+        if line.get("objectRef", {}).get("name") == "demo-issue-7-1" and line["verb"] == "create":
+            line["responseObject"]["spec"]["suspend"] = True
+
+
 PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_lost, "lost"),
     (_lost_after_an_end, "lost"),
@@ -554,6 +560,7 @@ PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_a_run_that_never_asked_the_model, "work"),
     (_a_label_is_added_twice, "cause"),
     (_a_run_goes_on_after_a_cancel, "stopped late"),
+    (_a_suspended_run_works, "cause"),
     (_a_commit_is_pushed_twice, "cause"),
     (_a_status_that_no_run_has_earned, "cause"),
     (_a_comment_that_names_a_status_that_is_not_there, "cause"),
@@ -769,6 +776,17 @@ def test_without_kubernetes_a_task_whose_place_another_took_while_it_waited_was_
     verdict = tape.verdict()
     assert not verdict.violations, verdict.text()
     assert verdict.runs == 4
+
+
+def test_a_run_that_waits_takes_off_the_label_of_the_end_of_the_one_before() -> None:
+    tape = right()
+    tape.label(100, ASKS, ADA)
+    tape.task(101, run=3)
+    tape.says(103, "Queued", 3)
+    tape.unlabel(104, DONE)
+    assert not tape.verdict().kinds["cause"], tape.verdict().text()
+    tape.label(104.5, WORKS)
+    assert tape.verdict().kinds["cause"]
 
 
 def test_what_is_not_known_is_listed_apart() -> None:

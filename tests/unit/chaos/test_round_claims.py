@@ -365,3 +365,9 @@ def test_without_rounds_nothing_is_promised_of_them() -> None:
     tape.remark(300, 502)
     assert tape.verdict(ROUNDS).kinds["lost"]
     assert not tape.verdict().violations
+
+
+def test_without_rounds_a_round_needs_its_cause_all_the_same() -> None:
+    tape = right()
+    tape.round(310, "review", "c4", "c999", replies=False)
+    assert tape.verdict().kinds["reaction"]

@@ -94,8 +94,9 @@ async def test_no_process_of_a_task_can_pose_as_the_gate_for_the_next_one(
     program = POSES.replace("GATE", repr(str(container.folder / "gate"))).replace("POSED", repr(str(posed)))
     (tmp_path / "poses.py").write_text(program)
     for _ in range(3):
-        async with launch_workspace(container.settings()) as first, first.start(
-            ProcessSpec(("sh", "-c", f"python3 {tmp_path}/poses.py & sleep 600")), timeout=600
+        async with (
+            launch_workspace(container.settings()) as first,
+            first.start(ProcessSpec(("sh", "-c", f"python3 {tmp_path}/poses.py & sleep 600")), timeout=600),
         ):
             await asyncio.to_thread(until, posed.exists, "it poses as the gate")
             started = asyncio.create_task(_entered(container, {"VARIABLE": "of the next task"}))

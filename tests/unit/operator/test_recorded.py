@@ -119,10 +119,11 @@ def test_what_is_alerted_on_is_there_before_it_happens() -> None:
         for found in samples
         if found.name == "coding_agent_tasks_ended_total"
     }
-    assert {reason for phase, reason in ends if phase == "Succeeded"} >= {"Completed", "NothingToChange"}
+    good = {"Completed", "NothingToChange", "Superseded"}
+    assert {reason for phase, reason in ends if phase == "Succeeded"} == good
     assert ("Cancelled", "Cancelled") in ends
     failed = {reason for phase, reason in ends if phase == "Failed"}
-    assert failed >= {*Reason} - {Reason.COMPLETED, Reason.NOTHING_TO_CHANGE, Reason.CANCELLED}
+    assert failed >= {*Reason} - good - {Reason.CANCELLED}
     assert failed >= {"OOMKilled", "PodLost", "TooManyAttempts", "Unschedulable", "ErrImagePull"}
 
 

@@ -17,6 +17,7 @@ from coding_agent_core.round_notes import notes_of, our_comment, shows
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.rounds.trigger import report_of_round, trigger_of
 from coding_agent_core.rounds.values import (
+    STILL_WRITING,
     RoundCause,
     RoundKind,
     RoundPolicy,
@@ -39,7 +40,7 @@ NOTES: list[tuple[str, Work, tuple[str, ...]]] = [
     ("nothing", Work(), ()),
     (
         "quiet",
-        Work(waiting=(Waiting(RoundKind.REVIEW, NOW, "Somebody has just written."),)),
+        Work(waiting=(Waiting(RoundKind.REVIEW, NOW, STILL_WRITING),)),
         ("The next round waits for 60 s of quiet after the last comment.",),
     ),
     ("checks run", Work(waiting=(Waiting(RoundKind.CHECKS, NOW, "Checks run."),)), ("Checks run.",)),

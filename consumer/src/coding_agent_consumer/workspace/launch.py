@@ -272,8 +272,8 @@ async def _enter_gate(
 async def _leave_gate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Let the gate end the task, and wait until it has.
 
-    Until then, a process of the task could put a socket of its own in the gate's place, and the next task would
-    connect to it. The gate closes the connection after it has killed all processes.
+    Until then, a process of the task could put a socket of its own in the gate's place, and the next task
+    would connect to it. The gate closes the connection after it has killed all processes.
     """
     try:
         async with asyncio.timeout(_STOP_SECONDS):

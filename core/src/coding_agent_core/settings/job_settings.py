@@ -51,7 +51,7 @@ _POD_SECURITY = {"fsGroup", "fsGroupChangePolicy", "seLinuxOptions", "appArmorPr
 
 
 def _only(keys: set[str], **rules: Any) -> dict[str, Any]:
-    return {"properties": {**dict.fromkeys(sorted(keys), {}), **rules}, "additionalProperties": False}
+    return {"properties": {**{key: {} for key in sorted(keys)}, **rules}, "additionalProperties": False}
 
 
 _TEMPLATE: dict[str, Any] = _only(

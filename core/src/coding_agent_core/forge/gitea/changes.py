@@ -337,8 +337,8 @@ def _author_of(comment: TimelineEntry, own: User) -> Actor:
     """Return the author of a plain comment, or an unknown account if others may have written its text.
 
     Whoever has the unit right *Pull requests: write* may edit comments of others, and so could speak for
-    people with more rights. Gitea does not say who edited a comment. Of comments on lines it does not even say
-    whether one was edited, because their time also changes when their lines do.
+    people with more rights. Gitea does not say who edited a comment. Of comments on lines it does not even
+    say whether one was edited, because their time also changes when their lines do.
     """
     edited = was_edited(comment.created_at, comment.updated_at) and comment.author.id != own.id
     return actor_of(GHOST if edited else comment.author)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,7 +28,7 @@ from coding_agent_core.rounds.values import (
     Work,
 )
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, WithdrawalCause
+from coding_agent_core.tasks import Cause, Item, Origin, Phase, TaskRequest, Trigger, WithdrawalCause
 from coding_agent_operator.reporter.report import report_of, with_round
 
 NOW = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
@@ -209,6 +210,15 @@ def test_how_a_run_is_recorded(task: AgentTask, end: RoundEnd | None) -> None:
     record = with_round(RoundRecord(), task)
     assert [entry.end for entry in record.rounds] == ([] if end is None else [end])
     assert with_round(record, task) == record
+
+
+@pytest.mark.parametrize("cause", [Cause.LABEL, Cause.COMMAND, None])
+def test_a_task_that_only_says_that_it_is_a_round_answers_nothing(cause: Cause | None) -> None:
+    """Somebody who may create tasks for labels names remarks that no round has read."""
+    task = a_round(Phase.FAILED)
+    trigger = task.spec.trigger.model_copy(update={"cause": cause})
+    posed = replace(task, spec=task.spec.model_copy(update={"trigger": trigger}))
+    assert with_round(RoundRecord(), posed) == RoundRecord()
 
 
 def test_a_state_keeps_its_record_and_survives_a_broken_one() -> None:

@@ -13,8 +13,8 @@ from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.issue_commands import CommandName, command_in
 from coding_agent_core.reasons import Reason
-from coding_agent_core.rounds.values import RoundKind
-from coding_agent_core.tasks import Cause, Item, Trigger
+from coding_agent_core.rounds.trigger import ROUND_CAUSES
+from coding_agent_core.tasks import Item, Trigger
 
 
 def round_refusal(trigger: Trigger, *, enabled: bool) -> Outcome | None:
@@ -26,7 +26,7 @@ def round_refusal(trigger: Trigger, *, enabled: bool) -> Outcome | None:
     Args:
         enabled: the setting `rounds.enabled`.
     """
-    if trigger.cause not in {Cause(kind.value) for kind in RoundKind}:
+    if trigger.cause not in ROUND_CAUSES:
         cause = f"`{trigger.cause}`" if trigger.cause is not None else "missing"
         message = f"The task names a round, but its cause is {cause}."
         return Outcome(reason=Reason.NOT_AUTHORIZED, message=message)

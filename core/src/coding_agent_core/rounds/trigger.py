@@ -38,6 +38,10 @@ ENDS = {
 """The end of a round that has reported nothing, by the phase of its task."""
 
 
+ROUND_CAUSES = frozenset(Cause(kind.value) for kind in RoundKind)
+"""The causes of rounds. A task with another cause is not a round, whatever else it says about itself."""
+
+
 class RoundReport(EndedRound):
     """How a round ended, as its attempt reports it: what the record keeps, and the checks it ran again."""
 

@@ -27,7 +27,7 @@ from coding_agent_core.forge.values import Comment
 from coding_agent_core.reasons import REASONS, PodReason
 from coding_agent_core.reporting import Links, Report, State, retry_cause
 from coding_agent_core.rounds.record import RoundRecord
-from coding_agent_core.rounds.trigger import ENDS, recorded, round_phrase
+from coding_agent_core.rounds.trigger import ENDS, ROUND_CAUSES, recorded, round_phrase
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.usage import Usage
@@ -192,7 +192,7 @@ def report_of(
 def with_round(record: RoundRecord, task: AgentTask) -> RoundRecord:
     """Return the record with a run of the change, if the run is a round and has ended. Can be repeated."""
     trigger, phase = task.spec.trigger.round, task.status.terminal_phase
-    if trigger is None or phase is None:
+    if trigger is None or phase is None or task.spec.trigger.cause not in ROUND_CAUSES:
         return record
     result, superseded = task.status.result or TaskResult(), is_superseded(task)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -135,12 +134,13 @@ def a_round(
     identity: str | None = None,
     cause: WithdrawalCause | None = None,
     worked_on: RoundCause = CAUSE,
+    trigger_cause: Cause | None = Cause.CHECKS,
 ) -> AgentTask:
-    word, trigger = trigger_of(CAUSE, NOW)
+    _, trigger = trigger_of(CAUSE, NOW)
     if identity is not None:
         trigger = trigger.model_copy(update={"cause": identity})
     request = TaskRequest(
-        item=ITEM, trigger=Trigger(origin=Origin.POLL, cause=word, received_at=NOW, round=trigger)
+        item=ITEM, trigger=Trigger(origin=Origin.POLL, cause=trigger_cause, received_at=NOW, round=trigger)
     )
     body: dict[str, Any] = dict(manifest(request, run=1))
     if cause is not None:
@@ -208,16 +208,18 @@ ENDS: list[tuple[str, AgentTask, RoundEnd | None]] = [
 @pytest.mark.parametrize(("task", "end"), [row[1:] for row in ENDS], ids=[row[0] for row in ENDS])
 def test_how_a_run_is_recorded(task: AgentTask, end: RoundEnd | None) -> None:
     record = with_round(RoundRecord(), task)
-    assert [entry.end for entry in record.rounds] == ([] if end is None else [end])
+    is_superseded = end is RoundEnd.SUPERSEDED  # no model was asked, so nothing but its name is kept
+    assert [entry.end for entry in record.rounds] == ([] if end is None or is_superseded else [end])
+    assert len(record.superseded) == is_superseded
+    assert record.has(CAUSE) is (end is not None)
     assert with_round(record, task) == record
 
 
 @pytest.mark.parametrize("cause", [Cause.LABEL, Cause.COMMAND, None])
 def test_a_task_that_only_says_that_it_is_a_round_answers_nothing(cause: Cause | None) -> None:
     """Somebody who may create tasks for labels names remarks that no round has read."""
-    task = a_round(Phase.FAILED)
-    trigger = task.spec.trigger.model_copy(update={"cause": cause})
-    posed = replace(task, spec=task.spec.model_copy(update={"trigger": trigger}))
+    posed = a_round(Phase.FAILED, trigger_cause=cause)
+    assert posed.spec.trigger.round is not None
     assert with_round(RoundRecord(), posed) == RoundRecord()
 
 

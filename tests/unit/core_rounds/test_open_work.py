@@ -75,6 +75,27 @@ def test_nothing_starts(fields: dict[str, Any], reason: StopReason) -> None:
     assert work.stops[0].sentence.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("actors", "stops"),
+    [
+        pytest.param([ANNA], False, id="a person"),
+        pytest.param([OTHER_BOT], True, id="a bot"),
+        pytest.param([NOISY], True, id="a bot with a person's account"),
+        pytest.param([OURS], True, id="we"),
+        pytest.param([OTHER_BOT, ANNA], False, id="a person later"),
+    ],
+)
+def test_only_people_take_the_hands_off_label_off(actors: list[Actor], stops: bool) -> None:
+    """A workflow that cleans up labels must not start rounds."""
+    events = []
+    for place, actor in enumerate(actors):
+        label = {"label": POLICY.hands_off_label.upper()}
+        events += [event(ChangeEventKind.LABELED, ANNA, 100 * place, **label)]
+        events += [event(ChangeEventKind.UNLABELED, actor, 100 * place + 10, **label)]
+    work = decide(change(**ALL | {"events": tuple(events)}))
+    assert (reasons(work) == [StopReason.HANDS_OFF]) is stops
+
+
 def test_an_old_change_to_which_nothing_is_left_to_do_says_nothing() -> None:
     assert not decide(change(created_at=LATER - timedelta(days=90))).stops
 

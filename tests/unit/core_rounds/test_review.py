@@ -183,12 +183,66 @@ def test_the_text_of_an_approval_counts_by_a_setting() -> None:
         ("~~~text\n@coding-agent", False),
         ("<!-- @coding-agent -->", False),
         ("", False),
+        ("Use `<pre>` and `<!--`, @coding-agent", True),
+        ("<pre>\n@coding-agent\n\n</pre>", False),
+        ("<pre>never closed\n\n@coding-agent", False),
+        ("<PRE class='x'>a</PRE> @coding-agent", True),
+        ("Call <code>@coding-agent</code> later", False),
+        ("<blockquote>\n\n@coding-agent\n\n</blockquote>\n\nNo.", False),
+        ("a\n\n    @coding-agent\n\nb", False),
+        ("\t@coding-agent", False),
+        ("- one\n\n    @coding-agent fix it", True),
+        ("one\n    @coding-agent fix it", True),
+        ("``a ` @coding-agent``", False),
+        ("`a\n@coding-agent`", False),
+        ("a ` b\n\n@coding-agent ` c", True),
+        ("````\n```\n@coding-agent\n````", False),
+        ("- ```\n  @coding-agent\n  ```\n", False),
+        ("~~~\n```\n~~~\n@coding-agent", True),
+        ("<!--\n```\n-->\n@coding-agent", True),
+        ("```\n<pre>\n```\n@coding-agent", True),
+        ("> quoted\n@coding-agent, and this line is quoted too", False),
+        ("> quoted\n>\n@coding-agent fix it", True),
+        ("> quoted\n- @coding-agent fix it", True),
+        ("- > @coding-agent", False),
+        ("1. > > @coding-agent", False),
+        ("No.\n\nOn Tue, 1 Dec 2026 at 10:00, Anna <a@b.org> wrote:\n\n@coding-agent fix it", False),
+        ("No.\n\nOn Tue, 1 Dec 2026 at 10:00, Anna <anna@example.org>\nwrote:\n@coding-agent", False),
+        ("Am 1. Dezember 2026 um 10:00 schrieb Anna <a@b.org>:\n@coding-agent fix it", False),
+        ("No.\n-----Original Message-----\n@coding-agent fix it", False),
+        ("No.\n\nFrom: Anna <anna@example.org>\nSent: Tuesday\n\n@coding-agent fix it", False),
+        ("On Tue, Anna wrote:\n> rename it\n\n@coding-agent do so", True),
+        ("As Anna wrote: @coding-agent fix it", True),
+        ("On Tuesday I wrote a test. @coding-agent fix it", True),
     ],
 )
 def test_mentions(body: str, expected: bool) -> None:
     assert mentions(body, "coding-agent") is expected
     assert mentions(body, "coding-agent[bot]") is expected
     assert not mentions(body, "")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "<pre",
+        "<pre>",
+        "<!--",
+        "`",
+        "` ",
+        "`` ` ",
+        "> ",
+        "On a wrote:\n",
+        "- ",
+        "    a\n\n",
+        "_" * 19 + " ",
+        "On ",
+    ],
+)
+def test_mentions_take_time_in_proportion_to_the_text(part: str) -> None:
+    """Quadratic time would be minutes here."""
+    text = (part * (300_000 // len(part)))[:300_000]
+    assert not mentions(f"{text}@somebody", "coding-agent")
 
 
 def test_a_review_waits_for_quiet_after_its_last_remark() -> None:

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from coding_agent_core.forge.changes import WRITTEN, ChangeSnapshot, ChangeState, Mergeability, Part
+from coding_agent_core.forge.changes import (
+    WRITTEN,
+    ChangeEventKind,
+    ChangeSnapshot,
+    ChangeState,
+    Mergeability,
+    Part,
+)
 from coding_agent_core.registry import FACTS
 from coding_agent_core.round_rules.checks import Diagnosis, diagnose, fingerprints
 from coding_agent_core.round_rules.drafts import with_draft
@@ -104,10 +111,29 @@ def _end_of_all(snapshot: ChangeSnapshot, policy: RoundPolicy, *, own: str) -> S
         return Stop(StopReason.CLOSED, f"The {noun} is closed.")
     if policy.hands_off_label.casefold() in {label.casefold() for label in snapshot.labels}:
         return Stop(StopReason.HANDS_OFF, f"The {noun} has the label `{policy.hands_off_label}`.")
+    taken_off = _taken_off_by_a_program(snapshot, policy)
+    if taken_off is not None:
+        sentence = (
+            f"{taken_off} took the label `{policy.hands_off_label}` off this {noun}, and only people may. "
+            "Apply the label, and take it off again."
+        )
+        return Stop(StopReason.HANDS_OFF, sentence)
     if Part.LABELS in snapshot.left_out:
         sentence = f"The {noun} has more labels than are read, and one of them may ask for hands off."
         return Stop(StopReason.HANDS_OFF, sentence)
     return None
+
+
+def _taken_off_by_a_program(snapshot: ChangeSnapshot, policy: RoundPolicy) -> str | None:
+    """Return the login of the bot that took the hands-off label off; `None` if a person did so, or nobody."""
+    kinds = (ChangeEventKind.LABELED, ChangeEventKind.UNLABELED)
+    name = policy.hands_off_label.casefold()
+    events = [one for one in snapshot.events if one.kind in kinds and one.label.casefold() == name]
+    last = events[-1] if events else None
+    if last is None or last.kind is ChangeEventKind.LABELED or last.actor is None:
+        return None
+    access = WriteAccess(snapshot.own, policy, lambda _: None)
+    return last.actor.login if access.is_ours(last.actor) or access.is_bot(last.actor) else None
 
 
 _Answer = RoundCause | Waiting | Stop | None

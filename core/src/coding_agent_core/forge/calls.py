@@ -86,7 +86,12 @@ class ItemAnswer(ResponseModel):
 
 
 class CommentAnswer(ResponseModel):
-    """A comment, or a note that the forge itself wrote (`system`)."""
+    """A comment, or a note that the forge itself wrote (`system`).
+
+    Attributes:
+        internal, confidential: GitLab's internal note, which only some members can read; `confidential` is the
+            name before GitLab 15.5 (https://docs.gitlab.com/api/notes/).
+    """
 
     id: int
     body: Text = ""
@@ -95,6 +100,16 @@ class CommentAnswer(ResponseModel):
     updated_at: datetime | None = None
     html_url: str = ""
     system: bool = False
+    internal: bool | None = False
+    confidential: bool | None = False
+
+    @property
+    def is_public(self) -> bool:
+        """Whether everybody who can read the item can read this, and a person wrote it.
+
+        What the model reads ends in public: in commits, replies and our comment.
+        """
+        return not (self.system or self.internal or self.confidential)
 
     def comment(self) -> Comment:
         return Comment(

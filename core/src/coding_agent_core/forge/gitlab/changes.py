@@ -524,7 +524,7 @@ class GitLabChanges:
                 for one in discussed.reviewers
                 if one.state in _VERDICTS
             ),
-            comments=tuple(_remark(note, found) for note in single if not note.system),
+            comments=tuple(_remark(note, found) for note in single if note.is_public),
             checks=checks.values,
             checks_problem=problem,
             base_checks=known.base_checks.values,
@@ -564,12 +564,12 @@ def _remark(note: _Note, found: _MergeRequest) -> Remark:
 
 
 def _thread(discussion: _Discussion, found: _MergeRequest) -> ReviewThread | None:
-    """Return a thread; `None` if it has only notes of GitLab itself.
+    """Return a thread; `None` if nobody wrote in it, except in internal notes.
 
     With each push, GitLab updates the position of a thread as long as the thread's lines exist. So a position
     in an older version means that the lines were changed (`DiffNote#active?` in GitLab's source).
     """
-    remarks = tuple(_remark(note, found) for note in discussion.notes if not note.system)
+    remarks = tuple(_remark(note, found) for note in discussion.notes if note.is_public)
     if not remarks:
         return None
     position = discussion.notes[0].position

@@ -243,7 +243,7 @@ class GitLabForge(Forge):
         call = self._comments_call(item, {"sort": "desc", "order_by": "created_at"})
         newest: list[CommentAnswer] = []
         async for page in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
-            newest += [found for found in page if not found.system]
+            newest += [found for found in page if found.is_public]
             if len(newest) >= COMMENT_LIMIT:
                 break
         return [found.comment() for found in reversed(newest[:COMMENT_LIMIT])]

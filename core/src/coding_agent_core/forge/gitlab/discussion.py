@@ -110,7 +110,11 @@ class GitLabDiscussion:
     async def read(self) -> Discussion:
         call = Call("GET", f"{self.path}/discussions", f"reading the discussions of {self.display}")
         found = await self.client.entries(list[_DiscussionAnswer], call, limit=_PAGES)
-        positioned = [one.notes for one in found.values if one.notes and one.notes[0].position]
+        positioned = [
+            one.notes
+            for one in found.values
+            if one.notes and one.notes[0].position and one.notes[0].is_public
+        ]
         if not positioned:
             return Discussion()
         refs = (await self._change()).diff_refs or _DiffRefs()
@@ -196,7 +200,7 @@ def _thread(notes: list[_Note], refs: _DiffRefs, diffs: Mapping[str, list[_FileD
         hunk=hunk_at(own.diff, new_line=position.new_line, old_line=position.old_line) if own else "",
         resolved=bool(resolvable) and all(note.resolved for note in resolvable),
         outdated=position.refs != refs,
-        comments=tuple(note.comment() for note in notes if not note.system),
+        comments=tuple(note.comment() for note in notes if note.is_public),
     )
 
 

@@ -110,6 +110,8 @@ class ChangeLooks:
     """The states of long comments, whose end snapshots do not show, with `OurComment.key`."""
     _permissions: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
     """Until when (monotonic) we rely on what somebody may do, by the repository and the login."""
+    _none_until: dict[str, int] = field(default_factory=dict)
+    """The number of the newest comment up to which none is ours, for changes with very many comments."""
     _lists_all: bool = True
     _aside: dict[str, SetAside] = field(default_factory=dict)
 
@@ -165,7 +167,12 @@ class ChangeLooks:
         known = self._states.get(key)
         if known is not None and ours.key and known[0] == ours.key:
             return known[1]
+        numbers = [int(one.id) for one in snapshot.comments if one.id.isdecimal()]
+        if ours.body is None and numbers and min(numbers) <= self._none_until.get(key, -1):
+            return None  # the snapshot shows what was written since then, and nothing of it is ours
         found = await self.forge.find_comment(snapshot.item, MARKER)
+        if found is None and numbers:
+            self._none_until[key] = max(numbers)
         state = None if found is None else read_state(found.body)
         self._states[key] = ours.key, state
         return state
@@ -173,6 +180,7 @@ class ChangeLooks:
     def wrote(self, key: str) -> None:
         """Note that we have changed our comment on the change whose item has this hash."""
         self._states.pop(key, None)
+        self._none_until.pop(key, None)
 
     async def decide(self, snapshot: ChangeSnapshot, record: RoundRecord, *, active: bool) -> Work:
         """Decide what is left to do, and read the permissions that the decision needs.
@@ -222,6 +230,7 @@ class ChangeLooks:
         items = [*(snapshot.item for snapshot in changes.snapshots), *unreadable]
         self.open = frozenset(identity_hash(item.identity) for item in items)
         self._states = {key: state for key, state in self._states.items() if key in self.open}
+        self._none_until = {key: last for key, last in self._none_until.items() if key in self.open}
         self._aside = {key: aside for key, aside in self._aside.items() if key in self.open}
         self.left_out = {key: one for key, one in self.left_out.items() if key in self._aside}
         self.left_out |= {

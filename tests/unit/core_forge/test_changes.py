@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.calls import GHOST, User
@@ -18,7 +24,7 @@ from coding_agent_core.forge.changes import (
     OpenChanges,
     Part,
 )
-from coding_agent_core.forge.github.change_answers import PullRequestAnswer
+from coding_agent_core.forge.github.change_answers import OLDER, OLDER_REMARKS, ONE, SEARCH, PullRequestAnswer
 from coding_agent_core.forge.github.changes import GitHubChanges, open_query
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.gitlab.changes import actor_of
@@ -53,9 +59,97 @@ RUN = {"__typename": "CheckRun", "databaseId": 3, "name": "unit", "status": "COM
 STATUS = {"__typename": "StatusContext", "context": "deploy", "createdAt": AT}
 
 
-def searched(*nodes: Any, more: bool = False, errors: list[dict[str, Any]] | None = None) -> Any:
-    found = {"pageInfo": {"hasNextPage": more, "endCursor": "c"}, "nodes": list(nodes)}
-    return answer(200, {"data": {"search": found}} | ({"errors": errors} if errors else {}))
+_CHECKS = ("commits", "nodes", 0, "commit", "statusCheckRollup", "contexts")
+
+
+@dataclass
+class Searched:
+    """A GitHub with our open pull requests: it answers queries in pages, as they ask for them.
+
+    Attributes:
+        nodes: the pull requests, with all entries of their lists.
+        errors: the errors about fields of them, with paths from `search` on.
+        rest: the answers to all that is not GraphQL, in order.
+    """
+
+    nodes: Sequence[Any]
+    more: bool = False
+    errors: Sequence[dict[str, Any]] = ()
+    headers: dict[str, str] = field(default_factory=dict)
+    rest: list[httpx.Response] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
+
+    def wire(self) -> Wire:
+        return Wire([USER, self._answer])
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return self.rest.pop(0)
+        asked = json.loads(request.content)
+        query, variables = asked["query"], asked["variables"]
+        self.queries.append(query)
+        if "search(" in query:
+            page = {"pageInfo": {"hasNextPage": self.more, "endCursor": "c"}, "nodes": self._listed()}
+            body: dict[str, Any] = {"data": {"search": page}}
+        elif "node(" in query:
+            threads = [one for node in self.nodes for one in node["reviewThreads"]["nodes"]]
+            [thread] = [one for one in threads if one["id"] == variables["thread"]]
+            body = {"data": {"node": {"comments": _window(thread["comments"], query, variables)}}}
+        else:
+            place = [node.get("number") if node else 0 for node in self.nodes].index(variables["number"])
+            shown = _shown(self.nodes[place], query, variables)
+            own = [one for one in self.errors if one["path"][:3] == ["search", "nodes", place]]
+            body = {"data": {"repository": {"pullRequest": shown}}}
+            body["errors"] = [one | {"path": ["repository", "pullRequest", *one["path"][3:]]} for one in own]
+        return answer(200, body, **self.headers)
+
+    def _listed(self) -> list[Any]:
+        names = (
+            "__typename",
+            "number",
+            "state",
+            "updatedAt",
+            "mergeable",
+            "headRefOid",
+            "repository",
+            "commits",
+        )
+        return [node and {name: node[name] for name in names if name in node} for node in self.nodes]
+
+
+def _window(found: Any, query: str, variables: Any) -> Any:
+    """The part of a list that a query asks for, with the cursors of its ends; they are positions."""
+    if found is None or "totalCount" in found:
+        return found
+    nodes, cursor = found["nodes"], variables.get("cursor")
+    if "after: $cursor" in query or ("first: 100) { \ntotalCount" in query and found.get("forward")):
+        start = int(cursor or 0)
+        page = nodes[start : start + 100]
+        ends = {"endCursor": str(start + 100), "hasNextPage": start + 100 < len(nodes)}
+    else:
+        end = int(cursor) if cursor else len(nodes)
+        start = max(0, end - (100 if cursor else 50))
+        page = nodes[start:end]
+        ends = {"hasPreviousPage": start > 0, "startCursor": str(start)}
+    return {"totalCount": len(nodes), "pageInfo": ends, "nodes": page}
+
+
+def _shown(node: dict[str, Any], query: str, variables: Any) -> dict[str, Any]:
+    shown = deepcopy(node)
+    for name in ("comments", "reviews", "reviewThreads"):
+        if name in shown:
+            shown[name] = _window(shown[name], query, variables)
+    for thread in (shown.get("reviewThreads") or {}).get("nodes", ()):
+        thread["comments"] = _window(thread["comments"], query, {})
+    for commit in (shown.get("commits") or {}).get("nodes", ()):
+        rollup = commit["commit"]["statusCheckRollup"]
+        if rollup:
+            rollup["contexts"] = _window(rollup["contexts"], query, variables)
+    return shown
+
+
+def searched(*nodes: Any, more: bool = False, errors: list[dict[str, Any]] | None = None) -> Searched:
+    return Searched(nodes, more, errors or ())
 
 
 def commit(author: int, parents: int = 1) -> dict[str, Any]:
@@ -84,17 +178,18 @@ def test_whether_others_may_have_commits_on_the_branch(commits: list[Any], may_h
 
 
 def with_checks(*contexts: Any) -> dict[str, Any]:
-    rollup = {"contexts": {"totalCount": len(contexts), "nodes": list(contexts)}} if contexts else None
+    rollup = {"contexts": {"forward": True, "nodes": list(contexts)}} if contexts else None
     return PULL | {"commits": {"nodes": [{"commit": {"statusCheckRollup": rollup}}]}}
 
 
-async def read(*answers: Any) -> OpenChanges:
-    return await Wire([USER, *answers]).forge(Platform.GITHUB).open_changes()
+async def read(found: Searched, *rest: httpx.Response) -> OpenChanges:
+    found.rest += rest
+    return await found.wire().forge(Platform.GITHUB).open_changes()
 
 
-async def one(*answers: Any) -> ChangeSnapshot:
-    [found] = (await read(*answers)).snapshots
-    return found
+async def one(found: Searched, *rest: httpx.Response) -> ChangeSnapshot:
+    [snapshot] = (await read(found, *rest)).snapshots
+    return snapshot
 
 
 @pytest.mark.parametrize(
@@ -250,11 +345,105 @@ async def test_drafts_deleted_accounts_teams_and_apps() -> None:
     assert found.left_out == {Part.COMMENTS}
 
 
+def said(number: int, login: str = "mallory", **more: Any) -> dict[str, Any]:
+    author = {"__typename": "User", "login": login, "databaseId": sum(map(ord, login))}
+    text = {"fullDatabaseId": str(number), "createdAt": AT, "body": f"Remark {number}", "author": author}
+    return text | {"url": "", "state": "SUBMITTED"} | more
+
+
+def long_thread(number: int, *remarks: dict[str, Any]) -> dict[str, Any]:
+    place = {"id": f"T{number}", "path": "a.py", "line": 1, "isResolved": False, "isOutdated": False}
+    return place | {"comments": {"nodes": list(remarks)}}
+
+
+async def test_strangers_push_nothing_out_of_a_snapshot() -> None:
+    """A member's remark is older than 50 comments, replies, reviews and threads of strangers."""
+    many = range(100, 300)
+    submitted = {"state": "COMMENTED", "submittedAt": AT}
+    found = await one(
+        searched(
+            PULL
+            | {
+                "comments": {"nodes": [said(1, "anna"), *map(said, many)]},
+                "reviews": {
+                    "nodes": [said(2, "anna", **submitted), *(said(one, **submitted) for one in many)]
+                },
+                "reviewThreads": {
+                    "nodes": [
+                        long_thread(3, said(3, "anna"), *map(said, many)),
+                        *(long_thread(one, said(one + 1_000)) for one in many),
+                    ]
+                },
+            }
+        )
+    )
+    assert (len(found.comments), found.comments[0].author.login) == (201, "anna")
+    assert (len(found.reviews), found.reviews[0].author.login) == (201, "anna")
+    assert (len(found.threads), len(found.threads[0].remarks)) == (201, 201)
+    assert found.threads[0].remarks[0].author.login == "anna"
+    assert found.left_out == frozenset()
+
+
+@pytest.mark.parametrize(("count", "complete"), [(100, True), (250, True), (1_300, False)])
+async def test_all_checks_are_read_or_it_is_said(count: int, complete: bool) -> None:
+    passed = [
+        RUN | {"databaseId": number, "name": f"job {number}", "conclusion": "SUCCESS"}
+        for number in range(count)
+    ]
+    found = await one(searched(with_checks(*passed)))
+    assert (len(found.checks), Part.CHECKS not in found.left_out) == (min(count, 1_000), complete)
+
+
+async def test_what_rests_costs_one_small_query_and_comments_are_read_once() -> None:
+    """1,000 comments of strangers, and none of ours. Before, each look read them all again."""
+    pull = PULL | {"comments": {"nodes": [said(number) for number in range(999)]}}
+    github = Searched([pull, PULL | {"number": 8}], headers={"date": "Wed, 25 Nov 2026 12:00:00 GMT"})
+    forge = github.wire().forge(Platform.GITHUB)
+
+    async def look() -> tuple[int, int]:
+        github.queries.clear()
+        found = (await forge.open_changes()).snapshots
+        return len(github.queries), len(found[0].comments)
+
+    assert await look() == (1 + 2 + 10, 999)
+    assert await look() == (1, 999)
+    pull["comments"]["nodes"].append(said(1_001))
+    pull["updatedAt"] = "2026-11-25T11:30:00Z"
+    assert await look() == (1 + 1, 1_000), "only what has changed, and only the newest comments"
+
+
+def points(query: str, nodes: int = 1) -> int:
+    """GitHub's points for a query: a hundredth of the requests that its lists take.
+
+    https://docs.github.com/graphql/overview/rate-limits-and-query-limits-for-the-graphql-api
+    """
+    total, factors, pending = 0, [1], 1
+    for word in re.findall(r"(?:first|last): (\$?\w+)|([{}])", re.sub(r"query\([^)]*\)", "", query)):
+        size, brace = word
+        if size:
+            total += factors[-1]
+            pending = nodes if size.startswith("$") else int(size)
+        elif brace == "{":
+            factors.append(factors[-1] * pending)
+        else:
+            factors.pop()
+        pending = pending if size else 1  # an object is there once
+    return max(1, round(total / 100))
+
+
+def test_the_points_of_githubs_queries() -> None:
+    """A look takes one point for each 50 pull requests at rest, and one for each that has changed."""
+    assert points(SEARCH, nodes=50) == 1
+    assert points(ONE) == 1
+    assert max(points(older.query) for older in OLDER) == 1
+    assert points(OLDER_REMARKS) == 1
+
+
 async def test_the_number_of_queries_has_a_limit() -> None:
-    wire = Wire([USER, searched(PULL, more=True)])
-    found = await wire.forge(Platform.GITHUB).open_changes()
+    github = searched(PULL, more=True)
+    found = await github.wire().forge(Platform.GITHUB).open_changes()
     assert not found.complete
-    assert len(wire.requests) == 1 + 8
+    assert sum("search(" in query for query in github.queries) == 4
 
 
 @pytest.mark.parametrize(
@@ -263,7 +452,7 @@ async def test_the_number_of_queries_has_a_limit() -> None:
 async def test_an_answer_without_data(kind: str, error: type[Exception]) -> None:
     refusal = answer(200, {"data": None, "errors": [{"type": kind, "message": "No."}]})
     with pytest.raises(error, match="No"):
-        await read(refusal)
+        await Wire([USER, refusal]).forge(Platform.GITHUB).open_changes()
     change = ITEMS[Platform.GITHUB].model_copy(update={"kind": ItemKind.CHANGE})
     with pytest.raises(error, match="acme/pricing#7"):
         await Wire([USER, refusal]).forge(Platform.GITHUB).snapshot(change)
@@ -440,3 +629,27 @@ def test_gitlabs_bots_are_known_by_their_logins(login: str, kind: ActorKind) -> 
 
 def test_a_deleted_account_has_no_number() -> None:
     assert actor_of(GHOST) == Actor("", "ghost")
+
+
+@pytest.mark.parametrize("flag", ["internal", "confidential"])
+async def test_nobody_reads_the_internal_notes_of_gitlab(flag: str) -> None:
+    """What the model reads ends in public. The flag has had two names."""
+    position = {"new_path": "a.py", "new_line": 1}
+    public = {"id": 8, "body": "Rename it.", "author": {"id": 2, "username": "olaf"}, "created_at": AT}
+    secret = public | {"id": 9, "body": "The key is hunter2.", flag: True}
+    found = [
+        {"id": "a", "individual_note": True, "notes": [secret]},
+        {"id": "b", "individual_note": True, "notes": [public | {"internal": None}]},
+        {"id": "c", "notes": [public | {"position": position}, secret]},
+        {"id": "d", "notes": [secret | {"position": position}]},
+    ]
+    change = ITEMS[Platform.GITLAB].model_copy(update={"kind": ItemKind.CHANGE})
+    wire = Wire([USER, answer(200, MERGE_REQUEST), answer(200, found), *[NOTHING] * 4, TIP])
+    snapshot = await wire.forge(Platform.GITLAB).snapshot(change)
+    assert [one.id for one in snapshot.comments] == ["8"]
+    assert [one.id for thread in snapshot.threads for one in thread.remarks] == ["8"]
+    wire = Wire([answer(200, [secret, public])])
+    assert [one.id for one in await wire.forge(Platform.GITLAB).comments(change)] == ["8"]
+    wire = Wire([answer(200, found), answer(200, MERGE_REQUEST), NOTHING])
+    discussion = await wire.forge(Platform.GITLAB).discussion(change)
+    assert [one.id for thread in discussion.threads for one in thread.comments] == ["8"]

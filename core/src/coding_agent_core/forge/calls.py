@@ -89,8 +89,8 @@ class CommentAnswer(ResponseModel):
     """A comment, or a note that the forge itself wrote (`system`).
 
     Attributes:
-        internal, confidential: GitLab's internal note, which only some members can read; `confidential` is the
-            name before GitLab 15.5 (https://docs.gitlab.com/api/notes/).
+        internal, confidential: GitLab's internal note, which only some members can read; `confidential` was
+            its name once (https://docs.gitlab.com/api/notes/).
     """
 
     id: int

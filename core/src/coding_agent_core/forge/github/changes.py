@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import AliasPath, Field, ValidationError
@@ -18,6 +18,7 @@ from pydantic import AliasPath, Field, ValidationError
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError
 from coding_agent_core.forge.calls import Call, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import (
+    BODY_LIMIT,
     Actor,
     ChangeEvent,
     ChangeSnapshot,
@@ -32,13 +33,17 @@ from coding_agent_core.forge.github.change_answers import (
     EVENTS,
     MARK_READY,
     MERGEABILITIES,
+    OLDER,
+    OLDER_REMARKS,
     ONE,
+    REMARK_PAGES,
     RESOLVE,
     SEARCH,
     STATES,
     VERDICTS,
     Account,
     Contexts,
+    Older,
     PullRequestAnswer,
     actor_of,
     thread_of,
@@ -54,9 +59,15 @@ from coding_agent_core.tasks import Item
 from coding_agent_core.text import first_problem
 
 _logger = logging.getLogger("coding_agent.forge")
-_PAGE = 25
-_PAGES = 8
+_PAGE = 50
+_PAGES = 4
 """Maximum numbers of pull requests in a query, and of queries: 200 pull requests."""
+_NEWEST = 50
+"""The number of comments that the first query of a pull request shows."""
+_SECOND = timedelta(seconds=1)
+_UNKNOWN = Mergeability.UNKNOWN
+_READ_AGAIN = timedelta(minutes=10)
+"""How long a snapshot counts while the search shows no change, because it does not show everything."""
 _RUN_PAGES = 2
 _SCOPE = re.compile(r"(?<!\S)-?(?:repo|org|user):\S+")
 """Matches the qualifiers of the configured search that say in which repositories we work."""
@@ -91,11 +102,58 @@ class _Found(ResponseModel):
     after: str | None = Field(default=None, validation_alias=AliasPath("pageInfo", "endCursor"))
 
 
+class _Listed(ResponseModel):
+    """A pull request in the search: enough to name it, and to see whether it has changed."""
+
+    number: int
+    state: str
+    repository: str = Field(validation_alias=AliasPath("repository", "nameWithOwner"))
+
+
+@dataclass(frozen=True)
+class KnownPullRequest:
+    """An earlier snapshot of a pull request.
+
+    Attributes:
+        shown: what the search showed of it then.
+    """
+
+    shown: Mapping[str, Any]
+    snapshot: ChangeSnapshot
+
+
+@dataclass
+class Memory:
+    """Earlier answers, by the identity of the pull request.
+
+    Attributes:
+        earlier: earlier runs of the checks that failed, each with the commit and the checks for which they
+            were read.
+        pushes: the pushes to the branch, each with the head to which they led.
+        snapshots: the snapshots of the last look.
+        comments: the plain comments, by their ids. Those that are no longer among the newest are not read
+            again, so an edit of them is seen only when a round starts.
+    """
+
+    earlier: dict[str, tuple[object, Earlier]] = field(default_factory=dict)
+    pushes: dict[str, tuple[str, tuple[ChangeEvent, ...]]] = field(default_factory=dict)
+    snapshots: dict[str, KnownPullRequest] = field(default_factory=dict)
+    comments: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def keep(self, identities: Collection[str]) -> None:
+        """Forget all other pull requests."""
+        remembered: tuple[dict[str, Any], ...] = (self.earlier, self.pushes, self.snapshots, self.comments)
+        for known in remembered:
+            for gone in known.keys() - identities:
+                del known[gone]
+
+
 class _Answer(ResponseModel):
     found: _Found | None = Field(default=None, validation_alias=AliasPath("data", "search"))
     one: dict[str, Any] | None = Field(
         default=None, validation_alias=AliasPath("data", "repository", "pullRequest")
     )
+    node: dict[str, Any] | None = Field(default=None, validation_alias=AliasPath("data", "node"))
     errors: tuple[_FieldError, ...] = ()
 
 
@@ -106,21 +164,19 @@ class GitHubChanges:
     Attributes:
         own: our account.
         spelled: returns a label as our settings spell it.
-        known: earlier runs of the checks that failed, by the identity of the pull request, each with the
-            commit and the checks for which they were read.
-        pushes: the pushes to the branch, by the identity of the pull request, each with the head to which
-            they led.
     """
 
     client: ForgeClient
     settings: GitHub
     own: User
     spelled: Callable[[str], str]
-    known: dict[str, tuple[object, Earlier]]
-    pushes: dict[str, tuple[str, tuple[ChangeEvent, ...]]]
+    memory: Memory = field(default_factory=Memory)
 
     async def open(self) -> OpenChanges:
-        """See `Forge.open_changes`. GitHub's search index may be old; what it finds is current."""
+        """See `Forge.open_changes`. GitHub's search index may be old; what it finds is current.
+
+        A pull request is read only if the search shows that it has changed.
+        """
         snapshots: list[ChangeSnapshot] = []
         unreadable: list[tuple[Item, str]] = []
         left_out: tuple[str, ...] = ()
@@ -128,45 +184,120 @@ class GitHubChanges:
             left_out = (f"what comes after {_PAGES * _PAGE} pull requests",) if page.more else ()
             for index, node in enumerate(page.nodes):
                 try:
-                    found = PullRequestAnswer.model_validate(node)
+                    found = _Listed.model_validate(node)
                 except ValidationError as error:
-                    why = f"{self.client.host} gave an unexpected answer: {first_problem(error)}"
-                    item = self._item_of(node or {})
-                    if item is None:
-                        _logger.warning("A pull request of ours cannot be read: %s", why)
-                    else:
-                        unreadable.append((item, why))
+                    _logger.warning(
+                        "A pull request of ours cannot be read: %s gave an unexpected answer: %s",
+                        self.client.host,
+                        first_problem(error),
+                    )
                     continue
-                if STATES.get(found.state) is ChangeState.OPEN:
-                    own_errors = [one for one in errors if one.path[:3] == ("search", "nodes", index)]
-                    try:
-                        snapshot = await self._complete(found, own_errors, read_at)
-                    except Exception as error:
-                        item = self._item(found)
-                        unreadable.append((item, why_unreadable(error, item, of_one_change=False)))
-                    else:
+                if STATES.get(found.state) is not ChangeState.OPEN:
+                    continue
+                item = self._item(found.repository, found.number)
+                # If the search could not show everything, it does not show either whether it has changed.
+                whole = not any(one.path[:3] == ("search", "nodes", index) for one in errors)
+                try:
+                    snapshot = await self._current(item, node if whole else None, read_at)
+                except Exception as error:
+                    down = isinstance(error, ForgeUnavailableError) and error.status not in (200, 500)
+                    of_one = isinstance(error, ForgeError) and not down
+                    unreadable.append((item, why_unreadable(error, item, of_one_change=of_one)))
+                else:
+                    if snapshot.state is ChangeState.OPEN:
                         snapshots.append(snapshot)
-        found_now = {snapshot.item.identity for snapshot in snapshots}
-        for known in (self.known, self.pushes):
-            for gone in known.keys() - found_now:
-                del known[gone]
+        self.memory.keep({snapshot.item.identity for snapshot in snapshots})
         return OpenChanges(tuple(snapshots), tuple(unreadable), left_out)
+
+    async def _current(
+        self, item: Item, shown: Mapping[str, Any] | None, read_at: datetime
+    ) -> ChangeSnapshot:
+        """Return the last snapshot if nothing has changed since it was read, else a new one."""
+        known = self.memory.snapshots.pop(item.identity, None)
+        if known is not None and known.shown == shown and read_at - known.snapshot.read_at < _READ_AGAIN:
+            self.memory.snapshots[item.identity] = known
+            return replace(known.snapshot, read_at=read_at)
+        snapshot = await self._read(item)
+        # Reading makes GitHub compute whether it merges. Something else can happen in the second of the
+        # newest change. And the search does not show that somebody resolves a thread.
+        settled = snapshot.read_at - snapshot.updated_at > 2 * _SECOND
+        unresolved = any(not thread.resolved for thread in snapshot.threads)
+        if shown is not None and settled and not unresolved and snapshot.mergeability is not _UNKNOWN:
+            self.memory.snapshots[item.identity] = KnownPullRequest(shown, snapshot)
+        return snapshot
 
     async def one(self, item: Item) -> ChangeSnapshot:
         """See `Forge.snapshot`."""
+        return await replace(self, memory=Memory())._read(item)
+
+    async def _read(self, item: Item) -> ChangeSnapshot:
         owner, name = item.repository.split("/", 1)
         what = f"reading {item.display} with its reviews and checks"
         variables = {"owner": owner, "name": name, "number": item.number}
         answer, read_at = await self._ask(ONE, variables, what, item.repository)
         if answer.one is None:
             raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
+        errors = list(answer.errors)
+        self._add_known_comments(item, answer.one.get("comments"))
+        for older in OLDER:
+            errors += await self._add_older(answer.one, older, variables, what, item.repository)
+        for thread in _at(answer.one, ("reviewThreads", "nodes")) or ():
+            if thread:
+                await self._add_remarks(thread, what, item.repository)
+        self._remember_comments(item, answer.one.get("comments"))
         try:
             found = PullRequestAnswer.model_validate(answer.one)
         except ValidationError as error:
             raise ForgeUnavailableError(
-                f"{self.client.host} gave an unexpected answer while {what}: {first_problem(error)}"
+                f"{self.client.host} gave an unexpected answer while {what}: {first_problem(error)}",
+                status=200,
             ) from None  # the validation error quotes the answer
-        return await replace(self, known={}, pushes={})._complete(found, answer.errors, read_at)
+        return await self._complete(found, errors, read_at)
+
+    async def _add_older(
+        self, change: dict[str, Any], older: Older, variables: Mapping[str, Any], what: str, repository: str
+    ) -> list[_FieldError]:
+        """Add what a first answer lacks of a list, and return the errors about single entries."""
+        errors: list[_FieldError] = []
+        found = _at(change, older.path)
+        for _ in range(older.pages):
+            cursor = _cursor(found)
+            if cursor is None:
+                break
+            answer, _ = await self._ask(older.query, {**variables, "cursor": cursor}, what, repository)
+            page = _at(answer.one or {}, older.path)
+            if page is None:
+                break  # the list shows fewer entries than there are
+            errors += answer.errors
+            _join(found, page)
+        return errors
+
+    def _add_known_comments(self, item: Item, found: dict[str, Any] | None) -> None:
+        """Add the older comments that an earlier look has read, if these are all that are missing."""
+        known = self.memory.comments.get(item.identity, {})
+        newest = {one["fullDatabaseId"]: one for one in (found or {}).get("nodes") or () if one}
+        together = {key: one for key, one in known.items() if key not in newest} | newest
+        if found is not None and known.keys() & newest.keys() and len(together) == found.get("totalCount"):
+            found["nodes"], found["pageInfo"] = list(together.values()), {}
+
+    def _remember_comments(self, item: Item, found: dict[str, Any] | None) -> None:
+        nodes = [one for one in (found or {}).get("nodes") or () if one]
+        if len(nodes) > _NEWEST:
+            self.memory.comments[item.identity] = {
+                one["fullDatabaseId"]: one | {"body": (one.get("body") or "")[:BODY_LIMIT]} for one in nodes
+            }
+
+    async def _add_remarks(self, thread: dict[str, Any], what: str, repository: str) -> None:
+        for _ in range(REMARK_PAGES):
+            cursor = _cursor(thread.get("comments"))
+            if cursor is None:
+                return
+            variables = {"thread": thread["id"], "cursor": cursor}
+            answer, _ = await self._ask(OLDER_REMARKS, variables, what, repository)
+            page = _at(answer.node or {}, ("comments",))
+            if page is None:
+                return
+            _join(thread["comments"], page)
 
     async def resolve(self, item: Item, thread: str) -> None:
         """See `Forge.resolve`.
@@ -204,7 +335,9 @@ class GitHubChanges:
         This takes one request more for each new head of a change to which others have pushed.
         """
         identity, head = snapshot.item.identity, snapshot.head_commit
-        pushes = self.pushes[identity][1] if self.pushes.get(identity, ("",))[0] == head else None
+        pushes: tuple[ChangeEvent, ...] | None = None
+        if self.memory.pushes.get(identity, ("",))[0] == head:
+            pushes = self.memory.pushes[identity][1]
         if pushes is None:
             what = f"reading who pushed to the branch of {snapshot.item.display}"
             try:
@@ -216,7 +349,7 @@ class GitHubChanges:
                 found = []
             pushes = tuple(push.event for push in reversed(found))
             if not found or head in [push.after for push in found]:  # else they do not include the newest yet
-                self.pushes[identity] = head, pushes
+                self.memory.pushes[identity] = head, pushes
         known = {event.commit for event in snapshot.events} - {""}
         events = [*snapshot.events, *(push for push in pushes if push.commit not in known)]
         events.sort(key=lambda event: event.at)
@@ -231,11 +364,11 @@ class GitHubChanges:
         failed = {check.id for check in snapshot.checks if check.id and check.conclusion in red}
         identity, state = snapshot.item.identity, (snapshot.head_commit, failed)
         if not failed:
-            self.known.pop(identity, None)
+            self.memory.earlier.pop(identity, None)
             return snapshot
-        known = self.known.get(identity)
+        known = self.memory.earlier.get(identity)
         if known is None or known[0] != state:
-            known = self.known[identity] = state, await self._earlier(snapshot, failed)
+            known = self.memory.earlier[identity] = state, await self._earlier(snapshot, failed)
         earlier = known[1]
         checks = (replace(check, earlier=earlier.get(check.id, ())) for check in snapshot.checks)
         return replace(snapshot, checks=tuple(checks))
@@ -286,25 +419,13 @@ class GitHubChanges:
         response = await self.client.send(call)
         return self.client.parse(_Answer, response, call), answered_at(response, self.client.clock)
 
-    def _item_of(self, node: Mapping[str, Any]) -> Item | None:
-        try:
-            return Item(
-                platform=Platform.GITHUB,
-                host=self.client.host,
-                repository=node["repository"]["nameWithOwner"],
-                kind=ItemKind.CHANGE,
-                number=node["number"],
-            )
-        except (KeyError, TypeError, ValidationError):
-            return None
-
-    def _item(self, found: PullRequestAnswer) -> Item:
+    def _item(self, repository: str, number: int) -> Item:
         return Item(
             platform=Platform.GITHUB,
             host=self.client.host,
-            repository=found.repository,
+            repository=repository,
             kind=ItemKind.CHANGE,
-            number=found.number,
+            number=number,
         )
 
     def _snapshot(
@@ -325,7 +446,7 @@ class GitHubChanges:
         reviewers = [one.get("requestedReviewer") for one in found.reviewers]
         asked = [Account.model_validate(one) for one in reviewers if one]
         return ChangeSnapshot(
-            item=self._item(found),
+            item=self._item(found.repository, found.number),
             url=found.url,
             own=Actor(str(self.own.id), self.own.login),
             read_at=read_at,
@@ -339,7 +460,7 @@ class GitHubChanges:
             base_commit=found.base_commit,
             created_at=found.created_at,
             updated_at=found.updated_at,
-            mergeability=MERGEABILITIES.get(found.mergeable, Mergeability.UNKNOWN),
+            mergeability=MERGEABILITIES.get(found.mergeable, _UNKNOWN),
             head_at=_head_at(events, found.head_commit),
             labels=frozenset(self.spelled(label["name"]) for label in found.labels),
             threads=tuple(thread for one in found.threads if (thread := thread_of(one)) is not None),
@@ -365,6 +486,32 @@ class GitHubChanges:
             replaced_by_us=frozenset(one.parent for one in found.commits if one.is_by(str(self.own.id))),
             left_out=found.left_out,
         )
+
+
+def _at(value: Any, where: Sequence[str | int]) -> Any:
+    """Return what is below a value of an answer; `None` if it is not there."""
+    for step in where:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _cursor(found: Any) -> str | None:
+    """Return the cursor of the next page of a list; `None` if there is none."""
+    page = _at(found, ("pageInfo",)) or {}
+    if page.get("hasPreviousPage"):
+        return page.get("startCursor")
+    return page.get("endCursor") if page.get("hasNextPage") else None
+
+
+def _join(found: dict[str, Any], page: Mapping[str, Any]) -> None:
+    """Add a further page to a list: before it if the list is read from its end."""
+    ours, theirs = found.get("nodes") or [], page.get("nodes") or []
+    from_end = "hasPreviousPage" in page.get("pageInfo", {})
+    found["nodes"] = [*theirs, *ours] if from_end else [*ours, *theirs]
+    found["pageInfo"] = page.get("pageInfo")
 
 
 def open_query(login: str, settings: GitHub) -> str:

@@ -27,8 +27,8 @@ from coding_agent_core.forge.calls import (
     User,
     path,
 )
-from coding_agent_core.forge.changes import ChangeEvent, ChangeSnapshot, OpenChanges, ReviewThread
-from coding_agent_core.forge.github.changes import Earlier, GitHubChanges
+from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
+from coding_agent_core.forge.github.changes import GitHubChanges, Memory
 from coding_agent_core.forge.github.commits import GitHubCommits
 from coding_agent_core.forge.github.discussion import GitHubDiscussion
 from coding_agent_core.forge.github.facts import MEMBERS, token_expiry_of
@@ -142,8 +142,7 @@ class GitHubForge(Forge):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._known: dict[str, tuple[object, Earlier]] = {}
-        self._pushes: dict[str, tuple[str, tuple[ChangeEvent, ...]]] = {}
+        self._memory = Memory()
 
     @classmethod
     def app_source(cls, settings: ForgeSettings, clock: Clock, only: str) -> TokenSource | None:
@@ -316,9 +315,7 @@ class GitHubForge(Forge):
 
     async def _changes(self) -> GitHubChanges:
         own = await self._account()
-        return GitHubChanges(
-            self.client, self.settings, own, self.settings.spelled, self._known, self._pushes
-        )
+        return GitHubChanges(self.client, self.settings, own, self.settings.spelled, self._memory)
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from subprocess import CalledProcessError
@@ -90,6 +91,8 @@ class _Root:
         match asked.name:
             case "repository":
                 return self._repository(asked)
+            case "node":
+                return self._node(asked)
             case "search":
                 return self._search(asked)
             case "resolveReviewThread" | "unresolveReviewThread":
@@ -120,6 +123,15 @@ class _Root:
         visible = [place for place in self._sandbox.store.repositories if place.role(self._user) is not None]
         hits = found(visible, asked.arguments["query"], me=self._user.login)
         return [self._item(*hit) for hit in hits]
+
+    def _node(self, asked: _Field) -> Any:
+        """Return a thread, of the nodes that can be asked for."""
+        for repository in self._sandbox.store.repositories:
+            for item in repository.items if repository.role(self._user) is not None else ():
+                for thread in self._sandbox.reviews.threads(item):
+                    if thread_id(thread) == asked.arguments["id"]:
+                        return self._render.thread(repository, item, thread)
+        return None
 
     def _resolve(self, asked: _Field) -> Any:
         wanted = asked.arguments["input"]["threadId"]
@@ -233,6 +245,13 @@ def _arguments(tokens: Iterator[str], variables: dict[str, Any]) -> dict[str, An
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
+def _counted(contexts: list[Any], kind: str) -> tuple[dict[str, Any], ...]:
+    """Count the checks of a kind by their states, as GitHub does."""
+    of_kind = [one for one in contexts if isinstance(one, dict) and one.get("__typename") == kind]
+    states = Counter(one.get("conclusion") or one.get("status") or one.get("state") for one in of_kind)
+    return tuple({"state": state, "count": count} for state, count in sorted(states.items()))
+
+
 @dataclass
 class _Answer:
     """The data of an answer, with the errors of single fields."""
@@ -287,5 +306,7 @@ class _Answer:
             "nodes": tuple(everything[start:end]),
             "totalCount": len(everything),
             "issueCount": len(everything),
+            "checkRunCountsByState": _counted(everything, "CheckRun"),
+            "statusContextCountsByState": _counted(everything, "StatusContext"),
         }
         return self._object(asked, page, path)

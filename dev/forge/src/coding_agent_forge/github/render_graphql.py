@@ -89,7 +89,7 @@ class GraphqlRenderer:
             "reviewRequests": [{"requestedReviewer": actor(user)} for user in item.reviewers],
             "headRef": lambda asked: self._head(item.source or repository, item),
             "commits": [{"commit": self._commit(repository, item.tips.head_sha)}],
-            "reviewThreads": [self._thread(repository, item, one) for one in reviews.threads(item)],
+            "reviewThreads": [self.thread(repository, item, one) for one in reviews.threads(item)],
             "reviews": [self._review(repository, item, review) for review in reviews.reviews(item)],
         }
 
@@ -229,12 +229,13 @@ class GraphqlRenderer:
             "lastEditedAt": github_time(review.edited_at) if review.edited_at else None,
         }
 
-    def _thread(self, repository: Repository, item: Item, thread: Thread) -> Json:
+    def thread(self, repository: Repository, item: Item, thread: Thread) -> Json:
         """A `PullRequestReviewThread`."""
         at: Place = place(repository, item, thread, follow_renames=False)
         reviews = {review.id: review for review in self._sandbox.reviews.reviews(item)}
         page = self._pages.item_page(repository, item)
         return {
+            "__typename": "PullRequestReviewThread",
             "id": thread_id(thread),
             "isResolved": thread.resolved_by is not None,
             "isOutdated": at.outdated,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError, reason_of
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges
+from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, OpenChanges
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.values import MARKER, Permission
 from coding_agent_core.reporting import State, comment_with_change_rounds, read_state
@@ -136,24 +136,47 @@ class ChangeLooks:
             aside = self._aside.get(key)
             if aside is not None and aside.until > self.monotonic():
                 continue
-            try:
-                soonest = await look_at(key, snapshot)
-            except NotYetError as error:
-                if error.kind is not Kind.CREATE:
-                    raise
-                # Only a new comment has to wait, which other changes may not need.
-                wait = min(wait, self._set_aside(key, snapshot, error, is_failure=False))
-            except Exception as error:
-                wait = min(wait, self._set_aside(key, snapshot, error))
-                in_a_row += 1
-                if in_a_row >= _FAILURES:
-                    raise
-            else:
-                self._aside.pop(key, None)
-                self.left_out.pop(key, None)
-                in_a_row = 0
-                wait = wait if soonest is None else min(wait, soonest)
+            failed, soonest = await self._handled(key, snapshot, look_at, is_last=in_a_row + 1 >= _FAILURES)
+            in_a_row = in_a_row + 1 if failed else 0
+            wait = wait if soonest is None else min(wait, soonest)
         return wait
+
+    async def look_at(self, item: Item, look_at: LookAt) -> float | None:
+        """Look at one change; return in how many seconds time alone makes a round due.
+
+        Raises:
+            CodingAgentError: the change could not be read.
+        """
+        snapshot = await self.forge.snapshot(item)
+        if snapshot.state is not ChangeState.OPEN or snapshot.author.id != snapshot.own.id:
+            return None
+        key = identity_hash(snapshot.item.identity)
+        self.open |= {key}
+        return (await self._handled(key, snapshot, look_at, is_last=False))[1]
+
+    async def _handled(
+        self, key: str, snapshot: ChangeSnapshot, look_at: LookAt, *, is_last: bool
+    ) -> tuple[bool, float | None]:
+        """Handle a change, and set it aside if that fails; return whether it failed, and when to look again.
+
+        Args:
+            is_last: whether a failure ends the look.
+        """
+        try:
+            soonest = await look_at(key, snapshot)
+        except NotYetError as error:
+            if error.kind is not Kind.CREATE:
+                raise
+            # Only a new comment has to wait, which other changes may not need.
+            return False, self._set_aside(key, snapshot, error, is_failure=False)
+        except Exception as error:
+            wait = self._set_aside(key, snapshot, error)
+            if is_last:
+                raise
+            return True, wait
+        self._aside.pop(key, None)
+        self.left_out.pop(key, None)
+        return False, soonest
 
     async def state(self, key: str, snapshot: ChangeSnapshot) -> State | None:
         """Return the state in our comment on a change; it costs a request only if the comment is long.

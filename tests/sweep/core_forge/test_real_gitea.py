@@ -84,6 +84,39 @@ async def test_a_label_is_found_after_more_entries_than_a_page_has(
     assert len(await forge.comments(item(sample, number))) == 60
 
 
+async def test_a_label_is_found_behind_a_long_review(
+    sample: Any, gitea: Any, alice: Any, forge: Forge
+) -> None:
+    """The timeline has comments on lines, and leaves them out after it was cut into pages."""
+    repository = sample.repository
+    alice.commit(repository, "long", {"long.txt": "line\n" * 130}, "Write much", onto="main")
+    number = alice.create_pull(repository, "long", "A long change")
+    lines = [("long.txt", line, f"Remark {line}") for line in range(1, 131)]
+    with type(gitea.api())(sample.api_url, sample.bot.token) as bot:
+        bot.review(repository, number, "COMMENT", "Much to say", lines)
+    alice.comment(repository, number, "Indeed")
+    alice.add_label(repository, number, BOT)
+    change = item(sample, number, ItemKind.CHANGE)
+    applied = await forge.label_application(change)
+    assert applied is not None
+    assert (applied.user, applied.label) == (sample.maintainer.login, BOT)
+    snapshot = await forge.snapshot(change)
+    assert sum(len(thread.remarks) for thread in snapshot.threads) == 130
+    assert [one.body for one in snapshot.comments] == ["Indeed"]
+    assert not snapshot.left_out
+
+
+async def test_all_labels_and_webhooks_are_listed(sample: Any, gitea: Any, alice: Any, forge: Forge) -> None:
+    before = len(await setup_of(forge).labels(sample.repository))
+    with gitea.api() as admin:
+        for number in range(45):
+            admin.create_label(sample.repository, f"label {number}")
+        for number in range(40):
+            admin.add_hook(sample.repository, f"https://hook.example/{number}", "secret")
+    assert len(await setup_of(forge).labels(sample.repository)) == before + 45
+    assert len(await setup_of(forge).webhooks(sample.repository)) >= 40
+
+
 async def test_labels_comments_and_people(sample: Any, alice: Any, forge: Forge) -> None:
     before = datetime.now(UTC).replace(microsecond=0)  # Gitea's times are whole seconds
     number = alice.create_issue(sample.repository, "Prices are wrong", "by one", [BOT])

@@ -432,8 +432,8 @@ def points(query: str, nodes: int = 1) -> int:
 
 
 def test_the_points_of_githubs_queries() -> None:
-    """A look takes one point for each 50 pull requests at rest, and one for each that has changed."""
-    assert points(SEARCH, nodes=50) == 1
+    """A look takes one point for each 40 pull requests at rest, and one for each that has changed."""
+    assert points(SEARCH, nodes=40) == 1
     assert points(ONE) == 1
     assert max(points(older.query) for older in OLDER) == 1
     assert points(OLDER_REMARKS) == 1
@@ -443,7 +443,7 @@ async def test_the_number_of_queries_has_a_limit() -> None:
     github = searched(PULL, more=True)
     found = await github.wire().forge(Platform.GITHUB).open_changes()
     assert not found.complete
-    assert sum("search(" in query for query in github.queries) == 4
+    assert sum("search(" in query for query in github.queries) == 5
 
 
 @pytest.mark.parametrize(

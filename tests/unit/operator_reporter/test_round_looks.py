@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, Status, manifest
-from coding_agent_core.forge.changes import ChangeSnapshot, CheckKind
+from coding_agent_core.forge.changes import ChangeSnapshot, CheckKind, OpenChanges
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.values import Comment, CommitState, CommitStatus, Read
 from coding_agent_core.platforms import ItemKind
@@ -22,6 +22,7 @@ from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.tasks import Item, Origin, Phase, Submission, TaskRequest, Trigger, identity_hash
 from coding_agent_core.verification import RED_ON_BASE, VERIFY_STATUS
+from coding_agent_operator.reporter import round_looks
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, reconcile
 from coding_agent_operator.reporter.report import TaskMemory, unreported, with_round
 from coding_agent_operator.reporter.round_looks import LEFT_OUT, ReporterLooks
@@ -108,6 +109,52 @@ async def test_a_change_that_was_merged_after_it_was_read_has_no_round(closed: b
     looked.context = replace(looked.context, sink=cast("Any", sink))
     await looked.look()
     assert len(sink.asked) == (0 if closed else 1)
+
+
+class Answered(NoTasks):
+    """Takes the annotations that asked for a look off."""
+
+    async def patch(self, *_: object) -> None:
+        return None
+
+
+class CountingForge(FakeForge):
+    """Counts looks at all open changes, and at one."""
+
+    def __init__(self, *changes: ChangeSnapshot) -> None:
+        super().__init__(*changes)
+        self.looks: list[int | None] = []
+        self.looked = asyncio.Event()
+
+    async def open_changes(self) -> OpenChanges:
+        self.looks.append(None)
+        self.looked.set()
+        return await super().open_changes()
+
+    async def snapshot(self, item: Item) -> ChangeSnapshot:
+        self.looks.append(item.number)
+        self.looked.set()
+        return self.changes[item.number]
+
+
+async def test_an_event_looks_at_the_change_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others are read again only at the regular look."""
+    monkeypatch.setattr(round_looks, "_QUIET_S", 0.01)
+    other = replace(RED, item=RED.item.model_copy(update={"number": 9}), checks=())
+    forge = CountingForge(replace(RED, checks=()), other)
+    looked = looks(forge)
+    looked.context = replace(looked.context, tasks=cast("Any", Answered()))
+    running = asyncio.create_task(looked.run())
+    try:
+        async with asyncio.timeout(60):
+            await forge.looked.wait()
+            for _ in range(2):
+                forge.looked.clear()
+                looked.ask(OneRound().run)
+                await forge.looked.wait()
+    finally:
+        running.cancel()
+    assert forge.looks == [None, RED.item.number, RED.item.number]
 
 
 class OneRound:

@@ -10,10 +10,16 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 
 from coding_agent_core.admission import cancellation, runs_of, works
 from coding_agent_core.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK, AgentTask, Event
-from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeUnavailableError
+from coding_agent_core.errors import (
+    CodingAgentError,
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeUnavailableError,
+)
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.values import MARKER
@@ -148,13 +154,24 @@ class ReporterLooks:
         return next((one.summary for one in wanted if one.change_url == change), "")
 
     async def run(self) -> None:
-        """Look regularly, and when somebody asks, until cancelled."""
-        failures, host = 0, self.context.forge.host
+        """Look regularly, and when somebody asks, until cancelled.
+
+        Somebody asks for a look at one change, or at an issue whose change is not known.
+        """
+        failures, host, regular = 0, self.context.forge.host, -inf
         while True:
             self._wake.clear()
             asked, self._asked = self._asked, {}
+            items = {task.spec.item.identity: task.spec.item for task in asked.values()}
+            named = items and all(item.kind is ItemKind.CHANGE for item in items.values())
             try:
-                wait = await self.look()
+                if named and self.context.monotonic() < regular:
+                    for item in items.values():
+                        soonest = await self.look_at(item)
+                        regular = min(regular, self.context.monotonic() + soonest)
+                else:
+                    regular = self.context.monotonic() + await self.look()
+                wait = regular - self.context.monotonic()
                 await self._answer(asked.values())
             except Exception as error:
                 if isinstance(error, CodingAgentError):
@@ -175,6 +192,20 @@ class ReporterLooks:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    async def look_at(self, item: Item) -> float:
+        """Look at one change; return the seconds until time alone makes a round due.
+
+        Raises:
+            CodingAgentError: the change could not be read.
+        """
+        try:
+            soonest = await self._changes.look_at(item, self._look_at)
+        except ForgeNotFoundError:
+            return inf  # the change was deleted
+        finally:
+            await self._show_left_out()
+        return inf if soonest is None else soonest
 
     async def look(self) -> float:
         """Look at all open changes once; return the seconds until the next look.

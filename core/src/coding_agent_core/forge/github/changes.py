@@ -59,11 +59,11 @@ from coding_agent_core.tasks import Item
 from coding_agent_core.text import first_problem
 
 _logger = logging.getLogger("coding_agent.forge")
-_PAGE = 50
-_PAGES = 4
+_PAGE = 40
+_PAGES = 5
 """Maximum numbers of pull requests in a query, and of queries: 200 pull requests."""
 _NEWEST = 50
-"""The number of comments that the first query of a pull request shows."""
+"""The number of comments and of threads that a query of a pull request shows first."""
 _SECOND = timedelta(seconds=1)
 _UNKNOWN = Mergeability.UNKNOWN
 _READ_AGAIN = timedelta(minutes=10)
@@ -219,9 +219,9 @@ class GitHubChanges:
             return replace(known.snapshot, read_at=read_at)
         snapshot = await self._read(item)
         # Reading makes GitHub compute whether it merges. Something else can happen in the second of the
-        # newest change. And the search does not show that somebody resolves a thread.
+        # newest change. And the search does not show that somebody resolves an older thread.
         settled = snapshot.read_at - snapshot.updated_at > 2 * _SECOND
-        unresolved = any(not thread.resolved for thread in snapshot.threads)
+        unresolved = any(not thread.resolved for thread in snapshot.threads[:-_NEWEST])
         if shown is not None and settled and not unresolved and snapshot.mergeability is not _UNKNOWN:
             self.memory.snapshots[item.identity] = KnownPullRequest(shown, snapshot)
         return snapshot

@@ -24,6 +24,8 @@ _LAG = 10.0
 forge answers late takes effect after the run has gone on."""
 _SHORT_LAG = 2.0
 """The same for what an attempt does itself."""
+_IN_FLIGHT = ("forge", "model")
+"""What the kinds of faults are called that can hold up a request of an attempt which has ended since."""
 _WORKING = frozenset({"Starting", "Running", "Backoff"})
 _WAITING = frozenset({"Queued", "Suspended"})
 _FAILURES = ("failure", "timed_out", "error")
@@ -43,9 +45,9 @@ class Scene:
     def promises(self) -> Promises:
         return self.items.promises
 
-    def late(self, at: datetime, seconds: float) -> datetime:
-        """The time after `at` until which it may still take effect."""
-        return delayed(at, seconds, self.items.history, self.promises)
+    def late(self, at: datetime, seconds: float, *, of: Sequence[str] = ("",)) -> datetime:
+        """The time after `at` until which it may still take effect; `of` is that of `delayed`."""
+        return delayed(at, seconds, self.items.history, self.promises, of=of)
 
     @cached_property
     def _phases(self) -> Mapping[ItemKey, Sequence[tuple[datetime, datetime, str, Run]]]:
@@ -93,11 +95,13 @@ class Scene:
         if history.has_pods:
             attempts = [pod for pod in run.pods if not pod.checks]
             return any(
-                pod.started <= at <= (self.late(pod.ended, _SHORT_LAG) if pod.ended else history.end)
+                pod.started
+                <= at
+                <= (self.late(pod.ended, _SHORT_LAG, of=_IN_FLIGHT) if pod.ended else history.end)
                 for pod in attempts
             )
         began = next((seen for seen, phase in run.phases if phase in _WORKING), None)
-        over = self.late(run.ended, _SHORT_LAG) if run.ended else history.end
+        over = self.late(run.ended, _SHORT_LAG, of=_IN_FLIGHT) if run.ended else history.end
         return began is not None and began - SECOND <= at <= over
 
     def commanded(self, key: ItemKey, at: datetime, *commands: str) -> bool:

@@ -340,6 +340,11 @@ def _a_push_after_the_end(tape: Tape) -> None:
     tape.push(300)
 
 
+def _a_push_after_the_end_while_the_operator_is_dead(tape: Tape) -> None:
+    tape.fault(80, 120)
+    tape.push(100)
+
+
 def _a_push_to_main(tape: Tape) -> None:
     tape.forge(20, "pushed", BOT, None, branch="main")
 
@@ -536,6 +541,7 @@ PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_two_attempts_at_once, "overlap"),
     (_a_pod_after_the_end, "cause"),
     (_a_push_after_the_end, "cause"),
+    (_a_push_after_the_end_while_the_operator_is_dead, "cause"),
     (_a_push_to_main, "cause"),
     (_a_comment_without_the_hidden_line, "cause"),
     (_a_second_change_from_another_branch, "cause"),
@@ -590,6 +596,11 @@ def test_a_label_that_no_webhook_brought_has_its_run_with_the_next_poll() -> Non
     assert not tape.verdict(replace(PROMISES, poll=60)).violations
     tape.delivery(102, 200, 9)
     assert tape.verdict(replace(PROMISES, poll=60)).kinds["late"]
+
+
+def _a_push_that_the_way_to_the_forge_held_up(tape: Tape) -> None:
+    tape.fault(80, 120, kind="cut programs from forge")
+    tape.push(121)
 
 
 def _labels_in_the_last_seconds(tape: Tape) -> None:
@@ -733,6 +744,7 @@ def _within_its_budget(tape: Tape) -> None:
         _a_pod_that_never_got_to_a_node,
         _within_its_budget,
         _labels_in_the_last_seconds,
+        _a_push_that_the_way_to_the_forge_held_up,
         _late_because_of_a_fault,
         _a_label_after_the_forges_clock_was_set_back,
         _rounds_shown_after_a_cancel_of_nothing,

@@ -137,3 +137,23 @@ def test_a_run_that_ends_while_an_older_one_is_being_stopped_is_shown(world: Wor
     text = world.shows(number, "Coding agent: cancelled", set())
     until("the newest run is shown", lambda: second in world.comment(number))
     assert len(world.comments(number)) == 1, text
+
+
+@pytest.mark.parametrize("withdrawn", ["closed", "unlabeled"])
+def test_a_withdrawal_without_a_webhook_cancels_a_task_before_it_starts(
+    world: World, start: Start, withdrawn: str
+) -> None:
+    """There is no grace time, and the comment, which may have to wait for the forge's limits, comes later."""
+    number = world.issue(BOT)
+    name = world.task(number, labeled_before=60.0)
+    if withdrawn == "closed":
+        world.close(number)
+    else:
+        world.remove_label(number, BOT)
+    world.fault(method="POST", path=".*/(comments|notes)$", status=503, times=None)
+    start(grace=3600)
+    until("cancelled", lambda: is_cancelled(world, name))
+    assert world.comments(number) == []
+    world.clear_faults()
+    world.set_phase(name, Phase.CANCELLED, message="The task was cancelled before it started.")
+    world.shows(number, "Coding agent: cancelled", set())

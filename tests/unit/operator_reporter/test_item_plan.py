@@ -420,38 +420,70 @@ def test_a_label_that_a_person_removed_while_we_swapped_it_cancels_as_the_event_
     assert found.correct is LabelContradiction.LABEL_REMOVED
 
 
+WAITS: Any = {"phase": Phase.QUEUED, "labels_shown": False, "attempts": False}
+
+
 @pytest.mark.parametrize(
-    ("task", "opened", "updated", "corrected"),
+    ("task", "present", "opened", "updated", "history", "corrected"),
     [
-        pytest.param(newest_run(Phase.QUEUED, **NEW, attempts=False), False, 199, True, id="waits"),
-        pytest.param(newest_run(Phase.QUEUED, **NEW, attempts=False), True, 199, False, id="open"),
-        pytest.param(newest_run(Phase.QUEUED, **NEW), False, 199, False, id="has begun"),
+        pytest.param(newest_run(**WAITS), {BOT}, False, 199, (), CLOSED, id="closed"),
+        pytest.param(newest_run(**WAITS), {BOT}, True, 199, (), None, id="open"),
+        pytest.param(newest_run(Phase.QUEUED, **NEW), {BOT}, False, 199, (), None, id="has begun"),
+        pytest.param(newest_run(**WAITS), {BOT}, False, 0, (), None, id="closed in that second"),
         pytest.param(
-            newest_run(Phase.QUEUED, **NEW, attempts=False), False, 0, False, id="closed in that second"
-        ),
-        pytest.param(
-            newest_run(Phase.QUEUED, **NEW, attempts=False, labeled_at=forge(300)),
+            newest_run(**WAITS, labeled_at=forge(300)),
+            {BOT},
             False,
             199,
-            False,
+            (),
+            None,
             id="an answer that is older than the label",
         ),
+        pytest.param(newest_run(**WAITS, by_round=True), {BOT}, False, 199, (), None, id="a round"),
         pytest.param(
-            newest_run(Phase.QUEUED, **NEW, attempts=False, by_round=True), False, 199, False, id="a round"
+            newest_run(**WAITS, cancel_requested=True), {BOT}, False, 199, (), None, id="being cancelled"
+        ),
+        pytest.param(newest_run(**WAITS), set(), True, 199, (on(0), off(5)), REMOVED, id="removed"),
+        pytest.param(
+            newest_run(**WAITS), set(), True, 199, (on(0), off(0)), REMOVED, id="removed in that second"
+        ),
+        pytest.param(newest_run(**WAITS), set(), True, 199, (), None, id="removed, without a history"),
+        pytest.param(newest_run(**WAITS), set(), True, 199, (on(0), off(5), on(6)), None, id="applied again"),
+        pytest.param(newest_run(**WAITS), set(), True, 199, (on(0), off(5, user=US)), None, id="by us"),
+        pytest.param(
+            newest_run(**WAITS, labeled_at=forge(9)),
+            set(),
+            True,
+            199,
+            (on(0), off(5)),
+            None,
+            id="a removal before the label",
         ),
         pytest.param(
-            newest_run(Phase.QUEUED, attempts=False, cancel_requested=True), False, 199, False, id="cancelled"
+            newest_run(Phase.QUEUED, **NEW), set(), True, 199, (on(0), off(5)), None, id="removed, has begun"
         ),
     ],
 )
-def test_a_task_whose_item_was_closed_before_it_started_is_cancelled_at_once(
-    task: Run, opened: bool, updated: int, corrected: bool
+def test_a_label_that_is_withdrawn_before_its_task_starts_cancels_it_at_once(
+    task: Run,
+    present: set[str],
+    opened: bool,
+    updated: int,
+    history: HISTORY,
+    corrected: LabelContradiction | None,
 ) -> None:
-    item = ItemState(frozenset({BOT}), opened, forge(updated))
     found = plan_item(
-        task[0], item, LABELS, history=(), pending=None, end_shown=None, now=at(200), grace=GRACE
+        task[0],
+        ItemState(frozenset(present), opened, forge(updated)),
+        LABELS,
+        history=history[::-1],
+        own_login=US,
+        pending=None,
+        end_shown=None,
+        now=at(200),
+        grace=GRACE,
     )
-    assert found.correct is (LabelContradiction.ITEM_CLOSED if corrected else None)
+    assert (found.correct, found.correct_first) == (corrected, corrected is not None)
 
 
 def test_the_grace_time_starts_again_when_the_contradiction_changes() -> None:

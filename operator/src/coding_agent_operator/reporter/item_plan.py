@@ -91,6 +91,7 @@ class ItemPlan:
         labels_shown: whether to record that the item shows our label swap.
         pending: the contradiction to remember. The task is queued again for the end of the grace time.
         correct: the contradiction for which to correct the task now.
+        correct_first: whether to correct the task before anything is written on the item.
         finished: whether the item shows the end and nothing contradicted it during the grace time.
     """
 
@@ -100,6 +101,7 @@ class ItemPlan:
     labels_shown: bool = False
     pending: PendingCorrection | None = None
     correct: LabelContradiction | None = None
+    correct_first: bool = False
     finished: bool = False
 
 
@@ -155,8 +157,8 @@ def plan_item(
     elif pending is None or pending.contradiction is not found:
         pending = PendingCorrection(found, now)
     confirmed = removal_reported and found is not LabelContradiction.LABEL_APPLIED_AGAIN
-    confirmed = confirmed or (found is not None and is_closed_before_start(task, item))
-    overdue = pending is not None and (confirmed or now - pending.since >= grace)
+    first = found is not None and _is_withdrawn_before_start(task, item, found, history)
+    overdue = pending is not None and (confirmed or first or now - pending.since >= grace)
     # A round does not answer a label, so a label that asks for a task stays for the task's own run.
     is_round = task.spec.trigger.round is not None
     stays = unclear or is_round or found is LabelContradiction.LABEL_APPLIED_AGAIN
@@ -174,20 +176,28 @@ def plan_item(
         labels_shown=swapped and not task.labels_shown,
         pending=pending,
         correct=found if overdue else None,
+        correct_first=first,
         finished=task.ended and found is None and not unclear and end_is_old,
     )
 
 
-def is_closed_before_start(task: AgentTask, item: ItemState) -> bool:
-    """Whether somebody closed the item of a task that has not started, after the label that the task answers.
+def _is_withdrawn_before_start(
+    task: AgentTask, item: ItemState, found: LabelContradiction, history: Sequence[LabelEvent]
+) -> bool:
+    """Whether the forge proves that a person withdrew the label before its task has started.
 
     Then there is no grace time, because each second may start an attempt that nobody wants. An answer that is
     older than the label may show an item that was closed then and open when the label was applied.
     """
-    if item.open or task.ended or task.status.attempts:
-        return False
     applied_for = labeled_at(task)
-    return applied_for is not None and item.updated_at is not None and item.updated_at > applied_for
+    if task.ended or task.status.attempts or applied_for is None:
+        return False
+    if found is LabelContradiction.ITEM_CLOSED:
+        return item.updated_at is not None and item.updated_at > applied_for
+    if found is not LabelContradiction.LABEL_REMOVED or not history:
+        return False
+    # The history is in the forge's own order, so its newest event decides also within a second.
+    return not history[0].added and history[0].at >= applied_for
 
 
 def _has_trigger(item: ItemState, labels: Labels) -> bool:

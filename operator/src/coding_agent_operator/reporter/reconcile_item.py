@@ -71,7 +71,6 @@ from coding_agent_operator.reporter.item_plan import (
     CORRECTION_EVENTS,
     ItemPlan,
     LabelContradiction,
-    is_closed_before_start,
     needs_history,
     phase_to_show,
     plan_item,
@@ -260,7 +259,7 @@ async def _newest(
 ) -> Requeue | None:
     now = context.clock()
     item, plan = await _planned(context, task, memory, now)
-    if plan.correct is not None and is_closed_before_start(task, item):
+    if plan.correct is not None and plan.correct_first:
         # The comment may have to wait for the forge's limits, and until then an attempt could start.
         await _correct(context, task, plan.correct, item=item)
         memory.pending = None

@@ -18,7 +18,7 @@ from coding_agent_core.reasons import Reason
 
 from coding_agent_consumer.approval import NotApprovedError
 from coding_agent_consumer.commits import InvalidPatchError
-from coding_agent_consumer.git import RemoteMovedError
+from coding_agent_consumer.git import RemoteMovedError, RepositoryUnusableError
 from coding_agent_consumer.push_permit import PushNotAllowedError, SourceRepositoryGoneError
 from coding_agent_consumer.rounds.work import RoundEndedError
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError, WorkspaceRequestError
@@ -26,6 +26,7 @@ from coding_agent_consumer.workspace.protocol import WorkspaceGoneError, Workspa
 _logger = logging.getLogger("coding_agent.attempt")
 
 _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
+    (RepositoryUnusableError, Reason.CANNOT_BE_DONE),
     (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
     (ForgeRefusedError, Reason.FORGE_REFUSED),
     (ForgeListTooLongError, Reason.FORGE_REFUSED),

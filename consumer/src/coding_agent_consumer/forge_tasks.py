@@ -44,7 +44,7 @@ from coding_agent_core.tasks import (
 )
 from coding_agent_core.usage import Usage
 
-from coding_agent_consumer.push_permit import SourceRepositoryGoneError
+from coding_agent_consumer.push_permit import PushNotAllowedError, SourceRepositoryGoneError
 
 REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRIAGE}
 """The permission that somebody needs to ask for a task."""
@@ -575,8 +575,13 @@ class _ChangeTask(ForgeTask):
     """A task for a change. Its work goes to the change's own branch, in the repository that holds it."""
 
     def target(self, details: ItemDetails) -> PushTarget:
-        if details.head_repository is None or details.head_branch is None:
+        if details.head_repository is None:
             raise SourceRepositoryGoneError(self.item)
+        if details.head_branch is None:
+            raise PushNotAllowedError(
+                f"{self.item.display} was pushed without a branch (AGit), so there is no branch to push to. "
+                "Open a pull request from a branch."
+            )
         return PushTarget(details.head_repository, details.head_branch, details.head_branch)
 
 

@@ -109,6 +109,10 @@ class RemoteMovedError(ForgeError):
     """Someone else pushed to our branch; nothing was overwritten. The next attempt continues from there."""
 
 
+class RepositoryUnusableError(ForgeError):
+    """Git works with the forge, but not with this repository; the message says why."""
+
+
 class GitFailedError(CodingAgentError):
     """Git failed on this machine, without a request to a forge."""
 
@@ -282,6 +286,10 @@ def classify(output: str, url: str) -> ForgeError:
     """
     if re.search(_MOVED, output, re.MULTILINE):
         return RemoteMovedError(f"The branch on {url} was changed by someone else in the meantime.")
+    if re.search(r"mismatched algorithms|unknown object format|unsupported object format", output):
+        return RepositoryUnusableError(
+            f"{url} has commits with SHA-256 ids, and only repositories with SHA-1 ids are supported."
+        )
     found = re.search(r"returned error: (\d{3})|HTTP (\d{3}) ", output)
     status = int(found[1] or found[2]) if found else None
     declined = re.search(r"^!\t.*\[remote rejected\] (.*)$", output, re.MULTILINE)

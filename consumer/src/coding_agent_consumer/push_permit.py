@@ -48,6 +48,8 @@ def push_refusal(
     item = details.item
     where = f"The branch `{branch}` of {repository}"
     own = repository.casefold() == item.repository.casefold()
+    if facts.archived:
+        return f"{repository} is archived, so nothing can be pushed there. Unarchive it, then try again."
     if item.kind is ItemKind.ISSUE:
         if not own:
             return f"{where} is not in the repository of {item.display}."

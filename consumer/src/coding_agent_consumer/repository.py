@@ -32,7 +32,13 @@ from coding_agent_consumer.commits import (
     why_refused,
 )
 from coding_agent_consumer.forge_commits import ForgeCommits
-from coding_agent_consumer.git import Credentials, Git, GitFailedError, RemoteMovedError
+from coding_agent_consumer.git import (
+    Credentials,
+    Git,
+    GitFailedError,
+    RemoteMovedError,
+    RepositoryUnusableError,
+)
 from coding_agent_consumer.mirror import FETCH, Mirror, fetch
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError
 
@@ -141,6 +147,7 @@ class BareClone:
 
         Raises:
             ForgeNotFoundError: there is no such repository, or it has no such base branch.
+            RepositoryUnusableError: the repository is empty, or its ids are not SHA-1.
             ValueError: a branch name is invalid.
             Otherwise as `Git.remote`.
         """
@@ -153,6 +160,10 @@ class BareClone:
 
         tips = parse_tips(await git.remote(("ls-remote", "--heads"), *names))
         if names[0] not in tips:
+            if not parse_tips(await git.remote(("ls-remote", "--heads"))):
+                raise RepositoryUnusableError(
+                    f"{(await credentials('')).url} has no commit yet. Push a first commit, then try again."
+                )
             raise ForgeNotFoundError(f"{(await credentials('')).url} has no branch {base}.")
         wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
         await fetch(git, wanted, mirror)

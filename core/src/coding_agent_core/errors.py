@@ -55,6 +55,10 @@ class ForgeRefusedError(ForgeError):
     """A permanent problem: the credentials are wrong or lack a right (401, 403)."""
 
 
+class ForgeArchivedError(ForgeRefusedError):
+    """The repository is archived: nothing in it can be changed, whoever asks."""
+
+
 class ForgeNotFoundError(ForgeError):
     """The item, repository or label does not exist, or the credentials may not see it (404, 410)."""
 

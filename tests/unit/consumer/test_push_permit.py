@@ -1,5 +1,6 @@
 """Whether a task's work may be pushed to a branch: the table of cases."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavai
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import BranchFacts, ItemDetails
 from coding_agent_core.platforms import ItemKind
+from coding_agent_core.tasks import Item
 
 from tests.unit.consumer.making import ITEM, details
 
@@ -67,10 +69,14 @@ def test_push_refusal(
 
 
 class Answers:
-    """A forge of which nothing but this question is asked."""
+    """A forge of which only these questions are asked."""
 
-    def __init__(self, answer: BranchFacts | ForgeError) -> None:
+    def __init__(self, answer: BranchFacts | ForgeError, details: ItemDetails) -> None:
         self.answer = answer
+        self.details = details
+
+    async def read(self, item: Item) -> ItemDetails:
+        return self.details
 
     async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
         if isinstance(self.answer, ForgeError):
@@ -92,9 +98,19 @@ class Answers:
 async def test_what_the_forge_answers(
     answer: BranchFacts | ForgeError, repository: str, raised: type[Exception] | None
 ) -> None:
-    permit = PushPermit(cast(Forge, Answers(answer)), change(repository, "feature"), PREFIX, repository)
+    details = change(repository, "feature")
+    permit = PushPermit(cast(Forge, Answers(answer, details)), details, PREFIX, repository)
     if raised is None:
         await permit("feature")
         return
     with pytest.raises(raised):
         await permit("feature")
+
+
+async def test_a_fork_of_a_repository_that_was_renamed_meanwhile_is_pushed_to() -> None:
+    details = change("m/R", "feature")
+    renamed = replace(details, item=details.item.model_copy(update={"repository": "o/renamed"}))
+    facts = BranchFacts("main", protected=False, fork_of=frozenset({"o/renamed"}))
+    await PushPermit(cast(Forge, Answers(facts, renamed)), details, PREFIX, "m/R")("feature")
+    with pytest.raises(PushNotAllowedError):
+        await PushPermit(cast(Forge, Answers(facts, details)), details, PREFIX, "m/R")("feature")

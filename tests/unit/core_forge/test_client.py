@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from coding_agent_core.errors import (
+    ForgeArchivedError,
     ForgeError,
     ForgeNotFoundError,
     ForgeRefusedError,
@@ -188,6 +189,21 @@ async def test_a_redirected_write_keeps_its_method_or_is_not_made() -> None:
     assert wire.requests[2].content == wire.requests[0].content
     wire = Wire([answer(302, None, location="/repositories/1/issues/7/labels"), answer(200, [])])
     with pytest.raises(ForgeError):
+        await wire.forge(Platform.GITHUB).add_label(ITEMS[Platform.GITHUB], "x")
+    assert len(wire.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        answer(423, {"message": "repo is archived"}),
+        answer(403, {"message": "Repository was archived so is read-only."}),
+    ],
+    ids=["Gitea", "GitHub"],
+)
+async def test_an_archived_repository_is_named_as_the_reason(refusal: httpx.Response) -> None:
+    wire = Wire([refusal])
+    with pytest.raises(ForgeArchivedError, match="the repository is archived"):
         await wire.forge(Platform.GITHUB).add_label(ITEMS[Platform.GITHUB], "x")
     assert len(wire.requests) == 1
 

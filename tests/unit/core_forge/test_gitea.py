@@ -487,19 +487,23 @@ async def test_reviews_and_checks_for_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said_by_gitea", "expected"),
+    ("said_by_gitea", "active", "expected"),
     [
-        ("owner", Permission.WRITE),
-        ("admin", Permission.WRITE),
-        ("write", Permission.WRITE),
-        ("read", Permission.NONE),
-        ("none", Permission.NONE),
-        (None, Permission.NONE),
+        ("owner", True, Permission.WRITE),
+        ("admin", True, Permission.WRITE),
+        ("write", True, Permission.WRITE),
+        pytest.param("owner", False, Permission.WRITE, id="an administrator of the installation"),
+        pytest.param("admin", False, Permission.NONE, id="a deactivated administrator"),
+        pytest.param("write", False, Permission.NONE, id="a deactivated account"),
+        ("read", True, Permission.NONE),
+        ("none", True, Permission.NONE),
+        (None, True, Permission.NONE),
     ],
 )
-async def test_what_a_person_may_do(said_by_gitea: str | None, expected: Permission) -> None:
+async def test_what_a_person_may_do(said_by_gitea: str | None, active: bool, expected: Permission) -> None:
     place = f"{REPO}/collaborators/eve/permission"
-    table = {place: {"permission": said_by_gitea}} if said_by_gitea else {}
+    table: dict[str, Any] = {place: {"permission": said_by_gitea}} if said_by_gitea else {}
+    table[f"{REPO}/assignees"] = [{"id": 1, "login": "bob"}, *([{"id": 2, "login": "Eve"}] if active else [])]
     assert await Gitea(table).forge(Platform.GITEA).permission(ISSUE, "eve") is expected
 
 
@@ -525,3 +529,12 @@ async def test_addresses_of_commits() -> None:
     assert identity is not None
     assert (identity.name, identity.email) == ("Eve E.", "3+eve@noreply.gitea.com")
     assert (await forge.clone_source("acme/pricing")).url == "https://gitea.com/acme/pricing.git"
+
+
+async def test_a_pull_request_that_was_pushed_without_a_branch_has_none() -> None:
+    """Gitea shows a pull request of AGit with the base repository and a reference of its own."""
+    shown = pull()
+    shown["head"] = {**shown["head"], "ref": "refs/pull/8/head", "repo": shown["base"]["repo"]}
+    details = await Gitea({f"{REPO}/pulls/8": shown}).forge(Platform.GITEA).read(PULL)
+    assert details.head_repository is not None
+    assert details.head_branch is None

@@ -17,6 +17,7 @@ from enum import StrEnum
 from math import inf
 
 from coding_agent_core.errors import (
+    ForgeArchivedError,
     ForgeError,
     ForgeNotFoundError,
     ForgeRefusedError,
@@ -280,6 +281,11 @@ def forge_error(
             f"{host} is rate-limiting us ({status}) while {what}{detail}",
             status=status,
             retry_after=wait,
+        )
+    if status == 423 or (status == 403 and "archived" in message.lower()):
+        return ForgeArchivedError(
+            f"{host} refused {what} ({status}): the repository is archived. Unarchive it, then try again.",
+            status=status,
         )
     if status in (401, 403):
         return ForgeRefusedError(

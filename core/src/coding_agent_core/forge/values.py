@@ -212,11 +212,13 @@ class BranchFacts:
         protected: whether a rule of the repository protects the branch. A branch that does not exist yet
             counts as not protected, because the forges do not say which rules would cover it.
         fork_of: the full paths, in lower case, of the repositories of which this one is a fork.
+        archived: whether nothing in the repository can be changed.
     """
 
     default: str | None
     protected: bool
     fork_of: frozenset[str] = frozenset()
+    archived: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Ev
 from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
 from coding_agent_core.errors import (
     CodingAgentError,
+    ForgeArchivedError,
     ForgeError,
     ForgeListTooLongError,
     ForgeNotFoundError,
@@ -202,11 +203,14 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
     try:
         async with context.locks.of(task.item_hash):
             return await _newest(context, task, earlier[::-1], memory)
-    except ForgeNotFoundError as error:
-        # The item was deleted, or our token cannot see it, so nothing can be shown on it.
+    except (ForgeArchivedError, ForgeNotFoundError) as error:
+        # Nobody can change the item, it was deleted, or our token cannot see it: nothing can be shown there.
+        archived = isinstance(error, ForgeArchivedError)
         if task.ended:
-            return await _finish(context, task, labels_shown("The item is gone, or the token cannot see it."))
-        problem = Event("Warning", "ItemNotFound", str(error))
+            why = "The item is gone, or the token cannot see it."
+            shown = labels_shown("The repository is archived." if archived else why)
+            return await _finish(context, task, shown)
+        problem = Event("Warning", "ForgeRefused" if archived else "ItemNotFound", str(error))
         await record_problem(context.tasks, task, memory, problem, context.clock())
         return Requeue()
 

@@ -75,6 +75,7 @@ class _Repository(ResponseModel):
     default_branch: str = ""
     empty: bool = False
     private: bool = False
+    archived: bool = False
     owner: str = Field(default="", validation_alias=AliasPath("owner", "login"))
     fork_of: str = Field(default="", validation_alias=AliasPath("parent", "full_name"))
 
@@ -90,6 +91,11 @@ class _Tip(ResponseModel):
     sha: str
     repo_id: int
     repo: _Repository | None = None
+
+    @property
+    def branch(self) -> str | None:
+        """The branch's name; `None` for a pull request that was pushed without a branch (AGit)."""
+        return None if self.repo is not None and self.ref.startswith("refs/pull/") else self.ref
 
 
 class _PullRequest(ItemAnswer):
@@ -215,7 +221,7 @@ class GiteaForge(Forge):
                     repository=pull.base.repo.full_name if pull.base.repo else item.repository,
                 ),
                 title=without_draft(pull.title),
-                head_branch=pull.head.ref,
+                head_branch=pull.head.branch,
                 head_sha=pull.head.sha,
                 head_repository=pull.head.repo.full_name if pull.head.repo else None,
             )
@@ -236,7 +242,7 @@ class GiteaForge(Forge):
 
         found, protected = await both(self._repository(repository), is_protected())
         default = None if found.empty else found.default_branch or None
-        return BranchFacts(default, protected, frozenset({found.fork_of.lower()} - {""}))
+        return BranchFacts(default, protected, frozenset({found.fork_of.lower()} - {""}), found.archived)
 
     async def comments(self, item: Item) -> list[Comment]:
         """See `Forge`. Gitea returns all comments at once."""
@@ -371,7 +377,15 @@ class GiteaForge(Forge):
             answer = await self.client.get(_Permission, call)
         except ForgeNotFoundError:
             return Permission.NONE
-        return Permission.WRITE if answer.permission in ("write", "admin", "owner") else Permission.NONE
+        if answer.permission not in ("write", "admin", "owner"):
+            return Permission.NONE
+        # Only administrators of the installation see that an account was deactivated. But the list of those
+        # who can be assigned has everybody with write access who is active. It lacks administrators of the
+        # installation who have no access otherwise; their permission is `owner`.
+        what = f"reading who may write in the repository of {item.display}"
+        active = await self.client.get(list[User], Call("GET", _repo_path(item, "assignees"), what))
+        known = any(one.login.lower() == user.lower() for one in active)
+        return Permission.WRITE if known or answer.permission == "owner" else Permission.NONE
 
     def _attachment_of(self, item: Item, link: str) -> Attachment | None:
         """See `Forge`. Links to attachments can be relative; Gitea takes our token there too."""

@@ -87,6 +87,7 @@ class _Repository(ResponseModel):
     full_name: str
     default_branch: str = "main"
     private: bool = False
+    archived: bool = False
     parent: str = Field(default="", validation_alias=AliasPath("parent", "full_name"))
     root: str = Field(default="", validation_alias=AliasPath("source", "full_name"))
     """A fork has a `parent`, the repository from which it was made, and a `root`, the first one of its
@@ -236,7 +237,7 @@ class GitHubForge(Forge):
         call = Call("GET", where, f"reading the repository {repository}")
         found, protected = await both(self.client.get(_Repository, call), is_protected())
         origins = frozenset(name.lower() for name in (found.parent, found.root) if name)
-        return BranchFacts(found.default_branch, protected, origins)
+        return BranchFacts(found.default_branch, protected, origins, found.archived)
 
     def signed_commits(self, repository: str) -> GitHubCommits:
         return GitHubCommits(self.client, repository, self.current_path)

@@ -83,6 +83,7 @@ class _Project(ResponseModel):
     path_with_namespace: str
     default_branch: str | None = None
     visibility: str = ""
+    archived: bool = False
     fork_of: str = Field(default="", validation_alias=AliasPath("forked_from_project", "path_with_namespace"))
 
 
@@ -237,7 +238,7 @@ class GitLabForge(Forge):
         except ForgeNotFoundError:
             protected = False
         origins = frozenset({project.fork_of.lower()} - {""})
-        return BranchFacts(project.default_branch, protected, origins)
+        return BranchFacts(project.default_branch, protected, origins, project.archived)
 
     async def comments(self, item: Item) -> list[Comment]:
         call = self._comments_call(item, {"sort": "desc", "order_by": "created_at"})

@@ -24,8 +24,6 @@ _LAG = 10.0
 forge answers late takes effect after the run has gone on."""
 _SHORT_LAG = 2.0
 """The same for what an attempt does itself."""
-_IN_FLIGHT = ("forge", "model")
-"""What the kinds of faults are called that can hold up a request of an attempt which has ended since."""
 _WORKING = frozenset({"Starting", "Running", "Backoff"})
 _WAITING = frozenset({"Queued", "Suspended"})
 _FAILURES = ("failure", "timed_out", "error")
@@ -45,7 +43,7 @@ class Scene:
     def promises(self) -> Promises:
         return self.items.promises
 
-    def late(self, at: datetime, seconds: float, *, of: Sequence[str] = ("",)) -> datetime:
+    def late(self, at: datetime, seconds: float, *, of: str = "") -> datetime:
         """The time after `at` until which it may still take effect; `of` is that of `delayed`."""
         return delayed(at, seconds, self.items.history, self.promises, of=of)
 
@@ -86,22 +84,24 @@ class Scene:
         """By how much acts may look older than they are: Gitea remembers only whole seconds."""
         return SECOND if self.promises.platform == "gitea" else timedelta()
 
-    def working(self, keys: Sequence[ItemKey], at: datetime) -> list[Run]:
-        """The runs of items of which an attempt may have done something that takes effect at a time."""
-        return [run for key in keys for run in self.items.all[key].runs if self._works(run, at)]
+    def working(self, keys: Sequence[ItemKey], at: datetime, *, way: str = "forge") -> list[Run]:
+        """The runs of items of which an attempt may have done something that takes effect at a time.
 
-    def _works(self, run: Run, at: datetime) -> bool:
+        Args:
+            way: whom the attempt has asked for it: only faults on the way there hold a request up.
+        """
+        return [run for key in keys for run in self.items.all[key].runs if self._works(run, at, way)]
+
+    def _works(self, run: Run, at: datetime, way: str) -> bool:
         history = self.items.history
         if history.has_pods:
             attempts = [pod for pod in run.pods if not pod.checks]
             return any(
-                pod.started
-                <= at
-                <= (self.late(pod.ended, _SHORT_LAG, of=_IN_FLIGHT) if pod.ended else history.end)
+                pod.started <= at <= (self.late(pod.ended, _SHORT_LAG, of=way) if pod.ended else history.end)
                 for pod in attempts
             )
         began = next((seen for seen, phase in run.phases if phase in _WORKING), None)
-        over = self.late(run.ended, _SHORT_LAG, of=_IN_FLIGHT) if run.ended else history.end
+        over = self.late(run.ended, _SHORT_LAG, of=way) if run.ended else history.end
         return began is not None and began - SECOND <= at <= over
 
     def commanded(self, key: ItemKey, at: datetime, *commands: str) -> bool:
@@ -164,7 +164,7 @@ def _model_violations(scene: Scene) -> Iterator[Violation]:
     for request in scene.items.history.model:
         keys = titled.get(request.title, [])
         changes = [one.item for key in keys for one in scene.items.changes_of(key) if one.item is not None]
-        if request.title and not scene.working([*keys, *changes], request.at):
+        if request.title and not scene.working([*keys, *changes], request.at, way="model"):
             text = f"the model was asked about {request.title!r}, for which no attempt worked"
             yield Violation("cause", keys[0] if keys else None, request.at, text)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -150,19 +149,15 @@ def is_old(at: datetime, history: History, promises: Promises) -> bool:
     return at + timedelta(seconds=promises.settle) <= history.end
 
 
-def delayed(
-    at: datetime, seconds: float, history: History, promises: Promises, *, of: Sequence[str] = ("",)
-) -> datetime:
+def delayed(at: datetime, seconds: float, history: History, promises: Promises, *, of: str = "") -> datetime:
     """The time `seconds` after `at`; a fault that touches that time puts it off to as long after its end.
 
     Args:
-        of: words of which the kinds of the faults that do so have one; by default, all do.
+        of: a word that the kinds of the faults have which do so; by default, all do.
     """
     due = at + timedelta(seconds=seconds)
     latest = due + timedelta(seconds=promises.patience)
     for fault in history.faults:
-        if not any(word in fault.kind for word in of):
-            continue
-        if fault.start <= due and fault.felt_until >= at:
+        if of in fault.kind and fault.start <= due and fault.felt_until >= at:
             due = min(latest, max(due, fault.felt_until + timedelta(seconds=seconds)))
     return due

@@ -78,6 +78,7 @@ class Poller:
         self._asking = LabeledItems(forge)
         working = frozenset({settings.labels(forge.platform).processing_label})
         self._working = LabeledItems(forge, working)
+        self._ignored: set[str] = set()
 
     async def once(self) -> PollReport:
         """Submit every labeled item once. The report has the errors, and the next poll retries."""
@@ -138,8 +139,11 @@ class Poller:
 
     async def _submit(self, poll: _Poll, request: TaskRequest) -> None:
         if await self._applied_by_us(request):
-            _logger.warning("Ignored: %s", OWN_LABEL)
+            known = request.item.identity in self._ignored
+            self._ignored.add(request.item.identity)
+            _logger.log(logging.DEBUG if known else logging.WARNING, "Ignored: %s", OWN_LABEL)
             return
+        self._ignored.discard(request.item.identity)
         submission = await self._sink.submit(request)
         if submission.duplicate is not None:
             poll.duplicates += 1

@@ -62,23 +62,27 @@ def next_in_line(line: Sequence[Place], busy: Collection[str]) -> Place | None:
 class Turns:
     """Lets a number of events be stored at the same time.
 
+    Attributes:
+        waiting: the events in line, in the order of their arrival.
+        busy: the items that have an event at the queue.
+
     Example:
         async with turns.turn(item.identity, is_withdrawal=False):
             await sink.submit(request)
     """
 
     def __init__(self) -> None:
-        self._line: list[Place] = []
-        self._busy: set[str] = set()
+        self.waiting: list[Place] = []
+        self.busy: set[str] = set()
 
     @property
     def overloaded(self) -> bool:
         """Whether there is no room in the line, even for a withdrawal."""
-        return self._is_full and {place.item for place in self._line} == withdrawn_items(self._line)
+        return self._is_full and {place.item for place in self.waiting} == withdrawn_items(self.waiting)
 
     @property
     def _is_full(self) -> bool:
-        return len(self._line) >= IN_LINE
+        return len(self.waiting) >= IN_LINE
 
     @asynccontextmanager
     async def turn(self, item: str, *, is_withdrawal: bool) -> AsyncIterator[None]:
@@ -90,7 +94,7 @@ class Turns:
         place = Place(item, is_withdrawal)
         if self._is_full:
             self._make_room(place)
-        self._line.append(place)
+        self.waiting.append(place)
         self._grant()
         try:
             async with asyncio.timeout(LONGEST_WAIT):
@@ -107,29 +111,29 @@ class Turns:
 
     def _make_room(self, place: Place) -> None:
         """Let the newest event that is not about a withdrawn item leave the line for a withdrawal."""
-        kept = withdrawn_items(self._line) | {place.item}
-        leaving = next((one for one in reversed(self._line) if one.item not in kept), None)
+        kept = withdrawn_items(self.waiting) | {place.item}
+        leaving = next((one for one in reversed(self.waiting) if one.item not in kept), None)
         if not place.is_withdrawal or leaving is None:
             raise OverloadedError
-        self._line.remove(leaving)
+        self.waiting.remove(leaving)
         leaving.granted.set_exception(OverloadedError())
 
     def _leave(self, place: Place) -> None:
-        if place in self._line:
-            self._line.remove(place)
+        if place in self.waiting:
+            self.waiting.remove(place)
             self._grant()  # it may have held back later events of its item
         elif place.granted.done() and not place.granted.cancelled() and place.granted.exception() is None:
             self._end(place)
 
     def _end(self, place: Place) -> None:
-        self._busy.discard(place.item)
+        self.busy.discard(place.item)
         self._grant()
 
     def _grant(self) -> None:
-        while len(self._busy) < STORING_AT_ONCE:
-            place = next_in_line(self._line, self._busy)
+        while len(self.busy) < STORING_AT_ONCE:
+            place = next_in_line(self.waiting, self.busy)
             if place is None:
                 return
-            self._line.remove(place)
-            self._busy.add(place.item)
+            self.waiting.remove(place)
+            self.busy.add(place.item)
             place.granted.set_result(None)

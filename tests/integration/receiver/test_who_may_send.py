@@ -146,3 +146,51 @@ async def test_an_event_that_waits_too_long_for_its_turn_is_shed(monkeypatch: py
         assert (await stored).json()["status"] == "success"
         again = await receiver.github(github_issue(number=8), delivery="d-2")
         assert again.json()["status"] == "success"
+
+
+async def test_a_burst_from_one_address_is_stored_with_its_withdrawals_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many events as can be stored or wait, each on its own connection, as from an Ingress controller."""
+    monkeypatch.setattr(turns, "LONGEST_WAIT", 120.0)
+    lines: list[turns.Turns] = []
+    create = turns.Turns.__init__
+
+    def remembered(self: turns.Turns) -> None:
+        create(self)
+        lines.append(self)
+
+    monkeypatch.setattr(turns.Turns, "__init__", remembered)
+    sink = RecordingSink(hold=asyncio.Event())
+    labels, closed = turns.STORING_AT_ONCE + turns.IN_LINE - 20, 20
+
+    async def arrived(count: int) -> None:
+        async with asyncio.timeout(120):
+            while len(lines[0].waiting) + len(lines[0].busy) < count:
+                await asyncio.sleep(0.01)
+
+    async with receiving(settings(), sink) as receiver:
+        most = httpx.Limits(max_connections=labels + closed)
+        async with httpx.AsyncClient(
+            base_url=receiver.http.base_url, limits=most, timeout=120, trust_env=False
+        ) as http:
+
+            async def send(payload: dict[str, Any], delivery: str) -> int:
+                body = encode(payload)
+                headers = github_headers(body, delivery=delivery)
+                return (await http.post("/webhook/github", content=body, headers=headers)).status_code
+
+            sent = [send(github_issue(number=index + 1), f"l-{index}") for index in range(labels)]
+            first = [asyncio.create_task(one) for one in sent]
+            await arrived(labels)
+            gone = range(labels, labels - closed, -1)
+            last = [asyncio.create_task(send(github_issue("closed", None, number=n), f"c-{n}")) for n in gone]
+            await arrived(labels + closed)
+            assert sink.hold
+            sink.hold.set()
+            statuses = await asyncio.gather(*first, *last)
+    assert statuses == [200] * (labels + closed)
+    # Of the items whose label still waited, those that were closed have been stored before all others.
+    stored = [request.item.number for request in sink.submitted][turns.STORING_AT_ONCE :]
+    assert set(stored[:closed]) == set(gone)
+    assert len(sink.withdrawn) == closed

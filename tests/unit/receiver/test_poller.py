@@ -104,11 +104,17 @@ async def test_a_labeled_item_becomes_one_task_however_often_it_is_polled() -> N
 @pytest.mark.parametrize(
     ("user", "created"), [("coding-agent-bot", 0), ("Coding-Agent-Bot", 0), ("alice", 1)]
 )
-async def test_a_label_of_our_own_account_starts_nothing(user: str, created: int) -> None:
+async def test_a_label_of_our_own_account_starts_nothing(
+    user: str, created: int, caplog: pytest.LogCaptureFixture
+) -> None:
     forge = listed(1)
     forge.user = user
-    report = await Poller(Settings(), forge, MemoryQueue()).once()
+    poller = Poller(Settings(), forge, MemoryQueue())
+    report = await poller.once()
     assert (report.found, len(report.created)) == (1, created)
+    await poller.once()
+    warnings = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert len(warnings) == 1 - created, "each poll finds the label, and one line says it"
 
 
 async def test_a_forge_that_breaks_down_ends_the_round_and_what_was_found_is_kept(

@@ -120,13 +120,20 @@ def _names(run: Run) -> list[str]:
 
 
 Rule = Callable[[Scene, Act], str]
+_OF_KIND = {
+    "commented": "comments",
+    "comment_edited": "comments",
+    "labeled": "disagreement",
+    "unlabeled": "disagreement",
+}
+"""The kind of violation by which a system promises this; another system may write other comments."""
 
 
 def cause_violations(items: Items) -> Iterator[Violation]:
     """The acts of the system on the forge that nothing allows."""
     scene = Scene(items)
     for act in items.history.acts:
-        if act.actor != items.promises.bot:
+        if act.actor != items.promises.bot or _OF_KIND.get(act.event) in items.promises.not_promised:
             continue
         rule = RULES.get(act.event)
         why = rule(scene, act) if rule is not None else "which it never does"

@@ -84,6 +84,19 @@ def test_the_pages_reader_finds_runs_and_pods(page: dict[str, Any], tmp_path: Pa
         assert [json.loads(line) for line in lines] == tape.lines
 
 
+def test_the_pages_judgment_allows_other_comments_and_finds_a_push_to_main(
+    page: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tape = Kelos()
+    tape.task_of(7, 10, 40, "spawner-7-a")
+    tape.forge(20, "commented", "kelos-bot", 7, host="127.0.0.1", comment=1, body="I am on it.")
+    tape.forge(21, "labeled", "kelos-bot", 7, host="127.0.0.1", label="in progress")
+    assert judged(page, tmp_path, tape) == CLEAN
+    tape.forge(22, "pushed", "kelos-bot", None, host="127.0.0.1", branch="main")
+    assert judged(page, tmp_path, tape) == VIOLATED
+    assert "pushed main, which is no branch for its work" in capsys.readouterr().out
+
+
 def test_the_pages_judgment_finds_a_task_that_was_deleted(
     page: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -239,13 +239,21 @@ def with_kueue_labels(manifest: Mapping[str, Any], task: AgentTask, kueue: Kueue
 
 
 def with_token_credential(
-    manifest: Mapping[str, Any], purpose: Purpose, item: Item, *, key: str, now: datetime, queued: bool
+    manifest: Mapping[str, Any],
+    purpose: Purpose,
+    item: Item,
+    *,
+    namespace: str,
+    key: str,
+    now: datetime,
+    queued: bool,
 ) -> dict[str, Any]:
     """Give a Job's container for the forge a credential for tokens of the item's repository alone.
 
     The credential is valid until the Job's time limit has certainly passed.
 
     Args:
+        namespace: the Job's namespace. The token service decides for which repositories it gets tokens.
         key: the key that the token service has too.
         queued: whether the Job waits in a queue, where its time limit does not run yet.
 
@@ -262,6 +270,7 @@ def with_token_credential(
         repository=item.repository,
         purpose=purpose,
         expires=now + limit,
+        namespace=namespace,
     )
     text = signed(credential, key)
     pod = spec["template"]["spec"]

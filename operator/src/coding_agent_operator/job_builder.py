@@ -77,7 +77,7 @@ class JobBuilder:
         self._now = now
         self._caches = RepositoryCaches(cluster, settings.operator.job)
         self._proxy = EgressProxy(settings.egress)
-        self._tokens = TokenCredentials(settings, now)
+        self._tokens = TokenCredentials(settings, cluster.namespace, now)
 
     async def build(self, task: AgentTask, number: int) -> Mapping[str, Any]:
         """Return the manifest of attempt `number`.
@@ -328,7 +328,8 @@ class RepositoryCaches:
 class TokenCredentials:
     """Gives Jobs the credentials with which they ask the token service for tokens of a GitHub App."""
 
-    def __init__(self, settings: Settings, now: Callable[[], datetime]) -> None:
+    def __init__(self, settings: Settings, namespace: str, now: Callable[[], datetime]) -> None:
+        self._namespace = namespace
         github = cast("GitHub", settings.forge(Platform.GITHUB))
         self._service = github.app.service if github.app is not None else None
         self._host = github.host
@@ -346,7 +347,13 @@ class TokenCredentials:
             return manifest
         try:
             return with_token_credential(
-                manifest, purpose, item, key=self._key.first() or "", now=self._now(), queued=self._queued
+                manifest,
+                purpose,
+                item,
+                namespace=self._namespace,
+                key=self._key.first() or "",
+                now=self._now(),
+                queued=self._queued,
             )
         except ValueError as error:
             raise ApiError(f"github.app.service.key: attempts cannot get tokens: {error}", None) from error

@@ -1,6 +1,6 @@
 """The token service over HTTP, with an App of the sandbox: who gets which token, and who gets none."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from coding_agent_core.forge.issued_tokens import issued_tokens
 from coding_agent_core.metrics import CollectorRegistry
 from coding_agent_core.retry import Clock
 from coding_agent_forge import ForgeServer
+from coding_agent_forge.model import Grant
 from coding_agent_tokens.callers import AUDIENCE
 
 from tests.fixtures.forge import REPOSITORY
@@ -41,7 +42,9 @@ async def review(request: dict[str, Any]) -> Mapping[str, Any]:
 class World:
     """A token service, and an App that is installed for all of `acme`."""
 
-    def __init__(self, forge: ForgeServer, folder: Path) -> None:
+    def __init__(
+        self, forge: ForgeServer, folder: Path, namespaces: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self.forge = forge
         self.app = create_app(forge)
         self.installation = install(forge, self.app)
@@ -50,7 +53,9 @@ class World:
         self.host = settings.host
         programs = {REPORTER: Purpose.REPORT, POLLER: Purpose.POLL}
         self.registry = CollectorRegistry()
-        service = service_for(settings, programs=programs, review=review, registry=self.registry)
+        service = service_for(
+            settings, programs=programs, review=review, registry=self.registry, namespaces=namespaces
+        )
         self.transport = httpx.ASGITransport(service)
 
     def credential(self, **changes: Any) -> str:
@@ -78,9 +83,12 @@ class World:
         return {sample.labels["result"]: sample.value for sample in counted}
 
     def permissions(self, token: str) -> Mapping[str, str]:
+        return self.grant(token).permissions
+
+    def grant(self, token: str) -> Grant:
         [actor] = [one for one in self.forge.sandbox.store.apps.actors() if one.token == token]
         assert actor.grant is not None
-        return actor.grant.permissions
+        return actor.grant
 
 
 @pytest.fixture
@@ -104,6 +112,47 @@ async def test_each_caller_gets_the_token_of_its_purpose(world: World) -> None:
     assert {attempt, evidence, reporter, poller} <= set(issued_tokens())
     assert await world.ask(world.credential()) == attempt
     assert world.results() == {"Given": 6}
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "own", "everything"),
+    [
+        ({}, True, True),
+        ({"agents": [REPOSITORY]}, True, True),
+        ({"agents": ["Acme"], "team-b": ["globex"]}, True, True),
+        # The forge has no such repository, so it refuses a token that is narrowed to it.
+        ({"agents": ["acme/absent"]}, False, False),
+        ({"agents": ["globex"], "team-b": ["acme"]}, False, False),
+        ({"team-b": ["acme"]}, False, False),
+    ],
+)
+async def test_a_namespace_gets_tokens_only_for_its_owners_and_repositories(
+    github_forge: ForgeServer,
+    tmp_path: Path,
+    namespaces: Mapping[str, Sequence[str]],
+    own: bool,
+    everything: bool,
+) -> None:
+    world = World(github_forge, tmp_path, namespaces)
+    attempt = world.credential(namespace="agents")
+    for caller in ("of-the-reporter", "of-the-poller", attempt):
+        if own:
+            assert await world.ask(caller)
+            continue
+        with pytest.raises(ForgeRefusedError, match=r"agents may not have .*github\.app\.namespaces"):
+            await world.ask(caller)
+    if not everything:
+        with pytest.raises(ForgeRefusedError):
+            await world.ask("of-the-reporter", "")
+    else:
+        grant = world.grant(await world.ask("of-the-reporter", ""))
+        assert grant.repositories == {github_forge.repository(REPOSITORY).id}
+    if namespaces:
+        with pytest.raises(ForgeRefusedError):
+            await world.ask(world.credential())  # of an operator that does not say its namespace
+        stranger = world.credential(namespace="team-c")
+        with pytest.raises(ForgeRefusedError, match="team-c"):
+            await world.ask(stranger)
 
 
 @pytest.mark.parametrize(

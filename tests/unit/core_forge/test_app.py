@@ -13,6 +13,8 @@ from coding_agent_core.forge.github.app import (
     Purpose,
     app_problem,
     claims,
+    covers,
+    names_within,
     permissions_for,
 )
 from coding_agent_core.forge.github.settings import GitHub
@@ -148,3 +150,33 @@ def test_the_documentation_lists_every_permission() -> None:
     names = {name for one in NEEDED.values() for name in {**one.required, **one.optional}}
     shown = {"commit statuses" if name == "statuses" else name.replace("_", " ") for name in names}
     assert {name.lower() for name in re.findall(r"^\| \*\*([^*]+)\*\*", page, re.MULTILINE)} == shown
+
+
+@pytest.mark.parametrize(
+    ("scope", "repository", "covered"),
+    [
+        (["acme"], "acme/pricing", True),
+        (["ACME"], "Acme/Pricing", True),
+        (["acme/pricing"], "ACME/pricing", True),
+        (["acme/pricing"], "acme/pricing-2", False),
+        (["acme"], "acme-2/pricing", False),
+        (["pricing"], "acme/pricing", False),
+        ([], "acme/pricing", False),
+    ],
+)
+def test_a_scope_covers_owners_and_repositories(scope: list[str], repository: str, covered: bool) -> None:
+    assert covers(scope, repository) is covered
+
+
+@pytest.mark.parametrize(
+    ("scope", "names"),
+    [
+        (["acme"], None),
+        (["Acme", "acme/pricing"], None),
+        (["acme/pricing", "ACME/billing", "globex/x"], ["billing", "pricing"]),
+        (["globex"], []),
+        ([], []),
+    ],
+)
+def test_a_token_for_all_is_narrowed_to_what_a_scope_names(scope: list[str], names: list[str] | None) -> None:
+    assert names_within(scope, "acme") == names

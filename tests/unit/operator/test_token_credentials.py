@@ -29,7 +29,8 @@ def settings(key: str = KEY, github: dict[str, Any] | None = None, **sections: A
 
 def made(given: Settings) -> dict[str, Any]:
     manifest = build_job(task(), 2, JobTemplate())
-    return dict(TokenCredentials(given, lambda: NOW).given_to(manifest, Purpose.ATTEMPT, task().spec.item))
+    credentials = TokenCredentials(given, "team-a", lambda: NOW)
+    return dict(credentials.given_to(manifest, Purpose.ATTEMPT, task().spec.item))
 
 
 def credentials(manifest: dict[str, Any]) -> dict[str, str]:
@@ -57,6 +58,7 @@ def test_only_the_agent_has_a_credential_for_its_repository_until_the_job_has_en
         repository=item.repository,
         purpose=Purpose.ATTEMPT,
         expires=NOW + limit + timedelta(minutes=5) + waits,
+        namespace="team-a",
     )
 
 

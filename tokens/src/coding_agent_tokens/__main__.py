@@ -74,7 +74,7 @@ async def serve(
 
     clock = Clock()
     reviews = Reviews(accounts, review, clock)
-    identification = Identification(github.host, Secrets(app.service.key), reviews, clock)
+    identification = Identification(github.host, Secrets(app.service.key), reviews, clock, app.namespaces)
     registry = process_registry()
     _logger.info("Serving tokens of GitHub App %d on port %d", app.app_id, port)
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from coding_agent_core.errors import CodingAgentError, ForgeUnavailableError, TokenMissingError
@@ -35,7 +35,9 @@ _LARGEST_BODY = 4096
 class TokenGiver(Protocol):
     """Gives tokens of the App; see `AppTokens`."""
 
-    async def token(self, repository: str, purpose: Purpose, refused: str = "") -> AppToken: ...
+    async def token(
+        self, repository: str, purpose: Purpose, refused: str = "", within: tuple[str, ...] | None = None
+    ) -> AppToken: ...
 
     async def account(self) -> User: ...
 
@@ -47,12 +49,14 @@ class Identification:
     Attributes:
         host: the web host of the forge whose App this is.
         keys: the key for attempts' credentials; during a rotation, also the old one.
+        namespaces: the owners and repositories of each namespace; if empty, all get tokens for all.
     """
 
     host: str
     keys: Secrets
     reviews: Reviews
     clock: Clock
+    namespaces: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     async def caller(self, request: Request) -> Caller | None:
         """Return who sends a request; `None` if the sender may not have tokens.
@@ -128,11 +132,12 @@ def token_app(tokens: TokenGiver, identification: Identification, metrics: Token
     async def give_token(request: Request, caller: Caller) -> JSONResponse:
         # A parameter of the endpoint would be read without a limit, and before it is known who asks.
         wanted = _wanted(await _read(request))
-        refusal = caller.refusal(wanted.repository)
+        scope = caller.scope(identification.namespaces)
+        refusal = caller.refusal(wanted.repository, scope)
         if refusal is not None:
             _logger.warning("Refused: %s", refusal)
             raise _RefusalError(Result.OTHER_REPOSITORY, 403, refusal)
-        given = await tokens.token(wanted.repository, caller.purpose, wanted.refused)
+        given = await tokens.token(wanted.repository, caller.purpose, wanted.refused, scope)
         _logger.info("%s has a token for %s", caller.name, wanted.repository or "all repositories")
         shown = {"token": given.token, "expires_in": given.expires_in}
         return JSONResponse(shown, headers={"Cache-Control": "no-store"})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app import Purpose, covers
 from coding_agent_core.forge.github.token_credential import TokenCredential
 
 AUDIENCE = "coding-agent-tokens"
@@ -20,21 +20,38 @@ class Caller:
     Attributes:
         name: the Job of an attempt, or a ServiceAccount, for the log.
         repository: the only repository for which the caller may have a token; `None` for any.
+        namespace: where the caller runs; empty if an old operator did not say so.
     """
 
     name: str
     purpose: Purpose
     repository: str | None
+    namespace: str
 
-    def refusal(self, repository: str) -> str | None:
+    def scope(self, namespaces: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
+        """Return the owners and repositories for which the caller's namespace gets tokens; `None` for all.
+
+        Args:
+            namespaces: the setting `github.app.namespaces`.
+        """
+        return tuple(namespaces.get(self.namespace, ())) if namespaces else None
+
+    def refusal(self, repository: str, scope: Sequence[str] | None) -> str | None:
         """Return why the caller gets no token for this repository; `None` if it does.
 
         Args:
-            repository: `owner/name`; empty for all repositories of an installation.
+            repository: `owner/name`; empty for all repositories of an installation within the scope.
+            scope: see `scope`.
         """
         if self.repository is not None and self.repository.lower() != repository.lower():
             asked = repository or "all repositories"
             return f"{self.name} may only have a token for {self.repository}, not for {asked}."
+        if scope is not None and (not scope or (repository and not covers(scope, repository))):
+            asked = repository or "any repository"
+            return (
+                f"The namespace {self.namespace or 'of ' + self.name} may not have a token for {asked}: "
+                "`github.app.namespaces` of the token service says for which it may."
+            )
         return None
 
 
@@ -42,7 +59,7 @@ def attempt_of(credential: TokenCredential, host: str) -> Caller | None:
     """Return the attempt that a credential identifies; `None` if it is for another forge than ours."""
     if credential.host.lower() != host.lower():
         return None
-    return Caller(credential.job, credential.purpose, credential.repository)
+    return Caller(credential.job, credential.purpose, credential.repository, credential.namespace)
 
 
 def review_request(token: str) -> dict[str, Any]:
@@ -68,4 +85,4 @@ def program_of(review: Mapping[str, Any], programs: Mapping[str, Purpose]) -> Ca
     name = (status.get("user") or {}).get("username")
     if not isinstance(name, str) or name not in programs:
         return None
-    return Caller(name, programs[name], None)
+    return Caller(name, programs[name], None, name.split(":")[2])

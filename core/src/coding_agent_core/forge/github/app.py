@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -101,6 +101,20 @@ def permissions_for(purpose: Purpose, repository: str) -> Permissions:
     """
     permissions = _PERMISSIONS[purpose]
     return permissions if repository else permissions.reading()
+
+
+def covers(scope: Sequence[str], repository: str) -> bool:
+    """Whether owners (`acme`) and repositories (`acme/pricing`) have a repository among them."""
+    wanted = repository.lower()
+    return bool({wanted, wanted.partition("/")[0]} & {entry.lower() for entry in scope})
+
+
+def names_within(scope: Sequence[str], owner: str) -> list[str] | None:
+    """Return the names of an owner's repositories in a scope; `None` if it has the owner with all of them."""
+    if owner.lower() in (entry.lower() for entry in scope):
+        return None
+    parts = [entry.partition("/") for entry in scope]
+    return sorted(name for owned_by, _, name in parts if owned_by.lower() == owner.lower())
 
 
 def claims(app_id: int, now: datetime) -> dict[str, int | str]:

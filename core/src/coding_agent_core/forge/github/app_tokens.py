@@ -32,6 +32,7 @@ from coding_agent_core.forge.github.app import (
     Purpose,
     app_problem,
     claims,
+    names_within,
     permissions_for,
     token_hash,
 )
@@ -168,9 +169,11 @@ class _Refusal:
         return AppRefusedError(self.problem, self.message, status=self.status)
 
 
-_Which: TypeAlias = tuple[str, Purpose | None]
-"""A repository in lower case and a purpose; for the App's account an empty text and `None`."""
-_ACCOUNT: _Which = ("", None)
+_Scope: TypeAlias = tuple[str, ...] | None
+"""Owners and repositories, see `covers`; `None` for all."""
+_Which: TypeAlias = tuple[str, Purpose | None, _Scope]
+"""A repository in lower case, a purpose and a scope; for the App's account an empty text and `None`."""
+_ACCOUNT: _Which = ("", None, None)
 _BY_ID = re.compile(r"/repositories/(\d+)/installation$")
 
 
@@ -192,7 +195,9 @@ class AppTokens:
         self._renewals: Shared[_Which, _Kept] = Shared()
         self._account: User | None = None
 
-    async def token(self, repository: str, purpose: Purpose, refused: str = "") -> AppToken:
+    async def token(
+        self, repository: str, purpose: Purpose, refused: str = "", within: _Scope = None
+    ) -> AppToken:
         """Return a token for a repository, with the permissions of a purpose.
 
         All who wait for the same token share one request. While GitHub is not available, a token that should
@@ -204,13 +209,14 @@ class AppTokens:
             repository: `owner/name`; empty for all repositories of an installation.
             refused: the `token_hash` of a token that GitHub no longer accepts. It is replaced if it is not
                 new, and otherwise returned again.
+            within: the owners and repositories to which the token is limited; `None` for no limit.
 
         Raises:
             AppRefusedError: a person has to change something; the message says what.
             ForgeError: GitHub is not available, or refuses for another reason.
             SettingsError: the private key cannot be read.
         """
-        which, now = (repository.lower(), purpose), self._clock.monotonic()
+        which, now = (repository.lower(), purpose, within), self._clock.monotonic()
         kept = self._kept.get(which)
         if kept is not None and refused == token_hash(kept.token) and now - kept.issued >= _YOUNGEST_REFUSED:
             _logger.warning("GitHub no longer accepts the token for %s (%s)", repository or "all", purpose)
@@ -218,15 +224,15 @@ class AppTokens:
             kept = None
         if kept is None or now >= kept.renew:
             kept = await self._renewals.run(
-                which, lambda: self._unless_refused(which, lambda: self._renew(repository, purpose))
+                which, lambda: self._unless_refused(which, lambda: self._renew(repository, purpose, within))
             )
         return AppToken(kept.token, kept.expires - self._clock.monotonic())
 
-    async def _renew(self, repository: str, purpose: Purpose) -> _Kept:
-        which: _Which = (repository.lower(), purpose)
+    async def _renew(self, repository: str, purpose: Purpose, within: _Scope) -> _Kept:
+        which: _Which = (repository.lower(), purpose, within)
         kept = self._kept.get(which)
         try:
-            kept = await self._exchange(repository, purpose)
+            kept = await self._exchange(repository, purpose, within)
         except ForgeUnavailableError as error:
             now = self._clock.monotonic()
             if kept is None or kept.expires - now <= _LEAST:
@@ -281,20 +287,28 @@ class AppTokens:
         now = self._clock.monotonic()
         self._kept = {which: kept for which, kept in self._kept.items() if kept.expires > now}
 
-    async def _exchange(self, repository: str, purpose: Purpose) -> _Kept:
+    async def _exchange(self, repository: str, purpose: Purpose, within: _Scope) -> _Kept:
         """Find the installation, check that it has what the purpose needs, and get a token."""
-        installation, renamed = await self._installation(repository)
+        installation, renamed = await self._installation(repository, within)
         places = replace(self._places(repository), installation=installation.html_url)
         permissions = permissions_for(purpose, repository)
         # A request for a token names the repository without its owner, and another owner may have one of the
-        # same name. GitHub itself found an installation that was looked up, maybe by an old name.
-        if repository and self._app.installation_id is not None and not installation.owns(repository):
+        # same name. GitHub itself found an installation that was looked up, maybe by an old name; a scope
+        # means the owner of now.
+        by_name = self._app.installation_id is not None or within is not None
+        if repository and by_name and not installation.owns(repository):
             raise _refused(AppProblem.REPOSITORY_OUTSIDE, places)
         if installation.suspended_at is not None:
             raise _refused(AppProblem.SUSPENDED, places)
         if missing := permissions.missing(installation.permissions):
             raise _refused(AppProblem.PERMISSION_MISSING, places, missing=", ".join(missing))
         body: dict[str, object] = {"permissions": permissions.narrowed(installation.permissions)}
+        if not repository and within is not None:
+            names = names_within(within, installation.account.login if installation.account else "")
+            if names == []:
+                raise _refused(AppProblem.REPOSITORY_OUTSIDE, places)
+            if names is not None:
+                body["repositories"] = names
         try:
             kept = await self._token_of(installation.id, body | _chosen(repository, renamed), places)
         except AppRefusedError as error:
@@ -325,11 +339,13 @@ class AppTokens:
         now = self._clock.monotonic()
         return _Kept(answer.token, now, now + lifetime - RENEW_BEFORE, now + lifetime)
 
-    async def _installation(self, repository: str) -> tuple[AppInstallation, int | None]:
+    async def _installation(self, repository: str, within: _Scope) -> tuple[AppInstallation, int | None]:
         """Return the installation for a repository, with the repository's id if it has another name now."""
         chosen = self._app.installation_id
         if chosen is None:
-            return await self._lookup(repository) if repository else (await self._only_installation(), None)
+            if repository:
+                return await self._lookup(repository)
+            return await self._only_installation(within), None
         what = f"looking up the GitHub App's installation for {repository or 'a search'}"
         call = Call("GET", path("app", "installations", chosen), what)
         places = self._places(repository)
@@ -348,8 +364,12 @@ class AppTokens:
         renamed = _BY_ID.search(response.url.path)
         return self._client.parse(AppInstallation, response, call), int(renamed[1]) if renamed else None
 
-    async def _only_installation(self) -> AppInstallation:
+    async def _only_installation(self, within: _Scope) -> AppInstallation:
         found = await self._installations()
+        if within is not None:
+            found = [one for one in found if any(one.owns(entry) for entry in within)]
+            if not found:
+                raise _refused(AppProblem.NOT_INSTALLED, self._places(""))
         if len(found) > 1:
             raise ForgeRefusedError(
                 f"{self._places('').app} has {len(found)} installations, and a search covers only one. Set "
@@ -360,7 +380,7 @@ class AppTokens:
     async def _installations(self) -> list[AppInstallation]:
         """Return the first page of the App's installations; there is at least one."""
         places = self._places("")
-        call = Call("GET", "/app/installations", "listing the GitHub App's installations")
+        call = Call("GET", "/app/installations", "listing the GitHub App's installations", {"per_page": 100})
         found = await self._asked(lambda: self._client.get(list[AppInstallation], call), places)
         if not found:
             raise _refused(AppProblem.NOT_INSTALLED, places)

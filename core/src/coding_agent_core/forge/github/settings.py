@@ -13,6 +13,7 @@ from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretSettings, Section, Url
 from coding_agent_core.tasks import host_of
 
+_OWNER_OR_REPOSITORY = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$"
 _SCOPE = re.compile(r"\b(repo|org|user|assignee|author|involves):\S")
 """Matches the qualifiers with which a search finds no items of strangers."""
 
@@ -60,6 +61,12 @@ class App(Section):
     read again when it changes."""
     service: TokenService | None = None
     """The token service; without it, this process reads the key and gets its tokens itself."""
+    namespaces: dict[str, tuple[Annotated[str, Field(pattern=_OWNER_OR_REPOSITORY)], ...]] = Field(
+        default_factory=dict
+    )
+    """For an App of several teams: the owners (`acme`) and repositories (`acme/pricing`) for which the
+    programs and attempts of each namespace get tokens. A namespace that is not listed then gets none. By
+    default, each gets tokens for every repository of every installation. The token service reads this."""
 
 
 class GitHub(ForgeSettings):

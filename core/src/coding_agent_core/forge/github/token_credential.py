@@ -30,6 +30,8 @@ class TokenCredential(Frozen, extra="forbid"):
         job: the name of the attempt's Job, for the service's log.
         repository: `owner/name`.
         expires: the end of the Job's time limit.
+        namespace: the Job's namespace, which may have tokens for some repositories only; empty in credentials
+            of operators before this was added.
     """
 
     job: str = Field(min_length=1, max_length=63)
@@ -37,6 +39,7 @@ class TokenCredential(Frozen, extra="forbid"):
     repository: str = Field(pattern=r"^[^/\s]+/[^/\s]+$", max_length=200)
     purpose: Purpose
     expires: datetime
+    namespace: str = Field(default="", max_length=63)
 
 
 def signed(credential: TokenCredential, key: str) -> str:
@@ -54,6 +57,7 @@ def signed(credential: TokenCredential, key: str) -> str:
         "host": credential.host,
         "repository": credential.repository,
         "purpose": credential.purpose.value,
+        "namespace": credential.namespace,
     }
     return jwt.encode(claims, key, algorithm=_ALGORITHM)
 
@@ -82,6 +86,7 @@ def read_credential(text: str, keys: Iterable[str], now: datetime) -> TokenCrede
                 repository=claims["repository"],
                 purpose=claims["purpose"],
                 expires=datetime.fromtimestamp(claims["exp"], UTC),
+                namespace=claims.get("namespace", ""),
             )
         except (jwt.PyJWTError, ValidationError, TypeError, ValueError, OverflowError, OSError):
             continue

@@ -75,3 +75,15 @@ class TimedOutError(PluginError):
     """The task has not ended in the time that the person gave."""
 
     status = ExitStatus.TIMED_OUT
+
+
+def without_controls(text: str) -> str:
+    """Replace characters that a terminal obeys or hides, but for line ends and tabs."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else " " for char in text)
+
+
+def plain(text: object) -> str:
+    """Return foreign text (titles, messages) on one line, without control characters for terminals."""
+    return "".join(char if char.isprintable() else " " for char in str(text))

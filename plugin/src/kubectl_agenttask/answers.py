@@ -19,7 +19,7 @@ from coding_agent_core.tasks import host_of
 from coding_agent_core.text import first_problem
 from pydantic import ValidationError
 
-from kubectl_agenttask import UsageError
+from kubectl_agenttask import UsageError, plain
 
 PROVIDERS = ("openai", "anthropic", "google", "ollama", "lmstudio")
 _KEYLESS = frozenset({"ollama", "lmstudio"})
@@ -50,7 +50,7 @@ class Asker:
             if default is None:
                 raise UsageError(f"{flag} is missing ({question})")
             return default
-        shown = f"{question} [{default}]: " if default else f"{question}: "
+        shown = plain(f"{question} [{default}]: " if default else f"{question}: ")
         while True:
             answer = self.line(shown).strip() or default
             if answer is not None:
@@ -67,7 +67,7 @@ class Asker:
                 return ""
             raise UsageError(f"{variable} is not set in the environment ({question})")
         while True:
-            answer = self.secret(f"{question} (not shown): ").strip()
+            answer = self.secret(plain(f"{question} (not shown): ")).strip()
             if answer or optional:
                 return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 import webbrowser
@@ -24,7 +25,17 @@ from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.runners import RunnerName
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, item_of
 
-from kubectl_agenttask import DeniedError, ExitStatus, NotFoundError, PluginError, UsageError, bulk, tables
+from kubectl_agenttask import (
+    DeniedError,
+    ExitStatus,
+    NotFoundError,
+    PluginError,
+    UsageError,
+    bulk,
+    plain,
+    tables,
+    without_controls,
+)
 from kubectl_agenttask.argument_types import OBJECTS, Format
 from kubectl_agenttask.cluster_client import (
     HOSTS_CONTAINER,
@@ -180,8 +191,11 @@ def logs(session: Session, arguments: Namespace) -> None:
     pod = _pod(session, task.name, arguments)
     name = Metadata.of(pod).name
     session.notes.print(f"Attempt {attempt_of_pod(pod)}, pod {name}, container {arguments.container}:")
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for chunk in session.cluster.log(name, arguments.container, follow=arguments.follow):
-        session.raw.write(chunk)
+        # A file or another program gets the log byte for byte. A terminal would obey what is in it.
+        shown = without_controls(decoder.decode(chunk)).encode() if session.out.is_terminal else chunk
+        session.raw.write(shown)
         session.raw.flush()
 
 
@@ -306,9 +320,9 @@ def open_item(session: Session, arguments: Namespace) -> None:
     if not url or not url.startswith(("https://", "http://")):
         raise PluginError(f"{task.name} has no {'change' if arguments.change else 'address of an item'} yet.")
     if arguments.print:
-        session.out.print(tables.plain(url), soft_wrap=True)
+        session.out.print(plain(url), soft_wrap=True)
     elif not webbrowser.open(url):
-        raise PluginError(f"no browser can be started here: open {tables.plain(url)}")
+        raise PluginError(f"no browser can be started here: open {plain(url)}")
 
 
 _OF_ONE_TASK = (

@@ -24,6 +24,7 @@ from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import REASONS
 from coding_agent_core.registry import FACTS, Platform
 
+from kubectl_agenttask import plain
 from kubectl_agenttask.__main__ import parser
 
 _FILES, _NO_FILES = ":0", ":4"
@@ -51,7 +52,7 @@ class _Finder(CompletionFinder):
 
 def run() -> None:
     """Run the console script."""
-    sys.stdout.write("".join(f"{line}\n" for line in candidates(sys.argv[1:])))
+    sys.stdout.write("".join(f"{plain(line)}\n" for line in candidates(sys.argv[1:])))
 
 
 def candidates(words: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from coding_agent_core.agenttask_schema import describe_gaps, schema_gaps, schem
 from coding_agent_core.forge.changes import ActorKind, ChangeEventKind, ChangeSnapshot
 from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryFacts, RepositoryWebhook, TokenFacts
 
+from kubectl_agenttask import plain
 from kubectl_agenttask.destinations import NAMESPACE_LABEL, Destination, ServicePods
 
 _SOON = timedelta(days=14)
@@ -62,7 +63,7 @@ class Finding:
 
     @property
     def line(self) -> str:
-        return f"{self.level:<8} {self.about:<12} {self.text}"
+        return plain(f"{self.level:<8} {self.about:<12} {self.text}")
 
 
 def ok(about: str, text: str) -> Finding:

@@ -29,7 +29,7 @@ from coding_agent_core.settings.section import SecretSettings
 from coding_agent_core.tasks import host_of
 from pydantic import SecretStr
 
-from kubectl_agenttask import DeniedError, PluginError, UsageError
+from kubectl_agenttask import DeniedError, PluginError, UsageError, plain
 from kubectl_agenttask.answers import (
     Answers,
     Asker,
@@ -397,7 +397,7 @@ class _Initializer:
         )
 
     def _changed(self, about: str, text: str, state: Written) -> None:
-        self._session.out.print(f"{state:<8} {about:<12} {text}", soft_wrap=True)
+        self._session.out.print(plain(f"{state:<8} {about:<12} {text}"), soft_wrap=True)
 
     def _say(self, text: str) -> None:
         self._session.out.print(text, soft_wrap=True)

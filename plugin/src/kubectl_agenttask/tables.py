@@ -12,9 +12,12 @@ from coding_agent_core.environment import Environment
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.tasks import Phase, parse_time
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from kubectl_agenttask import plain, without_controls
 
 Body = Mapping[str, Any]
 
@@ -29,11 +32,6 @@ TRANSCRIPTS = ("ATTEMPT", "PLACE", "LINK")
 _ADOPTED = 30.0
 """Seconds within which an operator adopts a new task, even if it must take over a Lease first."""
 EVENTS = ("TYPE", "REASON", "AGE", "MESSAGE")
-
-
-def plain(text: object) -> str:
-    """Return foreign text (titles, messages) on one line, without control characters for terminals."""
-    return "".join(char if char.isprintable() else " " for char in str(text))
 
 
 def change_of(runs: Iterable[Body]) -> str:
@@ -402,10 +400,24 @@ _COLOURS = {
 }
 
 
+class CleanConsole(Console):
+    """A console that replaces control characters in all that it shows, but for line ends and tabs.
+
+    Forges, models, logs and the API server send text that people of theirs wrote. rich removes only a few
+    control characters, and an escape sequence could rewrite what a terminal shows, or what it runs.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            # The console's own sequences are in `control`, and its colors in `style`.
+            clean = segment.text if segment.control else without_controls(segment.text)
+            yield segment if clean == segment.text else segment._replace(text=clean)
+
+
 def console(stream: TextIO) -> Console:
     """Return a console on the stream."""
     width = None if stream.isatty() else _PIPED_WIDTH
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    return CleanConsole(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def show_table(to: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -54,7 +54,6 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "Missing on this machine: ${missing[*]}. On Debian or Ubuntu: sudo $install" >&2
     exit 1
 fi
-echo "Installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 # Do not let packages start services: tests start what they use.
 policy=/usr/sbin/policy-rc.d
@@ -65,4 +64,5 @@ if [ ! -e $policy ]; then
 fi
 # Retry the update too: a mirror may be in the middle of an update, and apt waits only for dpkg's lock.
 apt="apt-get -o DPkg::Lock::Timeout=300 -qq"
-"$(dirname "$0")/again.sh" bash -c "$apt update && $apt install -y --no-install-recommends ${missing[*]} >/dev/null"
+here=$(dirname "$0")
+"$here/progress.sh" "Installing ${missing[*]}" "$here/again.sh" bash -c "$apt update && $apt install -y --no-install-recommends ${missing[*]} >/dev/null"

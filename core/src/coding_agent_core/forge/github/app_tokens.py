@@ -315,7 +315,10 @@ class AppTokens:
             if error.problem is not AppProblem.REPOSITORY_OUTSIDE or self._app.installation_id is None:
                 raise
             # The settings name the installation, so the repository was not looked up and may be renamed.
-            found, renamed = await self._lookup(repository)
+            try:
+                found, renamed = await self._lookup(repository)
+            except AppRefusedError:  # e.g. GitHub says of a repository that was not chosen: not installed
+                raise error from None
             if renamed is None or found.id != installation.id:
                 raise error from None
             kept = await self._token_of(installation.id, body | _chosen(repository, renamed), places)

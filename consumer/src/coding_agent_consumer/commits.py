@@ -165,6 +165,11 @@ def _is_dot_git(part: str) -> bool:
     return plain in (".git", "git~1")
 
 
+POINTER_LIMIT = 1024
+"""Maximum number of bytes of a pointer of Git LFS (docs/spec.md of Git LFS)."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
 class ChangedFile(NamedTuple):
     """A file that differs between two trees.
 
@@ -188,6 +193,15 @@ def parse_changes(raw: bytes) -> list[ChangedFile]:
         old_mode, mode, _, id_, _ = head.decode("ascii").removeprefix(":").split(" ")
         found.append(ChangedFile(path.decode("utf-8", "surrogateescape"), mode, old_mode, id_))
     return found
+
+
+def is_pointer(content: bytes | None) -> bool:
+    """Whether the content of a file is a pointer of Git LFS, or empty, which Git LFS leaves as it is.
+
+    Args:
+        content: `None` if the file has more than `POINTER_LIMIT` bytes.
+    """
+    return content is not None and (not content or content.startswith(_POINTER))
 
 
 def commit_message(

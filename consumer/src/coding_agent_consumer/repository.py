@@ -25,8 +25,11 @@ from coding_agent_core.text import one_line
 
 from coding_agent_consumer.brief import OnStep, Step
 from coding_agent_consumer.commits import (
+    POINTER_LIMIT,
+    ChangedFile,
     InvalidPatchError,
     commit_message,
+    is_pointer,
     parse_changes,
     require_bounded,
     why_refused,
@@ -290,10 +293,17 @@ class BareClone:
         if self._merging is None and tree == await self._tree_of(self.tip):
             return None
         raw = await self._git.local("diff-tree", "-r", "-z", "--raw", "--no-renames", self.start_point, tree)
-        for changed in parse_changes(raw):
-            reason = why_refused(changed.path, changed.mode)
+        changed = parse_changes(raw)
+        for one in changed:
+            reason = why_refused(one.path, one.mode)
             if reason:
                 raise InvalidPatchError(f"The change cannot be committed: {reason}.")
+        if stored := await self._not_uploaded(tree, changed):
+            files = one_line(", ".join(stored), 500)
+            raise InvalidPatchError(
+                f"The change cannot be committed: by `.gitattributes`, {files} would have to be uploaded to "
+                "Git LFS, and the agent cannot do that. Leave such files as they are."
+            )
         if unresolved := await self._unresolved(tree):
             files = one_line(", ".join(unresolved), 500)
             raise InvalidPatchError(f"These files are still in conflict: {files}.")
@@ -308,6 +318,37 @@ class BareClone:
         self.tip = commit
         self._merging = None
         return commit
+
+    async def _not_uploaded(self, tree: str, changed: Sequence[ChangedFile]) -> list[str]:
+        """Return the changed files whose content belongs into Git LFS, by the attributes in a tree.
+
+        A commit has only a pointer to such a content. Git writes it with a filter, and none runs here.
+        """
+        files = {one.path: one.id for one in changed if one.mode in ("100644", "100755")}
+        rules = (
+            "grep",
+            "-l",
+            "-z",
+            "-F",
+            "-e",
+            "filter=lfs",
+            tree,
+            "--",
+            ".gitattributes",
+            "*/.gitattributes",
+        )
+        if not files or not await self._git.local(*rules, expected=(0, 1)):
+            return []
+        with tempfile.TemporaryDirectory(dir=self._git.directory.parent) as folder:
+            env = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
+            await self._git.local("read-tree", tree, env=env)
+            names = "\0".join(files).encode("utf-8", "surrogateescape")
+            asked = ("check-attr", "--cached", "-z", "--stdin", "filter")
+            said = (await self._git.local(*asked, stdin=names, env=env)).decode("utf-8", "surrogateescape")
+        fields = said.split("\0")
+        stored = [path for path, filter_ in zip(fields[::3], fields[2::3], strict=False) if filter_ == "lfs"]
+        contents = [(path, await self.blob(files[path], POINTER_LIMIT)) for path in stored]
+        return [path for path, content in contents if not is_pointer(content)]
 
     async def _commit_tree(
         self, tree: str, message: str, author: CommitIdentity, *, parents: Sequence[str]

@@ -62,6 +62,25 @@ async def test_a_change_is_committed_and_pushed_without_any_checkout(
     assert not list((tmp_path / "agent").rglob("calc.py"))
 
 
+async def test_the_content_of_a_file_for_git_lfs_is_not_committed(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    """Whether the file is new or was a pointer, and whether the rule is old or part of the change."""
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 3\n"
+    rules = {".gitattributes": "[attr]big filter=lfs diff=lfs -text\n*.bin big\n", "old.bin": pointer}
+    changes = {**rules, "new.bin": "raw\n", "a b.bin": "raw\n", "a.txt": "raw\n", "none.bin": ""}
+    repository = await clone(git_server, tmp_path / "agent")
+    with pytest.raises(InvalidPatchError, match=r"gitattributes`, a b\.bin, new\.bin would .* Git LFS"):
+        await repository.commit(patch_of(git_server, changes), "Add", AUTHOR)
+    kept = {path: text for path, text in changes.items() if "raw" not in text or path == "a.txt"}
+    assert await repository.commit(patch_of(git_server, kept), "Add", AUTHOR)
+    await repository.push()
+    large = {"old.bin": "x" * 5000, ".gitattributes": "*.bin filter=lfs\n", "sub.txt": "x\n"}
+    again = await clone(git_server, tmp_path / "again")
+    with pytest.raises(InvalidPatchError, match=r"old\.bin would have to be uploaded"):
+        await again.commit(patch_of(git_server, large, BRANCH), "Change", AUTHOR)
+
+
 async def test_a_later_patch_of_the_same_attempt_follows_the_first_commit(
     git_server: GitServer, tmp_path: Path
 ) -> None:

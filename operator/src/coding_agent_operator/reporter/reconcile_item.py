@@ -205,14 +205,21 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
             return await _newest(context, task, earlier[::-1], memory)
     except (ForgeArchivedError, ForgeNotFoundError) as error:
         # Nobody can change the item, it was deleted, or our token cannot see it: nothing can be shown there.
-        archived = isinstance(error, ForgeArchivedError)
-        if task.ended:
-            why = "The item is gone, or the token cannot see it."
-            shown = labels_shown("The repository is archived." if archived else why)
-            return await _finish(context, task, shown)
-        problem = Event("Warning", "ForgeRefused" if archived else "ItemNotFound", str(error))
-        await record_problem(context.tasks, task, memory, problem, context.clock())
-        return Requeue()
+        return await _not_shown(context, task, memory, error)
+
+
+async def _not_shown(
+    context: ForgeContext, task: AgentTask, memory: TaskMemory, error: ForgeArchivedError | ForgeNotFoundError
+) -> Requeue | None:
+    archived = isinstance(error, ForgeArchivedError)
+    if task.ended:
+        gone = "The item is gone, or the token cannot see it."
+        return await _finish(context, task, labels_shown("The repository is archived." if archived else gone))
+    if archived:
+        raise error
+    problem = Event("Warning", "ItemNotFound", str(error))
+    await record_problem(context.tasks, task, memory, problem, context.clock())
+    return Requeue()
 
 
 def _nothing_to_do(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Requeue | None:

@@ -22,6 +22,7 @@ RABBITMQ_USER RABBITMQ_PASSWORD RABBITMQ_QUEUE GITHUB_BOT_NAME GITLAB_BOT_NAME U
 USER_CONFIG_API_URL USER_CONFIG_API_KEY API_SERVER_KEY GITHUB_PERSONAL_ACCESS_TOKEN
 GITLAB_PERSONAL_ACCESS_TOKEN GITLAB_API_URL GITHUB_API_URL DATABASE_URL DATABASE_HOST DATABASE_PORT
 DATABASE_NAME DATABASE_USER DATABASE_PASSWORD COMMAND_EXECUTOR_ENABLED TEXT_EDITOR_MCP_ENABLED
+PLAYWRIGHT_MCP_ENABLED
 ISSUE_TO_MR_ENABLED PROJECT_AGENT_RULES_ENABLED EXECUTOR_DEFAULT_ENVIRONMENT EXECUTOR_BASE_IMAGE
 EXECUTOR_CPU_LIMIT EXECUTOR_MEMORY_LIMIT EXECUTOR_TIMEOUT
 """,
@@ -37,6 +38,23 @@ def of(name: str, **environment: str) -> Findings:
 def keys(findings: Findings) -> list[str]:
     """`LINE: KEY` of each warning."""
     return [":".join(warning.split(", line ", 1)[1].split(":")[:2]) for warning in findings.warnings]
+
+
+def test_the_browser_of_commits_between_the_two_files_is_ignored(tmp_path: Path) -> None:
+    """The section of 03a4afe, which config_newest.yaml does not have any more."""
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "playwright_mcp:\n  enabled: true\n  mcp_server: {name: playwright, command: [npx, server]}\n"
+        "  playwright: {browser: chromium, headless: true, viewport: {width: 1280, height: 720}}\n"
+    )
+    findings = examine(file, {"PLAYWRIGHT_MCP_ENABLED": "true"})
+    assert findings.errors == ()
+    assert [
+        warning.partition(": ignored: no browser is started")[1] != "" for warning in findings.warnings
+    ] == [
+        True,
+        True,
+    ]
 
 
 def test_config_yaml() -> None:

@@ -116,6 +116,10 @@ _EXECUTOR = (
     "commands always run in the workspace; its image has the programs, `consumer.workspace` the limits, "
     "and `egress` the hosts"
 )
+_BROWSER = (
+    "no browser is started; to give the model one, add a server with its `command` to `mcp_servers`, whose "
+    "program is in the agent's image"
+)
 _EDITOR = "the agent has its own tools to edit files"
 _CONVERSION = "an issue always gets one pull or merge request, which links the issue"
 _RULES = "the agent always reads AGENTS.md and CLAUDE.md; move the text of other files there"
@@ -150,6 +154,7 @@ _SECTIONS: tuple[OldKey, ...] = (
     ),
     OldKey("command_executor", "", _EXECUTOR),
     OldKey("text_editor_mcp", "", _EDITOR),
+    OldKey("playwright_mcp", "", _BROWSER),
 )
 """Whole sections of the file that are ignored."""
 
@@ -185,6 +190,7 @@ OLD_VARIABLES: tuple[OldKey, ...] = (
         for part in ("DEFAULT_ENVIRONMENT", "BASE_IMAGE", "CPU_LIMIT", "MEMORY_LIMIT", "TIMEOUT")
     ),
     OldKey("TEXT_EDITOR_MCP_ENABLED", "", _EDITOR),
+    OldKey("PLAYWRIGHT_MCP_ENABLED", "", _BROWSER),
     OldKey("ISSUE_TO_MR_ENABLED", "", _CONVERSION),
     OldKey("PROJECT_AGENT_RULES_ENABLED", "", _RULES),
 )

@@ -296,8 +296,13 @@ the name, the key in it, and whether it is known to exist.
 {{- define "coding-agent.serviceAccount" -}}
 {{- $root := index . 0 -}}
 {{- $component := index . 1 -}}
+{{- /* The check of the settings runs before the release's own accounts exist, and without a token. */ -}}
+{{- if eq $component "check" -}}
+default
+{{- else -}}
 {{- $own := (index $root.Values (include "coding-agent.section" $component)).serviceAccount | default dict -}}
 {{- $own.name | default (printf "%s-%s" (include "coding-agent.fullname" $root) $component) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The components that run in this release, each with a ServiceAccount, as a list of names. */}}

@@ -162,7 +162,7 @@ capabilities:
 {{/* The names of the image pull Secrets, as a list. */}}
 {{- define "coding-agent.pullSecretNames" -}}
 {{- $names := list -}}
-{{- range concat .Values.global.imagePullSecrets .Values.image.pullSecrets -}}
+{{- range concat .Values.global.imagePullSecrets .Values.imagePullSecrets .Values.image.pullSecrets -}}
   {{- $names = append $names (kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "name") .) -}}
 {{- end -}}
 {{- uniq $names | toJson -}}

@@ -179,10 +179,14 @@
     {{- end -}}
   {{- end -}}
 {{- end -}}
-{{- range $deployment := (lookup "apps/v1" "Deployment" .Release.Namespace "").items | default list -}}
-  {{- $labels := $deployment.metadata.labels | default dict -}}
+{{- /* `lookup` finds nothing where no API server is asked: `helm template`, and so Argo CD. */ -}}
+{{- $others := list -}}
+{{- $found := concat ((lookup "apps/v1" "Deployment" .Release.Namespace "").items | default list) ((lookup "batch/v1" "CronJob" .Release.Namespace "").items | default list) -}}
+{{- range $workload := $found -}}
+  {{- $labels := $workload.metadata.labels | default dict -}}
   {{- $instance := get $labels "app.kubernetes.io/instance" -}}
-  {{- if and (hasPrefix (printf "%s-" $.Chart.Name) (get $labels "helm.sh/chart")) (has (get $labels "app.kubernetes.io/component") (list "operator" "receiver")) (ne $instance $.Release.Name) -}}
+  {{- if and (hasPrefix (printf "%s-" $.Chart.Name) (get $labels "helm.sh/chart")) (has (get $labels "app.kubernetes.io/component") (list "operator" "receiver" "reporter" "poller")) (ne $instance $.Release.Name) (not (has $instance $others)) -}}
+    {{- $others = append $others $instance -}}
     {{- $problems = append $problems (printf "namespace %s: the release %s already serves its AgentTasks; install this release into another namespace" $.Release.Namespace $instance) -}}
   {{- end -}}
 {{- end -}}

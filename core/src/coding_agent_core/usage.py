@@ -170,12 +170,17 @@ def _exactly(given: tuple[str, ...], absent: tuple[str, ...]) -> dict[str, Any]:
 MONEY = _exactly(("amount", "currency"), ("tokens",))
 TOKENS = _exactly(("tokens",), ("amount", "currency"))
 """The two forms of an allowance, as JSON schemas: the rule of `Allowance` for the chart's schema."""
+NULLS: dict[str, Any] = {
+    "required": ["amount", "currency", "tokens"],
+    "properties": dict.fromkeys(("amount", "currency", "tokens"), _ABSENT),
+}
+"""An allowance that is not given: in values of the chart, null stands for a default, and is left out."""
 
 
 class Allowance(Frozen):
     """The most that may be spent: money (`amount` with `currency`), or `tokens`, never both."""
 
-    model_config = ConfigDict(json_schema_extra={"anyOf": [MONEY, TOKENS]})
+    model_config = ConfigDict(json_schema_extra={"anyOf": [MONEY, TOKENS, NULLS]})
 
     amount: Decimal | None = Field(default=None, ge=0, max_digits=18, decimal_places=6, allow_inf_nan=False)
     """Amount of money, with at most six decimal places."""

@@ -74,7 +74,7 @@ def webhook_secret(release: Release) -> str:
 
 def upgrade_as_documented(release: Release, *flags: str) -> None:
     """Without the values files, as an administrator does who wants to change one value."""
-    release.helm("upgrade", release.name, str(release.chart), *flags)
+    release.helm("upgrade", release.name, str(release.chart), "--no-hooks", *flags)
 
 
 def apply_rendered(release: Release) -> None:
@@ -158,6 +158,20 @@ def test_a_second_release_is_refused_in_the_same_namespace_and_told_whose_the_cr
     with pytest.raises(HelmError, match="the release coding-agent already serves its AgentTasks"):
         beside.install({"crds": {"install": False}})
     release.upgrade()  # itself it does not mind
+    # Neither the operator nor the receiver is needed for two comments on one item.
+    alone = {
+        "reporter": {"operator": {"enabled": False}, "receiver": {"enabled": False}},
+        "poller": {
+            **{name: {"enabled": False} for name in ("operator", "receiver", "reporter")},
+            "polling": {"enabled": True},
+            "config": {"github": {"owner": "acme"}},
+        },
+    }
+    for values in alone.values():
+        release.upgrade(values)
+        with pytest.raises(HelmError, match="the release coding-agent already serves its AgentTasks"):
+            beside.install({"crds": {"install": False}})
+    release.upgrade()
     second = Release(release.cluster, new_namespace("restricted"), REQUIRED)
     with pytest.raises(HelmError, match=f"belongs to release coding-agent in namespace {release.namespace}"):
         second.install()

@@ -27,8 +27,9 @@ LINES = {
     "poller": ['{"level": "INFO", "message": "Polled github.com: 3 labeled, 0 recovered by poll, 3 known"}'],
 }
 """By container, what the programs log in the situations that the pages describe."""
-ENDS = {"poller"}
-"""Containers that have done their work at once."""
+ENDS = {"poller", "check"}
+"""Components whose pods have done their work at once."""
+_COMPONENT = "app.kubernetes.io/component"
 _PAUSE_S = 0.2
 _LIMIT = {"_request_timeout": 10}
 
@@ -39,10 +40,11 @@ class _ByContainer(dict[tuple[str, str], list[str]]):
 
 
 class RunningPods:
-    """A node in the background that takes every pod of the namespace."""
+    """A node in the background that takes the pods of the namespace: all of them, or those of a component."""
 
-    def __init__(self, plane: PlaneUnderTest, namespace: str) -> None:
+    def __init__(self, plane: PlaneUnderTest, namespace: str, only: str | None = None) -> None:
         self._plane, self._namespace = plane, namespace
+        self._selector = "" if only is None else f"{_COMPONENT}={only}"
         self._kubelet = FakeKubelet(plane, NODE)
         self._kubelet.lines = _ByContainer()
         self._stop = threading.Event()
@@ -62,7 +64,9 @@ class RunningPods:
         core = self._plane.core
         while not self._stop.wait(_PAUSE_S):
             try:
-                for pod in core.list_namespaced_pod(self._namespace, **_LIMIT).items:
+                for pod in core.list_namespaced_pod(
+                    self._namespace, label_selector=self._selector, **_LIMIT
+                ).items:
                     self._look_at(pod)
             except (ApiException, HTTPError):
                 continue  # a conflict, or the control plane is on its way down: look again
@@ -77,7 +81,7 @@ class RunningPods:
             core.create_namespaced_pod_binding(
                 name, self._namespace, binding, _preload_content=False, **_LIMIT
             )
-        elif pod.spec.containers[0].name in ENDS:
+        elif (pod.metadata.labels or {}).get(_COMPONENT) in ENDS:
             if pod.status.phase != "Succeeded":
                 core.patch_namespaced_pod_status(name, self._namespace, {"status": _ended(pod)}, **_LIMIT)
         elif not any(

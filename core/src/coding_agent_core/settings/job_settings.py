@@ -51,13 +51,23 @@ _POD_SECURITY = {"fsGroup", "fsGroupChangePolicy", "seLinuxOptions", "appArmorPr
 
 
 def _only(keys: set[str], **rules: Any) -> dict[str, Any]:
-    return {"properties": {**{key: {} for key in sorted(keys)}, **rules}, "additionalProperties": False}
+    """Return the JSON schema of an object with these keys alone; some may have rules.
+
+    They are patterns, because they are no settings: `properties` of the settings' schema are.
+    """
+    patterns = {f"^{key}$": rules.get(key, {}) for key in sorted(keys)}
+    return {"patternProperties": patterns, "additionalProperties": False}
 
 
 _TEMPLATE: dict[str, Any] = _only(
     _PARTS,
     metadata=_only(_METADATA),
-    spec={"properties": {**dict.fromkeys(sorted(_FIXED), False), "securityContext": _only(_POD_SECURITY)}},
+    spec={
+        "patternProperties": {
+            f"^({'|'.join(sorted(_FIXED))})$": False,
+            "^securityContext$": _only(_POD_SECURITY),
+        }
+    },
 )
 """The rules about keys of `pod_template`, for the chart's schema."""
 _CONTAINER = {"name", "env", "envFrom", "resources", "volumeMounts", "securityContext"}

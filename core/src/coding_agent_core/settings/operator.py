@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.section import Section, for_repository
-from coding_agent_core.usage import MONEY, TOKENS, Allowance
+from coding_agent_core.usage import MONEY, NULLS, TOKENS, Allowance
 
 EVERYWHERE = "*"
 """Stands for every namespace of the cluster, instead of names."""
@@ -34,7 +34,7 @@ class Limits(Section):
 
 def _all(form: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON schema of budgets that all have one form; currencies are compared when they load."""
-    one = {"anyOf": [form, {"type": "null"}]}
+    one = {"anyOf": [form, NULLS, {"type": "null"}]}
     properties = dict.fromkeys(("task", "repository", "namespace"), one)
     return {"properties": {**properties, "repositories": {"additionalProperties": one}}}
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from coding_agent_core.forge.values import MARKER
 from coding_agent_core.tasks import Phase
 
-from tests.fixtures.system import BOT_TOKEN
+from tests.fixtures.system import BOT_TOKEN, REPOSITORY
 from tests.integration.operator.crash_proxy import proxy_of
 from tests.integration.operator_reporter.process import Reporter, account, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
@@ -178,3 +179,31 @@ def test_an_item_that_is_gone(world: World, start: Start) -> None:
     world.set_phase(name, Phase.FAILED, reason="ItemGone")
     until("left alone", lambda: world.is_reported(name))
     assert world.condition(name, "LabelsShown")["status"] == "True"
+
+
+def test_a_task_whose_repository_is_renamed_ends_under_the_new_name(world: World, start: Start) -> None:
+    """Each write is redirected, and shown on the item that people see."""
+    start()
+    number = world.issue(BOT)
+    name = world.task(number)
+    world.set_phase(name, Phase.RUNNING)
+    world.shows(number, "working on it", {PROCESSING})
+    issue = world.forge.item(REPOSITORY, number)
+    world.forge.rename(REPOSITORY, "other/costs")
+    world.set_phase(name, Phase.FAILED, reason="CannotBeDone")
+    until("left alone", lambda: world.is_reported(name))
+    assert PROCESSING not in {label.name for label in issue.labels}
+    [ours] = [comment.body for comment in issue.comments if MARKER in comment.body]
+    assert "failed" in ours.partition("\n")[0]
+
+
+def test_an_item_of_an_archived_repository(world: World, start: Start) -> None:
+    """Nobody can change it, so the requests end with the task."""
+    start()
+    number = world.issue(BOT)
+    name = world.task(number)
+    world.set_phase(name, Phase.RUNNING)
+    world.shows(number, "working on it", {PROCESSING})
+    world.forge.repository(REPOSITORY).archived = True
+    world.set_phase(name, Phase.FAILED, reason="PushNotAllowed")
+    until("left alone", lambda: world.is_reported(name))

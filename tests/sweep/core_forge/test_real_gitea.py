@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_consumer.repository import BareClone
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeEventKind, CheckConclusion, Mergeability, ReviewVerdict
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.setup import NewLabel, setup_of
-from coding_agent_core.forge.values import CommitState, CommitStatus, Permission, Revised
+from coding_agent_core.forge.values import (
+    CloneSource,
+    CommitIdentity,
+    CommitState,
+    CommitStatus,
+    Permission,
+    Revised,
+)
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
@@ -25,6 +33,7 @@ BOT, PROCESSING, FAILED = "coding agent", "coding agent processing", "coding age
 RACED = "coding agent raced"
 FILE = "pricing/discount.py"
 MARKER = "<!-- coding-agent:status "
+AUTHOR = CommitIdentity("coding agent", "agent@example.com")
 START = datetime(2020, 1, 1, tzinfo=UTC)
 pytestmark = pytest.mark.timeout(300)
 
@@ -318,3 +327,49 @@ async def test_a_repository_is_set_up_for_the_agent(sample: Any, gitea: Any, for
         "the account may not push",
         "the account is no administrator, so it cannot read what other people may do",
     ]
+
+
+async def test_a_repository_that_is_renamed_is_followed(
+    sample: Any, alice: Any, forge: Forge, gitea: Any, tmp_path: Path
+) -> None:
+    number = alice.create_issue(sample.repository, "A bug", labels=[BOT])
+    issue = item(sample, number)
+    with gitea.api() as admin:
+        admin.call("PATCH", f"/repos/{sample.repository}", {"name": "costs"})
+    renamed = sample.repository.replace("/pricing", "/costs")
+
+    async def credentials(refused: str, /, *, redirected: bool = False) -> CloneSource:
+        return await forge.clone_source(sample.repository, refused, redirected=redirected)
+
+    async def permit(branch: str) -> None:
+        await forge.branch_facts(sample.repository, branch)
+
+    clone = await BareClone.clone(
+        credentials, tmp_path / "clone", base="main", branch="coding-agent/issue-1", permit=permit
+    )
+    await clone.commit(b"diff --git a/new b/new\nnew file mode 100644\n", "Add a file", AUTHOR)
+    await clone.push()
+    assert (await forge.read(issue)).item.repository == renamed
+    await forge.add_label(issue, PROCESSING)
+    assert await forge.remove_label(issue, BOT)
+    first = await forge.upsert_comment(issue, MARKER, f"{MARKER}-->\nWorking")
+    assert (await forge.upsert_comment(issue, MARKER, f"{MARKER}-->\nDone")).id == first.id
+    assert (await forge.read_state(item_in(issue, renamed))).labels == {PROCESSING}
+    change = await forge.open_change(
+        issue, branch="coding-agent/issue-1", base="main", title="Add a file", body=""
+    )
+    assert f"/{renamed}/" in change.url
+
+
+async def test_a_deactivated_account_has_no_rights(sample: Any, alice: Any, forge: Forge, gitea: Any) -> None:
+    issue = item(sample, alice.create_issue(sample.repository, "A bug"))
+    login = sample.maintainer.login
+    assert await forge.permission(issue, login) is Permission.WRITE
+    assert await forge.permission(issue, sample.admin.login) is Permission.WRITE
+    with gitea.api() as admin:
+        admin.call("PATCH", f"/admin/users/{login}", {"active": False, "login_name": login, "source_id": 0})
+    assert await forge.permission(issue, login) is Permission.NONE
+
+
+def item_in(issue: Item, repository: str) -> Item:
+    return issue.model_copy(update={"repository": repository})

@@ -5,6 +5,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,6 +42,9 @@ COMMANDS: dict[str, list[str]] = {
     "doctor": ["--repo", "octo/demo"],
 }
 """Arguments of every command; `@` is the address of the hostile server."""
+SHOWING = {"list", "describe", "logs", "wait", "open", "init", "doctor"}
+"""Commands that show text of objects, and not only of errors."""
+pytestmark = pytest.mark.timeout(300)
 
 
 def obeyed(text: str) -> list[str]:
@@ -127,8 +131,15 @@ class Hostile(BaseHTTPRequestHandler):
             return self._list("EventList", [event])
         if path.endswith("/pods"):
             labels = {"coding-agent.dev/attempt": "1", "coding-agent.dev/task": "demo"}
-            pod = {"metadata": {"name": "pod", "labels": labels}, "status": {"phase": ATTACK}}
+            running = [{"name": "agent", "state": {"running": {"startedAt": "2026-11-25T12:00:00Z"}}}]
+            pod = {
+                "metadata": {"name": "pod", "labels": labels},
+                "spec": {"containers": [{"name": "agent"}]},
+                "status": {"phase": "Running", "containerStatuses": running},
+            }
             return self._list("PodList", [pod])
+        if "/secrets/" in path:
+            return self._json({"kind": "Status", "status": "Failure", "message": ATTACK, "code": 404}, 404)
         if "/api/v3" in path:
             issue = github_issue()
             return self._json({**issue, "login": ATTACK, "id": 7, "full_name": ATTACK, "name": ATTACK})
@@ -156,12 +167,20 @@ class Hostile(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+@dataclass(frozen=True)
+class Server:
+    """A hostile server, which answers with errors or with objects."""
+
+    url: str
+    errors: bool
+
+
 @pytest.fixture(params=["errors", "objects"])
-def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    handler = type("Handler", (Hostile,), {"errors": request.param == "errors"})
-    running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    errors = request.param == "errors"
+    running = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Hostile,), {"errors": errors}))
     threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_port}"
+    yield Server(f"http://127.0.0.1:{running.server_port}", errors)
     running.shutdown()
     running.server_close()
 
@@ -173,25 +192,26 @@ def test_every_command_has_a_row() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_nothing_of_a_hostile_answer_is_obeyed(
-    command: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    command: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     kubeconfig = tmp_path / "kubeconfig"
-    cluster = {"name": "c", "cluster": {"server": server}}
+    cluster = {"name": "c", "cluster": {"server": server.url}}
     context = {"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "team"}}
     user = {"name": "u", "user": {"token": "t"}}
     config = {"clusters": [cluster], "contexts": [context], "users": [user], "current-context": "c"}
     kubeconfig.write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     monkeypatch.setenv("GITHUB_PERSONAL_ACCESS_TOKEN", "token")
     monkeypatch.setenv("OPENAI_API_KEY", "key")
-    monkeypatch.setenv("OPENAI_BASE_URL", f"{server}/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
-    main([command, *(text.replace("@", server) for text in COMMANDS[command])])
+    arguments = [text.replace("@", server.url) for text in COMMANDS[command]]
+    main([command, "--kubeconfig", str(kubeconfig), *arguments])
     shown = "".join(capsys.readouterr())
-    assert shown
+    if command in SHOWING or server.errors:
+        assert "evil" in shown, "the attack did not reach the screen, so this shows nothing"
     assert obeyed(shown) == []
 
 

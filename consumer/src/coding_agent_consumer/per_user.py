@@ -22,7 +22,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.predecessor import Translation
 from coding_agent_core.settings.section import Secrets, SecretSettings, Section, for_repository
 from coding_agent_core.tasks import Item
-from coding_agent_core.text import one_line, printable
+from coding_agent_core.text import one_line, printable, problem_of
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -44,13 +44,6 @@ _URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
 _SHOWN_PROBLEMS = 3
 _SHOWN_KEY = 80
 """The most characters of a key's name that are shown: the name is the person's text."""
-_PROBLEMS = {
-    "extra_forbidden": "this cannot be set for one person",
-    "string_type": "must be text",
-    "model_type": "must be a mapping",
-}
-"""What some of pydantic's error types mean here. For the others, pydantic's own messages are used."""
-
 _SectionT = TypeVar("_SectionT", bound=Section)
 _KeyedT = TypeVar("_KeyedT", OpenAI, Anthropic, Google)
 
@@ -310,14 +303,15 @@ def _without_none(value: Any, depth: int = 3) -> Any:
 
 
 def _problems(error: ValidationError) -> str:
-    found = error.errors(include_input=False, include_url=False, include_context=False)
+    found = error.errors(include_input=False, include_url=False)
     shown = [_problem(str(".".join(map(str, entry["loc"]))), entry) for entry in found[:_SHOWN_PROBLEMS]]
     more = [f"and {len(found) - len(shown)} more"] if len(found) > len(shown) else []
     return "; ".join([*shown, *more])
 
 
 def _problem(where: str, entry: Mapping[str, Any]) -> str:
-    message = _PROBLEMS.get(entry["type"]) or str(entry["msg"]).removeprefix("Value error, ")
+    foreign = entry["type"] == "extra_forbidden"
+    message = "this cannot be set for one person" if foreign else problem_of(entry)
     return f"{one_line(printable(where), _SHOWN_KEY)}: {message}"
 
 

@@ -22,7 +22,7 @@ from pydantic import (
 
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.runners import RunnerName
-from coding_agent_core.text import one_line, printable
+from coding_agent_core.text import one_line, printable, problem_of
 
 ENVIRONMENT_FILE = ".coding-agent.yaml"
 """The file's path in the repository."""
@@ -46,16 +46,6 @@ _PATTERN = re.compile(
     re.ASCII,
 )
 _FOLDER = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
-_PROBLEMS = {
-    "extra_forbidden": "is not a known key",
-    "missing": "is missing",
-    "string_type": "must be text",
-    "int_parsing": "must be a number",
-    "tuple_type": "must be a list",
-    "dict_type": "must be a mapping",
-    "model_type": "must be a mapping",
-}
-"""The messages for pydantic's types of errors."""
 
 
 class EnvironmentFileError(CodingAgentError):
@@ -298,7 +288,7 @@ def _problem(error: ValidationError) -> str:
     """Say which field is wrong first, and what to change."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = one_line(printable(".".join(str(part) for part in first["loc"])), 80)
-    words = _PROBLEMS.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")
+    words = problem_of(first)
     if first["type"] == "extra_forbidden":
         nested = VerifyCommand if first["loc"][0] == "verify" else ServiceSpec
         fields = RepositoryFile if len(first["loc"]) == 1 else nested

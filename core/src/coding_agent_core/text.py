@@ -15,6 +15,8 @@ apply everywhere. The vendors document which text has an effect:
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -44,11 +46,60 @@ _BLOCK = re.compile(
 """The beginnings of fences, and of similar blocks of the forges."""
 
 
+_TEXT, _NUMBER, _WHOLE = "must be text", "must be a number", "must be a whole number"
+_LIST, _MAPPING, _BOOLEAN = "must be a list", "must be a mapping", "must be true or false"
+_PROBLEMS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a known key",
+    "string_type": _TEXT,
+    "string_sub_type": _TEXT,
+    "string_too_long": "has more than {max_length} characters",
+    "string_too_short": "needs at least {min_length} characters",
+    "string_pattern_mismatch": "does not match {pattern}",
+    "too_long": "has more than {max_length} entries",
+    "too_short": "needs at least {min_length} entries",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), _WHOLE),
+    **dict.fromkeys(("float_type", "float_parsing", "decimal_type", "decimal_parsing"), _NUMBER),
+    "finite_number": "must be a finite number",
+    "decimal_max_places": "has more than {decimal_places} decimal places",
+    "decimal_max_digits": "has more than {max_digits} digits",
+    "decimal_whole_digits": "has more than {whole_digits} digits before the decimal point",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be one of {expected}",
+    "enum": "must be one of {expected}",
+    **dict.fromkeys(("bool_type", "bool_parsing"), _BOOLEAN),
+    **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), _LIST),
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type"), _MAPPING),
+    **dict.fromkeys(("path_type", "path_parsing"), "must be a path"),
+    **dict.fromkeys(
+        ("datetime_type", "datetime_parsing", "datetime_from_date_parsing", "timezone_aware"),
+        "must be a time such as 2026-01-31T12:00:00Z",
+    ),
+    **dict.fromkeys(("date_type", "date_parsing", "date_from_datetime_parsing"), "must be a date"),
+    "json_invalid": "is not valid JSON",
+    "json_type": "is not JSON",
+}
+"""Our words for pydantic's types of errors (https://docs.pydantic.dev/latest/errors/validation_errors/)."""
+
+
+def problem_of(detail: Mapping[str, Any]) -> str:
+    """Return what is wrong with a field: one of `ValidationError.errors` as a sentence without subject."""
+    ours = _PROBLEMS.get(detail["type"])
+    if ours is None:
+        return str(detail["msg"]).removeprefix("Value error, ")
+    return ours.format_map(detail.get("ctx") or {})
+
+
 def first_problem(error: ValidationError) -> str:
-    """Return the first wrong field and its problem, without the value: `run: Field required`."""
+    """Return the first wrong field and its problem, without the value: `run: is missing`."""
     first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    # A value that is wrong as a whole has no field; its type says which one is meant.
+    whole = first.get("ctx", {}).get("class_name", "")
+    where = ".".join(str(part) for part in first["loc"]) or whole
+    return f"{where}: {problem_of(first)}" if where else problem_of(first)
 
 
 def printable(text: str) -> str:

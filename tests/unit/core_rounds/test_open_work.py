@@ -430,9 +430,9 @@ def test_a_cause_is_superseded_a_limited_number_of_times() -> None:
 
 
 def test_a_broken_record_is_empty_and_said() -> None:
-    work = decide(change(checks=(check(),)), RoundRecord(problem="rounds: Field required"))
+    work = decide(change(checks=(check(),)), RoundRecord(problem="rounds: is missing"))
     assert work.due
-    assert "rounds: Field required" in work.notes[0]
+    assert "rounds: is missing" in work.notes[0]
 
 
 @pytest.mark.parametrize("part", Part)

@@ -81,12 +81,12 @@ def test_the_fields_of_a_newer_release_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{", "Invalid JSON"),
-        ("[]", "object"),
-        ('{"rounds": [{}]}', "rounds.0.kind: Field required"),
+        ("{", "is not valid JSON"),
+        ("[]", "must be a mapping"),
+        ('{"rounds": [{}]}', "rounds.0.kind: is missing"),
         ('{"rounds": 7}', "rounds"),
         ('{"full": "perhaps"}', "full"),
-        ("[" * 9_000, "Invalid JSON"),
+        ("[" * 9_000, "is not valid JSON"),
         (" " * 50_000, "more than"),
         ('{"reruns": [{"head": "<b>", "check": "a", "run": "1", "at": "2026-01-01T00:00:00Z"}]}', "head"),
         ('{"rounds": [null]}', "rounds.0"),

@@ -23,6 +23,7 @@ from pydantic.fields import FieldInfo
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
 from coding_agent_core.settings.predecessor import KeyPath, Translation, ignored_variables
+from coding_agent_core.text import problem_of
 
 _logger = logging.getLogger("coding_agent.settings")
 
@@ -276,7 +277,7 @@ def _sentences(
         variable = next((name for at, name in names.items() if at == path[: len(at)]), None)
         line = document.line(path)
         where = variable or (f"{file}, line {line}" if line else "defaults" if path else file)
-        text = detail["msg"].removeprefix("Value error, ")
+        text = problem_of(detail)
         if detail["type"] == "extra_forbidden":
             text = "unknown setting" + _suggestion(path)
         sentences.append(f"{where}: {key}: {text}" if path else f"{where}: {text}")

@@ -159,7 +159,7 @@ def test_a_second_release_is_refused_in_the_same_namespace_and_told_whose_the_cr
         beside.install({"crds": {"install": False}})
     release.upgrade()  # itself it does not mind
     # Neither the operator nor the receiver is needed for two comments on one item.
-    alone = {
+    alone: dict[str, dict[str, Any]] = {
         "reporter": {"operator": {"enabled": False}, "receiver": {"enabled": False}},
         "poller": {
             **{name: {"enabled": False} for name in ("operator", "receiver", "reporter")},

@@ -54,11 +54,17 @@ def test_a_credential_is_read_with_one_of_the_keys_until_it_expires() -> None:
         *(
             jwt.encode({key: one for key, one in CLAIMS.items() if key != name}, KEY, algorithm="HS256")
             for name in CLAIMS
+            if name != "namespace"
         ),
     ],
 )
 def test_nothing_else_is_a_credential(text: str) -> None:
     assert read_credential(text, [KEY], NOW) is None
+
+
+def test_a_credential_of_an_older_operator_names_no_namespace() -> None:
+    older = jwt.encode({key: CLAIMS[key] for key in CLAIMS if key != "namespace"}, KEY, algorithm="HS256")
+    assert read_credential(older, [KEY], NOW) == CREDENTIAL.model_copy(update={"namespace": ""})
 
 
 class Service:

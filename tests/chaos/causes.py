@@ -340,6 +340,9 @@ def _pushed(scene: Scene, act: Act) -> str:
         return "while no attempt for it worked"
     if act.commit and any(one.commit == act.commit and one is not act for one in _pushes(scene, act)):
         return f"whose commit {act.commit[:12]} had been pushed before"
+    overwrites = _overwrites(scene, act)
+    if overwrites:
+        return overwrites
     changes = [
         opened
         for opened in scene.items.changes.values()
@@ -350,6 +353,19 @@ def _pushed(scene: Scene, act: Act) -> str:
     if changes and all(at is not None and scene.late(at, _LAG) < min(begins) for at in closed):
         return "whose change was closed before the run began"
     return ""
+
+
+def _overwrites(scene: Scene, act: Act) -> str:
+    """Why a push does not continue what was on its branch; empty if it does."""
+    if act.forced:
+        return f"which left {act.before[:12]} behind"
+    before = [one for one in _pushes(scene, act) if one.branch == act.branch and one is not act]
+    if not before or not act.before or scene.promises.platform == "gitea":
+        return ""  # Gitea does not remember all pushes whose answers were lost, nor their order
+    newest = max(before, key=lambda one: one.at)
+    if newest.commit == act.before or newest.before == act.commit:  # the log has the later of two first
+        return ""
+    return f"from {act.before[:12]}, and {newest.actor} had pushed {newest.commit[:12]}"
 
 
 def _closed(scene: Scene, opened: Act, at: datetime) -> datetime | None:

@@ -197,11 +197,20 @@ class _Repository:
             if write.done and write.path.endswith("/git-receive-pack"):
                 for branch, before, after in pushed_refs(write.body, write.answer):
                     refs = {"branch": branch, "before": before, "after": after}
-                    yield self._event(write.began, "pushed", write.login, **refs)
+                    forced = self._left_behind(before, after)
+                    yield self._event(write.began, "pushed", write.login, forced=forced, **refs)
             elif write.done and write.path.endswith("/contents"):
                 commit, branch = write.answered["commit"], write.sent.get("new_branch", write.sent["branch"])
                 refs = {"branch": branch, "before": commit["parents"][0]["sha"], "after": commit["sha"]}
                 yield self._event(write.began, "pushed", write.login, **refs)
+
+    def _left_behind(self, before: str, after: str) -> bool | None:
+        """Whether a push left commits behind; `None`: they are no longer there."""
+        if not all(one.strip("0") for one in (before, after)):
+            return False  # it made or deleted the branch
+        if not all(git.has_commit(self.folder, one) for one in (before, after)):
+            return None
+        return not git.is_ancestor(self.folder, before, after)
 
     def _merge_push(self, pull: Mapping[str, Any]) -> ForgeEvent:
         after, actor = pull["merge_commit_sha"], pull["merged_by"]["login"]

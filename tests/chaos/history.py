@@ -70,6 +70,7 @@ class Act:
         before: the branch's commit before a push.
         commit: the newest one after a push; the commit of a check.
         reviewer: of whom a review was requested.
+        forced: whether a push left commits of the branch behind.
     """
 
     at: datetime
@@ -90,6 +91,7 @@ class Act:
     base: str = ""
     before: str = ""
     reviewer: str = ""
+    forced: bool = False
 
 
 @dataclass(frozen=True)
@@ -350,7 +352,8 @@ class History:
     Attributes:
         runs: by item, in the order of their numbers.
         has_pods: whether the records show pods: not without Kubernetes.
-        strays: pods that belong to no run.
+        strays: pods and Jobs that belong to no run.
+        undeleted: pods and Jobs that are being deleted although nobody has asked for it, and since when.
     """
 
     acts: tuple[Act, ...]
@@ -363,7 +366,8 @@ class History:
     missed_faults: tuple[MissedFault, ...] = ()
     mergeability: tuple[Mergeability, ...] = ()
     model: tuple[ModelRequest, ...] = ()
-    strays: tuple[Pod, ...] = ()
+    strays: tuple[Pod | Job, ...] = ()
+    undeleted: tuple[tuple[datetime, str], ...] = ()
 
     @property
     def has_model(self) -> bool:
@@ -457,6 +461,7 @@ def _act(record: Mapping[str, Any]) -> Act:
         record.get("base") or "",
         record.get("before") or "",
         record.get("reviewer") or "",
+        record.get("forced") or False,
     )
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from tests.chaos.history import History, Reader, read_history
 from tests.chaos.judge import Verdict, judge
 from tests.chaos.promises import Promises, RoundPromises
-from tests.chaos.readers import agent_task_runs, comment_runs, stray_pods
+from tests.chaos.readers import agent_task_runs, comment_runs, strays, undeleted
 from tests.chaos.report import Setup, figures, outcome, write_report
 
 HISTORY, RUN, VERDICT = "history.jsonl.xz", "run.json", "verdict.json"
@@ -117,8 +117,8 @@ def history_of(setup: Setup, records: Sequence[Mapping[str, Any]], reader: Reade
         history = read_history(lines, reader, end=setup.ended)
     except ValueError as error:
         raise UnreadableRunError(f"the history cannot be read: {error}") from error
-    runs = (run for found in history.runs.values() for run in found)
-    return replace(history, strays=stray_pods(records, runs))
+    runs = [run for found in history.runs.values() for run in found]
+    return replace(history, strays=strays(records, runs), undeleted=tuple(undeleted(records)))
 
 
 def read_setup(folder: Path) -> Setup:

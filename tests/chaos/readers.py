@@ -66,10 +66,23 @@ class Write(NamedTuple):
 def writes(records: Iterable[Record], resource: str) -> Iterator[Write]:
     """The writes of a resource's objects, in the order in which they were stored.
 
-    Answers may be logged in another order than that of the writes. The older ones of an object are left out.
+    Answers may be logged in another order than that of the writes. The older ones of an object are left out,
+    unless they were asked for only after the newer one was answered: then their version says nothing.
     """
+    newest: dict[str, tuple[int, datetime]] = {}
+    for write in _logged(records, resource):
+        version = int((write.body.get("metadata") or {}).get("resourceVersion") or 0)
+        known, at = newest.get(write.name, (0, write.at))
+        if version and version < known and write.began <= at:
+            continue
+        if write.verb != "create":  # which has the oldest version, even if the log got it later
+            newest[write.name] = (version or known, write.at)
+        yield write
+
+
+def _logged(records: Iterable[Record], resource: str) -> Iterator[Write]:
+    """The writes of a resource's objects, in the order in which they were logged."""
     events = [one for one in records if one["record"] == "audit"]
-    newest: dict[str, int] = {}
     for event in sorted(events, key=lambda event: str(event.get("stageTimestamp"))):
         about = event.get("objectRef") or {}
         done = event.get("stage") == "ResponseComplete"
@@ -82,11 +95,6 @@ def writes(records: Iterable[Record], resource: str) -> Iterator[Write]:
             body = {}
         metadata = body.get("metadata") or {}
         name = f"{about.get('namespace', '')}/{about.get('name') or metadata.get('name')}"
-        version = metadata.get("resourceVersion")
-        if version is not None and int(version) < newest.get(name, 0):
-            continue
-        if event["verb"] != "create":  # which has the oldest version, even if the log got it later
-            newest[name] = int(version or newest.get(name, 0))
         yield Write(
             time_of(event["stageTimestamp"]),
             name,
@@ -132,10 +140,26 @@ def pods(records: Iterable[Record], owner_of: Callable[[Mapping[str, str]], str 
     return found
 
 
-def stray_pods(records: Sequence[Record], runs: Iterable[Run]) -> tuple[Pod, ...]:
-    """The pods that say that they belong to a run, and that none of these runs has."""
-    known = {pod.name for run in runs for pod in run.pods}
-    return tuple(pod for pod in pods(records, _task_of).values() if pod.name not in known)
+def strays(records: Sequence[Record], runs: Sequence[Run]) -> tuple[Pod | Job, ...]:
+    """The pods and Jobs that say that they belong to a run, and that none of these runs has."""
+    known, names = {pod.name for run in runs for pod in run.pods}, {run.name for run in runs}
+    lone = [pod for pod in pods(records, _task_of).values() if pod.name not in known]
+    return (*lone, *(job for job in _jobs(records) if job.task.rpartition("/")[2] not in names))
+
+
+def undeleted(records: Sequence[Record]) -> Iterator[tuple[datetime, str]]:
+    """The pods and Jobs of runs that are being deleted although nobody has asked for it, and since when."""
+    for resource, kind in (("pods", "pod"), ("jobs", "Job")):
+        known: set[str] = set()
+        found = sorted(_logged(records, resource), key=lambda write: (write.began, write.verb != "delete"))
+        for write in found:
+            metadata = write.body.get("metadata") or {}
+            if write.verb == "delete" or write.subresource == "eviction":
+                known.add(write.name)
+            elif metadata.get("deletionTimestamp") and write.name not in known:
+                known.add(write.name)
+                if _task_of(metadata.get("labels") or {}):
+                    yield write.at, f"{kind} {write.name.partition('/')[2]}"
 
 
 def _jobs(records: Sequence[Record]) -> Iterator[Job]:

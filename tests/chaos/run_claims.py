@@ -14,6 +14,7 @@ from itertools import combinations
 from tests.chaos.history import CONTROL_PLANE, ENDED, History, Pod, Run
 from tests.chaos.items import Item, Items, Request
 from tests.chaos.promises import CLOSING, Promises, Violation, delayed, is_old
+from tests.chaos.readers import shown_state
 
 SECOND = timedelta(seconds=1)
 _NEAR_THE_END = timedelta(seconds=5)
@@ -40,7 +41,7 @@ def run_violations(items: Items) -> Iterator[Violation]:
     history, promises = items.history, items.promises
     for item in items.all.values():
         yield from _causes(item, history, promises)
-        yield from _numbers(item, history)
+        yield from _numbers(item, history, promises)
         for run in item.runs:
             yield from _place(run, items)
             yield from _life_cycle(run)
@@ -48,8 +49,14 @@ def run_violations(items: Items) -> Iterator[Violation]:
             yield from _attempts(run, history, promises)
             yield from _end(run, item, items)
         yield from _overlaps(item)
-    for pod in history.strays:
-        yield Violation("cause", None, pod.started, f"pod {pod.name} belongs to no run")
+    for one in history.strays:
+        if isinstance(one, Pod):
+            yield Violation("cause", None, one.started, f"pod {one.name} belongs to no run")
+        else:
+            yield Violation("cause", None, one.created, f"the Job {one.name} belongs to no run")
+    for at, name in history.undeleted:
+        if _is_logged(at, history):
+            yield Violation("cause", None, at, f"{name} is being deleted, and nobody has asked for that")
 
 
 def _causes(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
@@ -111,17 +118,23 @@ def _over(run: Run, history: History) -> datetime:
     return min([over, *(fault.start for fault in history.faults if fault.start <= end <= fault.felt_until)])
 
 
-def _numbers(item: Item, history: History) -> Iterator[Violation]:
+def _numbers(item: Item, history: History, promises: Promises) -> Iterator[Violation]:
     """The runs of an item are numbered from 1, in the order in which they were created.
 
-    Without Kubernetes, a task that only waited, and whose place another one took, has used a number.
+    Without Kubernetes, a task that only waited, and whose place another one took, has used a number. The
+    comment has shown that, because each run has the number after the one that the comment shows.
     """
     for number, count in Counter(run.number for run in item.runs).items():
         if count > 1:
             first = next(run for run in item.runs if run.number == number)
             yield Violation("doubled", item.key, first.created, f"{count} runs have the number {number}")
-    known = sorted({run.number for run in item.runs})
-    if history.has_pods and known and known != list(range(1, len(known) + 1)):
+    used = {run.number for run in item.runs}
+    if not history.has_pods:
+        used |= {state.number for act in item.acts if (state := shown_state(act.body)) and state.identifier}
+    known = sorted(used)
+    # A Gitea that is killed remembers of a comment only the newest version.
+    forgets = promises.platform == "gitea" and not history.has_pods
+    if item.runs and known != list(range(1, len(known) + 1)) and not forgets:
         listed = ", ".join(map(str, known))
         yield Violation("life cycle", item.key, item.runs[0].created, f"its runs have the numbers {listed}")
     for before, after in zip(item.runs, item.runs[1:], strict=False):

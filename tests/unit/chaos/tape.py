@@ -11,7 +11,7 @@ from typing import Any
 from tests.chaos.history import History, read_history
 from tests.chaos.judge import Verdict, judge
 from tests.chaos.promises import Promises
-from tests.chaos.readers import agent_task_runs, comment_runs, stray_pods
+from tests.chaos.readers import agent_task_runs, comment_runs, strays, undeleted
 
 START = datetime(2026, 1, 2, 12, tzinfo=UTC)
 BOT, ADA = "coding-agent-bot", "ada"
@@ -208,7 +208,7 @@ class Tape:
         lines = map(json.dumps, self.lines)
         history = read_history(lines, reader, end=self.end)
         runs = [run for found in history.runs.values() for run in found]
-        return replace(history, strays=stray_pods(self.lines, runs))
+        return replace(history, strays=strays(self.lines, runs), undeleted=tuple(undeleted(self.lines)))
 
     def verdict(self, promises: Promises = PROMISES) -> Verdict:
         """What the judge says."""

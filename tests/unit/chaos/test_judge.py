@@ -492,6 +492,15 @@ def _a_suspended_run_works(tape: Tape) -> None:
             line["responseObject"]["spec"]["suspend"] = True
 
 
+def _a_push_by_force(tape: Tape) -> None:
+    tape.forge(15, "pushed", BOT, None, branch="coding-agent/issue-7", before="c6", after="c7", forced=True)
+
+
+def _a_pod_that_goes_although_nobody_deletes_it(tape: Tape) -> None:
+    metadata = {"deletionTimestamp": at_(15), "labels": {"coding-agent.dev/task": "demo-issue-7-1"}}
+    tape.audit(15, "pods", "patch", "demo-issue-7-1-1", {"metadata": metadata}, "status")
+
+
 PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_lost, "lost"),
     (_lost_after_an_end, "lost"),
@@ -571,6 +580,8 @@ PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_a_status_that_no_run_has_earned, "cause"),
     (_a_comment_that_names_a_status_that_is_not_there, "cause"),
     (_more_attempts_than_allowed, "cause"),
+    (_a_push_by_force, "cause"),
+    (_a_pod_that_goes_although_nobody_deletes_it, "cause"),
 ]
 
 
@@ -701,6 +712,7 @@ def _answers_that_are_logged_in_another_order(tape: Tape) -> None:
             metadata = line["responseObject"].get("metadata", {})
             line["responseObject"]["metadata"] = {**metadata, "resourceVersion": str(version)}
     tape.lines[-1]["responseObject"]["metadata"]["resourceVersion"] = "1"
+    tape.lines[-1]["requestReceivedTimestamp"] = at_(62)
 
 
 def _a_task_that_is_added_at_the_end_because_nothing_logged_its_creation(tape: Tape) -> None:

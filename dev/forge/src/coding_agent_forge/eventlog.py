@@ -40,6 +40,7 @@ class ForgeEvent:
         branch: of `pushed`, and that of a change that was `opened`.
         base: the branch into which a change that was `opened` is to be merged.
         before, after: of `pushed`; 40 zeros for the commit that is not there.
+        forced: of `pushed`: whether it left commits of the branch behind.
         thread: the id of the thread of `review_commented`, `resolved` and `unresolved`.
         review: the id of a review.
         state: of a review, as GitHub calls it; for `check`, its result, or `running` or `queued`.
@@ -60,6 +61,7 @@ class ForgeEvent:
     branch: str | None = None
     before: str | None = None
     after: str | None = None
+    forced: bool | None = None
     thread: int | None = None
     review: int | None = None
     state: str | None = None

@@ -298,7 +298,7 @@ class Store:
         repository.pushes.append(
             Push(self.next_id(), actor, self.now(), branch, before, after, forced=forced)
         )
-        self.log.add("pushed", repository, actor, branch=branch, before=before, after=after)
+        self.log.add("pushed", repository, actor, branch=branch, before=before, after=after, forced=forced)
 
     def merged(self, repository: Repository, item: Item, actor: User) -> None:
         """Record that a change's commits are in its base branch, and close the issues that it names."""

@@ -52,7 +52,7 @@ class _Finder(CompletionFinder):
 
 def run() -> None:
     """Run the console script."""
-    sys.stdout.write("".join(f"{plain(line)}\n" for line in candidates(sys.argv[1:])))
+    sys.stdout.write("".join(f"{line}\n" for line in candidates(sys.argv[1:])))
 
 
 def candidates(words: Sequence[str]) -> list[str]:
@@ -118,20 +118,16 @@ class _Task:
     def of(body: Mapping[str, Any]) -> _Task:
         """Read the body of an AgentTask, without the typed class, whose import takes too long here."""
         source = body.get("spec", {}).get("source", {})
-        repository, platform = _printable(source.get("repository", "")), source.get("platform")
+        repository, platform = plain(source.get("repository", "")), source.get("platform")
         known = repository and platform in list(Platform)
         is_change = source.get("kind") == ItemKind.CHANGE
         mark = FACTS[Platform(platform)].change_mark if known and is_change else "#"
         return _Task(
-            name=_printable(body["metadata"]["name"]),
-            phase=_printable(body.get("status", {}).get("phase") or "New"),
+            name=plain(body["metadata"]["name"]),
+            phase=plain(body.get("status", {}).get("phase") or "New"),
             repository=repository if known else "",
-            item=f"{repository}{mark}{_printable(source.get('number', ''))}" if known else "",
+            item=f"{repository}{mark}{plain(source.get('number', ''))}" if known else "",
         )
-
-
-def _printable(text: object) -> str:
-    return "".join(char if char.isprintable() else " " for char in str(text))
 
 
 def _tasks(arguments: Namespace, *, active: bool = False) -> list[_Task]:

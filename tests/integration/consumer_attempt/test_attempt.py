@@ -186,7 +186,7 @@ async def test_a_path_that_is_not_the_projects_gets_no_work_done(make_place: Mak
     place = make_place("gitlab", fixes_the_bug())
     outcome = await place.run(place.given(item={"repository": "acme/other"}))
     assert outcome.reason is Reason.ITEM_GONE
-    assert "is acme/pricing and not acme/other" in outcome.message
+    assert "while reading the project of acme/other#1" in outcome.message
     assert place.system.model.requests == []
     assert place.open_changes() == []
 

@@ -106,6 +106,7 @@ async def everything(world: World) -> set[str]:
     [mine] = [one for one in (await call("snapshot")(item)).checks if one.name == "mine"]
     assert (mine.conclusion, mine.errors) == (LAST[world.platform], "It says so.")
     await call("clone_source")(REPOSITORY)
+    assert await call("current_path")(REPOSITORY) == REPOSITORY
     await call("branch_facts")(REPOSITORY, BRANCH)
     await call("branch_facts")(REPOSITORY, "not/there")
     # A file is not part of an API: what is asked for it is tried in test_forge.py.

@@ -287,13 +287,14 @@ async def test_a_refused_run_is_recorded_so_that_nobody_waits_for_it(open_ours: 
     assert [stop.reason for stop in work.stops] == [StopReason.INFRASTRUCTURE]
 
 
-async def test_permissions_are_read_again_when_the_round_starts(open_ours: OpenOurs) -> None:
+@pytest.mark.parametrize("role", [Role.READ, Role.TRIAGE])
+async def test_permissions_are_read_again_when_the_round_starts(open_ours: OpenOurs, role: Role) -> None:
     ours = open_ours("github")
     thread = ours.thread("Say it in German.")
     cause = await ours.look()
     # Alice may no longer push when the round starts.
     ours.forge.user("alice").admin = False
-    ours.forge.repository(REPOSITORY).roles["alice"] = Role.READ
+    ours.forge.repository(REPOSITORY).roles["alice"] = role
     outcome = await ours.round(cause)
     assert (outcome.reason, ours.requests) == (Reason.SUPERSEDED, [])
     assert len(thread.comments) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -93,14 +94,34 @@ async def test_work_whose_check_is_stopped_is_not_lost(make_place: MakePlace) ->
     assert place.system.file_at(FIRST, "a.md") == "bad\n"
 
 
-def pod(place: AttemptPlace, side: Side, commit: str, **more: Any) -> VerifyResult | None:
+SPLIT = f"printf '%s%s\\n' {BOT_TOKEN[:4]} {BOT_TOKEN[4:]}"
+"""Prints a secret that the settings know, but does not contain it."""
+
+
+async def test_the_settings_commands_check_the_work_of_a_repository_without_its_own(
+    make_place: MakePlace,
+) -> None:
+    place = make_place("github", [FIXES, LIAR])
+    outcome = await place.run(place.given(), verify={"commands": [f"{SPLIT}; grep good a.md"]})
+    assert (outcome.reason, outcome.verify) == (
+        Reason.COMPLETED,
+        VerifyReport(commands=1, failed=0, repairs=1),
+    )
+    assert "grep good a.md" in str(place.system.model.requests[0]["messages"])
+    repair = str(place.system.model.requests[2]["messages"])
+    assert "This command failed (exit code 1)" in repair
+    assert BOT_TOKEN not in repair, "the output is scrubbed"
+
+
+def pod(
+    place: AttemptPlace, side: Side, commit: str, *, branch: str = FIRST, timeout: int = 300, **more: Any
+) -> VerifyResult | None:
     """Run the pod's programs one after another, as its containers."""
-    folder = place.folder / f"work-{side}-{commit[:6]}"
-    folder.mkdir()
+    folder = Path(mkdtemp(prefix=f"work-{side}-", dir=place.folder))
     message = folder / "termination-log"
     message.touch()
     config = folder / "config.yaml"
-    given = VerifyInput(item=place.item, branch=FIRST, commit=commit, side=side, timeout_seconds=300)
+    given = VerifyInput(item=place.item, branch=branch, commit=commit, side=side, timeout_seconds=timeout)
     environment = {
         "HOME": str(folder),
         "TERMINATION_LOG": str(message),
@@ -143,6 +164,47 @@ def test_a_pod_verifies_exactly_the_pushed_commit_and_its_base(
     gone = pod(place, Side.HEAD, "0" * 40)
     assert gone is not None
     assert (gone.commands, gone.problem) == ((), "The branch no longer contains the commit.")
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_pod_that_has_nothing_to_compare_says_why(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "harden_agent_process", lambda: None)
+    place = make_place("github", [])
+    push(place.system, {FILE: "verify: ['true']"})
+    merged = place.system.git("rev-parse", "main").strip()
+    push(place.system, {"a.md": "good\n"}, FIRST)
+    head = place.system.git("rev-parse", FIRST).strip()
+    found = pod(place, Side.HEAD, merged, branch="main")
+    assert found is not None
+    assert (found.commands, found.problem) == ((), "The branch does not start with 'coding-agent/'.")
+    found = pod(place, Side.BASE, merged)
+    assert found is not None
+    assert (found.commands, found.problem) == ((), "The commit does not differ from the base branch.")
+    push(place.system, {FILE: "setup: ['true']"})
+    found = pod(place, Side.HEAD, head)
+    assert found is not None
+    assert (found.commands, found.problem) == ((), "`.coding-agent.yaml` no longer names any command.")
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_pod_runs_the_settings_commands_within_its_time_and_shows_no_secret(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "harden_agent_process", lambda: None)
+    place = make_place("github", [])
+    push(place.system, {"a.md": "good\n"}, FIRST)
+    head = place.system.git("rev-parse", FIRST).strip()
+    secret = {"llm": {"openai": {"api_key": BOT_TOKEN}}}
+    found = pod(place, Side.HEAD, head, verify={"commands": [f"{SPLIT}; exit 3", "grep good a.md"]}, **secret)
+    assert found is not None
+    assert ([one.exit_code for one in found.commands], found.problem) == ([3, 0], "")
+    assert found.commands[0].tail, "what it wrote, without the secret"
+    late = pod(place, Side.HEAD, head, timeout=1, verify={"commands": ["sleep 600", "true"]})
+    assert late is not None
+    assert [one.exit_code for one in late.commands] == [None]
+    assert late.problem == "The commands did not end within 1 s together."
 
 
 HOSTILE = "echo good > a.md; git commit -qam better; echo x > ~/mark; mkdir -p made; echo x > made/mark"

@@ -20,7 +20,7 @@ from coding_agent_tokens.callers import AUDIENCE
 
 from tests.fixtures.forge import REPOSITORY
 from tests.fixtures.github_app import app_settings, create_app, install
-from tests.fixtures.token_service import KEY, secrets_of, service_for
+from tests.fixtures.token_service import KEY, OLD_KEY, secrets_of, service_for
 
 REPORTER, POLLER, STRANGER = (f"system:serviceaccount:agents:{name}" for name in ("reporter", "poller", "x"))
 ACCOUNTS = {"of-the-reporter": REPORTER, "of-the-poller": POLLER, "of-a-stranger": STRANGER}
@@ -58,7 +58,7 @@ class World:
         )
         self.transport = httpx.ASGITransport(service)
 
-    def credential(self, **changes: Any) -> str:
+    def credential(self, key: str = KEY, **changes: Any) -> str:
         facts = {
             "job": "acme-pricing-7-1",
             "host": self.host,
@@ -66,7 +66,7 @@ class World:
             "purpose": Purpose.ATTEMPT,
             "expires": datetime.now(UTC) + timedelta(hours=1),
         }
-        return signed(TokenCredential.model_validate({**facts, **changes}), KEY)
+        return signed(TokenCredential.model_validate({**facts, **changes}), key)
 
     async def ask(self, credential: str, repository: str = REPOSITORY) -> str:
         return await self.source(credential).current(repository)
@@ -176,6 +176,13 @@ async def test_nobody_else_gets_a_token(
     with pytest.raises(ForgeRefusedError, match=said):
         await world.ask(given, repository)
     assert world.forge.sandbox.store.apps.tokens == []
+
+
+async def test_each_valid_key_identifies_an_attempt_and_no_other(world: World) -> None:
+    for key in (KEY, OLD_KEY):
+        assert await world.ask(world.credential(key))
+    with pytest.raises(ForgeRefusedError, match="does not know who asks"):
+        await world.ask(world.credential(KEY.replace("1", "2")))
 
 
 async def test_no_caller_fills_the_memory_of_the_service(world: World) -> None:

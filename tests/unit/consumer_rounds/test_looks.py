@@ -11,7 +11,7 @@ from unittest.mock import AsyncMock
 import pytest
 from coding_agent_consumer.rounds.looks import ConsumerLooks
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.changes import ChangeSnapshot, CheckConclusion, OpenChanges
+from coding_agent_core.forge.changes import Actor, ChangeSnapshot, CheckConclusion, OpenChanges
 from coding_agent_core.forge.values import MARKER, Comment, ItemState, Permission
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queue_messages import QueuedTask
@@ -45,6 +45,8 @@ class FakeForge:
         self.reruns: list[str] = []
         self.labels: frozenset[str] = frozenset()
         self.broken: set[int] = set()
+        self.allowed = Permission.WRITE
+        self.asked_about: list[str] = []
         self.closed: set[int] = set()
         self.lists_all = True
 
@@ -57,10 +59,11 @@ class FakeForge:
         body = self.comments.get((ItemKind.CHANGE, snapshot.item.number))
         return snapshot if body is None else replace(snapshot, comments=(remark(1, OURS, body),))
 
-    async def permission(self, item: Item, _login: str) -> Permission:
+    async def permission(self, item: Item, login: str) -> Permission:
+        self.asked_about.append(login)
         if item.number in self.broken:
             raise ForgeUnavailableError("It cannot be read.")
-        return Permission.WRITE
+        return self.allowed
 
     async def find_comment(self, item: Item, _marker: str) -> Comment | None:
         body = self.comments.get((item.kind, item.number))
@@ -219,6 +222,19 @@ async def test_a_change_that_cannot_be_handled_holds_back_no_other() -> None:
     await place.look()
     assert place.queued() is None
     assert place.queued(9) is not None
+
+
+@pytest.mark.parametrize("permission", Permission)
+@pytest.mark.parametrize("login", ["anna", "Anna-B"])
+async def test_only_who_may_push_asks_for_a_round_and_the_forge_is_asked_once(
+    permission: Permission, login: str
+) -> None:
+    """Whoever may only apply labels must not start paid work by a remark."""
+    place = Place(change(reviews=(review(author=Actor("7", login)),)))
+    place.forge.allowed = permission
+    await place.look(3)
+    assert (place.queued() is not None) is (permission >= Permission.WRITE)
+    assert place.forge.asked_about == [login]
 
 
 async def test_changes_beyond_what_a_forge_lists_are_named_once(caplog: pytest.LogCaptureFixture) -> None:

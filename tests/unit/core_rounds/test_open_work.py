@@ -14,6 +14,7 @@ from coding_agent_core.forge.changes import (
     ChangeEvent,
     ChangeEventKind,
     ChangeState,
+    CheckConclusion,
     Mergeability,
     Part,
     Remark,
@@ -67,6 +68,16 @@ ALL: dict[str, Any] = {
         pytest.param(
             {"created_at": LATER - timedelta(days=30), "threads": ()}, StopReason.TOO_OLD, id="too old"
         ),
+        pytest.param(
+            {
+                "created_at": LATER - timedelta(days=30),
+                "threads": (),
+                "mergeability": Mergeability.MERGES,
+                "checks": (check(conclusion=CheckConclusion.INFRASTRUCTURE),),
+            },
+            StopReason.TOO_OLD,
+            id="too old, and a check could run again",
+        ),
     ],
 )
 def test_nothing_starts(fields: dict[str, Any], reason: StopReason) -> None:
@@ -94,6 +105,12 @@ def test_only_people_take_the_hands_off_label_off(actors: list[Actor], stops: bo
         events += [event(ChangeEventKind.UNLABELED, actor, 100 * place + 10, **label)]
     work = decide(change(**ALL | {"events": tuple(events)}))
     assert (reasons(work) == [StopReason.HANDS_OFF]) is stops
+
+
+def test_a_bot_may_apply_the_hands_off_label() -> None:
+    """The events can be older than the labels, which are without it again."""
+    applied = event(ChangeEventKind.LABELED, OTHER_BOT, label=POLICY.hands_off_label)
+    assert decide(change(**ALL | {"events": (applied,)})).due
 
 
 def test_an_old_change_to_which_nothing_is_left_to_do_says_nothing() -> None:

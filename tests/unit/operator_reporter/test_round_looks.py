@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, Status, manifest
+from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import ChangeSnapshot, CheckKind, OpenChanges
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.values import Comment, CommitState, CommitStatus, Read
@@ -291,6 +292,145 @@ async def test_a_check_that_is_run_again_is_shown_with_what_the_change_waits_for
     state = read_state(forge.comments[key])
     assert len(((state and state.rounds) or RoundRecord()).reruns) == 1
     assert forge.edits == 1
+
+
+class FailsOnce(FakeForge):
+    """It does not answer the first request to write a comment on an item of this kind."""
+
+    kind: ItemKind | None = ItemKind.CHANGE
+
+    async def upsert_comment(self, item: Item, marker: str, body: str, **more: Any) -> Comment:
+        if item.kind is self.kind:
+            self.kind = None
+            raise ForgeUnavailableError("It does not answer.")
+        return await super().upsert_comment(item, marker, body, **more)
+
+
+class OneRun(NoTasks):
+    """The tasks of a change: a run that has ended and is shown."""
+
+    def __init__(self, run: AgentTask) -> None:
+        self.run = run
+
+    async def runs(self, item: Item) -> tuple[AgentTask, ...]:
+        return (self.run,) if item == self.run.spec.item else ()
+
+    async def emit(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("has_run", [True, False], ids=["after a run", "without a run"])
+async def test_a_rerun_that_could_not_be_shown_is_shown_by_a_later_look(has_run: bool) -> None:
+    forge, now = FailsOnce(INFRASTRUCTURE), 0.0
+    forge.comments[ItemKind.CHANGE, 8] = comment(reports.report(ASKED.model_copy(update={"uuid": "uid-1"})))
+    looked = looks(forge)
+    tasks = OneRun(run_of(INFRASTRUCTURE.item, 1, is_reported=True)) if has_run else NoTasks()
+    parts: dict[str, Any] = {"tasks": tasks, "links": Links("https://github.com", "coding-agent/")}
+    looked.context = replace(looked.context, settings=Reporter(), **parts)
+    looked._changes.monotonic = lambda: now
+    await looked.look()
+    assert looked._changes.left_out
+    now += Reporter().retry_max
+    await looked.look()
+    assert "The forge was asked to run these checks again: CI / test." in forge.comments[ItemKind.CHANGE, 8]
+    assert (forge.reruns, forge.edits) == (["900"], 1)
+
+
+async def test_rounds_that_could_not_be_shown_on_the_issue_are_shown_by_a_later_look() -> None:
+    snapshot, record = rounds(RED, 1)
+    forge, now = FailsOnce(replace(snapshot, checks=())), 0.0
+    forge.kind = ItemKind.ISSUE
+    forge.comments[ItemKind.CHANGE, 8] = comment(reports.report(ASKED.model_copy(update={"rounds": record})))
+    first = State(uuid="uid-1", phase=Phase.SUCCEEDED, change_url=snapshot.url, branch="coding-agent/issue-7")
+    forge.comments[ItemKind.ISSUE, 7] = before = comment(reports.report(first))
+    looked = looks(forge)
+    looked.context = replace(looked.context, settings=Reporter())
+    looked._changes.monotonic = lambda: now
+    await looked.look()
+    assert forge.comments[ItemKind.ISSUE, 7] == before
+    now += Reporter().retry_max
+    await looked.look()
+    assert forge.comments[ItemKind.ISSUE, 7] != before
+    assert forge.edits == 1
+
+
+class Annotated(NoTasks):
+    """Tells when the annotation of a task was taken off."""
+
+    def __init__(self) -> None:
+        self.answered = asyncio.Event()
+
+    async def patch(self, *_: object) -> None:
+        self.answered.set()
+
+
+class AnswersLate(CountingForge):
+    """It does not answer the first request for one change."""
+
+    failed = False
+
+    async def snapshot(self, item: Item) -> ChangeSnapshot:
+        found = await super().snapshot(item)
+        if not self.failed:
+            self.failed = True
+            raise ForgeUnavailableError("It does not answer.")
+        return found
+
+
+async def test_a_look_that_somebody_asked_for_and_that_failed_is_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(round_looks, "_QUIET_S", 0.01)
+    forge, tasks = AnswersLate(replace(RED, checks=())), Annotated()
+    looked = looks(forge)
+    looked.context = replace(
+        looked.context, tasks=cast("Any", tasks), settings=Reporter(retry_first=0.01, retry_max=0.01)
+    )
+    running = asyncio.create_task(looked.run())
+    try:
+        async with asyncio.timeout(60):
+            await forge.looked.wait()
+            looked.ask(OneRound().run)
+            await tasks.answered.wait()
+    finally:
+        running.cancel()
+    assert forge.looks == [None, RED.item.number, RED.item.number]
+
+
+class Cancelling(NoTasks):
+    """A round and a run that a person asked for, which both work; keeps which were cancelled."""
+
+    def __init__(self) -> None:
+        word, trigger = trigger_of(RoundCause(RoundKind.CONFLICT, ("b" * 40,), RED.head_commit), NOON)
+        by_round = Trigger(origin=Origin.POLL, cause=word, received_at=NOON, round=trigger)
+        by_person = Trigger(origin=Origin.WEBHOOK, received_at=NOON)
+        self.stored = tuple(
+            working(RED.item, number, by) for number, by in enumerate((by_round, by_person), start=1)
+        )
+        self.cancelled: list[str] = []
+
+    async def runs(self, item: Item) -> tuple[AgentTask, ...]:
+        return self.stored if item == RED.item else ()
+
+    async def patch(self, run: AgentTask, _: object) -> None:
+        self.cancelled.append(run.uid)
+
+
+def working(item: Item, number: int, trigger: Trigger) -> AgentTask:
+    """A run that works."""
+    body = manifest(TaskRequest(item=item, trigger=trigger), run=number, timeout_seconds=600, max_attempts=3)
+    body["metadata"] |= {"uid": f"uid-{number}", "resourceVersion": "1"}
+    body["metadata"] |= {"creationTimestamp": NOON.isoformat()}
+    body["status"] = {"phase": "Running"}
+    return AgentTask.of(body)
+
+
+@pytest.mark.parametrize("is_labeled", [True, False])
+async def test_hands_off_ends_a_round_and_no_run_that_a_person_asked_for(is_labeled: bool) -> None:
+    labels = frozenset({"coding agent hands off"} if is_labeled else ())
+    tasks, looked = Cancelling(), looks(FakeForge(replace(RED, labels=labels)))
+    looked.context = replace(looked.context, tasks=cast("Any", tasks))
+    await looked.look()
+    assert tasks.cancelled == (["uid-1"] if is_labeled else [])
 
 
 def run_of(item: Item, number: int, *, cancelled: bool = False, is_reported: bool = False) -> AgentTask:

@@ -75,7 +75,7 @@ test-packages sweep-packages: $(VENV)/.dev
 	@dev/again.sh $(PY) -m tests.packages $(@:%-packages=%)
 
 .PHONY: mutants
-mutants: setup-test $(VENV)/.dev test-parts ## plant 60 defects, one at a time, and list those that no test sees (a clean checkout; about an hour; PART=operator)
+mutants: setup-test $(VENV)/.dev test-parts ## plant 133 defects, one at a time, and list those that no test sees (a clean checkout; about two hours; PART=operator)
 	@$(PY) -m tests.mutants $(PART)
 
 # The fuzzer is 35 MB and has a build only for Linux on x86-64, so no other command installs it.

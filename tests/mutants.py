@@ -57,6 +57,20 @@ TESTS = {
     "operator": ("unit/operator", "integration/operator"),
     "queue": ("unit/consumer", "unit/core_queues", "integration/rabbitmq", "integration/issue_commands"),
     "reporter": ("unit/operator_reporter", "integration/operator_reporter"),
+    "rounds": (
+        "unit/core_rounds",
+        "unit/consumer_rounds",
+        "unit/operator_reporter",
+        "integration/queue_rounds",
+    ),
+    "tokens": ("integration/tokens",),
+    "verification": (
+        "unit/core_agenttask",
+        "unit/consumer",
+        "unit/operator",
+        "integration/consumer_attempt",
+        "integration/operator",
+    ),
     "webhook": ("unit/receiver", "integration/receiver"),
     "workspace": ("unit/consumer_workspace", "integration/consumer_workspace"),
 }

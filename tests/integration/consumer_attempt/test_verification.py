@@ -196,7 +196,7 @@ def test_a_pod_runs_the_settings_commands_within_its_time_and_shows_no_secret(
     place = make_place("github", [])
     push(place.system, {"a.md": "good\n"}, FIRST)
     head = place.system.git("rev-parse", FIRST).strip()
-    secret = {"llm": {"openai": {"api_key": BOT_TOKEN}}}
+    secret: dict[str, Any] = {"llm": {"openai": {"api_key": BOT_TOKEN}}}
     found = pod(place, Side.HEAD, head, verify={"commands": [f"{SPLIT}; exit 3", "grep good a.md"]}, **secret)
     assert found is not None
     assert ([one.exit_code for one in found.commands], found.problem) == ([3, 0], "")

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
+from coding_agent_consumer.transcript import Scrub
 from coding_agent_consumer.verification import failure_prompt, run_commands
 from coding_agent_consumer.workspace.protocol import ProcessResult, ProcessSpec, Workspace
 from coding_agent_core.environment import VerifyCommand
@@ -14,10 +15,6 @@ from coding_agent_core.retry import Clock, Deadline
 from coding_agent_core.verification import VerifiedCommand
 
 SECRET = "hunter2-0123456789-abcdefghij"
-
-
-def scrub(text: str) -> str:
-    return text.replace(SECRET, "***")
 
 
 class Ended:
@@ -56,7 +53,7 @@ async def results_of(
 ) -> Sequence[VerifiedCommand]:
     deadline = Deadline.after(left, Clock(monotonic=lambda: 0.0))
     given = [VerifyCommand.model_validate(command) for command in commands]
-    return await run_commands(cast(Workspace, workspace), given, deadline=deadline, scrub=scrub)
+    return await run_commands(cast(Workspace, workspace), given, deadline=deadline, scrub=Scrub([SECRET]))
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,9 @@ DONE_BASE = side(GREEN, verified("make test", 0, 1, ""), commit=BASE)
             side(RED, SLOW), side(RED, commit=BASE), "failure", "2 of 2 commands fail:", id="one is new"
         ),
         pytest.param(
+            side(GREEN), side(settled=False), "pending", "to compare", id="the base has another try"
+        ),
+        pytest.param(
             side(GREEN), side(problem="Evicted."), "success", "The command passes.", id="the base is unknown"
         ),
         pytest.param(
@@ -73,6 +76,7 @@ def test_verdicts(head: SideEvidence | None, base: SideEvidence | None, state: s
     found = judged(Evidence(commit=HEAD, started=datetime.now(UTC), head=head, base=base))
     assert found.state == EvidenceState(state)
     assert said in found.description
+    assert (RED_ON_BASE in found.description) is (RED_ON_BASE in said)
     assert len(found.description) <= MAX_DESCRIPTION
 
 

@@ -52,6 +52,31 @@ RESULT = RoundResult(CAUSE, LATER, RoundEnd.PUSHED, sha("head 2"), patch=sha("p"
 RERUN = Rerun("900", digest("CI"), "CI", HEAD, "why")
 
 
+@pytest.mark.parametrize(
+    ("end", "head", "pushed"),
+    [
+        (RoundEnd.PUSHED, "head 2", True),
+        (RoundEnd.PUSHED, "head 1", False),
+        (RoundEnd.FAILED, "head 2", False),
+        (RoundEnd.CANCELLED, "head 2", False),
+    ],
+)
+def test_a_round_has_pushed_if_it_says_so_and_the_head_differs(
+    end: RoundEnd, head: str, pushed: bool
+) -> None:
+    """The head of a round that failed can be a person's."""
+    entry = entry_of(replace(RESULT, end=end, head_after=sha(head)))
+    assert entry.pushed is pushed
+
+
+def test_the_first_round_that_read_an_act_is_its_reader() -> None:
+    entries = [
+        entry_of(replace(RESULT, cause=replace(CAUSE, number=n, again=n, acts=acts)))
+        for n, acts in enumerate([("c1",), ("c1", "c2"), ("c1", "c2")])
+    ]
+    assert RoundRecord(rounds=tuple(entries)).readers == {"c1": 0, "c2": 1}
+
+
 def test_a_record_survives_the_comment() -> None:
     record = asked_again(after(RoundRecord(), RESULT), RERUN, LATER, refused=True)
     text = record.to_json()

@@ -365,6 +365,13 @@ def test_a_large_review_is_answered_in_parts() -> None:
     assert decide(snapshot, record).due[0].ids == tuple(f"t{number}" for number in range(31, 36))
 
 
+def test_a_large_review_by_a_bot_leaves_room_for_people() -> None:
+    of_bot = (thread(remark(number, REVIEW_BOT, second=number)) for number in range(1, IDS_LIMIT + 6))
+    cause = decide(change(threads=(*of_bot, thread(remark(99, second=900))))).due[0]
+    assert len(cause.ids) == IDS_LIMIT
+    assert "t99" in cause.ids
+
+
 def test_gitlab_comments_before_the_last_review_round_are_read() -> None:
     requested = review(2, verdict=REQUESTED, body="", second=None)
     snapshot = change(reviews=(requested,), comments=(remark(9, second=100),))

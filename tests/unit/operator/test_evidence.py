@@ -139,6 +139,16 @@ def test_the_pushed_commit_and_its_base_are_verified_before_the_task_ends() -> N
         ),
         pytest.param([left(ON_BASE)], "error", 1, id="another commit was checked out"),
         pytest.param(
+            [
+                left(RED, pods=(Pod("p", "Succeeded", ago(20), exit_code=0, verified=RED), other))
+                for other in (Pod("q", "Failed", ago(9), exit_code=137, verified=GREEN),)
+            ]
+            + [left(ON_BASE, Side.BASE)],
+            "failure",
+            2,
+            id="only the pod that ended well counts",
+        ),
+        pytest.param(
             [left(VerifyResult(commit=HEAD, problem="The commit is gone."))],
             "error",
             1,
@@ -236,6 +246,20 @@ def test_an_evidence_pod_reserves_no_money() -> None:
     budgets = Budgets(task=Allowance(tokens=1000))
     pending = done(verify=Evidence(commit=HEAD, started=ago(60)))
     assert reserved(task(pending), [evidence_job(ready=1)], budgets) == 0
+
+
+def test_work_that_failed_after_its_push_is_not_verified() -> None:
+    failed = tuple(attempt(number, OutcomeType.FAILED, reason="AgentFailed") for number in (1, 2, 3))
+    found = plan(task(Status(attempts=failed, result=PUSHED)))
+    assert found.status is not None
+    assert (found.status.phase, found.status.verify, found.verify) == (Phase.FAILED, None, None)
+
+
+def test_a_cancellation_deletes_no_job_of_another_owner() -> None:
+    pending = done(verify=Evidence(commit=HEAD, started=ago(60)))
+    jobs = [evidence_job(ready=1), evidence_job(number=2, owner="uid-0", ready=1)]
+    found = plan(task(pending, cancel=True), jobs)
+    assert [job.owner for job in found.delete] == ["uid-1"]
 
 
 @pytest.mark.parametrize("cancel", [True, False])

@@ -35,7 +35,7 @@ from tests.unit.operator.making import ended, task
 
 
 class NoTasks:
-    async def runs(self, _item: Item) -> tuple[()]:
+    async def runs(self, _item: Item) -> tuple[AgentTask, ...]:
         return ()
 
 

@@ -42,6 +42,8 @@ def test_githubs_own_documented_example_is_verified() -> None:
     [
         (f"sha256={DIGEST}", ["right"], True),
         (f"sha256={DIGEST}", ["right", "new"], True),
+        (f"sha256={DIGEST}", ["old", "right"], True),
+        (f"sha256={DIGEST}", ["", "right"], True),
         (f"sha256={DIGEST.upper()}", ["right"], True),
         (f"sha256={DIGEST}", ["wrong"], False),
         (f"sha256={DIGEST}", [], False),

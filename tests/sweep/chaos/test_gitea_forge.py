@@ -96,7 +96,7 @@ def test_what_people_and_the_bot_do_is_in_the_events(
     assert [event.at for event in events] == sorted(event.at for event in events)
     on_issue = [(one.event, one.actor, one.label or one.body) for one in events if one.number == number]
     assert on_issue == [
-        ("opened", "ada", None),
+        ("opened", "ada", "Please do it."),
         ("labeled", "ada", LABEL),
         ("unlabeled", "ada", LABEL),
         ("labeled", "ada", LABEL),
@@ -131,7 +131,8 @@ def test_a_broken_gitea_keeps_people_waiting_and_what_it_lost_is_told_by_itself(
 ) -> None:
     number = forge.open_issue(PLACE, "item-1 fails", by="ada", labels=[LABEL])
     lost = forge.fault(path="/api", method="POST", times=None, close="after")
-    with pytest.raises(httpx.RemoteProtocolError):
+    # Whether the cut is a clean end or a reset depends on what is still unread.
+    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
         bot.post(f"/issues/{number}/comments", json={"body": "working"})
     lost.end()
     refused = forge.fault(path=API, times=None, status=502)
@@ -154,7 +155,7 @@ def test_a_broken_gitea_keeps_people_waiting_and_what_it_lost_is_told_by_itself(
     forge.recorder.writes.clear()
     events = [(one.event, one.actor, one.body) for one in forge.events() if one.number == number]
     assert events == [
-        ("opened", "ada", None),
+        ("opened", "ada", ""),
         ("labeled", "ada", None),
         ("commented", BOT, "working"),
         ("closed", "grace", None),

@@ -123,10 +123,11 @@ class Scheduler:
         if limited is None or self._limits is None:
             return ""
         if limited is Limited.GLOBAL:
-            return f"at most {self._limits.global_} tasks run at a time (`limits.global`)"
-        most = self._limits.of(source.host, source.repository)
-        tasks = "task runs" if most == 1 else "tasks run"
-        return f"at most {most} {tasks} at a time in {source.repository} (`limits.per_repository`)"
+            most, where = self._limits.global_, "(`limits.global`)"
+        else:
+            most = self._limits.of(source.host, source.repository)
+            where = f"in {source.repository} (`limits.per_repository`)"
+        return f"at most {most} {'task runs' if most == 1 else 'tasks run'} at a time {where}"
 
     def awaits_first_decision(self, name: str) -> bool:
         """Whether the task is new and no pass has seen it yet."""

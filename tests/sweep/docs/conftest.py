@@ -72,7 +72,7 @@ def install_plane(tmp_path: Path) -> Iterator[MakeShell]:
         page = blocks(DOCS / "install.md")
         values = next(block.text for block in page if block.what == "my-values.yaml")
         (tmp_path / "my-values.yaml").write_text(values)
-        with RunningPods(PlaneUnderTest(plane), "coding-agent", only="check"):
+        with RunningPods(PlaneUnderTest(plane), None, only="check"):
             yield lambda: Shell(tmp_path, environment={"KUBECONFIG": str(plane.kubeconfig)})
     finally:
         standalone.down(root)

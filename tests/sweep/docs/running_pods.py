@@ -40,9 +40,9 @@ class _ByContainer(dict[tuple[str, str], list[str]]):
 
 
 class RunningPods:
-    """A node in the background that takes the pods of the namespace: all of them, or those of a component."""
+    """A node in the background that takes pods: those of a namespace or of all, perhaps of one component."""
 
-    def __init__(self, plane: PlaneUnderTest, namespace: str, only: str | None = None) -> None:
+    def __init__(self, plane: PlaneUnderTest, namespace: str | None, only: str | None = None) -> None:
         self._plane, self._namespace = plane, namespace
         self._selector = "" if only is None else f"{_COMPONENT}={only}"
         self._kubelet = FakeKubelet(plane, NODE)
@@ -64,32 +64,29 @@ class RunningPods:
         core = self._plane.core
         while not self._stop.wait(_PAUSE_S):
             try:
-                for pod in core.list_namespaced_pod(
-                    self._namespace, label_selector=self._selector, **_LIMIT
-                ).items:
-                    self._look_at(pod)
+                for pod in core.list_pod_for_all_namespaces(label_selector=self._selector, **_LIMIT).items:
+                    if self._namespace in (None, pod.metadata.namespace):
+                        self._look_at(pod)
             except (ApiException, HTTPError):
                 continue  # a conflict, or the control plane is on its way down: look again
 
     def _look_at(self, pod: Any) -> None:
-        core, name = self._plane.core, pod.metadata.name
+        core, name, namespace = self._plane.core, pod.metadata.name, pod.metadata.namespace
         if pod.metadata.deletion_timestamp is not None:
-            core.delete_namespaced_pod(name, self._namespace, grace_period_seconds=0, **_LIMIT)
+            core.delete_namespaced_pod(name, namespace, grace_period_seconds=0, **_LIMIT)
         elif pod.spec.node_name is None:
             target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
             binding = {"metadata": {"name": name}, "target": target}
-            core.create_namespaced_pod_binding(
-                name, self._namespace, binding, _preload_content=False, **_LIMIT
-            )
+            core.create_namespaced_pod_binding(name, namespace, binding, _preload_content=False, **_LIMIT)
         elif (pod.metadata.labels or {}).get(_COMPONENT) in ENDS:
             if pod.status.phase != "Succeeded":
-                core.patch_namespaced_pod_status(name, self._namespace, {"status": _ended(pod)}, **_LIMIT)
+                core.patch_namespaced_pod_status(name, namespace, {"status": _ended(pod)}, **_LIMIT)
         elif not any(
             condition.type == "Ready" and condition.status == "True"
             for condition in pod.status.conditions or []
         ):
             # Also again: the node's own controller finds that nobody speaks for it, and says so of its pods.
-            core.patch_namespaced_pod_status(name, self._namespace, {"status": _ready(pod)}, **_LIMIT)
+            core.patch_namespaced_pod_status(name, namespace, {"status": _ready(pod)}, **_LIMIT)
 
 
 def _ready(pod: Any) -> dict[str, Any]:

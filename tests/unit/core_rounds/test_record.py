@@ -69,6 +69,14 @@ def test_a_round_has_pushed_if_it_says_so_and_the_head_differs(
     assert entry.pushed is pushed
 
 
+def test_a_superseded_round_that_has_used_a_model_is_no_round_for_its_cause() -> None:
+    snapshot = change(checks=(check(),))
+    cause = decide(snapshot).due[0]
+    result = RoundResult(cause, LATER, RoundEnd.SUPERSEDED, cause.head)
+    record = RoundRecord(rounds=(entry_of(result, Usage(requests=1, input_tokens=5)),))
+    assert [(one.ids, one.again) for one in decide(snapshot, record).due] == [(cause.ids, 1)]
+
+
 def test_the_first_round_that_read_an_act_is_its_reader() -> None:
     entries = [
         entry_of(replace(RESULT, cause=replace(CAUSE, number=n, again=n, acts=acts)))

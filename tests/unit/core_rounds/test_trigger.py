@@ -90,6 +90,18 @@ def test_a_report_is_recorded_with_the_cause_that_the_round_was_created_for(name
     assert recorded(record, trigger, report, RoundEnd.FAILED) == record, "the call can be repeated"
 
 
+@pytest.mark.parametrize("cause", [REVIEW, replace(CHECKS, ids=("a",))], ids=lambda cause: cause.kind)
+def test_a_round_that_did_more_on_another_head_did_what_it_was_created_for_if_it_is_a_review(
+    cause: RoundCause,
+) -> None:
+    """Checks belong to a commit, and remarks to the change."""
+    more = replace(cause, ids=(*cause.ids, "z1"), head=NEXT)
+    _, trigger = trigger_of(cause, NOW)
+    report = report_of_round(RoundResult(more, NOW, RoundEnd.PUSHED, "c" * 40))
+    record = recorded(RoundRecord(), trigger, report, RoundEnd.FAILED)
+    assert len(record.superseded) == (cause.kind is not RoundKind.REVIEW)
+
+
 @pytest.mark.parametrize("name", ENDS)
 def test_people_read_which_round_ran(name: str) -> None:
     _, trigger = trigger_of(replace(CHECKS, number=2, limit=3), NOW)

@@ -333,6 +333,8 @@ async def test_a_rerun_that_could_not_be_shown_is_shown_by_a_later_look(has_run:
     await looked.look()
     assert "The forge was asked to run these checks again: CI / test." in forge.comments[ItemKind.CHANGE, 8]
     assert (forge.reruns, forge.edits) == (["900"], 1)
+    state = read_state(forge.comments[ItemKind.CHANGE, 8])
+    assert len(((state and state.rounds) or RoundRecord()).reruns) == 1, "the next attempt reads it there"
 
 
 async def test_rounds_that_could_not_be_shown_on_the_issue_are_shown_by_a_later_look() -> None:

@@ -357,11 +357,20 @@ def comment_with_change_rounds(body: str, item: Item, change_url: str, rounds: s
         rounds: the summary of the rounds (`summary_of`).
     """
     state = read_state(body)
-    if state is None or state.change_url != change_url or state.phase is not Phase.SUCCEEDED:
+    shown = state.change_url if state is not None and state.phase is Phase.SUCCEEDED else None
+    if shown is None or not is_same_change(shown, change_url):
         return body
-    anchor = f"{_change_line(item, change_url)}\n\n"
+    anchor = f"{_change_line(item, shown)}\n\n"
     head, found, rest = without_change_rounds(body).partition(anchor)
     return f"{head}{found}{_rounds_line(item, rounds)}\n\n{rest}" if found else body
+
+
+def is_same_change(one: str, other: str) -> bool:
+    """Whether two URLs of an issue's change name the same one, although the repository may have a new name.
+
+    A change is in the repository of its issue, so its number tells it from all others.
+    """
+    return one.rsplit("/", 2)[1:] == other.rsplit("/", 2)[1:]
 
 
 def without_change_rounds(body: str) -> str:

@@ -80,3 +80,18 @@ def test_the_comment_on_the_issue_shows_the_rounds_like_the_one_on_the_change() 
         comment(report(done.model_copy(update={"phase": Phase.CANCELLED}))),
     ):
         assert comment_with_change_rounds(other, ITEM, URL, "1 round") == other
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("https://github.com/o/old/pull/8", URL),
+        ("https://gitlab.com/g/s/old/-/merge_requests/8", "https://gitlab.com/g/new/-/merge_requests/8"),
+        ("http://gitea.example/o/old/pulls/8", "http://gitea.example/other/new/pulls/8"),
+    ],
+)
+def test_the_comment_on_the_issue_of_a_renamed_repository_shows_later_rounds(before: str, now: str) -> None:
+    done = State(uuid="u", phase=Phase.SUCCEEDED, branch="coding-agent/issue-7", change_url=before)
+    shown = comment_with_change_rounds(comment(report(done)), ITEM, now, "2 rounds for reviews")
+    assert shown == comment(report(done, rounds="2 rounds for reviews"))
+    assert comment_with_change_rounds(shown, ITEM, f"{now}9", "3 rounds for reviews") == shown

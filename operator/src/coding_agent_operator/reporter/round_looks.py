@@ -25,7 +25,14 @@ from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.metrics import Counter, Gauge
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reporting import State, comment, comment_with_notes, comment_with_rounds, has_notes
+from coding_agent_core.reporting import (
+    State,
+    comment,
+    comment_with_notes,
+    comment_with_rounds,
+    has_notes,
+    is_same_change,
+)
 from coding_agent_core.retry import backoff
 from coding_agent_core.round_looks import ChangeLooks, ChangeRounds, show_on_issue
 from coding_agent_core.round_notes import as_written, notes_of, our_comment, shows
@@ -151,7 +158,7 @@ class ReporterLooks:
             change: the URL of the change.
         """
         wanted = (one.rounds for one in self._issue_rounds.values() if one.issue == issue)
-        return next((one.summary for one in wanted if one.change_url == change), "")
+        return next((one.summary for one in wanted if is_same_change(one.change_url, change)), "")
 
     async def run(self) -> None:
         """Look regularly, and when somebody asks, until cancelled.

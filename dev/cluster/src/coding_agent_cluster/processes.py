@@ -9,6 +9,7 @@ import os
 import platform
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 from coding_agent_cluster.errors import ClusterError, NotReadyError
@@ -34,6 +35,8 @@ done
 """
 # Children of this process: kept so that they are reaped when they end.
 _children: list[subprocess.Popen[bytes]] = []
+_reaping = threading.Lock()
+"""Several threads may learn at the same time that a child has ended, and only one may remove it."""
 
 
 def fingerprint(pid: int) -> str | None:
@@ -129,9 +132,10 @@ class Processes:
 
     def pid(self, name: str) -> int | None:
         """The pid of the living process of that name, or None."""
-        for child in list(_children):
-            if child.poll() is not None:
-                _children.remove(child)
+        with _reaping:
+            for child in list(_children):
+                if child.poll() is not None:
+                    _children.remove(child)
         try:
             pid, _, started = (self._pids / name).read_text().partition(" ")
         except FileNotFoundError:

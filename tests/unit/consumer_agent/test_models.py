@@ -6,6 +6,7 @@ import pytest
 from coding_agent_consumer.agent.failures import failure_of, too_long
 from coding_agent_consumer.agent.model_spec import Api, allowed_models, model_spec, upstreams
 from coding_agent_consumer.agent.models import open_model, retry_policy, transient
+from coding_agent_consumer.gateway.wire_formats import UNREACHABLE
 from coding_agent_consumer.transcript import Scrub
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
@@ -205,6 +206,9 @@ TOOL_CHOICE = '"auto" tool choice requires --enable-auto-tool-choice'
         (http(*REJECTED, "m does not support tools"), Reason.MODEL_REFUSED, "tool calls"),
         (http(*REJECTED, TOOL_CHOICE), Reason.MODEL_REFUSED, "tool calls"),
         (ModelConnectionError("m", "refused"), Reason.MODEL_UNAVAILABLE, "not available"),
+        (http(502, ModelServerError), Reason.MODEL_UNAVAILABLE, "is not available (HTTP 502)"),
+        (http(502, ModelServerError, UNREACHABLE), Reason.MODEL_UNAVAILABLE, "cannot be reached. Check"),
+        (http(504, ModelServerError, UNREACHABLE), Reason.MODEL_UNAVAILABLE, "cannot be reached. Check"),
     ],
 )
 def test_a_failure_is_told_in_a_sentence_without_the_key(

@@ -40,6 +40,7 @@ from pydantic_ai.messages import (
 
 from coding_agent_consumer.agent.model_spec import ModelSpec
 from coding_agent_consumer.agent.models import short_name, transient
+from coding_agent_consumer.gateway.wire_formats import UNREACHABLE
 from coding_agent_consumer.transcript import Scrub
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
@@ -292,6 +293,9 @@ def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Outcome:
                 Reason.MODEL_UNAVAILABLE,
                 f"{service} did not answer within {spec.request_timeout:g} s (llm.request_timeout).",
             )
+    if transient(error) and _text(error) == UNREACHABLE:
+        message = f"{service} cannot be reached. Check the address, its name in DNS, and the network policy."
+        return _failed(Reason.MODEL_UNAVAILABLE, message)
     if transient(error):
         return _failed(Reason.MODEL_UNAVAILABLE, f"{service} is not available{status}.", error.retry_after)
     if _NO_TOOLS.search(_text(error)):

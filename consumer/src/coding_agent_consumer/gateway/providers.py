@@ -12,7 +12,7 @@ import aiohttp
 from coding_agent_core.tls import client_context
 
 from coding_agent_consumer.gateway.upstream import TokenError, Upstream
-from coding_agent_consumer.gateway.wire_formats import RequestRefusedError, Route
+from coding_agent_consumer.gateway.wire_formats import UNREACHABLE, RequestRefusedError, Route
 
 _logger = logging.getLogger("coding_agent.gateway")
 
@@ -82,7 +82,7 @@ class Providers:
                 _logger.warning("A provider cannot be reached: %s", type(error).__name__)
                 if last:
                     status = 504 if isinstance(error, TimeoutError) else 502
-                    raise RequestRefusedError(status, "The provider cannot be reached.") from None
+                    raise RequestRefusedError(status, UNREACHABLE) from None
                 continue
             if last or response.status not in _FALLBACK_STATUS:
                 return response

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+UNREACHABLE = "The provider cannot be reached."
+"""What a client is told with status 502 or 504, which are then the gateway's own and not the provider's."""
+
 
 class RequestRefusedError(Exception):
     """The request is not passed on; the message is for the client."""

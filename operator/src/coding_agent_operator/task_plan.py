@@ -326,6 +326,10 @@ def _summary(task: AgentTask, state: TaskState, decision: SchedulingDecision) ->
             return Phase.QUEUED, "WaitingForRun", f"The item's run {decision.after} has not ended yet."
         case _ if decision.exhausted is not None:
             return Phase.QUEUED, WAITING_FOR_BUDGET, decision.exhausted.message
+    known = task.status.condition("Succeeded")
+    if known is not None and known.reason == "Waiting" and decision.position == task.status.queue_position:
+        # Another limit alone is not worth a write: a long queue would be written at each change.
+        return Phase.QUEUED, "Waiting", known.message
     limit = decision.limit or "as many attempts run as `limits` and `budgets` allow"
     return Phase.QUEUED, "Waiting", f"The task waits for its turn: {limit}."
 

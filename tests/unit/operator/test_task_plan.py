@@ -269,6 +269,20 @@ def test_the_message_explains_a_number_above_the_limit_of_attempts(free: int, na
     assert plan.status.conditions[0].message == f"{name} is running."
 
 
+def test_another_limit_is_told_with_the_next_position_and_needs_no_write_of_its_own() -> None:
+    def waits(position: int, limit: str, known: Status | None = None) -> Status | None:
+        decision = SchedulingDecision(position=position, limit=limit)
+        return plan_task(task(known), [], decision, NOW, POLICY).status
+
+    first = waits(3, "at most 5 tasks run at a time")
+    assert first is not None
+    assert first.conditions[0].message == "The task waits for its turn: at most 5 tasks run at a time."
+    assert waits(3, "at most 2 tasks run at a time in acme/web", first) is None
+    moved = waits(2, "at most 2 tasks run at a time in acme/web", first)
+    assert moved is not None
+    assert "acme/web" in moved.conditions[0].message
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_defect_replaces_reason_and_message_until_the_next_plan(known: bool) -> None:
     before = plan_task(task(), [job(ready=1)], WAIT, NOW, POLICY).status if known else None

@@ -32,7 +32,9 @@ POSITION_INTERVAL_S, POSITIONS_AT_A_TIME = 10, 100
 
 
 class Moves(Watcher):
-    """Follows all tasks, and counts the changes in which nothing but the place in the queue is new.
+    """Follows all tasks, and counts the changes in which nothing is new but the place in the queue.
+
+    The limit that a task waits for may change with its place.
 
     Attributes:
         ran: the tasks that were shown as running.
@@ -54,9 +56,18 @@ class Moves(Watcher):
         self._status[name] = status
         if status.get("phase") == "Running":
             self.ran.add(name)
-        without = [{k: v for k, v in entry.items() if k != "queuePosition"} for entry in (before, status)]
-        if without[0] == without[1] and before.get("queuePosition") != status.get("queuePosition"):
+        moved = before.get("queuePosition") != status.get("queuePosition")
+        if moved and without_place(before) == without_place(status):
             self.total += 1
+
+
+def without_place(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a status without the place in the queue and the message of a task that waits for its turn."""
+    conditions = [
+        condition | {"message": ""} if condition["reason"] == "Waiting" else condition
+        for condition in status.get("conditions", ())
+    ]
+    return {**status, "queuePosition": None, "conditions": conditions}
 
 
 def requests(world: World) -> Counter[str]:

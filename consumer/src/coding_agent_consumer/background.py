@@ -24,7 +24,7 @@ from coding_agent_core.environment import (
 )
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.values import BranchFacts, Checks, Comment, Discussion, ItemDetails
+from coding_agent_core.forge.values import BranchFacts, Checks, Comment, Discussion, ItemDetails, Read
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.retry import Deadline
 from coding_agent_core.rounds.values import OWN_STATUS
@@ -74,6 +74,7 @@ class Conversation:
         comments: the item's comments, oldest first.
         change: the item itself if it is a change; for an issue, the open change of an earlier run or attempt.
         change_comments: the comments on an issue's change, oldest first.
+        left_out: what was not read of the forge's lists, as phrases such as `older comments`.
     """
 
     item: ItemDetails
@@ -82,6 +83,7 @@ class Conversation:
     change_comments: tuple[Comment, ...] = ()
     discussion: Discussion = field(default_factory=Discussion)
     checks: Checks = field(default_factory=Checks)
+    left_out: tuple[str, ...] = ()
 
 
 async def read_conversation(forge: Forge, details: ItemDetails, *, pushed_branch: str | None) -> Conversation:
@@ -102,17 +104,18 @@ async def read_conversation(forge: Forge, details: ItemDetails, *, pushed_branch
         own = found and item.model_copy(update={"kind": ItemKind.CHANGE, "number": found.number})
         change = await forge.read(own) if own else None
     if change is None:
-        return Conversation(details, tuple(comments))
-    change_comments = await forge.comments(change.item) if change is not details else []
+        return Conversation(details, comments.values, left_out=comments.left_out)
+    change_comments = await forge.comments(change.item) if change is not details else Read()
     discussion = await forge.discussion(change.item)
     in_threads = {comment.id for thread in discussion.threads for comment in thread.comments}
     return Conversation(
         item=details,
-        comments=tuple(comment for comment in comments if comment.id not in in_threads),
+        comments=tuple(comment for comment in comments.values if comment.id not in in_threads),
         change=change,
-        change_comments=tuple(comment for comment in change_comments if comment.id not in in_threads),
+        change_comments=tuple(comment for comment in change_comments.values if comment.id not in in_threads),
         discussion=discussion,
         checks=_of_others(await forge.failed_checks(change)),
+        left_out=tuple(dict.fromkeys((*comments.left_out, *change_comments.left_out, *discussion.left_out))),
     )
 
 

@@ -173,7 +173,7 @@ async def test_more_comments_than_fit_a_page_come_oldest_first_and_the_newest_of
         monkeypatch.setattr(f"coding_agent_core.forge.{module}.COMMENT_LIMIT", 120)
     for number in range(225):
         world.server.comment(REPOSITORY, 1, f"number {number}", by="alice")
-    comments = await world.forge.comments(world.issue)
+    comments = (await world.forge.comments(world.issue)).values
     assert [comment.body for comment in comments] == [f"number {number}" for number in range(105, 225)]
 
 
@@ -215,7 +215,7 @@ async def test_our_one_comment_is_written_once_and_then_edited(world: World, kin
     assert {request.method for request in world.server.sandbox.requests} == {"GET"}
     second = await forge.upsert_comment(item, MARKER, f"done\n{MARKER}2 -->")
     assert second.id == first.id
-    comments = await forge.comments(item)
+    comments = (await forge.comments(item)).values
     assert [(comment.author, comment.body) for comment in comments] == [
         ("alice", f"> {MARKER}x -->"),
         (await forge.whoami(), f"done\n{MARKER}2 -->"),

@@ -76,7 +76,7 @@ async def test_the_bot_users_token_is_rotated_and_its_account_stays(world: World
 
     assert await forge.token_expiry() == midnight(later)
     await forge.upsert_comment(world.issue, MARKER, f"{MARKER}2 -->")
-    [comment] = await forge.comments(world.issue)
+    [comment] = (await forge.comments(world.issue)).values
     assert (comment.body, comment.author) == (f"{MARKER}2 -->", LOGIN), "it is still our own comment"
     [snapshot] = (await forge.open_changes()).snapshots
     assert (snapshot.item, snapshot.author.id) == (change, snapshot.own.id)

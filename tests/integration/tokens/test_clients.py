@@ -62,7 +62,7 @@ async def test_a_program_searches_and_reports_as_the_app(
     identity = await forge.commit_identity()
     assert identity.email.startswith(f"{app.account.id}+coding-agent[bot]@users.noreply.")
     await forge.upsert_comment(item, "<!-- marker", "<!-- marker-->\nWorking on it.")
-    [comment] = await forge.comments(item)
+    [comment] = (await forge.comments(item)).values
     assert comment.author == "coding-agent[bot]"
     assert (await forge.open_changes()).snapshots == ()
     grants = [one.actor.grant for one in github_forge.sandbox.store.apps.tokens]

@@ -90,7 +90,7 @@ async def test_a_label_is_found_after_more_entries_than_a_page_has(
     applied = await forge.label_application(item(sample, number))
     assert applied is not None
     assert (applied.user, applied.label) == (sample.maintainer.login, BOT)
-    assert len(await forge.comments(item(sample, number))) == 60
+    assert len((await forge.comments(item(sample, number))).values) == 60
 
 
 async def test_a_label_is_found_behind_a_long_review(
@@ -161,7 +161,7 @@ async def test_labels_comments_and_people(sample: Any, alice: Any, forge: Forge)
     again = await forge.upsert_comment(issue, MARKER, f"{MARKER}-->\nDone")
     assert (again.id, again.url) == (first.id, first.url)
     said = str(alice.comment(sample.repository, number, "/retry"))
-    assert [one.body.splitlines()[-1] for one in await forge.comments(issue)] == ["Done", "/retry"]
+    assert [one.body.splitlines()[-1] for one in (await forge.comments(issue)).values] == ["Done", "/retry"]
     assert not await forge.has_reacted(issue, said)
     await forge.react(issue, said)
     await forge.react(issue, said)

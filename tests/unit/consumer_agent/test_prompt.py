@@ -258,3 +258,10 @@ def test_long_instruction_files_are_cut_and_those_without_room_are_named() -> No
     assert text.count("n" * 4_000) == 2
     assert "Left out because there was no room: d2/AGENTS.md, d3/AGENTS.md, d4/AGENTS.md." in text
     assert len(text) < 24_000 + 2_000
+
+
+def test_the_model_learns_that_not_everything_was_read() -> None:
+    conversation = replace(said(comment("bob", "Go.")), left_out=("older comments", "newer threads"))
+    text = prompt(conversation, own_login="bot", boundary="M")
+    assert "not everything that was said here: older comments, newer threads were not read" in text
+    assert "were not read" not in prompt(said(comment("bob", "Go.")), own_login="bot", boundary="M")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.rounds.asked_by import round_refusal, round_user
-from coding_agent_core.errors import ForgeNotFoundError
-from coding_agent_core.forge.values import Comment
+from coding_agent_core.errors import ForgeListTooLongError, ForgeNotFoundError
+from coding_agent_core.forge.values import Comment, Read
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import Cause, Item, Origin, Trigger
@@ -46,6 +46,7 @@ class History:
 
     def __init__(self, applied: dict[int, str], comments: dict[int, list[tuple[str, str]]]) -> None:
         self.applied, self.written, self.reads = applied, comments, 0
+        self.left_out: tuple[str, ...] = ()
 
     async def whoami(self) -> str:
         return "Coding-Agent"
@@ -56,12 +57,13 @@ class History:
         user = self.applied.get(item.number)
         return None if user is None else SimpleNamespace(user=user)
 
-    async def comments(self, item: Item) -> list[Any]:
+    async def comments(self, item: Item) -> Read[Comment]:
         self.reads += 1
-        return [
+        found = tuple(
             Comment("1", by, body, NOON, updated_at=NOON + timedelta(minutes=by == "Edited"))
             for by, body in self.written.get(item.number, [])
-        ]
+        )
+        return Read(found, self.left_out)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +98,12 @@ async def test_comments_are_read_only_if_the_labels_do_not_show_the_person() -> 
     history: Any = History({7: "anna"}, {})
     await round_user(history, CHANGE, ISSUE, "anna")
     assert history.reads == 0
+
+
+@pytest.mark.parametrize("applied", [{}, {7: "anna"}])
+async def test_a_command_may_be_among_comments_that_were_not_read(applied: dict[int, str]) -> None:
+    history: Any = History(applied, {8: [("boss", "/retry")]})
+    history.left_out = ("older comments",)
+    assert await round_user(history, CHANGE, ISSUE, "boss") == "boss"
+    with pytest.raises(ForgeListTooLongError, match="If olaf applies the label"):
+        await round_user(history, CHANGE, ISSUE, "olaf")

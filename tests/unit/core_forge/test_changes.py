@@ -649,7 +649,7 @@ async def test_nobody_reads_the_internal_notes_of_gitlab(flag: str) -> None:
     assert [one.id for one in snapshot.comments] == ["8"]
     assert [one.id for thread in snapshot.threads for one in thread.remarks] == ["8"]
     wire = Wire([answer(200, [secret, public])])
-    assert [one.id for one in await wire.forge(Platform.GITLAB).comments(change)] == ["8"]
+    assert [one.id for one in (await wire.forge(Platform.GITLAB).comments(change)).values] == ["8"]
     wire = Wire([answer(200, found), answer(200, MERGE_REQUEST), NOTHING])
     discussion = await wire.forge(Platform.GITLAB).discussion(change)
     assert [one.id for thread in discussion.threads for one in thread.comments] == ["8"]

@@ -131,6 +131,7 @@ def prompt(
     sections = [
         _task(conversation, kind),
         _newer(unapproved),
+        _unread(conversation.left_out),
         project_section(files, details.base_branch, mark),
         fenced(mark, f"{kind} by {details.author}{_edited(unapproved)}", text_of(details)),
         discussion("# Comments, oldest first", conversation.comments),
@@ -200,6 +201,16 @@ def _newer(unapproved: Unapproved) -> str:
     if unapproved.left_out:
         lines.append(f"Left out: comments that are {unapproved.why_left_out} ({unapproved.left_out}).")
     return "\n".join(filter(None, lines))
+
+
+def _unread(left_out: Sequence[str]) -> str:
+    """Say what was not read of the forge's lists; empty if everything was read."""
+    if not left_out:
+        return ""
+    return (
+        f"This is not everything that was said here: {', '.join(left_out)} were not read, because there are"
+        " too many. Do not conclude from what you see that nobody said something."
+    )
 
 
 def _edited(unapproved: Unapproved) -> str:

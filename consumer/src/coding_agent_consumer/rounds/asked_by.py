@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.errors import ForgeNotFoundError
+from coding_agent_core.errors import ForgeListTooLongError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.issue_commands import CommandName, command_in
 from coding_agent_core.reasons import Reason
@@ -46,7 +46,8 @@ async def round_user(forge: Forge, change: Item, issue: Item | None, claimed: st
         claimed: the person whom the task names. Whoever can create tasks could write any name into it.
 
     Raises:
-        ForgeError: the history cannot be read.
+        ForgeError: the history cannot be read, or the comments were not read to their end and do not show
+            the claimed person's command.
     """
     own = (await forge.whoami()).casefold()
     items = [change] if issue is None else [change, issue]
@@ -59,11 +60,20 @@ async def round_user(forge: Forge, change: Item, issue: Item | None, claimed: st
     known = {user.casefold() for user in applied}
     if claimed.casefold() in known or not claimed or claimed.casefold() == own:
         return claimed if claimed.casefold() in known else next(iter(applied), "")
+    unread = False
     for item in items:
         with suppress(ForgeNotFoundError):
-            for comment in await forge.comments(item):
+            comments = await forge.comments(item)
+            unread = unread or not comments.complete
+            for comment in comments.values:
                 # Somebody else may have edited it, and then chooses whose settings and key are used.
                 is_theirs = comment.author.casefold() == claimed.casefold() and not comment.edited
                 if is_theirs and command_in(comment.body, (CommandName.RETRY, CommandName.RUN)) is not None:
                     return claimed
+    if unread:
+        raise ForgeListTooLongError(
+            f"{change.display} or its issue has more comments than are read, so it is not known whether "
+            f"{claimed} asked for this work, and whose settings the round has. If {claimed} applies the "
+            "label to the change, the next round has theirs."
+        )
     return next(iter(applied), "")

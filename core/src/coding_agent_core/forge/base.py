@@ -66,6 +66,8 @@ if TYPE_CHECKING:  # the poller and the tasks, which are given a forge, import n
 
 COMMENT_LIMIT = 1000
 SCAN_PAGES = 100
+CHANGE_PAGES = 20
+"""The most pages in which `find_change` looks: forks can have many changes from branches of the same name."""
 """Maximum number of pages of comments, reactions or events that are read."""
 _LOOK_BACK = 20
 """Number of events before a label's application that show whether the forge's clock was set back."""
@@ -168,7 +170,11 @@ class Forge(ABC):
 
     @abstractmethod
     async def find_change(self, item: Item, *, branch: str) -> Change | None:
-        """Return the open change from `branch` in the item's repository, if there is one."""
+        """Return the open change from `branch` in the item's repository, if there is one.
+
+        Raises:
+            ForgeListTooLongError: there are more changes than are read, and none of those is from the branch.
+        """
 
     @abstractmethod
     async def _create_change(
@@ -209,7 +215,7 @@ class Forge(ABC):
         """
 
     @abstractmethod
-    async def comments(self, item: Item) -> list[Comment]:
+    async def comments(self, item: Item) -> Read[Comment]:
         """Return all comments, the oldest first, but only the newest 1,000 if there are more.
 
         Our own comments are included, and possibly comments on lines of a change; system notes are not.
@@ -686,6 +692,25 @@ class Forge(ABC):
 
     async def aclose(self) -> None:
         await self.client.aclose()
+
+
+def require_all_changes(item: Item, branch: str, *, complete: bool) -> None:
+    """Raise `ForgeListTooLongError` if a list in which no change was found has further pages."""
+    if not complete:
+        raise ForgeListTooLongError(
+            f"The list of open changes of {item.repository} is longer than what is read of it. It shows none "
+            f"from the branch {branch}, and it is not known whether there is one."
+        )
+
+
+def newest_comments(found: Sequence[Comment], *, complete: bool) -> Read[Comment]:
+    """Return the newest comments, at most `COMMENT_LIMIT`, of a list with the oldest first.
+
+    Args:
+        complete: whether the forge has no comments that are older than these.
+    """
+    cut = len(found) > COMMENT_LIMIT or not complete
+    return Read(tuple(found[-COMMENT_LIMIT:]), ("older comments",) if cut else ())
 
 
 def _require_all(pages: Pages[Any], what: str, item: Item) -> None:

@@ -317,10 +317,15 @@ class Thread:
 
 @dataclass(frozen=True)
 class Discussion:
-    """The reviews and threads of a change; the oldest are first."""
+    """The reviews and threads of a change; the oldest are first.
+
+    Attributes:
+        left_out: what was not read, as phrases such as `older reviews`; empty if everything was read.
+    """
 
     reviews: tuple[Review, ...] = ()
     threads: tuple[Thread, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

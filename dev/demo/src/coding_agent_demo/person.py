@@ -136,7 +136,7 @@ class Person:
 async def _look(forge: Forge, issue: Item) -> Seen:
     branch = f"{Settings().consumer.branch_prefix}issue-{issue.number}"
     shown = await forge.read_state(issue)
-    comments = await forge.comments(issue)
+    comments = (await forge.comments(issue)).values
     change = await forge.find_change(issue, branch=branch)
     return Seen(
         labels=tuple(sorted(shown.labels)),
@@ -149,4 +149,4 @@ async def _look(forge: Forge, issue: Item) -> Seen:
 
 
 async def _of_the_agent(forge: Forge, change: Item) -> tuple[str, ...]:
-    return tuple(one.body for one in await forge.comments(change) if MARKER in one.body)
+    return tuple(one.body for one in (await forge.comments(change)).values if MARKER in one.body)

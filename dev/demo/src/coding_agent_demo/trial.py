@@ -343,7 +343,7 @@ class Trial:
 
     async def _commented(self, change: Item) -> bool:
         own = await self.place.forge.whoami()
-        return any(comment.author != own for comment in await self.place.forge.comments(change))
+        return any(comment.author != own for comment in (await self.place.forge.comments(change)).values)
 
     async def _head_is_not(self, change: Item, commit: str) -> bool:
         return (await self.place.forge.snapshot(change)).head_commit != commit

@@ -235,7 +235,7 @@ class GiteaChanges:
     async def _discussed(self, item: Item, found: _PullRequest, state: object) -> _Discussed:
         discussion = GiteaDiscussion(self.client, item)
         timeline = await discussion.timeline()
-        reviewed = await discussion.reviewed(timeline.values)
+        reviewed = await discussion.reviewed(timeline)
         where = path("repos", *item.repository.split("/", 1), "branches", found.base.ref)
         call = Call("GET", where, f"reading the base of {item.display}")
         try:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, Forge
+from coding_agent_core.forge.base import CHANGE_PAGES, Attachment, Forge, newest_comments, require_all_changes
 from coding_agent_core.forge.calls import (
     Call,
     CommentAnswer,
@@ -41,6 +41,7 @@ from coding_agent_core.forge.values import (
     Discussion,
     ItemDetails,
     Permission,
+    Read,
     Revision,
 )
 from coding_agent_core.platforms import ItemKind, web_base
@@ -52,7 +53,6 @@ _PAGE = 50
 """The most entries of a page, unless the installation's administrator has changed `MAX_RESPONSE_ITEMS`."""
 _SEARCH_PAGES = 50
 """Maximum number of pages of labeled items that one poll reads."""
-_PULL_PAGES = 20
 _TITLE_LIMIT = 255
 """Maximum number of characters that Gitea stores of a title."""
 _COLOR = "#8250df"
@@ -244,11 +244,11 @@ class GiteaForge(Forge):
         default = None if found.empty else found.default_branch or None
         return BranchFacts(default, protected, frozenset({found.fork_of.lower()} - {""}), found.archived)
 
-    async def comments(self, item: Item) -> list[Comment]:
+    async def comments(self, item: Item) -> Read[Comment]:
         """See `Forge`. Gitea returns all comments at once."""
         call = self._comments_call(item, self.OLDEST_FIRST)
         found = await self.client.get(list[CommentAnswer], call)
-        return [comment.comment() for comment in found[-COMMENT_LIMIT:]]
+        return newest_comments([comment.comment() for comment in found], complete=True)
 
     async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
         return await GiteaRevisions(self.client, details).since(since)
@@ -338,14 +338,21 @@ class GiteaForge(Forge):
         return bool(ids)
 
     async def find_change(self, item: Item, *, branch: str) -> Change | None:
+        """See `Forge`. Gitea's list has no filter for a branch.
+
+        `/pulls/{base}/{head}` shows one pull request of two branches, in whatever state (see
+        `GetPullRequestByBaseHeadInfo` in its source), so it can hide the open one behind a closed one.
+        """
         what = f"looking for the pull request of {item.display}"
         params: dict[str, str | int] = {"state": "open", "sort": "recentupdate", "limit": _PAGE}
         call = Call("GET", _repo_path(item, "pulls"), what, params)
-        async for page in self.client.pages(list[_PullRequest], call, limit=_PULL_PAGES):
+        pages = self.client.pages(list[_PullRequest], call, limit=CHANGE_PAGES)
+        async for page in pages:
             for pull in page:
                 # Forks can have branches with the same name.
                 if pull.head.ref == branch and pull.own:
                     return Change(number=pull.number, url=pull.url, created=False)
+        require_all_changes(item, branch, complete=pages.complete)
         return None
 
     async def _create_change(

@@ -211,7 +211,7 @@ class GiteaDiscussion:
         """Return the submitted reviews; the oldest is first."""
         found = await self._listed_reviews()
         submitted = sorted((one for one in found.values if one.verdict), key=lambda one: one.id)
-        return Read(tuple(submitted), found.left_out)
+        return Read(tuple(submitted), () if found.complete else ("newer reviews",))
 
     async def _listed_reviews(self) -> Read[ReviewAnswer]:
         what = f"reading the reviews of {self.item.display}"
@@ -220,19 +220,21 @@ class GiteaDiscussion:
             list[ReviewAnswer], Call("GET", where, what, {"limit": _PAGE}), limit=_PAGES
         )
 
-    async def reviewed(self, timeline: Sequence[TimelineEntry]) -> Read[Reviewed]:
+    async def reviewed(self, timeline: Read[TimelineEntry]) -> Read[Reviewed]:
         """Return the submitted reviews with their threads; the oldest is first.
 
-        Of reviews that are left out because there are too many, the threads are missing.
+        Of reviews that are left out because there are too many, the threads are missing. If the timeline does
+        not show when a review was submitted, that was at most as late as its last update.
         """
         reviews = await self.reviews()
-        submitted = {entry.review_id: entry.created_at for entry in timeline if entry.kind == "review"}
+        submitted = {entry.review_id: entry.created_at for entry in timeline.values if entry.kind == "review"}
         with_comments = [one for one in reviews.values if one.comments_count]
         unread = {one.id for one in with_comments[:-_READ_REVIEWS]}
         found = []
         for review in reviews.values:
             read = review.comments_count and review.id not in unread
-            published = max(review.submitted_at, submitted.get(review.id, review.submitted_at))
+            latest = None if timeline.complete else review.updated_at
+            published = max(review.submitted_at, submitted.get(review.id, latest or review.submitted_at))
             threads = await self._threads(review) if read else ()
             found.append(Reviewed(review, published, threads))
         left_out = (*reviews.left_out, *(["threads of older reviews"] if unread else []))
@@ -249,8 +251,8 @@ class GiteaDiscussion:
 
     async def read(self) -> Discussion:
         """See `Forge.discussion`. Gitea does not say whether the lines of a thread were changed later."""
-        reviewed = (await self.reviewed((await self.timeline()).values)).values
-        threads = [(one, thread) for one in reviewed for thread in one.threads]
+        reviewed = await self.reviewed(await self.timeline())
+        threads = [(one, thread) for one in reviewed.values for thread in one.threads]
         renames = await self._renames() if threads else {}
         return Discussion(
             reviews=tuple(
@@ -261,9 +263,10 @@ class GiteaDiscussion:
                     one.published_at,
                     updated_at=one.review.updated_at,
                 )
-                for one in reviewed
+                for one in reviewed.values
             ),
             threads=tuple(_thread(thread, one.published_at).renamed(renames) for one, thread in threads),
+            left_out=reviewed.left_out,
         )
 
     async def _renames(self) -> Mapping[str, str]:

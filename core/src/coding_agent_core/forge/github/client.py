@@ -15,7 +15,14 @@ from datetime import datetime
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, TokenMissingError
-from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, Forge
+from coding_agent_core.forge.base import (
+    CHANGE_PAGES,
+    COMMENT_LIMIT,
+    Attachment,
+    Forge,
+    newest_comments,
+    require_all_changes,
+)
 from coding_agent_core.forge.calls import (
     PAGE_SIZE,
     Call,
@@ -46,6 +53,7 @@ from coding_agent_core.forge.values import (
     Discussion,
     ItemDetails,
     Permission,
+    Read,
     Revision,
 )
 from coding_agent_core.platforms import ItemKind, web_base
@@ -242,15 +250,15 @@ class GitHubForge(Forge):
     def signed_commits(self, repository: str) -> GitHubCommits:
         return GitHubCommits(self.client, repository, self.current_path)
 
-    async def comments(self, item: Item) -> list[Comment]:
+    async def comments(self, item: Item) -> Read[Comment]:
         # GitHub can only list the oldest first. We read one page more than the limit, because the last page
         # is seldom full.
         call = self._comments_call(item, self.OLDEST_FIRST)
         newest: list[CommentAnswer] = []
-        pages = COMMENT_LIMIT // PAGE_SIZE + 1
-        async for page in self.client.newest_first(list[CommentAnswer], call, limit=pages):
+        pages = self.client.newest_first(list[CommentAnswer], call, limit=COMMENT_LIMIT // PAGE_SIZE + 1)
+        async for page in pages:
             newest = page + newest
-        return [found.comment() for found in newest[-COMMENT_LIMIT:]]
+        return newest_comments([found.comment() for found in newest], complete=pages.complete)
 
     async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
         return await GitHubRevisions(self.client, details).since(since)
@@ -349,10 +357,12 @@ class GitHubForge(Forge):
         params = {"head": f"{owner}:{branch}", "state": "open"}
         call = Call("GET", _repo_path(item, "pulls"), what, params)
         # GitHub ignores a `head` that it cannot read, and then lists every pull request.
-        for pull in (await self.client.entries(list[_PullRequest], call)).values:
+        pulls = await self.client.entries(list[_PullRequest], call, limit=CHANGE_PAGES)
+        for pull in pulls.values:
             head, base = pull.head.repo, pull.base.repo
             if pull.head.ref == branch and head and base and head.full_name == base.full_name:
                 return Change(number=pull.number, url=pull.url, created=False)
+        require_all_changes(item, branch, complete=pulls.complete)
         return None
 
     async def _create_change(

@@ -223,7 +223,8 @@ class GitHubDiscussion:
     async def read(self) -> Discussion:
         reviews: list[_Review] = []
         call = Call("GET", self._pull("reviews"), f"reading the reviews of {self.item.display}")
-        async for page in self.client.newest_first(list[_Review], call, limit=_PAGES):
+        pages = self.client.newest_first(list[_Review], call, limit=_PAGES)
+        async for page in pages:
             reviews = page + reviews
         comments = await self._comments()
         if not reviews and not comments.values:
@@ -251,6 +252,10 @@ class GitHubDiscussion:
             threads=tuple(
                 thread_of(found, states.threads.get(first), submitted).renamed(renames)
                 for first, found in threads.items()
+            ),
+            left_out=(
+                *([] if pages.complete else ["older reviews"]),
+                *([] if comments.complete else ["older comments in threads"]),
             ),
         )
 

@@ -12,7 +12,15 @@ from urllib.parse import unquote
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.base import COMMENT_LIMIT, SCAN_PAGES, Attachment, Forge
+from coding_agent_core.forge.base import (
+    CHANGE_PAGES,
+    COMMENT_LIMIT,
+    SCAN_PAGES,
+    Attachment,
+    Forge,
+    newest_comments,
+    require_all_changes,
+)
 from coding_agent_core.forge.calls import Call, CommentAnswer, ItemAnswer, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.gitlab.changes import (
@@ -35,6 +43,7 @@ from coding_agent_core.forge.values import (
     Discussion,
     ItemDetails,
     Permission,
+    Read,
     Revision,
 )
 from coding_agent_core.platforms import ItemKind, web_base
@@ -240,14 +249,15 @@ class GitLabForge(Forge):
         origins = frozenset({project.fork_of.lower()} - {""})
         return BranchFacts(project.default_branch, protected, origins, project.archived)
 
-    async def comments(self, item: Item) -> list[Comment]:
+    async def comments(self, item: Item) -> Read[Comment]:
         call = self._comments_call(item, {"sort": "desc", "order_by": "created_at"})
         newest: list[CommentAnswer] = []
-        async for page in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
+        pages = self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES)
+        async for page in pages:
             newest += [found for found in page if found.is_public]
             if len(newest) >= COMMENT_LIMIT:
                 break
-        return [found.comment() for found in reversed(newest[:COMMENT_LIMIT])]
+        return newest_comments([found.comment() for found in reversed(newest)], complete=pages.complete)
 
     async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
         return await GitLabRevisions(self.client, self._item_path(details.item), details).since(since)
@@ -345,10 +355,12 @@ class GitLabForge(Forge):
         what = f"looking for the merge request of {item.display}"
         params = {"source_branch": branch, "state": "opened", "scope": "all"}
         call = Call("GET", _project_path(item, "merge_requests"), what, params)
-        for found in (await self.client.entries(list[_MergeRequest], call)).values:
+        opened = await self.client.entries(list[_MergeRequest], call, limit=CHANGE_PAGES)
+        for found in opened.values:
             # Forks can have branches with the same name.
             if found.source_branch == branch and found.source_project_id == found.project_id:
                 return Change(number=found.number, url=found.url, created=False)
+        require_all_changes(item, branch, complete=opened.complete)
         return None
 
     async def _create_change(

@@ -115,15 +115,17 @@ class GitLabDiscussion:
             for one in found.values
             if one.notes and one.notes[0].position and one.notes[0].is_public
         ]
+        left_out = () if found.complete else ("newer threads",)
         if not positioned:
-            return Discussion()
+            return Discussion(left_out=left_out)
         refs = (await self._change()).diff_refs or _DiffRefs()
         wanted = [notes[0].position.head_sha for notes in reversed(positioned) if notes[0].position]
         diffs = await self._diffs(refs.head_sha, [sha for sha in wanted if sha])
         renames = {
             file.old_path: file.new_path for file in diffs.get(refs.head_sha or "", ()) if file.renamed_file
         }
-        return Discussion(threads=tuple(_thread(notes, refs, diffs).renamed(renames) for notes in positioned))
+        threads = tuple(_thread(notes, refs, diffs).renamed(renames) for notes in positioned)
+        return Discussion(threads=threads, left_out=left_out)
 
     async def failed_checks(self) -> Checks:
         """Return the failed jobs of the newest commit's pipeline, except jobs that are allowed to fail."""

@@ -1,0 +1,126 @@
+"""Lists of a forge that are longer than what is read of them."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import httpx
+import pytest
+from coding_agent_core.errors import ForgeListTooLongError
+from coding_agent_core.forge.base import COMMENT_LIMIT
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
+
+from tests.unit.core_forge.wire import ITEMS, Wire, answer
+
+EACH_FORGE = pytest.mark.parametrize("platform", list(Platform))
+BRANCH = "coding-agent/issue-7"
+
+
+def paged(entries: Sequence[Any]) -> Callable[[httpx.Request], httpx.Response]:
+    """Answer each request with a page of the list, in the order that the request asks for, with links."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        params = request.url.params
+        size = int(params.get("limit", params.get("per_page", "20")))
+        number = int(params.get("page", "1"))
+        if request.url.path.startswith("/api/v1") and request.url.path.endswith("/comments"):
+            size = len(entries) + 1  # Gitea does not cut this list
+        newest_first = "desc" in (params.get("sort"), params.get("direction"))
+        ordered = list(reversed(entries)) if newest_first else entries
+        last = max(1, math.ceil(len(entries) / size))
+        links = [f'<{request.url.copy_set_param("page", number + 1)}>; rel="next"'] * (number < last)
+        links += [f'<{request.url.copy_set_param("page", 1)}>; rel="first"'] * (last > 1)
+        links += [f'<{request.url.copy_set_param("page", last)}>; rel="last"'] * (number < last)
+        page = ordered[(number - 1) * size : number * size]
+        return answer(200, page, **({"Link": ", ".join(links)} if links else {}))
+
+    return handle
+
+
+def said(number: int) -> dict[str, Any]:
+    user = {"id": 2, "login": "alice", "username": "alice"}
+    time = {"created_at": "2026-11-25T11:00:00Z", "updated_at": "2026-11-25T11:00:00Z"}
+    return {"id": number, "user": user, "author": user, "body": f"remark {number}", "system": False} | time
+
+
+@EACH_FORGE
+@pytest.mark.parametrize(
+    ("count", "left_out"), [(COMMENT_LIMIT, ()), (COMMENT_LIMIT + 1, ("older comments",))]
+)
+async def test_more_comments_than_are_read_are_named(
+    platform: Platform, count: int, left_out: tuple[str, ...]
+) -> None:
+    wire = Wire([paged([said(number) for number in range(1, count + 1)])])
+    found = await wire.forge(platform).comments(ITEMS[platform])
+    assert (len(found.values), found.values[-1].id, found.left_out) == (COMMENT_LIMIT, str(count), left_out)
+
+
+def opened(number: int, branch: str, owner: str = "acme") -> dict[str, Any]:
+    """A change in the fields of every forge; it comes from a fork if the owner is another."""
+    head, base = {"full_name": f"{owner}/pricing"}, {"full_name": "acme/pricing"}
+    return {
+        "number": number,
+        "iid": number,
+        "title": "Round prices",
+        "html_url": f"https://forge.test/{number}",
+        "web_url": f"https://forge.test/{number}",
+        "user": {"id": 1, "login": "bot"},
+        "author": {"id": 1, "username": "bot"},
+        "state": "open",
+        "labels": [],
+        "created_at": "2026-11-25T11:00:00Z",
+        "updated_at": "2026-11-25T11:00:00Z",
+        "source_branch": branch,
+        "target_branch": "main",
+        "source_project_id": 3 if owner == "acme" else 4,
+        "target_project_id": 3,
+        "project_id": 3,
+        "head": {"ref": branch, "sha": "a" * 40, "repo_id": 1 if owner == "acme" else 2, "repo": head},
+        "base": {"ref": "main", "sha": "b" * 40, "repo_id": 1, "repo": base},
+    }
+
+
+@EACH_FORGE
+async def test_our_change_is_found_behind_changes_of_forks_with_the_same_branch(platform: Platform) -> None:
+    others = [opened(number, BRANCH, "mallory") for number in range(10, 160)]
+    wire = Wire([paged([*others, opened(9, BRANCH)])])
+    found = await wire.forge(platform).find_change(ITEMS[platform], branch=BRANCH)
+    assert found is not None
+    assert found.number == 9
+
+
+@EACH_FORGE
+async def test_no_second_change_is_opened_if_the_list_was_not_read_to_its_end(platform: Platform) -> None:
+    wire = Wire([paged([opened(number, BRANCH, "mallory") for number in range(2_100)])])
+    with pytest.raises(ForgeListTooLongError, match="whether there is one"):
+        await wire.forge(platform).open_change(
+            ITEMS[platform], branch=BRANCH, base="main", title="Round prices", body=""
+        )
+    assert {method for method, _ in wire.sent} == {"GET"}
+
+
+CHANGE = {platform: item.model_copy(update={"kind": ItemKind.CHANGE}) for platform, item in ITEMS.items()}
+
+
+async def test_threads_beyond_what_is_read_on_gitlab_are_named() -> None:
+    threads = [{"id": str(number), "notes": [said(number)]} for number in range(1_001)]
+    found = await Wire([paged(threads)]).forge(Platform.GITLAB).discussion(CHANGE[Platform.GITLAB])
+    assert found.left_out == ("newer threads",)
+
+
+async def test_reviews_beyond_what_is_read_on_github_are_named() -> None:
+    reviews = paged(
+        [
+            said(number) | {"state": "COMMENTED", "submitted_at": "2026-11-25T11:00:00Z"}
+            for number in range(601)
+        ]
+    )
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return answer(404, {"message": "not found"})
+        return reviews(request) if request.url.path.endswith("/reviews") else answer(200, [])
+
+    found = await Wire([handle]).forge(Platform.GITHUB).discussion(CHANGE[Platform.GITHUB])
+    assert found.left_out == ("older reviews",)

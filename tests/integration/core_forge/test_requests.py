@@ -70,7 +70,7 @@ async def everything(world: World) -> set[str]:
         await call("upsert_comment")(item, MARKER, f"{MARKER}1 -->")
         await call("upsert_comment")(item, MARKER, f"{MARKER}2 -->")
         await call("find_comment")(item, MARKER)
-        written = (await call("comments")(item))[-1].id
+        written = (await call("comments")(item)).values[-1].id
         await call("react")(item, written)
         await call("has_reacted")(item, written)
         await call("permission")(item, "reader")

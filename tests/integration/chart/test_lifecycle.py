@@ -53,12 +53,13 @@ def release(control_plane: PlaneUnderTest, namespace: str) -> Iterator[Release]:
     until_served(control_plane)  # for the tests that follow
 
 
-def older_chart(folder: Path) -> Path:
-    """The chart as it could have been: its CRD is older, and its values lack many keys."""
+def older_chart(folder: Path, crd: dict[str, Any] | None = None) -> Path:
+    """The chart as it could have been: its values lack many keys, and its CRD may be an older one."""
     chart = folder / "older"
     shutil.copytree(CHART, chart)  # follows the links
     shutil.copy(FIRST, chart / "values.yaml")
-    (chart / "files" / "crds" / "agenttask.yaml").write_text(yaml.safe_dump(older()))
+    if crd is not None:
+        (chart / "files" / "crds" / "agenttask.yaml").write_text(yaml.safe_dump(crd))
     return chart
 
 
@@ -116,7 +117,7 @@ def one_place(cluster: PlaneUnderTest, namespace: str, folder: Path) -> Iterator
 def test_every_documented_upgrade_and_a_rollback_keep_tasks_and_the_webhook_secret(
     release: Release, control_plane: PlaneUnderTest, new_namespace: Callable[[str], str], tmp_path: Path
 ) -> None:
-    newer, release.chart = release.chart, older_chart(tmp_path)
+    newer, release.chart = release.chart, older_chart(tmp_path, older())
     said = release.install(None, *TAKE_FIELDS)
     assert "Cost" not in columns(release)
     until_served(release.cluster)

@@ -56,6 +56,7 @@ def test_no_upgrade_restart_rollback_or_reinstallation_loses_a_webhook(
 ) -> None:
     """With the secret that the chart generates, from an older chart, by every way that the documents name."""
     release.values = over(release.values, {"secrets": {"webhook": {"github": ""}}})
+    # Its images are this release's, which would not become ready under the schema of an older one.
     newer, older = release.chart, older_chart(tmp_path)
     release.chart = older
     release.install(None, *TAKE_FIELDS, "--wait", "--timeout", "240s")

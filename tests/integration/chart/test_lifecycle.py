@@ -15,6 +15,7 @@ from tests.chart.helm import CHART, HelmError
 from tests.chart.release import CRD, Release
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import older, until_served
+from tests.fixtures.system import over
 from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver
 from tests.integration.operator.world import OperatorProcess, World
 
@@ -181,3 +182,46 @@ def test_a_second_release_is_refused_in_the_same_namespace_and_told_whose_the_cr
     second.helm("uninstall", second.name)
     assert release.get("deployment", "coding-agent-receiver"), "the first is still whole"
     assert "Cost" in columns(release)
+
+
+GENERATED = {
+    "coding-agent-webhook": ("github", "gitlab"),
+    "coding-agent-user-config": ("api-key",),
+    "coding-agent-egress": ("key",),
+    "coding-agent-tokens": ("key",),
+}
+"""Secrets whose values the chart makes up when nobody gives them, and their keys."""
+ALL_SECRETS: dict[str, Any] = {
+    "secrets": {"github": {"token": ""}, "gitlab": {"token": "glpat-example"}},
+    "config": {"github": {"app": {"app_id": 7}}, "gitlab": {"group_id": "acme"}},
+    "userConfig": {"enabled": True},
+    "egress": {"enabled": True},
+}
+
+
+def generated(release: Release) -> dict[tuple[str, str], str]:
+    return {
+        (name, key): release.get("secret", name)["data"][key]
+        for name, keys in GENERATED.items()
+        for key in keys
+    }
+
+
+def test_upgrade_uninstall_and_reinstallation_keep_every_generated_secret_and_the_crd(
+    release: Release,
+) -> None:
+    release.values = over(release.values, ALL_SECRETS)
+    release.install(None, *TAKE_FIELDS)
+    release.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(TASK))
+    first = generated(release)
+    assert len(set(first.values())) == len(first), "each has a value of its own"
+
+    release.upgrade({"receiver": {"podAnnotations": {"round": "2"}}})
+    assert generated(release) == first
+
+    release.helm("uninstall", release.name)
+    assert generated(release) == first
+    assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"], "the CRD stays, and its tasks"
+
+    release.install(None, *TAKE_FIELDS)
+    assert generated(release) == first

@@ -97,9 +97,14 @@ def members_of(project: Project) -> dict[str, set[str]]:
     }
 
 
-def test_the_egress_proxy_learns_the_hosts_of_the_agent_and_no_token(rendered: Render) -> None:
-    secret = dict.fromkeys(("GITHUB_PERSONAL_ACCESS_TOKEN", "ANTHROPIC_API_KEY"), "the-secret")
-    given = {"GITHUB_API_URL": "https://forge.example.com/api/v3", "LLM_PROVIDER": "anthropic", **secret}
+@pytest.mark.parametrize(
+    ("forge", "path"), [("GITHUB", "/api/v3"), ("GITLAB", "/api/v4"), ("GITEA", "/api/v1")]
+)
+def test_the_egress_proxy_learns_the_hosts_of_the_agent_and_no_token(
+    rendered: Render, forge: str, path: str
+) -> None:
+    secret = dict.fromkeys((f"{forge}_PERSONAL_ACCESS_TOKEN", "ANTHROPIC_API_KEY"), "the-secret")
+    given = {f"{forge}_API_URL": f"https://forge.example.com{path}", "LLM_PROVIDER": "anthropic", **secret}
     project = rendered(**PASSWORD, **given, EGRESS="true", EGRESS_KEY="k")
     assert project.services["egress"]["deploy"]["replicas"] == 1
     open_networks = {

@@ -21,7 +21,7 @@ from tests.chaos.kubernetes_world import provide, start_kubernetes
 from tests.chaos.planted import PLANTED, chosen
 from tests.chaos.planting import try_all
 from tests.chaos.proving import prove
-from tests.chaos.publishing import publish
+from tests.chaos.publishing import SUFFIX, publish, unpack
 from tests.chaos.rabbitmq_world import start_rabbitmq
 from tests.chaos.running import plan_for, run
 from tests.chaos.sandboxes import FORGES
@@ -40,11 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run or judge; the exit status is that of `judging.py`."""
     options = _parser().parse_args(arguments)
     if options.command == "judge":
-        try:
-            return judge_folder(options.folder)
-        except UnreadableRunError as error:
-            print(error, file=sys.stderr)
-            return BROKEN
+        return _judge(options.folder)
     if options.command == "publish":
         print(publish(options.folder, options.docs))
         return 0
@@ -73,6 +69,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return judge_folder(folder)
 
 
+def _judge(place: Path) -> int:
+    """Judge a run's folder, or all runs of a published archive; the worst of their exit statuses."""
+    folders = [place]
+    if place.name.endswith(SUFFIX):
+        folders = unpack(place, ROOT / ".cache" / "chaos" / "judged" / place.name.removesuffix(SUFFIX))
+    worst = CLEAN
+    for folder in folders:
+        try:
+            worst = max(worst, judge_folder(folder))
+        except UnreadableRunError as error:
+            print(error, file=sys.stderr)
+            worst = BROKEN
+    return worst
+
+
 def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
@@ -90,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     tries.add_argument("--cluster", default=CLUSTER, help="name of the cluster (default: %(default)s)")
     tries.add_argument("--kinds", default="", help="regular expression of the kinds (default: all)")
     judges = commands.add_parser("judge", help="judge a run's folder again, and write its report again")
-    judges.add_argument("folder", type=Path)
+    judges.add_argument("folder", type=Path, help="or a published archive, of which all runs are judged")
     plants = commands.add_parser(
         "plant", help="plant a defect in a copy of the product; the judge must find it"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +12,9 @@ import pytest
 from coding_agent_docs.paths import DOCS, ROOT
 
 from tests.chaos.__main__ import main
-from tests.chaos.judging import VIOLATED, judge_folder, write_run
+from tests.chaos.judging import CLEAN, HISTORY, VERDICT, VIOLATED, judge_folder, write_run
 from tests.chaos.promises import KINDS
-from tests.chaos.publishing import PAGE, publish, with_table
+from tests.chaos.publishing import PAGE, RUNS, SUMS, check_sums, publish, unpack, with_table, write_archive
 from tests.unit.chaos.tape import right
 from tests.unit.chaos.test_report import setup_of, wrong
 
@@ -37,12 +39,14 @@ def test_runs_are_listed_and_a_failed_one_stays(tmp_path: Path, docs: Path) -> N
     text = (docs / PAGE).read_text()
     assert text.startswith("# Reliability\n\n<!-- runs -->\n\n| run |")
     assert text.endswith("\n\n<!-- end -->\n\nMore.\n")
-    rows = [line for line in text.splitlines() if line.startswith("| [")]
-    assert [row.split(" | ")[3] for row in rows] == ["2", "1"]
+    rows = [line for line in text.splitlines() if line.startswith("| 2")]
+    assert [row.split(" | ")[4] for row in rows] == ["2", "1"]
     assert rows[0].endswith("| 5 | 4 | 1 | 1 violations: 1 lost |")
     assert rows[1].endswith("| 3 | 3 | 0 | no violation |")
-    kept = docs / "reliability-runs" / "2026-01-02-1200-kubernetes-github-2-1-faults"
-    assert sorted(file.name for file in kept.iterdir()) == [
+    [archive] = (docs / RUNS).glob("*.tar.xz")
+    folders = unpack(archive, tmp_path / "kept")
+    assert folders[0].name == "2026-01-02-1200-kubernetes-github-2-1-faults"
+    assert sorted(file.name for file in folders[0].iterdir()) == [
         "history.jsonl.xz",
         "item-octo-demo-issue-9.svg",
         "report.md",
@@ -50,6 +54,22 @@ def test_runs_are_listed_and_a_failed_one_stays(tmp_path: Path, docs: Path) -> N
         "verdict.json",
     ]
     assert with_table(text, docs) == text
+    assert [judge_folder(folder) for folder in folders] == [VIOLATED, CLEAN], (
+        "as anybody can judge them again"
+    )
+    assert main(["judge", str(archive)]) == VIOLATED
+
+
+def test_the_newest_commits_runs_come_first(tmp_path: Path, docs: Path) -> None:
+    for seed, commit in ((1, "aaaa"), (2, "bbbb"), (3, "bbbb")):
+        setup = replace(setup_of(right()), seed=seed, description={"commit": commit})
+        write_run(tmp_path / str(seed), setup, right().lines)
+        judge_folder(tmp_path / str(seed))
+        publish(tmp_path / str(seed), docs)
+    assert sorted(file.name for file in (docs / RUNS).iterdir()) == [SUMS, "aaaa.tar.xz", "bbbb.tar.xz"]
+    newest, earlier = (docs / PAGE).read_text().split("Earlier commits:")
+    assert (newest.count("`bbbb`"), newest.count("`aaaa`")) == (2, 0)
+    assert (earlier.count("`bbbb`"), earlier.count("`aaaa`")) == (0, 1)
 
 
 def test_a_run_is_published_once_and_only_when_it_was_judged(tmp_path: Path, docs: Path) -> None:
@@ -76,6 +96,26 @@ def test_a_page_without_a_place_for_the_table_is_refused(docs: Path) -> None:
 
 def test_the_page_lists_the_runs_that_are_kept() -> None:
     assert with_table(TEXT, DOCS) == TEXT, "publish a run, do not edit the table"
+
+
+def test_the_check_sums_are_those_of_the_archives_and_of_the_histories_in_them(tmp_path: Path) -> None:
+    assert (DOCS / RUNS / SUMS).read_text() == check_sums(DOCS)
+    judged_again = 0
+    for archive in (DOCS / RUNS).glob("*.tar.xz"):
+        for folder in unpack(archive, tmp_path / archive.name):
+            if (folder / HISTORY).exists():
+                verdict = json.loads((folder / VERDICT).read_text())
+                digest = hashlib.sha256((folder / HISTORY).read_bytes()).hexdigest()
+                assert verdict["history_sha256"] == digest, folder.name
+                judged_again += 1
+    assert judged_again >= 2
+
+
+def test_an_archive_writes_nothing_outside(tmp_path: Path) -> None:
+    write_archive(tmp_path / "bad.tar.xz", {"../outside": b""})
+    with pytest.raises(ValueError, match="outside"):
+        unpack(tmp_path / "bad.tar.xz", tmp_path / "kept")
+    assert not (tmp_path / "outside").exists()
 
 
 def test_the_page_names_every_kind_of_violation() -> None:

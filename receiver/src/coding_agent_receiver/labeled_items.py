@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from coding_agent_core.errors import (
     CodingAgentError,
     ForgeError,
+    ForgeListTooLongError,
     ForgeNotFoundError,
     ForgeUnavailableError,
     SettingsError,
@@ -32,12 +33,14 @@ class Pass:
     Attributes:
         found: the number of items in the forge's lists.
         failed: the number of items that could not be read or handled.
-        cut: why not all items were listed or tried; `None` if all were.
+        cut: the error because of which not all items were listed or tried; `None` if there was none.
+        partial: whether the forge has more items than one pass reads. The next pass gets the next part.
     """
 
     found: int
     failed: int = 0
     cut: str | None = None
+    partial: bool = False
 
 
 @dataclass
@@ -55,6 +58,8 @@ class LabeledItems:
     labels: frozenset[str] | None = None
     _last: tuple[str, int] | None = None
     """The identity and the place of the item that the last pass tried last, if it ended early."""
+    _partial: bool = False
+    """Whether the forge listed only a part of the items in the last pass. One warning is logged for this."""
     _failing: dict[str, str] = field(default_factory=dict)
     """Why items failed in the last pass. A problem that stays is not logged as a warning by each poll."""
 
@@ -83,7 +88,7 @@ class LabeledItems:
                 self._last = (one.item.identity, index)
                 break
         self._failing = failing
-        return Pass(len(listed), len(failing), cut)
+        return Pass(len(listed), len(failing), cut, self._partial)
 
     async def _listed(self) -> tuple[list[LabeledItem], str | None]:
         """Return the items that the forge lists, and why some may be missing."""
@@ -91,8 +96,14 @@ class LabeledItems:
         try:
             async for one in self.forge.labeled(self.labels):
                 listed.append(one)
+        except ForgeListTooLongError as error:
+            # This is no fault: the next pass gets the next part. An item that is not listed keeps its task.
+            _logger.log(logging.DEBUG if self._partial else logging.WARNING, "%s", error)
+            self._partial = True
+            return listed, None
         except ForgeError as error:
             return listed, str(error)
+        self._partial = False
         return listed, None
 
     async def _handle(

@@ -87,6 +87,7 @@ class Poller:
         failed = sum(one.failed for one in passes)
         if self._metrics is not None:
             self._metrics.failed_items.labels(self._forge.platform).inc(failed)
+            self._metrics.partial.labels(self._forge.platform).inc(any(one.partial for one in passes))
         cut = next((one.cut for one in passes if one.cut), None)
         if cut is not None:
             _logger.warning(

@@ -153,7 +153,13 @@ class PollMetrics:
             ["platform"],
             registry=registry,
         )
-        _show_from_zero(self.recovered, self.redelivered, self.failed, self.failed_items)
+        self.partial = Counter(
+            "coding_agent_poll_partial",
+            "Polls that read only a part of the labeled items, because there are too many for one poll",
+            ["platform"],
+            registry=registry,
+        )
+        _show_from_zero(self.recovered, self.redelivered, self.failed, self.failed_items, self.partial)
 
 
 def _show_from_zero(*metrics: Counter | Histogram) -> None:

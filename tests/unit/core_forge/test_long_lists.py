@@ -1,7 +1,9 @@
 """Lists of a forge that are longer than what is read of them."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -124,3 +126,61 @@ async def test_reviews_beyond_what_is_read_on_github_are_named() -> None:
 
     found = await Wire([handle]).forge(Platform.GITHUB).discussion(CHANGE[Platform.GITHUB])
     assert found.left_out == ("older reviews",)
+
+
+def labeled(number: int) -> dict[str, Any]:
+    created = datetime(2026, 11, 25, tzinfo=UTC) + timedelta(seconds=number)
+    return opened(number, "topic") | {
+        "created_at": created.isoformat().replace("+00:00", "Z"),
+        "labels": [{"name": "coding agent"}],
+        "repository_url": "https://api.github.com/repos/acme/pricing",
+        "repository": {"full_name": "acme/pricing"},
+        "references": {"full": f"acme/pricing#{number}"},
+    }
+
+
+SEARCHED = {Platform.GITHUB: 1_000, Platform.GITLAB: 5_000, Platform.GITEA: 2_500}
+
+
+@EACH_FORGE
+async def test_each_search_finds_the_next_part_of_more_labeled_items_than_it_reads(
+    platform: Platform,
+) -> None:
+    """GitHub's search ends after 1,000 results, although it counts more."""
+    size = SEARCHED[platform]
+    every = [labeled(number) for number in range(1, 2 * size + 51)]
+    if platform is Platform.GITLAB:
+        every = [one | {"labels": ["coding agent"]} for one in every]
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if platform is not Platform.GITHUB:
+            return paged(every)(request)
+        created = re.search(r" created:>=(\S+)", request.url.params["q"])
+        since = created[1] if created else ""
+        found = [one for one in every if one["created_at"] >= since]
+        assert (request.url.params["sort"], request.url.params["order"]) == ("created", "asc")
+        page = paged(found[:1_000])(request)
+        body = {"total_count": len(found), "incomplete_results": False, "items": page.json()}
+        return answer(200, body, **({"Link": page.headers["link"]} if "link" in page.headers else {}))
+
+    forge = Wire([handle]).forge(platform)
+
+    async def search(found: set[int]) -> None:
+        async for one in forge.labeled(frozenset({"coding agent"})):
+            found.add(one.item.number)
+
+    parts: list[set[int]] = [set(), set(), set(), set()]
+    for part in parts:
+        with pytest.raises(ForgeListTooLongError, match="more items labeled"):
+            await search(part)
+    first, second, third, fourth = parts
+    assert len(first) == size
+    assert first | second | third == set(range(1, len(every) + 1)), "every item is in one of the parts"
+    assert fourth == first, "the next round begins"
+    del every[size:]
+    rest = set[int]()
+    with pytest.raises(ForgeListTooLongError, match="more items labeled"):
+        await search(rest)  # the end of the round
+    rest.clear()
+    await search(rest)
+    assert len(rest) == size

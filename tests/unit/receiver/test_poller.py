@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from coding_agent_core.errors import (
     ForgeError,
+    ForgeListTooLongError,
     ForgeRefusedError,
     ForgeUnavailableError,
     QueueUnavailableError,
@@ -127,6 +128,24 @@ async def test_a_forge_that_breaks_down_ends_the_round_and_what_was_found_is_kep
     assert report.problem == "github.com does not answer"
     assert "the next poll goes on from there: github.com does not answer" in caplog.text
     assert forge.redeliveries == 1, "missed deliveries do not wait for the list"
+
+
+async def test_a_list_that_was_cut_is_said_once_and_ends_no_poll(caplog: pytest.LogCaptureFixture) -> None:
+    forge, sink, metrics = listed(1, 2, 3), RecordingSink(), PollMetrics(CollectorRegistry())
+    forge.fail_after, forge.broken = 2, ForgeListTooLongError("github.com has more labeled issues")
+    poller = Poller(Settings(), forge, sink, metrics)
+    for _ in range(2):
+        report = await poller.once()
+        assert (report.found, report.problem) == (2, None)
+    assert [one.message for one in caplog.records if one.levelname == "WARNING"].count(
+        "github.com has more labeled issues"
+    ) == 1
+    assert (counted(metrics, "failures"), counted(metrics, "partial")) == (0, 2)
+    forge.fail_after = None
+    await poller.once()
+    forge.fail_after = 2
+    await poller.once()
+    assert caplog.text.count("github.com has more labeled issues") == 2, "it was whole in between"
 
 
 DOWN = ForgeUnavailableError("github.com does not answer")

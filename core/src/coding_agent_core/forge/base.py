@@ -26,6 +26,7 @@ from coding_agent_core.forge.calls import (
     User,
 )
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
+from coding_agent_core.forge.labeled_lists import LabeledLists
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.signed_commits import SignedCommits
 from coding_agent_core.forge.values import (
@@ -136,6 +137,7 @@ class Forge(ABC):
 
     def __post_init__(self) -> None:
         self._own: tuple[str, User] | None = None
+        self._lists = LabeledLists(self.client)
 
     @classmethod
     def app_source(cls, settings: ForgeSettings, clock: Clock, only: str) -> TokenSource | None:
@@ -162,6 +164,7 @@ class Forge(ABC):
         """Yield the labeled items in the configured scope; others and repetitions may be among them.
 
         Raises:
+            ForgeListTooLongError: there are more items than one search reads. The next search yields others.
             ForgeError: some items could not be listed. All others were yielded before.
         """
 
@@ -376,6 +379,8 @@ class Forge(ABC):
             labels: the labels to look for; by default `Labels.triggers`.
 
         Raises:
+            ForgeListTooLongError: there are more items than one search reads, and only a part of them was
+                yielded. The next call yields the next part, and after the last one the first again.
             ForgeError: some items could not be listed. All others were yielded before.
         """
         wanted = self.settings.triggers if labels is None else labels
@@ -389,7 +394,8 @@ class Forge(ABC):
                         seen.add(item.identity)
                         yield LabeledItem(item, found, present)
             except ForgeError as error:
-                problem = problem or error
+                if problem is None or isinstance(problem, ForgeListTooLongError):
+                    problem = error  # an outage says more than a list that is too long
         if problem is not None:
             raise problem
 

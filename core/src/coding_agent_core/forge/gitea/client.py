@@ -162,7 +162,7 @@ class GiteaForge(Forge):
         what = f"searching for items labeled {min(labels)!r}"
         call = Call("GET", "/repos/issues/search", what, params)
         assignee = self.settings.assignee.casefold()
-        async for page in self.client.pages(list[_FoundItem], call, limit=_SEARCH_PAGES):
+        async for page in self._lists.pages(list[_FoundItem], call, labels, limit=_SEARCH_PAGES):
             labeled = [found for found in page if self._labels(found) & labels]
             for found in labeled:
                 logins = [user.login.casefold() for user in found.assignees or ()]

@@ -44,6 +44,7 @@ from coding_agent_core.forge.github.revisions import GitHubRevisions
 from coding_agent_core.forge.github.service_token import MISSING, ServiceTokens
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.http import TokenSource
+from coding_agent_core.forge.labeled_lists import only_a_part
 from coding_agent_core.forge.values import (
     BranchFacts,
     Change,
@@ -67,6 +68,7 @@ from coding_agent_core.tasks import Head, Item
 _logger = logging.getLogger("coding_agent.forge")
 _SEARCH_PAGES = 10
 """Maximum number of pages of a search, because GitHub returns only the first 1,000 results."""
+_SEARCH_RESULTS = _SEARCH_PAGES * PAGE_SIZE
 _TITLE_LIMIT = 256
 _BODY_LIMIT = 65_536
 """Maximum numbers of characters that GitHub accepts in a pull request's title and body."""
@@ -80,6 +82,7 @@ class _FoundItem(ItemAnswer):
     pull_request: dict[str, object] | None = None
     repository_url: str = ""
     author_association: Text = ""
+    created_at: datetime | None = None
 
     @property
     def by_member(self) -> bool:
@@ -88,6 +91,7 @@ class _FoundItem(ItemAnswer):
 
 class _SearchPage(ResponseModel):
     incomplete_results: bool = False
+    total_count: int = 0
     items: list[_FoundItem]
 
 
@@ -152,6 +156,8 @@ class GitHubForge(Forge):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._memory = Memory()
+        self._created_since: dict[str, datetime] = {}
+        """From which time of creation the next search of a query goes on, if the last one was cut."""
 
     @classmethod
     def app_source(cls, settings: ForgeSettings, clock: Clock, only: str) -> TokenSource | None:
@@ -179,8 +185,13 @@ class GitHubForge(Forge):
         """See `Forge`. The items come from GitHub's search index, which may be outdated."""
         query = search_query(kind, self.settings, labels)
         what = f"searching for items labeled {min(labels)!r}"
-        call = Call("GET", "/search/issues", what, {"q": query})
+        since = self._created_since.get(query)
+        params = {"q": f"{query} created:>={since:%Y-%m-%dT%H:%M:%SZ}" if since else query}
+        call = Call("GET", "/search/issues", what, params | {"sort": "created", "order": "asc"})
+        total, seen, last = 0, 0, since
         async for page in self.client.pages(_SearchPage, call, limit=_SEARCH_PAGES):
+            total, seen = page.total_count, seen + len(page.items)
+            last = page.items[-1].created_at if page.items else last
             if page.incomplete_results:
                 _logger.warning("%s ran out of time and gave incomplete search results", self.host)
             for found in page.items:
@@ -198,6 +209,14 @@ class GitHubForge(Forge):
                         number=found.number,
                     ),
                 )
+        # GitHub shows no result after the first 1,000, but counts all.
+        cut = total > seen >= _SEARCH_RESULTS and last != since
+        if cut and last is not None:
+            self._created_since[query] = last
+        else:
+            self._created_since.pop(query, None)
+        if cut or since is not None:
+            raise only_a_part(self.host, labels)
 
     async def _path_of(self, repository: str) -> str:
         call = Call("GET", path("repos", *repository.split("/", 1)), f"reading the repository {repository}")

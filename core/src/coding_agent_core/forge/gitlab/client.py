@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from pydantic import AliasPath, Field
 
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError
+from coding_agent_core.errors import ForgeError, ForgeListTooLongError, ForgeNotFoundError
 from coding_agent_core.forge.base import (
     CHANGE_PAGES,
     COMMENT_LIMIT,
@@ -147,15 +147,20 @@ class GitLabForge(Forge):
         """
         missing = 0
         problem: ForgeError | None = None
+        too_long: ForgeError | None = None
         places = list_paths(kind, self.settings)
         for where in places:
             try:
                 for label in sorted(labels):
                     what = f"looking in {where} for items labeled {label!r}"
                     call = Call("GET", where, what, list_params(label, self.settings))
-                    async for page in self.client.pages(list[_ProjectItem], call, limit=_LIST_PAGES):
-                        for found in page:
-                            yield found, self._item_of(found, kind)
+                    pages = self._lists.pages(list[_ProjectItem], call, [label], limit=_LIST_PAGES)
+                    try:
+                        async for page in pages:
+                            for found in page:
+                                yield found, self._item_of(found, kind)
+                    except ForgeListTooLongError as error:
+                        too_long = error
             except ForgeNotFoundError as error:
                 missing += 1
                 if missing == len(places):
@@ -166,6 +171,7 @@ class GitLabForge(Forge):
                 problem = problem or error
                 if error.status is None:  # no other list can be read either
                     break
+        problem = problem or too_long
         if problem is not None:
             raise problem
 

@@ -214,11 +214,12 @@ def test_failed_checks_show_the_ends_of_their_logs_and_what_could_not_be_read() 
     check = FailedCheck(
         "unit", "failure", "https://ci.test/7", "1 failed", "start\n" + "l" * 50_000 + "\nend"
     )
-    text = reviewed(checks=Checks((check,), ("the commit statuses (403)",)))
+    text = reviewed(checks=Checks((check,), ("the commit statuses (403)",), ("older check runs",)))
     assert "<<<M check unit: failure\nhttps://ci.test/7\n\n1 failed\n\nThe end of its log:\n" in text
     assert "lll\nend\nM>>>" in text
     assert "start\n" not in text.partition("The end of its log:\n")[2]
     assert "could not be read with the agent's token: the commit statuses (403)." in text
+    assert "These were not read, because there are too many: older check runs." in text
     assert len(text) < LOG_LIMIT + 2_000
 
 

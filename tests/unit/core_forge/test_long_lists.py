@@ -184,3 +184,44 @@ async def test_each_search_finds_the_next_part_of_more_labeled_items_than_it_rea
     rest.clear()
     await search(rest)
     assert len(rest) == size
+
+
+SOME_LEFT_OUT = {
+    Platform.GITHUB: ("14 more failed checks", "older check runs", "older commit statuses"),
+    Platform.GITLAB: ("490 more failed checks", "older failed jobs"),
+    Platform.GITEA: ("2 more failed checks", "older commit statuses"),
+}
+
+
+@EACH_FORGE
+async def test_failed_checks_say_what_was_not_read_of_them(platform: Platform) -> None:
+    """A failed check can be behind the last page, and only ten of those that were read are shown."""
+
+    def named(number: int) -> dict[str, Any]:
+        state = "failed" if platform is Platform.GITLAB else "failure" if number in range(12) else "success"
+        return {
+            "id": number,
+            "name": f"check {number}",
+            "context": f"status {number}",
+            "conclusion": state,
+            "state": state,
+            "status": state,
+        }
+
+    checks = paged([named(number) for number in range(2_200)])
+    change = opened(7, BRANCH)
+    change |= {"sha": "a" * 40, "head_pipeline": {"id": 5, "sha": "a" * 40, "project_id": 3, "ref": BRANCH}}
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        where = request.url.path
+        if where.endswith(("/jobs", "/check-runs", "/status")):
+            page = checks(request)
+            key = {"check-runs": "check_runs", "status": "statuses"}.get(where.rsplit("/", 1)[1])
+            return answer(200, {key: page.json()} if key else page.json(), Link=page.headers["link"])
+        if where.endswith(("/logs", "/trace")):
+            return answer(404)
+        return answer(200, change)
+
+    forge = Wire([handle]).forge(platform)
+    found = await forge.failed_checks(await forge.read(CHANGE[platform]))
+    assert (len(found.failed), found.left_out) == (10, SOME_LEFT_OUT[platform])

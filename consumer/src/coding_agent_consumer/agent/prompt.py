@@ -337,6 +337,8 @@ def _checks(checks: Checks, mark: str) -> str:
     lines = []
     if checks.unreadable:
         lines.append(f"These could not be read with the agent's token: {', '.join(checks.unreadable)}.")
+    if checks.left_out:
+        lines.append(f"These were not read, because there are too many: {', '.join(checks.left_out)}.")
     texts = [_check(check, mark) for check in checks.failed]
     shown = [texts[place] for place in fitting(texts, CHECKS_LIMIT)]
     if len(shown) < len(checks.failed):

@@ -352,7 +352,19 @@ class Checks:
     Attributes:
         failed: the failed checks, at most `CHECKS_LIMIT`.
         unreadable: the parts that could not be read, as phrases such as `the check runs (403)`.
+        left_out: what was not read because there is too much, as phrases such as `older commit statuses`.
+            Some of it may have failed, too.
     """
 
     failed: tuple[FailedCheck, ...] = ()
     unreadable: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @classmethod
+    def first(
+        cls, failed: Sequence[FailedCheck], unreadable: Sequence[str] = (), left_out: Sequence[str] = ()
+    ) -> Checks:
+        """Return the first `CHECKS_LIMIT` failed checks, and say how many there are beyond them."""
+        others = len(failed) - CHECKS_LIMIT
+        more = () if others <= 0 else (f"{others} more failed checks",)
+        return cls(tuple(failed[:CHECKS_LIMIT]), tuple(unreadable), (*more, *left_out))

@@ -23,7 +23,6 @@ from coding_agent_core.forge.calls import (
 )
 from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import (
-    CHECKS_LIMIT,
     Checks,
     Discussion,
     FailedCheck,
@@ -281,7 +280,7 @@ class GiteaDiscussion:
         where = self._repository("commits", commit, "status")
         pages = self.client.pages(_Combined, Call("GET", where, what, {"limit": _PAGE}), limit=_STATUS_PAGES)
         found = tuple([status async for page in pages for status in page.statuses or ()])
-        return Read(found, () if pages.complete else ("commit statuses",))
+        return Read(found, () if pages.complete else ("older commit statuses",))
 
     async def failed_checks(self, commit: str) -> Checks:
         """Return the failed commit statuses. Gitea's API shows no log of what made them."""
@@ -290,12 +289,9 @@ class GiteaDiscussion:
         except ForgeError as error:
             return Checks(unreadable=(f"the commit statuses ({error.status or 'no answer'})",))
         failed = [one for one in statuses.values if one.state in _FAILED]
-        return Checks(
-            tuple(
-                FailedCheck(one.context, one.state, one.target_url, one.description)
-                for one in failed[:CHECKS_LIMIT]
-            ),
-            unreadable=() if statuses.complete else ("some of the commit statuses (there are too many)",),
+        return Checks.first(
+            [FailedCheck(one.context, one.state, one.target_url, one.description) for one in failed],
+            left_out=statuses.left_out,
         )
 
     def _repository(self, *rest: str | int) -> str:

@@ -41,7 +41,7 @@ _TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ?", re.MULTILINE)
 _ERROR = "##[error]"
 _PAGES = 5
 """Maximum number of pages of reviews, comments, threads and files that are read: the newest 500 entries."""
-_CHECK_PAGES = 2
+_CHECK_PAGES = 10
 _UNKNOWN = "Cannot tell which review threads of %s are resolved, and which reviews were edited: %s"
 _FAILED = ("failure", "timed_out", "startup_failure", "error")
 _VERDICTS = {
@@ -309,23 +309,27 @@ class GitHubDiscussion:
         Fine-grained tokens cannot have the permission *Checks*. With such a token, the jobs of GitHub Actions
         are read instead, for which the permission *Actions* (read) is enough.
         """
-        failed: list[FailedCheck] = []
+        read: list[Read[FailedCheck]] = []
         unreadable: list[str] = []
         try:
-            failed += await self._check_runs(sha)
+            read.append(await self._check_runs(sha))
         except ForgeError as error:
             unreadable.append(f"the check runs ({error.status or 'no answer'})")
             try:
-                failed += await self._jobs(sha)
+                read.append(await self._jobs(sha))
             except ForgeError as also:
                 unreadable.append(f"the jobs of GitHub Actions ({also.status or 'no answer'})")
         try:
-            failed += await self._statuses(sha)
+            read.append(await self._statuses(sha))
         except ForgeError as error:
             unreadable.append(f"the commit statuses ({error.status or 'no answer'})")
-        return Checks(tuple(failed[:CHECKS_LIMIT]), tuple(unreadable))
+        return Checks.first(
+            [check for part in read for check in part.values],
+            unreadable,
+            [what for part in read for what in part.left_out],
+        )
 
-    async def _check_runs(self, sha: str) -> list[FailedCheck]:
+    async def _check_runs(self, sha: str) -> Read[FailedCheck]:
         call = Call(
             "GET",
             self._repository("commits", sha, "check-runs"),
@@ -333,39 +337,44 @@ class GitHubDiscussion:
         )
         pages = self.client.pages(_CheckRuns, call, limit=_CHECK_PAGES)
         failed = [run async for page in pages for run in page.check_runs if run.conclusion in _FAILED]
-        return [
+        checks = [
             FailedCheck(
                 name=run.name,
                 result=run.conclusion or "",
                 url=run.html_url,
                 summary=_joined(run.output.title, run.output.summary, run.output.text),
                 # A job of GitHub Actions has the id of its check run.
-                log=await self.log(run.id) if run.app == "github-actions" else "",
+                log=await self.log(run.id) if run.app == "github-actions" and index < CHECKS_LIMIT else "",
             )
-            for run in failed[:CHECKS_LIMIT]
+            for index, run in enumerate(failed)
         ]
+        return Read(tuple(checks), () if pages.complete else ("older check runs",))
 
-    async def _jobs(self, sha: str) -> list[FailedCheck]:
+    async def _jobs(self, sha: str) -> Read[FailedCheck]:
         what = f"reading the workflow runs of {self.item.display}"
         call = Call("GET", self._repository("actions", "runs"), what, {"head_sha": sha})
         pages = self.client.pages(_Runs, call, limit=1)
         runs = [run async for page in pages for run in page.workflow_runs if run.conclusion in _FAILED]
-        return [check for run in runs[:CHECKS_LIMIT] for check in await self._jobs_of(run)]
+        read = [await self._jobs_of(run) for run in runs[:CHECKS_LIMIT]]
+        complete = pages.complete and len(runs) <= CHECKS_LIMIT and all(one.complete for one in read)
+        checks = tuple(check for one in read for check in one.values)
+        return Read(checks, () if complete else ("older jobs of GitHub Actions",))
 
-    async def _jobs_of(self, run: _Run) -> list[FailedCheck]:
+    async def _jobs_of(self, run: _Run) -> Read[FailedCheck]:
         what = f"reading the jobs of {self.item.display}"
         call = Call("GET", self._repository("actions", "runs", run.id, "jobs"), what, {"filter": "latest"})
         pages = self.client.pages(_Jobs, call, limit=1)
         jobs = [job async for page in pages for job in page.jobs if job.conclusion in _FAILED]
-        return [
+        checks = [
             FailedCheck(
                 name=" / ".join(filter(None, (run.name, job.name))),
                 result=job.conclusion or "",
                 url=job.html_url,
-                log=await self.log(job.id),
+                log=await self.log(job.id) if index < CHECKS_LIMIT else "",
             )
-            for job in jobs[:CHECKS_LIMIT]
+            for index, job in enumerate(jobs)
         ]
+        return Read(tuple(checks), () if pages.complete else ("older jobs",))
 
     async def log(self, job: int | str) -> str:
         """Return the end of a job's log up to its error; empty if it cannot be read."""
@@ -373,15 +382,17 @@ class GitHubDiscussion:
         call = Call("GET", self._repository("actions", "jobs", job, "logs"), what)
         return until_error(await self.client.log(call, _TIME))
 
-    async def _statuses(self, sha: str) -> list[FailedCheck]:
+    async def _statuses(self, sha: str) -> Read[FailedCheck]:
         what = f"reading the commit statuses of {self.item.display}"
         call = Call("GET", self._repository("commits", sha, "status"), what)
-        return [
+        pages = self.client.pages(_Statuses, call, limit=_CHECK_PAGES)
+        checks = [
             FailedCheck(status.context, status.state, status.target_url, status.description)
-            async for page in self.client.pages(_Statuses, call, limit=_CHECK_PAGES)
+            async for page in pages
             for status in page.statuses
             if status.state in _FAILED
         ]
+        return Read(tuple(checks), () if pages.complete else ("older commit statuses",))
 
     def _pull(self, *rest: str | int) -> str:
         return self._repository("pulls", self.item.number, *rest)

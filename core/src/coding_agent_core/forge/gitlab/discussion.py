@@ -20,6 +20,8 @@ SECTION = re.compile(r"section_(?:start|end):\d+:[^\r\n]*\r?")
 """Matches the marks of sections in a job's log."""
 _PAGES = 10
 """Maximum number of pages of discussions. GitLab can only list them with the oldest first."""
+_JOB_PAGES = 5
+"""Maximum number of pages of failed jobs: 500 jobs."""
 _VERSIONS = 5
 """Maximum number of versions of the merge request whose differences are read, for the hunks of threads."""
 
@@ -139,27 +141,24 @@ class GitLabDiscussion:
             project = path("projects", pipeline.project_id)
             what = f"reading the failed jobs of {self.display}"
             call = Call("GET", f"{project}/pipelines/{pipeline.id}/jobs", what, {"scope[]": "failed"})
-            jobs = await self.client.entries(list[_Job], call)
+            jobs = await self.client.entries(list[_Job], call, limit=_JOB_PAGES)
         except ForgeError as error:
             return Checks(unreadable=(f"the pipeline ({error.status or 'no answer'})",))
         failed = [job for job in jobs.values if job.status == "failed" and not job.allow_failure]
         what = f"reading the log of a job of {self.display}"
-        return Checks(
-            tuple(
-                [
-                    FailedCheck(
-                        name=" / ".join(filter(None, (job.stage, job.name))),
-                        result=job.status,
-                        url=job.web_url,
-                        summary=job.failure_reason,
-                        log=await self.client.log(
-                            Call("GET", f"{project}/jobs/{job.id}/trace", what), SECTION
-                        ),
-                    )
-                    for job in failed[:CHECKS_LIMIT]
-                ]
+        checks = []
+        for index, job in enumerate(failed):
+            log = Call("GET", f"{project}/jobs/{job.id}/trace", what)
+            checks.append(
+                FailedCheck(
+                    name=" / ".join(filter(None, (job.stage, job.name))),
+                    result=job.status,
+                    url=job.web_url,
+                    summary=job.failure_reason,
+                    log=await self.client.log(log, SECTION) if index < CHECKS_LIMIT else "",
+                )
             )
-        )
+        return Checks.first(checks, left_out=() if jobs.complete else ("older failed jobs",))
 
     async def _change(self) -> _Change:
         return await self.client.get(_Change, Call("GET", self.path, f"reading {self.display}"))

@@ -40,13 +40,22 @@ def test_a_label_stays_one_segment(label: str, encoded: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "kind", "query"),
     [
-        (GitHub(), ItemKind.ISSUE, f"label:{ANY} is:issue state:open archived:false sort:updated-desc"),
+        (GitHub(), ItemKind.ISSUE, f"label:{ANY} is:issue state:open archived:false sort:created-asc"),
+        (
+            GitHub(query="state:open sort:updated-desc"),
+            ItemKind.ISSUE,
+            f"label:{ANY} is:issue state:open sort:created-asc",
+        ),
         (
             GitHub(owner="acme", assignee="bot", query=""),
             ItemKind.CHANGE,
-            f"label:{ANY} is:pull-request user:acme assignee:bot state:open",
+            f"label:{ANY} is:pull-request user:acme assignee:bot state:open sort:created-asc",
         ),
-        (GitHub(query="-label:wip is:open"), ItemKind.ISSUE, f"label:{ANY} is:issue -label:wip is:open"),
+        (
+            GitHub(query="-label:wip is:open sort:created-asc"),
+            ItemKind.ISSUE,
+            f"label:{ANY} is:issue -label:wip is:open",
+        ),
     ],
 )
 def test_search_query(settings: GitHub, kind: ItemKind, query: str) -> None:

@@ -52,6 +52,34 @@ def test_what_an_answer_means(
 
 
 @pytest.mark.parametrize(
+    ("headers", "account", "said"),
+    [
+        ({}, "", "refused labeling (403). Check the token and its permissions: `github.token`."),
+        (
+            {"x-accepted-github-permissions": "issues=write; pull_requests=write"},
+            "bot",
+            "It asks for: issues=write; pull_requests=write. Check bot's token and its permissions:",
+        ),
+        ({"x-accepted-oauth-scopes": "repo"}, "bot", "It asks for: repo. Check bot's token"),
+        ({"x-accepted-oauth-scopes": ""}, "bot", "refused labeling (403). Check bot's token"),
+    ],
+)
+def test_a_refusal_names_the_right_and_the_account(headers: dict[str, str], account: str, said: str) -> None:
+    """GitHub's answers name the permissions, or a classic token's scopes, that a request needs."""
+    error = forge_error(
+        403,
+        headers,
+        b"",
+        what="labeling",
+        host="github.com",
+        token="`github.token`",
+        now=NOW,
+        account=account,
+    )
+    assert said in str(error)
+
+
+@pytest.mark.parametrize(
     ("headers", "seconds"),
     [
         ({}, None),

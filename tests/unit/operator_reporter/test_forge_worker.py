@@ -128,6 +128,11 @@ class Scene:
         return float(reporter_program.UNAVAILABLE.labels("forge.example")._value.get())
 
 
+def idle(scene: Scene) -> bool:
+    """Whether no reconcile runs, and the results of all are recorded."""
+    return not scene.worker.backlog._busy
+
+
 @asynccontextmanager
 async def running() -> AsyncIterator[Scene]:
     scene = Scene()
@@ -206,6 +211,34 @@ async def test_a_refusal_is_an_answer() -> None:
 
         scene.does = refused
         await scene.until(lambda: scene.worker.breaker is None)
+
+
+@pytest.mark.parametrize(
+    ("status", "waits"),
+    [(403, [60, 120, 240, 480, 960, 1920, 3600, 3600]), (404, [60, 120, 240]), (401, [60] * 8)],
+)
+async def test_what_the_forge_refuses_is_tried_again_more_and_more_rarely(
+    status: int, waits: list[float]
+) -> None:
+    """Only a person can help. A new token is expected soon, and its old one may concern all tasks."""
+    async with running() as scene:
+        scene.does = lambda _: ForgeRefusedError("no right", status=status)
+
+        async def next_wait() -> float:
+            before = len(scene.reconciles)
+            scene.add(1)
+            await scene.until(lambda: len(scene.reconciles) > before and scene.at_once == 0)
+            await scene.until(lambda: idle(scene))
+            return scene.worker.backlog.next_due(asyncio.get_running_loop().time()) or 0.0
+
+        found = [await next_wait() for _ in waits]
+        assert [reason for _, reason in scene.problems.reasons] == ["ForgeRefused"], "it is said once"
+        # A wait is shorter by up to a half at random, and the test itself takes some time.
+        assert all(most / 2 - 20 < wait <= most for wait, most in zip(found, waits, strict=True)), found
+        scene.does = lambda _: None
+        assert await next_wait() > 3000, "the check of an item without news"
+        scene.does = lambda _: ForgeRefusedError("no right", status=status)
+        assert await next_wait() <= 60, "it begins anew after a success"
 
 
 async def test_an_answer_before_the_failure_proves_nothing() -> None:

@@ -345,13 +345,14 @@ class Forge(ABC):
 
     async def _account(self) -> User:
         known = await self.client.token.account()
-        if known is not None:
-            return known
-        identity = await self.client.token.identity()
-        if self._own is None or self._own[0] != identity:
-            call = Call("GET", "/user", "asking who our token belongs to")
-            self._own = (identity, await self.client.get(User, call))
-        return self._own[1]
+        if known is None:
+            identity = await self.client.token.identity()
+            if self._own is None or self._own[0] != identity:
+                call = Call("GET", "/user", "asking who our token belongs to")
+                self._own = (identity, await self.client.get(User, call))
+            known = self._own[1]
+        self.client.account = known.login
+        return known
 
     async def token_expiry(self) -> datetime | None:
         """Return when our token expires, in UTC; `None` if it never does, or if the forge cannot say it."""

@@ -226,6 +226,7 @@ class ForgeClient:
         pace: limits the rate of all requests, including repeated and redirected ones; `None` for no limit.
         transport: replaces the network in tests.
         page_size: the most entries that the forge puts into a page; `None` until it was asked.
+        account: the login of the token's account, for messages; empty until it is known.
         redirected: the paths, in lower case, of repositories of which requests were redirected, most likely
             because the repositories have other names now.
     """
@@ -239,6 +240,7 @@ class ForgeClient:
     pace: Paced | None = None
     transport: httpx.AsyncBaseTransport | None = None
     page_size: int | None = None
+    account: str = field(default="", init=False)
     redirected: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -419,7 +421,14 @@ class ForgeClient:
     def _problem(self, call: Call, response: httpx.Response, content: bytes) -> ForgeError:
         status, headers, now = response.status_code, response.headers, self.clock.now()
         error = forge_error(
-            status, headers, content, what=call.what, host=self.host, token=self.token.place, now=now
+            status,
+            headers,
+            content,
+            what=call.what,
+            host=self.host,
+            token=self.token.place,
+            now=now,
+            account=self.account,
         )
         error.answered_at = _date_of(headers)
         return error

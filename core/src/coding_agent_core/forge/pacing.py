@@ -24,6 +24,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
 )
 from coding_agent_core.retry import Clock
+from coding_agent_core.text import one_line
 
 LIMITED_WAIT = 60.0
 """Seconds to wait after a rate limit without Retry-After (GitHub, *Rate limits for the REST API*)."""
@@ -264,12 +265,14 @@ def forge_error(
     host: str,
     token: str,
     now: datetime,
+    account: str = "",
 ) -> ForgeError:
     """Return the error for an answer with a status of 300 or more.
 
     Args:
         headers: the answer's headers, with names in lower case.
         token: where a person sets our token.
+        account: the login of the token's account; empty if it is not known yet.
     """
     message = message_of(content)
     detail = f": {message}" if message else ""
@@ -288,8 +291,11 @@ def forge_error(
             status=status,
         )
     if status in (401, 403):
+        wanted = headers.get("x-accepted-github-permissions") or headers.get("x-accepted-oauth-scopes")
+        needs = f" It asks for: {one_line(wanted, 200)}." if wanted and status == 403 else ""
+        whose = f"{account}'s token" if account else "the token"
         return ForgeRefusedError(
-            f"{host} refused {what} ({status}){detail}. Check the token and its permissions: {token}.",
+            f"{host} refused {what} ({status}){detail}.{needs} Check {whose} and its permissions: {token}.",
             status=status,
         )
     if status in (404, 410):

@@ -203,7 +203,8 @@ class Reporter(Section):
     retry_first: float = Field(default=2.0, gt=0)
     """Delay before the first retry while a forge does not answer. It doubles with each further retry."""
     retry_max: float = Field(default=120.0, gt=0)
-    """Longest delay between two retries."""
+    """Longest delay between two retries. What the forge refuses is retried more and more rarely, at last once
+    an hour, and at once when the task changes."""
     outage_shown_after: float = Field(default=30.0, ge=0)
     """When a forge has not answered for this long, tasks that wait for it get a condition and an Event."""
     request_timeout: float = Field(default=10.0, gt=0)

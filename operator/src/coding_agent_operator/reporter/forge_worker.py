@@ -11,7 +11,12 @@ from enum import IntEnum
 
 from coding_agent_core.admission import must_check_label
 from coding_agent_core.agenttask import AgentTask, Event
-from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
+from coding_agent_core.errors import (
+    CodingAgentError,
+    ForgeError,
+    ForgeUnavailableError,
+    QueueUnavailableError,
+)
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.issue_commands import LABEL_COMMANDS, PENDING
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
@@ -39,6 +44,8 @@ _PROBLEMS_AT_A_TIME = 20
 _SHARE_OF_CHECKS = 0.25
 """The share of the request rate that checks of items without news may use."""
 _API_RETRY_FIRST_S, _API_RETRY_MAX_S = 0.5, 30.0
+_REFUSED_MAX_S = 3600.0
+"""Longest delay between two tries of what the forge refuses."""
 
 ReconcileTask = Callable[[AgentTask, TaskMemory], Awaitable[Requeue | None]]
 
@@ -320,7 +327,8 @@ class ForgeWorker:
                 await record_problem(self._tasks, task, memory, problem, self._clock())
             except ApiError as second:
                 _logger.warning("%s", second)
-            self._retry(name, memory, self._settings.retry_max)
+            self._retry(name, memory, self._refused_wait(error, memory))
+            memory.refusals += 1
         except TaskChangedError as error:
             _logger.info("%s; requeued", error)
             self.add(task, rank)
@@ -332,7 +340,8 @@ class ForgeWorker:
             _logger.exception("A reconcile failed; requeued")
             self._retry(name, memory, self._settings.retry_max)
         else:
-            memory.failures, memory.outage, memory.postponed = 0, None, None
+            memory.failures, memory.refusals = 0, 0
+            memory.outage = memory.postponed = None
             self._requeue(task, memory, requeue)
 
     def _requeue(self, task: AgentTask, memory: TaskMemory, requeue: Requeue | None) -> None:
@@ -381,6 +390,17 @@ class ForgeWorker:
         FAILED.labels(self.host).inc()
         memory.failures += 1
         self.backlog.retry(name, _now(), delay=delay)
+
+    def _refused_wait(self, error: CodingAgentError, memory: TaskMemory) -> float:
+        """Return when to try again what only a person can make possible, for example by a missing right.
+
+        A change of the task is an occasion too. A token that is refused (401) concerns every task, and
+        somebody may set a new one soon.
+        """
+        most = self._settings.retry_max
+        if isinstance(error, ForgeError) and error.status == 401:
+            return most
+        return backoff(memory.refusals + 1, most, max(most, _REFUSED_MAX_S))
 
     def _backoff(self, failures: int) -> float:
         return backoff(failures + 1, self._settings.retry_first, self._settings.retry_max)

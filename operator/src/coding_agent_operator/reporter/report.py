@@ -97,6 +97,7 @@ class TaskMemory:
         end_shown: when the item first showed the end of the task.
         pending: labels that contradict the task, and since when; a restart begins the grace time again.
         failures: the number of reconciles that failed since the last success.
+        refusals: the number of these that the forge refused.
         outage: set while the forge does not answer requests for this task; it may answer others.
         postponed: the phase of the task when the rate limits postponed its new comment.
         problem: the reason of the problem that the task's conditions show.
@@ -115,6 +116,7 @@ class TaskMemory:
     end_shown: datetime | None = None
     pending: PendingCorrection | None = None
     failures: int = 0
+    refusals: int = 0
     outage: Outage | None = None
     postponed: Phase | None = None
     problem: str = ""

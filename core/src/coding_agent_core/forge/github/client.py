@@ -69,6 +69,7 @@ _logger = logging.getLogger("coding_agent.forge")
 _SEARCH_PAGES = 10
 """Maximum number of pages of a search, because GitHub returns only the first 1,000 results."""
 _SEARCH_RESULTS = _SEARCH_PAGES * PAGE_SIZE
+_ORDER = re.compile(r"(?<!\S)sort:\S+")
 _TITLE_LIMIT = 256
 _BODY_LIMIT = 65_536
 """Maximum numbers of characters that GitHub accepts in a pull request's title and body."""
@@ -187,7 +188,7 @@ class GitHubForge(Forge):
         what = f"searching for items labeled {min(labels)!r}"
         since = self._created_since.get(query)
         params = {"q": f"{query} created:>={since:%Y-%m-%dT%H:%M:%SZ}" if since else query}
-        call = Call("GET", "/search/issues", what, params | {"sort": "created", "order": "asc"})
+        call = Call("GET", "/search/issues", what, params)
         total, seen, last = 0, 0, since
         async for page in self.client.pages(_SearchPage, call, limit=_SEARCH_PAGES):
             total, seen = page.total_count, seen + len(page.items)
@@ -466,7 +467,8 @@ def search_query(kind: ItemKind, settings: GitHub, labels: frozenset[str]) -> st
 
     An item needs only one of the labels that commas separate. GitHub requires `is:issue` or
     `is:pull-request` in each query, so issues and pull requests are searched one after the other. `user:`
-    also selects organizations.
+    also selects organizations. The oldest items are first, whatever order the settings name, so that a search
+    can go on where the last one ended.
     """
     names = ",".join(json.dumps(label, ensure_ascii=False) for label in sorted(labels))
     parts = [f"label:{names}", "is:issue" if kind is ItemKind.ISSUE else "is:pull-request"]
@@ -474,11 +476,11 @@ def search_query(kind: ItemKind, settings: GitHub, labels: frozenset[str]) -> st
         parts.append(f"user:{settings.owner}")
     if settings.assignee:
         parts.append(f"assignee:{settings.assignee}")
-    if settings.query.strip():
-        parts.append(settings.query.strip())
+    if query := " ".join(_ORDER.sub(" ", settings.query).split()):
+        parts.append(query)
     if "is:open" not in settings.query and "state:open" not in settings.query:
         parts.append("state:open")
-    return " ".join(parts)
+    return " ".join([*parts, "sort:created-asc"])
 
 
 def repository_of(repository_url: str) -> str:

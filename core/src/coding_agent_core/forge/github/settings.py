@@ -82,7 +82,7 @@ class GitHub(ForgeSettings):
     """REST base URL; GitHub Enterprise: `https://HOST/api/v3`."""
     owner: str = ""
     """Polling: only repositories of this user or organization."""
-    query: str = "state:open archived:false sort:updated-desc"
+    query: str = "state:open archived:false"
     """Polling: appended to the search."""
     redelivery: Redelivery = Redelivery()
     app: App | None = None

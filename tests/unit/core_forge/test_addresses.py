@@ -52,9 +52,9 @@ def test_a_label_stays_one_segment(label: str, encoded: str) -> None:
             f"label:{ANY} is:pull-request user:acme assignee:bot state:open sort:created-asc",
         ),
         (
-            GitHub(query="-label:wip is:open sort:created-asc"),
+            GitHub(query="-label:wip is:open"),
             ItemKind.ISSUE,
-            f"label:{ANY} is:issue -label:wip is:open",
+            f"label:{ANY} is:issue -label:wip is:open sort:created-asc",
         ),
     ],
 )

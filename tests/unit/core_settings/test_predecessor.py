@@ -179,15 +179,15 @@ github: {bot_label: a, bot_label: b, api_url: nonsense}
     assert keys(findings) == ["1: api_server", "3: mcp_servers.0", "6: github.query"]
 
 
-@pytest.mark.parametrize("document", ["migration.md", "migration.ja.md"])
+@pytest.mark.parametrize("document", ["index.md", "index.ja.md"])
 def test_the_migration_guide_names_every_old_key(document: str) -> None:
-    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "migration" / document).read_text(encoding="utf-8")
     for old in (*OLD_KEYS, *OLD_VARIABLES):
         row = next((line for line in text.splitlines() if line.startswith(f"| `{old.name}` |")), None)
         assert row is not None, f"no row for {old.name}"
         if old.honored_as:
             assert f"`{old.honored_as}`" in row
-        if document == "migration.md":
+        if document == "index.md":
             assert old.advice in row
 
 

@@ -8,7 +8,7 @@ import pytest
 from coding_agent_docs.paths import ROOT, pages
 
 MARK = re.compile(r"^<!-- Translated from (?P<original>\S+) (?P<hash>[0-9a-f]{12}) -->$", re.MULTILINE)
-GIVEN = ROOT / "docs" / "specification.ja.md"
+GIVEN = ROOT / "docs" / "migration" / "specification.ja.md"
 """The specification of the system, which has no original."""
 TRANSLATIONS = [page for page in pages() if page.name.endswith(".ja.md") and page != GIVEN]
 

@@ -3,7 +3,7 @@
 The polling agent's files are `config.yaml`, `config_github.yaml` and `config_gitlab.yaml` of
 https://github.com/notfolder/coding_agent at the commits 46238ff and b4da440 (the newest one when this was
 written), with the variables of its `main.py`. All other keys of these files are settings here too and mean
-the same. docs/migration.md shows `OLD_KEYS` and `OLD_VARIABLES`.
+the same. docs/migration/index.md shows `OLD_KEYS` and `OLD_VARIABLES`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ PINNED = (
         r"|(?:helm|source)-controller)) v(\S+)",
     ),
 )
-"""Where the versions are pinned that docs/tried-with.md names."""
+"""Where the versions are pinned that docs/versions.md names."""
 ALL = [block for page in pages() for block in blocks(page)]
 SHELL = [block for block in ALL if block.language in SHELLS]
 
@@ -170,7 +170,7 @@ def test_no_example_replaces_the_whole_system_prompt_with_a_sentence() -> None:
 
 
 def test_what_was_tried_is_what_the_tests_use() -> None:
-    text = (DOCS / "tried-with.md").read_text()
+    text = (DOCS / "versions.md").read_text().split("\n## Tried with\n")[1]
     named = set(re.findall(r"`(tests/[\w/.]+)`", text))
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
     for files, pattern in PINNED:

@@ -10,7 +10,7 @@ from coding_agent_docs.paths import DOCS, ROOT
 
 from tests.unit.operator.test_pod import agent, pod, workspace
 
-VERSIONS = (DOCS / "operations" / "versions.md").read_text(encoding="utf-8")
+VERSIONS = (DOCS / "versions.md").read_text(encoding="utf-8").split("\n## ")[1]
 SIZING = (DOCS / "operations" / "sizing.md").read_text(encoding="utf-8")
 CHART = ROOT / "charts" / "coding-agent"
 UNITS = {"m": 1, "Mi": 1, "Gi": 1024}

@@ -540,7 +540,7 @@ class Sent:
 async def test_a_burst_of_200_tasks(
     platform: Platform, host: str, comments: float, labels: float, ends: float
 ) -> None:
-    """The minutes are those of docs/operations/reporter.md."""
+    """The minutes are those of docs/labels.md."""
     sent = Sent(platform, host)
     assert await sent.send(FIRST) == pytest.approx(comments, abs=0.15)
     assert await sent.send(LABELS) == pytest.approx(labels, abs=0.15)

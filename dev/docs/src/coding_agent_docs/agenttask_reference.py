@@ -32,7 +32,7 @@ CONDITIONS = {
     ),
     "WithinBudget": "`False` while a [budget](../operations/budgets.md) keeps the task waiting",
     "LabelsShown": "`True` once the item has shown our labels. A trigger label after that asks for a new run",
-    "Reported": "`False` while [the item cannot be updated](../operations/reporter.md); the reason says why",
+    "Reported": "`False` while [the item cannot be updated](../labels.md#the-reporter); the reason says why",
 }
 """The meaning of each condition."""
 

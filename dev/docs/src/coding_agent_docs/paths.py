@@ -10,7 +10,7 @@ CONFIGURATION = DOCS / "reference" / "configuration.md"
 CHART_SCHEMA = ROOT / "charts" / "schema.py"
 """The script that lists the settings that the chart sets itself."""
 METRICS = DOCS / "reference" / "metrics.md"
-STATES = DOCS / "reference" / "states.md"
+LABELS = DOCS / "labels.md"
 AGENTTASK = DOCS / "reference" / "agenttask.md"
 CRD = ROOT / "crds" / "agenttask.yaml"
 

@@ -67,8 +67,8 @@ class _Example:
     cause: str = ""
 
 
-def states_page(head: str) -> str:
-    """Return the page: a section for each state, with the labels and the comment of the item."""
+def states_section(head: str) -> str:
+    """Return `head` and a section for each state, with the labels and the comment of the item."""
     return head + "".join(
         _section(example) for example in (*_waiting(), *_with_attempts(), *_after_the_work())
     )
@@ -80,7 +80,7 @@ def _section(example: _Example) -> str:
     visible, _hidden = comment(report).rsplit("\n\n", 1)
     quoted = "\n".join(f"> {line}".rstrip() for line in visible.splitlines())
     return (
-        f"\n## {example.title}\n\n{example.when}\n\n"
+        f"\n### {example.title}\n\n{example.when}\n\n"
         f"- status: phase `{task.status.phase}`, reason `{task.status.reason}`\n"
         f"- label: {_label(report.state.phase)}\n- comment:\n\n{quoted}\n"
     )
@@ -222,7 +222,7 @@ def _after_the_work() -> Iterator[_Example]:
     yield _Example(
         "Failed",
         "No attempt is left. The reason says what helps: "
-        "see [the list of reasons](../troubleshooting.md#failed).",
+        "see [the list of reasons](troubleshooting.md#failed).",
         _ended(
             Phase.FAILED,
             Reason.MODEL_UNAVAILABLE,

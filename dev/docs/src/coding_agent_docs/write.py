@@ -9,9 +9,9 @@ from pathlib import Path
 from coding_agent_docs.agenttask_reference import agenttask_page
 from coding_agent_docs.errors import DocsError
 from coding_agent_docs.metrics_reference import metrics
-from coding_agent_docs.paths import AGENTTASK, CHART_SCHEMA, CONFIGURATION, METRICS, STATES
+from coding_agent_docs.paths import AGENTTASK, CHART_SCHEMA, CONFIGURATION, LABELS, METRICS
 from coding_agent_docs.settings_reference import Group, groups
-from coding_agent_docs.states_reference import states_page
+from coding_agent_docs.states_reference import states_section
 
 _CONFIGURATION = """\
 # Configuration reference
@@ -63,15 +63,18 @@ Python's and the process's own metrics (`process_resident_memory_bytes`, …) ar
 
 
 _STATES = """\
-# What the item shows
-
-<!-- Generated from the programs by `python -m coding_agent_docs reference`. Do not edit. -->
 
 For each state of a task: the phase and reason in its status, the label that the item has, and the text of the
 comment on the item. The examples are of a task for issue 7 of `octo/demo`. GitLab shows the same, with a
 merge request in place of the pull request. A rate limit or an outage of the forge can delay what the item
 shows; the task's condition `Reported` is then False.
 """
+
+_STATES_MARK = (
+    "<!-- Generated from the programs by `python -m coding_agent_docs reference`, up to the end mark. "
+    "Do not edit. -->"
+)
+_END_MARK = "<!-- end -->"
 
 _AGENTTASK = """\
 # AgentTask
@@ -80,8 +83,8 @@ _AGENTTASK = """\
 
 An `AgentTask` (`coding-agent.dev/v1alpha1`, short name `agt`) is the work on one item for one application of
 the label. The receiver creates it; [a person can too](../kubectl.md#a-task-without-a-label).
-`kubectl explain agenttask.spec` shows the same fields. [What the item shows](states.md) has the comment for
-each state.
+`kubectl explain agenttask.spec` shows the same fields. [What the item
+shows](../labels.md#what-the-item-shows) has the comment for each state.
 """
 
 
@@ -90,9 +93,22 @@ def pages() -> dict[Path, str]:
     return {
         CONFIGURATION: configuration(),
         METRICS: metrics_page(),
-        STATES: states_page(_STATES),
+        LABELS: with_states(LABELS.read_text(encoding="utf-8")),
         AGENTTASK: agenttask_page(_AGENTTASK),
     }
+
+
+def with_states(text: str) -> str:
+    """Return the page on labels with the states as the programs show them now.
+
+    Raises:
+        DocsError: the page has no place for them.
+    """
+    before, mark, rest = text.partition(_STATES_MARK)
+    _, end, after = rest.partition(_END_MARK)
+    if not mark or not end:
+        raise DocsError(f"{LABELS} has no {_STATES_MARK} … {_END_MARK}")
+    return f"{before}{mark}\n{states_section(_STATES)}\n{_END_MARK}{after}"
 
 
 def write() -> list[Path]:

@@ -14,10 +14,11 @@ from coding_agent_core.forge.changes import (
     ChangeSnapshot,
     CheckConclusion,
     Mergeability,
+    Part,
     ReviewVerdict,
 )
 from coding_agent_core.forge.setup import setup_of
-from coding_agent_core.forge.values import Permission, Revised
+from coding_agent_core.forge.values import ItemDetails, Permission, Revised
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.round_rules.drafts import with_draft
@@ -179,6 +180,39 @@ async def test_whoever_applied_the_label_is_found_behind_pages_without_entries(
     assert applied is not None
     assert applied.user == "alice"
     assert len(wire.requests) == requests
+
+
+@pytest.mark.parametrize("hidden", [60, 400])
+async def test_a_title_cannot_be_changed_unseen_behind_references_that_we_may_not_see(hidden: int) -> None:
+    """Anybody can refer to an item from a private repository, and a timeline lacks such references."""
+    title = entry("change_title", 15, EVE, old_title="Round prices", new_title="Publish the keys")
+    entries = [label(3, BOT), *([None] * hidden), title]
+    issue = {"number": 7, "content_version": 0, "updated_at": at(16)}
+    wire = Gitea({f"{REPO}/issues/7/timeline": Pages(entries, counts_page=True), f"{REPO}/issues/7": issue})
+    details = ItemDetails(ISSUE, "Publish the keys", "", "eve", "", frozenset(), True, "main")
+    found = await wire.forge(Platform.GITEA).revisions(details, datetime.fromisoformat(at(3)))
+    assert [(one.what, one.user) for one in found] == [(Revised.TITLE, "eve")]
+
+
+async def test_reviews_of_strangers_push_no_remark_of_a_member_out_of_the_window() -> None:
+    """The comments of each review take a request, so of 100 reviews at most; anybody can write reviews."""
+    mallory = [{"id": 100 + number, "login": f"mallory{number}"} for number in range(150)]
+    reviews = [review(21, "COMMENT", ALICE, comments_count=1)]
+    reviews += [review(30 + number, "COMMENT", EVE, comments_count=1) for number in range(120)]
+    reviews += [
+        review(200 + number, "COMMENT", user, comments_count=1) for number, user in enumerate(mallory)
+    ]
+    table: dict[str, Any] = {
+        f"{REPO}/pulls/8/reviews/{one['id']}/comments": [said(one["id"], 3, 2, one["user"])]
+        for one in reviews
+    }
+    wire = Gitea(opened(**{"pulls/8/reviews": Pages(reviews), "assignees": [OWN, ALICE]}) | table)
+    found = await wire.forge(Platform.GITEA).snapshot(PULL)
+    authors = [thread.remarks[0].author.login for thread in found.threads]
+    assert len(authors) == 100
+    assert authors[0] == "alice"
+    assert authors.count("eve") <= 1, "nobody's reviews push out those of many others"
+    assert Part.THREADS in found.left_out
 
 
 async def test_a_timeline_that_is_too_long_does_not_say_that_nobody_applied_the_label() -> None:

@@ -408,7 +408,7 @@ def _cut(value: object, **limits: int) -> None:
             _set(value, name, text[:limit])
 
 
-def _newest_of_each(authors: Sequence[Actor], limit: int) -> set[int]:
+def newest_of_each(authors: Sequence[Actor], limit: int) -> set[int]:
     """Return the places of the entries to keep, of entries whose authors are given, the oldest first.
 
     Nobody's entries push out the newest of somebody else's. Members and authors with few entries come first.
@@ -426,7 +426,7 @@ def _newest_last(entries: Sequence[Remark | SubmittedReview], limit: int) -> Seq
     """Return the entries to keep, in their order; all of them if there are not too many."""
     if len(entries) <= limit:
         return entries
-    kept = _newest_of_each([one.author for one in entries], limit)
+    kept = newest_of_each([one.author for one in entries], limit)
     return [one for place, one in enumerate(entries) if place in kept]
 
 
@@ -442,7 +442,7 @@ def _newest_remarks(threads: tuple[ReviewThread, ...]) -> tuple[ReviewThread, ..
         remarks = [one for thread in threads if thread.resolved is resolved for one in thread.remarks]
         remarks.sort(key=lambda one: one.published_at)
         room = max(0, REMARKS_LIMIT - len(kept))
-        kept |= {id(remarks[place]) for place in _newest_of_each([one.author for one in remarks], room)}
+        kept |= {id(remarks[place]) for place in newest_of_each([one.author for one in remarks], room)}
     cut = (
         replace(
             thread,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ from coding_agent_core.forge.calls import (
     User,
     path,
 )
+from coding_agent_core.forge.changes import Actor, newest_of_each
 from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import (
     Checks,
@@ -39,8 +40,12 @@ _PAGES = 100
 """Maximum number of pages of the timeline and of reviews: 5,000 entries."""
 _FILE_PAGES = 10
 _STATUS_PAGES = 20
+_HIDDEN_PAGES = 10
+"""So many pages without an entry end the timeline of an item that was changed after its newest entry. An
+edited text explains such a change, too, so it does not say that something is missing."""
+_SECOND = timedelta(seconds=1)
 _READ_REVIEWS = 100
-"""Maximum number of reviews whose comments are read; the newest."""
+"""Maximum number of reviews whose comments are read, because each takes a request."""
 _VERDICTS = {
     "APPROVED": "approved",
     "REQUEST_CHANGES": "changes requested",
@@ -169,7 +174,7 @@ class GiteaDiscussion:
     client: ForgeClient
     item: Item
 
-    async def timeline(self) -> Read[TimelineEntry]:
+    async def timeline(self, updated: datetime | None = None) -> Read[TimelineEntry]:
         """Return the timeline; the oldest entry is first.
 
         Gitea cuts the list into pages before it leaves out comments on lines and what we may not see, and
@@ -177,6 +182,10 @@ class GiteaDiscussion:
         the middle: the list goes on until the places without an entry are more than the known comments on
         lines by a whole page. What else is left out are references from repositories that we may not see, and
         drafts of other people's reviews.
+
+        Args:
+            updated: when the item was last changed. If no entry is as new, somebody may hide newer entries
+                behind such references: then the list ends only after `_HIDDEN_PAGES` pages of such places.
         """
         what = f"reading the timeline of {self.item.display}"
         where = self._repository("issues", self.item.number, "timeline")
@@ -191,7 +200,10 @@ class GiteaDiscussion:
             if hidden is None:
                 hidden = sum(one.comments_count for one in (await self._listed_reviews()).values)
                 size = await self._page_size() if hidden else _PAGE
-            if number * size - len(found) >= hidden + size:
+            newest = max((one.created_at for one in found), default=None)
+            unexplained = updated is not None and (newest is None or newest + _SECOND < updated)
+            empty = _HIDDEN_PAGES if unexplained else 1
+            if number * size - len(found) >= hidden + empty * size:
                 return Read(tuple(found))
         return Read(tuple(found), (f"what comes after {_PAGES} pages of the timeline",))
 
@@ -222,13 +234,14 @@ class GiteaDiscussion:
     async def reviewed(self, timeline: Read[TimelineEntry]) -> Read[Reviewed]:
         """Return the submitted reviews with their threads; the oldest is first.
 
-        Of reviews that are left out because there are too many, the threads are missing. If the timeline does
-        not show when a review was submitted, that was at most as late as its last update.
+        If too many reviews have comments, the threads of some are missing: nobody's reviews push out the
+        newest of somebody else, and those of people with write access come first. If the timeline does not
+        show when a review was submitted, that was at most as late as its last update.
         """
         reviews = await self.reviews()
         submitted = {entry.review_id: entry.created_at for entry in timeline.values if entry.kind == "review"}
         with_comments = [one for one in reviews.values if one.comments_count]
-        unread = {one.id for one in with_comments[:-_READ_REVIEWS]}
+        unread = await self._beyond_limit(with_comments)
         found = []
         for review in reviews.values:
             read = review.comments_count and review.id not in unread
@@ -236,8 +249,19 @@ class GiteaDiscussion:
             published = max(review.submitted_at, submitted.get(review.id, latest or review.submitted_at))
             threads = await self._threads(review) if read else ()
             found.append(Reviewed(review, published, threads))
-        left_out = (*reviews.left_out, *(["threads of older reviews"] if unread else []))
+        left_out = (*reviews.left_out, *(["threads of some reviews"] if unread else []))
         return Read(tuple(found), left_out)
+
+    async def _beyond_limit(self, reviews: Sequence[ReviewAnswer]) -> set[int]:
+        """Return the ids of the reviews whose comments are not read; the oldest review is first."""
+        if len(reviews) <= _READ_REVIEWS:
+            return set()
+        what = f"reading who may write in the repository of {self.item.display}"
+        writers = await self.client.get(list[User], Call("GET", self._repository("assignees"), what))
+        ids = {one.id for one in writers}
+        authors = [Actor(str(one.user.id), one.user.login, member=one.user.id in ids) for one in reviews]
+        kept = newest_of_each(authors, _READ_REVIEWS)
+        return {one.id for place, one in enumerate(reviews) if place not in kept}
 
     async def _threads(self, review: ReviewAnswer) -> tuple[tuple[LineComment, ...], ...]:
         where = self._repository("pulls", self.item.number, "reviews", review.id, "comments")

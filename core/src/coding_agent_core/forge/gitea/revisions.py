@@ -35,7 +35,8 @@ class GiteaRevisions:
     async def since(self, since: datetime) -> tuple[Revision, ...]:
         """See `Forge.revisions`."""
         item = self.details.item
-        read = await GiteaDiscussion(self.client, item).timeline()
+        edited = await self._edited()
+        read = await GiteaDiscussion(self.client, item).timeline(edited.updated_at)
         timeline = read.values
         found = [
             Revision(Revised.TITLE, entry.author.login, whole_second(entry.created_at))
@@ -44,19 +45,17 @@ class GiteaRevisions:
         ]
         if not read.complete:  # somebody may have changed the title later
             found.append(Revision(Revised.TITLE, "", None))
-        if await self._may_have_text_edited(since):
+        if edited.content_version != 0 and whole_second(edited.updated_at) > since:
             found.append(Revision(Revised.TEXT, "", None))
         if item.kind is ItemKind.CHANGE:
             found += self._pushed(timeline, since)
         return tuple(found)
 
-    async def _may_have_text_edited(self, since: datetime) -> bool:
-        """Whether somebody may have edited the text after a time."""
+    async def _edited(self) -> _Edited:
         item = self.details.item
         where = path("repos", *item.repository.split("/", 1), "issues", item.number)
         call = Call("GET", where, f"reading how often {item.display} was edited")
-        edited = await self.client.get(_Edited, call)
-        return edited.content_version != 0 and whole_second(edited.updated_at) > since
+        return await self.client.get(_Edited, call)
 
     def _pushed(self, timeline: Sequence[TimelineEntry], since: datetime) -> list[Revision]:
         """Return the branch's newer pushes, and a revision without a user if none has the newest commit."""

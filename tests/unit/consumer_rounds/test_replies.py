@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from coding_agent_consumer.rounds.replies import (
@@ -14,10 +16,28 @@ from coding_agent_consumer.rounds.replies import (
     without_ids,
     written,
 )
-from coding_agent_core.forge.changes import ReviewVerdict
-from coding_agent_core.rounds.record import answer_mark, marked_answers
+from coding_agent_consumer.rounds.work import RoundWork
+from coding_agent_core.attempts import Outcome
+from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.forge.changes import ChangeSnapshot, ReviewThread, ReviewVerdict
+from coding_agent_core.reasons import Reason
+from coding_agent_core.rounds.record import RoundRecord, answer_mark, marked_answers
+from coding_agent_core.rounds.trigger import trigger_of
+from coding_agent_core.rounds.values import RoundCause, RoundKind
+from coding_agent_core.tasks import Item
 
-from tests.unit.core_rounds.making import ANNA, OLAF, OURS, REVIEW_BOT, change, remark, review, thread
+from tests.unit.core_rounds.making import (
+    ANNA,
+    HEAD,
+    OLAF,
+    OURS,
+    POLICY,
+    REVIEW_BOT,
+    change,
+    remark,
+    review,
+    thread,
+)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -128,3 +148,54 @@ def test_people_who_reviewed_are_asked_again_and_once() -> None:
     assert reviewers_of(on_gitlab, ["t1"], people, []) == (), "it would take the request back"
     bot = change(threads=(thread(remark(1, REVIEW_BOT)),), reviews=(review(5, REVIEW_BOT),))
     assert reviewers_of(bot, ["t1"], allowed={REVIEW_BOT.login}, read=()) == ()
+
+
+class AnsweringForge:
+    """A forge whose change has what is written to it, and whose answers to some replies are lost.
+
+    Attributes:
+        reads: the number of snapshots that were read.
+    """
+
+    def __init__(self, snapshot: ChangeSnapshot, *lost: str) -> None:
+        self.now, self.lost, self.reads = snapshot, set(lost), 0
+
+    async def snapshot(self, item: Item) -> ChangeSnapshot:
+        self.reads += 1
+        return self.now
+
+    async def reply(self, item: Item, to: ReviewThread, body: str) -> None:
+        ours = remark(90 + len(self.bodies), OURS, body)
+        answered = replace(to, remarks=(*to.remarks, ours))
+        threads = tuple(answered if one.id == to.id else one for one in self.now.threads)
+        self.now = replace(self.now, threads=threads)
+        if to.id in self.lost:
+            self.lost.discard(to.id)
+            raise ForgeUnavailableError("the answer was lost")
+
+    @property
+    def bodies(self) -> list[str]:
+        return [one.body for each in self.now.threads for one in each.remarks if one.author == OURS]
+
+
+@pytest.mark.parametrize(("lost", "reads"), [((), 1), (("1", "3"), 3)])
+async def test_a_change_is_read_once_for_all_replies_and_again_after_a_lost_answer(
+    lost: tuple[str, ...], reads: int
+) -> None:
+    snapshot = change(threads=tuple(thread(remark(number)) for number in range(1, 6)))
+    cause = RoundCause(RoundKind.REVIEW, tuple(f"t{number}" for number in range(1, 6)), HEAD)
+    forge: Any = AnsweringForge(snapshot, *(f"PRRT_{number}" for number in lost))
+    _, trigger = trigger_of(cause, snapshot.read_at)
+    work = RoundWork(forge, snapshot.item, POLICY, trigger, RoundRecord(), snapshot, cause)
+
+    async def deliver(step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await step()
+            except ForgeUnavailableError:
+                continue
+
+    await work.answer(Outcome(reason=Reason.COMPLETED, message="Done."), deliver)
+    assert sorted(work.answered) == ["t1", "t2", "t3", "t4", "t5"]
+    assert len(forge.bodies) == 5, "no remark has two replies"
+    assert forge.reads == reads + 1, "and once to ask for reviews"

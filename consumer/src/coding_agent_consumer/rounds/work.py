@@ -103,6 +103,8 @@ class RoundWork:
     """What an earlier attempt of the round worked on and has pushed."""
     _replying: bool = False
     """Whether replies are missing, because the attempt is about to write them or was cut off."""
+    _written: frozenset[str] | None = None
+    """The remarks that have a reply of ours; `None` if they must be read, e.g. because an answer was lost."""
     _patch: tuple[str, str] = ("", "")
     _tip: Callable[[], str] = lambda: ""
     """Returns the newest commit of the clone; an empty string while there is no clone."""
@@ -296,8 +298,8 @@ class RoundWork:
     async def answer(self, worked: Outcome, deliver: Deliver) -> None:
         """Reply to the remarks that the round has read, and ask their authors for another review.
 
-        A reply is looked for before it is written, because an answer of the forge can be lost. If the forge
-        refuses a reply, the others are written nevertheless.
+        Replies are looked for before they are written, because an earlier attempt may have written them, or
+        an answer of the forge was lost. If the forge refuses a reply, the others are written nevertheless.
 
         Args:
             worked: how the agent's work ended. Only a finished agent has something to say.
@@ -329,12 +331,14 @@ class RoundWork:
     async def _reply(self, reply: Reply, worked: Outcome) -> None:
         commit = self.head if self.pushed else ""
         body = reply_text(reply, worked.summary or worked.message, commit)
-        if set(reply.ids) <= written(await self.forge.snapshot(self.item)):
-            return
-        if reply.thread is None:
-            await self.forge.upsert_comment(self.item, reply.mark, body)
-        else:
-            await self.forge.reply(self.item, reply.thread, body)
+        known = self._written if self._written is not None else written(await self.forge.snapshot(self.item))
+        self._written = None
+        if not set(reply.ids) <= known:
+            if reply.thread is None:
+                await self.forge.upsert_comment(self.item, reply.mark, body)
+            else:
+                await self.forge.reply(self.item, reply.thread, body)
+        self._written = known | set(reply.ids)
 
     async def _resolve(self, reply: Reply, worked: Outcome) -> None:
         wanted = self.policy.resolve_threads and self.pushed and did(reply, worked.summary or worked.message)

@@ -24,12 +24,12 @@ from coding_agent_core.forge.gitea import webhook as gitea
 from coding_agent_core.forge.github import webhook as github
 from coding_agent_core.forge.gitlab import webhook as gitlab
 from coding_agent_core.forge.payload import FieldError
-from coding_agent_core.issue_commands import CommandName, command_in, store
+from coding_agent_core.issue_commands import command_in, store
 from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import Links, Report, comment, read_state
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.receiver import networks
-from coding_agent_core.tasks import Item, task_name
+from coding_agent_core.tasks import CommandName, Item, task_name
 from coding_agent_receiver.webhook_request import (
     BodyError,
     client_address,

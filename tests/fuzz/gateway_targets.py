@@ -25,7 +25,8 @@ from coding_agent_consumer.gateway.wire_formats import (
 )
 from coding_agent_core.attempts import MAX_MESSAGE_BYTES, Outcome
 from coding_agent_core.reasons import Reason
-from coding_agent_core.usage import Allowance, Price
+from coding_agent_core.settings.llm import Price
+from coding_agent_core.usage import Allowance
 
 from tests.fuzz.bounds import at_most, header_of
 

@@ -19,7 +19,6 @@ from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.environment import MAX_FILE_BYTES, EnvironmentFileError, read_file
 from coding_agent_core.issue_commands import (
     ANNOTATION_COMMANDS,
-    CommandName,
     IssueCommand,
     cancel_asked,
     executed,
@@ -30,7 +29,7 @@ from coding_agent_core.issue_commands import (
 from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import Links, Report, State, comment, read_state
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Phase
+from coding_agent_core.tasks import CommandName, Phase
 from coding_agent_operator.observed import Job, read_pod
 from coding_agent_operator.task_state import result_of, started_attempt, with_report
 from jsonschema import Draft7Validator

@@ -17,7 +17,8 @@ from coding_agent_core.forge.github import discussion as github
 from coding_agent_core.forge.gitlab import changes as gitlab
 from coding_agent_core.forge.gitlab.discussion import SECTION
 from coding_agent_core.forge.http import log_text
-from coding_agent_core.issue_commands import CommandName, command_in
+from coding_agent_core.issue_commands import command_in
+from coding_agent_core.markdown import inline, quotation, quoted_code
 from coding_agent_core.reporting import (
     Links,
     comment_with_change_rounds,
@@ -27,7 +28,8 @@ from coding_agent_core.reporting import (
 )
 from coding_agent_core.rounds.mentions import mentions
 from coding_agent_core.rounds.record import RoundRecord, marked_answers, read_record
-from coding_agent_core.text import inline, last_lines, one_line, quotation, quoted_code
+from coding_agent_core.tasks import CommandName
+from coding_agent_core.text import last_lines, one_line
 
 from tests.fixtures.deliveries import issue
 from tests.fuzz.bounds import linear

@@ -22,6 +22,7 @@ from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.environment import ENVIRONMENT_FILE, Environment
 from coding_agent_core.errors import ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.values import CommitIdentity, ItemDetails
+from coding_agent_core.markdown import inline, quotation
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import Clock, Deadline, StoppedError, both, run_until
@@ -29,7 +30,7 @@ from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.attempt_settings import Signing
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import TaskRequest, answered_issue
-from coding_agent_core.text import beginning, inline, quotation
+from coding_agent_core.text import beginning
 
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent_work import AgentWork, MakeAgent

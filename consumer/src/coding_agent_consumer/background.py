@@ -24,7 +24,8 @@ from coding_agent_core.environment import (
 )
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.values import BranchFacts, Checks, Comment, Discussion, ItemDetails, Read
+from coding_agent_core.forge.calls import Read
+from coding_agent_core.forge.values import BranchFacts, Checks, Comment, Discussion, ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.retry import Deadline
 from coding_agent_core.rounds.values import OWN_STATUS

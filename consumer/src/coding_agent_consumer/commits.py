@@ -12,8 +12,8 @@ from typing import NamedTuple
 from coding_agent_core.errors import CodingAgentError, ForgeRefusedError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import CommitIdentity
+from coding_agent_core.markdown import inline, quotation
 from coding_agent_core.settings.attempt_settings import Commits
-from coding_agent_core.text import inline, quotation
 
 from coding_agent_consumer.workspace.framing import MAX_FILE, MAX_PATCH, MAX_UNPACKED
 

@@ -105,7 +105,7 @@ async def run_consumer(
         SettingsError: no forge has a token, or the model is not configured.
     """
     # An attempt, which is the other program here, does without these.
-    from coding_agent_core.metrics import UsageMetrics  # noqa: PLC0415
+    from coding_agent_core.usage_metrics import UsageMetrics  # noqa: PLC0415
 
     from coding_agent_consumer.task_handler import TaskHandler, consume  # noqa: PLC0415
 

@@ -19,7 +19,6 @@ from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import ItemDetails
-from coding_agent_core.metrics import UsageMetrics
 from coding_agent_core.queue_messages import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import EVERY_LABEL_STAYS, State
@@ -27,6 +26,7 @@ from coding_agent_core.retry import Clock, Deadline, asked_wait, backoff, first_
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Origin, Phase, WithdrawalCause
 from coding_agent_core.usage import Usage
+from coding_agent_core.usage_metrics import UsageMetrics
 from prometheus_client import CollectorRegistry
 
 from coding_agent_consumer.agent_work import MakeAgent

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from coding_agent_core.forge.issued_tokens import issued_tokens
+from coding_agent_core.forge.http import issued_tokens
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets, SecretSettings, written_forms

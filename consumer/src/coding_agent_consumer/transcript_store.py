@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 from coding_agent_core.attempts import MAX_TAIL, Outcome, attempt_of_key, folder_of, transcript_key
 from coding_agent_core.errors import StoreError
 from coding_agent_core.retry import Deadline
-from coding_agent_core.settings.attempt_settings import S3, ContextStorage
+from coding_agent_core.settings.connections import S3, ContextStorage
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
 from coding_agent_core.text import last_lines

@@ -13,8 +13,8 @@ from coding_agent_core.attempts import Outcome
 from coding_agent_core.environment import VerifyCommand
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Deadline, StoppedError, run_until
+from coding_agent_core.settings.attempt_settings import OnFailure
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.verify import OnFailure
 from coding_agent_core.text import fenced, one_line, printable
 from coding_agent_core.verification import VerifiedCommand, VerifyReport, verified
 

@@ -1,13 +1,16 @@
-"""Addresses of clients, and which clients share a limit. Pure."""
+"""Addresses of clients and servers, and which clients share a limit. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+MAX_PLACE = 1024
+"""Maximum number of characters of a transcript's place or web address."""
 
 
 @lru_cache(maxsize=1024)
@@ -39,3 +42,17 @@ def client_group(address: Address | None) -> str:
     if isinstance(address, IPv6Address):
         return str(ip_network((address, 64), strict=False))
     return str(address)
+
+
+@lru_cache(maxsize=256)
+def host_of(url: str) -> str:
+    """Return the host of an http(s) URL in lower case, with its port if any.
+
+    Raises:
+        ValueError: the URL has no host.
+    """
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise ValueError(f"{url!r} has no host; give a URL such as https://forge.example.com")
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.hostname}{port}"

@@ -33,6 +33,7 @@ from coding_agent_core.agenttask import (
     AgentTask,
 )
 from coding_agent_core.tasks import (
+    FRESH,
     Cause,
     Item,
     Origin,
@@ -44,8 +45,6 @@ from coding_agent_core.tasks import (
     whole_second,
 )
 
-FRESH = timedelta(minutes=1)
-"""A webhook that arrives within this time after its label is fresh; a later one may be a redelivery."""
 SUBMITTED_WITHIN = timedelta(minutes=10)
 """A run that was announced longer ago is either stored or never will be, as a submission takes seconds."""
 _CREATED_WITHIN = timedelta(seconds=10)

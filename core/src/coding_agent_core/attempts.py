@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from coding_agent_core.addresses import MAX_PLACE
 from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import Environment
 from coding_agent_core.queue_messages import QueuedTask
@@ -25,8 +26,6 @@ ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
 """The environment variable of the agent's container that contains the attempt's input as JSON."""
 MAX_MESSAGE_BYTES = 4096
 """Kubernetes keeps at most 4,096 bytes of a container's termination message."""
-MAX_PLACE = 1024
-"""Maximum number of characters of a transcript's place or web address."""
 _ENDED_LENGTH = 500
 MAX_MESSAGE = 1024
 """Maximum number of characters of the sentence that says why an attempt ended."""

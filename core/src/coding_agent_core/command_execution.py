@@ -16,10 +16,10 @@ from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import Permission, clock_was_set_back_since
-from coding_agent_core.issue_commands import CommandName, IssueCommand
+from coding_agent_core.issue_commands import IssueCommand
 from coding_agent_core.metrics import CollectorRegistry, Counter
 from coding_agent_core.runners import RunnerName
-from coding_agent_core.tasks import Phase, Submission, TaskRequest, Withdrawal
+from coding_agent_core.tasks import CommandName, Phase, Submission, TaskRequest, Withdrawal
 
 _logger = logging.getLogger("coding_agent.commands")
 

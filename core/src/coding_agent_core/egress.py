@@ -11,10 +11,9 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field
-
-from coding_agent_core.tasks import Frozen
+from pydantic import BaseModel, Field
 
 _PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 """curl reads `http_proxy` only in lower case, other programs only in upper case."""
@@ -36,6 +35,8 @@ DENIALS_HOST = "denials.egress.internal"
 """The host name at which the proxy tells an agent which hosts it denied to the attempt."""
 MAX_DENIALS = 10
 """An outcome names at most this many hosts that the egress proxy denied: the most frequent ones."""
+Preset = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+"""The name of a list of hosts in the settings."""
 
 
 class Role(StrEnum):
@@ -93,7 +94,7 @@ def variables(address: str, user: str, key: str, *, direct: Iterable[str] = ()) 
     return {**dict.fromkeys(_PROXY, url), **dict.fromkeys(_DIRECT, no_proxy), _NODE: "1"}
 
 
-class Denial(Frozen, extra="ignore"):
+class Denial(BaseModel, frozen=True, extra="ignore"):
     """A host that the egress proxy denied to an attempt. Fields of a newer release are ignored.
 
     Attributes:

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from coding_agent_core.egress import Preset
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.runners import RunnerName
 from coding_agent_core.text import one_line, printable, problem_of
@@ -108,8 +109,6 @@ def _without_nul(value: str) -> str:
 
 Image = Annotated[str, Field(max_length=255), AfterValidator(_image)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
-Preset = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
-"""The name of a list of hosts in the settings."""
 _Command = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_without_nul)]
 _ServiceName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$")]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]

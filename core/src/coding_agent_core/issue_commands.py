@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from pydantic import AwareDatetime, Field, ValidationError
@@ -20,6 +19,7 @@ from coding_agent_core.agenttask import AGAIN, GROUP, LABEL_REPORTED, AgentTask,
 from coding_agent_core.runners import RunnerName
 from coding_agent_core.tasks import (
     Cause,
+    CommandName,
     ForgeTime,
     Frozen,
     Item,
@@ -37,15 +37,6 @@ LABEL_COMMANDS = f"{GROUP}/commands"
 PENDING = "pending"
 LIMIT_PER_NAME = 16
 """This many authors can each have one waiting command of the same name on an item."""
-
-
-class CommandName(StrEnum):
-    CANCEL = "cancel"
-    """Stop the item's task."""
-    RETRY = "retry"
-    """Start a new run if the last one failed or was cancelled."""
-    RUN = "run"
-    """Start a new run as if somebody had applied the label."""
 
 
 class StoredCommand(Frozen):

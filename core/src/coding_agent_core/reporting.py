@@ -23,6 +23,7 @@ from coding_agent_core.egress import Denial
 from coding_agent_core.errors import ForgeListTooLongError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import MARKER, LabelEvent
+from coding_agent_core.markdown import inline, quotation, quoted_code
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.registry import FACTS
@@ -31,7 +32,6 @@ from coding_agent_core.rounds.summary import summary_of
 from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen, Item, Phase, RoundTrigger
-from coding_agent_core.text import inline, quotation, quoted_code
 from coding_agent_core.usage import Usage
 from coding_agent_core.verification import Evidence, SideEvidence, VerifiedCommand
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
-
 from coding_agent_core.errors import ForgeUnavailableError
 
 _logger = logging.getLogger("coding_agent.waiting")
@@ -133,42 +131,25 @@ async def retry(
     Args:
         before_wait: called with the error, the seconds to wait, and the number of tries so far.
     """
-    began = clock.monotonic()
-    try:  # the first try is nearly always the only one, and it is much cheaper without tenacity
-        return await action()
-    except Exception as error:
-        if not retryable(error):
-            raise
-        first: list[Exception] = [error]
-
-    async def attempt() -> _T:  # a coroutine, because tenacity does not await a plain function's result
-        if first:
-            raise first.pop()
-        return await action()
-
-    def failure(state: RetryCallState) -> BaseException:
-        error = state.outcome.exception() if state.outcome else None
-        assert error is not None  # noqa: S101 - tenacity waits only after a failure
-        return error
-
-    def wait(state: RetryCallState) -> float:
-        seconds = policy.next_wait(
-            tried=state.attempt_number,
-            elapsed=clock.monotonic() - began,
-            chance=clock.chance(),
-            retry_after=getattr(failure(state), "retry_after", None),
-        )
-        return math.inf if seconds is None else seconds
-
-    retrying = AsyncRetrying(
-        retry=retry_if_exception(retryable),
-        wait=wait,
-        stop=lambda state: state.upcoming_sleep == math.inf,
-        sleep=clock.sleep,
-        before_sleep=lambda state: before_wait(failure(state), state.upcoming_sleep, state.attempt_number),
-        reraise=True,
-    )
-    return await retrying(attempt)
+    began, tried = clock.monotonic(), 0
+    while True:
+        try:
+            return await action()
+        except Exception as error:
+            if not retryable(error):
+                raise
+            tried += 1
+            seconds = policy.next_wait(
+                tried=tried,
+                elapsed=clock.monotonic() - began,
+                chance=clock.chance(),
+                retry_after=getattr(error, "retry_after", None),
+            )
+            if seconds is None:
+                raise
+            before_wait(error, seconds, tried)
+        # Outside of the handler, so that a cancellation of the wait does not show the error as its context.
+        await clock.sleep(seconds)
 
 
 async def while_unavailable(

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from coding_agent_core.addresses import host_of
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, HOSTS, KEY_TYPES, Platform
 from coding_agent_core.runners import RunnerName
@@ -44,6 +44,10 @@ class Origin(StrEnum):
     def shows_labels_only(self) -> bool:
         """Whether we saw the label on the item, and no event that it was applied."""
         return self in (Origin.POLL, Origin.LABELS)
+
+
+FRESH = timedelta(minutes=1)
+"""A webhook that arrives within this time after its label is fresh; a later one may be a redelivery."""
 
 
 class Phase(StrEnum):
@@ -239,6 +243,17 @@ class Cause(StrEnum):
     REVIEW = "review"
     CHECKS = "checks"
     CONFLICT = "conflict"
+
+
+class CommandName(StrEnum):
+    """The commands that people write as comments."""
+
+    CANCEL = "cancel"
+    """Stop the item's task."""
+    RETRY = "retry"
+    """Start a new run if the last one failed or was cancelled."""
+    RUN = "run"
+    """Start a new run as if somebody had applied the label."""
 
 
 ROUND_CAUSE_LIMIT = 8192
@@ -448,20 +463,6 @@ class Withdrawal(Frozen):
 
 def new_uuid() -> str:
     return str(uuid_module.uuid4())
-
-
-@lru_cache(maxsize=256)
-def host_of(url: str) -> str:
-    """Return the host of an http(s) URL in lower case, with its port if any.
-
-    Raises:
-        ValueError: the URL has no host.
-    """
-    parts = urlsplit(url)
-    if not parts.hostname:
-        raise ValueError(f"{url!r} has no host; give a URL such as https://forge.example.com")
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.hostname}{port}"
 
 
 def item_of(

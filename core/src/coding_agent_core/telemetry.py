@@ -17,17 +17,10 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.settings.model import Logging
+from coding_agent_core.settings.reading import Logging
+from coding_agent_core.text import escaped, safe
 
 _CONTEXT: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("coding_agent_log_context", default=())
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0))} | {
-    ord("\n"): "\\n",
-    ord("\r"): "\\r",
-    ord("\t"): "\\t",
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
-}
-_VALUE_LENGTH = 200
 _CHATTY = (
     "httpx",
     "httpx2",
@@ -57,16 +50,6 @@ def bound(**fields: str | None) -> Iterator[None]:
         _CONTEXT.reset(token)
 
 
-def safe(value: str, limit: int = _VALUE_LENGTH) -> str:
-    """Make foreign text safe for logs and answers: escape control characters and surrogates, and cut it.
-
-    Returns:
-        at most `limit` characters; an escape has several.
-    """
-    escaped = _one_line(value[: limit + 1])
-    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
-
-
 class TextFormatter(logging.Formatter):
     """Formats lines like `2024-01-15 10:30:45 INFO [webhook.server] message delivery=…`, in local time."""
 
@@ -74,7 +57,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s [%(name)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the standard library's name
-        record.message = _one_line(record.message)
+        record.message = escaped(record.message)
         context = "".join(f" {name}={value}" for name, value in _CONTEXT.get())
         return super().formatMessage(record) + context
 
@@ -87,7 +70,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": _one_line(record.getMessage()),
+            "message": escaped(record.getMessage()),
             **dict(_CONTEXT.get()),
         }
         if record.exc_info:
@@ -134,9 +117,3 @@ def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _SILENT:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def _one_line(message: str) -> str:
-    if message.isprintable():  # true for nearly all messages, and then there is nothing to escape
-        return message
-    return message.encode("utf-8", "backslashreplace").decode("utf-8").translate(_CONTROL)

@@ -1,15 +1,6 @@
-"""Makes foreign text fit to show: without control characters, short, and inert. Pure.
+"""Makes foreign text fit to show: short, and without control characters. Pure.
 
-Forges execute text with the rights of the account that wrote it, which is ours. So all text that can reach a
-comment, the title or description of a change, or a commit's message goes through `inline`, `quotation` or
-`quoted_code`. If text would have an effect, a zero width space after its first characters breaks it but
-leaves it readable. Several lines become a quotation, in which no line is a command. The rules of all forges
-apply everywhere. The vendors document which text has an effect:
-
-- On one forge: `active_text` and `active_blocks` of its `PlatformFacts`.
-- Azure Pipelines: *Skipping CI for individual pushes*. Jira: *Process work items with smart commits*.
-- All forges render Markdown first: character references and HTML become text with an effect, or hide it.
-  Images are fetched when they are shown, and could send what the model has read to the image's server.
+`markdown` also makes it inert in comments, titles and commit messages.
 """
 
 from __future__ import annotations
@@ -20,31 +11,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from coding_agent_core.registry import FACTS
-
 _OTHER_SPACES = re.compile(r"[\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-BREAK = "\u200b"
-"""ZERO WIDTH SPACE: it has no width, and belongs to no name, number, keyword or address."""
-_ACTIVE = re.compile(
-    "|".join(
-        (
-            r"@(?=\S)",  # mentions, also owner@commit
-            r"\#(?=[^\s#])",  # references to items; smart commits: PROJ-1 #close
-            r"\[(?=[^\]\n]{0,80}(?:skip|no[ _-]?ci))",  # [skip ci], [ci skip], [no ci], [skip azurepipelines]
-            r"\bno_(?=ci\b)",  # ***NO_CI***
-            r"&(?=\#?\w{1,40};)",  # character references: &#64; is an @
-            r"<(?=[a-z/!?])",  # HTML, its comments, <https://...>
-            r"!(?=\[)",  # images
-            *(pattern for facts in FACTS.values() for pattern in facts.active_text),
-        )
-    ),
-    re.IGNORECASE,
-)
-_BLOCK = re.compile(
-    "|".join((r"``(?=`)", r"~~(?=~)", *(block for facts in FACTS.values() for block in facts.active_blocks)))
-)
-"""The beginnings of fences, and of similar blocks of the forges."""
-
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0))} | {
+    ord("\n"): "\\n",
+    ord("\r"): "\\r",
+    ord("\t"): "\\t",
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
+_SAFE_LENGTH = 200
 
 _TEXT, _NUMBER, _WHOLE = "must be text", "must be a number", "must be a whole number"
 _LIST, _MAPPING, _BOOLEAN = "must be a list", "must be a mapping", "must be true or false"
@@ -128,37 +103,23 @@ def one_line(text: str, length: int) -> str:
     return beginning(" ".join(text.split()), length)
 
 
-def inline(text: str) -> str:
-    """Return the text on one line, for places without quotation: a title, our own sentence, a subject."""
-    return _BLOCK.sub(_broken, _plain(" ".join(text.split())))
-
-
-def quotation(text: str) -> str:
-    """Return the text as a Markdown quotation that renders its own Markdown; empty if the text is empty."""
-    plain = _plain(text)
-    return _quoted(plain.split("\n")) if plain else ""
-
-
-def quoted_code(text: str) -> str:
-    """Return the text as a code block in a quotation; its Markdown is not rendered or able to end it."""
-    lines = [_BLOCK.sub(_broken, line) for line in _plain(text).split("\n")]
-    return _quoted(["```", *lines, "```"])
-
-
 def fenced(mark: str, title: str, text: str) -> str:
     """Return a text as data for a model, between marks that the text cannot know."""
     return f"<<<{mark} {title}\n{text}\n{mark}>>>"
 
 
-def _plain(text: str) -> str:
-    # Invisible characters are removed first, because the text that they separate could then have an effect.
-    visible = printable("\n".join(text.expandtabs(4).splitlines()))
-    return _ACTIVE.sub(_broken, visible)
+def safe(value: str, limit: int = _SAFE_LENGTH) -> str:
+    """Make foreign text safe for logs and answers: escape control characters and surrogates, and cut it.
+
+    Returns:
+        at most `limit` characters; an escape has several.
+    """
+    shown = escaped(value[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def _broken(found: re.Match[str]) -> str:
-    return found[0] + BREAK
-
-
-def _quoted(lines: list[str]) -> str:
-    return "\n".join(f"> {line}".rstrip() for line in lines)
+def escaped(text: str) -> str:
+    """Return the text on one line: control characters and surrogates are escaped."""
+    if text.isprintable():  # true for nearly all texts, and then there is nothing to escape
+        return text
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").translate(_CONTROL)

@@ -23,7 +23,6 @@ MANY_TOKENS = 2**53
 status of a task could not hold a larger one."""
 _SMALLEST = Decimal("0.000001")
 """Amounts are rounded to this, because a request to a cheap model costs far less than a cent."""
-_MILLION = Decimal(1_000_000)
 _CENTS = 2
 
 
@@ -47,32 +46,6 @@ class Cost(Frozen, extra="ignore"):
 
     def __str__(self) -> str:
         return f"{self.amount} {self.currency}"
-
-
-class Price(Frozen):
-    """What a model's provider charges for a million tokens."""
-
-    input: Decimal = Field(ge=0, le=1_000_000)
-    """Price of a million tokens sent."""
-    output: Decimal = Field(ge=0, le=1_000_000)
-    """Price of a million tokens received."""
-    cached_input: Decimal | None = Field(default=None, ge=0, le=1_000_000)
-    """Price of a million tokens sent that the provider had in its cache; by default the same as `input`."""
-    cache_write: Decimal | None = Field(default=None, ge=0, le=1_000_000)
-    """Price of a million tokens sent that the provider put into its cache; by default the same as `input`."""
-    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
-    """ISO 4217 code, for example `USD` or `EUR`."""
-
-    def amount(
-        self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0, cache_write_tokens: int = 0
-    ) -> Decimal:
-        """Return what requests cost. `input_tokens` includes tokens from and for the provider's cache."""
-        cached = min(max(cached_tokens, 0), input_tokens)
-        written = min(max(cache_write_tokens, 0), input_tokens - cached)
-        read_rate = self.input if self.cached_input is None else self.cached_input
-        write_rate = self.input if self.cache_write is None else self.cache_write
-        amount = (input_tokens - cached - written) * self.input + output_tokens * self.output
-        return (amount + cached * read_rate + written * write_rate) / _MILLION
 
 
 def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:

@@ -31,11 +31,12 @@ from urllib.parse import unquote
 
 from coding_agent_core.egress import job_of
 from coding_agent_core.errors import CodingAgentError, SettingsError
-from coding_agent_core.settings.load import load_settings
+from coding_agent_core.settings.predecessor import translated
+from coding_agent_core.settings.reading import read_settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.telemetry import configure
 
-from coding_agent_egress.squid import PAGES, Place, configuration
+from coding_agent_egress.squid import PAGES, VARIABLES, EgressSettings, Place, configuration
 
 _logger = logging.getLogger("coding_agent.egress")
 
@@ -48,6 +49,15 @@ _ATTEMPTS = 2000
 """The denials of this many attempts are kept: far more than run at a time."""
 _HOSTS = 50
 """The most hosts that are kept for one attempt; a command can invent any number of hosts."""
+
+
+def load_settings(config: Path | None) -> EgressSettings:
+    """Read the settings that this program needs.
+
+    Raises:
+        SettingsError: one of them is wrong.
+    """
+    return read_settings(EgressSettings, VARIABLES, config, translate=translated).require()
 
 
 class Proxy:

@@ -11,12 +11,24 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from coding_agent_core.egress import AGENT_USERS, DENIALS_HOST, PRESETS, WORKSPACE_USERS, profile_of
 from coding_agent_core.registry import Platform
-from coding_agent_core.settings.attempt_settings import S3, ParentProxy
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.connections import (
+    S3,
+    ContextStorage,
+    Egress,
+    McpServer,
+    ParentProxy,
+    UserConfigApi,
+)
+from coding_agent_core.settings.forges import FORGE_SECRETS, FORGE_VARIABLES, ForgeSettings, forge_sections
+from coding_agent_core.settings.llm import LLM, GatewaySettings
+from coding_agent_core.settings.reading import COMMON_SECRETS, COMMON_VARIABLES, Logging, Variables
+from coding_agent_core.settings.section import Section
+from pydantic import create_model
 
 NEVER = (
     *("169.254.0.0/16", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fe80::/10"),
@@ -43,6 +55,31 @@ PAGES = {
     " An administrator can allow that in egress.private.\n",
 }
 """The answers to denied requests, sent with 403, by the name of Squid's error page; %H is the host."""
+
+
+VARIABLES = Variables({**FORGE_VARIABLES, **COMMON_VARIABLES}, FORGE_SECRETS | COMMON_SECRETS)
+
+if TYPE_CHECKING:
+    ForgeSections = Section
+else:
+    ForgeSections = create_model("ForgeSections", __base__=Section, **forge_sections("SECTION"))
+
+
+class EgressSettings(ForgeSections, extra="ignore"):
+    """The settings that this program reads; the others are checked by the programs that read them."""
+
+    egress: Egress = Egress()
+    llm: LLM = LLM()
+    gateway: GatewaySettings = GatewaySettings()
+    mcp_servers: tuple[McpServer, ...] = ()
+    user_config_api: UserConfigApi = UserConfigApi()
+    context_storage: ContextStorage = ContextStorage()
+    logging: Logging = Logging()
+
+    def forge(self, platform: Platform) -> ForgeSettings:
+        """Return the section of a platform."""
+        section: ForgeSettings = getattr(self, platform)
+        return section
 
 
 @dataclass(frozen=True)
@@ -99,7 +136,7 @@ class Place:
         return self.folder / "pages"
 
 
-def configuration(settings: Settings, place: Place, *, parent_login: str | None = None) -> str:
+def configuration(settings: EgressSettings, place: Place, *, parent_login: str | None = None) -> str:
     """Return the text of squid.conf, which is always the same for the same arguments.
 
     Args:
@@ -218,7 +255,7 @@ def _allow(name: str, user: str, targets: Iterable[ProxyTarget], address: str) -
         yield f"http_access deny {user} {hosts} {ports} not_public"
 
 
-def agent_targets(settings: Settings) -> tuple[ProxyTarget, ...]:
+def agent_targets(settings: EgressSettings) -> tuple[ProxyTarget, ...]:
     """Return the targets to which the settings send the agent, e.g. forges, models, bucket, MCP servers."""
     urls = [server.url for server in settings.mcp_servers if server.url]
     for platform in Platform:

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 
 from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.reasons import REASONS
+from coding_agent_core.settings.attempt_settings import Verify
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.operator import Policy
-from coding_agent_core.settings.verify import Verify
 from coding_agent_core.tasks import Phase
 from coding_agent_core.verification import MAX_TRIES, Evidence, Side, SideEvidence, VerifyResult, judged
 

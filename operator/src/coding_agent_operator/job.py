@@ -25,11 +25,11 @@ from coding_agent_core.agenttask import (
 from coding_agent_core.attempts import AttemptInput, EarlierAttempts, ended_line, transcript_key
 from coding_agent_core.egress import Role, user_name, variables
 from coding_agent_core.environment import SERVICE_PREFIX, Environment
-from coding_agent_core.forge.github.app import Purpose
-from coding_agent_core.forge.github.token_credential import CREDENTIAL_VARIABLE, TokenCredential, signed
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.queue_messages import QueuedTask
 from coding_agent_core.reasons import ExitCode
-from coding_agent_core.settings.attempt_settings import ContextStorage, Egress, ServiceResources
+from coding_agent_core.settings.attempt_settings import ServiceResources
+from coding_agent_core.settings.connections import ContextStorage, Egress
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.model import Kueue
 from coding_agent_core.tasks import Item
@@ -260,6 +260,13 @@ def with_token_credential(
     Raises:
         ValueError: the key is too short.
     """
+    # Only an installation with a GitHub App needs PyJWT, whose import takes longer than that of this package.
+    from coding_agent_core.forge.github.token_credential import (  # noqa: PLC0415
+        CREDENTIAL_VARIABLE,
+        TokenCredential,
+        signed,
+    )
+
     spec = manifest["spec"]
     limit = (
         timedelta(seconds=spec["activeDeadlineSeconds"]) + _CLOCKS + (_IN_QUEUE if queued else timedelta())

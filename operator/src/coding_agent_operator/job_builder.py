@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 
 from coding_agent_core.agenttask import LABEL_PLATFORM, LABEL_REPOSITORY, AgentTask, Event, labels_for
 from coding_agent_core.environment import Environment
-from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.objects import Metadata
 from coding_agent_core.registry import Platform
-from coding_agent_core.settings.attempt_settings import Egress
+from coding_agent_core.settings.connections import Egress
 from coding_agent_core.settings.job_settings import MIRROR_VARIABLE, Cache, JobTemplate
 from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.settings.section import Secrets, SecretSettings

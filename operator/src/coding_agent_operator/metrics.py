@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from coding_agent_core.agenttask import AgentTask, Status
-from coding_agent_core.metrics import REGISTRY, Counter, Gauge, Histogram, UsageMetrics
+from coding_agent_core.metrics import REGISTRY, Counter, Gauge, Histogram
 from coding_agent_core.reasons import REASONS, ReasonClass
 from coding_agent_core.tasks import Origin, Phase
 from coding_agent_core.usage import Allowance
+from coding_agent_core.usage_metrics import UsageMetrics
 
 from coding_agent_operator.outcome_of import OUTCOME_TYPES, POD_PROBLEMS
 

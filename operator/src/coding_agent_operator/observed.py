@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from coding_agent_core.addresses import MAX_PLACE
 from coding_agent_core.agenttask import (
     ANNOTATION_ALLOWANCE,
     ANNOTATION_TRANSCRIPT,
@@ -22,7 +23,7 @@ from coding_agent_core.agenttask import (
     LABEL_REPOSITORY,
     LABEL_VERIFY,
 )
-from coding_agent_core.attempts import MAX_PLACE, MAX_TAIL, Outcome
+from coding_agent_core.attempts import MAX_TAIL, Outcome
 from coding_agent_core.objects import Metadata, controller_of, time_of
 from coding_agent_core.tasks import parse_time
 from coding_agent_core.text import last_lines

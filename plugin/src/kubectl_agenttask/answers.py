@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from getpass import getpass
 from urllib.parse import urlsplit
 
+from coding_agent_core.addresses import host_of
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.llm import LLM
 from coding_agent_core.settings.model import VARIABLES, Settings
-from coding_agent_core.tasks import host_of
 from coding_agent_core.text import first_problem
 from pydantic import ValidationError
 

@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 from coding_agent_core.forge.calls import ResponseModel, path
-from coding_agent_core.forge.github.app import Purpose, permissions_for
+from coding_agent_core.forge.github.app import permissions_for
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.forge.github.setup import EVENTS
 from coding_agent_core.platforms import web_base
 from coding_agent_core.tls import client_context

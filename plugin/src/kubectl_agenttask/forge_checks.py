@@ -18,12 +18,12 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app_settings import App, Purpose
 from coding_agent_core.forge.github.app_tokens import connect_app
-from coding_agent_core.forge.github.settings import App, GitHub
+from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.http import Token
 from coding_agent_core.forge.setup import ForgeSetup, setup_of
-from coding_agent_core.registry import Platform
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.retry import RetryPolicy
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
@@ -81,7 +81,7 @@ class ForgeExamination:
         except PluginError as error:
             yield wrong("token", str(error))
             return
-        source = Token(platform, Secrets(SecretSettings(values=(SecretStr(token),))), place)
+        source = Token(FACTS[platform].title, Secrets(SecretSettings(values=(SecretStr(token),))), place)
         yield from asyncio.run(self._token(platform, source, repositories))
 
     async def _token(self, platform: Platform, source: Token, repositories: Sequence[str]) -> list[Finding]:

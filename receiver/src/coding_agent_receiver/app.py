@@ -30,14 +30,15 @@ from coding_agent_core.forge.events import (
 )
 from coding_agent_core.forge.payload import FieldError
 from coding_agent_core.forge.proof import Verification
-from coding_agent_core.issue_commands import CommandIgnored, CommandName, IssueCommand
+from coding_agent_core.issue_commands import CommandIgnored, IssueCommand
 from coding_agent_core.queue_messages import LookSink, TaskSink
 from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.receiver import networks
 from coding_agent_core.settings.section import Secrets
-from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
-from coding_agent_core.telemetry import bound, safe
+from coding_agent_core.tasks import CommandName, Item, TaskRequest, Withdrawal
+from coding_agent_core.telemetry import bound
+from coding_agent_core.text import safe
 from starlette.types import Receive, Scope, Send
 
 from coding_agent_receiver import answers

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.forge.github.token_credential import TokenCredential, signed
-from coding_agent_core.forge.issued_tokens import issued_tokens
+from coding_agent_core.forge.http import issued_tokens
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Clock
 

@@ -14,8 +14,8 @@ from coding_agent_consumer.gateway import Upstream, WireFormat, WorkloadIdentity
 from coding_agent_consumer.gateway.forwarding import Gateway
 from coding_agent_consumer.gateway.gateway_server import open_gateway
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.settings.llm import Identity
-from coding_agent_core.usage import Allowance, Price
+from coding_agent_core.settings.llm import Identity, Price
+from coding_agent_core.usage import Allowance
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider, stream
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.transcript_store import S3Bucket
 from coding_agent_core.errors import StoreError
-from coding_agent_core.settings.attempt_settings import S3
+from coding_agent_core.settings.connections import S3
 from pydantic import ValidationError
 
 from tests.fixtures.s3 import KEY_ID, ROLE_KEY_ID, SECRET, Cloud, S3Server

@@ -17,7 +17,7 @@ from coding_agent_core.attempts import MAX_TAIL, Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_core.registry import Platform
-from coding_agent_core.settings.attempt_settings import ContextStorage
+from coding_agent_core.settings.connections import ContextStorage
 from coding_agent_core.tasks import Item
 from pydantic_ai.messages import (
     ModelMessage,

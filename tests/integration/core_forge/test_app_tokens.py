@@ -22,7 +22,8 @@ from coding_agent_core.errors import (
     TokenMissingError,
 )
 from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.github.app import AppProblem, AppRefusedError, Purpose, token_hash
+from coding_agent_core.forge.github.app import AppProblem, AppRefusedError, token_hash
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.forge.github.app_tokens import AppTokens, connect_app
 from coding_agent_core.forge.github.service_token import ServiceTokens
 from coding_agent_core.forge.github.token_credential import TokenCredential, signed

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from coding_agent_core.errors import ForgeError
+from coding_agent_core.forge.answers import ItemAnswer
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.calls import Call, ItemAnswer
+from coding_agent_core.forge.calls import Call
 from coding_agent_core.forge.values import CommitState, CommitStatus
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from coding_agent_consumer.gateway import Upstream, WireFormat, gateway_server
 from coding_agent_consumer.gateway.gateway_server import open_gateway
-from coding_agent_core.forge.github.settings import App, GitHub
+from coding_agent_core.forge.github.app_settings import App
+from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.http_server import PAGE_LIMITS, Limits, listen, metrics_served, serve
 from coding_agent_core.metrics import metrics_page
 from coding_agent_operator.watching import probes_served

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from coding_agent_core.issue_commands import CommandName, IssueCommand
+from coding_agent_core.issue_commands import IssueCommand
 from coding_agent_core.queue_messages import LookRequest, Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq import RabbitMQNotices, RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import Channel, Connection, UnackedDelivery
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import Withdrawal
+from coding_agent_core.tasks import CommandName, Withdrawal
 
 from tests.fixtures.rabbitmq import Broker
 from tests.integration.rabbitmq.steps import DEADLINE, PATIENT, Queue, Relay, claims, request, until

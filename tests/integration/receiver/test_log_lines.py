@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from coding_agent_core.settings.model import Logging
+from coding_agent_core.settings.reading import Logging
 from coding_agent_core.telemetry import configure
 
 from tests.fixtures.deliveries import SECRET, TOKEN, RecordingSink, github_issue, gitlab_issue, settings, sign

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item

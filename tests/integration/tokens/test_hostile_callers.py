@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_core.forge.github.app import Purpose
-from coding_agent_core.forge.github.service_token import TOKEN_PATH
+from coding_agent_core.forge.github.app import TOKEN_PATH
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.retry import Clock
 from coding_agent_forge import ForgeServer
 from fastapi import FastAPI

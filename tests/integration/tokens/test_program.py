@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 from coding_agent_cluster.network import free_ports
-from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.forge.github.token_credential import TokenCredential, signed
 from coding_agent_forge import ForgeServer
 

@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_core.errors import CodingAgentError, ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.github.app import Purpose
-from coding_agent_core.forge.github.service_token import TOKEN_PATH, ServiceTokens
+from coding_agent_core.forge.github.app import TOKEN_PATH
+from coding_agent_core.forge.github.app_settings import Purpose
+from coding_agent_core.forge.github.service_token import ServiceTokens
 from coding_agent_core.forge.github.token_credential import TokenCredential, signed
-from coding_agent_core.forge.issued_tokens import issued_tokens
+from coding_agent_core.forge.http import issued_tokens
 from coding_agent_core.metrics import CollectorRegistry
 from coding_agent_core.retry import Clock
 from coding_agent_forge import ForgeServer

@@ -9,9 +9,10 @@ import pytest
 from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.reading import read_settings
 from coding_agent_core.settings.receiver import networks
 from coding_agent_core.settings.section import Secrets
-from coding_agent_egress.squid import agent_targets
+from coding_agent_egress.squid import VARIABLES, EgressSettings, agent_targets
 
 from tests.fixtures.rabbitmq import Broker
 from tests.sweep.compose.conftest import Render
@@ -82,11 +83,15 @@ def test_only_caddy_is_open_to_the_world_and_the_workspace_sees_no_other_service
     assert not project.environment("workspace")
 
 
+def file_of(project: Project, service: str) -> Path:
+    """The settings file of a service, on this machine."""
+    file = project.mounts(service).get(project.environment(service).get("CONFIG_FILE", ""))
+    return Path(file or project.mounts(service)["/etc/coding-agent/config.yaml"])
+
+
 def settings_of(project: Project, service: str) -> Settings:
     """As the service reads them."""
-    environment = project.environment(service)
-    file = project.mounts(service).get(environment.get("CONFIG_FILE", ""))
-    return load_settings(Path(file or project.mounts(service)["/etc/coding-agent/config.yaml"]), environment)
+    return load_settings(file_of(project, service), project.environment(service))
 
 
 def members_of(project: Project) -> dict[str, set[str]]:
@@ -114,7 +119,10 @@ def test_the_egress_proxy_learns_the_hosts_of_the_agent_and_no_token(
         assert not open_networks & set(project.services[service]["networks"]), "the proxy is the only way out"
     environment = project.environment("egress")
     assert "the-secret" not in str(environment)
-    settings = [settings_of(project, name) for name in ("egress", "task-consumer")]
+    settings = [
+        read_settings(EgressSettings, VARIABLES, file_of(project, name), project.environment(name)).require()
+        for name in ("egress", "task-consumer")
+    ]
     hosts = [agent_targets(each) for each in settings]
     assert hosts[0] == hosts[1]
     assert {"forge.example.com", "api.anthropic.com", "user-config-api"} == {

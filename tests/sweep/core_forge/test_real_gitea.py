@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.repository import BareClone
+from coding_agent_core.addresses import host_of
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeEventKind, CheckConclusion, Mergeability, ReviewVerdict
@@ -25,7 +26,7 @@ from coding_agent_core.forge.values import (
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, host_of
+from coding_agent_core.tasks import Item
 
 from tests.fixtures.forge import polled
 

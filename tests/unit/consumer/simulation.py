@@ -23,7 +23,8 @@ from coding_agent_consumer.notices import NoticeHandler
 from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.values import Change, Comment, ItemDetails, ItemState, LabelEvent, Read
+from coding_agent_core.forge.calls import Read
+from coding_agent_core.forge.values import Change, Comment, ItemDetails, ItemState, LabelEvent
 from coding_agent_core.queue_messages import Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq.messages import DeliveryTracker
 from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices

@@ -19,8 +19,8 @@ from coding_agent_consumer.commits import commit_message
 from coding_agent_consumer.repository import TreeEntry, parse_tree
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.values import BranchFacts, CommitIdentity
+from coding_agent_core.markdown import BREAK
 from coding_agent_core.tasks import Item
-from coding_agent_core.text import BREAK
 
 from tests.unit.consumer.making import details
 

@@ -15,8 +15,9 @@ from coding_agent_consumer import notices
 from coding_agent_consumer.notices import NoticeHandler, handle_notices
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.values import Comment, ItemDetails, ItemState, LabelEvent, Permission, Read
-from coding_agent_core.issue_commands import CommandName, IssueCommand
+from coding_agent_core.forge.calls import Read
+from coding_agent_core.forge.values import Comment, ItemDetails, ItemState, LabelEvent, Permission
+from coding_agent_core.issue_commands import IssueCommand
 from coding_agent_core.queue_messages import Notice, QueuedTask, item_of_notice
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices
@@ -25,7 +26,16 @@ from coding_agent_core.reporting import State, comment, read_state
 from coding_agent_core.rounds.record import RoundEnd
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, Withdrawal, WithdrawalCause
+from coding_agent_core.tasks import (
+    CommandName,
+    Item,
+    Origin,
+    Phase,
+    TaskRequest,
+    Trigger,
+    Withdrawal,
+    WithdrawalCause,
+)
 
 from tests.unit.consumer.making import ITEM, details
 from tests.unit.core_commands.test_commands import command

@@ -29,7 +29,7 @@ from coding_agent_consumer.transcript import (
     tool_call,
 )
 from coding_agent_consumer.transcript_store import cleanup
-from coding_agent_core.forge.issued_tokens import remember_token
+from coding_agent_core.forge.http import remember_token
 from coding_agent_core.settings.model import Settings
 from hypothesis import given
 from hypothesis import strategies as st

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from coding_agent_core.admission import (
-    FRESH,
     SUBMITTED_WITHIN,
     Duplicate,
     admit,
@@ -32,6 +31,7 @@ from coding_agent_core.agenttask import (
 )
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.tasks import (
+    FRESH,
     Cause,
     Item,
     Origin,

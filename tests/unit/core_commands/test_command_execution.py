@@ -13,9 +13,8 @@ from coding_agent_core.errors import (
     QueueUnavailableError,
 )
 from coding_agent_core.forge.values import ItemDetails, ItemState, Permission
-from coding_agent_core.issue_commands import CommandName
 from coding_agent_core.runners import RunnerName
-from coding_agent_core.tasks import Item, Phase, Submission, TaskRequest, Withdrawal
+from coding_agent_core.tasks import CommandName, Item, Phase, Submission, TaskRequest, Withdrawal
 from prometheus_client import CollectorRegistry
 
 from tests.unit.core_commands.test_commands import command

@@ -10,13 +10,13 @@ from coding_agent_core.issue_commands import (
     LABEL_COMMANDS,
     LIMIT_PER_NAME,
     CommandIgnored,
-    CommandName,
     IssueCommand,
     executed,
     next_command,
     store,
     stored_commands,
 )
+from coding_agent_core.tasks import CommandName
 
 from tests.unit.core_commands.test_commands import command as of
 from tests.unit.core_commands.test_commands import minutes

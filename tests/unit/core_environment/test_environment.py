@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from coding_agent_core.attempts import MAX_MESSAGE_BYTES, MAX_PLACE, MAX_TAIL, Outcome
+from coding_agent_core.addresses import MAX_PLACE
+from coding_agent_core.attempts import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome
 from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import (
     MAX_POD_BYTES,
@@ -15,8 +16,7 @@ from coding_agent_core.environment import (
     read_file,
 )
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings.attempt_settings import RepositoryEnvironment
-from coding_agent_core.settings.verify import Verify
+from coding_agent_core.settings.attempt_settings import RepositoryEnvironment, Verify
 from coding_agent_core.usage import ModelUsage, Usage
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

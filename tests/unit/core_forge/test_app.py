@@ -10,13 +10,13 @@ from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.github.app import (
     AppPlaces,
     AppProblem,
-    Purpose,
     app_problem,
     claims,
     covers,
     names_within,
     permissions_for,
 )
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.forge.github.settings import GitHub
 from pydantic import ValidationError
 

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge.calls import GHOST, User
+from coding_agent_core.forge.answers import GHOST
+from coding_agent_core.forge.calls import User
 from coding_agent_core.forge.changes import (
     Actor,
     ActorKind,

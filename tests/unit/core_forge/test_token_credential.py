@@ -10,10 +10,11 @@ import httpx
 import jwt
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.github.app import Purpose, token_hash
+from coding_agent_core.forge.github.app import token_hash
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.forge.github.service_token import ServiceTokens
 from coding_agent_core.forge.github.token_credential import TokenCredential, read_credential, signed
-from coding_agent_core.forge.issued_tokens import issued_tokens
+from coding_agent_core.forge.http import issued_tokens
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.section import Secrets, SecretSettings
 from pydantic import SecretStr

@@ -8,17 +8,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.issue_commands import (
-    LIMIT_PER_NAME,
-    CommandIgnored,
-    CommandName,
-    CommandStored,
-    IssueCommand,
-)
+from coding_agent_core.issue_commands import LIMIT_PER_NAME, CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.queue_messages import Claim, QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.rounds.trigger import trigger_of
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal, WithdrawalCause
+from coding_agent_core.tasks import (
+    CommandName,
+    Item,
+    Origin,
+    TaskRequest,
+    Trigger,
+    Withdrawal,
+    WithdrawalCause,
+)
 
 from tests.fixtures.deliveries import asked, issue
 from tests.unit.core_commands.test_commands import command

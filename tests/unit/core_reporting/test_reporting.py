@@ -10,6 +10,7 @@ from coding_agent_core.attempts import Outcome
 from coding_agent_core.egress import Denial
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import MARKER, Comment, ItemState, LabelEvent
+from coding_agent_core.markdown import BREAK, inline, quotation, quoted_code
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_core.registry import Platform
@@ -26,7 +27,6 @@ from coding_agent_core.reporting import (
 from coding_agent_core.rounds.record import RerunEntry, RoundRecord
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
-from coding_agent_core.text import BREAK, inline, quotation, quoted_code
 from coding_agent_core.usage import Usage
 from coding_agent_forge import markup
 from hypothesis import given

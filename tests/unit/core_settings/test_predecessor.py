@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core.settings.credentials import CHART_VALUES, credential_place
-from coding_agent_core.settings.load import Findings, examine
+from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import VARIABLES, Settings
 from coding_agent_core.settings.predecessor import OLD_KEYS, OLD_VARIABLES
+from coding_agent_core.settings.reading import Findings
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = ROOT / "tests/fixtures/polling_agent"
@@ -29,13 +30,13 @@ EXECUTOR_CPU_LIMIT EXECUTOR_MEMORY_LIMIT EXECUTOR_TIMEOUT
 )
 
 
-def of(name: str, **environment: str) -> Findings:
+def of(name: str, **environment: str) -> Findings[Settings]:
     findings = examine(FILES / name, environment)
     assert findings.errors == ()
     return findings
 
 
-def keys(findings: Findings) -> list[str]:
+def keys(findings: Findings[Settings]) -> list[str]:
     """`LINE: KEY` of each warning."""
     return [":".join(warning.split(", line ", 1)[1].split(":")[:2]) for warning in findings.warnings]
 
@@ -135,7 +136,7 @@ def test_bot_names_are_assignees_and_then_the_author_does_not_matter() -> None:
     assert "author:" not in settings.github.query
 
 
-def written(tmp_path: Path, text: str, **environment: str) -> Findings:
+def written(tmp_path: Path, text: str, **environment: str) -> Findings[Settings]:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     return examine(path, environment)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.settings.model import Logging
-from coding_agent_core.telemetry import JsonFormatter, TextFormatter, bound, configure, safe
+from coding_agent_core.settings.reading import Logging
+from coding_agent_core.telemetry import JsonFormatter, TextFormatter, bound, configure
+from coding_agent_core.text import safe
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from decimal import Decimal
 import httpx
 import pytest
 from coding_agent_core.http_server import metrics_served
-from coding_agent_core.metrics import UsageMetrics, metrics_page
+from coding_agent_core.metrics import metrics_page
 from coding_agent_core.usage import Cost, Usage
+from coding_agent_core.usage_metrics import UsageMetrics
 from prometheus_client import CollectorRegistry
 
 USED = Usage(

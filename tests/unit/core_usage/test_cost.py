@@ -4,7 +4,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from coding_agent_core.usage import Allowance, Cost, Price, Usage, sum_of
+from coding_agent_core.settings.llm import Price
+from coding_agent_core.usage import Allowance, Cost, Usage, sum_of
 from pydantic import ValidationError
 
 CHEAP = {"input": "0.15", "output": "0.60"}

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 from coding_agent_core.egress import Role, is_valid, job_of, password, profile_of, user_name, variables
+from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.model import Settings
-from coding_agent_egress.__main__ import Denials
+from coding_agent_egress.__main__ import Denials, load_settings
 from coding_agent_egress.identify import answer_lines
-from coding_agent_egress.squid import Place, ProxyTarget, agent_targets, configuration
+from coding_agent_egress.squid import EgressSettings, Place, ProxyTarget, agent_targets, configuration
 from pydantic import ValidationError
 
 FORGE = "personal_access_token: t"
@@ -47,7 +48,7 @@ ACCOUNT = "service_account: models@p.iam.gserviceaccount.com"
 )
 def test_the_agent_reaches_what_the_settings_name(sections: str, more: str) -> None:
     default = {} if sections.startswith("llm") else {"llm": {"openai": {"base_url": "https://model.test/v1"}}}
-    found = agent_targets(Settings.model_validate({**default, **yaml.safe_load(sections)}))
+    found = agent_targets(EgressSettings.model_validate({**default, **yaml.safe_load(sections)}))
     expected = {*more.split(), *(["model.test:443"] if default else [])}
     assert {f"{target.host}:{target.port}" for target in found} == expected
 
@@ -69,7 +70,7 @@ def test_what_a_pattern_matches() -> None:
 
 def test_a_name_is_resolved_after_it_was_found_in_the_list() -> None:
     """`dst` asks a name server: it must stand last in a line, behind the list of hosts."""
-    settings = Settings.model_validate(
+    settings = EgressSettings.model_validate(
         {"egress": {"allow": ["a.test"], "repositories": {"o/r": ["b.test:81"]}}}
     )
     lines = configuration(settings, Place(3128, 3130, Path("/x"))).splitlines()
@@ -159,9 +160,28 @@ def test_hosts_of_the_list() -> None:
 
 
 def test_the_profile_of_a_repository() -> None:
-    egress = Settings.model_validate(
+    egress = EgressSettings.model_validate(
         {"egress": {"repositories": {"O/R": ["a.test"], "forge.example.com/o/s": ["b.test"]}}}
     ).egress
     assert egress.profile("any.example.com", "o/R") == profile_of("o/r")
     assert egress.profile("Forge.example.com", "o/s") == profile_of("forge.example.com/o/s")
     assert egress.profile("other.example.com", "o/s") is None
+
+
+def test_mistakes_in_settings_of_other_programs_do_not_stop_the_proxy(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    # `bot_name` and `project_id` are the polling agent's, which the other programs translate too.
+    file.write_text(
+        "gitlab: {bot_name: bot, project_id: shop, personal_access_token: t}\n"
+        "egress: {allow: [pypi.org]}\noperator: {nonsense: 1}\nwebhook: []\n"
+    )
+    found = load_settings(file)
+    assert found.egress.allow == ("pypi.org",)
+    assert {target.host for target in agent_targets(found)} >= {"gitlab.com"}
+
+
+def test_mistakes_in_the_proxys_own_settings_are_named_with_their_line(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("egress:\n  allow: [pypi.org]\n  alow: [files.example.com]\n")
+    with pytest.raises(SettingsError, match=r"line 3: egress\.alow: unknown setting; did you mean `allow`\?"):
+        load_settings(file)

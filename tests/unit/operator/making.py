@@ -6,12 +6,12 @@ from typing import Any
 from coding_agent_core import agenttask
 from coding_agent_core.agenttask import AgentTask, AttemptStatus, Condition, OutcomeType, Spec, Status
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.issue_commands import CommandName, IssueCommand, store
+from coding_agent_core.issue_commands import IssueCommand, store
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.operator import Policy
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import CommandName, Item, Origin, TaskRequest, Trigger
 from coding_agent_operator.observed import Job, Pod, job_name, left_in
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)

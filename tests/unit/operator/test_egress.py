@@ -9,7 +9,7 @@ from coding_agent_core.attempts import Outcome
 from coding_agent_core.egress import NO_PROXY, Denial, Role, profile_of, user_name, variables
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings.attempt_settings import Egress
+from coding_agent_core.settings.connections import Egress
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_operator.job import build_job, with_egress
 from coding_agent_operator.job_builder import EgressProxy, address_of

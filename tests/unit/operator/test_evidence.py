@@ -12,7 +12,8 @@ import pytest
 from coding_agent_core.agenttask import LABEL_VERIFY, AgentTask, OutcomeType, Status, TaskResult
 from coding_agent_core.environment import Environment
 from coding_agent_core.reasons import REASONS, PodReason
-from coding_agent_core.settings.attempt_settings import Egress, ServiceResources
+from coding_agent_core.settings.attempt_settings import ServiceResources
+from coding_agent_core.settings.connections import Egress
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.tasks import Phase

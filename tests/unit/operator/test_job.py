@@ -8,7 +8,7 @@ from coding_agent_core.agenttask import OutcomeType, TaskResult
 from coding_agent_core.attempts import AttemptInput, attempt_of_key, transcript_key
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
-from coding_agent_core.settings.attempt_settings import ContextStorage
+from coding_agent_core.settings.connections import ContextStorage
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.tasks import Item
 from coding_agent_operator.job import build_job, with_transcript_annotations

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import AgentTask, Condition, Event, OutcomeType, Status
-from coding_agent_core.issue_commands import CommandName
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
-from coding_agent_core.tasks import Phase
+from coding_agent_core.tasks import CommandName, Phase
 from coding_agent_core.usage import Usage
 from coding_agent_operator.observed import Job
 from coding_agent_operator.outcome_of import delay_after

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.forge.github.token_credential import (
     CREDENTIAL_VARIABLE,
     TokenCredential,

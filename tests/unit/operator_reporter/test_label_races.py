@@ -20,8 +20,9 @@ import pytest
 from coding_agent_core.admission import announcement, answered_by, works
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition
 from coding_agent_core.agenttask_patches import conditions_patch
+from coding_agent_core.forge.calls import Read
 from coding_agent_core.forge.events import cancels
-from coding_agent_core.forge.values import Comment, ItemState, LabelEvent, Read
+from coding_agent_core.forge.values import Comment, ItemState, LabelEvent
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.registry import Platform

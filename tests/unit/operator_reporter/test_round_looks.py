@@ -10,9 +10,10 @@ from typing import Any, cast
 import pytest
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, Status, manifest
 from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.forge.calls import Read
 from coding_agent_core.forge.changes import ChangeSnapshot, CheckKind, OpenChanges
 from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.forge.values import Comment, CommitState, CommitStatus, Read
+from coding_agent_core.forge.values import Comment, CommitState, CommitStatus
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import Links, State, comment, read_state
 from coding_agent_core.rounds.record import RoundRecord

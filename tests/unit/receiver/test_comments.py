@@ -10,8 +10,9 @@ from coding_agent_core.forge.events import Commanded, Delivery, Ignored, Meaning
 from coding_agent_core.forge.github import webhook as github
 from coding_agent_core.forge.gitlab import webhook as gitlab
 from coding_agent_core.forge.payload import FieldError
-from coding_agent_core.issue_commands import CommandName, IssueCommand
+from coding_agent_core.issue_commands import IssueCommand
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import CommandName
 
 from tests.fixtures.deliveries import NOW, github_issue, gitlab_issue, settings
 

@@ -17,21 +17,18 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from coding_agent_core import http_server
 from coding_agent_core.errors import CodingAgentError, SettingsError
-from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app_settings import GitHubServer, Purpose
 from coding_agent_core.forge.github.app_tokens import connect_app
-from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.http_server import Limits, listen, metrics_served, stop_on_signals
 from coding_agent_core.kubernetes.transport import Access, ApiServer
 from coding_agent_core.metrics import metrics_page, process_registry
-from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock
-from coding_agent_core.settings.load import load_settings
-from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.section import Secrets
+from coding_agent_core.settings.reading import LOGGING_VARIABLES, Logging, Variables, read_settings
+from coding_agent_core.settings.section import Secrets, Section
 from coding_agent_core.telemetry import configure
 
 from coding_agent_tokens.app import Identification, token_app
@@ -43,11 +40,23 @@ _REVIEW_TIMEOUT = 10.0
 """Maximum number of seconds for one TokenReview."""
 LIMITS = Limits()
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+VARIABLES = Variables({"GITHUB_API_URL": ("github", "api_url"), **LOGGING_VARIABLES})
 _ROLE = "the ClusterRole of the token service"
 
 
+class _GitHub(GitHubServer, extra="ignore"):
+    pass
+
+
+class TokenSettings(Section, extra="ignore"):
+    """The settings that this program reads; the others are checked by the programs that read them."""
+
+    github: _GitHub = _GitHub()
+    logging: Logging = Logging()
+
+
 async def serve(
-    settings: Settings, accounts: Mapping[str, Purpose], host: str, port: int, metrics_port: int
+    github: GitHubServer, accounts: Mapping[str, Purpose], host: str, port: int, metrics_port: int
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests under way.
 
@@ -58,7 +67,6 @@ async def serve(
     Raises:
         SettingsError: the App is not configured, or there is no cluster to ask about ServiceAccounts.
     """
-    github = cast("GitHub", settings.forge(Platform.GITHUB))
     app = github.app
     if app is None or app.service is None:
         raise SettingsError(
@@ -117,9 +125,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     given = parser.parse_args(argv)
     try:
-        settings = load_settings(given.config)
+        settings = read_settings(TokenSettings, VARIABLES, given.config).require()
         configure(settings.logging)
-        asyncio.run(serve(settings, dict(given.account), given.host, given.port, given.metrics_port))
+        asyncio.run(serve(settings.github, dict(given.account), given.host, given.port, given.metrics_port))
     except SettingsError as error:
         print(f"Configuration error:\n{error}", file=sys.stderr)
         return 78

@@ -10,9 +10,9 @@ from typing import Protocol
 
 from coding_agent_core.errors import CodingAgentError, ForgeUnavailableError, TokenMissingError
 from coding_agent_core.forge.calls import User
-from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app import ACCOUNT_PATH, TOKEN_PATH
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.forge.github.app_tokens import AppToken
-from coding_agent_core.forge.github.service_token import ACCOUNT_PATH, TOKEN_PATH
 from coding_agent_core.forge.github.token_credential import read_credential
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.section import Secrets

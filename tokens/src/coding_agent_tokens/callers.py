@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coding_agent_core.forge.github.app import Purpose, covers
+from coding_agent_core.forge.github.app import covers
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.forge.github.token_credential import TokenCredential
 
 AUDIENCE = "coding-agent-tokens"

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.forge.github.app import Purpose
+from coding_agent_core.forge.github.app_settings import Purpose
 from coding_agent_core.forge.pacing import Bucket
 from coding_agent_core.retry import Clock, Shared
 

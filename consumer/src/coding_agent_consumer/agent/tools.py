@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings.attempt_settings import McpServer
+from coding_agent_core.settings.connections import McpServer
 from coding_agent_core.text import one_line
 from pydantic import BaseModel, Field
 from pydantic_ai import FunctionToolset, ModelRetry, RunContext, ToolFailed, ToolOutput

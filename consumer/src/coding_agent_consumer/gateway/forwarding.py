@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-from coding_agent_core.usage import Price, Usage
+from coding_agent_core.settings.llm import Price
+from coding_agent_core.usage import Usage
 
 from coding_agent_consumer.gateway.headers import (
     check_content,

@@ -11,10 +11,10 @@ from contextlib import suppress
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import ForgeListTooLongError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.issue_commands import CommandName, command_in
+from coding_agent_core.issue_commands import command_in
 from coding_agent_core.reasons import Reason
 from coding_agent_core.rounds.trigger import ROUND_CAUSES
-from coding_agent_core.tasks import Item, Trigger
+from coding_agent_core.tasks import CommandName, Item, Trigger
 
 
 def round_refusal(trigger: Trigger, *, enabled: bool) -> Outcome | None:

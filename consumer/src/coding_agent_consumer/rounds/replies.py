@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from coding_agent_core.forge.changes import ActorKind, ChangeSnapshot, ReviewThread, ReviewVerdict
+from coding_agent_core.markdown import quotation
 from coding_agent_core.rounds.record import answer_mark, marked_answers
-from coding_agent_core.text import beginning, quotation
+from coding_agent_core.text import beginning
 
 _LINE = re.compile(r"^(?:\d{1,3}[.)])?\W{0,4}\[(?P<id>[trc]\d{1,20})\]\W{0,4}(?P<text>.*)$")
 _DONE = re.compile(r"^done\b\W*", re.IGNORECASE)

@@ -16,15 +16,8 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     SettingsError,
 )
-from coding_agent_core.forge.calls import (
-    Call,
-    CommentAnswer,
-    HistoryEvent,
-    ItemAnswer,
-    Reaction,
-    Repeat,
-    User,
-)
+from coding_agent_core.forge.answers import CommentAnswer, HistoryEvent, ItemAnswer, Reaction
+from coding_agent_core.forge.calls import Call, Read, Repeat, User
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.labeled_lists import LabeledLists
 from coding_agent_core.forge.pacing import NotYetError
@@ -42,7 +35,6 @@ from coding_agent_core.forge.values import (
     ItemState,
     LabelEvent,
     Permission,
-    Read,
     Revision,
     clock_was_set_back,
     last_application,

@@ -11,7 +11,7 @@ from coding_agent_core.errors import SettingsError, TokenMissingError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.http import ForgeClient, Token, TokenSource
 from coding_agent_core.forge.pacing import Paced
-from coding_agent_core.registry import Platform, forge_module
+from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.retry import Clock, RetryPolicy
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
@@ -47,7 +47,7 @@ def connect_forge(
     token = token or kind.app_source(section, clock, only)
     if token is None:
         token = personal = Token(
-            platform, Secrets(section.personal_access_token), token_place(settings, platform)
+            FACTS[platform].title, Secrets(section.personal_access_token), token_place(settings, platform)
         )
         personal.read()
     client = ForgeClient(section.host, section.api_url, token, kind.HEADERS, policy, clock, pace, transport)

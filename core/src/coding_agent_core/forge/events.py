@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from coding_agent_core.admission import FRESH
+from coding_agent_core.addresses import host_of
 from coding_agent_core.forge.payload import FieldError, Fields, display_text
 from coding_agent_core.forge.proof import Verification
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.issue_commands import CommandName, IssueCommand, command_in
+from coding_agent_core.issue_commands import IssueCommand, command_in
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import (
+    FRESH,
     LABEL_REMOVED,
+    CommandName,
     Item,
     Origin,
     TaskRequest,
@@ -27,7 +29,6 @@ from coding_agent_core.tasks import (
     Withdrawal,
     WithdrawalCause,
     answered_issue,
-    host_of,
     parse_time,
 )
 

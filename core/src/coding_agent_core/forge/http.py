@@ -8,6 +8,7 @@ import logging
 import re
 import socket
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,10 +27,8 @@ from coding_agent_core.errors import (
     SettingsError,
     TokenMissingError,
 )
-from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, User, path
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, Read, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.pacing import Kind, Paced, forge_error, rate_limited
-from coding_agent_core.forge.values import Read
-from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.text import first_problem
@@ -53,6 +52,10 @@ _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _REPEATED = (301, 307, 308)
 """The statuses of a redirect after which any request is sent again as it was. For a renamed repository,
 GitHub answers reads with 301 and the rest with 307, and Gitea everything with 301."""
+_ISSUED_KEPT = 1000
+"""A token of an App lives for an hour, so older ones are worthless long before they are forgotten."""
+_issued: deque[str] = deque(maxlen=_ISSUED_KEPT)
+"""The tokens that this process got while it runs, so that its logs and transcripts can leave them out."""
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -66,6 +69,17 @@ class _Repository(ResponseModel):
         if found is None:
             return False
         return found[1] == str(self.id) or unquote(found[2] or "").lower() == self.full_name.lower()
+
+
+def remember_token(token: str) -> None:
+    """Remember a token that was issued to this process."""
+    if token not in _issued:
+        _issued.append(token)
+
+
+def issued_tokens() -> tuple[str, ...]:
+    """Return the newest tokens that were issued to this process, including those that were replaced."""
+    return tuple(_issued)
 
 
 class TokenSource(Protocol):
@@ -113,10 +127,11 @@ class Token:
     """The personal token of one platform's configured installation, read again when its file changes.
 
     Attributes:
+        title: the platform's name for people.
         place: where a person sets the token, for messages.
     """
 
-    platform: Platform
+    title: str
     secrets: Secrets = field(repr=False)
     place: str
 
@@ -142,11 +157,10 @@ class Token:
         """
         value = self.secrets.first()
         if value is None:
-            facts = FACTS[self.platform]
             files = ", ".join(str(file) for file in self.secrets.settings.files)
             unreadable = f" ({files} cannot be read or is empty)" if files else ""
             raise (TokenMissingError if files else SettingsError)(
-                f"No token for {facts.title}{unreadable}: set {self.place}."
+                f"No token for {self.title}{unreadable}: set {self.place}."
             )
         return value
 

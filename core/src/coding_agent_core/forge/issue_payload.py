@@ -13,7 +13,7 @@ from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
-from coding_agent_core.telemetry import safe
+from coding_agent_core.text import safe
 
 COMMENT_EVENT = "issue_comment"
 """The event of comments on issues and pull requests. The item is in the field `issue`."""

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from coding_agent_core.errors import CodingAgentError, ForgeError, reason_of
+from coding_agent_core.forge.calls import Read
 from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, OpenChanges
-from coding_agent_core.forge.values import Read
 from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("coding_agent.forge")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import AliasChoices, AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeListTooLongError
-from coding_agent_core.forge.calls import Call, Label, Repeat, ResponseModel, User, path
-from coding_agent_core.forge.values import Read
+from coding_agent_core.forge.answers import Label
+from coding_agent_core.forge.calls import Call, Read, Repeat, ResponseModel, User, path
 from coding_agent_core.registry import Platform, forge_module
 
 if TYPE_CHECKING:  # the setup is given a forge and imports no HTTP library

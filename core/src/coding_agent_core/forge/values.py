@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from coding_agent_core.tasks import Item
 
@@ -16,25 +16,6 @@ TIME_TOLERANCE = timedelta(seconds=5)
 """By how much a forge may give different times for the same act, e.g. in a webhook and in the item."""
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Read(Generic[_T]):
-    """What was read of a forge's list.
-
-    A forge gives a list in pages, and each reader stops at some page. So what is not among the values may be
-    in the part that was not read: a rule must not conclude that there is no such value.
-
-    Attributes:
-        left_out: what was not read, as phrases such as `older comments`; empty if everything was read.
-    """
-
-    values: tuple[_T, ...] = ()
-    left_out: tuple[str, ...] = ()
-
-    @property
-    def complete(self) -> bool:
-        return not self.left_out
 
 
 class Permission(IntEnum):

@@ -21,7 +21,7 @@ from coding_agent_core.forge.changes import (
     ReviewVerdict,
     SubmittedReview,
 )
-from coding_agent_core.issue_commands import CommandName, command_in
+from coding_agent_core.issue_commands import command_in
 from coding_agent_core.registry import FACTS
 from coding_agent_core.rounds.mentions import mentions
 from coding_agent_core.rounds.record import RoundRecord, marked_answers
@@ -33,6 +33,7 @@ from coding_agent_core.rounds.values import (
     RoundPolicy,
     digest,
 )
+from coding_agent_core.tasks import CommandName
 
 _COMMANDS = (CommandName.RETRY, CommandName.RUN)
 """The commands that ask for work. `/cancel` does not."""

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from coding_agent_core.addresses import host_of
 from coding_agent_core.registry import FACTS, Platform, forge_module
 from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url
-from coding_agent_core.tasks import host_of
 
 
 class Labels(Section):
@@ -111,3 +111,24 @@ def forge_sections(attribute: str) -> dict[str, Any]:
     """Return a field for each platform; its type is this attribute of `settings` in the platform's folder."""
     types = {platform: getattr(forge_module(platform, "settings"), attribute) for platform in Platform}
     return {platform.value: (section, section()) for platform, section in types.items()}
+
+
+_PATHS: Iterable[tuple[str, tuple[str, ...]]] = (
+    (f"{platform.upper()}_{name}", path)
+    for platform, facts in FACTS.items()
+    for name, path in (
+        ("API_URL", (platform, "api_url")),
+        ("BOT_NAME", (platform, "assignee")),
+        ("PERSONAL_ACCESS_TOKEN", (platform, "personal_access_token")),
+        (f"WEBHOOK_{facts.webhook_setting.upper()}", ("webhook", platform, facts.webhook_setting)),
+    )
+)
+FORGE_VARIABLES: dict[str, tuple[str, ...]] = {
+    **dict(_PATHS),
+    "CODING_AGENT_TOKEN_CREDENTIAL": (Platform.GITHUB, "token_credential"),
+}
+"""The setting of a forge that each environment variable sets."""
+FORGE_SECRETS = frozenset(
+    name for name, path in FORGE_VARIABLES.items() if path[-1] not in ("api_url", "assignee")
+)
+"""Variables of these that can also be given as the path of a file in `<NAME>_FILE`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -16,13 +17,39 @@ from coding_agent_core.settings.section import (
     Section,
     Url,
 )
-from coding_agent_core.usage import Price
 
 _REGION = r"^([a-z]{2,}(-[a-z]+)+-[0-9]+)?$"
 _GOOGLE_PROVIDER = (
     r"^(projects/[0-9]+/locations/global/workloadIdentityPools/[a-z0-9-]+/providers/[a-z0-9-]+)?$"
 )
 _NEEDED = {"azure": ("tenant_id", "client_id"), "aws": ("role_arn", "region"), "google": ("provider",)}
+_MILLION = Decimal(1_000_000)
+
+
+class Price(Section):
+    """What a model's provider charges for a million tokens."""
+
+    input: Decimal = Field(ge=0, le=1_000_000)
+    """Price of a million tokens sent."""
+    output: Decimal = Field(ge=0, le=1_000_000)
+    """Price of a million tokens received."""
+    cached_input: Decimal | None = Field(default=None, ge=0, le=1_000_000)
+    """Price of a million tokens sent that the provider had in its cache; by default the same as `input`."""
+    cache_write: Decimal | None = Field(default=None, ge=0, le=1_000_000)
+    """Price of a million tokens sent that the provider put into its cache; by default the same as `input`."""
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+    """ISO 4217 code, for example `USD` or `EUR`."""
+
+    def amount(
+        self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0, cache_write_tokens: int = 0
+    ) -> Decimal:
+        """Return what requests cost. `input_tokens` includes tokens from and for the provider's cache."""
+        cached = min(max(cached_tokens, 0), input_tokens)
+        written = min(max(cache_write_tokens, 0), input_tokens - cached)
+        read_rate = self.input if self.cached_input is None else self.cached_input
+        write_rate = self.input if self.cache_write is None else self.cache_write
+        amount = (input_tokens - cached - written) * self.input + output_tokens * self.output
+        return (amount + cached * read_rate + written * write_rate) / _MILLION
 
 
 class OpenAI(Section):

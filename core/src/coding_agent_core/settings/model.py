@@ -1,4 +1,4 @@
-"""The tree of all settings, the sections for queues, polling and logs, and the variables that set them.
+"""The tree of all settings, the sections for queues and polling, and the variables that set them.
 
 Every type forbids unknown keys; `load` reports an error with its key and the file's line or the variable.
 """
@@ -6,29 +6,27 @@ Every type forbids unknown keys; `load` reports an error with its key and the fi
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field, create_model, model_validator
 
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.registry import Platform
 from coding_agent_core.runners import RunnerName
-from coding_agent_core.settings.attempt_settings import (
-    Consumer,
-    ContextStorage,
-    Egress,
-    McpServer,
-    RepositoryEnvironment,
-    Signing,
-    UserConfigApi,
+from coding_agent_core.settings.attempt_settings import Consumer, RepositoryEnvironment, Signing, Verify
+from coding_agent_core.settings.connections import ContextStorage, Egress, McpServer, UserConfigApi
+from coding_agent_core.settings.forges import (
+    FORGE_SECRETS,
+    FORGE_VARIABLES,
+    ForgeSettings,
+    Labels,
+    forge_sections,
 )
-from coding_agent_core.settings.forges import ForgeSettings, Labels, forge_sections
 from coding_agent_core.settings.llm import LLM, GatewaySettings
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
+from coding_agent_core.settings.reading import COMMON_SECRETS, COMMON_VARIABLES, Logging
 from coding_agent_core.settings.receiver import Webhook
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, for_repository
-from coding_agent_core.settings.verify import Verify
 
 
 class Backend(StrEnum):
@@ -131,17 +129,6 @@ class Queue(Section):
     """Program that decides when an attempt starts, with `backend: kubernetes`."""
     kueue: Kueue = Kueue()
     """Settings for `engine: kueue`."""
-
-
-class Logging(Section):
-    """Logs."""
-
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Lowest level that is logged."""
-    format: Literal["text", "json"] = "text"
-    """Lines for people, or JSON objects for log collectors."""
-    file: Path | None = None
-    """File to which the log is also written."""
 
 
 if TYPE_CHECKING:
@@ -292,67 +279,11 @@ RUNNER_FORMATS = {
 }
 """The wire format that each runner's program speaks, as the name of the vendor's section in `llm`."""
 
-_FORGE_VARIABLES: dict[str, tuple[str, ...]] = {
-    f"{platform.upper()}_{name}": path
-    for platform, facts in FACTS.items()
-    for name, path in (
-        ("API_URL", (platform, "api_url")),
-        ("BOT_NAME", (platform, "assignee")),
-        ("PERSONAL_ACCESS_TOKEN", (platform, "personal_access_token")),
-        (f"WEBHOOK_{facts.webhook_setting.upper()}", ("webhook", platform, facts.webhook_setting)),
-    )
-}
-
 VARIABLES: dict[str, tuple[str, ...]] = {
     "TASK_SOURCE": ("task_source",),
-    **_FORGE_VARIABLES,
-    "CODING_AGENT_TOKEN_CREDENTIAL": (Platform.GITHUB, "token_credential"),
-    "WEBHOOK_ENABLED": ("webhook", "enabled"),
-    "WEBHOOK_SERVER_HOST": ("webhook", "server", "host"),
-    "WEBHOOK_SERVER_PORT": ("webhook", "server", "port"),
-    "LLM_PROVIDER": ("llm", "provider"),
-    "OPENAI_API_KEY": ("llm", "openai", "api_key"),
-    "OPENAI_BASE_URL": ("llm", "openai", "base_url"),
-    "OPENAI_MODEL": ("llm", "openai", "model"),
-    "ANTHROPIC_API_KEY": ("llm", "anthropic", "api_key"),
-    "ANTHROPIC_BASE_URL": ("llm", "anthropic", "base_url"),
-    "ANTHROPIC_MODEL": ("llm", "anthropic", "model"),
-    "GEMINI_API_KEY": ("llm", "google", "api_key"),
-    "GOOGLE_GEMINI_BASE_URL": ("llm", "google", "base_url"),
-    "GEMINI_MODEL": ("llm", "google", "model"),
-    "OLLAMA_ENDPOINT": ("llm", "ollama", "endpoint"),
-    "OLLAMA_MODEL": ("llm", "ollama", "model"),
-    "LMSTUDIO_BASE_URL": ("llm", "lmstudio", "base_url"),
-    "LMSTUDIO_MODEL": ("llm", "lmstudio", "model"),
-    "USE_RABBITMQ": ("use_rabbitmq",),
-    "QUEUE_BACKEND": ("queue", "backend"),
-    "RABBITMQ_HOST": ("rabbitmq", "host"),
-    "RABBITMQ_PORT": ("rabbitmq", "port"),
-    "RABBITMQ_USER": ("rabbitmq", "user"),
-    "RABBITMQ_PASSWORD": ("rabbitmq", "password"),
-    "RABBITMQ_QUEUE": ("rabbitmq", "queue"),
-    "USE_USER_CONFIG_API": ("user_config_api", "enabled"),
-    "USER_CONFIG_API_URL": ("user_config_api", "url"),
-    "USER_CONFIG_API_KEY": ("user_config_api", "api_key"),
-    "EGRESS_PROXY": ("egress", "proxy"),
-    "EGRESS_KEY": ("egress", "key"),
-    "WORKSPACE_SOCKET": ("consumer", "workspace", "socket"),
-    "LOGS": ("logging", "file"),
-    "LOG_FORMAT": ("logging", "format"),
-    "DEBUG": ("logging", "level"),
+    **FORGE_VARIABLES,
+    **COMMON_VARIABLES,
 }
 """The setting that each environment variable sets. `DEBUG` is true or false."""
-
-SECRET_VARIABLES = frozenset(
-    {
-        *(name for name, path in _FORGE_VARIABLES.items() if path[-1] not in ("api_url", "assignee")),
-        "CODING_AGENT_TOKEN_CREDENTIAL",
-        "OPENAI_API_KEY",
-        "ANTHROPIC_API_KEY",
-        "GEMINI_API_KEY",
-        "RABBITMQ_PASSWORD",
-        "USER_CONFIG_API_KEY",
-        "EGRESS_KEY",
-    }
-)
+SECRET_VARIABLES = FORGE_SECRETS | COMMON_SECRETS
 """Variables that can also be given as the path of a file in `<NAME>_FILE`."""

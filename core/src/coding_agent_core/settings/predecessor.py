@@ -11,12 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from coding_agent_core.registry import Platform, forge_module
-
-KeyPath = tuple[str | int, ...]
-"""The keys, and the indices of list entries, on the way to a value."""
+from coding_agent_core.settings.reading import Document, KeyPath, dotted
 
 
 @dataclass(frozen=True)
@@ -205,6 +204,22 @@ def ignored_variables(environment: Mapping[str, str]) -> Iterable[str]:
     for old in OLD_VARIABLES:
         if environment.get(old.name):
             yield f"{old.name}: {old.sentence}"
+
+
+def translated(document: Document, environment: Mapping[str, str], name: str) -> list[str]:
+    """Replace the polling agent's keys in a document. Return warnings about these keys and its variables.
+
+    Args:
+        name: the document's file.
+    """
+    translation = Translation(document.data, environment)
+    notices = [(document.line(path) or 0, dotted(path), text) for path, text in translation.notices]
+    warnings = [
+        f"{name}, line {line}: {key}: {text}" for line, key, text in sorted(notices, key=itemgetter(0))
+    ]
+    if translation.kept_servers is not None:
+        document.keep_entries("mcp_servers", translation.kept_servers)
+    return [*warnings, *ignored_variables(environment)]
 
 
 class Translation:

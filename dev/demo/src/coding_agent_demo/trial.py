@@ -28,8 +28,9 @@ from typing import Any
 
 import yaml
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
+from coding_agent_core.forge.answers import ItemAnswer
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.calls import Call, ItemAnswer, Repeat, ResponseModel, path
+from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, path
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.values import MARKER, Permission
 from coding_agent_core.platforms import ItemKind

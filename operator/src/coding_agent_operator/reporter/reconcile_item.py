@@ -40,7 +40,7 @@ from coding_agent_core.errors import (
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.values import MARKER, ItemState, LabelEvent
-from coding_agent_core.issue_commands import LABEL_COMMANDS, PENDING, CommandName, executed, next_command
+from coding_agent_core.issue_commands import LABEL_COMMANDS, PENDING, executed, next_command
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
@@ -59,6 +59,7 @@ from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import (
+    CommandName,
     Origin,
     Phase,
     Trigger,

@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.calls import GHOST, Call, ItemAnswer, ResponseModel, Text, User, path
+from coding_agent_core.forge.answers import GHOST, ItemAnswer
+from coding_agent_core.forge.calls import Call, Read, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import (
     Actor,
     ChangeEvent,
@@ -46,7 +47,7 @@ from coding_agent_core.forge.gitea.discussion import (
 from coding_agent_core.forge.gitea.settings import Gitea
 from coding_agent_core.forge.http import ForgeClient, answered_at
 from coding_agent_core.forge.open_changes import SET_ASIDE, read_each
-from coding_agent_core.forge.values import Read, was_edited
+from coding_agent_core.forge.values import was_edited
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item

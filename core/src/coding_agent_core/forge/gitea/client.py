@@ -14,17 +14,9 @@ from urllib.parse import urlsplit
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
+from coding_agent_core.forge.answers import CommentAnswer, HistoryEvent, ItemAnswer
 from coding_agent_core.forge.base import CHANGE_PAGES, Attachment, Forge, newest_comments, require_all_changes
-from coding_agent_core.forge.calls import (
-    Call,
-    CommentAnswer,
-    HistoryEvent,
-    ItemAnswer,
-    Repeat,
-    ResponseModel,
-    User,
-    path,
-)
+from coding_agent_core.forge.calls import Call, Read, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.gitea.changes import DRAFT, GiteaChanges, KnownPullRequest, without_draft
 from coding_agent_core.forge.gitea.discussion import GiteaDiscussion
@@ -41,7 +33,6 @@ from coding_agent_core.forge.values import (
     Discussion,
     ItemDetails,
     Permission,
-    Read,
     Revision,
 )
 from coding_agent_core.platforms import ItemKind, web_base

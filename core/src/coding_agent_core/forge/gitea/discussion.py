@@ -10,27 +10,11 @@ from datetime import datetime, timedelta
 from pydantic import Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.calls import (
-    GHOST,
-    Author,
-    Call,
-    CommentAnswer,
-    HistoryEvent,
-    ResponseModel,
-    Text,
-    User,
-    path,
-)
+from coding_agent_core.forge.answers import GHOST, Author, CommentAnswer, HistoryEvent
+from coding_agent_core.forge.calls import Call, Read, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import Actor, newest_of_each
 from coding_agent_core.forge.http import ForgeClient
-from coding_agent_core.forge.values import (
-    Checks,
-    Discussion,
-    FailedCheck,
-    Read,
-    Review,
-    Thread,
-)
+from coding_agent_core.forge.values import Checks, Discussion, FailedCheck, Review, Thread
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.tasks import Item
 

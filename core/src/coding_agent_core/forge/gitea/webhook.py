@@ -29,7 +29,7 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.rounds.mentions import mentions
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Head, Item, Origin, Trust, Withdrawal, trust_of
-from coding_agent_core.telemetry import safe
+from coding_agent_core.text import safe
 
 EVENT_HEADER = "X-Gitea-Event"
 PROOF = "signature"

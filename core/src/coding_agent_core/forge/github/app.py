@@ -12,25 +12,17 @@ from pydantic import Field
 
 from coding_agent_core.errors import ForgeError, ForgeRefusedError
 from coding_agent_core.forge.calls import ResponseModel
+from coding_agent_core.forge.github.app_settings import Purpose
 
 _BACK = timedelta(seconds=60)
 """How far `iat` is set back, so that a clock that is a little fast does no harm (GitHub's documentation,
 *Generating a JSON Web Token (JWT) for a GitHub App*)."""
 _AHEAD = timedelta(minutes=9)
 """GitHub accepts at most ten minutes. One minute is for a clock that is fast."""
+TOKEN_PATH = "/v1/token"  # noqa: S105 - a path
+ACCOUNT_PATH = "/v1/account"
+"""The paths of the token service."""
 _LEVELS = ("read", "write", "admin")
-
-
-class Purpose(StrEnum):
-    """The uses of a token, each with its own permissions."""
-
-    ATTEMPT = "attempt"
-    EVIDENCE = "evidence"
-    """Reads the item and clones the repository for `verify`."""
-    REPORT = "report"
-    POLL = "poll"
-    CONSUMER = "consumer"
-    """All that a process without Kubernetes does, which holds the App's key itself."""
 
 
 @dataclass(frozen=True)

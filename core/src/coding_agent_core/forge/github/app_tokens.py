@@ -29,17 +29,14 @@ from coding_agent_core.forge.github.app import (
     AppPlaces,
     AppProblem,
     AppRefusedError,
-    Purpose,
     app_problem,
     claims,
     names_within,
     permissions_for,
     token_hash,
 )
-from coding_agent_core.forge.github.client import GitHubForge
-from coding_agent_core.forge.github.settings import App, GitHub
-from coding_agent_core.forge.http import ForgeClient, answered_at
-from coding_agent_core.forge.issued_tokens import remember_token
+from coding_agent_core.forge.github.app_settings import API_HEADERS, App, GitHubServer, Purpose
+from coding_agent_core.forge.http import ForgeClient, answered_at, remember_token
 from coding_agent_core.forge.pacing import Paced
 from coding_agent_core.retry import Clock, RetryPolicy, Shared
 from coding_agent_core.settings.section import Secrets, SecretSettings
@@ -185,7 +182,7 @@ class AppTokens:
         token = await tokens.token("acme/pricing", Purpose.ATTEMPT)
     """
 
-    def __init__(self, settings: GitHub, app: App, client: ForgeClient) -> None:
+    def __init__(self, settings: GitHubServer, app: App, client: ForgeClient) -> None:
         self._settings = settings
         self._app = app
         self._client = client
@@ -446,7 +443,7 @@ class AppTokenSource:
     place: str = "`github.app`"
 
     @staticmethod
-    def of(settings: GitHub, app: App, clock: Clock) -> AppTokenSource:
+    def of(settings: GitHubServer, app: App, clock: Clock) -> AppTokenSource:
         """Return the source for the configured App.
 
         Raises:
@@ -482,7 +479,7 @@ def _refused(problem: AppProblem, places: AppPlaces, *, missing: str = "") -> Ap
 
 
 def connect_app(
-    settings: GitHub,
+    settings: GitHubServer,
     *,
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable
     clock: Clock = Clock(),  # noqa: B008 - immutable
@@ -504,6 +501,6 @@ def connect_app(
         raise SettingsError("No GitHub App is configured: set `github.app`.")
     jwt_source = AppJwt(app, clock, key=key)
     client = ForgeClient(
-        settings.host, settings.api_url, jwt_source, GitHubForge.HEADERS, policy, clock, pace, transport
+        settings.host, settings.api_url, jwt_source, API_HEADERS, policy, clock, pace, transport
     )
     return AppTokens(settings, app, client)

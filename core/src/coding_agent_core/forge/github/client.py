@@ -15,6 +15,7 @@ from datetime import datetime
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, TokenMissingError
+from coding_agent_core.forge.answers import CommentAnswer, ItemAnswer
 from coding_agent_core.forge.base import (
     CHANGE_PAGES,
     COMMENT_LIMIT,
@@ -23,18 +24,9 @@ from coding_agent_core.forge.base import (
     newest_comments,
     require_all_changes,
 )
-from coding_agent_core.forge.calls import (
-    PAGE_SIZE,
-    Call,
-    CommentAnswer,
-    ItemAnswer,
-    Repeat,
-    ResponseModel,
-    Text,
-    User,
-    path,
-)
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, Read, Repeat, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
+from coding_agent_core.forge.github.app_settings import API_HEADERS
 from coding_agent_core.forge.github.changes import GitHubChanges, Memory
 from coding_agent_core.forge.github.commits import GitHubCommits
 from coding_agent_core.forge.github.discussion import GitHubDiscussion
@@ -54,7 +46,6 @@ from coding_agent_core.forge.values import (
     Discussion,
     ItemDetails,
     Permission,
-    Read,
     Revision,
 )
 from coding_agent_core.platforms import ItemKind, web_base
@@ -140,7 +131,7 @@ class GitHubForge(Forge):
 
     platform = Platform.GITHUB
     # github.com and every supported GitHub Enterprise Server have this version of the REST API.
-    HEADERS = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}  # noqa: RUF012
+    HEADERS = API_HEADERS
     CLONE_USER = "x-access-token"
     COMMENTS = "comments"
     OLDEST_FIRST = {}  # noqa: RUF012 - the only order

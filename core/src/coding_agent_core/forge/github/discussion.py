@@ -21,7 +21,8 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
-from coding_agent_core.forge.calls import GHOST, Author, Call, CommentAnswer, ResponseModel, Text, path
+from coding_agent_core.forge.answers import GHOST, Author, CommentAnswer
+from coding_agent_core.forge.calls import Call, Read, ResponseModel, Text, path
 from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import (
     CHECKS_LIMIT,
@@ -29,7 +30,6 @@ from coding_agent_core.forge.values import (
     Comment,
     Discussion,
     FailedCheck,
-    Read,
     Review,
     Thread,
 )

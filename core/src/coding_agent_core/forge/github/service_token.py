@@ -17,13 +17,11 @@ from coding_agent_core.errors import (
     TokenMissingError,
 )
 from coding_agent_core.forge.calls import ResponseModel, User
-from coding_agent_core.forge.github.app import token_hash
-from coding_agent_core.forge.issued_tokens import remember_token
+from coding_agent_core.forge.github.app import ACCOUNT_PATH, TOKEN_PATH, token_hash
+from coding_agent_core.forge.http import remember_token
 from coding_agent_core.retry import Clock, Shared
 from coding_agent_core.settings.section import Secrets
 
-TOKEN_PATH = "/v1/token"  # noqa: S105 - a path
-ACCOUNT_PATH = "/v1/account"
 TIMEOUT = 60.0
 """Seconds for one request. The service sends up to three requests to GitHub, and may repeat them."""
 RENEW_BEFORE = 300.0

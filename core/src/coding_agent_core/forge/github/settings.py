@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from coding_agent_core.forge.github.app_settings import GitHubServer
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import ForgeSettings
-from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretSettings, Section, Url
-from coding_agent_core.tasks import host_of
+from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretSettings, Section
 
-_OWNER_OR_REPOSITORY = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$"
 _SCOPE = re.compile(r"\b(repo|org|user|assignee|author|involves):\S")
 """Matches the qualifiers with which a search finds no items of strangers."""
 
@@ -38,38 +36,7 @@ class Redelivery(Section):
         return self
 
 
-class TokenService(Section):
-    """The token service, which alone holds the App's key. The Helm chart sets all of this."""
-
-    url: Url
-    """URL of the service."""
-    key: SecretField = SecretSettings()
-    """Key with which the operator signs the credentials of attempts. The service accepts all values; the
-    operator uses the first. At least 32 bytes."""
-
-
-class App(Section):
-    """The GitHub App that gives the tokens, instead of a personal access token."""
-
-    app_id: int = Field(gt=0)
-    """*App ID* on the App's settings page."""
-    installation_id: int | None = Field(default=None, gt=0)
-    """The only installation to use: the number at the end of its page's address. By default, the
-    installation of each repository is looked up."""
-    private_key_file: Path
-    """File with the App's private key in PEM format. With `service`, only the token service reads it. It is
-    read again when it changes."""
-    service: TokenService | None = None
-    """The token service; without it, this process reads the key and gets its tokens itself."""
-    namespaces: dict[str, tuple[Annotated[str, Field(pattern=_OWNER_OR_REPOSITORY)], ...]] = Field(
-        default_factory=dict
-    )
-    """For an App of several teams: the owners (`acme`) and repositories (`acme/pricing`) for which the
-    programs and attempts of each namespace get tokens. A namespace that is not listed then gets none. By
-    default, each gets tokens for every repository of every installation. The token service reads this."""
-
-
-class GitHub(ForgeSettings):
+class GitHub(GitHubServer, ForgeSettings):
     """GitHub. For GitHub Enterprise, set `api_url`."""
 
     PLATFORM = Platform.GITHUB
@@ -78,15 +45,11 @@ class GitHub(ForgeSettings):
         "github.query"
     )
 
-    api_url: Url = "https://api.github.com"
-    """REST base URL; GitHub Enterprise: `https://HOST/api/v3`."""
     owner: str = ""
     """Polling: only repositories of this user or organization."""
     query: str = "state:open archived:false"
     """Polling: appended to the search."""
     redelivery: Redelivery = Redelivery()
-    app: App | None = None
-    """GitHub App; not used together with `personal_access_token`."""
     account_id: int | None = Field(default=None, gt=0)
     """Number of the token's account, as `https://api.github.com/users/LOGIN` shows it. With it, the receiver
     recognizes the account by its number and not by `account`, so a new name of the account does no harm."""
@@ -106,17 +69,6 @@ class GitHub(ForgeSettings):
                 "redelivery or app"
             )
         return self
-
-    @property
-    def host(self) -> str:
-        """The web host: the API's host, but without `api.` on github.com and GHE.com.
-
-        GitHub's documentation, *Network details for GHE.com*: the API of SUBDOMAIN.ghe.com is at
-        `https://api.SUBDOMAIN.ghe.com`.
-        """
-        host = host_of(self.api_url)
-        bare = host.removeprefix("api.")
-        return bare if bare == "github.com" or bare.endswith(".ghe.com") else host
 
     @property
     def connectable(self) -> bool:

@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import jwt
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from coding_agent_core.forge.github.app import Purpose
-from coding_agent_core.tasks import Frozen
+from coding_agent_core.forge.github.app_settings import Purpose
 
 _AUDIENCE = "coding-agent-tokens"
 _ALGORITHM = "HS256"
@@ -23,7 +22,7 @@ SHORTEST_KEY = 32
 """Bytes. RFC 7518, section 3.2: a key for HS256 is at least as long as its hash."""
 
 
-class TokenCredential(Frozen, extra="forbid"):
+class TokenCredential(BaseModel, frozen=True, extra="forbid"):
     """What a credential says.
 
     Attributes:

@@ -24,7 +24,7 @@ from coding_agent_core.rounds.mentions import mentions
 from coding_agent_core.rounds.values import OWN_STATUS
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Head, Item, Trust, trust_of
-from coding_agent_core.telemetry import safe
+from coding_agent_core.text import safe
 
 EVENT_HEADER = "X-GitHub-Event"
 PROOF = "signature"

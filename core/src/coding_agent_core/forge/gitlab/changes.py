@@ -15,18 +15,8 @@ from typing import Any
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.calls import (
-    GHOST,
-    Author,
-    Call,
-    CommentAnswer,
-    ItemAnswer,
-    Label,
-    ResponseModel,
-    Text,
-    User,
-    path,
-)
+from coding_agent_core.forge.answers import GHOST, Author, CommentAnswer, ItemAnswer, Label
+from coding_agent_core.forge.calls import Call, Read, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import (
     Actor,
     ActorKind,
@@ -49,7 +39,6 @@ from coding_agent_core.forge.changes import (
 from coding_agent_core.forge.gitlab.settings import GitLab
 from coding_agent_core.forge.http import ForgeClient, answered_at
 from coding_agent_core.forge.open_changes import SET_ASIDE, read_each
-from coding_agent_core.forge.values import Read
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item

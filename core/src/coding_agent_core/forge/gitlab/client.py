@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeListTooLongError, ForgeNotFoundError
+from coding_agent_core.forge.answers import CommentAnswer, ItemAnswer
 from coding_agent_core.forge.base import (
     CHANGE_PAGES,
     COMMENT_LIMIT,
@@ -21,7 +22,7 @@ from coding_agent_core.forge.base import (
     newest_comments,
     require_all_changes,
 )
-from coding_agent_core.forge.calls import Call, CommentAnswer, ItemAnswer, Repeat, ResponseModel, User, path
+from coding_agent_core.forge.calls import Call, Read, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.gitlab.changes import (
     DRAFT,
@@ -43,7 +44,6 @@ from coding_agent_core.forge.values import (
     Discussion,
     ItemDetails,
     Permission,
-    Read,
     Revision,
 )
 from coding_agent_core.platforms import ItemKind, web_base

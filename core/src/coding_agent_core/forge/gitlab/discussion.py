@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.calls import Call, CommentAnswer, ResponseModel, Text, path
+from coding_agent_core.forge.answers import CommentAnswer
+from coding_agent_core.forge.calls import Call, ResponseModel, Text, path
 from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Thread
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.forge.answers import CommentAnswer
 from coding_agent_core.forge.base import SCAN_PAGES
-from coding_agent_core.forge.calls import PAGE_SIZE, Call, CommentAnswer, ResponseModel
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, ResponseModel
 from coding_agent_core.forge.http import ForgeClient
 from coding_agent_core.forge.values import ItemDetails, Revised, Revision
 from coding_agent_core.platforms import ItemKind

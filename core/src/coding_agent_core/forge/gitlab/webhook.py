@@ -19,7 +19,7 @@ from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Head, Item, Trust, trust_of
-from coding_agent_core.telemetry import safe
+from coding_agent_core.text import safe
 
 EVENT_HEADER = "X-Gitlab-Event"
 PROOF = "token"

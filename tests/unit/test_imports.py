@@ -1,0 +1,40 @@
+"""Each program loads only the modules of this project that it uses: its reader reads no others."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PREFIX = "coding_agent_"
+LIMITS = {
+    "token service": (("coding_agent_tokens.__main__",), 30),
+    "egress proxy": (("coding_agent_egress.__main__",), 30),
+    "check of the egress proxy's users": (("coding_agent_egress.identify",), 4),
+    "per-user settings": (("coding_agent_user_config.__main__",), 15),
+    "operator": (("main", "coding_agent_operator.program"), 84),
+    "attempt": (("main", "coding_agent_consumer.modes"), 124),
+    "workspace": (("coding_agent_consumer.workspace.__main__",), 10),
+}
+"""The modules with which a program starts, and how many it may load, with packages, until its work begins."""
+
+
+def loaded(modules: tuple[str, ...]) -> list[str]:
+    code = f"import sys\nimport {', '.join(modules)}\nprint(*sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=240, check=True
+    )
+    return sorted(name for name in ended.stdout.decode().split() if name.startswith(PREFIX))
+
+
+@pytest.mark.parametrize(("modules", "limit"), LIMITS.values(), ids=LIMITS.keys())
+def test_a_program_loads_few_modules(modules: tuple[str, ...], limit: int) -> None:
+    found = loaded(modules)
+    assert len(found) <= limit, f"{len(found)}: {' '.join(found)}"
+
+
+@pytest.mark.parametrize("program", ["token service", "egress proxy"])
+def test_a_small_program_does_not_read_the_settings_of_others(program: str) -> None:
+    found = loaded(LIMITS[program][0])
+    assert "coding_agent_core.settings.model" not in found

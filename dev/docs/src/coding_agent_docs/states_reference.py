@@ -56,6 +56,7 @@ class _Example:
     Attributes:
         when: what has happened, for the page.
         cause: who or what cancelled it.
+        is_whole: whether the page shows the whole comment.
     """
 
     title: str
@@ -65,29 +66,43 @@ class _Example:
     cancel: bool = False
     suspend: bool = False
     cause: str = ""
+    is_whole: bool = False
 
 
 def states_section(head: str) -> str:
-    """Return `head` and a section for each state, with the labels and the comment of the item."""
-    return head + "".join(
-        _section(example) for example in (*_waiting(), *_with_attempts(), *_after_the_work())
-    )
+    """Return `head`, a table with a row for each state, and the whole comments of some."""
+    examples = (*_waiting(), *_with_attempts(), *_after_the_work())
+    rows = "".join(_row(example) for example in examples)
+    whole = "".join(_whole(example) for example in examples if example.is_whole)
+    return f"{head}\n| state | phase and reason | label | comment |\n|---|---|---|---|\n{rows}{whole}"
 
 
-def _section(example: _Example) -> str:
+def _row(example: _Example) -> str:
     task = _task(example)
-    report = report_of(task, _LABELS, _LINKS, cause=example.cause)
-    visible, _hidden = comment(report).rsplit("\n\n", 1)
-    quoted = "\n".join(f"> {line}".rstrip() for line in visible.splitlines())
-    return (
-        f"\n### {example.title}\n\n{example.when}\n\n"
-        f"- status: phase `{task.status.phase}`, reason `{task.status.reason}`\n"
-        f"- label: {_label(report.state.phase)}\n- comment:\n\n{quoted}\n"
-    )
+    title, *paragraphs = _comment(example).split("\n\n")
+    # What is the same in all comments, or only shown in a whole one, is left out: times, quotations, tables.
+    said = " ".join(part for part in paragraphs if part[0] not in "<>|")
+    if example.is_whole:
+        said = "The whole comment is below."
+    text = f"*{title.strip('*').removeprefix('Coding agent: ')}*{'. ' if said else ''}{said}"
+    status = f"`{task.status.phase}`, `{task.status.reason}`"
+    return f"| **{example.title}.** {example.when} | {status} | {_label(task)} | {text} |\n"
 
 
-def _label(phase: Phase) -> str:
-    """Return the label that an item with the default trigger label has in this phase."""
+def _whole(example: _Example) -> str:
+    quoted = "\n".join(f"> {line}".rstrip() for line in _comment(example).splitlines())
+    return f"\nThe whole comment of *{example.title}*:\n\n{quoted}\n"
+
+
+def _comment(example: _Example) -> str:
+    """Return the visible part of the comment."""
+    report = report_of(_task(example), _LABELS, _LINKS, cause=example.cause)
+    return comment(report).rsplit("\n\n", 1)[0]
+
+
+def _label(task: AgentTask) -> str:
+    """Return the label that the task's item has, if it had the default trigger label."""
+    phase = report_of(task, _LABELS, _LINKS).state.phase
     present = frozenset({_LABELS.trigger(None)} if phase is Phase.QUEUED else {_LABELS.processing_label})
     added, removed = label_changes(phase, _LABELS, present)
     return " ".join(f"`{name}`" for name in sorted((present | set(added)) - set(removed))) or "none"
@@ -213,7 +228,9 @@ def _after_the_work() -> Iterator[_Example]:
         "The change is open, and the repository's commands check it once more.",
         replace(checked, stage=Stage.ACTIVE, outcome=None, evidence=pending),
     )
-    yield _Example("Done, but its verification fails", "The agent was wrong about its work.", checked)
+    yield _Example(
+        "Done, but its verification fails", "The agent was wrong about its work.", checked, is_whole=True
+    )
     yield _Example(
         "Nothing to change",
         "The agent found that nothing has to change.",

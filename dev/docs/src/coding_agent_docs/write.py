@@ -64,9 +64,10 @@ Python's and the process's own metrics (`process_resident_memory_bytes`, …) ar
 
 _STATES = """\
 
-For each state of a task: the phase and reason in its status, the label that the item has, and the text of the
-comment on the item. The examples are of a task for issue 7 of `octo/demo`. GitLab shows the same, with a
-merge request in place of the pull request. A rate limit or an outage of the forge can delay what the item
+For each state of a task: the phase and reason in its status, the label that the item has, and what the
+comment on the item says. The last line of each comment has the time, the attempt and the name of the task.
+The examples are of a task for issue 7 of `octo/demo`. GitLab shows the same, with a merge request in place
+of the pull request. A rate limit or an outage of the forge can delay what the item
 shows; the task's condition `Reported` is then False.
 """
 

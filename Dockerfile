@@ -16,8 +16,8 @@ WORKDIR /src
 # Per-user settings over HTTP, from files that are mounted at /etc/coding-agent/users.
 FROM tools AS user-config-app
 COPY core core
-COPY user-config user-config
-RUN build-app.sh ./core ./user-config
+COPY services services
+RUN build-app.sh ./core ./services:coding_agent_user_config
 
 FROM ${BASE_IMAGE} AS user-config
 COPY requirements/user-config.txt /opt/requirements.txt
@@ -43,8 +43,8 @@ LABEL org.opencontainers.image.title="coding-agent-user-config" \
 # The egress proxy: Squid, and the program that configures it and identifies its users.
 FROM tools AS egress-app
 COPY core core
-COPY egress egress
-RUN build-app.sh ./core ./egress
+COPY services services
+RUN build-app.sh ./core ./services:coding_agent_egress
 
 FROM ${BASE_IMAGE} AS egress
 # A base that has Squid needs no package server.

@@ -6,18 +6,18 @@ lock() { # NAME FILE...
     local name=$1; shift
     uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-package coding-agent-core \
         --no-emit-package coding-agent-receiver --no-emit-package coding-agent-operator \
-        --no-emit-package coding-agent-consumer --no-emit-package coding-agent-user-config --no-emit-package coding-agent-egress --no-emit-package coding-agent-tokens \
+        --no-emit-package coding-agent-consumer --no-emit-package coding-agent-services \
         --no-emit-package coding-agent-forge --no-emit-package coding-agent-model \
         --no-emit-package kubectl-agenttask --no-emit-package coding-agent-demo --no-emit-package coding-agent-cluster \
         --no-emit-package coding-agent-docs --no-emit-package coding-agent-bench \
         --no-emit-package coding-agent-gitea --no-emit-package coding-agent-release \
         --no-header --no-annotate --output-file "requirements/$name.txt" "$@"
 }
-lock receiver receiver/pyproject.toml tokens/pyproject.toml
+lock receiver receiver/pyproject.toml services/pyproject.toml --extra tokens
 lock operator operator/pyproject.toml
 lock consumer consumer/pyproject.toml
-lock user-config user-config/pyproject.toml
-lock egress egress/pyproject.toml
+lock user-config services/pyproject.toml --extra user-config
+lock egress services/pyproject.toml
 lock sandbox dev/forge/pyproject.toml dev/model/pyproject.toml
 lock demo receiver/pyproject.toml consumer/pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml
 lock dev pyproject.toml dev/*/pyproject.toml --group dev

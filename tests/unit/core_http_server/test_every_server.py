@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = ("core", "receiver", "operator", "consumer", "egress", "tokens", "user-config", "plugin")
+FOLDERS = ("core", "receiver", "operator", "consumer", "services", "plugin")
 LISTENING = {
     *("listen", "create_server", "create_unix_server", "start_server", "start_unix_server"),
     *("start_http_server", "start_wsgi_server", "make_server", "serve_forever", "run_app"),
@@ -24,10 +24,10 @@ ALLOWED = {
     ("consumer/src/coding_agent_consumer/workspace/workspace_server.py", "listen"): (
         "a Unix socket with a protocol of its own, which limits sizes and times (test_protocol.py)"
     ),
-    ("egress/src/coding_agent_egress/__main__.py", "ThreadingHTTPServer"): (
+    ("services/src/coding_agent_egress/__main__.py", "ThreadingHTTPServer"): (
         "on loopback in the proxy's pod: only Squid connects, which limits heads and bodies"
     ),
-    ("egress/src/coding_agent_egress/__main__.py", "serve_forever"): "as above",
+    ("services/src/coding_agent_egress/__main__.py", "serve_forever"): "as above",
 }
 
 

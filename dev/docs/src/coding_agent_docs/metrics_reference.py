@@ -8,7 +8,7 @@ from pathlib import Path
 
 from coding_agent_docs.paths import ROOT
 
-_PROGRAMS = ("receiver", "operator", "consumer", "user-config", "tokens", "core")
+_PROGRAMS = ("receiver", "operator", "consumer", "services", "core")
 _KINDS = {kind: kind.lower() for kind in ("Counter", "Gauge", "Histogram", "Summary")}
 """The kind of a metric for Prometheus, by the class that makes it."""
 PREFIX = "coding_agent_"
@@ -30,11 +30,17 @@ def metrics(root: Path = ROOT) -> list[Metric]:
     found = []
     for program in _PROGRAMS:
         for file in sorted((root / program / "src").rglob("*.py")):
-            place = "reporter" if "reporter" in file.relative_to(root).parts else program
+            place = _place(file.relative_to(root / program / "src"))
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and (metric := _metric(node, place)):
                     found.append(metric)
     return sorted(found)
+
+
+def _place(file: Path) -> str:
+    """Return the program that a module belongs to. The operator's package also has the reporter."""
+    package = file.parts[0].removeprefix(PREFIX).replace("_", "-")
+    return "reporter" if "reporter" in file.parts else package
 
 
 def _metric(call: ast.Call, program: str) -> Metric | None:

@@ -15,8 +15,7 @@ import httpx
 from coding_agent_core.addresses import Address, Network, contains
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.receiver import RateLimit, networks
-from limits import RateLimitItem, parse_many
+from coding_agent_core.settings.receiver import Rate, RateLimit, networks, rates_of
 
 _logger = logging.getLogger("webhook.networks")
 
@@ -102,15 +101,12 @@ class RateLimits:
 
     An authentic event that is answered 429 is lost, because GitHub does not send it again. So only requests
     that fail verification count, unless `webhook.rate_limit.verified` is set.
-
-    Raises:
-        SettingsError: a limit is not in the notation of the library `limits`.
     """
 
     def __init__(self, settings: RateLimit) -> None:
-        self._failed = parse_many(settings.failed)
-        self._verified = parse_many(settings.verified) if settings.verified else []
-        self._windows: dict[tuple[RateLimitItem, str], tuple[float, int]] = {}
+        self._failed = rates_of(settings.failed)
+        self._verified = rates_of(settings.verified) if settings.verified else ()
+        self._windows: dict[tuple[Rate, str], tuple[float, int]] = {}
 
     def failed(self, client: str) -> int | None:
         """Count a request that failed verification; return the seconds to wait if there were too many."""
@@ -121,12 +117,12 @@ class RateLimits:
         """Count an authentic request; return the seconds to wait if there were too many."""
         return self._count(self._verified, f"verified/{client}")
 
-    def _count(self, limits: list[RateLimitItem], key: str) -> int | None:
+    def _count(self, limits: tuple[Rate, ...], key: str) -> int | None:
         now, wait = time.time(), 0.0
         for limit in limits:
             end, count = self._windows.get((limit, key), (0.0, 0))
             if end <= now:
-                end, count = now + limit.get_expiry(), 0
+                end, count = now + limit.seconds, 0
             self._windows[limit, key] = end, count + 1
             if count >= limit.amount:
                 wait = max(wait, end - now)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.receiver import RateLimit, rates_of
 from coding_agent_receiver import app, limits, server
 from coding_agent_receiver.limits import (
     SMALL_BODY,
@@ -177,3 +178,35 @@ async def test_the_oldest_small_body_gives_way_to_a_new_one(monkeypatch: pytest.
 async def enter(room: BodyRoom, client: str, size: int) -> None:
     async with room.reserve(client, size):
         pass
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("100/minute", ((100, 60),)),
+        ("10/second; 100 per 2 Hours", ((10, 1), (100, 7200))),
+        ("1/day|2/months,3/year", ((1, 86_400), (2, 30 * 86_400), (3, 360 * 86_400))),
+        ("often", None),
+        ("100/minute;", None),
+        ("-1/minute", None),
+        ("100/week", None),
+    ],
+)
+def test_rates_as_people_write_them(text: str, expected: tuple[tuple[int, int], ...] | None) -> None:
+    if expected is None:
+        with pytest.raises(ValueError, match="is not a rate limit"):
+            rates_of(text)
+    else:
+        assert rates_of(text) == expected
+
+
+def test_a_window_begins_with_its_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(limits.time, "time", lambda: now)
+    counted = limits.RateLimits(RateLimit(failed="2/minute; 3/hour"))
+    assert [counted.failed("a") for _ in range(3)] == [None, None, 60]
+    assert counted.failed("b") is None, "another client"
+    now += 60
+    assert counted.failed("a") == 3540, "the minute is over, the hour is not"
+    now += 3540
+    assert counted.failed("a") is None

@@ -1,4 +1,4 @@
-"""The manifests in examples/ are what Argo CD and Flux take, and their values are what the chart takes."""
+"""The manifests in docs/examples are what Argo CD and Flux take; their values are what the chart takes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.integration.chart.conftest import Tool
 # Time for the tools, which may have to be built first.
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("examples")]
 
-EXAMPLES = CHART.parents[1] / "examples"
+EXAMPLES = CHART.parents[1] / "docs" / "examples"
 ARGO_CD, FLUX = EXAMPLES / "argo-cd" / "application.yaml", EXAMPLES / "flux" / "release.yaml"
 CRDS = {
     "argo-cd": "manifests/crds/application-crd.yaml",

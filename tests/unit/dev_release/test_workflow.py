@@ -48,7 +48,7 @@ def test_the_images_are_those_that_the_chart_names() -> None:
 
 
 def test_what_a_checkout_pins_is_kept_new() -> None:
-    renovate = (ROOT / "renovate.json").read_text()
+    renovate = (ROOT / ".github" / "renovate.json").read_text()
     [pattern] = re.findall(r'"pip_requirements": \{ "managerFilePatterns": \["/(.*?)/"\]', renovate)
     locks = [str(file.relative_to(ROOT)) for file in (ROOT / "requirements").glob("*.txt")]
     assert all(re.search(pattern.replace("\\\\", "\\"), lock) for lock in locks)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from coding_agent_docs.paths import ROOT, pages
+from coding_agent_docs.paths import DOCS, ROOT, pages
 
 MARK = re.compile(r"^<!-- Translated from (?P<original>\S+) (?P<hash>[0-9a-f]{12}) -->$", re.MULTILINE)
 GIVEN = ROOT / "docs" / "migration" / "specification.ja.md"
@@ -22,6 +22,8 @@ def mark(original: Path) -> str:
 def problem(page: Path) -> str:
     """What to do about a translation; empty if it follows its original."""
     original = page.with_name(page.name.replace(".ja.md", ".md"))
+    if page.parent == DOCS and page.name == "README.ja.md":
+        original = ROOT / "README.md"
     found = MARK.search(page.read_text(encoding="utf-8"))
     if found is not None and found[0] == mark(original):
         return ""

@@ -41,7 +41,7 @@ def test_what_images_share_is_written_the_same() -> None:
 
 def base_image() -> str:
     """As docker-compose.yml gives it, found by the expression with which Renovate updates it."""
-    renovate = json.loads((ROOT / "renovate.json").read_text(encoding="utf-8"))
+    renovate = json.loads((ROOT / ".github" / "renovate.json").read_text(encoding="utf-8"))
     (expression,) = renovate["customManagers"][0]["matchStrings"]
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     found = re.search(expression.replace("(?<", "(?P<"), compose)

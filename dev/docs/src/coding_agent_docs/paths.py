@@ -17,7 +17,7 @@ CRD = ROOT / "crds" / "agenttask.yaml"
 
 def pages() -> list[Path]:
     """Return every Markdown file for people, including decisions and the READMEs of packages."""
-    folders = [DOCS, ROOT / "plugin", ROOT / "charts", ROOT / "examples"]
+    folders = [DOCS, ROOT / ".github", ROOT / "plugin", ROOT / "charts"]
     return [
         *sorted(ROOT.glob("*.md")),
         *(page for folder in folders for page in sorted(folder.rglob("*.md"))),

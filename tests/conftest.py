@@ -10,7 +10,7 @@ import pytest
 pytest.register_assert_rewrite("tests.fixtures")
 pytest_plugins = [
     f"tests.fixtures.{module.stem}"
-    for module in sorted((Path(__file__).parent / "tests" / "fixtures").glob("*.py"))
+    for module in sorted((Path(__file__).parent / "fixtures").glob("*.py"))
     if module.stem != "__init__"
 ]
 

@@ -79,6 +79,55 @@ def problems(objects: list[dict[str, Any]]) -> Iterator[str]:
                     yield f"{where}: it spreads pods that are not its own"
         elif kind == "NetworkPolicy":
             yield from _policy(where, component, spec, [*pods, *TASK_PODS])
+        else:
+            yield from _names(where, kind, spec, objects)
+
+
+def _names(where: str, kind: str, spec: Mapping[str, Any], objects: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what is wrong with objects that name others, or select what is scraped."""
+    services = {entry["metadata"]["name"]: entry for entry in objects if entry["kind"] == "Service"}
+    if kind == "HorizontalPodAutoscaler":
+        target = spec["scaleTargetRef"]
+        if (target["kind"], target["name"]) not in {(o["kind"], o["metadata"]["name"]) for o in objects}:
+            yield f"{where}: there is no {target['kind']} {target['name']}"
+    elif kind == "Ingress":
+        backends = [path["backend"]["service"] for rule in spec["rules"] for path in rule["http"]["paths"]]
+        yield from _backends(
+            where, [(entry["name"], *entry["port"].values()) for entry in backends], services
+        )
+    elif kind == "HTTPRoute":
+        references = [entry for rule in spec["rules"] for entry in rule.get("backendRefs", [])]
+        yield from _backends(where, [(entry["name"], entry["port"]) for entry in references], services)
+    elif kind in {"ServiceMonitor", "PodMonitor"}:
+        programs = {pod["labels"][COMPONENT]: pod["ports"] for pod in of_the_release(objects)}
+        scraped = programs.keys() & {"receiver", "operator", "reporter", "tokens"}
+        if kind == "ServiceMonitor":
+            ports = {
+                entry["metadata"]["labels"][COMPONENT]: {port["name"] for port in entry["spec"]["ports"]}
+                for entry in services.values()
+                if matches(spec["selector"], entry["metadata"]["labels"])
+            }
+        else:
+            ports = {
+                pod["labels"][COMPONENT]: pod["ports"]
+                for pod in chosen(spec["selector"], of_the_release(objects))
+            }
+        if ports.keys() != scraped:
+            yield f"{where}: it scrapes {sorted(ports)}, not {sorted(scraped)}"
+        endpoints = {entry["port"] for entry in spec.get("endpoints", spec.get("podMetricsEndpoints"))}
+        yield from (f"{where}: {name} has none of its ports" for name in ports if not ports[name] & endpoints)
+
+
+def _backends(where: str, named: list[Any], services: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each backend that is not a port of the receiver, the only program for the world outside."""
+    for name, port in named:
+        service = services.get(name)
+        if service is None or service["metadata"]["labels"][COMPONENT] != "receiver":
+            yield f"{where}: {name} is not the receiver's Service"
+        elif port not in [
+            value for entry in service["spec"]["ports"] for value in (entry["name"], entry["port"])
+        ]:
+            yield f"{where}: the Service {name} has no port {port}"
 
 
 def _not_its_own(where: str, component: str | None, found: list[dict[str, Any]]) -> Iterator[str]:
@@ -129,7 +178,7 @@ def test_the_chart_with_everything_has_all_that_is_checked() -> None:
     kinds = [entry["kind"] for entry in render(EVERYTHING)]
     assert kinds.count("Service") >= 4
     assert kinds.count("NetworkPolicy") >= 8
-    assert kinds.count("PodDisruptionBudget") >= 1
+    assert {"PodDisruptionBudget", "Ingress", "HTTPRoute", "ServiceMonitor"} <= set(kinds)
 
 
 def test_the_check_sees_each_kind_of_wrong_selector() -> None:

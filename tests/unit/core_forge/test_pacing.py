@@ -204,7 +204,10 @@ def test_what_shows_that_the_forge_is_there(
 
 
 SECONDARY = b'{"message": "You have exceeded a secondary rate limit."}'
+PRIMARY = b'{"errors": [{"type": "RATE_LIMITED", "message": "API rate limit exceeded for user ID 1."}]}'
+A_COMMENT = b'{"data": {"body": "This is not about a secondary rate limit."}}'
 LEFT = {"x-ratelimit-limit": "5000", "x-ratelimit-reset": str(int(NOW.timestamp()) + 100)}
+POINTS = {**LEFT, "x-ratelimit-resource": "graphql"}
 
 
 @pytest.mark.parametrize(
@@ -224,10 +227,22 @@ LEFT = {"x-ratelimit-limit": "5000", "x-ratelimit-reset": str(int(NOW.timestamp(
         (200, {"ratelimit-remaining": "5", "ratelimit-reset": LEFT["x-ratelimit-reset"]}, b"", 100),
         # An installation that allows 100 an hour would never be asked if 200 were kept for others.
         (200, {**LEFT, "x-ratelimit-limit": "100", "x-ratelimit-remaining": "50"}, b"", None),
+        (200, {**POINTS, "x-ratelimit-remaining": "4968"}, b'{"data": {}}', None),
+        (200, {**POINTS, "x-ratelimit-remaining": "200"}, b'{"data": {}}', 100),
+        (200, {**POINTS, "x-ratelimit-remaining": "0"}, PRIMARY, 100),
+        (200, {**POINTS, "x-ratelimit-remaining": "4000"}, SECONDARY, 60),
+        (200, {**POINTS, "x-ratelimit-remaining": "4000"}, b'{"errors": [' + SECONDARY + b"]}", 60),
+        (200, {**POINTS, "x-ratelimit-remaining": "4000", "retry-after": "7"}, SECONDARY, 7),
+        (200, {**POINTS, "x-ratelimit-remaining": "4000"}, A_COMMENT, None),
+        (200, {"x-ratelimit-resource": "core"}, SECONDARY, None),
     ],
 )
 def test_what_the_forge_asks_for(
     status: int | None, headers: dict[str, str], content: bytes, expected: float | None
 ) -> None:
+    """GraphQL answers 200 also if it did nothing.
+
+    https://docs.github.com/graphql/overview/rate-limits-and-query-limits-for-the-graphql-api
+    """
     found = asked_pause(status, headers, content, keep=200, now=NOW)
     assert found == (None if expected is None else pytest.approx(expected, abs=1))

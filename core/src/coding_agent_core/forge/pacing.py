@@ -30,6 +30,8 @@ LIMITED_WAIT = 60.0
 """Seconds to wait after a rate limit without Retry-After (GitHub, *Rate limits for the REST API*)."""
 _AT_ONCE = 0.75
 _MESSAGE_LIMIT = 300
+_REFUSAL_LIMIT = 4096
+"""The length in bytes below which an answer with status 200 may be GraphQL's refusal."""
 _RATE_LIMIT_PHRASES = ("secondary rate limit", "rate limit exceeded", "abuse detection")
 
 
@@ -234,6 +236,10 @@ def asked_pause(
 ) -> float | None:
     """Return the seconds to pause after an answer, or `None` for no pause.
 
+    GitHub sends the same `x-ratelimit-` headers with the answers of its GraphQL API, where they count points.
+    It advises to read them rather than to ask for `rateLimit` in queries:
+    https://docs.github.com/graphql/overview/rate-limits-and-query-limits-for-the-graphql-api
+
     Args:
         keep: if no more than this many requests are left, the pause lasts until the limit's reset.
     """
@@ -322,17 +328,24 @@ def rate_limited(status: int, headers: Mapping[str, str], content: bytes) -> boo
     """Whether an answer means that we send too many requests and that the forge did nothing.
 
     GitHub answers 403 or 429, and shows that no requests remain, or sends Retry-After or a phrase in the
-    message (documentation, *Rate limits for the REST API*). GitLab answers 429.
+    message (documentation, *Rate limits for the REST API*). GitLab answers 429. GitHub's GraphQL API also
+    answers 200 with such a message, or with Retry-After:
+    https://docs.github.com/graphql/overview/rate-limits-and-query-limits-for-the-graphql-api
     """
     if status == 429:
         return True
+    if status == 200 and headers.get("x-ratelimit-resource") == "graphql":
+        # Only a refusal is parsed: it has no data, so it is short.
+        return "retry-after" in headers or (len(content) < _REFUSAL_LIMIT and _says_rate_limit(content))
     if status != 403:
         return False
     return (
-        headers.get("x-ratelimit-remaining") == "0"
-        or "retry-after" in headers
-        or any(phrase in message_of(content).lower() for phrase in _RATE_LIMIT_PHRASES)
+        headers.get("x-ratelimit-remaining") == "0" or "retry-after" in headers or _says_rate_limit(content)
     )
+
+
+def _says_rate_limit(content: bytes) -> bool:
+    return any(phrase in message_of(content).lower() for phrase in _RATE_LIMIT_PHRASES)
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

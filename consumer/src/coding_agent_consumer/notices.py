@@ -1,7 +1,7 @@
 """Handle notices while a consumer's workers run, in installations without a reporter.
 
 An item then shows that its task waits, or that the task was cancelled before it started. Commands in comments
-are executed. An event about a change of ours causes a look at all our changes.
+are executed. An event about a change of ours causes a look at it.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class NoticeHandler:
             case IssueCommand():
                 await self._execute(notice, forge)
             case LookRequest() if item.host in self.looks:
-                self.looks[item.host].ask()
+                self.looks[item.host].ask(notice)
 
     async def _show_waiting(self, task: QueuedTask, forge: Forge) -> None:
         """Show that a task waits, unless a worker has or had the item's lock: the worker shows more.

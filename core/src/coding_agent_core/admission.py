@@ -11,10 +11,12 @@ confirm a removal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+
+from pydantic import ValidationError
 
 from coding_agent_core.agenttask import (
     AGAIN,
@@ -32,9 +34,11 @@ from coding_agent_core.agenttask import (
     LOOK,
     AgentTask,
 )
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.tasks import (
     FRESH,
     Cause,
+    Frozen,
     Item,
     Origin,
     Trigger,
@@ -463,15 +467,48 @@ def must_check_label(task: AgentTask) -> bool:
     return ANNOTATION_CHECK_LABEL in task.metadata.annotations
 
 
-def must_look(task: AgentTask, now: datetime) -> dict[str, Any]:
-    """Return the merge patch that asks the reporter for a look at all open changes of the agent.
+class StoredLook(Frozen):
+    """The look that events have asked for on a task.
 
-    Each event writes its own time. So a look that began before an event does not remove the annotation.
+    Attributes:
+        at: when the last event came. Each event writes its own time, so a look that began before it does not
+            remove the annotation.
+        change: the number of the change; `None`: an event did not name it, or events named several.
+        author: as in `LookRequest`; empty if any of the events was not a comment.
     """
-    patch = _annotated({ANNOTATION_LOOK: now.isoformat()})
+
+    at: datetime | None = None
+    change: int | None = None
+    author: str = ""
+
+
+def must_look(task: AgentTask, now: datetime, items: Sequence[Item], author: str) -> dict[str, Any]:
+    """Return the merge patch that asks the reporter for a look at a change, or at all if none is named.
+
+    Args:
+        items, author: as in `LookSink`.
+    """
+    change = next((item.number for item in items if item.kind is ItemKind.CHANGE), None)
+    known = stored_look(task)
+    if known is not None:
+        change = change if change == known.change else None
+        author = author if known.author else ""
+    look = StoredLook(at=now, change=change, author=author)
+    patch = _annotated({ANNOTATION_LOOK: look.model_dump_json(exclude_defaults=True)})
     if task.metadata.labels.get(LABEL_REPORTED) == "true":
         patch["metadata"]["labels"] = {LABEL_REPORTED: LOOK}
     return patch
+
+
+def stored_look(task: AgentTask) -> StoredLook | None:
+    """Return the look that events have asked for on a task; `None` if there is none."""
+    text = task.metadata.annotations.get(ANNOTATION_LOOK)
+    if text is None:
+        return None
+    try:
+        return StoredLook.model_validate_json(text)
+    except ValidationError:
+        return StoredLook()  # an earlier version wrote only the time
 
 
 def labeled_at(task: AgentTask) -> datetime | None:

@@ -92,8 +92,8 @@ ANNOTATION_DUPLICATE_OF = f"{GROUP}/duplicate-of"
 """The name of the task that answers the label application for which this task was created."""
 
 ANNOTATION_LOOK = f"{GROUP}/look"
-"""When an event last said that something has happened to a change of the agent, by the receiver's clock. The
-reporter looks at all open changes and removes the annotation (docs/decisions/0029)."""
+"""What events have said about a change of the agent (`StoredLook`). The reporter looks at the change that
+they name, or at all open changes, and removes the annotation (docs/decisions/0029)."""
 
 ANNOTATION_CREATED_BY = f"{GROUP}/created-by"
 """The account that created a task by hand; an admission policy of the chart refuses any other name."""

@@ -133,9 +133,11 @@ class LookRequest(Frozen):
 
     Attributes:
         item: the change, or the issue that its branch answers.
+        author: the login of who wrote the comment or review; empty if something else happened.
     """
 
     item: Item
+    author: str = ""
 
 
 Notice = QueuedTask | Withdrawal | IssueCommand | LookRequest
@@ -190,12 +192,13 @@ class TaskSink(Protocol):
 class LookSink(Protocol):
     """Remembers that a change has to be looked at."""
 
-    async def look(self, items: Sequence[Item]) -> str | None:
-        """Ask for a look at the open changes of our account.
+    async def look(self, items: Sequence[Item], author: str = "") -> str | None:
+        """Ask for a look at a change, or at the open changes of our account.
 
         Args:
             items: the change if it is known, and the issue that its branch answers. An AgentTask of one of
                 them keeps the request.
+            author: as in `LookRequest`.
 
         Returns:
             The name of a task of the items; `None` if nothing can keep the request.

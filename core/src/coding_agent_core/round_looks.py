@@ -10,15 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError, reason_of
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, OpenChanges
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.values import MARKER, Permission
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reporting import State, comment_with_change_rounds, read_state
 from coding_agent_core.round_notes import our_comment
 from coding_agent_core.round_rules.open_work import open_work
+from coding_agent_core.round_rules.review import is_one_of
 from coding_agent_core.rounds.record import RoundRecord
 from coding_agent_core.rounds.values import PERMISSIONS_LIMIT, RoundPolicy, Work
 from coding_agent_core.tasks import Item, identity_hash
@@ -31,11 +35,115 @@ _DECISIONS = 3
 """Maximum number of decisions in one look at a change. A further one is needed if permissions were read."""
 _LOGINS = PERMISSIONS_LIMIT // _DECISIONS
 """Maximum number of permissions that are read for one decision."""
+_COMMENT_S = 60.0
+"""Seconds after a look that a stranger's comment caused until such a comment causes another one."""
+_KNOWN = 1000
+"""Changes that looks at single changes remember; a look at all forgets those that are closed."""
 _FAILURES = 3
 """After this many failed changes in a row, the forge or the queue is the problem, and the look ends."""
 
 LookAt = Callable[[str, ChangeSnapshot], Awaitable[float | None]]
 """Handles a change, whose item has this hash; returns in how many seconds time alone makes a round due."""
+
+
+@dataclass(frozen=True)
+class AskedLook:
+    """A look that events have asked for.
+
+    Attributes:
+        due: the monotonic time from which it may be done.
+        is_limited: whether only comments of strangers ask for it.
+    """
+
+    item: Item
+    due: float
+    is_limited: bool
+
+
+@dataclass
+class LookTimes:
+    """Decides which looks are due: at the changes that events have named, or at all open changes. Pure.
+
+    Anybody can write many comments. So the comments of strangers cause a look at a change at once, and then
+    at most one in a minute. A look that is put off is not lost: it has its time, and a look at all changes
+    does it too.
+
+    Args:
+        interval: the seconds between two looks at all changes.
+
+    Attributes:
+        regular: the monotonic time of the next look at all changes.
+        is_early: whether a look has found that time alone makes a round due before the interval is over.
+    """
+
+    interval: float
+    monotonic: Callable[[], float]
+    regular: float = -inf
+    is_early: bool = False
+    _asked: dict[str, AskedLook] = field(default_factory=dict)
+    _limited_until: dict[str, float] = field(default_factory=dict)
+    """When strangers' comments may cause the next look at a change; times that are over are dropped."""
+
+    def ask(self, item: Item, *, is_limited: bool = False) -> None:
+        """Look at a change soon, or at all changes if the item is the issue of an unknown change."""
+        key, now = identity_hash(item.identity), self.monotonic()
+        due = max(now, self._limited_until.get(key, now)) if is_limited else now
+        known = self._asked.get(key)
+        if known is None or due < known.due:
+            self._asked[key] = AskedLook(item, due, is_limited)
+
+    def is_asked(self, item: Item) -> bool:
+        """Whether a look at the item still has to be done."""
+        return identity_hash(item.identity) in self._asked
+
+    def wait(self) -> float:
+        """Return the seconds until a look is due."""
+        return max(0.0, min(self.regular, *(one.due for one in self._asked.values()), inf) - self.monotonic())
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether the next look at all changes is due."""
+        return self.monotonic() >= self.regular
+
+    def postpone(self) -> None:
+        """Leave this regular look to another process."""
+        self.regular = self.monotonic() + self.interval
+
+    async def look(
+        self, at_all: Callable[[], Awaitable[float]], at_one: Callable[[Item], Awaitable[float]]
+    ) -> None:
+        """Do what is due. Events that come meanwhile ask for another look.
+
+        Args:
+            at_all: looks at all changes; returns the seconds until the next such look.
+            at_one: looks at one change; returns the seconds until time alone makes a round due.
+
+        Raises:
+            Exception: that of a look; what was asked for is due again.
+        """
+        now = self.monotonic()
+        due = {key: one for key, one in self._asked.items() if one.due <= now}
+        is_regular = self.is_regular or any(one.item.kind is not ItemKind.CHANGE for one in due.values())
+        limited = {key: now + _COMMENT_S for key, one in due.items() if one.is_limited}
+        self._limited_until = {k: until for k, until in self._limited_until.items() if until > now} | limited
+        taken = dict(self._asked) if is_regular else due
+        for key in taken:
+            del self._asked[key]
+        try:
+            if is_regular:
+                wait = await at_all()
+                self.regular, self.is_early = self.monotonic() + wait, wait < self.interval
+            else:
+                for one in due.values():
+                    await self._look_at(one.item, at_one)
+        except BaseException:
+            self._asked |= taken
+            raise
+
+    async def _look_at(self, item: Item, at_one: Callable[[Item], Awaitable[float]]) -> None:
+        soonest = self.monotonic() + await at_one(item)
+        if soonest < self.regular:
+            self.regular, self.is_early = soonest, True
 
 
 @dataclass
@@ -141,18 +249,28 @@ class ChangeLooks:
             wait = wait if soonest is None else min(wait, soonest)
         return wait
 
-    async def look_at(self, item: Item, look_at: LookAt) -> float | None:
-        """Look at one change; return in how many seconds time alone makes a round due.
+    async def look_at(self, item: Item, look_at: LookAt) -> float:
+        """Look at one change; return in how many seconds time alone makes a round due, or infinity.
 
         Raises:
             CodingAgentError: the change could not be read.
         """
-        snapshot = await self.forge.snapshot(item)
+        try:
+            snapshot = await self.forge.snapshot(item)
+        except ForgeNotFoundError:
+            return inf  # the change was deleted
         if snapshot.state is not ChangeState.OPEN or snapshot.author.id != snapshot.own.id:
-            return None
+            return inf
         key = identity_hash(snapshot.item.identity)
+        if key not in self.open and len(self.open) >= _KNOWN:
+            self._forget(OpenChanges(()))  # this process never looks at all changes
         self.open |= {key}
-        return (await self._handled(key, snapshot, look_at, is_last=False))[1]
+        _, soonest = await self._handled(key, snapshot, look_at, is_last=False)
+        return inf if soonest is None else soonest
+
+    def is_stranger(self, item: Item, login: str) -> bool:
+        """Whether the author of a comment is not known to be somebody whose remarks cause rounds."""
+        return not is_one_of(login, self.policy.bots) and not self._may_write(item, login)
 
     async def _handled(
         self, key: str, snapshot: ChangeSnapshot, look_at: LookAt, *, is_last: bool
@@ -212,11 +330,7 @@ class ChangeLooks:
             active: the same as in `open_work`.
         """
         place = snapshot.item.repository_identity
-
-        def may_write(login: str) -> bool | None:
-            until, allowed = self._permissions.get((place, login.casefold()), (0.0, None))
-            return allowed if until > self.monotonic() else None
-
+        may_write = partial(self._may_write, snapshot.item)
         work = Work()
         for _ in range(_DECISIONS):
             work = open_work(
@@ -229,6 +343,11 @@ class ChangeLooks:
             if not work.ask:
                 break
         return work
+
+    def _may_write(self, item: Item, login: str) -> bool | None:
+        """Return what is known of a permission; `None`: the forge has to be asked."""
+        until, allowed = self._permissions.get((item.repository_identity, login.casefold()), (0.0, None))
+        return allowed if until > self.monotonic() else None
 
     def _set_aside(
         self, key: str, snapshot: ChangeSnapshot, error: Exception, *, is_failure: bool = True

@@ -373,7 +373,9 @@ class Intake:
         return answers.command_stored(command.name, stored.place)
 
     async def _look(self, look: Look) -> Answer:
-        stored = await self.sink.look(look.items) if isinstance(self.sink, LookSink) else None
+        stored = None
+        if isinstance(self.sink, LookSink):
+            stored = await self.sink.look(look.items, look.author)
         if stored is None:
             reason = f"{look.why}, but no task is known for the change"
             _logger.info("Ignored: %s", reason)

@@ -9,12 +9,13 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+from coding_agent_consumer.rounds import looks as looks_module
 from coding_agent_consumer.rounds.looks import ConsumerLooks
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import Actor, ChangeSnapshot, CheckConclusion, OpenChanges
 from coding_agent_core.forge.values import MARKER, Comment, ItemState, Permission
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queue_messages import LookRequest, QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, comment, read_state
@@ -58,6 +59,9 @@ class FakeForge:
     def _shown(self, snapshot: ChangeSnapshot) -> ChangeSnapshot:
         body = self.comments.get((ItemKind.CHANGE, snapshot.item.number))
         return snapshot if body is None else replace(snapshot, comments=(remark(1, OURS, body),))
+
+    async def snapshot(self, item: Item) -> ChangeSnapshot:
+        return self._shown(self.changes[item.number])
 
     async def permission(self, item: Item, login: str) -> Permission:
         self.asked_about.append(login)
@@ -242,3 +246,59 @@ async def test_changes_beyond_what_a_forge_lists_are_named_once(caplog: pytest.L
     place.forge.lists_all = False
     await place.look(3)
     assert caplog.text.count("has more of our open changes than a look lists: only 1 have rounds") == 1
+
+
+class Counted(FakeForge):
+    """Keeps which changes were read: a number, or `None` for all of them."""
+
+    def __init__(self, *changes: ChangeSnapshot) -> None:
+        super().__init__(*changes)
+        self.read: list[int | None] = []
+        self.was_read = asyncio.Event()
+
+    async def open_changes(self) -> OpenChanges:
+        self.read.append(None)
+        self.was_read.set()
+        return await super().open_changes()
+
+    async def snapshot(self, item: Item) -> ChangeSnapshot:
+        self.read.append(item.number)
+        self.was_read.set()
+        return await super().snapshot(item)
+
+
+@pytest.mark.parametrize("is_regular", [True, False], ids=["looks regularly", "another one looks regularly"])
+async def test_an_event_looks_at_the_change_that_it_names(
+    monkeypatch: pytest.MonkeyPatch, is_regular: bool
+) -> None:
+    monkeypatch.setattr(looks_module, "_QUIET_S", 0.01)
+    other = replace(RED, item=RED.item.model_copy(update={"number": 9}))
+    place, stop = Place(RED, other), asyncio.Event()
+    forge: Any = Counted(RED, other)
+    place.forge = forge
+    place.looks = ConsumerLooks(SETTINGS, forge, place.queue, place.queue)
+    monkeypatch.setattr(place.queue, "looks", AsyncMock(return_value=is_regular))
+    running = asyncio.create_task(place.looks.run(stop))
+    async with asyncio.timeout(60):
+        if is_regular:
+            await forge.was_read.wait()
+        for _ in range(2):
+            forge.was_read.clear()
+            place.looks.ask(LookRequest(item=RED.item))
+            await forge.was_read.wait()
+        stop.set()
+        await running
+    assert forge.read == [*([None] if is_regular else []), 8, 8]
+    assert (place.queued(9) is not None) is is_regular
+    assert place.queued() is not None
+
+
+async def test_a_process_that_never_looks_at_all_changes_forgets_those_that_it_knew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("coding_agent_core.round_looks._KNOWN", 10)
+    place = Place(*(replace(RED, item=RED.item.model_copy(update={"number": n})) for n in range(100)))
+    for one in place.forge.changes.values():
+        await place.looks.look_at(one.item)
+    assert len(place.looks._changes.open) <= 10
+    assert place.queued(99) is not None

@@ -7,6 +7,7 @@ import pytest
 from coding_agent_core.admission import (
     SUBMITTED_WITHIN,
     Duplicate,
+    StoredLook,
     admit,
     announcement,
     answered,
@@ -14,8 +15,10 @@ from coding_agent_core.admission import (
     is_fresh,
     latest_of,
     may_delete_first,
+    must_look,
     note,
     runs_of,
+    stored_look,
 )
 from coding_agent_core.agenttask import (
     AGAIN,
@@ -23,6 +26,7 @@ from coding_agent_core.agenttask import (
     ANNOTATION_DUPLICATE_OF,
     ANNOTATION_LABEL_REMOVED_BY,
     ANNOTATION_LABELED_AT,
+    ANNOTATION_LOOK,
     ANNOTATION_WITHDRAWN_BEFORE,
     LABEL_REPORTED,
     LOOK,
@@ -352,3 +356,41 @@ def test_the_name_of_a_round_follows_from_its_cause_and_is_a_label() -> None:
     assert name.endswith("-checks-0123456789")
     far = item(9_999_999_999).model_copy(update={"kind": ItemKind.CHANGE, "repository": f"o/{'r' * 90}"})
     assert len(task(1, of=far, by=A_ROUND).name) <= 58
+
+
+CHANGE = item(8).model_copy(update={"kind": ItemKind.CHANGE})
+REVIEWED, CHECKED = ([CHANGE, item()], "eve"), ([CHANGE, item()], "")
+
+
+@pytest.mark.parametrize(
+    ("events", "change", "author"),
+    [
+        ([REVIEWED], 8, "eve"),
+        ([CHECKED], 8, ""),
+        ([REVIEWED, ([CHANGE, item()], "mallory")], 8, "mallory"),
+        ([REVIEWED, CHECKED], 8, ""),
+        ([CHECKED, REVIEWED], 8, ""),
+        ([([item()], "")], None, ""),
+        ([CHECKED, ([item()], "")], None, ""),
+        ([([item()], ""), CHECKED], None, ""),
+        ([CHECKED, ([CHANGE.model_copy(update={"number": 9})], "")], None, ""),
+    ],
+)
+def test_a_stored_look_asks_for_what_all_its_events_ask_for(
+    events: list[tuple[list[Item], str]], change: int | None, author: str
+) -> None:
+    annotations: dict[str, str] = {}
+    for items, by in events:
+        annotations |= must_look(task(annotations=annotations), T1, items, by)["metadata"]["annotations"]
+    assert stored_look(task(annotations=annotations)) == StoredLook(at=T1, change=change, author=author)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "found"),
+    [(None, None), (T1.isoformat(), StoredLook()), ('{"change":8,"later":1}', StoredLook())],
+)
+def test_a_stored_look_of_another_version_asks_for_all_changes(
+    annotation: str | None, found: StoredLook | None
+) -> None:
+    annotations = {} if annotation is None else {ANNOTATION_LOOK: annotation}
+    assert stored_look(task(annotations=annotations)) == found

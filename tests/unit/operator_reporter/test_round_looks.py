@@ -8,10 +8,19 @@ from datetime import datetime
 from typing import Any, cast
 
 import pytest
-from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, Status, manifest
+from coding_agent_core.admission import StoredLook
+from coding_agent_core.agenttask import (
+    ANNOTATION_LOOK,
+    LABEL_REPORTED,
+    AgentTask,
+    Condition,
+    Event,
+    Status,
+    manifest,
+)
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.calls import Read
-from coding_agent_core.forge.changes import ChangeSnapshot, CheckKind, OpenChanges
+from coding_agent_core.forge.changes import Actor, ChangeSnapshot, CheckKind, OpenChanges
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.values import Comment, CommitState, CommitStatus
 from coding_agent_core.platforms import ItemKind
@@ -31,7 +40,7 @@ from coding_agent_operator.reporter.round_looks import LEFT_OUT, ReporterLooks
 
 from tests.unit.consumer_rounds.test_looks import ASKED, INFRASTRUCTURE, RED, FakeForge
 from tests.unit.core_reporting import making as reports
-from tests.unit.core_rounds.making import NOON, OURS, check, rounds
+from tests.unit.core_rounds.making import NOON, OURS, change, check, review, rounds
 from tests.unit.operator.making import ended, task
 
 
@@ -139,24 +148,64 @@ class CountingForge(FakeForge):
         return self.changes[item.number]
 
 
-async def test_an_event_looks_at_the_change_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All others are read again only at the regular look."""
+def annotated(run: AgentTask, **look: Any) -> AgentTask:
+    """A task with what the receiver writes after an event."""
+    note = {ANNOTATION_LOOK: StoredLook(at=NOON, **look).model_dump_json(exclude_defaults=True)}
+    return AgentTask(run.metadata._replace(annotations=note), run.body)
+
+
+@pytest.mark.parametrize("kind", ItemKind)
+async def test_an_event_looks_at_the_change_that_it_names(
+    monkeypatch: pytest.MonkeyPatch, kind: ItemKind
+) -> None:
+    """All others are read again only at the regular look. A change without a round has no task of its own."""
     monkeypatch.setattr(round_looks, "_QUIET_S", 0.01)
     other = replace(RED, item=RED.item.model_copy(update={"number": 9}), checks=())
     forge = CountingForge(replace(RED, checks=()), other)
     looked = looks(forge)
     looked.context = replace(looked.context, tasks=cast("Any", Answered()))
+    run = OneRound().run
+    if kind is ItemKind.ISSUE:
+        run = working(RED.item.model_copy(update={"kind": kind, "number": 7}), 1, run.spec.trigger)
     running = asyncio.create_task(looked.run())
     try:
         async with asyncio.timeout(60):
             await forge.looked.wait()
             for _ in range(2):
                 forge.looked.clear()
-                looked.ask(OneRound().run)
+                looked.ask(annotated(run, change=RED.item.number))
                 await forge.looked.wait()
     finally:
         running.cancel()
     assert forge.looks == [None, RED.item.number, RED.item.number]
+
+
+@pytest.mark.parametrize(
+    ("author", "is_put_off"),
+    [("eve", True), ("Anna", False), ("gone", True), ("review-bot", False), ("", False)],
+)
+async def test_only_a_strangers_comment_is_put_off(author: str, is_put_off: bool) -> None:
+    """Of somebody who wrote nothing before, nobody knows whether they may ask."""
+    forge, now = CountingForge(change(reviews=(review(author=Actor("7", "anna")),))), 0.0
+    looked = looks(forge)
+    parts: dict[str, Any] = {"tasks": Annotated(), "sink": Sink(), "monotonic": lambda: now}
+    looked.context = replace(looked.context, **parts)
+    looked.settings = looked.settings.model_copy(update={"interval": 600.0, "bots": ("review-bot",)})
+    looked.__post_init__()
+    await looked._times.look(looked.look, looked.look_at)
+    for _ in range(2):
+        looked.ask(annotated(OneRound().run, change=8, author=author))
+        await looked._times.look(looked.look, looked.look_at)
+    assert forge.looks == [None, *([8] if is_put_off else [8, 8])]
+    await looked._answer()
+    assert bool(looked._asked) is is_put_off, "its annotation stays until it is done"
+    now = looked._times.wait()
+    if is_put_off:
+        assert now == 60
+        await looked._times.look(looked.look, looked.look_at)
+        await looked._answer()
+    assert forge.looks == [None, 8, 8]
+    assert not looked._asked
 
 
 class OneRound:

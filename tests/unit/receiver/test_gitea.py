@@ -204,6 +204,9 @@ def test_what_happens_on_our_changes_causes_a_look(found: Any, event: str, numbe
     result = meaning(found, event)
     shown = {item.number for item in result.items} if isinstance(result, Look) else set[int]()
     assert shown == numbers, result
+    if isinstance(result, Look):
+        wrote = event.startswith("pull_request_") or event == "issue_comment"
+        assert result.author == (found["sender"]["login"] if wrote else "")
 
 
 def test_headers_and_proof() -> None:

@@ -16,7 +16,7 @@ from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queue_messages import NoticeSource, TaskSink
+from coding_agent_core.queue_messages import LookRequest, NoticeSource, TaskSink
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import (
     State,
@@ -26,7 +26,7 @@ from coding_agent_core.reporting import (
     read_state,
 )
 from coding_agent_core.retry import Clock, StoppedError, backoff, first_of, run_until
-from coding_agent_core.round_looks import ChangeLooks, ChangeRounds, show_on_issue
+from coding_agent_core.round_looks import ChangeLooks, ChangeRounds, LookTimes, show_on_issue
 from coding_agent_core.round_notes import as_written, notes_of, our_comment
 from coding_agent_core.round_rules.reruns import run_again
 from coding_agent_core.rounds.record import RoundRecord, with_reruns
@@ -62,38 +62,47 @@ class ConsumerLooks:
     source: NoticeSource
     sink: TaskSink
     clock: Clock = field(default_factory=Clock)
-    _asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _on_issue: dict[str, ChangeRounds] = field(default_factory=dict)
     """What the comments on issues show of the rounds, by the hash of the change."""
 
     def __post_init__(self) -> None:
         policy = self.settings.rounds.policy(self.settings.labels(self.forge.platform))
         self._changes = ChangeLooks(self.forge, policy, _delay, self.clock.monotonic)
+        self._times = LookTimes(self.settings.rounds.interval, self.clock.monotonic)
 
-    def ask(self) -> None:
+    def ask(self, request: LookRequest) -> None:
         """Look soon, although another process may look regularly."""
-        self._asked.set()
+        is_limited = bool(request.author) and self._changes.is_stranger(request.item, request.author)
+        self._times.ask(request.item, is_limited=is_limited)
+        self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look when somebody asks, and regularly if no other process does, until `stop` is set."""
-        failures, again, interval = 0, False, self.settings.rounds.interval
+        failures, times = 0, self._times
         while not stop.is_set():
-            wait = interval
+            pause = min(_QUIET_S, times.interval)
             try:
-                if again or self._asked.is_set() or await self.source.looks(self.forge.host):
-                    self._asked.clear()
-                    wait = await run_until(self.look, stop, grace=_STOP_GRACE_S)
-                    again = wait < interval  # nobody else may look that soon
+                # Nobody else looks as soon as time alone makes a round due, or after a failure.
+                is_ours = times.is_early or failures > 0
+                if times.is_regular and not is_ours and not await self.source.looks(self.forge.host):
+                    times.postpone()
+                if times.wait() <= 0:
+                    await run_until(self._look, stop, grace=_STOP_GRACE_S)
                 failures = 0
             except StoppedError:
                 return
             except Exception as error:
-                failures, again = failures + 1, True
-                wait = _delay(failures, error)
+                failures += 1
+                pause = _delay(failures, error)
                 self._log(error)
-            quiet = min(_QUIET_S, interval)
-            await first_of(self.clock.sleep(quiet), stop.wait())
-            await first_of(self.clock.sleep(max(0.0, wait - quiet)), self._asked.wait(), stop.wait())
+            await first_of(self.clock.sleep(pause), stop.wait())
+            while (wait := times.wait()) > 0 and not stop.is_set():
+                self._wake.clear()
+                await first_of(self.clock.sleep(wait), self._wake.wait(), stop.wait())
+
+    async def _look(self) -> None:
+        await self._times.look(self.look, self.look_at)
 
     async def once(self, stop: asyncio.Event) -> None:
         """Look once, unless `stop` is set meanwhile. An error is logged."""
@@ -107,6 +116,14 @@ class ConsumerLooks:
     def _log(self, error: Exception) -> None:
         log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
         log("The open changes on %s were not examined: %s", self.forge.host, error)
+
+    async def look_at(self, item: Item) -> float:
+        """Look at one change; return the seconds until time alone makes a round due.
+
+        Raises:
+            CodingAgentError: the change could not be read.
+        """
+        return await self._changes.look_at(item, self._look_at)
 
     async def look(self) -> float:
         """Look at all open changes once; return the seconds until the next look.

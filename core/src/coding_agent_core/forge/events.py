@@ -88,10 +88,13 @@ class Look:
     Attributes:
         items: the change, if the event names it, and the issue that the change's branch answers.
         why: what happened, as a clause for logs.
+        author: the login of who wrote the comment or review; empty if something else happened. Anybody can
+            write many comments.
     """
 
     items: tuple[Item, ...]
     why: str
+    author: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class LookReason:
     """Why an event asks for a look, and what it says about the change.
 
     Attributes:
-        why: the same as in `Look`.
+        why, author: the same as in `Look`.
         number: the number of the change, if the event has it.
         branch: the change's branch in this repository; `None` if the event does not have it.
     """
@@ -107,6 +110,7 @@ class LookReason:
     why: str
     number: int | None = None
     branch: str | None = None
+    author: str = ""
 
 
 Meaning = Accepted | Withdrawn | Commanded | Look | Ignored
@@ -162,7 +166,9 @@ def look(project: Item, reason: LookReason, settings: Settings) -> Look | Ignore
         for kind, number in numbers.items()
         if number
     ]
-    return Look(tuple(items), reason.why) if items else Ignored("the branch is not for an issue")
+    if not items:
+        return Ignored("the branch is not for an issue")
+    return Look(tuple(items), reason.why, display_text(reason.author)[:255])
 
 
 def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> str | None:

@@ -118,9 +118,9 @@ class KubernetesSink:
         """Store a command in the item's newest AgentTask, for the reporter; see `TaskSink`."""
         return await self._bounded(lambda tasks: self._command(tasks, command))
 
-    async def look(self, items: Sequence[Item]) -> str | None:
+    async def look(self, items: Sequence[Item], author: str = "") -> str | None:
         """Ask the reporter for a look; see `LookSink`."""
-        return await self._bounded(lambda tasks: self._look(tasks, items))
+        return await self._bounded(lambda tasks: self._look(tasks, items, author))
 
     async def connected(self) -> bool:
         """Whether tasks can be stored now; see `TaskSink`."""
@@ -261,13 +261,13 @@ class KubernetesSink:
             f"The tasks of {command.item.display} change too quickly to store a command on one."
         )
 
-    async def _look(self, tasks: AgentTasks, items: Sequence[Item]) -> str | None:
+    async def _look(self, tasks: AgentTasks, items: Sequence[Item], author: str) -> str | None:
         for item in items:
             for _ in range(_RACES):
                 runs = await _runs(tasks, item)
                 if not runs:
                     break
-                if await tasks.patch(runs[-1], must_look(runs[-1], self._now())):
+                if await tasks.patch(runs[-1], must_look(runs[-1], self._now(), items, author)):
                     return runs[-1].name
             else:
                 raise QueueUnavailableError(f"The tasks of {item.display} change too quickly.")

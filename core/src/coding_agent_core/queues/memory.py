@@ -243,12 +243,12 @@ class MemoryQueue:
         self._notify(key, command)
         return CommandStored("memory")
 
-    async def look(self, items: Sequence[Item]) -> str | None:
+    async def look(self, items: Sequence[Item], author: str = "") -> str | None:
         """See `LookSink`."""
         if self._closed:
             raise QueueUnavailableError("The queue was closed; this program is ending.")
         for item in items[:1]:
-            self._notify((item.identity, "look", ""), LookRequest(item=item))
+            self._notify((item.identity, "look", ""), LookRequest(item=item, author=author))
             return task_name(item)
         return None
 

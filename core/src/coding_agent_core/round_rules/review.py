@@ -56,11 +56,11 @@ class WriteAccess:
         return actor is not None and bool(self.own.id) and actor.id == self.own.id
 
     def is_bot(self, actor: Actor) -> bool:
-        return actor.kind is ActorKind.BOT or _is_one_of(actor, self.policy.bots)
+        return actor.kind is ActorKind.BOT or is_one_of(actor.login, self.policy.bots)
 
     def is_program(self, actor: Actor) -> bool:
         """Whether the actor is a bot, or a program with a person's account, so that its acts mean nothing."""
-        return self.is_bot(actor) or _is_one_of(actor, self.policy.programs)
+        return self.is_bot(actor) or is_one_of(actor.login, self.policy.programs)
 
     def is_person_with_access(self, actor: Actor | None) -> bool | None:
         """Whether the actor is a person with write access; `None` if the forge has to be asked."""
@@ -78,13 +78,13 @@ class WriteAccess:
 
     def counts(self, actor: Actor) -> bool | None:
         """Whether reviews by the actor cause rounds; `None` if the forge has to be asked."""
-        if not self.is_ours(actor) and _is_one_of(actor, self.policy.bots):
+        if not self.is_ours(actor) and is_one_of(actor.login, self.policy.bots):
             return True
         return self.is_person_with_access(actor)
 
 
-def _is_one_of(actor: Actor, logins: Collection[str]) -> bool:
-    return actor.login.casefold() in {login.casefold() for login in logins}
+def is_one_of(login: str, logins: Collection[str]) -> bool:
+    return login.casefold() in {one.casefold() for one in logins}
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from math import inf
 
-from coding_agent_core.admission import cancellation, runs_of, works
+from coding_agent_core.admission import cancellation, runs_of, stored_look, works
 from coding_agent_core.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK, AgentTask, Event
 from coding_agent_core.errors import (
     CodingAgentError,
     ForgeError,
-    ForgeNotFoundError,
     ForgeUnavailableError,
 )
 from coding_agent_core.forge.changes import ChangeSnapshot
@@ -34,7 +32,7 @@ from coding_agent_core.reporting import (
     is_same_change,
 )
 from coding_agent_core.retry import backoff
-from coding_agent_core.round_looks import ChangeLooks, ChangeRounds, show_on_issue
+from coding_agent_core.round_looks import ChangeLooks, ChangeRounds, LookTimes, show_on_issue
 from coding_agent_core.round_notes import as_written, notes_of, our_comment, shows
 from coding_agent_core.round_rules.reruns import Asked, run_again
 from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
@@ -135,10 +133,14 @@ class ReporterLooks:
     def __post_init__(self) -> None:
         policy = self.settings.policy(self.context.labels)
         self._changes = ChangeLooks(self.context.forge, policy, self._delay, self.context.monotonic)
+        self._times = LookTimes(self.settings.interval, self.context.monotonic)
 
     def ask(self, task: AgentTask) -> None:
         """Look soon, because the task has an annotation that asks for it."""
+        look, item = stored_look(task), _asked_item(task)
+        author = look.author if look is not None else ""
         self._asked[task.name] = task
+        self._times.ask(item, is_limited=bool(author) and self._changes.is_stranger(item, author))
         self._wake.set()
 
     def reruns(self, key: str) -> tuple[RerunEntry, ...]:
@@ -165,37 +167,30 @@ class ReporterLooks:
 
         Somebody asks for a look at one change, or at an issue whose change is not known.
         """
-        failures, host, regular = 0, self.context.forge.host, -inf
+        failures, host = 0, self.context.forge.host
         while True:
-            self._wake.clear()
-            asked, self._asked = self._asked, {}
-            items = {task.spec.item.identity: task.spec.item for task in asked.values()}
-            named = items and all(item.kind is ItemKind.CHANGE for item in items.values())
+            await self._until_due()
             try:
-                if named and self.context.monotonic() < regular:
-                    for item in items.values():
-                        soonest = await self.look_at(item)
-                        regular = min(regular, self.context.monotonic() + soonest)
-                else:
-                    regular = self.context.monotonic() + await self.look()
-                wait = regular - self.context.monotonic()
-                await self._answer(asked.values())
+                await self._times.look(self.look, self.look_at)
+                await self._answer()
             except Exception as error:
                 if isinstance(error, CodingAgentError):
                     _logger.warning("The open changes on %s were not examined: %s", host, error)
                 else:
                     _logger.exception("A look at the open changes on %s failed", host)
-                self._asked = asked | self._asked
                 failures += not isinstance(error, NotYetError)
                 LOOKS.labels(host, "failed").inc()
                 await asyncio.sleep(self._delay(failures, error))
                 continue
             failures = 0
             LOOKS.labels(host, "done").inc()
-            quiet = min(_QUIET_S, self.settings.interval)
-            await asyncio.sleep(quiet)
+            await asyncio.sleep(min(_QUIET_S, self.settings.interval))
+
+    async def _until_due(self) -> None:
+        while (wait := self._times.wait()) > 0:
+            self._wake.clear()
             try:
-                async with asyncio.timeout(max(0.0, wait - quiet)):
+                async with asyncio.timeout(wait):
                     await self._wake.wait()
             except TimeoutError:
                 continue
@@ -207,12 +202,9 @@ class ReporterLooks:
             CodingAgentError: the change could not be read.
         """
         try:
-            soonest = await self._changes.look_at(item, self._look_at)
-        except ForgeNotFoundError:
-            return inf  # the change was deleted
+            return await self._changes.look_at(item, self._look_at)
         finally:
             await self._show_left_out()
-        return inf if soonest is None else soonest
 
     async def look(self) -> float:
         """Look at all open changes once; return the seconds until the next look.
@@ -474,18 +466,30 @@ class ReporterLooks:
         if unshown is not None:
             unshown.shown = True
 
-    async def _answer(self, asked: Iterable[AgentTask]) -> None:
-        """Remove the annotations that asked for a look. If a task has changed, the watch shows it again."""
-        for task in asked:
+    async def _answer(self) -> None:
+        """Remove the annotations of looks that are done. If a task has changed, the watch shows it again."""
+        for name, task in list(self._asked.items()):
+            if self._times.is_asked(_asked_item(task)):
+                continue  # it is put off, or an event came during the look
             patch: dict[str, dict[str, str | None]] = {"annotations": {ANNOTATION_LOOK: None}}
             if task.metadata.labels.get(LABEL_REPORTED) == LOOK:
                 patch["labels"] = {LABEL_REPORTED: "true"}
             await self.context.tasks.patch(task, {"metadata": patch})
+            if self._asked.get(name) is task:
+                del self._asked[name]
 
     def _delay(self, failures: int, error: BaseException) -> float:
         reporter = self.context.settings
         asked: float = getattr(error, "retry_after", None) or 0.0
         return max(asked, backoff(max(1, failures), reporter.retry_first, reporter.retry_max))
+
+
+def _asked_item(task: AgentTask) -> Item:
+    """Return the change that a task's annotation names; the task's item if it names none."""
+    item, look = task.spec.item, stored_look(task)
+    if look is None or look.change is None:
+        return item
+    return item.model_copy(update={"kind": ItemKind.CHANGE, "number": look.change})
 
 
 def _is_unshown(run: AgentTask, state: State | None) -> bool:

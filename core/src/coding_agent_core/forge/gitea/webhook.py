@@ -97,8 +97,11 @@ def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored 
     head = _head(change)
     if not head.own:
         return Ignored("the pull request is from a fork")
-    why = "the pull request was reviewed" if is_review else "the pull request changed"
-    return LookReason(why, change.number("number"), head.name)
+    if is_review:
+        return LookReason(
+            "the pull request was reviewed", change.number("number"), head.name, _sender(fields)
+        )
+    return LookReason("the pull request changed", change.number("number"), head.name)
 
 
 def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
@@ -113,11 +116,11 @@ def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored
     number = fields.object("issue").number("number")
     if fields.has("pull_request"):
         branch = _head(fields.object("pull_request")).name
-        return LookReason("somebody wrote on the pull request", number, branch)
+        return LookReason("somebody wrote on the pull request", number, branch, _sender(fields))
     body, account = fields.object("comment").optional_text("body"), settings.forge(Platform.GITEA).account
     if not (mentions(body, account) if account else "@" in body):
         return None
-    return LookReason("a comment mentions the agent", number)
+    return LookReason("a comment mentions the agent", number, author=_sender(fields))
 
 
 def _look_at_run(fields: Fields, _: Settings) -> LookReason | None:

@@ -93,8 +93,11 @@ def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored 
     head = _head(change, fields.object("repository"))
     if not head.own:
         return Ignored("the pull request is from a fork")
-    why = "the pull request was reviewed" if is_review else "the pull request changed"
-    return LookReason(why, change.number("number"), head.name)
+    if is_review:
+        return LookReason(
+            "the pull request was reviewed", change.number("number"), head.name, _sender(fields)
+        )
+    return LookReason("the pull request changed", change.number("number"), head.name)
 
 
 def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
@@ -107,7 +110,7 @@ def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored
     account = settings.forge(Platform.GITHUB).account
     if not (mentions(body, account) if account else "@" in body):
         return None
-    return LookReason("a comment mentions the agent", issue.number("number"))
+    return LookReason("a comment mentions the agent", issue.number("number"), author=_sender(fields))
 
 
 def _look_at_check(fields: Fields, _: Settings) -> LookReason | None:
@@ -136,6 +139,11 @@ _LOOKS: Mapping[str, Callable[[Fields, Settings], LookReason | Ignored | None]] 
     "check_suite": _look_at_check,
     "status": _look_at_status,
 }
+
+
+def _sender(fields: Fields) -> str:
+    """Return the login of the person who did it; empty if the event does not say so."""
+    return fields.object("sender").optional_text("login") if fields.has("sender") else ""
 
 
 def _is_by_us(fields: Fields, settings: Settings) -> bool:
@@ -259,7 +267,7 @@ def _withdraw(
     if isinstance(item, Ignored):
         return item
     found = fields.object(subject)
-    user = fields.object("sender").optional_text("login") if fields.has("sender") else ""
+    user = _sender(fields)
     return events.withdrawal_of(item, found, what, delivered, ended=ended, of_trigger=of_trigger, user=user)
 
 

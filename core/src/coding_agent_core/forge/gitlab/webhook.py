@@ -130,7 +130,8 @@ def _look(fields: Fields, settings: Settings) -> Look | Ignored | None:
         own = change.has("source_project_id")  # null: the fork was deleted
         if not own or change.number("source_project_id") != project.number("id"):
             return Ignored("the merge request is from a fork")
-        reason = LookReason(why, change.number("iid"), change.optional_text("source_branch"))
+        author = _user(fields) if kind == "note" else ""
+        reason = LookReason(why, change.number("iid"), change.optional_text("source_branch"), author)
     url = project.url("web_url"), "project.web_url"
     item = _item_in(fields, ItemKind.CHANGE, 1, settings, url=url)
     return item if isinstance(item, Ignored) else events.look(item, reason, settings)

@@ -158,10 +158,10 @@ class RabbitMQSink:
         await self._io.run(self._publish(message, f"/{command.name} on {command.item.display}"))
         return CommandStored(message.queue)
 
-    async def look(self, items: Sequence[Item]) -> str | None:
+    async def look(self, items: Sequence[Item], author: str = "") -> str | None:
         """See `LookSink`. A consumer keeps the request in its memory, because it looks regularly too."""
         for item in items[:1]:
-            message = notice_message(self._settings.queue, LookRequest(item=item))
+            message = notice_message(self._settings.queue, LookRequest(item=item, author=author))
             await self._io.run(self._publish(message, f"look at {item.display}"))
             return task_name(item)
         return None

@@ -28,7 +28,6 @@ from coding_agent_consumer.commits import InvalidPatchError
 from coding_agent_consumer.forge_commits import NOTE
 from coding_agent_consumer.repository import Publisher
 from coding_agent_consumer.rounds.replies import without_ids
-from coding_agent_consumer.rounds.work import RoundWork
 from coding_agent_consumer.transcript import scrub_for
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.verification import WorkVerification, note_about
@@ -37,6 +36,7 @@ from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneErr
 
 if TYPE_CHECKING:
     from coding_agent_consumer.gateway.forwarding import Gateway
+    from coding_agent_consumer.rounds.work import RoundWork
 
 _logger = logging.getLogger("coding_agent.attempt")
 

@@ -54,14 +54,14 @@ from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.push_permit import PushPermit
 from coding_agent_consumer.repository import BareClone, Permit, Publisher
-from coding_agent_consumer.rounds.asked_by import round_refusal, round_user
+from coding_agent_consumer.rounds.asked_by import cause_gone, round_refusal, round_user
 from coding_agent_consumer.rounds.replies import without_ids
-from coding_agent_consumer.rounds.work import RoundWork, cause_gone
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.verification import not_run
 
 if TYPE_CHECKING:
+    from coding_agent_consumer.rounds.work import RoundWork
     from coding_agent_consumer.ssh_signatures import SshSigner
 
 _logger = logging.getLogger("coding_agent.attempt")
@@ -435,6 +435,9 @@ class Attempt:
         refusal = round_refusal(self._request.trigger, enabled=self.settings.rounds.enabled)
         if refusal is not None:
             return refusal
+        # Other attempts do without the rules of rounds.
+        from coding_agent_consumer.rounds.work import RoundWork  # noqa: PLC0415
+
         policy = self.settings.rounds.policy(self.settings.labels(task.item.platform))
         self._round = await self._time.before_work(
             lambda: RoundWork.begin(task.forge, details.item, trigger, policy)

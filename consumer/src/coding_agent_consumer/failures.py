@@ -20,7 +20,7 @@ from coding_agent_consumer.approval import NotApprovedError
 from coding_agent_consumer.commits import InvalidPatchError
 from coding_agent_consumer.git import RemoteMovedError, RepositoryUnusableError
 from coding_agent_consumer.push_permit import PushNotAllowedError, SourceRepositoryGoneError
-from coding_agent_consumer.rounds.work import RoundEndedError
+from coding_agent_consumer.rounds.asked_by import RoundEndedError
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError, WorkspaceRequestError
 
 _logger = logging.getLogger("coding_agent.attempt")

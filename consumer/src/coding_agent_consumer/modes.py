@@ -23,7 +23,6 @@ from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.queue_messages import TaskSource
-from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import FACTS
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import both
@@ -42,7 +41,6 @@ from coding_agent_consumer.brief import Agent
 from coding_agent_consumer.failures import outcome_of_error
 from coding_agent_consumer.forge_tasks import ForgeTask, branch_for, remembered, task_for
 from coding_agent_consumer.mirror import Mirror
-from coding_agent_consumer.runners.agent import CliAgent, runner_of
 from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.workspace.launch import harden_agent_process
 
@@ -70,6 +68,8 @@ def make_agent(settings: Settings, gateway: Gateway) -> Agent:
         from coding_agent_consumer.agent.loop import ModelAgent  # noqa: PLC0415
 
         return ModelAgent(settings, gateway)
+    from coding_agent_consumer.runners.agent import CliAgent, runner_of  # noqa: PLC0415
+
     return CliAgent(runner_of(name, settings), settings, gateway)
 
 
@@ -105,6 +105,7 @@ async def run_consumer(
         SettingsError: no forge has a token, or the model is not configured.
     """
     # An attempt, which is the other program here, does without these.
+    from coding_agent_core.queues.memory import MemoryQueue  # noqa: PLC0415
     from coding_agent_core.usage_metrics import UsageMetrics  # noqa: PLC0415
 
     from coding_agent_consumer.task_handler import TaskHandler, consume  # noqa: PLC0415
@@ -257,6 +258,9 @@ def build_attempt(
         item_read: called whenever the item was read and is open.
     """
     queued = given.task
+    if queued.request.trigger.round is not None:
+        # Here, because a thread imports the agent later: two threads should not import the same at once.
+        from coding_agent_consumer.rounds import work  # noqa: F401, PLC0415
 
     async def load() -> tuple[ForgeTask, ItemDetails]:
         item = await _located(forge, queued.request.item)
@@ -346,5 +350,9 @@ def check_model(settings: Settings) -> None:
     if not settings.user_config_api.enabled:
         model_spec(settings)
         chosen = {settings.consumer.runner, *settings.consumer.runners.values()}
-        for name in (chosen | set(settings.repository_environment.runners)) - {RunnerName.BUILTIN}:
-            runner_of(name, settings)
+        others = (chosen | set(settings.repository_environment.runners)) - {RunnerName.BUILTIN}
+        if others:
+            from coding_agent_consumer.runners.agent import runner_of  # noqa: PLC0415 - only CLI agents need it
+
+            for name in others:
+                runner_of(name, settings)

@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.workspace.framing import END_SECONDS
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.processes import END_SECONDS, living_parents
+from coding_agent_consumer.workspace.processes import living_parents
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError
 from coding_agent_consumer.workspace.workspace_client import WorkspaceClient
 from coding_agent_core.settings.attempt_settings import Isolation, WorkspaceSettings

@@ -202,7 +202,7 @@ def test_rates_as_people_write_them(text: str, expected: tuple[tuple[int, int], 
 
 def test_a_window_begins_with_its_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(limits.time, "time", lambda: now)
+    monkeypatch.setattr("coding_agent_receiver.limits.time.time", lambda: now)
     counted = limits.RateLimits(RateLimit(failed="2/minute; 3/hour"))
     assert [counted.failed("a") for _ in range(3)] == [None, None, 60]
     assert counted.failed("b") is None, "another client"

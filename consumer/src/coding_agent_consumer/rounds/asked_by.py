@@ -9,12 +9,17 @@ from __future__ import annotations
 from contextlib import suppress
 
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.errors import ForgeListTooLongError, ForgeNotFoundError
+from coding_agent_core.errors import CodingAgentError, ForgeListTooLongError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.issue_commands import command_in
 from coding_agent_core.reasons import Reason
-from coding_agent_core.rounds.trigger import ROUND_CAUSES
-from coding_agent_core.tasks import CommandName, Item, Trigger
+from coding_agent_core.rounds.record import RoundEnd, RoundResult
+from coding_agent_core.rounds.trigger import ROUND_CAUSES, RoundReport, cause_of, report_of_round
+from coding_agent_core.tasks import CommandName, Item, RoundTrigger, Trigger
+
+
+class RoundEndedError(CodingAgentError):
+    """The round must not go on: its cause is gone, or somebody else has pushed. Nothing was pushed."""
 
 
 def round_refusal(trigger: Trigger, *, enabled: bool) -> Outcome | None:
@@ -77,3 +82,12 @@ async def round_user(forge: Forge, change: Item, issue: Item | None, claimed: st
             "label to the change, the next round has theirs."
         )
     return next(iter(applied), "")
+
+
+def cause_gone(trigger: RoundTrigger) -> RoundReport | None:
+    """Return the report of a round whose change was closed before it started; `None` without a cause."""
+    try:
+        created = cause_of(trigger)
+    except ValueError:  # a person wrote the task
+        return None
+    return report_of_round(RoundResult(created, trigger.decided_at, RoundEnd.SUPERSEDED, created.head))

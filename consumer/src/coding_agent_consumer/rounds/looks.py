@@ -37,7 +37,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, answered_issue
 
 from coding_agent_consumer.forge_tasks import remembered, task_for
-from coding_agent_consumer.rounds.work import cause_gone
+from coding_agent_consumer.rounds.asked_by import cause_gone
 
 _logger = logging.getLogger("coding_agent.rounds")
 

@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import partial
 
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.errors import CodingAgentError, ForgeError
+from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import (
     ActorKind,
@@ -46,6 +46,7 @@ from coding_agent_consumer.background import InstructionFile
 from coding_agent_consumer.forge_tasks import remembered
 from coding_agent_consumer.git import GitFailedError
 from coding_agent_consumer.repository import BareClone, Permit
+from coding_agent_consumer.rounds.asked_by import RoundEndedError
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.prompt import round_prompt
 from coding_agent_consumer.rounds.replies import Reply, did, replies_to, reply_text, reviewers_of, written
@@ -57,10 +58,6 @@ _MOST_COMMITS = 100
 
 Deliver = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 """Does something after the work, and again while the forge is not available."""
-
-
-class RoundEndedError(CodingAgentError):
-    """The round must not go on: its cause is gone, or somebody else has pushed. Nothing was pushed."""
 
 
 @dataclass
@@ -438,15 +435,6 @@ class RoundWork:
         if given is None or self.left is None or given.unit != self.left.unit:
             return given or self.left
         return given.with_value(min(given.value, self.left.value))
-
-
-def cause_gone(trigger: RoundTrigger) -> RoundReport | None:
-    """Return the report of a round whose change was closed before it started; `None` without a cause."""
-    try:
-        created = cause_of(trigger)
-    except ValueError:  # a person wrote the task
-        return None
-    return report_of_round(RoundResult(created, trigger.decided_at, RoundEnd.SUPERSEDED, created.head))
 
 
 def _outcome_of(commit: str, message: str) -> Outcome:

@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ _MAX_LINES = 2000
 """The most lines of one answer."""
 _MAX_LINE = 2000
 """The most characters of one line in an answer."""
+SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt", "nix", "sys")
+"""Top-level folders with programs and their settings; the rest of the machine is not visible.
+
+Among others, these are not visible: home folders, `/root`, `/run` and `/var` with sockets and mounted
+secrets, `/tmp`, `/srv`, `/mnt`, and the folders of the agent's program and state.
+"""
 
 
 @dataclass(frozen=True)
@@ -342,3 +349,8 @@ def edit(tree: Path, path: str, old: bytes, new: bytes) -> None:
     if count > 1:
         raise RequestError(f"The text occurs {count} times in {shown}; include more of the lines around it.")
     write(tree, path, data.replace(old, new))
+
+
+def python_installation() -> list[Path]:
+    """Return the folders that this interpreter must be able to read; a command's `python3` is in them."""
+    return [Path(path) for path in dict.fromkeys((sys.base_prefix, sys.base_exec_prefix))]

@@ -18,6 +18,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+GATE = "gate"
+"""Name of the socket to which a consumer stays connected during a task."""
+WORKSPACE = "workspace"
+"""Name of the socket of the task's workspace."""
+END_SECONDS = 40.0
+"""Killing a command's processes may take this long: after a fork bomb, a scan of /proc can take seconds."""
 MAX_HEADER = 64 * 1024
 """The largest header, in bytes."""
 MAX_TEXT = 16 * 1024 * 1024

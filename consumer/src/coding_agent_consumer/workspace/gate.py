@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 import signal
 
+from coding_agent_consumer.workspace.framing import GATE, WORKSPACE
+
 if __name__ == "__main__":
     # This comes before the imports below, which take time: the kernel drops a SIGTERM for a container's first
     # process if it has no handler. The service starts it with SIGTERM blocked (docs/decisions/0019).
@@ -35,10 +37,6 @@ from coding_agent_consumer.workspace.files import remove
 from coding_agent_consumer.workspace.processes import end_descendants, signals_deferred
 from coding_agent_consumer.workspace.workspace_server import listen
 
-GATE = "gate"
-"""Name of the socket to which a consumer stays connected during a task."""
-WORKSPACE = "workspace"
-"""Name of the socket of the task's workspace."""
 _ENVIRONMENT_SECONDS = 10.0
 _MAX_ENVIRONMENT = 64 * 1024
 """The longest line of JSON from a consumer, in bytes."""

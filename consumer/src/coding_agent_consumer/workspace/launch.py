@@ -18,11 +18,9 @@ from types import MappingProxyType
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
 from coding_agent_consumer.workspace import linux
-from coding_agent_consumer.workspace.files import remove
-from coding_agent_consumer.workspace.gate import GATE, WORKSPACE
-from coding_agent_consumer.workspace.processes import END_SECONDS
+from coding_agent_consumer.workspace.files import SYSTEM, python_installation, remove
+from coding_agent_consumer.workspace.framing import END_SECONDS, GATE, WORKSPACE
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError
-from coding_agent_consumer.workspace.sandbox import SYSTEM, python_installation
 from coding_agent_consumer.workspace.workspace_client import WorkspaceClient
 
 _logger = logging.getLogger("coding_agent.workspace")

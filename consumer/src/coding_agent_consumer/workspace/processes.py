@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from coding_agent_consumer.workspace.framing import CHUNK
+from coding_agent_consumer.workspace.framing import CHUNK, END_SECONDS
 
 
 def descendants(parents: Mapping[int, int], root: int) -> set[int]:
@@ -52,10 +52,6 @@ def living_parents() -> dict[int, int]:
             if state not in "ZX":
                 parents[int(name)] = parent
     return parents
-
-
-END_SECONDS = 40.0
-"""Killing a command's processes may take this long: after a fork bomb, a scan of /proc can take seconds."""
 
 
 def end_descendants(deadline: float = END_SECONDS) -> None:

@@ -10,14 +10,13 @@ import contextlib
 import os
 import resource
 import stat
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from coding_agent_consumer.workspace import linux
-from coding_agent_consumer.workspace.files import WorkspaceFolders
+from coding_agent_consumer.workspace.files import SYSTEM, WorkspaceFolders
 
 INSIDE = Path("/workspace")
 """The workspace's root inside its mount namespace."""
@@ -207,17 +206,6 @@ def _remount_read_only(path: Path) -> None:
     )
 
 
-def python_installation() -> list[Path]:
-    """Return the folders that this interpreter must be able to read; a command's `python3` is in them."""
-    return [Path(path) for path in dict.fromkeys((sys.base_prefix, sys.base_exec_prefix))]
-
-
-SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt", "nix", "sys")
-"""Top-level folders with programs and their settings; the rest of the machine is not visible.
-
-Among others, these are not visible: home folders, `/root`, `/run` and `/var` with sockets and mounted
-secrets, `/tmp`, `/srv`, `/mnt`, and the folders of the agent's program and state.
-"""
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 

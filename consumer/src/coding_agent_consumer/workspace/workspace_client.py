@@ -15,7 +15,7 @@ from coding_agent_core.retry import Deadline
 
 from coding_agent_consumer.workspace import framing
 from coding_agent_consumer.workspace.files import cut_end
-from coding_agent_consumer.workspace.processes import END_SECONDS
+from coding_agent_consumer.workspace.framing import END_SECONDS
 from coding_agent_consumer.workspace.protocol import (
     CommandResult,
     ProcessSpec,

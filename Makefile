@@ -87,7 +87,7 @@ fuzz: $(VENV)/.dev ## search for inputs that break a parser or a reader, guided 
 # JUDGE judges a folder again; PROVE tries each kind of fault; PLANT plants a defect in a copy of the tree, or with CONTROL=1
 # leaves it out. Otherwise SEED, MINUTES, MODE, FORGE and FAULTS say what is run, and CHAOS_CLUSTER and OUT where.
 .PHONY: chaos
-chaos: $(if $(JUDGE),,setup-test setup-e2e) $(VENV)/.dev ## let people use the system while its parts break, and judge it (SEED=1, MINUTES=30, MODE=rabbitmq, FORGE=gitlab or gitea, FAULTS=none, OUT=FOLDER; JUDGE=FOLDER; PROVE=1; PLANT=all, CONTROL=1; Linux, root)
+chaos: $(if $(JUDGE),,setup-test setup-e2e) $(VENV)/.dev ## let people use the system while its parts break, and judge it (SEED=1, MINUTES=30, MODE=rabbitmq, FORGE=gitlab or gitea, FAULTS=none, OUT=FOLDER; JUDGE=FOLDER or an archive; PROVE=1; PLANT=all, CONTROL=1; Linux, root)
 	@$(PY) -m tests.chaos $(if $(JUDGE),judge $(JUDGE),$(if $(PLANT),plant "$(PLANT)" $(if $(CONTROL),--control) $(if $(OUT),--out $(OUT)),\
 		$(if $(PROVE),faults,run --seed $(or $(SEED),1) --minutes $(or $(MINUTES),3) --faults $(or $(FAULTS),all) $(if $(OUT),--out $(OUT))) \
 		--mode $(or $(MODE),kubernetes) --forge $(or $(FORGE),github)) $(if $(CHAOS_CLUSTER),--cluster $(CHAOS_CLUSTER)))

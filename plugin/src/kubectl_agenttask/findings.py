@@ -14,6 +14,7 @@ from typing import Any
 from coding_agent_core.agenttask_schema import describe_gaps, schema_gaps, schema_of
 from coding_agent_core.forge.changes import ActorKind, ChangeEventKind, ChangeSnapshot
 from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryFacts, RepositoryWebhook, TokenFacts
+from coding_agent_core.settings.forges import Labels
 
 from kubectl_agenttask import plain
 from kubectl_agenttask.destinations import NAMESPACE_LABEL, Destination, ServicePods
@@ -115,6 +116,44 @@ def repository_findings(facts: RepositoryFacts, login: str) -> list[Finding]:
     if facts.lacks:
         return [wrong("repository", f"{facts.path} for {login}: {lack}") for lack in facts.lacks]
     return [ok("repository", f"{login} may read, label and push in {facts.path}")]
+
+
+def label_findings(repository: str, there: Iterable[str], settings: Labels, place: str) -> list[Finding]:
+    """Compare a repository's labels with those that ask for work.
+
+    Args:
+        there: the names of the labels, those of our settings as the settings spell them.
+        place: the setting with the name of the label.
+    """
+    names, wanted = frozenset(there), settings.bot_label
+    ours = {*settings.triggers, settings.processing_label, settings.done_label, settings.failed_label}
+    alike = sorted(name for name in names - ours if _letters(name) == _letters(wanted))
+    shown = ", ".join(map(repr, alike))
+    if wanted in names:
+        if not alike:
+            return [ok("label", f"{repository} has the label {wanted!r}")]
+        text = f"{repository} has {shown} beside {wanted!r}. Only {wanted!r} asks for work: delete the other"
+        return [warning("label", text)]
+    if alike:
+        return [
+            wrong(
+                "label",
+                f"{repository} has the label {shown}, but only {wanted!r} asks for work: rename the label, "
+                f"or set {place} to its name",
+            )
+        ]
+    return [
+        warning(
+            "label",
+            f"{repository} has no label {wanted!r}, so nobody can ask for work: create it (kubectl agenttask "
+            f"init does), or set {place} to the name of another one",
+        )
+    ]
+
+
+def _letters(name: str) -> str:
+    """Return what two names share that people take for one."""
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def clock_findings(name: str, theirs: datetime, ours: datetime) -> list[Finding]:

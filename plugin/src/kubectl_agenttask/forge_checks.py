@@ -36,6 +36,7 @@ from kubectl_agenttask.cluster_client import Body
 from kubectl_agenttask.findings import (
     Finding,
     clock_findings,
+    label_findings,
     ok,
     program_findings,
     repository_findings,
@@ -132,6 +133,11 @@ class ForgeExamination:
             return [unknown("repository", f"{repository} was not checked: {error}")]
         except ForgeError as error:
             return [wrong("repository", f"{error}. Invite {login} to the repository, or correct the name")]
+        section, place = setup.forge.settings, f"config.{setup.forge.platform}.bot_label"
+        try:
+            found += label_findings(repository, await setup.labels(repository), section, place)
+        except ForgeError as error:
+            found.append(unknown("label", str(error)))
         try:
             outside = self.installation.outside_url()
             if not outside:

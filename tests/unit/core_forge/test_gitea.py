@@ -231,6 +231,9 @@ async def test_all_labels_and_webhooks_are_read_although_no_page_has_a_link() ->
     wire = Gitea({f"{REPO}/labels": Pages(labels), f"{REPO}/hooks": Pages(hooks)})
     setup = setup_of(wire.forge(Platform.GITEA))
     assert len(await setup.labels("acme/pricing")) == 45
+    shared = Pages([{"id": 90 + number, "name": f"shared{number}"} for number in range(35)])
+    wire.table["/orgs/acme/labels"] = shared
+    assert len(await setup.labels("acme/pricing")) == 80, "an organization's labels can be applied, too"
     assert len(await setup.webhooks("acme/pricing")) == 40
     many = Gitea({f"{REPO}/labels": Pages([{"name": f"l{number}"} for number in range(1_500)])})
     with pytest.raises(ForgeListTooLongError, match="labels"):

@@ -9,6 +9,8 @@ import yaml
 from coding_agent_core.agenttask import VERSION
 from coding_agent_core.forge.changes import Actor, ChangeEvent, ChangeEventKind
 from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryWebhook, TokenFacts, TokenRights
+from coding_agent_core.registry import Platform
+from coding_agent_core.settings.model import Settings
 from kubectl_agenttask.destinations import Destination, ServicePods
 from kubectl_agenttask.findings import (
     Finding,
@@ -17,6 +19,7 @@ from kubectl_agenttask.findings import (
     clock_findings,
     definition_findings,
     egress_finding,
+    label_findings,
     pods_reachable,
     program_findings,
     reachable,
@@ -226,6 +229,36 @@ def test_the_rules_for_attempts_are_compared_with_a_destination(
     found = egress_finding("model", at, rules)
     assert found.level is level
     assert words in found.text
+
+
+@pytest.mark.parametrize(
+    ("platform", "there", "level", "words"),
+    [
+        (Platform.GITLAB, ["bug", "coding agent"], Level.OK, "has the label 'coding agent'"),
+        (Platform.GITHUB, ["Coding Agent"], Level.OK, "has the label 'coding agent'"),
+        (
+            Platform.GITLAB,
+            ["Coding Agent"],
+            Level.WRONG,
+            "label 'Coding Agent', but only 'coding agent'",
+        ),
+        (Platform.GITEA, ["CODING AGENT"], Level.WRONG, "set config.x.bot_label to its name"),
+        (Platform.GITHUB, ["coding-agent"], Level.WRONG, "rename the label"),
+        (Platform.GITHUB, ["CodingAgent", "coding_agent"], Level.WRONG, "'CodingAgent', 'coding_agent'"),
+        (Platform.GITEA, ["coding agent", "Coding Agent"], Level.WARNING, "'Coding Agent' beside"),
+        (Platform.GITHUB, ["coding agent", "coding agent: codex", "coding agent done"], Level.OK, "has"),
+        (Platform.GITHUB, ["bug"], Level.WARNING, "has no label 'coding agent'"),
+        (Platform.GITHUB, [], Level.WARNING, "kubectl agenttask init does"),
+    ],
+)
+def test_labels_that_look_like_the_one_that_asks_for_work(
+    platform: Platform, there: list[str], level: Level, words: str
+) -> None:
+    """A label of another name brings silence: nothing tells the person who applied it."""
+    settings = Settings().forge(platform)
+    found = label_findings("acme/pricing", settings.all_spelled(there), settings, "config.x.bot_label")
+    assert one(found)[0] is level
+    assert words in one(found)[1]
 
 
 def test_an_account_that_pushes_right_after_us_seems_to_be_a_program() -> None:

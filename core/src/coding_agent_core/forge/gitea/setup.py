@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from coding_agent_core.forge.calls import Call
+from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError
+from coding_agent_core.forge.calls import Call, Label, path
 from coding_agent_core.forge.gitea.labels import create_label
 from coding_agent_core.forge.setup import (
+    LIST_PAGES,
     DeliveryAnswer,
     ForgeSetup,
     NewLabel,
@@ -61,6 +63,17 @@ class GiteaSetup(ForgeSetup):
         if not found.has_issues:
             lacks.append("issues are turned off: turn them on (Settings > Units)")
         return RepositoryFacts(found.full_name, tuple(lacks), found.admin)
+
+    async def labels(self, repository: str) -> frozenset[str]:
+        """See `ForgeSetup`. An organization's labels can be applied in its repositories, too."""
+        owner = repository.partition("/")[0]
+        call = Call("GET", path("orgs", owner, "labels"), f"reading the labels of {owner}")
+        try:
+            found = await self.forge.client.entries(list[Label], call, limit=LIST_PAGES)
+            shared = self.forge.settings.all_spelled(label.name for label in found.values)
+        except (ForgeNotFoundError, ForgeRefusedError):
+            shared = frozenset()  # the owner is a person, or the token may not read organizations
+        return shared | await super().labels(repository)
 
     async def create_label(self, repository: str, label: NewLabel) -> None:
         """See `ForgeSetup`. Gitea refuses no second label of a name, so read `labels` before."""

@@ -102,6 +102,7 @@ def scrub_for(settings: Settings) -> Scrub:
         *(field for platform in Platform for field in settings.forge(platform).credentials),
         settings.rabbitmq.password,
         settings.user_config_api.api_key,
+        settings.comment_key,
         *(settings.webhook.secret(platform) for platform in Platform),
     )
     if (s3 := settings.context_storage.s3) is not None:

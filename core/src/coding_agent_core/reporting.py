@@ -22,6 +22,7 @@ from coding_agent_core.attempts import Outcome
 from coding_agent_core.egress import Denial
 from coding_agent_core.errors import ForgeListTooLongError
 from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.hidden_line import hidden_line
 from coding_agent_core.forge.values import MARKER, LabelEvent
 from coding_agent_core.markdown import inline, quotation, quoted_code
 from coding_agent_core.platforms import ItemKind
@@ -35,8 +36,6 @@ from coding_agent_core.tasks import Frozen, Item, Phase, RoundTrigger
 from coding_agent_core.usage import Usage
 from coding_agent_core.verification import Evidence, SideEvidence, VerifiedCommand
 
-_STATE_BEGINS, _STATE_ENDS = MARKER + "{", "} -->"
-"""What stands before and after the fields of the hidden line's JSON."""
 EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
 """The `answered_until` of a task that answers no label, or if it is not known which labels it answers."""
 _NOTES_MARK = "<!-- coding-agent:notes -->"
@@ -341,7 +340,7 @@ def comment_with_rounds(body: str, rounds: RoundRecord, sentence: str) -> str:
         state = State(uuid="", run=0, attempt=0, phase=Phase.SUCCEEDED, rounds=rounds)
         return f"**Coding agent: checks**\n\n{inline(sentence)}\n\n{_hidden(state)}"
     hidden = _hidden(state.model_copy(update={"rounds": rounds}))
-    found = _state_in(body)
+    found = hidden_line(body)
     return body if found is None else body[: found.start] + hidden + body[found.stop :]
 
 
@@ -462,29 +461,13 @@ def _denied(denied: Sequence[Denial]) -> str:
 
 def read_state(body: str) -> State | None:
     """Read the state in a comment of ours; return `None` if there is none or it cannot be read."""
-    found = _state_in(body)
+    found = hidden_line(body)
     if found is None:
         return None
     try:
         return State.model_validate_json(body[found].removeprefix(MARKER).removesuffix(" -->"))
     except ValidationError:
         return None
-
-
-def _state_in(body: str) -> slice | None:
-    """Return where the first hidden line is in a body.
-
-    A regular expression would search for the end again from each marker, and a stranger can write thousands.
-    """
-    start = body.find(_STATE_BEGINS)
-    while start >= 0:
-        end_of_line = body.find("\n", start)
-        limit = len(body) if end_of_line < 0 else end_of_line
-        end = body.find(_STATE_ENDS, start + len(_STATE_BEGINS), limit)
-        if end >= 0:
-            return slice(start, end + len(_STATE_ENDS))
-        start = body.find(_STATE_BEGINS, limit)
-    return None
 
 
 def _headline(report: Report) -> str:

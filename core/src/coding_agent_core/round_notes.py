@@ -67,5 +67,8 @@ def as_written(body: str) -> str:
 
 def shows(body: str, text: str) -> bool:
     """Whether a comment has this text; of a long comment, only the beginning is known."""
-    plain = as_written(body)
-    return plain.rstrip() == text.rstrip() or (len(body) >= BODY_LIMIT and text.startswith(plain))
+    plain, whole = as_written(body), text.rstrip()
+    if len(body) < BODY_LIMIT:
+        return plain.rstrip() == whole
+    # If the text just fits, the end that was cut off is its signature's.
+    return text.startswith(plain) or plain.startswith(whole)

@@ -34,6 +34,7 @@ def test_every_variable_wins_over_the_file(tmp_path: Path) -> None:
         "TASK_SOURCE": "gitlab",
         "WEBHOOK_ENABLED": "false",
         "WEBHOOK_SERVER_PORT": "9001",
+        "COMMENT_KEY": "from-the-environment-with-its-length",
         "LLM_PROVIDER": "ollama",
         "USE_RABBITMQ": "true",
         "QUEUE_BACKEND": "rabbitmq",

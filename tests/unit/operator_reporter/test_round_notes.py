@@ -120,6 +120,8 @@ def test_a_long_comment_is_compared_by_its_beginning() -> None:
     text = "x" * (BODY_LIMIT + 5)
     assert shows(text[:BODY_LIMIT], text)
     assert not shows("y" * BODY_LIMIT, text)
+    just_fits = text[: BODY_LIMIT - 50]
+    assert shows(f"{just_fits}<!-- coding-agent:signature acme/pricing ".ljust(BODY_LIMIT, "0"), just_fits)
     assert shows("a\r\nb\n", "a\nb")
     assert not shows("a", "a\nb")
 

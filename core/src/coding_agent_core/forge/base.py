@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
@@ -18,7 +18,8 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.answers import CommentAnswer, HistoryEvent, ItemAnswer, Reaction
 from coding_agent_core.forge.calls import Call, Read, Repeat, User
-from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
+from coding_agent_core.forge.changes import BODY_LIMIT, ChangeSnapshot, OpenChanges, ReviewThread
+from coding_agent_core.forge.hidden_line import HiddenLines
 from coding_agent_core.forge.labeled_lists import LabeledLists
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.signed_commits import SignedCommits
@@ -126,6 +127,8 @@ class Forge(ABC):
     client: ForgeClient
     branch_prefix: str
     """The beginning of the agent's branches for issues."""
+    hidden_lines: HiddenLines = field(default_factory=HiddenLines)
+    """Signs and checks the hidden lines of our comments."""
 
     def __post_init__(self) -> None:
         self._own: tuple[str, User] | None = None
@@ -225,6 +228,13 @@ class Forge(ABC):
         """Return the failed checks of a change's newest commit. Parts that cannot be read raise no error."""
 
     @abstractmethod
+    async def _open_changes(self) -> OpenChanges:
+        """See `open_changes`. The hidden lines in comments are not checked yet."""
+
+    @abstractmethod
+    async def _snapshot(self, change: Item) -> ChangeSnapshot:
+        """See `snapshot`. The hidden lines in comments are not checked yet."""
+
     async def open_changes(self) -> OpenChanges:
         """Return the open changes that our account opened in the configured scope, at most 200.
 
@@ -234,10 +244,12 @@ class Forge(ABC):
         Raises:
             ForgeError: the changes cannot be listed.
         """
+        found = await self._open_changes()
+        return replace(found, snapshots=tuple([await self._with_checked(one) for one in found.snapshots]))
 
-    @abstractmethod
     async def snapshot(self, change: Item) -> ChangeSnapshot:
         """Return one change, whoever opened it, with nothing from earlier answers."""
+        return await self._with_checked(await self._snapshot(change))
 
     @abstractmethod
     async def check_log(self, change: Item, run: str) -> str:
@@ -534,6 +546,8 @@ class Forge(ABC):
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
         """Return the oldest comment by our own account that contains `marker`.
 
+        If its hidden line is not signed as it must be, the comment is returned without that line.
+
         Raises:
             ForgeListTooLongError: there are more comments than are read, and ours is not among them.
         """
@@ -544,7 +558,8 @@ class Forge(ABC):
         async for page in pages:
             for found in page:
                 if found.author.id == own.id and not found.system and marker in found.body:
-                    return found.comment()
+                    comment = found.comment()
+                    return replace(comment, body=await self._checked(item, comment.body))
         _require_all(pages, "comments", item)
         return None
 
@@ -575,12 +590,12 @@ class Forge(ABC):
             "POST",
             self._item_path(item, self.COMMENTS),
             f"commenting on {item.display}",
-            json={"body": body},
+            json={"body": self.hidden_lines.signed(item, body)},
             repeat=Repeat.UNLESS_PROCESSED,
             creates=True,
         )
         try:
-            return (await self.client.get(CommentAnswer, call)).comment()
+            return await self._written(item, call)
         except NotYetError:
             raise  # it was not sent
         except ForgeUnavailableError:
@@ -593,11 +608,44 @@ class Forge(ABC):
     async def _edit_comment(self, item: Item, comment: Comment, body: str) -> Comment | None:
         """Edit the comment and return it; return `None` if it is gone (or the whole item is)."""
         what = f"editing our comment on {item.display}"
-        call = Call(self.EDIT_METHOD, self._comment_path(item, comment.id), what, json={"body": body})
+        json = {"body": self.hidden_lines.signed(item, body)}
+        call = Call(self.EDIT_METHOD, self._comment_path(item, comment.id), what, json=json)
         try:
-            return (await self.client.get(CommentAnswer, call)).comment()
+            return await self._written(item, call)
         except ForgeNotFoundError:
             return None
+
+    async def _written(self, item: Item, call: Call) -> Comment:
+        comment = (await self.client.get(CommentAnswer, call)).comment()
+        return replace(comment, body=await self._checked(item, comment.body))
+
+    async def _with_checked(self, found: ChangeSnapshot) -> ChangeSnapshot:
+        """Return the snapshot with checked hidden lines in our comments.
+
+        A body that was cut is left as it is, because nobody reads a hidden line in it (`our_comment`).
+        """
+        comments = list(found.comments)
+        for index, one in enumerate(comments):
+            if one.author.id == found.own.id and len(one.body) < BODY_LIMIT:
+                comments[index] = replace(one, body=await self._checked(found.item, one.body))
+        return found if comments == list(found.comments) else replace(found, comments=tuple(comments))
+
+    async def _checked(self, item: Item, body: str) -> str:
+        """Return the body of a comment of ours without the signature, and without a line that is not ours."""
+        found = self.hidden_lines.checked(item, body)
+        if found.place and not await self._is_same_repository(item, found.place):
+            return self.hidden_lines.ignored(item, body, f"it was signed for the repository {found.place}")
+        return found.body
+
+    async def _is_same_repository(self, item: Item, place: str) -> bool:
+        """Whether the place of a valid signature is another name of the item's repository."""
+        own = str(item.project_id or item.repository)
+        try:
+            return (await self._path_of(place)).lower() == (await self._path_of(own)).lower()
+        except ForgeUnavailableError:
+            raise
+        except (ForgeError, SettingsError):
+            return False  # there is no such repository any more, or our token cannot read it
 
     async def open_change(
         self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool = False

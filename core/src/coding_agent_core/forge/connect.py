@@ -9,6 +9,7 @@ import httpx
 
 from coding_agent_core.errors import SettingsError, TokenMissingError
 from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.hidden_line import HiddenLines
 from coding_agent_core.forge.http import ForgeClient, Token, TokenSource
 from coding_agent_core.forge.pacing import Paced
 from coding_agent_core.registry import FACTS, Platform, forge_module
@@ -51,7 +52,7 @@ def connect_forge(
         )
         personal.read()
     client = ForgeClient(section.host, section.api_url, token, kind.HEADERS, policy, clock, pace, transport)
-    return kind(section, client, settings.consumer.branch_prefix)
+    return kind(section, client, settings.consumer.branch_prefix, HiddenLines(Secrets(settings.comment_key)))
 
 
 def connect_all(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from coding_agent_core.registry import Platform
 from coding_agent_core.runners import RunnerName
@@ -27,6 +27,9 @@ from coding_agent_core.settings.reading import COMMON_SECRETS, COMMON_VARIABLES,
 from coding_agent_core.settings.receiver import Webhook
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, for_repository
+
+SHORTEST_COMMENT_KEY = 32
+"""Minimum number of characters. Whoever reads a comment can test as many keys as they like."""
 
 
 class Backend(StrEnum):
@@ -152,6 +155,10 @@ class Settings(ForgeSections):
     newer_text: NewerText = NewerText.MARK
     """What happens to text and commits that are newer than the label, by people who may not apply it
     (`authorize`): `mark` tells the agent; `refuse` leaves out comments and ends the task for the rest."""
+    comment_key: SecretField = SecretSettings()
+    """Key that signs the hidden line of our comments, which has the state of their tasks: at least 32
+    characters. The first value signs. A line that none of the values signed counts as absent. Without a key,
+    lines are not signed, and whoever may edit our comments can change the state."""
     scheduling: Scheduling = Scheduling()
     queue: Queue = Queue()
     use_rabbitmq: bool = False
@@ -179,6 +186,13 @@ class Settings(ForgeSections):
     reporter: Reporter = Reporter()
     rounds: Rounds = Rounds()
     verify: Verify = Verify()
+
+    @field_validator("comment_key")
+    @classmethod
+    def _comment_key_is_long(cls, key: SecretSettings) -> SecretSettings:
+        if any(len(value.get_secret_value()) < SHORTEST_COMMENT_KEY for value in key.values):
+            raise ValueError(f"write at least {SHORTEST_COMMENT_KEY} characters: `openssl rand -hex 32`")
+        return key
 
     @model_validator(mode="after")
     def _budgets_are_kept(self) -> Settings:

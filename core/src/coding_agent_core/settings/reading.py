@@ -48,6 +48,7 @@ COMMON_VARIABLES: dict[str, tuple[str, ...]] = {
     "WEBHOOK_ENABLED": ("webhook", "enabled"),
     "WEBHOOK_SERVER_HOST": ("webhook", "server", "host"),
     "WEBHOOK_SERVER_PORT": ("webhook", "server", "port"),
+    "COMMENT_KEY": ("comment_key",),
     "LLM_PROVIDER": ("llm", "provider"),
     "OPENAI_API_KEY": ("llm", "openai", "api_key"),
     "OPENAI_BASE_URL": ("llm", "openai", "base_url"),
@@ -80,6 +81,7 @@ COMMON_VARIABLES: dict[str, tuple[str, ...]] = {
 """The setting that each environment variable sets, without those of the forges."""
 COMMON_SECRETS = frozenset(
     {
+        "COMMENT_KEY",
         "OPENAI_API_KEY",
         "ANTHROPIC_API_KEY",
         "GEMINI_API_KEY",

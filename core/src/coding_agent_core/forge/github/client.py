@@ -282,10 +282,10 @@ class GitHubForge(Forge):
             return Checks()
         return await GitHubDiscussion(self.client, change.item).failed_checks(change.head_sha)
 
-    async def open_changes(self) -> OpenChanges:
+    async def _open_changes(self) -> OpenChanges:
         return await (await self._changes()).open()
 
-    async def snapshot(self, change: Item) -> ChangeSnapshot:
+    async def _snapshot(self, change: Item) -> ChangeSnapshot:
         return await (await self._changes()).one(change)
 
     async def check_log(self, change: Item, run: str) -> str:

@@ -275,10 +275,10 @@ class GitLabForge(Forge):
         item = change.item
         return await GitLabDiscussion(self.client, self._item_path(item), item.display).failed_checks()
 
-    async def open_changes(self) -> OpenChanges:
+    async def _open_changes(self) -> OpenChanges:
         return await (await self._changes()).open()
 
-    async def snapshot(self, change: Item) -> ChangeSnapshot:
+    async def _snapshot(self, change: Item) -> ChangeSnapshot:
         return await (await self._changes()).one(change)
 
     async def check_log(self, change: Item, run: str) -> str:

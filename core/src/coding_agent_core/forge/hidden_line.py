@@ -1,0 +1,157 @@
+"""The hidden line of our comment on an item: where it is in a text, and its signature.
+
+People with rights in a repository may edit our account's comments, and later decisions rely on the state in
+the hidden line. So the line has a signature: an HMAC-SHA256 of the item's identity and of the line. `Forge`
+adds it to what it writes, and checks and removes it in what it reads. No other code sees it.
+
+Example:
+    written = signed(comment(report), item, keys)
+    state = read_state(checked(written, item, keys).body)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.forge.proof import any_equal, encoded
+from coding_agent_core.forge.values import MARKER
+from coding_agent_core.settings.model import SHORTEST_COMMENT_KEY
+from coding_agent_core.settings.section import Secrets, SecretSettings
+from coding_agent_core.tasks import Item
+
+_logger = logging.getLogger("coding_agent.forge")
+_BEGINS, _ENDS = MARKER + "{", "} -->"
+"""What stands before and after the fields of the hidden line's JSON."""
+_IGNORED = f"{MARKER}ignored {{"
+_SIGNATURE = re.compile(r"<!-- coding-agent:signature ([^\s<>]{1,300}) sha256=([0-9a-f]{64}) -->")
+
+
+def hidden_line(body: str) -> slice | None:
+    """Return where the first hidden line is in a body, without its signature.
+
+    A regular expression would search for the end again from each marker, and a stranger can write thousands.
+    """
+    start = body.find(_BEGINS)
+    while start >= 0:
+        end_of_line = body.find("\n", start)
+        limit = len(body) if end_of_line < 0 else end_of_line
+        end = body.find(_ENDS, start + len(_BEGINS), limit)
+        if end >= 0:
+            return slice(start, end + len(_ENDS))
+        start = body.find(_BEGINS, limit)
+    return None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A comment's body without its signature.
+
+    Attributes:
+        body: if there is a problem, the hidden line is none any more, but the marker by which our comment is
+            found is still there.
+        problem: why the hidden line does not count, as a clause; empty if it counts, or if there is none.
+        place: the repository for which the line was signed, as in `Item.identity`, if it is not the item's.
+            The forge must then say whether it is another name of the item's repository.
+    """
+
+    body: str
+    problem: str = ""
+    place: str = ""
+
+
+def signed(body: str, item: Item, keys: Sequence[str]) -> str:
+    """Return a body with a signature by the first key behind its hidden line; without keys, the same body."""
+    found = hidden_line(body)
+    if found is None or not keys:
+        return body
+    place = _place(item)
+    mac = _mac(keys[0], item, place, body[found]).hex()
+    signature = f"<!-- coding-agent:signature {place} sha256={mac} -->"
+    return f"{body[: found.stop]}{signature}{body[found.stop :]}"
+
+
+def checked(body: str, item: Item, keys: Sequence[str]) -> Checked:
+    """Check the signature of a body's first hidden line, which is the one that `read_state` reads.
+
+    The signature may be by any of the keys. Without keys, nothing is checked.
+    """
+    found = hidden_line(body)
+    if found is None:
+        return Checked(body)
+    signature = _SIGNATURE.match(body, found.stop)
+    plain = body if signature is None else body[: found.stop] + body[signature.end() :]
+    if not keys:
+        return Checked(plain)
+    if signature is None:
+        return Checked(_without_lines(body), "it is not signed")
+    place, mac = signature[1], bytes.fromhex(signature[2])
+    if not any_equal(mac, (_mac(key, item, place, body[found]) for key in keys)):
+        problem = (
+            "its signature is wrong: the line was edited or copied from elsewhere, or the key is another"
+        )
+        return Checked(_without_lines(body), problem)
+    return Checked(plain, place="" if place == _place(item) else place)
+
+
+def _without_lines(body: str) -> str:
+    return body.replace(_BEGINS, _IGNORED)
+
+
+def _place(item: Item) -> str:
+    return item.identity.split("|")[2]
+
+
+def _mac(key: str, item: Item, place: str, line: str) -> bytes:
+    platform, host, _, kind, number = item.identity.split("|")
+    # No part has a line break, so different parts never give the same message.
+    message = "\n".join((platform, host, place, kind, number, line))
+    return hmac.digest(encoded(key), encoded(message), hashlib.sha256)
+
+
+@dataclass
+class HiddenLines:
+    """Signs and checks hidden lines with the configured keys, and logs once what does not count."""
+
+    secrets: Secrets = field(default_factory=lambda: Secrets(SecretSettings()))
+    _logged: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    """The last body of each item's comment that did not count."""
+
+    def signed(self, item: Item, body: str) -> str:
+        """Return `signed` with the keys of now."""
+        return signed(body, item, self._keys())
+
+    def checked(self, item: Item, body: str) -> Checked:
+        """Return `checked` with the keys of now."""
+        if hidden_line(body) is None:
+            return Checked(body)
+        found = checked(body, item, self._keys())
+        if found.problem:
+            self.ignored(item, body, found.problem)
+        return found
+
+    def ignored(self, item: Item, body: str, problem: str) -> str:
+        """Log why a body's hidden line does not count, and return the body without it."""
+        if self._logged.get(item.identity) != body:
+            self._logged[item.identity] = body
+            _logger.warning("The state in our comment on %s is ignored: %s", item.display, problem)
+        return _without_lines(body)
+
+    def _keys(self) -> list[str]:
+        """Return the keys; none if none are configured.
+
+        Raises:
+            SettingsError: a key is missing or too short. No line may be read as if there were no keys.
+        """
+        keys = self.secrets.current()
+        if not keys and self.secrets.settings.configured:
+            files = ", ".join(map(str, self.secrets.settings.files))
+            raise SettingsError(f"`comment_key`: {files} cannot be read or is empty.")
+        if any(len(key) < SHORTEST_COMMENT_KEY for key in keys):
+            raise SettingsError(f"`comment_key`: a key has fewer than {SHORTEST_COMMENT_KEY} characters.")
+        return keys

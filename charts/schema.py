@@ -39,6 +39,7 @@ CHART_SETS = {
     "github.app.private_key_file": "secrets.githubApp",
     "github.app.service": "tokens",
     "github.token_credential": "",
+    "comment_key": "secrets.comments",
     "llm.openai.api_key": "secrets.model",
     "user_config_api.enabled": "userConfig.enabled",
     "user_config_api.api_key": "secrets.userConfig",

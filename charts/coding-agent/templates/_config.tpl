@@ -35,6 +35,11 @@ no secrets.
   {{- $_ := set $own "github" (dict "app" $app "token_credential" (dict "files" (list "/etc/coding-agent/tokens/credential"))) -}}
 {{- end -}}
 {{- $_ := set $own "webhook" $webhook -}}
+{{- $comments := list "/etc/coding-agent/credentials/comment-key" -}}
+{{- if .Values.secrets.comments.rotating -}}
+  {{- $comments = append $comments "/etc/coding-agent/credentials/comment-key-previous" -}}
+{{- end -}}
+{{- $_ := set $own "comment_key" (dict "files" $comments) -}}
 {{- if not (has "github" $forges) -}}
   {{- $_ := set $own "task_source" (first $forges) -}}
 {{- end -}}
@@ -87,6 +92,10 @@ no secrets.
 {{- define "coding-agent.attemptCredentials" -}}
 {{- range $forge := include "coding-agent.secretForges" . | fromJsonArray }}
 - { secret: {{ include "coding-agent.secretName" (list $ $forge) }}, key: token, file: {{ $forge }}-token, platform: {{ $forge }} }
+{{- end }}
+- { secret: {{ include "coding-agent.secretName" (list . "comments") }}, key: key, file: comment-key }
+{{- if .Values.secrets.comments.rotating }}
+- { secret: {{ include "coding-agent.secretName" (list . "comments") }}, key: key-previous, file: comment-key-previous }
 {{- end }}
 {{- if include "coding-agent.modelEnabled" . }}
 - { secret: {{ include "coding-agent.secretName" (list . "model") }}, key: api-key, file: {{ include "coding-agent.modelProvider" . }}-api-key }

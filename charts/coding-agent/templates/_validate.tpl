@@ -37,6 +37,14 @@
     {{- end -}}
   {{- end -}}
 {{- end -}}
+{{- with .Values.secrets.comments -}}
+  {{- if and .existingSecret (or .key .keyPrevious) -}}
+    {{- $problems = append $problems "secrets.comments: give either existingSecret or the keys themselves, not both" -}}
+  {{- end -}}
+  {{- if and .rotating (not .keyPrevious) (not .existingSecret) -}}
+    {{- $problems = append $problems "secrets.comments.keyPrevious: required with secrets.comments.rotating; set the old key, or set rotating to false" -}}
+  {{- end -}}
+{{- end -}}
 {{- with .Values.secrets.s3 -}}
   {{- if and .existingSecret (or .accessKeyId .secretAccessKey) -}}
     {{- $problems = append $problems "secrets.s3: give either existingSecret or the keys themselves, not both" -}}

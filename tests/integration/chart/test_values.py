@@ -145,9 +145,11 @@ def test_every_wrong_value_is_named(wrong: list[tuple[str, str]]) -> None:
 
 def test_without_values_attempts_wait_for_two_secrets_that_the_notes_create() -> None:
     objects = objects_of(helm("template", "coding-agent", str(CHART)))
-    assert {o["metadata"]["name"] for o in objects if o["kind"] == "Secret"} == {"coding-agent-webhook"}
+    made = {o["metadata"]["name"] for o in objects if o["kind"] == "Secret"}
+    assert made == {"coding-agent-comments", "coding-agent-webhook"}
     config = yaml.safe_load(one(objects, "ConfigMap", "coding-agent")["data"]["config.yaml"])
-    wanted = {entry["secret"]: entry["key"] for entry in config["operator"]["job"]["credentials"]}
+    credentials = {entry["secret"]: entry["key"] for entry in config["operator"]["job"]["credentials"]}
+    wanted = {secret: key for secret, key in credentials.items() if secret not in made}
     assert wanted == {"coding-agent-github": "token", "coding-agent-model": "api-key"}
     notes = helm("install", "coding-agent", str(CHART), "--dry-run=client")
     for secret, key in wanted.items():

@@ -23,6 +23,7 @@ from coding_agent_core.forge.events import (
 from coding_agent_core.forge.gitea import webhook as gitea
 from coding_agent_core.forge.github import webhook as github
 from coding_agent_core.forge.gitlab import webhook as gitlab
+from coding_agent_core.forge.hidden_line import Checked, checked, signed
 from coding_agent_core.forge.payload import FieldError
 from coding_agent_core.issue_commands import command_in, store
 from coding_agent_core.registry import Platform
@@ -55,6 +56,7 @@ SETTINGS = Settings.model_validate(
 )
 _LABELS = SETTINGS.labels(Platform.GITHUB)
 _TRUSTED = networks(("10.0.0.0/8", "fd00::/8"))
+_KEYS = ["k" * 32]
 _LINKS = Links("https://github.com", "coding-agent/")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _TASK_BYTES = 32 * 1024
@@ -184,6 +186,8 @@ def comment_state(data: bytes) -> bool:
     body = data.decode("utf-8", "replace")
     name = command_in(body, tuple(CommandName))
     assert name is None or body.startswith(f"/{name}")
+    assert checked(signed(body, issue(), _KEYS), issue(), _KEYS) == Checked(body)
+    assert read_state(checked(body, issue(), _KEYS).body) is None, "nobody signed it"
     state = read_state(body)
     if state is None:
         return False

@@ -16,6 +16,7 @@ from coding_agent_core.forge.gitea import changes as gitea
 from coding_agent_core.forge.github import discussion as github
 from coding_agent_core.forge.gitlab import changes as gitlab
 from coding_agent_core.forge.gitlab.discussion import SECTION
+from coding_agent_core.forge.hidden_line import checked
 from coding_agent_core.forge.http import log_text
 from coding_agent_core.issue_commands import command_in
 from coding_agent_core.markdown import inline, quotation, quoted_code
@@ -41,6 +42,7 @@ SCRUB = Scrub(["a-secret-of-the-gateway", "aaaaaaaaaaaab"])
 
 READERS: dict[str, Callable[[str], object]] = {
     "read_state": read_state,
+    "checked": lambda text: checked(text, issue(), ["k" * 32]),
     "comment_with_rounds": lambda text: comment_with_rounds(text, RoundRecord(), "Rerun."),
     "comment_with_change_rounds": lambda text: comment_with_change_rounds(text, issue(), URL, "One round."),
     "without_change_rounds": without_change_rounds,
@@ -87,6 +89,7 @@ PARTS = (
         "a\n",
     ),
     *("0 errors ", "no fail ", "0 errors 1 ", "error ", "error\n", "  E  ", f"{MARKER}{{", f"{MARKER}{{}}"),
+    *("<!-- coding-agent:signature a/b ", f"{MARKER}{{}} --><!-- coding-agent:signature a/b sha256="),
     *(f"> {MARKER}{{", MARKER, "<!-- coding-agent:answers ", "<!-- coding-agent:notes -->", "<!--", "-->"),
     *("<!-- coding-agent:rounds -->", "<!-- coding-agent:rounds -->\n", "<", "<a", "</", "&", "&#", "&amp"),
     *("`", "``` ", "```\n", "~~~\n", "   ```\n", ">", "> ", ">>", "@", "@coding-agent-bot", "#", "# ", "**"),

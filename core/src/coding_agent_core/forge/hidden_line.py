@@ -111,7 +111,8 @@ def _mac(key: str, item: Item, place: str, line: str) -> bytes:
     platform, host, _, kind, number = item.identity.split("|")
     # No part has a line break, so different parts never give the same message.
     message = "\n".join((platform, host, place, kind, number, line))
-    return hmac.digest(encoded(key), encoded(message), hashlib.sha256)
+    # An answer in JSON can contain half of a surrogate pair.
+    return hmac.digest(encoded(key), message.encode("utf-8", "surrogatepass"), hashlib.sha256)
 
 
 @dataclass

@@ -14,7 +14,7 @@ LIMITS = {
     "check of the egress proxy's users": (("coding_agent_egress.identify",), 4),
     "per-user settings": (("coding_agent_user_config.__main__",), 15),
     "operator": (("main", "coding_agent_operator.program"), 84),
-    "attempt": (("main", "coding_agent_consumer.modes"), 102),
+    "attempt": (("main", "coding_agent_consumer.modes"), 100),
     "workspace": (("coding_agent_consumer.workspace.__main__",), 10),
 }
 """The modules with which a program starts, and how many it may load, with packages, until its work begins."""

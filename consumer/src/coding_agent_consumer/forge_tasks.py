@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from coding_agent_core.admission import answered_by
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.values import MARKER, ItemDetails, ItemState, LabelEvent, Permission
+from coding_agent_core.forge.values import MARKER, ItemDetails, ItemState, LabelEvent, Permission, answered_by
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import (
     EVERY_LABEL_STAYS,

@@ -16,13 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coding_agent_core.admission import answered_by
 from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, SettingsError
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
-from coding_agent_core.forge.values import ItemDetails
-from coding_agent_core.queue_messages import TaskSource
+from coding_agent_core.forge.values import ItemDetails, answered_by
 from coding_agent_core.registry import FACTS
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import both
@@ -45,6 +43,7 @@ from coding_agent_consumer.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.workspace.launch import harden_agent_process
 
 if TYPE_CHECKING:
+    from coding_agent_core.queue_messages import TaskSource
     from prometheus_client import CollectorRegistry
 
     from coding_agent_consumer.gateway.forwarding import Gateway

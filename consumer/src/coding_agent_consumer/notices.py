@@ -22,14 +22,8 @@ from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.forge.values import clock_was_set_back_since
 from coding_agent_core.issue_commands import IssueCommand
-from coding_agent_core.queue_messages import (
-    LookRequest,
-    Notice,
-    NoticeSource,
-    QueuedTask,
-    TaskSink,
-    item_of_notice,
-)
+from coding_agent_core.queue_messages import LookRequest, Notice, NoticeSource, TaskSink, item_of_notice
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import first_of

@@ -256,16 +256,6 @@ def _was_received_after(withdrawal: Withdrawal, trigger: Trigger | None) -> bool
     return trigger.labeled_at == withdrawal.at and trigger.received_at < withdrawal.received_at
 
 
-def answered_by(updated_at: datetime | None, *, labeled: bool) -> datetime | None:
-    """Return the latest time, by the forge's clock, at which a label can have been applied before a read.
-
-    Args:
-        updated_at: the same as in `ItemState`.
-        labeled: whether the item showed the label.
-    """
-    return updated_at if updated_at is None or labeled else updated_at - _SECOND
-
-
 def answered_by_withdrawal(before: datetime | None) -> datetime | None:
     """Return the same as `answered_by`, for a withdrawal.
 

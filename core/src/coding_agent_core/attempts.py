@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 from coding_agent_core.addresses import MAX_PLACE
 from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import Environment
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
 from coding_agent_core.rounds.trigger import RoundReport, round_report
 from coding_agent_core.tasks import Frozen, Item

@@ -14,7 +14,7 @@ from typing import Any
 from coding_agent_core.agenttask import LABEL_VERIFY, AgentTask
 from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput
 from coding_agent_core.environment import Environment
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.settings.attempt_settings import ServiceResources
 from coding_agent_core.settings.job_settings import Cache, JobTemplate
 from coding_agent_core.settings.model import SECRET_VARIABLES

@@ -26,7 +26,7 @@ from coding_agent_core.attempts import AttemptInput, EarlierAttempts, ended_line
 from coding_agent_core.egress import Role, user_name, variables
 from coding_agent_core.environment import SERVICE_PREFIX, Environment
 from coding_agent_core.forge.github.app_settings import Purpose
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.reasons import ExitCode
 from coding_agent_core.settings.attempt_settings import ServiceResources
 from coding_agent_core.settings.connections import ContextStorage, Egress

@@ -10,7 +10,7 @@ import logging
 
 from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.rounds.trigger import cause_of

@@ -13,7 +13,7 @@ from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.reporting import State
 from coding_agent_core.round_rules.open_work import open_work
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord

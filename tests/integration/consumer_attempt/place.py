@@ -16,7 +16,7 @@ from coding_agent_consumer.modes import build_attempt
 from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.model import Settings

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import yaml
 from coding_agent_core.addresses import host_of
-from coding_agent_core.admission import answered_by
 from coding_agent_core.agenttask import ANNOTATION_CANCEL_CAUSE, AgentTask
+from coding_agent_core.forge.values import answered_by
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_core.registry import Platform

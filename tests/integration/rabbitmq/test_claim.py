@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from coding_agent_core.issue_commands import IssueCommand
-from coding_agent_core.queue_messages import LookRequest, Notice, QueuedTask
+from coding_agent_core.queue_messages import LookRequest, Notice
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq import RabbitMQNotices, RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import Channel, Connection, UnackedDelivery
 from coding_agent_core.settings.model import RabbitMQ

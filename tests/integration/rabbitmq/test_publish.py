@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource, messages, publisher
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Origin

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, new_uuid
 

@@ -25,7 +25,8 @@ from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.calls import Read
 from coding_agent_core.forge.values import Change, Comment, ItemDetails, ItemState, LabelEvent
-from coding_agent_core.queue_messages import Notice, QueuedTask
+from coding_agent_core.queue_messages import Notice
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq.messages import DeliveryTracker
 from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices
 from coding_agent_core.reasons import Reason

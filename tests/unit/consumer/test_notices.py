@@ -18,7 +18,8 @@ from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.calls import Read
 from coding_agent_core.forge.values import Comment, ItemDetails, ItemState, LabelEvent, Permission
 from coding_agent_core.issue_commands import IssueCommand
-from coding_agent_core.queue_messages import Notice, QueuedTask, item_of_notice
+from coding_agent_core.queue_messages import Notice, item_of_notice
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices
 from coding_agent_core.registry import Platform

@@ -17,7 +17,7 @@ from coding_agent_consumer.forge_tasks import (
 )
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.forge.values import ItemDetails
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.rounds.record import RoundEnd, RoundRecord

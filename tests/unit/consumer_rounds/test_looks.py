@@ -15,7 +15,8 @@ from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import Actor, ChangeSnapshot, CheckConclusion, OpenChanges
 from coding_agent_core.forge.values import MARKER, Comment, ItemState, Permission
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queue_messages import LookRequest, QueuedTask
+from coding_agent_core.queue_messages import LookRequest
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, comment, read_state

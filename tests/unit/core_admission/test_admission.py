@@ -12,11 +12,11 @@ from coding_agent_core.admission import (
     Keep,
     LatestTask,
     admit,
-    answered_by,
     free_run,
     withdraw,
 )
 from coding_agent_core.agenttask import AgentTask
+from coding_agent_core.forge.values import answered_by
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import (

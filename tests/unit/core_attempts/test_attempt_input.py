@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 from coding_agent_core.attempts import AttemptInput, EarlierAttempts
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_core.usage import Allowance

@@ -9,7 +9,8 @@ import pytest
 from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.issue_commands import LIMIT_PER_NAME, CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.queue_messages import Claim, QueuedTask
+from coding_agent_core.queue_messages import Claim
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.rounds.trigger import trigger_of
 from coding_agent_core.tasks import (

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq import messages
 from coding_agent_core.queues.rabbitmq.consumer import ConsumerConnection
 from coding_agent_core.queues.rabbitmq.messages import (

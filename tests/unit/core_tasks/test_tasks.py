@@ -10,7 +10,7 @@ import pytest
 from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.attempts import AttemptInput
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.registry import Platform
 from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.forges import Labels

@@ -17,12 +17,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from coding_agent_core.admission import announcement, answered_by, works
+from coding_agent_core.admission import announcement, works
 from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition
 from coding_agent_core.agenttask_patches import conditions_patch
 from coding_agent_core.forge.calls import Read
 from coding_agent_core.forge.events import cancels
-from coding_agent_core.forge.values import Comment, ItemState, LabelEvent
+from coding_agent_core.forge.values import Comment, ItemState, LabelEvent, answered_by
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.registry import Platform

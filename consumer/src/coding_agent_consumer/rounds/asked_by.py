@@ -11,7 +11,6 @@ from contextlib import suppress
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import CodingAgentError, ForgeListTooLongError, ForgeNotFoundError
 from coding_agent_core.forge.base import Forge
-from coding_agent_core.issue_commands import command_in
 from coding_agent_core.reasons import Reason
 from coding_agent_core.rounds.record import RoundEnd, RoundResult
 from coding_agent_core.rounds.trigger import ROUND_CAUSES, RoundReport, cause_of, report_of_round
@@ -54,6 +53,9 @@ async def round_user(forge: Forge, change: Item, issue: Item | None, claimed: st
         ForgeError: the history cannot be read, or the comments were not read to their end and do not show
             the claimed person's command.
     """
+    # Only a round reads commands, so that other attempts do without their module and that of AgentTasks.
+    from coding_agent_core.issue_commands import command_in  # noqa: PLC0415
+
     own = (await forge.whoami()).casefold()
     items = [change] if issue is None else [change, issue]
     applied = list[str]()

@@ -349,3 +349,13 @@ class Checks:
         others = len(failed) - CHECKS_LIMIT
         more = () if others <= 0 else (f"{others} more failed checks",)
         return cls(tuple(failed[:CHECKS_LIMIT]), tuple(unreadable), (*more, *left_out))
+
+
+def answered_by(updated_at: datetime | None, *, labeled: bool) -> datetime | None:
+    """Return the latest time, by the forge's clock, at which a label can have been applied before a read.
+
+    Args:
+        updated_at: the same as in `ItemState`.
+        labeled: whether the item showed the label.
+    """
+    return updated_at if updated_at is None or labeled else updated_at - timedelta(seconds=1)

@@ -23,7 +23,8 @@ from coding_agent_core.issue_commands import (
     CommandStored,
     IssueCommand,
 )
-from coding_agent_core.queue_messages import Claim, LookRequest, Notice, QueuedTask, item_of_notice
+from coding_agent_core.queue_messages import Claim, LookRequest, Notice, item_of_notice
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.live_processes import Process
 from coding_agent_core.retry import first_of
 from coding_agent_core.tasks import (

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queue_messages import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger

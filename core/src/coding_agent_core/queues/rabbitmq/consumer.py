@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from coding_agent_core.queue_messages import Claim, QueuedTask
+from coding_agent_core.queue_messages import Claim
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from coding_agent_core.queue_messages import Notice, QueuedTask, item_of_notice
+from coding_agent_core.queue_messages import Notice, item_of_notice
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.registry import Platform
 from coding_agent_core.retry import backoff
 from coding_agent_core.tasks import Frozen, Item, new_uuid, task_name

@@ -17,7 +17,8 @@ from pika import exceptions
 
 from coding_agent_core.admission import Cancel
 from coding_agent_core.issue_commands import CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.queue_messages import LookRequest, Notice, QueuedTask
+from coding_agent_core.queue_messages import LookRequest, Notice
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,

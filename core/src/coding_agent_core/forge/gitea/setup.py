@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError
-from coding_agent_core.forge.calls import Call, Label, path
+from coding_agent_core.forge.answers import Label
+from coding_agent_core.forge.calls import Call, path
 from coding_agent_core.forge.gitea.labels import create_label
 from coding_agent_core.forge.setup import (
     LIST_PAGES,

@@ -34,7 +34,7 @@ class Pass:
         found: the number of items in the forge's lists.
         failed: the number of items that could not be read or handled.
         cut: the error because of which not all items were listed or tried; `None` if there was none.
-        partial: whether the forge has more items than one pass reads. The next pass gets the next part.
+        partial: whether the forge has more items than one pass reads. The oldest come first.
     """
 
     found: int
@@ -97,7 +97,7 @@ class LabeledItems:
             async for one in self.forge.labeled(self.labels):
                 listed.append(one)
         except ForgeListTooLongError as error:
-            # This is no fault: the next pass gets the next part. An item that is not listed keeps its task.
+            # This is no fault: the others follow later. An item that is not listed keeps its task.
             _logger.log(logging.DEBUG if self._partial else logging.WARNING, "%s", error)
             self._partial = True
             return listed, None

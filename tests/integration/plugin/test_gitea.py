@@ -15,7 +15,7 @@ from tests.integration.plugin.conftest import Plugin, Said
 from tests.integration.plugin.newcomer import LIMIT, install_release, let_pods_run
 
 LABELS = {"coding agent", "coding agent processing", "coding agent done"}
-OUTDATED = "is older than this plugin, it lacks title: upgrade the release"
+OUTDATED = "is not of this plugin's release: 2 fields are missing (spec.title, status.queuePosition)"
 TOKEN = "GITEA_PERSONAL_ACCESS_TOKEN"
 # `make sweep` builds Gitea.
 pytestmark = pytest.mark.long

@@ -9,7 +9,10 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_core.errors import ForgeListTooLongError
-from coding_agent_core.forge.base import COMMENT_LIMIT
+from coding_agent_core.forge.base import COMMENT_LIMIT, Forge
+from coding_agent_core.forge.gitea import client as gitea
+from coding_agent_core.forge.github import client as github
+from coding_agent_core.forge.gitlab import client as gitlab
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.registry import Platform
 
@@ -139,51 +142,54 @@ def labeled(number: int) -> dict[str, Any]:
     }
 
 
-SEARCHED = {Platform.GITHUB: 1_000, Platform.GITLAB: 5_000, Platform.GITEA: 2_500}
-
-
-@EACH_FORGE
-async def test_each_search_finds_the_next_part_of_more_labeled_items_than_it_reads(
-    platform: Platform,
-) -> None:
-    """GitHub's search ends after 1,000 results, although it counts more."""
-    size = SEARCHED[platform]
-    every = [labeled(number) for number in range(1, 2 * size + 51)]
+def searched(every: list[dict[str, Any]], platform: Platform) -> Callable[[httpx.Request], httpx.Response]:
+    """Answer searches; GitHub's end after 1,000 results, although they count more."""
     if platform is Platform.GITLAB:
         every = [one | {"labels": ["coding agent"]} for one in every]
 
     def handle(request: httpx.Request) -> httpx.Response:
         if platform is not Platform.GITHUB:
             return paged(every)(request)
-        created = re.search(r" created:>=(\S+)", request.url.params["q"])
-        since = created[1] if created else ""
-        found = [one for one in every if one["created_at"] >= since]
-        assert "sort:created-asc" in request.url.params["q"]
+        query = request.url.params["q"]
+        assert "sort:created-asc" in query
+        created = re.search(r" created:>=(\S+)", query)
+        found = [one for one in every if created is None or one["created_at"] >= created[1]]
         page = paged(found[:1_000])(request)
         body = {"total_count": len(found), "incomplete_results": False, "items": page.json()}
         return answer(200, body, **({"Link": page.headers["link"]} if "link" in page.headers else {}))
 
-    forge = Wire([handle]).forge(platform)
+    return handle
 
-    async def search(found: set[int]) -> None:
-        async for one in forge.labeled(frozenset({"coding agent"})):
-            found.add(one.item.number)
 
-    parts: list[set[int]] = [set(), set(), set(), set()]
-    for part in parts:
-        with pytest.raises(ForgeListTooLongError, match="more items labeled"):
-            await search(part)
-    first, second, third, fourth = parts
-    assert len(first) == size
-    assert first | second | third == set(range(1, len(every) + 1)), "every item is in one of the parts"
-    assert fourth == first, "the next round begins"
-    del every[size:]
-    rest = set[int]()
+async def collect(forge: Forge, found: list[int]) -> None:
+    async for one in forge.labeled(frozenset({"coding agent"})):
+        if one.item.kind is ItemKind.ISSUE:
+            found.append(one.item.number)
+
+
+@EACH_FORGE
+@pytest.mark.parametrize("count", [1_000, 2_050])
+async def test_a_poll_finds_all_labeled_items_of_a_long_list(platform: Platform, count: int) -> None:
+    found: list[int] = []
+    every = [labeled(number) for number in range(1, count + 1)]
+    await collect(Wire([searched(every, platform)]).forge(platform), found)
+    assert sorted(found) == list(range(1, count + 1))
+
+
+@EACH_FORGE
+async def test_more_labeled_items_than_a_poll_reads_are_an_error_after_the_oldest(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(github, "_SEARCHES", 2)
+    monkeypatch.setattr(gitlab, "_LIST_PAGES", 20)
+    monkeypatch.setattr(gitea, "_SEARCH_PAGES", 40)
+    found: list[int] = []
+    every = [labeled(number) for number in range(1, 2_051)]
     with pytest.raises(ForgeListTooLongError, match="more items labeled"):
-        await search(rest)  # the end of the round
-    rest.clear()
-    await search(rest)
-    assert len(rest) == size
+        await collect(Wire([searched(every, platform)]).forge(platform), found)
+    # The second search of GitHub begins in the last second of the first one.
+    read = 1_999 if platform is Platform.GITHUB else 2_000
+    assert sorted(found) == list(range(1, read + 1))
 
 
 SOME_LEFT_OUT = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +20,6 @@ from coding_agent_core.forge.answers import CommentAnswer, HistoryEvent, ItemAns
 from coding_agent_core.forge.calls import Call, Read, Repeat, User
 from coding_agent_core.forge.changes import BODY_LIMIT, ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.hidden_line import HiddenLines
-from coding_agent_core.forge.labeled_lists import LabeledLists
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.signed_commits import SignedCommits
 from coding_agent_core.forge.values import (
@@ -132,7 +131,6 @@ class Forge(ABC):
 
     def __post_init__(self) -> None:
         self._own: tuple[str, User] | None = None
-        self._lists = LabeledLists(self.client)
 
     @classmethod
     def app_source(cls, settings: ForgeSettings, clock: Clock, only: str) -> TokenSource | None:
@@ -159,7 +157,7 @@ class Forge(ABC):
         """Yield the labeled items in the configured scope; others and repetitions may be among them.
 
         Raises:
-            ForgeListTooLongError: there are more items than one search reads. The next search yields others.
+            ForgeListTooLongError: there are more items than are read. All that are read were yielded before.
             ForgeError: some items could not be listed. All others were yielded before.
         """
 
@@ -384,8 +382,7 @@ class Forge(ABC):
             labels: the labels to look for; by default `Labels.triggers`.
 
         Raises:
-            ForgeListTooLongError: there are more items than one search reads, and only a part of them was
-                yielded. The next call yields the next part, and after the last one the first again.
+            ForgeListTooLongError: there are more items than are read. All that are read were yielded before.
             ForgeError: some items could not be listed. All others were yielded before.
         """
         wanted = self.settings.triggers if labels is None else labels
@@ -397,7 +394,8 @@ class Forge(ABC):
                     present = self._labels(found)
                     if found.open and present & wanted and item.identity not in seen:
                         seen.add(item.identity)
-                        yield LabeledItem(item, found, present)
+                        # The whole list is kept in memory, and nobody needs the text.
+                        yield LabeledItem(item, found.model_copy(update={"body": ""}), present)
             except ForgeError as error:
                 if problem is None or isinstance(problem, ForgeListTooLongError):
                     problem = error  # an outage says more than a list that is too long
@@ -739,6 +737,14 @@ class Forge(ABC):
 
     async def aclose(self) -> None:
         await self.client.aclose()
+
+
+def too_many_labeled(host: str, labels: Iterable[str]) -> ForgeListTooLongError:
+    """Return the error of a search for labeled items that has more results than are read."""
+    return ForgeListTooLongError(
+        f"{host} has more items labeled {' or '.join(map(repr, sorted(labels)))} than one poll reads. Polls "
+        "find the others when these have been worked on; webhooks find them at once."
+    )
 
 
 def require_all_changes(item: Item, branch: str, *, complete: bool) -> None:

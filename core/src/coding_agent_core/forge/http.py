@@ -282,14 +282,14 @@ class ForgeClient:
             before_wait=log,
         )
 
-    def pages(self, type_: type[_T], call: Call, *, limit: int, first: int = 1) -> Pages[_T]:
-        """Return at most `limit` pages of a list, beginning with the page of the number `first`."""
+    def pages(self, type_: type[_T], call: Call, *, limit: int) -> Pages[_T]:
+        """Return at most `limit` pages of a list."""
 
         async def read(pages: Pages[_T]) -> AsyncIterator[_T]:
             largest, before = 0, b""
-            for number in range(first, first + limit):
+            for number in range(1, limit + 1):
                 page = await self._page(type_, call, number)
-                if number > first and page.size and page.raw == before:
+                if number > 1 and page.size and page.raw == before:
                     pages.complete = True  # the forge ignores the number: each answer has the whole list
                     return
                 largest, before = max(largest, page.size), page.raw

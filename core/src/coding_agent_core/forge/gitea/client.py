@@ -15,7 +15,14 @@ from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.answers import CommentAnswer, HistoryEvent, ItemAnswer
-from coding_agent_core.forge.base import CHANGE_PAGES, Attachment, Forge, newest_comments, require_all_changes
+from coding_agent_core.forge.base import (
+    CHANGE_PAGES,
+    Attachment,
+    Forge,
+    newest_comments,
+    require_all_changes,
+    too_many_labeled,
+)
 from coding_agent_core.forge.calls import Call, Read, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.gitea.changes import DRAFT, GiteaChanges, KnownPullRequest, without_draft
@@ -42,8 +49,8 @@ from coding_agent_core.tasks import Head, Item
 
 _PAGE = 50
 """The most entries of a page, unless the installation's administrator has changed `MAX_RESPONSE_ITEMS`."""
-_SEARCH_PAGES = 50
-"""Maximum number of pages of labeled items that one poll reads."""
+_SEARCH_PAGES = 200
+"""Maximum number of pages of labeled items that one poll reads: 10,000 items."""
 _TITLE_LIMIT = 255
 """Maximum number of characters that Gitea stores of a title."""
 _COLOR = "#8250df"
@@ -153,7 +160,8 @@ class GiteaForge(Forge):
         what = f"searching for items labeled {min(labels)!r}"
         call = Call("GET", "/repos/issues/search", what, params)
         assignee = self.settings.assignee.casefold()
-        async for page in self._lists.pages(list[_FoundItem], call, labels, limit=_SEARCH_PAGES):
+        pages = self.client.pages(list[_FoundItem], call, limit=_SEARCH_PAGES)
+        async for page in pages:
             labeled = [found for found in page if self._labels(found) & labels]
             for found in labeled:
                 logins = [user.login.casefold() for user in found.assignees or ()]
@@ -161,6 +169,8 @@ class GiteaForge(Forge):
                     yield found, self._item_of(found, kind)
             if page and not labeled:
                 return
+        if not pages.complete:
+            raise too_many_labeled(self.host, labels)
 
     def _item_of(self, found: _FoundItem, kind: ItemKind) -> Item:
         return Item(

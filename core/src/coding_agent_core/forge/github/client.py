@@ -23,6 +23,7 @@ from coding_agent_core.forge.base import (
     Forge,
     newest_comments,
     require_all_changes,
+    too_many_labeled,
 )
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Read, Repeat, ResponseModel, Text, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
@@ -36,7 +37,6 @@ from coding_agent_core.forge.github.revisions import GitHubRevisions
 from coding_agent_core.forge.github.service_token import MISSING, ServiceTokens
 from coding_agent_core.forge.github.settings import GitHub
 from coding_agent_core.forge.http import TokenSource
-from coding_agent_core.forge.labeled_lists import only_a_part
 from coding_agent_core.forge.values import (
     BranchFacts,
     Change,
@@ -59,7 +59,8 @@ from coding_agent_core.tasks import Head, Item
 _logger = logging.getLogger("coding_agent.forge")
 _SEARCH_PAGES = 10
 """Maximum number of pages of a search, because GitHub returns only the first 1,000 results."""
-_SEARCH_RESULTS = _SEARCH_PAGES * PAGE_SIZE
+_SEARCHES = 10
+"""Maximum number of searches of one poll. Each goes on from the time of creation where the last one ended."""
 _ORDER = re.compile(r"(?<!\S)sort:\S+")
 _TITLE_LIMIT = 256
 _BODY_LIMIT = 65_536
@@ -148,8 +149,6 @@ class GitHubForge(Forge):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._memory = Memory()
-        self._created_since: dict[str, datetime] = {}
-        """From which time of creation the next search of a query goes on, if the last one was cut."""
 
     @classmethod
     def app_source(cls, settings: ForgeSettings, clock: Clock, only: str) -> TokenSource | None:
@@ -177,38 +176,40 @@ class GitHubForge(Forge):
         """See `Forge`. The items come from GitHub's search index, which may be outdated."""
         query = search_query(kind, self.settings, labels)
         what = f"searching for items labeled {min(labels)!r}"
-        since = self._created_since.get(query)
-        params = {"q": f"{query} created:>={since:%Y-%m-%dT%H:%M:%SZ}" if since else query}
-        call = Call("GET", "/search/issues", what, params)
-        total, seen, last = 0, 0, since
-        async for page in self.client.pages(_SearchPage, call, limit=_SEARCH_PAGES):
-            total, seen = page.total_count, seen + len(page.items)
-            last = page.items[-1].created_at if page.items else last
-            if page.incomplete_results:
-                _logger.warning("%s ran out of time and gave incomplete search results", self.host)
-            for found in page.items:
-                repository = repository_of(found.repository_url)
-                if not repository:
-                    _logger.warning("%s: a search result without its repository: %s", self.host, found.url)
-                    continue
-                yield (
-                    found,
-                    Item(
-                        platform=Platform.GITHUB,
-                        host=self.host,
-                        repository=repository,
-                        kind=ItemKind.ISSUE if found.pull_request is None else ItemKind.CHANGE,
-                        number=found.number,
-                    ),
-                )
-        # GitHub shows no result after the first 1,000, but counts all.
-        cut = total > seen >= _SEARCH_RESULTS and last != since
-        if cut and last is not None:
-            self._created_since[query] = last
-        else:
-            self._created_since.pop(query, None)
-        if cut or since is not None:
-            raise only_a_part(self.host, labels)
+        since: datetime | None = None
+        for _ in range(_SEARCHES):
+            params = {"q": f"{query} created:>={since:%Y-%m-%dT%H:%M:%SZ}" if since else query}
+            call = Call("GET", "/search/issues", what, params)
+            total, seen, last = 0, 0, since
+            async for page in self.client.pages(_SearchPage, call, limit=_SEARCH_PAGES):
+                total, seen = page.total_count, seen + len(page.items)
+                last = page.items[-1].created_at if page.items else last
+                if page.incomplete_results:
+                    _logger.warning("%s ran out of time and gave incomplete search results", self.host)
+                for found in page.items:
+                    repository = repository_of(found.repository_url)
+                    if repository:
+                        yield found, self._item_of(found, repository)
+                    else:
+                        _logger.warning(
+                            "%s: a search result without its repository: %s", self.host, found.url
+                        )
+            # GitHub shows no result after the first 1,000, but counts all.
+            if total <= seen or seen < _SEARCH_PAGES * PAGE_SIZE:
+                return
+            if last == since:
+                break
+            since = last
+        raise too_many_labeled(self.host, labels)
+
+    def _item_of(self, found: _FoundItem, repository: str) -> Item:
+        return Item(
+            platform=Platform.GITHUB,
+            host=self.host,
+            repository=repository,
+            kind=ItemKind.ISSUE if found.pull_request is None else ItemKind.CHANGE,
+            number=found.number,
+        )
 
     async def _path_of(self, repository: str) -> str:
         call = Call("GET", path("repos", *repository.split("/", 1)), f"reading the repository {repository}")

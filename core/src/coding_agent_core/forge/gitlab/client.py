@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from pydantic import AliasPath, Field
 
-from coding_agent_core.errors import ForgeError, ForgeListTooLongError, ForgeNotFoundError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.answers import CommentAnswer, ItemAnswer
 from coding_agent_core.forge.base import (
     CHANGE_PAGES,
@@ -21,6 +21,7 @@ from coding_agent_core.forge.base import (
     Forge,
     newest_comments,
     require_all_changes,
+    too_many_labeled,
 )
 from coding_agent_core.forge.calls import Call, Read, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
@@ -51,8 +52,8 @@ from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Head, Item
 
 _logger = logging.getLogger("coding_agent.forge")
-_LIST_PAGES = 50
-"""Maximum number of pages of labeled items that one poll reads."""
+_LIST_PAGES = 100
+"""Maximum number of pages of each list of labeled items that one poll reads: 10,000 items."""
 _TITLE_LIMIT = 255
 _BODY_LIMIT = 1_048_576
 """Maximum numbers of characters that GitLab accepts in a merge request's title and description."""
@@ -154,13 +155,12 @@ class GitLabForge(Forge):
                 for label in sorted(labels):
                     what = f"looking in {where} for items labeled {label!r}"
                     call = Call("GET", where, what, list_params(label, self.settings))
-                    pages = self._lists.pages(list[_ProjectItem], call, [label], limit=_LIST_PAGES)
-                    try:
-                        async for page in pages:
-                            for found in page:
-                                yield found, self._item_of(found, kind)
-                    except ForgeListTooLongError as error:
-                        too_long = error
+                    pages = self.client.pages(list[_ProjectItem], call, limit=_LIST_PAGES)
+                    async for page in pages:
+                        for found in page:
+                            yield found, self._item_of(found, kind)
+                    if not pages.complete:
+                        too_long = too_many_labeled(self.host, [label])
             except ForgeNotFoundError as error:
                 missing += 1
                 if missing == len(places):
@@ -454,13 +454,16 @@ def list_paths(kind: ItemKind, settings: GitLab) -> list[str]:
 
 
 def list_params(label: str, settings: GitLab) -> dict[str, str | int]:
-    """Return a list's parameters. Without `scope=all`, instance-wide lists show only our own items."""
+    """Return a list's parameters. Without `scope=all`, instance-wide lists show only our own items.
+
+    The oldest items are first, and those of a list that is too long are worked on first.
+    """
     params: dict[str, str | int] = {
         "labels": label,
         "state": "opened",
         "scope": "all",
-        "order_by": "updated_at",
-        "sort": "desc",
+        "order_by": "created_at",
+        "sort": "asc",
     }
     if settings.assignee:
         params["assignee_username"] = settings.assignee

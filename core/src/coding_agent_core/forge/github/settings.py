@@ -48,7 +48,7 @@ class GitHub(GitHubServer, ForgeSettings):
     owner: str = ""
     """Polling: only repositories of this user or organization."""
     query: str = "state:open archived:false"
-    """Polling: appended to the search."""
+    """Polling: appended to the search, which has the oldest items first (`sort:` has no effect)."""
     redelivery: Redelivery = Redelivery()
     account_id: int | None = Field(default=None, gt=0)
     """Number of the token's account, as `https://api.github.com/users/LOGIN` shows it. With it, the receiver

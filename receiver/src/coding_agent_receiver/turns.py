@@ -116,7 +116,8 @@ class Turns:
         if not place.is_withdrawal or leaving is None:
             raise OverloadedError
         self.waiting.remove(leaving)
-        leaving.granted.set_exception(OverloadedError())
+        if not leaving.granted.done():  # see `_grant`
+            leaving.granted.set_exception(OverloadedError())
 
     def _leave(self, place: Place) -> None:
         if place in self.waiting:
@@ -135,5 +136,9 @@ class Turns:
             if place is None:
                 return
             self.waiting.remove(place)
+            if place.granted.done():
+                # The wait was cancelled, by its time limit or by the sender, and its task has not run since
+                # then. Nobody would end a turn that it got now.
+                continue
             self.busy.add(place.item)
             place.granted.set_result(None)

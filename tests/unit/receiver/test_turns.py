@@ -147,3 +147,32 @@ async def test_only_a_line_of_withdrawals_takes_no_more_events() -> None:
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize("is_full", [True, False], ids=["a withdrawal needs room", "a turn is free"])
+async def test_an_event_that_stops_waiting_as_its_turn_comes_keeps_no_turn(
+    monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    """Its wait is over, but its task has not run yet. It would hold a turn until the receiver restarts."""
+    monkeypatch.setattr(turns, "STORING_AT_ONCE", 1)
+    monkeypatch.setattr(turns, "IN_LINE", 1)
+    line, ends = Turns(), asyncio.Event()
+
+    async def hold(item: str, *, is_withdrawal: bool) -> None:
+        async with line.turn(item, is_withdrawal=is_withdrawal):
+            await ends.wait()
+
+    def start(item: str, *, is_withdrawal: bool = False) -> asyncio.Task[None]:
+        return asyncio.create_task(hold(item, is_withdrawal=is_withdrawal))
+
+    stored = start("a")
+    await asyncio.sleep(0)
+    waits = start("b")
+    await asyncio.sleep(0)
+    ends.set()
+    waits.cancel()
+    if is_full:
+        await hold("c", is_withdrawal=True)  # it needs room before the task of b runs
+    await asyncio.gather(stored, waits, return_exceptions=True)
+    assert waits.cancelled()
+    assert (stored.exception(), line.waiting, line.busy) == (None, [], set())

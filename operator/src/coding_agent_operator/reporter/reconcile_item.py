@@ -199,6 +199,10 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
         if comes_after(task, newest):
             return Requeue(_OTHER_RUN_S)  # it ended before it could work, while an older run is being stopped
         return await _finish(context, task, labels_shown("The item shows a newer run."))
+    if task.spec.cancel and not task.over and any(comes_after(run, task) for run in earlier):
+        # A later run has ended before it could work, while this one is being stopped. The comment may show
+        # the later run already, and has to show its end as soon as this one has ended.
+        return Requeue(_OTHER_RUN_S)
     if task.ended and next_run_is_near(task, context.clock()):
         return Requeue(_OTHER_RUN_S)  # the label is the next run's, so this one must not remove it
     try:

@@ -6,7 +6,9 @@ import hashlib
 import hmac
 import json
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from coding_agent_bench.load import Request
 
@@ -17,15 +19,25 @@ _TEXT = "The total is wrong as soon as a customer orders more than the discount'
 
 def labeled(number: int, port: int, secret: str = SECRET) -> Request:
     """The request for an issue that got the label `coding agent`, signed with the secret."""
+    return _of_issue(number, port, secret, {"action": "labeled", "label": {"name": "coding agent"}})
+
+
+def closed(number: int, port: int) -> Request:
+    """The request for a labeled issue that was closed."""
+    return _of_issue(number, port, SECRET, {"action": "closed"}, state="closed")
+
+
+def _of_issue(
+    number: int, port: int, secret: str, event: Mapping[str, Any], *, state: str = "open"
+) -> Request:
     body = json.dumps(
         {
-            "action": "labeled",
-            "label": {"name": "coding agent"},
+            **event,
             "issue": {
                 "number": number,
                 "title": "The discount is wrong",
                 "html_url": f"https://github.com/octo/r{number % 20}/issues/{number}",
-                "state": "open",
+                "state": state,
                 "labels": [{"name": "coding agent"}],
                 "updated_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "body": _TEXT,

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 STORING_AT_ONCE = 32
 """Maximum number of events at the queue, enough to keep it busy. More would only wait there, and time out
 after the work was done."""
-IN_LINE = 400
-"""Maximum number of events that wait for their turn at the queue. With those at the queue, they are fewer
-than the connections of one address (`http_server.Limits`): an Ingress controller has only one."""
+IN_LINE = 300
+"""Maximum number of events that wait for their turn at the queue. With those at the queue, they leave more
+than 100 of one address's connections (`http_server.Limits`), which is all that an Ingress controller has. An
+event that finds no connection gets no 503 either."""
 LONGEST_WAIT = 4.0
 """Maximum number of seconds of such a wait; then the answer is 503. GitHub and GitLab wait 10 seconds for an
 answer, and Gitea waits 5."""

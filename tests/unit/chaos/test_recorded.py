@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,13 +18,32 @@ import pytest
 from coding_agent_docs.paths import DOCS
 
 from tests.chaos.judging import HISTORY, VERDICT, read_records, read_setup, verdict_of
-from tests.chaos.publishing import RUNS
+from tests.chaos.publishing import RUNS, SUFFIX, unpack
 
-KEPT = sorted(file.parent for file in (DOCS / RUNS).glob(f"*/{HISTORY}"))
 Records = list[dict[str, Any]]
 
 
-@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def _kept() -> Iterator[tuple[Path, str]]:
+    """The archives with the names of their runs that have a raw history."""
+    for archive in sorted((DOCS / RUNS).glob(f"*{SUFFIX}")):
+        with tarfile.open(archive, "r:xz") as tar:
+            names = tar.getnames()
+        yield from ((archive, name.rpartition("/")[0]) for name in sorted(names) if name.endswith(HISTORY))
+
+
+KEPT = list(_kept())
+assert KEPT, "no published run has its raw history"
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A published run, out of its archive."""
+    archive, name = request.param
+    (found,) = (run for run in unpack(archive, tmp_path) if run.name == name)
+    return found
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda kept: kept[1], indirect=True)
 def test_a_published_history_is_the_one_that_was_judged(folder: Path) -> None:
     stored = json.loads((folder / VERDICT).read_text(encoding="utf-8"))
     sha256 = hashlib.sha256((folder / HISTORY).read_bytes()).hexdigest()
@@ -73,12 +93,12 @@ CHANGES: Sequence[tuple[Callable[[dict[str, Any], Records], None], frozenset[str
 
 
 def _cases() -> Iterator[Any]:
-    for folder in KEPT:
+    for kept in KEPT:
         for change, events in CHANGES:
-            yield pytest.param(folder, change, events, id=f"{folder.name} {change.__name__}")
+            yield pytest.param(kept, change, events, id=f"{kept[1]} {change.__name__}")
 
 
-@pytest.mark.parametrize(("folder", "change", "events"), list(_cases()))
+@pytest.mark.parametrize(("folder", "change", "events"), list(_cases()), indirect=["folder"])
 def test_an_act_that_nothing_explains_is_found(
     folder: Path, change: Callable[[dict[str, Any], Records], None], events: frozenset[str]
 ) -> None:

@@ -16,8 +16,9 @@ WORKDIR /src
 # Per-user settings over HTTP, from files that are mounted at /etc/coding-agent/users.
 FROM tools AS user-config-app
 COPY core core
+COPY forges forges
 COPY services services
-RUN build-app.sh ./core ./services:coding_agent_user_config
+RUN build-app.sh ./core ./forges ./services:coding_agent_user_config
 
 FROM ${BASE_IMAGE} AS user-config
 COPY requirements/user-config.txt /opt/requirements.txt
@@ -43,8 +44,9 @@ LABEL org.opencontainers.image.title="coding-agent-user-config" \
 # The egress proxy: Squid, and the program that configures it and identifies its users.
 FROM tools AS egress-app
 COPY core core
+COPY forges forges
 COPY services services
-RUN build-app.sh ./core ./services:coding_agent_egress
+RUN build-app.sh ./core ./forges ./services:coding_agent_egress
 
 FROM ${BASE_IMAGE} AS egress
 # A base that has Squid needs no package server.
@@ -99,8 +101,9 @@ LABEL org.opencontainers.image.title="coding-agent-sandbox" \
 # The operator, which makes Jobs from tasks, and the reporter, which shows their state on the forge.
 FROM tools AS operator-app
 COPY core core
+COPY forges forges
 COPY operator operator
-RUN build-app.sh ./core ./operator
+RUN build-app.sh ./core ./forges ./operator
 
 FROM ${BASE_IMAGE} AS operator
 COPY requirements/operator.txt /opt/requirements.txt

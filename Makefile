@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PACKAGES := core receiver operator consumer services plugin dev/forge dev/model dev/demo dev/cluster dev/docs dev/bench dev/gitea dev/release
+PACKAGES := core forges receiver operator consumer services plugin dev/forge dev/model dev/demo dev/cluster dev/docs dev/bench dev/gitea dev/release
 SOURCES := $(addsuffix /src,$(PACKAGES)) main.py tests
 # Tests wait more than they compute: four workers for two cores.
 JOBS ?= 4

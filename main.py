@@ -58,13 +58,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
-from coding_agent_core.registry import HOSTS
+from coding_agent_core.platforms.registry import HOSTS
+from coding_agent_core.runtime.telemetry import configure
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Backend, Settings
-from coding_agent_core.telemetry import configure
 
 if TYPE_CHECKING:
-    from coding_agent_core.queue_messages import TaskSink, TaskSource
+    from coding_agent_core.queues.interfaces import TaskSink, TaskSource
     from coding_agent_core.queues.live_processes import Process
     from prometheus_client import CollectorRegistry
 
@@ -75,7 +75,7 @@ _MEMORY = (
 
 _CONSUMER = (
     "coding_agent_consumer.modes",
-    "coding_agent_consumer.task_handler",
+    "coding_agent_consumer.queue.task_handler",
     "coding_agent_consumer.agent.loop",
 )
 _PROGRAMS = {
@@ -197,7 +197,7 @@ def _check_scope(settings: Settings) -> None:
 
 
 def _check_token(settings: Settings) -> None:
-    from coding_agent_core.forge.connect import connect_forge
+    from coding_agent_forges.connect import connect_forge
 
     connect_forge(settings, settings.task_source)
 
@@ -209,7 +209,7 @@ def _check_model(settings: Settings) -> None:
 
 
 def _check_tokens(settings: Settings) -> None:
-    from coding_agent_core.forge.connect import connect_all
+    from coding_agent_forges.connect import connect_all
 
     connect_all(settings)
 
@@ -224,7 +224,7 @@ def _attempt(config: Path | None) -> int:
 
 
 def _evidence(mode: str, config: Path | None) -> int:
-    from coding_agent_consumer.evidence import run_clone, run_verify
+    from coding_agent_consumer.verification.evidence import run_clone, run_verify
 
     return run_clone(config) if mode == "clone" else run_verify(config)
 
@@ -258,10 +258,10 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
 
 async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     """Run receiver, poller and consumer in one process, which holds the in-memory queue."""
-    from coding_agent_consumer.notices import handle_notices
-    from coding_agent_core.command_execution import CommandMetrics
-    from coding_agent_core.forge.connect import connect_forge
+    from coding_agent_consumer.queue.notices import handle_notices
     from coding_agent_core.queues.memory import MemoryQueue
+    from coding_agent_core.reporting.command_execution import CommandMetrics
+    from coding_agent_forges.connect import connect_forge
     from coding_agent_receiver.poller import Poller, scope_problem
     from coding_agent_receiver.receiver_metrics import PollMetrics
     from coding_agent_receiver.server import create_app, serve
@@ -345,9 +345,9 @@ async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event)
 
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
-    from coding_agent_consumer.notices import handle_notices
-    from coding_agent_core.http_server import metrics_served
-    from coding_agent_core.metrics import metrics_page, process_registry
+    from coding_agent_consumer.queue.notices import handle_notices
+    from coding_agent_core.runtime.http_server import metrics_served
+    from coding_agent_core.runtime.metrics import metrics_page, process_registry
 
     registry = process_registry()
     parts = [_work(settings, connect_source(settings), stop, registry)]
@@ -391,7 +391,7 @@ async def _poll(
     settings: Settings, sink: TaskSink, stop: asyncio.Event, *, loop_forever: bool = False
 ) -> str | None:
     """Poll once or forever. Return why a single poll is not complete, or `None` if it is."""
-    from coding_agent_core.forge.connect import connect_forge
+    from coding_agent_forges.connect import connect_forge
     from coding_agent_receiver.poller import Poller
     from coding_agent_receiver.receiver_metrics import PollMetrics
 
@@ -399,8 +399,8 @@ async def _poll(
     forge = connect_forge(settings, settings.task_source)
     try:
         if loop_forever:
-            from coding_agent_core.http_server import metrics_served
-            from coding_agent_core.metrics import metrics_page, process_registry
+            from coding_agent_core.runtime.http_server import metrics_served
+            from coding_agent_core.runtime.metrics import metrics_page, process_registry
 
             registry, scheduling = process_registry(), settings.scheduling
             page = metrics_page(registry)
@@ -419,7 +419,7 @@ async def _producer_then_consumer(settings: Settings, stop: asyncio.Event) -> No
         await _producer(settings, stop, loop_forever=False)
         await _consumer(settings, stop)
         return
-    from coding_agent_consumer.notices import handle_notices, look_once
+    from coding_agent_consumer.queue.notices import handle_notices, look_once
     from coding_agent_core.queues.memory import MemoryQueue
     from prometheus_client import CollectorRegistry
 

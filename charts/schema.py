@@ -15,17 +15,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from coding_agent_core.agenttask import VERSION
-from coding_agent_core.agenttask_schema import schema_of
-from coding_agent_core.registry import FACTS, Platform, forge_module
+from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.model import RUNNER_FORMATS, Settings
+from coding_agent_core.task.agenttask import VERSION
+from coding_agent_core.task.agenttask_schema import schema_of
 
 FOLDER = Path(__file__).parent
 TARGET = FOLDER / "coding-agent" / "values.schema.json"
 FORGES = FOLDER / "coding-agent" / "files" / "forges.json"
 RUNNERS = FOLDER / "coding-agent" / "files" / "runners.json"
 CRD = FOLDER.parent / "crds" / "agenttask.yaml"
-AGENTTASK = FOLDER.parent / "core" / "src" / "coding_agent_core" / "agenttask_schema.json"
+AGENTTASK = FOLDER.parent / "core" / "src" / "coding_agent_core" / "task" / "agenttask_schema.json"
 MOVED = FOLDER / "coding-agent" / "files" / "moved.yaml"
 
 CHART_SETS = {

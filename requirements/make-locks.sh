@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 lock() { # NAME FILE...
     local name=$1; shift
     uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-package coding-agent-core \
+        --no-emit-package coding-agent-forges \
         --no-emit-package coding-agent-receiver --no-emit-package coding-agent-operator \
         --no-emit-package coding-agent-consumer --no-emit-package coding-agent-services \
         --no-emit-package coding-agent-forge --no-emit-package coding-agent-model \

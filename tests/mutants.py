@@ -46,7 +46,7 @@ class Mutant(Defect):
 
 TESTS = {
     "attempt": ("unit/consumer", "integration/consumer_attempt"),
-    "forge": ("unit/core_forge", "integration/core_forge"),
+    "forge": ("unit/forges", "integration/forges"),
     "gateway": ("unit/consumer_gateway", "integration/consumer_gateway"),
     "kubernetes": (
         "unit/core_admission",

@@ -85,7 +85,7 @@ PLANTED = {
         ),
     ),
     "name by delivery id": Planted(
-        "core/src/coding_agent_core/agenttask.py",
+        "core/src/coding_agent_core/task/agenttask.py",
         '"name": task_name(item, run, round_part=trigger.name_part),',
         '"name": f"{task_name(item, run)}-{(trigger.delivery_id or str(run))[:8]}",',
         "kubernetes",
@@ -96,7 +96,7 @@ PLANTED = {
         ),
     ),
     "poll without dedupe": Planted(
-        "core/src/coding_agent_core/forge/base.py",
+        "forges/src/coding_agent_forges/rest/forge.py",
         "origin=Origin.POLL,",
         "origin=Origin.MANUAL,",
         "rabbitmq",
@@ -108,7 +108,7 @@ PLANTED = {
         ),
     ),
     "no fence": Planted(
-        "consumer/src/coding_agent_consumer/claim_checks.py",
+        "consumer/src/coding_agent_consumer/queue/claim_checks.py",
         "if not (claim.exclusive or claim.lost.is_set()):",
         "if False:",
         "rabbitmq",
@@ -125,7 +125,7 @@ PLANTED = {
         _schedule([*_label(1, 2, works=25), *_relabel(12.0, 1, 0.2), *_relabel(13.0, 2, 0.2)]),
     ),
     "push without a check": Planted(
-        "consumer/src/coding_agent_consumer/task_handler.py",
+        "consumer/src/coding_agent_consumer/queue/task_handler.py",
         "reason = await task.check(hands_off)",
         "reason = None",
         "rabbitmq",
@@ -142,7 +142,7 @@ PLANTED = {
         _schedule(_label(1, 2, 3, 4, works=30), PlannedFault(3, "kill consumer", 14.0, 5.0)),
     ),
     "limit off by one": Planted(
-        "operator/src/coding_agent_operator/fair_share.py",
+        "operator/src/coding_agent_operator/scheduling/fair_share.py",
         "running[place] >= tasks[queue[-1][1]].repository_limit",
         "running[place] > tasks[queue[-1][1]].repository_limit",
         "kubernetes",
@@ -151,7 +151,7 @@ PLANTED = {
         program="operator",
     ),
     "relabel within the second": Planted(
-        "core/src/coding_agent_core/tasks.py",
+        "core/src/coding_agent_core/task/model.py",
         "if self.at is None or self.cause is not WithdrawalCause.CLOSED:",
         "if self.at is None:",
         "kubernetes",
@@ -159,7 +159,7 @@ PLANTED = {
         _schedule([*_label(1, 2, works=40), *_relabel(15.05, 1, 0.8), *_relabel(18.05, 2, 0.8)]),
     ),
     "command ignored": Planted(
-        "consumer/src/coding_agent_consumer/notices.py",
+        "consumer/src/coding_agent_consumer/queue/notices.py",
         "await self._execute(notice, forge)",
         "pass",
         "rabbitmq",
@@ -167,7 +167,7 @@ PLANTED = {
         _schedule([*_label(1, works=35), _act(10.0, "/cancel", 1)]),
     ),
     "comment twice": Planted(
-        "core/src/coding_agent_core/forge/base.py",
+        "forges/src/coding_agent_forges/rest/forge.py",
         "repeat=Repeat.UNLESS_PROCESSED,",
         "repeat=Repeat.SAFE,",
         "rabbitmq",

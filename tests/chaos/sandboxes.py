@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from coding_agent_core.addresses import host_of
+from coding_agent_core.platforms.addresses import host_of
 from coding_agent_forge.server import ForgeServer
 from coding_agent_model.server import ModelServer
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from coding_agent_cluster.wait import until
-from coding_agent_core.verification import VERIFY_STATUS
+from coding_agent_core.task.verification import VERIFY_STATUS
 from coding_agent_gitea import Account, Api, GiteaServer, WebSession, make_sample, prepare
 from coding_agent_model.script import Script
 

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import atheris
 
-PACKAGES = ["coding_agent_core", "coding_agent_receiver", "coding_agent_operator", "coding_agent_consumer"]
+PACKAGES = [
+    "coding_agent_core",
+    "coding_agent_forges",
+    "coding_agent_receiver",
+    "coding_agent_operator",
+    "coding_agent_consumer",
+]
 FOUND = Path(__file__).parents[2] / ".cache" / "fuzz"
 """Here the fuzzer keeps the inputs that reach something new, and those that fail."""
 LARGEST = 2048

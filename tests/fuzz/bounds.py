@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_core.agenttask import API_VERSION, KIND, AgentTask
+from coding_agent_core.task.agenttask import API_VERSION, KIND, AgentTask
 from jsonschema import Draft7Validator, FormatChecker
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)

@@ -9,9 +9,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coding_agent_core.addresses import client_group
-from coding_agent_core.agenttask import AgentTask, manifest
-from coding_agent_core.forge.events import (
+from coding_agent_core.forge.hidden_line import Checked, checked, signed
+from coding_agent_core.platforms.addresses import client_group
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.reporting.comment import Links, Report, comment, read_state
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.receiver import networks
+from coding_agent_core.task.agenttask import AgentTask, manifest
+from coding_agent_core.task.commands import command_in, store
+from coding_agent_core.task.model import CommandName, Item, task_name
+from coding_agent_forges.gitea import webhook as gitea
+from coding_agent_forges.github import webhook as github
+from coding_agent_forges.gitlab import webhook as gitlab
+from coding_agent_forges.webhooks.events import (
     Accepted,
     Commanded,
     Ignored,
@@ -20,17 +30,7 @@ from coding_agent_core.forge.events import (
     PlatformWebhooks,
     Withdrawn,
 )
-from coding_agent_core.forge.gitea import webhook as gitea
-from coding_agent_core.forge.github import webhook as github
-from coding_agent_core.forge.gitlab import webhook as gitlab
-from coding_agent_core.forge.hidden_line import Checked, checked, signed
-from coding_agent_core.forge.payload import FieldError
-from coding_agent_core.issue_commands import command_in, store
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import Links, Report, comment, read_state
-from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.receiver import networks
-from coding_agent_core.tasks import CommandName, Item, task_name
+from coding_agent_forges.webhooks.payload import FieldError
 from coding_agent_receiver.webhook_request import (
     BodyError,
     client_address,

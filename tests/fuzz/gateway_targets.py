@@ -23,10 +23,10 @@ from coding_agent_consumer.gateway.wire_formats import (
     error_body,
     route_of,
 )
-from coding_agent_core.attempts import MAX_MESSAGE_BYTES, Outcome
-from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.llm import Price
-from coding_agent_core.usage import Allowance
+from coding_agent_core.task.attempts import MAX_MESSAGE_BYTES, Outcome
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import Allowance
 
 from tests.fuzz.bounds import at_most, header_of
 

@@ -6,7 +6,10 @@ import json
 import re
 from typing import Any
 
-from coding_agent_core.agenttask import (
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.reporting.comment import Links, Report, State, comment, read_state
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.agenttask import (
     AgentTask,
     Condition,
     Status,
@@ -14,10 +17,9 @@ from coding_agent_core.agenttask import (
     duration,
     shown_attempt,
 )
-from coding_agent_core.agenttask_patches import completion, conditions_patch
-from coding_agent_core.attempts import AttemptInput, Outcome
-from coding_agent_core.environment import MAX_FILE_BYTES, EnvironmentFileError, read_file
-from coding_agent_core.issue_commands import (
+from coding_agent_core.task.agenttask_patches import completion, conditions_patch
+from coding_agent_core.task.attempts import AttemptInput, Outcome
+from coding_agent_core.task.commands import (
     ANNOTATION_COMMANDS,
     IssueCommand,
     cancel_asked,
@@ -26,12 +28,10 @@ from coding_agent_core.issue_commands import (
     store,
     stored_commands,
 )
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import Links, Report, State, comment, read_state
-from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import CommandName, Phase
-from coding_agent_operator.observed import Job, read_pod
-from coding_agent_operator.task_state import result_of, started_attempt, with_report
+from coding_agent_core.task.environment import MAX_FILE_BYTES, EnvironmentFileError, read_file
+from coding_agent_core.task.model import CommandName, Phase
+from coding_agent_operator.cluster.observed import Job, read_pod
+from coding_agent_operator.tasks.state import result_of, started_attempt, with_report
 from jsonschema import Draft7Validator
 
 from tests.fixtures.deliveries import NOW, issue

@@ -6,21 +6,16 @@ import re
 from collections.abc import Callable
 
 import pytest
-from coding_agent_consumer.background import image_links
-from coding_agent_consumer.commits import subject_of
-from coding_agent_consumer.git import classify
+from coding_agent_consumer.item.background import image_links
+from coding_agent_consumer.repository.commits import subject_of
+from coding_agent_consumer.repository.git import classify
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.replies import said_of, without_ids
-from coding_agent_consumer.transcript import Scrub
-from coding_agent_core.forge.gitea import changes as gitea
-from coding_agent_core.forge.github import discussion as github
-from coding_agent_core.forge.gitlab import changes as gitlab
-from coding_agent_core.forge.gitlab.discussion import SECTION
+from coding_agent_consumer.transcripts.transcript import Scrub
 from coding_agent_core.forge.hidden_line import checked
-from coding_agent_core.forge.http import log_text
-from coding_agent_core.issue_commands import command_in
-from coding_agent_core.markdown import inline, quotation, quoted_code
-from coding_agent_core.reporting import (
+from coding_agent_core.platforms.markdown import inline, quotation, quoted_code
+from coding_agent_core.platforms.text import last_lines, one_line
+from coding_agent_core.reporting.comment import (
     Links,
     comment_with_change_rounds,
     comment_with_rounds,
@@ -28,9 +23,14 @@ from coding_agent_core.reporting import (
     without_change_rounds,
 )
 from coding_agent_core.rounds.mentions import mentions
-from coding_agent_core.rounds.record import RoundRecord, marked_answers, read_record
-from coding_agent_core.tasks import CommandName
-from coding_agent_core.text import last_lines, one_line
+from coding_agent_core.task.commands import command_in
+from coding_agent_core.task.model import CommandName
+from coding_agent_core.task.round_record import RoundRecord, marked_answers, read_record
+from coding_agent_forges.gitea import changes as gitea
+from coding_agent_forges.github import discussion as github
+from coding_agent_forges.gitlab import changes as gitlab
+from coding_agent_forges.gitlab.discussion import SECTION
+from coding_agent_forges.rest.client import log_text
 
 from tests.fixtures.deliveries import issue
 from tests.fuzz.bounds import linear

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 from coding_agent_forge.git import git, set_branch
 from coding_agent_forge.model import Kind, Repository, Role
 

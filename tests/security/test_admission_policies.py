@@ -13,7 +13,7 @@ import pytest
 import yaml
 from coding_agent_cluster.access import Access, KubectlError
 from coding_agent_cluster.wait import until
-from coding_agent_core.agenttask import ANNOTATION_CREATED_BY
+from coding_agent_core.task.agenttask import ANNOTATION_CREATED_BY
 
 from tests.chart.helm import CHART, render_text
 from tests.fixtures import accounts

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from coding_agent_core.egress import Role, password, profile_of, user_name
+from coding_agent_core.task.egress import Role, password, profile_of, user_name
 
 from tests.fixtures.egress import KEY, EgressProxy, StartEgress
 from tests.integration.chart.test_metadata_addresses import METADATA

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.attempts import AttemptInput, Outcome
-from coding_agent_core.forge.github.client import GitHubForge
 from coding_agent_core.forge.values import ItemDetails, Revision
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.attempts import AttemptInput, Outcome
+from coding_agent_core.task.reasons import Reason
 from coding_agent_forge.model import Kind, Role
+from coding_agent_forges.github.client import GitHubForge
 from coding_agent_model.script import Script
 
 from tests.fixtures.forge import PERSON_TOKEN, READER_TOKEN, git, git_url

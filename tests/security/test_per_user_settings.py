@@ -21,15 +21,15 @@ import httpx
 import httpx2
 import pytest
 import yaml
-from coding_agent_consumer import per_user
 from coding_agent_consumer.agent.model_spec import model_spec
 from coding_agent_consumer.agent.models import open_model
-from coding_agent_consumer.per_user import settings_for, with_personal
+from coding_agent_consumer.attempt import per_user
+from coding_agent_consumer.attempt.per_user import settings_for, with_personal
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.reasons import Reason
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.llm import LLM
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.reasons import Reason
 from coding_agent_user_config.__main__ import ApiKey, user_config_app
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters

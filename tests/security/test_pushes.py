@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
 from coding_agent_forge.model import Kind, Role
 from coding_agent_model.script import Script
 

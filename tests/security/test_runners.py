@@ -22,9 +22,9 @@ import pytest
 from coding_agent_consumer.modes import make_agent
 from coding_agent_consumer.runners import Launch, Order, Runner
 from coding_agent_consumer.runners.programs import RUNNERS
-from coding_agent_core.attempts import AttemptInput, Outcome
-from coding_agent_core.reasons import Reason
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.task.attempts import AttemptInput, Outcome
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.runners import RunnerName
 from coding_agent_demo.programs import CACHE, program_folder, version_of
 from coding_agent_forge.model import Kind, Role
 from coding_agent_model.script import Call, Script, Turn

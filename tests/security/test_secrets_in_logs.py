@@ -5,10 +5,10 @@ import logging
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.transcript import scrub_for, scrub_logs
+from coding_agent_consumer.transcripts.transcript import scrub_for, scrub_logs
+from coding_agent_core.runtime.telemetry import configure
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.reading import Logging
-from coding_agent_core.telemetry import configure
 
 TOKEN, S3_KEY, MODEL = 'ghp_"0123456789', "s3-secret-0123456789", "sk-model-0123456789"
 SETTINGS = Settings.model_validate(

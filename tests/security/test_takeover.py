@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.commits import InvalidPatchError
-from coding_agent_consumer.repository import BareClone
+from coding_agent_consumer.repository.clone import BareClone
+from coding_agent_consumer.repository.commits import InvalidPatchError
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_core.forge.values import CommitIdentity
 from coding_agent_core.settings.attempt_settings import Isolation, WorkspaceSettings

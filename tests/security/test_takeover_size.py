@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer import repository as consumer_repository
-from coding_agent_consumer.commits import InvalidPatchError, require_bounded
-from coding_agent_consumer.git import GitFailedError
-from coding_agent_consumer.repository import BareClone
+from coding_agent_consumer.repository import clone as consumer_repository
+from coding_agent_consumer.repository.clone import BareClone
+from coding_agent_consumer.repository.commits import InvalidPatchError, require_bounded
+from coding_agent_consumer.repository.git import GitFailedError
 from coding_agent_consumer.workspace.framing import MAX_FILE, MAX_UNPACKED
 from coding_agent_core.forge.values import CommitIdentity
 

@@ -4,12 +4,12 @@ from pathlib import Path
 from unittest.mock import AsyncMock
 
 import pytest
-from coding_agent_core.agenttask import Spec
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
+from coding_agent_core.platforms.registry import HOSTS, Platform
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
-from coding_agent_core.registry import HOSTS, Platform
 from coding_agent_core.settings.model import Backend, Queue, Settings
+from coding_agent_core.task.agenttask import Spec
 
 from main import connect_sink, connect_source, main
 

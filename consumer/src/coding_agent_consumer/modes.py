@@ -16,34 +16,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, SettingsError
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.forge.values import ItemDetails, answered_by
-from coding_agent_core.registry import FACTS
-from coding_agent_core.reporting import State
-from coding_agent_core.retry import both
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.platforms.registry import FACTS
+from coding_agent_core.reporting.comment import State
+from coding_agent_core.runtime.retry import both
+from coding_agent_core.runtime.telemetry import configure
 from coding_agent_core.settings.job_settings import MIRROR_VARIABLE
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Phase
-from coding_agent_core.telemetry import configure
+from coding_agent_core.task.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
+from coding_agent_core.task.model import Item, Phase
+from coding_agent_core.task.runners import RunnerName
+from coding_agent_forges.connect import connect_all, connect_forge, forge_of
+from coding_agent_forges.rest.forge import Forge
 
 from coding_agent_consumer.agent.model_spec import model_spec
-from coding_agent_consumer.agent_work import MakeAgent
-from coding_agent_consumer.attempt import Attempt
-from coding_agent_consumer.attempt_egress import Identities, denials
-from coding_agent_consumer.brief import Agent
-from coding_agent_consumer.failures import outcome_of_error
-from coding_agent_consumer.forge_tasks import ForgeTask, branch_for, remembered, task_for
-from coding_agent_consumer.mirror import Mirror
-from coding_agent_consumer.transcript import scrub_for, scrub_logs
+from coding_agent_consumer.agent_interface import Agent
+from coding_agent_consumer.attempt.agent_work import MakeAgent
+from coding_agent_consumer.attempt.attempt import Attempt
+from coding_agent_consumer.attempt.failures import outcome_of_error
+from coding_agent_consumer.item.forge_tasks import ForgeTask, branch_for, remembered, task_for
+from coding_agent_consumer.repository.mirror import Mirror
+from coding_agent_consumer.transcripts.transcript import scrub_for, scrub_logs
+from coding_agent_consumer.workspace.egress import Identities, denials
 from coding_agent_consumer.workspace.launch import harden_agent_process
 
 if TYPE_CHECKING:
-    from coding_agent_core.queue_messages import TaskSource
+    from coding_agent_core.queues.interfaces import TaskSource
     from prometheus_client import CollectorRegistry
 
     from coding_agent_consumer.gateway.forwarding import Gateway
@@ -105,9 +105,9 @@ async def run_consumer(
     """
     # An attempt, which is the other program here, does without these.
     from coding_agent_core.queues.memory import MemoryQueue  # noqa: PLC0415
-    from coding_agent_core.usage_metrics import UsageMetrics  # noqa: PLC0415
+    from coding_agent_core.runtime.usage_metrics import UsageMetrics  # noqa: PLC0415
 
-    from coding_agent_consumer.task_handler import TaskHandler, consume  # noqa: PLC0415
+    from coding_agent_consumer.queue.task_handler import TaskHandler, consume  # noqa: PLC0415
 
     harden_agent_process()
     scrub_logs(scrub_for(settings))
@@ -147,7 +147,7 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
         environment: the environment variables; `None`: the process's own.
 
     Returns:
-        the exit status, a `coding_agent_core.reasons.ExitCode`.
+        the exit status, a `coding_agent_core.task.reasons.ExitCode`.
     """
     harden_agent_process()
     environment = os.environ if environment is None else environment

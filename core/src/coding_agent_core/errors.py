@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 
 
 class CodingAgentError(Exception):
@@ -69,3 +70,24 @@ class ForgeListTooLongError(ForgeError):
 
 class StoreError(CodingAgentError):
     """The bucket failed. The message contains neither a key nor text from the store."""
+
+
+class RequestKind(StrEnum):
+    """The kinds of requests that limits distinguish."""
+
+    READ = "read"
+    CREATE = "create"
+    """The request creates a comment or a change, and people are notified."""
+    WRITE = "write"
+    """The request writes something else: labels, edits, reactions."""
+
+
+class NotYetError(ForgeUnavailableError):
+    """A request was not sent, because the rate limits permit none of its kind for `retry_after` seconds.
+
+    The forge may be available. Callers that do not distinguish this error treat it as a temporary outage.
+    """
+
+    def __init__(self, message: str, kind: RequestKind, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.kind = kind

@@ -13,28 +13,28 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from coding_agent_core.admission import latest_of, runs_of
-from coding_agent_core.agenttask import NOT_ENDED, AgentTask, Event, Status, UnreadableTaskError
-from coding_agent_core.agenttask_patches import completion
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer
 from coding_agent_core.settings.model import Engine, Settings
+from coding_agent_core.task.admission import latest_of, runs_of
+from coding_agent_core.task.agenttask import NOT_ENDED, AgentTask, Event, Status, UnreadableTaskError
+from coding_agent_core.task.agenttask_patches import completion
 
-from coding_agent_operator import metrics
-from coding_agent_operator.attempt_pods import AttemptPods
-from coding_agent_operator.cluster import LEASE, Cluster
-from coding_agent_operator.evidence import evidence_limit
-from coding_agent_operator.job_builder import JobBuilder
-from coding_agent_operator.lease import Lease, identity
-from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job
-from coding_agent_operator.reconcile import JobRejectedError, ObjectRejectedError, Reconciler
-from coding_agent_operator.runs import Duplicates, sweep_forever
-from coding_agent_operator.scheduler import Scheduler
-from coding_agent_operator.task_plan import status_with_defect
-from coding_agent_operator.task_state import Stage
-from coding_agent_operator.unauthorized_requests import UnauthorizedRequests
-from coding_agent_operator.watching import Relist
+from coding_agent_operator.cluster.attempt_pods import AttemptPods
+from coding_agent_operator.cluster.controller import Controller, Key, ObjectCache, Requeue
+from coding_agent_operator.cluster.lease import Lease, identity
+from coding_agent_operator.cluster.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job
+from coding_agent_operator.cluster.requests import LEASE, Cluster
+from coding_agent_operator.cluster.unauthorized_requests import UnauthorizedRequests
+from coding_agent_operator.cluster.watching import Relist
+from coding_agent_operator.jobs.job_builder import JobBuilder
+from coding_agent_operator.scheduling.scheduler import Scheduler
+from coding_agent_operator.tasks import metrics
+from coding_agent_operator.tasks.evidence import evidence_limit
+from coding_agent_operator.tasks.plan import status_with_defect
+from coding_agent_operator.tasks.reconcile import JobRejectedError, ObjectRejectedError, Reconciler
+from coding_agent_operator.tasks.runs import Duplicates, sweep_forever
+from coding_agent_operator.tasks.state import Stage
 
 _logger = logging.getLogger("operator.namespace")
 

@@ -12,26 +12,20 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coding_agent_core.agenttask import GROUP, NOT_ENDED, PLURAL, VERSION, AgentTask
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.kubernetes.controller import (
-    Controller,
-    Key,
-    ObjectCache,
-    Requeue,
-    key_of,
-)
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
-from coding_agent_core.retry import backoff
+from coding_agent_core.runtime.retry import backoff
+from coding_agent_core.runtime.telemetry import bound
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.telemetry import bound
+from coding_agent_core.task.agenttask import GROUP, NOT_ENDED, PLURAL, VERSION, AgentTask
 
-from coding_agent_operator import metrics
-from coding_agent_operator.cluster import namespaces_with_tasks
+from coding_agent_operator.cluster.controller import Controller, Key, ObjectCache, Requeue, key_of
+from coding_agent_operator.cluster.observed import ACTIVE, DEFAULTED, Job, read_job
+from coding_agent_operator.cluster.requests import namespaces_with_tasks
+from coding_agent_operator.cluster.schema import SchemaCheck
+from coding_agent_operator.cluster.watching import Resource, Selector, probes_served, watch
 from coding_agent_operator.namespace import NamespaceController
-from coding_agent_operator.observed import ACTIVE, DEFAULTED, Job, read_job
-from coding_agent_operator.schema import SchemaCheck
-from coding_agent_operator.watching import Resource, Selector, probes_served, watch
+from coding_agent_operator.tasks import metrics
 
 _logger = logging.getLogger("operator.program")
 

@@ -11,8 +11,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.task.runners import RunnerName
 
 from kubectl_agenttask import ExitStatus, PluginError
 from kubectl_agenttask.argument_types import (

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from getpass import getpass
 from urllib.parse import urlsplit
 
-from coding_agent_core.addresses import host_of
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.platforms.addresses import host_of
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.platforms.text import first_problem
 from coding_agent_core.settings.llm import LLM
 from coding_agent_core.settings.model import VARIABLES, Settings
-from coding_agent_core.text import first_problem
 from pydantic import ValidationError
 
 from kubectl_agenttask import UsageError, plain

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
-from coding_agent_core.forge.calls import ResponseModel, path
-from coding_agent_core.forge.github.app import permissions_for
-from coding_agent_core.forge.github.app_settings import Purpose
-from coding_agent_core.forge.github.setup import EVENTS
-from coding_agent_core.platforms import web_base
-from coding_agent_core.tls import client_context
+from coding_agent_core.platforms.facts import web_base
+from coding_agent_core.runtime.tls import client_context
+from coding_agent_forges.github.app_settings import Purpose
+from coding_agent_forges.github.auth.app import permissions_for
+from coding_agent_forges.github.setup import EVENTS
+from coding_agent_forges.rest.calls import ResponseModel, path
 from pydantic import Field, ValidationError
 
 from kubectl_agenttask import PluginError, UsageError

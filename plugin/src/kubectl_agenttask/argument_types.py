@@ -14,10 +14,10 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from coding_agent_core.reasons import REASONS
+from coding_agent_core.task.reasons import REASONS
 
 if TYPE_CHECKING:
-    from coding_agent_core.usage import Allowance
+    from coding_agent_core.task.usage import Allowance
 
 FORMS = "the name of a task, owner/repo#12, group/project!3, or the address of the item"
 _UNITS = {
@@ -82,7 +82,7 @@ def reason(text: str) -> str:
 
 def budget(text: str) -> Allowance:
     """Return an allowance such as `2.50 USD` or `200000 tokens`."""
-    from coding_agent_core.usage import Allowance  # noqa: PLC0415  # imports Pydantic
+    from coding_agent_core.task.usage import Allowance  # noqa: PLC0415  # imports Pydantic
 
     number, unit = re.fullmatch(r"\s*([0-9.]*)\s*(.*?)\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from coding_agent_core.agenttask import AgentTask
+from coding_agent_core.task.agenttask import AgentTask
 
 from kubectl_agenttask import ExitStatus, PluginError, UnreachableError, tables
 from kubectl_agenttask.session import Session

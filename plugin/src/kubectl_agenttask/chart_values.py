@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 
 from kubectl_agenttask.answers import Answers
 from kubectl_agenttask.destinations import Destination, network_values

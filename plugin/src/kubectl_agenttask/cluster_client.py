@@ -15,7 +15,7 @@ from typing import Any
 
 import urllib3
 import yaml
-from coding_agent_core.agenttask import (
+from coding_agent_core.task.agenttask import (
     ANNOTATION_CANCELLED_BY,
     ANNOTATION_CREATED_BY,
     GROUP,
@@ -28,8 +28,8 @@ from coding_agent_core.agenttask import (
     AgentTask,
     labels_for,
 )
-from coding_agent_core.objects import Metadata
-from coding_agent_core.tasks import Item
+from coding_agent_core.task.model import Item
+from coding_agent_core.task.objects import Metadata
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException, NotFoundException
 from kubernetes.watch import Watch

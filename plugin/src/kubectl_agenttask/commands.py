@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.admission import free_run, latest_of, runs_of
-from coding_agent_core.agenttask import (
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.task.admission import free_run, latest_of, runs_of
+from coding_agent_core.task.agenttask import (
     LABEL_DEFAULTED,
     NOT_ENDED,
     AgentTask,
@@ -20,10 +21,9 @@ from coding_agent_core.agenttask import (
     UnreadableTaskError,
     manifest,
 )
-from coding_agent_core.objects import Metadata
-from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.runners import RunnerName
-from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, item_of
+from coding_agent_core.task.model import Item, Origin, Phase, TaskRequest, Trigger, item_of
+from coding_agent_core.task.objects import Metadata
+from coding_agent_core.task.runners import RunnerName
 
 from kubectl_agenttask import (
     DeniedError,

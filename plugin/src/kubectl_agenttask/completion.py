@@ -20,9 +20,9 @@ from urllib.parse import quote, urlencode
 
 from argcomplete.completers import BaseCompleter
 from argcomplete.finders import CompletionFinder
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reasons import REASONS
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.task.reasons import REASONS
 
 from kubectl_agenttask import plain
 from kubectl_agenttask.__main__ import parser
@@ -36,7 +36,7 @@ _TIMEOUT_S = 5
 _OWN_NAMESPACE = ("config", "view", "--minify", "-o", "jsonpath={..namespace}")
 API = "/apis/coding-agent.dev/v1alpha1/namespaces"
 NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled"
-"""These repeat `coding_agent_core.agenttask`, whose import takes too long here; a test compares them."""
+"""These repeat `coding_agent_core.task.agenttask`, whose import takes too long here; a test compares them."""
 _ACTIVE = ("cancel", "suspend", "resume", "wait")
 """The commands for tasks that have not ended."""
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
-from coding_agent_core.agenttask import GROUP, VERSION, AgentTask
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.objects import Metadata
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import SecretSettings
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.agenttask import GROUP, VERSION, AgentTask
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.objects import Metadata
 
 from kubectl_agenttask import DeniedError, PluginError
 from kubectl_agenttask.cluster_client import Body, waiting_for

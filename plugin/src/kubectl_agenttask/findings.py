@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from coding_agent_core.agenttask_schema import describe_gaps, schema_gaps, schema_of
 from coding_agent_core.forge.changes import ActorKind, ChangeEventKind, ChangeSnapshot
-from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryFacts, RepositoryWebhook, TokenFacts
 from coding_agent_core.settings.forges import Labels
+from coding_agent_core.task.agenttask_schema import describe_gaps, schema_gaps, schema_of
+from coding_agent_forges.rest.setup import DeliveryAnswer, RepositoryFacts, RepositoryWebhook, TokenFacts
 
 from kubectl_agenttask import plain
 from kubectl_agenttask.destinations import NAMESPACE_LABEL, Destination, ServicePods

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.errors import (
     ForgeError,
     ForgeNotFoundError,
@@ -16,18 +15,19 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     SettingsError,
 )
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.github.app_settings import App, Purpose
-from coding_agent_core.forge.github.app_tokens import connect_app
-from coding_agent_core.forge.github.settings import GitHub
-from coding_agent_core.forge.http import Token
-from coding_agent_core.forge.setup import ForgeSetup, setup_of
-from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.retry import RetryPolicy
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.runtime.retry import RetryPolicy
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets, SecretSettings
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_forges.connect import connect_forge
+from coding_agent_forges.github.app_settings import App, Purpose
+from coding_agent_forges.github.auth.app_tokens import connect_app
+from coding_agent_forges.github.settings import GitHub
+from coding_agent_forges.rest.client import Token
+from coding_agent_forges.rest.forge import Forge
+from coding_agent_forges.rest.setup import ForgeSetup, setup_of
 from pydantic import SecretStr
 
 from kubectl_agenttask import PluginError

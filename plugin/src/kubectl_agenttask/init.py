@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_core.addresses import host_of
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.github.app_settings import App
-from coding_agent_core.forge.github.app_tokens import AppTokenSource, connect_app
-from coding_agent_core.forge.github.settings import GitHub
-from coding_agent_core.forge.setup import ForgeSetup, NewLabel, setup_of
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.addresses import host_of
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.section import SecretSettings
+from coding_agent_forges.connect import connect_forge
+from coding_agent_forges.github.app_settings import App
+from coding_agent_forges.github.auth.app_tokens import AppTokenSource, connect_app
+from coding_agent_forges.github.settings import GitHub
+from coding_agent_forges.rest.forge import Forge
+from coding_agent_forges.rest.setup import ForgeSetup, NewLabel, setup_of
 from pydantic import SecretStr
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError, plain

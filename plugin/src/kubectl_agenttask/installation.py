@@ -14,10 +14,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from coding_agent_core.agenttask import GROUP, PLURAL
-from coding_agent_core.objects import Metadata
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.agenttask import GROUP, PLURAL
+from coding_agent_core.task.objects import Metadata
 from kubernetes import client
 from kubernetes.client.exceptions import NotFoundException
 

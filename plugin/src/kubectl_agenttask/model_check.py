@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from coding_agent_core.platforms.text import printable
+from coding_agent_core.runtime.tls import client_context
 from coding_agent_core.settings.llm import LLM
-from coding_agent_core.text import printable
-from coding_agent_core.tls import client_context
 
 from kubectl_agenttask.findings import Finding, ok, unknown, wrong
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from coding_agent_core.agenttask import GROUP, KIND, AgentTask
+from coding_agent_core.task.agenttask import GROUP, KIND, AgentTask
 from rich.console import Console
 
 from kubectl_agenttask.argument_types import Format

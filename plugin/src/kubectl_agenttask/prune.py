@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from coding_agent_core.admission import may_delete_first
-from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.tasks import task_name
+from coding_agent_core.task.admission import may_delete_first
+from coding_agent_core.task.agenttask import LABEL_REPORTED, AgentTask
+from coding_agent_core.task.model import task_name
 
 from kubectl_agenttask import DeniedError, ExitStatus, PluginError, UsageError, bulk
 from kubectl_agenttask.installation import Installation, settings_of

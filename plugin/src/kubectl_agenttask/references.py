@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from coding_agent_core.admission import latest_of
-from coding_agent_core.agenttask import GROUP, KIND, PLURAL, AgentTask
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, item_of
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.task.admission import latest_of
+from coding_agent_core.task.agenttask import GROUP, KIND, PLURAL, AgentTask
+from coding_agent_core.task.model import Item, item_of
 
 from kubectl_agenttask import NotFoundError, UsageError
 from kubectl_agenttask.argument_types import FORMS

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_core.agenttask import GROUP, KIND, PLURAL, VERSION, AgentTask
+from coding_agent_core.task.agenttask import GROUP, KIND, PLURAL, VERSION, AgentTask
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException, NotFoundException
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO
 
-from coding_agent_core.agenttask import AgentTask
+from coding_agent_core.task.agenttask import AgentTask
 from rich.console import Console
 
 from kubectl_agenttask.argument_types import OBJECTS, Format

@@ -7,11 +7,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, TextIO
 
-from coding_agent_core.agenttask import ANNOTATION_CANCELLED_BY, ANNOTATION_CREATED_BY, LABEL_ITEM
-from coding_agent_core.environment import Environment
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.tasks import Phase, parse_time
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.task.agenttask import ANNOTATION_CANCELLED_BY, ANNOTATION_CREATED_BY, LABEL_ITEM
+from coding_agent_core.task.environment import Environment
+from coding_agent_core.task.model import Phase, parse_time
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table

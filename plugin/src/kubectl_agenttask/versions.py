@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from coding_agent_core.agenttask import VERSION
-from coding_agent_core.objects import Metadata
+from coding_agent_core.task.agenttask import VERSION
+from coding_agent_core.task.objects import Metadata
 
 from kubectl_agenttask import DeniedError, PluginError
 from kubectl_agenttask.argument_types import OBJECTS

@@ -6,8 +6,8 @@ import math
 from argparse import Namespace
 from datetime import timedelta
 
-from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_core.task.model import Phase
 
 from kubectl_agenttask import ExitStatus, NotFoundError, TimedOutError, tables
 from kubectl_agenttask.session import Session

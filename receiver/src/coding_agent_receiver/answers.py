@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from coding_agent_core.text import safe
+from coding_agent_core.platforms.text import safe
 
 from coding_agent_receiver.webhook_request import BodyError
 

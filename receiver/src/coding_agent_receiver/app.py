@@ -15,10 +15,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from coding_agent_core.addresses import Address, client_group
-from coding_agent_core.admission import Keep
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.forge.events import (
+from coding_agent_core.forge.proof import Verification
+from coding_agent_core.platforms.addresses import Address, client_group
+from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
+from coding_agent_core.platforms.text import safe
+from coding_agent_core.queues.interfaces import LookSink, TaskSink
+from coding_agent_core.runtime.telemetry import bound
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.receiver import networks
+from coding_agent_core.settings.section import Secrets
+from coding_agent_core.task.admission import Keep
+from coding_agent_core.task.commands import CommandIgnored, IssueCommand
+from coding_agent_core.task.model import CommandName, Item, TaskRequest, Withdrawal
+from coding_agent_forges.webhooks.events import (
     Accepted,
     Commanded,
     Delivery,
@@ -28,17 +38,7 @@ from coding_agent_core.forge.events import (
     PlatformWebhooks,
     Withdrawn,
 )
-from coding_agent_core.forge.payload import FieldError
-from coding_agent_core.forge.proof import Verification
-from coding_agent_core.issue_commands import CommandIgnored, IssueCommand
-from coding_agent_core.queue_messages import LookSink, TaskSink
-from coding_agent_core.registry import FACTS, Platform, forge_module
-from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.receiver import networks
-from coding_agent_core.settings.section import Secrets
-from coding_agent_core.tasks import CommandName, Item, TaskRequest, Withdrawal
-from coding_agent_core.telemetry import bound
-from coding_agent_core.text import safe
+from coding_agent_forges.webhooks.payload import FieldError
 from starlette.types import Receive, Scope, Send
 
 from coding_agent_receiver import answers

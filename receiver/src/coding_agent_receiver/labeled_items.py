@@ -15,9 +15,9 @@ from coding_agent_core.errors import (
     SettingsError,
     reason_of,
 )
-from coding_agent_core.forge.base import Forge, LabeledItem, Repository
-from coding_agent_core.tasks import TaskRequest
-from coding_agent_core.telemetry import bound
+from coding_agent_core.runtime.telemetry import bound
+from coding_agent_core.task.model import TaskRequest
+from coding_agent_forges.rest.forge import Forge, LabeledItem, Repository
 
 _logger = logging.getLogger("webhook.poller")
 

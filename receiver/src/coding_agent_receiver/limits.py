@@ -12,8 +12,8 @@ from enum import Enum
 from ipaddress import ip_network
 
 import httpx
-from coding_agent_core.addresses import Address, Network, contains
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.addresses import Address, Network, contains
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.receiver import Rate, RateLimit, networks, rates_of
 

@@ -7,14 +7,14 @@ import logging
 from dataclasses import dataclass, field
 
 from coding_agent_core.errors import CodingAgentError, ForgeError
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.events import OWN_LABEL
-from coding_agent_core.queue_messages import TaskSink
+from coding_agent_core.platforms.registry import FACTS
+from coding_agent_core.queues.interfaces import TaskSink
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.registry import FACTS
-from coding_agent_core.retry import StoppedError, both, run_until
+from coding_agent_core.runtime.retry import StoppedError, both, run_until
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import TaskRequest
+from coding_agent_core.task.model import TaskRequest
+from coding_agent_forges.rest.forge import Forge
+from coding_agent_forges.webhooks.events import OWN_LABEL
 
 from coding_agent_receiver.labeled_items import LabeledItems, Pass
 from coding_agent_receiver.receiver_metrics import PollMetrics

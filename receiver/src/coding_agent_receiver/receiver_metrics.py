@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from coding_agent_core.metrics import CollectorRegistry, Counter, Histogram
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.runtime.metrics import CollectorRegistry, Counter, Histogram
 
 _EVENTS = frozenset(
     {"issues", "pull_request", "ping", "issue_comment"}

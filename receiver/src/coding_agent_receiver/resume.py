@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 
-from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.reporting import State, read_state
-from coding_agent_core.rounds.trigger import cause_of
-from coding_agent_core.tasks import Cause, Phase, TaskRequest
+from coding_agent_core.reporting.comment import State, read_state
+from coding_agent_core.task.model import Cause, Phase, TaskRequest
+from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_core.task.round_report import cause_of
+from coding_agent_forges.rest.forge import Forge
 
 _logger = logging.getLogger("webhook.poller")
 

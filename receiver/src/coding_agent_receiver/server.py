@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_core import http_server
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.http_server import Limits, listen, stop_on_signals
-from coding_agent_core.metrics import exposition
-from coding_agent_core.queue_messages import TaskSink
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.queues.interfaces import TaskSink
+from coding_agent_core.runtime import http_server
+from coding_agent_core.runtime.http_server import Limits, listen, stop_on_signals
+from coding_agent_core.runtime.metrics import exposition
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
 from fastapi import FastAPI, Request

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from coding_agent_core.addresses import Address, Network, contains, parse_address
 from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.platforms.addresses import Address, Network, contains, parse_address
 
 
 def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address | None:

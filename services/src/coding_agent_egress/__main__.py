@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from coding_agent_core.egress import job_of
 from coding_agent_core.errors import CodingAgentError, SettingsError
+from coding_agent_core.runtime.telemetry import configure
 from coding_agent_core.settings.predecessor import translated
 from coding_agent_core.settings.reading import read_settings
 from coding_agent_core.settings.section import Secrets
-from coding_agent_core.telemetry import configure
+from coding_agent_core.task.egress import job_of
 
 from coding_agent_egress.squid import PAGES, VARIABLES, EgressSettings, Place, configuration
 

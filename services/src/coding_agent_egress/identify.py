@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import unquote
 
-from coding_agent_core.egress import is_valid, job_of
+from coding_agent_core.task.egress import is_valid, job_of
 
 
 def answer(line: str, keys: list[str]) -> str:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from coding_agent_core.egress import AGENT_USERS, DENIALS_HOST, PRESETS, WORKSPACE_USERS, profile_of
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.connections import (
     S3,
     ContextStorage,
@@ -28,6 +27,7 @@ from coding_agent_core.settings.forges import FORGE_SECRETS, FORGE_VARIABLES, Fo
 from coding_agent_core.settings.llm import LLM, GatewaySettings
 from coding_agent_core.settings.reading import COMMON_SECRETS, COMMON_VARIABLES, Logging, Variables
 from coding_agent_core.settings.section import Section
+from coding_agent_core.task.egress import AGENT_USERS, DENIALS_HOST, PRESETS, WORKSPACE_USERS, profile_of
 from pydantic import create_model
 
 NEVER = (

@@ -19,17 +19,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coding_agent_core import http_server
 from coding_agent_core.errors import CodingAgentError, SettingsError
-from coding_agent_core.forge.github.app_settings import GitHubServer, Purpose
-from coding_agent_core.forge.github.app_tokens import connect_app
-from coding_agent_core.http_server import Limits, listen, metrics_served, stop_on_signals
 from coding_agent_core.kubernetes.transport import Access, ApiServer
-from coding_agent_core.metrics import metrics_page, process_registry
-from coding_agent_core.retry import Clock
+from coding_agent_core.runtime import http_server
+from coding_agent_core.runtime.http_server import Limits, listen, metrics_served, stop_on_signals
+from coding_agent_core.runtime.metrics import metrics_page, process_registry
+from coding_agent_core.runtime.retry import Clock
+from coding_agent_core.runtime.telemetry import configure
 from coding_agent_core.settings.reading import LOGGING_VARIABLES, Logging, Variables, read_settings
 from coding_agent_core.settings.section import Secrets, Section
-from coding_agent_core.telemetry import configure
+from coding_agent_forges.github.app_settings import GitHubServer, Purpose
+from coding_agent_forges.github.auth.app_tokens import connect_app
 
 from coding_agent_tokens.app import Identification, token_app
 from coding_agent_tokens.metrics import TokenMetrics

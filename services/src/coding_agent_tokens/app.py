@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from coding_agent_core.errors import CodingAgentError, ForgeUnavailableError, TokenMissingError
-from coding_agent_core.forge.calls import User
-from coding_agent_core.forge.github.app import ACCOUNT_PATH, TOKEN_PATH
-from coding_agent_core.forge.github.app_settings import Purpose
-from coding_agent_core.forge.github.app_tokens import AppToken
-from coding_agent_core.forge.github.token_credential import read_credential
-from coding_agent_core.retry import Clock
+from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.section import Secrets
+from coding_agent_forges.github.app_settings import Purpose
+from coding_agent_forges.github.auth.app import ACCOUNT_PATH, TOKEN_PATH
+from coding_agent_forges.github.auth.app_tokens import AppToken
+from coding_agent_forges.github.auth.token_credential import read_credential
+from coding_agent_forges.rest.calls import User
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coding_agent_core.forge.github.app import covers
-from coding_agent_core.forge.github.app_settings import Purpose
-from coding_agent_core.forge.github.token_credential import TokenCredential
+from coding_agent_forges.github.app_settings import Purpose
+from coding_agent_forges.github.auth.app import covers
+from coding_agent_forges.github.auth.token_credential import TokenCredential
 
 AUDIENCE = "coding-agent-tokens"
 """The audience of the ServiceAccount tokens that programs send. A token for the API server has another."""

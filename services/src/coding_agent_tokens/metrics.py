@@ -11,8 +11,8 @@ from coding_agent_core.errors import (
     SettingsError,
     TokenMissingError,
 )
-from coding_agent_core.forge.github.app import AppProblem, AppRefusedError
-from coding_agent_core.metrics import CollectorRegistry, Counter
+from coding_agent_core.runtime.metrics import CollectorRegistry, Counter
+from coding_agent_forges.github.auth.app import AppProblem, AppRefusedError
 
 
 class Result(StrEnum):

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.forge.github.app_settings import Purpose
-from coding_agent_core.forge.pacing import Bucket
-from coding_agent_core.retry import Clock, Shared
+from coding_agent_core.runtime.retry import Clock, Shared
+from coding_agent_forges.github.app_settings import Purpose
+from coding_agent_forges.rest.pacing import Bucket
 
 from coding_agent_tokens.callers import Caller, program_of, review_request
 

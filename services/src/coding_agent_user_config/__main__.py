@@ -29,8 +29,8 @@ from typing import Annotated, Any
 
 import yaml
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.http_server import Limits, listen, run, serve, stop_on_signals
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.runtime.http_server import Limits, listen, run, serve, stop_on_signals
 from fastapi import FastAPI, Header
 from fastapi.responses import JSONResponse
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.events import PlatformWebhooks
-from coding_agent_core.forge.setup import ForgeSetup
-from coding_agent_core.platforms import ItemKind, PlatformFacts
-from coding_agent_core.registry import FACTS, Platform, forge_module
+from coding_agent_core.platforms.facts import ItemKind, PlatformFacts
+from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.credentials import CHART_VALUES
 from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
+from coding_agent_forges.rest.forge import Forge
+from coding_agent_forges.rest.setup import ForgeSetup
+from coding_agent_forges.webhooks.events import PlatformWebhooks
 
 from tests.chart.helm import helm
 
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).resolve().parents[3]
 CORE = Path("core/src/coding_agent_core")
+FORGES_FOLDER = Path("forges/src/coding_agent_forges")
 CRD = Path("crds/agenttask.yaml")
 FORGES = Path("charts/coding-agent/files/forges.json")
 _FIELDS = ", ".join(
@@ -62,9 +63,9 @@ class Part:
 
 def parts(platform: str) -> list[Part]:
     """Everything that a forge needs. Documents and the sandbox forge come in addition."""
-    folder = CORE / "forge" / platform
+    folder = FORGES_FOLDER / platform
     return [
-        Part(CORE / "registry.py", platform, "a line in Platform"),
+        Part(CORE / "platforms" / "registry.py", platform, "a line in Platform"),
         Part(CRD, platform, "a value of spec.source.platform"),
         Part(folder / "facts.py", "FACTS", f"PlatformFacts with {_FIELDS}"),
         Part(folder / "settings.py", "SECTION", "a ForgeSettings with api_url, SCOPE and narrowed"),
@@ -134,27 +135,27 @@ def test_its_modules_have_what_the_programs_call(platform: Platform) -> None:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """The repository's files that a forge is added to."""
-    for folder in (CORE, Path("crds"), Path("charts")):
+    for folder in (CORE, FORGES_FOLDER, Path("crds"), Path("charts")):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
 def test_a_new_forge_lacks_every_part_of_the_list(tree: Path) -> None:
-    (tree / CORE / "forge" / "example").mkdir()
+    (tree / FORGES_FOLDER / "example").mkdir()
     assert missing(tree, "example") == [str(part) for part in parts("example")]
 
 
 def _add_example(tree: Path, original: Platform) -> None:
     """Add a forge that is another one in all but its name: its folder, its line, its value in the CRD."""
-    folder, title = tree / CORE / "forge" / "example", FACTS[original].title
-    shutil.copytree(tree / CORE / "forge" / original, folder)
+    folder, title = tree / FORGES_FOLDER / "example", FACTS[original].title
+    shutil.copytree(tree / FORGES_FOLDER / original, folder)
     for file in folder.iterdir():
         text = (
             file.read_text(encoding="utf-8").replace(original.upper(), "EXAMPLE").replace(original, "example")
         )
         text = text.replace(title, "Example").replace(title.capitalize(), "Example")
         file.write_text(text, encoding="utf-8")
-    registry = tree / CORE / "registry.py"
+    registry = tree / CORE / "platforms" / "registry.py"
     line = '    GITEA = "gitea"\n'
     registry.write_text(registry.read_text().replace(line, f'{line}    EXAMPLE = "example"\n'))
     for crd in (tree / CRD, tree / "charts" / "coding-agent" / "files" / CRD):
@@ -164,7 +165,7 @@ def _add_example(tree: Path, original: Platform) -> None:
 
 def test_a_third_forge_is_its_folder_and_two_lines(tree: Path, tmp_path: Path) -> None:
     _add_example(tree, Platform.GITLAB)
-    environment = {**os.environ, "PYTHONPATH": str(tree / CORE.parent)}
+    environment = {**os.environ, "PYTHONPATH": f"{tree / CORE.parent}:{tree / FORGES_FOLDER.parent}"}
 
     def python(*arguments: str) -> None:
         subprocess.run([sys.executable, *arguments], env=environment, check=True, timeout=120, cwd=tree)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer.forge_tasks import task_for
-from coding_agent_core.forge.connect import connect_all, forge_of
-from coding_agent_core.forge.events import Accepted
-from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.reporting import State
+from coding_agent_consumer.item.forge_tasks import task_for
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.reporting.comment import State
 from coding_agent_core.settings.load import load_settings
-from coding_agent_core.tasks import Item, Phase, item_of
+from coding_agent_core.task.model import Item, Phase, item_of
+from coding_agent_forges.connect import connect_all, forge_of
+from coding_agent_forges.webhooks.events import Accepted
 from coding_agent_operator.reporter.reporter_program import rate_for
 from coding_agent_receiver.app import WEBHOOKS, task_text
 from coding_agent_receiver.poller import scope_problem

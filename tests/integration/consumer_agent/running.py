@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.brief import Brief, Image, Step
+from coding_agent_consumer.agent_interface import Brief, Image, Step
 from coding_agent_consumer.gateway.forwarding import Gateway
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.retry import Clock
+from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.attempts import Outcome
 
 from tests.fixtures.workspace import FolderWorkspace
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from coding_agent_consumer.agent import tools
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 from mcp.server import MCPServer
 
 from tests.fixtures.model import call, finish, model_server, model_settings, script

@@ -5,9 +5,9 @@ import logging
 from typing import Any
 
 import pytest
-from coding_agent_consumer.transcript import read, recap
-from coding_agent_core.addresses import host_of
-from coding_agent_core.reasons import Reason
+from coding_agent_consumer.transcripts.transcript import read, recap
+from coding_agent_core.platforms.addresses import host_of
+from coding_agent_core.task.reasons import Reason
 
 from tests.fixtures.model import API_KEY, call, finish, model_server, model_settings, script
 from tests.integration.consumer_agent.running import Running, running

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.model_spec import upstreams
-from coding_agent_consumer.brief import Image
+from coding_agent_consumer.agent_interface import Image
 from coding_agent_consumer.gateway.gateway_server import open_gateway
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 from pydantic_ai.models import anthropic, google, openai  # noqa: F401 - before an attempt's clock runs
 
 from tests.fixtures.model import (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from coding_agent_core.rounds.record import RoundRecord
+from coding_agent_core.task.round_record import RoundRecord
 from coding_agent_model.script import Script
 
 from tests.fixtures.system import REPOSITORY, StartSystem

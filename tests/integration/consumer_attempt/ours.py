@@ -8,19 +8,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.forge.changes import ChangeSnapshot
-from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.reporting import State
-from coding_agent_core.round_rules.open_work import open_work
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord
-from coding_agent_core.rounds.trigger import recorded, trigger_of
-from coding_agent_core.rounds.values import RoundCause, Work
-from coding_agent_core.tasks import Item, Origin, Phase, RoundTrigger, TaskRequest, Trigger
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.reporting.comment import State
+from coding_agent_core.rounds.decide import open_work
+from coding_agent_core.task.attempts import AttemptInput, Outcome
+from coding_agent_core.task.model import Item, Origin, Phase, RoundTrigger, TaskRequest, Trigger
+from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_core.task.round_cause import RoundCause, Work
+from coding_agent_core.task.round_record import RoundEnd, RoundRecord
+from coding_agent_core.task.round_report import recorded, trigger_of
 from coding_agent_forge.model import Kind
+from coding_agent_forges.connect import connect_forge
 
 from tests.fixtures.system import REPOSITORY
 from tests.integration.consumer_attempt.place import AttemptPlace

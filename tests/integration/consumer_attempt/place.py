@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.agent_work import MakeAgent
+from coding_agent_consumer.attempt.agent_work import MakeAgent
 from coding_agent_consumer.modes import build_attempt
-from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
-from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.registry import Platform
-from coding_agent_core.retry import Clock
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.task.attempts import AttemptInput, EarlierAttempts, Outcome
+from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.task.queued_task import QueuedTask
 from coding_agent_forge.model import Kind
+from coding_agent_forges.connect import connect_forge
 
 from tests.fixtures.system import BOT, BOT_TOKEN, MODEL_KEY, REPOSITORY, System, over, until
 

@@ -4,12 +4,12 @@ import asyncio
 from decimal import Decimal
 
 import httpx
-from coding_agent_consumer.brief import Brief
+from coding_agent_consumer.agent_interface import Brief
 from coding_agent_consumer.gateway.forwarding import Gateway
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
-from coding_agent_core.usage import Allowance
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import Allowance
 from coding_agent_model.script import Turn
 
 from tests.fixtures.system import MODEL_KEY

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.brief import Brief, OnStep, Step
+from coding_agent_consumer.agent_interface import Brief, OnStep, Step
 from coding_agent_consumer.modes import make_agent
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import Report, State, comment
+from coding_agent_core.reporting.comment import Report, State, comment
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.reasons import Reason
 from coding_agent_forge.model import Item
 from coding_agent_model.script import Script, Turn
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.background import ProjectCommit, pod_environment, read_environment, set_up
-from coding_agent_consumer.brief import Agent
+from coding_agent_consumer.agent_interface import Agent
 from coding_agent_consumer.gateway.forwarding import Gateway
-from coding_agent_consumer.repository import BareClone, TreeEntry
-from coding_agent_consumer.transcript import Scrub
-from coding_agent_core.attempts import AttemptInput, Outcome
-from coding_agent_core.environment import Environment, EnvironmentFileError, RepositoryFile, read_file
-from coding_agent_core.reasons import Reason, ReasonClass
-from coding_agent_core.retry import Clock, Deadline
-from coding_agent_core.runners import RunnerName
+from coding_agent_consumer.item.background import ProjectCommit, pod_environment, read_environment, set_up
+from coding_agent_consumer.repository.clone import BareClone, TreeEntry
+from coding_agent_consumer.transcripts.transcript import Scrub
+from coding_agent_core.runtime.retry import Clock, Deadline
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.attempts import AttemptInput, Outcome
+from coding_agent_core.task.environment import Environment, EnvironmentFileError, RepositoryFile, read_file
+from coding_agent_core.task.reasons import Reason, ReasonClass
+from coding_agent_core.task.runners import RunnerName
 from coding_agent_forge.model import Role
 
 from tests.fixtures.forge import commit

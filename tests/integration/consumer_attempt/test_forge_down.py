@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 
 from tests.fixtures.system import BOT, DONE, PROCESSING, StartSystem, until
 from tests.integration.consumer_attempt.conftest import MakePlace

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.rounds.work import RoundWork
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
-from coding_agent_core.rounds.record import RoundEnd, marked_answers
-from coding_agent_core.rounds.values import RoundCause, RoundKind
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_cause import RoundCause, RoundKind
+from coding_agent_core.task.round_record import RoundEnd, marked_answers
 from coding_agent_forge.model import Kind
 from coding_agent_model.script import Script
 

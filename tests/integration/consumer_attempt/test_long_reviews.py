@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.reasons import Reason
-from coding_agent_core.rounds.record import RoundEnd, RoundResult, entry_of, marked_answers, with_entry
-from coding_agent_core.rounds.values import PERMISSIONS_LIMIT, RoundCause, RoundKind
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_cause import PERMISSIONS_LIMIT, RoundCause, RoundKind
+from coding_agent_core.task.round_record import RoundEnd, RoundResult, entry_of, marked_answers, with_entry
 from coding_agent_forge.model import Kind, User
 
 from tests.fixtures.system import REPOSITORY

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_consumer import modes as attempt_program
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
 
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, over, until
 from tests.integration.consumer_attempt.conftest import MakePlace

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer.brief import Brief, OnStep, Step
+from coding_agent_consumer.agent_interface import Brief, OnStep, Step
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
 
 from tests.fixtures.github_app import create_app, install, key_pair
 from tests.fixtures.system import REPOSITORY

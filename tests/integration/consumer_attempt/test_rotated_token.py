@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.forge.github.app_settings import Purpose
-from coding_agent_core.forge.github.token_credential import TokenCredential, signed
-from coding_agent_core.forge.http import issued_tokens
-from coding_agent_core.reasons import Reason
-from coding_agent_core.retry import Clock
+from coding_agent_core.runtime.retry import Clock
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
+from coding_agent_forges.github.app_settings import Purpose
+from coding_agent_forges.github.auth.token_credential import TokenCredential, signed
+from coding_agent_forges.rest.client import issued_tokens
 
 from tests.fixtures.forge import client
 from tests.fixtures.github_app import app_settings, create_app, install

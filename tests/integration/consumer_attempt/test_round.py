@@ -9,28 +9,22 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.brief import Brief
-from coding_agent_consumer.git import Git
-from coding_agent_consumer.repository import BareClone
+from coding_agent_consumer.agent_interface import Brief
+from coding_agent_consumer.repository.clone import BareClone
+from coding_agent_consumer.repository.git import Git
 from coding_agent_consumer.rounds.work import RoundWork
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.attempts import EarlierAttempts, Outcome
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.github.client import GitHubForge
-from coding_agent_core.forge.github.commits import GitHubCommits
-from coding_agent_core.forge.gitlab.client import GitLabForge
-from coding_agent_core.reasons import Reason
-from coding_agent_core.rounds.record import (
-    RoundEnd,
-    RoundResult,
-    answer_mark,
-    entry_of,
-    with_entry,
-)
-from coding_agent_core.rounds.values import RoundCause, RoundKind, StopReason
-from coding_agent_core.tasks import Cause
-from coding_agent_core.usage import Usage
+from coding_agent_core.task.attempts import EarlierAttempts, Outcome
+from coding_agent_core.task.model import Cause
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_cause import RoundCause, RoundKind, StopReason
+from coding_agent_core.task.round_record import RoundEnd, RoundResult, answer_mark, entry_of, with_entry
+from coding_agent_core.task.usage import Usage
 from coding_agent_forge.model import Kind, Role
+from coding_agent_forges.github.client import GitHubForge
+from coding_agent_forges.github.commits import GitHubCommits
+from coding_agent_forges.gitlab.client import GitLabForge
 
 from tests.fixtures.system import REPOSITORY
 from tests.integration.consumer_attempt.ours import BRANCH, FILE, ROUNDS, US, OpenOurs, both

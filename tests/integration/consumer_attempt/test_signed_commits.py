@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer import forge_commits, repository
-from coding_agent_consumer.brief import Brief, OnStep, Step
+from coding_agent_consumer.agent_interface import Brief, OnStep, Step
+from coding_agent_consumer.repository import clone, forge_commits
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
 
 from tests.fixtures.forge import client
 from tests.fixtures.github_app import create_app, install, key_pair
@@ -134,7 +134,7 @@ async def test_a_lost_answer_makes_no_second_commit(make_place: MakePlace, unrea
 async def test_work_after_a_lost_answer_follows_the_commit_that_was_made(
     make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repository, "_CHECKPOINT_PATIENCE", 0.1)
+    monkeypatch.setattr(clone, "_CHECKPOINT_PATIENCE", 0.1)
     place = make_place("github", [])
 
     async def work(workspace: Workspace, checkpoint: Callable[[], Awaitable[None]]) -> None:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 
 from tests.fixtures.system import REPOSITORY
 from tests.integration.consumer_attempt.conftest import MakePlace

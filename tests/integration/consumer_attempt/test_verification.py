@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_consumer import evidence
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
-from coding_agent_core.verification import VERIFY_VARIABLE, Side, VerifyInput, VerifyReport, VerifyResult
+from coding_agent_consumer.verification import evidence
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.verification import (
+    VERIFY_VARIABLE,
+    Side,
+    VerifyInput,
+    VerifyReport,
+    VerifyResult,
+)
 from coding_agent_model.script import Script
 
 from tests.fixtures.system import BOT_TOKEN, until

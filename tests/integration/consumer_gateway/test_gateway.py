@@ -15,7 +15,7 @@ from coding_agent_consumer.gateway.forwarding import Gateway
 from coding_agent_consumer.gateway.gateway_server import open_gateway
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.llm import Identity, Price
-from coding_agent_core.usage import Allowance
+from coding_agent_core.task.usage import Allowance
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider, stream
 

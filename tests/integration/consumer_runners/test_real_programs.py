@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from coding_agent_consumer.gateway.forwarding import GatewayApp
 from coding_agent_consumer.modes import make_agent
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
-from coding_agent_core.usage import Allowance
-from coding_agent_core.verification import VerifyReport
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import Allowance
+from coding_agent_core.task.verification import VerifyReport
 from coding_agent_demo.programs import program_folder
 from coding_agent_model.script import Call, Failure, Script, Turn
 

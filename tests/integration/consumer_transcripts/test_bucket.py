@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.transcript_store import S3Bucket
+from coding_agent_consumer.transcripts.store import S3Bucket
 from coding_agent_core.errors import StoreError
 from coding_agent_core.settings.connections import S3
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from tests.fixtures.s3 import KEY_ID, ROLE_KEY_ID, SECRET, Cloud, S3Server
 NOW = datetime.now(UTC)
 USE_AND_EXIT = """
 import asyncio, sys
-from coding_agent_consumer.transcript_store import S3Bucket
+from coding_agent_consumer.transcripts.store import S3Bucket
 from coding_agent_core.settings.attempt_settings import S3
 async def main():
     bucket = S3Bucket(S3.model_validate_json(sys.argv[1]))

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.messages import fields_of
-from coding_agent_consumer.transcript import Scrub, Transcript, read
-from coding_agent_consumer.transcript_store import Transcripts
-from coding_agent_core.attempts import MAX_TAIL, Outcome
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reasons import Reason
-from coding_agent_core.registry import Platform
+from coding_agent_consumer.transcripts.store import Transcripts
+from coding_agent_consumer.transcripts.transcript import Scrub, Transcript, read
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.connections import ContextStorage
-from coding_agent_core.tasks import Item
+from coding_agent_core.task.attempts import MAX_TAIL, Outcome
+from coding_agent_core.task.model import Item
+from coding_agent_core.task.reasons import Reason
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,

@@ -3,7 +3,7 @@
 What the operator does between them is in tests/unit/operator/test_job.py, and all of it in tests/e2e.
 """
 
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 from coding_agent_model.script import Failure, Script, Turn
 
 from tests.fixtures.s3 import SECRET, S3Server

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from coding_agent_consumer.git import Credentials
+from coding_agent_consumer.repository.git import Credentials
 from coding_agent_core.forge.values import CloneSource
 
 TOKEN = "canary-forge-token-0815"

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.commits import require_bounded
+from coding_agent_consumer.repository.commits import require_bounded
 from coding_agent_consumer.workspace.framing import Patch
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from coding_agent_cluster.wait import until
-from coding_agent_consumer import mirror as module
-from coding_agent_consumer.mirror import Mirror
-from coding_agent_consumer.repository import BareClone
+from coding_agent_consumer.repository import mirror as module
+from coding_agent_consumer.repository.clone import BareClone
+from coding_agent_consumer.repository.mirror import Mirror
 
 from tests.integration.consumer_workspace.git_server import GitServer, git, permitted
 
@@ -123,8 +123,8 @@ async def test_a_broken_mirror_is_replaced(
 _UPDATE = """
 import asyncio, sys
 from pathlib import Path
-from coding_agent_consumer.git import Git
-from coding_agent_consumer.mirror import Mirror
+from coding_agent_consumer.repository.git import Git
+from coding_agent_consumer.repository.mirror import Mirror
 
 async def nobody():
     raise AssertionError

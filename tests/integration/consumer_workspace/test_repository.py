@@ -6,19 +6,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.commits import InvalidPatchError
-from coding_agent_consumer.git import GitFailedError, RemoteMovedError
-from coding_agent_consumer.push_permit import PushNotAllowedError
-from coding_agent_consumer.repository import BareClone
-from coding_agent_consumer.ssh_signatures import SshSigner
+from coding_agent_consumer.item.push_permit import PushNotAllowedError
+from coding_agent_consumer.repository.clone import BareClone
+from coding_agent_consumer.repository.commits import InvalidPatchError
+from coding_agent_consumer.repository.git import GitFailedError, RemoteMovedError
+from coding_agent_consumer.repository.ssh_signatures import SshSigner
 from coding_agent_core.errors import (
     ForgeNotFoundError,
     ForgeRefusedError,
     ForgeUnavailableError,
     SettingsError,
 )
-from coding_agent_core.forge.signed_commits import FileChanges
 from coding_agent_core.forge.values import CloneSource, CommitIdentity
+from coding_agent_forges.rest.signed_commits import FileChanges
 
 from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, permitted, serve
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_core import agenttask
+from coding_agent_core.task import agenttask
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
-from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.issue_commands import CommandStored, IssueCommand, stored_commands
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.settings.attempt_settings import Consumer
-from coding_agent_core.tasks import CommandName, Item, Origin, TaskRequest, Trigger
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_core.task.commands import CommandStored, IssueCommand, stored_commands
+from coding_agent_core.task.model import CommandName, Item, Origin, TaskRequest, Trigger
 
 from tests.integration.core_kubernetes.events import now
 from tests.integration.core_kubernetes.place import Place

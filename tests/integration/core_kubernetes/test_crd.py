@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import yaml
-from coding_agent_core import agenttask
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.task import agenttask
+from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
 from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.system import ROOT

@@ -5,12 +5,12 @@ import random
 from collections.abc import Callable
 
 import httpx
-from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.settings.attempt_settings import Consumer
-from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Trigger, task_name
+from coding_agent_core.task.agenttask import AgentTask, manifest
+from coding_agent_core.task.model import Item, Origin, Submission, TaskRequest, Trigger, task_name
 
 from tests.fixtures.deliveries import issue
 from tests.fixtures.system import Program

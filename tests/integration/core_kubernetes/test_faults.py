@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from coding_agent_bench.broker import freeze
 from coding_agent_core.kubernetes.task_sink import TOTAL_TIMEOUT
-from coding_agent_core.tasks import task_name
+from coding_agent_core.task.model import task_name
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.system import Program

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from coding_agent_core.admission import must_check_label
-from coding_agent_core.agenttask import ANNOTATION_CHECK_LABEL, AgentTask
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.attempt_settings import Consumer
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, task_name
+from coding_agent_core.task.admission import must_check_label
+from coding_agent_core.task.agenttask import ANNOTATION_CHECK_LABEL, AgentTask
+from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger, task_name
 
 from tests.fixtures.deliveries import SECRET, encode, sign
 from tests.fixtures.system import Program

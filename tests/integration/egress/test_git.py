@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from coding_agent_core.egress import VARIABLES
+from coding_agent_core.task.egress import VARIABLES
 
 from tests.chart.edge import certificate
 from tests.fixtures.egress import StartEgress

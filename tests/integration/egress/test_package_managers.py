@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from coding_agent_core.egress import VARIABLES
+from coding_agent_core.task.egress import VARIABLES
 
 from tests.fixtures.egress import StartEgress
 from tests.fixtures.system import until

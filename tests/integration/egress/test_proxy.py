@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_core.egress import Role, password
+from coding_agent_core.task.egress import Role, password
 
 from tests.fixtures.egress import KEY, EgressProxy, StartEgress, through
 from tests.fixtures.system import until

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.issue_commands import stored_commands
-from coding_agent_core.tasks import Phase, task_name
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_core.task.commands import stored_commands
+from coding_agent_core.task.model import Phase, task_name
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Comment
 

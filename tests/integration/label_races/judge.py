@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from coding_agent_core.reporting import State
-from coding_agent_core.tasks import Phase, whole_second
+from coding_agent_core.reporting.comment import State
+from coding_agent_core.task.model import Phase, whole_second
 from coding_agent_forge.eventlog import ForgeEvent
 
 BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
-from coding_agent_core.addresses import host_of
-from coding_agent_core.agenttask import ANNOTATION_CANCEL_CAUSE, AgentTask
 from coding_agent_core.forge.values import answered_by
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reasons import Reason
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import read_state
-from coding_agent_core.tasks import Item, Phase, WithdrawalCause, task_name, whole_second
+from coding_agent_core.platforms.addresses import host_of
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.reporting.comment import read_state
+from coding_agent_core.task.agenttask import ANNOTATION_CANCEL_CAUSE, AgentTask
+from coding_agent_core.task.model import Item, Phase, WithdrawalCause, task_name, whole_second
+from coding_agent_core.task.reasons import Reason
 from coding_agent_forge import ForgeServer, Kind
 from coding_agent_forge.eventlog import ForgeEvent
 from coding_agent_model.script import Script

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from coding_agent_core.reporting import State
-from coding_agent_core.tasks import Phase
+from coding_agent_core.reporting.comment import State
+from coding_agent_core.task.model import Phase
 from coding_agent_forge import Kind
 from coding_agent_forge.eventlog import ForgeEvent
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.reporting import read_state
+from coding_agent_core.reporting.comment import read_state
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.deliveries import PENDING
 

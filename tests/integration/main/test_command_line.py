@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from coding_agent_core.registry import HOSTS
+from coding_agent_core.platforms.registry import HOSTS
 
 from main import main
 from tests.fixtures.preloaded import start_main

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.job_settings import JobTemplate
-from coding_agent_operator.pod_spec import init_container
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
+from coding_agent_operator.jobs.pod_spec import init_container
 
 from tests.fixtures.system import until
 

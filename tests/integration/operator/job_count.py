@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from coding_agent_core.agenttask import LABEL_REPOSITORY
+from coding_agent_core.task.agenttask import LABEL_REPOSITORY
 
 from tests.fixtures.watcher import Object, Watcher
 from tests.integration.operator.world import World

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
 from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
 

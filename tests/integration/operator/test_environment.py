@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from coding_agent_core.environment import Environment, Service
-from coding_agent_core.reasons import Reason
-from coding_agent_core.usage import Usage
+from coding_agent_core.task.environment import Environment, Service
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import Usage
 
 from tests.integration.operator.pod_driver import DONE, PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from coding_agent_core.agenttask import LABEL_VERIFY
-from coding_agent_core.reasons import Reason
-from coding_agent_core.verification import VerifyReport, VerifyResult, verified
+from coding_agent_core.task.agenttask import LABEL_VERIFY
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.verification import VerifyReport, VerifyResult, verified
 
 from tests.integration.operator.pod_driver import Ends, PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World

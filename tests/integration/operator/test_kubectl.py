@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 
 from tests.integration.operator.pod_driver import PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World

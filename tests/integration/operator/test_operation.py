@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.cluster import PlaneUnderTest
@@ -123,7 +123,7 @@ def test_a_runtime_class_that_is_missing_is_named_and_nothing_starts_before_it_i
 
 _DEFECTIVE_OPERATOR = """
 import pathlib, runpy, sys
-import coding_agent_operator.reconcile as module
+import coding_agent_operator.tasks.reconcile as module
 
 plan_task, defect = module.plan_task, pathlib.Path(sys.argv.pop(1))
 

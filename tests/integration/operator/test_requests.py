@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from coding_agent_core.agenttask import LABEL_ACTIVE
+from coding_agent_core.task.agenttask import LABEL_ACTIVE
 
 from tests.fixtures.audit import requests
 from tests.integration.operator.pod_driver import PodDriver

@@ -4,7 +4,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_core.agenttask import ANNOTATION_DUPLICATE_OF, ANNOTATION_NEXT_RUN_AT, LABEL_REPORTED
+from coding_agent_core.task.agenttask import (
+    ANNOTATION_DUPLICATE_OF,
+    ANNOTATION_NEXT_RUN_AT,
+    LABEL_REPORTED,
+)
 
 from tests.integration.operator.pod_driver import RUNS, PodDriver
 from tests.integration.operator.world import OperatorProcess, World, task_body

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import LABEL_ACTIVE
-from coding_agent_core.reasons import Reason
-from coding_agent_core.usage import Usage
-from coding_agent_operator.observed import KUEUE_NOT_INSTALLED
+from coding_agent_core.task.agenttask import LABEL_ACTIVE
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import Usage
+from coding_agent_operator.cluster.observed import KUEUE_NOT_INSTALLED
 
 from tests.integration.operator.pod_driver import DONE, RUNS, CannotMount, PodDriver, reported
 from tests.integration.operator.world import QUICK, OperatorProcess, World

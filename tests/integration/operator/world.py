@@ -12,10 +12,10 @@ from typing import Any, Self, TypeVar
 import httpx
 import yaml
 from coding_agent_cluster.wait import until
-from coding_agent_core import agenttask
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.task import agenttask
+from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest

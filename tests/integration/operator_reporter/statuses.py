@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.model import Phase
 
 
 def operators_status(body: dict[str, Any], phase: Phase, more: dict[str, Any]) -> dict[str, Any]:

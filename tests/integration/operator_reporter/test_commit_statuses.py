@@ -4,8 +4,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_core.tasks import Phase
-from coding_agent_core.verification import VERIFY_STATUS
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.verification import VERIFY_STATUS
 
 from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, REPOSITORY, World

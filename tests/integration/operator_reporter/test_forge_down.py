@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.model import Phase
 
 from tests.integration.operator.crash_proxy import CrashProxy
 from tests.integration.operator_reporter.process import Reporter, until

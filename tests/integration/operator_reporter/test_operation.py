@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.model import Phase
 
 from tests.fixtures.system import BOT_TOKEN, REPOSITORY
 from tests.integration.operator.crash_proxy import proxy_of

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.model import Phase
 
 from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.statuses import attempt

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.admission import cancellation
-from coding_agent_core.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK
-from coding_agent_core.forge.events import Look
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import FACTS, Platform, forge_module
-from coding_agent_core.reporting import read_state
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
-from coding_agent_core.rounds.trigger import cause_of, report_of_round
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
+from coding_agent_core.reporting.comment import read_state
 from coding_agent_core.settings.load import load_settings
-from coding_agent_core.tasks import Item, Phase, Trigger, WithdrawalCause
+from coding_agent_core.task.admission import cancellation
+from coding_agent_core.task.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK
+from coding_agent_core.task.model import Item, Phase, Trigger, WithdrawalCause
+from coding_agent_core.task.round_record import RoundEnd, RoundRecord, RoundResult
+from coding_agent_core.task.round_report import cause_of, report_of_round
 from coding_agent_forge.model import Check, Kind
+from coding_agent_forges.webhooks.events import Look
 
 from tests.fixtures.accounts import account
 from tests.fixtures.hook_receiver import HookReceiver, Received

@@ -4,10 +4,10 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.agenttask import Condition
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
-from coding_agent_operator.cluster import Cluster
+from coding_agent_core.task.agenttask import Condition
+from coding_agent_operator.cluster.requests import Cluster
 from coding_agent_operator.reporter.report import labels_shown, unreported
 
 from tests.integration.operator_reporter.world import World

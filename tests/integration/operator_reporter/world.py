@@ -8,12 +8,12 @@ from typing import Any
 
 import httpx
 import yaml
-from coding_agent_core import agenttask
-from coding_agent_core.addresses import host_of
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger
+from coding_agent_core.platforms.addresses import host_of
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.task import agenttask
+from coding_agent_core.task.model import Item, Origin, Phase, TaskRequest, Trigger
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Comment
 from kubernetes.client.exceptions import ApiException

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_forge import Fault, ForgeServer
 from kubectl_agenttask import DeniedError

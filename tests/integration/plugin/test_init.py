@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Role
+from coding_agent_forges.connect import connect_forge
 from kubectl_agenttask.destinations import Destination, ServicePods
 from kubectl_agenttask.services import pods_behind
 from kubernetes.client import DiscoveryV1Api

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.model import Phase
 
 from tests.fixtures.system import until
 from tests.integration.core_kubernetes.place import Place

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import State, comment, read_state
-from coding_agent_core.rounds.record import RoundRecord, answer_mark
-from coding_agent_core.tasks import Phase
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.reporting.comment import State, comment, read_state
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.round_record import RoundRecord, answer_mark
 from coding_agent_forge.model import Item as ForgeItem
 from coding_agent_forge.model import Kind
 from coding_agent_model.script import Script

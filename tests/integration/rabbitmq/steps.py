@@ -11,11 +11,11 @@ from typing import Any
 
 import pika
 import pika.exceptions
-from coding_agent_core.queue_messages import Claim
+from coding_agent_core.queues.interfaces import Claim
 from coding_agent_core.queues.rabbitmq import RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import RESOURCE_LOCKED
 from coding_agent_core.queues.rabbitmq.messages import Timing, lock_queue
-from coding_agent_core.tasks import Item, Origin, TaskRequest
+from coding_agent_core.task.model import Item, Origin, TaskRequest
 
 from tests.fixtures.deliveries import asked, issue
 from tests.fixtures.rabbitmq import Broker

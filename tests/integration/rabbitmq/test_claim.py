@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from coding_agent_core.issue_commands import IssueCommand
-from coding_agent_core.queue_messages import LookRequest, Notice
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.queues.interfaces import LookRequest, Notice
 from coding_agent_core.queues.rabbitmq import RabbitMQNotices, RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import Channel, Connection, UnackedDelivery
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import CommandName, Withdrawal
+from coding_agent_core.task.commands import IssueCommand
+from coding_agent_core.task.model import CommandName, Withdrawal
+from coding_agent_core.task.queued_task import QueuedTask
 
 from tests.fixtures.rabbitmq import Broker
 from tests.integration.rabbitmq.steps import DEADLINE, PATIENT, Queue, Relay, claims, request, until

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource, messages, publisher
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import Origin
+from coding_agent_core.task.model import Origin
+from coding_agent_core.task.queued_task import QueuedTask
 
 from tests.fixtures.rabbitmq import Broker
 from tests.integration.rabbitmq.steps import DEADLINE, HASTE, Queue, Relay, claims, request, until

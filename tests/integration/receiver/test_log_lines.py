@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from coding_agent_core.runtime.telemetry import configure
 from coding_agent_core.settings.reading import Logging
-from coding_agent_core.telemetry import configure
 
 from tests.fixtures.deliveries import SECRET, TOKEN, RecordingSink, github_issue, gitlab_issue, settings, sign
 from tests.fixtures.receiver import receiving

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.reporting import read_state
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord
+from coding_agent_core.reporting.comment import read_state
+from coding_agent_core.task.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
+from coding_agent_core.task.round_record import RoundEnd, RoundRecord
 from coding_agent_forge.model import Kind
 from coding_agent_model.script import Script
 

@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.github.app_settings import Purpose
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item
+from coding_agent_core.task.model import Item
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.apps import App
+from coding_agent_forges.connect import connect_forge
+from coding_agent_forges.github.app_settings import Purpose
+from coding_agent_forges.rest.forge import Forge
 
 from tests.fixtures.forge import REPOSITORY, polled
 from tests.fixtures.github_app import GRANTED, app_settings, create_app, install
 from tests.fixtures.system import BOT
 from tests.fixtures.token_service import served, service_for
-from tests.integration.core_forge.conftest import World
-from tests.integration.core_forge.test_requests import METHODS, everything
+from tests.integration.forges.conftest import World
+from tests.integration.forges.test_requests import METHODS, everything
 from tests.integration.tokens.test_service import REPORTER, review
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_core.forge.github.app import TOKEN_PATH
-from coding_agent_core.forge.github.app_settings import Purpose
-from coding_agent_core.retry import Clock
+from coding_agent_core.runtime.retry import Clock
 from coding_agent_forge import ForgeServer
+from coding_agent_forges.github.app_settings import Purpose
+from coding_agent_forges.github.auth.app import TOKEN_PATH
 from fastapi import FastAPI
 
 from tests.fixtures.forge import REPOSITORY

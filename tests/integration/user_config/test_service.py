@@ -5,8 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.per_user import settings_for, with_personal
-from coding_agent_core.registry import Platform
+from coding_agent_consumer.attempt.per_user import settings_for, with_personal
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
 
 from tests.fixtures.company_proxy import serve

@@ -6,12 +6,12 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.reading import read_settings
 from coding_agent_core.settings.receiver import networks
 from coding_agent_core.settings.section import Secrets
+from coding_agent_core.task.runners import RunnerName
 from coding_agent_egress.squid import VARIABLES, EgressSettings, agent_targets
 
 from tests.fixtures.rabbitmq import Broker

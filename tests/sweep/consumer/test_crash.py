@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, new_uuid
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger, new_uuid
+from coding_agent_core.task.queued_task import QueuedTask
 
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, Program, StartSystem, System, until

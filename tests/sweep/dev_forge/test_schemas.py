@@ -1,6 +1,6 @@
 """Every answer of a sandbox forge fits what its vendor publishes, refusals included.
 
-What the answers mean is tested with the product's own clients, in tests/integration/core_forge.
+What the answers mean is tested with the product's own clients, in tests/integration/forges.
 """
 
 import re
@@ -13,7 +13,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 import jwt
 import pytest
-from coding_agent_core.forge.github.app import claims
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.apps import Manifest
 from coding_agent_forge.flavours import FLAVOURS
@@ -22,6 +21,7 @@ from coding_agent_forge.github.render_graphql import thread_id
 from coding_agent_forge.gitlab.access import NOUNS
 from coding_agent_forge.gitlab.render import discussion_id
 from coding_agent_forge.model import Role
+from coding_agent_forges.github.auth.app import claims
 from fastapi import FastAPI
 
 from tests.fixtures.forge import (

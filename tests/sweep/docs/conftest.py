@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_cluster import build, parts, paths, standalone
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 from coding_agent_docs.blocks import Block, blocks
 from coding_agent_docs.paths import DOCS, ROOT
 

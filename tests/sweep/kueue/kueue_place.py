@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from coding_agent_cluster.access import KubectlError
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 from coding_agent_docs.blocks import blocks
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_core.addresses import host_of
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.reporting import read_state
+from coding_agent_core.platforms.addresses import host_of
+from coding_agent_core.reporting.comment import read_state
 from coding_agent_model.script import Script
 from coding_agent_model.server import ModelServer
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.reporting import State, read_state
-from coding_agent_core.rounds.record import EndedRound, RoundEnd, answer_mark, marked_answers
+from coding_agent_core.reporting.comment import State, read_state
+from coding_agent_core.task.round_record import EndedRound, RoundEnd, answer_mark, marked_answers
 from coding_agent_model.script import Script
 
 from tests.fixtures.system import BOT, DONE, until

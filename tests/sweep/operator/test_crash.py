@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.agenttask import LABEL_ACTIVE
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.agenttask import LABEL_ACTIVE
+from coding_agent_core.task.reasons import Reason
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.preloaded import start_main

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from coding_agent_cluster import fake_nodes
 from coding_agent_cluster.wait import until
-from coding_agent_core import agenttask
+from coding_agent_core.task import agenttask
 
 from tests.fixtures import audit
 from tests.fixtures.cluster import PlaneUnderTest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.model import Phase
 from coding_agent_forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import yaml
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "charts" / "coding-agent"

@@ -18,24 +18,32 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from coding_agent_consumer import task_handler
-from coding_agent_consumer.notices import NoticeHandler
-from coding_agent_consumer.task_handler import TaskHandler, consume
-from coding_agent_core.attempts import AttemptInput, Outcome
+from coding_agent_consumer.queue import task_handler
+from coding_agent_consumer.queue.notices import NoticeHandler
+from coding_agent_consumer.queue.task_handler import TaskHandler, consume
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.calls import Read
 from coding_agent_core.forge.values import Change, Comment, ItemDetails, ItemState, LabelEvent
-from coding_agent_core.queue_messages import Notice
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.queues.interfaces import Notice
 from coding_agent_core.queues.rabbitmq.messages import DeliveryTracker
 from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices
-from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import State, read_state
-from coding_agent_core.retry import Clock, first_of
-from coding_agent_core.rounds.trigger import trigger_of
-from coding_agent_core.rounds.values import RoundCause
+from coding_agent_core.reporting.comment import State, read_state
+from coding_agent_core.runtime.retry import Clock, first_of
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, Withdrawal, WithdrawalCause
+from coding_agent_core.task.attempts import AttemptInput, Outcome
+from coding_agent_core.task.model import (
+    Item,
+    Origin,
+    Phase,
+    TaskRequest,
+    Trigger,
+    Withdrawal,
+    WithdrawalCause,
+)
+from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_cause import RoundCause
+from coding_agent_core.task.round_report import trigger_of
+from coding_agent_forges.rest.calls import Read
 
 from tests.unit.consumer.making import ITEM, details
 

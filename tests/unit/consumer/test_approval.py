@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
-from coding_agent_consumer.approval import (
+from coding_agent_consumer.item.approval import (
     MOST_PEOPLE,
     ApprovalCheck,
     NotApprovedError,
@@ -15,10 +15,9 @@ from coding_agent_consumer.approval import (
     strangers_revisions,
     without_newer,
 )
-from coding_agent_consumer.background import Conversation
-from coding_agent_consumer.forge_tasks import Approval
+from coding_agent_consumer.item.background import Conversation
+from coding_agent_consumer.item.forge_tasks import Approval
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import (
     Comment,
     Discussion,
@@ -30,7 +29,8 @@ from coding_agent_core.forge.values import (
     Thread,
 )
 from coding_agent_core.settings.model import Authorize, NewerText
-from coding_agent_core.tasks import Item
+from coding_agent_core.task.model import Item
+from coding_agent_forges.rest.forge import Forge
 
 from tests.unit.consumer.making import ITEM, details
 

@@ -6,14 +6,14 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
-from coding_agent_consumer.attempt_egress import Identities
-from coding_agent_consumer.forge_tasks import Approval, approval_of, person_refusal
-from coding_agent_core.egress import is_valid, job_of, profile_of
+from coding_agent_consumer.item.forge_tasks import Approval, approval_of, person_refusal
+from coding_agent_consumer.workspace.egress import Identities
 from coding_agent_core.errors import ForgeUnavailableError, SettingsError
-from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import LabelEvent, Permission
 from coding_agent_core.settings.model import Authorize, Settings
-from coding_agent_core.tasks import Cause, Item, Origin, TaskRequest, Trigger
+from coding_agent_core.task.egress import is_valid, job_of, profile_of
+from coding_agent_core.task.model import Cause, Item, Origin, TaskRequest, Trigger
+from coding_agent_forges.rest.forge import Forge
 
 from tests.unit.consumer.making import ITEM
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from coding_agent_consumer.background import (
+from coding_agent_consumer.item.background import (
     LARGEST_IMAGE,
     MOST_IMAGE_BYTES,
     MOST_IMAGES,
@@ -15,12 +15,12 @@ from coding_agent_consumer.background import (
     read_images,
     select,
 )
-from coding_agent_consumer.commits import commit_message
-from coding_agent_consumer.repository import TreeEntry, parse_tree
+from coding_agent_consumer.repository.clone import TreeEntry, parse_tree
+from coding_agent_consumer.repository.commits import commit_message
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.values import BranchFacts, CommitIdentity
-from coding_agent_core.markdown import BREAK
-from coding_agent_core.tasks import Item
+from coding_agent_core.platforms.markdown import BREAK
+from coding_agent_core.task.model import Item
 
 from tests.unit.consumer.making import details
 

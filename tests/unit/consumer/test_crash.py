@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.model import Phase
 
 from tests.unit.consumer.simulation import DONE, MAX_ATTEMPTS, UNAVAILABLE, Process, World
 

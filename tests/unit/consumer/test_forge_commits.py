@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_consumer.forge_commits import ForgeCommits
-from coding_agent_consumer.git import RemoteMovedError
+from coding_agent_consumer.repository.forge_commits import ForgeCommits
+from coding_agent_consumer.repository.git import RemoteMovedError
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.signed_commits import FileChanges
+from coding_agent_forges.rest.signed_commits import FileChanges
 
 START = "start"
 

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from coding_agent_consumer.circuit_breaker import CircuitBreaker, Trial
-from coding_agent_consumer.forge_tasks import WithdrawnWork
-from coding_agent_consumer.task_handler import TaskHandler
-from coding_agent_core.attempts import Outcome
+from coding_agent_consumer.item.forge_tasks import WithdrawnWork
+from coding_agent_consumer.queue.circuit_breaker import CircuitBreaker, Trial
+from coding_agent_consumer.queue.task_handler import TaskHandler
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.reasons import Reason
-from coding_agent_core.retry import Clock
+from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Phase, WithdrawalCause
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.model import Phase, WithdrawalCause
+from coding_agent_core.task.reasons import Reason
 
 from tests.unit.consumer.simulation import DONE, Answer, World
 

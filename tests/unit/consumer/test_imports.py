@@ -31,7 +31,7 @@ _CASES = {
     ),
     "the workspace": (
         "import coding_agent_consumer.workspace.__main__",
-        {"asyncio", "coding_agent_core", "pydantic", "ssl"},
+        {"asyncio", "coding_agent_core", "coding_agent_forges", "pydantic", "ssl"},
     ),
 }
 

@@ -7,9 +7,9 @@ the world calms down, comment, labels and dead-letter queue agree, no label wait
 is recorded.
 """
 
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.reasons import Reason
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule

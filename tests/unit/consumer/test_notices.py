@@ -11,23 +11,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from coding_agent_consumer import notices
-from coding_agent_consumer.notices import NoticeHandler, handle_notices
+from coding_agent_consumer.queue import notices
+from coding_agent_consumer.queue.notices import NoticeHandler, handle_notices
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.calls import Read
 from coding_agent_core.forge.values import Comment, ItemDetails, ItemState, LabelEvent, Permission
-from coding_agent_core.issue_commands import IssueCommand
-from coding_agent_core.queue_messages import Notice, item_of_notice
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.queues.interfaces import Notice, item_of_notice
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import State, comment, read_state
-from coding_agent_core.rounds.record import RoundEnd
-from coding_agent_core.rounds.trigger import trigger_of
+from coding_agent_core.reporting.comment import State, comment, read_state
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import (
+from coding_agent_core.task.commands import IssueCommand
+from coding_agent_core.task.model import (
     CommandName,
     Item,
     Origin,
@@ -37,6 +32,11 @@ from coding_agent_core.tasks import (
     Withdrawal,
     WithdrawalCause,
 )
+from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_core.task.round_record import RoundEnd
+from coding_agent_core.task.round_report import trigger_of
+from coding_agent_forges.rest.calls import Read
+from coding_agent_forges.rest.forge import Forge
 
 from tests.unit.consumer.making import ITEM, details
 from tests.unit.core_commands.test_commands import command

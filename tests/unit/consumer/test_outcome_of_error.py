@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import coding_agent_consumer
 import coding_agent_core
-from coding_agent_consumer.failures import _REASON_OF_ERROR
+import coding_agent_forges
+from coding_agent_consumer.attempt.failures import _REASON_OF_ERROR
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 
 ELSEWHERE = {"ApiError", "FieldError", "QueueUnavailableError", "UnreadableTaskError"}
 """An attempt sends no request to the API server or a broker, and parses no other program's objects."""
@@ -25,13 +26,15 @@ def _subclasses(kind: type[Exception]) -> Iterator[type[Exception]]:
 
 
 def test_no_error_is_internal_by_oversight() -> None:
-    for package in (coding_agent_core, coding_agent_consumer):
+    for package in (coding_agent_core, coding_agent_forges, coding_agent_consumer):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
     internal = set()
     for error in _subclasses(CodingAgentError):
-        if not error.__module__.startswith(("coding_agent_core", "coding_agent_consumer")):
+        if not error.__module__.startswith(
+            ("coding_agent_core", "coding_agent_forges", "coding_agent_consumer")
+        ):
             continue
         bases = {base.__name__ for base in error.__mro__}
         reason = next(reason for kind, reason in _REASON_OF_ERROR if issubclass(error, kind))

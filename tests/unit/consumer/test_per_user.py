@@ -6,15 +6,20 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_consumer.per_user import PersonalSettings, settings_for, with_personal, with_task_options
+from coding_agent_consumer.attempt.per_user import (
+    PersonalSettings,
+    settings_for,
+    with_personal,
+    with_task_options,
+)
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.registry import Platform
-from coding_agent_core.retry import Clock
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.llm import LLM
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
+from coding_agent_core.task.runners import RunnerName
 from coding_agent_user_config.__main__ import ApiKey, user_config_app
 
 from tests.unit.consumer.making import ITEM as OF_O

@@ -4,17 +4,17 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from coding_agent_consumer.push_permit import (
+from coding_agent_consumer.item.push_permit import (
     PushNotAllowedError,
     PushPermit,
     SourceRepositoryGoneError,
     push_refusal,
 )
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import BranchFacts, ItemDetails
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.tasks import Item
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.task.model import Item
+from coding_agent_forges.rest.forge import Forge
 
 from tests.unit.consumer.making import ITEM, details
 

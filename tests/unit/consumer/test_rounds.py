@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
-from coding_agent_consumer import forge_tasks
-from coding_agent_consumer.forge_tasks import task_for
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import State, comment
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
-from coding_agent_core.rounds.trigger import trigger_of
+from coding_agent_consumer.item import forge_tasks
+from coding_agent_consumer.item.forge_tasks import task_for
+from coding_agent_core.reporting.comment import State, comment
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Phase, WithdrawalCause
-from coding_agent_core.usage import Usage
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.model import Phase, WithdrawalCause
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_record import RoundEnd, RoundRecord, RoundResult
+from coding_agent_core.task.round_report import trigger_of
+from coding_agent_core.task.usage import Usage
+from coding_agent_forges.rest.forge import Forge
 
 from tests.unit.consumer.simulation import BOT, DONE, PROCESSING, UNAVAILABLE, Process, World
 from tests.unit.consumer.test_crash import reach

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from coding_agent_consumer.forge_tasks import (
+from coding_agent_consumer.item.forge_tasks import (
     Abandon,
     Drop,
     Settle,
@@ -15,15 +15,11 @@ from coding_agent_consumer.forge_tasks import (
     task_for,
     work_branch,
 )
-from coding_agent_core.attempts import Outcome
 from coding_agent_core.forge.values import ItemDetails
-from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import State, read_state
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord
-from coding_agent_core.rounds.trigger import recorded, trigger_of
+from coding_agent_core.reporting.comment import State, read_state
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import (
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.model import (
     Item,
     Origin,
     Phase,
@@ -32,6 +28,10 @@ from coding_agent_core.tasks import (
     WithdrawalCause,
     answered_issue,
 )
+from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_record import RoundEnd, RoundRecord
+from coding_agent_core.task.round_report import recorded, trigger_of
 
 from tests.unit.consumer.making import ITEM
 from tests.unit.consumer.making import details as item

@@ -14,7 +14,8 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 from coding_agent_consumer.agent.messages import fields_of
-from coding_agent_consumer.transcript import (
+from coding_agent_consumer.transcripts.store import cleanup
+from coding_agent_consumer.transcripts.transcript import (
     Scrub,
     Transcript,
     answer_message,
@@ -28,9 +29,8 @@ from coding_agent_consumer.transcript import (
     text_part,
     tool_call,
 )
-from coding_agent_consumer.transcript_store import cleanup
-from coding_agent_core.forge.http import remember_token
 from coding_agent_core.settings.model import Settings
+from coding_agent_forges.rest.client import remember_token
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_ai.messages import (

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-from coding_agent_consumer.transcript import Scrub
-from coding_agent_consumer.verification import failure_prompt, run_commands
+from coding_agent_consumer.transcripts.transcript import Scrub
+from coding_agent_consumer.verification.commands import failure_prompt, run_commands
 from coding_agent_consumer.workspace.protocol import ProcessResult, ProcessSpec, Workspace
-from coding_agent_core.environment import VerifyCommand
-from coding_agent_core.retry import Clock, Deadline
-from coding_agent_core.verification import VerifiedCommand
+from coding_agent_core.runtime.retry import Clock, Deadline
+from coding_agent_core.task.environment import VerifyCommand
+from coding_agent_core.task.verification import VerifiedCommand
 
 SECRET = "hunter2-0123456789-abcdefghij"
 

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from coding_agent_consumer.agent import context
 from coding_agent_consumer.agent.failures import CallResult, CallStatus, Round, reached
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task.reasons import Reason
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_ai.messages import (

@@ -10,10 +10,10 @@ import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.model_spec import ModelSpec
 from coding_agent_consumer.agent.tools import RESULT_LIMIT, call_safely
-from coding_agent_consumer.brief import Brief, Step
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
+from coding_agent_consumer.agent_interface import Brief, Step
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
 from pydantic_ai import ModelRetry, ToolFailed
 from pydantic_ai.mcp import MCPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart

@@ -7,10 +7,10 @@ from coding_agent_consumer.agent.failures import failure_of, too_long
 from coding_agent_consumer.agent.model_spec import Api, allowed_models, model_spec, upstreams
 from coding_agent_consumer.agent.models import open_model, retry_policy, transient
 from coding_agent_consumer.gateway.wire_formats import UNREACHABLE
-from coding_agent_consumer.transcript import Scrub
+from coding_agent_consumer.transcripts.transcript import Scrub
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.reasons import Reason
 from pydantic_ai.exceptions import (
     ModelAPIError,
     ModelAuthenticationError,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.prompt import COMMENTS_LIMIT, LOG_LIMIT, THREADS_LIMIT, instructions, prompt
-from coding_agent_consumer.approval import Unapproved
-from coding_agent_consumer.background import Conversation, InstructionFile
+from coding_agent_consumer.item.approval import Unapproved
+from coding_agent_consumer.item.background import Conversation, InstructionFile
 from coding_agent_core.forge.values import (
     MARKER,
     Checks,
@@ -20,10 +20,10 @@ from coding_agent_core.forge.values import (
     Revision,
     Thread,
 )
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item
+from coding_agent_core.task.model import Item
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 

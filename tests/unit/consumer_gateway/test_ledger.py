@@ -14,7 +14,7 @@ from coding_agent_consumer.gateway.ledger import (
     longest_answer,
     pricing_of,
 )
-from coding_agent_core.usage import Allowance
+from coding_agent_core.task.usage import Allowance
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.rounds.work import RoundWork
-from coding_agent_core.reasons import Reason
-from coding_agent_core.usage import Allowance, Cost, Usage
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import Allowance, Cost, Usage
 
 MANY, FEW = Allowance(tokens=1000), Allowance(tokens=10)
 DOLLARS = Allowance(amount=Decimal(5), currency="USD")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from coding_agent_consumer.rounds.asked_by import round_refusal, round_user
 from coding_agent_core.errors import ForgeListTooLongError, ForgeNotFoundError
-from coding_agent_core.forge.calls import Read
 from coding_agent_core.forge.values import Comment
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reasons import Reason
-from coding_agent_core.tasks import Cause, Item, Origin, Trigger
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.task.model import Cause, Item, Origin, Trigger
+from coding_agent_core.task.reasons import Reason
+from coding_agent_forges.rest.calls import Read
 
 from tests.unit.core_rounds.making import NOON, change
 

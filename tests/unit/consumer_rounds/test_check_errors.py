@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_core.forge.changes import ERRORS_LIMIT, CheckResult
-from coding_agent_core.round_rules.checks import fingerprints
+from coding_agent_core.rounds.checks import fingerprints
 
 from tests.unit.core_rounds.making import check
 

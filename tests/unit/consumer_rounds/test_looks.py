@@ -9,22 +9,22 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
-from coding_agent_consumer.rounds import looks as looks_module
-from coding_agent_consumer.rounds.looks import ConsumerLooks
+from coding_agent_consumer.rounds import scan as looks_module
+from coding_agent_consumer.rounds.scan import ConsumerLooks
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import Actor, ChangeSnapshot, CheckConclusion, OpenChanges
 from coding_agent_core.forge.values import MARKER, Comment, ItemState, Permission
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queue_messages import LookRequest
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.queues.interfaces import LookRequest
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import State, comment, read_state
-from coding_agent_core.rounds.record import RoundRecord
-from coding_agent_core.rounds.trigger import trigger_of
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.reporting.comment import State, comment, read_state
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Phase
+from coding_agent_core.task.model import Item, Phase
+from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_core.task.round_record import RoundRecord
+from coding_agent_core.task.round_report import trigger_of
+from coding_agent_core.task.runners import RunnerName
 
 from tests.unit.core_reporting import making as reports
 from tests.unit.core_rounds.making import HEAD, NOON, OURS, change, check, remark, review, rounds
@@ -297,7 +297,7 @@ async def test_an_event_looks_at_the_change_that_it_names(
 async def test_a_process_that_never_looks_at_all_changes_forgets_those_that_it_knew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("coding_agent_core.round_looks._KNOWN", 10)
+    monkeypatch.setattr("coding_agent_core.rounds.scan._KNOWN", 10)
     place = Place(*(replace(RED, item=RED.item.model_copy(update={"number": n})) for n in range(100)))
     for one in place.forge.changes.values():
         await place.looks.look_at(one.item)

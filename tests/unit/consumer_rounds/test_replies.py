@@ -17,14 +17,14 @@ from coding_agent_consumer.rounds.replies import (
     written,
 )
 from coding_agent_consumer.rounds.work import RoundWork
-from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import ChangeSnapshot, ReviewThread, ReviewVerdict
-from coding_agent_core.reasons import Reason
-from coding_agent_core.rounds.record import RoundRecord, answer_mark, marked_answers
-from coding_agent_core.rounds.trigger import trigger_of
-from coding_agent_core.rounds.values import RoundCause, RoundKind
-from coding_agent_core.tasks import Item
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.model import Item
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_cause import RoundCause, RoundKind
+from coding_agent_core.task.round_record import RoundRecord, answer_mark, marked_answers
+from coding_agent_core.task.round_report import trigger_of
 
 from tests.unit.core_rounds.making import (
     ANNA,

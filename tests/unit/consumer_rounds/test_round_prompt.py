@@ -10,8 +10,8 @@ import pytest
 from coding_agent_consumer.rounds.prompt import round_prompt
 from coding_agent_core.forge.changes import ReviewVerdict
 from coding_agent_core.forge.values import ItemDetails
-from coding_agent_core.rounds.record import RoundRecord
-from coding_agent_core.rounds.values import RoundCause, RoundKind
+from coding_agent_core.task.round_cause import RoundCause, RoundKind
+from coding_agent_core.task.round_record import RoundRecord
 
 from tests.unit.core_rounds.making import (
     BASE,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_consumer.commits import commit_message
+from coding_agent_consumer.repository.commits import commit_message
 from coding_agent_consumer.rounds.trailer import pushed_round, trailer_of
-from coding_agent_core.rounds.record import RoundEnd, RoundResult, ended_round
-from coding_agent_core.rounds.values import RoundCause, RoundKind
+from coding_agent_core.task.round_cause import RoundCause, RoundKind
+from coding_agent_core.task.round_record import RoundEnd, RoundResult, ended_round
 
 from tests.unit.core_rounds.making import BASE, HEAD, at, sha
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.runners.programs import RUNNERS
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.task.runners import RunnerName
 from coding_agent_demo.programs import version_of
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.brief import Image
+from coding_agent_consumer.agent_interface import Image
+from coding_agent_consumer.attempt.per_user import with_task_options
 from coding_agent_consumer.modes import check_model
-from coding_agent_consumer.per_user import with_task_options
 from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Runner, Said, Warned
 from coding_agent_consumer.runners.agent import (
     conversation_in,
@@ -22,10 +22,10 @@ from coding_agent_consumer.runners.agent import (
 from coding_agent_consumer.runners.programs import RUNNERS, command_runner
 from coding_agent_consumer.workspace.protocol import ProcessResult
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.reasons import Reason
-from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.model import RUNNER_FORMATS, Settings
-from coding_agent_core.tasks import item_of
+from coding_agent_core.task.model import item_of
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.runners import RunnerName
 from pydantic import ValidationError
 
 RECORDED = Path(__file__).parent / "recorded"

@@ -4,10 +4,10 @@ import base64
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.commits import ChangedFile, parse_changes, why_refused
-from coding_agent_consumer.forge_commits import why_not_sent
-from coding_agent_consumer.git import RemoteMovedError, classify, git_environment, redact
-from coding_agent_consumer.repository import parse_tips, require_branch_name
+from coding_agent_consumer.repository.clone import parse_tips, require_branch_name
+from coding_agent_consumer.repository.commits import ChangedFile, parse_changes, why_refused
+from coding_agent_consumer.repository.forge_commits import why_not_sent
+from coding_agent_consumer.repository.git import RemoteMovedError, classify, git_environment, redact
 from coding_agent_consumer.workspace.init_containers import CannotCopyError, loaded_loader, needed
 from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.values import CloneSource

@@ -4,7 +4,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from coding_agent_core.admission import (
+from coding_agent_core.forge.values import answered_by
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.task.admission import (
     Cancel,
     Check,
     Create,
@@ -15,11 +18,8 @@ from coding_agent_core.admission import (
     free_run,
     withdraw,
 )
-from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.forge.values import answered_by
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import (
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_core.task.model import (
     Cause,
     Item,
     Origin,

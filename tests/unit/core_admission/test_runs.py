@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.admission import (
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.task.admission import (
     SUBMITTED_WITHIN,
     Duplicate,
     StoredLook,
@@ -20,7 +21,7 @@ from coding_agent_core.admission import (
     runs_of,
     stored_look,
 )
-from coding_agent_core.agenttask import (
+from coding_agent_core.task.agenttask import (
     AGAIN,
     ANNOTATION_DELIVERIES,
     ANNOTATION_DUPLICATE_OF,
@@ -33,8 +34,7 @@ from coding_agent_core.agenttask import (
     AgentTask,
     manifest,
 )
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.tasks import (
+from coding_agent_core.task.model import (
     FRESH,
     Cause,
     Item,

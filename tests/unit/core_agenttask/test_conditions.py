@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.agenttask_patches import conditions_patch as patch
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_core.task.agenttask_patches import conditions_patch as patch
 from coding_agent_operator.reporter.report import labels_shown, reported, unreported
 
 from tests.unit.operator.making import task_body

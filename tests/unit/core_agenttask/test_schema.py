@@ -6,17 +6,25 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core import agenttask
-from coding_agent_core.agenttask import AgentTask, UnreadableTaskError, labels_for, manifest
-from coding_agent_core.agenttask_patches import completion
-from coding_agent_core.egress import MAX_DENIALS
-from coding_agent_core.environment import MAX_VERIFY_COMMANDS, Environment
-from coding_agent_core.rounds.trigger import REPORTED_RERUNS, RoundReport
-from coding_agent_core.rounds.values import IDS_LIMIT
-from coding_agent_core.tasks import Item, Origin, RoundTrigger, TaskRequest, Trigger, item_of, parse_time
-from coding_agent_core.usage import MAX_MODELS, Usage
-from coding_agent_core.verification import Evidence, Side, SideEvidence, VerifiedCommand, VerifyReport
-from coding_agent_operator.task_state import MAX_RECORDED
+from coding_agent_core.task import agenttask
+from coding_agent_core.task.agenttask import AgentTask, UnreadableTaskError, labels_for, manifest
+from coding_agent_core.task.agenttask_patches import completion
+from coding_agent_core.task.egress import MAX_DENIALS
+from coding_agent_core.task.environment import MAX_VERIFY_COMMANDS, Environment
+from coding_agent_core.task.model import (
+    Item,
+    Origin,
+    RoundTrigger,
+    TaskRequest,
+    Trigger,
+    item_of,
+    parse_time,
+)
+from coding_agent_core.task.round_cause import IDS_LIMIT
+from coding_agent_core.task.round_report import REPORTED_RERUNS, RoundReport
+from coding_agent_core.task.usage import MAX_MODELS, Usage
+from coding_agent_core.task.verification import Evidence, Side, SideEvidence, VerifiedCommand, VerifyReport
+from coding_agent_operator.tasks.state import MAX_RECORDED
 from pydantic import BaseModel
 
 CRD = yaml.safe_load((Path(__file__).parents[3] / "crds" / "agenttask.yaml").read_text())

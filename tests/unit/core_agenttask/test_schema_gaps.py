@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.agenttask_schema import (
+from coding_agent_core.task.agenttask_schema import (
     SchemaGap,
     describe_gaps,
     published_schema,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.verification import (
+from coding_agent_core.task.verification import (
     MAX_DESCRIPTION,
     NOT_CHECKED,
     RED_ON_BASE,

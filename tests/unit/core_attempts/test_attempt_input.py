@@ -3,12 +3,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from coding_agent_core.attempts import AttemptInput, EarlierAttempts
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
-from coding_agent_core.usage import Allowance
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.task.attempts import AttemptInput, EarlierAttempts
+from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_core.task.usage import Allowance
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 

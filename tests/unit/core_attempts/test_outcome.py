@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from coding_agent_core.attempts import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome
-from coding_agent_core.egress import Denial
-from coding_agent_core.reasons import Reason
-from coding_agent_core.text import last_lines
-from coding_agent_core.usage import MAX_MODELS, Cost, ModelUsage, Usage
+from coding_agent_core.platforms.text import last_lines
+from coding_agent_core.task.attempts import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome
+from coding_agent_core.task.egress import Denial
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import MAX_MODELS, Cost, ModelUsage, Usage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError

@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from coding_agent_core.admission import Cancel, Keep
-from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
 from coding_agent_core.errors import (
     ForgeNotFoundError,
     ForgeRefusedError,
@@ -13,8 +11,16 @@ from coding_agent_core.errors import (
     QueueUnavailableError,
 )
 from coding_agent_core.forge.values import ItemDetails, ItemState, Permission
-from coding_agent_core.runners import RunnerName
-from coding_agent_core.tasks import CommandName, Item, Phase, Submission, TaskRequest, Withdrawal
+from coding_agent_core.reporting.command_execution import (
+    CommandMetrics,
+    ExecutionResult,
+    LastTask,
+    Target,
+    execute,
+)
+from coding_agent_core.task.admission import Cancel, Keep
+from coding_agent_core.task.model import CommandName, Item, Phase, Submission, TaskRequest, Withdrawal
+from coding_agent_core.task.runners import RunnerName
 from prometheus_client import CollectorRegistry
 
 from tests.unit.core_commands.test_commands import command

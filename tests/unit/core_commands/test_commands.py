@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.admission import Cancel, Create, Duplicate, Keep, LatestTask, admit, withdraw
-from coding_agent_core.command_execution import reason_not_to_run
-from coding_agent_core.issue_commands import IssueCommand, command_in
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import CommandName, Item, Origin, Phase
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.reporting.command_execution import reason_not_to_run
+from coding_agent_core.task.admission import Cancel, Create, Duplicate, Keep, LatestTask, admit, withdraw
+from coding_agent_core.task.commands import IssueCommand, command_in
+from coding_agent_core.task.model import CommandName, Item, Origin, Phase
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 

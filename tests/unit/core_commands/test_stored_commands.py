@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AGAIN, LABEL_REPORTED, LOOK, AgentTask, manifest
-from coding_agent_core.issue_commands import (
+from coding_agent_core.task.agenttask import AGAIN, LABEL_REPORTED, LOOK, AgentTask, manifest
+from coding_agent_core.task.commands import (
     ANNOTATION_COMMANDS,
     LABEL_COMMANDS,
     LIMIT_PER_NAME,
@@ -16,7 +16,7 @@ from coding_agent_core.issue_commands import (
     store,
     stored_commands,
 )
-from coding_agent_core.tasks import CommandName
+from coding_agent_core.task.model import CommandName
 
 from tests.unit.core_commands.test_commands import command as of
 from tests.unit.core_commands.test_commands import minutes

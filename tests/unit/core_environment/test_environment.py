@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from coding_agent_core.addresses import MAX_PLACE
-from coding_agent_core.attempts import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome
-from coding_agent_core.egress import MAX_DENIALS, Denial
-from coding_agent_core.environment import (
+from coding_agent_core.platforms.addresses import MAX_PLACE
+from coding_agent_core.settings.attempt_settings import RepositoryEnvironment, Verify
+from coding_agent_core.task.attempts import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome
+from coding_agent_core.task.egress import MAX_DENIALS, Denial
+from coding_agent_core.task.environment import (
     MAX_POD_BYTES,
     Environment,
     EnvironmentFileError,
@@ -15,9 +16,8 @@ from coding_agent_core.environment import (
     matches,
     read_file,
 )
-from coding_agent_core.reasons import Reason
-from coding_agent_core.settings.attempt_settings import RepositoryEnvironment, Verify
-from coding_agent_core.usage import ModelUsage, Usage
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import ModelUsage, Usage
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, Event
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.task_sink import temporary
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer
+from coding_agent_core.task.agenttask import AgentTask, Event
 
 TASK = AgentTask.of({"metadata": {"name": "a", "uid": "u", "resourceVersion": "10"}})
 

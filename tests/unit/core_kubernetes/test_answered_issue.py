@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.platforms import ItemKind
+from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.settings.attempt_settings import Consumer
-from coding_agent_core.tasks import Item, TaskRequest, task_name
+from coding_agent_core.task.agenttask import AgentTask, manifest
+from coding_agent_core.task.model import Item, TaskRequest, task_name
 
 from tests.fixtures.deliveries import NOW, asked, issue
 

@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue, WorkQueue
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_operator.cluster.controller import Controller, Key, ObjectCache, Requeue, WorkQueue
 
 KEY = Key("team", "one")
 A, B, C, D = (Key("team", name) for name in "abcd")

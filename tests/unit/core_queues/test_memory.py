@@ -6,14 +6,12 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.issue_commands import LIMIT_PER_NAME, CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.queue_messages import Claim
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.queues.interfaces import Claim
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.rounds.trigger import trigger_of
-from coding_agent_core.tasks import (
+from coding_agent_core.task.admission import Cancel, Keep
+from coding_agent_core.task.commands import LIMIT_PER_NAME, CommandIgnored, CommandStored, IssueCommand
+from coding_agent_core.task.model import (
     CommandName,
     Item,
     Origin,
@@ -22,6 +20,8 @@ from coding_agent_core.tasks import (
     Withdrawal,
     WithdrawalCause,
 )
+from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_core.task.round_report import trigger_of
 
 from tests.fixtures.deliveries import asked, issue
 from tests.unit.core_commands.test_commands import command

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq import messages
 from coding_agent_core.queues.rabbitmq.consumer import ConsumerConnection
 from coding_agent_core.queues.rabbitmq.messages import (
@@ -17,6 +16,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     delay_seconds,
 )
 from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.task.queued_task import QueuedTask
 
 from tests.fixtures.deliveries import asked
 

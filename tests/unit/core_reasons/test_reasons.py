@@ -1,7 +1,7 @@
 """No reason lacks a part; docs/troubleshooting.md is compared in tests/unit/docs."""
 
 import pytest
-from coding_agent_core.reasons import REASONS, ExitCode, PodReason, Reason, ReasonClass
+from coding_agent_core.task.reasons import REASONS, ExitCode, PodReason, Reason, ReasonClass
 
 
 def test_every_reason_has_its_row() -> None:

@@ -6,15 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.egress import Denial
-from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.values import MARKER, Comment, ItemState, LabelEvent
-from coding_agent_core.markdown import BREAK, inline, quotation, quoted_code
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reasons import Reason
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import (
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.markdown import BREAK, inline, quotation, quoted_code
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.reporting.comment import (
     Links,
     Report,
     State,
@@ -24,11 +20,15 @@ from coding_agent_core.reporting import (
     publish,
     read_state,
 )
-from coding_agent_core.rounds.record import RerunEntry, RoundRecord
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, Phase
-from coding_agent_core.usage import Usage
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.egress import Denial
+from coding_agent_core.task.model import Item, Phase
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_record import RerunEntry, RoundRecord
+from coding_agent_core.task.usage import Usage
 from coding_agent_forge import markup
+from coding_agent_forges.rest.forge import Forge
 from hypothesis import given
 from hypothesis import strategies as st
 

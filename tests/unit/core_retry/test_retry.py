@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.retry import (
+from coding_agent_core.runtime.retry import (
     Clock,
     RetryPolicy,
     Shared,

@@ -24,13 +24,13 @@ from coding_agent_core.forge.changes import (
     ReviewVerdict,
     SubmittedReview,
 )
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.round_rules.open_work import open_work
-from coding_agent_core.rounds.record import RerunEntry, RoundEnd, RoundRecord, RoundResult
-from coding_agent_core.rounds.trigger import recorded, report_of_round, trigger_of
-from coding_agent_core.rounds.values import Rerun, RoundCause, RoundPolicy, StopReason, Work
-from coding_agent_core.tasks import Item
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.rounds.decide import open_work
+from coding_agent_core.task.model import Item
+from coding_agent_core.task.round_cause import Rerun, RoundCause, RoundPolicy, StopReason, Work
+from coding_agent_core.task.round_record import RerunEntry, RoundEnd, RoundRecord, RoundResult
+from coding_agent_core.task.round_report import recorded, report_of_round, trigger_of
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 OURS = Actor("1", "coding-agent")

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.changes import ChangeSnapshot
-from coding_agent_core.round_rules.open_work import open_work
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult, entry_of, read_record
-from coding_agent_core.rounds.trigger import recorded, report_of_round, trigger_of
-from coding_agent_core.rounds.values import RoundCause, RoundKind, StopReason
-from coding_agent_core.usage import Allowance, Cost, Usage
+from coding_agent_core.rounds.decide import open_work
+from coding_agent_core.task.round_cause import RoundCause, RoundKind, StopReason
+from coding_agent_core.task.round_record import RoundEnd, RoundRecord, RoundResult, entry_of, read_record
+from coding_agent_core.task.round_report import recorded, report_of_round, trigger_of
+from coding_agent_core.task.usage import Allowance, Cost, Usage
 
 from tests.unit.core_rounds.making import (
     ANNA,

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.changes import CheckConclusion, CheckKind, CheckResult, CheckState, Mergeability
-from coding_agent_core.round_rules.checks import fingerprints
-from coding_agent_core.rounds.record import RERUNS_LIMIT, RoundEnd, RoundRecord
-from coding_agent_core.rounds.trigger import cause_of, recorded, trigger_of
-from coding_agent_core.rounds.values import IDS_LIMIT, OWN_STATUS, RoundKind, StopReason, Work
-from coding_agent_core.tasks import ROUND_CAUSE_LIMIT, Cause
-from coding_agent_core.verification import NOT_CHECKED, RED_ON_BASE, VERIFY_STATUS
+from coding_agent_core.rounds.checks import fingerprints
+from coding_agent_core.task.model import ROUND_CAUSE_LIMIT, Cause
+from coding_agent_core.task.round_cause import IDS_LIMIT, OWN_STATUS, RoundKind, StopReason, Work
+from coding_agent_core.task.round_record import RERUNS_LIMIT, RoundEnd, RoundRecord
+from coding_agent_core.task.round_report import cause_of, recorded, trigger_of
+from coding_agent_core.task.verification import NOT_CHECKED, RED_ON_BASE, VERIFY_STATUS
 
 from tests.unit.core_rounds.making import (
     HEAD,

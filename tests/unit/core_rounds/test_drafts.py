@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.changes import ChangeEventKind, ChangeState, CheckConclusion, Mergeability, Part
-from coding_agent_core.round_notes import notes_of
-from coding_agent_core.rounds.values import OWN_STATUS, RoundKind
+from coding_agent_core.rounds.notes import notes_of
+from coding_agent_core.task.round_cause import OWN_STATUS, RoundKind
 
 from tests.unit.core_rounds.making import (
     ANNA,

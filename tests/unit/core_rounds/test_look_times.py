@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.round_looks import LookTimes
-from coding_agent_core.tasks import Item
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.rounds.scan import LookTimes
+from coding_agent_core.task.model import Item
 
 from tests.unit.core_rounds.making import change
 

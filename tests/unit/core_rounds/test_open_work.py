@@ -19,10 +19,10 @@ from coding_agent_core.forge.changes import (
     Part,
     Remark,
 )
-from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.round_rules.open_work import interruption
-from coding_agent_core.rounds.record import ROUNDS_LIMIT, RoundEnd, RoundRecord, RoundResult
-from coding_agent_core.rounds.values import IDS_LIMIT, RoundKind, RoundPolicy, StopReason
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.rounds.decide import interruption
+from coding_agent_core.task.round_cause import IDS_LIMIT, RoundKind, RoundPolicy, StopReason
+from coding_agent_core.task.round_record import ROUNDS_LIMIT, RoundEnd, RoundRecord, RoundResult
 
 from tests.unit.core_rounds.making import (
     ANNA,

@@ -7,7 +7,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from coding_agent_core.rounds.record import (
+from coding_agent_core.task.round_cause import IDS_LIMIT, Rerun, RoundCause, RoundKind, digest
+from coding_agent_core.task.round_record import (
     RECORD_LIMIT,
     RERUNS_LIMIT,
     ROUNDS_LIMIT,
@@ -23,9 +24,8 @@ from coding_agent_core.rounds.record import (
     with_entry,
     with_reruns,
 )
-from coding_agent_core.rounds.trigger import recorded, report_of_round, trigger_of
-from coding_agent_core.rounds.values import IDS_LIMIT, Rerun, RoundCause, RoundKind, digest
-from coding_agent_core.usage import Usage
+from coding_agent_core.task.round_report import recorded, report_of_round, trigger_of
+from coding_agent_core.task.usage import Usage
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,12 +6,18 @@ import asyncio
 from typing import cast
 
 import pytest
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.round_rules.reruns import run_again
-from coding_agent_core.rounds.values import Rerun
-from coding_agent_core.tasks import Item
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeRefusedError,
+    ForgeUnavailableError,
+    NotYetError,
+    RequestKind,
+)
+from coding_agent_core.rounds.reruns import run_again
+from coding_agent_core.task.model import Item
+from coding_agent_core.task.round_cause import Rerun
+from coding_agent_forges.rest.forge import Forge
 
 from tests.unit.core_rounds.making import HEAD, LATER, change
 
@@ -41,7 +47,7 @@ def limited() -> ForgeUnavailableError:
         pytest.param(ForgeUnavailableError("500", status=500), True, False, "its answer was lost", id="5xx"),
         pytest.param(ForgeUnavailableError("timeout"), True, False, "its answer was lost", id="no answer"),
         pytest.param(limited(), False, False, "", id="rate limit"),
-        pytest.param(NotYetError("not yet", Kind.WRITE, 5), False, False, "", id="not sent"),
+        pytest.param(NotYetError("not yet", RequestKind.WRITE, 5), False, False, "", id="not sent"),
     ],
 )
 def test_what_may_have_happened_is_recorded(

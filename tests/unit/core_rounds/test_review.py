@@ -15,8 +15,8 @@ from coding_agent_core.forge.changes import (
     ReviewVerdict,
 )
 from coding_agent_core.rounds.mentions import mentions
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord, answer_mark
-from coding_agent_core.rounds.values import IDS_LIMIT, RoundKind
+from coding_agent_core.task.round_cause import IDS_LIMIT, RoundKind
+from coding_agent_core.task.round_record import RoundEnd, RoundRecord, answer_mark
 
 from tests.unit.core_rounds.making import (
     ANNA,

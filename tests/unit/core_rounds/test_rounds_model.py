@@ -25,14 +25,14 @@ from coding_agent_core.forge.changes import (
     ReviewVerdict,
     SubmittedReview,
 )
-from coding_agent_core.rounds.record import (
+from coding_agent_core.task.round_cause import RoundCause, RoundKind, Work
+from coding_agent_core.task.round_record import (
     RoundEnd,
     RoundRecord,
     RoundResult,
     answer_mark,
     read_record,
 )
-from coding_agent_core.rounds.values import RoundCause, RoundKind, Work
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

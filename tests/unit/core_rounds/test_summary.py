@@ -7,12 +7,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from coding_agent_core.reporting import State, comment, comment_with_change_rounds
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
-from coding_agent_core.rounds.summary import summary_of
-from coding_agent_core.rounds.trigger import recorded, report_of_round, trigger_of
-from coding_agent_core.tasks import Phase
-from coding_agent_core.usage import Cost, Usage
+from coding_agent_core.reporting.comment import State, comment, comment_with_change_rounds
+from coding_agent_core.reporting.round_summary import summary_of
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.round_record import RoundEnd, RoundRecord, RoundResult
+from coding_agent_core.task.round_report import recorded, report_of_round, trigger_of
+from coding_agent_core.task.usage import Cost, Usage
 
 from tests.unit.core_reporting.making import ITEM, report
 from tests.unit.core_rounds.test_trigger import CHECKS, CONFLICT, NEXT, NOW, REVIEW

@@ -6,9 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.attempts import MAX_MESSAGE_BYTES, Outcome
-from coding_agent_core.reasons import Reason
-from coding_agent_core.rounds.record import (
+from coding_agent_core.task.attempts import MAX_MESSAGE_BYTES, Outcome
+from coding_agent_core.task.model import ROUND_CAUSE_LIMIT, Cause, Origin, Trigger
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_cause import IDS_LIMIT, RoundCause, RoundKind
+from coding_agent_core.task.round_record import (
     RERUNS_LIMIT,
     RerunEntry,
     RoundEnd,
@@ -17,7 +19,7 @@ from coding_agent_core.rounds.record import (
     entry_of,
     with_reruns,
 )
-from coding_agent_core.rounds.trigger import (
+from coding_agent_core.task.round_report import (
     REPORTED_RERUNS,
     RoundReport,
     cause_of,
@@ -26,8 +28,6 @@ from coding_agent_core.rounds.trigger import (
     round_phrase,
     trigger_of,
 )
-from coding_agent_core.rounds.values import IDS_LIMIT, RoundCause, RoundKind
-from coding_agent_core.tasks import ROUND_CAUSE_LIMIT, Cause, Origin, Trigger
 
 NOW = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 HEAD, NEXT = "a" * 40, "b" * 40

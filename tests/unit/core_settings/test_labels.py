@@ -1,9 +1,9 @@
 """Names of labels are compared as the forge compares them, in one place."""
 
 import pytest
-from coding_agent_core.registry import Platform
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.runners import RunnerName
 
 FAILED = {platform.value: {"failed_label": "Coding Agent failed"} for platform in Platform}
 

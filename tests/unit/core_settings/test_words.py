@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from coding_agent_core.platforms.text import first_problem, problem_of
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import RoundTrigger, Trigger
-from coding_agent_core.text import first_problem, problem_of
-from coding_agent_core.usage import Allowance
+from coding_agent_core.task.model import RoundTrigger, Trigger
+from coding_agent_core.task.usage import Allowance
 from pydantic import BaseModel, Field, ValidationError
 
 WRONG: tuple[Any, ...] = (

@@ -7,14 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, manifest
-from coding_agent_core.attempts import AttemptInput
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.registry import Platform
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import (
+from coding_agent_core.task.agenttask import AgentTask, manifest
+from coding_agent_core.task.attempts import AttemptInput
+from coding_agent_core.task.model import (
     Item,
     Origin,
     TaskRequest,
@@ -24,6 +22,8 @@ from coding_agent_core.tasks import (
     parse_time,
     task_name,
 )
+from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_core.task.runners import RunnerName
 
 from tests.fixtures.deliveries import asked
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.platforms.text import safe
+from coding_agent_core.runtime.telemetry import JsonFormatter, TextFormatter, bound, configure
 from coding_agent_core.settings.reading import Logging
-from coding_agent_core.telemetry import JsonFormatter, TextFormatter, bound, configure
-from coding_agent_core.text import safe
 
 
 @pytest.fixture

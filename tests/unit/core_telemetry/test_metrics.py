@@ -7,10 +7,10 @@ from decimal import Decimal
 
 import httpx
 import pytest
-from coding_agent_core.http_server import metrics_served
-from coding_agent_core.metrics import metrics_page
-from coding_agent_core.usage import Cost, Usage
-from coding_agent_core.usage_metrics import UsageMetrics
+from coding_agent_core.runtime.http_server import metrics_served
+from coding_agent_core.runtime.metrics import metrics_page
+from coding_agent_core.runtime.usage_metrics import UsageMetrics
+from coding_agent_core.task.usage import Cost, Usage
 from prometheus_client import CollectorRegistry
 
 USED = Usage(

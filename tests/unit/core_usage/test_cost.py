@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.settings.llm import Price
-from coding_agent_core.usage import Allowance, Cost, Usage, sum_of
+from coding_agent_core.task.usage import Allowance, Cost, Usage, sum_of
 from pydantic import ValidationError
 
 CHEAP = {"input": "0.15", "output": "0.60"}

@@ -18,12 +18,12 @@ from coding_agent_core.forge.changes import (
     ReviewThread,
 )
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import State
-from coding_agent_core.rounds.record import RoundEnd, RoundEntry, RoundRecord
-from coding_agent_core.rounds.values import RoundKind
-from coding_agent_core.tasks import Item, Phase
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.reporting.comment import State
+from coding_agent_core.task.model import Item, Phase
+from coding_agent_core.task.round_cause import RoundKind
+from coding_agent_core.task.round_record import RoundEnd, RoundEntry, RoundRecord
 from coding_agent_demo import review_story
 from coding_agent_demo.person import Person, Seen, SeenChange
 from coding_agent_demo.processes import DemoError

@@ -46,7 +46,7 @@ def test_the_version_of_a_wheel() -> None:
 
 def test_the_version_of_the_chart_is_the_one_of_the_packages() -> None:
     number = version.of_chart((CHART / "Chart.yaml").read_text())
-    for package in ("core", "plugin"):
+    for package in ("core", "forges", "plugin"):
         assert f'version = "{number}"' in (ROOT / package / "pyproject.toml").read_text()
     assert version.notes((ROOT / "CHANGELOG.md").read_text(), number)
     with pytest.raises(ReleaseError, match="no version"):

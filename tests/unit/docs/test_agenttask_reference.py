@@ -4,11 +4,11 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from coding_agent_core.agenttask import OutcomeType
+from coding_agent_core.task.agenttask import OutcomeType
 from coding_agent_docs.agenttask_reference import CONDITIONS, EVENTS, WAITING
 from coding_agent_docs.paths import ROOT
-from coding_agent_operator import task_plan
 from coding_agent_operator.reporter.item_plan import CORRECTION_EVENTS
+from coding_agent_operator.tasks import plan
 
 OPERATOR = ROOT / "operator" / "src" / "coding_agent_operator"
 REFUSED = {"ForgeRefused", "ForgeNotConfigured"}
@@ -39,14 +39,14 @@ def test_the_events_are_those_of_the_programs() -> None:
 
 
 def test_the_conditions_are_those_of_the_programs() -> None:
-    modules = (OPERATOR / "task_plan.py", OPERATOR / "reporter" / "report.py")
+    modules = (OPERATOR / "tasks" / "plan.py", OPERATOR / "reporter" / "report.py")
     set_ = {text(call.args[0]) for module in modules for call in calls(module, "condition", "_condition")}
     assert set_ == set(CONDITIONS)
 
 
 def test_the_waiting_reasons_are_those_of_the_programs() -> None:
-    tree = ast.parse((OPERATOR / "task_plan.py").read_text(encoding="utf-8"))
-    found = {task_plan.OPERATOR_DEFECT}
+    tree = ast.parse((OPERATOR / "tasks" / "plan.py").read_text(encoding="utf-8"))
+    found = {plan.OPERATOR_DEFECT}
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef) and function.name in ("_summary", "_summary_of_active"):
             for node in ast.walk(function):
@@ -61,7 +61,7 @@ def reasons(node: ast.expr) -> Iterator[str]:
         case ast.Constant(value=str(reason)):
             yield reason
         case ast.Name(id=name):
-            yield getattr(task_plan, name)
+            yield getattr(plan, name)
         case ast.BoolOp(values=alternatives):
             for alternative in alternatives:
                 yield from reasons(alternative)

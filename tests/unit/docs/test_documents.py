@@ -8,8 +8,8 @@ from itertools import takewhile
 from pathlib import Path
 
 import yaml
-from coding_agent_core.reasons import REASONS, PodReason, ReasonClass
 from coding_agent_core.settings.load import load_settings
+from coding_agent_core.task.reasons import REASONS, PodReason, ReasonClass
 from coding_agent_docs import write
 from coding_agent_docs.blocks import SHELLS, Block, blocks, script
 from coding_agent_docs.links import anchors, dead_links

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from coding_agent_core.egress import Role, is_valid, job_of, password, profile_of, user_name, variables
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.egress import (
+    Role,
+    is_valid,
+    job_of,
+    password,
+    profile_of,
+    user_name,
+    variables,
+)
 from coding_agent_egress.__main__ import Denials, load_settings
 from coding_agent_egress.identify import answer_lines
 from coding_agent_egress.squid import EgressSettings, Place, ProxyTarget, agent_targets, configuration

@@ -3,16 +3,16 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from coding_agent_core import agenttask
-from coding_agent_core.agenttask import AgentTask, AttemptStatus, Condition, OutcomeType, Spec, Status
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.issue_commands import IssueCommand, store
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reasons import Reason
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.operator import Policy
-from coding_agent_core.tasks import CommandName, Item, Origin, TaskRequest, Trigger
-from coding_agent_operator.observed import Job, Pod, job_name, left_in
+from coding_agent_core.task import agenttask
+from coding_agent_core.task.agenttask import AgentTask, AttemptStatus, Condition, OutcomeType, Spec, Status
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.commands import IssueCommand, store
+from coding_agent_core.task.model import CommandName, Item, Origin, TaskRequest, Trigger
+from coding_agent_core.task.reasons import Reason
+from coding_agent_operator.cluster.observed import Job, Pod, job_name, left_in
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 POLICY = Policy()

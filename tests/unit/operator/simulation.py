@@ -4,12 +4,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from coding_agent_core.agenttask import AgentTask, Status
 from coding_agent_core.settings.operator import Limits, Policy
-from coding_agent_operator.fair_share import UNLIMITED, Candidate, coarse, fair_schedule
-from coding_agent_operator.observed import Job, Pod, job_name
-from coding_agent_operator.task_plan import SchedulingDecision, plan_task
-from coding_agent_operator.task_state import Stage, stage_of
+from coding_agent_core.task.agenttask import AgentTask, Status
+from coding_agent_operator.cluster.observed import Job, Pod, job_name
+from coding_agent_operator.scheduling.fair_share import UNLIMITED, Candidate, coarse, fair_schedule
+from coding_agent_operator.tasks.plan import SchedulingDecision, plan_task
+from coding_agent_operator.tasks.state import Stage, stage_of
 
 from tests.unit.operator.making import NOW, changed, pod, task_body
 

@@ -6,10 +6,10 @@ from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_core.task.model import Item
 
 ITEM = Item(
     platform=Platform.GITHUB, host="github.com", repository="octo/demo", kind=ItemKind.ISSUE, number=7

@@ -9,12 +9,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.admission import answered, next_run_is_near
-from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.settings.attempt_settings import Consumer
-from coding_agent_core.tasks import Origin, Submission, TaskRequest, Trigger
+from coding_agent_core.task.admission import answered, next_run_is_near
+from coding_agent_core.task.agenttask import AgentTask, manifest
+from coding_agent_core.task.model import Origin, Submission, TaskRequest, Trigger
 
 from tests.unit.operator.task_server import ITEM, Server
 

@@ -5,13 +5,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import OutcomeType
-from coding_agent_core.reasons import PodReason, Reason
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.operator import Budgets
-from coding_agent_core.tasks import Phase
-from coding_agent_core.usage import Allowance, Cost, Usage
-from coding_agent_operator.budgets import (
+from coding_agent_core.task.agenttask import OutcomeType
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.reasons import PodReason, Reason
+from coding_agent_core.task.usage import Allowance, Cost, Usage
+from coding_agent_operator.cluster.observed import read_job, read_pod
+from coding_agent_operator.jobs.job import build_job
+from coding_agent_operator.scheduling.fair_share import Candidate, fair_schedule
+from coding_agent_operator.tasks.budgets import (
     NAMESPACE,
     Spent,
     charge,
@@ -22,12 +25,9 @@ from coding_agent_operator.budgets import (
     period_end,
     reserved,
 )
-from coding_agent_operator.fair_share import Candidate, fair_schedule
-from coding_agent_operator.job import build_job
-from coding_agent_operator.observed import read_job, read_pod
-from coding_agent_operator.runs import is_counted
-from coding_agent_operator.task_plan import SchedulingDecision, plan_task
-from coding_agent_operator.task_state import Stage, task_state
+from coding_agent_operator.tasks.plan import SchedulingDecision, plan_task
+from coding_agent_operator.tasks.runs import is_counted
+from coding_agent_operator.tasks.state import Stage, task_state
 
 from tests.unit.operator import making
 from tests.unit.operator.making import NOW, POLICY, ago, attempt, job, pod, said, status, task

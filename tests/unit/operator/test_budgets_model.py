@@ -5,13 +5,13 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from coding_agent_core.agenttask import AgentTask, AttemptStatus, OutcomeType
 from coding_agent_core.settings.operator import Budgets
-from coding_agent_core.usage import Allowance, Usage
-from coding_agent_operator.budgets import Spending, next_allowance, used_up
-from coding_agent_operator.fair_share import Candidate, fair_schedule
-from coding_agent_operator.observed import Job, job_name
-from coding_agent_operator.task_state import Stage
+from coding_agent_core.task.agenttask import AgentTask, AttemptStatus, OutcomeType
+from coding_agent_core.task.usage import Allowance, Usage
+from coding_agent_operator.cluster.observed import Job, job_name
+from coding_agent_operator.scheduling.fair_share import Candidate, fair_schedule
+from coding_agent_operator.tasks.budgets import Spending, next_allowance, used_up
+from coding_agent_operator.tasks.state import Stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -3,14 +3,14 @@
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import labels_for
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.job_settings import RESERVED_VOLUMES, WORKSPACE_USERS, Cache, JobTemplate
-from coding_agent_core.tasks import Item
-from coding_agent_operator.job import build_job
-from coding_agent_operator.job_builder import (
+from coding_agent_core.task.agenttask import labels_for
+from coding_agent_core.task.model import Item
+from coding_agent_operator.jobs.job import build_job
+from coding_agent_operator.jobs.job_builder import (
     MIRROR,
     PACKAGES,
     VARIABLES,

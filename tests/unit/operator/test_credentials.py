@@ -1,11 +1,11 @@
 """Which credentials an attempt is given."""
 
 import pytest
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.job_settings import Credential
-from coding_agent_core.tasks import Item
-from coding_agent_operator.pod_spec import credentials_for
+from coding_agent_core.task.model import Item
+from coding_agent_operator.jobs.pod_spec import credentials_for
 
 GITHUB = Item(
     platform=Platform.GITHUB, host="github.com", repository="Acme/Pricing", kind=ItemKind.ISSUE, number=1

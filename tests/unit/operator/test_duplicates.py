@@ -5,9 +5,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import ANNOTATION_DUPLICATE_OF, ANNOTATION_LABELED_AT, AgentTask, manifest
-from coding_agent_core.tasks import Origin, TaskRequest, Trigger
-from coding_agent_operator.runs import Duplicates
+from coding_agent_core.task.agenttask import (
+    ANNOTATION_DUPLICATE_OF,
+    ANNOTATION_LABELED_AT,
+    AgentTask,
+    manifest,
+)
+from coding_agent_core.task.model import Origin, TaskRequest, Trigger
+from coding_agent_operator.tasks.runs import Duplicates
 
 from tests.unit.operator.task_server import ITEM, Server
 

@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AttemptStatus
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.egress import NO_PROXY, Denial, Role, profile_of, user_name, variables
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.connections import Egress
 from coding_agent_core.settings.job_settings import JobTemplate
-from coding_agent_operator.job import build_job, with_egress
-from coding_agent_operator.job_builder import EgressProxy, address_of
-from coding_agent_operator.task_state import with_report
+from coding_agent_core.task.agenttask import AttemptStatus
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.egress import NO_PROXY, Denial, Role, profile_of, user_name, variables
+from coding_agent_core.task.reasons import Reason
+from coding_agent_operator.jobs.job import build_job, with_egress
+from coding_agent_operator.jobs.job_builder import EgressProxy, address_of
+from coding_agent_operator.tasks.state import with_report
 
 from tests.unit.operator.making import NOW, task
 

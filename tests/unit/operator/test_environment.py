@@ -1,12 +1,12 @@
 """An attempt that needs another pod: the next one gets it at once, and it does not count."""
 
-from coding_agent_core.environment import Environment, Service
-from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.job_settings import SERVICE_USERS, WORKSPACE_USERS, JobTemplate
-from coding_agent_core.tasks import Phase
-from coding_agent_operator.job import build_job
-from coding_agent_operator.task_plan import SchedulingDecision, plan_task
-from coding_agent_operator.task_state import MAX_RESTARTS, Stage, task_state
+from coding_agent_core.task.environment import Environment, Service
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.reasons import Reason
+from coding_agent_operator.jobs.job import build_job
+from coding_agent_operator.tasks.plan import SchedulingDecision, plan_task
+from coding_agent_operator.tasks.state import MAX_RESTARTS, Stage, task_state
 
 from tests.unit.operator.making import NOW, POLICY, attempt, failed, said, status, task
 

@@ -9,16 +9,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import LABEL_VERIFY, AgentTask, OutcomeType, Status, TaskResult
-from coding_agent_core.environment import Environment
-from coding_agent_core.reasons import REASONS, PodReason
 from coding_agent_core.settings.attempt_settings import ServiceResources
 from coding_agent_core.settings.connections import Egress
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.operator import Budgets
-from coding_agent_core.tasks import Phase
-from coding_agent_core.usage import Allowance
-from coding_agent_core.verification import (
+from coding_agent_core.task.agenttask import LABEL_VERIFY, AgentTask, OutcomeType, Status, TaskResult
+from coding_agent_core.task.environment import Environment
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.reasons import REASONS, PodReason
+from coding_agent_core.task.usage import Allowance
+from coding_agent_core.task.verification import (
     MAX_TRIES,
     VERIFY_VARIABLE,
     Evidence,
@@ -29,12 +29,19 @@ from coding_agent_core.verification import (
     VerifyResult,
     verified,
 )
-from coding_agent_operator.budgets import reserved
-from coding_agent_operator.evidence_job import build_evidence_job
-from coding_agent_operator.job import build_job, with_egress
-from coding_agent_operator.observed import TASK_PODS, Job, Pod, evidence_job_name, read_job, read_pod
-from coding_agent_operator.task_plan import Plan, SchedulingDecision, plan_task
-from coding_agent_operator.task_state import Stage, stage_of
+from coding_agent_operator.cluster.observed import (
+    TASK_PODS,
+    Job,
+    Pod,
+    evidence_job_name,
+    read_job,
+    read_pod,
+)
+from coding_agent_operator.jobs.evidence_job import build_evidence_job
+from coding_agent_operator.jobs.job import build_job, with_egress
+from coding_agent_operator.tasks.budgets import reserved
+from coding_agent_operator.tasks.plan import Plan, SchedulingDecision, plan_task
+from coding_agent_operator.tasks.state import Stage, stage_of
 
 from tests.unit.operator.making import NOW, POLICY, ago, attempt, task
 

@@ -5,9 +5,15 @@ from typing import Any
 
 import pytest
 from coding_agent_core.settings.operator import Limits
-from coding_agent_operator.fair_share import Candidate, Limited, coarse, fair_schedule, orphans_of
-from coding_agent_operator.observed import Job, Pod
-from coding_agent_operator.task_state import Stage
+from coding_agent_operator.cluster.observed import Job, Pod
+from coding_agent_operator.scheduling.fair_share import (
+    Candidate,
+    Limited,
+    coarse,
+    fair_schedule,
+    orphans_of,
+)
+from coding_agent_operator.tasks.state import Stage
 
 from tests.unit.operator.making import NOW, ago, job, pod
 

@@ -4,15 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
-from coding_agent_core.agenttask import OutcomeType, TaskResult
-from coding_agent_core.attempts import AttemptInput, attempt_of_key, transcript_key
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.connections import ContextStorage
 from coding_agent_core.settings.job_settings import JobTemplate
-from coding_agent_core.tasks import Item
-from coding_agent_operator.job import build_job, with_transcript_annotations
-from coding_agent_operator.observed import attempt_number, job_name, read_job
+from coding_agent_core.task.agenttask import OutcomeType, TaskResult
+from coding_agent_core.task.attempts import AttemptInput, attempt_of_key, transcript_key
+from coding_agent_core.task.model import Item
+from coding_agent_operator.cluster.observed import attempt_number, job_name, read_job
+from coding_agent_operator.jobs.job import build_job, with_transcript_annotations
 
 from tests.unit.operator.making import NOW, attempt, status, task
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.model import Kueue
-from coding_agent_core.tasks import Phase
-from coding_agent_operator.job import build_job, with_kueue_labels
-from coding_agent_operator.observed import read_job, workload_waits_for
-from coding_agent_operator.task_plan import SchedulingDecision, plan_task
-from coding_agent_operator.task_state import Stage
+from coding_agent_core.task.model import Phase
+from coding_agent_operator.cluster.observed import read_job, workload_waits_for
+from coding_agent_operator.jobs.job import build_job, with_kueue_labels
+from coding_agent_operator.tasks.plan import SchedulingDecision, plan_task
+from coding_agent_operator.tasks.state import Stage
 
 from tests.unit.operator.making import NOW, POLICY, ago, attempt, job, pod, status, task
 

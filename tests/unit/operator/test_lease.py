@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.lease import Lease, Seen, elapsed_seconds, free, identity, seen
+from coding_agent_operator.cluster.lease import Lease, Seen, elapsed_seconds, free, identity, seen
+from coding_agent_operator.cluster.requests import Cluster
 
 from tests.unit.operator.making import job
 

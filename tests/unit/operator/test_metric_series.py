@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from coding_agent_core.reasons import REASONS, ReasonClass
+from coding_agent_core.task.reasons import REASONS, ReasonClass
 
 PHASES = {ReasonClass.SUCCEEDED: "Succeeded", ReasonClass.CANCELLED: "Cancelled"}
 OUTCOMES = {
@@ -14,7 +14,7 @@ OUTCOMES = {
     ReasonClass.CANCELLED: "Cancelled",
 }
 SHOW = """
-from coding_agent_operator import metrics
+from coding_agent_operator.tasks import metrics
 from prometheus_client import generate_latest
 print(generate_latest(metrics.REGISTRY).decode())
 """

@@ -7,9 +7,9 @@ world calms down every task comes to its end.
 from collections import Counter
 from typing import Any
 
-from coding_agent_core.agenttask import OutcomeType
-from coding_agent_core.reasons import Reason
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.agenttask import OutcomeType
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.reasons import Reason
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

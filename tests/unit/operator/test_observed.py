@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, UnreadableTaskError
-from coding_agent_core.tasks import Phase
-from coding_agent_operator.observed import missing_secrets, read_job, read_pod
-from coding_agent_operator.task_plan import SchedulingDecision, plan_task
+from coding_agent_core.task.agenttask import AgentTask, UnreadableTaskError
+from coding_agent_core.task.model import Phase
+from coding_agent_operator.cluster.observed import missing_secrets, read_job, read_pod
+from coding_agent_operator.tasks.plan import SchedulingDecision, plan_task
 
 from tests.unit.operator.making import NOW, POLICY, task_body
 

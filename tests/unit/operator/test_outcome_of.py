@@ -6,10 +6,10 @@ And what the task shows of it: phase, reason, sentence, attempts counted.
 from typing import Any
 
 import pytest
-from coding_agent_core.reasons import ExitCode, PodReason, Reason
-from coding_agent_core.tasks import Phase
-from coding_agent_operator.observed import Job
-from coding_agent_operator.outcome_of import (
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.reasons import ExitCode, PodReason, Reason
+from coding_agent_operator.cluster.observed import Job
+from coding_agent_operator.tasks.outcome_of import (
     EXITS,
     agent_report,
     attempt_outcome,
@@ -18,7 +18,7 @@ from coding_agent_operator.outcome_of import (
     stopped,
     stuck,
 )
-from coding_agent_operator.task_plan import SchedulingDecision, plan_task
+from coding_agent_operator.tasks.plan import SchedulingDecision, plan_task
 
 from tests.unit.operator.making import NOW, POLICY, ago, complete, failed, job, pod, said, task
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.settings.job_settings import WORKSPACE_USERS, JobTemplate
-from coding_agent_operator.job import build_job
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_operator.jobs.job import build_job
 from pydantic import ValidationError
 
 from tests.unit.operator.making import task

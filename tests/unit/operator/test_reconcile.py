@@ -4,15 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, OutcomeType
-from coding_agent_core.kubernetes.controller import ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.reasons import Reason
-from coding_agent_core.usage import Usage
-from coding_agent_operator.attempt_pods import AttemptPods
-from coding_agent_operator.observed import Job, Pod, read_job, read_pod, read_pods
-from coding_agent_operator.reconcile import ObjectRejectedError, Reconciler
-from coding_agent_operator.task_plan import SchedulingDecision
+from coding_agent_core.task.agenttask import AgentTask, OutcomeType
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import Usage
+from coding_agent_operator.cluster.attempt_pods import AttemptPods
+from coding_agent_operator.cluster.controller import ObjectCache
+from coding_agent_operator.cluster.observed import Job, Pod, read_job, read_pod, read_pods
+from coding_agent_operator.tasks.plan import SchedulingDecision
+from coding_agent_operator.tasks.reconcile import ObjectRejectedError, Reconciler
 
 from tests.unit.operator.making import NOW, POLICY, ago, attempt, said, status, task, task_body
 

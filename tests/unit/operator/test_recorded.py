@@ -1,14 +1,14 @@
 """What a status keeps of attempts: every cost, the newest steps, the places of transcripts; all bounded."""
 
 import pytest
-from coding_agent_core.agenttask import AttemptStatus, OutcomeType
-from coding_agent_core.attempts import MAX_TAIL
-from coding_agent_core.reasons import Reason
-from coding_agent_core.usage import Usage
-from coding_agent_operator.metrics import count_change
-from coding_agent_operator.observed import Job, read_job
-from coding_agent_operator.task_plan import SchedulingDecision, plan_task
-from coding_agent_operator.task_state import KEPT_TAILS, bounded, task_state
+from coding_agent_core.task.agenttask import AttemptStatus, OutcomeType
+from coding_agent_core.task.attempts import MAX_TAIL
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import Usage
+from coding_agent_operator.cluster.observed import Job, read_job
+from coding_agent_operator.tasks.metrics import count_change
+from coding_agent_operator.tasks.plan import SchedulingDecision, plan_task
+from coding_agent_operator.tasks.state import KEPT_TAILS, bounded, task_state
 from prometheus_client import REGISTRY
 
 from tests.unit.operator.making import NOW, POLICY, attempt, failed, job, pod, said, status, task

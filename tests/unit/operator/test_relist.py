@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
-from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_operator.observed import Job
-from coding_agent_operator.watching import Relist
+from coding_agent_operator.cluster.controller import Key, ObjectCache
+from coding_agent_operator.cluster.observed import Job
+from coding_agent_operator.cluster.watching import Relist
 
 from tests.unit.operator import making
 
@@ -43,7 +43,7 @@ async def test_a_relist_tells_what_is_new_and_of_a_watch_that_shows_nothing() ->
 
 
 async def test_a_relist_that_is_refused_is_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coding_agent_operator.watching._RELIST_RETRY_S", 0.01)
+    monkeypatch.setattr("coding_agent_operator.cluster.watching._RELIST_RETRY_S", 0.01)
     tries: list[int] = []
 
     async def lists() -> tuple[list[Job], int]:

@@ -4,9 +4,9 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask_schema import wanted_schema
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_operator.schema import SchemaCheck
+from coding_agent_core.task.agenttask_schema import wanted_schema
+from coding_agent_operator.cluster.schema import SchemaCheck
 
 RULES = "x-kubernetes-validations"
 

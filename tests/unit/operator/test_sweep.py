@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Status, manifest
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.settings.attempt_settings import Consumer
-from coding_agent_core.tasks import Origin, Phase, TaskRequest, Trigger
-from coding_agent_operator.runs import delete, due, expired
-from coding_agent_operator.task_plan import SchedulingDecision, status_of
-from coding_agent_operator.task_state import task_state
+from coding_agent_core.task.agenttask import LABEL_REPORTED, AgentTask, Status, manifest
+from coding_agent_core.task.model import Origin, Phase, TaskRequest, Trigger
+from coding_agent_operator.tasks.plan import SchedulingDecision, status_of
+from coding_agent_operator.tasks.runs import delete, due, expired
+from coding_agent_operator.tasks.state import task_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

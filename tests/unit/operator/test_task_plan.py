@@ -4,14 +4,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, Condition, Event, OutcomeType, Status
-from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
-from coding_agent_core.tasks import CommandName, Phase
-from coding_agent_core.usage import Usage
-from coding_agent_operator.observed import Job
-from coding_agent_operator.outcome_of import delay_after
-from coding_agent_operator.task_plan import (
+from coding_agent_core.task.agenttask import AgentTask, Condition, Event, OutcomeType, Status
+from coding_agent_core.task.model import CommandName, Phase
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import Usage
+from coding_agent_operator.cluster.observed import Job
+from coding_agent_operator.tasks.outcome_of import delay_after
+from coding_agent_operator.tasks.plan import (
     DELETING_REQUEUE_S,
     OPERATOR_DEFECT,
     Plan,
@@ -19,7 +19,7 @@ from coding_agent_operator.task_plan import (
     plan_task,
     status_with_defect,
 )
-from coding_agent_operator.task_state import Stage, stage_of
+from coding_agent_operator.tasks.state import Stage, stage_of
 
 from tests.unit.operator.making import (
     NOW,

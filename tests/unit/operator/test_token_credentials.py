@@ -4,17 +4,17 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.github.app_settings import Purpose
-from coding_agent_core.forge.github.token_credential import (
+from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.settings.job_settings import JobTemplate
+from coding_agent_core.settings.model import Settings
+from coding_agent_forges.github.app_settings import Purpose
+from coding_agent_forges.github.auth.token_credential import (
     CREDENTIAL_VARIABLE,
     TokenCredential,
     read_credential,
 )
-from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.settings.job_settings import JobTemplate
-from coding_agent_core.settings.model import Settings
-from coding_agent_operator.job import build_job
-from coding_agent_operator.job_builder import TokenCredentials
+from coding_agent_operator.jobs.job import build_job
+from coding_agent_operator.jobs.job_builder import TokenCredentials
 
 from tests.unit.operator.making import NOW, task
 

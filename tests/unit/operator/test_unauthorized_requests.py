@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, OutcomeType
-from coding_agent_core.reasons import Reason
-from coding_agent_core.tasks import Phase
-from coding_agent_operator.task_plan import SchedulingDecision, plan_task
-from coding_agent_operator.unauthorized_requests import MOST, PERIOD, UnauthorizedRequests
+from coding_agent_core.task.agenttask import AgentTask, OutcomeType
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.reasons import Reason
+from coding_agent_operator.cluster.unauthorized_requests import MOST, PERIOD, UnauthorizedRequests
+from coding_agent_operator.tasks.plan import SchedulingDecision, plan_task
 
 from tests.unit.operator.making import NOW, POLICY, attempt, status, task
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from coding_agent_core.agenttask import LABEL_REPORTED
 from coding_agent_core.forge.values import Comment
-from coding_agent_core.reporting import State, read_state
-from coding_agent_core.tasks import Phase
+from coding_agent_core.reporting.comment import State, read_state
+from coding_agent_core.task.agenttask import LABEL_REPORTED
+from coding_agent_core.task.model import Phase
 
 from tests.unit.operator_reporter.test_label_races import GRACE, US, LabelRace
 

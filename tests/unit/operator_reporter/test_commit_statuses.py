@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import Status, TaskResult
 from coding_agent_core.forge.changes import Actor, CheckConclusion, CheckKind, CheckState
-from coding_agent_core.tasks import Cause, Origin, Phase, RoundTrigger, Trigger
-from coding_agent_core.verification import VERIFY_STATUS, Evidence, EvidenceState
+from coding_agent_core.task.agenttask import Status, TaskResult
+from coding_agent_core.task.model import Cause, Origin, Phase, RoundTrigger, Trigger
+from coding_agent_core.task.verification import VERIFY_STATUS, Evidence, EvidenceState
 from coding_agent_operator.reporter.commit_statuses import (
     commit_statuses,
     foreign_evidence,

@@ -8,7 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
-from coding_agent_core.agenttask import (
+from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError, NotYetError, RequestKind
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.runtime.retry import Clock
+from coding_agent_core.settings.operator import Reporter
+from coding_agent_core.task.agenttask import (
     ANNOTATION_CHECK_LABEL,
     LABEL_REPORTED,
     AgentTask,
@@ -16,15 +21,10 @@ from coding_agent_core.agenttask import (
     Event,
     Status,
 )
-from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.pacing import Kind, NotYetError, Paced
-from coding_agent_core.issue_commands import LABEL_COMMANDS, PENDING
-from coding_agent_core.kubernetes.agenttask_client import AgentTasks
-from coding_agent_core.kubernetes.controller import Requeue
-from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.retry import Clock
-from coding_agent_core.settings.operator import Reporter
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.commands import LABEL_COMMANDS, PENDING
+from coding_agent_core.task.model import Phase
+from coding_agent_forges.rest.pacing import Paced
+from coding_agent_operator.cluster.controller import Requeue
 from coding_agent_operator.reporter import reporter_program
 from coding_agent_operator.reporter.forge_worker import FAILED, Backlog, ForgeWorker, Rank, rank_of
 from coding_agent_operator.reporter.reconcile_item import NotConfiguredError, record_problem
@@ -293,7 +293,7 @@ async def test_without_tasks_the_breaker_is_closed() -> None:
 
 async def test_our_own_rate_limits_are_not_an_outage() -> None:
     async with running() as scene:
-        scene.does = lambda _: NotYetError("in 11 s", Kind.WRITE, 0.3)
+        scene.does = lambda _: NotYetError("in 11 s", RequestKind.WRITE, 0.3)
         failed = FAILED.labels("forge.example")._value.get()
         began = asyncio.get_running_loop().time()
         (first,) = scene.add(1)
@@ -322,7 +322,7 @@ def taken(backlog: Backlog, now: float) -> list[str]:
 async def test_a_comment_that_is_put_off_holds_back_no_other_task() -> None:
     async with running() as scene:
         (first,) = scene.add(1)
-        scene.does = lambda name: NotYetError("in 40 s", Kind.CREATE, 40.0) if name == first else None
+        scene.does = lambda name: NotYetError("in 40 s", RequestKind.CREATE, 40.0) if name == first else None
         await scene.until(lambda: scene.reconciles == [first] and scene.at_once == 0)
         others = scene.add(2, 3)
         await scene.until(lambda: set(others) <= set(scene.reconciles))
@@ -464,7 +464,7 @@ async def test_a_problem_of_a_task_that_is_settled_meanwhile_does_not_stay() -> 
 async def test_our_own_rate_limits_do_not_end_an_outage() -> None:
     async with running() as scene:
         await open_breaker(scene)
-        scene.does = lambda _: NotYetError("in 11 s", Kind.WRITE, 0.01)
+        scene.does = lambda _: NotYetError("in 11 s", RequestKind.WRITE, 0.01)
         seen = len(scene.reconciles)
         await scene.until(lambda: len(scene.reconciles) > seen + 2)
         assert scene.gauge() > 0
@@ -482,11 +482,11 @@ def test_a_burst_of_changes_of_one_task_is_one_reconcile_at_the_best_rank() -> N
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TASKS = 200
-FIRST = (Kind.READ, Kind.READ, Kind.READ, Kind.CREATE)
+FIRST = (RequestKind.READ, RequestKind.READ, RequestKind.READ, RequestKind.CREATE)
 """The first comment on an item: look for one, read the item, look again, write."""
-LABELS = (Kind.READ, Kind.READ, Kind.READ, Kind.WRITE, Kind.WRITE)
+LABELS = (RequestKind.READ, RequestKind.READ, RequestKind.READ, RequestKind.WRITE, RequestKind.WRITE)
 """The labels of a task whose comment has to wait: look for it, read the item, look again, swap the labels."""
-END = (Kind.READ, Kind.WRITE, Kind.WRITE, Kind.WRITE)
+END = (RequestKind.READ, RequestKind.WRITE, RequestKind.WRITE, RequestKind.WRITE)
 """An end: read the item, edit the comment, swap the labels."""
 
 
@@ -497,7 +497,7 @@ class Sent:
     platform: Platform
     host: str
     at: float = 0.0
-    requests: list[tuple[float, Kind]] = field(default_factory=list)
+    requests: list[tuple[float, RequestKind]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         clock = Clock(
@@ -509,7 +509,7 @@ class Sent:
     async def _sleep(self, seconds: float) -> None:
         self.at += seconds
 
-    async def send(self, kinds: tuple[Kind, ...]) -> float:
+    async def send(self, kinds: tuple[RequestKind, ...]) -> float:
         """Send this for each task; the minutes that it took."""
         began = self.at
         for _ in range(TASKS):
@@ -518,7 +518,7 @@ class Sent:
                 self.requests.append((self.at, kind))
         return (self.at - began) / 60
 
-    def most(self, seconds: float, cost: dict[Kind, int]) -> int:
+    def most(self, seconds: float, cost: dict[RequestKind, int]) -> int:
         most = total = first = 0
         for at, kind in self.requests:
             total += cost.get(kind, 0)
@@ -547,11 +547,13 @@ async def test_a_burst_of_200_tasks(
     assert await sent.send(END) == pytest.approx(ends, abs=0.15)
     facts = FACTS[platform]
     limits = facts.web_limits if host == facts.web_host else facts.limits
-    assert sent.most(60, {Kind.CREATE: 1}) <= limits.creates_per_minute
+    assert sent.most(60, {RequestKind.CREATE: 1}) <= limits.creates_per_minute
     if platform is Platform.GITHUB:
-        assert sent.most(3600, {Kind.CREATE: 1}) <= 500
+        assert sent.most(3600, {RequestKind.CREATE: 1}) <= 500
         assert len(sent.requests) < 5000
-        assert sent.most(60, {Kind.READ: 1, Kind.WRITE: 5, Kind.CREATE: 5}) <= 900, "points"
+        assert sent.most(60, {RequestKind.READ: 1, RequestKind.WRITE: 5, RequestKind.CREATE: 5}) <= 900, (
+            "points"
+        )
 
 
 def test_what_is_configured_wins() -> None:

@@ -8,7 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import (
+from coding_agent_core.forge.values import ItemState, LabelEvent
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.task.agenttask import (
     ANNOTATION_LABELED_AT,
     ANNOTATION_WITHDRAWN_BEFORE,
     LABEL_REPORTED,
@@ -18,11 +22,7 @@ from coding_agent_core.agenttask import (
     Status,
     manifest,
 )
-from coding_agent_core.forge.values import ItemState, LabelEvent
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Cause, Item, Origin, Phase, RoundTrigger, TaskRequest, Trigger
+from coding_agent_core.task.model import Cause, Item, Origin, Phase, RoundTrigger, TaskRequest, Trigger
 from coding_agent_operator.reporter.item_plan import (
     ItemPlan,
     LabelContradiction,

@@ -17,20 +17,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from coding_agent_core.admission import announcement, works
-from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition
-from coding_agent_core.agenttask_patches import conditions_patch
-from coding_agent_core.forge.calls import Read
-from coding_agent_core.forge.events import cancels
 from coding_agent_core.forge.values import Comment, ItemState, LabelEvent, answered_by
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import Links
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.reporting.comment import Links
 from coding_agent_core.settings.attempt_settings import Consumer
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
-from coding_agent_core.tasks import (
+from coding_agent_core.task.admission import announcement, works
+from coding_agent_core.task.agenttask import LABEL_REPORTED, AgentTask, Condition
+from coding_agent_core.task.agenttask_patches import conditions_patch
+from coding_agent_core.task.model import (
     Origin,
     Submission,
     TaskRequest,
@@ -39,6 +37,8 @@ from coding_agent_core.tasks import (
     WithdrawalCause,
     whole_second,
 )
+from coding_agent_forges.rest.calls import Read
+from coding_agent_forges.webhooks.events import cancels
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, TaskChangedError, reconcile
 from coding_agent_operator.reporter.report import TaskMemory
 

@@ -9,13 +9,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, manifest
-from coding_agent_core.forge.calls import Read
 from coding_agent_core.forge.values import ItemState
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reporting import Links, read_state
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.reporting.comment import Links, read_state
 from coding_agent_core.settings.operator import Reporter
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.task.agenttask import AgentTask, manifest
+from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
+from coding_agent_forges.rest.calls import Read
 from coding_agent_operator.reporter.reconcile_item import reconcile
 from coding_agent_operator.reporter.report import TaskMemory
 

@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import (
+from coding_agent_core.reporting.comment import Links, State, comment
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.task.agenttask import (
     ANNOTATION_CANCELLED,
     AgentTask,
     AttemptStatus,
@@ -12,9 +14,7 @@ from coding_agent_core.agenttask import (
     Status,
     TaskResult,
 )
-from coding_agent_core.reporting import Links, State, comment
-from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.model import Phase
 from coding_agent_operator.reporter.report import cancellation_cause, link_problems, report_of
 
 from tests.unit.operator.making import NOW, attempt, task, task_body

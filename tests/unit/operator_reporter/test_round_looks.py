@@ -8,8 +8,16 @@ from datetime import datetime
 from typing import Any, cast
 
 import pytest
-from coding_agent_core.admission import StoredLook
-from coding_agent_core.agenttask import (
+from coding_agent_core.errors import ForgeUnavailableError, NotYetError, RequestKind
+from coding_agent_core.forge.changes import Actor, ChangeSnapshot, CheckKind, OpenChanges
+from coding_agent_core.forge.values import Comment, CommitState, CommitStatus
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.reporting.comment import Links, State, comment, read_state
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.settings.operator import Reporter
+from coding_agent_core.settings.rounds import Rounds
+from coding_agent_core.task.admission import StoredLook
+from coding_agent_core.task.agenttask import (
     ANNOTATION_LOOK,
     LABEL_REPORTED,
     AgentTask,
@@ -18,25 +26,24 @@ from coding_agent_core.agenttask import (
     Status,
     manifest,
 )
-from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.calls import Read
-from coding_agent_core.forge.changes import Actor, ChangeSnapshot, CheckKind, OpenChanges
-from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.forge.values import Comment, CommitState, CommitStatus
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reporting import Links, State, comment, read_state
-from coding_agent_core.rounds.record import RoundRecord
-from coding_agent_core.rounds.trigger import trigger_of
-from coding_agent_core.rounds.values import RoundCause, RoundKind
-from coding_agent_core.settings.forges import Labels
-from coding_agent_core.settings.operator import Reporter
-from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.tasks import Item, Origin, Phase, Submission, TaskRequest, Trigger, identity_hash
-from coding_agent_core.verification import RED_ON_BASE, VERIFY_STATUS
-from coding_agent_operator.reporter import round_looks
+from coding_agent_core.task.model import (
+    Item,
+    Origin,
+    Phase,
+    Submission,
+    TaskRequest,
+    Trigger,
+    identity_hash,
+)
+from coding_agent_core.task.round_cause import RoundCause, RoundKind
+from coding_agent_core.task.round_record import RoundRecord
+from coding_agent_core.task.round_report import trigger_of
+from coding_agent_core.task.verification import RED_ON_BASE, VERIFY_STATUS
+from coding_agent_forges.rest.calls import Read
+from coding_agent_operator.reporter import round_scans
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, reconcile
 from coding_agent_operator.reporter.report import TaskMemory, unreported, with_round
-from coding_agent_operator.reporter.round_looks import LEFT_OUT, ReporterLooks
+from coding_agent_operator.reporter.round_scans import LEFT_OUT, ReporterLooks
 
 from tests.unit.consumer_rounds.test_looks import ASKED, INFRASTRUCTURE, RED, FakeForge
 from tests.unit.core_reporting import making as reports
@@ -159,7 +166,7 @@ async def test_an_event_looks_at_the_change_that_it_names(
     monkeypatch: pytest.MonkeyPatch, kind: ItemKind
 ) -> None:
     """All others are read again only at the regular look. A change without a round has no task of its own."""
-    monkeypatch.setattr(round_looks, "_QUIET_S", 0.01)
+    monkeypatch.setattr(round_scans, "_QUIET_S", 0.01)
     other = replace(RED, item=RED.item.model_copy(update={"number": 9}), checks=())
     forge = CountingForge(replace(RED, checks=()), other)
     looked = looks(forge)
@@ -303,21 +310,21 @@ async def test_a_defect_is_shown_on_the_change_that_it_stops() -> None:
 class FullForge(FakeForge):
     """It permits no request of a kind for half an hour."""
 
-    kind = Kind.CREATE
+    kind = RequestKind.CREATE
 
     async def upsert_comment(self, *_: object, **__: object) -> Comment:
         raise NotYetError("the forge permits no further comment", self.kind, 1800.0)
 
 
-@pytest.mark.parametrize("kind", [Kind.CREATE, Kind.WRITE])
-async def test_a_new_comment_that_has_to_wait_holds_back_no_other_change(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [RequestKind.CREATE, RequestKind.WRITE])
+async def test_a_new_comment_that_has_to_wait_holds_back_no_other_change(kind: RequestKind) -> None:
     """Four changes wait for a comment, which are more than the failures that end a look."""
     waiting = [change_of(INFRASTRUCTURE, number) for number in (8, 9, 10, 11)]
     forge, sink = FullForge(*waiting, change_of(RED, 12)), Sink()
     forge.kind = kind
     looked = looks(forge)
     looked.context = replace(looked.context, sink=cast("Any", sink), settings=Reporter())
-    if kind is Kind.CREATE:
+    if kind is RequestKind.CREATE:
         assert await looked.look() <= 1800.0
         assert looked._changes.left_out.keys() == {identity_hash(one.item.identity) for one in waiting}
         await looked.look()
@@ -325,7 +332,7 @@ async def test_a_new_comment_that_has_to_wait_holds_back_no_other_change(kind: K
     else:
         with pytest.raises(NotYetError):
             await looked.look()
-    assert bool(sink.asked) is (kind is Kind.CREATE)
+    assert bool(sink.asked) is (kind is RequestKind.CREATE)
 
 
 @pytest.mark.parametrize("is_shown", [True, False], ids=["with a comment", "without a comment"])
@@ -431,7 +438,7 @@ class AnswersLate(CountingForge):
 async def test_a_look_that_somebody_asked_for_and_that_failed_is_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(round_looks, "_QUIET_S", 0.01)
+    monkeypatch.setattr(round_scans, "_QUIET_S", 0.01)
     forge, tasks = AnswersLate(replace(RED, checks=())), Annotated()
     looked = looks(forge)
     looked.context = replace(

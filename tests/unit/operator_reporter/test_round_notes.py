@@ -6,17 +6,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.admission import cancellation
-from coding_agent_core.agenttask import AgentTask, manifest
 from coding_agent_core.forge.changes import BODY_LIMIT, Actor, ChangeSnapshot, ChangeState, Part, Remark
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import Links, State, comment, read_state
-from coding_agent_core.round_notes import notes_of, our_comment, shows
-from coding_agent_core.rounds.record import RoundEnd, RoundRecord, RoundResult
-from coding_agent_core.rounds.trigger import report_of_round, trigger_of
-from coding_agent_core.rounds.values import (
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.reporting.comment import Links, State, comment, read_state
+from coding_agent_core.rounds.notes import notes_of, our_comment, shows
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.task.admission import cancellation
+from coding_agent_core.task.agenttask import AgentTask, manifest
+from coding_agent_core.task.model import Cause, Item, Origin, Phase, TaskRequest, Trigger, WithdrawalCause
+from coding_agent_core.task.round_cause import (
     STILL_WRITING,
     RoundCause,
     RoundKind,
@@ -26,8 +26,8 @@ from coding_agent_core.rounds.values import (
     Waiting,
     Work,
 )
-from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Cause, Item, Origin, Phase, TaskRequest, Trigger, WithdrawalCause
+from coding_agent_core.task.round_record import RoundEnd, RoundRecord, RoundResult
+from coding_agent_core.task.round_report import report_of_round, trigger_of
 from coding_agent_operator.reporter.report import report_of, with_round
 
 NOW = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)

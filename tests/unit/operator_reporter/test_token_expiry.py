@@ -6,14 +6,14 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from coding_agent_core.agenttask import Event
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.agenttask import Event
+from coding_agent_forges.rest.forge import Forge
 from coding_agent_operator.reporter.token_expiry import EXPIRES, TokenExpiry, expiry_event
 from prometheus_client import REGISTRY
 
-from tests.unit.core_forge.wire import Wire, answer
+from tests.unit.forges.wire import Wire, answer
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 APP = {"app_id": 1, "private_key_file": "/run/key.pem"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.llm import LLM
 from kubectl_agenttask import UsageError
 from kubectl_agenttask.__main__ import parser

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from coding_agent_core.agenttask import AgentTask
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_core.task.model import Phase
 from coding_agent_docs.paths import DOCS
 from kubectl_agenttask import (
     ConfigurationError,

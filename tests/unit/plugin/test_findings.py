@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.agenttask import VERSION
 from coding_agent_core.forge.changes import Actor, ChangeEvent, ChangeEventKind
-from coding_agent_core.forge.setup import DeliveryAnswer, RepositoryWebhook, TokenFacts, TokenRights
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.agenttask import VERSION
+from coding_agent_forges.rest.setup import DeliveryAnswer, RepositoryWebhook, TokenFacts, TokenRights
 from kubectl_agenttask.destinations import Destination, ServicePods
 from kubectl_agenttask.findings import (
     Finding,

@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask, Source
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, task_name
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.task.agenttask import AgentTask, Source
+from coding_agent_core.task.model import Item, task_name
 from kubectl_agenttask.prune import select
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

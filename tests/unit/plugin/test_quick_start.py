@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from coding_agent_core import agenttask
+from coding_agent_core.task import agenttask
 from kubectl_agenttask import completion
 
 _HEAVY = ("kubernetes", "pydantic", "rich", "httpx", "yaml", "urllib3")

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AgentTask
+from coding_agent_core.task.agenttask import AgentTask
 from kubectl_agenttask import NotFoundError, UsageError
 from kubectl_agenttask.argument_types import duration, reason, similar
 from kubectl_agenttask.references import Reference

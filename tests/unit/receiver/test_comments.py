@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.events import Commanded, Delivery, Ignored, Meaning
-from coding_agent_core.forge.github import webhook as github
-from coding_agent_core.forge.gitlab import webhook as gitlab
-from coding_agent_core.forge.payload import FieldError
-from coding_agent_core.issue_commands import IssueCommand
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import CommandName
+from coding_agent_core.task.commands import IssueCommand
+from coding_agent_core.task.model import CommandName
+from coding_agent_forges.github import webhook as github
+from coding_agent_forges.gitlab import webhook as gitlab
+from coding_agent_forges.webhooks.events import Commanded, Delivery, Ignored, Meaning
+from coding_agent_forges.webhooks.payload import FieldError
 
 from tests.fixtures.deliveries import NOW, github_issue, gitlab_issue, settings
 

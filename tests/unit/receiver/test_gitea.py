@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.admission import is_fresh
-from coding_agent_core.forge.events import Accepted, Commanded, Delivery, Ignored, Look, Withdrawn
-from coding_agent_core.forge.gitea.webhook import delivery, interpret, verification
-from coding_agent_core.forge.payload import FieldError
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Origin, WithdrawalCause
+from coding_agent_core.task.admission import is_fresh
+from coding_agent_core.task.model import Origin, WithdrawalCause
+from coding_agent_core.task.runners import RunnerName
+from coding_agent_forges.gitea.webhook import delivery, interpret, verification
+from coding_agent_forges.webhooks.events import Accepted, Commanded, Delivery, Ignored, Look, Withdrawn
+from coding_agent_forges.webhooks.payload import FieldError
 
 from tests.fixtures.deliveries import NOW, SECRET, encode, sign
 

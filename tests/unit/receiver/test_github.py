@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.events import Accepted, Delivery, Ignored, Withdrawn
-from coding_agent_core.forge.github.webhook import delivery, interpret
-from coding_agent_core.forge.payload import FieldError
-from coding_agent_core.runners import RunnerName
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Origin
+from coding_agent_core.task.model import Origin
+from coding_agent_core.task.runners import RunnerName
+from coding_agent_forges.github.webhook import delivery, interpret
+from coding_agent_forges.webhooks.events import Accepted, Delivery, Ignored, Withdrawn
+from coding_agent_forges.webhooks.payload import FieldError
 
 from tests.fixtures.deliveries import NOW, github_issue, github_pull_request, settings
 

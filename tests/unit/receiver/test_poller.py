@@ -14,12 +14,12 @@ from coding_agent_core.errors import (
     QueueUnavailableError,
     SettingsError,
 )
-from coding_agent_core.forge.base import LabeledItem
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.registry import Platform
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Origin, Submission, TaskRequest
+from coding_agent_core.task.model import Origin, Submission, TaskRequest
+from coding_agent_forges.rest.forge import LabeledItem
 from coding_agent_receiver import poller
 from coding_agent_receiver.labeled_items import ends_pass, in_turn, may_be_everywhere
 from coding_agent_receiver.poller import Poller, scope_problem

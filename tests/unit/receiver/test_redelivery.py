@@ -6,7 +6,9 @@ from random import Random
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.github.redelivery import (
+from coding_agent_core.forge.values import ItemState, LabelEvent
+from coding_agent_core.settings.load import load_settings
+from coding_agent_forges.github.redelivery import (
     LIMIT,
     Hook,
     HookDelivery,
@@ -15,8 +17,6 @@ from coding_agent_core.forge.github.redelivery import (
     ours,
     turns,
 )
-from coding_agent_core.forge.values import ItemState, LabelEvent
-from coding_agent_core.settings.load import load_settings
 
 from tests.fixtures.deliveries import NOW
 

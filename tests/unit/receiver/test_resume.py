@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.base import LabeledItem
 from coding_agent_core.forge.values import Comment
 from coding_agent_core.queues.live_processes import Process
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.reporting import State, comment
-from coding_agent_core.rounds.trigger import trigger_of
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.reporting.comment import State, comment
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Phase
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.round_report import trigger_of
+from coding_agent_core.task.runners import RunnerName
+from coding_agent_forges.rest.forge import LabeledItem
 from coding_agent_receiver.poller import Poller
 from coding_agent_receiver.resume import resumed
 

@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.events import Accepted, Delivery, accept
-from coding_agent_core.forge.github import webhook as github
-from coding_agent_core.forge.gitlab import webhook as gitlab
-from coding_agent_core.forge.payload import Fields
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trust
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.task.model import Item, Origin, TaskRequest, Trust
+from coding_agent_forges.github import webhook as github
+from coding_agent_forges.gitlab import webhook as gitlab
+from coding_agent_forges.webhooks.events import Accepted, Delivery, accept
+from coding_agent_forges.webhooks.payload import Fields
 
 from tests.fixtures.deliveries import NOW, github_issue, github_pull_request, gitlab_issue, settings
 from tests.fixtures.deliveries import gitlab_merge_request as merge_request

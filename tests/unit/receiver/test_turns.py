@@ -5,10 +5,10 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.events import Delivery
-from coding_agent_core.forge.github.webhook import interpret
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.section import Secrets
+from coding_agent_forges.github.webhook import interpret
+from coding_agent_forges.webhooks.events import Delivery
 from coding_agent_receiver import turns
 from coding_agent_receiver.app import WEBHOOKS, Intake, Webhooks
 from coding_agent_receiver.receiver_metrics import ReceiverMetrics

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from coding_agent_core.text import beginning
+from coding_agent_core.platforms.text import beginning
 from pydantic_ai.messages import (
     BinaryContent,
     ModelMessage,
@@ -26,8 +26,8 @@ from pydantic_ai.messages import (
 )
 
 from coding_agent_consumer.agent.messages import fields_of
-from coding_agent_consumer.brief import Image
-from coding_agent_consumer.transcript import digest
+from coding_agent_consumer.agent_interface import Image
+from coding_agent_consumer.transcripts.transcript import digest
 
 _CHARS_PER_TOKEN = 4
 """A rough mean for English and code; a character beyond ASCII counts as one token."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
 
-from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.reasons import Reason
-from coding_agent_core.text import one_line
+from coding_agent_core.platforms.text import one_line
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
 from pydantic_ai.exceptions import (
     ContentFilterError,
     ModelAPIError,
@@ -41,7 +41,7 @@ from pydantic_ai.messages import (
 from coding_agent_consumer.agent.model_spec import ModelSpec
 from coding_agent_consumer.agent.models import short_name, transient
 from coding_agent_consumer.gateway.wire_formats import UNREACHABLE
-from coding_agent_consumer.transcript import Scrub
+from coding_agent_consumer.transcripts.transcript import Scrub
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
 REPEATS = 5

@@ -13,12 +13,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.reasons import Reason
-from coding_agent_core.retry import Clock
+from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.usage import Usage
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.usage import Usage
 from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, ModelRetry, RunContext
 from pydantic_ai.exceptions import AgentRunError, ModelAPIError, OutputTokenLimitExceeded, UsageLimitExceeded
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
@@ -51,9 +51,15 @@ from coding_agent_consumer.agent.tools import (
     outcome_of_finish,
     workspace_tools,
 )
-from coding_agent_consumer.brief import Brief, Image, OnStep, Step, work_until
+from coding_agent_consumer.agent_interface import Brief, Image, OnStep, Step, work_until
 from coding_agent_consumer.gateway.forwarding import Gateway
-from coding_agent_consumer.transcript import Scrub, Transcript, scrub_for, step_of_answer, steps_of_results
+from coding_agent_consumer.transcripts.transcript import (
+    Scrub,
+    Transcript,
+    scrub_for,
+    step_of_answer,
+    steps_of_results,
+)
 from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.agent")

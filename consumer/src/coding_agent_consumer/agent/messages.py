@@ -7,7 +7,7 @@ import json
 from pydantic_ai.messages import ModelMessage
 from pydantic_core import to_json
 
-from coding_agent_consumer.transcript import Fields
+from coding_agent_consumer.transcripts.transcript import Fields
 
 
 def fields_of(message: ModelMessage) -> Fields:

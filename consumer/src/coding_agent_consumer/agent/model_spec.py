@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from coding_agent_core.addresses import host_of
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.platforms.addresses import host_of
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, cast
 
-from coding_agent_core.retry import Clock, RetryPolicy, retry
+from coding_agent_core.runtime.retry import Clock, RetryPolicy, retry
 from pydantic_ai.exceptions import (
     ModelAPIError,
     ModelConnectionError,

@@ -16,14 +16,14 @@ from coding_agent_core.forge.values import (
     Revised,
     Thread,
 )
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import FACTS
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import FACTS
+from coding_agent_core.platforms.text import fenced, one_line
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.text import fenced, one_line
+from coding_agent_core.task.runners import RunnerName
 
-from coding_agent_consumer.approval import ALL_APPROVED, Unapproved
-from coding_agent_consumer.background import Conversation, InstructionFile
+from coding_agent_consumer.item.approval import ALL_APPROVED, Unapproved
+from coding_agent_consumer.item.background import Conversation, InstructionFile
 
 _T = TypeVar("_T")
 

@@ -20,18 +20,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from coding_agent_core.attempts import Outcome
-from coding_agent_core.reasons import Reason
+from coding_agent_core.platforms.text import one_line
 from coding_agent_core.settings.connections import McpServer
-from coding_agent_core.text import one_line
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
 from pydantic import BaseModel, Field
 from pydantic_ai import FunctionToolset, ModelRetry, RunContext, ToolFailed, ToolOutput
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.toolsets import AbstractToolset
 
-from coding_agent_consumer.attempt_egress import proxy_variables
-from coding_agent_consumer.commits import InvalidPatchError, require_bounded
-from coding_agent_consumer.transcript import Scrub
+from coding_agent_consumer.repository.commits import InvalidPatchError, require_bounded
+from coding_agent_consumer.transcripts.transcript import Scrub
+from coding_agent_consumer.workspace.egress import proxy_variables
 from coding_agent_consumer.workspace.processes import cut_middle
 from coding_agent_consumer.workspace.protocol import CommandResult, Workspace, WorkspaceRequestError
 

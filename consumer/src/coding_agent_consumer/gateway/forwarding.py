@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 from coding_agent_core.settings.llm import Price
-from coding_agent_core.usage import Usage
+from coding_agent_core.task.usage import Usage
 
 from coding_agent_consumer.gateway.headers import (
     check_content,

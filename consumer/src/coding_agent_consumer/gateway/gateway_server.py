@@ -10,9 +10,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.http_server import Limits, listen, serve
+from coding_agent_core.runtime.http_server import Limits, listen, serve
 from coding_agent_core.settings.llm import Price
-from coding_agent_core.usage import Allowance, Usage
+from coding_agent_core.task.usage import Allowance, Usage
 
 from coding_agent_consumer.gateway.forwarding import HEAD_LIMIT, Gateway, GatewayApp
 from coding_agent_consumer.gateway.ledger import Ledger

@@ -16,7 +16,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from coding_agent_core.settings.llm import Price
-from coding_agent_core.usage import MANY_TOKENS, Allowance, Cost, Usage
+from coding_agent_core.task.usage import MANY_TOKENS, Allowance, Cost, Usage
 from genai_prices import Usage as ListedUsage
 from genai_prices import calc_price
 

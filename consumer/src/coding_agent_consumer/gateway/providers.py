@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import aiohttp
-from coding_agent_core.tls import client_context
+from coding_agent_core.runtime.tls import client_context
 
 from coding_agent_consumer.gateway.upstream import TokenError, Upstream
 from coding_agent_consumer.gateway.wire_formats import UNREACHABLE, RequestRefusedError, Route

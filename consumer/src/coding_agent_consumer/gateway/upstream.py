@@ -28,7 +28,7 @@ from urllib.parse import quote, urlencode
 import httpx
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.settings.llm import Identity
-from coding_agent_core.tasks import parse_time
+from coding_agent_core.task.model import parse_time
 
 from coding_agent_consumer.gateway.wire_formats import Route, WireFormat, credential_header
 

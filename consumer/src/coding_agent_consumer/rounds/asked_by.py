@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import CodingAgentError, ForgeListTooLongError, ForgeNotFoundError
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.reasons import Reason
-from coding_agent_core.rounds.record import RoundEnd, RoundResult
-from coding_agent_core.rounds.trigger import ROUND_CAUSES, RoundReport, cause_of, report_of_round
-from coding_agent_core.tasks import CommandName, Item, RoundTrigger, Trigger
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.model import CommandName, Item, RoundTrigger, Trigger
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_record import RoundEnd, RoundResult
+from coding_agent_core.task.round_report import ROUND_CAUSES, RoundReport, cause_of, report_of_round
+from coding_agent_forges.rest.forge import Forge
 
 
 class RoundEndedError(CodingAgentError):
@@ -54,7 +54,7 @@ async def round_user(forge: Forge, change: Item, issue: Item | None, claimed: st
             the claimed person's command.
     """
     # Only a round reads commands, so that other attempts do without their module and that of AgentTasks.
-    from coding_agent_core.issue_commands import command_in  # noqa: PLC0415
+    from coding_agent_core.task.commands import command_in  # noqa: PLC0415
 
     own = (await forge.whoami()).casefold()
     items = [change] if issue is None else [change, issue]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from coding_agent_core.forge.changes import ERRORS_LIMIT
-from coding_agent_core.text import last_lines
+from coding_agent_core.platforms.text import last_lines
 
 _ERROR = re.compile(
     r"\berror|errors?\b|\bfail(?:s|ed|ure|ures|ing)?\b|exception|traceback|\bpanic|\bassert|\bfatal\b"

@@ -14,10 +14,10 @@ from coding_agent_core.forge.changes import (
     ReviewThread,
 )
 from coding_agent_core.forge.values import ItemDetails
-from coding_agent_core.registry import FACTS
-from coding_agent_core.rounds.record import RoundRecord
-from coding_agent_core.rounds.values import RoundCause, RoundKind
-from coding_agent_core.text import fenced, one_line
+from coding_agent_core.platforms.registry import FACTS
+from coding_agent_core.platforms.text import fenced, one_line
+from coding_agent_core.task.round_cause import RoundCause, RoundKind
+from coding_agent_core.task.round_record import RoundRecord
 
 from coding_agent_consumer.agent.prompt import (
     LOG_LIMIT,
@@ -27,7 +27,7 @@ from coding_agent_consumer.agent.prompt import (
     project_section,
     text_of,
 )
-from coding_agent_consumer.background import InstructionFile
+from coding_agent_consumer.item.background import InstructionFile
 
 _OTHERS_LIMIT = 20_000
 """The most characters of all remarks that are shown only because they are in the same threads. Those that the

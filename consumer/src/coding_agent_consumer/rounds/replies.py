@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from coding_agent_core.forge.changes import ActorKind, ChangeSnapshot, ReviewThread, ReviewVerdict
-from coding_agent_core.markdown import quotation
-from coding_agent_core.rounds.record import answer_mark, marked_answers
-from coding_agent_core.text import beginning
+from coding_agent_core.platforms.markdown import quotation
+from coding_agent_core.platforms.text import beginning
+from coding_agent_core.task.round_record import answer_mark, marked_answers
 
 _LINE = re.compile(r"^(?:\d{1,3}[.)])?\W{0,4}\[(?P<id>[trc]\d{1,20})\]\W{0,4}(?P<text>.*)$")
 _DONE = re.compile(r"^done\b\W*", re.IGNORECASE)

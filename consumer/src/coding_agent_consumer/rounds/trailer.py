@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from coding_agent_core.rounds.record import EndedRound, RoundEnd
+from coding_agent_core.task.round_record import EndedRound, RoundEnd
 
 _START = "Coding-Agent-Round: "
 _FIELDS = {"kind", "identity", "keys", "at", "before", "seen", "acts", "errors"}

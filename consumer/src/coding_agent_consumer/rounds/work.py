@@ -12,9 +12,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 
-from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import (
     ActorKind,
     ChangeSnapshot,
@@ -23,14 +21,14 @@ from coding_agent_core.forge.changes import (
     ReviewThread,
 )
 from coding_agent_core.forge.values import CHECKS_LIMIT, CommitIdentity, ItemDetails, Permission
-from coding_agent_core.reasons import Reason
-from coding_agent_core.round_rules.checks import diagnose, fingerprints
-from coding_agent_core.round_rules.open_work import interruption, open_work
-from coding_agent_core.round_rules.reruns import Asked, run_again
-from coding_agent_core.round_rules.review import WriteAccess, authors_of, pending_remarks
-from coding_agent_core.rounds.record import EndedRound, RoundEnd, RoundRecord, RoundResult, ended_round
-from coding_agent_core.rounds.trigger import REPORTED_RERUNS, RoundReport, cause_of, report_of_round
-from coding_agent_core.rounds.values import (
+from coding_agent_core.rounds.checks import diagnose, fingerprints
+from coding_agent_core.rounds.decide import interruption, open_work
+from coding_agent_core.rounds.reruns import Asked, run_again
+from coding_agent_core.rounds.review import WriteAccess, authors_of, pending_remarks
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.model import Item, RoundTrigger
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_cause import (
     IDS_LIMIT,
     PERMISSIONS_LIMIT,
     RoundCause,
@@ -39,13 +37,15 @@ from coding_agent_core.rounds.values import (
     StopReason,
     Work,
 )
-from coding_agent_core.tasks import Item, RoundTrigger
-from coding_agent_core.usage import Allowance, Usage
+from coding_agent_core.task.round_record import EndedRound, RoundEnd, RoundRecord, RoundResult, ended_round
+from coding_agent_core.task.round_report import REPORTED_RERUNS, RoundReport, cause_of, report_of_round
+from coding_agent_core.task.usage import Allowance, Usage
+from coding_agent_forges.rest.forge import Forge
 
-from coding_agent_consumer.background import InstructionFile
-from coding_agent_consumer.forge_tasks import remembered
-from coding_agent_consumer.git import GitFailedError
-from coding_agent_consumer.repository import BareClone, Permit
+from coding_agent_consumer.item.background import InstructionFile
+from coding_agent_consumer.item.forge_tasks import remembered
+from coding_agent_consumer.repository.clone import BareClone, Permit
+from coding_agent_consumer.repository.git import GitFailedError
 from coding_agent_consumer.rounds.asked_by import RoundEndedError
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.prompt import round_prompt

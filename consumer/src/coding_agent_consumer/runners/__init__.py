@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.task.runners import RunnerName
 
 from coding_agent_consumer.gateway import WireFormat
 from coding_agent_consumer.workspace.protocol import HOME_FROM_TREE, ProcessSpec

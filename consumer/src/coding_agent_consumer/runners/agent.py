@@ -13,17 +13,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.reasons import Reason
-from coding_agent_core.retry import Deadline, first_of
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.platforms.text import last_lines, one_line
+from coding_agent_core.runtime.retry import Deadline, first_of
 from coding_agent_core.settings.llm import Anthropic, Google, LMStudio, Ollama, OpenAI
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.text import last_lines, one_line
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.runners import RunnerName
 
 from coding_agent_consumer.agent.model_spec import model_spec, upstreams
-from coding_agent_consumer.brief import Brief, Image, OnStep, Step, work_until
+from coding_agent_consumer.agent_interface import Brief, Image, OnStep, Step, work_until
 from coding_agent_consumer.runners import (
     FOLDER,
     Called,
@@ -36,7 +36,7 @@ from coding_agent_consumer.runners import (
     Warned,
 )
 from coding_agent_consumer.runners.programs import RUNNERS, command_runner, conversation_of
-from coding_agent_consumer.transcript import (
+from coding_agent_consumer.transcripts.transcript import (
     Fields,
     Scrub,
     Transcript,

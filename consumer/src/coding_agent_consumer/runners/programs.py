@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.task.runners import RunnerName
 
 from coding_agent_consumer.gateway import WireFormat
 from coding_agent_consumer.runners import (

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from coding_agent_core.retry import Deadline
+from coding_agent_core.runtime.retry import Deadline
 
 from coding_agent_consumer.workspace import framing
 from coding_agent_consumer.workspace.files import cut_end

@@ -1,1 +1,1 @@
-"""The forges: one folder for each platform, and the code that they share."""
+"""An item and a change as a forge shows them, and what the rules need of a forge."""

@@ -14,8 +14,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from coding_agent_core.tasks import Item
-from coding_agent_core.text import last_lines
+from coding_agent_core.platforms.text import last_lines
+from coding_agent_core.task.model import Item
 
 REMARKS_LIMIT = 1_000
 """Maximum number of remarks in all threads, of plain comments, and of reviews.

@@ -23,7 +23,7 @@ from coding_agent_core.forge.proof import any_equal, encoded
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.settings.model import SHORTEST_COMMENT_KEY
 from coding_agent_core.settings.section import Secrets, SecretSettings
-from coding_agent_core.tasks import Item
+from coding_agent_core.task.model import Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _BEGINS, _ENDS = MARKER + "{", "} -->"

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import TypeVar
 
-from coding_agent_core.tasks import Item
+from coding_agent_core.task.model import Item
 
 MARKER = "<!-- coding-agent:status "
 """The beginning of the hidden part of our comment on an item, which identifies the comment."""

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.agenttask import (
+from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer
+from coding_agent_core.task.agenttask import (
     API_VERSION,
     GROUP,
     KIND,
@@ -20,10 +21,9 @@ from coding_agent_core.agenttask import (
     Status,
     labels_for,
 )
-from coding_agent_core.agenttask_patches import conditions_patch
-from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer
-from coding_agent_core.objects import Stored
-from coding_agent_core.tasks import Item
+from coding_agent_core.task.agenttask_patches import conditions_patch
+from coding_agent_core.task.model import Item
+from coding_agent_core.task.objects import Stored
 
 _logger = logging.getLogger("agenttasks")
 

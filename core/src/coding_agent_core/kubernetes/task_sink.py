@@ -9,7 +9,12 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from coding_agent_core.admission import (
+from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
+from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
+from coding_agent_core.runtime.retry import Clock, RetryPolicy, retry
+from coding_agent_core.settings.attempt_settings import Consumer
+from coding_agent_core.task.admission import (
     Cancel,
     Check,
     Duplicate,
@@ -30,14 +35,9 @@ from coding_agent_core.admission import (
     withdrawn,
     works,
 )
-from coding_agent_core.agenttask import AgentTask, manifest
-from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.issue_commands import CommandIgnored, CommandStored, IssueCommand, store
-from coding_agent_core.kubernetes.agenttask_client import AgentTasks
-from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
-from coding_agent_core.retry import Clock, RetryPolicy, retry
-from coding_agent_core.settings.attempt_settings import Consumer
-from coding_agent_core.tasks import (
+from coding_agent_core.task.agenttask import AgentTask, manifest
+from coding_agent_core.task.commands import CommandIgnored, CommandStored, IssueCommand, store
+from coding_agent_core.task.model import (
     Cause,
     Item,
     Origin,

@@ -1,1 +1,1 @@
-"""The queues in which tasks wait. `coding_agent_core.queue_messages` says what each queue can do."""
+"""The queues in which tasks wait. `coding_agent_core.queues.interfaces` says what each queue can do."""

@@ -15,19 +15,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
-from coding_agent_core.admission import Cancel, Check, Duplicate, Keep, LatestTask, admit, withdraw
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.issue_commands import (
-    LIMIT_PER_NAME,
-    CommandIgnored,
-    CommandStored,
-    IssueCommand,
-)
-from coding_agent_core.queue_messages import Claim, LookRequest, Notice, item_of_notice
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.queues.interfaces import Claim, LookRequest, Notice, item_of_notice
 from coding_agent_core.queues.live_processes import Process
-from coding_agent_core.retry import first_of
-from coding_agent_core.tasks import (
+from coding_agent_core.runtime.retry import first_of
+from coding_agent_core.task.admission import Cancel, Check, Duplicate, Keep, LatestTask, admit, withdraw
+from coding_agent_core.task.commands import LIMIT_PER_NAME, CommandIgnored, CommandStored, IssueCommand
+from coding_agent_core.task.model import (
     Item,
     Submission,
     TaskRequest,
@@ -36,6 +30,7 @@ from coding_agent_core.tasks import (
     new_uuid,
     task_name,
 )
+from coding_agent_core.task.queued_task import QueuedTask
 
 _logger = logging.getLogger("coding_agent.queue")
 

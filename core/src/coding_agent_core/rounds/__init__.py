@@ -1,1 +1,1 @@
-"""Rounds of a change that our account opened: causes, policy, and the record (docs/decisions/0029)."""
+"""Rounds: what is left to do on a change that our account opened (docs/decisions/0029)."""

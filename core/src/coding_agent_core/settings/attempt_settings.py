@@ -9,7 +9,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from coding_agent_core.environment import (
+from coding_agent_core.settings.section import (
+    Section,
+)
+from coding_agent_core.task.environment import (
     ENVIRONMENT_FILE,
     Environment,
     RepositoryFile,
@@ -18,10 +21,7 @@ from coding_agent_core.environment import (
     image_pattern,
     matches,
 )
-from coding_agent_core.runners import RunnerName
-from coding_agent_core.settings.section import (
-    Section,
-)
+from coding_agent_core.task.runners import RunnerName
 
 
 class Isolation(StrEnum):

@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from coding_agent_core.addresses import MAX_PLACE
-from coding_agent_core.egress import Preset, profile_of
+from coding_agent_core.platforms.addresses import MAX_PLACE
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url, for_repository
+from coding_agent_core.task.egress import Preset, profile_of
 
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _PATTERN = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*(:[0-9]{{1,5}})?")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import cast
 
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.platforms.registry import FACTS, Platform
 from coding_agent_core.settings.model import VARIABLES, Backend, Settings
 from coding_agent_core.settings.section import SecretSettings
 

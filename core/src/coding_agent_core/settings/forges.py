@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from coding_agent_core.addresses import host_of
-from coding_agent_core.registry import FACTS, Platform, forge_module
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.platforms.addresses import host_of
+from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url
+from coding_agent_core.task.runners import RunnerName
 
 
 class Labels(Section):

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from coding_agent_core.environment import SERVICE_PREFIX
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.section import Section, for_repository
+from coding_agent_core.task.environment import SERVICE_PREFIX
 
 RESERVED_VOLUMES = (
     *("work", "workspace", "socket", "program", "config", "credentials"),

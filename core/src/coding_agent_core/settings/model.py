@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, create_model, field_validator, model_validator
 
-from coding_agent_core.registry import Platform
-from coding_agent_core.runners import RunnerName
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.attempt_settings import Consumer, RepositoryEnvironment, Signing, Verify
 from coding_agent_core.settings.connections import ContextStorage, Egress, McpServer, UserConfigApi
 from coding_agent_core.settings.forges import (
@@ -27,6 +26,7 @@ from coding_agent_core.settings.reading import COMMON_SECRETS, COMMON_VARIABLES,
 from coding_agent_core.settings.receiver import Webhook
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, for_repository
+from coding_agent_core.task.runners import RunnerName
 
 SHORTEST_COMMENT_KEY = 32
 """Minimum number of characters. Whoever reads a comment can test as many keys as they like."""

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.section import Section, for_repository
-from coding_agent_core.usage import MONEY, NULLS, TOKENS, Allowance
+from coding_agent_core.task.usage import MONEY, NULLS, TOKENS, Allowance
 
 EVERYWHERE = "*"
 """Stands for every namespace of the cluster, instead of names."""

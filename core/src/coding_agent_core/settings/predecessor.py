@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from coding_agent_core.registry import Platform, forge_module
+from coding_agent_core.platforms.registry import Platform, forge_module
 from coding_agent_core.settings.reading import Document, KeyPath, dotted
 
 

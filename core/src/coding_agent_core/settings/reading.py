@@ -22,8 +22,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.platforms.text import problem_of
 from coding_agent_core.settings.section import Section
-from coding_agent_core.text import problem_of
 
 _logger = logging.getLogger("coding_agent.settings")
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, Field, create_model, field_validator
 
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.platforms.registry import FACTS, Platform
 from coding_agent_core.settings.forges import forge_sections
 from coding_agent_core.settings.section import SecretSettings, Section
-from coding_agent_core.tasks import CommandName
+from coding_agent_core.task.model import CommandName
 
 
 class WebhookServer(Section):

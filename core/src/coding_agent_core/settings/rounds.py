@@ -6,10 +6,10 @@ from datetime import timedelta
 
 from pydantic import Field
 
-from coding_agent_core.rounds.values import RoundPolicy
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.section import Section
-from coding_agent_core.usage import Allowance
+from coding_agent_core.task.round_cause import RoundPolicy
+from coding_agent_core.task.usage import Allowance
 
 
 class Rounds(Section):

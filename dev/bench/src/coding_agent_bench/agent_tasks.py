@@ -6,11 +6,11 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_core import agenttask
 from coding_agent_core.kubernetes.transport import MERGE_PATCH, ApiError, ApiServer
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import Platform
-from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, new_uuid
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.task import agenttask
+from coding_agent_core.task.model import Item, Origin, Phase, TaskRequest, Trigger, new_uuid
 
 from coding_agent_bench.load import Request
 from coding_agent_bench.plane import Account, tasks_path

@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
-from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.task.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
+from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.task.queued_task import QueuedTask
 from coding_agent_forge.model import Kind
 from coding_agent_forge.server import ForgeServer
 from coding_agent_model.script import load_scripts

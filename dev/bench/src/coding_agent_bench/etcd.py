@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import httpx
-from coding_agent_core import agenttask
+from coding_agent_core.task import agenttask
 
 _IN_ONE_TRANSACTION = 128
 """As many as etcd takes (`--max-txn-ops`)."""

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.runtime.telemetry import configure
 from coding_agent_core.settings.load import load_settings
-from coding_agent_core.telemetry import configure
 from coding_agent_receiver.server import run
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coding_agent_core import agenttask
-from coding_agent_core.attempts import Outcome
 from coding_agent_core.kubernetes.transport import MERGE_PATCH, ApiServer
-from coding_agent_core.reasons import Reason
+from coding_agent_core.task import agenttask
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.reasons import Reason
 
 from coding_agent_bench.agent_tasks import create, stored, task_body
 from coding_agent_bench.benchmark import Benchmark

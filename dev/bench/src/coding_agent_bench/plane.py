@@ -15,9 +15,9 @@ import yaml
 from coding_agent_cluster.access import Access, KubectlError
 from coding_agent_cluster.control_plane import ControlPlane
 from coding_agent_cluster.wait import until
-from coding_agent_core import agenttask
 from coding_agent_core.kubernetes.transport import Access as Credentials
 from coding_agent_core.kubernetes.transport import ApiServer
+from coding_agent_core.task import agenttask
 
 from coding_agent_bench.program import ROOT, cpu_seconds
 

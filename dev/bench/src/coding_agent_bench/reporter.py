@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from coding_agent_core import agenttask
-from coding_agent_core.addresses import host_of
 from coding_agent_core.kubernetes.transport import ApiServer
-from coding_agent_core.tasks import Phase
+from coding_agent_core.platforms.addresses import host_of
+from coding_agent_core.task import agenttask
+from coding_agent_core.task.model import Phase
 from coding_agent_forge.server import ForgeServer
 
 from coding_agent_bench.agent_tasks import create, stand, task_body

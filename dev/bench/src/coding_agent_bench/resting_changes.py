@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.reporting import State
-from coding_agent_core.rounds.record import RoundRecord
-from coding_agent_core.tasks import Phase
+from coding_agent_core.reporting.comment import State
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.round_record import RoundRecord
 from coding_agent_forge.server import ForgeServer
 
 from coding_agent_bench.benchmark import Benchmark

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.platforms.registry import FACTS, Platform
 from rich.console import Console
 from rich.panel import Panel
 from rich.syntax import Syntax

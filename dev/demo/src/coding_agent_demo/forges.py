@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coding_agent_core.forge.changes import ChangeSnapshot
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 
 ROOT = Path(__file__).resolve().parents[4]
 SAMPLES = ROOT / "dev" / "forge" / "samples"

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 from coding_agent_cluster.errors import ClusterError
 from coding_agent_core.forge.changes import ChangeSnapshot
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_forge.seed import read_issue
 from coding_agent_gitea import (
     BUILD_TIME,

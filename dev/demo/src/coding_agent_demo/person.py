@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.changes import ChangeSnapshot
-from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.platforms import ItemKind
+from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item
+from coding_agent_core.task.model import Item
+from coding_agent_forges.connect import connect_forge
+from coding_agent_forges.rest.forge import Forge
 
 from coding_agent_demo.forges import LABEL, REPOSITORY
 from coding_agent_demo.world import World

@@ -17,9 +17,9 @@ from coding_agent_core.forge.changes import (
     Remark,
     ReviewThread,
 )
-from coding_agent_core.reporting import read_state
-from coding_agent_core.rounds.record import RoundEnd
-from coding_agent_core.rounds.values import RoundKind
+from coding_agent_core.reporting.comment import read_state
+from coding_agent_core.task.round_cause import RoundKind
+from coding_agent_core.task.round_record import RoundEnd
 
 from coding_agent_demo.person import Person, Seen, SeenChange
 from coding_agent_demo.processes import DemoError

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import yaml
 from coding_agent_core.forge.changes import ChangeSnapshot
-from coding_agent_core.registry import Platform
+from coding_agent_core.platforms.registry import Platform
 
 from coding_agent_demo.forges import HOOK_SECRET, ISSUES, LABEL, REPOSITORY, SAMPLES, DemoForge
 from coding_agent_demo.processes import DemoError, free_ports, process

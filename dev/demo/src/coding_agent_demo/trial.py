@@ -28,15 +28,15 @@ from typing import Any
 
 import yaml
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
-from coding_agent_core.forge.answers import ItemAnswer
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, path
-from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.values import MARKER, Permission
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import FACTS, Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item
+from coding_agent_core.task.model import Item
+from coding_agent_forges.connect import connect_forge
+from coding_agent_forges.rest.answers import ItemAnswer
+from coding_agent_forges.rest.calls import Call, Repeat, ResponseModel, path
+from coding_agent_forges.rest.forge import Forge
 from rich.console import Console
 
 from coding_agent_demo.forges import ROOT

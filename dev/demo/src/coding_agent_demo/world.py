@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import yaml
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.platforms.registry import FACTS, Platform
 from rich.console import Console
 
 from coding_agent_demo.forges import HOOK_SECRET, ROOT, DemoForge

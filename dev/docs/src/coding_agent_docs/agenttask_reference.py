@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
-from coding_agent_core.reasons import REASONS, ReasonClass
+from coding_agent_core.task.reasons import REASONS, ReasonClass
 
 from coding_agent_docs.errors import DocsError
 from coding_agent_docs.paths import CRD

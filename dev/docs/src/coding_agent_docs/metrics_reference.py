@@ -8,7 +8,7 @@ from pathlib import Path
 
 from coding_agent_docs.paths import ROOT
 
-_PROGRAMS = ("receiver", "operator", "consumer", "services", "core")
+_PROGRAMS = ("receiver", "operator", "consumer", "services", "core", "forges")
 _KINDS = {kind: kind.lower() for kind in ("Counter", "Gauge", "Histogram", "Summary")}
 """The kind of a metric for Prometheus, by the class that makes it."""
 PREFIX = "coding_agent_"

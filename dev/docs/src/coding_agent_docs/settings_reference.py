@@ -204,7 +204,7 @@ def attribute_docstrings(cls: type) -> dict[str, str]:
     """Return the docstrings of a class's attributes, including inherited ones, each on one line."""
     found: dict[str, str] = {}
     for entry in reversed(cls.__mro__):
-        if entry.__module__.partition(".")[0] == cls.__module__.partition(".")[0]:
+        if entry.__module__.startswith("coding_agent_"):
             found.update(_own_docstrings(entry))
     return found
 

@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from coding_agent_core import agenttask
-from coding_agent_core.agenttask import AgentTask, AttemptStatus, OutcomeType, TaskResult
-from coding_agent_core.platforms import ItemKind
-from coding_agent_core.reasons import REASONS, PodReason, Reason
-from coding_agent_core.registry import Platform
-from coding_agent_core.reporting import Links, comment, label_changes
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.reporting.comment import Links, comment, label_changes
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, task_name
-from coding_agent_core.verification import Evidence, SideEvidence, judged, verified
-from coding_agent_operator.budgets import Exhausted
-from coding_agent_operator.observed import Job, job_name
-from coding_agent_operator.outcome_of import AttemptOutcome, PodProblem
+from coding_agent_core.task import agenttask
+from coding_agent_core.task.agenttask import AgentTask, AttemptStatus, OutcomeType, TaskResult
+from coding_agent_core.task.model import Item, Origin, Phase, TaskRequest, Trigger, task_name
+from coding_agent_core.task.reasons import REASONS, PodReason, Reason
+from coding_agent_core.task.verification import Evidence, SideEvidence, judged, verified
+from coding_agent_operator.cluster.observed import Job, job_name
 from coding_agent_operator.reporter.report import report_of
-from coding_agent_operator.task_plan import SchedulingDecision, status_of
-from coding_agent_operator.task_state import Stage, TaskOutcome, TaskState
+from coding_agent_operator.tasks.budgets import Exhausted
+from coding_agent_operator.tasks.outcome_of import AttemptOutcome, PodProblem
+from coding_agent_operator.tasks.plan import SchedulingDecision, status_of
+from coding_agent_operator.tasks.state import Stage, TaskOutcome, TaskState
 
 _NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 _BEGAN = _NOW - timedelta(minutes=5)

@@ -17,8 +17,8 @@ from coding_agent_release.errors import ReleaseError
 from coding_agent_release.version import of_python
 
 _BUILD_TIMEOUT_S = 300.0
-_PACKAGES = ("core", "plugin")
-"""The plugin imports core, which no package index has."""
+_PACKAGES = ("core", "forges", "plugin")
+"""The plugin imports the others, which no package index has."""
 _PROGRAM = "kubectl-agenttask"
 _LAUNCHER = """\
 #!/bin/sh
@@ -29,7 +29,8 @@ if ! command -v uv >/dev/null; then
     echo "kubectl agenttask needs uv: https://docs.astral.sh/uv/getting-started/installation" >&2
     exit 1
 fi
-exec uv tool run --quiet --from "$here/{plugin}" --with "$here/{core}" {program} "$@"
+exec uv tool run --quiet --from "$here/{plugin}" --with "$here/{core}" \\
+    --with "$here/{forges}" {program} "$@"
 """
 # https://krew.sigs.k8s.io/docs/developer-guide/plugin-manifest
 _MANIFEST = """\
@@ -57,9 +58,10 @@ spec:
 
 @dataclass(frozen=True)
 class Plugin:
-    """The files of the plugin: core's wheel and its own, Krew's archive and manifest."""
+    """The files of the plugin: the wheels that it imports and its own, Krew's archive and manifest."""
 
     core: Path
+    forges: Path
     wheel: Path
     archive: Path
     manifest: Path
@@ -77,12 +79,12 @@ def build(root: Path, out: Path, *, version: str, downloads: str) -> Plugin:
         ClusterError: uv cannot build the wheels.
     """
     out.mkdir(parents=True, exist_ok=True)
-    core, wheel = _wheels(root, out, version)
-    launcher = _LAUNCHER.format(plugin=wheel.name, core=core.name, program=_PROGRAM)
+    core, forges, wheel = _wheels(root, out, version)
+    launcher = _LAUNCHER.format(plugin=wheel.name, core=core.name, forges=forges.name, program=_PROGRAM)
     archive = out / f"{_PROGRAM}-{version}.tar.gz"
     files = {
         _PROGRAM: launcher.encode(),
-        **{f.name: f.read_bytes() for f in (core, wheel)},
+        **{f.name: f.read_bytes() for f in (core, forges, wheel)},
         "LICENSE": (root / "LICENSE").read_bytes(),
     }
     archive.write_bytes(_archive(files))
@@ -96,7 +98,7 @@ def build(root: Path, out: Path, *, version: str, downloads: str) -> Plugin:
         ),
         encoding="utf-8",
     )
-    return Plugin(core, wheel, archive, manifest)
+    return Plugin(core, forges, wheel, archive, manifest)
 
 
 def _wheels(root: Path, out: Path, version: str) -> list[Path]:
@@ -115,7 +117,7 @@ def _wheels(root: Path, out: Path, version: str) -> list[Path]:
             flags = ["--quiet", "--wheel", "--no-create-gitignore", "--out-dir", str(out)]
             command = [uv, "build", *flags, str(copy)]
             commands.run(command, timeout=_BUILD_TIMEOUT_S)
-        name = "coding_agent_core" if package == "core" else "kubectl_agenttask"
+        name = "kubectl_agenttask" if package == "plugin" else f"coding_agent_{package}"
         wheels.append(out / f"{name}-{of_python(version)}-py3-none-any.whl")
     return wheels
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from coding_agent_core.agenttask import AgentTask
 from coding_agent_core.forge.changes import (
     ChangeSnapshot,
     CheckConclusion,
@@ -18,9 +17,10 @@ from coding_agent_core.forge.changes import (
     CheckState,
 )
 from coding_agent_core.forge.values import CommitState, CommitStatus
-from coding_agent_core.rounds.values import OWN_STATUS
-from coding_agent_core.tasks import Phase
-from coding_agent_core.verification import NOT_CHECKED, VERIFY_STATUS, EvidenceState
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.round_cause import OWN_STATUS
+from coding_agent_core.task.verification import NOT_CHECKED, VERIFY_STATUS, EvidenceState
 
 from coding_agent_operator.reporter.item_plan import phase_to_show
 

@@ -9,24 +9,25 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import IntEnum
 
-from coding_agent_core.admission import must_check_label
-from coding_agent_core.agenttask import AgentTask, Event
 from coding_agent_core.errors import (
     CodingAgentError,
     ForgeError,
     ForgeUnavailableError,
+    NotYetError,
     QueueUnavailableError,
+    RequestKind,
 )
-from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.issue_commands import LABEL_COMMANDS, PENDING
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
-from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.metrics import Counter
-from coding_agent_core.retry import backoff
+from coding_agent_core.runtime.metrics import Counter
+from coding_agent_core.runtime.retry import backoff
+from coding_agent_core.runtime.telemetry import bound
 from coding_agent_core.settings.operator import Reporter
-from coding_agent_core.telemetry import bound
+from coding_agent_core.task.admission import must_check_label
+from coding_agent_core.task.agenttask import AgentTask, Event
+from coding_agent_core.task.commands import LABEL_COMMANDS, PENDING
 
+from coding_agent_operator.cluster.controller import Requeue
 from coding_agent_operator.reporter.item_plan import phase_to_show
 from coding_agent_operator.reporter.reconcile_item import (
     NotConfiguredError,
@@ -307,7 +308,7 @@ class ForgeWorker:
             # Reaching our own rate limits is not a failure: continue when they permit it.
             _logger.info("%s", error)
             now = _now()
-            if error.kind is Kind.CREATE:
+            if error.kind is RequestKind.CREATE:
                 # Labels, edits and checks of other tasks continue.
                 memory.postponed = phase_to_show(task)
                 self.backlog.postpone(name, now, until=now + (error.retry_after or 0.0))

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from coding_agent_core.admission import labeled_at, withdrawn_before
-from coding_agent_core.agenttask import AGAIN, LABEL_REPORTED, AgentTask
 from coding_agent_core.forge.values import (
     TIME_TOLERANCE,
     ItemState,
@@ -20,9 +18,11 @@ from coding_agent_core.forge.values import (
     clock_was_set_back,
     clock_was_set_back_since,
 )
-from coding_agent_core.reporting import label_changes, last_act
+from coding_agent_core.reporting.comment import label_changes, last_act
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Cause, Origin, Phase
+from coding_agent_core.task.admission import labeled_at, withdrawn_before
+from coding_agent_core.task.agenttask import AGAIN, LABEL_REPORTED, AgentTask
+from coding_agent_core.task.model import Cause, Origin, Phase
 
 _SECOND = timedelta(seconds=1)
 

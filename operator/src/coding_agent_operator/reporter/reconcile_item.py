@@ -17,7 +17,40 @@ from math import inf
 from typing import Any
 from weakref import WeakValueDictionary
 
-from coding_agent_core.admission import (
+from coding_agent_core.errors import (
+    CodingAgentError,
+    ForgeArchivedError,
+    ForgeError,
+    ForgeListTooLongError,
+    ForgeNotFoundError,
+    ForgeUnavailableError,
+    NotYetError,
+    RequestKind,
+)
+from coding_agent_core.forge.values import MARKER, ItemState, LabelEvent
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
+from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.queues.interfaces import TaskSink
+from coding_agent_core.reporting.command_execution import (
+    CommandMetrics,
+    ExecutionResult,
+    LastTask,
+    Target,
+    execute,
+)
+from coding_agent_core.reporting.comment import (
+    Links,
+    Report,
+    comment,
+    read_state,
+    swap_labels,
+    without_change_rounds,
+)
+from coding_agent_core.rounds.notes import as_written
+from coding_agent_core.runtime.metrics import REGISTRY, Counter
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.settings.operator import Reporter
+from coding_agent_core.task.admission import (
     answered,
     cancellation,
     check_label,
@@ -27,46 +60,19 @@ from coding_agent_core.admission import (
     next_run_is_near,
     runs_of,
 )
-from coding_agent_core.agenttask import LABEL_REPORTED, AgentTask, Condition, Event, UnreadableTaskError
-from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
-from coding_agent_core.errors import (
-    CodingAgentError,
-    ForgeArchivedError,
-    ForgeError,
-    ForgeListTooLongError,
-    ForgeNotFoundError,
-    ForgeUnavailableError,
+from coding_agent_core.task.agenttask import (
+    LABEL_REPORTED,
+    AgentTask,
+    Condition,
+    Event,
+    UnreadableTaskError,
 )
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.forge.values import MARKER, ItemState, LabelEvent
-from coding_agent_core.issue_commands import LABEL_COMMANDS, PENDING, executed, next_command
-from coding_agent_core.kubernetes.agenttask_client import AgentTasks
-from coding_agent_core.kubernetes.controller import Requeue
-from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.metrics import REGISTRY, Counter
-from coding_agent_core.queue_messages import TaskSink
-from coding_agent_core.reporting import (
-    Links,
-    Report,
-    comment,
-    read_state,
-    swap_labels,
-    without_change_rounds,
-)
-from coding_agent_core.round_notes import as_written
-from coding_agent_core.rounds.record import RerunEntry, RoundRecord, with_reruns
-from coding_agent_core.settings.forges import Labels
-from coding_agent_core.settings.operator import Reporter
-from coding_agent_core.tasks import (
-    CommandName,
-    Origin,
-    Phase,
-    Trigger,
-    Withdrawal,
-    WithdrawalCause,
-)
+from coding_agent_core.task.commands import LABEL_COMMANDS, PENDING, executed, next_command
+from coding_agent_core.task.model import CommandName, Origin, Phase, Trigger, Withdrawal, WithdrawalCause
+from coding_agent_core.task.round_record import RerunEntry, RoundRecord, with_reruns
+from coding_agent_forges.rest.forge import Forge
 
+from coding_agent_operator.cluster.controller import Requeue
 from coding_agent_operator.reporter.commit_statuses import commit_statuses
 from coding_agent_operator.reporter.item_plan import (
     CANCELLATION_CAUSES,
@@ -284,7 +290,7 @@ async def _newest(
     try:
         await _update_comment(context, task, earlier, memory, is_open=item.open)
     except NotYetError as error:
-        if error.kind is not Kind.CREATE:
+        if error.kind is not RequestKind.CREATE:
             raise
         postponed = error  # the labels cost less than a new comment, and they are also a sign
     newest = await _answered(context, task, plan.answered_until)

@@ -12,8 +12,11 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Literal
 
-from coding_agent_core.admission import is_superseded
-from coding_agent_core.agenttask import (
+from coding_agent_core.forge.values import Comment
+from coding_agent_core.reporting.comment import Links, Report, State, retry_cause
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.task.admission import is_superseded
+from coding_agent_core.task.agenttask import (
     ANNOTATION_CANCELLED,
     AgentTask,
     AttemptStatus,
@@ -23,18 +26,15 @@ from coding_agent_core.agenttask import (
     attempt_name,
     shown_attempt,
 )
-from coding_agent_core.forge.values import Comment
-from coding_agent_core.reasons import REASONS, PodReason
-from coding_agent_core.reporting import Links, Report, State, retry_cause
-from coding_agent_core.rounds.record import RoundRecord
-from coding_agent_core.rounds.trigger import ENDS, ROUND_CAUSES, recorded, round_phrase
-from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, Phase
-from coding_agent_core.usage import Usage
+from coding_agent_core.task.model import Item, Phase
+from coding_agent_core.task.reasons import REASONS, PodReason
+from coding_agent_core.task.round_record import RoundRecord
+from coding_agent_core.task.round_report import ENDS, ROUND_CAUSES, recorded, round_phrase
+from coding_agent_core.task.usage import Usage
 
 from coding_agent_operator.reporter.commit_statuses import commit_statuses
 from coding_agent_operator.reporter.item_plan import PendingCorrection, phase_to_show
-from coding_agent_operator.task_plan import OPERATOR_DEFECT
+from coding_agent_operator.tasks.plan import OPERATOR_DEFECT
 
 _logger = logging.getLogger("reporter.report")
 

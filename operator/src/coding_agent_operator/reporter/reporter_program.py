@@ -16,7 +16,19 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from coding_agent_core.agenttask import (
+from coding_agent_core.errors import TokenMissingError
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
+from coding_agent_core.kubernetes.task_sink import KubernetesSink
+from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
+from coding_agent_core.platforms.facts import web_base
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.queues.interfaces import TaskSink
+from coding_agent_core.reporting.comment import Links
+from coding_agent_core.runtime.metrics import Counter, Gauge
+from coding_agent_core.runtime.retry import Clock, RetryPolicy, first_of, pause_until
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.operator import Reporter
+from coding_agent_core.task.agenttask import (
     ANNOTATION_LOOK,
     GROUP,
     LABEL_REPORTED,
@@ -26,30 +38,18 @@ from coding_agent_core.agenttask import (
     AgentTask,
     Event,
 )
-from coding_agent_core.errors import TokenMissingError
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.forge.connect import connect_all, connect_forge
-from coding_agent_core.forge.pacing import Paced, Rate
-from coding_agent_core.kubernetes.agenttask_client import AgentTasks
-from coding_agent_core.kubernetes.controller import Key, ObjectCache
-from coding_agent_core.kubernetes.task_sink import KubernetesSink
-from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
-from coding_agent_core.metrics import Counter, Gauge
-from coding_agent_core.platforms import web_base
-from coding_agent_core.queue_messages import TaskSink
-from coding_agent_core.registry import FACTS, Platform
-from coding_agent_core.reporting import Links
-from coding_agent_core.retry import Clock, RetryPolicy, first_of, pause_until
-from coding_agent_core.rounds.record import RerunEntry
-from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.operator import Reporter
+from coding_agent_core.task.round_record import RerunEntry
+from coding_agent_forges.connect import connect_all, connect_forge
+from coding_agent_forges.rest.forge import Forge
+from coding_agent_forges.rest.pacing import Paced, Rate
 
-from coding_agent_operator.lease import Lease, identity
+from coding_agent_operator.cluster.controller import Key, ObjectCache
+from coding_agent_operator.cluster.lease import Lease, identity
+from coding_agent_operator.cluster.watching import Relist, Selector, probes_served, watch
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, ReconcileTask, rank_of
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile
-from coding_agent_operator.reporter.round_looks import ReporterLooks
+from coding_agent_operator.reporter.round_scans import ReporterLooks
 from coding_agent_operator.reporter.token_expiry import ReporterPod, TokenExpiry
-from coding_agent_operator.watching import Relist, Selector, probes_served, watch
 
 _logger = logging.getLogger("reporter")
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from coding_agent_core.agenttask import Event
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.forge.base import Forge
-from coding_agent_core.metrics import Gauge
-from coding_agent_core.registry import FACTS, Platform
+from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.runtime.metrics import Gauge
+from coding_agent_core.task.agenttask import Event
+from coding_agent_forges.rest.forge import Forge
 
 _logger = logging.getLogger("reporter")
 

@@ -14,7 +14,7 @@ from pika import exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.retry import Deadline
+from coding_agent_core.runtime.retry import Deadline
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.settings.section import Secrets
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from coding_agent_core.queue_messages import Claim
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.queues.interfaces import Claim
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,
@@ -36,11 +36,11 @@ from coding_agent_core.queues.rabbitmq.messages import (
     waiting_queue,
 )
 from coding_agent_core.queues.rabbitmq.publisher import ConfirmingChannel
-from coding_agent_core.registry import Platform
-from coding_agent_core.retry import first_of
+from coding_agent_core.runtime.retry import first_of
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.settings.section import Secrets
-from coding_agent_core.tasks import WithdrawalCause
+from coding_agent_core.task.model import WithdrawalCause
+from coding_agent_core.task.queued_task import QueuedTask
 
 _logger = logging.getLogger("coding_agent.queue")
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from coding_agent_core.queue_messages import Notice, item_of_notice
-from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.registry import Platform
-from coding_agent_core.retry import backoff
-from coding_agent_core.tasks import Frozen, Item, new_uuid, task_name
-from coding_agent_core.text import first_problem
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.platforms.text import first_problem
+from coding_agent_core.queues.interfaces import Notice, item_of_notice
+from coding_agent_core.runtime.retry import backoff
+from coding_agent_core.task.model import Frozen, Item, new_uuid, task_name
+from coding_agent_core.task.queued_task import QueuedTask
 
 MAX_DELAY_SECONDS = 24 * 3600
 _DELAY_STEPS = 8

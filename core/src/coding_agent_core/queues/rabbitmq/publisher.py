@@ -15,10 +15,7 @@ from typing import Any, Self
 import pika
 from pika import exceptions
 
-from coding_agent_core.admission import Cancel
-from coding_agent_core.issue_commands import CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.queue_messages import LookRequest, Notice
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.queues.interfaces import LookRequest, Notice
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,
@@ -43,10 +40,21 @@ from coding_agent_core.queues.rabbitmq.messages import (
     waiting_message,
     waiting_queue,
 )
-from coding_agent_core.retry import Deadline, StoppedError, first_of, run_until
+from coding_agent_core.runtime.retry import Deadline, StoppedError, first_of, run_until
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.settings.section import Secrets
-from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Withdrawal, new_uuid, task_name
+from coding_agent_core.task.admission import Cancel
+from coding_agent_core.task.commands import CommandIgnored, CommandStored, IssueCommand
+from coding_agent_core.task.model import (
+    Item,
+    Origin,
+    Submission,
+    TaskRequest,
+    Withdrawal,
+    new_uuid,
+    task_name,
+)
+from coding_agent_core.task.queued_task import QueuedTask
 
 _logger = logging.getLogger("coding_agent.queue")
 _PROBE_SECONDS = 1.8

@@ -1,0 +1,1 @@
+"""What an attempt reads of its item, and whether it may work and push."""

@@ -1,0 +1,1 @@
+"""The agent's own clone: git, commits, their signatures, and the cache."""

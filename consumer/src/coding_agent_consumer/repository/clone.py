@@ -1,0 +1,649 @@
+"""The agent's own clone, and how the workspace's work is committed and pushed from it.
+
+The clone is bare, so nothing is ever checked out, and the workspace cannot reach it. The workspace's work
+arrives as a patch, which is applied to an index without a work tree: on the agent's side, none of it is ever
+written as a file, no link is followed, and no filter runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeNotFoundError, SettingsError
+from coding_agent_core.forge.values import CommitIdentity
+from coding_agent_core.platforms.text import one_line
+from coding_agent_core.reporting.comment import is_branch_name
+from coding_agent_core.runtime.retry import Deadline, while_unavailable
+from coding_agent_forges.rest.signed_commits import SignedCommits
+
+from coding_agent_consumer.agent_interface import OnStep, Step
+from coding_agent_consumer.repository.commits import (
+    POINTER_LIMIT,
+    ChangedFile,
+    InvalidPatchError,
+    commit_message,
+    is_pointer,
+    parse_changes,
+    require_bounded,
+    why_refused,
+)
+from coding_agent_consumer.repository.forge_commits import ForgeCommits
+from coding_agent_consumer.repository.git import (
+    Credentials,
+    Git,
+    GitFailedError,
+    RemoteMovedError,
+    RepositoryUnusableError,
+)
+from coding_agent_consumer.repository.mirror import FETCH, Mirror, fetch
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError
+
+Permit = Callable[[str], Awaitable[None]]
+"""Returns if the branch of this name may be pushed to; raises if it may not, or if that is not known."""
+
+if TYPE_CHECKING:
+    from coding_agent_consumer.repository.ssh_signatures import SshSigner
+
+_logger = logging.getLogger("coding_agent.publisher")
+_GIT_MEMORY = 512 * 1024 * 1024
+"""Bytes that git may need to apply a patch: the patch, and twice what it may unpack to."""
+_PATHS_AT_ONCE = 200
+"""The most paths in one git command."""
+_CHECKPOINT_SECONDS = 60.0
+"""One push of unfinished work may take this long: the model waits for it."""
+_NOTE_LENGTH = 1000
+_CHECKPOINT_PATIENCE = 10.0
+"""Seconds for which the push of a checkpoint is retried while the forge is not available."""
+
+
+@dataclass(frozen=True)
+class TreeEntry:
+    """A file or link in a commit, with its `mode` as git writes it and the `id` of its content."""
+
+    mode: str
+    id: str
+    path: str
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the entry is neither a link nor a submodule."""
+        return self.mode in ("100644", "100755")
+
+
+class BareClone:
+    """A bare clone with the work branch; `clone` makes it.
+
+    Attributes:
+        base: the newest commit of the branch that the work starts from.
+        branch: the work branch.
+        start_point: the commit that the workspace starts from and that its patches are relative to.
+        exists: whether the forge had the work branch already; the start point is then its tip.
+        resumed: whether that branch has work that the base does not have.
+        tip: the newest commit of the work branch in this clone.
+        pushed: the newest commit of the work branch that was pushed; the start point until the first push.
+        lease: the commit that the branch on the forge must still have at each push; `None` if a push must
+            only be a fast-forward. A fast-forward alone would bring back commits that somebody has removed
+            from the branch meanwhile.
+        conflicts: the files that were in conflict when `merge` merged; empty without a merge.
+
+    example:
+        repository = await BareClone.clone(source, folder, base="main", branch="agent/7", permit=permit)
+        await workspace.seed(await repository.bundle(), repository.branch)
+        await repository.commit((await workspace.diff()).data, "Fix the parser\\n", author)
+        await repository.push()
+    """
+
+    def __init__(
+        self,
+        git: Git,
+        permit: Permit,
+        base: str,
+        branch: str,
+        *,
+        start_point: str,
+        exists: bool,
+        resumed: bool,
+        forge_commits: ForgeCommits | None,
+    ) -> None:
+        self._git = git
+        self._permit = permit
+        self._forge_commits = forge_commits
+        self.base = base
+        self.branch = branch
+        self.start_point = start_point
+        self.exists = exists
+        self.resumed = resumed
+        self.tip = start_point
+        self.pushed = start_point
+        self.lease: str | None = None
+        self.conflicts: tuple[str, ...] = ()
+        self._markers: tuple[str, ...] = ()
+        self._merging: str | None = None
+
+    @staticmethod
+    async def clone(
+        credentials: Credentials,
+        directory: Path,
+        *,
+        base: str,
+        branch: str,
+        permit: Permit,
+        mirror: Mirror | None = None,
+        commits: SignedCommits | None = None,
+    ) -> BareClone:
+        """Clone the base branch and, if the forge has it, the work branch. This can be repeated.
+
+        Args:
+            directory: a folder for the clone alone; the workspace must not see it.
+            base: the branch that the work starts from.
+            branch: the work branch, which may be the base itself.
+            permit: called before each push.
+            mirror: the mirror of the repository, if there is a cache.
+            commits: makes the commits on the forge, which signs them; `None`: they are pushed.
+
+        Raises:
+            ForgeNotFoundError: there is no such repository, or it has no such base branch.
+            RepositoryUnusableError: the repository is empty, or its ids are not SHA-1.
+            ValueError: a branch name is invalid.
+            Otherwise as `Git.remote`.
+        """
+        for name in (base, branch):
+            require_branch_name(name)
+        await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+        git = Git(directory / "repository.git", credentials)
+        await git.local("init", "--quiet", "--bare")
+        names = [f"refs/heads/{name}" for name in dict.fromkeys((base, branch))]
+
+        tips = parse_tips(await git.remote(("ls-remote", "--heads"), *names))
+        if names[0] not in tips:
+            if not parse_tips(await git.remote(("ls-remote", "--heads"))):
+                raise RepositoryUnusableError(
+                    f"{(await credentials('')).url} has no commit yet. Push a first commit, then try again."
+                )
+            raise ForgeNotFoundError(f"{(await credentials('')).url} has no branch {base}.")
+        wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
+        await fetch(git, wanted, mirror)
+        # The fetched commits count, not the listed ones: a branch may have moved in between.
+        exists = f"refs/heads/{branch}" in tips
+        start = base_commit = await _commit_of(git, f"refs/remotes/origin/{base}")
+        if exists:
+            start = await _commit_of(git, f"refs/remotes/origin/{branch}")
+        # An attempt that was killed between the branch and its first commit leaves a branch without work.
+        resumed = exists and (branch == base or not await _contains(git, base_commit, start))
+        await git.local("update-ref", f"refs/heads/{branch}", start)
+        if mirror is not None and base != branch:  # the branches of changes come and go
+            await mirror.update(git, base)
+        forge_commits = None if commits is None else ForgeCommits(git, commits, branch, exists, start)
+        return BareClone(
+            git,
+            permit,
+            base_commit,
+            branch,
+            start_point=start,
+            exists=exists,
+            resumed=resumed,
+            forge_commits=forge_commits,
+        )
+
+    async def fetch(self, credentials: Credentials, branch: str) -> str:
+        """Fetch a branch of this repository, or of the one that it is a fork of; return its newest commit.
+
+        Raises:
+            As `clone`.
+        """
+        require_branch_name(branch)
+        git = Git(self._git.directory, credentials)
+        reference = f"refs/remotes/fetched/{branch}"
+        await git.remote(FETCH, f"+refs/heads/{branch}:{reference}")
+        return await _commit_of(git, reference)
+
+    async def tree(self, commit: str) -> list[TreeEntry]:
+        """Return all entries of a commit except folders."""
+        return parse_tree(await self._git.local("ls-tree", "-r", "-z", "--full-tree", commit))
+
+    async def blob(self, id_: str, limit: int) -> bytes | None:
+        """Return the content of a file; `None` if it is larger than `limit` bytes."""
+        size = int(await self._git.local_id("cat-file", "-s", id_))
+        return None if size > limit else await self._git.local("cat-file", "blob", id_)
+
+    async def bundle(self) -> Path:
+        """Write a bundle of the work branch at its start point, for `Workspace.seed`; return its path."""
+        path = self._git.directory.parent / "seed.bundle"
+        await self._git.local("update-ref", f"refs/heads/{self.branch}", self.start_point)
+        await self._git.local("bundle", "create", "--quiet", str(path), f"refs/heads/{self.branch}")
+        await self._git.local("update-ref", f"refs/heads/{self.branch}", self.tip)
+        return path
+
+    async def bundle_of(self, commit: str, name: str, path: Path) -> None:
+        """Write a bundle in which a branch of this name is at the commit, for `Workspace.seed`."""
+        require_branch_name(name)
+        reference = f"refs/heads/{name}"
+        await self._git.local("update-ref", reference, commit)
+        await self._git.local("bundle", "create", "--quiet", str(path), reference)
+
+    async def contains(self, commit: str) -> bool:
+        """Whether the work branch contains a commit, or is at it."""
+        return await _contains(self._git, self.start_point, commit)
+
+    async def merge_base(self, commit: str, other: str) -> str | None:
+        """Return the newest commit that two commits have in common; `None` if there is none."""
+        try:
+            return await self._git.local_id("merge-base", commit, other)
+        except GitFailedError:
+            return None
+
+    async def merge(self, other: str, message: str, author: CommitIdentity) -> tuple[str, ...]:
+        """Merge a commit into the work branch, if files are in conflict, and return these files.
+
+        The start point becomes a commit whose files have git's conflict markers. It is never pushed: the
+        next `commit` makes the merge, with the tip and `other` as parents. If no file is in conflict, nothing
+        changes.
+
+        Args:
+            other: a commit that was fetched.
+
+        Raises:
+            GitFailedError: git cannot merge, e.g. because the branches have no common commit.
+            InvalidPatchError: the forge makes the commits, and it makes no merges.
+        """
+        if self._forge_commits is not None:
+            raise InvalidPatchError(
+                "GitHub signs the commits (`consumer.commits.sign: github`), and it signs no merge that "
+                "resolves a conflict. Merge the base branch yourself, or set `sign: key`."
+            )
+        found = await self._git.local(
+            *("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", self.tip, other),
+            memory=_GIT_MEMORY,
+            expected=(0, 1),
+        )
+        tree, *paths = found.decode("utf-8", "surrogateescape").split("\0")
+        self.conflicts = tuple(filter(None, paths))
+        if not self.conflicts:
+            return ()
+        self._markers = (f"<<<<<<< {self.tip}", f">>>>>>> {other}")
+        self._merging = other
+        self.start_point = await self._commit_tree(tree, message, author, parents=(self.tip, other))
+        return self.conflicts
+
+    async def commit(
+        self, patch: bytes, message: str, author: CommitIdentity, signer: SshSigner | None = None
+    ) -> str | None:
+        """Commit everything that changed since the start point. Return `None` if the tip has it already.
+
+        This may be called again with a later patch, also relative to the start point. The new commit follows
+        the last one. Symbolic links are committed as links, wherever they point: nothing follows them here.
+        After `merge`, the first commit is a merge, even if its files are those of the tip.
+
+        Args:
+            patch: the patch that `Workspace.diff` returned.
+
+        Raises:
+            InvalidPatchError: the patch is too large, does not apply, touches what it must not, or leaves a
+                conflict of `merge`.
+        """
+        require_bounded(patch)
+        tree = await self._apply(patch) if patch.strip() else await self._tree_of(self.start_point)
+        if self._merging is None and tree == await self._tree_of(self.tip):
+            return None
+        raw = await self._git.local("diff-tree", "-r", "-z", "--raw", "--no-renames", self.start_point, tree)
+        changed = parse_changes(raw)
+        for one in changed:
+            reason = why_refused(one.path, one.mode)
+            if reason:
+                raise InvalidPatchError(f"The change cannot be committed: {reason}.")
+        if stored := await self._not_uploaded(tree, changed):
+            files = one_line(", ".join(stored), 500)
+            raise InvalidPatchError(
+                f"The change cannot be committed: by `.gitattributes`, {files} would have to be uploaded to "
+                "Git LFS, and the agent cannot do that. Leave such files as they are."
+            )
+        if unresolved := await self._unresolved(tree):
+            files = one_line(", ".join(unresolved), 500)
+            raise InvalidPatchError(f"These files are still in conflict: {files}.")
+        if self._forge_commits is not None:
+            await self._forge_commits.check(tree)
+        parents = (self.tip,) if self._merging is None else (self.tip, self._merging)
+        commit = await self._commit_tree(tree, message, author, parents=parents)
+        if signer is not None:
+            signed = signer.sign(await self._git.local("cat-file", "commit", commit))
+            commit = await self._git.local_id("hash-object", "-t", "commit", "-w", "--stdin", stdin=signed)
+        await self._git.local("update-ref", f"refs/heads/{self.branch}", commit, self.tip)
+        self.tip = commit
+        self._merging = None
+        return commit
+
+    async def _not_uploaded(self, tree: str, changed: Sequence[ChangedFile]) -> list[str]:
+        """Return the changed files whose content belongs into Git LFS, by the attributes in a tree.
+
+        A commit has only a pointer to such a content. Git writes it with a filter, and none runs here.
+        """
+        files = {one.path: one.id for one in changed if one.mode in ("100644", "100755")}
+        rules = (
+            "grep",
+            "-l",
+            "-z",
+            "-F",
+            "-e",
+            "filter=lfs",
+            tree,
+            "--",
+            ".gitattributes",
+            "*/.gitattributes",
+        )
+        if not files or not await self._git.local(*rules, expected=(0, 1)):
+            return []
+        with tempfile.TemporaryDirectory(dir=self._git.directory.parent) as folder:
+            env = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
+            await self._git.local("read-tree", tree, env=env)
+            names = "\0".join(files).encode("utf-8", "surrogateescape")
+            asked = ("check-attr", "--cached", "-z", "--stdin", "filter")
+            said = (await self._git.local(*asked, stdin=names, env=env)).decode("utf-8", "surrogateescape")
+        fields = said.split("\0")
+        stored = [path for path, filter_ in zip(fields[::3], fields[2::3], strict=False) if filter_ == "lfs"]
+        contents = [(path, await self.blob(files[path], POINTER_LIMIT)) for path in stored]
+        return [path for path, content in contents if not is_pointer(content)]
+
+    async def _commit_tree(
+        self, tree: str, message: str, author: CommitIdentity, *, parents: Sequence[str]
+    ) -> str:
+        identity = {
+            f"GIT_{role}_{what}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for what, value in (("NAME", author.name), ("EMAIL", author.email))
+        }
+        text = message.replace("\0", "").encode("utf-8", "replace")
+        of = [argument for parent in parents for argument in ("-p", parent)]
+        return await self._git.local_id("commit-tree", tree, *of, "-F", "-", stdin=text, env=identity)
+
+    async def _unresolved(self, tree: str) -> list[str]:
+        """Return the files of a tree that still have conflict markers, or a name that git gave them.
+
+        If a file and a folder want the same name, git appends `~` and a commit to the file's name.
+        """
+        found: list[str] = []
+        given = tuple(f"~{marker.partition(' ')[2]}" for marker in self._markers)
+        renamed = [path for path in self.conflicts if path.endswith(given)] if given else []
+        for start in range(0, len(renamed), _PATHS_AT_ONCE):
+            some = renamed[start : start + _PATHS_AT_ONCE]
+            left = await self._git.local(
+                "ls-tree", "-r", "--name-only", "-z", "--full-tree", tree, "--", *some
+            )
+            found += filter(None, left.decode("utf-8", "replace").split("\0"))
+        patterns = [argument for marker in self._markers for argument in ("-e", marker)]
+        for start in range(0, len(self.conflicts), _PATHS_AT_ONCE):
+            listing = await self._git.local(
+                *("grep", "-l", "-z", "-a", "--full-name", "--fixed-strings", *patterns, tree, "--"),
+                *self.conflicts[start : start + _PATHS_AT_ONCE],
+                env={"GIT_LITERAL_PATHSPECS": "1"},
+                expected=(0, 1),
+            )
+            names = listing.decode("utf-8", "replace").split("\0")
+            found += [name.partition(":")[2] for name in names if name]
+        return found
+
+    async def newest(self, limit: int) -> list[tuple[str, str]]:
+        """Return ids and messages of at most `limit` commits, from the tip along the first parents."""
+        options = ("--first-parent", f"--max-count={limit}", "-z", "--format=%H%n%B")
+        shown = await self._git.local("log", *options, self.tip)
+        commits = (one.partition("\n") for one in shown.decode("utf-8", "replace").split("\0") if one)
+        return [(commit, message) for commit, _, message in commits]
+
+    async def own_patch(self) -> tuple[str, str]:
+        """Return the ids of what the work changed itself, and of the reverse (`git patch-id --stable`).
+
+        Changes that a merge brought do not count. The ids are empty if nothing was changed, or only binary
+        files.
+        """
+        if self.tip == self.start_point:
+            return "", ""
+        return (
+            await self._patch_id(self.start_point, self.tip),
+            await self._patch_id(self.tip, self.start_point),
+        )
+
+    async def _patch_id(self, before: str, after: str) -> str:
+        options = ("-p", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color")
+        difference = await self._git.local("diff-tree", *options, before, after)
+        said = await self._git.local("patch-id", "--stable", stdin=difference)
+        return said.decode("ascii").partition(" ")[0].strip()
+
+    async def push(self) -> None:
+        """Push the work branch, never by force. Nothing else pushes to a forge.
+
+        With `commits` of `clone`, the forge makes the commit, and `tip` becomes the commit that it made.
+
+        If git reports an error, the branch's commit on the forge decides whether the push succeeded:
+
+        1. A push succeeds, but its answer is lost.
+        2. libcurl sends the push again.
+        3. The forge refuses it because the branch has moved: to our commit.
+
+        With a lease, this can also be the commit of an earlier push that was cut off and succeeded late.
+
+        Raises:
+            As `Permit`, and as `Git.remote`. After `RemoteMovedError`, nothing was overwritten.
+        """
+        reference = f"refs/heads/{self.branch}"
+        if self._forge_commits is not None:
+            tip = await self._forge_commits.push(self.tip, lambda: self._permit(self.branch))
+            await self._git.local("update-ref", reference, tip, self.tip)
+            self.tip = tip
+        else:
+            await self._permit(self.branch)
+            await self._push_by_git(reference)
+        self.pushed = self.tip
+        if self.lease is not None:
+            self.lease = self.tip
+
+    async def _push_by_git(self, reference: str) -> None:
+        tip = self.tip
+        command = ["push", "--porcelain", "--no-verify"]
+        if self.lease is not None:
+            # With a lease, git alone would also replace commits, so that is ruled out first.
+            await self._git.local("merge-base", "--is-ancestor", self.lease, tip)
+            command.append(f"--force-with-lease={reference}:{self.lease}")
+        try:
+            await self._git.remote(command, f"{tip}:{reference}")
+        except ForgeError as error:
+            if not await self._is_on_the_forge(tip):
+                ours = await self._pushed_late()
+                if ours is None:
+                    raise
+                self.lease = ours
+                await self._push_by_git(reference)
+                return
+            _logger.info("The push succeeded although git reports: %s", error)
+
+    async def _is_on_the_forge(self, commit: str) -> bool:
+        """Whether the forge shows the work branch at this commit; `False` if that cannot be read."""
+        return await self._shown_tip() == commit
+
+    async def _pushed_late(self) -> str | None:
+        """Return the commit on the forge if it is one of ours after the lease, and otherwise `None`.
+
+        The first parents leave out what a merge of the base brings.
+        """
+        if self.lease is None:
+            return None
+        listed = await self._git.local("rev-list", "--first-parent", f"{self.lease}..{self.tip}")
+        shown = await self._shown_tip()
+        return shown if shown in listed.decode("ascii").split() else None
+
+    async def _shown_tip(self) -> str | None:
+        """Return the commit of the work branch on the forge; `None` if there is none, or if it is unknown."""
+        name = f"refs/heads/{self.branch}"
+        try:
+            return parse_tips(await self._git.remote(("ls-remote", "--heads"), name)).get(name)
+        except (ForgeError, SettingsError):
+            return None
+
+    async def _tree_of(self, commit: str) -> str:
+        return await self._git.local_id("rev-parse", f"{commit}^{{tree}}")
+
+    async def _apply(self, patch: bytes) -> str:
+        with tempfile.TemporaryDirectory(dir=self._git.directory.parent) as folder:
+            env = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
+            await self._git.local("read-tree", self.start_point, env=env)
+            try:
+                apply = ("apply", "--cached", "--binary", "-")
+                await self._git.local(*apply, stdin=patch, env=env, memory=_GIT_MEMORY)
+                return await self._git.local_id("write-tree", env=env)
+            except GitFailedError as error:
+                raise InvalidPatchError(f"The workspace's change cannot be applied: {error}") from error
+
+
+async def _contains(git: Git, tip: str, commit: str) -> bool:
+    """Whether a commit is in the history that ends with `tip`."""
+    try:
+        await git.local("merge-base", "--is-ancestor", commit, tip)
+    except GitFailedError:
+        return False
+    return True
+
+
+async def _commit_of(git: Git, reference: str) -> str:
+    return await git.local_id("rev-parse", "--verify", f"{reference}^{{commit}}")
+
+
+def parse_tree(listing: bytes) -> list[TreeEntry]:
+    """Return the entries that `git ls-tree -r -z` listed."""
+    found: list[TreeEntry] = []
+    for line in listing.decode("utf-8", "surrogateescape").split("\0"):
+        head, tab, path = line.partition("\t")
+        if tab:
+            mode, _, id_ = head.split(" ")
+            found.append(TreeEntry(mode, id_, path))
+    return found
+
+
+def parse_tips(listing: bytes) -> dict[str, str]:
+    """Return the commit of each reference that `git ls-remote` listed."""
+    lines = (line.partition("\t") for line in listing.decode("utf-8", "replace").splitlines())
+    return {name: commit for commit, tab, name in lines if tab}
+
+
+def require_branch_name(name: str) -> None:
+    """Check the name of a branch.
+
+    Raises:
+        ValueError: a branch cannot have this name.
+    """
+    if not is_branch_name(name):
+        raise ValueError(f"{name[:80]!r} is not a branch name.")
+
+
+@dataclass
+class Publisher:
+    """Publishes the workspace's work on the forge: at the end, and earlier in case the attempt is killed.
+
+    Attributes:
+        title: the item's title.
+        footer: the line of each commit's message that names the item.
+        asked_by: the co-author of each commit.
+        signer: signs each commit; `None`: commits are not signed.
+        quotes_summary: whether a commit's message has the summary and not only the item's title.
+        branch_moved: set once a checkpoint could not push because somebody else has pushed to the branch.
+    """
+
+    repository: BareClone
+    author: CommitIdentity
+    title: str
+    footer: str
+    asked_by: CommitIdentity | None = None
+    signer: SshSigner | None = None
+    quotes_summary: bool = True
+    branch_moved: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    @property
+    def pushed_branch(self) -> str | None:
+        """The work branch; `None` if it is not on the forge."""
+        repository = self.repository
+        there = repository.resumed or repository.pushed != repository.start_point
+        return repository.branch if there else None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything was committed since the start point."""
+        return self.repository.tip != self.repository.start_point
+
+    async def commit(self, workspace: Workspace, summary: str = "", *, finished: bool) -> str:
+        """Commit the workspace's work, if it differs from what was committed.
+
+        Args:
+            summary: the model's summary of the work.
+
+        Returns:
+            a text for people about the work that was taken; usually empty.
+
+        Raises:
+            WorkspaceGoneError: the workspace does not answer.
+            InvalidPatchError: the change must not be committed, the workspace cannot make a patch of it, or
+                the work consists only of files that are too large.
+        """
+        async with self._one_at_a_time:
+            try:
+                patch = await workspace.diff()
+            except WorkspaceRequestError as error:
+                raise InvalidPatchError(str(error)) from error
+            if finished and patch.left_out and not patch.data:
+                raise InvalidPatchError(patch.too_large)
+            notes = [patch.too_large] if patch.left_out else []
+            if patch.source:
+                notes.append(f"The work was not in the checked-out files; it was taken from {patch.source}.")
+            for note in notes:
+                _logger.warning("%s", one_line(note, _NOTE_LENGTH))
+            message = commit_message(
+                summary if self.quotes_summary else "",
+                finished=finished,
+                item_title=self.title,
+                footer=self.footer,
+                asked_by=self.asked_by,
+            )
+            await self.repository.commit(patch.data, message, self.author, self.signer)
+            return " ".join(notes)
+
+    async def push(self) -> None:
+        """Push what was committed and is not on the forge yet; raises as `BareClone.push`."""
+        async with self._one_at_a_time:
+            if self.repository.pushed == self.repository.tip:
+                return
+            await self.repository.push()
+            _logger.info("Pushed %s: %s", self.repository.tip[:12], self.footer)
+
+    def with_checkpoints(self, workspace: Workspace, on_step: OnStep, interval: float) -> OnStep:
+        """Extend `on_step` by a push of unfinished work, at most every `interval` seconds; 0: never.
+
+        An attempt that is killed (out of memory, or its node is lost) can no longer push.
+        """
+        if not interval:
+            return on_step
+        due = Deadline.after(interval)
+
+        async def then_push(step: Step) -> None:
+            nonlocal due
+            await on_step(step)
+            if due.passed:
+                # The push has an asyncio task of its own, so that stopping the agent does not interrupt it.
+                await asyncio.shield(asyncio.ensure_future(self._checkpoint(workspace)))
+                due = Deadline.after(interval)
+
+        return then_push
+
+    async def _checkpoint(self, workspace: Workspace) -> None:
+        try:
+            async with asyncio.timeout(_CHECKPOINT_SECONDS):
+                await self.commit(workspace, finished=False)
+                await while_unavailable(self.push, within=_CHECKPOINT_PATIENCE, logger=_logger)
+        except RemoteMovedError:
+            self.branch_moved.set()
+        except (CodingAgentError, TimeoutError) as error:
+            why = str(error) or f"it took more than {_CHECKPOINT_SECONDS:g} s"
+            _logger.warning("Could not push the work so far; the next checkpoint retries: %s", why)

@@ -1,0 +1,285 @@
+"""Looks at the open changes of our account on one forge, and queues their rounds, where no reporter does.
+
+A queue cannot refuse the second message of a round, so a round may be queued twice. The item's lock and the
+record in our comment let one of them work: see `decide_start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
+from coding_agent_core.forge.changes import ChangeSnapshot
+from coding_agent_core.forge.values import MARKER
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.queues.interfaces import LookRequest, NoticeSource, TaskSink
+from coding_agent_core.reporting.comment import (
+    State,
+    comment_with_notes,
+    comment_with_rounds,
+    has_notes,
+    read_state,
+)
+from coding_agent_core.reporting.round_summary import summary_of
+from coding_agent_core.rounds.notes import as_written, notes_of, our_comment
+from coding_agent_core.rounds.reruns import run_again
+from coding_agent_core.rounds.scan import ChangeLooks, ChangeRounds, LookTimes, show_on_issue
+from coding_agent_core.runtime.retry import Clock, StoppedError, backoff, first_of, run_until
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.model import Item, Origin, Phase, TaskRequest, Trigger, answered_issue
+from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.round_cause import RoundCause, StopReason, Work
+from coding_agent_core.task.round_record import RoundRecord, with_reruns
+from coding_agent_core.task.round_report import trigger_of
+from coding_agent_forges.rest.forge import Forge
+
+from coding_agent_consumer.item.forge_tasks import remembered, task_for
+from coding_agent_consumer.rounds.asked_by import cause_gone
+
+_logger = logging.getLogger("coding_agent.rounds")
+
+_QUIET_S = 5.0
+"""Least number of seconds between two looks, because events come in bursts."""
+_STOP_GRACE_S = 10.0
+"""Seconds within which a look must end after a stop."""
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
+
+
+@dataclass
+class ConsumerLooks:
+    """Looks at the open changes of one forge.
+
+    Args:
+        source: says what the queue knows of the tasks, and whether this process looks regularly.
+        sink: takes the rounds.
+    """
+
+    settings: Settings
+    forge: Forge
+    source: NoticeSource
+    sink: TaskSink
+    clock: Clock = field(default_factory=Clock)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _on_issue: dict[str, ChangeRounds] = field(default_factory=dict)
+    """What the comments on issues show of the rounds, by the hash of the change."""
+
+    def __post_init__(self) -> None:
+        policy = self.settings.rounds.policy(self.settings.labels(self.forge.platform))
+        self._changes = ChangeLooks(self.forge, policy, _delay, self.clock.monotonic)
+        self._times = LookTimes(self.settings.rounds.interval, self.clock.monotonic)
+
+    def ask(self, request: LookRequest) -> None:
+        """Look soon, although another process may look regularly."""
+        is_limited = bool(request.author) and self._changes.is_stranger(request.item, request.author)
+        self._times.ask(request.item, is_limited=is_limited)
+        self._wake.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look when somebody asks, and regularly if no other process does, until `stop` is set."""
+        failures, times = 0, self._times
+        while not stop.is_set():
+            pause = min(_QUIET_S, times.interval)
+            try:
+                # Nobody else looks as soon as time alone makes a round due, or after a failure.
+                is_ours = times.is_early or failures > 0
+                if times.is_regular and not is_ours and not await self.source.looks(self.forge.host):
+                    times.postpone()
+                if times.wait() <= 0:
+                    await run_until(self._look, stop, grace=_STOP_GRACE_S)
+                failures = 0
+            except StoppedError:
+                return
+            except Exception as error:
+                failures += 1
+                pause = _delay(failures, error)
+                self._log(error)
+            await first_of(self.clock.sleep(pause), stop.wait())
+            while (wait := times.wait()) > 0 and not stop.is_set():
+                self._wake.clear()
+                await first_of(self.clock.sleep(wait), self._wake.wait(), stop.wait())
+
+    async def _look(self) -> None:
+        await self._times.look(self.look, self.look_at)
+
+    async def once(self, stop: asyncio.Event) -> None:
+        """Look once, unless `stop` is set meanwhile. An error is logged."""
+        try:
+            await run_until(self.look, stop)
+        except StoppedError:
+            return
+        except Exception as error:  # a defect here must not end the program before its tasks have run
+            self._log(error)
+
+    def _log(self, error: Exception) -> None:
+        log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
+        log("The open changes on %s were not examined: %s", self.forge.host, error)
+
+    async def look_at(self, item: Item) -> float:
+        """Look at one change; return the seconds until time alone makes a round due.
+
+        Raises:
+            CodingAgentError: the change could not be read.
+        """
+        return await self._changes.look_at(item, self._look_at)
+
+    async def look(self) -> float:
+        """Look at all open changes once; return the seconds until the next look.
+
+        Raises:
+            CodingAgentError: the changes could not be listed, or several in a row could not be handled.
+        """
+        wait = await self._changes.look(self.settings.rounds.interval, self._look_at)
+        for key in self._on_issue.keys() - self._changes.open:
+            del self._on_issue[key]
+        return wait
+
+    async def _look_at(self, key: str, snapshot: ChangeSnapshot) -> float | None:
+        state = await self._changes.state(key, snapshot)
+        wanted = self.source.is_wanted(snapshot.item)
+        active = _is_active(state) or bool(wanted)
+        shows_end = state is None or state.phase.terminal
+        work = await self._changes.decide(snapshot, _record(state), active=active)
+        hands_off = [stop for stop in work.stops if stop.reason is StopReason.HANDS_OFF]
+        if work.due:
+            await self._queue(snapshot, work.due[0], state)
+        elif state is not None and state.round and state.waits_for_first_attempt and wanted is False:
+            outcome = Outcome(reason=Reason.SUPERSEDED, message="Nothing is left to do on this change.")
+            await self._end_waiting(key, snapshot.item, state, outcome)
+        elif state is not None and state.round and state.phase in (Phase.QUEUED, Phase.BACKOFF) and hands_off:
+            outcome = Outcome(reason=Reason.CANCELLED, message=hands_off[0].sentence)
+            await self._end_waiting(key, snapshot.item, state, outcome)
+        elif shows_end and not wanted and (work.reruns or self._shows_less(snapshot, work)):
+            work = await self._show(key, snapshot, work)
+        await self._show_on_issue(key, snapshot, _record(state))
+        if work.ready:
+            await self.forge.mark_ready(snapshot.item)
+            _logger.info("%s is no longer a draft", snapshot.item.display)
+        again = work.look_again
+        return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
+
+    def _shows_less(self, snapshot: ChangeSnapshot, work: Work) -> bool:
+        """Whether our comment, if there is one, does not show the notes of this decision."""
+        body = our_comment(snapshot).body
+        return body is not None and not has_notes(as_written(body), notes_of(work, self._changes.policy))
+
+    async def _show(self, key: str, snapshot: ChangeSnapshot, work: Work) -> Work:
+        """Run checks again if they deserve it, and show what no round does, while no task has the change.
+
+        The forge is asked before the comment has it. If this process is killed in between, a check that fails
+        once more runs once more.
+        """
+        item, forge = snapshot.item, self.forge
+        async with self.source.item_lock(item) as free:
+            if not free:
+                return work
+            found = await forge.find_comment(item, MARKER)
+            shown = body = as_written(found.body) if found is not None else ""
+            state = read_state(shown)
+            triggers = self.settings.labels(item.platform).triggers
+            # An edit would make the label look older than the end that the comment shows.
+            is_labeled = bool(triggers & (await forge.read_state(item)).labels)
+            if is_labeled or (state is not None and not state.phase.terminal):
+                return work
+            work = await self._changes.decide(snapshot, _record(state), active=False)
+            if work.reruns and not work.due:
+                asked = await run_again(forge, item, work.reruns, snapshot.read_at)
+                record = with_reruns(_record(state), asked.entries)
+                if asked.entries:
+                    body = comment_with_rounds(body, record, asked.sentence)
+                work = await self._changes.decide(snapshot, record, active=False)
+            if body:
+                body = comment_with_notes(body, notes_of(work, self._changes.policy))
+            if body != shown:
+                await forge.upsert_comment(item, MARKER, body, known=found)
+                self._changes.wrote(key)
+        return work
+
+    async def _show_on_issue(self, key: str, snapshot: ChangeSnapshot, record: RoundRecord) -> None:
+        """Show the rounds once for each ended round in the comment on the issue, unless a task has it."""
+        issue, summary = self._issue_of(snapshot), summary_of(record)
+        rounds = ChangeRounds(snapshot.url, summary)
+        if issue is None or not summary:
+            return
+        if self.source.is_wanted(issue):
+            self._on_issue.pop(key, None)  # its task will write the whole comment
+            return
+        if self._on_issue.get(key) == rounds:
+            return
+        async with self.source.item_lock(issue) as free:
+            if not free:
+                return
+            triggers = self.settings.labels(issue.platform).triggers
+            try:
+                # An edit would make the label look older than the end that the comment shows.
+                is_labeled = bool(triggers & (await self.forge.read_state(issue)).labels)
+            except ForgeNotFoundError:
+                is_labeled = False  # the issue was deleted, so nothing will be shown
+            if not is_labeled:
+                await show_on_issue(self.forge, issue, rounds)
+                self._on_issue[key] = rounds
+
+    def _issue_of(self, snapshot: ChangeSnapshot) -> Item | None:
+        number = answered_issue(snapshot.head_branch, self.settings.consumer.branch_prefix)
+        return snapshot.item.model_copy(update={"kind": ItemKind.ISSUE, "number": number}) if number else None
+
+    async def _end_waiting(self, key: str, item: Item, state: State, outcome: Outcome) -> None:
+        """Show the end of a round that waits; it is superseded.
+
+        Either it waited in the memory of a process that was killed; if its cause were still there, the round
+        would be queued again. Or people do the rest; whoever gets its message later finds that it has ended.
+        """
+        assert state.round is not None  # noqa: S101 - the caller has checked it
+        labels, limit = self.settings.labels(item.platform), self.settings.consumer.max_attempts
+        outcome = outcome.model_copy(update={"round": cause_gone(state.round)})
+        async with self.source.item_lock(item) as free:
+            if free and await remembered(self.forge, item) == state:
+                task = task_for(self.forge, item, labels, state, max_attempts=limit)
+                await task.finish(outcome)
+                self._changes.wrote(key)
+
+    async def _queue(self, snapshot: ChangeSnapshot, cause: RoundCause, state: State | None) -> None:
+        """Queue a round, for the person who asked for the work that led to the change.
+
+        Their settings apply to rounds too. Until there was a task of the change itself, the comment on the
+        issue names them.
+        """
+        item = snapshot.item
+        issue = self._issue_of(snapshot)
+        asked = state if state is not None and state.user else None
+        if asked is None and issue is not None:
+            asked = await remembered(self.forge, issue)
+        word, trigger = trigger_of(cause, snapshot.read_at)
+        request = TaskRequest(
+            item=item,
+            user=(asked.user if asked is not None else None) or "",
+            title=snapshot.title[:1024],
+            url=snapshot.url[:2048],
+            trigger=Trigger(origin=Origin.POLL, cause=word, received_at=self.clock.now(), round=trigger),
+            answers=issue,
+            runner=asked.runner if asked is not None else None,
+        )
+        submission = await self.sink.submit(request)
+        if submission.duplicate is not None:
+            _logger.info("%s: no %s round: %s", item.display, word, submission.duplicate)
+            return
+        _logger.info("%s: %s for %s is task %s", item.display, cause.count, word, submission.task)
+
+
+def _record(state: State | None) -> RoundRecord:
+    return (state.rounds if state is not None else None) or RoundRecord()
+
+
+def _is_active(state: State | None) -> bool:
+    """Whether a task works on the change, or will go on with its work.
+
+    A task that waits for its first attempt can be lost with its queue, so the queue itself must know it.
+    """
+    return state is not None and state.attempt > 0 and not state.phase.terminal
+
+
+def _delay(failures: int, error: BaseException) -> float:
+    asked: float = getattr(error, "retry_after", None) or 0.0
+    return max(asked, backoff(max(1, failures), _FIRST_RETRY_S, _LONGEST_RETRY_S))

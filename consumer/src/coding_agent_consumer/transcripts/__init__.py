@@ -1,0 +1,1 @@
+"""What an agent did: its messages without secrets, and where they are kept."""

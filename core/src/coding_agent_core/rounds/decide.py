@@ -1,0 +1,343 @@
+"""Decides what is left to do on a change, from one snapshot and the record of its rounds. Pure.
+
+Webhooks and polls only say that somebody should look at a change. So each look decides everything anew, and a
+look that was lost, came twice or came late changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from coding_agent_core.forge.changes import (
+    WRITTEN,
+    ChangeEventKind,
+    ChangeSnapshot,
+    ChangeState,
+    Mergeability,
+    Part,
+)
+from coding_agent_core.platforms.registry import FACTS
+from coding_agent_core.rounds.checks import Diagnosis, diagnose, fingerprints
+from coding_agent_core.rounds.drafts import with_draft
+from coding_agent_core.rounds.review import Acts, WriteAccess, acts_of, pending_remarks, readable
+from coding_agent_core.task.model import ROUND_CAUSE_LIMIT
+from coding_agent_core.task.round_cause import (
+    IDS_LIMIT,
+    STILL_WRITING,
+    MayWrite,
+    RoundCause,
+    RoundKind,
+    RoundPolicy,
+    Stop,
+    StopReason,
+    Waiting,
+    Work,
+    named,
+)
+from coding_agent_core.task.round_record import RoundEnd, RoundEntry, RoundRecord, covers
+from coding_agent_core.task.usage import Allowance
+
+_AGAIN = "To continue, mention the bot in a comment."
+_SAME_ERRORS = "After the last round, the same checks fail with the same errors"
+_DAY = timedelta(hours=24)
+_SUPERSEDED_LIMIT = 5
+"""This many times the same cause may start a round again after a round for it was superseded."""
+_FAILURES = {
+    RoundKind.CONFLICT: "the conflict with the base branch",
+    RoundKind.REVIEW: "the review",
+    RoundKind.CHECKS: "the failed checks",
+}
+
+
+def open_work(
+    snapshot: ChangeSnapshot,
+    record: RoundRecord,
+    policy: RoundPolicy,
+    now: datetime,
+    *,
+    may_write: MayWrite,
+    active: bool = False,
+) -> Work:
+    """Return what is left to do on a change.
+
+    The caller decides once when it looks, to create the round, and again when the round starts: then it reads
+    permissions anew, puts the logs of failed checks into `CheckResult.errors`, and gives the round everything
+    that has come meanwhile. The round that starts is the first cause of the second decision.
+
+    Args:
+        now: the time by the forge's clock, normally `read_at` of the snapshot.
+        may_write: is asked about people only, never about our account or about bots.
+        active: whether another run of the change waits or works. It reads everything when it starts.
+    """
+    stop = _end_of_all(snapshot, policy, own=snapshot.own.id)
+    if stop is not None:
+        return Work(stops=(stop,))
+    if not snapshot.head_commit:
+        return Work(notes=("The branch has no commit.",))
+    access = WriteAccess(snapshot.own, policy, may_write)
+    acts = acts_of(snapshot, record, policy, access, now)
+    look = _Look(snapshot, record, policy, now, acts, access)
+    work = look.work()
+    if access.unknown:
+        return Work(waiting=work.waiting, notes=work.notes, ask=access.ask)
+    work = _behind_the_active(work) if active else work
+    return with_draft(work, snapshot, policy, now, active=active)
+
+
+def interruption(snapshot: ChangeSnapshot, policy: RoundPolicy, head: str) -> Stop | None:
+    """Return why a round must not go on; `None` if it may.
+
+    A round asks this before its model starts and again before its push.
+
+    Args:
+        head: the head that the round started from, or that it has pushed itself.
+    """
+    stop = _end_of_all(snapshot, policy, own=snapshot.own.id)
+    if stop is None and snapshot.head_commit != head:
+        return Stop(StopReason.SUPERSEDED, "Somebody else has pushed to the branch in the meantime.")
+    return stop
+
+
+def _end_of_all(snapshot: ChangeSnapshot, policy: RoundPolicy, *, own: str) -> Stop | None:
+    """Return why nothing may be done on the change at all."""
+    noun = FACTS[snapshot.item.platform].change_noun
+    if not own or snapshot.author.id != own:
+        return Stop(StopReason.NOT_OURS, f"Another account opened the {noun}, so only the label starts work.")
+    if snapshot.state is ChangeState.MERGED:
+        return Stop(StopReason.MERGED, f"The {noun} is merged.")
+    if snapshot.state is ChangeState.CLOSED:
+        return Stop(StopReason.CLOSED, f"The {noun} is closed.")
+    if policy.hands_off_label.casefold() in {label.casefold() for label in snapshot.labels}:
+        return Stop(StopReason.HANDS_OFF, f"The {noun} has the label `{policy.hands_off_label}`.")
+    taken_off = _taken_off_by_a_program(snapshot, policy)
+    if taken_off is not None:
+        sentence = (
+            f"{taken_off} took the label `{policy.hands_off_label}` off this {noun}, and only people may. "
+            "Apply the label, and take it off again."
+        )
+        return Stop(StopReason.HANDS_OFF, sentence)
+    if Part.LABELS in snapshot.left_out:
+        sentence = f"The {noun} has more labels than are read, and one of them may ask for hands off."
+        return Stop(StopReason.HANDS_OFF, sentence)
+    return None
+
+
+def _taken_off_by_a_program(snapshot: ChangeSnapshot, policy: RoundPolicy) -> str | None:
+    """Return the login of the bot that took the hands-off label off; `None` if a person did so, or nobody."""
+    kinds = (ChangeEventKind.LABELED, ChangeEventKind.UNLABELED)
+    name = policy.hands_off_label.casefold()
+    events = [one for one in snapshot.events if one.kind in kinds and one.label.casefold() == name]
+    last = events[-1] if events else None
+    if last is None or last.kind is ChangeEventKind.LABELED or last.actor is None:
+        return None
+    access = WriteAccess(snapshot.own, policy, lambda _: None)
+    return last.actor.login if access.is_ours(last.actor) or access.is_bot(last.actor) else None
+
+
+_Answer = RoundCause | Waiting | Stop | None
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One decision, with all that it is based on."""
+
+    snapshot: ChangeSnapshot
+    record: RoundRecord
+    policy: RoundPolicy
+    now: datetime
+    acts: Acts
+    access: WriteAccess
+
+    def work(self) -> Work:
+        diagnosis = diagnose(self.snapshot, self.record, self.policy, self.now)
+        found = [self._conflict(), self._review(), self._checks(diagnosis)]
+        is_conflict = self.snapshot.mergeability is Mergeability.CONFLICT
+        due = tuple(one for one in found if isinstance(one, RoundCause))
+        waiting = tuple(one for one in found if isinstance(one, Waiting))
+        stops = (*(one for one in found if isinstance(one, Stop)), *diagnosis.stops)
+        reruns = () if is_conflict else diagnosis.reruns
+        notes = (*diagnosis.notes, *self._notes())
+        end = self._end_of_loop() if due or reruns else None
+        if end is not None:
+            return Work(stops=(end, *stops), notes=notes)
+        again = self._enough_for_a_day() if due else None
+        if again is not None:
+            why = f"There were {self.policy.daily_rounds} rounds within 24 hours, which is the limit."
+            paused = tuple(Waiting(cause.kind, again, why) for cause in due)
+            return Work((), (*waiting, *paused), stops, reruns, notes, left=self._left())
+        return Work(due, waiting, stops, reruns, notes, left=self._left())
+
+    def _notes(self) -> Iterator[str]:
+        if self.record.problem:
+            problem = self.record.problem
+            yield f"The record of earlier rounds cannot be read, so the count starts anew: {problem}."
+        if self.snapshot.left_out:
+            yield f"Not everything was read: {named(sorted(self.snapshot.left_out))} are left out."
+
+    def _end_of_loop(self) -> Stop | None:
+        """Return why no more rounds of any kind start."""
+        noun = FACTS[self.snapshot.item.platform].change_noun
+        if self.record.full:
+            sentence = f"The {noun} has had {len(self.record.rounds)} rounds, which is the limit."
+            return Stop(StopReason.RECORD_FULL, sentence)
+        newest = self.acts.last or self.snapshot.created_at
+        if self.now - newest >= self.policy.max_age:
+            days = self.policy.max_age.days
+            sentence = f"Nobody has written or done anything on this {noun} for {days} days. {_AGAIN}"
+            return Stop(StopReason.TOO_OLD, sentence)
+        left = self._left()
+        if left is not None and left.value <= 0:
+            sentence = f"The rounds of this {noun} have spent their budget of {self.policy.budget}. {_AGAIN}"
+            return Stop(StopReason.BOUND, sentence)
+        pushed = [entry for entry in self.record.since(self.acts.acted) if entry.pushed]
+        if len(pushed) > 1 and pushed[-1].patch is not None and pushed[-1].patch == pushed[-2].reverse:
+            sentence = f"The last round undid the round before it, so a person has to decide. {_AGAIN}"
+            return Stop(StopReason.UNDONE, sentence)
+        return None
+
+    def _enough_for_a_day(self) -> datetime | None:
+        """Return when the next round may start if there were too many lately; `None` if there were not.
+
+        Superseded rounds that used a model are included, because they cost too. People, and programs that
+        look like people, can start each count anew, but not this one.
+        """
+        times = sorted(entry.at for entry in self.record.rounds if self.now - _DAY < entry.at <= self.now)
+        limit = self.policy.daily_rounds
+        return times[-limit] + _DAY if len(times) >= limit else None
+
+    def _left(self) -> Allowance | None:
+        """Return what is left of the change's budget.
+
+        A review is no reason to start anew here, or a change that is reviewed often would have no budget.
+        """
+        budget = self.policy.budget
+        if budget is None:
+            return None
+        first = self.acts.first_round(RoundKind.REVIEW)
+        return budget.with_value(budget.value - self.record.spent(budget, first))
+
+    def _conflict(self) -> _Answer:
+        if self.snapshot.mergeability is Mergeability.UNKNOWN:
+            return Waiting(RoundKind.CONFLICT, None, "")  # the forge computes it after each push
+        if self.snapshot.mergeability is not Mergeability.CONFLICT or not self.snapshot.base_commit:
+            return None
+        return self._bounded(RoundKind.CONFLICT, (self.snapshot.base_commit,))
+
+    def _review(self) -> _Answer:
+        pending = pending_remarks(self.snapshot, self.record, self.policy, self.access)
+        if self.access.unknown:
+            who = named(sorted(self.access.unknown))
+            return Waiting(RoundKind.REVIEW, None, f"It is not known yet whether {who} may push.")
+        if not pending and WRITTEN & self.snapshot.left_out:
+            return Waiting(RoundKind.REVIEW, None, "Remarks that were not read may need an answer.")
+        if not pending:
+            return None
+        last = max((one.at for one in pending if one.at is not None), default=self.snapshot.updated_at)
+        until = min(last, self.now) + self.policy.review_quiet
+        if until > self.now:
+            return Waiting(RoundKind.REVIEW, until, STILL_WRITING)
+        ids = readable(pending)
+        left = [one.at for one in pending if one.at is not None and one.id not in ids]
+        answer = self._bounded(RoundKind.REVIEW, ids)
+        if isinstance(answer, RoundCause) and answer.seen is not None and left:
+            # GitLab's plain comments belong to a review only if they are newer than this (`_in_comments`).
+            answer = replace(answer, seen=min(answer.seen, min(left) - timedelta.resolution))
+        return answer
+
+    def _checks(self, diagnosis: Diagnosis) -> _Answer:
+        if not diagnosis.fixable and diagnosis.waiting is None:
+            return None
+        if self.snapshot.mergeability is Mergeability.CONFLICT:
+            why = "The base does not merge; until it does, the checks mean nothing."
+            return Waiting(RoundKind.CHECKS, None, why)
+        if diagnosis.waiting is not None:
+            return diagnosis.waiting
+        names = _short_enough(self.snapshot.head_commit, sorted({check.name for check in diagnosis.fixable}))
+        errors = fingerprints(diagnosis.fixable)
+        rounds = self.record.since(self.acts.first_round(RoundKind.CHECKS))
+        pushed = [entry for entry in rounds if entry.kind is RoundKind.CHECKS and entry.pushed]
+        if errors and pushed and pushed[-1].errors and set(pushed[-1].errors) <= set(errors):
+            sentence = f"{_SAME_ERRORS}: {named(names)}. {_AGAIN}"
+            return Stop(StopReason.NO_PROGRESS, sentence, RoundKind.CHECKS)
+        return self._bounded(RoundKind.CHECKS, names, errors[:IDS_LIMIT])
+
+    def _bounded(
+        self, kind: RoundKind, ids: tuple[str, ...], errors: tuple[str, ...] = ()
+    ) -> RoundCause | Stop:
+        """Return the cause with its count, unless the same cause had its round or the count has ended."""
+        rounds = self.record.since(self.acts.first_round(kind))
+        done, limit = sum(entry.kind is kind for entry in rounds), self.policy.limit(kind)
+        cause = RoundCause(
+            kind,
+            ids,
+            self.snapshot.head_commit,
+            number=done + 1,
+            limit=limit,
+            seen=self.acts.seen,
+            acts=self.acts.unread,
+            errors=errors,
+        )
+        earlier = _earlier(cause, self.record)
+        if earlier is not None:
+            return _of_earlier(earlier)
+        if done >= limit:
+            were = "was 1 round" if limit == 1 else f"were {limit} rounds"
+            sentence = f"There {were} for {_FAILURES[kind]}, which is the limit. {_AGAIN}"
+            return Stop(StopReason.BOUND, sentence, kind)
+        while self.record.has(cause):
+            cause = replace(cause, again=cause.again + 1)
+        if cause.again > _SUPERSEDED_LIMIT:
+            sentence = f"Rounds for {_FAILURES[kind]} were superseded {cause.again} times. {_AGAIN}"
+            return Stop(StopReason.SUPERSEDED, sentence, kind)
+        return cause
+
+
+def _short_enough(head: str, names: list[str]) -> tuple[str, ...]:
+    """Return the names of failed checks of one round. Without the last ones, if the cause would be too long.
+
+    Names of checks are foreign text without a useful limit. An AgentTask keeps the whole cause, because the
+    name of the round, which stays taken, follows from it.
+    """
+    kept = tuple(names[:IDS_LIMIT])
+
+    def is_too_long() -> bool:
+        cause = RoundCause(RoundKind.CHECKS, kept, head, again=_SUPERSEDED_LIMIT)
+        return len(cause.identity) > ROUND_CAUSE_LIMIT
+
+    while len(kept) > 1 and is_too_long():
+        kept = kept[:-1]
+    return kept
+
+
+def _earlier(cause: RoundCause, record: RoundRecord) -> RoundEntry | None:
+    """Return the round that had the same cause, or a cause with all that this one has.
+
+    A check that is removed or passes later does not make a new cause of the others.
+    """
+    for entry in reversed(record.rounds):
+        if entry.counted and covers(entry.kind, entry.before, entry.keys, cause):
+            return entry
+    return None
+
+
+def _of_earlier(entry: RoundEntry) -> Stop:
+    what, reason = _FAILURES[entry.kind], StopReason.NOTHING_PUSHED
+    match entry.end:
+        case RoundEnd.FAILED:
+            sentence = f"The round for {what} failed."
+        case RoundEnd.CANCELLED:
+            sentence = f"The round for {what} was cancelled."
+        case RoundEnd.NO_PROGRESS:
+            sentence, reason = f"{_SAME_ERRORS}.", StopReason.NO_PROGRESS
+        case _:
+            sentence = f"A round for {what} has been done, and it changed nothing here."
+    return Stop(reason, f"{sentence} {_AGAIN}", entry.kind)
+
+
+def _behind_the_active(work: Work) -> Work:
+    """Return the work without anything to start; a check is not run again on a head that may be replaced."""
+    why = "A run of this change is active; the next one reads everything that came meanwhile."
+    waiting = (*work.waiting, *(Waiting(cause.kind, None, why) for cause in work.due))
+    return replace(work, due=(), reruns=(), waiting=waiting)

@@ -1,0 +1,379 @@
+"""Reads the open changes of our account on one forge, and decides what is left to do on each.
+
+Each look reads all open changes anew, and decides by them and by the record in our comment. Events only cause
+a look: they carry no decision, so an event that is lost or doubled changes nothing (docs/decisions/0029).
+On Kubernetes the reporter acts on a decision, elsewhere a consumer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+
+from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError, NotYetError, RequestKind, reason_of
+from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, OpenChanges
+from coding_agent_core.forge.item_forge import ItemForge
+from coding_agent_core.forge.values import MARKER, Permission
+from coding_agent_core.platforms.facts import ItemKind
+from coding_agent_core.reporting.comment import State, comment_with_change_rounds, read_state
+from coding_agent_core.rounds.decide import open_work
+from coding_agent_core.rounds.notes import our_comment
+from coding_agent_core.rounds.review import is_one_of
+from coding_agent_core.task.model import Item, identity_hash
+from coding_agent_core.task.round_cause import PERMISSIONS_LIMIT, RoundPolicy, Work
+from coding_agent_core.task.round_record import RoundRecord
+
+_logger = logging.getLogger("coding_agent.round_looks")
+
+_PERMISSION_S = 600.0
+"""Seconds for which looks rely on a permission. When a round starts, permissions are read anew."""
+_DECISIONS = 3
+"""Maximum number of decisions in one look at a change. A further one is needed if permissions were read."""
+_LOGINS = PERMISSIONS_LIMIT // _DECISIONS
+"""Maximum number of permissions that are read for one decision."""
+_COMMENT_S = 60.0
+"""Seconds after a look that a stranger's comment caused until such a comment causes another one."""
+_KNOWN = 1000
+"""Changes that looks at single changes remember; a look at all forgets those that are closed."""
+_FAILURES = 3
+"""After this many failed changes in a row, the forge or the queue is the problem, and the look ends."""
+
+LookAt = Callable[[str, ChangeSnapshot], Awaitable[float | None]]
+"""Handles a change, whose item has this hash; returns in how many seconds time alone makes a round due."""
+
+
+@dataclass(frozen=True)
+class AskedLook:
+    """A look that events have asked for.
+
+    Attributes:
+        due: the monotonic time from which it may be done.
+        is_limited: whether only comments of strangers ask for it.
+    """
+
+    item: Item
+    due: float
+    is_limited: bool
+
+
+@dataclass
+class LookTimes:
+    """Decides which looks are due: at the changes that events have named, or at all open changes. Pure.
+
+    Anybody can write many comments. So the comments of strangers cause a look at a change at once, and then
+    at most one in a minute. A look that is put off is not lost: it has its time, and a look at all changes
+    does it too.
+
+    Args:
+        interval: the seconds between two looks at all changes.
+
+    Attributes:
+        regular: the monotonic time of the next look at all changes.
+        is_early: whether a look has found that time alone makes a round due before the interval is over.
+    """
+
+    interval: float
+    monotonic: Callable[[], float]
+    regular: float = -inf
+    is_early: bool = False
+    _asked: dict[str, AskedLook] = field(default_factory=dict)
+    _limited_until: dict[str, float] = field(default_factory=dict)
+    """When strangers' comments may cause the next look at a change; times that are over are dropped."""
+
+    def ask(self, item: Item, *, is_limited: bool = False) -> None:
+        """Look at a change soon, or at all changes if the item is the issue of an unknown change."""
+        key, now = identity_hash(item.identity), self.monotonic()
+        due = max(now, self._limited_until.get(key, now)) if is_limited else now
+        known = self._asked.get(key)
+        if known is None or due < known.due:
+            self._asked[key] = AskedLook(item, due, is_limited)
+
+    def is_asked(self, item: Item) -> bool:
+        """Whether a look at the item still has to be done."""
+        return identity_hash(item.identity) in self._asked
+
+    def wait(self) -> float:
+        """Return the seconds until a look is due."""
+        return max(0.0, min(self.regular, *(one.due for one in self._asked.values()), inf) - self.monotonic())
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether the next look at all changes is due."""
+        return self.monotonic() >= self.regular
+
+    def postpone(self) -> None:
+        """Leave this regular look to another process."""
+        self.regular = self.monotonic() + self.interval
+
+    async def look(
+        self, at_all: Callable[[], Awaitable[float]], at_one: Callable[[Item], Awaitable[float]]
+    ) -> None:
+        """Do what is due. Events that come meanwhile ask for another look.
+
+        Args:
+            at_all: looks at all changes; returns the seconds until the next such look.
+            at_one: looks at one change; returns the seconds until time alone makes a round due.
+
+        Raises:
+            Exception: that of a look; what was asked for is due again.
+        """
+        now = self.monotonic()
+        due = {key: one for key, one in self._asked.items() if one.due <= now}
+        is_regular = self.is_regular or any(one.item.kind is not ItemKind.CHANGE for one in due.values())
+        limited = {key: now + _COMMENT_S for key, one in due.items() if one.is_limited}
+        self._limited_until = {k: until for k, until in self._limited_until.items() if until > now} | limited
+        taken = dict(self._asked) if is_regular else due
+        for key in taken:
+            del self._asked[key]
+        try:
+            if is_regular:
+                wait = await at_all()
+                self.regular, self.is_early = self.monotonic() + wait, wait < self.interval
+            else:
+                for one in due.values():
+                    await self._look_at(one.item, at_one)
+        except BaseException:
+            self._asked |= taken
+            raise
+
+    async def _look_at(self, item: Item, at_one: Callable[[Item], Awaitable[float]]) -> None:
+        soonest = self.monotonic() + await at_one(item)
+        if soonest < self.regular:
+            self.regular, self.is_early = soonest, True
+
+
+@dataclass
+class SetAside:
+    """A change that could not be handled, so looks leave it out until a monotonic time."""
+
+    failures: int
+    until: float
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An open change that looks leave out.
+
+    Attributes:
+        head_branch: empty if it is not known.
+    """
+
+    item: Item
+    why: str
+    head_branch: str = ""
+
+
+@dataclass(frozen=True)
+class ChangeRounds:
+    """The rounds that a change has had, for the comment on its issue (`summary_of`)."""
+
+    change_url: str
+    summary: str
+
+
+async def show_on_issue(forge: ItemForge, issue: Item, rounds: ChangeRounds) -> None:
+    """Show the rounds of a change in our comment on its issue, if the comment names the change.
+
+    The rest of the comment and the labels do not change. This can be repeated: the same text is not written
+    again. After somebody has closed the issue, nothing is written there. The caller sees to it that nobody
+    else writes the comment meanwhile.
+    """
+    try:
+        found = await forge.find_comment(issue, MARKER)
+        if found is None:
+            return
+        body = found.body.replace("\r\n", "\n")
+        text = comment_with_change_rounds(body, issue, rounds.change_url, rounds.summary)
+        if text != body and (await forge.read_state(issue)).open:
+            await forge.upsert_comment(issue, MARKER, text, known=found)
+    except ForgeNotFoundError:
+        return  # the issue was deleted
+
+
+@dataclass
+class ChangeLooks:
+    """Looks at the open changes of one forge.
+
+    Args:
+        policy: the rules of rounds on this forge.
+        delay: returns the seconds until the next try after so many failures in a row, the last with an error.
+        monotonic: returns the monotonic time in seconds.
+
+    Attributes:
+        open: the hashes of the items that were open in the last look.
+        left_out: what the last look left out, by the hash of the item.
+    """
+
+    forge: ItemForge
+    policy: RoundPolicy
+    delay: Callable[[int, BaseException], float]
+    monotonic: Callable[[], float]
+    open: frozenset[str] = frozenset()
+    left_out: dict[str, LeftOut] = field(default_factory=dict)
+    _states: dict[str, tuple[str, State | None]] = field(default_factory=dict)
+    """The states of long comments, whose end snapshots do not show, with `OurComment.key`."""
+    _permissions: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
+    """Until when (monotonic) we rely on what somebody may do, by the repository and the login."""
+    _none_until: dict[str, int] = field(default_factory=dict)
+    """The number of the newest comment up to which none is ours, for changes with very many comments."""
+    _lists_all: bool = True
+    _aside: dict[str, SetAside] = field(default_factory=dict)
+
+    async def look(self, interval: float, look_at: LookAt) -> float:
+        """Look at all open changes once; return the seconds until the next look, at most `interval`.
+
+        Raises:
+            CodingAgentError: the changes could not be listed, or several in a row could not be handled.
+        """
+        changes = await self.forge.open_changes()
+        if self._lists_all and not changes.complete:
+            _logger.warning(
+                "%s has more of our open changes than a look lists: only %d have rounds",
+                self.forge.host,
+                len(changes.snapshots),
+            )
+        self._lists_all = changes.complete
+        self._forget(changes)
+        wait, in_a_row = interval, 0
+        for snapshot in changes.snapshots:
+            key = identity_hash(snapshot.item.identity)
+            aside = self._aside.get(key)
+            if aside is not None and aside.until > self.monotonic():
+                continue
+            failed, soonest = await self._handled(key, snapshot, look_at, is_last=in_a_row + 1 >= _FAILURES)
+            in_a_row = in_a_row + 1 if failed else 0
+            wait = wait if soonest is None else min(wait, soonest)
+        return wait
+
+    async def look_at(self, item: Item, look_at: LookAt) -> float:
+        """Look at one change; return in how many seconds time alone makes a round due, or infinity.
+
+        Raises:
+            CodingAgentError: the change could not be read.
+        """
+        try:
+            snapshot = await self.forge.snapshot(item)
+        except ForgeNotFoundError:
+            return inf  # the change was deleted
+        if snapshot.state is not ChangeState.OPEN or snapshot.author.id != snapshot.own.id:
+            return inf
+        key = identity_hash(snapshot.item.identity)
+        if key not in self.open and len(self.open) >= _KNOWN:
+            self._forget(OpenChanges(()))  # this process never looks at all changes
+        self.open |= {key}
+        _, soonest = await self._handled(key, snapshot, look_at, is_last=False)
+        return inf if soonest is None else soonest
+
+    def is_stranger(self, item: Item, login: str) -> bool:
+        """Whether the author of a comment is not known to be somebody whose remarks cause rounds."""
+        return not is_one_of(login, self.policy.bots) and not self._may_write(item, login)
+
+    async def _handled(
+        self, key: str, snapshot: ChangeSnapshot, look_at: LookAt, *, is_last: bool
+    ) -> tuple[bool, float | None]:
+        """Handle a change, and set it aside if that fails; return whether it failed, and when to look again.
+
+        Args:
+            is_last: whether a failure ends the look.
+        """
+        try:
+            soonest = await look_at(key, snapshot)
+        except NotYetError as error:
+            if error.kind is not RequestKind.CREATE:
+                raise
+            # Only a new comment has to wait, which other changes may not need.
+            return False, self._set_aside(key, snapshot, error, is_failure=False)
+        except Exception as error:
+            wait = self._set_aside(key, snapshot, error)
+            if is_last:
+                raise
+            return True, wait
+        self._aside.pop(key, None)
+        self.left_out.pop(key, None)
+        return False, soonest
+
+    async def state(self, key: str, snapshot: ChangeSnapshot) -> State | None:
+        """Return the state in our comment on a change; it costs a request only if the comment is long.
+
+        Args:
+            key: the hash of the change's item.
+        """
+        ours = our_comment(snapshot)
+        if ours.whole:
+            return ours.state
+        known = self._states.get(key)
+        if known is not None and ours.key and known[0] == ours.key:
+            return known[1]
+        numbers = [int(one.id) for one in snapshot.comments if one.id.isdecimal()]
+        if ours.body is None and numbers and min(numbers) <= self._none_until.get(key, -1):
+            return None  # the snapshot shows what was written since then, and nothing of it is ours
+        found = await self.forge.find_comment(snapshot.item, MARKER)
+        if found is None and numbers:
+            self._none_until[key] = max(numbers)
+        state = None if found is None else read_state(found.body)
+        self._states[key] = ours.key, state
+        return state
+
+    def wrote(self, key: str) -> None:
+        """Note that we have changed our comment on the change whose item has this hash."""
+        self._states.pop(key, None)
+        self._none_until.pop(key, None)
+
+    async def decide(self, snapshot: ChangeSnapshot, record: RoundRecord, *, active: bool) -> Work:
+        """Decide what is left to do, and read the permissions that the decision needs.
+
+        Args:
+            active: the same as in `open_work`.
+        """
+        place = snapshot.item.repository_identity
+        may_write = partial(self._may_write, snapshot.item)
+        work = Work()
+        for _ in range(_DECISIONS):
+            work = open_work(
+                snapshot, record, self.policy, snapshot.read_at, may_write=may_write, active=active
+            )
+            for login in work.ask[:_LOGINS]:
+                permission = await self.forge.permission(snapshot.item, login)
+                until = self.monotonic() + _PERMISSION_S
+                self._permissions[place, login.casefold()] = until, permission >= Permission.WRITE
+            if not work.ask:
+                break
+        return work
+
+    def _may_write(self, item: Item, login: str) -> bool | None:
+        """Return what is known of a permission; `None`: the forge has to be asked."""
+        until, allowed = self._permissions.get((item.repository_identity, login.casefold()), (0.0, None))
+        return allowed if until > self.monotonic() else None
+
+    def _set_aside(
+        self, key: str, snapshot: ChangeSnapshot, error: Exception, *, is_failure: bool = True
+    ) -> float:
+        """Leave a change out of the looks for a while; return the seconds."""
+        known = self._aside.get(key)
+        failures = (known.failures if known is not None else 0) + is_failure
+        delay = self.delay(failures, error)
+        self._aside[key] = SetAside(failures, self.monotonic() + delay)
+        self.left_out[key] = LeftOut(snapshot.item, reason_of(error), snapshot.head_branch)
+        log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
+        log("%s is set aside for %.0f s: %s", snapshot.item.display, delay, error)
+        return delay
+
+    def _forget(self, changes: OpenChanges) -> None:
+        """Drop what is known about changes that are no longer open."""
+        for item, why in changes.unreadable:
+            _logger.warning("%s cannot be read: %s", item.display, why)
+        now = self.monotonic()
+        self._permissions = {who: known for who, known in self._permissions.items() if known[0] > now}
+        unreadable: list[Item] = [item for item, _ in changes.unreadable]
+        items = [*(snapshot.item for snapshot in changes.snapshots), *unreadable]
+        self.open = frozenset(identity_hash(item.identity) for item in items)
+        self._states = {key: state for key, state in self._states.items() if key in self.open}
+        self._none_until = {key: last for key, last in self._none_until.items() if key in self.open}
+        self._aside = {key: aside for key, aside in self._aside.items() if key in self.open}
+        self.left_out = {key: one for key, one in self.left_out.items() if key in self._aside}
+        self.left_out |= {
+            identity_hash(item.identity): LeftOut(item, why) for item, why in changes.unreadable
+        }

@@ -1,0 +1,1 @@
+"""What every program needs while it runs: HTTP server, logs, metrics, retries."""

@@ -1,0 +1,323 @@
+"""What a change's rounds did, as the hidden line of our comment keeps it. Pure.
+
+The record has only what we did: rounds that ended, and checks that we asked the forge to run again. The
+content of a snapshot is never stored, so that no decision compares the forge with an earlier look.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from coding_agent_core.platforms.text import first_problem
+from coding_agent_core.task.model import identity_hash
+from coding_agent_core.task.round_cause import IDS_LIMIT, RoundCause, RoundKind
+from coding_agent_core.task.usage import MANY_TOKENS, Allowance, Cost, Usage
+
+ROUNDS_LIMIT = 40
+"""Maximum number of rounds of a change. None is ever forgotten, or its cause would start it again."""
+RECORD_LIMIT = 20_000
+"""A record with more characters is full. GitHub accepts 65,536 for the whole comment."""
+_READ_LIMIT = 2 * RECORD_LIMIT
+SUPERSEDED_LIMIT = 60
+"""Maximum number of causes whose rounds never began that a record keeps, the newest."""
+RERUNS_LIMIT = 20
+"""Maximum number of re-runs of the checks of one head, and of all re-runs in a record."""
+_MARK = "<!-- coding-agent:answers "
+_ANSWERS = re.compile(re.escape(_MARK) + r"([trc0-9 ]{0,2000})-->")
+
+_Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$", max_length=64)]
+_Key = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+_Patch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,64}$", max_length=64)]
+
+
+class RoundEnd(StrEnum):
+    PUSHED = "pushed"
+    NO_PUSH = "no push"
+    """The round answered, but changed nothing."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    """A person pushed to the branch while the round ran, or the cause had gone when the round started. Such a
+    round is not counted, and the same cause may come again."""
+    NO_PROGRESS = "no progress"
+    """The round read the logs and found the errors of the last round again, so its model did not start."""
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """How a round ended.
+
+    Attributes:
+        cause: what `open_work` decided when the round started, with everything that the round read. If
+            nothing was due any more, it is the cause for which the round was created, with the end
+            `SUPERSEDED`.
+        at: when that decision was made, by the forge's clock.
+        head_after: the head after the round's push; the head that it started from if nothing was pushed.
+        patch: the id of the round's own difference (`git patch-id --stable`), without the merge of the base;
+            empty if nothing was pushed.
+        reverse: the same for the reversed difference.
+    """
+
+    cause: RoundCause
+    at: datetime
+    end: RoundEnd
+    head_after: str
+    patch: str = ""
+    reverse: str = ""
+
+
+class _Stored(BaseModel):
+    # A newer release's fields must not stop an older program.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class EndedRound(_Stored):
+    """A round that ended; most attributes are the same as in `RoundCause` and `RoundResult`.
+
+    Attributes:
+        identity: the hash of the cause's identity.
+        seen: the time of the newest act that the round read.
+        acts: the keys of the acts of people that this round was the first to read.
+    """
+
+    kind: RoundKind
+    identity: str = Field(pattern=r"^[0-9a-f]{16}$", max_length=16)
+    keys: tuple[_Key, ...] = Field(max_length=IDS_LIMIT)
+    at: AwareDatetime
+    end: RoundEnd
+    before: _Commit
+    after: _Commit
+    seen: AwareDatetime | None = None
+    acts: tuple[_Key, ...] = Field(default=(), max_length=IDS_LIMIT)
+    errors: tuple[_Key, ...] = Field(default=(), max_length=IDS_LIMIT)
+    patch: _Patch | None = None
+    reverse: _Patch | None = None
+
+    @property
+    def counted(self) -> bool:
+        return self.end is not RoundEnd.SUPERSEDED
+
+    @property
+    def pushed(self) -> bool:
+        return self.end is RoundEnd.PUSHED and self.after != self.before
+
+
+class RoundEntry(EndedRound):
+    """A round in the record.
+
+    Attributes:
+        tokens: how many tokens all attempts of the round sent and received.
+        cost: what this cost, if it is known.
+    """
+
+    tokens: int = Field(default=0, ge=0, le=2 * MANY_TOKENS)
+    cost: Cost | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What the round used, as far as the record knows it."""
+        half = self.tokens // 2  # only their sum counts
+        requests = min(self.tokens, 1)
+        return Usage(requests=requests, input_tokens=self.tokens - half, output_tokens=half, cost=self.cost)
+
+
+class RerunEntry(_Stored):
+    """A check that we asked the forge to run again.
+
+    Attributes:
+        at: when we asked, by the forge's clock.
+        refused: whether the forge refused, so that nobody waits for the new run.
+        unanswered: whether the forge's answer was lost, so that nobody waits long for the new run.
+    """
+
+    head: _Commit
+    check: _Key
+    run: _Key
+    at: AwareDatetime
+    refused: bool = False
+    unanswered: bool = False
+
+
+class RoundRecord(_Stored):
+    """The rounds of a change, the oldest first, and the re-runs of its last heads.
+
+    Attributes:
+        superseded: the hashes of the causes whose rounds were superseded before their model was asked. Their
+            names are taken, but they are not rounds: people who push often must not fill the record.
+        full: whether no further round is recorded, and so none may start.
+        problem: why the record could not be read, as a phrase; empty otherwise. It is not stored.
+    """
+
+    rounds: tuple[RoundEntry, ...] = Field(default=(), max_length=ROUNDS_LIMIT)
+    reruns: tuple[RerunEntry, ...] = Field(default=(), max_length=RERUNS_LIMIT)
+    superseded: tuple[_Key, ...] = Field(default=(), max_length=SUPERSEDED_LIMIT)
+    full: bool = False
+    problem: str = Field(default="", exclude=True)
+
+    def to_json(self) -> str:
+        """Return the record on one line."""
+        return self.model_dump_json(exclude_defaults=True)
+
+    def has(self, cause: RoundCause) -> bool:
+        """Whether there was a round with exactly this cause, superseded or not."""
+        identity = identity_hash(cause.identity)
+        return identity in self.superseded or any(entry.identity == identity for entry in self.rounds)
+
+    @property
+    def answered(self) -> frozenset[str]:
+        """The ids of all remarks that rounds have read."""
+        of_people = (one for one in self.rounds if one.kind is RoundKind.REVIEW and one.counted)
+        return frozenset(key for entry in of_people for key in entry.keys)
+
+    @property
+    def readers(self) -> dict[str, int]:
+        """The place of the round that was the first to read an act, by the act's key."""
+        found: dict[str, int] = {}
+        for place, entry in enumerate(self.rounds):
+            for key in entry.acts:
+                found.setdefault(key, place)
+        return found
+
+    def since(self, first: int) -> tuple[RoundEntry, ...]:
+        """Return the counted rounds from this place on."""
+        return tuple(entry for entry in self.rounds[first:] if entry.counted)
+
+    def spent(self, budget: Allowance, first: int) -> Decimal:
+        """Return what the rounds from this place on spent, in the budget's unit.
+
+        Rounds that were superseded are included. If a round's cost is not known, it counts as the whole
+        budget (docs/decisions/0023).
+        """
+        known = (budget.spent(one.usage) for one in self.rounds[first:])
+        return sum((budget.value if one is None else one for one in known), Decimal(0))
+
+    def reruns_of(self, head: str, check: str) -> tuple[RerunEntry, ...]:
+        return tuple(entry for entry in self.reruns if entry.head == head and entry.check == check)
+
+    def with_rerun_entry(self, entry: RerunEntry) -> RoundRecord:
+        """Return the record with a re-run, unless it has it.
+
+        If there is no room, the oldest re-run of the head that came first makes room. The times of re-runs do
+        not tell which head is newer, because the forge's clock can be set back.
+        """
+        if entry in self.reruns:
+            return self
+        grown = (*self.reruns, entry)
+        heads = list(dict.fromkeys(one.head for one in grown))
+        kept = sorted(grown, key=lambda one: heads.index(one.head))
+        return self.model_copy(update={"reruns": tuple(kept[-RERUNS_LIMIT:])})
+
+
+def covers(kind: RoundKind, head: str, keys: Collection[str], other: RoundCause) -> bool:
+    """Whether a round of this kind, with this head and these keys, is one for the other cause too."""
+    same_head = kind is RoundKind.REVIEW or head == other.head
+    return kind is other.kind and same_head and set(other.keys) <= set(keys)
+
+
+def entry_of(result: RoundResult, usage: Usage | None = None) -> RoundEntry:
+    """Return what the record keeps of a round that ended, and of what its attempts used."""
+    return RoundEntry(**vars(ended_round(result)), **spending(usage))
+
+
+def ended_round(result: RoundResult) -> EndedRound:
+    """Return what an attempt says about its round."""
+    cause = result.cause
+    return EndedRound(
+        kind=cause.kind,
+        identity=identity_hash(cause.identity),
+        keys=cause.keys,
+        at=result.at,
+        end=result.end,
+        before=cause.head,
+        after=result.head_after,
+        seen=cause.seen,
+        acts=cause.acts,
+        errors=cause.errors[:IDS_LIMIT],
+        patch=result.patch or None,
+        reverse=result.reverse or None,
+    )
+
+
+def spending(usage: Usage | None) -> dict[str, Any]:
+    """Return the fields of an entry that say what its attempts used; they are empty if that is not known."""
+    return {} if usage is None else {"tokens": usage.input_tokens + usage.output_tokens, "cost": usage.cost}
+
+
+def with_entry(record: RoundRecord, entry: RoundEntry) -> RoundRecord:
+    """Return the record with another round, unless it has it.
+
+    If the record has no room for another round, it is full from now on, and the oldest rounds make room.
+    """
+    if any(known.identity == entry.identity for known in record.rounds):
+        return record
+    grown = record.model_copy(update={"rounds": (*record.rounds, entry)})
+    full = record.full or len(grown.rounds) >= ROUNDS_LIMIT or len(grown.to_json()) > RECORD_LIMIT
+    rounds = grown.rounds[-ROUNDS_LIMIT:]
+    kept = grown.model_copy(update={"rounds": rounds, "full": full})
+    while len(kept.rounds) > 1 and len(kept.to_json()) > _READ_LIMIT:
+        kept = kept.model_copy(update={"rounds": kept.rounds[1:]})
+    return kept
+
+
+def with_superseded(record: RoundRecord, identity: str) -> RoundRecord:
+    """Return the record with a cause whose round never began.
+
+    Args:
+        identity: the hash of the cause's identity.
+    """
+    if identity in record.superseded:
+        return record
+    return record.model_copy(update={"superseded": (*record.superseded, identity)[-SUPERSEDED_LIMIT:]})
+
+
+def with_reruns(record: RoundRecord, entries: Iterable[RerunEntry]) -> RoundRecord:
+    """Return the record with these re-runs. See `RoundRecord.with_rerun_entry`."""
+    for entry in entries:
+        record = record.with_rerun_entry(entry)
+    return record
+
+
+def read_record(text: str) -> RoundRecord:
+    """Read a record; a broken one is empty and has its problem.
+
+    The names of rounds still follow from their causes, so the API server refuses to start one again.
+    """
+    if not text:
+        return RoundRecord()
+    if len(text) > _READ_LIMIT:
+        return RoundRecord(problem=f"it has more than {_READ_LIMIT} characters")
+    try:
+        return RoundRecord.model_validate_json(text)
+    except ValidationError as error:
+        return RoundRecord(problem=first_problem(error)[:300])
+
+
+def stored_record(value: Any) -> Any:
+    """Return the record in a state that was read; a broken record leaves the rest of the state readable."""
+    if not isinstance(value, dict):
+        return value
+    return read_record(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def answer_mark(ids: Iterable[str]) -> str:
+    """Return the hidden line with which our reply begins: the remarks that it answers.
+
+    The marks keep what was answered even if somebody deletes our comment with the record. The mark is at the
+    beginning, because a snapshot cuts the end of a long reply.
+    """
+    return f"{_MARK}{' '.join(sorted(ids))} -->"
+
+
+def marked_answers(bodies: Collection[str]) -> frozenset[str]:
+    """Return the ids of the remarks that our replies answer, from the texts of our own remarks alone."""
+    found = (_ANSWERS.match(body.lstrip()) for body in bodies)
+    return frozenset(one for match in found if match for one in match[1].split())

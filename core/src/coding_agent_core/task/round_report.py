@@ -1,0 +1,171 @@
+"""What an AgentTask keeps of a round: the cause for which it was created, and how the round ended. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from coding_agent_core.task.model import Cause, Phase, RoundTrigger, identity_hash
+from coding_agent_core.task.round_cause import RoundCause, RoundKind
+from coding_agent_core.task.round_record import (
+    EndedRound,
+    RerunEntry,
+    RoundEnd,
+    RoundEntry,
+    RoundRecord,
+    RoundResult,
+    covers,
+    ended_round,
+    entry_of,
+    spending,
+    with_entry,
+    with_reruns,
+    with_superseded,
+)
+from coding_agent_core.task.usage import Usage
+
+REPORTED_RERUNS = 5
+"""Maximum number of re-runs that a round reports, because its whole report has to fit into 4 KiB."""
+ENDS = {
+    Phase.SUCCEEDED: RoundEnd.NO_PUSH,
+    Phase.FAILED: RoundEnd.FAILED,
+    Phase.CANCELLED: RoundEnd.CANCELLED,
+}
+"""The end of a round that has reported nothing, by the phase of its task."""
+
+
+ROUND_CAUSES = frozenset(Cause(kind.value) for kind in RoundKind)
+"""The causes of rounds. A task with another cause is not a round, whatever else it says about itself."""
+
+
+class RoundReport(EndedRound):
+    """How a round ended, as its attempt reports it: what the record keeps, and the checks it ran again."""
+
+    reruns: tuple[RerunEntry, ...] = Field(default=(), max_length=REPORTED_RERUNS)
+
+
+def report_of_round(result: RoundResult, reruns: Iterable[RerunEntry] = ()) -> RoundReport:
+    """Return what an attempt reports about its round. The AgentTask has the cause of its creation."""
+    return RoundReport(**vars(ended_round(result)), reruns=tuple(reruns)[-REPORTED_RERUNS:])
+
+
+def round_report(value: Any) -> Any:
+    """Return an attempt's report if it can be read; `None` otherwise, so that the rest stays readable."""
+    if value is None or isinstance(value, RoundReport):
+        return value
+    try:
+        return RoundReport.model_validate(value)
+    except ValidationError:
+        return None
+
+
+def trigger_of(cause: RoundCause, decided_at: datetime) -> tuple[Cause, RoundTrigger]:
+    """Return what the AgentTask says about the cause of a round.
+
+    Args:
+        decided_at: the time of the decision, by the forge's clock.
+    """
+    return Cause(cause.kind.value), RoundTrigger(
+        cause=cause.identity,
+        name_part=cause.name_part,
+        head=cause.head,
+        number=cause.number,
+        of=cause.limit,
+        decided_at=decided_at,
+        seen=cause.seen,
+        acts=cause.acts,
+    )
+
+
+def cause_of(trigger: RoundTrigger) -> RoundCause:
+    """Return the cause for which a round was created, without the errors of checks.
+
+    Raises:
+        ValueError: the text is not the identity of a cause.
+    """
+    try:
+        kind, _, *ids, again = json.loads(trigger.cause)
+        return RoundCause(
+            RoundKind(kind),
+            tuple(map(str, ids)),
+            trigger.head,
+            again=int(again),
+            number=trigger.number,
+            limit=trigger.of,
+            seen=trigger.seen,
+            acts=trigger.acts,
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a person can write a task
+        raise ValueError(f"not the identity of a round's cause: {trigger.cause[:200]!r}") from error
+
+
+def round_phrase(trigger: RoundTrigger, report: RoundReport | None = None) -> str:
+    """Return which round of its kind a task is, for people, e.g. `checks round 2 of 3`.
+
+    A round that worked on another kind of cause than it was created for has no count: `conflict round`.
+
+    Args:
+        report: what the round's attempt reported, if it has.
+
+    Raises:
+        ValueError: the trigger has no cause.
+    """
+    cause = cause_of(trigger)
+    if report is not None and report.kind is not cause.kind:
+        return f"{report.kind} round"
+    return f"{cause.kind} {cause.count}"
+
+
+def recorded(
+    record: RoundRecord,
+    trigger: RoundTrigger,
+    report: RoundReport | None,
+    end: RoundEnd,
+    *,
+    superseded: bool = False,
+    usage: Usage | None = None,
+) -> RoundRecord:
+    """Return the record with a round whose run has ended. The call can be repeated.
+
+    The cause that gave the round its name is recorded in any case, because its name is taken: if the round
+    worked on something else, as superseded; if nothing was reported, with the end of the run. A round
+    that was superseded before it used a model leaves only the hash of its cause (`RoundRecord.superseded`).
+
+    Args:
+        report: what the round's attempt reported.
+        end: how the run ended, if nothing was reported.
+        superseded: whether the run was cancelled for a reason that supersedes a round
+            (`WithdrawalCause.supersedes`).
+        usage: what all attempts of the round used; `None` if that is not known.
+
+    Raises:
+        ValueError: the trigger has no cause.
+    """
+    created = cause_of(trigger)
+    if superseded and end is RoundEnd.CANCELLED:
+        end = RoundEnd.SUPERSEDED
+    if superseded and report is not None and report.end is RoundEnd.CANCELLED:
+        report = report.model_copy(update={"end": RoundEnd.SUPERSEDED})
+    if record.full:
+        return record  # no further round starts, and a full record would drop its oldest round each time
+    name, began = identity_hash(created.identity), usage is not None and usage != Usage()
+    if report is None:
+        if end is RoundEnd.SUPERSEDED and not began:
+            return with_superseded(record, name)
+        result = RoundResult(created, trigger.decided_at, end, created.head)
+        return with_entry(record, entry_of(result, usage))
+    covered = covers(report.kind, report.before, report.keys, created)
+    if report.identity != name and (not covered or report.end is RoundEnd.SUPERSEDED):
+        record = with_superseded(record, name)
+    if report.end is RoundEnd.SUPERSEDED and not began:
+        grown = with_superseded(record, report.identity)
+        return record if grown is record else with_reruns(grown, report.reruns)
+    kept = {name: getattr(report, name) for name in EndedRound.model_fields}
+    grown = with_entry(record, RoundEntry(**kept, **spending(usage)))
+    # The record has a round's re-runs since it has the round. Since then, those of newer heads may have
+    # needed their room.
+    return record if grown is record else with_reruns(grown, report.reruns)

@@ -1,0 +1,1 @@
+"""The credentials on GitHub: a token, or an App whose key only the token service has."""

@@ -1,0 +1,80 @@
+"""The set-up of a repository on GitHub.
+
+https://docs.github.com/rest/repos/webhooks, https://docs.github.com/rest/issues/labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from coding_agent_forges.github.facts import token_expiry_of
+from coding_agent_forges.github.settings import GitHub
+from coding_agent_forges.rest.calls import Call, ResponseModel
+from coding_agent_forges.rest.setup import (
+    DeliveryAnswer,
+    ForgeSetup,
+    OwnedRepository,
+    RepositoryFacts,
+    RepositoryWebhook,
+    TokenRights,
+)
+
+EVENTS = ("issues", "pull_request", "issue_comment", "pull_request_review", "check_suite", "status")
+"""Labels, commands, and the events for rounds (docs/github.md)."""
+_SCOPES = frozenset({"repo", "public_repo"})
+"""The scopes of classic tokens of which the agent needs one. The second opens only public repositories."""
+
+
+class _Delivery(ResponseModel):
+    event: str
+    status_code: int
+
+
+class GitHubSetup(ForgeSetup):
+    """The set-up of one GitHub."""
+
+    LABEL_MARK: ClassVar[str] = ""
+
+    def _webhook_body(self, url: str, secret: str) -> dict[str, object]:
+        config = {"url": url, "content_type": "json", "secret": secret, "insecure_ssl": "0"}
+        return {"name": "web", "active": True, "events": list(EVENTS), "config": config}
+
+    def poll_scope(self, repositories: Sequence[str]) -> dict[str, object]:
+        """See `ForgeSetup`. GitHub finds items that have one of several qualifiers `repo`."""
+        chosen = " ".join(f"repo:{repository}" for repository in repositories)
+        return {"query": f"{GitHub().query} {chosen}"}
+
+    async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
+        """See `ForgeSetup`.
+
+        Only classic tokens have scopes: GitHub lists them in `x-oauth-scopes` (documentation, *Scopes for
+        OAuth apps*).
+        """
+        expires_at = token_expiry_of(headers)
+        listed = headers.get("x-oauth-scopes")
+        if listed is None:
+            return TokenRights(expires_at=expires_at)
+        scopes = frozenset(filter(None, (scope.strip() for scope in listed.split(","))))
+        return TokenRights(scopes, () if scopes & _SCOPES else ("repo",), expires_at)
+
+    async def repository(self, repository: str) -> RepositoryFacts:
+        call = Call("GET", self._repository_path(repository), f"reading the repository {repository}")
+        found = await self.forge.client.get(OwnedRepository, call)
+        lacks = []
+        if not found.push:
+            lacks.append("the account may not push: give it the role Write (Settings > Collaborators)")
+        if found.archived:
+            lacks.append("the repository is archived: choose another one, or unarchive it")
+        if not found.has_issues:
+            lacks.append("issues are turned off: turn them on (Settings > General > Features)")
+        return RepositoryFacts(found.full_name, tuple(lacks), found.admin)
+
+    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryAnswer]:
+        where = self._repository_path(repository, "hooks", webhook.id, "deliveries")
+        call = Call("GET", where, f"reading the deliveries of the webhook of {repository}")
+        found = await self.forge.client.get(list[_Delivery], call)
+        return [DeliveryAnswer(one.event, one.status_code) for one in found]
+
+
+SETUP = GitHubSetup

@@ -1,0 +1,113 @@
+"""The types of answers that all forges share: items, comments, events, reactions. Pure.
+
+One type reads the same answer of all forges; its fields list each forge's names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Annotated
+
+from coding_agent_core.forge.values import Comment
+from coding_agent_core.task.model import whole_second
+from pydantic import AliasChoices, BeforeValidator, Field
+
+from coding_agent_forges.rest.calls import ResponseModel, Text, User
+
+GHOST = User.model_validate({"login": "ghost", "id": 10137})
+"""The account that GitHub shows instead of a deleted one. The API returns null for such a user."""
+Author = Annotated[User, BeforeValidator(lambda value: GHOST if value is None else value)]
+
+
+class Label(ResponseModel):
+    name: str
+
+
+class ItemAnswer(ResponseModel):
+    """An issue, pull request or merge request."""
+
+    number: int = Field(validation_alias=AliasChoices("number", "iid"))
+    title: str
+    body: Text = Field(default="", validation_alias=AliasChoices("body", "description"))
+    url: str = Field(validation_alias=AliasChoices("html_url", "web_url"))
+    state: str
+    labels: list[Label | str]
+    # `author` comes first, because an answer with `author` can have a `user` that says what we may do.
+    author: Author = Field(default=GHOST, validation_alias=AliasChoices("author", "user"))
+    updated_at: datetime | None = None
+
+    @property
+    def by_member(self) -> bool:
+        """Whether the forge says that the author belongs to the repository."""
+        return False
+
+    @property
+    def open(self) -> bool:
+        return self.state in ("open", "opened")
+
+    @property
+    def updated_second(self) -> datetime | None:
+        return None if self.updated_at is None else whole_second(self.updated_at)
+
+    @property
+    def label_names(self) -> list[str]:
+        return [label if isinstance(label, str) else label.name for label in self.labels]
+
+
+class CommentAnswer(ResponseModel):
+    """A comment, or a note that the forge itself wrote (`system`).
+
+    Attributes:
+        internal, confidential: GitLab's internal note, which only some members can read; `confidential` was
+            its name once (https://docs.gitlab.com/api/notes/).
+    """
+
+    id: int
+    body: Text = ""
+    author: Author = Field(default=GHOST, validation_alias=AliasChoices("author", "user"))
+    created_at: datetime
+    updated_at: datetime | None = None
+    html_url: str = ""
+    system: bool = False
+    internal: bool | None = False
+    confidential: bool | None = False
+
+    @property
+    def is_public(self) -> bool:
+        """Whether everybody who can read the item can read this, and a person wrote it.
+
+        What the model reads ends in public: in commits, replies and our comment.
+        """
+        return not (self.system or self.internal or self.confidential)
+
+    def comment(self) -> Comment:
+        return Comment(
+            id=str(self.id),
+            author=self.author.login,
+            body=self.body,
+            created_at=self.created_at,
+            url=self.html_url,
+            updated_at=self.updated_at,
+        )
+
+    def published(self, at: datetime) -> Comment:
+        """Return the comment of a review that was submitted, and so could first be read, at a time."""
+        comment = self.comment()
+        return replace(comment, created_at=max(comment.created_at, at))
+
+
+class HistoryEvent(ResponseModel):
+    """An event of an item's history. User or label is null if it was deleted later."""
+
+    action: str = Field(validation_alias=AliasChoices("event", "action"))
+    created_at: datetime
+    user: User | None = Field(default=None, validation_alias=AliasChoices("actor", "user"))
+    label: Label | None = None
+
+
+class Reaction(ResponseModel):
+    """Somebody's emoji on a comment; `content` is its name."""
+
+    content: str = Field(validation_alias=AliasChoices("content", "name"))
+    user: User | None = None

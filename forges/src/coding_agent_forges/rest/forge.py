@@ -1,0 +1,777 @@
+"""`Forge`: everything that the system does on a forge, with the code that is the same for all REST APIs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeListTooLongError,
+    ForgeNotFoundError,
+    ForgeUnavailableError,
+    NotYetError,
+    SettingsError,
+)
+from coding_agent_core.forge.changes import BODY_LIMIT, ChangeSnapshot, OpenChanges, ReviewThread
+from coding_agent_core.forge.hidden_line import HiddenLines
+from coding_agent_core.forge.values import (
+    BranchFacts,
+    Change,
+    Checks,
+    CloneSource,
+    Comment,
+    CommitIdentity,
+    CommitStatus,
+    Discussion,
+    ItemDetails,
+    ItemState,
+    LabelEvent,
+    Permission,
+    Revision,
+    clock_was_set_back,
+    last_application,
+)
+from coding_agent_core.platforms.facts import ItemKind, clone_url, web_base
+from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.settings.forges import ForgeSettings
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.model import Head, Item, Origin, TaskRequest, Trigger, trust_of, whole_second
+
+from coding_agent_forges.rest.answers import CommentAnswer, HistoryEvent, ItemAnswer, Reaction
+from coding_agent_forges.rest.calls import Call, Read, Repeat, User
+from coding_agent_forges.rest.signed_commits import SignedCommits
+
+if TYPE_CHECKING:  # the poller and the tasks, which are given a forge, import no HTTP library
+    from coding_agent_core.runtime.retry import Clock
+
+    from coding_agent_forges.rest.client import ForgeClient, Pages, TokenSource
+
+COMMENT_LIMIT = 1000
+SCAN_PAGES = 100
+CHANGE_PAGES = 20
+"""The most pages in which `find_change` looks: forks can have many changes from branches of the same name."""
+"""Maximum number of pages of comments, reactions or events that are read."""
+_LOOK_BACK = 20
+"""Number of events before a label's application that show whether the forge's clock was set back."""
+_REACTION = "eyes"
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """Where an attached file can be read.
+
+    Attributes:
+        address: a path of the forge's API, or a whole address.
+        with_token: whether our token is sent, which must go only to the forge's own host.
+    """
+
+    address: str
+    with_token: bool
+
+
+Repository = tuple[str, int | None]
+"""The path and the id of a repository, as in `Item`."""
+
+
+@dataclass(frozen=True)
+class LabeledItem:
+    """An open item that has one of the labels, as the forge listed it."""
+
+    item: Item
+    found: ItemAnswer
+    labels: frozenset[str]
+
+
+@dataclass
+class Forge(ABC):
+    """One installation of a forge, with one token.
+
+    All calls have a timeout, retry what is safe to retry, and raise a `ForgeError` whose message names the
+    item and never a secret. Class variables and abstract methods cover the differences between the APIs.
+
+    Example:
+        forge = connect_forge(settings, item.platform)
+        details = await forge.read(item)
+        await forge.upsert_comment(item, MARKER, f"{MARKER}-->\\nWorking on {details.title}")
+    """
+
+    platform: ClassVar[Platform]
+    HEADERS: ClassVar[dict[str, str]]
+    CLONE_USER: ClassVar[str]
+    COMMENTS: ClassVar[str]
+    OLDEST_FIRST: ClassVar[dict[str, str | int]]
+    EDIT_METHOD: ClassVar[str]
+    EVENTS: ClassVar[str]
+    LABELED: ClassVar[str]
+    """The name of the event when a label was applied."""
+    UNLABELED: ClassVar[str]
+    """The name of the event when a label was removed."""
+    REACTIONS: ClassVar[str]
+    REACTION_FIELD: ClassVar[str]
+    ID_MARK: ClassVar[str]
+    """The characters between id and login in an account's private e-mail address."""
+
+    settings: ForgeSettings
+    client: ForgeClient
+    branch_prefix: str
+    """The beginning of the agent's branches for issues."""
+    hidden_lines: HiddenLines = field(default_factory=HiddenLines)
+    """Signs and checks the hidden lines of our comments."""
+
+    def __post_init__(self) -> None:
+        self._own: tuple[str, User] | None = None
+
+    @classmethod
+    def app_source(cls, settings: ForgeSettings, clock: Clock, only: str) -> TokenSource | None:
+        """Return the source of an App's tokens; `None` if the settings have a personal token.
+
+        Args:
+            only: the repository of an attempt; empty for a program that works on all repositories.
+
+        Raises:
+            SettingsError: what the App needs here is not configured.
+            TokenMissingError: a file that it needs is absent or empty.
+        """
+        return None
+
+    @abstractmethod
+    def _item_path(self, item: Item, *rest: str | int) -> str:
+        """Return the API's path of the item, or of something below it."""
+
+    @abstractmethod
+    def _comment_path(self, item: Item, comment: str) -> str: ...
+
+    @abstractmethod
+    def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+        """Yield the labeled items in the configured scope; others and repetitions may be among them.
+
+        Raises:
+            ForgeListTooLongError: there are more items than are read. All that are read were yielded before.
+            ForgeError: some items could not be listed. All others were yielded before.
+        """
+
+    @abstractmethod
+    async def _find_user(self, login: str) -> User | None: ...
+
+    @abstractmethod
+    async def find_change(self, item: Item, *, branch: str) -> Change | None:
+        """Return the open change from `branch` in the item's repository, if there is one.
+
+        Raises:
+            ForgeListTooLongError: there are more changes than are read, and none of those is from the branch.
+        """
+
+    @abstractmethod
+    async def _create_change(
+        self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool
+    ) -> Change: ...
+
+    @abstractmethod
+    async def _path_of(self, repository: str) -> str:
+        """Return the present path of a repository that may have been renamed or given to another owner."""
+
+    @abstractmethod
+    async def _is_private(self, item: Item) -> bool:
+        """Whether only people with an approved account can see the item's repository (`tasks.trust_of`)."""
+
+    @abstractmethod
+    async def _head_of(self, found: ItemAnswer, item: Item) -> Head:
+        """Return the branch of a change."""
+
+    @abstractmethod
+    def _attachment_of(self, item: Item, link: str) -> Attachment | None:
+        """Return the attachment that a link in an item's text leads to, or `None` if it leads elsewhere."""
+
+    @abstractmethod
+    async def read(self, item: Item) -> ItemDetails:
+        """Read the item. `item` in the answer has the repository's present path."""
+
+    @abstractmethod
+    async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
+        """Return what was changed on the item after a time: title, text, and the branch of a change.
+
+        If the forge does not say who made a change, the revision has no user.
+
+        Args:
+            since: the time in whole seconds of the forge's clock.
+
+        Raises:
+            ForgeUnavailableError: also if the forge has not examined the branch's newest commit yet.
+        """
+
+    @abstractmethod
+    async def comments(self, item: Item) -> Read[Comment]:
+        """Return all comments, the oldest first, but only the newest 1,000 if there are more.
+
+        Our own comments are included, and possibly comments on lines of a change; system notes are not.
+        """
+
+    @abstractmethod
+    async def discussion(self, change: Item) -> Discussion:
+        """Return the reviews of a change and the threads on its lines."""
+
+    @abstractmethod
+    async def failed_checks(self, change: ItemDetails) -> Checks:
+        """Return the failed checks of a change's newest commit. Parts that cannot be read raise no error."""
+
+    @abstractmethod
+    async def _open_changes(self) -> OpenChanges:
+        """See `open_changes`. The hidden lines in comments are not checked yet."""
+
+    @abstractmethod
+    async def _snapshot(self, change: Item) -> ChangeSnapshot:
+        """See `snapshot`. The hidden lines in comments are not checked yet."""
+
+    async def open_changes(self) -> OpenChanges:
+        """Return the open changes that our account opened in the configured scope, at most 200.
+
+        Facts that the forge computes or indexes in the background may be some seconds old. A change that
+        cannot be read holds back no other.
+
+        Raises:
+            ForgeError: the changes cannot be listed.
+        """
+        found = await self._open_changes()
+        return replace(found, snapshots=tuple([await self._with_checked(one) for one in found.snapshots]))
+
+    async def snapshot(self, change: Item) -> ChangeSnapshot:
+        """Return one change, whoever opened it, with nothing from earlier answers."""
+        return await self._with_checked(await self._snapshot(change))
+
+    @abstractmethod
+    async def check_log(self, change: Item, run: str) -> str:
+        """Return the end of a job's log, up to its error, as plain text; empty if it cannot be read.
+
+        Args:
+            run: the job's id (`CheckResult.id`).
+        """
+
+    @abstractmethod
+    async def rerun_check(self, change: Item, run: str) -> None:
+        """Ask the forge to run a job again. A lost answer is an error, although the job may run.
+
+        Args:
+            run: the job's id (`CheckResult.id`).
+
+        Raises:
+            ForgeError: also if the forge does not run this job again.
+        """
+
+    @abstractmethod
+    async def set_status(self, item: Item, commit: str, status: CommitStatus) -> None:
+        """Give a commit of the item's repository a status. This can be repeated.
+
+        Raises:
+            ForgeError: also if the repository does not have the commit.
+        """
+
+    @abstractmethod
+    async def reply(self, change: Item, thread: ReviewThread, body: str) -> None:
+        """Write a remark in a thread.
+
+        Raises:
+            ForgeError: the remark was not written, or it is unknown whether it was.
+        """
+
+    @abstractmethod
+    async def resolve(self, change: Item, thread: ReviewThread) -> None:
+        """Mark a thread as resolved. This can be repeated."""
+
+    @abstractmethod
+    async def request_review(self, change: Item, logins: Sequence[str]) -> None:
+        """Ask people for a review, also those who have given one.
+
+        On GitLab, this takes back a person's request for changes.
+
+        Raises:
+            ForgeError: nobody was asked, or it is unknown whether somebody was.
+        """
+
+    @abstractmethod
+    async def mark_ready(self, change: Item) -> None:
+        """Mark a draft as ready for review. This can be repeated."""
+
+    @abstractmethod
+    async def add_label(self, item: Item, label: str) -> None:
+        """Add one label without changing others. The forge creates a label that does not exist."""
+
+    @abstractmethod
+    async def remove_label(self, item: Item, label: str) -> bool:
+        """Remove one label without changing others; return whether it was on the item."""
+
+    @abstractmethod
+    async def permission(self, item: Item, user: str) -> Permission:
+        """Return what the person may do in the item's repository now; `NONE` for unknown people."""
+
+    @abstractmethod
+    async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
+        """Return the facts that decide whether we may push to a branch. The branch need not exist.
+
+        Args:
+            repository: the full path of any repository of this forge.
+
+        Raises:
+            ForgeNotFoundError: there is no such repository, or our account cannot see it.
+        """
+
+    def signed_commits(self, repository: str) -> SignedCommits:
+        """Return the object that lets the forge itself make and sign commits in a repository.
+
+        Raises:
+            SettingsError: this platform signs no commits.
+        """
+        raise SettingsError(
+            f"{self.host} signs no commits: set `consumer.commits.sign` to `key`, with `signing_key` if they "
+            "must be signed"
+        )
+
+    @property
+    def host(self) -> str:
+        """The installation's host, as in `Item.host`."""
+        return self.settings.host
+
+    async def whoami(self) -> str:
+        """Return the login of our token's account, which is cached."""
+        return (await self._account()).login
+
+    async def _account(self) -> User:
+        known = await self.client.token.account()
+        if known is None:
+            identity = await self.client.token.identity()
+            if self._own is None or self._own[0] != identity:
+                call = Call("GET", "/user", "asking who our token belongs to")
+                self._own = (identity, await self.client.get(User, call))
+            known = self._own[1]
+        self.client.account = known.login
+        return known
+
+    async def token_expiry(self) -> datetime | None:
+        """Return when our token expires, in UTC; `None` if it never does, or if the forge cannot say it."""
+        return None
+
+    async def commit_identity(self) -> CommitIdentity:
+        """Return the name and e-mail address of our token's account, which are cached."""
+        own = await self._account()
+        return CommitIdentity(own.name or own.login, own.commit_email or self._private_email(own))
+
+    async def commit_identity_of(self, user: str) -> CommitIdentity | None:
+        """Return a person's name and the forge's private e-mail address for them; `None` if unknown."""
+        found = await self._find_user(user)
+        return CommitIdentity(found.name or found.login, self._private_email(found)) if found else None
+
+    def _private_email(self, user: User) -> str:
+        """Return the address that the forge gives an account to keep its real address private."""
+        host = urlsplit(web_base(self.settings.api_url)).hostname
+        return f"{user.id}{self.ID_MARK}{user.login}@users.noreply.{host}"
+
+    async def labeled(self, labels: frozenset[str] | None = None) -> AsyncIterator[LabeledItem]:
+        """Yield the labeled open issues, then changes, in the configured scope, each once.
+
+        Args:
+            labels: the labels to look for; by default `Labels.triggers`.
+
+        Raises:
+            ForgeListTooLongError: there are more items than are read. All that are read were yielded before.
+            ForgeError: some items could not be listed. All others were yielded before.
+        """
+        wanted = self.settings.triggers if labels is None else labels
+        seen = set[str]()
+        problem: ForgeError | None = None
+        for kind in ItemKind:
+            try:
+                async for found, item in self._search(kind, wanted):
+                    present = self._labels(found)
+                    if found.open and present & wanted and item.identity not in seen:
+                        seen.add(item.identity)
+                        # The whole list is kept in memory, and nobody needs the text.
+                        yield LabeledItem(item, found.model_copy(update={"body": ""}), present)
+            except ForgeError as error:
+                if problem is None or isinstance(problem, ForgeListTooLongError):
+                    problem = error  # an outage says more than a list that is too long
+        if problem is not None:
+            raise problem
+
+    async def request_of(self, listed: LabeledItem, private: dict[Repository, bool]) -> TaskRequest:
+        """Return the request of origin `poll` for a labeled item.
+
+        Args:
+            private: which repositories are private, as far as this poll knows; more are added.
+
+        Raises:
+            ForgeNotFoundError: the item was deleted after it was listed.
+        """
+        item, found = listed.item, listed.found
+        repository = (item.repository, item.project_id)
+        history = await self.label_history(item, None, older=_LOOK_BACK)
+        if repository not in private:
+            private[repository] = await self._is_private(item)
+        head = None if item.kind is ItemKind.ISSUE else await self._head_of(found, item)
+        applied = last_application(history.values, self.settings.triggers)
+        labeled_at = applied.at if applied else None
+        if applied and clock_was_set_back(history.values, applied):
+            labeled_at = None  # such a time does not say what is newer
+        member = found.by_member
+        trust = trust_of(
+            item,
+            head,
+            closed=private[repository],
+            member=member,
+            ours=member and found.author.id == (await self._account()).id,
+            prefix=self.branch_prefix,
+        )
+        # Labels that an item was created with may have no event: the author applied them. If the history was
+        # not read to its end, somebody else may have applied them.
+        author = found.author.login if history.complete else ""
+        return TaskRequest(
+            item=item,
+            user=(applied.user if applied else "") or author,
+            title=found.title[:1024],
+            url=found.url[:2048],
+            trusted=trust.trusted,
+            answers=trust.answers,
+            trigger=Trigger(origin=Origin.POLL, labeled_at=labeled_at, received_at=self.client.clock.now()),
+            runner=self.settings.runner(listed.labels),
+        )
+
+    async def label_application(self, item: Item) -> LabelEvent | None:
+        """Return when one of `Labels.triggers` was last applied; `None` if the history does not show it.
+
+        Raises:
+            ForgeListTooLongError: the history was not read to its end, and what was read does not show it.
+        """
+        history = await self.label_history(item, None)
+        applied = last_application(history.values, self.settings.triggers)
+        if applied is None and not history.complete:
+            raise ForgeListTooLongError(
+                f"The history of {item.display} is longer than what is read of it, so it is not known who "
+                "applied the label. Open a new issue for this work."
+            )
+        return applied
+
+    async def label_history(self, item: Item, since: datetime | None, *, older: int = 0) -> Read[LabelEvent]:
+        """Return when labels of `Labels.active` were applied and removed; the newest event is first.
+
+        Args:
+            since: a time by the forge's clock. Older events are left out, except that the last application of
+                a label of `Labels.triggers`, and later events, are always included. `None` means that all
+                events are older.
+            older: how many older events of any kind are read nevertheless.
+
+        Returns:
+            The events. It is incomplete only if older events were asked for and not read.
+        """
+        found: list[LabelEvent] = []
+        applied = False
+        events = self._history(item)
+        async for page in events:
+            for event in reversed(page):
+                at = whole_second(event.created_at)
+                if applied and (since is None or at < since):
+                    if older == 0:
+                        return Read(tuple(found))
+                    older -= 1
+                label = self.settings.spelled(event.label.name) if event.label else ""
+                if label in self.settings.active and event.action in (self.LABELED, self.UNLABELED):
+                    added = event.action == self.LABELED
+                    applied = applied or (added and label in self.settings.triggers)
+                    user = event.user.login if event.user else ""
+                    found.append(LabelEvent(at, user, label, added))
+        return Read(tuple(found), () if events.complete else ("older events",))
+
+    def _history(self, item: Item) -> Pages[list[HistoryEvent]]:
+        """Return the events of an item's history, with at least all events of labels.
+
+        The newest page is first, and the oldest event of a page is first.
+        """
+        what = f"reading the label events of {item.display}"
+        call = Call("GET", self._item_path(item, self.EVENTS), what)
+        return self.client.newest_first(list[HistoryEvent], call, limit=SCAN_PAGES)
+
+    def _labels(self, found: ItemAnswer) -> frozenset[str]:
+        return self.settings.all_spelled(found.label_names)
+
+    async def redeliver_missed(self, settings: Settings) -> int:
+        """Ask the forge to send missed webhooks again; return the number of these requests."""
+        return 0
+
+    async def locate(self, item: Item) -> Item:
+        """Return the item with its repository's present path (a key may have only the project id).
+
+        A request is sent only if an earlier one has shown that the repository may have another name now.
+        """
+        now = await self.current_path(item.repository)
+        return item if now.lower() == item.repository.lower() else _in_repository(item, now)
+
+    async def current_path(self, repository: str) -> str:
+        """Return a repository's present path, if an earlier request has shown that it may be another one."""
+        return await self._path_of(repository) if repository.lower() in self.client.redirected else repository
+
+    async def read_state(self, item: Item) -> ItemState:
+        """Read the item's state in one request."""
+        call = Call("GET", self._item_path(item), f"reading {item.display}")
+        found = await self.client.get(ItemAnswer, call)
+        return ItemState(self._labels(found), found.open, found.updated_second)
+
+    def _details(self, item: Item, found: ItemAnswer, *, base: str, repository: str) -> ItemDetails:
+        same = repository.lower() == item.repository.lower()
+        return ItemDetails(
+            item=item if same else _in_repository(item, repository),
+            title=found.title,
+            body=found.body,
+            author=found.author.login,
+            url=found.url,
+            labels=self._labels(found),
+            open=found.open,
+            base_branch=base,
+            updated_at=found.updated_second,
+        )
+
+    def _comments_call(self, item: Item, params: Mapping[str, str | int]) -> Call:
+        path = self._item_path(item, self.COMMENTS)
+        return Call("GET", path, f"reading the comments of {item.display}", params)
+
+    async def find_comment(self, item: Item, marker: str) -> Comment | None:
+        """Return the oldest comment by our own account that contains `marker`.
+
+        If its hidden line is not signed as it must be, the comment is returned without that line.
+
+        Raises:
+            ForgeListTooLongError: there are more comments than are read, and ours is not among them.
+        """
+        own = await self._account()
+        pages = self.client.pages(
+            list[CommentAnswer], self._comments_call(item, self.OLDEST_FIRST), limit=SCAN_PAGES
+        )
+        async for page in pages:
+            for found in page:
+                if found.author.id == own.id and not found.system and marker in found.body:
+                    comment = found.comment()
+                    return replace(comment, body=await self._checked(item, comment.body))
+        _require_all(pages, "comments", item)
+        return None
+
+    async def upsert_comment(
+        self, item: Item, marker: str, body: str, *, known: Comment | None = None
+    ) -> Comment:
+        """Edit the comment that `find_comment` finds, unless its body is the same, or create it.
+
+        A `known` comment from an earlier call is edited without a search, unless it is gone.
+
+        Raises:
+            ValueError: the body has no marker, so we would never find the comment again.
+            ForgeError: the comment was not written, or it is unknown whether it was.
+        """
+        if marker not in body:
+            raise ValueError("the body of our comment must contain its marker")
+        edited = await self._edit_comment(item, known, body) if known else None
+        if edited is not None:
+            return edited
+        found = await self.find_comment(item, marker)
+        if found is not None:
+            if _same(found.body, body):
+                return found
+            edited = await self._edit_comment(item, found, body)
+            if edited is not None:
+                return edited
+        call = Call(
+            "POST",
+            self._item_path(item, self.COMMENTS),
+            f"commenting on {item.display}",
+            json={"body": self.hidden_lines.signed(item, body)},
+            repeat=Repeat.UNLESS_PROCESSED,
+            creates=True,
+        )
+        try:
+            return await self._written(item, call)
+        except NotYetError:
+            raise  # it was not sent
+        except ForgeUnavailableError:
+            # The answer may be lost although the comment exists, so check this before the caller retries.
+            written = await self.find_comment(item, marker)
+            if written is not None and _same(written.body, body):
+                return written
+            raise
+
+    async def _edit_comment(self, item: Item, comment: Comment, body: str) -> Comment | None:
+        """Edit the comment and return it; return `None` if it is gone (or the whole item is)."""
+        what = f"editing our comment on {item.display}"
+        json = {"body": self.hidden_lines.signed(item, body)}
+        call = Call(self.EDIT_METHOD, self._comment_path(item, comment.id), what, json=json)
+        try:
+            return await self._written(item, call)
+        except ForgeNotFoundError:
+            return None
+
+    async def _written(self, item: Item, call: Call) -> Comment:
+        comment = (await self.client.get(CommentAnswer, call)).comment()
+        return replace(comment, body=await self._checked(item, comment.body))
+
+    async def _with_checked(self, found: ChangeSnapshot) -> ChangeSnapshot:
+        """Return the snapshot with checked hidden lines in our comments.
+
+        A body that was cut is left as it is, because nobody reads a hidden line in it (`our_comment`).
+        """
+        comments = list(found.comments)
+        for index, one in enumerate(comments):
+            if one.author.id == found.own.id and len(one.body) < BODY_LIMIT:
+                comments[index] = replace(one, body=await self._checked(found.item, one.body))
+        return found if comments == list(found.comments) else replace(found, comments=tuple(comments))
+
+    async def _checked(self, item: Item, body: str) -> str:
+        """Return the body of a comment of ours without the signature, and without a line that is not ours."""
+        found = self.hidden_lines.checked(item, body)
+        if found.place and not await self._is_same_repository(item, found.place):
+            return self.hidden_lines.ignored(item, body, f"it was signed for the repository {found.place}")
+        return found.body
+
+    async def _is_same_repository(self, item: Item, place: str) -> bool:
+        """Whether the place of a valid signature is another name of the item's repository."""
+        own = str(item.project_id or item.repository)
+        try:
+            return (await self._path_of(place)).lower() == (await self._path_of(own)).lower()
+        except ForgeUnavailableError:
+            raise
+        except (ForgeError, SettingsError):
+            return False  # there is no such repository any more, or our token cannot read it
+
+    async def open_change(
+        self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool = False
+    ) -> Change:
+        """Like `find_change`, but opens a change if there is none.
+
+        Args:
+            draft: whether the new change is a draft, if the forge has drafts there.
+        """
+        found = await self.find_change(item, branch=branch)
+        if found is not None:
+            return found
+        try:
+            return await self._create_change(
+                item, branch=branch, base=base, title=title, body=body, draft=draft
+            )
+        except ForgeError as error:
+            # Another consumer opened the change, or we did and the answer was lost.
+            if error.status in (409, 422) or isinstance(error, ForgeUnavailableError):
+                found = await self.find_change(item, branch=branch)
+                if found is not None:
+                    return found
+            raise
+
+    async def has_reacted(self, item: Item, comment: str) -> bool:
+        """Whether the comment with this id has our reaction.
+
+        Raises:
+            ForgeNotFoundError: the comment is gone.
+        """
+        own = await self._account()
+        call = Call(
+            "GET",
+            f"{self._comment_path(item, comment)}/{self.REACTIONS}",
+            f"reading the reactions to a comment on {item.display}",
+        )
+        pages = self.client.pages(list[Reaction], call, limit=SCAN_PAGES)
+        async for page in pages:
+            if any(
+                reaction.content == _REACTION and reaction.user and reaction.user.id == own.id
+                for reaction in page
+            ):
+                return True
+        _require_all(pages, "reactions", item)
+        return False
+
+    async def react(self, item: Item, comment: str) -> None:
+        """Add the reaction `eyes` to the comment of an executed command. Idempotent."""
+        call = Call(
+            "POST",
+            f"{self._comment_path(item, comment)}/{self.REACTIONS}",
+            f"reacting to a comment on {item.display}",
+            json={self.REACTION_FIELD: _REACTION},
+        )
+        try:
+            await self.client.send(call)
+        except ForgeNotFoundError:
+            # Some forges answer a second reaction with 404, as if the comment did not exist.
+            if not await self.has_reacted(item, comment):
+                raise
+
+    async def attachment(self, item: Item, link: str, *, limit: int) -> bytes | None:
+        """Read the attached file that a link in the item's text leads to; `None` if it leads elsewhere.
+
+        Raises:
+            ForgeError: the file cannot be read or has more than `limit` bytes.
+        """
+        found = self._attachment_of(item, link)
+        if found is None:
+            return None
+        what = f"reading an attachment of {item.display}"
+        call = Call("GET", found.address, what, repository=item.repository)
+        data = await self.client.end_of(call, limit + 1, with_token=found.with_token)
+        if len(data) > limit:
+            raise ForgeError(f"an attachment of {item.display} has more than {limit} bytes")
+        return data
+
+    async def clone_source(
+        self, repository: str, refused: str = "", *, redirected: bool = False
+    ) -> CloneSource:
+        """Return the URL of a repository of this forge, with credentials for fetch and push.
+
+        Args:
+            refused: a token that git could not use; see `TokenSource.current`.
+            redirected: whether git was redirected. The forge is asked for the repository's present path then.
+        """
+        present = await (self._path_of(repository) if redirected else self.current_path(repository))
+        url = clone_url(self.settings.api_url, present)
+        token = await self.client.token.current(repository, refused)
+        return CloneSource(url=url, username=self.CLONE_USER, token=token)
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+
+
+def too_many_labeled(host: str, labels: Iterable[str]) -> ForgeListTooLongError:
+    """Return the error of a search for labeled items that has more results than are read."""
+    return ForgeListTooLongError(
+        f"{host} has more items labeled {' or '.join(map(repr, sorted(labels)))} than one poll reads. Polls "
+        "find the others when these have been worked on; webhooks find them at once."
+    )
+
+
+def require_all_changes(item: Item, branch: str, *, complete: bool) -> None:
+    """Raise `ForgeListTooLongError` if a list in which no change was found has further pages."""
+    if not complete:
+        raise ForgeListTooLongError(
+            f"The list of open changes of {item.repository} is longer than what is read of it. It shows none "
+            f"from the branch {branch}, and it is not known whether there is one."
+        )
+
+
+def newest_comments(found: Sequence[Comment], *, complete: bool) -> Read[Comment]:
+    """Return the newest comments, at most `COMMENT_LIMIT`, of a list with the oldest first.
+
+    Args:
+        complete: whether the forge has no comments that are older than these.
+    """
+    cut = len(found) > COMMENT_LIMIT or not complete
+    return Read(tuple(found[-COMMENT_LIMIT:]), ("older comments",) if cut else ())
+
+
+def _require_all(pages: Pages[Any], what: str, item: Item) -> None:
+    """Raise `ForgeListTooLongError` if a list in which nothing was found has further pages."""
+    if not pages.complete:
+        raise ForgeListTooLongError(
+            f"{item.display} has more {what} than are read, so it is not known whether ours is among them."
+        )
+
+
+def _in_repository(item: Item, repository: str) -> Item:
+    return item.model_copy(update={"repository": repository})
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two bodies are the same except line ends and outer white space, which forges change."""
+    return one.replace("\r\n", "\n").strip() == other.replace("\r\n", "\n").strip()

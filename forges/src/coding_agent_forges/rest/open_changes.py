@@ -1,0 +1,72 @@
+"""Reads open changes one by one, so that a change that cannot be read does not hold back the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from coding_agent_core.errors import CodingAgentError, ForgeError, reason_of
+from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, OpenChanges
+from coding_agent_core.task.model import Item
+
+from coding_agent_forges.rest.calls import Read
+
+_logger = logging.getLogger("coding_agent.forge")
+
+_Known = TypeVar("_Known")
+SET_ASIDE = (200, 403, 404, 500)
+"""Statuses of answers that say something about one change, and nothing about the forge as a whole. A
+`ForgeError` has 200 if the answer has an unexpected form."""
+
+
+async def read_each(
+    items: Read[Item],
+    known: dict[str, _Known],
+    read: Callable[[Item, _Known], Awaitable[ChangeSnapshot]],
+    *,
+    new: Callable[[], _Known],
+) -> OpenChanges:
+    """Return the snapshots of those of our changes that are open, for `Forge.open_changes`.
+
+    Args:
+        items: the changes that the forge lists.
+        known: earlier answers, by the identity of the change; what is known about other changes is dropped.
+        read: reads one change, and updates what is known about it.
+        new: makes the value for a change about which nothing is known.
+
+    Raises:
+        CodingAgentError: an error that is not about one change alone.
+    """
+    snapshots: list[ChangeSnapshot] = []
+    unreadable: list[tuple[Item, str]] = []
+    for item in items.values:
+        try:
+            snapshot = await read(item, known.setdefault(item.identity, new()))
+        except Exception as error:
+            of_one = isinstance(error, ForgeError) and error.status in SET_ASIDE
+            unreadable.append((item, why_unreadable(error, item, of_one_change=of_one)))
+            continue
+        if snapshot.state is ChangeState.OPEN:
+            snapshots.append(snapshot)
+    for gone in known.keys() - {item.identity for item in items.values}:
+        del known[gone]
+    return OpenChanges(tuple(snapshots), tuple(unreadable), items.left_out)
+
+
+def why_unreadable(error: Exception, item: Item, *, of_one_change: bool) -> str:
+    """Return why one change cannot be read, for `OpenChanges`.
+
+    Args:
+        error: what reading the change raised. A defect that only this change shows must not stop the rounds
+            of all others.
+        of_one_change: whether an error of the forge says nothing about the forge as a whole.
+
+    Raises:
+        CodingAgentError: `error`, if the other changes cannot be read either.
+    """
+    if not isinstance(error, CodingAgentError):
+        _logger.error("%s cannot be read", item.display, exc_info=error)
+    elif not of_one_change:
+        raise error
+    return reason_of(error)

@@ -1,0 +1,1 @@
+"""Webhooks: their proof, their fields, and what they mean on every forge."""

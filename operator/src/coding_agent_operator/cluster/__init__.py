@@ -1,0 +1,1 @@
+"""What the operator asks of the API server: requests, watches, Leases, and what they show."""

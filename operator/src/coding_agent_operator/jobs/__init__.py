@@ -1,0 +1,1 @@
+"""The Jobs of attempts and of evidence pods, built from plain data."""

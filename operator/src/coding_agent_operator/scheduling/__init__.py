@@ -1,0 +1,1 @@
+"""Which tasks may start: limits and fair shares."""

@@ -1,0 +1,317 @@
+"""Schedules the tasks of one namespace: runs `fair_schedule` after changes, and remembers the granted starts.
+
+Limits are exact: nothing starts before tasks and Jobs were listed consistently, and a task that was granted a
+start counts as running until its Job is seen or is known not to exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+
+from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.settings.model import Engine, Settings
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_core.task.model import Phase
+
+from coding_agent_operator.cluster.attempt_pods import AttemptPods
+from coding_agent_operator.cluster.controller import Controller, Key, ObjectCache
+from coding_agent_operator.cluster.observed import (
+    KUEUE_NOT_INSTALLED,
+    Job,
+    workload_job_uid,
+    workload_waits_for,
+)
+from coding_agent_operator.cluster.requests import Cluster
+from coding_agent_operator.scheduling.fair_share import (
+    UNLIMITED,
+    Candidate,
+    Limited,
+    Schedule,
+    coarse,
+    fair_schedule,
+    orphans_of,
+)
+from coding_agent_operator.tasks import metrics
+from coding_agent_operator.tasks.budgets import Spending
+from coding_agent_operator.tasks.plan import SchedulingDecision
+from coding_agent_operator.tasks.state import Stage, stage_of
+
+_logger = logging.getLogger("operator.scheduler")
+
+_PASS_SHARE = 0.1
+"""Passes take no more than this share of the time, so that under load one pass covers several changes."""
+_PAGE = 500
+_POSITIONS_AT_A_TIME = 100
+_KUEUE_MESSAGES_AT_A_TIME = 100
+"""This many tasks get a new message from Kueue at each relist, so that a long queue causes few writes."""
+
+
+class Scheduler:
+    """Decides which tasks of a namespace may start, and queues the tasks whose situation has changed."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        *,
+        tasks: ObjectCache[AgentTask],
+        jobs: ObjectCache[Job],
+        pods: AttemptPods,
+        controller: Controller,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._cluster = cluster
+        self._pods = pods
+        self._namespace = cluster.namespace
+        self._limits = None if settings.queue.engine is Engine.KUEUE else settings.limits
+        self._policy = settings.operator.policy
+        self._position_interval = settings.operator.position_interval
+        self._tasks = tasks
+        self._jobs = jobs
+        self._controller = controller
+        self._now = now
+        self.spending = Spending(settings.budgets, now)
+        self._changed = asyncio.Event()
+        self._schedule = Schedule()
+        self._granted: set[str] = set()
+        self._ready: dict[str, tuple[AgentTask, Candidate]] = {}
+        """The tasks that were ready in the last pass, by name, so that a long queue is computed only once."""
+        self._positions_due: set[str] = set()
+        self.kueue_messages: dict[str, str] = {}
+        """What a Job waits for, as Kueue says, by the Job's uid."""
+
+    def changed(self) -> None:
+        """Start a pass soon, because something happened that may let a task start."""
+        self._changed.set()
+
+    async def run(self, synced: asyncio.Event) -> None:
+        """Schedule until cancelled, once everything was listed.
+
+        Raises:
+            ApiError: the ended tasks, whose spending counts, cannot be read.
+        """
+        await synced.wait()
+        await self._pods.listed.wait()
+        for fields in self.spending.selectors():
+            async for page in self._cluster.tasks.pages(fields, _PAGE):
+                for task in page:
+                    self.spending.put(task)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._schedule_passes())
+            group.create_task(self._show_positions())
+
+    def decision(self, name: str, refused: str | None) -> SchedulingDecision:
+        """Return the decision about a task; `refused` says why the API server last refused its Job, if so."""
+        task, position = self._task(name), self._schedule.positions.get(name)
+        short = self._schedule.short.get(name)
+        shown = coarse(position) if position is not None else None
+        if task is not None and task.status.phase is Phase.QUEUED and name not in self._positions_due:
+            # A position that has only moved is not worth a separate request.
+            shown = task.status.queue_position if shown is not None else None
+        return SchedulingDecision(
+            start=name in self._granted,
+            position=shown,
+            after=self._schedule.after.get(name),
+            refused=refused,
+            limit=self._limit(task) if task is not None else "",
+            exhausted=self.spending.exhausted(task, short) if task is not None and short else None,
+        )
+
+    def _limit(self, task: AgentTask) -> str:
+        """Say which limit keeps a task waiting; empty if none does."""
+        limited, source = self._schedule.limited.get(task.name), task.spec.source
+        if limited is None or self._limits is None:
+            return ""
+        if limited is Limited.GLOBAL:
+            most, where = self._limits.global_, "(`limits.global`)"
+        else:
+            most = self._limits.of(source.host, source.repository)
+            where = f"in {source.repository} (`limits.per_repository`)"
+        return f"at most {most} {'task runs' if most == 1 else 'tasks run'} at a time {where}"
+
+    def awaits_first_decision(self, name: str) -> bool:
+        """Whether the task is new and no pass has seen it yet."""
+        task = self._task(name)
+        if task is None or task.status.phase is not None or task.spec.suspend:
+            return False
+        if name in self._granted or self.waits(name):
+            return False
+        own = [job for job in self._jobs.of(self._namespace) if job.owner == task.uid]
+        return stage_of(task, own, self._now(), self._policy) is Stage.READY
+
+    def waits(self, name: str) -> bool:
+        """Whether the last pass gave the task a position in the queue."""
+        return name in self._schedule.positions
+
+    def reconciled(self, name: str, *, started: bool) -> None:
+        """Note that the decision about a task was carried out."""
+        self._positions_due.discard(name)
+        if started:
+            self.revoke(name)
+            self.changed()
+
+    def revoke(self, name: str) -> None:
+        """Withdraw the grant of a task, so that the task does not count as running because of it."""
+        self._granted.discard(name)
+
+    async def read_kueue(self) -> None:
+        """Read, in one request, what the Jobs that Kueue has not admitted wait for."""
+        waiting = {job.uid for job in self._jobs.of(self._namespace) if job.waiting and job.queue}
+        known = self.kueue_messages
+        for uid in known.keys() - waiting:
+            del known[uid]
+        if not waiting:
+            return
+        try:
+            workloads = await self._cluster.list_workloads()
+        except ApiError as error:
+            if error.status != 404:
+                _logger.warning("Kueue's workloads cannot be read: %s", error)
+                return
+            found = dict.fromkeys(waiting, KUEUE_NOT_INSTALLED)
+        else:
+            found = {
+                workload_job_uid(workload): text
+                for workload in workloads
+                if (text := workload_waits_for(workload)) is not None
+            }
+        new = [(uid, text) for uid, text in found.items() if uid in waiting and known.get(uid) != text]
+        known.update(new[:_KUEUE_MESSAGES_AT_A_TIME])
+
+    def _task(self, name: str) -> AgentTask | None:
+        return self._tasks.get((self._namespace, name))
+
+    def _queue(self, name: str) -> None:
+        self._controller.queue.add(Key(self._namespace, name))
+
+    async def _schedule_passes(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.spending.next_period):
+                    await self._changed.wait()
+            self._changed.clear()
+            began = clock()
+            self._pass()
+            await asyncio.sleep((clock() - began) / _PASS_SHARE)
+
+    def _pass(self) -> None:
+        before = self._schedule
+        limit = UNLIMITED if self._limits is None else self._limits.global_
+        candidates = self._candidates()
+        demands = {
+            candidate.name: candidate.demand
+            for candidate in candidates
+            if candidate.stage is not Stage.READY and candidate.demand
+        }
+        unspent = self.spending.unspent(self._tasks.of(self._namespace), demands)
+        self._schedule = fair_schedule(
+            candidates, limit, self._now(), aging=self._policy.aging, unspent=unspent
+        )
+        for repository, budget, spent, reserved in self.spending.shares(unspent, self._schedule.left):
+            metrics.show_budget(self._namespace, repository, budget, spent=spent, reserved=reserved)
+        self._granted.update(self._schedule.start)
+        for name in self._schedule.start:
+            self._queue(name)
+        for name in self._schedule.positions:
+            task = self._task(name)
+            moved = before.after.get(name) != self._schedule.after.get(name) or (
+                before.short.get(name) != self._schedule.short.get(name)
+            )
+            if task is not None and (task.status.phase is None or moved):
+                self._queue(name)
+
+    def _candidates(self) -> list[Candidate]:
+        now = self._now()
+        jobs: dict[str, list[Job]] = {}
+        for job in self._jobs.of(self._namespace):
+            jobs.setdefault(job.owner or "", []).append(job)
+        self._granted = {name for name in self._granted if self._task(name) is not None}
+        found = []
+        ready: dict[str, tuple[AgentTask, Candidate]] = {}
+        for task in self._tasks.of(self._namespace):
+            own = jobs.pop(task.uid, ())
+            known = self._ready.get(task.name)
+            # The mere passing of time does not change a ready task.
+            unchanged = known is not None and known[0] is task and not own and not self._held(task)
+            candidate = known[1] if known and unchanged else self._candidate(task, own, now)
+            if candidate.stage is not Stage.ENDED:
+                found.append(candidate)
+            else:
+                self.spending.ended(task)
+            if candidate.stage is Stage.READY and not own:
+                ready[task.name] = task, candidate
+        self._ready = ready
+        for orphan in orphans_of(
+            [job for left in jobs.values() for job in left],
+            self._pods.running,
+            known={job.uid for job in self._jobs.of(self._namespace)},
+            open_attempts={
+                attempt.job
+                for task in self._tasks.of(self._namespace)
+                for attempt in task.status.attempts
+                if attempt.outcome is None
+            },
+        ):
+            budgets, demand = self.spending.share_of_orphan(orphan.repository, orphan.allowance)
+            found.append(
+                Candidate(
+                    name=orphan.name,
+                    item=orphan.item,
+                    repository=orphan.repository,
+                    created=orphan.created,
+                    stage=Stage.ACTIVE,
+                    budgets=budgets,
+                    demand=demand,
+                )
+            )
+        return found
+
+    def _held(self, task: AgentTask) -> bool:
+        """Whether the task was granted its start, or was refused and is tried again later."""
+        key = Key(self._namespace, task.name)
+        return task.name in self._granted or self._controller.retries_later(key)
+
+    def _candidate(self, task: AgentTask, own: Sequence[Job], now: datetime) -> Candidate:
+        stage = stage_of(task, own, now, self._policy)
+        if task.name in self._granted:
+            stage = Stage.ACTIVE
+        elif stage is Stage.READY and self._held(task):
+            stage = Stage.BACKOFF  # another task may start meanwhile
+        source = task.spec.source
+        starts = task.name in self._granted or stage is Stage.READY
+        budgets, demand = self.spending.share(task, own, starts=starts)
+        return Candidate(
+            name=task.name,
+            item=task.item_hash,
+            repository=task.repository_hash,
+            created=task.metadata.created,
+            stage=stage,
+            repository_limit=self._limits.of(source.host, source.repository) if self._limits else UNLIMITED,
+            run=task.spec.run,
+            priority=task.spec.priority,
+            budgets=budgets,
+            demand=demand,
+        )
+
+    async def _show_positions(self) -> None:
+        """Show how the queue moves, for a limited number of tasks at a time, from the front."""
+        while True:
+            await asyncio.sleep(self._position_interval)
+            tasks = self._tasks.of(self._namespace)
+            metrics.show_phases(self._namespace, Counter(task.status.phase or Phase.QUEUED for task in tasks))
+            starting = (task for task in tasks if task.status.phase is Phase.STARTING)
+            metrics.show_reasons(self._namespace, Counter(task.status.reason or "" for task in starting))
+            moved = []
+            for name, position in self._schedule.positions.items():
+                task = self._task(name)
+                if task is not None and task.status.queue_position != coarse(position):
+                    moved.append((position, name))
+            for _, name in sorted(moved)[:_POSITIONS_AT_A_TIME]:
+                self._positions_due.add(name)
+                self._queue(name)

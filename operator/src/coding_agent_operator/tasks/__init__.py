@@ -1,0 +1,1 @@
+"""One AgentTask: its state, what to do next, and how it is done."""

@@ -1,0 +1,208 @@
+"""Decides which evidence pod a task needs next, and what the pods so far show (docs/decisions/0030). Pure.
+
+The task has not ended while its evidence is pending. So an evidence pod counts against the limits like an
+attempt, in the place of the attempt that has just ended, and a task has one pod at a time: first the pod of
+the pushed commit, then the pod of the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from coding_agent_core.settings.attempt_settings import Verify
+from coding_agent_core.settings.job_settings import JobTemplate
+from coding_agent_core.settings.operator import Policy
+from coding_agent_core.task.agenttask import AgentTask
+from coding_agent_core.task.model import Phase
+from coding_agent_core.task.reasons import REASONS
+from coding_agent_core.task.verification import (
+    MAX_TRIES,
+    Evidence,
+    Side,
+    SideEvidence,
+    VerifyResult,
+    judged,
+)
+
+from coding_agent_operator.cluster.observed import Job, evidence_job_name
+from coding_agent_operator.tasks.outcome_of import AttemptOutcome, outcome_of, stuck
+from coding_agent_operator.tasks.state import Stage, TaskState
+
+_NO_RESULT = "The pod left no result that can be read."
+_DELETED = "The pod's Job was deleted."
+_NAME_TAKEN = "A Job of another owner has the name of the pod's Job."
+_CANCELLED = "The task was cancelled."
+_SWITCHED_OFF = "The settings no longer ask for evidence."
+_TOO_LATE = "The pods did not finish in time."
+
+
+def evidence_limit(verify: Verify, template: JobTemplate) -> timedelta | None:
+    """Return how long all evidence pods of a task may take; `None` if there are none."""
+    pod = verify.timeout_seconds + template.start_seconds + template.grace_seconds
+    return timedelta(seconds=len(Side) * MAX_TRIES * pod) if verify.evidence else None
+
+
+@dataclass(frozen=True)
+class EvidenceStep:
+    """What to do next for a task's evidence.
+
+    Attributes:
+        evidence: what to record.
+        create: the side and the number of the pod to create.
+        delete: the Jobs to delete.
+        release: the Jobs whose results are recorded.
+    """
+
+    evidence: Evidence
+    create: tuple[Side, int] | None = None
+    delete: tuple[Job, ...] = ()
+    release: tuple[Job, ...] = ()
+
+
+def evidence_step(
+    task: AgentTask,
+    state: TaskState,
+    jobs: Sequence[Job],
+    *,
+    now: datetime,
+    policy: Policy,
+    limit: timedelta | None,
+) -> EvidenceStep | None:
+    """Return the next step; `None` if the task has no evidence.
+
+    Args:
+        state: the state of the task by its attempts alone.
+        jobs: the task's Jobs of evidence pods, and Jobs of other owners that have one of their names. The
+            pods of the task's Jobs that ended must have been read.
+        limit: how long all pods together may take, from the first request or from the newest time that Kueue
+            admitted one; `None` if there is no evidence in this installation.
+    """
+    known = task.status.verify
+    named, jobs = jobs, [job for job in jobs if job.owner == task.uid]
+    live = tuple(job for job in jobs if not job.finished)
+    if known is None:
+        asked = _asked(task, state)
+        if asked is None or limit is None:
+            return None
+        # It is recorded before the first pod is created, so that the limit counts from here.
+        return EvidenceStep(judged(Evidence(commit=asked, started=now.replace(microsecond=0))))
+    stop = tuple(job for job in live if not job.deleting)
+    if not known.pending or task.ended:
+        return EvidenceStep(known, delete=stop, release=_released(known, jobs))
+    if task.spec.cancel or limit is None:
+        over = _given_up(task, known, _CANCELLED if task.spec.cancel else _SWITCHED_OFF)
+        return EvidenceStep(over, delete=stop, release=_released(over, jobs))
+    if task.status.phase is Phase.SUSPENDED and not task.spec.suspend:
+        known = known.model_copy(update={"started": now.replace(microsecond=0)})  # the limit counts from here
+    # The time that pods wait for Kueue does not count.
+    since = max((known.started, *(job.started for job in jobs if job.started is not None)))
+    is_late = now - since > limit and not any(job.waiting for job in live) and not task.spec.suspend
+    for side in Side:
+        found = _of_side(task, known.side(side), side, named, now=now, policy=policy)
+        known = judged(known.model_copy(update={side.value: found.known}))
+        if found.create is not None or found.known is None or not found.known.settled:
+            if is_late:
+                over = _given_up(task, known, _TOO_LATE)
+                return EvidenceStep(over, delete=stop, release=_released(over, jobs))
+            # A pod that runs already may end.
+            create = None if found.create is None or task.spec.suspend else (side, found.create)
+            return EvidenceStep(known, create, found.delete, _released(known, jobs))
+        if not known.pending:
+            break
+    return EvidenceStep(known, release=_released(known, jobs))
+
+
+def _asked(task: AgentTask, state: TaskState) -> str | None:
+    """Return the commit to verify, once the task is about to end well."""
+    if task.ended or state.outcome is None or state.outcome.phase is not Phase.SUCCEEDED:
+        return None
+    result = state.result
+    if state.stage is not Stage.ENDED or result is None or result.verify is None:
+        return None
+    return result.commit if result.verify.commands else None
+
+
+@dataclass(frozen=True)
+class _Found:
+    known: SideEvidence | None
+    create: int | None = None
+    delete: tuple[Job, ...] = ()
+
+
+def _of_side(
+    task: AgentTask,
+    known: SideEvidence | None,
+    side: Side,
+    jobs: Sequence[Job],
+    *,
+    now: datetime,
+    policy: Policy,
+) -> _Found:
+    if known is not None and known.settled:
+        return _Found(known)
+    named = {job.verify[1]: job for job in jobs if job.verify is not None and job.verify[0] is side}
+    own = {number: job for number, job in named.items() if job.owner == task.uid}
+    tries = max([0, *own, known.tries if known is not None else 0])
+    free = next((number for number in range(tries + 1, MAX_TRIES + 1) if number not in named), None)
+    if not tries and free is not None:
+        return _Found(None, create=free)
+    if known is None or known.tries != tries:
+        number = max(tries, 1)
+        known = SideEvidence(job=evidence_job_name(task.name, side, number), tries=min(number, MAX_TRIES))
+    job = own.get(tries)
+    if not tries:
+        problem = _NAME_TAKEN
+    elif job is None:
+        problem = known.problem or _DELETED
+    elif job.finished:
+        result = _result_of(job)
+        if result is not None:
+            told = {"commit": result.commit, "commands": result.commands, "problem": result.problem or None}
+            return _Found(known.model_copy(update={**told, "settled": True}))
+        problem = known.problem or (_NO_RESULT if job.complete else _told(outcome_of(job)))
+    elif job.deleting:
+        return _Found(known)
+    else:
+        outcome = stuck(job, now, policy)
+        if outcome is None:
+            return _Found(known)
+        return _Found(known.model_copy(update={"problem": _told(outcome)}), delete=(job,))
+    known = known.model_copy(update={"problem": problem})
+    if free is None:
+        return _Found(known.model_copy(update={"settled": True}))
+    return _Found(known, create=free)
+
+
+def _told(outcome: AttemptOutcome) -> str:
+    """Return why a pod has no result, without what only administrators should see: everybody can read it."""
+    return REASONS[outcome.reason].message
+
+
+def _result_of(job: Job) -> VerifyResult | None:
+    """Return what the Job's pod reported; `None` if the pod did not end by itself."""
+    if not job.complete:
+        return None
+    good = [pod for pod in job.pods or () if pod.phase == "Succeeded" and pod.exit_code == 0]
+    return good[-1].verified if good else None
+
+
+def _given_up(task: AgentTask, known: Evidence, why: str) -> Evidence:
+    sides = {}
+    for side in Side:
+        one = known.side(side) or SideEvidence(job=evidence_job_name(task.name, side, 1), tries=1)
+        sides[side.value] = one if one.settled else one.model_copy(update={"problem": why, "settled": True})
+    return judged(known.model_copy(update=sides))
+
+
+def _released(known: Evidence, jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """Return the ended Jobs from which nothing more is read."""
+    found = []
+    for job in jobs:
+        if job.verify is None or not job.finished or not job.active_label or job.deleting:
+            continue
+        one = known.side(job.verify[0])
+        if not known.pending or (one is not None and (one.settled or one.tries > job.verify[1])):
+            found.append(job)
+    return tuple(found)

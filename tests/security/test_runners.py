@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_consumer.modes import make_agent
-from coding_agent_consumer.runners import Launch, Order, Runner
+from coding_agent_consumer.runners import Launch, Runner, RunnerInput
 from coding_agent_consumer.runners.programs import RUNNERS
 from coding_agent_core.task.attempts import AttemptInput, Outcome
 from coding_agent_core.task.reasons import Reason
@@ -306,7 +306,7 @@ def unprotected(name: RunnerName, monkeypatch: pytest.MonkeyPatch) -> Runner:
     options = ("--setting-sources", "user")
     variables = ("OPENCODE_DISABLE_EXTERNAL_SKILLS", "OPENCODE_DISABLE_PROJECT_CONFIG", "NODE_OPTIONS")
 
-    def launch(order: Order) -> Launch:
+    def launch(order: RunnerInput) -> Launch:
         start = runner.launch(order)
         argv = [one for one in start.process.argv if one not in options]
         argv = [one.replace("project_doc_max_bytes=0", "project_doc_max_bytes=32768") for one in argv]

@@ -21,7 +21,7 @@ from coding_agent_core.task.agenttask import NOT_ENDED, AgentTask, Event, Status
 from coding_agent_core.task.agenttask_patches import completion
 
 from coding_agent_operator.cluster.attempt_pods import AttemptPods
-from coding_agent_operator.cluster.controller import Controller, Key, ObjectCache, Requeue
+from coding_agent_operator.cluster.controller import Controller, NamespacedName, ObjectCache, Requeue
 from coding_agent_operator.cluster.lease import Lease, identity
 from coding_agent_operator.cluster.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job
 from coding_agent_operator.cluster.requests import LEASE, Cluster
@@ -225,7 +225,7 @@ class NamespaceController:
                 raise NamespaceError("its Lease cannot be renewed")
 
     def _queue(self, name: str, *, urgent: bool = False) -> None:
-        self._controller.queue.add(Key(self.namespace, name), urgent=urgent)
+        self._controller.queue.add(NamespacedName(self.namespace, name), urgent=urgent)
 
     def _ended(self, task: AgentTask) -> None:
         """Note that the end of a task is recorded and that the cache no longer contains the task."""
@@ -268,7 +268,7 @@ class NamespaceController:
             self._reported.discard(name)
         self.scheduler.reconciled(name, started=decision.start)
         if plan is None:
-            self._controller.queue.forget(Key(self.namespace, name))
+            self._controller.queue.forget(NamespacedName(self.namespace, name))
             return Requeue()
         if plan.stage is not Stage.READY or not self.scheduler.waits(name):
             self.scheduler.changed()
@@ -320,7 +320,7 @@ class NamespaceController:
             # The retry must follow even if the same defect is met here.
             _logger.exception("%s cannot show the defect", name)
 
-    async def _listed(self, _: set[Key]) -> None:
+    async def _listed(self, _: set[NamespacedName]) -> None:
         if self._kueue:
             await self.scheduler.read_kueue()
         for task in self._tasks.of(self.namespace):

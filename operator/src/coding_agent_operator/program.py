@@ -19,7 +19,7 @@ from coding_agent_core.runtime.telemetry import bound
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.agenttask import GROUP, NOT_ENDED, PLURAL, VERSION, AgentTask
 
-from coding_agent_operator.cluster.controller import Controller, Key, ObjectCache, Requeue, key_of
+from coding_agent_operator.cluster.controller import Controller, NamespacedName, ObjectCache, Requeue, key_of
 from coding_agent_operator.cluster.observed import ACTIVE, DEFAULTED, Job, read_job
 from coding_agent_operator.cluster.requests import namespaces_with_tasks
 from coding_agent_operator.cluster.schema import SchemaCheck
@@ -136,7 +136,7 @@ class Namespaces:
             if not self._jobs.observe(kind, stored):
                 return
             job = self._jobs.get(key) or stored
-            key, urgent = Key(key.namespace, job.task or ""), job.deleting and kind != "DELETED"
+            key, urgent = NamespacedName(key.namespace, job.task or ""), job.deleting and kind != "DELETED"
         if key.name:
             self._controller.queue.add(key, urgent=urgent)
         if (controller := self._controllers.get(key.namespace)) is not None:
@@ -159,11 +159,11 @@ class Namespaces:
             await cancel_and_wait([discovery, schema, *self._serving.values()])
             await cancel_and_wait([workers])
 
-    async def _reconcile(self, key: Key) -> Requeue:
+    async def _reconcile(self, key: NamespacedName) -> Requeue:
         controller = self._controllers.get(key.namespace)
         return Requeue() if controller is None else await controller.reconcile(key.name)
 
-    async def _failed(self, key: Key, error: Exception) -> None:
+    async def _failed(self, key: NamespacedName, error: Exception) -> None:
         if (controller := self._controllers.get(key.namespace)) is not None:
             await controller.failed(key.name, error)
 

@@ -73,7 +73,7 @@ class Asker:
 
 
 @dataclass(frozen=True)
-class Answers:
+class InitInput:
     """Everything that `init` needs.
 
     Attributes:
@@ -155,7 +155,7 @@ def collect(
     asker: Asker,
     stored: StoredCredentials,
     environment: Mapping[str, str] = os.environ,
-) -> Answers:
+) -> InitInput:
     """Return the answers; what flags and environment do not say is asked.
 
     Raises:
@@ -182,7 +182,7 @@ def collect(
         settings = Settings.model_validate({platform.value: forge, "llm": llm})
     except ValidationError as error:
         raise UsageError(first_problem(error)) from error
-    return Answers(
+    return InitInput(
         platform=platform,
         repositories=repositories,
         settings=settings,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import yaml
 from coding_agent_core.platforms.registry import Platform
 
-from kubectl_agenttask.answers import Answers
+from kubectl_agenttask.answers import InitInput
 from kubectl_agenttask.destinations import Destination, network_values
 
 MODEL_SECRET, MODEL_KEY = "model-key", "api-key"
@@ -34,7 +34,7 @@ def token_secret(platform: Platform) -> str:
 
 
 def chart_values(
-    answers: Answers,
+    answers: InitInput,
     account: str,
     scope: Mapping[str, object],
     destinations: Mapping[str, Destination],
@@ -84,7 +84,7 @@ def chart_values(
     return values
 
 
-def _llm(answers: Answers) -> dict[str, Any]:
+def _llm(answers: InitInput) -> dict[str, Any]:
     """Return the section `llm`. The chart adds the file with the key."""
     provider = answers.llm.provider
     section = getattr(answers.llm, provider).model_dump(include={"base_url", "endpoint", "model"})

@@ -14,7 +14,7 @@ from typing import Any
 from coding_agent_core.forge.changes import ActorKind, ChangeEventKind, ChangeSnapshot
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.task.agenttask_schema import describe_gaps, schema_gaps, schema_of
-from coding_agent_forges.rest.setup import DeliveryAnswer, RepositoryFacts, RepositoryWebhook, TokenFacts
+from coding_agent_forges.rest.setup import DeliveryResponse, RepositoryFacts, RepositoryWebhook, TokenFacts
 
 from kubectl_agenttask import plain
 from kubectl_agenttask.destinations import NAMESPACE_LABEL, Destination, ServicePods
@@ -208,7 +208,7 @@ def program_findings(changes: Iterable[ChangeSnapshot], known: Collection[str]) 
 def webhook_findings(
     repository: str,
     ours: RepositoryWebhook | None,
-    answers: Sequence[DeliveryAnswer],
+    answers: Sequence[DeliveryResponse],
     *,
     url: str,
     secret: str,
@@ -270,7 +270,7 @@ def definition_findings(crd: Mapping[str, Any], version: str) -> list[Finding]:
 
 
 @dataclass(frozen=True)
-class SchemaAnswer:
+class SchemaVerdict:
     """The API server's answer about a stored task under another schema.
 
     Attributes:
@@ -306,7 +306,7 @@ def without_defaults(paths: Iterable[str], body: Any, schema: Mapping[str, Any])
     return tuple(path for path in paths if differs(path))
 
 
-def schema_findings(answers: Iterable[SchemaAnswer]) -> Iterator[Finding]:
+def schema_findings(answers: Iterable[SchemaVerdict]) -> Iterator[Finding]:
     """Yield a line for each task that a change of the schema would harm, and one for each group of others.
 
     A refused task stays stored, but the API server refuses later changes of what does not fit, and the

@@ -32,8 +32,8 @@ from pydantic import SecretStr
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError, plain
 from kubectl_agenttask.answers import (
-    Answers,
     Asker,
+    InitInput,
     StoredCredential,
     StoredCredentials,
     collect,
@@ -176,7 +176,7 @@ class _Initializer:
             return StoredCredential()
         return StoredCredential(there.values.get(key, "").strip(), there.notes.get(NOTE_HOST, ""))
 
-    def _app(self, answers: Answers) -> GitHubApp:
+    def _app(self, answers: InitInput) -> GitHubApp:
         """Return the App of an earlier run, or register one.
 
         Raises:
@@ -238,7 +238,7 @@ class _Initializer:
             raise PluginError("the App is not registered yet: run the command again with --code 'ADDRESS'.")
         return code_of(self._asker.text("Address", "--code"))
 
-    def _check(self, answers: Answers, setup: ForgeSetup, app: GitHubApp | None) -> Checked:
+    def _check(self, answers: InitInput, setup: ForgeSetup, app: GitHubApp | None) -> Checked:
         """Check everything that can be checked without a change, and print it."""
         found = list(self._own_clock())
         if app is not None:
@@ -254,7 +254,7 @@ class _Initializer:
             self._session.out.print(finding.line, soft_wrap=True)
         return Checked(tuple(found), account)
 
-    async def _token_checks(self, answers: Answers, setup: ForgeSetup) -> tuple[str, list[Finding]]:
+    async def _token_checks(self, answers: InitInput, setup: ForgeSetup) -> tuple[str, list[Finding]]:
         """Return the login of the token's account, empty if the forge refuses the token, and the findings."""
         place = f"the variable {variable_of(answers.platform, 'personal_access_token')}"
         try:
@@ -269,7 +269,7 @@ class _Initializer:
             found += await _repository_checks(answers, setup, repository, token.login)
         return token.login, found
 
-    def _app_webhook(self, answers: Answers) -> list[Finding]:
+    def _app_webhook(self, answers: InitInput) -> list[Finding]:
         """An App gets its webhook, and we its secret, only when it is registered."""
         if not answers.webhook_url or self._known_webhook_secret(answers.platform):
             return []
@@ -287,7 +287,7 @@ class _Initializer:
         theirs = self._installation.server_time()
         return [] if theirs is None else clock_findings("the API server", theirs, datetime.now(UTC))
 
-    def _confirm(self, answers: Answers, checked: Checked) -> None:
+    def _confirm(self, answers: InitInput, checked: Checked) -> None:
         if checked.failed:
             raise PluginError(
                 f"{checked.failed} of {len(checked.findings)} checks failed, and nothing else was changed. "
@@ -301,7 +301,7 @@ class _Initializer:
         if self._asker.text(question, "--yes", "").lower() not in ("", "y", "yes"):
             raise PluginError("stopped; nothing was changed.")
 
-    def _write_cluster(self, answers: Answers, app: GitHubApp | None) -> None:
+    def _write_cluster(self, answers: InitInput, app: GitHubApp | None) -> None:
         """Create the namespace and the Secrets that the chart reads."""
         self._changed("namespace", self._installation.namespace, self._installation.ensure_namespace())
         api_url = answers.settings.forge(answers.platform).api_url
@@ -316,7 +316,7 @@ class _Initializer:
             written = self._installation.write_secret(MODEL_SECRET, {MODEL_KEY: answers.model_key}, notes)
             self._changed("secret", MODEL_SECRET, written)
 
-    async def _write_forge(self, answers: Answers, setup: ForgeSetup, app: GitHubApp | None) -> None:
+    async def _write_forge(self, answers: InitInput, setup: ForgeSetup, app: GitHubApp | None) -> None:
         """Create labels and, if asked for, webhooks. The App's own webhook serves all repositories."""
         wanted = labels_of(answers.settings.forge(answers.platform))
         for repository in answers.repositories:
@@ -330,7 +330,7 @@ class _Initializer:
         if answers.webhook_url and app is None:
             await self._write_webhooks(setup, answers)
 
-    async def _write_webhooks(self, setup: ForgeSetup, answers: Answers) -> None:
+    async def _write_webhooks(self, setup: ForgeSetup, answers: InitInput) -> None:
         """Create the webhook in each repository that has none with this address.
 
         Raises:
@@ -383,7 +383,7 @@ class _Initializer:
             _write(file, values_text(wanted))
         self._changed("values", str(file), state)
 
-    def _say_next(self, answers: Answers) -> None:
+    def _say_next(self, answers: InitInput) -> None:
         arguments = self._arguments
         label = answers.settings.forge(answers.platform).bot_label
         wait = "" if answers.webhook_url else " (the poll needs up to a minute)"
@@ -416,19 +416,19 @@ def labels_of(settings: Labels) -> tuple[NewLabel, ...]:
     return tuple(found)
 
 
-def _connect(answers: Answers, app: GitHubApp | None) -> Forge:
+def _connect(answers: InitInput, app: GitHubApp | None) -> Forge:
     if app is None:
         return connect_forge(answers.settings, answers.platform, policy=QUICK)
     tokens = connect_app(_app_section(answers, app), policy=QUICK, key=app.key)
     return connect_forge(answers.settings, answers.platform, policy=QUICK, token=AppTokenSource(tokens))
 
 
-def _app_section(answers: Answers, app: GitHubApp) -> GitHub:
+def _app_section(answers: InitInput, app: GitHubApp) -> GitHub:
     return GitHub(api_url=answers.settings.forge(answers.platform).api_url, app=app.settings())
 
 
 async def _repository_checks(
-    answers: Answers, setup: ForgeSetup, repository: str, account: str
+    answers: InitInput, setup: ForgeSetup, repository: str, account: str
 ) -> list[Finding]:
     try:
         known = await setup.repository(repository)

@@ -22,7 +22,7 @@ from kubernetes.client.exceptions import ApiException, NotFoundException
 
 from kubectl_agenttask import UsageError
 from kubectl_agenttask.cluster_client import Body, sentences
-from kubectl_agenttask.findings import Finding, SchemaAnswer, ok, schema_findings, without_defaults, wrong
+from kubectl_agenttask.findings import Finding, SchemaVerdict, ok, schema_findings, without_defaults, wrong
 from kubectl_agenttask.installation import Installation
 from kubectl_agenttask.session import Session
 
@@ -102,20 +102,20 @@ def check_schema(session: Session, definition: Body) -> Iterator[Finding]:
         yield from schema_findings(trial.answer(task, schema) for task in tasks)
 
 
-class _Trial:
+class _SchemaCopy:
     """A copy of the CustomResourceDefinition at the API server."""
 
     def __init__(self, session: Session) -> None:
         self._custom: Any = client.CustomObjectsApi(session.cluster.api_client)
         self._session = session
 
-    def answer(self, task: AgentTask, schema: Body) -> SchemaAnswer:
+    def answer(self, task: AgentTask, schema: Body) -> SchemaVerdict:
         """Return what the API server says of a task, which is stored with a schema."""
         said = self._create(task.body, "Strict")
         lost = _UNKNOWN_FIELD.findall(said)
         if lost:  # then it has not applied the other rules
             said = self._create(task.body, "Ignore")
-        return SchemaAnswer(
+        return SchemaVerdict(
             f"{task.namespace}/{task.name}",
             ended=task.ended,
             lost=without_defaults(lost, task.body, schema),
@@ -155,7 +155,7 @@ class _Trial:
 
 
 @contextmanager
-def _copy(session: Session, definition: Body) -> Iterator[_Trial]:
+def _copy(session: Session, definition: Body) -> Iterator[_SchemaCopy]:
     extensions: Any = client.ApiextensionsV1Api(session.cluster.api_client)
     taken = (
         f"the CustomResourceDefinition {_COPY} exists already: another check is running, or one was killed. "
@@ -164,7 +164,7 @@ def _copy(session: Session, definition: Body) -> Iterator[_Trial]:
     with sentences(f"create customresourcedefinition {_COPY}", conflict=taken):
         extensions.create_custom_resource_definition(_renamed(definition), _request_timeout=_TIMEOUT)
     try:
-        yield _Trial(session)
+        yield _SchemaCopy(session)
     finally:
         with sentences(f"delete customresourcedefinition {_COPY}"), suppress(NotFoundException):
             extensions.delete_custom_resource_definition(_COPY, _request_timeout=_TIMEOUT)

@@ -41,8 +41,7 @@ from coding_agent_forges.webhooks.events import (
 from coding_agent_forges.webhooks.payload import FieldError
 from starlette.types import Receive, Scope, Send
 
-from coding_agent_receiver import answers
-from coding_agent_receiver.answers import Answer
+from coding_agent_receiver import replies
 from coding_agent_receiver.limits import (
     SMALL_BODY,
     AddressCheck,
@@ -52,6 +51,7 @@ from coding_agent_receiver.limits import (
     RateLimits,
 )
 from coding_agent_receiver.receiver_metrics import ReceiverMetrics
+from coding_agent_receiver.replies import WebhookReply
 from coding_agent_receiver.turns import OverloadedError, Turns
 from coding_agent_receiver.webhook_request import (
     BodyError,
@@ -117,7 +117,7 @@ class WebhookEndpoint:
         if webhooks is None:
             return False
         if scope["method"] != "POST":
-            await _send(send, answers.refused(405, "Method Not Allowed", "refused", Allow="POST"))
+            await _send(send, replies.refused(405, "Method Not Allowed", "refused", Allow="POST"))
             return True
         start = time.perf_counter()
         headers = {
@@ -138,24 +138,26 @@ class WebhookEndpoint:
 
     async def _answer(
         self, webhooks: Webhooks, delivery: Delivery, headers: Headers, scope: Scope, receive: Receive
-    ) -> Answer:
+    ) -> WebhookReply:
         try:
             client = self._client(scope)
             checked = await self._verified_payload(webhooks, delivery, headers, client, receive)
             meaning = (
-                checked if isinstance(checked, Answer) else self._intake.meaning(webhooks, delivery, checked)
+                checked
+                if isinstance(checked, WebhookReply)
+                else self._intake.meaning(webhooks, delivery, checked)
             )
-            if isinstance(meaning, Answer):
+            if isinstance(meaning, WebhookReply):
                 return meaning
             del checked  # many events may wait for their turn, and a payload is much larger than its meaning
             return await self._intake.act(webhooks, meaning)
         except _DisconnectedError:
             _logger.warning("The sender closed the connection before its request was complete")
-            return answers.refused(400, "the body was cut short", "disconnected")
+            return replies.refused(400, "the body was cut short", "disconnected")
         except Exception:
             # The answer is 503 and not 500, because the event can be sent again, e.g. by a redelivery.
             _logger.exception("Unexpected error while answering a %s webhook", webhooks.title)
-            return answers.unavailable("an internal error; the event was not processed", "internal_error")
+            return replies.unavailable("an internal error; the event was not processed", "internal_error")
 
     async def _verified_payload(
         self,
@@ -164,7 +166,7 @@ class WebhookEndpoint:
         headers: Headers,
         client: Address | None,
         receive: Receive,
-    ) -> dict[str, Any] | Answer:
+    ) -> dict[str, Any] | WebhookReply:
         """Return the payload of an authentic request, or the refusal."""
         refusal = self._refused_network(client)
         if refusal is not None:
@@ -173,27 +175,27 @@ class WebhookEndpoint:
         if verification is None:
             return self._not_verified(webhooks, delivery, client)
         if self._intake.turns.overloaded:
-            return answers.overloaded()
+            return replies.overloaded()
         try:
             body = await self._read(receive, verification, headers, client_group(client))
         except BodyError as error:
             _logger.error("Refused a %s webhook: %s", webhooks.title, error)  # noqa: TRY400 - not our error
-            return answers.unreadable(error)
+            return replies.unreadable(error)
         except NoRoomError:
             _logger.warning("Refused a %s webhook: too many bodies at once", webhooks.title)
-            return answers.unavailable("too many bodies at once", "overloaded")
+            return replies.unavailable("too many bodies at once", "overloaded")
         if not verification.valid():
             return self._not_verified(webhooks, delivery, client)
         wait = self._limits.verified(client_group(client))
         if wait is not None:
             _logger.error("Too many webhooks from %s; this event is lost", client)
-            return answers.too_many(wait)
+            return replies.too_many(wait)
         try:
             require_json(headers.get("content-type"))
             return decode_payload(body)
         except BodyError as error:
             _logger.error("Cannot read the %s payload: %s", webhooks.title, error)  # noqa: TRY400
-            return answers.unreadable(error)
+            return replies.unreadable(error)
 
     def _client(self, scope: Scope) -> Address | None:
         peer = scope["client"][0] if scope.get("client") else ""
@@ -204,23 +206,23 @@ class WebhookEndpoint:
         )
         return client_address(peer, forwarded, self._trusted)
 
-    def _refused_network(self, client: Address | None) -> Answer | None:
+    def _refused_network(self, client: Address | None) -> WebhookReply | None:
         match self._allowlist.check(client):
             case AddressCheck.ALLOWED:
                 return None
             case AddressCheck.UNKNOWN:
                 _logger.error("GitHub's hook addresses are not known yet; refused %s", client)
-                return answers.unavailable("the addresses of GitHub's webhooks are not known yet")
+                return replies.unavailable("the addresses of GitHub's webhooks are not known yet")
             case AddressCheck.REFUSED:
                 _logger.error("Refused %s: not in webhook.allowed_networks", client)
-                return answers.refused(403, "your address is not allowed to send webhooks", "forbidden")
+                return replies.refused(403, "your address is not allowed to send webhooks", "forbidden")
 
-    def _not_verified(self, webhooks: Webhooks, delivery: Delivery, client: Address | None) -> Answer:
+    def _not_verified(self, webhooks: Webhooks, delivery: Delivery, client: Address | None) -> WebhookReply:
         self._metrics.signature_failed(webhooks.platform)
         wait = self._limits.failed(client_group(client))
         if wait is not None:
             _logger.debug("Too many requests without a valid %s", webhooks.module.PROOF)
-            return answers.too_many(wait)
+            return replies.too_many(wait)
         _logger.error(
             "%s validation failed for a %s webhook: event=%s, client=%s",
             webhooks.module.PROOF.capitalize(),
@@ -228,7 +230,7 @@ class WebhookEndpoint:
             safe(delivery.event, 60),
             client,
         )
-        return answers.refused(401, f"the {webhooks.module.PROOF} is missing or wrong", "unauthorized")
+        return replies.refused(401, f"the {webhooks.module.PROOF} is missing or wrong", "unauthorized")
 
     async def _read(
         self, receive: Receive, verification: Verification, headers: Headers, client: str
@@ -280,7 +282,7 @@ class WebhookEndpoint:
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-async def _send(send: Send, answer: Answer) -> None:
+async def _send(send: Send, answer: WebhookReply) -> None:
     body = _encode(answer.body).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     headers += [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
@@ -301,16 +303,18 @@ class Intake:
     clock: Callable[[], datetime]
     turns: Turns = field(default_factory=Turns)
 
-    def meaning(self, webhooks: Webhooks, delivery: Delivery, payload: dict[str, Any]) -> Meaning | Answer:
+    def meaning(
+        self, webhooks: Webhooks, delivery: Delivery, payload: dict[str, Any]
+    ) -> Meaning | WebhookReply:
         """Return what an authentic webhook means, or the refusal."""
         if not delivery.event:
             _logger.error("The request has no %s header", webhooks.module.EVENT_HEADER)
-            return answers.refused(400, f"the header {webhooks.module.EVENT_HEADER} is missing", "unreadable")
+            return replies.refused(400, f"the header {webhooks.module.EVENT_HEADER} is missing", "unreadable")
         try:
             meaning = webhooks.module.interpret(delivery, payload, self.settings, self.clock())
         except FieldError as error:
             _logger.error("Cannot use the payload: %s", error)  # noqa: TRY400
-            return answers.refused(422, str(error), "unreadable")
+            return replies.refused(422, str(error), "unreadable")
         if _logger.isEnabledFor(logging.DEBUG):
             action = safe(webhooks.module.action_of(payload), 60)
             event = safe(delivery.event, 60)
@@ -318,12 +322,12 @@ class Intake:
             _logger.debug("%s validation successful", webhooks.module.PROOF.capitalize())
         return meaning
 
-    async def act(self, webhooks: Webhooks, meaning: Meaning) -> Answer:
+    async def act(self, webhooks: Webhooks, meaning: Meaning) -> WebhookReply:
         """Act on what an authentic webhook means."""
         if isinstance(meaning, Ignored):
             level = logging.WARNING if meaning.unexpected else logging.INFO
             _logger.log(level, "Ignored: %s", meaning.reason)
-            return answers.ignored(meaning.reason)
+            return replies.ignored(meaning.reason)
         try:
             turn = self.turns.turn(_item_of(meaning), is_withdrawal=_is_withdrawal(meaning))
             async with turn, asyncio.timeout(STORE_TIMEOUT):
@@ -336,52 +340,52 @@ class Intake:
                 return await self._withdraw(meaning.withdrawal)
         except OverloadedError:
             _logger.warning("Not stored: more events arrive than the queue can take")
-            return answers.overloaded()
+            return replies.overloaded()
         except (QueueUnavailableError, TimeoutError) as error:
             self.metrics.queue_failed(webhooks.platform)
             problem = str(error) or "the queue did not answer in time"
             lost = {Commanded: "Command not stored", Look: "Look not stored"}
             what = lost.get(type(meaning), "Task not queued")
             _logger.error("%s: %s", what, problem)  # noqa: TRY400 - the sentence says it all
-            return answers.unavailable("the task queue is not reachable; send the event again later")
+            return replies.unavailable("the task queue is not reachable; send the event again later")
 
-    async def _submit(self, webhooks: Webhooks, request: TaskRequest) -> Answer:
+    async def _submit(self, webhooks: Webhooks, request: TaskRequest) -> WebhookReply:
         _logger.debug("Label matched: %s", self.settings.labels(webhooks.platform).bot_label)
         submission = await self.sink.submit(request)
         if submission.duplicate is not None:
             _logger.info("Duplicate of task %s: %s", submission.task, submission.duplicate)
-            return answers.duplicate(submission.task)
+            return replies.duplicate(submission.task)
         _logger.info("Task queued successfully: %s: %s", submission.task, task_text(request.item))
-        return answers.success(submission.task)
+        return replies.success(submission.task)
 
-    async def _withdraw(self, withdrawal: Withdrawal) -> Answer:
+    async def _withdraw(self, withdrawal: Withdrawal) -> WebhookReply:
         decision = await self.sink.withdraw(withdrawal)
         if isinstance(decision, Keep):
             reason = f"{withdrawal.reason}, but {decision.why}"
             _logger.info("Ignored: %s", reason)
-            return answers.ignored(reason)
+            return replies.ignored(reason)
         _logger.info("Cancelling task %s: %s", decision.task, withdrawal.reason)
-        return answers.cancelled(decision.task)
+        return replies.cancelled(decision.task)
 
-    async def _command(self, command: IssueCommand) -> Answer:
+    async def _command(self, command: IssueCommand) -> WebhookReply:
         what = f"/{command.name} by {command.user} on {command.item.display}"
         stored = await self.sink.command(command)
         if isinstance(stored, CommandIgnored):
             _logger.warning("Ignored: %s: %s", what, stored.why)
-            return answers.ignored(stored.why)
+            return replies.ignored(stored.why)
         _logger.info("Command stored: %s, on %s", what, stored.place)
-        return answers.command_stored(command.name, stored.place)
+        return replies.command_stored(command.name, stored.place)
 
-    async def _look(self, look: Look) -> Answer:
+    async def _look(self, look: Look) -> WebhookReply:
         stored = None
         if isinstance(self.sink, LookSink):
             stored = await self.sink.look(look.items, look.author)
         if stored is None:
             reason = f"{look.why}, but no task is known for the change"
             _logger.info("Ignored: %s", reason)
-            return answers.ignored(reason)
+            return replies.ignored(reason)
         _logger.info("Look stored: %s, on %s", look.why, stored)
-        return answers.look_stored(stored)
+        return replies.look_stored(stored)
 
 
 def _item_of(meaning: Accepted | Withdrawn | Commanded | Look) -> str:

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from coding_agent_receiver import answers
+from coding_agent_receiver import replies
 from coding_agent_receiver.app import Intake, WebhookEndpoint
 from coding_agent_receiver.limits import Allowlist
 from coding_agent_receiver.receiver_metrics import ReceiverMetrics, wants_text
@@ -185,13 +185,13 @@ def _add_operation(app: FastAPI, intake: Intake) -> None:
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        answer = answers.refused(error.status_code, str(error.detail), "refused")
+        answer = replies.refused(error.status_code, str(error.detail), "refused")
         return JSONResponse(answer.body, answer.status, error.headers)
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
         # Starlette raises the error again after this answer, and the server logs it with its traceback.
-        answer = answers.unavailable("an internal error")
+        answer = replies.unavailable("an internal error")
         return JSONResponse(answer.body, answer.status, answer.headers)
 
 

@@ -24,8 +24,8 @@ class OverloadedError(Exception):
 
 
 @dataclass(eq=False)
-class Place:
-    """The place of an event in the line.
+class Waiter:
+    """An event that waits in the line.
 
     Attributes:
         item: identifies the event's item.
@@ -38,11 +38,11 @@ class Place:
     granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-def withdrawn_items(line: Sequence[Place]) -> frozenset[str]:
-    return frozenset(place.item for place in line if place.is_withdrawal)
+def withdrawn_items(line: Sequence[Waiter]) -> frozenset[str]:
+    return frozenset(waiter.item for waiter in line if waiter.is_withdrawal)
 
 
-def next_in_line(line: Sequence[Place], busy: Collection[str]) -> Place | None:
+def next_in_line(line: Sequence[Waiter], busy: Collection[str]) -> Waiter | None:
     """Return the event whose turn it is, or `None` if none can be stored now.
 
     A withdrawal that overtakes the label of its own item finds no task, and the label starts one afterwards.
@@ -52,12 +52,12 @@ def next_in_line(line: Sequence[Place], busy: Collection[str]) -> Place | None:
         line: the events that wait, in the order of their arrival.
         busy: the items that have an event at the queue.
     """
-    first: dict[str, Place] = {}
-    for place in line:
-        first.setdefault(place.item, place)
-    ready = [place for item, place in first.items() if item not in busy]
+    first: dict[str, Waiter] = {}
+    for waiter in line:
+        first.setdefault(waiter.item, waiter)
+    ready = [waiter for item, waiter in first.items() if item not in busy]
     withdrawn = withdrawn_items(line)
-    return next((place for place in ready if place.item in withdrawn), next(iter(ready), None))
+    return next((waiter for waiter in ready if waiter.item in withdrawn), next(iter(ready), None))
 
 
 class Turns:
@@ -73,13 +73,13 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self.waiting: list[Place] = []
+        self.waiting: list[Waiter] = []
         self.busy: set[str] = set()
 
     @property
     def overloaded(self) -> bool:
         """Whether there is no room in the line, even for a withdrawal."""
-        return self._is_full and {place.item for place in self.waiting} == withdrawn_items(self.waiting)
+        return self._is_full and {waiter.item for waiter in self.waiting} == withdrawn_items(self.waiting)
 
     @property
     def _is_full(self) -> bool:
@@ -92,54 +92,54 @@ class Turns:
         Raises:
             OverloadedError: the turn did not come in time, or there is no room in the line.
         """
-        place = Place(item, is_withdrawal)
+        waiter = Waiter(item, is_withdrawal)
         if self._is_full:
-            self._make_room(place)
-        self.waiting.append(place)
+            self._make_room(waiter)
+        self.waiting.append(waiter)
         self._grant()
         try:
             async with asyncio.timeout(LONGEST_WAIT):
-                await place.granted
+                await waiter.granted
         except BaseException as error:
-            self._leave(place)
+            self._leave(waiter)
             if isinstance(error, TimeoutError):
                 raise OverloadedError from error
             raise
         try:
             yield
         finally:
-            self._end(place)
+            self._end(waiter)
 
-    def _make_room(self, place: Place) -> None:
+    def _make_room(self, waiter: Waiter) -> None:
         """Let the newest event that is not about a withdrawn item leave the line for a withdrawal."""
-        kept = withdrawn_items(self.waiting) | {place.item}
+        kept = withdrawn_items(self.waiting) | {waiter.item}
         leaving = next((one for one in reversed(self.waiting) if one.item not in kept), None)
-        if not place.is_withdrawal or leaving is None:
+        if not waiter.is_withdrawal or leaving is None:
             raise OverloadedError
         self.waiting.remove(leaving)
         if not leaving.granted.done():  # see `_grant`
             leaving.granted.set_exception(OverloadedError())
 
-    def _leave(self, place: Place) -> None:
-        if place in self.waiting:
-            self.waiting.remove(place)
+    def _leave(self, waiter: Waiter) -> None:
+        if waiter in self.waiting:
+            self.waiting.remove(waiter)
             self._grant()  # it may have held back later events of its item
-        elif place.granted.done() and not place.granted.cancelled() and place.granted.exception() is None:
-            self._end(place)
+        elif waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
+            self._end(waiter)
 
-    def _end(self, place: Place) -> None:
-        self.busy.discard(place.item)
+    def _end(self, waiter: Waiter) -> None:
+        self.busy.discard(waiter.item)
         self._grant()
 
     def _grant(self) -> None:
         while len(self.busy) < STORING_AT_ONCE:
-            place = next_in_line(self.waiting, self.busy)
-            if place is None:
+            waiter = next_in_line(self.waiting, self.busy)
+            if waiter is None:
                 return
-            self.waiting.remove(place)
-            if place.granted.done():
+            self.waiting.remove(waiter)
+            if waiter.granted.done():
                 # The wait was cancelled, by its time limit or by the sender, and its task has not run since
                 # then. Nobody would end a turn that it got now.
                 continue
-            self.busy.add(place.item)
-            place.granted.set_result(None)
+            self.busy.add(waiter.item)
+            waiter.granted.set_result(None)

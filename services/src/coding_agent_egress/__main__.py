@@ -36,7 +36,7 @@ from coding_agent_core.settings.reading import read_settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.task.egress import job_of
 
-from coding_agent_egress.squid import PAGES, VARIABLES, EgressSettings, Place, configuration
+from coding_agent_egress.squid import PAGES, VARIABLES, EgressSettings, ProxyFiles, configuration
 
 _logger = logging.getLogger("coding_agent.egress")
 
@@ -63,7 +63,7 @@ def load_settings(config: Path | None) -> EgressSettings:
 class Proxy:
     """Squid and its files."""
 
-    def __init__(self, config: Path | None, place: Place) -> None:
+    def __init__(self, config: Path | None, place: ProxyFiles) -> None:
         self._config = config
         self._place = place
         self._squid = shutil.which("squid", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "squid"
@@ -207,7 +207,7 @@ def _user(authorization: str) -> str:
         return ""
 
 
-def run(config: Path | None, place: Place) -> int:
+def run(config: Path | None, place: ProxyFiles) -> int:
     """Run until SIGTERM, or until Squid ends. Return 0 after a signal, otherwise a failing exit status.
 
     Raises:
@@ -266,7 +266,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("/tmp/egress"), help="folder to write to")  # noqa: S108
     parser.add_argument("--hosts", type=Path, default=Path("/etc/hosts"), help="file of names and addresses")
     given = parser.parse_args()
-    place = Place(given.port, given.denials_port, given.folder.absolute(), given.host, given.hosts)
+    place = ProxyFiles(given.port, given.denials_port, given.folder.absolute(), given.host, given.hosts)
     try:
         settings = load_settings(given.config)
         configure(settings.logging)

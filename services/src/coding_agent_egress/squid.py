@@ -107,7 +107,7 @@ class ProxyTarget:
 
 
 @dataclass(frozen=True)
-class Place:
+class ProxyFiles:
     """Where the proxy listens and keeps what it needs.
 
     Attributes:
@@ -136,7 +136,7 @@ class Place:
         return self.folder / "pages"
 
 
-def configuration(settings: EgressSettings, place: Place, *, parent_login: str | None = None) -> str:
+def configuration(settings: EgressSettings, place: ProxyFiles, *, parent_login: str | None = None) -> str:
     """Return the text of squid.conf, which is always the same for the same arguments.
 
     Args:
@@ -177,7 +177,7 @@ def configuration(settings: EgressSettings, place: Place, *, parent_login: str |
     return "\n".join([*lines, "http_access deny not_listed", ""])
 
 
-def _program(place: Place) -> list[str]:
+def _program(place: ProxyFiles) -> list[str]:
     pages = [
         f"deny_info 403:{page} {acl}" for page, acl in zip(PAGES, ("not_listed", "not_public"), strict=True)
     ]

@@ -33,7 +33,7 @@ from coding_agent_core.task.model import Item, Phase
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.git import branch_sha, git
 from coding_agent_forges.github import changes
-from coding_agent_forges.github.change_answers import OLDER, OLDER_REMARKS
+from coding_agent_forges.github.change_responses import OLDER, OLDER_REMARKS
 from coding_agent_forges.github.discussion import graphql_url
 from coding_agent_forges.rest.calls import Call
 

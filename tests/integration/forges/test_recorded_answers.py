@@ -14,9 +14,9 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.model import Item
-from coding_agent_forges.rest.answers import ItemAnswer
 from coding_agent_forges.rest.calls import Call
 from coding_agent_forges.rest.forge import Forge
+from coding_agent_forges.rest.responses import ItemResponse
 
 from tests.fixtures.octokit import recorded
 from tests.unit.forges.wire import TOKEN, Wire
@@ -78,7 +78,7 @@ def item(repository: str, number: int = 1) -> Item:
 async def test_pages_of_issues_are_read_to_their_end() -> None:
     forge = client("paginate-issues")
     call = Call("GET", f"/repos/{OWNER}/paginate-issues/issues", "reading the issues")
-    pages = [page async for page in forge.client.pages(list[ItemAnswer], call, limit=9)]
+    pages = [page async for page in forge.client.pages(list[ItemResponse], call, limit=9)]
     issues = [found for page in pages for found in page]
     assert [len(page) for page in pages] == [3, 3, 3, 3, 1]
     assert [found.number for found in issues] == list(range(13, 0, -1))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.item.forge_tasks import WithdrawnWork
-from coding_agent_consumer.queue.circuit_breaker import CircuitBreaker, Trial
+from coding_agent_consumer.queue.circuit_breaker import CircuitBreaker, Permit
 from coding_agent_consumer.queue.task_handler import TaskHandler
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.runtime.retry import Clock
@@ -27,7 +27,7 @@ class Time:
         self.clock = Clock(monotonic=lambda: self.now, chance=lambda: 1.0)
 
 
-def trial(breaker: CircuitBreaker) -> Trial:
+def trial(breaker: CircuitBreaker) -> Permit:
     found = breaker.trial()
     assert found is not None
     return found

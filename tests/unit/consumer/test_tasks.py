@@ -8,7 +8,7 @@ import pytest
 from coding_agent_consumer.item.forge_tasks import (
     Abandon,
     Drop,
-    Settle,
+    ReportAgain,
     Start,
     branch_for,
     decide_start,
@@ -180,7 +180,7 @@ def had(state: State, rounds: RoundRecord) -> State:
     return state.model_copy(update={"rounds": rounds})
 
 
-DROP, CANCEL, SETTLE = Drop, Reason.CANCELLED, Settle
+DROP, CANCEL, SETTLE = Drop, Reason.CANCELLED, ReportAgain
 CLOSED = item(PROCESSING, open=False)
 CASES: dict[str, tuple[QueuedTask, ItemDetails, State | None, object]] = {
     # message, item, remembered state, expected: (run, attempt), or another end
@@ -256,7 +256,7 @@ def test_claim(queued: QueuedTask, details: ItemDetails, remembered: State | Non
             assert (run, attempt) == expected
         case Drop():
             assert expected is DROP
-        case Settle(ended):
+        case ReportAgain(ended):
             assert expected is SETTLE
             assert ended is remembered
         case Abandon(_, reason, sentence, cause):

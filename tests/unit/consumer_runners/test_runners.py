@@ -9,7 +9,16 @@ import pytest
 from coding_agent_consumer.agent_interface import Image
 from coding_agent_consumer.attempt.per_user import with_task_options
 from coding_agent_consumer.modes import check_model
-from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Runner, Said, Warned
+from coding_agent_consumer.runners import (
+    AgentMessage,
+    Event,
+    Failed,
+    Runner,
+    RunnerInput,
+    ToolCall,
+    ToolResult,
+    Warned,
+)
 from coding_agent_consumer.runners.agent import (
     conversation_in,
     events_of,
@@ -31,7 +40,7 @@ from pydantic import ValidationError
 RECORDED = Path(__file__).parent / "recorded"
 COMMAND = "echo made > made.txt; cat made.txt"
 WORDS = "Done: made.txt is there."
-ORDER = Order(
+ORDER = RunnerInput(
     url="http://127.0.0.1:4000",
     credential="gateway-dummy",
     model="the-model",
@@ -68,11 +77,11 @@ def test_a_conversation_is_named_and_continued_by_its_name(name: RunnerName) -> 
 @pytest.mark.parametrize("name", RUNNERS)
 def test_a_run_shows_its_call_its_result_and_its_last_words(name: RunnerName) -> None:
     called, returned, said = recorded(name)
-    assert isinstance(called, Called)
+    assert isinstance(called, ToolCall)
     assert COMMAND in called.arguments["command"]
-    assert isinstance(returned, Returned)
+    assert isinstance(returned, ToolResult)
     assert (returned.id, returned.text.strip(), returned.failed) == (called.id, "made", False)
-    assert isinstance(said, Said)
+    assert isinstance(said, AgentMessage)
     assert said.text == WORDS
 
 
@@ -218,7 +227,7 @@ def test_any_command_gets_the_gateway_in_the_variables_that_clients_know() -> No
     launch = runner.launch(ORDER)
     assert launch.process.env["OPENAI_BASE_URL"] == "http://127.0.0.1:4000/v1"
     assert launch.process.env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:4000"
-    assert [*events_of(runner, b"a line")] == [Said("a line\n", continues=True)]
+    assert [*events_of(runner, b"a line")] == [AgentMessage("a line\n", continues=True)]
 
 
 ANTHROPIC = {"provider": "anthropic", "anthropic": {"api_key": "k"}}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.workspace import init_containers
-from coding_agent_consumer.workspace.sandbox import Machine, plan_view
+from coding_agent_consumer.workspace.sandbox import FileSystem, plan_view
 
 
 def tree(root: Path) -> set[str]:
@@ -91,7 +91,7 @@ FILES = {
     Path("/run/systemd/resolve/stub-resolv.conf"),
     Path("/usr/lib/python3"),
 }
-MACHINE = Machine(
+MACHINE = FileSystem(
     exists=FILES.__contains__, is_link=LINKS.__contains__, real=lambda path: LINKS.get(path, path)
 )
 STUB = ("bind", "/run/systemd/resolve/stub-resolv.conf")

@@ -6,10 +6,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_operator.cluster.controller import Controller, Key, ObjectCache, Requeue, WorkQueue
+from coding_agent_operator.cluster.controller import (
+    Controller,
+    NamespacedName,
+    ObjectCache,
+    Requeue,
+    WorkQueue,
+)
 
-KEY = Key("team", "one")
-A, B, C, D = (Key("team", name) for name in "abcd")
+KEY = NamespacedName("team", "one")
+A, B, C, D = (NamespacedName("team", name) for name in "abcd")
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def test_a_list_of_one_namespace_leaves_the_others_alone() -> None:
     objects = ObjectCache[Stored]()
     objects.put(stored(5))
     objects.put(stored(6, uid="uid-2", namespace="other"))
-    assert objects.replace("other", [], 9) == {Key("other", "one")}
+    assert objects.replace("other", [], 9) == {NamespacedName("other", "one")}
     assert (objects.of("team"), objects.of("other"), len(objects)) == ([stored(5)], [], 1)
 
 
@@ -131,7 +137,7 @@ async def test_what_is_due_later_comes_at_the_soonest_time_asked_for() -> None:
 async def test_idle_waits_for_the_workers_of_that_namespace_alone() -> None:
     queue = WorkQueue()
     queue.add(A)
-    queue.add(Key("other", "a"))
+    queue.add(NamespacedName("other", "a"))
     assert [await queue.take(), await queue.take()] == [A, ("other", "a")]
     idle = asyncio.create_task(queue.idle("team"))
     await asyncio.wait([idle], timeout=0.05)
@@ -141,11 +147,11 @@ async def test_idle_waits_for_the_workers_of_that_namespace_alone() -> None:
 
 
 async def _working(
-    reconcile: Callable[[Key], Awaitable[Requeue]], until: Callable[[], bool]
+    reconcile: Callable[[NamespacedName], Awaitable[Requeue]], until: Callable[[], bool]
 ) -> tuple[Controller, list[Exception]]:
     errors: list[Exception] = []
 
-    async def on_error(_: Key, error: Exception) -> None:
+    async def on_error(_: NamespacedName, error: Exception) -> None:
         errors.append(error)
 
     controller = Controller(reconcile, workers=2, on_error=on_error)
@@ -163,7 +169,7 @@ async def test_what_fails_is_tried_again_later_and_what_conflicts_at_once() -> N
     outcomes: list[Exception | None] = [ApiError("stale", 409), ValueError("broken"), None]
     seen: list[Exception | None] = []
 
-    async def reconcile(key: Key) -> Requeue:
+    async def reconcile(key: NamespacedName) -> Requeue:
         assert key == A
         seen.append(outcomes[len(seen)])
         if (error := seen[-1]) is not None:
@@ -176,9 +182,9 @@ async def test_what_fails_is_tried_again_later_and_what_conflicts_at_once() -> N
 
 
 async def test_while_a_retry_is_not_due_the_controller_says_so() -> None:
-    tries: list[Key] = []
+    tries: list[NamespacedName] = []
 
-    async def reconcile(key: Key) -> Requeue:
+    async def reconcile(key: NamespacedName) -> Requeue:
         tries.append(key)
         raise ApiError("quota", 403, retry_after=60)
 

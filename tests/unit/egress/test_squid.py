@@ -19,7 +19,7 @@ from coding_agent_core.task.egress import (
 )
 from coding_agent_egress.__main__ import Denials, load_settings
 from coding_agent_egress.identify import answer_lines
-from coding_agent_egress.squid import EgressSettings, Place, ProxyTarget, agent_targets, configuration
+from coding_agent_egress.squid import EgressSettings, ProxyFiles, ProxyTarget, agent_targets, configuration
 from pydantic import ValidationError
 
 FORGE = "personal_access_token: t"
@@ -81,7 +81,7 @@ def test_a_name_is_resolved_after_it_was_found_in_the_list() -> None:
     settings = EgressSettings.model_validate(
         {"egress": {"allow": ["a.test"], "repositories": {"o/r": ["b.test:81"]}}}
     )
-    lines = configuration(settings, Place(3128, 3130, Path("/x"))).splitlines()
+    lines = configuration(settings, ProxyFiles(3128, 3130, Path("/x"))).splitlines()
     resolving = [
         line.split()
         for line in lines

@@ -26,13 +26,13 @@ from coding_agent_core.forge.changes import (
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_forges.github.change_answers import OLDER, OLDER_REMARKS, ONE, SEARCH, PullRequestAnswer
+from coding_agent_forges.github.change_responses import OLDER, OLDER_REMARKS, ONE, SEARCH, PullRequestResponse
 from coding_agent_forges.github.changes import GitHubChanges, open_query
 from coding_agent_forges.github.settings import GitHub
 from coding_agent_forges.gitlab.changes import actor_of
-from coding_agent_forges.rest.answers import GHOST
 from coding_agent_forges.rest.calls import User
 from coding_agent_forges.rest.open_changes import why_unreadable
+from coding_agent_forges.rest.responses import GHOST
 
 from tests.unit.forges.wire import ITEMS, NOW, USER, Wire, answer
 
@@ -175,7 +175,7 @@ def commit(author: int, parents: int = 1) -> dict[str, Any]:
 def test_whether_others_may_have_commits_on_the_branch(commits: list[Any], may_have: bool) -> None:
     """GitHub shows 20 commits. Those of the base that we merged come before older ones of the branch."""
     head = {"headRef": {"target": {"history": {"nodes": commits}}}}
-    assert PullRequestAnswer.model_validate(PULL | head).may_have_others_commits("1") is may_have
+    assert PullRequestResponse.model_validate(PULL | head).may_have_others_commits("1") is may_have
 
 
 def with_checks(*contexts: Any) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_operator.cluster.lease import Lease, Seen, elapsed_seconds, free, identity, seen
+from coding_agent_operator.cluster.lease import Lease, ObservedLease, elapsed_seconds, free, identity, seen
 from coding_agent_operator.cluster.requests import Cluster
 
 from tests.unit.operator.making import job
 
 
-def lease(holder: str = "other", since: float = 100.0) -> Seen:
-    return Seen("1", holder, 15.0, since)
+def lease(holder: str = "other", since: float = 100.0) -> ObservedLease:
+    return ObservedLease("1", holder, 15.0, since)
 
 
 @pytest.mark.parametrize(

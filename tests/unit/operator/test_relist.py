@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_operator.cluster.controller import Key, ObjectCache
+from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache
 from coding_agent_operator.cluster.observed import Job
 from coding_agent_operator.cluster.watching import Relist
 
 from tests.unit.operator import making
 
-KEY = Key("team", "one")
+KEY = NamespacedName("team", "one")
 
 
 def stored(version: int) -> Job:
@@ -20,13 +20,13 @@ def stored(version: int) -> Job:
 async def test_a_relist_tells_what_is_new_and_of_a_watch_that_shows_nothing() -> None:
     objects = ObjectCache[Job]()
     there = [stored(5)]
-    changes: list[set[Key]] = []
+    changes: list[set[NamespacedName]] = []
     behind: list[int] = []
 
     async def lists() -> tuple[list[Job], int]:
         return there, 9
 
-    async def listed(changed: set[Key]) -> None:
+    async def listed(changed: set[NamespacedName]) -> None:
         changes.append(changed)
 
     relist = Relist("team", [(objects, lists)], 60, listed=listed, behind=behind.append)
@@ -52,7 +52,7 @@ async def test_a_relist_that_is_refused_is_repeated_soon(monkeypatch: pytest.Mon
             raise ApiError("away", None)
         return [], 1
 
-    async def listed(_: set[Key]) -> None: ...
+    async def listed(_: set[NamespacedName]) -> None: ...
 
     relist = Relist("team", [(ObjectCache[Job](), lists)], 60, listed=listed, behind=lambda _: None)
     work = asyncio.create_task(relist.run())

@@ -10,8 +10,8 @@ from coding_agent_core.settings.llm import LLM
 from kubectl_agenttask import UsageError
 from kubectl_agenttask.__main__ import parser
 from kubectl_agenttask.answers import (
-    Answers,
     Asker,
+    InitInput,
     StoredCredential,
     StoredCredentials,
     collect,
@@ -32,7 +32,7 @@ def answers(
     environment: dict[str, str] | None = None,
     asker: Asker = NOBODY,
     stored: StoredCredentials = StoredCredentials(),  # noqa: B008 - immutable
-) -> Answers:
+) -> InitInput:
     given = parser().parse_args(["init", *arguments])
     found = TOKENS if environment is None else environment
     return collect(given, platform_of(given, asker), asker, stored, found)

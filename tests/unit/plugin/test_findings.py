@@ -10,12 +10,12 @@ from coding_agent_core.forge.changes import Actor, ChangeEvent, ChangeEventKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.agenttask import VERSION
-from coding_agent_forges.rest.setup import DeliveryAnswer, RepositoryWebhook, TokenFacts, TokenRights
+from coding_agent_forges.rest.setup import DeliveryResponse, RepositoryWebhook, TokenFacts, TokenRights
 from kubectl_agenttask.destinations import Destination, ServicePods
 from kubectl_agenttask.findings import (
     Finding,
     Level,
-    SchemaAnswer,
+    SchemaVerdict,
     clock_findings,
     definition_findings,
     egress_finding,
@@ -96,7 +96,7 @@ def test_a_wrong_clock_is_said_with_its_side(ahead: float, level: Level, words: 
 def test_the_last_delivery_of_a_webhook(
     hook: RepositoryWebhook | None, statuses: list[int], level: Level, words: str
 ) -> None:
-    answers = [DeliveryAnswer("issues", status) for status in statuses]
+    answers = [DeliveryResponse("issues", status) for status in statuses]
     said = one(webhook_findings("acme/a", hook, answers, url=HOOK.url, secret="webhook-secret"))
     assert said[0] is level
     assert words in said[1]
@@ -122,32 +122,34 @@ def test_a_crd_of_another_release_is_said_with_what_it_lacks() -> None:
 @pytest.mark.parametrize(
     ("answer", "level", "words"),
     [
-        (SchemaAnswer("a/b", ended=False), Level.OK, "takes all 1 AgentTasks"),
+        (SchemaVerdict("a/b", ended=False), Level.OK, "takes all 1 AgentTasks"),
         (
-            SchemaAnswer("a/b", ended=False, refused="spec.run: no"),
+            SchemaVerdict("a/b", ended=False, refused="spec.run: no"),
             Level.WRONG,
             "a/b does not fit this schema",
         ),
-        (SchemaAnswer("a/b", ended=True, refused="spec.run: no"), Level.WRONG, "(spec.run: no): delete it"),
+        (SchemaVerdict("a/b", ended=True, refused="spec.run: no"), Level.WRONG, "(spec.run: no): delete it"),
         (
-            SchemaAnswer("a/b", ended=False, lost=("spec.title",)),
+            SchemaVerdict("a/b", ended=False, lost=("spec.title",)),
             Level.WRONG,
             "a/b would go on without spec.title",
         ),
         (
-            SchemaAnswer("a/b", ended=True, lost=("spec.title",)),
+            SchemaVerdict("a/b", ended=True, lost=("spec.title",)),
             Level.WARNING,
             "1 of 1 would lose spec.title",
         ),
         (
-            SchemaAnswer("a/b", ended=False, lost=("status.attempts[1].denied", "status.attempts[0].denied")),
+            SchemaVerdict(
+                "a/b", ended=False, lost=("status.attempts[1].denied", "status.attempts[0].denied")
+            ),
             Level.WARNING,
             "1 of 1 would lose status.attempts[].denied,",
         ),
     ],
 )
 def test_only_a_task_that_works_otherwise_under_another_schema_is_wrong(
-    answer: SchemaAnswer, level: Level, words: str
+    answer: SchemaVerdict, level: Level, words: str
 ) -> None:
     first = next(iter(schema_findings([answer])))
     assert first.level is level

@@ -12,7 +12,7 @@ from coding_agent_forges.webhooks.events import Delivery
 from coding_agent_receiver import turns
 from coding_agent_receiver.app import WEBHOOKS, Intake, Webhooks
 from coding_agent_receiver.receiver_metrics import ReceiverMetrics
-from coding_agent_receiver.turns import OverloadedError, Place, Turns, next_in_line
+from coding_agent_receiver.turns import OverloadedError, Turns, Waiter, next_in_line
 from prometheus_client import CollectorRegistry
 
 from tests.fixtures.deliveries import NOW, RecordingSink, github_issue, settings
@@ -37,7 +37,7 @@ COMMANDS: Any = {"enabled": True}
     ],
 )
 async def test_whose_turn_it_is(line: str, busy: str, expected: int | None) -> None:
-    places = [Place(name.removeprefix("-"), name.startswith("-")) for name in line.split()]
+    places = [Waiter(name.removeprefix("-"), name.startswith("-")) for name in line.split()]
     found = next_in_line(places, busy.split())
     assert found is (None if expected is None else places[expected])
 

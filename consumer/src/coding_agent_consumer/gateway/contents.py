@@ -171,7 +171,7 @@ class Contents:
     special: str | None = None
 
 
-class _Place(NamedTuple):
+class _Location(NamedTuple):
     """Where an object is.
 
     Attributes:
@@ -186,9 +186,9 @@ class _Place(NamedTuple):
     tool: bool = False
     kind: str = ""
 
-    def inside(self, key: str) -> _Place:
+    def inside(self, key: str) -> _Location:
         """Return the place of an object under a key of this one."""
-        return _Place(
+        return _Location(
             key,
             self.conversation or (self.key in _TOP and key in _CONVERSATION),
             self.tool or key in _TOOLS or (key == "definition" and self.kind == "tool_definition"),
@@ -204,7 +204,7 @@ def read_contents(route: Route, model: str, data: dict[str, Any]) -> Contents:
     found = Contents()
     if any(fnmatchcase(model.casefold(), pattern) for pattern in _SEARCHING):
         found.way_out = f"The model {model[:100]}"
-    waiting: list[tuple[Any, _Place]] = [(data, _Place())]
+    waiting: list[tuple[Any, _Location]] = [(data, _Location())]
     while waiting:
         value, place = waiting.pop()
         if isinstance(value, list):
@@ -222,11 +222,11 @@ def read_contents(route: Route, model: str, data: dict[str, Any]) -> Contents:
 
 
 def _read_object(
-    found: Contents, route: Route, value: Mapping[str, Any], place: _Place
-) -> Iterator[tuple[Any, _Place]]:
+    found: Contents, route: Route, value: Mapping[str, Any], place: _Location
+) -> Iterator[tuple[Any, _Location]]:
     """Read one object. Yield the objects and lists in it that are still to be read."""
     kind = value.get("type", "")
-    place = _Place(place.key, place.conversation, place.tool, kind if isinstance(kind, str) else "?")
+    place = _Location(place.key, place.conversation, place.tool, kind if isinstance(kind, str) else "?")
     if place.conversation and not place.tool:
         found.unsized = found.unsized or _unsized_part(value, place)
     for key, entry in value.items():
@@ -247,7 +247,7 @@ def _read_object(
                 yield entry, place.inside(key)
 
 
-def _read_entry(found: Contents, route: Route, key: str, entry: Any, place: _Place) -> None:
+def _read_entry(found: Contents, route: Route, key: str, entry: Any, place: _Location) -> None:
     name = key.casefold()
     if name in _WAYS_OUT_FOLDED:
         found.way_out = found.way_out or f"`{key[:100]}`"
@@ -264,7 +264,7 @@ def _read_entry(found: Contents, route: Route, key: str, entry: Any, place: _Pla
     _read_texts(found, key, entry, place)
 
 
-def _read_texts(found: Contents, key: str, entry: Any, place: _Place) -> None:
+def _read_texts(found: Contents, key: str, entry: Any, place: _Location) -> None:
     if key in _TEXTS and place.key not in _LABELS:
         return
     if (place.tool and key in _TEXTS_OF_TOOLS) or (key == "data" and place.kind == "text"):
@@ -301,14 +301,14 @@ def _check_spelling(key: str) -> None:
         raise RequestRefusedError(400, f"The key {key[:100]!r} has a control character.")
 
 
-def _is_data(key: str, entry: Any, place: _Place) -> bool:
+def _is_data(key: str, entry: Any, place: _Location) -> bool:
     """Whether the value of a key is the arguments or the result of a call that the client runs."""
     if not isinstance(entry, (dict, list)) or place.key in _TOP:
         return False
     return key in (_CALLS.get(place.key), _RESULTS.get(place.key), _DATA_OF_TYPES.get(place.kind))
 
 
-def _is_schema(key: str, place: _Place) -> bool:
+def _is_schema(key: str, place: _Location) -> bool:
     if place.tool and key in _SCHEMAS_OF_TOOLS:
         return True
     return key in _SCHEMAS and place.key in ("json_schema", "format", "output_format", *GENERATION)
@@ -359,7 +359,7 @@ def _unsized_entry(key: str, entry: Any) -> str | None:
     return f"`{key[:100]}`"
 
 
-def _unsized_part(node: Mapping[str, Any], place: _Place) -> str | None:
+def _unsized_part(node: Mapping[str, Any], place: _Location) -> str | None:
     """Return, in words, a part of a conversation's object that can add tokens other than its text's."""
     kind = place.kind
     if kind not in _SIZED_TYPES:

@@ -30,7 +30,7 @@ from coding_agent_consumer.gateway.ledger import (
     pricing_of,
 )
 from coding_agent_consumer.gateway.meter import Ending, Meter
-from coding_agent_consumer.gateway.model_request import Ask, read_request
+from coding_agent_consumer.gateway.model_request import ModelRequest, read_request
 from coding_agent_consumer.gateway.providers import Providers, SilentProviderError
 from coding_agent_consumer.gateway.upstream import Upstream
 from coding_agent_consumer.gateway.wire_formats import (
@@ -246,7 +246,9 @@ class GatewayApp:
             self.gateway.too_many.set()
             raise RequestRefusedError(402, f"The task has made {most} requests to the model.")
 
-    def _priced(self, ask: Ask, upstreams: Sequence[Upstream]) -> tuple[list[Upstream], Pricing | None]:
+    def _priced(
+        self, ask: ModelRequest, upstreams: Sequence[Upstream]
+    ) -> tuple[list[Upstream], Pricing | None]:
         """Return the providers (if the allowance is money, those with known prices) and the highest price."""
         if self.ledger.counts_money and ask.special is not None:
             raise RequestRefusedError(
@@ -273,7 +275,7 @@ class GatewayApp:
             )
         return priced, dearest(dict.fromkeys(found))
 
-    async def _reserved(self, ask: Ask, pricing: Pricing | None, receive: Any) -> int:
+    async def _reserved(self, ask: ModelRequest, pricing: Pricing | None, receive: Any) -> int:
         """Reserve room for an answer. If answers under way decide whether it fits, wait for them.
 
         Raises:
@@ -311,7 +313,7 @@ class GatewayApp:
                 async with self._answered:
                     self._answered.notify_all()
 
-    async def _turn_of(self, ask: Ask, pricing: Pricing | None) -> int | Verdict:
+    async def _turn_of(self, ask: ModelRequest, pricing: Pricing | None) -> int | Verdict:
         """Reserve in the order of arrival, so that small requests never overtake a large one forever."""
         async with self._turn, self._answered:
             while (found := self.ledger.reserve(ask.size, pricing)) is Verdict.WAIT:

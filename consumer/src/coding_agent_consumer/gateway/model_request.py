@@ -47,7 +47,7 @@ LongestAnswer = Callable[[str], int | None]
 
 
 @dataclass(frozen=True)
-class Ask:
+class ModelRequest:
     """A request for an answer that may be sent.
 
     Attributes:
@@ -70,7 +70,7 @@ def read_request(
     models: Sequence[str] = (),
     provider_tools: bool = False,
     longest: LongestAnswer = lambda _: None,
-) -> Ask:
+) -> ModelRequest:
     """Check the body of a request for an answer.
 
     Args:
@@ -116,7 +116,7 @@ def read_request(
             changed = True
     if changed:
         body = _written(data)
-    return Ask(named, body, size, contents.special)
+    return ModelRequest(named, body, size, contents.special)
 
 
 def _written(data: dict[str, Any]) -> bytes:

@@ -110,13 +110,13 @@ class Abandon:
 
 
 @dataclass(frozen=True)
-class Settle:
+class ReportAgain:
     """The task has ended; show this again: its consumer may have died before labels and queue showed it."""
 
     state: State
 
 
-Decision = Start | Drop | Abandon | Settle
+Decision = Start | Drop | Abandon | ReportAgain
 
 
 def decide_start(
@@ -162,7 +162,7 @@ def decide_start(
 
     # The comment shows this task: it waits, or it started before, and its attempt ended or its consumer died.
     if state.phase.terminal:
-        return Settle(state)
+        return ReportAgain(state)
     when = "before its task started" if state.attempt == 0 else "while its task was waiting to continue"
     # The change of a round has no label until the round's first attempt adds one.
     expects_label = not manual and (trigger is None or state.attempt > 0)

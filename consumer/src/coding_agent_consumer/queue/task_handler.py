@@ -43,7 +43,7 @@ from coding_agent_consumer.item.forge_tasks import (
     Abandon,
     Drop,
     ForgeTask,
-    Settle,
+    ReportAgain,
     Start,
     WithdrawnWork,
     branch_for,
@@ -53,7 +53,7 @@ from coding_agent_consumer.item.forge_tasks import (
     state_of,
     task_for,
 )
-from coding_agent_consumer.queue.circuit_breaker import CircuitBreaker, Trial
+from coding_agent_consumer.queue.circuit_breaker import CircuitBreaker, Permit
 from coding_agent_consumer.queue.claim_checks import ClaimChecks, OutdatedError, TaskStoppedError
 from coding_agent_consumer.workspace.egress import Identities, denials
 
@@ -105,7 +105,7 @@ class _Progress:
     """
 
     attempt: int
-    trial: Trial
+    trial: Permit
     task: ForgeTask | None = None
     seen: State | None = None
 
@@ -279,7 +279,7 @@ class TaskHandler:
                 _logger.info("Dropped a message for %s: %s", item.display, why)
                 claim.answered(until)
                 await claim.done()
-            case Settle(ended):
+            case ReportAgain(ended):
                 claim.ending()
                 await self._before_work(claim, progress, lambda: show_end_again(forge, item, labels))
                 why = "its consumer died before it settled the message; see the comment on the item"

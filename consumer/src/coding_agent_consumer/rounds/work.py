@@ -23,7 +23,7 @@ from coding_agent_core.forge.changes import (
 from coding_agent_core.forge.values import CHECKS_LIMIT, CommitIdentity, ItemDetails, Permission
 from coding_agent_core.rounds.checks import diagnose, fingerprints
 from coding_agent_core.rounds.decide import interruption, open_work
-from coding_agent_core.rounds.reruns import Asked, run_again
+from coding_agent_core.rounds.reruns import RerunResult, run_again
 from coding_agent_core.rounds.review import WriteAccess, authors_of, pending_remarks
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.model import Item, RoundTrigger
@@ -94,7 +94,7 @@ class RoundWork:
     end: RoundEnd = RoundEnd.SUPERSEDED
     head: str = ""
     answered: tuple[str, ...] = ()
-    asked: Asked = field(default_factory=Asked)
+    asked: RerunResult = field(default_factory=RerunResult)
     left: Allowance | None = None
     _earlier: EndedRound | None = None
     """What an earlier attempt of the round worked on and has pushed."""

@@ -24,7 +24,7 @@ FOLDER = ".coding-agent"
 
 
 @dataclass(frozen=True)
-class Order:
+class RunnerInput:
     """What a runner's program needs to know.
 
     Attributes:
@@ -61,7 +61,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Said:
+class AgentMessage:
     """A text of the model; the last one is the summary.
 
     Attributes:
@@ -73,7 +73,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Called:
+class ToolCall:
     """A tool that the program calls."""
 
     id: str
@@ -82,7 +82,7 @@ class Called:
 
 
 @dataclass(frozen=True)
-class Returned:
+class ToolResult:
     """What a tool returned."""
 
     id: str
@@ -110,7 +110,7 @@ class Failed:
     status: int | None = None
 
 
-Event = Said | Called | Returned | Warned | Failed
+Event = AgentMessage | ToolCall | ToolResult | Warned | Failed
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,6 @@ class Runner:
 
     name: RunnerName
     format: WireFormat | None
-    launch: Callable[[Order], Launch]
+    launch: Callable[[RunnerInput], Launch]
     events: Callable[[Mapping[str, Any]], Iterator[Event]] | None
     status_of: Callable[[int], int | None] = lambda _: None

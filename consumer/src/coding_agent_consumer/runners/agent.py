@@ -26,13 +26,13 @@ from coding_agent_consumer.agent.model_spec import model_spec, upstreams
 from coding_agent_consumer.agent_interface import Brief, Image, OnStep, Step, work_until
 from coding_agent_consumer.runners import (
     FOLDER,
-    Called,
+    AgentMessage,
     Event,
     Failed,
-    Order,
-    Returned,
     Runner,
-    Said,
+    RunnerInput,
+    ToolCall,
+    ToolResult,
     Warned,
 )
 from coding_agent_consumer.runners.programs import RUNNERS, command_runner, conversation_of
@@ -148,7 +148,7 @@ class CliAgent:
         asked = self._gateway.requests
         section, most = section_of(self._runner, self._settings), self._settings.max_llm_process_num
         images = files_of(brief.images)
-        order = Order(
+        order = RunnerInput(
             url=self._gateway.url,
             credential=self._gateway.credential,
             model=section.model,
@@ -223,7 +223,7 @@ def note_about(images: Sequence[Image]) -> str:
 def events_of(runner: Runner, line: bytes) -> Iterator[Event]:
     """Yield the events that a line of a runner's output stands for; an unknown line gives none."""
     if runner.events is None:
-        yield Said(f"{line.decode('utf-8', 'replace')}\n", continues=True)
+        yield AgentMessage(f"{line.decode('utf-8', 'replace')}\n", continues=True)
     else:
         yield from runner.events(_fields_of(line))
 
@@ -323,17 +323,17 @@ class _Record:
     _calls: dict[str, Fields] = field(default_factory=dict)
 
     async def add(self, event: Event) -> None:
-        if not (isinstance(event, Said) and event.continues):
+        if not (isinstance(event, AgentMessage) and event.continues):
             await self.flush()
         match event:
-            case Said(text, continues):
+            case AgentMessage(text, continues):
                 self._text.append(text)
                 if not continues:
                     await self.flush()
-            case Called(id, tool, arguments):
+            case ToolCall(id, tool, arguments):
                 call = self._calls[id] = tool_call(id or "call", tool, arguments)
                 await self._answer(answer_message(call))
-            case Returned(id, tool, text, failed):
+            case ToolResult(id, tool, text, failed):
                 call = self._calls.pop(id, tool_call(id or "call", tool, {}))
                 request = result_message(call, text, failed=failed)
                 self.transcript.append(request)

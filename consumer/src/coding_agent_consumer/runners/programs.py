@@ -16,14 +16,14 @@ from coding_agent_core.task.runners import RunnerName
 from coding_agent_consumer.gateway import WireFormat
 from coding_agent_consumer.runners import (
     FOLDER,
-    Called,
+    AgentMessage,
     Event,
     Failed,
     Launch,
-    Order,
-    Returned,
     Runner,
-    Said,
+    RunnerInput,
+    ToolCall,
+    ToolResult,
     Warned,
 )
 from coding_agent_consumer.workspace.protocol import HOME_FROM_TREE, ProcessSpec
@@ -36,7 +36,7 @@ _CLAUDE_SMALLEST_WINDOW = 100_000
 """Tokens. Claude Code raises a smaller window to this, and warns."""
 
 
-def _start_claude_code(order: Order) -> Launch:
+def _start_claude_code(order: RunnerInput) -> Launch:
     """Start Claude Code 2.1.332; documented in *Headless mode*, *Settings* and *Environment variables*.
 
     It reports a refused request as `subtype: success` with `is_error: true`, and invents prices for models
@@ -78,14 +78,14 @@ def _claude_code_events(line: Mapping[str, Any]) -> Iterator[Event]:
         case "assistant" if not line.get("is_api_error_message"):
             for part in _list(_fields(line.get("message")).get("content")):
                 if part.get("type") == "text":
-                    yield Said(_text(part.get("text")))
+                    yield AgentMessage(_text(part.get("text")))
                 elif part.get("type") == "tool_use":
-                    yield Called(_text(part.get("id")), _text(part.get("name")), _fields(part.get("input")))
+                    yield ToolCall(_text(part.get("id")), _text(part.get("name")), _fields(part.get("input")))
         case "user":
             for part in _list(_fields(line.get("message")).get("content")):
                 if part.get("type") == "tool_result":
                     failed = part.get("is_error") is True
-                    yield Returned(_text(part.get("tool_use_id")), "", _claude_code_result(part), failed)
+                    yield ToolResult(_text(part.get("tool_use_id")), "", _claude_code_result(part), failed)
         case "result" if line.get("is_error") is True:
             status = line.get("api_error_status")
             message = _text(line.get("result")) or _text(line.get("subtype"))
@@ -107,7 +107,7 @@ _CODEX_SKILL = re.compile(r"\$([A-Za-z0-9_:-]+)")
 _CODEX_SKILL_FILE = re.compile(r"\[\$[^\]]{0,1000}\]\s{0,9}\(\s{0,9}(?:skill://)?([^)]{1,4000})\)")
 
 
-def _start_codex(order: Order) -> Launch:
+def _start_codex(order: RunnerInput) -> Launch:
     """Start Codex 0.171.0; documented in *Non-interactive mode* and *config.toml*.
 
     One stream left out a command that had run, so nothing is counted by its output. It ignores the `.codex`
@@ -178,20 +178,20 @@ def _codex_events(line: Mapping[str, Any]) -> Iterator[Event]:
     name, ended = _text(item.get("id")), line.get("type") == "item.completed"
     match item.get("type"):
         case "agent_message" if ended:
-            yield Said(_text(item.get("text")))
+            yield AgentMessage(_text(item.get("text")))
         case "error":
             yield Warned(_text(item.get("message")))
         case "command_execution":
             if not ended:
-                yield Called(name, "command", {"command": _text(item.get("command"))})
+                yield ToolCall(name, "command", {"command": _text(item.get("command"))})
             else:
                 failed = item.get("exit_code") != 0
-                yield Returned(name, "command", _text(item.get("aggregated_output")), failed)
+                yield ToolResult(name, "command", _text(item.get("aggregated_output")), failed)
         case "file_change" if ended:
             paths = [_text(change.get("path")) for change in _list(item.get("changes"))]
-            yield Called(name, "edit", {"path": ", ".join(paths)})
+            yield ToolCall(name, "edit", {"path": ", ".join(paths)})
         case "mcp_tool_call" if not ended:
-            yield Called(name, _text(item.get("tool")), _fields(item.get("arguments")))
+            yield ToolCall(name, _text(item.get("tool")), _fields(item.get("arguments")))
 
 
 _GEMINI_PRELOAD_FILE = ".gemini/preload.cjs"
@@ -219,7 +219,7 @@ delete process.env.NODE_OPTIONS; // its commands are not concerned
 """
 
 
-def _start_gemini(order: Order) -> Launch:
+def _start_gemini(order: RunnerInput) -> Launch:
     """Start Gemini CLI 0.61.0; documented in *Configuration*, *Trusted folders* and *Headless mode*.
 
     It retries for more than 45 s when a provider answers 429 or 5xx. It assumes a context of 1M tokens for
@@ -255,9 +255,9 @@ def _start_gemini(order: Order) -> Launch:
 def _gemini_events(line: Mapping[str, Any]) -> Iterator[Event]:
     match line.get("type"):
         case "message" if line.get("role") == "assistant":
-            yield Said(_text(line.get("content")), continues=line.get("delta") is True)
+            yield AgentMessage(_text(line.get("content")), continues=line.get("delta") is True)
         case "tool_use":
-            yield Called(
+            yield ToolCall(
                 _text(line.get("tool_id")),
                 _text(line.get("tool_name")),
                 _fields(line.get("parameters")),
@@ -265,7 +265,7 @@ def _gemini_events(line: Mapping[str, Any]) -> Iterator[Event]:
         case "tool_result":
             failed = line.get("status") != "success"
             text = _text(_fields(line.get("error")).get("message")) if failed else ""
-            yield Returned(_text(line.get("tool_id")), "", text or _text(line.get("output")), failed)
+            yield ToolResult(_text(line.get("tool_id")), "", text or _text(line.get("output")), failed)
         case "result" if line.get("status") == "error":
             yield Failed(_text(_fields(line.get("error")).get("message")))
 
@@ -297,7 +297,7 @@ _OPENCODE_FILES = {
 }
 
 
-def _start_opencode(order: Order) -> Launch:
+def _start_opencode(order: RunnerInput) -> Launch:
     """Start OpenCode 1.18.33; documented in *CLI* and *Config*.
 
     It retries for more than 45 s when a provider answers 429 or 5xx. It does not limit its requests. Without
@@ -345,14 +345,14 @@ def _opencode_events(line: Mapping[str, Any]) -> Iterator[Event]:
     part = _fields(line.get("part"))
     match line.get("type"):
         case "text":
-            yield Said(_text(part.get("text")))
+            yield AgentMessage(_text(part.get("text")))
         case "tool_use":
             # OpenCode writes this when the tool has ended.
             state, name, tool = _fields(part.get("state")), _text(part.get("callID")), part.get("tool")
             failed = state.get("status") == "error"
-            yield Called(name, _text(tool), _fields(state.get("input")))
+            yield ToolCall(name, _text(tool), _fields(state.get("input")))
             text = _text(state.get("error")) if failed else _text(state.get("output"))
-            yield Returned(name, _text(tool), text, failed)
+            yield ToolResult(name, _text(tool), text, failed)
         case "error":
             error = _fields(line.get("error"))
             data = _fields(error.get("data"))
@@ -393,7 +393,7 @@ def command_runner(command: Sequence[str]) -> Runner:
     the output is the summary.
     """
 
-    def launch(order: Order) -> Launch:
+    def launch(order: RunnerInput) -> Launch:
         openai = f"{order.url}/v1"
         env = {
             "ANTHROPIC_BASE_URL": order.url,

@@ -51,7 +51,7 @@ def enter_view(
     Raises:
         OSError: the kernel refuses.
     """
-    machine = Machine(
+    machine = FileSystem(
         exists=lambda path: path.exists(),
         is_link=os.path.islink,
         real=lambda path: Path(os.path.realpath(path)),
@@ -229,7 +229,7 @@ class MountStep:
 
 
 @dataclass(frozen=True)
-class Machine:
+class FileSystem:
     """What the plan needs to know about the machine's files; `real` follows all links of a path."""
 
     exists: Callable[[Path], bool]
@@ -237,7 +237,7 @@ class Machine:
     real: Callable[[Path], Path]
 
 
-def plan_view(readable: Iterable[Path], hidden: Iterable[Path], machine: Machine) -> list[MountStep]:
+def plan_view(readable: Iterable[Path], hidden: Iterable[Path], machine: FileSystem) -> list[MountStep]:
     """Return the steps that build the view, parents before children.
 
     Args:

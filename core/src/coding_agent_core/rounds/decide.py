@@ -21,7 +21,7 @@ from coding_agent_core.forge.changes import (
 from coding_agent_core.platforms.registry import FACTS
 from coding_agent_core.rounds.checks import Diagnosis, diagnose, fingerprints
 from coding_agent_core.rounds.drafts import with_draft
-from coding_agent_core.rounds.review import Acts, WriteAccess, acts_of, pending_remarks, readable
+from coding_agent_core.rounds.review import Activity, WriteAccess, acts_of, pending_remarks, readable
 from coding_agent_core.task.model import ROUND_CAUSE_LIMIT
 from coding_agent_core.task.round_cause import (
     IDS_LIMIT,
@@ -147,7 +147,7 @@ class _Look:
     record: RoundRecord
     policy: RoundPolicy
     now: datetime
-    acts: Acts
+    acts: Activity
     access: WriteAccess
 
     def work(self) -> Work:

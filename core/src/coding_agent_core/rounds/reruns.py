@@ -18,7 +18,7 @@ _logger = logging.getLogger("coding_agent.round_rules.reruns")
 
 
 @dataclass(frozen=True)
-class Asked:
+class RerunResult:
     """Checks that we asked the forge to run again.
 
     Attributes:
@@ -30,7 +30,7 @@ class Asked:
     sentence: str = ""
 
 
-async def run_again(forge: ItemForge, change: Item, reruns: Iterable[Rerun], at: datetime) -> Asked:
+async def run_again(forge: ItemForge, change: Item, reruns: Iterable[Rerun], at: datetime) -> RerunResult:
     """Ask the forge to run these checks again. Errors of the forge are logged, and never raised.
 
     Args:
@@ -66,4 +66,4 @@ async def run_again(forge: ItemForge, change: Item, reruns: Iterable[Rerun], at:
         )
     if refused:
         sentences.append(refusal(change, named(refused), where))
-    return Asked(tuple(entries), " ".join(sentences))
+    return RerunResult(tuple(entries), " ".join(sentences))

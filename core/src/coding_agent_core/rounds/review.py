@@ -283,7 +283,7 @@ def _is_command(comment: Remark) -> bool:
 
 
 @dataclass(frozen=True)
-class Acts:
+class Activity:
     """What people did, and which rounds have read it.
 
     The count of rounds starts with the first round that has read the newest act of a person with write
@@ -315,7 +315,7 @@ class Acts:
 
 
 @dataclass(frozen=True)
-class _Act:
+class _Event:
     """An act that is not ours.
 
     Attributes:
@@ -330,7 +330,7 @@ class _Act:
 
 def acts_of(
     snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: WriteAccess, now: datetime
-) -> Acts:
+) -> Activity:
     """Return what people did.
 
     Acts that decide nothing are left out, so that nobody asks about the permissions of those who did them.
@@ -342,7 +342,7 @@ def acts_of(
     if len(unread) > IDS_LIMIT:  # first come those that may start a count anew; the others are read later
         unread.sort(key=lambda act: (access.may_write(act.actor.login) is True, act.at), reverse=True)
 
-    def first_reader(act: _Act) -> int:
+    def first_reader(act: _Event) -> int:
         return readers.get(act.key, none)
 
     def first_round(*, calls_only: bool) -> int:
@@ -357,7 +357,7 @@ def acts_of(
     known = sorted((act for act in found if act.at <= now), key=lambda act: act.at, reverse=True)
     is_old = now - snapshot.created_at >= policy.max_age
     recent = (act for act in known if is_old and act.at > now - policy.max_age)
-    return Acts(
+    return Activity(
         called=first_round(calls_only=True),
         acted=first_round(calls_only=False),
         last=next((act.at for act in recent if access.is_person_with_access(act.actor)), None),
@@ -368,7 +368,7 @@ def acts_of(
 
 def _acts(
     snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: WriteAccess
-) -> Iterator[_Act]:
+) -> Iterator[_Event]:
     """Yield each act that is not ours."""
     login = access.own.login
     remarks = [("t", one) for thread in snapshot.threads for one in thread.remarks]
@@ -376,11 +376,11 @@ def _acts(
     for kind, remark in remarks:
         if not access.is_ours(remark.author):
             is_call = mentions(remark.body, login) or command_in(remark.body, _COMMANDS) is not None
-            yield _Act(f"{kind}{remark.id}", remark.published_at, remark.author, is_call)
+            yield _Event(f"{kind}{remark.id}", remark.published_at, remark.author, is_call)
     for review in snapshot.reviews:
         if not access.is_ours(review.author) and review.submitted_at is not None:
             is_call = mentions(review.body, login)
-            yield _Act(f"r{review.id}", review.submitted_at, review.author, is_call)
+            yield _Event(f"r{review.id}", review.submitted_at, review.author, is_call)
     our_heads = {entry.after for entry in record.rounds if entry.pushed}
     for event in snapshot.events:
         if event.actor is None or access.is_ours(event.actor):
@@ -388,7 +388,7 @@ def _acts(
         calls = _is_call(event, our_heads, policy, FACTS[snapshot.item.platform].label_key)
         if calls is not None:
             what = f"{event.kind} {event.label} {event.commit} {event.actor.id} {event.at.isoformat()}"
-            yield _Act(f"e{digest(what)}", event.at, event.actor, calls)
+            yield _Event(f"e{digest(what)}", event.at, event.actor, calls)
 
 
 def authors_of(

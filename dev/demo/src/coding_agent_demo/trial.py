@@ -34,9 +34,9 @@ from coding_agent_core.platforms.registry import FACTS, Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.model import Item
 from coding_agent_forges.connect import connect_forge
-from coding_agent_forges.rest.answers import ItemAnswer
 from coding_agent_forges.rest.calls import Call, Repeat, ResponseModel, path
 from coding_agent_forges.rest.forge import Forge
+from coding_agent_forges.rest.responses import ItemResponse
 from rich.console import Console
 
 from coding_agent_demo.forges import ROOT
@@ -99,7 +99,7 @@ class Place:
         call = Call(
             "POST", self._path("issues"), "opening an issue", json=body, repeat=Repeat.UNLESS_PROCESSED
         )
-        opened = await self.forge.client.get(ItemAnswer, call)
+        opened = await self.forge.client.get(ItemResponse, call)
         return self.item(ItemKind.ISSUE, opened.number), opened.url
 
     async def close(self, item: Item) -> None:

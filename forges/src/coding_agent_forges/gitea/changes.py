@@ -42,15 +42,15 @@ from coding_agent_forges.gitea.discussion import (
     GiteaDiscussion,
     LineComment,
     Reviewed,
-    StatusAnswer,
+    StatusResponse,
     TimelineEntry,
     pushes,
 )
 from coding_agent_forges.gitea.settings import Gitea
-from coding_agent_forges.rest.answers import GHOST, ItemAnswer
 from coding_agent_forges.rest.calls import Call, Read, ResponseModel, Text, User, path
 from coding_agent_forges.rest.client import ForgeClient, answered_at
 from coding_agent_forges.rest.open_changes import SET_ASIDE, read_each
+from coding_agent_forges.rest.responses import GHOST, ItemResponse
 
 _PAGE = 50
 _LIST_PAGES = 4
@@ -81,7 +81,7 @@ class _Tip(ResponseModel):
     sha: Text = ""
 
 
-class _PullRequest(ItemAnswer):
+class _PullRequest(ItemResponse):
     """A pull request.
 
     Attributes:
@@ -376,7 +376,7 @@ def _thread(comments: Sequence[LineComment], reviewed: Reviewed) -> ReviewThread
     return ReviewThread(str(first.id), first.path, first.line, resolved, False, remarks)
 
 
-def _check(status: StatusAnswer, required: Sequence[str]) -> CheckResult:
+def _check(status: StatusResponse, required: Sequence[str]) -> CheckResult:
     conclusion = _CONCLUSIONS.get(status.state)
     return CheckResult(
         id="",

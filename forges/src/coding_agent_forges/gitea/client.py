@@ -35,7 +35,6 @@ from coding_agent_forges.gitea.discussion import GiteaDiscussion
 from coding_agent_forges.gitea.labels import RepositoryLabel, create_label
 from coding_agent_forges.gitea.revisions import GiteaRevisions
 from coding_agent_forges.gitea.settings import Gitea
-from coding_agent_forges.rest.answers import CommentAnswer, HistoryEvent, ItemAnswer
 from coding_agent_forges.rest.calls import Call, Read, Repeat, ResponseModel, User, path
 from coding_agent_forges.rest.client import Pages
 from coding_agent_forges.rest.forge import (
@@ -46,6 +45,7 @@ from coding_agent_forges.rest.forge import (
     require_all_changes,
     too_many_labeled,
 )
+from coding_agent_forges.rest.responses import CommentResponse, HistoryEvent, ItemResponse
 
 _PAGE = 50
 """The most entries of a page, unless the installation's administrator has changed `MAX_RESPONSE_ITEMS`."""
@@ -59,7 +59,7 @@ _ATTACHMENT = re.compile(r"/(?:[\w.-]+/[\w.-]+/)?attachments/([0-9a-f]{8}(?:-[0-
 """Matches paths of attachments below the web address. The first form is from before Gitea 1.20."""
 
 
-class _FoundItem(ItemAnswer):
+class _FoundItem(ItemResponse):
     repository: str = Field(validation_alias=AliasPath("repository", "full_name"))
     assignees: list[User] | None = None
 
@@ -96,7 +96,7 @@ class _Tip(ResponseModel):
         return None if self.repo is not None and self.ref.startswith("refs/pull/") else self.ref
 
 
-class _PullRequest(ItemAnswer):
+class _PullRequest(ItemResponse):
     head: _Tip
     base: _Tip
 
@@ -145,7 +145,9 @@ class GiteaForge(Forge):
         host = urlsplit(web_base(self.settings.api_url)).hostname
         return f"{user.id}{self.ID_MARK}{user.login.lower()}@noreply.{host}"
 
-    async def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+    async def _search(
+        self, kind: ItemKind, labels: frozenset[str]
+    ) -> AsyncIterator[tuple[ItemResponse, Item]]:
         """See `Forge`. Gitea ignores names of labels that do not exist, and without any finds all items."""
         params: dict[str, str | int] = {
             "labels": ",".join(sorted(labels)),
@@ -202,7 +204,7 @@ class GiteaForge(Forge):
         where = path("repos", *repository.split("/", 1))
         return await self.client.get(_Repository, Call("GET", where, f"reading the repository {repository}"))
 
-    async def _head_of(self, found: ItemAnswer, item: Item) -> Head:
+    async def _head_of(self, found: ItemResponse, item: Item) -> Head:
         pull = await self._pull(item)
         return Head(pull.own, pull.head.ref)
 
@@ -227,7 +229,7 @@ class GiteaForge(Forge):
                 head_repository=pull.head.repo.full_name if pull.head.repo else None,
             )
         call = Call("GET", self._item_path(item), f"reading {item.display}")
-        issue, repository = await both(self.client.get(ItemAnswer, call), self._repository(item.repository))
+        issue, repository = await both(self.client.get(ItemResponse, call), self._repository(item.repository))
         return self._details(
             item, issue, base=repository.default_branch or "main", repository=repository.full_name
         )
@@ -248,7 +250,7 @@ class GiteaForge(Forge):
     async def comments(self, item: Item) -> Read[Comment]:
         """See `Forge`. Gitea returns all comments at once."""
         call = self._comments_call(item, self.OLDEST_FIRST)
-        found = await self.client.get(list[CommentAnswer], call)
+        found = await self.client.get(list[CommentResponse], call)
         return newest_comments([comment.comment() for comment in found], complete=True)
 
     async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
@@ -368,7 +370,7 @@ class GiteaForge(Forge):
             repeat=Repeat.UNLESS_PROCESSED,
             creates=True,
         )
-        pull = await self.client.get(ItemAnswer, call)
+        pull = await self.client.get(ItemResponse, call)
         return Change(number=pull.number, url=pull.url, created=True)
 
     async def _find_user(self, login: str) -> User | None:

@@ -14,9 +14,9 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.task.model import Item
 from pydantic import Field
 
-from coding_agent_forges.rest.answers import GHOST, Author, CommentAnswer, HistoryEvent
 from coding_agent_forges.rest.calls import Call, Read, ResponseModel, Text, User, path
 from coding_agent_forges.rest.client import ForgeClient
+from coding_agent_forges.rest.responses import GHOST, Author, CommentResponse, HistoryEvent
 
 _PAGE = 50
 """The most entries of a page, unless the installation's administrator has changed `MAX_RESPONSE_ITEMS`."""
@@ -39,7 +39,7 @@ _VERDICTS = {
 _FAILED = ("failure", "error")
 
 
-class TimelineEntry(CommentAnswer, HistoryEvent):
+class TimelineEntry(CommentResponse, HistoryEvent):
     """An entry of an item's timeline: a comment, or what somebody did.
 
     Attributes:
@@ -69,7 +69,7 @@ class TimelineEntry(CommentAnswer, HistoryEvent):
         return tuple(commit for commit in commits if isinstance(commit, str)) if commits else ()
 
 
-class ReviewAnswer(ResponseModel):
+class ReviewResponse(ResponseModel):
     """A review.
 
     Attributes:
@@ -94,7 +94,7 @@ class ReviewAnswer(ResponseModel):
         return "dismissed" if found and self.dismissed else found
 
 
-class LineComment(CommentAnswer):
+class LineComment(CommentResponse):
     """A comment on a line; `position` is 0 for a line that the change removes."""
 
     path: str
@@ -113,7 +113,7 @@ class LineComment(CommentAnswer):
         return self.position or self.original_position or None
 
 
-class StatusAnswer(ResponseModel):
+class StatusResponse(ResponseModel):
     """The newest status of a commit under a name."""
 
     context: str
@@ -125,7 +125,7 @@ class StatusAnswer(ResponseModel):
 
 
 class _Combined(ResponseModel):
-    statuses: list[StatusAnswer] | None = None
+    statuses: list[StatusResponse] | None = None
 
 
 class _ApiSettings(ResponseModel):
@@ -146,7 +146,7 @@ class Reviewed:
         threads: the comments by line; the oldest is first.
     """
 
-    review: ReviewAnswer
+    review: ReviewResponse
     published_at: datetime
     threads: tuple[tuple[LineComment, ...], ...]
 
@@ -202,17 +202,17 @@ class GiteaDiscussion:
             self.client.page_size = min(_PAGE, largest)
         return self.client.page_size
 
-    async def reviews(self) -> Read[ReviewAnswer]:
+    async def reviews(self) -> Read[ReviewResponse]:
         """Return the submitted reviews; the oldest is first."""
         found = await self._listed_reviews()
         submitted = sorted((one for one in found.values if one.verdict), key=lambda one: one.id)
         return Read(tuple(submitted), () if found.complete else ("newer reviews",))
 
-    async def _listed_reviews(self) -> Read[ReviewAnswer]:
+    async def _listed_reviews(self) -> Read[ReviewResponse]:
         what = f"reading the reviews of {self.item.display}"
         where = self._repository("pulls", self.item.number, "reviews")
         return await self.client.entries(
-            list[ReviewAnswer], Call("GET", where, what, {"limit": _PAGE}), limit=_PAGES
+            list[ReviewResponse], Call("GET", where, what, {"limit": _PAGE}), limit=_PAGES
         )
 
     async def reviewed(self, timeline: Read[TimelineEntry]) -> Read[Reviewed]:
@@ -236,7 +236,7 @@ class GiteaDiscussion:
         left_out = (*reviews.left_out, *(["threads of some reviews"] if unread else []))
         return Read(tuple(found), left_out)
 
-    async def _beyond_limit(self, reviews: Sequence[ReviewAnswer]) -> set[int]:
+    async def _beyond_limit(self, reviews: Sequence[ReviewResponse]) -> set[int]:
         """Return the ids of the reviews whose comments are not read; the oldest review is first."""
         if len(reviews) <= _READ_REVIEWS:
             return set()
@@ -247,7 +247,7 @@ class GiteaDiscussion:
         kept = newest_of_each(authors, _READ_REVIEWS)
         return {one.id for place, one in enumerate(reviews) if place not in kept}
 
-    async def _threads(self, review: ReviewAnswer) -> tuple[tuple[LineComment, ...], ...]:
+    async def _threads(self, review: ReviewResponse) -> tuple[tuple[LineComment, ...], ...]:
         where = self._repository("pulls", self.item.number, "reviews", review.id, "comments")
         what = f"reading the comments of a review of {self.item.display}"
         threads: dict[tuple[str, int, int], list[LineComment]] = {}
@@ -282,7 +282,7 @@ class GiteaDiscussion:
         files = await self.client.entries(list[_File], call, limit=_FILE_PAGES)
         return {file.previous_filename: file.filename for file in files.values if file.previous_filename}
 
-    async def statuses(self, commit: str) -> Read[StatusAnswer]:
+    async def statuses(self, commit: str) -> Read[StatusResponse]:
         """Return the newest status of each name of a commit."""
         what = f"reading the commit statuses of {self.item.display}"
         where = self._repository("commits", commit, "status")

@@ -8,11 +8,11 @@ from typing import ClassVar
 from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError
 
 from coding_agent_forges.gitea.labels import create_label
-from coding_agent_forges.rest.answers import Label
 from coding_agent_forges.rest.calls import Call, path
+from coding_agent_forges.rest.responses import Label
 from coding_agent_forges.rest.setup import (
     LIST_PAGES,
-    DeliveryAnswer,
+    DeliveryResponse,
     ForgeSetup,
     NewLabel,
     OwnedRepository,
@@ -81,7 +81,7 @@ class GiteaSetup(ForgeSetup):
         """See `ForgeSetup`. Gitea refuses no second label of a name, so read `labels` before."""
         await create_label(self.forge.client, repository, self._label_body(label))
 
-    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryAnswer]:
+    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryResponse]:
         """See `ForgeSetup`. Gitea shows them only in its pages."""
         return []
 

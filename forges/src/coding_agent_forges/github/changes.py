@@ -31,7 +31,7 @@ from coding_agent_core.platforms.text import first_problem
 from coding_agent_core.task.model import Item
 from pydantic import AliasPath, Field, ValidationError
 
-from coding_agent_forges.github.change_answers import (
+from coding_agent_forges.github.change_responses import (
     CONCLUSIONS,
     EVENTS,
     MARK_READY,
@@ -47,7 +47,7 @@ from coding_agent_forges.github.change_answers import (
     Account,
     Contexts,
     Older,
-    PullRequestAnswer,
+    PullRequestResponse,
     actor_of,
     thread_of,
 )
@@ -148,7 +148,7 @@ class Memory:
                 del known[gone]
 
 
-class _Answer(ResponseModel):
+class _QueryResponse(ResponseModel):
     found: _Found | None = Field(default=None, validation_alias=AliasPath("data", "search"))
     one: dict[str, Any] | None = Field(
         default=None, validation_alias=AliasPath("data", "repository", "pullRequest")
@@ -246,7 +246,7 @@ class GitHubChanges:
                 await self._add_remarks(thread, what, item.repository)
         self._remember_comments(item, answer.one.get("comments"))
         try:
-            found = PullRequestAnswer.model_validate(answer.one)
+            found = PullRequestResponse.model_validate(answer.one)
         except ValidationError as error:
             raise ForgeUnavailableError(
                 f"{self.client.host} gave an unexpected answer while {what}: {first_problem(error)}",
@@ -322,7 +322,7 @@ class GitHubChanges:
             raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
 
     async def _complete(
-        self, found: PullRequestAnswer, errors: Sequence[_FieldError], read_at: datetime
+        self, found: PullRequestResponse, errors: Sequence[_FieldError], read_at: datetime
     ) -> ChangeSnapshot:
         snapshot = self._snapshot(found, errors, read_at)
         if found.may_have_others_commits(str(self.own.id)):
@@ -413,11 +413,11 @@ class GitHubChanges:
 
     async def _ask(
         self, query: str, variables: Mapping[str, Any], what: str, repository: str = ""
-    ) -> tuple[_Answer, datetime]:
+    ) -> tuple[_QueryResponse, datetime]:
         body = {"query": query, "variables": variables}
         call = Call("POST", graphql_url(self.client.api_url), what, json=body, repository=repository)
         response = await self.client.send(call)
-        return self.client.parse(_Answer, response, call), answered_at(response, self.client.clock)
+        return self.client.parse(_QueryResponse, response, call), answered_at(response, self.client.clock)
 
     def _item(self, repository: str, number: int) -> Item:
         return Item(
@@ -429,7 +429,7 @@ class GitHubChanges:
         )
 
     def _snapshot(
-        self, found: PullRequestAnswer, errors: Sequence[_FieldError], read_at: datetime
+        self, found: PullRequestResponse, errors: Sequence[_FieldError], read_at: datetime
     ) -> ChangeSnapshot:
         required = found.required
         events = tuple(

@@ -43,7 +43,6 @@ from coding_agent_forges.github.facts import MEMBERS, token_expiry_of
 from coding_agent_forges.github.redelivery import GitHubHooks, RedeliveryRound
 from coding_agent_forges.github.revisions import GitHubRevisions
 from coding_agent_forges.github.settings import GitHub
-from coding_agent_forges.rest.answers import CommentAnswer, ItemAnswer
 from coding_agent_forges.rest.calls import PAGE_SIZE, Call, Read, Repeat, ResponseModel, Text, User, path
 from coding_agent_forges.rest.client import TokenSource
 from coding_agent_forges.rest.forge import (
@@ -55,6 +54,7 @@ from coding_agent_forges.rest.forge import (
     require_all_changes,
     too_many_labeled,
 )
+from coding_agent_forges.rest.responses import CommentResponse, ItemResponse
 
 _logger = logging.getLogger("coding_agent.forge")
 _SEARCH_PAGES = 10
@@ -71,7 +71,7 @@ _ATTACHMENT = re.compile(r"/(?:user-attachments/assets|[\w.-]+/[\w.-]+/assets/\d
 _PUBLIC_ATTACHMENT = re.compile(r"https://user-images\.githubusercontent\.com/\d+/[\w.-]+")
 
 
-class _FoundItem(ItemAnswer):
+class _FoundItem(ItemResponse):
     pull_request: dict[str, object] | None = None
     repository_url: str = ""
     author_association: Text = ""
@@ -112,7 +112,7 @@ class _Tip(ResponseModel):
     repo: _Repository | None = None
 
 
-class _PullRequest(ItemAnswer):
+class _PullRequest(ItemResponse):
     head: _Tip
     base: _Tip
     node_id: str = ""
@@ -172,7 +172,9 @@ class GitHubForge(Forge):
     def _comment_path(self, item: Item, comment: str) -> str:
         return _repo_path(item, "issues", "comments", comment)
 
-    async def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+    async def _search(
+        self, kind: ItemKind, labels: frozenset[str]
+    ) -> AsyncIterator[tuple[ItemResponse, Item]]:
         """See `Forge`. The items come from GitHub's search index, which may be outdated."""
         query = search_query(kind, self.settings, labels)
         what = f"searching for items labeled {min(labels)!r}"
@@ -219,7 +221,7 @@ class GitHubForge(Forge):
         call = Call("GET", _repo_path(item), f"reading the repository of {item.display}")
         return (await self.client.get(_Repository, call)).private
 
-    async def _head_of(self, found: ItemAnswer, item: Item) -> Head:
+    async def _head_of(self, found: ItemResponse, item: Item) -> Head:
         details = await self.read(item)
         own = (details.head_repository or "").lower() == item.repository.lower()
         return Head(own, details.head_branch or "")
@@ -237,7 +239,7 @@ class GitHubForge(Forge):
             )
         call = Call("GET", _repo_path(item), f"reading the repository of {item.display}")
         issue, repository = await both(
-            self.client.get(ItemAnswer, Call("GET", self._item_path(item), what)),
+            self.client.get(ItemResponse, Call("GET", self._item_path(item), what)),
             self.client.get(_Repository, call),
         )
         return self._details(item, issue, base=repository.default_branch, repository=repository.full_name)
@@ -266,8 +268,8 @@ class GitHubForge(Forge):
         # GitHub can only list the oldest first. We read one page more than the limit, because the last page
         # is seldom full.
         call = self._comments_call(item, self.OLDEST_FIRST)
-        newest: list[CommentAnswer] = []
-        pages = self.client.newest_first(list[CommentAnswer], call, limit=COMMENT_LIMIT // PAGE_SIZE + 1)
+        newest: list[CommentResponse] = []
+        pages = self.client.newest_first(list[CommentResponse], call, limit=COMMENT_LIMIT // PAGE_SIZE + 1)
         async for page in pages:
             newest = page + newest
         return newest_comments([found.comment() for found in newest], complete=pages.complete)
@@ -358,7 +360,7 @@ class GitHubForge(Forge):
                 return False
             # With any other message, the item may be gone or just the label. So we read the item.
             call = Call("GET", self._item_path(item), f"reading {item.display}")
-            if self.settings.spelled(label) in self._labels(await self.client.get(ItemAnswer, call)):
+            if self.settings.spelled(label) in self._labels(await self.client.get(ItemResponse, call)):
                 raise
             return False
         return True
@@ -396,7 +398,7 @@ class GitHubForge(Forge):
             creates=True,
         )
         try:
-            pull = await self.client.get(ItemAnswer, call)
+            pull = await self.client.get(ItemResponse, call)
         except ForgeError as error:
             if not draft or error.status != 422 or _NO_DRAFTS not in str(error).lower():
                 raise

@@ -28,7 +28,7 @@ class _Commit(ResponseModel):
     verified: bool = Field(default=False, validation_alias=AliasPath("signature", "isValid"))
 
 
-class _Answer(ResponseModel):
+class _MutationResponse(ResponseModel):
     commit: _Commit | None = Field(
         default=None, validation_alias=AliasPath("data", "createCommitOnBranch", "commit")
     )
@@ -86,7 +86,7 @@ class GitHubCommits:
             repeat=Repeat.UNLESS_PROCESSED,
             repository=self.repository,
         )
-        answer = await self.client.get(_Answer, call)
+        answer = await self.client.get(_MutationResponse, call)
         if answer.commit is None:
             raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
         if not answer.commit.verified:

@@ -31,9 +31,9 @@ from coding_agent_core.forge.values import (
 from coding_agent_core.task.model import Item
 from pydantic import AliasPath, Field
 
-from coding_agent_forges.rest.answers import GHOST, Author, CommentAnswer
 from coding_agent_forges.rest.calls import Call, Read, ResponseModel, Text, path
 from coding_agent_forges.rest.client import ForgeClient
+from coding_agent_forges.rest.responses import GHOST, Author, CommentResponse
 
 _logger = logging.getLogger("coding_agent.forge")
 _TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ?", re.MULTILINE)
@@ -74,7 +74,7 @@ class _Review(ResponseModel):
     submitted_at: datetime | None = None
 
 
-class _ReviewComment(CommentAnswer):
+class _ReviewComment(CommentResponse):
     """A comment of a thread. `line` is null if the thread is outdated or about a whole file."""
 
     in_reply_to_id: int | None = None
@@ -152,7 +152,7 @@ class _States:
     edits: dict[int, datetime | None]
 
 
-class _StateAnswer(ResponseModel):
+class _StateResponse(ResponseModel):
     page: _ThreadPage | None = Field(
         default=None, validation_alias=AliasPath("data", "repository", "pullRequest", "reviewThreads")
     )
@@ -281,7 +281,7 @@ class GitHubDiscussion:
                 repository=self.item.repository,
             )
             try:
-                answer = await self.client.get(_StateAnswer, call)
+                answer = await self.client.get(_StateResponse, call)
             except ForgeError as error:
                 _logger.warning(_UNKNOWN, self.item.display, error)
                 return found

@@ -83,7 +83,7 @@ class _Item(ResponseModel):
         ]
 
 
-class _ItemAnswer(ResponseModel):
+class _ItemResponse(ResponseModel):
     item: _Item | None = Field(
         default=None,
         validation_alias=AliasChoices(
@@ -159,7 +159,7 @@ class GitHubRevisions:
             },
             repository=item.repository,
         )
-        answer = await self.client.get(_ItemAnswer, call)
+        answer = await self.client.get(_ItemResponse, call)
         if answer.item is None:
             raise graphql_error(answer.errors, f"{self.client.host} refused {call.what}")
         return answer.item

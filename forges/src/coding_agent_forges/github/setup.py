@@ -12,7 +12,7 @@ from coding_agent_forges.github.facts import token_expiry_of
 from coding_agent_forges.github.settings import GitHub
 from coding_agent_forges.rest.calls import Call, ResponseModel
 from coding_agent_forges.rest.setup import (
-    DeliveryAnswer,
+    DeliveryResponse,
     ForgeSetup,
     OwnedRepository,
     RepositoryFacts,
@@ -70,11 +70,11 @@ class GitHubSetup(ForgeSetup):
             lacks.append("issues are turned off: turn them on (Settings > General > Features)")
         return RepositoryFacts(found.full_name, tuple(lacks), found.admin)
 
-    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryAnswer]:
+    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryResponse]:
         where = self._repository_path(repository, "hooks", webhook.id, "deliveries")
         call = Call("GET", where, f"reading the deliveries of the webhook of {repository}")
         found = await self.forge.client.get(list[_Delivery], call)
-        return [DeliveryAnswer(one.event, one.status_code) for one in found]
+        return [DeliveryResponse(one.event, one.status_code) for one in found]
 
 
 SETUP = GitHubSetup

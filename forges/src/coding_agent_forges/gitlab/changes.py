@@ -38,10 +38,10 @@ from coding_agent_core.task.model import Item
 from pydantic import AliasPath, Field
 
 from coding_agent_forges.gitlab.settings import GitLab
-from coding_agent_forges.rest.answers import GHOST, Author, CommentAnswer, ItemAnswer, Label
 from coding_agent_forges.rest.calls import Call, Read, ResponseModel, Text, User, path
 from coding_agent_forges.rest.client import ForgeClient, answered_at
 from coding_agent_forges.rest.open_changes import SET_ASIDE, read_each
+from coding_agent_forges.rest.responses import GHOST, Author, CommentResponse, ItemResponse, Label
 
 _LIST_PAGES = 2
 """Maximum number of pages of our open merge requests: 200 merge requests."""
@@ -129,7 +129,7 @@ class _Listed(ResponseModel):
         return self.reference.rpartition("!")[0]
 
 
-class _MergeRequest(_Listed, ItemAnswer):
+class _MergeRequest(_Listed, ItemResponse):
     """A merge request; `sha` is null while GitLab has not yet examined its branch."""
 
     draft: bool = False
@@ -174,7 +174,7 @@ class _Position(_Refs):
     new_line: int | None = None
 
 
-class _Note(CommentAnswer):
+class _Note(CommentResponse):
     resolvable: bool = False
     resolved: bool = False
     position: _Position | None = None

@@ -38,7 +38,6 @@ from coding_agent_forges.gitlab.changes import (
 from coding_agent_forges.gitlab.discussion import SECTION, GitLabDiscussion
 from coding_agent_forges.gitlab.revisions import GitLabRevisions
 from coding_agent_forges.gitlab.settings import GitLab
-from coding_agent_forges.rest.answers import CommentAnswer, ItemAnswer
 from coding_agent_forges.rest.calls import Call, Read, Repeat, ResponseModel, User, path
 from coding_agent_forges.rest.forge import (
     CHANGE_PAGES,
@@ -50,6 +49,7 @@ from coding_agent_forges.rest.forge import (
     require_all_changes,
     too_many_labeled,
 )
+from coding_agent_forges.rest.responses import CommentResponse, ItemResponse
 
 _logger = logging.getLogger("coding_agent.forge")
 _LIST_PAGES = 100
@@ -68,7 +68,7 @@ _PLANNER, _DEVELOPER = 15, 30
 """The lowest access levels for labeling and for pushing (*Members API* and *Permissions* in the docs)."""
 
 
-class _ProjectItem(ItemAnswer):
+class _ProjectItem(ItemResponse):
     project_id: int
     reference: str = Field(default="", validation_alias=AliasPath("references", "full"))
     """How other projects refer to the item: `group/project#7`."""
@@ -141,7 +141,9 @@ class GitLabForge(Forge):
     def _comment_path(self, item: Item, comment: str) -> str:
         return self._item_path(item, "notes", comment)
 
-    async def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+    async def _search(
+        self, kind: ItemKind, labels: frozenset[str]
+    ) -> AsyncIterator[tuple[ItemResponse, Item]]:
         """Yield the items of all configured projects, label by label, because the lists have no "or".
 
         A list that cannot be read holds back no other. A missing project is an error only if all are missing.
@@ -189,7 +191,7 @@ class GitLabForge(Forge):
         call = Call("GET", _project_path(item), f"reading the project of {item.display}")
         return (await self.client.get(_Project, call)).visibility in ("private", "internal")
 
-    async def _head_of(self, found: ItemAnswer, item: Item) -> Head:
+    async def _head_of(self, found: ItemResponse, item: Item) -> Head:
         if not isinstance(found, _ProjectItem):
             return Head(own=False)
         return Head(found.source_project_id == found.project_id, found.source_branch)
@@ -257,8 +259,8 @@ class GitLabForge(Forge):
 
     async def comments(self, item: Item) -> Read[Comment]:
         call = self._comments_call(item, {"sort": "desc", "order_by": "created_at"})
-        newest: list[CommentAnswer] = []
-        pages = self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES)
+        newest: list[CommentResponse] = []
+        pages = self.client.pages(list[CommentResponse], call, limit=SCAN_PAGES)
         async for page in pages:
             newest += [found for found in page if found.is_public]
             if len(newest) >= COMMENT_LIMIT:
@@ -333,7 +335,7 @@ class GitLabForge(Forge):
     async def mark_ready(self, change: Item) -> None:
         """See `Forge`. For GitLab, a merge request is a draft if its title begins so."""
         where, what = self._item_path(change), f"marking {change.display} as ready"
-        title = (await self.client.get(ItemAnswer, Call("GET", where, what))).title
+        title = (await self.client.get(ItemResponse, Call("GET", where, what))).title
         if without_draft(title) != title:
             await self.client.send(Call("PUT", where, what, json={"title": without_draft(title)}))
 
@@ -351,7 +353,7 @@ class GitLabForge(Forge):
         Two simultaneous callers may both get `True`, but the item's lock in the queue prevents this.
         """
         what = f"removing the label {label!r} from {item.display}"
-        found = await self.client.get(ItemAnswer, Call("GET", self._item_path(item), what))
+        found = await self.client.get(ItemResponse, Call("GET", self._item_path(item), what))
         if label not in self._labels(found):
             return False
         await self.client.send(Call("PUT", self._item_path(item), what, json={"remove_labels": label}))
@@ -385,7 +387,7 @@ class GitLabForge(Forge):
             repeat=Repeat.UNLESS_PROCESSED,
             creates=True,
         )
-        opened = await self.client.get(ItemAnswer, call)
+        opened = await self.client.get(ItemResponse, call)
         return Change(number=opened.number, url=opened.url, created=True)
 
     async def _find_user(self, login: str) -> User | None:

@@ -13,9 +13,9 @@ from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.values import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Thread
 from pydantic import AliasPath, Field
 
-from coding_agent_forges.rest.answers import CommentAnswer
 from coding_agent_forges.rest.calls import Call, ResponseModel, Text, path
 from coding_agent_forges.rest.client import ForgeClient
+from coding_agent_forges.rest.responses import CommentResponse
 
 SECTION = re.compile(r"section_(?:start|end):\d+:[^\r\n]*\r?")
 """Matches the marks of sections in a job's log."""
@@ -48,13 +48,13 @@ class _Position(_DiffRefs):
         return _DiffRefs(base_sha=self.base_sha, start_sha=self.start_sha, head_sha=self.head_sha)
 
 
-class _Note(CommentAnswer):
+class _Note(CommentResponse):
     resolvable: bool = False
     resolved: bool = False
     position: _Position | None = None
 
 
-class _DiscussionAnswer(ResponseModel):
+class _DiscussionResponse(ResponseModel):
     notes: list[_Note]
 
 
@@ -112,7 +112,7 @@ class GitLabDiscussion:
 
     async def read(self) -> Discussion:
         call = Call("GET", f"{self.path}/discussions", f"reading the discussions of {self.display}")
-        found = await self.client.entries(list[_DiscussionAnswer], call, limit=_PAGES)
+        found = await self.client.entries(list[_DiscussionResponse], call, limit=_PAGES)
         positioned = [
             one.notes
             for one in found.values

@@ -16,10 +16,10 @@ from coding_agent_core.forge.values import ItemDetails, Revised, Revision
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.task.model import whole_second
 
-from coding_agent_forges.rest.answers import CommentAnswer
 from coding_agent_forges.rest.calls import PAGE_SIZE, Call, ResponseModel
 from coding_agent_forges.rest.client import ForgeClient
 from coding_agent_forges.rest.forge import SCAN_PAGES
+from coding_agent_forges.rest.responses import CommentResponse
 
 _NOTES: tuple[tuple[re.Pattern[str], Revised], ...] = (
     (re.compile(r"changed title from "), Revised.TITLE),
@@ -61,7 +61,7 @@ class GitLabRevisions:
         what = f"reading who edited {self.details.item.display}"
         call = Call("GET", f"{self.path}/notes", what, {"sort": "desc", "order_by": "created_at"})
         found: list[Revision] = []
-        pages = self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES)
+        pages = self.client.pages(list[CommentResponse], call, limit=SCAN_PAGES)
         async for page in pages:
             for note in page:
                 at = whole_second(note.created_at)

@@ -13,7 +13,7 @@ from pydantic import AliasPath, Field
 
 from coding_agent_forges.rest.calls import Call, ResponseModel, path
 from coding_agent_forges.rest.setup import (
-    DeliveryAnswer,
+    DeliveryResponse,
     ForgeSetup,
     RepositoryFacts,
     RepositoryWebhook,
@@ -94,7 +94,7 @@ class GitLabSetup(ForgeSetup):
             lacks.append("the project is archived: choose another one, or unarchive it")
         return RepositoryFacts(found.path_with_namespace, tuple(lacks), found.level >= _MAINTAINER)
 
-    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryAnswer]:
+    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryResponse]:
         """See `ForgeSetup`. GitLab before 17.3 does not show them."""
         where = self._repository_path(repository, "hooks", webhook.id, "events")
         call = Call("GET", where, f"reading the deliveries of the webhook of {repository}")
@@ -103,7 +103,7 @@ class GitLabSetup(ForgeSetup):
         except ForgeNotFoundError:
             return []
         return [
-            DeliveryAnswer(one.trigger, int(one.response_status) if one.response_status.isdigit() else 0)
+            DeliveryResponse(one.trigger, int(one.response_status) if one.response_status.isdigit() else 0)
             for one in found
         ]
 

@@ -42,8 +42,8 @@ from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.model import Head, Item, Origin, TaskRequest, Trigger, trust_of, whole_second
 
-from coding_agent_forges.rest.answers import CommentAnswer, HistoryEvent, ItemAnswer, Reaction
 from coding_agent_forges.rest.calls import Call, Read, Repeat, User
+from coding_agent_forges.rest.responses import CommentResponse, HistoryEvent, ItemResponse, Reaction
 from coding_agent_forges.rest.signed_commits import SignedCommits
 
 if TYPE_CHECKING:  # the poller and the tasks, which are given a forge, import no HTTP library
@@ -83,7 +83,7 @@ class LabeledItem:
     """An open item that has one of the labels, as the forge listed it."""
 
     item: Item
-    found: ItemAnswer
+    found: ItemResponse
     labels: frozenset[str]
 
 
@@ -147,7 +147,7 @@ class Forge(ABC):
     def _comment_path(self, item: Item, comment: str) -> str: ...
 
     @abstractmethod
-    def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+    def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemResponse, Item]]:
         """Yield the labeled items in the configured scope; others and repetitions may be among them.
 
         Raises:
@@ -180,7 +180,7 @@ class Forge(ABC):
         """Whether only people with an approved account can see the item's repository (`tasks.trust_of`)."""
 
     @abstractmethod
-    async def _head_of(self, found: ItemAnswer, item: Item) -> Head:
+    async def _head_of(self, found: ItemResponse, item: Item) -> Head:
         """Return the branch of a change."""
 
     @abstractmethod
@@ -492,7 +492,7 @@ class Forge(ABC):
         call = Call("GET", self._item_path(item, self.EVENTS), what)
         return self.client.newest_first(list[HistoryEvent], call, limit=SCAN_PAGES)
 
-    def _labels(self, found: ItemAnswer) -> frozenset[str]:
+    def _labels(self, found: ItemResponse) -> frozenset[str]:
         return self.settings.all_spelled(found.label_names)
 
     async def redeliver_missed(self, settings: Settings) -> int:
@@ -514,10 +514,10 @@ class Forge(ABC):
     async def read_state(self, item: Item) -> ItemState:
         """Read the item's state in one request."""
         call = Call("GET", self._item_path(item), f"reading {item.display}")
-        found = await self.client.get(ItemAnswer, call)
+        found = await self.client.get(ItemResponse, call)
         return ItemState(self._labels(found), found.open, found.updated_second)
 
-    def _details(self, item: Item, found: ItemAnswer, *, base: str, repository: str) -> ItemDetails:
+    def _details(self, item: Item, found: ItemResponse, *, base: str, repository: str) -> ItemDetails:
         same = repository.lower() == item.repository.lower()
         return ItemDetails(
             item=item if same else _in_repository(item, repository),
@@ -545,7 +545,7 @@ class Forge(ABC):
         """
         own = await self._account()
         pages = self.client.pages(
-            list[CommentAnswer], self._comments_call(item, self.OLDEST_FIRST), limit=SCAN_PAGES
+            list[CommentResponse], self._comments_call(item, self.OLDEST_FIRST), limit=SCAN_PAGES
         )
         async for page in pages:
             for found in page:
@@ -608,7 +608,7 @@ class Forge(ABC):
             return None
 
     async def _written(self, item: Item, call: Call) -> Comment:
-        comment = (await self.client.get(CommentAnswer, call)).comment()
+        comment = (await self.client.get(CommentResponse, call)).comment()
         return replace(comment, body=await self._checked(item, comment.body))
 
     async def _with_checked(self, found: ChangeSnapshot) -> ChangeSnapshot:

@@ -17,8 +17,8 @@ from coding_agent_core.errors import ForgeError, ForgeListTooLongError
 from coding_agent_core.platforms.registry import Platform, forge_module
 from pydantic import AliasChoices, AliasPath, Field
 
-from coding_agent_forges.rest.answers import Label
 from coding_agent_forges.rest.calls import Call, Read, Repeat, ResponseModel, User, path
+from coding_agent_forges.rest.responses import Label
 
 if TYPE_CHECKING:  # the setup is given a forge and imports no HTTP library
     from coding_agent_forges.rest.forge import Forge
@@ -90,7 +90,7 @@ class RepositoryWebhook:
 
 
 @dataclass(frozen=True)
-class DeliveryAnswer:
+class DeliveryResponse:
     """How a delivery of a webhook ended.
 
     Attributes:
@@ -166,7 +166,7 @@ class ForgeSetup(ABC):
         """Return what our account may do in a repository."""
 
     @abstractmethod
-    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryAnswer]:
+    async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryResponse]:
         """Return the last deliveries, the newest first; empty if the forge's API does not show them."""
 
     async def token(self) -> TokenFacts:

@@ -3,7 +3,7 @@
     watch events ──> ObjectCache ──> WorkQueue ──> Controller: reconcile(key), with backoff
     lists ───────────────┘ (a consistent list at every interval: `Relist` in the operator)
 
-A `Key` identifies an object by namespace and name, so that one controller can serve several namespaces.
+A `NamespacedName` identifies an object, so that one controller can serve several namespaces.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _QUICK_CONFLICTS = 5
 """A conflict is retried at once if there were fewer failures in a row."""
 
 
-class Key(NamedTuple):
+class NamespacedName(NamedTuple):
     """The name of an object of one resource."""
 
     namespace: str
@@ -43,8 +43,8 @@ class Key(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
-def key_of(stored: Stored) -> Key:
-    return Key(stored.namespace, stored.name)
+def key_of(stored: Stored) -> NamespacedName:
+    return NamespacedName(stored.namespace, stored.name)
 
 
 def _as_it_is(stored: _T) -> _T:
@@ -129,13 +129,13 @@ class ObjectCache(Generic[_T]):
             del self._objects[key[0]]
         return True
 
-    def replace(self, namespace: str, listed: Iterable[_T], version: int) -> set[Key]:
+    def replace(self, namespace: str, listed: Iterable[_T], version: int) -> set[NamespacedName]:
         """Take a consistent list of a namespace: objects not in it are gone unless they are newer.
 
         Returns:
             The keys that changed.
         """
-        changed: set[Key] = set()
+        changed: set[NamespacedName] = set()
         versions: dict[str, int] = {}
         for stored in listed:
             versions[stored.uid] = int(stored.version)
@@ -146,7 +146,7 @@ class ObjectCache(Generic[_T]):
             if known.uid not in versions and int(known.version) <= version:
                 del objects[name]
                 self._watched.pop(known.uid, None)
-                changed.add(Key(namespace, name))
+                changed.add(NamespacedName(namespace, name))
         if not objects:
             self._objects.pop(namespace, None)
         self._unwatched[namespace] = {
@@ -173,19 +173,19 @@ class WorkQueue:
     """
 
     def __init__(self) -> None:
-        self._ready: deque[Key] = deque()
-        self._waiting: set[Key] = set()
-        self._busy: set[Key] = set()
-        self._again: set[Key] = set()
-        self._later: list[tuple[float, Key]] = []
-        self._due: dict[Key, float] = {}
+        self._ready: deque[NamespacedName] = deque()
+        self._waiting: set[NamespacedName] = set()
+        self._busy: set[NamespacedName] = set()
+        self._again: set[NamespacedName] = set()
+        self._later: list[tuple[float, NamespacedName]] = []
+        self._due: dict[NamespacedName, float] = {}
         self._wake = asyncio.Event()
         self._done = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, key: Key, *, urgent: bool = False) -> None:
+    def add(self, key: NamespacedName, *, urgent: bool = False) -> None:
         """Queue a key. If a worker has it, queue it again when the worker is done."""
         if key in self._busy:
             self._again.add(key)
@@ -198,7 +198,7 @@ class WorkQueue:
         (self._ready.appendleft if urgent else self._ready.append)(key)
         self._wake.set()
 
-    def add_later(self, key: Key, seconds: float) -> None:
+    def add_later(self, key: NamespacedName, seconds: float) -> None:
         """Queue a key after a time. If there are several times, the earliest counts."""
         due = asyncio.get_running_loop().time() + max(0.0, seconds)
         if key in self._due and self._due[key] <= due:
@@ -207,10 +207,10 @@ class WorkQueue:
         heapq.heappush(self._later, (due, key))
         self._wake.set()
 
-    def forget(self, key: Key) -> None:
+    def forget(self, key: NamespacedName) -> None:
         self._due.pop(key, None)
 
-    async def take(self) -> Key:
+    async def take(self) -> NamespacedName:
         """Wait for the next key and return it. The caller calls `done` with it afterwards."""
         while True:
             wait = self._promote()
@@ -229,7 +229,7 @@ class WorkQueue:
             except TimeoutError:
                 continue
 
-    def done(self, key: Key) -> None:
+    def done(self, key: NamespacedName) -> None:
         self._busy.discard(key)
         self._done.set()
         if key in self._again:
@@ -286,19 +286,19 @@ class Controller:
 
     def __init__(
         self,
-        reconcile: Callable[[Key], Awaitable[Requeue]],
+        reconcile: Callable[[NamespacedName], Awaitable[Requeue]],
         *,
         workers: int,
-        on_error: Callable[[Key, Exception], Awaitable[None]] | None = None,
+        on_error: Callable[[NamespacedName, Exception], Awaitable[None]] | None = None,
     ) -> None:
         self.queue = WorkQueue()
         self._reconcile = reconcile
         self._workers = workers
         self._on_error = on_error
-        self._failures: Counter[Key] = Counter()
-        self._retry_at: dict[Key, float] = {}
+        self._failures: Counter[NamespacedName] = Counter()
+        self._retry_at: dict[NamespacedName, float] = {}
 
-    def retries_later(self, key: Key) -> bool:
+    def retries_later(self, key: NamespacedName) -> bool:
         """Whether the last reconcile of the key failed and its retry is not due yet."""
         due = self._retry_at.get(key)
         return due is not None and due > asyncio.get_running_loop().time()
@@ -326,7 +326,7 @@ class Controller:
             finally:
                 self.queue.done(key)
 
-    async def _failed(self, key: Key, error: Exception) -> None:
+    async def _failed(self, key: NamespacedName, error: Exception) -> None:
         self._failures[key] += 1
         delay = backoff(self._failures[key], _BACKOFF_FIRST_S, _BACKOFF_MAX_S)
         if not isinstance(error, ApiError):

@@ -46,7 +46,7 @@ class LeaseLostError(CodingAgentError):
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedLease:
     """The Lease as it was read.
 
     Attributes:
@@ -63,15 +63,15 @@ class Seen:
     since: float
 
 
-def seen(body: Mapping[str, Any], before: Seen | None, now: float) -> Seen:
+def seen(body: Mapping[str, Any], before: ObservedLease | None, now: float) -> ObservedLease:
     spec, version = body.get("spec") or {}, Metadata.of(body).version
     since = before.since if before is not None and before.version == version else now
-    return Seen(
+    return ObservedLease(
         version, spec.get("holderIdentity") or "", float(spec.get("leaseDurationSeconds") or 0), since
     )
 
 
-def free(lease: Seen, me: str, now: float) -> bool:
+def free(lease: ObservedLease, me: str, now: float) -> bool:
     """Whether we may take the Lease: nobody holds it, we hold it, or its holder let it expire."""
     return lease.holder in ("", me) or now >= lease.since + lease.duration
 
@@ -121,7 +121,7 @@ class Lease:
         self._acts = acts
         self._duration = duration
         self._clock = clock
-        self._seen: Seen | None = None
+        self._seen: ObservedLease | None = None
         self._until = 0.0
         self._stale = True
         self._acting = False

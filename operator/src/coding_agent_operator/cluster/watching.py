@@ -20,7 +20,7 @@ from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.runtime.http_server import PAGE_LIMITS, Limits, Page, listen, pages_served
 from coding_agent_core.runtime.metrics import REGISTRY, metrics_page
 
-from coding_agent_operator.cluster.controller import Key, ObjectCache
+from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache
 
 _logger = logging.getLogger("operator.watching")
 
@@ -208,7 +208,7 @@ class Relist:
         sources: Sequence[tuple[ObjectCache[Any], Lists]],
         interval: float,
         *,
-        listed: Callable[[set[Key]], Awaitable[None]],
+        listed: Callable[[set[NamespacedName]], Awaitable[None]],
         behind: Callable[[int], None],
     ) -> None:
         self._namespace = namespace
@@ -244,7 +244,7 @@ class Relist:
         """
         lists = [await lists_all() for _, lists_all in self._sources]
         behind = sum(cache.behind(self._namespace) for cache, _ in self._sources)
-        changed: set[Key] = set()
+        changed: set[NamespacedName] = set()
         for (cache, _), (objects, version) in zip(self._sources, lists, strict=True):
             changed |= cache.replace(self._namespace, objects, version)
         if behind and not self._dead:

@@ -43,7 +43,7 @@ from coding_agent_forges.connect import connect_all, connect_forge
 from coding_agent_forges.rest.forge import Forge
 from coding_agent_forges.rest.pacing import Paced, Rate
 
-from coding_agent_operator.cluster.controller import Key, ObjectCache
+from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache
 from coding_agent_operator.cluster.lease import Lease, identity
 from coding_agent_operator.cluster.watching import Relist, Selector, probes_served, watch
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, ReconcileTask, rank_of
@@ -215,7 +215,7 @@ class ReporterController:
                 await self._tasks.renew()
             raise
 
-    async def _listed(self, changed: set[Key]) -> None:
+    async def _listed(self, changed: set[NamespacedName]) -> None:
         for key in changed:
             self._changed(key.name)
 

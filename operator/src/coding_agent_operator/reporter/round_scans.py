@@ -30,7 +30,7 @@ from coding_agent_core.reporting.comment import (
 )
 from coding_agent_core.reporting.round_summary import summary_of
 from coding_agent_core.rounds.notes import as_written, notes_of, our_comment, shows
-from coding_agent_core.rounds.reruns import Asked, run_again
+from coding_agent_core.rounds.reruns import RerunResult, run_again
 from coding_agent_core.rounds.scan import ChangeLooks, ChangeRounds, LookTimes, show_on_issue
 from coding_agent_core.runtime.metrics import Counter, Gauge
 from coding_agent_core.runtime.retry import backoff
@@ -84,7 +84,7 @@ class OurReruns:
         shown: whether our comment has all of them.
     """
 
-    asked: Asked
+    asked: RerunResult
     shown: bool = False
 
 
@@ -296,7 +296,7 @@ class ReporterLooks:
         """
         asked = await run_again(self.context.forge, snapshot.item, work.reruns, snapshot.read_at)
         if asked.entries:
-            self._reruns[key] = OurReruns(Asked((*self.reruns(key), *asked.entries), asked.sentence))
+            self._reruns[key] = OurReruns(RerunResult((*self.reruns(key), *asked.entries), asked.sentence))
             self.changed(key)
         return with_reruns(record, asked.entries)
 

@@ -19,7 +19,7 @@ from coding_agent_core.task.agenttask import AgentTask
 from coding_agent_core.task.model import Phase
 
 from coding_agent_operator.cluster.attempt_pods import AttemptPods
-from coding_agent_operator.cluster.controller import Controller, Key, ObjectCache
+from coding_agent_operator.cluster.controller import Controller, NamespacedName, ObjectCache
 from coding_agent_operator.cluster.observed import (
     KUEUE_NOT_INSTALLED,
     Job,
@@ -187,7 +187,7 @@ class Scheduler:
         return self._tasks.get((self._namespace, name))
 
     def _queue(self, name: str) -> None:
-        self._controller.queue.add(Key(self._namespace, name))
+        self._controller.queue.add(NamespacedName(self._namespace, name))
 
     async def _schedule_passes(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -274,7 +274,7 @@ class Scheduler:
 
     def _held(self, task: AgentTask) -> bool:
         """Whether the task was granted its start, or was refused and is tried again later."""
-        key = Key(self._namespace, task.name)
+        key = NamespacedName(self._namespace, task.name)
         return task.name in self._granted or self._controller.retries_later(key)
 
     def _candidate(self, task: AgentTask, own: Sequence[Job], now: datetime) -> Candidate:

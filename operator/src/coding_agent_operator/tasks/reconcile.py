@@ -14,7 +14,7 @@ from coding_agent_core.task.agenttask import AgentTask, AttemptStatus, Event, St
 from coding_agent_core.task.verification import Side
 
 from coding_agent_operator.cluster.attempt_pods import AttemptPods
-from coding_agent_operator.cluster.controller import Key, ObjectCache
+from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache
 from coding_agent_operator.cluster.observed import NOT_READY_TO_START, Job, Pod, missing_secrets
 from coding_agent_operator.cluster.requests import Cluster
 from coding_agent_operator.tasks.metrics import count_change
@@ -272,7 +272,7 @@ class Reconciler:
             recorded = await self._cluster.tasks.set_status(task, status)
         except ApiError as error:
             if error.status == 404:
-                self._tasks.forget(Key(self._cluster.namespace, task.name), task.uid)
+                self._tasks.forget(NamespacedName(self._cluster.namespace, task.name), task.uid)
                 return None
             if error.conflict and not await self._is_newer(task):
                 # The status does not fit the schema (an older CRD), so reading the task again does not help.
@@ -293,7 +293,7 @@ class Reconciler:
         """Read the task again; return whether it has changed."""
         newest = await self._cluster.tasks.newest(task)
         if newest is None:
-            self._tasks.forget(Key(self._cluster.namespace, task.name), task.uid)
+            self._tasks.forget(NamespacedName(self._cluster.namespace, task.name), task.uid)
         elif not newest.ended:
             self._tasks.put(newest)
         return newest is None or newest.version != task.version

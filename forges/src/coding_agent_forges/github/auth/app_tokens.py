@@ -133,12 +133,12 @@ class AppToken:
     expires_in: float
 
 
-class _TokenAnswer(ResponseModel):
+class _TokenResponse(ResponseModel):
     token: str = Field(repr=False)
     expires_at: datetime
 
 
-class _AppAnswer(ResponseModel):
+class _AppResponse(ResponseModel):
     slug: str
 
 
@@ -251,7 +251,7 @@ class AppTokens:
 
     async def _read_account(self) -> User:
         call = Call("GET", "/app", "asking for the name of the GitHub App")
-        app = await self._asked(lambda: self._client.get(_AppAnswer, call), self._places(""))
+        app = await self._asked(lambda: self._client.get(_AppResponse, call), self._places(""))
         chosen = self._app.installation_id
         if chosen is None:
             found = await self._installations()
@@ -332,7 +332,7 @@ class AppTokens:
             repeat=Repeat.SAFE,
         )
         response: httpx.Response = await self._asked(lambda: self._client.send(call), places)
-        answer = self._client.parse(_TokenAnswer, response, call)
+        answer = self._client.parse(_TokenResponse, response, call)
         # Both times are of GitHub's clock, so a wrong clock of ours does not matter here.
         lifetime = (answer.expires_at - answered_at(response, self._clock)).total_seconds()
         remember_token(answer.token)

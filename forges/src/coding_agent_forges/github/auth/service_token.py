@@ -36,7 +36,7 @@ MISSING = (
 _Model = TypeVar("_Model", bound=ResponseModel)
 
 
-class TokenAnswer(ResponseModel):
+class TokenResponse(ResponseModel):
     """The token service's answer.
 
     Attributes:
@@ -94,7 +94,7 @@ class ServiceTokens:
         wanted = {"repository": repository, **({"refused": token_hash(refused)} if refused else {})}
         kept = self._kept.get(repository.lower(), _Kept())
         try:
-            answer = _parsed(TokenAnswer, await self._ask("POST", TOKEN_PATH, wanted))
+            answer = _parsed(TokenResponse, await self._ask("POST", TOKEN_PATH, wanted))
         except ForgeUnavailableError:
             now = self.clock.monotonic()
             if kept.expires <= now:

@@ -24,7 +24,7 @@ class Label(ResponseModel):
     name: str
 
 
-class ItemAnswer(ResponseModel):
+class ItemResponse(ResponseModel):
     """An issue, pull request or merge request."""
 
     number: int = Field(validation_alias=AliasChoices("number", "iid"))
@@ -55,7 +55,7 @@ class ItemAnswer(ResponseModel):
         return [label if isinstance(label, str) else label.name for label in self.labels]
 
 
-class CommentAnswer(ResponseModel):
+class CommentResponse(ResponseModel):
     """A comment, or a note that the forge itself wrote (`system`).
 
     Attributes:

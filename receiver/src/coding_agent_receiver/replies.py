@@ -1,4 +1,4 @@
-"""The answers to the senders of webhooks. Pure."""
+"""The replies to webhooks. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ RETRY_AFTER = 30
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The answer to a webhook.
+class WebhookReply:
+    """The reply to a webhook.
 
     Attributes:
         result: the result's name in metrics.
@@ -27,49 +27,49 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def success(task: str) -> Answer:
-    return Answer(200, {"status": "success", "task_queued": True, "task": task}, "success")
+def success(task: str) -> WebhookReply:
+    return WebhookReply(200, {"status": "success", "task_queued": True, "task": task}, "success")
 
 
-def duplicate(task: str) -> Answer:
-    return Answer(200, {"status": "duplicate", "task": task}, "duplicate")
+def duplicate(task: str) -> WebhookReply:
+    return WebhookReply(200, {"status": "duplicate", "task": task}, "duplicate")
 
 
-def cancelled(task: str) -> Answer:
-    return Answer(200, {"status": "cancelled", "task": task}, "cancelled")
+def cancelled(task: str) -> WebhookReply:
+    return WebhookReply(200, {"status": "cancelled", "task": task}, "cancelled")
 
 
-def command_stored(name: str, task: str) -> Answer:
-    return Answer(200, {"status": "command", "command": name, "task": task}, "command")
+def command_stored(name: str, task: str) -> WebhookReply:
+    return WebhookReply(200, {"status": "command", "command": name, "task": task}, "command")
 
 
-def look_stored(task: str) -> Answer:
-    return Answer(200, {"status": "look", "task": task}, "look")
+def look_stored(task: str) -> WebhookReply:
+    return WebhookReply(200, {"status": "look", "task": task}, "look")
 
 
-def ignored(reason: str) -> Answer:
-    return Answer(200, {"status": "ignored", "reason": safe(reason)}, "ignored")
+def ignored(reason: str) -> WebhookReply:
+    return WebhookReply(200, {"status": "ignored", "reason": safe(reason)}, "ignored")
 
 
-def refused(status: int, reason: str, result: str, **headers: str) -> Answer:
+def refused(status: int, reason: str, result: str, **headers: str) -> WebhookReply:
     """Return the answer if nothing was done and it would not help to send the same request again."""
-    return Answer(status, {"status": "error", "reason": safe(reason)}, result, headers)
+    return WebhookReply(status, {"status": "error", "reason": safe(reason)}, result, headers)
 
 
-def unreadable(error: BodyError) -> Answer:
+def unreadable(error: BodyError) -> WebhookReply:
     return refused(error.status, str(error), "too_large" if error.status == 413 else "unreadable")
 
 
-def unavailable(reason: str, result: str = "unavailable") -> Answer:
+def unavailable(reason: str, result: str = "unavailable") -> WebhookReply:
     """Return the answer if nothing was stored and it can help to send the same request again."""
     return refused(503, reason, result, **{"Retry-After": str(RETRY_AFTER)})
 
 
-def overloaded() -> Answer:
+def overloaded() -> WebhookReply:
     """Return the answer of `unavailable` if too many webhooks arrive at once."""
     return unavailable("too many webhooks at once", "overloaded")
 
 
-def too_many(wait: int) -> Answer:
+def too_many(wait: int) -> WebhookReply:
     """Return the answer if the sender exceeded its rate limit and must wait for some seconds."""
     return refused(429, "too many requests", "rate_limited", **{"Retry-After": str(wait)})

@@ -305,7 +305,7 @@ class _Commit(ResponseModel):
         return str(self.user) == account or self.email.startswith(f"{account}+")
 
 
-class ThreadAnswer(ResponseModel):
+class ThreadResponse(ResponseModel):
     id: str
     path: str
     line: int | None = None
@@ -387,7 +387,7 @@ class _Rule(ResponseModel):
     )
 
 
-class PullRequestAnswer(ResponseModel):
+class PullRequestResponse(ResponseModel):
     """A pull request. The base is null if its branch was deleted.
 
     Attributes:
@@ -420,7 +420,7 @@ class PullRequestAnswer(ResponseModel):
     reviews: Annotated[list[_Review], _Known] = Field(
         default=[], validation_alias=AliasPath("reviews", "nodes")
     )
-    threads: Annotated[list[ThreadAnswer], _Known] = Field(
+    threads: Annotated[list[ThreadResponse], _Known] = Field(
         default=[], validation_alias=AliasPath("reviewThreads", "nodes")
     )
     all_comments: int = Field(default=0, validation_alias=AliasPath("comments", "totalCount"))
@@ -494,7 +494,7 @@ def actor_of(account: Account | None, *, member: bool | None = None) -> Actor:
     return Actor(number, login, ActorKind.BOT if bot else ActorKind.PERSON, member)
 
 
-def thread_of(found: ThreadAnswer) -> ReviewThread | None:
+def thread_of(found: ThreadResponse) -> ReviewThread | None:
     """Return a thread without drafts; `None` if nothing else is in it."""
     remarks = tuple(comment.remark() for comment in found.comments if comment.state != "PENDING")
     if not remarks:

@@ -228,7 +228,7 @@ class NamespaceController:
         self._controller.queue.add(NamespacedName(self.namespace, name), urgent=urgent)
 
     def _ended(self, task: AgentTask) -> None:
-        """Note that the end of a task is recorded and that the cache no longer contains the task."""
+        """Pass an ended task to the parts that must remember it, because the cache drops it."""
         self._duplicates.ended(task)
         self.scheduler.spending.ended(task)
         self._unauthorized_requests.ended(task)
@@ -301,7 +301,7 @@ class NamespaceController:
         await self.cluster.tasks.emit(event, task, self._now())
 
     async def _show_defect(self, name: str, error: Exception) -> None:
-        """Show on a task, with a single Event, that its reconcile ends with an unexpected exception."""
+        """Record on a task, and in a single Event, that its reconcile ends with an unexpected exception."""
         task = self._tasks.get((self.namespace, name))
         if task is None or task.ended:
             return

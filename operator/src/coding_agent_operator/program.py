@@ -1,8 +1,8 @@
 """The operator's program, which `main.py --mode operator` runs, and the namespaces that it serves.
 
 The program serves each namespace separately: if one is broken or forbidden, the others continue. Namespaces
-share caches, work queue and watches. Each has its own Lease and limits, as if it had its own operator. So if
-there is such an operator too, it and this one never act at the same time.
+share caches, work queue and watches. Each has its own Lease and limits, as if it had its own operator. If an
+operator for a single namespace runs too, its Lease keeps the two from acting at the same time.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class Namespaces:
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks and wait for their ends, whatever these are."""
+    """Cancel the asyncio tasks, wait until all have ended, and ignore their exceptions."""
     tasks = list(tasks)
     for task in tasks:
         task.cancel()
@@ -266,7 +266,7 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 def _delay(error: Exception, failures: int) -> float:
-    """Seconds until the next try."""
+    """Return the seconds until the next try."""
     if isinstance(error, ApiError) and error.status is None:
         return _RETRY_FIRST_S  # the API server does not answer anyone
     return backoff(failures, _RETRY_FIRST_S, _RETRY_MAX_S)

@@ -1,1 +1,1 @@
-"""What the operator asks of the API server: requests, watches, Leases, and what they show."""
+"""The operator's access to the API server: requests, watches, Leases, and the typed objects read from it."""

@@ -70,7 +70,7 @@ class AttemptPods:
         return tuple(sorted(found, key=lambda pod: (pod.created, pod.name)))
 
     def take(self, kind: str, pod: Pod) -> None:
-        """Take a watch event of a pod."""
+        """Process a watch event of a pod."""
         if kind == "DELETED" or pod.over:
             if self._running.pop(pod.uid, None) is not None:
                 self._gone()

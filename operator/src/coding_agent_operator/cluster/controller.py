@@ -83,14 +83,14 @@ class ObjectCache(Generic[_T]):
         return list(self._objects.get(namespace, {}).values())
 
     def observe(self, kind: str | None, stored: _T) -> bool:
-        """Take a watch event; return whether it was new. `kind` is its type, `None` in the initial list."""
+        """Process a watch event; return whether it is new. `kind` is its type, `None` in the initial list."""
         if kind == "DELETED":
             return self.remove(stored)
         self._watched[stored.uid] = int(stored.version)
         return self.put(stored)
 
     def put(self, stored: _T) -> bool:
-        """Take an answer of the API server; return whether the kept form of the object was new."""
+        """Store the object of an API response; return whether its kept form was new."""
         known = self._objects.get(stored.namespace, {}).get(stored.name)
         version = int(stored.version)
         if version <= self._gone.get(stored.uid, -1) or (known is not None and version <= int(known.version)):
@@ -104,7 +104,7 @@ class ObjectCache(Generic[_T]):
         return known is None or known.uid != stored.uid or known != compact
 
     def remove(self, stored: _T) -> bool:
-        """Take an event or answer that shows that the object is gone or no longer selected."""
+        """Remove the object of an event or response that shows it deleted or no longer selected."""
         return self.forget(key_of(stored), stored.uid, int(stored.version))
 
     def forget(self, key: tuple[str, str], uid: str, version: int | None = None) -> bool:
@@ -130,7 +130,7 @@ class ObjectCache(Generic[_T]):
         return True
 
     def replace(self, namespace: str, listed: Iterable[_T], version: int) -> set[NamespacedName]:
-        """Take a consistent list of a namespace: objects not in it are gone unless they are newer.
+        """Replace the objects of a namespace by a consistent list: others are removed unless they are newer.
 
         Returns:
             The keys that changed.

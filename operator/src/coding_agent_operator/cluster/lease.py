@@ -1,4 +1,4 @@
-"""A Lease: of several replicas of a program, one at a time acts in a namespace.
+"""Leader election by a Lease: only one of a program's replicas acts in a namespace at a time.
 
 We do not use `kubernetes.aio.leaderelection`: its requests have no timeout, a broken connection ends it, it
 does not release the Lease at the end, and it has no fence, so a process that slept would still write.
@@ -87,10 +87,10 @@ class Lease:
 
     Args:
         name: the Lease's name, which is the program's name.
-        me: our identity; see `identity`.
+        me: our identity, which `identity` derives from the pod's name.
         duration: seconds after which others may take a Lease that is not renewed.
         acts: called with whether this replica acts, whenever that changes.
-        clock: see `elapsed_seconds`.
+        clock: returns seconds that also count while the machine is suspended (`elapsed_seconds`).
 
     Example:
         lease = Lease(server, "coding-agent", LEASE, identity(os.environ), 30, acts=LEADER.set)
@@ -165,6 +165,8 @@ class Lease:
             await asyncio.sleep(self._duration / 3 if self.held() else min(_WAIT_S, self._duration / 3))
             if await self.renew():
                 continue
+            # Only another holder ends the work, because our memory lacks what it did. If only the API server
+            # was down, the work continues; otherwise every operator would restart with it.
             if self._seen is not None and self._seen.holder != self._me:
                 self._acts(False)
                 raise LeaseLostError(f"{self._seen.holder or 'nobody'} holds the Lease {self._name} now.")
@@ -181,6 +183,7 @@ class Lease:
 
     async def renew(self) -> bool:
         """Try once to take or renew the Lease; return whether it is ours."""
+        # The fence is counted from before the request, because a renewal is older than its answer.
         asked = self._clock()
         try:
             async with asyncio.timeout(self._duration / 3):

@@ -76,7 +76,7 @@ class Pod:
         exit_code: the exit code of the agent's container, once it ended.
         ended: why the container ended, as the kubelet says (`OOMKilled`, `Error`, `Completed`).
         report: the agent's report, which it left as the container's termination message.
-        verified: what an evidence pod reports, in the same way.
+        verified: the evidence pod's report, from its termination message.
         log: the last lines of the agent's log, which the kubelet provides if the agent left no readable
             report (`FallbackToLogsOnError`).
         waiting: why a container waits (`ErrImagePull`, `CreateContainerConfigError`, …).
@@ -237,7 +237,7 @@ def _not_prepared(statuses: Iterable[Mapping[str, Any]]) -> str:
 
 
 def read_allowance(text: str | None) -> Allowance | None:
-    """Read the annotation of a Job or pod that says how much its attempt may spend."""
+    """Return the allowance of an attempt from the annotation of its Job or pod."""
     try:
         return Allowance.model_validate_json(text) if text else None
     except ValidationError:

@@ -71,7 +71,7 @@ class Cluster:
         await self._server.get(lease_path(self.namespace, LEASE))
 
     async def missing_runtime_classes(self, names: Iterable[str]) -> list[str]:
-        """Return those of the RuntimeClasses that do not exist.
+        """Return the names of the given RuntimeClasses that do not exist.
 
         Raises:
             ApiError: 403 if this process may not read RuntimeClasses, which belong to the whole cluster.

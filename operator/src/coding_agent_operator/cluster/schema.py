@@ -1,4 +1,4 @@
-"""Checks whether the API server's schema of AgentTask has what this release writes.
+"""Checks whether the API server's schema of AgentTask has all fields that this release writes.
 
 The CustomResourceDefinition belongs to the whole cluster, so an upgrade of the operator does not imply an
 upgrade of the schema (`crds.install: false`, or a rollback of the release that owns it). Under an older
@@ -53,7 +53,7 @@ class SchemaCheck:
             await asyncio.sleep(_RETRY_S if self.problem else _INTERVAL_S)
 
     async def once(self) -> None:
-        """Check once, and log what is different if the last check did not find the same."""
+        """Check once, and log the differences if they have changed since the last check."""
         try:
             installed = published_schema(await self._server.request("GET", OPENAPI_PATH))
         except ApiError as error:

@@ -1,4 +1,4 @@
-"""Limits what refused requests of one person cost, as anybody can start a task through an issue form.
+"""Limits the cost of one person's refused requests, as anybody can start a task through an issue form.
 
 An issue form applies its label whoever the author is. Only an attempt can ask the forge what a person may do,
 so each refused request costs a short-lived pod. After a few refusals, further requests of that person in that
@@ -43,7 +43,7 @@ class UnauthorizedRequests:
             del self._ends[next(iter(self._ends))]
 
     def refusal(self, task: AgentTask) -> str | None:
-        """Tell people why a new task ends without an attempt; return `None` if it may start."""
+        """Return, as a sentence for people, why a task ends without an attempt; `None` if it may start."""
         if task.spec.trigger.cause is not Cause.LABEL or not task.spec.user or task.status.attempts:
             return None
         times = self._ends.get(_person(task))

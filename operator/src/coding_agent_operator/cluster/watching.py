@@ -102,14 +102,14 @@ async def _operate(
 
 
 class _Everything(frozenset[Any]):
-    """Contains everything. When kopf ends, it cancels newer tasks of the loop, except those in this set."""
+    """A set that contains every task, so that kopf, when it ends, cancels no task of ours."""
 
     def __contains__(self, _: object) -> bool:
         return True
 
 
 class _Backoffs:
-    """The waits between kopf's tries, without end, so that one refused namespace does not end all watches."""
+    """kopf's retry delays in seconds, without end, so that one refused namespace does not end all watches."""
 
     def __iter__(self) -> Iterator[float]:
         return itertools.chain((1.0, 2.0, 4.0, 8.0, 15.0), itertools.repeat(30.0))
@@ -133,7 +133,7 @@ def _registry(selectors: Mapping[Resource, Selector], observe: Observe) -> kopf.
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
-    """Stores nothing. kopf would copy each object for handlers of changes, and we have none."""
+    """Disables kopf's copy of each object, which only handlers of changes need, and we have none."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence()
@@ -146,7 +146,7 @@ class _NoDiffBase(kopf.DiffBaseStorage):
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """Stores nothing: only handlers of changes make progress over several calls, and we have none."""
+    """Disables kopf's record of progress, which only handlers of changes need, and we have none."""
 
     def fetch(self, **_: Any) -> None:
         return None
@@ -155,10 +155,10 @@ class _NoProgress(kopf.ProgressStorage):
         """Nothing is stored in objects."""
 
     def purge(self, **_: Any) -> None:
-        """There is nothing to remove."""
+        """Nothing is removed, because nothing was stored."""
 
     def touch(self, **_: Any) -> None:
-        """Objects are not changed."""
+        """Nothing is written, because a dummy change would only trigger handlers that we do not have."""
 
     def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
         return essence
@@ -222,7 +222,7 @@ class Relist:
 
     @property
     def watch_dead(self) -> bool:
-        """Whether a watch failed for a whole interval to show existing versions, and still does not."""
+        """Whether a watch has missed existing versions for a whole interval and still misses them."""
         return self._dead and any(cache.behind(self._namespace) for cache, _ in self._sources)
 
     async def run(self) -> None:

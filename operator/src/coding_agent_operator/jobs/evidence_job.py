@@ -1,9 +1,8 @@
 """Builds the Job of an evidence pod, from plain data (docs/decisions/0030). Pure.
 
-The pod is made like that of an attempt, with the same workspace, and without all that an attempt has and a
-verification must not have: the agent, the model's key, the repository's cache (to which agents write), and
-volumes of the pod template that can hold secrets or outlive a pod. Only the init container `clone` has a
-credential, and it has ended before any command runs.
+The pod has the workspace of an attempt, but lacks what a verification must not have: the agent, the model's
+key, the repository's cache (to which agents write), and volumes of the pod template that can hold secrets or
+outlive a pod. Only the init container `clone` has a credential, and it has ended before any command runs.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ def build_evidence_job(
 
 
 def _as_attempt(task: AgentTask, name: str, timeout_seconds: int, environment: Environment) -> AttemptInput:
-    """Return an attempt's input from which the pod is built; its uuid gives each pod its own users."""
+    """Return the attempt input from which the pod is built; its uuid gives each pod its own user ids."""
     queued = QueuedTask(request=task.spec.request, uuid=f"{task.uid}/{name}", run=task.spec.run, attempt=1)
     return AttemptInput(task=queued, max_attempts=1, timeout_seconds=timeout_seconds, environment=environment)
 

@@ -177,7 +177,7 @@ def job_manifest(
 
 
 def attempt_input(task: AgentTask, number: int, allowance: Allowance | None = None) -> AttemptInput:
-    """Return the input of attempt `number`: the task, and what earlier attempts left."""
+    """Return the input of attempt `number`: the task, and the results of earlier attempts."""
     spec = task.spec
     # Fields with the same name in both models are options, which attempts get as they are.
     options = {
@@ -192,7 +192,7 @@ def attempt_input(task: AgentTask, number: int, allowance: Allowance | None = No
 
 
 def earlier_of(status: Status) -> EarlierAttempts:
-    """Return what earlier attempts left, from the status; a long recap is cut at its beginning."""
+    """Return the results of earlier attempts from the status; a long recap loses its beginning."""
     result = status.result or TaskResult()
     ended = [attempt for attempt in status.attempts if attempt.outcome is not None]
     ends = [ended_line(attempt.number, attempt.message or attempt.reason or "") for attempt in ended]
@@ -231,6 +231,7 @@ def with_kueue_labels(manifest: Mapping[str, Any], task: AgentTask, kueue: Kueue
     source = task.spec.source
     metadata, spec = manifest["metadata"], manifest["spec"]
     labels = {**metadata["labels"], QUEUE_LABEL: kueue.of(source.host, source.repository)}
+    # `suspend` is not left to Kueue's webhook: in a cluster without Kueue, nothing must start.
     return {
         **manifest,
         "metadata": {**metadata, "labels": labels},
@@ -319,6 +320,7 @@ def with_egress(
 
     pod = {
         **pod,
+        # A name server would be a way out: a name can carry the content of a private repository.
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": [_NO_NAME_SERVER]},
         "initContainers": [connected(container) for container in pod["initContainers"]],

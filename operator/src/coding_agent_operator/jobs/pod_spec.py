@@ -280,7 +280,7 @@ def _service(
 
 
 def _program(template: JobTemplate) -> dict[str, Any]:
-    """Return the init container that copies our command server, and all it needs, for another image."""
+    """Return the init container that copies our command server and its dependencies for another image."""
     mounts = [mount("program", PROGRAM)]
     return init_container("program", template, ("program", PROGRAM), _security(AGENT_USER), mounts)
 

@@ -44,14 +44,14 @@ _ENDS = {
 
 @dataclass(frozen=True)
 class StatusOn:
-    """A status of a commit."""
+    """A commit status, and the commit that carries it."""
 
     commit: str
     status: CommitStatus
 
     @property
     def key(self) -> str:
-        """What the hidden line says once the status was written."""
+        """The entry in the comment's hidden line that records that the status was written."""
         return f"{self.status.name} {self.commit} {self.status.state}"
 
 
@@ -81,7 +81,7 @@ def commit_statuses(task: AgentTask) -> tuple[StatusOn, ...]:
 
 
 def foreign_evidence(snapshot: ChangeSnapshot) -> bool:
-    """Whether another account has set the status of our evidence on the head.
+    """Whether another account has overwritten our evidence status on the head commit.
 
     Everybody who may write statuses can do that, and so can the CI that runs on the agent's branch.
     """
@@ -92,7 +92,7 @@ def foreign_evidence(snapshot: ChangeSnapshot) -> bool:
 
 
 def own_evidence(head: str, runs: Sequence[AgentTask], url: str) -> CommitStatus:
-    """Return the evidence of a commit as its tasks record it; `error` if none of them does.
+    """Return the evidence of a commit that its tasks record; `error` if no task records any.
 
     Args:
         runs: the runs of the change, and of the issue that it answers.
@@ -107,7 +107,7 @@ def own_evidence(head: str, runs: Sequence[AgentTask], url: str) -> CommitStatus
 
 
 def with_evidence(snapshot: ChangeSnapshot, status: CommitStatus) -> ChangeSnapshot:
-    """Return the snapshot with this status of our evidence in the place of the one that it shows."""
+    """Return the snapshot with its evidence status replaced by this one."""
     conclusion = _CONCLUSIONS.get(status.state)
     shown = [
         replace(

@@ -135,7 +135,7 @@ class Backlog:
         self._waiting[name] = replace(self._waiting[name], since=known.since)
 
     def postpone(self, name: str, now: float, *, until: float) -> None:
-        """Queue again a task that lacks only its new comment; none may be created before `until`."""
+        """Queue again a task that lacks only its new comment. No comment may be created before `until`."""
         self.creates_from = max(self.creates_from, until)
         self.retry(name, now, delay=0.0)
         self._waiting[name] = replace(self._waiting[name], creates=True)
@@ -227,7 +227,7 @@ class ForgeWorker:
         self._wake.set()
 
     def forget(self, name: str) -> None:
-        """Drop a task that is gone or needs no further reconcile."""
+        """Remove a task from the backlog because it is gone or needs no further reconcile."""
         self._memories.pop(name, None)
         self.backlog.forget(name)
         if not self._memories:
@@ -284,6 +284,7 @@ class ForgeWorker:
                 now = _now()
                 wait = max(self._rate_limited_until, self.breaker.retry_at if self.breaker else 0.0) - now
                 if wait <= 0:
+                    # While the breaker is open, one reconcile at a time tests the forge.
                     taken = self.backlog.take(now)
                     if taken is not None:
                         if self.breaker is not None:
@@ -393,10 +394,10 @@ class ForgeWorker:
         self.backlog.retry(name, _now(), delay=delay)
 
     def _refused_wait(self, error: CodingAgentError, memory: TaskMemory) -> float:
-        """Return when to try again what only a person can make possible, for example by a missing right.
+        """Return the seconds until the next try of a request that the forge refuses.
 
-        A change of the task is an occasion too. A token that is refused (401) concerns every task, and
-        somebody may set a new one soon.
+        Only a person can help, e.g. by granting a right. A change of the task also triggers a try. The
+        wait for a refused token (401) does not grow, because somebody may set a new one soon.
         """
         most = self._settings.retry_max
         if isinstance(error, ForgeError) and error.status == 401:

@@ -28,7 +28,7 @@ _SECOND = timedelta(seconds=1)
 
 
 class LabelContradiction(StrEnum):
-    """How an item contradicts its task."""
+    """The way in which an item's labels contradict its task."""
 
     ITEM_CLOSED = "item_closed"
     """The item was closed while its task is active."""
@@ -80,7 +80,7 @@ def _work_was_over(task: AgentTask) -> datetime | None:
 
 @dataclass(frozen=True)
 class ItemPlan:
-    """What to do on an item, in this order: record, add labels, remove labels, record that they are
+    """The actions on an item, in this order: record, add labels, remove labels, record that they are
     shown, correct.
 
     Attributes:
@@ -125,7 +125,7 @@ def plan_item(
     now: datetime,
     grace: timedelta,
 ) -> ItemPlan:
-    """Decide what to do on the item of a task, which is its newest run.
+    """Decide the actions on the item of a task, which is the item's newest run.
 
     Args:
         history: the result of `Forge.label_history`, read after the item; empty if it does not show the label
@@ -289,13 +289,16 @@ def _applied_again(
 
 
 def _is_another(task: AgentTask, applied: LabelEvent | None) -> bool:
-    """Whether this is not the application that the task was created for, whatever the forge's clock did."""
+    """Whether this application of the label is a different one from that which created the task.
+
+    The times are compared by their distance, because the forge's clock may have been set back.
+    """
     applied_for = task.spec.trigger.labeled_at
     return applied is not None and applied_for is not None and abs(applied.at - applied_for) > TIME_TOLERANCE
 
 
 def _may_have_taken_it(task: AgentTask) -> bool:
-    """Whether we may have removed a label that a person applied after the work was over."""
+    """Whether our swap may have removed a label that a person applied after the work was over."""
     known, over = labeled_at(task), _work_was_over(task)
     if task.status.terminal_phase is Phase.CANCELLED or known is None or over is None:
         return False
@@ -327,7 +330,7 @@ def _taken_after_work(task: AgentTask, labels: Labels, history: Sequence[LabelEv
 
 
 def _times_prove_nothing(task: AgentTask, history: Sequence[LabelEvent], over: datetime) -> bool:
-    """Whether the forge's clock was set back during the task.
+    """Whether the times in the history are unusable because the forge's clock was set back during the task.
 
     Args:
         history: the newest event is first, in the forge's own order.

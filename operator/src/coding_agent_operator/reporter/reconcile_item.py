@@ -122,25 +122,25 @@ class TaskChangedError(CodingAgentError):
 
 
 class ItemLocks:
-    """One lock for each item: a reconcile and a look must not write the same comment at the same time."""
+    """The locks of items, so that a reconcile and a scan do not write the same comment at the same time."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def of(self, item: str) -> asyncio.Lock:
-        """Return the lock of the item with this hash; it is kept while somebody has it or waits for it."""
+        """Return the lock of the item with this hash; it is kept while a task holds it or waits for it."""
         return self._locks.setdefault(item, asyncio.Lock())
 
 
 @dataclass(frozen=True)
 class ForgeContext:
-    """Everything that reconciling the tasks of one forge needs.
+    """The dependencies of the reconciles of one forge's tasks.
 
     Attributes:
         clock: returns the aware time.
         monotonic: returns the monotonic time in seconds.
         notes: returns the notes of a change's rounds by the hash of the item.
-        reruns: returns the checks of a change's head that looks asked to run again, by the hash of the item.
+        reruns: returns the checks of a change's head that scans asked to run again, by the hash of the item.
         change_rounds: returns the summary of the rounds of an issue's change, by the hash of the issue and
             the URL of the change.
         locks: are held while comments are read and written.
@@ -167,7 +167,7 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
         When to reconcile again if nothing happens (`after=None`: at the next check); `None` if never again.
 
     Args:
-        seen: the task as the watch showed it. It is read again if there is anything to do.
+        seen: the task as the watch showed it. The reconcile reads it again if there is anything to do.
 
     Raises:
         ForgeError: a request to the forge failed.
@@ -330,7 +330,7 @@ async def _newest(
 async def _planned(
     context: ForgeContext, task: AgentTask, memory: TaskMemory, now: datetime
 ) -> tuple[ItemState, ItemPlan]:
-    """Read the item and decide what to do on it."""
+    """Read the item and plan the actions on it."""
     item, removal_reported = await context.forge.read_state(task.spec.item), must_check_label(task)
     history: tuple[LabelEvent, ...] = ()
     if needs_history(task, item, context.labels, removal_reported=removal_reported):
@@ -362,6 +362,7 @@ async def _answered(context: ForgeContext, task: AgentTask, until: datetime | No
     """
     if until is None:
         return task
+    # The runs are read again: a newer run may just have been created for the label, which must then stay.
     uids = [run.uid for run in runs_of(task.spec.item, await context.tasks.runs(task.spec.item))]
     if task.uid in uids and uids[-1] != task.uid:
         raise TaskChangedError(f"{task.name} is no longer the newest run of its item")
@@ -391,6 +392,8 @@ async def _update_comment(
     """
     item = task.spec.item
     if memory.remembered is None:
+        # After a start, the comment is searched before any write: an earlier process may have died between
+        # the forge's write and its answer, and a second comment would follow.
         memory.comment = await context.forge.find_comment(item, MARKER)
         remembered = read_state(memory.comment.body) if memory.comment else None
         memory.remembered = () if remembered is None else (remembered,)

@@ -134,7 +134,7 @@ def report_of(
     rounds: RoundRecord = _NO_ROUNDS,
     notes: tuple[str, ...] = (),
 ) -> Report:
-    """Return the report of an item's newest run.
+    """Build the report of an item's newest run.
 
     Args:
         links: checks what the report may link to. A branch or change with a problem (`link_problems`) is left
@@ -259,7 +259,7 @@ def _retry_cause(attempts: Sequence[AttemptStatus]) -> str:
 
 
 def _public(reason: str, message: str) -> str:
-    """Return the message without what only administrators should see."""
+    """Return the message without details that only administrators should see."""
     if reason == "Refused":
         return _JOB_REFUSED
     if reason == OPERATOR_DEFECT:

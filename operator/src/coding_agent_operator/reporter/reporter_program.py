@@ -106,7 +106,7 @@ class _CountingPace(Paced):
 
 
 def rate_for(settings: Reporter, platform: Platform, host: str) -> Rate:
-    """Return the limits for a host: as configured, or our share of what the vendor documents."""
+    """Return a host's rate limits: the configured ones, or our share of the vendor's documented ones."""
     facts = FACTS[platform]
     known = facts.web_limits if host == facts.web_host else facts.limits
 
@@ -142,7 +142,7 @@ def connect_forges(settings: Settings) -> dict[str, tuple[Forge, Paced]]:
 
 
 class ReporterController:
-    """Hands every AgentTask of a namespace to the worker of its forge."""
+    """Passes every AgentTask of a namespace to the worker of its forge."""
 
     def __init__(
         self, tasks: AgentTasks, sink: TaskSink, forges: Mapping[str, tuple[Forge, Paced]], settings: Settings
@@ -299,7 +299,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """Run until `stop` is set, or until SIGTERM or SIGINT.
 
     Raises:
-        SettingsError: no cluster or no forge is configured. (If a token's file is missing, it is waited for.)
+        SettingsError: no cluster or no forge is configured. (The program waits for a missing token file.)
         LeaseLostError: another replica has taken over.
     """
     reporter, namespace = settings.reporter, settings.operator.own_namespace

@@ -1,6 +1,6 @@
-"""Creates the rounds of our open changes on one forge as AgentTasks, and shows why there is none.
+"""Creates the rounds of our open changes on one forge as AgentTasks, and shows why a change has none.
 
-All modes read and decide in the same way: see `coding_agent_core.rounds.scan`.
+`coding_agent_core.rounds.scan` reads the changes and decides, for Kubernetes and for the consumer's queue.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ _QUIET_S = 5.0
 
 @dataclass
 class OurReruns:
-    """The checks of a change's head that we asked the forge to run again.
+    """The checks of a change's head commit that we asked the forge to run again.
 
     They are kept until the head changes, because a snapshot can be older than our comment, and a comment that
     could not be written must not make us ask again.
 
     Attributes:
-        shown: whether our comment has all of them.
+        shown: whether our comment lists all of these checks.
     """
 
     asked: RerunResult
@@ -90,11 +90,11 @@ class OurReruns:
 
 @dataclass
 class IssueRounds:
-    """The rounds that the comment on an issue has to show.
+    """The rounds that the comment on an issue must show.
 
     Attributes:
         issue: the hash of the issue.
-        shown: whether the comment has them.
+        shown: whether the comment shows these rounds already.
     """
 
     issue: str
@@ -104,7 +104,7 @@ class IssueRounds:
 
 @dataclass
 class ReporterLooks:
-    """Looks at the open changes of one forge.
+    """Scans the open changes of one forge, and creates the rounds that are due.
 
     Args:
         branch_prefix: the beginning of the agent's branches for issues.
@@ -136,7 +136,7 @@ class ReporterLooks:
         self._times = LookTimes(self.settings.interval, self.context.monotonic)
 
     def ask(self, task: AgentTask) -> None:
-        """Look soon, because the task has an annotation that asks for it."""
+        """Schedule a scan soon, because an annotation of the task asks for it."""
         look, item = stored_look(task), _asked_item(task)
         author = look.author if look is not None else ""
         self._asked[task.name] = task
@@ -144,7 +144,7 @@ class ReporterLooks:
         self._wake.set()
 
     def reruns(self, key: str) -> tuple[RerunEntry, ...]:
-        """Return the re-runs that belong to a change's record, even if its comment does not have them yet.
+        """Return the re-runs of a change's record, including those that its comment does not list yet.
 
         Args:
             key: the hash of the item.
@@ -163,9 +163,9 @@ class ReporterLooks:
         return next((one.summary for one in wanted if is_same_change(one.change_url, change)), "")
 
     async def run(self) -> None:
-        """Look regularly, and when somebody asks, until cancelled.
+        """Scan regularly, and on request, until cancelled.
 
-        Somebody asks for a look at one change, or at an issue whose change is not known.
+        A request names one change, or an issue whose change is not known.
         """
         failures, host = 0, self.context.forge.host
         while True:
@@ -196,7 +196,7 @@ class ReporterLooks:
                 continue
 
     async def look_at(self, item: Item) -> float:
-        """Look at one change; return the seconds until time alone makes a round due.
+        """Scan one change; return the seconds until time alone makes a round due.
 
         Raises:
             CodingAgentError: the change could not be read.
@@ -207,7 +207,7 @@ class ReporterLooks:
             await self._show_left_out()
 
     async def look(self) -> float:
-        """Look at all open changes once; return the seconds until the next look.
+        """Scan all open changes once; return the seconds until the next scan.
 
         Raises:
             CodingAgentError: the changes could not be listed, or several in a row could not be handled.
@@ -224,7 +224,7 @@ class ReporterLooks:
         return wait
 
     async def _look_at(self, key: str, snapshot: ChangeSnapshot) -> float | None:
-        """Create the round that is due; return in how many seconds time alone makes another one due."""
+        """Create the round that is due; return the seconds until time alone makes another one due."""
         item = snapshot.item
         state = await self._changes.state(key, snapshot)
         runs = runs_of(item, await self.context.tasks.runs(item))
@@ -239,8 +239,10 @@ class ReporterLooks:
         work = await self._changes.decide(snapshot, record, active=active)
         unshown = [run for run in runs if _is_unshown(run, state)] if work.due else []
         if unshown:
+            # Without this round in the comment, the next attempt could do its work again.
             return None if any(map(has_problem, unshown)) else 0.0
         if work.due:
+            # The name of the round's task follows from its cause, so the API server refuses a second one.
             await self._create(snapshot, work.due[0])
         elif work.reruns:
             record = await self._run_again(key, snapshot, work, record)
@@ -262,10 +264,10 @@ class ReporterLooks:
     async def _with_own_evidence(
         self, key: str, snapshot: ChangeSnapshot, runs: Sequence[AgentTask]
     ) -> ChangeSnapshot:
-        """Write the status of our evidence again if another account has set it.
+        """Restore our evidence status if another account has overwritten it.
 
         Returns:
-            The snapshot with our evidence, because nothing may be decided by a forged one.
+            The snapshot with our evidence, because a forged status must not decide anything.
         """
         if not foreign_evidence(snapshot):
             return snapshot
@@ -291,8 +293,8 @@ class ReporterLooks:
     ) -> RoundRecord:
         """Ask the forge to run checks again, and return the record with them.
 
-        The forge is asked before the comment has it. If the reporter is killed in between, a check that fails
-        once more runs once more.
+        The forge is asked before the comment records it. If the reporter is killed in between, a check that
+        fails once more runs once more.
         """
         asked = await run_again(self.context.forge, snapshot.item, work.reruns, snapshot.read_at)
         if asked.entries:
@@ -301,7 +303,7 @@ class ReporterLooks:
         return with_reruns(record, asked.entries)
 
     async def _show_left_out(self) -> None:
-        """Say once on the newest task of each change that looks leave out why they do."""
+        """Emit one Event for each change that scans leave out, on its newest task, with the reason."""
         LEFT_OUT.labels(self.context.forge.host).set(len(self._changes.left_out))
         self._shown_aside &= self._changes.left_out.keys()
         for key, one in self._changes.left_out.items():
@@ -332,7 +334,7 @@ class ReporterLooks:
         return change.model_copy(update={"kind": ItemKind.ISSUE, "number": number}) if number else None
 
     async def _leave_to_people(self, work: Work, runs: Sequence[AgentTask]) -> None:
-        """Cancel the round of a change with the hands-off label. A run that a label asked for goes on."""
+        """Cancel the round of a change with the hands-off label; a run that a label started continues."""
         for stop in work.stops:
             if stop.reason is not StopReason.HANDS_OFF:
                 continue
@@ -376,7 +378,7 @@ class ReporterLooks:
         record: RoundRecord,
         notes: tuple[str, ...],
     ) -> None:
-        """Show notes and re-runs in a comment that nobody else updates, because its task has ended.
+        """Show notes and re-runs in the comment of a change without an active task; nobody else updates it.
 
         A change without a comment gets one only for a re-run.
         """
@@ -415,9 +417,9 @@ class ReporterLooks:
 
     @asynccontextmanager
     async def _writes(self, item: Item, seen: Sequence[AgentTask]) -> AsyncIterator[bool]:
-        """Hold the item's lock; yield whether its runs are still these, and the newest one is reported.
+        """Hold the item's lock; yield whether its runs are unchanged and the newest one is reported.
 
-        Otherwise the reporter shows a newer run, and the next look decides again.
+        If not, the reporter is about to show a newer run, and the next scan decides again.
         """
         async with self.context.locks.of(identity_hash(item.identity)):
             runs = runs_of(item, await self.context.tasks.runs(item))
@@ -453,7 +455,7 @@ class ReporterLooks:
         unshown: OurReruns | None,
         notes: tuple[str, ...],
     ) -> None:
-        """Write re-runs and notes into a comment that shows no run of the change which still exists."""
+        """Write re-runs and notes into the comment of a change that has no run in the cluster."""
         found = await self.context.forge.find_comment(snapshot.item, MARKER)
         text = shown = as_written(found.body) if found is not None else ""
         if unshown is not None:
@@ -467,7 +469,7 @@ class ReporterLooks:
             unshown.shown = True
 
     async def _answer(self) -> None:
-        """Remove the annotations of looks that are done. If a task has changed, the watch shows it again."""
+        """Remove the annotations of finished scans. If a task has changed, the watch shows it again."""
         for name, task in list(self._asked.items()):
             if self._times.is_asked(_asked_item(task)):
                 continue  # it is put off, or an event came during the look

@@ -111,7 +111,7 @@ class TokenExpiry:
             await asyncio.sleep(_LOOK_S)
 
     async def look(self, host: str) -> None:
-        """Ask about the host's token if it is new or was asked about an hour ago; show what is known."""
+        """Query the expiry of a host's token if it is new or was queried an hour ago, and show the result."""
         token = self.forges[host].client.token
         try:
             identity = await token.identity()
@@ -137,7 +137,7 @@ class TokenExpiry:
             await self.emit(event)
 
     async def _ask(self, host: str, identity: str) -> None:
-        """Ask the forge. While it does not answer, what was known about the same token stays."""
+        """Query the forge. While it does not answer, the last known expiry of the same token stays."""
         known, _ = self._next.get(host, ("", 0.0))
         self._next[host] = (identity, self.monotonic() + _AGAIN_S)
         if identity != known:

@@ -108,7 +108,7 @@ def orphans_of(
 
 
 class Limited(StrEnum):
-    """Which limit keeps a task waiting. The repository's comes first: a place elsewhere would not help."""
+    """The limit that keeps a task waiting. The repository's limit comes first: no free place helps then."""
 
     REPOSITORY = "repository"
     GLOBAL = "global"
@@ -159,6 +159,7 @@ def fair_schedule(
     running: dict[str, int] = defaultdict(int)
     for task in candidates:
         if task.stage is Stage.ACTIVE:
+            # An attempt's whole allowance counts until it ends, so parallel tasks cannot exceed a budget.
             running[task.repository] += 1
             _reserve(left, task)
     waiting = [task for task in candidates if task.stage is Stage.READY]
@@ -195,7 +196,7 @@ def coarse(position: int) -> int:
 
 
 def _first_of_items(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
-    """Return each item's next task: the task that runs, or otherwise the oldest run that has not ended."""
+    """Return each item's next task: its running task, or the oldest run that has not ended if none runs."""
     first: dict[str, Candidate] = {}
     for task in candidates:
         if task.stage is Stage.ENDED:
@@ -228,6 +229,7 @@ def _fairly(
     """
 
     def rank(task: Candidate) -> tuple[float, datetime, str]:
+        # Waiting raises the priority, so that no task waits forever.
         waited = max(0.0, (now - task.created).total_seconds())
         return -(task.priority + waited // aging), task.created, task.name
 

@@ -86,7 +86,7 @@ class Scheduler:
         """What a Job waits for, as Kueue says, by the Job's uid."""
 
     def changed(self) -> None:
-        """Start a pass soon, because something happened that may let a task start."""
+        """Schedule a pass soon, because a change may let a task start."""
         self._changed.set()
 
     async def run(self, synced: asyncio.Event) -> None:
@@ -123,7 +123,7 @@ class Scheduler:
         )
 
     def _limit(self, task: AgentTask) -> str:
-        """Say which limit keeps a task waiting; empty if none does."""
+        """Return the limit that keeps a task waiting, as a clause for people; empty if none does."""
         limited, source = self._schedule.limited.get(task.name), task.spec.source
         if limited is None or self._limits is None:
             return ""
@@ -149,7 +149,7 @@ class Scheduler:
         return name in self._schedule.positions
 
     def reconciled(self, name: str, *, started: bool) -> None:
-        """Note that the decision about a task was carried out."""
+        """Record that the decision about a task was carried out."""
         self._positions_due.discard(name)
         if started:
             self.revoke(name)
@@ -160,7 +160,7 @@ class Scheduler:
         self._granted.discard(name)
 
     async def read_kueue(self) -> None:
-        """Read, in one request, what the Jobs that Kueue has not admitted wait for."""
+        """Read, in one request, why Kueue has not admitted the Jobs that wait."""
         waiting = {job.uid for job in self._jobs.of(self._namespace) if job.waiting and job.queue}
         known = self.kueue_messages
         for uid in known.keys() - waiting:
@@ -181,6 +181,7 @@ class Scheduler:
                 if (text := workload_waits_for(workload)) is not None
             }
         new = [(uid, text) for uid, text in found.items() if uid in waiting and known.get(uid) != text]
+        # A limit, because messages about quota change with everything that starts anywhere in the cluster.
         known.update(new[:_KUEUE_MESSAGES_AT_A_TIME])
 
     def _task(self, name: str) -> AgentTask | None:
@@ -215,6 +216,7 @@ class Scheduler:
         )
         for repository, budget, spent, reserved in self.spending.shares(unspent, self._schedule.left):
             metrics.show_budget(self._namespace, repository, budget, spent=spent, reserved=reserved)
+        # A granted task counts as running until its Job was seen or surely refused; no answer is no refusal.
         self._granted.update(self._schedule.start)
         for name in self._schedule.start:
             self._queue(name)
@@ -300,7 +302,7 @@ class Scheduler:
         )
 
     async def _show_positions(self) -> None:
-        """Show how the queue moves, for a limited number of tasks at a time, from the front."""
+        """Regularly update the metrics of phases, and queue the first tasks whose position has moved."""
         while True:
             await asyncio.sleep(self._position_interval)
             tasks = self._tasks.of(self._namespace)

@@ -1,1 +1,1 @@
-"""One AgentTask: its state, what to do next, and how it is done."""
+"""The reconcile of one AgentTask: its state, the decision that follows from it, and its execution."""

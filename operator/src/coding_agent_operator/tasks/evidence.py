@@ -1,4 +1,4 @@
-"""Decides which evidence pod a task needs next, and what the pods so far show (docs/decisions/0030). Pure.
+"""Decides which evidence pod a task needs next, and what the finished pods show (docs/decisions/0030). Pure.
 
 The task has not ended while its evidence is pending. So an evidence pod counts against the limits like an
 attempt, in the place of the attempt that has just ended, and a task has one pod at a time: first the pod of
@@ -39,14 +39,14 @@ _TOO_LATE = "The pods did not finish in time."
 
 
 def evidence_limit(verify: Verify, template: JobTemplate) -> timedelta | None:
-    """Return how long all evidence pods of a task may take; `None` if there are none."""
+    """Return how long all evidence pods of a task together may take; `None` if the task has none."""
     pod = verify.timeout_seconds + template.start_seconds + template.grace_seconds
     return timedelta(seconds=len(Side) * MAX_TRIES * pod) if verify.evidence else None
 
 
 @dataclass(frozen=True)
 class EvidenceStep:
-    """What to do next for a task's evidence.
+    """The next actions for a task's evidence.
 
     Attributes:
         evidence: what to record.
@@ -70,7 +70,7 @@ def evidence_step(
     policy: Policy,
     limit: timedelta | None,
 ) -> EvidenceStep | None:
-    """Return the next step; `None` if the task has no evidence.
+    """Decide the next step for a task's evidence; return `None` if the task has no evidence.
 
     Args:
         state: the state of the task by its attempts alone.
@@ -115,7 +115,7 @@ def evidence_step(
 
 
 def _asked(task: AgentTask, state: TaskState) -> str | None:
-    """Return the commit to verify, once the task is about to end well."""
+    """Return the commit to verify if the task is about to succeed; `None` if there is nothing to verify."""
     if task.ended or state.outcome is None or state.outcome.phase is not Phase.SUCCEEDED:
         return None
     result = state.result
@@ -176,7 +176,7 @@ def _of_side(
 
 
 def _told(outcome: AttemptOutcome) -> str:
-    """Return why a pod has no result, without what only administrators should see: everybody can read it."""
+    """Return why a pod has no result, without details for administrators, because everybody can read it."""
     return REASONS[outcome.reason].message
 
 
@@ -197,7 +197,7 @@ def _given_up(task: AgentTask, known: Evidence, why: str) -> Evidence:
 
 
 def _released(known: Evidence, jobs: Sequence[Job]) -> tuple[Job, ...]:
-    """Return the ended Jobs from which nothing more is read."""
+    """Return the ended Jobs that the operator no longer needs to read."""
     found = []
     for job in jobs:
         if job.verify is None or not job.finished or not job.active_label or job.deleting:

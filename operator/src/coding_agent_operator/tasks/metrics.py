@@ -93,7 +93,7 @@ for _reason, _facts in REASONS.items():
 
 
 def count_change(task: AgentTask, new: Status) -> None:
-    """Count what a change of status shows. Call this once for each change, after it is stored."""
+    """Update the counters after a change of a task's status. Call this once, after the change is stored."""
     if task.status.phase is None and task.intact:
         ACCEPTED.labels(task.spec.trigger.origin).inc()
     before = {attempt.number for attempt in task.status.attempts}
@@ -123,7 +123,7 @@ def show_reasons(namespace: str, counts: Mapping[str, int]) -> None:
     """Show how many tasks have an attempt whose pod cannot start.
 
     Args:
-        counts: the number of tasks by the reason that they show, whether or not it is such a reason.
+        counts: the number of tasks by reason; reasons for which no pod is to blame are ignored.
     """
     for reason in sorted(POD_PROBLEMS):
         NOT_STARTING.labels(reason, namespace).set(counts.get(reason, 0))

@@ -1,4 +1,4 @@
-"""Decides what to do next for one task, and which status and Events show it. Pure."""
+"""Decides the next actions for one task, and the status and Events that report them. Pure."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Plan:
     Attributes:
         create: the number of the attempt whose Job to create. Such a plan contains nothing else: once the new
             Job exists, the task is planned again.
-        verify: the side and the number of the evidence pod whose Job to create, in a plan like that.
+        verify: the side and the number of the evidence pod whose Job to create, with nothing else.
         status: the status to write; `None` if it is unchanged.
         events: Events about the changes, to be written after the status.
         lasting: Events that describe a state. Each is written once while this process runs.
@@ -119,7 +119,7 @@ def plan_task(
             Jobs that ended must have been read.
         environment_refusal: returns why the environment that the next attempt needs is not allowed.
         unauthorized: returns why the person may not start a task, if this is known before the first attempt.
-        evidence_limit: as in `evidence_step`.
+        evidence_limit: how long all evidence pods together may take; `None` if this installation has none.
     """
     if task.metadata.deleting:
         return Plan(Stage.ENDED)
@@ -166,7 +166,7 @@ def plan_task(
 
 
 def _if_allowed(state: TaskState, environment_refusal: Refusal) -> TaskState:
-    """Return the state, or the end of the task if the settings refuse the environment that it needs.
+    """Return the state, with an end if the settings do not allow the environment that the task needs.
 
     Without that environment, the next attempt would only ask for it again.
     """
@@ -256,7 +256,7 @@ def status_of(task: AgentTask, state: TaskState, decision: SchedulingDecision, n
 
 
 def status_with_defect(task: AgentTask, error: Exception, now: datetime) -> Status:
-    """Return the status of a task of which a reconcile ended with an unexpected exception.
+    """Return the status of a task whose reconcile ended with an unexpected exception.
 
     Only reason and message change. The next reconcile that succeeds replaces them. The text of the exception
     is left out, because it can contain anything.

@@ -1,6 +1,7 @@
 """Keeps the runs of an item in order: cancels a duplicate run 1, and deletes runs that ended long ago.
 
-See docs/decisions/0010.
+An item's tasks are numbered runs. The first has a name that follows from the item, so that several receivers
+cannot create it twice (docs/decisions/0010).
 """
 
 from __future__ import annotations
@@ -169,6 +170,8 @@ async def delete(tasks: AgentTasks, task: AgentTask, now: datetime) -> bool:
         ApiError: the API server refused something or did not answer.
     """
     item = task.spec.item
+    # Run 1 is deleted last, so that a free name of run 1 means that the item has no run. The receiver relies
+    # on this: for a fresh webhook it creates run 1 without reading.
     if task.name == task_name(item):
         runs = await tasks.runs(item)
         first = first_run(item, runs)

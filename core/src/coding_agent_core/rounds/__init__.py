@@ -1,1 +1,1 @@
-"""Rounds: what is left to do on a change that our account opened (docs/decisions/0029)."""
+"""Rounds: the agent's further work on a change that our account opened."""

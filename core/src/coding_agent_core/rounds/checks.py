@@ -1,4 +1,4 @@
-"""What the checks of a head mean: which of them an agent can fix, and what else can be done. Pure.
+"""Diagnoses the checks of a head: which of them an agent can fix, and what else can be done. Pure.
 
 Checks are judged by their commit alone. Who reported a check or pushed the commit does not matter, because
 the checks of our own pushes are what rounds are for.
@@ -64,7 +64,7 @@ _CHANGING = re.compile(
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the checks of a head mean.
+    """The diagnosis of a head's checks.
 
     Attributes:
         fixable: the failed checks that an agent can fix, by name.
@@ -79,10 +79,10 @@ class Diagnosis:
 
 
 def diagnose(snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, now: datetime) -> Diagnosis:
-    """Return what the checks of the head mean.
+    """Diagnose the checks of the head.
 
     Args:
-        now: the same as in `open_work`.
+        now: the time by the forge's clock.
     """
     if snapshot.checks_problem:
         return Diagnosis(notes=(f"The checks cannot be read: {snapshot.checks_problem}.",))
@@ -108,7 +108,7 @@ def check_key(check: CheckResult) -> str:
 
 
 def refusal(change: Item, names: str, where: str = "") -> str:
-    """Return the text for people if the forge refused to run checks again, with what they can change."""
+    """Return a sentence for people: the forge refused to run checks again, and what they can change."""
     facts = FACTS[change.platform]
     head = " ".join(filter(None, (f"{facts.title} refused to run these checks again", where)))
     return f"{head}: {names}. Check that {facts.rerun_right}."
@@ -138,13 +138,11 @@ def _settling(
     checks: list[CheckResult],
     now: datetime,
 ) -> Waiting | None:
-    """Return why the checks are not settled; `None` if they are.
-
-    New checks can appear a moment after others have ended.
-    """
+    """Return why the checks are not settled yet; `None` if they are."""
     if running:
         until = min(_hangs_at(check, snapshot, policy) for check in running)
         return Waiting(RoundKind.CHECKS, until, f"Checks have not ended: {_names(running)}.")
+    # New checks can appear a moment after others have ended, so the newest end has to be some time ago.
     ended = [check.completed_at for check in checks if check.completed_at is not None]
     last = max(ended, default=snapshot.head_at or snapshot.updated_at)
     until = min(last, now) + policy.checks_quiet
@@ -160,7 +158,7 @@ def _failures(
     checks: list[CheckResult],
     now: datetime,
 ) -> Diagnosis:
-    """Sort the failed checks by what can be done about them."""
+    """Sort the failed checks by what can be done about each."""
     red_on_base = {check.name for check in snapshot.base_checks if check.conclusion in _RED}
     red_on_base |= {check.name for check in checks if _says(check, RED_ON_BASE)}
     fixable, on_base, asked_again, planned, flaky, infrastructure = (list[CheckResult]() for _ in range(6))
@@ -176,6 +174,7 @@ def _failures(
             continue
         is_flaky = check.conclusion in _FIXABLE and CheckConclusion.SUCCESS in check.earlier
         if check.conclusion in _FIXABLE and not is_flaky:
+            # A check that fails on the base too is not broken by this change, so no round tries to fix it.
             (on_base if check.name in red_on_base else fixable).append(check)
             continue
         limit = _FLAKY_RERUNS if is_flaky else _INFRASTRUCTURE_RERUNS
@@ -213,7 +212,7 @@ def _failures(
 
 
 def _says(check: CheckResult, beginning: str) -> bool:
-    """Whether a check is our evidence, and its description says this."""
+    """Whether a check is the status of our evidence, with a description that begins like this."""
     return _is_status(check, VERIFY_STATUS) and check.errors.startswith(beginning)
 
 
@@ -227,7 +226,7 @@ def _appears_by(entry: RerunEntry, policy: RoundPolicy) -> datetime:
 
 
 def _again(asked: list[CheckResult], planned: list[CheckResult]) -> str:
-    """Say which checks run again, and which are going to."""
+    """Return sentences that name the checks that run again and those that are going to."""
     sentences = [f"The forge was asked to run these checks again: {_names(asked)}."] if asked else []
     sentences += [f"These checks are going to run again: {_names(planned)}."] if planned else []
     return " ".join(sentences)

@@ -1,7 +1,7 @@
-"""Decides what is left to do on a change, from one snapshot and the record of its rounds. Pure.
+"""Decides which work is open on a change, from one snapshot and the record of its rounds. Pure.
 
-Webhooks and polls only say that somebody should look at a change. So each look decides everything anew, and a
-look that was lost, came twice or came late changes nothing.
+Webhooks and polls only ask for a scan of a change. Each scan decides everything anew, so a scan that is lost,
+late or repeated changes nothing.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ def open_work(
     may_write: MayWrite,
     active: bool = False,
 ) -> Work:
-    """Return what is left to do on a change.
+    """Return the open work on a change.
 
-    The caller decides once when it looks, to create the round, and again when the round starts: then it reads
-    permissions anew, puts the logs of failed checks into `CheckResult.errors`, and gives the round everything
-    that has come meanwhile. The round that starts is the first cause of the second decision.
+    The scan calls it to create a round, and the round calls it again when it starts. For the second decision,
+    the caller has read permissions anew, and has put the logs of failed checks into `CheckResult.errors`. The
+    round works on the first due cause of the second decision, which includes everything new.
 
     Args:
         now: the time by the forge's clock, normally `read_at` of the snapshot.
-        may_write: is asked about people only, never about our account or about bots.
-        active: whether another run of the change waits or works. It reads everything when it starts.
+        may_write: says whether a person may write; it is never called for our account or for bots.
+        active: whether another run of the change waits or works.
     """
     stop = _end_of_all(snapshot, policy, own=snapshot.own.id)
     if stop is not None:
@@ -87,7 +87,7 @@ def open_work(
 
 
 def interruption(snapshot: ChangeSnapshot, policy: RoundPolicy, head: str) -> Stop | None:
-    """Return why a round must not go on; `None` if it may.
+    """Return why a round must not continue; `None` if it may.
 
     A round asks this before its model starts and again before its push.
 
@@ -101,7 +101,7 @@ def interruption(snapshot: ChangeSnapshot, policy: RoundPolicy, head: str) -> St
 
 
 def _end_of_all(snapshot: ChangeSnapshot, policy: RoundPolicy, *, own: str) -> Stop | None:
-    """Return why nothing may be done on the change at all."""
+    """Return why no work of any kind may be done on the change; `None` if work may be done."""
     noun = FACTS[snapshot.item.platform].change_noun
     if not own or snapshot.author.id != own:
         return Stop(StopReason.NOT_OURS, f"Another account opened the {noun}, so only the label starts work.")
@@ -118,6 +118,7 @@ def _end_of_all(snapshot: ChangeSnapshot, policy: RoundPolicy, *, own: str) -> S
             "Apply the label, and take it off again."
         )
         return Stop(StopReason.HANDS_OFF, sentence)
+    # An incomplete list does not prove that the hands-off label is absent.
     if Part.LABELS in snapshot.left_out:
         sentence = f"The {noun} has more labels than are read, and one of them may ask for hands off."
         return Stop(StopReason.HANDS_OFF, sentence)
@@ -141,7 +142,7 @@ _Answer = RoundCause | Waiting | Stop | None
 
 @dataclass(frozen=True)
 class _Look:
-    """One decision, with all that it is based on."""
+    """One decision about a change, with all the facts that it is based on."""
 
     snapshot: ChangeSnapshot
     record: RoundRecord
@@ -177,7 +178,7 @@ class _Look:
             yield f"Not everything was read: {named(sorted(self.snapshot.left_out))} are left out."
 
     def _end_of_loop(self) -> Stop | None:
-        """Return why no more rounds of any kind start."""
+        """Return why no further round of any kind starts; `None` if one may start."""
         noun = FACTS[self.snapshot.item.platform].change_noun
         if self.record.full:
             sentence = f"The {noun} has had {len(self.record.rounds)} rounds, which is the limit."
@@ -198,23 +199,21 @@ class _Look:
         return None
 
     def _enough_for_a_day(self) -> datetime | None:
-        """Return when the next round may start if there were too many lately; `None` if there were not.
+        """Return when the next round may start after too many in 24 hours; `None` if it may start now.
 
-        Superseded rounds that used a model are included, because they cost too. People, and programs that
-        look like people, can start each count anew, but not this one.
+        Superseded rounds that used a model are included, because they cost money too. Nobody can start this
+        count anew, because a forge does not distinguish people from programs with a person's account.
         """
         times = sorted(entry.at for entry in self.record.rounds if self.now - _DAY < entry.at <= self.now)
         limit = self.policy.daily_rounds
         return times[-limit] + _DAY if len(times) >= limit else None
 
     def _left(self) -> Allowance | None:
-        """Return what is left of the change's budget.
-
-        A review is no reason to start anew here, or a change that is reviewed often would have no budget.
-        """
+        """Return the rest of the change's budget; `None` if there is no budget."""
         budget = self.policy.budget
         if budget is None:
             return None
+        # A review does not start the budget anew, or a change with many reviews would have no limit.
         first = self.acts.first_round(RoundKind.REVIEW)
         return budget.with_value(budget.value - self.record.spent(budget, first))
 
@@ -266,7 +265,7 @@ class _Look:
     def _bounded(
         self, kind: RoundKind, ids: tuple[str, ...], errors: tuple[str, ...] = ()
     ) -> RoundCause | Stop:
-        """Return the cause with its count, unless the same cause had its round or the count has ended."""
+        """Return the cause with its count, or a `Stop` if the cause had its round or the limit is reached."""
         rounds = self.record.since(self.acts.first_round(kind))
         done, limit = sum(entry.kind is kind for entry in rounds), self.policy.limit(kind)
         cause = RoundCause(
@@ -286,6 +285,7 @@ class _Look:
             were = "was 1 round" if limit == 1 else f"were {limit} rounds"
             sentence = f"There {were} for {_FAILURES[kind]}, which is the limit. {_AGAIN}"
             return Stop(StopReason.BOUND, sentence, kind)
+        # The name of the superseded round is taken, so its cause returns under another name.
         while self.record.has(cause):
             cause = replace(cause, again=cause.again + 1)
         if cause.again > _SUPERSEDED_LIMIT:
@@ -295,10 +295,9 @@ class _Look:
 
 
 def _short_enough(head: str, names: list[str]) -> tuple[str, ...]:
-    """Return the names of failed checks of one round. Without the last ones, if the cause would be too long.
+    """Return the names of failed checks for one round, without the last ones if the cause would be too long.
 
-    Names of checks are foreign text without a useful limit. An AgentTask keeps the whole cause, because the
-    name of the round, which stays taken, follows from it.
+    A check's name has no useful limit, but an AgentTask stores the whole cause.
     """
     kept = tuple(names[:IDS_LIMIT])
 
@@ -312,9 +311,9 @@ def _short_enough(head: str, names: list[str]) -> tuple[str, ...]:
 
 
 def _earlier(cause: RoundCause, record: RoundRecord) -> RoundEntry | None:
-    """Return the round that had the same cause, or a cause with all that this one has.
+    """Return the newest round whose cause includes this cause completely; `None` if there is none.
 
-    A check that is removed or passes later does not make a new cause of the others.
+    If a check is removed or passes later, the other checks are therefore not a new cause.
     """
     for entry in reversed(record.rounds):
         if entry.counted and covers(entry.kind, entry.before, entry.keys, cause):
@@ -337,7 +336,8 @@ def _of_earlier(entry: RoundEntry) -> Stop:
 
 
 def _behind_the_active(work: Work) -> Work:
-    """Return the work without anything to start; a check is not run again on a head that may be replaced."""
+    """Return the work with nothing to start, because another run of the change is active."""
     why = "A run of this change is active; the next one reads everything that came meanwhile."
     waiting = (*work.waiting, *(Waiting(cause.kind, None, why) for cause in work.due))
+    # No check is run again either, because the active run may replace the head.
     return replace(work, due=(), reruns=(), waiting=waiting)

@@ -27,10 +27,10 @@ _DECIDED = frozenset({ChangeEventKind.DRAFTED, ChangeEventKind.READY})
 def with_draft(
     work: Work, snapshot: ChangeSnapshot, policy: RoundPolicy, now: datetime, *, active: bool
 ) -> Work:
-    """Return the work with what is left to do because the change is our draft.
+    """Add to the work whether our draft is to be marked as ready, or why it waits.
 
     Args:
-        active: the same as in `open_work`.
+        active: whether another run of the change waits or works.
     """
     if not policy.draft or not _is_ours_to_end(snapshot):
         return work
@@ -43,9 +43,9 @@ def with_draft(
 def _is_ours_to_end(snapshot: ChangeSnapshot) -> bool:
     """Whether the change is a draft only because we opened it as one.
 
-    Once the change has been ready, or somebody has made it a draft, people decide. They do so too if that may
-    have happened before the oldest event that the snapshot shows.
+    Once the change has been ready, or somebody has made it a draft, people decide.
     """
+    # Such an event may be older than the events that the snapshot shows.
     if Part.EVENTS in snapshot.left_out:
         return False
     return snapshot.draft and _DECIDED.isdisjoint(event.kind for event in snapshot.events)
@@ -54,13 +54,13 @@ def _is_ours_to_end(snapshot: ChangeSnapshot) -> bool:
 def _waiting(snapshot: ChangeSnapshot, policy: RoundPolicy, now: datetime) -> Waiting | None:
     """Return why the draft is not ready yet; `None` if it is.
 
-    Checks that were not all read have not passed. A change without checks is ready if none has appeared for
-    as long as checks have to be quiet.
+    A change without checks is ready if no check has appeared within the quiet time of checks.
     """
     noun = FACTS[snapshot.item.platform].change_noun
     why = f"The {noun} is a draft until its checks have passed."
     checks = [check for check in snapshot.checks if check.name != OWN_STATUS]
     passed = all(one.state is CheckState.COMPLETED and one.conclusion in _PASSED for one in checks)
+    # A check that was not read may have failed.
     unread = bool(snapshot.checks_problem) or Part.CHECKS in snapshot.left_out
     if not passed or unread or snapshot.mergeability in _DOES_NOT_MERGE_YET:
         return Waiting(RoundKind.CHECKS, None, why)

@@ -1,8 +1,8 @@
-"""Tells whether a text addresses our account. Pure.
+"""Finds mentions of our account in a text. Pure.
 
-A mention counts only in what the author says: not in code, not in what is quoted, and not in the mail below a
-reply by mail. Markdown is read line by line, as far as this needs it (https://spec.commonmark.org). The time
-that this takes grows with the length of the text alone, because strangers write it.
+A mention counts only in the author's own words: not in code, not in a quotation, and not in the mail below a
+reply by mail. Markdown is read line by line, as far as this needs it (https://spec.commonmark.org). The run
+time is linear in the length of the text, because strangers write it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _BLANK = re.compile(r"\n\s*\n")
 
 
 def mentions(body: str, login: str) -> bool:
-    """Whether a text addresses the account, in what its author says.
+    """Whether the author of a text mentions the account.
 
-    An App's account is `name[bot]`, but people write `@name`.
+    The account of a GitHub App is `name[bot]`, but people write `@name`.
     """
     name = login.removesuffix("[bot]")
     if not name or "@" not in body:
@@ -53,7 +53,7 @@ def mentions(body: str, login: str) -> bool:
 
 
 def _own_lines(lines: Sequence[str]) -> Iterator[str]:
-    """Yield the lines without blocks of code, quotations, and the mail that a reply by mail ends with."""
+    """Yield the author's own lines: no blocks of code, no quotations, no quoted mail at the end."""
     fence = closing = ""
     blank, in_quote, in_list, in_code = True, False, False, False
     for number, whole in enumerate(lines):
@@ -99,15 +99,15 @@ def _own_lines(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _after(line: str, closing: str) -> tuple[bool, str]:
-    """Return whether a line has a closing mark, in any letter case, and what comes after the mark."""
+    """Return whether a line contains a closing mark, in any letter case, and the text after the mark."""
     at = line.lower().find(closing)
     return (False, "") if at < 0 else (True, line[at + len(closing) :].lstrip("> "))
 
 
 def _is_above_a_mail(lines: Sequence[str], number: int) -> bool:
-    """Whether what follows a line is a mail that is quoted without marks.
+    """Whether the lines after this one are a mail that is quoted without `>`.
 
-    Below the marked lines of a quotation, the author of the reply goes on.
+    If the quotation has marks, the author of the reply may continue below it.
     """
     line = lines[number]
     if _ORIGINAL.match(line) is not None:
@@ -123,7 +123,7 @@ def _is_above_a_mail(lines: Sequence[str], number: int) -> bool:
 
 
 def _without_code(text: str) -> str:
-    """Return the text without spans of code: between two runs of as many backticks, in one paragraph."""
+    """Return the text without code spans, which stand between two equally long runs of backticks."""
     kept: list[str] = []
     for paragraph in _BLANK.split(text):
         runs = list(_RUN.finditer(paragraph))

@@ -1,4 +1,4 @@
-"""What people read about a change's next round, and where our comment is in a snapshot. Pure."""
+"""The sentences for people about a change's next round, and our comment in a snapshot. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _OBVIOUS = {StopReason.NOT_OURS, StopReason.MERGED, StopReason.CLOSED}
 
 
 def notes_of(work: Work, policy: RoundPolicy) -> tuple[str, ...]:
-    """Return what the next round waits for, or why there is none, as sentences.
+    """Return sentences that say what the next round waits for, or why there is none.
 
-    They contain no time, so that the comment is not edited while nothing changes.
+    The sentences contain no time, so that the comment is not edited while nothing changes.
     """
     stops = (stop.sentence for stop in work.stops if stop.reason not in _OBVIOUS)
     waiting = (_sentence(one, policy) for one in work.waiting)
@@ -32,7 +32,7 @@ def _sentence(waiting: Waiting, policy: RoundPolicy) -> str:
 
 @dataclass(frozen=True)
 class OurComment:
-    """Our one comment as a snapshot shows it.
+    """Our only comment on a change, as a snapshot shows it.
 
     Attributes:
         body: the text, possibly without its end; `None` if the snapshot does not show the comment.
@@ -48,7 +48,7 @@ class OurComment:
 
 
 def our_comment(snapshot: ChangeSnapshot) -> OurComment:
-    """Find our comment among a change's comments. A long one is cut, so it lacks its hidden line."""
+    """Return our comment among a change's comments. A snapshot cuts a long comment before its hidden line."""
     own = snapshot.own.id
     ours = [one for one in snapshot.comments if own and one.author.id == own]
     for one in ours:
@@ -66,7 +66,7 @@ def as_written(body: str) -> str:
 
 
 def shows(body: str, text: str) -> bool:
-    """Whether a comment has this text; of a long comment, only the beginning is known."""
+    """Whether a comment has this text. Only the beginning of a long comment is compared."""
     plain, whole = as_written(body), text.rstrip()
     if len(body) < BODY_LIMIT:
         return plain.rstrip() == whole

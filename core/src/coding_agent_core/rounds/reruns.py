@@ -19,7 +19,7 @@ _logger = logging.getLogger("coding_agent.round_rules.reruns")
 
 @dataclass(frozen=True)
 class RerunResult:
-    """Checks that we asked the forge to run again.
+    """The result of asking the forge to run checks again.
 
     Attributes:
         entries: what the record of the change has to keep, also if the forge refused or its answer was lost.

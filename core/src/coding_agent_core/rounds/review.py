@@ -1,8 +1,8 @@
-"""Which remarks of people a round has to answer, and which acts of people start the count anew. Pure.
+"""Selects the remarks that a round has to answer, and the acts that start the count of rounds anew. Pure.
 
-Our own account is dropped by its id before anything else is read. A bot counts only if the policy names it,
-and a person only with write access. Ids show which remarks were answered, and never a time: a remark can
-become visible late, and a remark that arrives while a round writes its replies is older than these.
+Our own account never counts; it is recognized by its id. A bot counts only if the policy names it, and a
+person only with write access. Answered remarks are recognized by their ids and never by a time: a remark can
+become visible late, and a remark that arrives while a round writes its replies is older than the replies.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _COMMANDS = (CommandName.RETRY, CommandName.RUN)
 
 @dataclass
 class WriteAccess:
-    """Whose words count, for one decision.
+    """The rules about whose remarks and acts count, for one decision.
 
     Attributes:
-        unknown: the accounts about which the forge has to be asked, by login.
+        unknown: the accounts whose permission the forge has to be asked for, by login.
     """
 
     own: Actor
@@ -59,7 +59,7 @@ class WriteAccess:
         return actor.kind is ActorKind.BOT or is_one_of(actor.login, self.policy.bots)
 
     def is_program(self, actor: Actor) -> bool:
-        """Whether the actor is a bot, or a program with a person's account, so that its acts mean nothing."""
+        """Whether the actor is a bot, or a program with a person's account. Its acts start no count anew."""
         return self.is_bot(actor) or is_one_of(actor.login, self.policy.programs)
 
     def is_person_with_access(self, actor: Actor | None) -> bool | None:
@@ -73,7 +73,7 @@ class WriteAccess:
 
     @property
     def ask(self) -> tuple[str, ...]:
-        """The logins about which the forge has to be asked, likely members of the repository first."""
+        """The logins whose permission is not known, likely members of the repository first."""
         return tuple(sorted(self.unknown, key=lambda login: (self.unknown[login].member is not True, login)))
 
     def counts(self, actor: Actor) -> bool | None:
@@ -128,13 +128,14 @@ def pending_remarks(
 def readable(pending: Sequence[PendingRemark]) -> tuple[str, ...]:
     """Return the ids of the remarks that one round reads; the next round reads the others.
 
-    A round shows all of these to its model, so they are what it answers and records. People come before bots.
-    A remark that does not fit does not keep shorter ones after it from being read, and comes first in the
-    next round, because it is then the oldest. A single one always fits: see `BODY_LIMIT`.
+    People come before bots. A remark that is too long for the rest of the prompt is skipped, and shorter
+    ones after it are still read. The skipped remark comes first in the next round, because it is then the
+    oldest. A single remark always fits (`BODY_LIMIT`).
 
     Args:
         pending: the oldest is first.
     """
+    # The model sees exactly these remarks in full, so a round answers and records no remark that it cut.
     chosen, room = list[str](), CHARACTERS_LIMIT
     for one in sorted(pending, key=lambda one: one.by_bot):
         if len(chosen) < IDS_LIMIT and one.length <= room:
@@ -148,7 +149,7 @@ class _Found:
     """A remark that may ask for work.
 
     Attributes:
-        is_mention: whether it counts only from a person, because nothing but a mention asks for work.
+        is_mention: whether only a mention makes it ask for work; then it counts only from a person.
     """
 
     key: str
@@ -166,9 +167,10 @@ def _own_bodies(snapshot: ChangeSnapshot, access: WriteAccess) -> list[str]:
 def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Found]:
     """Yield the remarks in threads that nobody has resolved.
 
-    If the lines of a thread were changed since, the author of the new lines has normally seen its remarks, so
-    they do not count. But a remark counts if it answers our reply, or if the first push after it was ours,
-    because the run that pushed had not read it. The later remarks in the thread then count too.
+    A thread is outdated if its lines were changed later. Whoever changed them has normally seen the remarks,
+    so these do not count. A remark in an outdated thread counts if it mentions us. It also counts, with all
+    later ones, if it answers our reply, or if our account made the first push after it, without having read
+    the remark.
     """
     replaced = snapshot.replaced_by_us | {entry.before for entry in record.rounds if entry.pushed}
     pushes = [event for event in snapshot.events if event.kind is ChangeEventKind.PUSHED]
@@ -187,7 +189,7 @@ def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcce
 
 
 def _replaced_by_us(remark: Remark, pushes: Sequence[ChangeEvent], access: WriteAccess) -> bool:
-    """Whether the first push after a remark was ours, as far as the forge has events of pushes."""
+    """Whether our account made the first push after a remark. A forge without push events gives `False`."""
 
     def came_later(event: ChangeEvent) -> bool:
         if event.number is not None:
@@ -215,7 +217,7 @@ def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: WriteAcce
 
 
 def _asks(review: SubmittedReview, policy: RoundPolicy, *, approved_later: bool) -> bool:
-    """Whether a review's text asks for work.
+    """Whether a review's text asks for work even without a mention.
 
     Args:
         approved_later: whether its author has approved the change after the review.
@@ -228,11 +230,8 @@ def _asks(review: SubmittedReview, policy: RoundPolicy, *, approved_later: bool)
 def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Found]:
     """Yield plain comments with a mention, and those that belong to a review.
 
-    GitLab keeps the text of a review as a plain comment and does not say to which review it belongs. So the
-    comments that such a reviewer wrote after the last round of reviews are the review's text. If the forge's
-    clock was set back after that round, such a comment looks older. But its number is higher than those of
-    all remarks that the round read. Our own request for another review takes back a request for changes. What
-    its author wrote before is the text of a review nevertheless.
+    GitLab stores the text of a review as a plain comment and does not say to which review it belongs. So all
+    comments of a reviewer who requests changes count as the review's text if no review round has read them.
     """
     requesting = {
         review.author.id
@@ -241,8 +240,11 @@ def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcc
     } - {""}
     rounds = [entry for entry in record.rounds if entry.kind is RoundKind.REVIEW and entry.counted]
     read_until = max(filter(None, (entry.seen for entry in rounds)), default=None)
+    # After the forge's clock was set back, a new comment has an older time, but still a higher number.
     numbers = (key[1:] for entry in rounds for key in entry.keys)
     newest = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    # Our request for another review takes back the request for changes on GitLab. A comment that was written
+    # before our request is still the text of a review.
     taken_back = _taken_back(snapshot, access)
     for comment in snapshot.comments:
         if access.is_ours(comment.author) or _is_command(comment):
@@ -257,9 +259,13 @@ def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcc
 
 
 def _taken_back(snapshot: ChangeSnapshot, access: WriteAccess) -> dict[str, int]:
-    """Return the number of our request for a review that took back changes requested, by the reviewer's id.
+    """Return the numbers of those requests of ours for a review that took back a request for changes.
 
-    A person can request changes just before we ask, and then no round has read that. Only GitLab needs this.
+    A person can request changes just before we ask for a review, and then no round has read the request. Only
+    GitLab takes it back.
+
+    Returns:
+        The number of the event by the reviewer's id.
     """
     numbered = [(event.number, event) for event in snapshot.events if event.number is not None]
     requesting, taken_back = dict[str, str](), dict[str, int]()
@@ -284,16 +290,16 @@ def _is_command(comment: Remark) -> bool:
 
 @dataclass(frozen=True)
 class Activity:
-    """What people did, and which rounds have read it.
+    """The acts of people on a change, and the rounds that were the first to read them.
 
     The count of rounds starts with the first round that has read the newest act of a person with write
-    access. Keys tell which acts a round has read, and never a time, because a forge's clock can be set back.
+    access. The keys of acts say what a round has read. Times do not, because a forge's clock can be set back.
 
     Attributes:
-        called: the place in the record of the first round that has read the newest call; the number of rounds
-            if none has, and 0 if there is no call. In a call, a person asked for work, with a mention, a
-            command or a label, pushed to the branch, or opened the change again.
-        acted: the same for any act: a call, a remark or a review.
+        called: the index of the first round in the record that has read the newest call; the number of rounds
+            if none has read it, and 0 if there is no call. A call is a mention, a command, a label, a push to
+            the branch, or a reopened change.
+        acted: the index of the first round that has read the newest act: a call, a remark or a review.
         last: when a person last acted, by the forge's clock; `None` if the change is young, or if nobody has
             for as long as rounds go on.
         seen: the newest act in the snapshot by anybody else than us, whether or not it counts.
@@ -307,19 +313,18 @@ class Activity:
     unread: tuple[str, ...]
 
     def first_round(self, kind: RoundKind) -> int:
-        """Return the place in the record from which rounds of this kind are counted.
-
-        A review alone does not start the count of reviews anew, or this count would have no limit.
-        """
+        """Return the index in the record from which rounds of this kind are counted."""
+        # A review starts the counts of checks and conflicts anew, but not the count of reviews, which would
+        # otherwise have no limit.
         return self.called if kind is RoundKind.REVIEW else self.acted
 
 
 @dataclass(frozen=True)
 class _Event:
-    """An act that is not ours.
+    """An act of another account.
 
     Attributes:
-        key: tells it from all others of the change.
+        key: identifies the act within the change.
     """
 
     key: str
@@ -331,9 +336,9 @@ class _Event:
 def acts_of(
     snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: WriteAccess, now: datetime
 ) -> Activity:
-    """Return what people did.
+    """Return the activity of people on a change.
 
-    Acts that decide nothing are left out, so that nobody asks about the permissions of those who did them.
+    Acts that decide nothing are left out, to save requests for the permissions of their authors.
     """
     everybodys = list(_acts(snapshot, record, policy, access))
     found = [act for act in everybodys if not access.is_program(act.actor)]
@@ -353,7 +358,7 @@ def acts_of(
                 return place
         return 0
 
-    # Nothing on the forge happens in the future.
+    # An act after `now` is from before the forge's clock was set back, so its time says nothing.
     known = sorted((act for act in found if act.at <= now), key=lambda act: act.at, reverse=True)
     is_old = now - snapshot.created_at >= policy.max_age
     recent = (act for act in known if is_old and act.at > now - policy.max_age)
@@ -369,7 +374,7 @@ def acts_of(
 def _acts(
     snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy, access: WriteAccess
 ) -> Iterator[_Event]:
-    """Yield each act that is not ours."""
+    """Yield each act of another account than ours."""
     login = access.own.login
     remarks = [("t", one) for thread in snapshot.threads for one in thread.remarks]
     remarks += [("c", one) for one in snapshot.comments]
@@ -394,10 +399,10 @@ def _acts(
 def authors_of(
     keys: Collection[str], snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy
 ) -> frozenset[str]:
-    """Return the logins of those who wrote these remarks or did these acts, without ours and bots.
+    """Return the logins of the people who wrote these remarks or did these acts.
 
     Args:
-        keys: the ids of remarks and the keys of acts, as in a cause.
+        keys: the ids of remarks and the keys of acts from a cause.
     """
     access = WriteAccess(snapshot.own, policy, lambda _: None)
     acts = (act for act in _acts(snapshot, record, policy, access) if act.key in keys)
@@ -407,7 +412,7 @@ def authors_of(
 def _is_call(
     event: ChangeEvent, our_heads: Collection[str], policy: RoundPolicy, label_key: Callable[[str], str]
 ) -> bool | None:
-    """Whether an event is a call; `None` if it is no act."""
+    """Whether an event is a call; `None` if the event is not an act that counts."""
     match event.kind:
         case ChangeEventKind.PUSHED:
             is_call = event.commit not in our_heads

@@ -1,8 +1,8 @@
-"""Reads the open changes of our account on one forge, and decides what is left to do on each.
+"""Scans the open changes of our account on one forge, and decides which work is open on each.
 
-Each look reads all open changes anew, and decides by them and by the record in our comment. Events only cause
-a look: they carry no decision, so an event that is lost or doubled changes nothing (docs/decisions/0029).
-On Kubernetes the reporter acts on a decision, elsewhere a consumer.
+A scan reads all open changes anew, and decides from them and from the record in our comment. An event only
+causes a scan and carries no decision, so an event that is lost or repeated changes nothing. On Kubernetes
+the reporter carries out the decisions, elsewhere a consumer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LookAt = Callable[[str, ChangeSnapshot], Awaitable[float | None]]
 
 @dataclass(frozen=True)
 class AskedLook:
-    """A look that events have asked for.
+    """A scan that events have requested.
 
     Attributes:
         due: the monotonic time from which it may be done.
@@ -61,18 +61,18 @@ class AskedLook:
 
 @dataclass
 class LookTimes:
-    """Decides which looks are due: at the changes that events have named, or at all open changes. Pure.
+    """The schedule of scans: of the changes that events have named, and of all open changes. Pure.
 
-    Anybody can write many comments. So the comments of strangers cause a look at a change at once, and then
-    at most one in a minute. A look that is put off is not lost: it has its time, and a look at all changes
-    does it too.
+    Anybody can write many comments. So the first comment of a stranger causes a scan of the change at once,
+    and further ones cause at most one scan in a minute. A postponed scan is not lost: it stays in the
+    schedule, and a scan of all changes includes the change.
 
     Args:
-        interval: the seconds between two looks at all changes.
+        interval: the seconds between two scans of all changes.
 
     Attributes:
-        regular: the monotonic time of the next look at all changes.
-        is_early: whether a look has found that time alone makes a round due before the interval is over.
+        regular: the monotonic time of the next scan of all changes.
+        is_early: whether a scan has found that a round becomes due before the interval is over.
     """
 
     interval: float
@@ -84,7 +84,7 @@ class LookTimes:
     """When strangers' comments may cause the next look at a change; times that are over are dropped."""
 
     def ask(self, item: Item, *, is_limited: bool = False) -> None:
-        """Look at a change soon, or at all changes if the item is the issue of an unknown change."""
+        """Request a scan of a change, or of all changes if the item is the issue of an unknown change."""
         key, now = identity_hash(item.identity), self.monotonic()
         due = max(now, self._limited_until.get(key, now)) if is_limited else now
         known = self._asked.get(key)
@@ -92,33 +92,33 @@ class LookTimes:
             self._asked[key] = AskedLook(item, due, is_limited)
 
     def is_asked(self, item: Item) -> bool:
-        """Whether a look at the item still has to be done."""
+        """Whether a requested scan of the item has not been done yet."""
         return identity_hash(item.identity) in self._asked
 
     def wait(self) -> float:
-        """Return the seconds until a look is due."""
+        """Return the seconds until the next scan is due."""
         return max(0.0, min(self.regular, *(one.due for one in self._asked.values()), inf) - self.monotonic())
 
     @property
     def is_regular(self) -> bool:
-        """Whether the next look at all changes is due."""
+        """Whether the next scan of all changes is due."""
         return self.monotonic() >= self.regular
 
     def postpone(self) -> None:
-        """Leave this regular look to another process."""
+        """Skip this scan of all changes, because another process does it."""
         self.regular = self.monotonic() + self.interval
 
     async def look(
         self, at_all: Callable[[], Awaitable[float]], at_one: Callable[[Item], Awaitable[float]]
     ) -> None:
-        """Do what is due. Events that come meanwhile ask for another look.
+        """Run the scans that are due. An event that arrives meanwhile requests another scan.
 
         Args:
-            at_all: looks at all changes; returns the seconds until the next such look.
-            at_one: looks at one change; returns the seconds until time alone makes a round due.
+            at_all: scans all changes; returns the seconds until the next scan of all changes.
+            at_one: scans one change; returns the seconds until a round becomes due without an event.
 
         Raises:
-            Exception: that of a look; what was asked for is due again.
+            Exception: the error of a scan, which is then due again.
         """
         now = self.monotonic()
         due = {key: one for key, one in self._asked.items() if one.due <= now}
@@ -147,7 +147,7 @@ class LookTimes:
 
 @dataclass
 class SetAside:
-    """A change that could not be handled, so looks leave it out until a monotonic time."""
+    """A change that failed, so scans leave it out until a monotonic time."""
 
     failures: int
     until: float
@@ -155,7 +155,7 @@ class SetAside:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An open change that looks leave out.
+    """An open change that scans leave out.
 
     Attributes:
         head_branch: empty if it is not known.
@@ -177,9 +177,9 @@ class ChangeRounds:
 async def show_on_issue(forge: ItemForge, issue: Item, rounds: ChangeRounds) -> None:
     """Show the rounds of a change in our comment on its issue, if the comment names the change.
 
-    The rest of the comment and the labels do not change. This can be repeated: the same text is not written
-    again. After somebody has closed the issue, nothing is written there. The caller sees to it that nobody
-    else writes the comment meanwhile.
+    The rest of the comment and the labels do not change. The call can be repeated, because an equal text is
+    not written again. Nothing is written on a closed issue. The caller must make sure that nobody else writes
+    the comment at the same time.
     """
     try:
         found = await forge.find_comment(issue, MARKER)
@@ -195,16 +195,16 @@ async def show_on_issue(forge: ItemForge, issue: Item, rounds: ChangeRounds) -> 
 
 @dataclass
 class ChangeLooks:
-    """Looks at the open changes of one forge.
+    """Scans the open changes of one forge.
 
     Args:
         policy: the rules of rounds on this forge.
-        delay: returns the seconds until the next try after so many failures in a row, the last with an error.
+        delay: returns the seconds until the next try, given the failures in a row and the last error.
         monotonic: returns the monotonic time in seconds.
 
     Attributes:
-        open: the hashes of the items that were open in the last look.
-        left_out: what the last look left out, by the hash of the item.
+        open: the hashes of the items that were open in the last scan.
+        left_out: the changes that the last scan left out, by the hash of the item.
     """
 
     forge: ItemForge
@@ -223,7 +223,7 @@ class ChangeLooks:
     _aside: dict[str, SetAside] = field(default_factory=dict)
 
     async def look(self, interval: float, look_at: LookAt) -> float:
-        """Look at all open changes once; return the seconds until the next look, at most `interval`.
+        """Scan all open changes once. Return the seconds until the next scan, at most `interval`.
 
         Raises:
             CodingAgentError: the changes could not be listed, or several in a row could not be handled.
@@ -243,13 +243,14 @@ class ChangeLooks:
             aside = self._aside.get(key)
             if aside is not None and aside.until > self.monotonic():
                 continue
+            # A change that fails does not end the scan, but several in a row mean that the forge fails.
             failed, soonest = await self._handled(key, snapshot, look_at, is_last=in_a_row + 1 >= _FAILURES)
             in_a_row = in_a_row + 1 if failed else 0
             wait = wait if soonest is None else min(wait, soonest)
         return wait
 
     async def look_at(self, item: Item, look_at: LookAt) -> float:
-        """Look at one change; return in how many seconds time alone makes a round due, or infinity.
+        """Scan one change. Return the seconds until a round becomes due without an event, or infinity.
 
         Raises:
             CodingAgentError: the change could not be read.
@@ -268,23 +269,27 @@ class ChangeLooks:
         return inf if soonest is None else soonest
 
     def is_stranger(self, item: Item, login: str) -> bool:
-        """Whether the author of a comment is not known to be somebody whose remarks cause rounds."""
+        """Whether the author of a comment is neither a listed bot nor known to have write access."""
         return not is_one_of(login, self.policy.bots) and not self._may_write(item, login)
 
     async def _handled(
         self, key: str, snapshot: ChangeSnapshot, look_at: LookAt, *, is_last: bool
     ) -> tuple[bool, float | None]:
-        """Handle a change, and set it aside if that fails; return whether it failed, and when to look again.
+        """Handle a change, and leave it out for a while if this fails.
 
         Args:
-            is_last: whether a failure ends the look.
+            is_last: whether a failure ends the scan.
+
+        Returns:
+            Whether it failed, and the seconds until the change has to be scanned again, if they are known.
         """
         try:
             soonest = await look_at(key, snapshot)
         except NotYetError as error:
             if error.kind is not RequestKind.CREATE:
                 raise
-            # Only a new comment has to wait, which other changes may not need.
+            # Only the limit for new comments is reached. Other changes may need no new comment, so the scan
+            # continues.
             return False, self._set_aside(key, snapshot, error, is_failure=False)
         except Exception as error:
             wait = self._set_aside(key, snapshot, error)
@@ -296,7 +301,7 @@ class ChangeLooks:
         return False, soonest
 
     async def state(self, key: str, snapshot: ChangeSnapshot) -> State | None:
-        """Return the state in our comment on a change; it costs a request only if the comment is long.
+        """Return the state in our comment on a change. Only a long comment costs a request.
 
         Args:
             key: the hash of the change's item.
@@ -318,15 +323,15 @@ class ChangeLooks:
         return state
 
     def wrote(self, key: str) -> None:
-        """Note that we have changed our comment on the change whose item has this hash."""
+        """Forget the cached comment of the item with this hash, because we have changed it."""
         self._states.pop(key, None)
         self._none_until.pop(key, None)
 
     async def decide(self, snapshot: ChangeSnapshot, record: RoundRecord, *, active: bool) -> Work:
-        """Decide what is left to do, and read the permissions that the decision needs.
+        """Decide which work is open on a change, and read the permissions that the decision needs.
 
         Args:
-            active: the same as in `open_work`.
+            active: whether another run of the change waits or works.
         """
         place = snapshot.item.repository_identity
         may_write = partial(self._may_write, snapshot.item)
@@ -335,6 +340,7 @@ class ChangeLooks:
             work = open_work(
                 snapshot, record, self.policy, snapshot.read_at, may_write=may_write, active=active
             )
+            # A limited number in one decision: accounts without rights could otherwise use up the requests.
             for login in work.ask[:_LOGINS]:
                 permission = await self.forge.permission(snapshot.item, login)
                 until = self.monotonic() + _PERMISSION_S
@@ -344,14 +350,14 @@ class ChangeLooks:
         return work
 
     def _may_write(self, item: Item, login: str) -> bool | None:
-        """Return what is known of a permission; `None`: the forge has to be asked."""
+        """Return the cached permission of a person; `None` if the forge has to be asked."""
         until, allowed = self._permissions.get((item.repository_identity, login.casefold()), (0.0, None))
         return allowed if until > self.monotonic() else None
 
     def _set_aside(
         self, key: str, snapshot: ChangeSnapshot, error: Exception, *, is_failure: bool = True
     ) -> float:
-        """Leave a change out of the looks for a while; return the seconds."""
+        """Leave a change out of the scans for a while, and return the seconds."""
         known = self._aside.get(key)
         failures = (known.failures if known is not None else 0) + is_failure
         delay = self.delay(failures, error)
@@ -362,7 +368,7 @@ class ChangeLooks:
         return delay
 
     def _forget(self, changes: OpenChanges) -> None:
-        """Drop what is known about changes that are no longer open."""
+        """Drop the cached facts about changes that are no longer open."""
         for item, why in changes.unreadable:
             _logger.warning("%s cannot be read: %s", item.display, why)
         now = self.monotonic()

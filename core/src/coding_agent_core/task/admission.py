@@ -1,4 +1,4 @@
-"""Decides that each application of the label has exactly one task (docs/decisions/0010). Pure.
+"""The rules of admission: each application of the label gets exactly one task. Pure.
 
 Every origin (webhook, poll, redelivery, a person) asks the same `admit`. The store of tasks resolves races:
 it refuses a second task with the same name, and `admit` is asked again with the latest task. Admission reads
@@ -130,11 +130,11 @@ Decision = Create | Duplicate
 
 
 def is_fresh(trigger: Trigger) -> bool:
-    """Whether a person has just applied the label. In this case the item almost never has a task yet.
+    """Whether a person has just applied the label, so that the item almost certainly has no task yet.
 
-    Only such a request may create run 1 without reading first (docs/decisions/0010). If a forge's clock
-    differs from ours by more than `FRESH`, no request is fresh. Each then costs one more read, and none is
-    lost.
+    Only a fresh request may create run 1 without reading the item's runs first, which saves a request. If a
+    forge's clock differs from ours by more than `FRESH`, no request is fresh: each costs one more read, and
+    none is lost.
     """
     if trigger.origin is not Origin.WEBHOOK or trigger.cause is not Cause.LABEL:
         return False
@@ -144,8 +144,8 @@ def is_fresh(trigger: Trigger) -> bool:
 def admit(event: Trigger, latest: LatestTask | None) -> Decision:
     """Decide whether a label application becomes a task, or whether a round may start.
 
-    A round waits for no other run: while one is active, the next look decides again. A label that is applied
-    while a round is active asks for a run of its own, because the round does something else.
+    A round never waits for another run: if a run is active, no round is created, and the next scan decides
+    again. A label that is applied during a round gets its own run, because the round does other work.
     """
     if latest is None:
         return Create(run=1)
@@ -175,7 +175,8 @@ class Cancel:
     """The decision to cancel a task.
 
     Attributes:
-        withdrawn_before: the same as in `LatestTask`.
+        withdrawn_before: applications of the label before this time, by the forge's clock, were withdrawn
+            with the task; `None` if the time is not known.
     """
 
     task: str
@@ -221,7 +222,8 @@ def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep
     if latest is None:
         return Keep("the item has no task")
     if withdrawal.user.casefold() in latest.accounts and withdrawal.cause is WithdrawalCause.UNLABELED:
-        # A label that was applied as an earlier run ended has the same name as that run's.
+        # When a run ends, our account removes its label. The event may arrive after the next run has begun,
+        # whose label has the same name.
         return Keep("our own account removed the label; only people cancel tasks")
     at, labeled_at = withdrawal.at, latest.labeled_at
     if latest.terminal or latest.cancel_requested:
@@ -246,10 +248,11 @@ def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep
 
 
 def _was_received_after(withdrawal: Withdrawal, trigger: Trigger | None) -> bool:
-    """Whether a command came after the label of its own second that caused the task.
+    """Whether a command was received after the label that was applied in the same second.
 
-    A removal in that second may be followed by another application in it, which no label event may lose. A
-    command removes no label, so the label that the item then shows is the one that caused the task.
+    Forges give times in whole seconds, so the times of receipt decide. They decide for commands only: after
+    the label was removed, it may have been applied again in that second, and no application may be lost. A
+    command removes no label, so the label on the item is still the one that caused the task.
     """
     if trigger is None or withdrawal.received_at is None or withdrawal.at is None:
         return False
@@ -257,10 +260,10 @@ def _was_received_after(withdrawal: Withdrawal, trigger: Trigger | None) -> bool
 
 
 def answered_by_withdrawal(before: datetime | None) -> datetime | None:
-    """Return the same as `answered_by`, for a withdrawal.
+    """Return the time up to which applications of the label are answered by a withdrawal.
 
     Args:
-        before: `withdrawn_before` of `LatestTask`.
+        before: applications before this time were withdrawn; `None` if there was no withdrawal.
     """
     return None if before is None else before - _SECOND
 
@@ -270,10 +273,10 @@ def _newer(candidate: datetime | None, known: datetime | None) -> datetime | Non
 
 
 def runs_of(item: Item, tasks: Iterable[AgentTask]) -> list[AgentTask]:
-    """Return the runs of exactly this item, the newest last. (Another item may have the same hash in labels.)
+    """Return the runs of exactly this item, the newest last; another item may have the same hash in labels.
 
-    The newest run is the run that works, or otherwise the run that was created last. Numbers alone do not
-    show it: if a person deleted run 1, the next run can be run 1 again.
+    The newest run is the active run; if no run is active, it is the run that was created last. The numbers do
+    not show this, because after a person has deleted run 1, the next run can be run 1 again.
     """
     same = [task for task in tasks if task.readable and task.spec.item.identity == item.identity]
     return sorted(same, key=_order)
@@ -306,7 +309,7 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
     is_round = newest not in asked_for
     labeled = [labeled_at(task) for task in readable]
     labeled += [answered_by_withdrawal(withdrawn_before(task)) for task in readable if task is not newest]
-    # While the newest run is being stopped, a run that was created after it can be withdrawn and end.
+    # A run that was created while the newest run was being stopped can be withdrawn and end before it.
     since = [task for task in readable if task is newest or comes_after(task, newest)]
     withdrawals = [withdrawn_before(task) for task in sorted(since, key=_order_of_ended, reverse=True)]
     return LatestTask(
@@ -314,7 +317,7 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
         run=max(task.spec.run for task in readable),
         terminal=newest.over,
         cancel_requested=newest.spec.cancel,
-        # A label cannot be left from a round.
+        # No label asks for a round, so a label on the item cannot be left from one.
         labels_shown=newest.labels_shown or (is_round and all(task.labels_shown for task in asked_for)),
         labeled_at=max(filter(None, labeled), default=None),
         withdrawn_before=next(filter(None, withdrawals), None),
@@ -326,12 +329,12 @@ def latest_of(runs: Iterable[AgentTask]) -> LatestTask | None:
 
 
 def works(task: AgentTask) -> bool:
-    """Whether the run has not ended and nobody asked to stop it; normally true for one run of an item."""
+    """Whether the run is active: it has not ended, and nobody has asked to stop it."""
     return task.readable and not task.spec.cancel and not task.over
 
 
 def first_run(item: Item, runs: Iterable[AgentTask]) -> AgentTask | None:
-    """Return the run with the name that a fresh webhook tries to take."""
+    """Return the run with the name of run 1, which a fresh webhook tries to create; `None` if absent."""
     return next((task for task in runs if task.name == task_name(item)), None)
 
 
@@ -349,7 +352,7 @@ def note(
     if labeled_at is not None:
         annotations[ANNOTATION_LABELED_AT] = labeled_at.isoformat()
     delivery = trigger.delivery_id
-    # If a delivery's time is known to the task, a repetition is recognized by this time.
+    # A repeated delivery is recognized by the time of its label; only without a time is the id needed.
     unknown_by_time = labeled_at is not None or trigger.labeled_at is None
     if delivery and unknown_by_time and "," not in delivery and delivery not in latest.delivery_ids:
         known = [*_further_deliveries(newest), delivery]
@@ -363,19 +366,19 @@ def note(
 def announcement(now: datetime) -> dict[str, Any]:
     """Return the merge patch that says that a further run of the item is about to be created.
 
-    On run 1 it keeps the sweep away. On the newest run it makes sure that nobody has changed what the
-    decision is based on, such as a reporter that has just recorded that this run answers the label.
+    On run 1 it prevents the sweep from deleting the run. On the newest run the write fails if somebody has
+    changed the run since the decision read it, e.g. a reporter that recorded that this run answers the label.
     """
     return _annotated({ANNOTATION_NEXT_RUN_AT: now.isoformat()})
 
 
 def is_announced(first: AgentTask) -> bool:
-    """Whether the item may have more runs than this run 1."""
+    """Whether a further run of the item was ever announced on this run 1."""
     return ANNOTATION_NEXT_RUN_AT in first.metadata.annotations
 
 
 def next_run_is_near(newest: AgentTask, now: datetime) -> bool:
-    """Whether a further run was announced on the newest run just now, and is probably being created."""
+    """Whether a further run was announced on the newest run within the last seconds, and may be under way."""
     announced = parse_time(newest.metadata.annotations.get(ANNOTATION_NEXT_RUN_AT))
     return announced is not None and abs(now - announced) < _CREATED_WITHIN
 
@@ -383,8 +386,8 @@ def next_run_is_near(newest: AgentTask, now: datetime) -> bool:
 def may_delete_first(item: Item, runs: Iterable[AgentTask], now: datetime) -> bool:
     """Whether the ended run 1 may be deleted: it is the only run, and no other was announced recently.
 
-    While a run of an item is stored, the name of run 1 stays taken. So a run 1 that can be created is the
-    item's only run.
+    Run 1 is deleted last, so that a free name of run 1 proves that the item has no run at all. A fresh
+    webhook depends on this when it creates run 1 without reading.
 
     Args:
         runs: a consistent list. The deletion is for exactly that version of run 1, so that it fails if a
@@ -398,7 +401,7 @@ def may_delete_first(item: Item, runs: Iterable[AgentTask], now: datetime) -> bo
 
 
 def duplicate_of(duplicate: Duplicate) -> dict[str, Any]:
-    """Return the merge patch that cancels a task that should not exist; it never counts as the newest."""
+    """Return the merge patch that cancels a duplicate task, which then never counts as the newest run."""
     because = f"{duplicate.task} already covers it: {duplicate.why}"
     return _cancelled({ANNOTATION_CANCELLED: because, ANNOTATION_DUPLICATE_OF: duplicate.task})
 
@@ -406,10 +409,10 @@ def duplicate_of(duplicate: Duplicate) -> dict[str, Any]:
 def cancellation(
     why: str, cause: WithdrawalCause, withdrawn_before: datetime | None = None
 ) -> dict[str, Any]:
-    """Return the merge patch that cancels a task and says why.
+    """Return the merge patch that cancels a task and records the reason.
 
     Args:
-        withdrawn_before: the same as in `LatestTask`.
+        withdrawn_before: applications of the label before this time are withdrawn with the task.
     """
     annotations = {ANNOTATION_CANCELLED: why, ANNOTATION_CANCEL_CAUSE: cause.value}
     if withdrawn_before is not None:
@@ -418,9 +421,10 @@ def cancellation(
 
 
 def is_superseded(task: AgentTask) -> bool:
-    """Whether the task was cancelled because its item was closed, or because people do the rest.
+    """Whether the task was cancelled because the item was closed, or because people took over.
 
-    A round that ends for such a reason is not counted: its cause can return when the change is opened again.
+    A round that is cancelled for this reason is not counted, so that its cause can return when the change is
+    reopened.
     """
     cause = task.metadata.annotations.get(ANNOTATION_CANCEL_CAUSE)
     return task.spec.cancel and any(one.supersedes for one in WithdrawalCause if one == cause)
@@ -432,7 +436,9 @@ def withdrawn(before: datetime) -> dict[str, Any]:
 
 
 def answered(task: AgentTask, until: datetime, account: str) -> dict[str, Any] | None:
-    """Return the merge patch that says what a task answers, before its label is removed; `None`: it says so.
+    """Return the merge patch that records up to which time a task answers labels; `None` if it is recorded.
+
+    It is written before our account removes the label.
 
     Args:
         until: the task answers applications of the label up to this time, by the forge's clock.
@@ -458,13 +464,13 @@ def must_check_label(task: AgentTask) -> bool:
 
 
 class StoredLook(Frozen):
-    """The look that events have asked for on a task.
+    """A request on a task to scan a change, which events have made.
 
     Attributes:
-        at: when the last event came. Each event writes its own time, so a look that began before it does not
-            remove the annotation.
-        change: the number of the change; `None`: an event did not name it, or events named several.
-        author: as in `LookRequest`; empty if any of the events was not a comment.
+        at: when the last event came. Each event writes its own time, so that a scan which began earlier does
+            not remove the request.
+        change: the number of the change; `None` if an event did not name it, or if events named several.
+        author: the login of the comment's author; empty if any of the events was not a comment.
     """
 
     at: datetime | None = None
@@ -473,10 +479,11 @@ class StoredLook(Frozen):
 
 
 def must_look(task: AgentTask, now: datetime, items: Sequence[Item], author: str) -> dict[str, Any]:
-    """Return the merge patch that asks the reporter for a look at a change, or at all if none is named.
+    """Return the merge patch that asks the reporter to scan a change, or all changes if the event named none.
 
     Args:
-        items, author: as in `LookSink`.
+        items: the change, or the issue that its branch names.
+        author: the login of the comment's author; empty if the event was not a comment.
     """
     change = next((item.number for item in items if item.kind is ItemKind.CHANGE), None)
     known = stored_look(task)
@@ -491,7 +498,7 @@ def must_look(task: AgentTask, now: datetime, items: Sequence[Item], author: str
 
 
 def stored_look(task: AgentTask) -> StoredLook | None:
-    """Return the look that events have asked for on a task; `None` if there is none."""
+    """Return the scan that events have requested on a task; `None` if they requested none."""
     text = task.metadata.annotations.get(ANNOTATION_LOOK)
     if text is None:
         return None
@@ -508,7 +515,7 @@ def labeled_at(task: AgentTask) -> datetime | None:
 
 
 def withdrawn_before(task: AgentTask) -> datetime | None:
-    """Return the time that `LatestTask` calls `withdrawn_before`."""
+    """Return the time, by the forge's clock, before which applications of the label were withdrawn."""
     return _time(task, ANNOTATION_WITHDRAWN_BEFORE)
 
 
@@ -532,7 +539,7 @@ def _order(task: AgentTask) -> tuple[bool, bool, bool, datetime, int]:
 
 
 def comes_after(task: AgentTask, other: AgentTask) -> bool:
-    """Whether a run will be newer than another one of the same item when both have ended."""
+    """Whether a run counts as newer than another run of the item once both have ended."""
     return _order_of_ended(task) > _order_of_ended(other)
 
 

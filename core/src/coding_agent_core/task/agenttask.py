@@ -209,7 +209,7 @@ class Condition(_Wire):
 
 
 class OutcomeType(StrEnum):
-    """How an attempt ended."""
+    """The result of an attempt: the value of its field `outcome`."""
 
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
@@ -405,7 +405,7 @@ class AgentTask:
         return self._stored_status[1]
 
     def compact(self) -> AgentTask:
-        """Parse the task, drop its JSON and return it. Caches hold thousands of tasks while they run.
+        """Parse the task, drop its JSON, and return it, to save memory: a cache holds thousands of tasks.
 
         Raises:
             UnreadableTaskError: the spec cannot be read.
@@ -427,7 +427,7 @@ class AgentTask:
 
     @property
     def over(self) -> bool:
-        """Whether the task starts no more attempts, so that its item can have its next run."""
+        """Whether the task starts no further attempt, so that the item's next run may start."""
         return self.ended or self.metadata.deleting
 
     @property
@@ -443,12 +443,12 @@ class AgentTask:
 
     @cached_property
     def item_hash(self) -> str:
-        """Hash of the item's identity. The label has it too, unless somebody has changed that."""
+        """The hash of the item's identity, from the spec, because a person can change the label."""
         return identity_hash(self.spec.item.identity)
 
     @cached_property
     def repository_hash(self) -> str:
-        """Hash of the repository's identity."""
+        """The hash of the repository's identity, from the spec."""
         return identity_hash(self.spec.item.repository_identity)
 
     @property
@@ -541,8 +541,10 @@ def manifest(
     instructions: str | None = None,
     check_label: str | None = None,
 ) -> dict[str, Any]:
-    """Return the AgentTask to create for a request. Its name depends only on item and run, or on a round's
-    cause.
+    """Return the AgentTask to create for a request.
+
+    Its name depends only on item and run, or on a round's cause. So the API server refuses a second task for
+    the same run.
 
     Args:
         timeout_seconds, max_attempts: the task's limits; `None` for the operator's defaults.

@@ -40,8 +40,9 @@ def conditions_patch(
 ) -> list[dict[str, Any]] | None:
     """Return the JSON patch that sets conditions on exactly this version of a task; `None` if they are set.
 
-    The operator replaces the whole status, the reporter single conditions, and both test the resourceVersion
-    that they read. The second of two writers is refused, reads the task and decides again. No change is lost.
+    The operator replaces the whole status, and the reporter replaces single conditions. Both patches test the
+    resourceVersion, so the second of two writers is refused, reads the task, and decides again. No change is
+    lost.
     """
     status = task.body.get("status")
     stored = status.get("conditions") if isinstance(status, Mapping) else None

@@ -36,14 +36,14 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class SchemaGap:
-    """A difference because of which something that this release writes is lost, refused or not checked.
+    """A difference between two schemas that makes the cluster lose, refuse or not check our writes.
 
     Attributes:
         field: the path of the field, such as `status.attempts[].reason`; empty for the whole object.
         text: what is different, without the field.
         missing: whether the field itself is missing.
-        harmful: whether the API server drops or refuses what programs of this release write. Rules are not:
-            a later release may have more of them.
+        harmful: whether the API server drops or refuses what programs of this release write. A different
+            rule is not harmful, because a later release may have more rules.
     """
 
     field: str
@@ -75,7 +75,7 @@ def published_schema(document: Mapping[str, Any]) -> Schema | None:
 
 
 def schema_gaps(installed: Schema, wanted: Schema | None = None) -> tuple[SchemaGap, ...]:
-    """Return what the installed schema lacks. What it has in addition is no gap: a later release adds to it.
+    """Return the gaps of the installed schema. Additions are not gaps, because a later release adds fields.
 
     Args:
         installed: the schema of the cluster.
@@ -90,7 +90,7 @@ def schema_gaps(installed: Schema, wanted: Schema | None = None) -> tuple[Schema
 
 
 def describe_gaps(gaps: Iterable[SchemaGap]) -> str:
-    """Return the gaps as a part of a sentence: the first ones by name, the rest as a number."""
+    """Return a phrase that names the first gaps and counts the others."""
     gaps = list(gaps)
     missing = [gap.field for gap in gaps if gap.missing]
     others = [str(gap) for gap in gaps if not gap.missing]
@@ -138,7 +138,7 @@ def _properties(field: str, theirs: Mapping[str, Schema], ours: Mapping[str, Sch
 def _rules(
     field: str, theirs: Iterable[Mapping[str, str]], ours: Iterable[Mapping[str, str]]
 ) -> Iterator[SchemaGap]:
-    """Compare CEL rules by their expressions; a rule that was changed is missing and foreign at once."""
+    """Yield the gaps in CEL rules. A changed rule is reported once, as missing, if it keeps its message."""
     there, wanted = (
         {rule["rule"]: rule.get("message", rule["rule"]) for rule in one} for one in (theirs, ours)
     )
@@ -150,7 +150,7 @@ def _rules(
 
 
 def _difference(key: str, theirs: Any, ours: Any) -> str | None:
-    """Return in which way a keyword of the schema is stricter than wanted, or `None` if it is not."""
+    """Return how a keyword of the installed schema is stricter than wanted; `None` if it is not stricter."""
     if key == "enum":
         lacking = (
             [] if theirs is None else sorted({str(one) for one in ours or ()} - {str(one) for one in theirs})

@@ -36,7 +36,7 @@ MAX_TAIL = 2048
 
 
 class EarlierAttempts(Frozen):
-    """What earlier attempts of the same task left.
+    """The results of a task's earlier attempts, for the next attempt.
 
     Attributes:
         branch: the pushed branch from which to continue.
@@ -120,8 +120,8 @@ class Outcome(Frozen, extra="ignore"):
         tail: the last steps as short lines; the newest is last.
         denied: hosts that the egress proxy denied to the attempt.
         environment: the environment that the next attempt's pod needs, with the reason `EnvironmentChanged`.
-        answered_until: when the work was over, by the forge's clock. A label applied later is not answered by
-            this attempt. `None` if the time is not known.
+        answered_until: when the work was over, by the forge's clock; `None` if the time is not known. A label
+            that was applied later asks for another run.
         commit: the commit that this attempt or an earlier one of the task pushed; `None` if none did.
         verify: the result of the commands that check the work; `None` if none of them ran.
         round: how a round ended, for the record; `None` if the task is not a round.
@@ -166,7 +166,10 @@ class Outcome(Frozen, extra="ignore"):
         return self.outcome_class is ReasonClass.TRANSIENT
 
     def to_termination_message(self) -> str:
-        """Return JSON of at most 4 KiB: cuts the beginning of the tail, then summary and message, to fit."""
+        """Return the outcome as JSON of at most 4 KiB, which is the limit of a termination message.
+
+        A longer outcome loses the beginning of its tail first, then the ends of summary and message.
+        """
         outcome = self
         for name, lengths in (
             ("tail", (1200, 600, 300, 0)),
@@ -209,7 +212,7 @@ class Outcome(Frozen, extra="ignore"):
 
 
 def ended_line(attempt: int, message: str) -> str:
-    """Tell the next attempt, in one line, why an attempt ended."""
+    """Return one line that tells the next attempt why an attempt ended."""
     return f"Attempt {attempt} ended: {one_line(message, _ENDED_LENGTH)}"
 
 

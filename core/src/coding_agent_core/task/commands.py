@@ -1,7 +1,7 @@
 """Commands that people write as comments, and how an AgentTask stores them.
 
 The receiver has no forge token and cannot check who may use a command. So it stores the command in the
-item's newest AgentTask. See docs/decisions/0015.
+item's newest AgentTask, and the reporter checks the author and executes the command.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class StoredCommand(Frozen):
 
     @property
     def time(self) -> datetime:
-        """When the comment was written, or otherwise when we received it."""
+        """The time at which the comment was written, or at which we received it if that is not known."""
         return self.at or self.received_at
 
     def on(self, spec: Spec) -> IssueCommand:
@@ -86,7 +86,7 @@ class IssueCommand(StoredCommand):
 
     @property
     def trigger_id(self) -> str:
-        """Replaces the delivery id in the task; it is the same for every delivery of the comment."""
+        """The delivery id of the task that the command creates, equal for every delivery of the comment."""
         return f"comment-{self.comment}"
 
     def request(self, runner: RunnerName | None) -> TaskRequest:
@@ -131,14 +131,14 @@ def command_in(text: str, allowed: Collection[CommandName]) -> CommandName | Non
 
 @dataclass(frozen=True)
 class CommandStored:
-    """The command waits in the AgentTask or the queue that `place` names."""
+    """The result for a command that waits in the AgentTask or the queue that `place` names."""
 
     place: str
 
 
 @dataclass(frozen=True)
 class CommandIgnored:
-    """The command was not stored, and `why` gives the reason. It would not help to send it again."""
+    """The result for a command that was not stored, for the reason `why`; sending it again would not help."""
 
     why: str
 
@@ -187,11 +187,13 @@ def store(task: AgentTask, command: IssueCommand) -> dict[str, Any] | CommandIgn
     entry = command.stored()
     if own is not None and (own.comment == entry.comment or own.time > entry.time):
         return CommandIgnored("it is already waiting, or a newer one by the same author is")
+    # Anyone can write a comment, so the number is limited. A new command is ignored rather than answered with
+    # an error: otherwise strangers could make the forge disable the webhook.
     if own is None and len(same) >= LIMIT_PER_NAME:
         return CommandIgnored(
             f"{len(same)} commands /{command.name} are already waiting; is the reporter running?"
         )
-    # With another value, the reporter watches the task again.
+    # The reporter does not watch tasks that are reported; a changed label makes it watch this one again.
     reported = {LABEL_REPORTED: AGAIN} if LABEL_REPORTED in task.metadata.labels else {}
     return _patch([*(other for other in stored if other is not own), entry], reported)
 

@@ -1,8 +1,8 @@
 """The identities of attempts at the egress proxy, their variables, and the hosts denied to them. Pure.
 
-A password is an HMAC of the user name with a key that operator and proxy share. So the proxy knows every
-attempt without any state. The name contains all that the proxy needs: the attempt, its container, and the
-repository's list of hosts.
+The user name contains all that the proxy needs: the attempt, its container, and the repository's list of
+hosts. The password is an HMAC of the user name with a key that operator and proxy share. So the proxy can
+authenticate every attempt without any state.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def job_of(user: str) -> str | None:
 
 
 def profile_of(repository: str) -> str:
-    """Return the form that a key of `egress.repositories` has in user names, which cannot contain `/`."""
+    """Return a key of `egress.repositories` in the form for user names, which cannot contain `/`."""
     return hashlib.sha256(repository.lower().encode()).hexdigest()[:16]
 
 

@@ -50,7 +50,7 @@ _FOLDER = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
 
 
 class EnvironmentFileError(CodingAgentError):
-    """The file cannot be used; the message names the file, the field and what to change."""
+    """The error for a file that cannot be used; the message names the file, the field and what to change."""
 
 
 def _image(value: str) -> str:
@@ -135,7 +135,7 @@ class VerifyCommand(_Strict):
 
 
 def _only_run(value: Any) -> Any:
-    """Convert the short form, only the command, to the long form."""
+    """Convert the short form, a string with the command alone, to an object."""
     return {"run": value} if isinstance(value, str) else value
 
 
@@ -186,7 +186,7 @@ class Environment(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def __bool__(self) -> bool:
-        """Whether the environment asks for anything."""
+        """Whether the repository asks for anything."""
         return self != Environment()
 
     def __str__(self) -> str:
@@ -225,7 +225,7 @@ class RepositoryFile(_Strict):
 
     @property
     def pod(self) -> Environment:
-        """The part of the file that the pod is made with."""
+        """The part of the file that describes the attempt's pod."""
         services = tuple(
             Service(name=name, **dict(service)) for name, service in sorted(self.services.items())
         )
@@ -284,7 +284,7 @@ def _place(error: Exception) -> str:
 
 
 def _problem(error: ValidationError) -> str:
-    """Say which field is wrong first, and what to change."""
+    """Return a sentence that names the first wrong field and what to change."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = one_line(printable(".".join(str(part) for part in first["loc"])), 80)
     words = problem_of(first)

@@ -30,7 +30,7 @@ _SCHEMES = ("http", "https")
 
 
 class Origin(StrEnum):
-    """How we learned of a label application."""
+    """The way in which we learned of a label application."""
 
     WEBHOOK = "webhook"
     POLL = "poll"
@@ -176,7 +176,7 @@ class Item(Frozen):
 
     @property
     def repository_identity(self) -> str:
-        """The same as `identity`, for the repository."""
+        """A string that identifies the repository, independent of letter case and of its current path."""
         return f"{self.platform}|{self.host.lower()}|{self._place}"
 
     @property
@@ -236,7 +236,7 @@ ForgeTime = Annotated[AwareDatetime, AfterValidator(whole_second)]
 
 
 class Cause(StrEnum):
-    """Why there is a task: what a person did to ask for it, or what a round answers (docs/decisions/0029)."""
+    """The reason for a task: what a person did to ask for it, or what a round answers."""
 
     LABEL = "label"
     COMMAND = "command"
@@ -332,7 +332,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Trust:
-    """What is known about who wrote an item.
+    """The trust in the text and the branch of an item.
 
     Attributes:
         trusted: whether neither a fork nor a stranger wrote the item.
@@ -376,8 +376,9 @@ class TaskRequest(Frozen):
 
     Attributes:
         user: the login of the person who applied the label. This person's per-user settings apply.
-        trusted, answers: the same as in `Trust`. If tasks are AgentTasks, the sink decides by `answers`;
-            otherwise nothing depends on trust.
+        trusted: whether neither a fork nor a stranger wrote the item.
+        answers: the issue for which the agent made the change. If tasks are AgentTasks, the sink decides
+            whether the issue's tasks are trusted; otherwise nothing depends on trust.
         runner: the runner that the label names; `None` for the configured one.
     """
 

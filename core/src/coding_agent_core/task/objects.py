@@ -78,5 +78,5 @@ class Stored(Protocol):
 
 
 def time_of(value: object) -> datetime:
-    """Parse a time as the API server writes it; return 1970-01-01 if there is none."""
+    """Parse a time of the API server. Return 1970-01-01 if there is none."""
     return parse_time(value) or _EPOCH

@@ -1,4 +1,4 @@
-"""The reasons why an attempt or a task ends, and their consequences: one table, `REASONS`.
+"""The reasons why an attempt or a task ends, with their consequences in the table `REASONS`.
 
 To add a reason, add a member and its row, and describe it in docs/troubleshooting.md; a test compares them.
 """
@@ -46,7 +46,7 @@ class ReasonClass(StrEnum):
 
 
 class Patience(StrEnum):
-    """Settings in `operator.policy`: seconds after which the operator gives up a pod that does not start."""
+    """The settings in `operator.policy` with the seconds after which the operator gives up a waiting pod."""
 
     IMAGE = "image_after"
     CONFIG = "config_after"

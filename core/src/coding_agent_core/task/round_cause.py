@@ -1,4 +1,4 @@
-"""Causes of rounds, what else `open_work` answers, and the policy. Pure."""
+"""The causes of rounds, the other results of `open_work`, and the policy of rounds. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MayWrite = Callable[[str], bool | None]
 
 
 class RoundKind(StrEnum):
-    """What a round answers. If several kinds are due, the first one here starts first."""
+    """The kind of a round's cause. If several kinds are due, the first one in this order starts first."""
 
     CONFLICT = "conflict"
     """The base does not merge. This comes first: checks of a head that does not merge mean nothing, and
@@ -38,16 +38,14 @@ class RoundKind(StrEnum):
 
 
 def digest(text: str) -> str:
-    """Return a short hash (48 bits) that tells a change's checks and errors apart in its record.
-
-    Foreign text can contain a lone surrogate, which UTF-8 cannot.
-    """
+    """Return a short hash (48 bits) that identifies a check or an error within a change's record."""
+    # A forge's text can contain a lone surrogate, which UTF-8 cannot encode.
     return identity_hash(text.encode(errors="replace").decode())[:12]
 
 
 @dataclass(frozen=True)
 class RoundCause:
-    """Why a round starts.
+    """The cause of a round.
 
     Attributes:
         ids: sorted. Review: the ids of remarks (`t` and the number for a thread, `r` for a review's text, `c`
@@ -81,7 +79,7 @@ class RoundCause:
 
     @property
     def identity(self) -> str:
-        """The string by which the same cause is recognized; it never causes a second round.
+        """The string that identifies the cause. A cause starts no second round.
 
         Remarks are the same on each head, but a failed check or a conflict of another head is another cause.
         The string is JSON, because names of checks can contain any separator.
@@ -91,15 +89,15 @@ class RoundCause:
 
     @property
     def name_part(self) -> str:
-        """The part of the round's name that follows from the identity, as part of an RFC 1123 label.
+        """The part of the round's name that follows from the cause's identity, as part of an RFC 1123 label.
 
-        At most 19 characters. The API server refuses a second round with the name.
+        It has at most 19 characters. The API server refuses a second round with this name.
         """
         return f"{self.kind}-{identity_hash(self.identity)[:10]}"
 
     @property
     def count(self) -> str:
-        """The count for people."""
+        """The number of the round and the limit, for people: `2 of 3`."""
         return f"round {self.number} of {self.limit}"
 
 
@@ -108,7 +106,7 @@ class Waiting:
     """A cause that is not due yet.
 
     Attributes:
-        until: when to look again at the latest, by the forge's clock; `None` if only an event ends the wait.
+        until: when to decide again at the latest, by the forge's clock; `None` if only an event ends it.
         why: a sentence for people; empty if it would appear after each push, for a moment.
     """
 
@@ -138,7 +136,7 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True)
 class Stop:
-    """Why there is no round.
+    """The decision that no round starts.
 
     Attributes:
         kind: the kind of rounds that ended; `None` for all.
@@ -152,7 +150,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A check that the forge should run again; this is not a round.
+    """The decision to ask the forge to run a check again, which needs no round.
 
     Attributes:
         run: the id of the run that ended (`CheckResult.id`).
@@ -168,7 +166,7 @@ class Rerun:
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do on a change.
+    """The open work on a change.
 
     Attributes:
         due: the causes that are due. Only the first one starts, because what it pushes changes the others.
@@ -191,7 +189,7 @@ class Work:
 
     @property
     def look_again(self) -> datetime | None:
-        """When to look again at the latest, by the forge's clock; `None` if time changes nothing."""
+        """When to decide again at the latest, by the forge's clock; `None` if only an event can change it."""
         return min((one.until for one in self.waiting if one.until is not None), default=None)
 
 

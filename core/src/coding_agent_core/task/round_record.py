@@ -1,7 +1,7 @@
-"""What a change's rounds did, as the hidden line of our comment keeps it. Pure.
+"""The record of a change's rounds, which the hidden line of our comment stores. Pure.
 
-The record has only what we did: rounds that ended, and checks that we asked the forge to run again. The
-content of a snapshot is never stored, so that no decision compares the forge with an earlier look.
+The record contains only our own acts: rounds that ended, and checks that we asked the forge to run again. The
+content of a snapshot is never stored, so that no decision compares the forge with an earlier snapshot.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RoundEnd(StrEnum):
 
 @dataclass(frozen=True)
 class RoundResult:
-    """How a round ended.
+    """The result of a round.
 
     Attributes:
         cause: what `open_work` decided when the round started, with everything that the round read. If
@@ -64,7 +64,7 @@ class RoundResult:
         head_after: the head after the round's push; the head that it started from if nothing was pushed.
         patch: the id of the round's own difference (`git patch-id --stable`), without the merge of the base;
             empty if nothing was pushed.
-        reverse: the same for the reversed difference.
+        reverse: the patch id of the reversed difference, by which a round that undoes another is recognized.
     """
 
     cause: RoundCause
@@ -81,7 +81,7 @@ class _Stored(BaseModel):
 
 
 class EndedRound(_Stored):
-    """A round that ended; most attributes are the same as in `RoundCause` and `RoundResult`.
+    """A round that ended, as the record and a report store it.
 
     Attributes:
         identity: the hash of the cause's identity.
@@ -124,7 +124,7 @@ class RoundEntry(EndedRound):
 
     @property
     def usage(self) -> Usage:
-        """What the round used, as far as the record knows it."""
+        """The round's usage of the model; `None` if the record does not have it."""
         half = self.tokens // 2  # only their sum counts
         requests = min(self.tokens, 1)
         return Usage(requests=requests, input_tokens=self.tokens - half, output_tokens=half, cost=self.cost)
@@ -180,7 +180,7 @@ class RoundRecord(_Stored):
 
     @property
     def readers(self) -> dict[str, int]:
-        """The place of the round that was the first to read an act, by the act's key."""
+        """The index of the first round that read an act, for each act's key."""
         found: dict[str, int] = {}
         for place, entry in enumerate(self.rounds):
             for key in entry.acts:
@@ -188,48 +188,49 @@ class RoundRecord(_Stored):
         return found
 
     def since(self, first: int) -> tuple[RoundEntry, ...]:
-        """Return the counted rounds from this place on."""
+        """Return the counted rounds from this index on; superseded rounds do not count."""
         return tuple(entry for entry in self.rounds[first:] if entry.counted)
 
     def spent(self, budget: Allowance, first: int) -> Decimal:
-        """Return what the rounds from this place on spent, in the budget's unit.
+        """Return the sum that the rounds from this index on spent, in the budget's unit.
 
-        Rounds that were superseded are included. If a round's cost is not known, it counts as the whole
-        budget (docs/decisions/0023).
+        Superseded rounds are included, because they cost money too.
         """
         known = (budget.spent(one.usage) for one in self.rounds[first:])
+        # An unknown cost counts as the whole budget, because a budget must not be exceeded unnoticed.
         return sum((budget.value if one is None else one for one in known), Decimal(0))
 
     def reruns_of(self, head: str, check: str) -> tuple[RerunEntry, ...]:
         return tuple(entry for entry in self.reruns if entry.head == head and entry.check == check)
 
     def with_rerun_entry(self, entry: RerunEntry) -> RoundRecord:
-        """Return the record with a re-run, unless it has it.
+        """Return the record with a re-run added, unless the record has it already.
 
-        If there is no room, the oldest re-run of the head that came first makes room. The times of re-runs do
-        not tell which head is newer, because the forge's clock can be set back.
+        If the record has too many re-runs, the oldest re-run of the oldest head is dropped.
         """
         if entry in self.reruns:
             return self
         grown = (*self.reruns, entry)
+        # Heads are ordered by their first re-run and not by time: the forge's clock can be set back.
         heads = list(dict.fromkeys(one.head for one in grown))
         kept = sorted(grown, key=lambda one: heads.index(one.head))
         return self.model_copy(update={"reruns": tuple(kept[-RERUNS_LIMIT:])})
 
 
 def covers(kind: RoundKind, head: str, keys: Collection[str], other: RoundCause) -> bool:
-    """Whether a round of this kind, with this head and these keys, is one for the other cause too."""
+    """Whether a round of this kind, with this head and these keys, answers the other cause completely."""
+    # A remark stays open after a push, but a failed check or a conflict is about one head.
     same_head = kind is RoundKind.REVIEW or head == other.head
     return kind is other.kind and same_head and set(other.keys) <= set(keys)
 
 
 def entry_of(result: RoundResult, usage: Usage | None = None) -> RoundEntry:
-    """Return what the record keeps of a round that ended, and of what its attempts used."""
+    """Return the record's entry for a round that ended, with the usage of its attempts."""
     return RoundEntry(**vars(ended_round(result)), **spending(usage))
 
 
 def ended_round(result: RoundResult) -> EndedRound:
-    """Return what an attempt says about its round."""
+    """Convert the result of a round to the form that is stored."""
     cause = result.cause
     return EndedRound(
         kind=cause.kind,
@@ -248,14 +249,15 @@ def ended_round(result: RoundResult) -> EndedRound:
 
 
 def spending(usage: Usage | None) -> dict[str, Any]:
-    """Return the fields of an entry that say what its attempts used; they are empty if that is not known."""
+    """Return an entry's fields `tokens` and `cost` for a usage; no fields if the usage is not known."""
     return {} if usage is None else {"tokens": usage.input_tokens + usage.output_tokens, "cost": usage.cost}
 
 
 def with_entry(record: RoundRecord, entry: RoundEntry) -> RoundRecord:
-    """Return the record with another round, unless it has it.
+    """Return the record with a round added, unless the record has it already.
 
-    If the record has no room for another round, it is full from now on, and the oldest rounds make room.
+    If the record then has no room for a further round, it is marked as full, and the oldest rounds that
+    exceed the limit are dropped.
     """
     if any(known.identity == entry.identity for known in record.rounds):
         return record
@@ -269,7 +271,7 @@ def with_entry(record: RoundRecord, entry: RoundEntry) -> RoundRecord:
 
 
 def with_superseded(record: RoundRecord, identity: str) -> RoundRecord:
-    """Return the record with a cause whose round never began.
+    """Return the record with the cause of a round that was superseded before it began.
 
     Args:
         identity: the hash of the cause's identity.
@@ -280,16 +282,17 @@ def with_superseded(record: RoundRecord, identity: str) -> RoundRecord:
 
 
 def with_reruns(record: RoundRecord, entries: Iterable[RerunEntry]) -> RoundRecord:
-    """Return the record with these re-runs. See `RoundRecord.with_rerun_entry`."""
+    """Return the record with several re-runs added."""
     for entry in entries:
         record = record.with_rerun_entry(entry)
     return record
 
 
 def read_record(text: str) -> RoundRecord:
-    """Read a record; a broken one is empty and has its problem.
+    """Read a record. If the text is broken, return an empty record with the attribute `problem`.
 
-    The names of rounds still follow from their causes, so the API server refuses to start one again.
+    An empty record does not repeat rounds on Kubernetes: the name of a round follows from its cause, so the
+    API server refuses a second one.
     """
     if not text:
         return RoundRecord()
@@ -302,22 +305,26 @@ def read_record(text: str) -> RoundRecord:
 
 
 def stored_record(value: Any) -> Any:
-    """Return the record in a state that was read; a broken record leaves the rest of the state readable."""
+    """Read the record within a stored state. A broken record leaves the rest of the state readable."""
     if not isinstance(value, dict):
         return value
     return read_record(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def answer_mark(ids: Iterable[str]) -> str:
-    """Return the hidden line with which our reply begins: the remarks that it answers.
+    """Return the hidden first line of our reply, which names the remarks that the reply answers.
 
-    The marks keep what was answered even if somebody deletes our comment with the record. The mark is at the
-    beginning, because a snapshot cuts the end of a long reply.
+    The line still says what was answered after somebody has deleted our comment with the record.
     """
+    # The mark stands at the beginning, because a snapshot cuts the end of a long reply.
     return f"{_MARK}{' '.join(sorted(ids))} -->"
 
 
 def marked_answers(bodies: Collection[str]) -> frozenset[str]:
-    """Return the ids of the remarks that our replies answer, from the texts of our own remarks alone."""
+    """Return the ids of the remarks that our replies answer.
+
+    Args:
+        bodies: the texts of our own remarks alone, because other accounts can write such a line too.
+    """
     found = (_ANSWERS.match(body.lstrip()) for body in bodies)
     return frozenset(one for match in found if match for one in match[1].split())

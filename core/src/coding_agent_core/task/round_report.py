@@ -1,4 +1,4 @@
-"""What an AgentTask keeps of a round: the cause for which it was created, and how the round ended. Pure."""
+"""The fields of an AgentTask about its round: the cause of its creation, and its result. Pure."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ ROUND_CAUSES = frozenset(Cause(kind.value) for kind in RoundKind)
 
 
 class RoundReport(EndedRound):
-    """How a round ended, as its attempt reports it: what the record keeps, and the checks it ran again."""
+    """The result of a round as its attempt reports it, with the checks that the attempt ran again."""
 
     reruns: tuple[RerunEntry, ...] = Field(default=(), max_length=REPORTED_RERUNS)
 
 
 def report_of_round(result: RoundResult, reruns: Iterable[RerunEntry] = ()) -> RoundReport:
-    """Return what an attempt reports about its round. The AgentTask has the cause of its creation."""
+    """Return the report of an attempt about its round."""
     return RoundReport(**vars(ended_round(result)), reruns=tuple(reruns)[-REPORTED_RERUNS:])
 
 
 def round_report(value: Any) -> Any:
-    """Return an attempt's report if it can be read; `None` otherwise, so that the rest stays readable."""
+    """Read an attempt's report. A broken one is `None`, so that the rest of the status stays readable."""
     if value is None or isinstance(value, RoundReport):
         return value
     try:
@@ -64,7 +64,7 @@ def round_report(value: Any) -> Any:
 
 
 def trigger_of(cause: RoundCause, decided_at: datetime) -> tuple[Cause, RoundTrigger]:
-    """Return what the AgentTask says about the cause of a round.
+    """Return the trigger that an AgentTask stores for a round.
 
     Args:
         decided_at: the time of the decision, by the forge's clock.
@@ -82,7 +82,7 @@ def trigger_of(cause: RoundCause, decided_at: datetime) -> tuple[Cause, RoundTri
 
 
 def cause_of(trigger: RoundTrigger) -> RoundCause:
-    """Return the cause for which a round was created, without the errors of checks.
+    """Return the cause for which a round was created, without `errors`, which a trigger does not store.
 
     Raises:
         ValueError: the text is not the identity of a cause.
@@ -129,11 +129,12 @@ def recorded(
     superseded: bool = False,
     usage: Usage | None = None,
 ) -> RoundRecord:
-    """Return the record with a round whose run has ended. The call can be repeated.
+    """Return the record with a round added whose run has ended. The call can be repeated.
 
-    The cause that gave the round its name is recorded in any case, because its name is taken: if the round
-    worked on something else, as superseded; if nothing was reported, with the end of the run. A round
-    that was superseded before it used a model leaves only the hash of its cause (`RoundRecord.superseded`).
+    The cause that gave the round its name is always recorded, because its name is taken. If the round worked
+    on another cause, the first cause is recorded as superseded. If nothing was reported, the round is
+    recorded with the end of its run. A round that was superseded before it used a model leaves only the hash
+    of its cause, so that waiting rounds do not fill the record.
 
     Args:
         report: what the round's attempt reported.
@@ -166,6 +167,6 @@ def recorded(
         return record if grown is record else with_reruns(grown, report.reruns)
     kept = {name: getattr(report, name) for name in EndedRound.model_fields}
     grown = with_entry(record, RoundEntry(**kept, **spending(usage)))
-    # The record has a round's re-runs since it has the round. Since then, those of newer heads may have
-    # needed their room.
+    # If the record already had the round, it got the round's re-runs at that time. Adding them again could
+    # drop re-runs of newer heads.
     return record if grown is record else with_reruns(grown, report.reruns)

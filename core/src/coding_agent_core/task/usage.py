@@ -1,4 +1,4 @@
-"""How much attempts use the model, what this costs, and how much they may spend: money or tokens. Pure.
+"""The model usage of attempts, its cost, and the limits on it in money or tokens. Pure.
 
 Pods of a newer release may send usage to the operator, which ignores fields that it does not know.
 """
@@ -39,7 +39,7 @@ class Cost(Frozen, extra="ignore"):
 
     @staticmethod
     def of(amount: Decimal, currency: str) -> Cost:
-        """Round to at most six places, without trailing zeros beyond the cents."""
+        """Return a cost, rounded to at most six places and without trailing zeros beyond the cents."""
         largest = Decimal(10**12) - _SMALLEST
         whole, _, fraction = f"{min(amount, largest).quantize(_SMALLEST, ROUND_HALF_UP):f}".partition(".")
         return Cost(amount=f"{whole}.{fraction.rstrip('0').ljust(_CENTS, '0')}", currency=currency)
@@ -49,7 +49,7 @@ class Cost(Frozen, extra="ignore"):
 
 
 def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:
-    """Return the sum in the currency of the second amount; a first amount in another one is left out."""
+    """Return the sum. If the currencies differ, only the second amount counts."""
     if first is None or second is None:
         return second or first
     if first.currency != second.currency:
@@ -112,7 +112,7 @@ class Usage(_Counts):
 
 
 def _merged(used: Iterable[ModelUsage]) -> tuple[ModelUsage, ...]:
-    """Sum up the usage of each model; the most expensive model is first."""
+    """Return the total usage of each model; the most expensive model is first."""
     sums: dict[str, ModelUsage] = {}
     for one in used:
         sums[one.model] = sums[one.model].plus(one) if one.model in sums else one
@@ -196,7 +196,7 @@ class Allowance(Frozen):
         return Allowance(amount=value, currency=self.currency)
 
     def spent(self, usage: Usage | None) -> Decimal | None:
-        """Return how much a usage is in this unit; `None` if this is not known.
+        """Return what a usage spent, in this allowance's unit; `None` if it is not known.
 
         An amount of money is not known if the model has no price, or a price in another currency.
         """
@@ -209,7 +209,7 @@ class Allowance(Frozen):
         return Decimal(usage.cost.amount) if usage.cost.currency == self.currency else None
 
     def shown(self, value: Decimal) -> str:
-        """Return a value with this unit, for people."""
+        """Format a value with the unit, for people."""
         return f"{int(value):,} tokens" if self.currency is None else str(Cost.of(value, self.currency))
 
     def __str__(self) -> str:

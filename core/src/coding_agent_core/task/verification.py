@@ -1,4 +1,4 @@
-"""The results of the commands that check the agent's work, and what follows (docs/decisions/0030). Pure.
+"""The results of the commands that check the agent's work, and the evidence from them. Pure.
 
 The commands run twice. In the attempt, a failure is the agent's next prompt, but its result proves nothing:
 the agent's own commands ran in the same workspace. After the push, they run in an evidence pod, which has
@@ -105,7 +105,7 @@ class VerifiedCommand(_Stored):
 
     @property
     def end(self) -> str:
-        """How the command ended, as a phrase."""
+        """A phrase that says how the command ended."""
         return "took too long" if self.exit_code is None else f"exit code {self.exit_code}"
 
 
@@ -134,7 +134,10 @@ class VerifyResult(_Stored):
     problem: str = Field(default="", max_length=_PROBLEM)
 
     def to_termination_message(self) -> str:
-        """Return JSON of at most 4 KiB: cuts the ends of the outputs to fit, of passed commands first."""
+        """Return the result as JSON of at most 4 KiB, which is the limit of a termination message.
+
+        A longer result loses the ends of its outputs, those of passed commands first.
+        """
         for failed, passed in ((_TAIL, 200), (1000, 100), (500, 50), (200, 0), (50, 0), (0, 0)):
             cut = tuple(
                 one.model_copy(update={"tail": last_lines(one.tail, passed if one.passed else failed)})
@@ -152,7 +155,7 @@ class VerifyResult(_Stored):
 
     @staticmethod
     def from_termination_message(text: str) -> VerifyResult | None:
-        """Read what a container left; `None` for other text, and for a result without any content."""
+        """Read a termination message. Return `None` for other text and for a result without any content."""
         try:
             left = VerifyResult.model_validate_json(text)
         except ValidationError:
@@ -169,7 +172,7 @@ class VerifyResult(_Stored):
 
 
 class SideEvidence(_Stored):
-    """The evidence of one commit.
+    """The evidence about one commit.
 
     Attributes:
         job: the name of the Job of the newest try.
@@ -199,13 +202,13 @@ class EvidenceState(StrEnum):
 
 
 class Evidence(_Stored):
-    """What the evidence pods of a task show, in the task's status.
+    """The evidence of a task's evidence pods, in the task's status.
 
     Attributes:
         commit: the commit that the attempt pushed.
         state: `error` if it is not known whether the commands pass. It is never `success` unless all of them
             ended with exit code 0 on exactly this commit.
-        description: the same as a sentence.
+        description: a sentence that explains the state.
         started: when the first pod was asked for.
     """
 
@@ -225,7 +228,7 @@ class Evidence(_Stored):
 
 
 def stored_evidence(value: Any) -> Any:
-    """Return stored evidence if it can be read; `None` otherwise, so that the rest stays readable."""
+    """Read stored evidence. Return `None` if it is broken, so that the rest of the status stays readable."""
     if value is None or isinstance(value, Evidence):
         return value
     try:
@@ -235,7 +238,7 @@ def stored_evidence(value: Any) -> Any:
 
 
 def judged(evidence: Evidence) -> Evidence:
-    """Return the evidence with the state and the description that follow from its two sides."""
+    """Return the evidence with the state and the description that follow from the results of both commits."""
     state, description = _verdict(evidence)
     return evidence.model_copy(
         update={"state": state, "description": one_line(description, MAX_DESCRIPTION - 1)}
@@ -248,6 +251,7 @@ def _verdict(evidence: Evidence) -> tuple[EvidenceState, str]:
         return EvidenceState.PENDING, "The commands run on this commit, without the agent."
     if not head.commands or head.problem:
         return EvidenceState.ERROR, f"{NOT_CHECKED}: {head.problem or 'no command ran.'}"
+    # The attempt only claims a commit. Results count only if the pod itself has checked out this commit.
     if head.commit != evidence.commit:
         return EvidenceState.ERROR, f"{NOT_CHECKED}: the pod checked out another commit."
     if base is None or not base.settled:
@@ -263,6 +267,6 @@ def _verdict(evidence: Evidence) -> tuple[EvidenceState, str]:
 
 
 def _fails_too(failed: Sequence[VerifiedCommand], base: Sequence[VerifiedCommand]) -> bool:
-    """Whether every failed command fails on the base too."""
+    """Whether every failed command also fails on the base commit, so that the change broke nothing."""
     red = {one.run for one in base if not one.passed}
     return all(one.run in red for one in failed)

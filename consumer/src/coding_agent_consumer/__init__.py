@@ -1,1 +1,1 @@
-"""One attempt at a task: agent, workspace, pull request."""
+"""The attempt at a task: the agent, its workspace and the pull request; and the consumer of a queue."""

@@ -1,4 +1,4 @@
-"""The interface to an agent: what it is asked to do, what it reports while it works, and when it must end."""
+"""The interface to an agent: its input, its reports while it works, and the conditions that end it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Brief:
-    """What the agent is asked to do.
+    """The input of an agent's work.
 
     Attributes:
         instructions: the system prompt.

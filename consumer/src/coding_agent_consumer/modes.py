@@ -143,7 +143,7 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
     """Run the attempt that the environment names, and write its outcome as the termination message.
 
     Args:
-        config: the settings file; `None`: as `load_settings` finds it.
+        config: the settings file; `None` for the file that `load_settings` finds.
         environment: the environment variables; `None`: the process's own.
 
     Returns:
@@ -252,7 +252,7 @@ def build_attempt(
         forge: the forge of the item's host.
         stop: set by SIGTERM.
         grace: seconds between SIGTERM and SIGKILL.
-        record: as in `Attempt`.
+        record: saves the outcome known so far, in case this process is killed.
         mirror: the mirror of the item's repository, if there is a cache.
         item_read: called whenever the item was read and is open.
     """
@@ -319,7 +319,7 @@ def build_attempt(
 
 
 async def _located(forge: Forge, item: Item) -> Item:
-    """Return the item with its repository's path.
+    """Return the item with its repository's path, as the forge now gives it.
 
     An AgentTask can name a project by path and by number. The credential and the image were chosen by
     the path, and requests use the number, so both must lead to the same project. The old path of a renamed

@@ -48,7 +48,7 @@ class UsageError(PluginError):
 
 
 class NotFoundError(PluginError):
-    """What a person named does not exist, or the person may mean several tasks."""
+    """No task matches the name that a person gave, or several do."""
 
     status = ExitStatus.NOT_FOUND
 
@@ -60,7 +60,7 @@ class UnreachableError(PluginError):
 
 
 class ConfigurationError(PluginError):
-    """There is no usable kubeconfig or no AgentTask resource, and trying again does not help."""
+    """The kubeconfig cannot be used, or the cluster has no AgentTask resource; a retry does not help."""
 
     status = ExitStatus.CONFIGURATION
 
@@ -78,7 +78,7 @@ class TimedOutError(PluginError):
 
 
 def without_controls(text: str) -> str:
-    """Replace characters that a terminal obeys or hides, but for line ends and tabs."""
+    """Replace the control characters of a text, except line ends and tabs."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in "\n\t" else " " for char in text)

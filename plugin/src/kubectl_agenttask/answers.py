@@ -1,4 +1,4 @@
-"""What `init` has to know: from its flags, the environment, what an earlier run stored, or questions.
+"""Collects the input of `init`: from flags, the environment, an earlier run's Secrets, or questions.
 
 Tokens and keys are never arguments, because other people can read the arguments of a process.
 """
@@ -29,7 +29,7 @@ _ADDRESS = {"ollama": "endpoint"}
 
 @dataclass(frozen=True)
 class Asker:
-    """Asks a person, if there is one.
+    """Asks a person for input, if a person is present.
 
     Attributes:
         interactive: whether a person can answer.
@@ -74,7 +74,7 @@ class Asker:
 
 @dataclass(frozen=True)
 class InitInput:
-    """Everything that `init` needs.
+    """The complete input of `init`.
 
     Attributes:
         settings: the forge and the model, with token and key.
@@ -128,7 +128,7 @@ def variable_of(*setting: str) -> str:
 
 
 def key_place(llm: LLM) -> str:
-    """Say where a person sets the model's key."""
+    """Return the place where a person sets the model's key, for messages."""
     if llm.provider in _KEYLESS:
         return "--provider openai, which sends a key"
     return f"the variable {variable_of('llm', llm.provider, 'api_key')}"
@@ -156,7 +156,7 @@ def collect(
     stored: StoredCredentials,
     environment: Mapping[str, str] = os.environ,
 ) -> InitInput:
-    """Return the answers; what flags and environment do not say is asked.
+    """Return the input of `init`; a person is asked for whatever flags and environment do not give.
 
     Raises:
         UsageError: something is missing or wrong; the message names the flag or variable.

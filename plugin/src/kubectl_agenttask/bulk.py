@@ -1,4 +1,4 @@
-"""Does one thing to many tasks: lists them, asks, goes on after an error, and says how many failed."""
+"""Applies an action to many tasks: lists them, asks, continues after an error, and reports the failures."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def for_each(
     yes: bool,
     ask: Callable[[str], str] | None = None,
 ) -> ExitStatus:
-    """Do something to tasks, after a person has seen them and agreed.
+    """Apply an action to tasks, after a person has seen them and agreed.
 
     Args:
-        do: does it to one task and prints what it did. It can raise `PluginError`.
-        verb: what is done, as in `cancel 3 tasks`.
+        do: applies the action to one task and prints the result. It can raise `PluginError`.
+        verb: the action, for questions such as `cancel 3 tasks`.
         yes: whether the person has agreed already.
         ask: asks a question and returns the answer; by default on the terminal.
 

@@ -183,7 +183,7 @@ class ClusterAccess:
     def _listed_and_watched(
         self, everywhere: bool, selector: str, seconds: float, known: Sequence[AgentTask]
     ) -> Iterator[tuple[AgentTask, bool]]:
-        """Yield what is stored, then the known tasks that are gone, then the changes of one watch."""
+        """Yield the stored tasks, then the known tasks that are gone, then the changes of one watch."""
         found, version = dict[str, AgentTask](), ""
         for page in self._pages(everywhere=everywhere, selector=selector):
             version = page["metadata"]["resourceVersion"]
@@ -518,7 +518,7 @@ def hosts_pod(image: str, pull_secret: str | None = None) -> Body:
 
 
 def is_of(task: Mapping[str, Any], repository: str | None) -> bool:
-    """Whether a task is of a repository, in any letter case; every task is of `None`."""
+    """Whether a task belongs to a repository, in any letter case; `None` stands for every repository."""
     return repository is None or _repository_of(task).lower() == repository.lower()
 
 
@@ -541,10 +541,10 @@ def _own_namespace(kubeconfig: str | None, context: str | None) -> str:
 
 @contextmanager
 def sentences(what: str, *, missing: str | None = None, conflict: str | None = None) -> Iterator[None]:
-    """Turn errors of requests to the API server into `PluginError`.
+    """Convert errors of requests to the API server into `PluginError`.
 
     Args:
-        what: the request, as in `you may not …`.
+        what: the request, as the end of the sentence `you may not …`.
         missing: the sentence for an object that does not exist.
         conflict: the sentence for an object that exists already.
     """

@@ -200,7 +200,7 @@ def logs(session: Session, arguments: Namespace) -> None:
 
 
 def _task_of_logs(session: Session, arguments: Namespace) -> AgentTask:
-    """Return the task whose log to print: with `--last` the newest run of the item, or of the namespace."""
+    """Return the task whose log to print; with `--last`, the newest run of the item or of the namespace."""
     if arguments.name is not None:
         task = session.cluster.find(arguments.name)
         if not arguments.last or not task.readable:
@@ -242,7 +242,7 @@ def _no_pod(task: AgentTask) -> str:
 
 
 def _left(task: AgentTask) -> str:
-    """Say where to look when the pods of a task are gone."""
+    """Return a sentence that says where to look when the pods of a task are gone."""
     kept = tables.transcript_rows(task.body)
     if kept:
         _, place, link = kept[-1]
@@ -530,7 +530,7 @@ def _not_ended(session: Session, name: str, hint: str) -> AgentTask:
 
 
 def _has(task: AgentTask, field: str) -> bool:
-    """Whether a field of the spec is set. The rest of the spec may be from another release."""
+    """Whether a field of the spec is set; the spec may have been written by another release."""
     return bool((task.body.get("spec") or {}).get(field))
 
 

@@ -42,7 +42,7 @@ _ACTIVE = ("cancel", "suspend", "resume", "wait")
 
 
 class _Finder(CompletionFinder):
-    """Finds candidates. The shell's part of the completion quotes them, not argcomplete."""
+    """Finds candidates without quoting them, because the shell's part of the completion does that."""
 
     def quote_completions(
         self, completions: list[str], cword_prequote: str, last_wordbreak_pos: int | None
@@ -107,7 +107,7 @@ def _names(prefix: str, arguments: Namespace, *, active: bool) -> Mapping[str, s
 
 @dataclass(frozen=True)
 class _Task:
-    """What the completion shows of a task; `item` and `repository` are empty if its spec cannot be read."""
+    """The fields of a task that a completion shows; `item` and `repository` are empty if unreadable."""
 
     name: str
     phase: str

@@ -1,4 +1,4 @@
-"""Where attempts connect to, as values of the chart's NetworkPolicies. Pure."""
+"""Turns the destinations of attempts into values of the chart's NetworkPolicies. Pure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Destination:
 
     Attributes:
         address: its IP address; `None` if it is not known here.
-        pods: what is behind it, if it is a Service of the cluster.
+        pods: the pods behind it, if it is a Service of the cluster.
         unknown: whether it is a Service whose pods are not known here.
     """
 
@@ -75,7 +75,7 @@ class Destination:
 
     @property
     def private(self) -> bool:
-        """Whether the address is known, and no public one."""
+        """Whether the address is known and not public."""
         return self.address is not None and not ipaddress.ip_address(self.address).is_global
 
     def values(self) -> dict[str, Any]:

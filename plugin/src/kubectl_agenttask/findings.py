@@ -1,4 +1,4 @@
-"""What a check found: a line for each, in words that say what to change. Pure."""
+"""The findings of checks: one line for each, which says what to change. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _PROGRAM_PUSHES = 2
 
 
 class Level(StrEnum):
-    """How a check ended."""
+    """The result of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -112,7 +112,7 @@ def token_findings(facts: TokenFacts, host: str, place: str, now: datetime) -> l
 
 
 def repository_findings(facts: RepositoryFacts, login: str) -> list[Finding]:
-    """Return what the account may not do in a repository, or that it may do everything."""
+    """Return the rights that the account lacks in a repository, or the finding that it has all."""
     if facts.lacks:
         return [wrong("repository", f"{facts.path} for {login}: {lack}") for lack in facts.lacks]
     return [ok("repository", f"{login} may read, label and push in {facts.path}")]
@@ -122,7 +122,7 @@ def label_findings(repository: str, there: Iterable[str], settings: Labels, plac
     """Compare a repository's labels with those that ask for work.
 
     Args:
-        there: the names of the labels, those of our settings as the settings spell them.
+        there: the names of the repository's labels; ours are spelled as in the settings.
         place: the setting with the name of the label.
     """
     names, wanted = frozenset(there), settings.bot_label
@@ -152,7 +152,7 @@ def label_findings(repository: str, there: Iterable[str], settings: Labels, plac
 
 
 def _letters(name: str) -> str:
-    """Return what two names share that people take for one."""
+    """Normalize a label name, so that names that people take for the same are equal."""
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
@@ -213,7 +213,7 @@ def webhook_findings(
     url: str,
     secret: str,
 ) -> list[Finding]:
-    """Return how the last deliveries of our webhook ended.
+    """Return the finding about the last deliveries of our webhook.
 
     Args:
         ours: the webhook of the repository with our URL, if there is one.
@@ -401,7 +401,7 @@ def _peer_selects(peer: Mapping[str, Any], pods: ServicePods) -> bool:
 
 
 def _selects(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
-    """Whether a selector takes an object with these labels. One that is absent is taken for one that does."""
+    """Whether a selector matches an object with these labels. An absent selector matches everything."""
     if selector is None:
         return True
     return (

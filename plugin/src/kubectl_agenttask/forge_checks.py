@@ -1,4 +1,4 @@
-"""What `doctor` checks at a forge: the token or the App, repositories, and the last webhook deliveries."""
+"""The checks of `doctor` at a forge: token or App, repositories, and the last webhook deliveries."""
 
 from __future__ import annotations
 

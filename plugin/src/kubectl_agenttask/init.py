@@ -270,7 +270,7 @@ class _Initializer:
         return token.login, found
 
     def _app_webhook(self, answers: InitInput) -> list[Finding]:
-        """An App gets its webhook, and we its secret, only when it is registered."""
+        """Warn if the App has no webhook of ours: it gets one, and we its secret, only at registration."""
         if not answers.webhook_url or self._known_webhook_secret(answers.platform):
             return []
         return [
@@ -365,7 +365,7 @@ class _Initializer:
         return "" if there is None else there.values.get(platform.value, "").strip()
 
     def _destination(self, name: str, url: str) -> Destination:
-        """Find out where a URL leads. What a person has to add to the values is said."""
+        """Resolve the destination of a URL, and print what a person must add to the values."""
         found = destination_of(url)
         try:
             return replace(found, pods=pods_behind(self._session.cluster.api_client, found))

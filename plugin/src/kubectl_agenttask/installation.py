@@ -1,4 +1,4 @@
-"""What `init` writes to a cluster, and what `doctor` reads there: Secrets, programs, rights, clocks."""
+"""An installation in a cluster, which `init` writes and `doctor` reads: Secrets, programs, rights, clocks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CONFIG_KEY = "config.yaml"
 
 
 class Written(StrEnum):
-    """What `init` did about an object that should be there."""
+    """The action of `init` on an object that must exist."""
 
     CREATED = "created"
     CHANGED = "changed"

@@ -64,7 +64,7 @@ def question(llm: LLM, key: str) -> Question:
 
 
 def _has_responses(llm: LLM) -> bool:
-    """See `llm.openai.api`."""
+    """Whether the service speaks OpenAI's Responses API, by the rule of the setting `llm.openai.api`."""
     if llm.provider != "openai":
         return False
     itself = urlsplit(llm.openai.base_url).hostname == "api.openai.com"
@@ -118,7 +118,7 @@ def ask_model(llm: LLM, key: str, place: str) -> Finding:
 
 
 def _known(host: str) -> bool:
-    """Whether this machine finds the address of a host."""
+    """Whether this machine can resolve the name of a host."""
     try:
         return bool(socket.getaddrinfo(host, None))
     except OSError:

@@ -30,7 +30,7 @@ differ."""
 
 @dataclass(frozen=True)
 class Selection:
-    """What to do with the tasks that ended long ago.
+    """The decision about the tasks that ended long ago.
 
     Attributes:
         delete: the tasks to delete, in this order.
@@ -69,7 +69,7 @@ def select(tasks: Iterable[AgentTask], now: datetime, older_than: timedelta, *, 
 
 
 def _reason_to_stay(task: AgentTask, now: datetime, *, monthly: bool) -> str:
-    """Return why a task that ended long ago has to stay; empty if it need not."""
+    """Return the reason to keep a task that ended long ago; empty if it can be deleted."""
     if not task.readable:
         return "another release stored it"
     # A round answers no label. Any other run has taken its label off the item, unless the forge refused that.

@@ -1,4 +1,4 @@
-"""How a person names a task: by its name, or by its issue, pull request or merge request. Pure."""
+"""Reads the references by which people name a task: its name, or its issue or change. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Reference:
 
     @staticmethod
     def parse(text: str) -> Reference:
-        """Return what a person wrote as a reference.
+        """Parse a person's text into a reference.
 
         Raises:
             UsageError: the text is not a reference.
@@ -108,5 +108,5 @@ def _items(url: str) -> Iterable[Item]:
 
 
 def _place(item: Item) -> tuple[str, str, str]:
-    """Return what people see of an item. Unlike its identity, it has no project id, which addresses lack."""
+    """Return the parts of an item that its address shows. The project id is not one of them."""
     return item.platform, item.host.lower(), item.display.lower()

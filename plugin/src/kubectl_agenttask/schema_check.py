@@ -110,7 +110,7 @@ class _SchemaCopy:
         self._session = session
 
     def answer(self, task: AgentTask, schema: Body) -> SchemaVerdict:
-        """Return what the API server says of a task, which is stored with a schema."""
+        """Return the API server's verdict on a task that is stored under a schema."""
         said = self._create(task.body, "Strict")
         lost = _UNKNOWN_FIELD.findall(said)
         if lost:  # then it has not applied the other rules

@@ -1,4 +1,4 @@
-"""What every command has: the cluster that it reads, the places to which it writes, and clocks."""
+"""The session of a command: the cluster that it reads, its output streams, and clocks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kubectl_agenttask.output import show_task
 
 @dataclass(frozen=True)
 class Session:
-    """The cluster that commands read, and the places to which they write.
+    """The cluster and the output streams of a command.
 
     Attributes:
         out: receives the result.

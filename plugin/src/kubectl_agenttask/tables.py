@@ -88,7 +88,7 @@ def wide_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
 
 
 def state_text(task: Body, ended: Phase | None = None) -> str:
-    """Return a task's name and what becomes of it: `NAME Succeeded (Completed): ADDRESS OF THE CHANGE`.
+    """Return a task's name and its state: `NAME Succeeded (Completed): ADDRESS OF THE CHANGE`.
 
     Args:
         ended: how the task ended by its conditions, which are authoritative.
@@ -304,7 +304,7 @@ def age(moment: str, now: datetime) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a length of time in one unit, or in two units if it is from 2 to 10 minutes."""
+    """Return a duration as text in one unit, or in two units if it is from 2 to 10 minutes."""
     whole = max(0, int(seconds))
     minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
     if whole < 120:

@@ -1,4 +1,4 @@
-"""Waits for the end of a task, and says by an exit status how it ended."""
+"""Waits for the end of a task, and turns its result into an exit status."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The built-in agent, and what it shares with the runners: models and failures."""
+"""The built-in agent, and the choice of models and the failures, which the runners share."""

@@ -78,7 +78,7 @@ def estimate_text(text: str) -> int:
 
 
 def estimate(messages: Sequence[ModelMessage]) -> int:
-    """Estimate the tokens of messages that the service has not counted yet."""
+    """Estimate the number of tokens of messages that the service has not counted yet."""
     return sum(
         _MESSAGE_TOKENS
         + sum(estimate_text(_text(part)) + _IMAGE_TOKENS * len(_images(part)) for part in message.parts)
@@ -87,7 +87,7 @@ def estimate(messages: Sequence[ModelMessage]) -> int:
 
 
 def size(messages: Sequence[ModelMessage], overhead: int) -> int:
-    """Return the tokens of the next request: the service's last count, and an estimate of what followed.
+    """Return the next request's tokens: the service's last count, and an estimate for later messages.
 
     Args:
         messages: the conversation, including the request that is about to be sent.
@@ -189,7 +189,7 @@ def _without_usage(message: ModelMessage) -> ModelMessage:
 
 
 def without_images(message: ModelMessage) -> ModelMessage:
-    """Return the message with a word in place of each image, for records and for models without vision."""
+    """Replace each image of a message by a word, for records and for models without vision."""
     if not isinstance(message, ModelRequest) or not any(map(_images, message.parts)):
         return message
     parts: list[ModelRequestPart] = [

@@ -1,4 +1,4 @@
-"""Find out why the agent's work ends early: it makes no progress, or the model's service fails for good.
+"""Decides why the agent's work ends early: it makes no progress, or the model's service fails for good.
 
 `reached` judges the rounds of the model's work. Failures of the service that `models` does not retry end the
 attempt with the outcome of `failure_of`.
@@ -100,7 +100,7 @@ class Round:
 
 
 def round_of(response: ModelResponse, request: ModelRequest) -> Round:
-    """Return the round of an answer and the request that follows it."""
+    """Return the turn that consists of an answer and the request with the results of its calls."""
     arguments = {
         part.tool_call_id: part.args_as_json_str()
         for part in response.parts
@@ -125,7 +125,7 @@ def round_of(response: ModelResponse, request: ModelRequest) -> Round:
 
 
 class LimitReachedError(Exception):
-    """The attempt ends with this outcome."""
+    """The agent has reached one of our limits, so the attempt ends with this outcome."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.message)

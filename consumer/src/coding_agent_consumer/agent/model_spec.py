@@ -22,7 +22,7 @@ _VENDORS = {
 
 
 class Api(StrEnum):
-    """The API of a model's service."""
+    """The API that a model's service speaks."""
 
     RESPONSES = "responses"
     CHAT = "chat"
@@ -60,7 +60,7 @@ class ModelSpec:
 
     @property
     def host(self) -> str:
-        """The part of the address that people may see: a path can contain a key."""
+        """The address without its path, for people, because a path can contain a key."""
         return host_of(self.base_url)
 
     @property
@@ -78,7 +78,7 @@ class ModelSpec:
         return WireFormat.OPENAI
 
     def through(self, url: str, credential: str) -> ModelSpec:
-        """Return the same model behind a gateway.
+        """Return a copy whose requests go through a gateway.
 
         Args:
             url: the gateway's URL, without a path.
@@ -132,7 +132,7 @@ def upstreams(settings: Settings) -> list[Upstream]:
     """Return the providers behind the gateway: `llm.provider`, other formats with a key, and the fallbacks.
 
     Raises:
-        SettingsError: as `model_spec`.
+        SettingsError: the vendor's own service is chosen, but no key is set.
     """
     cloud = settings.gateway.identity
     if cloud is not None:
@@ -152,7 +152,7 @@ def upstreams(settings: Settings) -> list[Upstream]:
 
 
 def allowed_models(settings: Settings) -> tuple[str, ...]:
-    """Return the models that the gateway may ask: `gateway.models`, or those of the providers behind it."""
+    """Return the models that requests may name: `gateway.models`, or the models of the providers."""
     if settings.gateway.models:
         return settings.gateway.models
     llm = settings.llm

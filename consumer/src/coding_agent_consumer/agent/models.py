@@ -1,4 +1,4 @@
-"""Make a client of a model's service, which sends failed requests again.
+"""Creates clients of models' services that retry failed requests.
 
 A provider's library is imported only when it is used, because importing all of them takes seconds.
 """
@@ -51,7 +51,7 @@ def import_library(api: Api) -> None:
 
 
 def request_settings(spec: ModelSpec, conversation: str) -> ModelSettings:
-    """Return what each request of a conversation asks for: the answer's length, and caching of its prefix.
+    """Return the settings of a conversation's requests: the longest answer, and caching of the prefix.
 
     Anthropic caches what is marked. The others cache without marks; OpenAI does so better with a key.
 
@@ -172,7 +172,7 @@ def retry_policy(max_retries: int) -> RetryPolicy:
 
 
 class RetryingModel(WrapperModel):
-    """Sends a request again after temporary failures: 429, 5xx, broken connections, cut-off answers.
+    """Retries requests to a model after temporary failures: 429, 5xx, broken connections, cut-off answers.
 
     An answer is streamed, so that a stalled one is noticed, but it is used only when it is complete.
     """

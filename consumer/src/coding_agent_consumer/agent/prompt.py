@@ -1,4 +1,4 @@
-"""Write what the model reads first: its instructions, and, as data, everything said about the task."""
+"""Writes the model's first input: its instructions, and the task's conversation, fenced as data."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def _task(conversation: Conversation, kind: str) -> str:
 
 
 def _newer(unapproved: Unapproved) -> str:
-    """Say how to treat what nobody has approved; empty if there is nothing of this kind."""
+    """Return instructions for text that nobody has approved; empty if there is no such text."""
     lines = []
     if unapproved.revisions or (unapproved.people and not unapproved.left_out):
         lines.append(
@@ -204,7 +204,7 @@ def _newer(unapproved: Unapproved) -> str:
 
 
 def _unread(left_out: Sequence[str]) -> str:
-    """Say what was not read of the forge's lists; empty if everything was read."""
+    """Return a note about the parts of the forge's lists that were not read; empty if everything was read."""
     if not left_out:
         return ""
     return (
@@ -263,7 +263,7 @@ def _section(title: str, entries: Sequence[_T], limit: int, text_of: Callable[[_
 
 
 def fitting(texts: Sequence[str], room: int) -> list[int]:
-    """Return the places of the texts that fit together into `room` characters; earlier ones come first.
+    """Return the indices of the texts that together fit into `room` characters; earlier ones come first.
 
     A text that does not fit is skipped, so that a single long one does not hide all that come after it.
     """
@@ -285,7 +285,7 @@ def _by(entry: Comment | Review, unapproved: Unapproved) -> str:
 
 
 def _says_something(review: Review) -> bool:
-    """Whether a review has a text or a verdict. Without both, it is only there for its threads."""
+    """Whether a review has a text or a verdict. A review with neither only holds its threads together."""
     return bool(review.body.strip()) or review.verdict != "commented"
 
 

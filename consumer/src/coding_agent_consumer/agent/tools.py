@@ -149,7 +149,7 @@ async def _answer(action: Awaitable[_T]) -> _T:
 async def mcp_tools(
     servers: Sequence[McpServer], scrub: Scrub
 ) -> AsyncIterator[tuple[list[AbstractToolset[Any]], list[str]]]:
-    """Give the toolsets of the servers that answer, and the names of the others, which are left out.
+    """Yield the toolsets of the MCP servers that answer, and the names of those that do not.
 
     An error while a server is closed hides neither a result nor another error.
     """

@@ -54,7 +54,7 @@ class AgentWork:
         publisher: commits the work to the clone and pushes it.
         round: the round that this is the work of; `None` for a task that a person asked for.
         given_allowance: what the attempt may spend; `None`: there is no limit.
-        record: as in `Attempt`.
+        record: saves the outcome known so far, in case this process is killed.
         variables: environment variables for the commands in the workspace.
         finished: whether the agent has finished its work.
         pushed: the branch to which the agent's work was pushed at its end, once it was.
@@ -79,7 +79,7 @@ class AgentWork:
 
     @property
     def usage(self) -> Usage | None:
-        """What the agent has used so far; `None` before its work begins."""
+        """The agent's usage so far; `None` before its work begins."""
         return None if self._gateway is None else self._gateway.usage
 
     async def run(self, brief: Brief, file: RepositoryFile) -> Outcome:
@@ -200,7 +200,7 @@ class AgentWork:
         return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
 
     async def _publish(self, workspace: Workspace, worked: Outcome) -> Outcome:
-        """Commit and push the workspace's work. Return the outcome with what people must know about it."""
+        """Commit and push the workspace's work. Return the outcome with notes for people about the work."""
         if self.round is not None and worked.reason is not Reason.COMPLETED:
             # A round pushes once, when its work is finished: the checks of another head, or a merge with
             # conflicts, would be another cause.
@@ -211,7 +211,7 @@ class AgentWork:
         return worked
 
     async def _with_commit(self, workspace: Workspace, worked: Outcome) -> Outcome:
-        """Commit the workspace's work. Return the outcome with what people must know about it."""
+        """Commit the workspace's work. Return the outcome with notes for people about the work."""
         completed = worked.reason is Reason.COMPLETED
         summary = worked.summary if self.round is None else without_ids(worked.summary)
         try:

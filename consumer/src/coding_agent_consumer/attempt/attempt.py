@@ -346,7 +346,7 @@ class Attempt:
         check: ApprovalCheck,
         clone: Callable[[], Awaitable[BareClone]],
     ) -> tuple[ItemDetails, Unapproved, BareClone]:
-        """Return the item as it was checked, what nobody has approved of it, and a clone of just that state.
+        """Return the checked item, its parts that nobody has approved, and a clone of exactly that state.
 
         1. The check reads a change with the commit of its branch, and who has pushed until then.
         2. Somebody pushes another commit.
@@ -354,7 +354,7 @@ class Attempt:
            commit that was cloned.
 
         Raises:
-            NotApprovedError: as `ApprovalCheck.revisions`.
+            NotApprovedError: strangers changed the item after its approval, and the settings refuse that.
         """
         loaded: ItemDetails | None = details
 
@@ -386,7 +386,7 @@ class Attempt:
         project: str,
         recap: str,
     ) -> tuple[Brief, Unapproved]:
-        """Return what the agent is asked to do, and which parts of it nobody has approved.
+        """Build the agent's input, and return it with the parts that nobody has approved.
 
         Args:
             author: the author of the round's merge.
@@ -429,7 +429,7 @@ class Attempt:
         return await check.conversation(conversation, unapproved)
 
     async def _approval(self, task: ForgeTask, details: ItemDetails) -> Approval | Outcome:
-        """Return who asks for the work, or how the attempt ends if there is nothing to do for them.
+        """Return the approval of the work, or the attempt's outcome if the person may not ask for it.
 
         Nobody asks for a round. It decides by itself whose remarks count.
         """
@@ -460,14 +460,14 @@ class Attempt:
         return Approval(user, None)
 
     async def _resumed(self, repository: BareClone) -> Outcome | None:
-        """Return how the round ends if no agent is needed: its work was pushed already, or none is due."""
+        """Return the outcome of a round that needs no agent: its work was pushed already, or none is due."""
         if self._round is None or not self._round.moved:
             return None
         worked = await self._round.resumed(repository)
         return self._round.over if worked is None else await self._answered(worked, repository)
 
     async def _answered(self, worked: Outcome, repository: BareClone) -> Outcome:
-        """Answer what the round has read, and return the outcome as the change shows it."""
+        """Reply to the remarks that the round has read, and return the outcome that the change shows."""
         if self._round is None:
             return worked
         await self._round.pushed_by(repository)
@@ -498,7 +498,7 @@ class Attempt:
         )
 
     def _commit(self, repository: BareClone) -> str | None:
-        """Return the commit to verify: what this task has pushed, if anything."""
+        """Return the commit to verify: the last one that this task has pushed; `None` if it pushed none."""
         if repository.pushed != self._cloned:
             return repository.pushed
         return self._cloned if repository.resumed and self._round is None else None

@@ -1,4 +1,4 @@
-"""What a person may set for their tasks, and the settings of one attempt that follow from it.
+"""The settings that a person may have for their tasks, and the resulting settings of one attempt.
 
 A person's settings are a list of plain keys and not a part of the settings tree: they name no file, no
 environment variable, and nothing that decides where a secret of the installation is sent. A person's own
@@ -115,7 +115,7 @@ class _LLM(_Keys):
 
 
 class PersonalSettings(_Keys):
-    """All that a person may set; each key has the meaning of the setting of the same name."""
+    """The settings that a person may have; each key has the meaning of the setting of the same name."""
 
     llm: _LLM = _LLM()
     system_prompt: _Text | None = None

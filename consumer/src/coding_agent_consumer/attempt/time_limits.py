@@ -1,4 +1,4 @@
-"""How long the steps of an attempt may take, and what ends them early."""
+"""Time limits for the steps of an attempt, and the events that end a step early."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class AttemptTime:
 
     @property
     def hurried(self) -> bool:
-        """Whether what is left to do must be quick: the attempt was stopped, or its time is over."""
+        """Whether the remaining steps must be quick, because the attempt was stopped or its time is over."""
         return self.stop.is_set() or self.deadline.passed
 
     async def before_work(self, action: Callable[[], Awaitable[_T]]) -> _T:

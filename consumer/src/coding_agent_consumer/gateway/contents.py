@@ -1,4 +1,4 @@
-"""Search a request for ways to other hosts, for models, and for parts without a known size or price.
+"""Searches a request for ways to other hosts, for models, and for parts without a known size or price.
 
 A request is read as the provider could read it, and not as its format says: a compatible service can have
 keys of its own, ignore their case, and look at a key in any object. So the rules hold at every depth, except
@@ -154,7 +154,7 @@ _READ = {
 
 @dataclass
 class Contents:
-    """What a request contains.
+    """The parts of a request that decide whether it is allowed and how much it costs.
 
     Attributes:
         way_out: the part that makes the provider reach other hosts, in words for the refusal.
@@ -172,7 +172,7 @@ class Contents:
 
 
 class _Location(NamedTuple):
-    """Where an object is.
+    """The location of an object in the request.
 
     Attributes:
         key: the key of the object, or of the list that it is in; empty: the object is the request.
@@ -187,7 +187,7 @@ class _Location(NamedTuple):
     kind: str = ""
 
     def inside(self, key: str) -> _Location:
-        """Return the place of an object under a key of this one."""
+        """Return the location of an object under a key of this one."""
         return _Location(
             key,
             self.conversation or (self.key in _TOP and key in _CONVERSATION),
@@ -291,7 +291,7 @@ def _is_address(name: str, text: str) -> bool:
 
 
 def _check_spelling(key: str) -> None:
-    """Refuse a key that the provider could read as another one than we do.
+    """Refuse a key that the provider could read as a different key than we do.
 
     Go's encoding/json ignores the case; parsers in C can end a key at a control character.
     """
@@ -330,7 +330,7 @@ def _references(schema: Any) -> Iterator[str]:
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Yield the names of models in a value that is a name or a list of names."""
+    """Yield the model names in a value, which may be one name or a list of names."""
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, str):
             yield one.removeprefix("models/")
@@ -377,7 +377,7 @@ def _unsized_part(node: Mapping[str, Any], place: _Location) -> str | None:
 
 
 def _tools_out(route: Route, tools: Any) -> Iterator[str]:
-    """Yield the tools that the provider runs."""
+    """Yield the names of the declared tools that the provider itself runs."""
     waiting = list(tools) if isinstance(tools, list) else [tools] if tools else []
     while waiting:
         tool = waiting.pop()

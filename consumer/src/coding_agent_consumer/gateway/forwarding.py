@@ -91,7 +91,7 @@ class Gateway:
 
     @property
     def spent(self) -> str:
-        """A text with what was spent of the allowance so far; empty without an allowance."""
+        """The spent part of the allowance so far, as text for people; empty without an allowance."""
         allowance = self._ledger.allowance
         return "" if allowance is None else allowance.shown(self._ledger.spent)
 
@@ -233,6 +233,7 @@ class GatewayApp:
                 self.ledger.release(number)
                 self.gateway.requests -= 1
             else:
+                # Unknown usage counts as the whole reservation, because a command could arrange such answers.
                 used, known = meter.end(ending, ask.size.least)
                 charge = self.ledger.charge if known else self.ledger.charge_reserved
                 charge(number, ask.models[0], used, pricing)
@@ -267,6 +268,7 @@ class GatewayApp:
                 found.extend(prices)
             else:
                 unknown = ask.models[countable.index(False)]
+        # Without a price there is no request: with a guessed price, the limit would not hold.
         if not priced:
             raise RequestRefusedError(
                 403,
@@ -276,7 +278,7 @@ class GatewayApp:
         return priced, dearest(dict.fromkeys(found))
 
     async def _reserved(self, ask: ModelRequest, pricing: Pricing | None, receive: Any) -> int:
-        """Reserve room for an answer. If answers under way decide whether it fits, wait for them.
+        """Reserve room for an answer. If it may fit once answers under way have ended, wait for them.
 
         Raises:
             _ClientGoneError: the client did not wait that long.

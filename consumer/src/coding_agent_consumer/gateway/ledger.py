@@ -76,7 +76,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Size:
-    """How many tokens a request can use.
+    """The number of tokens that a request can use.
 
     Attributes:
         least: tokens of its input, estimated from its text.
@@ -174,7 +174,7 @@ def _listed(model: str, base_url: str) -> Pricing | None:
 
 
 class Verdict(StrEnum):
-    """The answer to a request that costs something."""
+    """The decision about a request that costs something."""
 
     ADMITTED = "admitted"
     WAIT = "wait"
@@ -184,7 +184,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class _Reservation:
-    """Room for one answer.
+    """The room that the ledger holds for one answer.
 
     Attributes:
         value: the reserved amount in the allowance's unit.
@@ -243,10 +243,14 @@ class Ledger:
         value = Decimal(0)
         if self.allowance is not None:
             left = self.allowance.value - self.spent
+            # Only the input has to fit. Otherwise a client that always asks for a long answer could never use
+            # the end of its allowance.
             if left <= 0 or self._value(Tokens(input=size.least), pricing) > left:
                 return Verdict.EXHAUSTED
             value = left if size.most is None else min(left, self._most(size.most, pricing))
             others = sum(one.value for one in self._reserved.values())
+            # Parallel requests must fit with their longest answers, and a request of unknown size runs alone.
+            # With estimates, parallel requests exceeded an allowance many times over.
             if self._reserved and (size.most is None or self._most(size.most, pricing) > left - others):
                 return Verdict.WAIT
         number = next(self._numbers)
@@ -267,7 +271,7 @@ class Ledger:
         """Count a reservation as spent, because the answer does not say what it used.
 
         Args:
-            seen: what the answer showed. It is counted without an allowance, when nothing is reserved.
+            seen: the tokens that the answer showed. They count if nothing is reserved, without an allowance.
         """
         held = self._reserved.pop(number)
         if self.allowance is None:
@@ -293,7 +297,7 @@ class Ledger:
         self.models[model] = self.models.get(model, Usage()).plus(answer)
 
     def _most(self, tokens: Tokens, pricing: Pricing | None) -> Decimal:
-        """Return the value if all input has the highest price: writing to a cache can cost twice as much."""
+        """Return the highest possible value: a cache write can double the price of all input."""
         sent = tokens.input
         written = Tokens(sent, tokens.output, cache_write=sent)
         kept = Tokens(sent, tokens.output, cache_write=sent, cache_write_1h=sent)

@@ -1,4 +1,4 @@
-"""Read from an answer's bytes, as they are passed on, what the answer used, without I/O.
+"""Reads the usage from an answer's bytes as they are passed on, without I/O.
 
 `docs/gateway.md` has a table of all fields that the vendors document, and how each is counted.
 """
@@ -41,7 +41,7 @@ _ZLIB = 47
 
 
 class Ending(StrEnum):
-    """How an answer ended."""
+    """The way in which an answer ended."""
 
     WHOLE = "whole"
     """It was complete."""
@@ -54,7 +54,7 @@ class Ending(StrEnum):
 
 
 class Counted(NamedTuple):
-    """What an answer used, and whether it is known; the ledger charges the reservation for what is not.
+    """The usage of an answer, and whether it is known; if not, the ledger charges the reservation.
 
     The usage is known if the provider reported it in a whole answer. It also counts as known if a stream
     broke off, or the gateway closed, because the provider stopped there, too: then it is what was sent and
@@ -107,7 +107,7 @@ class Meter:
             self._readable, self._pieces = False, []
 
     def end(self, ending: Ending, estimated_input: int) -> Counted:
-        """Return what the answer used.
+        """Return the answer's usage.
 
         Args:
             estimated_input: tokens of the request, which count if the answer does not report them.
@@ -189,7 +189,7 @@ class _Decoder:
         self._length = 0
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """Yield what the next bytes decode to.
+        """Decode the next bytes, and yield the result in pieces.
 
         Raises:
             zlib.error: the bytes do not have the encoding.
@@ -304,7 +304,7 @@ def _is_last(operation: Operation, event: Mapping[str, Any]) -> bool:
 
 
 def _counts(used: Any) -> bool:
-    """Whether a usage says how much the model wrote."""
+    """Whether a usage has the number of output tokens."""
     names = ("output_tokens", "completion_tokens", "total_tokens")
     return any(isinstance(_dict(used).get(name), int) for name in names)
 

@@ -1,4 +1,4 @@
-"""Decide whether a request may be sent, and how much its answer can use at most, without I/O.
+"""Decides whether a request may be sent, and the most that its answer can use, without I/O.
 
 The commands that the model runs have the gateway's own credential, so a request is untrusted input. It may
 ask for text from a model that is allowed. It may not make the provider fetch addresses or run tools that
@@ -48,7 +48,7 @@ LongestAnswer = Callable[[str], int | None]
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """A request for an answer that may be sent.
+    """A checked request for an answer, which may be sent.
 
     Attributes:
         models: the model that is asked, and those that the provider may use instead.
@@ -114,6 +114,8 @@ def read_request(
             # Without this option, a stream does not say what it used.
             data["stream_options"] = {**options, "include_usage": True}
             changed = True
+    # Unchanged bytes are sent as they came: they are unambiguous, and writing them again costs more CPU time
+    # than reading them.
     if changed:
         body = _written(data)
     return ModelRequest(named, body, size, contents.special)

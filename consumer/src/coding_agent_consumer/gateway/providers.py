@@ -1,4 +1,4 @@
-"""Ask a provider: choose one, send the credential, and ask the next if it cannot answer."""
+"""Sends requests to a provider with its credential, and to the next provider if the first cannot answer."""
 
 from __future__ import annotations
 

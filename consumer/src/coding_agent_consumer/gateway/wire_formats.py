@@ -26,7 +26,7 @@ class RequestRefusedError(Exception):
 
 
 class WireFormat(StrEnum):
-    """The format that a client and its provider use."""
+    """The vendor's wire format in which a client and its provider communicate."""
 
     ANTHROPIC = "anthropic"
     """The API Messages."""
@@ -37,7 +37,7 @@ class WireFormat(StrEnum):
 
 
 class Operation(StrEnum):
-    """What a request asks the provider to do."""
+    """The operation that a request asks of the provider."""
 
     MESSAGES = "messages"
     CHAT_COMPLETIONS = "chat completions"
@@ -54,7 +54,7 @@ class Operation(StrEnum):
 
 @dataclass(frozen=True)
 class Route:
-    """A request that is known by its method and path.
+    """The meaning of a request's method and path.
 
     Attributes:
         path: the path below the upstream's base URL.

@@ -1,1 +1,1 @@
-"""What an attempt reads of its item, and whether it may work and push."""
+"""The item of an attempt: its conversation, its approval, and the permission to push."""

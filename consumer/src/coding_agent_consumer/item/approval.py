@@ -1,4 +1,4 @@
-"""Find text and commits that are newer than a task's approval, by people who may not ask for tasks.
+"""Finds text and commits that are newer than a task's approval, by people who may not ask for tasks.
 
 A label approves an item as it was then. Nobody has approved what a stranger writes, edits or pushes
 afterwards (docs/decisions/0021). The decisions are pure functions; `ApprovalCheck` reads the facts.
@@ -106,7 +106,7 @@ def _counted(number: int) -> str:
 
 
 def newer(entry: Comment | Review, at: datetime | None) -> str | None:
-    """Say how a text is newer than a time: `written`, `edited` or `perhaps edited`; `None`: it is not newer.
+    """Return how a text is newer than a time: `written`, `edited` or `perhaps edited`; `None` if it is not.
 
     The times have whole seconds, and what happened in the same second does not count as newer.
     """

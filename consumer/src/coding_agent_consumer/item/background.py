@@ -1,4 +1,4 @@
-"""Gather what an attempt needs before the agent starts.
+"""Gathers the input of an attempt before the agent starts.
 
 The forge gives the conversation with its images. The repository gives its instructions to agents, and its
 `.coding-agent.yaml`, whose setup commands are run.
@@ -220,7 +220,7 @@ async def project_commit(
 
     Raises:
         ForgeNotFoundError: the repository has no default branch.
-        Otherwise as `Forge.branch_facts` and `BareClone.fetch`.
+        ForgeError: the facts about the base branch, or the branch itself, cannot be read.
     """
     base = details.base_branch
     if details.item.kind is not ItemKind.CHANGE:

@@ -1,4 +1,4 @@
-"""Decide whether a task's work may be pushed to a branch. `PushPermit` reads the facts for this."""
+"""Decides whether a task's work may be pushed to a branch; `PushPermit` reads the facts for the decision."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PushNotAllowedError(CodingAgentError):
 def push_refusal(
     details: ItemDetails, prefix: str, repository: str, branch: str, facts: BranchFacts
 ) -> str | None:
-    """Say, for people, why the work of an item's task must not be pushed to a branch; `None`: it may be.
+    """Return, as text for people, why a task's work must not be pushed to a branch; `None` if it may be.
 
     A task for an issue has a branch of its own in the item's repository. A task for a change has the change's
     branch, in the item's repository or a fork of it: people who open a change from any other repository have
@@ -74,7 +74,7 @@ class PushPermit:
         details: details of the task's item.
         prefix: the prefix of the branches for issues.
         repository: full path of the repository that is pushed to.
-        lost: set when another consumer has the task. It continues from the branch as it is then.
+        lost: set when another consumer has the task, and continues from the branch as it is then.
     """
 
     forge: Forge

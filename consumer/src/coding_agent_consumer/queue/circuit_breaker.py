@@ -1,4 +1,4 @@
-"""Decide which tasks may try a forge that does not answer, and how long the others wait.
+"""Decides which tasks may try a forge that does not answer, and how long the others wait.
 
 A consumer works on a few tasks at a time. If each task kept its place while it waits for its forge, the tasks
 of a forge that is down would soon take all places, and the tasks of the other forge would wait needlessly.
@@ -58,7 +58,7 @@ class CircuitBreaker:
 
 @dataclass(eq=False)
 class Permit:
-    """One task's use of the forge.
+    """A task's permit to use the forge.
 
     Attributes:
         since: monotonic time of the last answer to this task, or of the trial's start.

@@ -29,7 +29,7 @@ class OutdatedError(Exception):
 
 @dataclass(frozen=True)
 class ClaimChecks:
-    """Checks of claims.
+    """Checks a claim before its attempt starts and before each report.
 
     Attributes:
         shutdown: set when the consumer must end.
@@ -85,7 +85,7 @@ class ClaimChecks:
             raise TaskStoppedError
 
     async def _holds_item(self, claim: Claim) -> bool:
-        """As `Claim.holds_item`, but do not wait for a broker that is away when the consumer must end."""
+        """Whether the claim still holds its item; stop waiting for the broker when the consumer must end."""
 
         async def hurry() -> None:
             await self.shutdown.wait()
@@ -100,5 +100,5 @@ class ClaimChecks:
 
 
 def _progress_of(state: State | None) -> tuple[object, ...]:
-    """Return what distinguishes one report of a task from the next one."""
+    """Return the fields of a state that differ between one report of a task and the next."""
     return () if state is None else (state.uuid, state.run, state.attempt, state.phase)

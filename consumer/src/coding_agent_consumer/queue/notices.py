@@ -1,7 +1,7 @@
-"""Handle notices while a consumer's workers run, in installations without a reporter.
+"""Handles notices while a consumer's workers run, in installations without a reporter.
 
 An item then shows that its task waits, or that the task was cancelled before it started. Commands in comments
-are executed. An event about a change of ours causes a look at it.
+are executed. An event about a change of ours causes a scan of it.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ async def handle_notices(
 def round_looks(
     settings: Settings, source: NoticeSource, forges: Mapping[str, Forge], sink: TaskSink | None
 ) -> dict[str, ConsumerLooks]:
-    """Return the looks at our open changes, by host; empty if there are no rounds."""
+    """Return the scanners of our open changes, by host; empty if rounds are disabled."""
     if sink is None or not settings.rounds.enabled:
         return {}
     return {host: ConsumerLooks(settings, forge, source, sink) for host, forge in forges.items()}
 
 
 async def look_once(settings: Settings, source: NoticeSource, sink: TaskSink, stop: asyncio.Event) -> None:
-    """Look at our open changes once, and queue their rounds."""
+    """Scan our open changes once, and queue their rounds."""
     async with AsyncExitStack() as stack:
         forges = connect_all(settings) if settings.rounds.enabled else {}
         for connected in forges.values():
@@ -157,7 +157,7 @@ class NoticeHandler:
 
     Attributes:
         forges: the forges by host.
-        looks: the looks at our open changes, by host.
+        looks: the scanners of our open changes, by host.
     """
 
     settings: Settings
@@ -202,7 +202,7 @@ class NoticeHandler:
                 await self._task(forge, item, waiting).comment(Phase.QUEUED)
 
     async def _waiting(self, task: QueuedTask, item: Item, shown: State | None, forge: Forge) -> State | None:
-        """Return what a waiting task shows; `None` if its item no longer asks for it, or shows more of it."""
+        """Return the state of a waiting task; `None` if nobody wants it, or its item shows a later state."""
         if shown is not None and (shown.uuid == task.uuid or not shown.phase.terminal):
             return None
         limit = self.settings.consumer.max_attempts

@@ -95,7 +95,7 @@ class _ForgeDownError(Exception):
 
 @dataclass
 class _Progress:
-    """How far the handling of a claim has come.
+    """The progress of a claim's handling.
 
     Attributes:
         attempt: number of the attempt that runs, or ran last.
@@ -112,7 +112,7 @@ class _Progress:
 
 @dataclass
 class _GivenBack:
-    """How often a task was given back because its forge is down.
+    """The count of how often a task was given back because its forge is down.
 
     Attributes:
         patience: after this deadline, giving the task back counts as a failed attempt.
@@ -173,6 +173,7 @@ class TaskHandler:
         progress = _Progress(claim.task.attempt, trial)
         try:
             async with AsyncExitStack() as stack:
+                # Labels cannot be the lock: GitLab does not tell which of two consumers swapped them.
                 while not await stack.enter_async_context(claim.item_lock()):
                     await stack.aclose()
                     if await self._settle_locked_out(claim, forge, progress):
@@ -253,7 +254,7 @@ class TaskHandler:
         return state is not None and state.uuid == claim.task.uuid
 
     async def _with_item(self, claim: Claim, forge: Forge, progress: _Progress) -> None:
-        """Decide what to do, and do it; decide again if another consumer changed the item meanwhile."""
+        """Decide about the claim and act; start over if another consumer changed the item meanwhile."""
         for _ in range(_DECISIONS):
             if await self._decide(claim, forge, progress):
                 return
@@ -261,7 +262,7 @@ class TaskHandler:
         await claim.retry(_OTHER_CONSUMER_PATIENCE, claim.task.attempt)
 
     async def _decide(self, claim: Claim, forge: Forge, progress: _Progress) -> bool:
-        """Decide what to do, and do it. Return `False` if the decision was out of date before work began."""
+        """Decide about the claim and act; return `False` if the decision was outdated before work began."""
         queued = claim.task
         limit = self.settings.consumer.max_attempts
         item = await self._before_work(claim, progress, lambda: forge.locate(queued.request.item))
@@ -512,7 +513,7 @@ class TaskHandler:
         Raises:
             ForgeError: the forge refused.
             _ForgeDownError: the forge is down.
-            TaskStoppedError: as in `_retrying`.
+            TaskStoppedError: the consumer shut down, or the claim was lost, while waiting.
         """
         try:
             return await self._retrying(claim, action, within=_START_PATIENCE)

@@ -152,7 +152,7 @@ class BareClone:
             ForgeNotFoundError: there is no such repository, or it has no such base branch.
             RepositoryUnusableError: the repository is empty, or its ids are not SHA-1.
             ValueError: a branch name is invalid.
-            Otherwise as `Git.remote`.
+            Otherwise the errors of `Git.remote`.
         """
         for name in (base, branch):
             require_branch_name(name)
@@ -196,7 +196,8 @@ class BareClone:
         """Fetch a branch of this repository, or of the one that it is a fork of; return its newest commit.
 
         Raises:
-            As `clone`.
+            ValueError: the branch name is invalid.
+            Otherwise the errors of `Git.remote`.
         """
         require_branch_name(branch)
         git = Git(self._git.directory, credentials)
@@ -229,7 +230,7 @@ class BareClone:
         await self._git.local("bundle", "create", "--quiet", str(path), reference)
 
     async def contains(self, commit: str) -> bool:
-        """Whether the work branch contains a commit, or is at it."""
+        """Whether a commit is in the history of the work branch, its tip included."""
         return await _contains(self._git, self.start_point, commit)
 
     async def merge_base(self, commit: str, other: str) -> str | None:
@@ -428,7 +429,7 @@ class BareClone:
         With a lease, this can also be the commit of an earlier push that was cut off and succeeded late.
 
         Raises:
-            As `Permit`, and as `Git.remote`. After `RemoteMovedError`, nothing was overwritten.
+            The errors of the permit and of `Git.remote`. After `RemoteMovedError`, nothing was overwritten.
         """
         reference = f"refs/heads/{self.branch}"
         if self._forge_commits is not None:

@@ -1,4 +1,4 @@
-"""Publish the work by commits that the forge makes and signs, in place of a push.
+"""Publishes the work as commits that the forge makes and signs, instead of pushing it.
 
 The forge gets the files of a commit, and not the commit itself. So the commit on the branch has another id
 than the one in the agent's clone, and its parent and its files show that it is the same work.
@@ -34,7 +34,7 @@ NOTE = (
 
 
 def why_not_sent(changed: ChangedFile) -> str | None:
-    """Say why a commit that the forge makes cannot change a file in this way; `None` if it can.
+    """Return why a commit that the forge makes cannot change a file in this way; `None` if it can.
 
     The mutation `createCommitOnBranch` has no field for a file's mode, and GitHub does not document the mode
     of a file whose contents it replaces. So only ordinary files that stay ordinary are sent.
@@ -95,7 +95,7 @@ class ForgeCommits:
             )
 
     async def push(self, work: str, permit: Callable[[], Awaitable[None]]) -> str:
-        """Let the forge make one commit of all that `work` changes since `head`, and return that commit.
+        """Let the forge make one commit with all changes from `head` to `work`, and return that commit.
 
         It has the message of `work`. If an answer is lost, the branch shows whether the commit was made: the
         forge makes it only if the branch is at `head`, so a repeated request cannot make a second one.
@@ -165,7 +165,7 @@ class ForgeCommits:
         )
 
     async def _made_despite(self) -> bool:
-        """As `_made`, after a request that failed; `False` even if the branch cannot be read."""
+        """Whether a commit was made although its request failed; `False` if the branch cannot be read."""
         try:
             return await self._made()
         except RemoteMovedError:

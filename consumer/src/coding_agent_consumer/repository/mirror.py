@@ -135,7 +135,7 @@ async def fetch(git: Git, wanted: Sequence[str], mirror: Mirror | None) -> None:
     """Fetch references into a new clone, taking from the forge only what the mirror does not have.
 
     Raises:
-        ForgeError: as `Git.remote`. A broken mirror is never the reason.
+        ForgeError: git could not read from the forge. A broken mirror is never the reason.
     """
     objects = mirror.objects() if mirror is not None else None
     if mirror is None or objects is None:

@@ -1,7 +1,7 @@
-"""Whether a task may be a round, and the person whose settings it has.
+"""Decides whether a task may be a round, and finds the person whose settings it has.
 
-Nobody asks for a round, so its attempt does not check who did. What the task says about itself is not
-believed.
+Nobody asks for a round, so its attempt does not check a person's rights. The person that the task names is
+checked against the forge's history.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class RoundEndedError(CodingAgentError):
 
 
 def round_refusal(trigger: Trigger, *, enabled: bool) -> Outcome | None:
-    """Return how the attempt of a round ends if it may not work; `None` if it may.
+    """Return the outcome of a round's attempt if it may not work; `None` if it may.
 
-    Nobody asks for a round, so its attempt does not ask who did. The cause must say so too: somebody who may
-    create tasks for labels could otherwise have work done that no label asks for.
+    An attempt of a round does not check who asked for it. So the cause must confirm that it is a round:
+    somebody who may create tasks for labels could otherwise have work done that no label asks for.
 
     Args:
         enabled: the setting `rounds.enabled`.
@@ -40,7 +40,7 @@ def round_refusal(trigger: Trigger, *, enabled: bool) -> Outcome | None:
 
 
 async def round_user(forge: Forge, change: Item, issue: Item | None, claimed: str) -> str:
-    """Return the person whose settings a round has, by the history of the change and of its issue.
+    """Return the person whose settings apply to a round, by the history of the change and of its issue.
 
     That is the person who is said to have asked for the work that led to the change, if the history shows a
     label or a command of theirs; otherwise the person who applied the label; empty if nobody did.

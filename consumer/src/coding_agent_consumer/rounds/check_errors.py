@@ -1,4 +1,4 @@
-"""Find the errors in a check's log. Pure.
+"""Finds the errors in a check's log. Pure.
 
 The errors are what two runs of a check have in common if they failed for the same reason, so progress, times
 of tests and the set-up of the job do not belong to them.

@@ -1,4 +1,4 @@
-"""Write what the model reads first in a round: its cause and, as data, what people and checks said."""
+"""Writes the model's first input in a round: its cause and, fenced as data, remarks and logs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def round_prompt(
         bots: the logins of bots whose reviews count, in any letter case.
         logs: the ends of logs, by the id of the check's run.
         conflicts: the files in conflict.
-        files, recap, boundary: the same as in `coding_agent_consumer.agent.prompt.prompt`.
+        files: the instruction files that count, those at the root first.
+        recap: the work of earlier attempts; empty in the first attempt.
+        boundary: the mark around the data; random by default, so that the data cannot close it.
     """
     mark = boundary or secrets.token_hex(6)
     noun = FACTS[details.item.platform].change_noun
@@ -149,7 +151,7 @@ def _remarks(
 
 
 def _shown_besides(others: list[Remark], counting: Collection[str], own: Actor) -> set[str]:
-    """Return the ids of those of these remarks that are shown although the round does not answer them.
+    """Return the ids of the remarks that are shown for context, without an answer of this round.
 
     The newest come first, but those of people without write access come after all others.
     """
@@ -214,7 +216,7 @@ def _files(conflicts: Sequence[str], mark: str) -> str:
 
 
 def _earlier(record: RoundRecord) -> str:
-    """Return what earlier rounds did; empty if there were none."""
+    """Return a summary of earlier rounds; empty if there were none."""
     rounds = [entry for entry in record.rounds if entry.counted][-_EARLIER_LIMIT:]
     if not rounds:
         return ""

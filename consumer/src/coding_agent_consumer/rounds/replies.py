@@ -1,4 +1,4 @@
-"""What a round answers to people's remarks: the texts, and which of them are written already. Pure.
+"""The replies of a round to people's remarks: their texts, and which are written already. Pure.
 
 The agent's summary has a line for each remark, because every agent has a summary, even a program that knows
 nothing of rounds. Its text is quoted, so nothing in it has an effect on the forge.
@@ -27,11 +27,11 @@ _SHOWN_COMMIT = 12
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply.
+    """A reply to one or more remarks.
 
     Attributes:
         ids: the remarks that it answers.
-        thread: where it belongs; `None` for a plain comment.
+        thread: the thread to which it belongs; `None` for a plain comment.
     """
 
     ids: tuple[str, ...]
@@ -49,7 +49,7 @@ def replies_to(snapshot: ChangeSnapshot, ids: Collection[str]) -> tuple[Reply, .
     read two replies to one review, most of the time with the same text.
 
     Args:
-        ids: the ids of the remarks, as in `RoundCause.ids`.
+        ids: the ids of the remarks, with the prefixes that `RoundCause.ids` has.
     """
     replies = []
     left = set(ids)
@@ -71,7 +71,7 @@ def written(snapshot: ChangeSnapshot) -> frozenset[str]:
 
 
 def said_of(summary: str, ids: Iterable[str]) -> Mapping[str, str]:
-    """Return what a summary says about each remark; a remark that it does not name is missing.
+    """Return the summary's text about each remark that it names, by the remark's id.
 
     A text ends at the next line with an id, or at an empty line.
     """
@@ -99,7 +99,7 @@ def without_ids(summary: str) -> str:
 
 
 def did(reply: Reply, summary: str) -> bool:
-    """Whether a round that has pushed changed something for one of the remarks, as far as its agent says."""
+    """Whether the agent of a round that has pushed says that it changed something for one of the remarks."""
     texts = _texts(reply, summary)
     return not texts or not all(_NOT_DONE.match(one) for one in texts)
 
@@ -144,7 +144,7 @@ def reviewers_of(
 
     Args:
         allowed: the logins of people with write access. The forge does not let others be asked.
-        read: the ids of the plain comments that the round has read, as in `RoundCause.ids`.
+        read: the ids of the plain comments that the round has read, with the prefixes of `RoundCause.ids`.
     """
     wrote = {one.author.id for one in snapshot.comments if f"c{one.id}" in ids}
     wrote |= {one.author.id for one in snapshot.reviews if f"r{one.id}" in ids}

@@ -17,7 +17,7 @@ _FIELDS = {"kind", "identity", "keys", "at", "before", "seen", "acts", "errors"}
 
 
 def trailer_of(name_part: str, work: EndedRound) -> str:
-    """Return the line.
+    """Return the line for the commit message of a round.
 
     Args:
         name_part: the part of the round's name that follows from the cause for which it was created.
@@ -34,7 +34,7 @@ def pushed_round(name_part: str, commit: str, message: str) -> EndedRound | None
     answered, but could also resolve their threads.
 
     Args:
-        name_part: as in `trailer_of`.
+        name_part: the part of the round's name that follows from the cause for which it was created.
         message: the whole message. The agent's summary in it is quoted, so none of its lines is such a line.
     """
     start = f"{_START}{name_part} "

@@ -1,7 +1,7 @@
-"""One round on a change of ours: what is due when it starts, when it must not go on, and what it answers.
+"""One round on a change of ours: the work that is due at its start, its early end, and its replies.
 
-The rules are those of `coding_agent_core.rounds`. A look has created the round, but what it saw may be old:
-so the round reads the change again, decides again, and works on what is due now.
+The rules are in `coding_agent_core.rounds`. A scan has created the round, but its snapshot may be old. So the
+round reads the change again, decides again, and works on what is due now.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ class RoundWork:
         *,
         shows_strangers: bool,
     ) -> str:
-        """Return what the model reads first; see `round_prompt`."""
+        """Return the model's first input: the round's cause and, fenced as data, remarks and logs."""
         return round_prompt(
             self.cause,
             self.snapshot,
@@ -411,7 +411,7 @@ class RoundWork:
         )
 
     def charge(self, earlier: Usage | None) -> None:
-        """Take what earlier attempts of the round have used from what is left of the change's budget.
+        """Subtract the usage of the round's earlier attempts from the rest of the change's budget.
 
         The record has a round only once it has ended. If nothing is left, no model is asked.
 
@@ -428,7 +428,7 @@ class RoundWork:
         self.left = self.left.with_value(left)
 
     def allowance(self, given: Allowance | None) -> Allowance | None:
-        """Return what the attempt may spend: its own allowance, or what is left of the change's budget.
+        """Return the attempt's allowance: the lower of its own and the rest of the change's budget.
 
         If they have different units, the attempt's own allowance counts, because a ledger has one unit.
         """
@@ -452,11 +452,11 @@ def _outcome_of(commit: str, message: str) -> Outcome:
 
 @dataclass
 class _Permissions:
-    """Who may write, as one round reads it.
+    """The write permissions of people, as one round reads them.
 
     Attributes:
         known: whether the account with this login has write access.
-        left: of so many people more it is read; all others count as people without access.
+        left: the number of people whose permission may still be read; others count as people without access.
     """
 
     forge: Forge
@@ -495,9 +495,9 @@ def _authors(snapshot: ChangeSnapshot, ids: Collection[str]) -> list[str]:
 
 
 def _as_created(due: RoundCause, created: RoundCause) -> RoundCause:
-    """Return what is due under the name of the round if it is the same cause.
+    """Return the due cause, under the round's own name if it is the cause for which it was created.
 
-    The comment may not have all the rounds that a look knew when it named this one.
+    The comment may lack rounds that the scan knew when it named this one.
     """
     same = replace(due, again=created.again)
     return same if same.identity == created.identity else due
@@ -520,6 +520,6 @@ async def _with_logs(
 
 
 def _why_not(work: Work) -> str:
-    """Say why nothing is due."""
+    """Return why nothing is due, as a sentence for people."""
     sentences = [stop.sentence for stop in work.stops] + [one.why for one in work.waiting]
     return " ".join(sentences[:3]) or "Nothing is left to do on this change."

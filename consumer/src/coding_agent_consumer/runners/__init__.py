@@ -25,7 +25,7 @@ FOLDER = ".coding-agent"
 
 @dataclass(frozen=True)
 class RunnerInput:
-    """What a runner's program needs to know.
+    """The input from which a runner's program is started.
 
     Attributes:
         url: the gateway's URL, without a path.
@@ -54,7 +54,7 @@ class RunnerInput:
 
 @dataclass(frozen=True)
 class Launch:
-    """A runner's program as it is started, and its standard input."""
+    """The command line, environment, files and standard input with which a runner's program starts."""
 
     process: ProcessSpec
     input: str
@@ -74,7 +74,7 @@ class AgentMessage:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A tool that the program calls."""
+    """A tool call of the program."""
 
     id: str
     tool: str
@@ -83,7 +83,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a tool returned."""
+    """The result of a tool call."""
 
     id: str
     tool: str
@@ -93,14 +93,14 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class Warned:
-    """The program complains but goes on, for example about a setting of ours that it does not know."""
+    """A warning of the program, which continues, e.g. about a setting of ours that it does not know."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The program gives up.
+    """The program has given up.
 
     Attributes:
         status: HTTP status of the model's answer, if that was the reason.
@@ -115,7 +115,7 @@ Event = AgentMessage | ToolCall | ToolResult | Warned | Failed
 
 @dataclass(frozen=True)
 class Runner:
-    """One CLI coding agent.
+    """The description of a CLI coding agent.
 
     Attributes:
         launch: gives the program's command line, variables, files and input.

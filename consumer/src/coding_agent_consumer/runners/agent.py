@@ -251,7 +251,7 @@ def _fields_of(line: bytes) -> dict[str, Any]:
 def outcome_of_end(
     runner: Runner, result: ProcessResult, failure: Failed | None, words: str, *, requests: int
 ) -> Outcome:
-    """Return the attempt's outcome by how the program ended.
+    """Decide the attempt's outcome from the end of the program.
 
     Args:
         failure: why the program gave up, if the model said nothing after that.

@@ -1,4 +1,4 @@
-"""What we know about each CLI coding agent: how its program is started, and what its output says.
+"""The CLI coding agents: the start of each program, and the meaning of its output.
 
 The facts come from each program's own documentation, and from its output when it was tried in the version
 named here.

@@ -1,1 +1,1 @@
-"""What an agent did: its messages without secrets, and where they are kept."""
+"""Transcripts of agents: their messages without secrets, and the place where they are kept."""

@@ -64,7 +64,7 @@ class Scrub:
         return text
 
     def also(self, other: Scrub) -> None:
-        """Also replace the secrets of another `Scrub`."""
+        """Add the secrets of another `Scrub` to those that are replaced."""
         known = [file.settings for file in self._files]
         self._files += tuple(file for file in other._files if file.settings not in known)
         self._learn(other._seen)

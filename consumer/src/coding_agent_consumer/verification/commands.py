@@ -1,4 +1,4 @@
-"""Run the commands that check the agent's work, and say what failed (docs/decisions/0030)."""
+"""Runs the commands that check the agent's work, and reports which failed (docs/decisions/0030)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def run_commands(
 ) -> tuple[VerifiedCommand, ...]:
     """Run all commands in turn, even after one has failed, and return their results.
 
-    A command may take longer than a command of the model, but no longer than what is left of the deadline.
+    A command may take longer than a command of the model, but must end by the deadline.
 
     Args:
         scrub: removes secrets from text before the text is cut, because half of a secret would not be found.
@@ -192,7 +192,7 @@ def failure_prompt(results: Sequence[VerifiedCommand]) -> str:
 
 
 def _red(report: VerifyReport) -> str:
-    """Say for people that commands failed in the attempt, after its repairs."""
+    """Return a sentence for people that commands failed in the attempt, after its repairs."""
     tries = f" after {report.repairs} repair{'s' if report.repairs > 1 else ''}" if report.repairs else ""
     if report.commands == 1:
         return f"The command that checks the work still fails{tries}."

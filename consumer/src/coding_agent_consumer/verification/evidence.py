@@ -60,7 +60,7 @@ _Step = Callable[[Settings, VerifyInput, Mapping[str, str]], Coroutine[Any, Any,
 
 
 class CloneResult(BaseModel):
-    """What `clone` found out.
+    """The result of `clone`, which `verify` reads.
 
     Attributes:
         file: the repository's file, with the commands that count.

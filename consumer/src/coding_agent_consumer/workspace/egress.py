@@ -1,4 +1,4 @@
-"""How an attempt uses the egress proxy: its identity, and what the proxy has denied to it."""
+"""An attempt's use of the egress proxy: its identity there, and the hosts that the proxy denied to it."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Patch:
     Attributes:
         data: a binary git patch (`git diff --binary --full-index`), at most 64 MiB; empty if nothing changed.
         left_out: names of the files that are too large, each with its size.
-        source: where the work was found, if it was not in the tree.
+        source: the branch, stash or worktree in which the work was found, if it was not in the tree.
     """
 
     data: bytes = b""

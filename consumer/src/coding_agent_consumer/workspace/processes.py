@@ -125,7 +125,7 @@ class AbandonedError(Exception):
 
 @dataclass(frozen=True)
 class Finished:
-    """How a command ended. `exit_code` is as a shell reports it; `None` after a timeout."""
+    """The end of a command. `exit_code` is as a shell reports it; `None` after a timeout."""
 
     exit_code: int | None
     seconds: float
@@ -171,7 +171,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Streams:
-    """What a program and a client exchange while the program runs, in addition to its output.
+    """Callbacks for the data between a program and a client while the program runs, besides its output.
 
     Attributes:
         on_error: gets the standard error as it arrives.
@@ -210,7 +210,7 @@ class CommandRunner:
         Args:
             timeout: the program's time in seconds.
             on_output: gets the output as it arrives; if it returns `False`, the program is stopped.
-            stderr: as in `subprocess`. If `streams` is given, that gets the standard error.
+            stderr: the target of the standard error, as in `subprocess.Popen`; `streams` replaces it.
 
         Raises:
             OSError: the program cannot be started.

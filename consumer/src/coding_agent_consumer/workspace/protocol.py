@@ -1,4 +1,4 @@
-"""What a workspace offers to the agent: commands, files, and processes with streamed output and input."""
+"""The agent's interface to a workspace: commands, files, and processes with streamed output and input."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class ProcessSpec:
 
 @dataclass(frozen=True)
 class ProcessResult:
-    """How a process ended.
+    """The end of a process.
 
     Attributes:
         exit_code: the exit status as a shell reports it (128 + signal if killed); `None` after a timeout.
@@ -166,7 +166,7 @@ class RunningProcess:
         await self._send({"op": "input", "end": end}, data)
 
     async def diff(self) -> Patch:
-        """Return what `Workspace.diff` returns, while the process runs."""
+        """Return all changes since `seed`, while the process runs."""
         if self._result.done():
             raise WorkspaceGoneError("The process in the workspace has ended.")
         waiting: asyncio.Future[Patch] = asyncio.get_running_loop().create_future()
@@ -243,7 +243,7 @@ class Workspace(Protocol):
         ...
 
     async def restore(self, bundle: Path, branch: str) -> None:
-        """End all processes, and check out the bundle's branch anew, as `start_over` does it.
+        """End all processes, and check out the bundle's branch anew. Only this client is answered afterwards.
 
         Files in the tree that the branch does not track stay, and so do those outside the tree.
         """

@@ -210,7 +210,7 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
 class Action(Enum):
-    """What to do with a path of the new root."""
+    """The way in which a path appears in the new root."""
 
     BIND = "bind"
     """Show the machine's file or folder, read-only."""
@@ -230,7 +230,7 @@ class MountStep:
 
 @dataclass(frozen=True)
 class FileSystem:
-    """What the plan needs to know about the machine's files; `real` follows all links of a path."""
+    """The plan's view of the machine's files; `real` follows all links of a path."""
 
     exists: Callable[[Path], bool]
     is_link: Callable[[Path], bool]

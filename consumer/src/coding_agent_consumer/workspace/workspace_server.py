@@ -135,7 +135,7 @@ class WorkspaceServer:
     def _answer(
         self, header: dict[str, Any], length: int, connection: socket.socket
     ) -> tuple[dict[str, Any], bytes]:
-        """Do what the request says. Return the fields and the body of its answer."""
+        """Execute a request, and return the fields and the body of its answer."""
         if header["op"] == "seed":
             if header.get("over") in ("all", "tracked"):
                 self._take_over()

@@ -19,6 +19,7 @@ GIVEN = {
     "secrets": {
         "webhook": {"github": "github-webhook-secret", "gitlab": "gitlab-webhook-token"},
         "userConfig": {"apiKey": "user-config-key"},
+        "comments": {"key": "key-of-comments-with-32-characters"},
     }
 }
 

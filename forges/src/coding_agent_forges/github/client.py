@@ -157,7 +157,7 @@ class GitHubForge(Forge):
         app = settings.app
         if app.service is None:
             # Only this needs the libraries for keys, which not every program has.
-            source: TokenSource = forge_module(cls.platform, "app_tokens").AppTokenSource.of(
+            source: TokenSource = forge_module(cls.platform, "auth.app_tokens").AppTokenSource.of(
                 settings, app, clock
             )
             return source

@@ -189,10 +189,10 @@ def decide_start(
 
 
 def _why_no_round(cause: RoundCause, state: State | None) -> str:
-    """Say why a round does not start, from the comment alone; empty if it may.
+    """Return why a round does not start, from the comment alone; empty if it may.
 
     Messages of a round can come twice, and late: a broker does not know that two are for the same cause. A
-    round that is dropped here is no loss, because the next look decides again.
+    round that is dropped here is no loss, because the next scan decides again.
     """
     if state is None:
         return ""
@@ -359,11 +359,11 @@ async def branch_for(
 def state_of(
     task: QueuedTask, start: Start, branch: str | None, *, begins: bool, process: str | None = None
 ) -> State:
-    """Return what the comment shows of a task that may start; it keeps what earlier tasks have left.
+    """Return the comment's state for a task that may start; it keeps the results of earlier tasks.
 
     Args:
         begins: whether the attempt begins now; otherwise the task waits.
-        process: the same as in `State`.
+        process: the id of the process whose memory has the queue; `None` with a broker.
     """
     before = start.previous
     return State(

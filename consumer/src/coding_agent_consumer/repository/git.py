@@ -38,10 +38,10 @@ class Credentials(Protocol):
     """
 
     async def __call__(self, refused: str, /, *, redirected: bool = False) -> CloneSource:
-        """Return both.
+        """Return the repository's address and the token.
 
         Args:
-            refused: a token that the forge did not accept, or empty: see `TokenSource.current`.
+            refused: a token that the forge did not accept, so another one is needed; or empty.
             redirected: whether the forge redirected git from the last address.
         """
 

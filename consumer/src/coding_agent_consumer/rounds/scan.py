@@ -1,7 +1,7 @@
-"""Looks at the open changes of our account on one forge, and queues their rounds, where no reporter does.
+"""Scans the open changes of our account on one forge, and queues their rounds, if there is no reporter.
 
 A queue cannot refuse the second message of a round, so a round may be queued twice. The item's lock and the
-record in our comment let one of them work: see `decide_start`.
+record in our comment let only one of them work (`decide_start`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _FIRST_RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 
 @dataclass
 class ConsumerLooks:
-    """Looks at the open changes of one forge.
+    """Scans the open changes of one forge.
 
     Args:
         source: says what the queue knows of the tasks, and whether this process looks regularly.
@@ -72,13 +72,13 @@ class ConsumerLooks:
         self._times = LookTimes(self.settings.rounds.interval, self.clock.monotonic)
 
     def ask(self, request: LookRequest) -> None:
-        """Look soon, although another process may look regularly."""
+        """Request a scan soon, although another process may scan regularly."""
         is_limited = bool(request.author) and self._changes.is_stranger(request.item, request.author)
         self._times.ask(request.item, is_limited=is_limited)
         self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look when somebody asks, and regularly if no other process does, until `stop` is set."""
+        """Scan on request, and regularly if no other process does, until `stop` is set."""
         failures, times = 0, self._times
         while not stop.is_set():
             pause = min(_QUIET_S, times.interval)
@@ -105,7 +105,7 @@ class ConsumerLooks:
         await self._times.look(self.look, self.look_at)
 
     async def once(self, stop: asyncio.Event) -> None:
-        """Look once, unless `stop` is set meanwhile. An error is logged."""
+        """Scan once, unless `stop` is set meanwhile. An error is logged."""
         try:
             await run_until(self.look, stop)
         except StoppedError:
@@ -118,7 +118,7 @@ class ConsumerLooks:
         log("The open changes on %s were not examined: %s", self.forge.host, error)
 
     async def look_at(self, item: Item) -> float:
-        """Look at one change; return the seconds until time alone makes a round due.
+        """Scan one change; return the seconds until time alone makes a round due.
 
         Raises:
             CodingAgentError: the change could not be read.
@@ -126,7 +126,7 @@ class ConsumerLooks:
         return await self._changes.look_at(item, self._look_at)
 
     async def look(self) -> float:
-        """Look at all open changes once; return the seconds until the next look.
+        """Scan all open changes once; return the seconds until the next scan.
 
         Raises:
             CodingAgentError: the changes could not be listed, or several in a row could not be handled.
@@ -166,10 +166,10 @@ class ConsumerLooks:
         return body is not None and not has_notes(as_written(body), notes_of(work, self._changes.policy))
 
     async def _show(self, key: str, snapshot: ChangeSnapshot, work: Work) -> Work:
-        """Run checks again if they deserve it, and show what no round does, while no task has the change.
+        """Run checks again if they deserve it, and show notes, while no task works on the change.
 
-        The forge is asked before the comment has it. If this process is killed in between, a check that fails
-        once more runs once more.
+        The forge is asked before the comment records it. If this process is killed in between, a check that
+        fails once more runs once more.
         """
         item, forge = snapshot.item, self.forge
         async with self.source.item_lock(item) as free:
@@ -226,7 +226,7 @@ class ConsumerLooks:
         return snapshot.item.model_copy(update={"kind": ItemKind.ISSUE, "number": number}) if number else None
 
     async def _end_waiting(self, key: str, item: Item, state: State, outcome: Outcome) -> None:
-        """Show the end of a round that waits; it is superseded.
+        """Show the end of a waiting round, which is superseded.
 
         Either it waited in the memory of a process that was killed; if its cause were still there, the round
         would be queued again. Or people do the rest; whoever gets its message later finds that it has ended.

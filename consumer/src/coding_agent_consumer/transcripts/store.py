@@ -157,7 +157,7 @@ class Transcripts:
         }
 
     async def _fetch(self, bucket: S3Bucket, recaps: dict[int, str]) -> None:
-        """Fetch earlier transcripts from the bucket, and the one that another pod of this attempt left."""
+        """Fetch earlier attempts' transcripts from the bucket, and that of an earlier pod of this attempt."""
         folder = folder_of(self.item, self.run, self.uuid)
         keys = {attempt_of_key(key): key for key in await bucket.keys(folder)}
         numbers = sorted(number for number in keys if number is not None and number <= self.attempt)
@@ -176,6 +176,7 @@ class Transcripts:
         """Remove old transcripts once, and upload new lines from time to time."""
         await self._remove_old(bucket)
         failures = 0
+        # After so many failures in a row, only the last upload is tried.
         while bucket is not None and failures < _GIVE_UP:
             await self.sleep(self.storage.upload_interval * 2**failures)
             try:
@@ -383,7 +384,7 @@ class S3Bucket:
 
 
 def _why(error: Exception) -> str:
-    """Say in our words what failed: the library's message has the answer, which may repeat the key's id."""
+    """Return our own text for an error: the library's message quotes the answer, which may show a key id."""
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError  # noqa: PLC0415
 
     status = re.search(r"status code: (\d{3})", str(error))

@@ -1,4 +1,4 @@
-"""Get a workspace for one attempt: connect to the one in a container, or start one as a child process."""
+"""Opens a workspace for one attempt: that of a container, or a new one as a child process."""
 
 from __future__ import annotations
 
@@ -131,7 +131,8 @@ async def connect_sidecar(
     """Connect to a workspace whose container is restarted when it stops.
 
     Args:
-        restarts: as in `WorkspaceClient`.
+        restarts: gets a line each time that the program is started again, from a process that no command can
+            end; `None`: the end of the session shows that all commands have ended too.
 
     Raises:
         WorkspaceGoneError: the workspace does not answer within `settings.start_timeout`.

@@ -274,7 +274,7 @@ def _on_one_node(affinity: Mapping[str, Any], labels: Mapping[str, str]) -> Body
 
 
 class RepositoryCaches:
-    """Gives the attempts of a namespace the caches of their repositories."""
+    """Adds repositories' caches to the Jobs of a namespace's attempts."""
 
     def __init__(self, cluster: Cluster, template: JobTemplate) -> None:
         self._cluster = cluster
@@ -326,7 +326,7 @@ class RepositoryCaches:
 
 
 class TokenCredentials:
-    """Gives Jobs the credentials with which they ask the token service for tokens of a GitHub App."""
+    """Adds credentials to Jobs, with which they ask the token service for tokens of a GitHub App."""
 
     def __init__(self, settings: Settings, namespace: str, now: Callable[[], datetime]) -> None:
         self._namespace = namespace
@@ -360,7 +360,7 @@ class TokenCredentials:
 
 
 class EgressProxy:
-    """Gives attempts the egress proxy that the settings name."""
+    """Connects attempts to the egress proxy that the settings name."""
 
     def __init__(self, egress: Egress) -> None:
         self._egress = egress

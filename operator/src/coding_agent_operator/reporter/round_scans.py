@@ -235,6 +235,7 @@ class ReporterLooks:
         if any(entry.head != snapshot.head_commit for entry in self.reruns(key)):
             del self._reruns[key]
         record = with_reruns(record, self.reruns(key))
+        # A change has one active run at a time, so no round is created while one works.
         active = any(not run.over for run in runs)
         work = await self._changes.decide(snapshot, record, active=active)
         unshown = [run for run in runs if _is_unshown(run, state)] if work.due else []

@@ -1,4 +1,4 @@
-"""Budgets: what ended attempts spent, what running ones may still spend, and what is left. Pure.
+"""Budgets: the spending of ended attempts, the reservations of running ones, and the rest. Pure.
 
 Reservations keep the spending within the budgets (docs/decisions/0023). An attempt starts only if every
 budget that it shares has the attempt's whole allowance left. Until the attempt ends, its whole allowance
@@ -31,7 +31,7 @@ _ONE_DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Exhausted:
-    """Says that a budget has too little left for a task.
+    """The explanation that a budget has too little left for a task.
 
     Attributes:
         message: the explanation for people.
@@ -43,7 +43,7 @@ class Exhausted:
 
 
 class Spent:
-    """Sums up what the ended tasks of a namespace spent; each task counts once."""
+    """The sum of what the ended tasks of a namespace spent; each task counts once."""
 
     def __init__(self) -> None:
         self._totals: dict[tuple[str, date, str], Decimal] = defaultdict(Decimal)
@@ -61,7 +61,7 @@ class Spent:
         return self._totals.get((key, _first(key, day), unit), Decimal(0))
 
     def forget_before(self, day: date) -> None:
-        """Drop what counts in no period that contains this day or a later one."""
+        """Drop the charges of months that ended before this day."""
         first = day.replace(day=1)
         tasks, self._tasks = self._tasks, {}
         self._totals.clear()
@@ -260,7 +260,7 @@ class Spending:
     def share_of_orphan(
         self, repository: str, allowance: Allowance | None
     ) -> tuple[tuple[str, ...], Decimal]:
-        """Return the same as `share`, for a Job without a task or a pod without a Job."""
+        """Return the keys of an orphan's budgets, and what the orphan may spend of each."""
         keys = tuple(key for key in (repository, NAMESPACE) if key in self._limits)
         return keys, allowance.value if allowance is not None else Decimal(0)
 
@@ -301,14 +301,14 @@ class Spending:
         }
 
     def exhausted(self, task: AgentTask, key: str) -> Exhausted:
-        """Return what the status says about a task that waits for a budget."""
+        """Return the explanation for the status of a task that waits for a budget."""
         source = task.spec.source
         allowance = next_allowance(task, self._budgets) or Allowance(tokens=0)
         return exhausted(key, source.repository, self._limits.get(key), allowance, self._now())
 
     @property
     def next_period(self) -> float | None:
-        """Seconds until a period ends."""
+        """The number of seconds until the next period of a budget begins; `None` without shared budgets."""
         if not self._budgets.shared:
             return None
         now = self._now()

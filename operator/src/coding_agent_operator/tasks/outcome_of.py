@@ -168,7 +168,7 @@ def outcome_of(job: Job) -> AttemptOutcome:
 
 
 def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:
-    """Whether the agent ended as its report says, and not because something stopped it."""
+    """Whether the agent ended by itself, as its report says, and was not stopped by the cluster."""
     if report.succeeded:
         return True
     told = _DEADLINE in (job.failure, pod.reason) and report.outcome_class is ReasonClass.CANCELLED
@@ -202,7 +202,7 @@ class PodProblem:
 
 
 def pod_problem(job: Job, now: datetime, policy: Policy) -> PodProblem | None:
-    """Return what keeps an unfinished Job from running or from ending, or `None`.
+    """Return the problem that keeps an unfinished Job from running or from ending, or `None`.
 
     The Job's pods must have been read.
     """

@@ -189,7 +189,7 @@ class Reconciler:
                 found[side.job] = unseen
 
     async def _left_behind(self, task: AgentTask, attempt: AttemptStatus) -> Job | None:
-        """Return a deleted Job: as one that is ending while its pods run, then with the pods' reports."""
+        """Return a deleted Job: while its pods run, as one that is being deleted; then with their reports."""
         pods = await self._cluster.pods_of(attempt.job)
         gone = all(pod.over for pod in pods)
         if gone:

@@ -193,7 +193,7 @@ def _between_attempts(
     now: datetime,
     policy: Policy,
 ) -> tuple[Stage, TaskOutcome | None, datetime | None]:
-    """Return what follows when no attempt runs.
+    """Return the next stage of a task of which no attempt runs.
 
     Args:
         attempts: all attempts, with their ends.
@@ -290,7 +290,7 @@ def _updated(
 
 
 def _as_intended(intended: AttemptOutcome, seen: AttemptOutcome) -> AttemptOutcome:
-    """Return the end for the reason recorded earlier, with what the pods show about it."""
+    """Return the outcome for the reason recorded before the Job was deleted, with the pods' details."""
     never_began = intended.never_began or seen.never_began
     return replace(intended, report=seen.report, log=seen.log, never_began=never_began)
 
@@ -376,7 +376,7 @@ def ended(attempt: AttemptStatus, outcome: AttemptOutcome, when: datetime) -> At
 
 
 def bounded(attempts: Sequence[AttemptStatus]) -> tuple[AttemptStatus, ...]:
-    """Return the attempts; only the newest keep their last steps."""
+    """Remove the last steps from all but the newest attempts, because a status must stay small."""
     keeping = [attempt.number for attempt in attempts if attempt.tail][-KEPT_TAILS:]
     return tuple(
         attempt

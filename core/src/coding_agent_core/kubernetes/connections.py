@@ -130,10 +130,12 @@ class _StaleError(ConnectionError):
 class _Connection(asyncio.Protocol):
     """One connection, which serves one request at a time."""
 
+    _transport: asyncio.Transport
+    """Set by `connection_made`, which the event loop calls before it hands out the connection."""
+
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[Response] | None = None
-        self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._open, self._begun = True, False
         self._answered_at: float | None = None
@@ -146,7 +148,6 @@ class _Connection(asyncio.Protocol):
 
     async def answer(self, request: bytes, end: float) -> Response:
         """Send a request and return the answer; if the answer is not complete, end the connection."""
-        assert self._transport is not None  # noqa: S101 - it is connected
         self._begun = False
         waiting: asyncio.Future[Response] = self._loop.create_future()
         self._waiting = waiting
@@ -163,8 +164,7 @@ class _Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._open = False
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are not derived from it
@@ -206,7 +206,7 @@ class _Connection(asyncio.Protocol):
         if status < 200:
             return  # the answer is still to come
         self._answered_at = self._loop.time()
-        if not self._parser.should_keep_alive() and self._transport is not None:
+        if not self._parser.should_keep_alive():
             self._open = False
             self._transport.close()
         if self._waiting is not None and not self._waiting.done():

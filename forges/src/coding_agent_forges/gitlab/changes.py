@@ -363,10 +363,10 @@ class GitLabChanges:
             found.blocking_discussions_resolved,
             found.detailed_merge_status == "requested_changes",
         )
-        moved = known.discussed is None or known.discussed.of != state
-        if moved:
-            known.discussed = await self._discussed(item, where, found, state)
-        if moved or found.mergeability is Mergeability.CONFLICT:
+        discussed = earlier = known.discussed
+        if discussed is None or discussed.of != state:
+            discussed = known.discussed = await self._discussed(item, where, found, state)
+        if discussed is not earlier or found.mergeability is Mergeability.CONFLICT:
             known.base_commit = await self._tip(item, found)
         problem = ""
         try:
@@ -376,7 +376,8 @@ class GitLabChanges:
                 raise
             known.checked, known.base_checks = None, Read()
             problem = f"{self.client.host} does not show the pipeline ({error.status})"
-        return self._snapshot(item, found, known, problem, answered_at(response, self.client.clock))
+        read_at = answered_at(response, self.client.clock)
+        return self._snapshot(item, found, known, discussed, problem=problem, read_at=read_at)
 
     async def _discussed(
         self, item: Item, where: str, found: _MergeRequest, state: tuple[object, ...]
@@ -482,10 +483,15 @@ class GitLabChanges:
         return self._bases.get(base, Read())
 
     def _snapshot(
-        self, item: Item, found: _MergeRequest, known: KnownMergeRequest, problem: str, read_at: datetime
+        self,
+        item: Item,
+        found: _MergeRequest,
+        known: KnownMergeRequest,
+        discussed: _Discussed,
+        *,
+        problem: str,
+        read_at: datetime,
     ) -> ChangeSnapshot:
-        discussed = known.discussed
-        assert discussed is not None  # noqa: S101 - `_read` has set it
         checks = known.checked.checks if known.checked else Read[CheckResult]()
         threads = [one for one in discussed.discussions if not one.individual_note]
         single = [one.notes[0] for one in discussed.discussions if one.individual_note and one.notes]

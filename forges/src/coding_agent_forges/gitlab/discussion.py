@@ -114,20 +114,22 @@ class GitLabDiscussion:
         call = Call("GET", f"{self.path}/discussions", f"reading the discussions of {self.display}")
         found = await self.client.entries(list[_DiscussionResponse], call, limit=_PAGES)
         positioned = [
-            one.notes
+            (position, one.notes)
             for one in found.values
-            if one.notes and one.notes[0].position and one.notes[0].is_public
+            if one.notes and (position := one.notes[0].position) and one.notes[0].is_public
         ]
         left_out = () if found.complete else ("newer threads",)
         if not positioned:
             return Discussion(left_out=left_out)
         refs = (await self._change()).diff_refs or _DiffRefs()
-        wanted = [notes[0].position.head_sha for notes in reversed(positioned) if notes[0].position]
+        wanted = [position.head_sha for position, _ in reversed(positioned)]
         diffs = await self._diffs(refs.head_sha, [sha for sha in wanted if sha])
         renames = {
             file.old_path: file.new_path for file in diffs.get(refs.head_sha or "", ()) if file.renamed_file
         }
-        threads = tuple(_thread(notes, refs, diffs).renamed(renames) for notes in positioned)
+        threads = tuple(
+            _thread(position, notes, refs, diffs).renamed(renames) for position, notes in positioned
+        )
         return Discussion(threads=threads, left_out=left_out)
 
     async def failed_checks(self) -> Checks:
@@ -178,14 +180,14 @@ class GitLabDiscussion:
         return found
 
 
-def _thread(notes: list[_Note], refs: _DiffRefs, diffs: Mapping[str, list[_FileDiff]]) -> Thread:
-    """Make a thread from its notes.
+def _thread(
+    position: _Position, notes: list[_Note], refs: _DiffRefs, diffs: Mapping[str, list[_FileDiff]]
+) -> Thread:
+    """Make a thread from its notes; the first note's position is the thread's.
 
     With each push, GitLab updates the position of a thread as long as the thread's lines exist. So a position
     in an older version means that the lines were changed (`DiffNote#active?` in GitLab's source).
     """
-    position = notes[0].position
-    assert position is not None  # noqa: S101 - the caller selects them
     removed = position.new_line is None and position.old_line is not None
     start = position.old_start if removed else position.new_start
     line = position.old_line if removed else position.new_line

@@ -163,19 +163,22 @@ class KubernetesSink:
             if own is not None and own.spec.trigger == request.trigger:
                 return Submission(task=own.name)
             latest = latest_of(runs)
-            decision = admit(request.trigger, latest)
-            if isinstance(decision, Duplicate):
-                assert latest is not None  # noqa: S101 - `admit` finds duplicates only of a task
-                record = note(runs[-1], request.trigger, decision, latest)
-                # If the record fails, the task has changed, and the decision may be another one now.
-                if record is None or await tasks.patch(runs[-1], record):
-                    return Submission(task=decision.task, duplicate=decision.why)
-                continue
+            if latest is None:
+                create = admit(request.trigger, None)
+            else:
+                decision = admit(request.trigger, latest)
+                if isinstance(decision, Duplicate):
+                    record = note(runs[-1], request.trigger, decision, latest)
+                    # If the record fails, the task has changed, and the decision may be another one now.
+                    if record is None or await tasks.patch(runs[-1], record):
+                        return Submission(task=decision.task, duplicate=decision.why)
+                    continue
+                create = decision
             first, newest = first_run(request.item, runs), runs[-1] if runs else None
             told = {task.uid: task for task in (first, newest) if task is not None}
             if not all([await tasks.patch(task, announcement(self._now())) for task in told.values()]):
                 continue  # run 1 was deleted, so its name is free, or the decision may be another one now
-            run = free_run(request.item, decision.run, stored)
+            run = free_run(request.item, create.run, stored)
             name = task_name(request.item, run)
             if await self._create(tasks, request, run, unanswered, check=_why_check_label(request.trigger)):
                 return Submission(task=name)

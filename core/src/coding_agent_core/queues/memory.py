@@ -19,7 +19,7 @@ from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.queues.interfaces import Claim, LookRequest, Notice, item_of_notice
 from coding_agent_core.queues.live_processes import Process
 from coding_agent_core.runtime.retry import first_of
-from coding_agent_core.task.admission import Cancel, Check, Duplicate, Keep, LatestTask, admit, withdraw
+from coding_agent_core.task.admission import Cancel, Check, Create, Keep, LatestTask, admit, withdraw
 from coding_agent_core.task.commands import LIMIT_PER_NAME, CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.task.model import (
     Item,
@@ -145,13 +145,17 @@ class MemoryQueue:
         self._forget()
         identity = request.item.identity
         latest = self._latest.get(identity)
-        decision = admit(request.trigger, latest.latest() if latest else None)
-        if isinstance(decision, Duplicate):
-            assert latest is not None  # noqa: S101 - `admit` finds duplicates only of a task
-            if decision.labeled_at is not None:
-                latest.labeled_at, latest.again = decision.labeled_at, request
-            latest.remember(request.trigger.delivery_id)
-            return Submission(task=decision.task, duplicate=decision.why)
+        if latest is None:
+            return self._accept(request, admit(request.trigger, None))
+        decision = admit(request.trigger, latest.latest())
+        if isinstance(decision, Create):
+            return self._accept(request, decision)
+        if decision.labeled_at is not None:
+            latest.labeled_at, latest.again = decision.labeled_at, request
+        latest.remember(request.trigger.delivery_id)
+        return Submission(task=decision.task, duplicate=decision.why)
+
+    def _accept(self, request: TaskRequest, decision: Create) -> Submission:
         if len(self._active) >= self._active_limit:
             raise QueueUnavailableError(
                 f"The in-memory queue is full ({self._active_limit} tasks); use RabbitMQ or Kubernetes."
@@ -202,17 +206,17 @@ class MemoryQueue:
 
     async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
         latest = self._latest.get(withdrawal.item.identity)
-        decision = withdraw(withdrawal, latest.latest() if latest else None)
+        if latest is None:
+            return withdraw(withdrawal, None)
+        decision = withdraw(withdrawal, latest.latest())
         match decision:
             case Keep():
-                if latest is not None:
-                    latest.withdrawn_before = decision.withdrawn_before or latest.withdrawn_before
+                latest.withdrawn_before = decision.withdrawn_before or latest.withdrawn_before
                 return decision
             case Check(_, why):
                 self._notify((withdrawal.item.identity, "withdrawn", ""), withdrawal)
                 return Keep(f"{why}; the consumer cancels the task if the item shows no label")
             case Cancel():
-                assert latest is not None  # noqa: S101 - `withdraw` cancels only an existing task
                 latest.cancel_requested = True
                 latest.withdrawn_before = decision.withdrawn_before
                 if latest.claim is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, overload
 
 from pydantic import ValidationError
 
@@ -141,6 +141,14 @@ def is_fresh(trigger: Trigger) -> bool:
     return trigger.labeled_at is not None and abs(trigger.received_at - trigger.labeled_at) <= FRESH
 
 
+@overload
+def admit(event: Trigger, latest: None) -> Create: ...
+
+
+@overload
+def admit(event: Trigger, latest: LatestTask | None) -> Decision: ...
+
+
 def admit(event: Trigger, latest: LatestTask | None) -> Decision:
     """Decide whether a label application becomes a task, or whether a round may start.
 
@@ -210,6 +218,14 @@ class Check:
 
     task: str
     why: str
+
+
+@overload
+def withdraw(withdrawal: Withdrawal, latest: None) -> Keep: ...
+
+
+@overload
+def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep | Check: ...
 
 
 def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep | Check:

@@ -228,9 +228,8 @@ class Git:
             # This ends git's helpers (git-remote-http) too, also when we are cancelled.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-        assert process.returncode is not None  # noqa: S101 - waited for
-        return process.returncode, out, err[-_MAX_ERROR:].decode("utf-8", "replace")
+            code = await process.wait()
+        return code, out, err[-_MAX_ERROR:].decode("utf-8", "replace")
 
 
 def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSource | None) -> dict[str, str]:

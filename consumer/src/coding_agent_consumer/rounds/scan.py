@@ -146,10 +146,16 @@ class ConsumerLooks:
         if work.due:
             await self._queue(snapshot, work.due[0], state)
         elif state is not None and state.round and state.waits_for_first_attempt and wanted is False:
-            outcome = Outcome(reason=Reason.SUPERSEDED, message="Nothing is left to do on this change.")
+            outcome = Outcome(
+                reason=Reason.SUPERSEDED,
+                message="Nothing is left to do on this change.",
+                round=cause_gone(state.round),
+            )
             await self._end_waiting(key, snapshot.item, state, outcome)
         elif state is not None and state.round and state.phase in (Phase.QUEUED, Phase.BACKOFF) and hands_off:
-            outcome = Outcome(reason=Reason.CANCELLED, message=hands_off[0].sentence)
+            outcome = Outcome(
+                reason=Reason.CANCELLED, message=hands_off[0].sentence, round=cause_gone(state.round)
+            )
             await self._end_waiting(key, snapshot.item, state, outcome)
         elif shows_end and not wanted and (work.reruns or self._shows_less(snapshot, work)):
             work = await self._show(key, snapshot, work)
@@ -231,9 +237,7 @@ class ConsumerLooks:
         Either it waited in the memory of a process that was killed; if its cause were still there, the round
         would be queued again. Or people do the rest; whoever gets its message later finds that it has ended.
         """
-        assert state.round is not None  # noqa: S101 - the caller has checked it
         labels, limit = self.settings.labels(item.platform), self.settings.consumer.max_attempts
-        outcome = outcome.model_copy(update={"round": cause_gone(state.round)})
         async with self.source.item_lock(item) as free:
             if free and await remembered(self.forge, item) == state:
                 task = task_for(self.forge, item, labels, state, max_attempts=limit)

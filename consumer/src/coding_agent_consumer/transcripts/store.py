@@ -91,7 +91,8 @@ class Transcripts:
         Returns:
             what earlier attempts did; empty if nothing is known.
         """
-        if self.path is None:
+        path = self.path
+        if path is None:
             return ""
         bucket = self._bucket(None)
         recaps = await asyncio.to_thread(self._local_recaps)
@@ -101,8 +102,8 @@ class Transcripts:
                     await self._fetch(bucket, recaps)
             except (TimeoutError, StoreError) as error:
                 _logger.warning("Earlier transcripts cannot be read: %s", error or "it took too long")
-        await asyncio.to_thread(_end_the_line, self.path)
-        self._keeping = asyncio.create_task(self._keep(bucket))
+        await asyncio.to_thread(_end_the_line, path)
+        self._keeping = asyncio.create_task(self._keep(path, bucket))
         newest = [recaps[number] for number in sorted(recaps)[-_EARLIER:]]
         return "\n\n".join(filter(None, newest))
 
@@ -117,12 +118,13 @@ class Transcripts:
         Args:
             within: seconds that the last upload may take. Without any upload, the outcome has no location.
         """
-        if self.path is None:
+        path = self.path
+        if path is None:
             return outcome.model_copy(update={"tail": last_lines(self.lines.text(), _TAIL)})
         if self._keeping is not None:
             self._keeping.cancel()
-        kept = await self._last_upload(within)
-        written = await asyncio.to_thread(recap, self.path, _TAIL)
+        kept = await self._last_upload(path, within)
+        written = await asyncio.to_thread(recap, path, _TAIL)
         tail = last_lines(written or self.lines.text(), _TAIL)
         if not kept and self._problem:
             tail = last_lines(f"{tail}\n(The transcript is incomplete: {self._problem}.)", MAX_TAIL)
@@ -172,7 +174,7 @@ class Transcripts:
             await asyncio.to_thread(write_private, path, data)
             recaps[number] = await asyncio.to_thread(recap, path)
 
-    async def _keep(self, bucket: S3Bucket | None) -> None:
+    async def _keep(self, path: Path, bucket: S3Bucket | None) -> None:
         """Remove old transcripts once, and upload new lines from time to time."""
         await self._remove_old(bucket)
         failures = 0
@@ -180,27 +182,27 @@ class Transcripts:
         while bucket is not None and failures < _GIVE_UP:
             await self.sleep(self.storage.upload_interval * 2**failures)
             try:
-                await self._upload(bucket)
+                await self._upload(path, bucket)
                 failures = 0
             except (OSError, StoreError) as error:
                 failures += 1
                 self._failed(error)
 
-    async def _upload(self, bucket: S3Bucket) -> None:
-        assert self.path is not None  # noqa: S101 - nothing is uploaded if nothing is kept
-        if not self.path.exists() or self.path.stat().st_size == self._uploaded:
+    async def _upload(self, path: Path, bucket: S3Bucket) -> None:
+        size = _size(path)
+        if size is None or size == self._uploaded:
             return
-        data = await asyncio.to_thread(self.path.read_bytes)
+        data = await asyncio.to_thread(path.read_bytes)
         # A request cannot be cancelled, and the next upload must not overtake this one.
         self._putting = asyncio.ensure_future(bucket.put(self.key, data))
         await asyncio.shield(self._putting)
         self._uploaded = len(data)
         self._problem = ""
 
-    async def _last_upload(self, within: float) -> bool:
+    async def _last_upload(self, path: Path, within: float) -> bool:
         """Upload the rest of the transcript. Return whether it is complete where it is kept."""
         if self.storage.s3 is None:
-            return self.path is not None and self.path.exists()
+            return _size(path) is not None
         deadline = Deadline.after(within)
         if self._putting is not None and not self._putting.done():
             await asyncio.wait({self._putting}, timeout=within)
@@ -212,7 +214,7 @@ class Transcripts:
             if bucket is None:
                 break
             try:
-                await self._upload(bucket)
+                await self._upload(path, bucket)
             except (OSError, StoreError) as error:
                 self._failed(error)
                 await self.sleep(min(_PAUSE, max(0.0, deadline.left)))
@@ -235,6 +237,11 @@ class Transcripts:
         if not self._problem:
             _logger.warning("Cannot upload the transcript for now: %s", error)
         self._problem = str(error)
+
+
+def _size(path: Path) -> int | None:
+    """Return the size of a file, `None` if there is none."""
+    return path.stat().st_size if path.exists() else None
 
 
 def _end_the_line(path: Path) -> None:

@@ -110,15 +110,15 @@ class WorkspaceClient:
             self._session.close()
             self._session = None
 
-    async def _open_session(self, deadline: Deadline) -> None:
-        """Open a session, unless there is one whose program has not ended.
+    async def _open_session(self, deadline: Deadline) -> socket.socket:
+        """Open a session and return it, unless there is one whose program has not ended.
 
         Raises:
             WorkspaceGoneError: the program cannot be reached.
         """
         if self._session is not None:
             if not _is_closed(self._session):
-                return
+                return self._session
             if self._restarts is not None:
                 await self._restarted(self._restarts, deadline)
             self.close()
@@ -133,6 +133,7 @@ class WorkspaceClient:
                 raise WorkspaceGoneError("The workspace is gone: its socket is closed.") from error
             raise
         self._session = session
+        return session
 
     async def _restarted(self, restarts: asyncio.StreamReader, deadline: Deadline) -> None:
         try:
@@ -331,13 +332,13 @@ class WorkspaceClient:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        if self._session is None:
-            await self._open_session(Deadline.after(_CONNECT_SECONDS))
-        assert self._session is not None  # noqa: S101 - opened just above
+        session = self._session
+        if session is None:
+            session = await self._open_session(Deadline.after(_CONNECT_SECONDS))
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                socket.send_fds(self._session, [b"\0"], [theirs.fileno()])
+                socket.send_fds(session, [b"\0"], [theirs.fileno()])
             reader, writer = await asyncio.open_unix_connection(sock=ours)
         except BaseException:
             ours.close()

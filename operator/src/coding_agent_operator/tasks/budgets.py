@@ -121,9 +121,10 @@ def next_allowance(task: AgentTask, budgets: Budgets) -> Allowance | None:
     budget = task.spec.budget or budgets.task
     if budget is None:
         return None
-    earlier = [a for a in task.status.attempts if a.allowance is not None and a.allowance.unit == budget.unit]
-    if earlier:
-        budget = _rest(earlier[-1])
+    for attempt in reversed(task.status.attempts):
+        if attempt.allowance is not None and attempt.allowance.unit == budget.unit:
+            budget = _rest(attempt.allowance, attempt)
+            break
     source = task.spec.source
     for shared in (budgets.of(source.host, source.repository), budgets.namespace):
         if shared is not None and shared.unit == budget.unit:
@@ -134,14 +135,18 @@ def next_allowance(task: AgentTask, budgets: Budgets) -> Allowance | None:
 def used_up(attempts: Sequence[AttemptStatus]) -> Allowance | None:
     """Return the allowance of the last attempt if the attempt spent all of it."""
     last = attempts[-1] if attempts else None
-    if last is None or last.allowance is None or last.outcome is None or _rest(last).value > 0:
+    if (
+        last is None
+        or last.allowance is None
+        or last.outcome is None
+        or _rest(last.allowance, last).value > 0
+    ):
         return None
     return last.allowance
 
 
-def _rest(attempt: AttemptStatus) -> Allowance:
-    allowance = attempt.allowance
-    assert allowance is not None  # noqa: S101 - the callers have checked it
+def _rest(allowance: Allowance, attempt: AttemptStatus) -> Allowance:
+    """Return what the attempt left of its allowance."""
     return allowance.with_value(allowance.value - charge(attempt).get(allowance.unit, Decimal(0)))
 
 

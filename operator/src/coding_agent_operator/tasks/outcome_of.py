@@ -113,15 +113,15 @@ _REJECTED = (
 )
 """Beginnings of the reasons of pods that their kubelet rejected or stopped without a `DisruptionTarget`."""
 
+_PATIENCE = {reason: facts.patience for reason, facts in REASONS.items() if facts.patience is not None}
+"""The setting that says how long a pod may fail to start, for each reason."""
+
 STOPS: frozenset[str] = frozenset(
-    {Reason.CANCELLED, PodReason.SUSPENDED, PodReason.JOB_DELETED, PodReason.SUPERFLUOUS}
-    | {reason for reason, facts in REASONS.items() if facts.patience}
+    {Reason.CANCELLED, PodReason.SUSPENDED, PodReason.JOB_DELETED, PodReason.SUPERFLUOUS} | _PATIENCE.keys()
 )
 """The reasons for which the operator or a person deletes a Job that has not ended."""
 
-POD_PROBLEMS = frozenset(
-    {reason.value for reason, facts in REASONS.items() if facts.patience and isinstance(reason, PodReason)}
-)
+POD_PROBLEMS = frozenset(reason.value for reason in _PATIENCE if isinstance(reason, PodReason))
 """Reasons that a task shows while the pod of its attempt cannot start."""
 
 _WAITING = {
@@ -222,9 +222,7 @@ def pod_problem(job: Job, now: datetime, policy: Policy) -> PodProblem | None:
         reason, detail, since = waiting, pod.waiting_detail, pod.advanced or pod.created
         if pod.missing:
             reason, detail = PodReason.SECRET_MISSING, f"Missing: {', '.join(pod.missing)}."
-    setting = REASONS[reason].patience
-    assert setting is not None  # noqa: S101 - each of these reasons has a patience
-    patience: float = getattr(policy, setting)
+    patience: float = getattr(policy, _PATIENCE[reason])
     return PodProblem(attempt_outcome(reason, detail), patience, (now - since).total_seconds() > patience)
 
 

@@ -100,8 +100,9 @@ class Reconciler:
             return None
         jobs = await self._jobs_of(task)
         plan = self._plan(task, jobs, decision)
-        if plan.create is not None or plan.verify is not None:
-            job = await self._create(task, await self._manifest(task, plan))
+        manifest = await self._manifest(task, plan)
+        if manifest is not None:
+            job = await self._create(task, manifest)
             jobs = [other for other in jobs if other.name != job.name] + [job]
             plan = self._plan(task, jobs, SchedulingDecision())
         if plan.status is not None:
@@ -128,11 +129,11 @@ class Reconciler:
             evidence_limit=self._evidence_limit,
         )
 
-    async def _manifest(self, task: AgentTask, plan: Plan) -> Mapping[str, Any]:
+    async def _manifest(self, task: AgentTask, plan: Plan) -> Mapping[str, Any] | None:
+        """Return the Job that the plan creates, if any."""
         if plan.verify is not None:
             return await self._build_evidence(task, *plan.verify)
-        assert plan.create is not None  # noqa: S101 - the caller has checked it
-        return await self._build(task, plan.create)
+        return None if plan.create is None else await self._build(task, plan.create)
 
     def _own_jobs(self) -> list[Job]:
         return self._jobs.of(self._cluster.namespace)

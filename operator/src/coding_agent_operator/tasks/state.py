@@ -142,9 +142,9 @@ def task_state(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Poli
     taken = [number for job in jobs if (number := attempt_number(task.name, job.name)) is not None]
     recorded = {attempt.number: attempt for attempt in task.status.attempts}
     next_number = max([0, *taken, *recorded]) + 1
-    if task.ended:
+    known_end = _recorded_outcome(task)
+    if known_end is not None:
         stop = tuple(job for job in live if not job.deleting)
-        known_end = _recorded_outcome(task)
         state = TaskState(Stage.ENDED, task.status.attempts, live, stop, next_number, known_end)
         return replace(state, result=task.status.result, environment=task.status.environment)
     attempts, reports, last = _attempts(task, own, live, now, policy)
@@ -331,11 +331,11 @@ def _task_outcome(
     return None
 
 
-def _recorded_outcome(task: AgentTask) -> TaskOutcome:
-    """Return the outcome that the conditions of an ended task show."""
+def _recorded_outcome(task: AgentTask) -> TaskOutcome | None:
+    """Return the outcome that the conditions of an ended task show; `None` if the task has not ended."""
     condition, phase = task.status.condition("Succeeded"), task.status.terminal_phase
-    assert condition is not None  # noqa: S101 - the task has ended
-    assert phase is not None  # noqa: S101 - as above
+    if condition is None or phase is None:
+        return None
     return TaskOutcome(phase, condition.reason, condition.message)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, SettingsError
-from coding_agent_core.forge.values import ItemDetails, answered_by
+from coding_agent_core.forge.values import answered_by
 from coding_agent_core.platforms.registry import FACTS
 from coding_agent_core.reporting.comment import State
 from coding_agent_core.runtime.retry import both
@@ -34,9 +34,9 @@ from coding_agent_forges.rest.forge import Forge
 from coding_agent_consumer.agent.model_spec import model_spec
 from coding_agent_consumer.agent_interface import Agent
 from coding_agent_consumer.attempt.agent_work import MakeAgent
-from coding_agent_consumer.attempt.attempt import Attempt
+from coding_agent_consumer.attempt.attempt import Attempt, LoadedItem
 from coding_agent_consumer.attempt.failures import outcome_of_error
-from coding_agent_consumer.item.forge_tasks import ForgeTask, branch_for, remembered, task_for
+from coding_agent_consumer.item.forge_tasks import ForgeTask, branch_for, remembered
 from coding_agent_consumer.repository.mirror import Mirror
 from coding_agent_consumer.transcripts.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.workspace.egress import Identities, denials
@@ -261,7 +261,7 @@ def build_attempt(
         # Here, because a thread imports the agent later: two threads should not import the same at once.
         from coding_agent_consumer.rounds import work  # noqa: F401, PLC0415
 
-    async def load() -> tuple[ForgeTask, ItemDetails]:
+    async def load() -> LoadedItem:
         item = await _located(forge, queued.request.item)
         # The account, which the forge's client keeps, is needed in any case.
         details, _ = await both(forge.read(item), forge.whoami())
@@ -286,7 +286,7 @@ def build_attempt(
                 continues=False,
             )
             change = previous.change_url if previous is not None and previous.branch == branch else None
-        task = task_for(
+        task = ForgeTask(
             forge,
             item,
             settings.labels(item.platform),
@@ -300,7 +300,7 @@ def build_attempt(
             ),
             max_attempts=given.max_attempts,
         )
-        return task, details
+        return LoadedItem(task, details, branch)
 
     return Attempt(
         settings=settings,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer.item.forge_tasks import task_for
+from coding_agent_consumer.item.forge_tasks import ForgeTask
 from coding_agent_core.platforms.registry import FACTS, Platform
 from coding_agent_core.reporting.comment import State
 from coding_agent_core.settings.load import load_settings
@@ -65,7 +65,7 @@ def main(folder: Path) -> None:
     forge = forge_of(forges, item)
     assert forge.platform is platform
     state = State(uuid="u", phase=Phase.RUNNING)
-    assert task_for(forge, item, settings.labels(platform), state, max_attempts=1).item == item
+    assert ForgeTask(forge, item, settings.labels(platform), state, max_attempts=1).item == item
     asyncio.run(forge.aclose())
     assert rate_for(settings.reporter, platform, HOST).creates_per_minute
     assert scope_problem(settings) is None

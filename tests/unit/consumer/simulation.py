@@ -682,7 +682,7 @@ class SimulatedAttempt:
         world = self.world
         world.working.append(self)
         try:
-            task, _ = await self.load()
+            task = (await self.load()).task
             await self.process.to_broker("clone")
             if self.stop.is_set():
                 return STOPPED

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 from coding_agent_consumer.item import forge_tasks
-from coding_agent_consumer.item.forge_tasks import task_for
+from coding_agent_consumer.item.forge_tasks import ForgeTask
 from coding_agent_core.reporting.comment import State, comment
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.task.attempts import Outcome
@@ -165,7 +165,7 @@ async def test_the_record_has_what_all_attempts_of_a_round_used(monkeypatch: pyt
     state = State(uuid="round", phase=Phase.RUNNING, round=trigger)
     item, labels, forge = change().item, Labels(), cast(Forge, None)
     for number in range(3):
-        task = task_for(forge, item, labels, state, max_attempts=3)
+        task = ForgeTask(forge, item, labels, state, max_attempts=3)
         failed = Outcome(reason=Reason.INTERNAL, message="No.", usage=Usage(requests=1, input_tokens=5))
         phase = Phase.FAILED if number == 2 else Phase.BACKOFF
         await task.comment(phase, outcome=failed)

@@ -8,11 +8,11 @@ import pytest
 from coding_agent_consumer.item.forge_tasks import (
     Abandon,
     Drop,
+    ForgeTask,
     ReportAgain,
     Start,
     branch_for,
     decide_start,
-    task_for,
     work_branch,
 )
 from coding_agent_core.forge.values import ItemDetails
@@ -143,7 +143,7 @@ class Shown:
 
 async def test_the_comment_of_a_further_attempt_says_why_there_is_one() -> None:
     shown: Any = Shown()
-    task = task_for(shown, ITEM, Labels(), State(uuid="x", phase=Phase.RUNNING, branch="b"), max_attempts=3)
+    task = ForgeTask(shown, ITEM, Labels(), State(uuid="x", phase=Phase.RUNNING, branch="b"), max_attempts=3)
     await task.prepare()
     assert "ended with" not in shown.body
     await task.comment(
@@ -151,7 +151,7 @@ async def test_the_comment_of_a_further_attempt_says_why_there_is_one() -> None:
     )
     remembered = read_state(shown.body)
     assert remembered is not None
-    task = task_for(shown, ITEM, Labels(), remembered.model_copy(update={"attempt": 2}), max_attempts=3)
+    task = ForgeTask(shown, ITEM, Labels(), remembered.model_copy(update={"attempt": 2}), max_attempts=3)
     await task.prepare()
     assert "Attempt 1 ended with the reason ModelUnavailable: The model is down." in shown.body
 

@@ -54,6 +54,7 @@ from coding_agent_consumer.item.forge_tasks import (
     PushTarget,
     approval_of,
     person_refusal,
+    push_target,
 )
 from coding_agent_consumer.item.push_permit import PushPermit
 from coding_agent_consumer.repository.clone import BareClone, Permit, Publisher
@@ -72,7 +73,21 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("coding_agent.attempt")
 
-Load = Callable[[], Awaitable[tuple[ForgeTask, ItemDetails]]]
+
+@dataclass(frozen=True)
+class LoadedItem:
+    """An item as it was read before the attempt, with its task.
+
+    Attributes:
+        branch: the branch for the work on an issue.
+    """
+
+    task: ForgeTask
+    details: ItemDetails
+    branch: str
+
+
+Load = Callable[[], Awaitable[LoadedItem]]
 """Reads what the attempt works on. It is called again while the forge is not available.
 
 Raises:
@@ -225,13 +240,14 @@ class Attempt:
             return outcome_of_error(error)
 
     async def _run(self) -> Outcome:
-        task, details = await self._time.before_work(self.load)
+        loaded = await self._time.before_work(self.load)
+        task, details = loaded.task, loaded.details
         self._change = task.state.change_url
         approval = await self._approval(task, details)
         if isinstance(approval, Outcome):
             return approval
         user = approval.user
-        target = task.target(details)
+        target = push_target(task.item, details, loaded.branch)
         permit: Permit = PushPermit(
             task.forge, details, self.settings.consumer.branch_prefix, target.repository, self.lost
         )

@@ -416,7 +416,7 @@ async def show_end_again(forge: Forge, item: Item, labels: Labels) -> None:
 
 @dataclass
 class ForgeTask:
-    """An item's task while an attempt works on it. There is a subclass for each kind of item.
+    """An item's task while an attempt works on it.
 
     Attributes:
         state: the state in our comment; each report changes it.
@@ -553,37 +553,27 @@ class ForgeTask:
         ended = Phase.CANCELLED if outcome.reason is Reason.CANCELLED else Phase.FAILED
         await self.comment(Phase.SUCCEEDED if outcome.succeeded else ended, outcome=outcome)
 
-    def target(self, details: ItemDetails) -> PushTarget:
-        """Return where the work starts and where it is pushed to.
 
-        Raises:
-            SourceRepositoryGoneError: the repository of a change's branch cannot be found.
-        """
-        raise NotImplementedError
+def push_target(item: Item, details: ItemDetails, branch: str) -> PushTarget:
+    """Return where the work starts and where it is pushed to.
 
+    The work for an issue becomes a new change. The work for a change goes to the change's own branch, in the
+    repository that holds it.
 
-class _IssueTask(ForgeTask):
-    """A task for an issue. Its work becomes a new change."""
+    Args:
+        branch: the branch for the work on an issue.
 
-    def target(self, details: ItemDetails) -> PushTarget:
-        assert self.state.branch is not None  # noqa: S101 - decided before the attempt
-        return PushTarget(self.item.repository, details.base_branch, self.state.branch)
-
-
-class _ChangeTask(ForgeTask):
-    """A task for a change. Its work goes to the change's own branch, in the repository that holds it."""
-
-    def target(self, details: ItemDetails) -> PushTarget:
-        if details.head_repository is None:
-            raise SourceRepositoryGoneError(self.item)
-        if details.head_branch is None:
-            raise PushNotAllowedError(
-                f"{self.item.display} was pushed without a branch (AGit), so there is no branch to push to. "
-                "Open a pull request from a branch."
-            )
-        return PushTarget(details.head_repository, details.head_branch, details.head_branch)
-
-
-def task_for(forge: Forge, item: Item, labels: Labels, state: State, *, max_attempts: int) -> ForgeTask:
-    kind = _IssueTask if item.kind is ItemKind.ISSUE else _ChangeTask
-    return kind(forge, item, labels, state, max_attempts)
+    Raises:
+        SourceRepositoryGoneError: the repository of a change's branch cannot be found.
+        PushNotAllowedError: the change has no branch.
+    """
+    if item.kind is ItemKind.ISSUE:
+        return PushTarget(item.repository, details.base_branch, branch)
+    if details.head_repository is None:
+        raise SourceRepositoryGoneError(item)
+    if details.head_branch is None:
+        raise PushNotAllowedError(
+            f"{item.display} was pushed without a branch (AGit), so there is no branch to push to. "
+            "Open a pull request from a branch."
+        )
+    return PushTarget(details.head_repository, details.head_branch, details.head_branch)

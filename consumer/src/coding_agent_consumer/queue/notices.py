@@ -45,7 +45,6 @@ from coding_agent_consumer.item.forge_tasks import (
     decide_start,
     remembered,
     state_of,
-    task_for,
 )
 from coding_agent_consumer.rounds.scan import ConsumerLooks
 
@@ -271,7 +270,7 @@ class NoticeHandler:
     def _task(self, forge: Forge, item: Item, state: State) -> ForgeTask:
         limit = self.settings.consumer.max_attempts
         labels = self.settings.labels(item.platform)
-        return task_for(forge, item, labels, state, max_attempts=limit)
+        return ForgeTask(forge, item, labels, state, max_attempts=limit)
 
     async def _execute(self, command: IssueCommand, forge: Forge) -> None:
         labels = self.settings.labels(command.item.platform)

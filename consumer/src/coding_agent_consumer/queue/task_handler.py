@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.queues.interfaces import Claim, TaskSource
 from coding_agent_core.reporting.comment import EVERY_LABEL_STAYS, State
 from coding_agent_core.runtime.retry import (
@@ -37,7 +36,7 @@ from coding_agent_forges.rest.forge import Forge
 from prometheus_client import CollectorRegistry
 
 from coding_agent_consumer.attempt.agent_work import MakeAgent
-from coding_agent_consumer.attempt.attempt import Attempt
+from coding_agent_consumer.attempt.attempt import Attempt, LoadedItem
 from coding_agent_consumer.attempt.failures import outcome_of_error
 from coding_agent_consumer.item.forge_tasks import (
     Abandon,
@@ -51,7 +50,6 @@ from coding_agent_consumer.item.forge_tasks import (
     remembered,
     show_end_again,
     state_of,
-    task_for,
 )
 from coding_agent_consumer.queue.circuit_breaker import CircuitBreaker, Permit
 from coding_agent_consumer.queue.claim_checks import ClaimChecks, OutdatedError, TaskStoppedError
@@ -286,7 +284,7 @@ class TaskHandler:
                 why = "its consumer died before it settled the message; see the comment on the item"
                 await self._settle_end(claim, ended.phase, ended.reason, why)
             case Abandon(ended, reason, message, cause):
-                progress.task = task_for(forge, item, labels, ended, max_attempts=limit)
+                progress.task = ForgeTask(forge, item, labels, ended, max_attempts=limit)
                 progress.task.answered_until = progress.task.seen(details)
                 progress.task.withdrawn = cause
                 await self._finish(claim, progress.task, Outcome(reason=reason, message=message))
@@ -306,10 +304,11 @@ class TaskHandler:
                 )
                 begun = state_of(queued, start, branch, begins=True, process=self.process)
                 progress.attempt = decision.attempt
-                progress.task = task_for(forge, item, labels, begun, max_attempts=limit)
+                progress.task = ForgeTask(forge, item, labels, begun, max_attempts=limit)
                 earlier = EarlierAttempts(ended=start.ended, usage=begun.usage or Usage())
                 try:
-                    await self._attempt(claim, progress, progress.task, details, earlier)
+                    loaded = LoadedItem(progress.task, details, branch)
+                    await self._attempt(claim, progress, loaded, earlier)
                 except OutdatedError:
                     return False
         return True
@@ -318,10 +317,11 @@ class TaskHandler:
         self,
         claim: Claim,
         progress: _Progress,
-        task: ForgeTask,
-        details: ItemDetails,
+        loaded: LoadedItem,
         earlier: EarlierAttempts,
     ) -> None:
+        task = loaded.task
+
         async def prepare() -> None:
             await self._checks.require_start(claim, task, progress.seen)
             await task.prepare()
@@ -342,8 +342,8 @@ class TaskHandler:
         job = f"{task.name}-{task.state.attempt}"
         variables = identities.workspace(job, task.item) if identities else {}
 
-        async def load() -> tuple[ForgeTask, ItemDetails]:
-            return task, details
+        async def load() -> LoadedItem:
+            return loaded
 
         async with self._watch(claim, task) as (stop, withdrawn):
             attempt = Attempt(

@@ -36,7 +36,7 @@ from coding_agent_core.task.round_record import RoundRecord, with_reruns
 from coding_agent_core.task.round_report import trigger_of
 from coding_agent_forges.rest.forge import Forge
 
-from coding_agent_consumer.item.forge_tasks import remembered, task_for
+from coding_agent_consumer.item.forge_tasks import ForgeTask, remembered
 from coding_agent_consumer.rounds.asked_by import cause_gone
 
 _logger = logging.getLogger("coding_agent.rounds")
@@ -240,7 +240,7 @@ class ConsumerLooks:
         labels, limit = self.settings.labels(item.platform), self.settings.consumer.max_attempts
         async with self.source.item_lock(item) as free:
             if free and await remembered(self.forge, item) == state:
-                task = task_for(self.forge, item, labels, state, max_attempts=limit)
+                task = ForgeTask(self.forge, item, labels, state, max_attempts=limit)
                 await task.finish(outcome)
                 self._changes.wrote(key)
 

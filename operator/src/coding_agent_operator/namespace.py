@@ -23,6 +23,7 @@ from coding_agent_core.task.agenttask_patches import completion
 from coding_agent_operator.cluster.attempt_pods import AttemptPods
 from coding_agent_operator.cluster.controller import Controller, NamespacedName, ObjectCache, Requeue
 from coding_agent_operator.cluster.lease import Lease, identity
+from coding_agent_operator.cluster.namespace_objects import NamespaceObjects
 from coding_agent_operator.cluster.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job
 from coding_agent_operator.cluster.requests import LEASE, Cluster
 from coding_agent_operator.cluster.unauthorized_requests import UnauthorizedRequests
@@ -97,28 +98,15 @@ class NamespaceController:
             behind=behind,
         )
         self._pods = AttemptPods(self.cluster, self._pod_ended, self._pod_gone)
-        self.scheduler = Scheduler(
-            self.cluster,
-            settings,
-            tasks=tasks,
-            jobs=jobs,
-            pods=self._pods,
-            controller=controller,
-            now=self._now,
-        )
+        objects = NamespaceObjects(self.cluster, tasks, jobs, self._pods)
+        self.scheduler = Scheduler(objects, settings, controller=controller, now=self._now)
         self._duplicates = Duplicates(self.cluster.tasks, tasks, self._now)
         self._unauthorized_requests = UnauthorizedRequests(self._now)
-        builder = JobBuilder(self.cluster, settings, self._now)
         self._reconciler = Reconciler(
-            self.cluster,
-            tasks,
-            jobs,
-            self._pods,
+            objects,
+            JobBuilder(self.cluster, settings, self._now),
             policy=operator.policy,
-            build=builder.build,
-            build_evidence=builder.build_evidence,
             evidence_limit=evidence_limit(settings.verify, operator.job),
-            environment_refusal=builder.environment_refusal,
             unauthorized=self._unauthorized_requests.refusal,
             waits=self.scheduler.kueue_messages,
             ended=self._ended,

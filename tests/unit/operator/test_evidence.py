@@ -97,8 +97,9 @@ def followed(*jobs: Job, status: Status | None = None) -> tuple[list[tuple[Side,
     for _ in range(40):
         found = plan(task(known), there)
         if found.verify is not None:
-            made.append(found.verify)
-            there.append(ends[found.verify])
+            pod = found.verify.side, found.verify.number
+            made.append(pod)
+            there.append(ends[pod])
         elif found.status is not None:
             known = found.status
             there = [replace(one, active_label=one not in found.release) for one in there]
@@ -202,7 +203,7 @@ def test_a_running_pod_is_waited_for_and_one_that_cannot_start_is_replaced() -> 
     assert found.status.verify.head is not None
     assert found.status.verify.head.problem == REASONS[PodReason.ERR_IMAGE_PULL].message
     assert plan(task(found.status), [evidence_job(deleting=True)]).verify is None, "it may still run"
-    assert plan(task(found.status), []).verify == (Side.HEAD, 2)
+    assert plan(task(found.status), []).verify == (Side.HEAD, 2, HEAD)
 
 
 def test_a_pod_that_kueue_admits_late_still_has_its_time() -> None:
@@ -213,7 +214,7 @@ def test_a_pod_that_kueue_admits_late_still_has_its_time() -> None:
     found = plan(task(pending), [replace(queued, started=ago(60), ready=1)])
     assert (found.verify, found.delete) == (None, ()), "it waited for Kueue, and now it runs"
     found = plan(task(pending), [left(GREEN, queue="team", started=ago(60))])
-    assert found.verify == (Side.BASE, 1), "its result counts"
+    assert found.verify == (Side.BASE, 1, HEAD), "its result counts"
 
 
 @pytest.mark.parametrize("result", [GREEN, RED])
@@ -230,11 +231,11 @@ def test_a_job_of_another_owner_with_the_name_is_left_alone_and_the_next_name_is
     pending = done(verify=Evidence(commit=HEAD, started=ago(60)))
     taken = [evidence_job(number=number, owner="uid-0", ready=1) for number in range(1, MAX_TRIES + 1)]
     found = plan(task(pending), taken[:1])
-    assert (found.verify, found.delete, found.release) == ((Side.HEAD, 2), (), ())
+    assert (found.verify, found.delete, found.release) == ((Side.HEAD, 2, HEAD), (), ())
     assert found.requeue_at == NOW
     found = plan(task(pending), [evidence_job(ready=1), taken[1]])
     assert (found.verify, found.delete, found.release) == (None, (), ()), "its own pod runs"
-    assert plan(task(pending), [broken(), taken[1]]).verify == (Side.HEAD, 3)
+    assert plan(task(pending), [broken(), taken[1]]).verify == (Side.HEAD, 3, HEAD)
     found = plan(task(pending), taken)
     assert (found.verify, found.delete, found.release) == (None, (), ())
     assert found.status is not None
@@ -432,7 +433,7 @@ def test_no_evidence_pod_starts_while_the_task_is_suspended() -> None:
         assert found.status.verify.state is EvidenceState.PENDING, "its time does not run out"
         assert stage_of(task(pending, suspend=True), (), NOW, POLICY) is Stage.SUSPENDED
         resumed = plan(task(found.status), there)
-        assert resumed.verify == (Side.HEAD, len(there) + 1), "it has its time again"
+        assert resumed.verify == (Side.HEAD, len(there) + 1, HEAD), "it has its time again"
 
 
 def test_an_evidence_pod_that_runs_may_end_while_the_task_is_suspended() -> None:

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.task.agenttask import AgentTask, OutcomeType
+from coding_agent_core.task.environment import Environment
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.usage import Usage
 from coding_agent_operator.cluster.attempt_pods import AttemptPods
 from coding_agent_operator.cluster.controller import ObjectCache
+from coding_agent_operator.cluster.namespace_objects import NamespaceObjects
 from coding_agent_operator.cluster.observed import Job, Pod, read_job, read_pod, read_pods
+from coding_agent_operator.tasks.evidence import EvidencePod
 from coding_agent_operator.tasks.plan import SchedulingDecision
 from coding_agent_operator.tasks.reconcile import ObjectRejectedError, Reconciler
 
@@ -57,6 +60,19 @@ def stored(**spec: Any) -> dict[str, Any]:
     return body | {"status": status(attempt()).to_wire()}
 
 
+class NoJobs:
+    """Fails a test in which the reconciler builds a Job."""
+
+    async def build(self, task: AgentTask, number: int) -> dict[str, Any]:
+        raise AssertionError(f"attempt {number} of {task.name} was built")
+
+    async def build_evidence(self, task: AgentTask, pod: EvidencePod) -> dict[str, Any]:
+        raise AssertionError(f"{pod} of {task.name} was built")
+
+    def environment_refusal(self, environment: Environment) -> str | None:
+        return None
+
+
 async def recorded(cluster: Cluster, *jobs: Job, seen: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
     """The status that is written after the watch has shown pods that end and go."""
     tasks, known = ObjectCache(AgentTask.compact), ObjectCache[Job]()
@@ -68,15 +84,10 @@ async def recorded(cluster: Cluster, *jobs: Job, seen: tuple[dict[str, Any], ...
     for job in jobs:
         known.put(job)
     reconciler = Reconciler(
-        cluster,  # type: ignore[arg-type]
-        tasks,
-        known,
-        pods,
+        NamespaceObjects(cluster, tasks, known, pods),  # type: ignore[arg-type]
+        NoJobs(),
         policy=POLICY,
-        build=None,  # type: ignore[arg-type]
-        build_evidence=None,  # type: ignore[arg-type]
         evidence_limit=None,
-        environment_refusal=lambda _: None,
         unauthorized=lambda _: None,
         waits={},
         ended=lambda _: None,

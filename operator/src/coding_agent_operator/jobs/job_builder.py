@@ -22,7 +22,6 @@ from coding_agent_core.task.agenttask import LABEL_PLATFORM, LABEL_REPOSITORY, A
 from coding_agent_core.task.environment import Environment
 from coding_agent_core.task.model import Item
 from coding_agent_core.task.objects import Metadata
-from coding_agent_core.task.verification import Side
 from coding_agent_forges.github.app_settings import Purpose
 from coding_agent_forges.github.settings import GitHub
 
@@ -38,6 +37,7 @@ from coding_agent_operator.jobs.job import (
 )
 from coding_agent_operator.jobs.pod_spec import init_container, mount
 from coding_agent_operator.tasks.budgets import next_allowance
+from coding_agent_operator.tasks.evidence import EvidencePod
 
 _logger = logging.getLogger("operator.job_builder")
 
@@ -100,22 +100,21 @@ class JobBuilder:
         with_credential = self._tokens.given_to(with_cache, Purpose.ATTEMPT, task.spec.item)
         return await self._proxy.given_to(with_credential, task.spec.item, environment.egress)
 
-    async def build_evidence(self, task: AgentTask, side: Side, number: int) -> Mapping[str, Any]:
+    async def build_evidence(self, task: AgentTask, pod: EvidencePod) -> Mapping[str, Any]:
         """Return the manifest of an evidence pod's Job. It gets no cache, because agents write to caches.
 
         Raises:
             ApiError: something that the manifest needs cannot be read; retry later.
         """
-        settings, evidence = self._settings, task.status.verify
-        assert evidence is not None  # noqa: S101 - it is recorded before a pod is created
+        settings = self._settings
         environment = self._environment_of(task)
         token = settings.forge(task.spec.item.platform).personal_access_token
         manifest: Mapping[str, Any] = build_evidence_job(
             task,
-            side,
-            number,
+            pod.side,
+            pod.number,
             settings.operator.job,
-            commit=evidence.commit,
+            commit=pod.commit,
             timeout_seconds=settings.verify.timeout_seconds,
             token_files={file.name for file in token.files},
             environment=environment,

@@ -18,15 +18,14 @@ from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.task.agenttask import AgentTask
 from coding_agent_core.task.model import Phase
 
-from coding_agent_operator.cluster.attempt_pods import AttemptPods
-from coding_agent_operator.cluster.controller import Controller, NamespacedName, ObjectCache
+from coding_agent_operator.cluster.controller import Controller, NamespacedName
+from coding_agent_operator.cluster.namespace_objects import NamespaceObjects
 from coding_agent_operator.cluster.observed import (
     KUEUE_NOT_INSTALLED,
     Job,
     workload_job_uid,
     workload_waits_for,
 )
-from coding_agent_operator.cluster.requests import Cluster
 from coding_agent_operator.scheduling.fair_share import (
     UNLIMITED,
     Candidate,
@@ -56,23 +55,20 @@ class Scheduler:
 
     def __init__(
         self,
-        cluster: Cluster,
+        objects: NamespaceObjects,
         settings: Settings,
         *,
-        tasks: ObjectCache[AgentTask],
-        jobs: ObjectCache[Job],
-        pods: AttemptPods,
         controller: Controller,
         now: Callable[[], datetime],
     ) -> None:
-        self._cluster = cluster
-        self._pods = pods
-        self._namespace = cluster.namespace
+        self._cluster = objects.cluster
+        self._pods = objects.pods
+        self._namespace = objects.cluster.namespace
         self._limits = None if settings.queue.engine is Engine.KUEUE else settings.limits
         self._policy = settings.operator.policy
         self._position_interval = settings.operator.position_interval
-        self._tasks = tasks
-        self._jobs = jobs
+        self._tasks = objects.tasks
+        self._jobs = objects.jobs
         self._controller = controller
         self._now = now
         self.spending = Spending(settings.budgets, now)

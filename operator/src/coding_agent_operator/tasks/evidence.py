@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from coding_agent_core.settings.attempt_settings import Verify
 from coding_agent_core.settings.job_settings import JobTemplate
@@ -42,6 +43,19 @@ def evidence_limit(verify: Verify, template: JobTemplate) -> timedelta | None:
     """Return how long all evidence pods of a task together may take; `None` if the task has none."""
     pod = verify.timeout_seconds + template.start_seconds + template.grace_seconds
     return timedelta(seconds=len(Side) * MAX_TRIES * pod) if verify.evidence else None
+
+
+class EvidencePod(NamedTuple):
+    """An evidence pod to create.
+
+    Attributes:
+        number: the number of the try, from 1.
+        commit: the head commit of the evidence.
+    """
+
+    side: Side
+    number: int
+    commit: str
 
 
 @dataclass(frozen=True)

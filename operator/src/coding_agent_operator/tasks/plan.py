@@ -22,11 +22,10 @@ from coding_agent_core.task.agenttask import (
 from coding_agent_core.task.environment import Environment
 from coding_agent_core.task.model import Phase
 from coding_agent_core.task.reasons import REASONS, Reason
-from coding_agent_core.task.verification import Side
 
 from coding_agent_operator.cluster.observed import Job, attempt_number
 from coding_agent_operator.tasks.budgets import Exhausted, day_of
-from coding_agent_operator.tasks.evidence import evidence_step
+from coding_agent_operator.tasks.evidence import EvidencePod, evidence_step
 from coding_agent_operator.tasks.outcome_of import POD_PROBLEMS, PodProblem, sentence
 from coding_agent_operator.tasks.state import COMMAND_WAIT, Stage, TaskOutcome, TaskState, task_state
 
@@ -78,7 +77,7 @@ class Plan:
     Attributes:
         create: the number of the attempt whose Job to create. Such a plan contains nothing else: once the new
             Job exists, the task is planned again.
-        verify: the side and the number of the evidence pod whose Job to create, with nothing else.
+        verify: the evidence pod whose Job to create, with nothing else.
         status: the status to write; `None` if it is unchanged.
         events: Events about the changes, to be written after the status.
         lasting: Events that describe a state. Each is written once while this process runs.
@@ -91,7 +90,7 @@ class Plan:
 
     stage: Stage
     create: int | None = None
-    verify: tuple[Side, int] | None = None
+    verify: EvidencePod | None = None
     status: Status | None = None
     events: tuple[Event, ...] = ()
     lasting: tuple[Event, ...] = ()
@@ -134,7 +133,8 @@ def plan_task(
             state = replace(state, stage=Stage.SUSPENDED if rests else Stage.ACTIVE, outcome=None)
         if step.create is not None:
             # If a Job of another owner has the name, the next reconcile tries the next name.
-            return Plan(state.stage, verify=step.create, requeue_at=now)
+            pod = EvidencePod(*step.create, step.evidence.commit)
+            return Plan(state.stage, verify=pod, requeue_at=now)
     if state.stage is Stage.READY and not state.attempts and (why := unauthorized(task)) is not None:
         outcome = TaskOutcome(Phase.FAILED, Reason.NOT_AUTHORIZED, why)
         state = replace(state, stage=Stage.ENDED, outcome=outcome)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.task.agenttask import AgentTask, AttemptStatus, Event, Status, UnreadableTaskError
-from coding_agent_core.task.verification import Side
+from coding_agent_core.task.environment import Environment
 
-from coding_agent_operator.cluster.attempt_pods import AttemptPods
-from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache
+from coding_agent_operator.cluster.controller import NamespacedName
+from coding_agent_operator.cluster.namespace_objects import NamespaceObjects
 from coding_agent_operator.cluster.observed import NOT_READY_TO_START, Job, Pod, missing_secrets
-from coding_agent_operator.cluster.requests import Cluster
+from coding_agent_operator.tasks.evidence import EvidencePod
 from coding_agent_operator.tasks.metrics import count_change
-from coding_agent_operator.tasks.plan import Plan, Refusal, SchedulingDecision, plan_task
+from coding_agent_operator.tasks.plan import Plan, SchedulingDecision, plan_task
 
 _logger = logging.getLogger("operator.reconcile")
 
@@ -28,8 +28,19 @@ _NO_WEBHOOK = "failed calling webhook"
 stored then (k8s.io/apiserver/pkg/util/webhook/error.go)."""
 _SHOWN_AFTER = timedelta(seconds=30)
 """Age of a Job at which people see what scheduler or kubelet say about a pod that does not start."""
-Builder = Callable[[AgentTask, int], Awaitable[Mapping[str, Any]]]
-EvidenceBuilder = Callable[[AgentTask, Side, int], Awaitable[Mapping[str, Any]]]
+
+
+class Builder(Protocol):
+    """Builds the Jobs that the reconciler creates."""
+
+    async def build(self, task: AgentTask, number: int) -> Mapping[str, Any]:
+        """Return the manifest of attempt `number`."""
+
+    async def build_evidence(self, task: AgentTask, pod: EvidencePod) -> Mapping[str, Any]:
+        """Return the manifest of an evidence pod's Job."""
+
+    def environment_refusal(self, environment: Environment) -> str | None:
+        """Return why no Job may be built with this environment, `None` if it may."""
 
 
 class ObjectRejectedError(ApiError):
@@ -52,30 +63,23 @@ class Reconciler:
 
     def __init__(
         self,
-        cluster: Cluster,
-        tasks: ObjectCache[AgentTask],
-        jobs: ObjectCache[Job],
-        pods: AttemptPods,
+        objects: NamespaceObjects,
+        builder: Builder,
         *,
         policy: Policy,
-        build: Builder,
-        build_evidence: EvidenceBuilder,
         evidence_limit: timedelta | None,
-        environment_refusal: Refusal,
         unauthorized: Callable[[AgentTask], str | None],
         waits: Mapping[str, str],
         ended: Callable[[AgentTask], None],
         now: Callable[[], datetime],
     ) -> None:
-        self._cluster = cluster
-        self._tasks = tasks
-        self._jobs = jobs
-        self._pods = pods
+        self._cluster = objects.cluster
+        self._tasks = objects.tasks
+        self._jobs = objects.jobs
+        self._pods = objects.pods
+        self._builder = builder
         self._policy = policy
-        self._build = build
-        self._build_evidence = build_evidence
         self._evidence_limit = evidence_limit
-        self._environment_refusal = environment_refusal
         self._unauthorized = unauthorized
         self._waits = waits
         self._ended = ended
@@ -124,7 +128,7 @@ class Reconciler:
             decision,
             self._now(),
             self._policy,
-            environment_refusal=self._environment_refusal,
+            environment_refusal=self._builder.environment_refusal,
             unauthorized=self._unauthorized,
             evidence_limit=self._evidence_limit,
         )
@@ -132,8 +136,8 @@ class Reconciler:
     async def _manifest(self, task: AgentTask, plan: Plan) -> Mapping[str, Any] | None:
         """Return the Job that the plan creates, if any."""
         if plan.verify is not None:
-            return await self._build_evidence(task, *plan.verify)
-        return None if plan.create is None else await self._build(task, plan.create)
+            return await self._builder.build_evidence(task, plan.verify)
+        return None if plan.create is None else await self._builder.build(task, plan.create)
 
     def _own_jobs(self) -> list[Job]:
         return self._jobs.of(self._cluster.namespace)

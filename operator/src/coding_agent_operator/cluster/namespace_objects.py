@@ -1,0 +1,29 @@
+"""The objects of one namespace with which its controller works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coding_agent_core.task.agenttask import AgentTask
+
+from coding_agent_operator.cluster.attempt_pods import AttemptPods
+from coding_agent_operator.cluster.controller import ObjectCache
+from coding_agent_operator.cluster.observed import Job
+from coding_agent_operator.cluster.requests import Cluster
+
+
+@dataclass(frozen=True)
+class NamespaceObjects:
+    """How the objects of a namespace are read and written, and what the watches show of them.
+
+    Attributes:
+        cluster: sends requests about the namespace's objects.
+        tasks: the active tasks, of all watched namespaces.
+        jobs: the active Jobs, of all watched namespaces.
+        pods: the pods of the namespace's attempts.
+    """
+
+    cluster: Cluster
+    tasks: ObjectCache[AgentTask]
+    jobs: ObjectCache[Job]
+    pods: AttemptPods

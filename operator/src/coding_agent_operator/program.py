@@ -122,7 +122,7 @@ class Namespaces:
         return "no namespace can be served" if self._failing.issuperset(self.names) else None
 
     def observe(self, resource: Resource, kind: str | None, body: Mapping[str, Any]) -> None:
-        """Take a watch event; with `"*"`, the first event of a namespace makes the program serve it."""
+        """Process a watch event; with `"*"`, the first event of a namespace makes the program serve it."""
         stored: AgentTask | Job = AgentTask.of(body) if resource == TASKS else read_job(body)
         key, urgent = key_of(stored), False
         if self._everywhere and kind != "DELETED":

@@ -277,7 +277,7 @@ class _Examination:
         return sorted(tasks, key=lambda task: Metadata.of(task.body).created)[-_RECENT:]
 
     def _ends(self, newest: list[AgentTask]) -> Finding:
-        """Say why tasks failed, because this shows what cannot be seen from outside."""
+        """Report why tasks failed, because their reasons show problems that no other check can find."""
         failed = [task for task in newest if task.status.phase is Phase.FAILED]
         if not newest:
             return ok("tasks", "there are no tasks yet")

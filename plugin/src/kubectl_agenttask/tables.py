@@ -279,7 +279,7 @@ def phase(task: Body) -> str:
 
 
 def no_operator_hint(task: Body, now: datetime) -> str:
-    """Say what to check if no operator has processed a task in the usual time; otherwise return nothing."""
+    """Return a hint if no operator has processed a task in the usual time; otherwise an empty text."""
     created = parse_time(_text(task, "metadata", "creationTimestamp"))
     if phase(task) != "New" or created is None or (now - created).total_seconds() < _ADOPTED:
         return ""

@@ -213,7 +213,7 @@ class Attempt:
 
     @property
     def hurried(self) -> bool:
-        """Whether what is left to do must be quick: the attempt was stopped, or its time is over."""
+        """Whether the remaining steps must be quick, because the attempt was stopped or its time is over."""
         return self._time.hurried
 
     def _cut_off(self, reason: Reason, message: str) -> Outcome:

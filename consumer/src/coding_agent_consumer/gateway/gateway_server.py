@@ -44,7 +44,7 @@ async def open_gateway(
         upstreams: the providers. Of those with one format, the first is asked first; the next ones follow if
             it answers 429 or 5xx, or cannot be reached.
         allowance: what may be spent; `None`: there is no limit.
-        prices: prices of models, as in `llm.prices`.
+        prices: the prices of models from the setting `llm.prices`.
         models: names that are allowed, with `*`; if empty, all are.
         provider_tools: whether to allow tools that the provider runs.
         timeout: seconds without a byte from the provider after which a request fails.

@@ -176,7 +176,7 @@ class Meter:
 
 
 class _TooLongError(Exception):
-    """The answer is longer than we read."""
+    """The answer exceeds the number of bytes that the meter reads."""
 
 
 class _Decoder:

@@ -193,7 +193,7 @@ def _size(length: int, contents: Contents, limit: int | None) -> Size:
 def _output_limit(
     operation: Operation, data: Mapping[str, Any], models: Sequence[str], longest: LongestAnswer
 ) -> int | None:
-    """Return the tokens that the request allows for all its answers together; `None`: not known."""
+    """Return the most output tokens of all answers to the request together; `None` if not known."""
     inner = [entry for name in GENERATION if isinstance(entry := data.get(name), dict)]
     places = inner if operation is Operation.GENERATE_CONTENT else [data]
     limits = [positive(place.get(name)) for place in places for name in _OUTPUT_LIMITS.get(operation, ())]

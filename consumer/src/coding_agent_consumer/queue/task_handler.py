@@ -466,7 +466,7 @@ class TaskHandler:
     async def _watch(
         self, claim: Claim, task: ForgeTask
     ) -> AsyncIterator[tuple[asyncio.Event, list[WithdrawnWork]]]:
-        """Give an event that is set when the attempt must stop, and the reason if a person wants that."""
+        """Yield an event that is set when the attempt must stop, and a list of a person's reasons for it."""
         stop, withdrawn = asyncio.Event(), list[WithdrawnWork]()
         hands_off = self.settings.rounds.hands_off_label
 

@@ -646,5 +646,6 @@ class Publisher:
         except RemoteMovedError:
             self.branch_moved.set()
         except (CodingAgentError, TimeoutError) as error:
+            # A checkpoint only saves work in case the attempt is killed, so it must not fail the attempt.
             why = str(error) or f"it took more than {_CHECKPOINT_SECONDS:g} s"
             _logger.warning("Could not push the work so far; the next checkpoint retries: %s", why)

@@ -140,7 +140,7 @@ def _file_at(patch: bytes, position: int) -> str:
 
 
 def why_refused(path: str, mode: str) -> str | None:
-    """Say why a changed file must not be committed; `None` if it may be. Git refuses much of this too.
+    """Return why a changed file must not be committed; `None` if it may be. Git refuses much of this too.
 
     Args:
         mode: the file's new mode, as git writes it; `000000` if the file is removed.

@@ -316,7 +316,7 @@ def classify(output: str, url: str) -> ForgeError:
 
 
 def _ended(code: int, said: str, memory: int | None) -> str:
-    """Say how a failed run of git ended; the text follows `git COMMAND`."""
+    """Return how a failed run of git ended, as text that follows `git COMMAND`."""
     if memory is not None and re.search(r"[Oo]ut of memory|mmap failed: Cannot allocate", said):
         return f"needed more than {memory // 2**20} MiB of memory."
     if code == -signal.SIGKILL:

@@ -308,7 +308,7 @@ def _select(
 
 
 def _disconnected(client: socket.socket, streams: Streams | None) -> bool:
-    """Take what the client sent. Return whether the client has disconnected."""
+    """Receive the client's data, and return whether the client has disconnected."""
     if streams is None:
         return True  # a client sends nothing until it has the answer
     data = client.recv(CHUNK)

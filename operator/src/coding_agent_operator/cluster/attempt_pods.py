@@ -87,10 +87,10 @@ class AttemptPods:
         self._ended(pod.job_uid)
 
     async def run(self) -> None:
-        """List, then watch, until cancelled.
+        """List the pods, then watch them, until cancelled.
 
         While this fails, the operator learns how an attempt ended only if a reconcile reads the pod in time,
-        and it knows only the pods of the last list.
+        and it counts only the pods of the last list.
         """
         clock, failures = asyncio.get_running_loop().time, 0
         while True:

@@ -344,7 +344,7 @@ def read_job(body: Mapping[str, Any]) -> Job:
 
 
 def evidence_job_name(task: str, side: Side, number: int) -> str:
-    """Return the name of an evidence pod's Job: `<task>-verify-<side>-<try>`, cut as in `job_name`."""
+    """Return an evidence pod's Job name: `<task>-verify-<side>-<try>`. Long names are cut and get a hash."""
     end = f"-verify-{side}-{number}"
     return f"{label_value(task, _LENGTH - len(end))}{end}"
 

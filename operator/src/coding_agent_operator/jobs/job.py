@@ -141,6 +141,8 @@ def job_manifest(
             ],
         },
         "spec": {
+            # The operator retries with a new Job, because the wait depends on the outcome. There is no TTL
+            # yet: the Job could be deleted before its end is recorded, and the attempt would be repeated.
             "backoffLimit": 0,
             "completions": 1,
             "parallelism": 1,
@@ -249,7 +251,7 @@ def with_token_credential(
     now: datetime,
     queued: bool,
 ) -> dict[str, Any]:
-    """Give a Job's container for the forge a credential for tokens of the item's repository alone.
+    """Add a credential for tokens of the item's repository alone to the Job's container that uses the forge.
 
     The credential is valid until the Job's time limit has certainly passed.
 

@@ -123,6 +123,8 @@ def workspace_user(template: JobTemplate, given: AttemptInput) -> int:
     if template.cache.enabled and request.trusted:
         owner = request.item.repository_identity  # all that write to the repository's cache have one user
     else:
+        # The kernel counts processes by user: with one user for all, a fork bomb in one workspace would keep
+        # the others on its node from starting a process.
         owner = f"{given.task.uuid}/{given.task.attempt}"
     return _user_of(owner, WORKSPACE_USERS, taken)
 

@@ -190,7 +190,7 @@ class ReporterController:
         )
 
     def observe(self, kind: str | None, body: Mapping[str, Any]) -> None:
-        """Take a watch event; `kind` is its type, or `None` in the initial list."""
+        """Process a watch event; `kind` is its type, or `None` in the initial list."""
         task = AgentTask.of(body)
         if self._cache.observe(kind, task):
             self._changed(task.name)

@@ -83,7 +83,7 @@ def day_of(at: datetime) -> date:
 
 
 def period_end(key: str, day: date) -> datetime:
-    """Return when the budget's period that contains the day ends."""
+    """Return the end of a budget's period that contains the day."""
     after = (day.replace(day=28) + 4 * _ONE_DAY).replace(day=1) if key == NAMESPACE else day + _ONE_DAY
     return datetime.combine(after, time(), UTC)
 

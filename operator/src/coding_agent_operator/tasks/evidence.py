@@ -113,6 +113,8 @@ def evidence_step(
     # The time that pods wait for Kueue does not count.
     since = max((known.started, *(job.started for job in jobs if job.started is not None)))
     is_late = now - since > limit and not any(job.waiting for job in live) and not task.spec.suspend
+    # One pod after the other, and one commit for each: in one pod, a program that the agent pushed could
+    # change the result of the base.
     for side in Side:
         found = _of_side(task, known.side(side), side, named, now=now, policy=policy)
         known = judged(known.model_copy(update={side.value: found.known}))

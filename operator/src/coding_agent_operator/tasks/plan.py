@@ -51,7 +51,7 @@ Refusal = Callable[[Environment], str | None]
 
 @dataclass(frozen=True)
 class SchedulingDecision:
-    """What `fair_schedule` decided about a task.
+    """The decision of `fair_schedule` about a task.
 
     Attributes:
         start: whether the task's next attempt may start.
@@ -72,7 +72,7 @@ class SchedulingDecision:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do, in this order: create, record, clean up.
+    """The actions for a task, in this order: create, record, clean up.
 
     Attributes:
         create: the number of the attempt whose Job to create. Such a plan contains nothing else: once the new
@@ -362,7 +362,7 @@ def _summary_of_active(
 
 
 def _problem_message(task: AgentTask, problem: PodProblem, attempts: Sequence[AttemptStatus]) -> str:
-    """Say why the attempt does not start.
+    """Return why the attempt does not start.
 
     The first message for a reason stays, because a failing image pull alternates between two messages.
     """

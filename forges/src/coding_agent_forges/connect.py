@@ -38,7 +38,7 @@ def connect_forge(
     Args:
         only: the repository of an attempt; empty for a program that works on all repositories.
         transport: replaces the network in tests.
-        token: gives the tokens instead of what the settings name.
+        token: the source of tokens; by default, the one that the settings describe.
 
     Raises:
         SettingsError: no token is configured; the message names the setting and the variable.
@@ -60,7 +60,7 @@ def connect_all(
 ) -> dict[str, Forge]:
     """Return a client for each platform that has a token, by host.
 
-    If the settings name tokens that are not mounted here, these are logged.
+    Tokens that the settings name but that are not mounted here are logged.
 
     Raises:
         SettingsError: no platform has a token, or two platforms are configured on the same host.
@@ -94,7 +94,7 @@ def connect_all(
 
 
 def token_place(settings: Settings, platform: Platform) -> str:
-    """Say where a person sets the token of a platform."""
+    """Return a phrase that says where a person sets the token of a platform."""
     return credential_place(settings, f"{platform}.personal_access_token")
 
 

@@ -1,1 +1,1 @@
-"""The REST client, its limits, and the code that is the same for the APIs of all forges."""
+"""The REST client, its rate limits, and the code that all forges share."""

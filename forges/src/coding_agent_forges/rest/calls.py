@@ -1,4 +1,4 @@
-"""Requests to a forge, the base of its answers, and what was read of a list. Pure."""
+"""The requests to a forge, the base class of its responses, and lists that may be incomplete. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ITEM = re.compile(r"/repos/[^/]+/[^/]+/(?:issues|pulls)/")
 
 
 class ResponseModel(BaseModel):
-    """A model of an answer with the fields that we use; other fields are ignored."""
+    """The base of response models. A model has the fields that we use; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -41,10 +41,10 @@ class User(ResponseModel):
 
 @dataclass(frozen=True)
 class Read(Generic[_T]):
-    """What was read of a forge's list.
+    """The values that were read of a forge's list.
 
-    A forge gives a list in pages, and each reader stops at some page. So what is not among the values may be
-    in the part that was not read: a rule must not conclude that there is no such value.
+    A forge gives a list in pages, and each reader stops at some page. So a value that is not found may be in
+    the part that was not read, and a rule must not conclude that the value does not exist.
 
     Attributes:
         left_out: what was not read, as phrases such as `older comments`; empty if everything was read.
@@ -59,7 +59,7 @@ class Read(Generic[_T]):
 
 
 class Repeat(Enum):
-    """When a request may be sent again."""
+    """The condition under which a request may be sent again."""
 
     SAFE = "safe"
     """After any failure, because effect and answer are the same however often the request is sent."""
@@ -69,7 +69,7 @@ class Repeat(Enum):
 
 @dataclass(frozen=True)
 class Call:
-    """A request.
+    """A request to a forge's API.
 
     Attributes:
         path: the path relative to the API's base URL, with quoted segments, or an absolute URL of that host.

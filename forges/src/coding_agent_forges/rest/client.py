@@ -1,4 +1,4 @@
-"""The HTTP client of all forges: authentication, rate, retries, redirects on one host, errors, validation."""
+"""The HTTP client for all forges: authentication, rate limits, retries, redirects, errors, validation."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def issued_tokens() -> tuple[str, ...]:
 
 
 class TokenSource(Protocol):
-    """Gives the token to send with each request.
+    """The source of the token that is sent with each request.
 
     Attributes:
         place: where a person sets the credential, for messages.
@@ -102,21 +102,23 @@ class TokenSource(Protocol):
 
         Raises:
             SettingsError: no credential is configured, or it cannot be read.
-            ForgeError: a new token is needed, and the forge gave none.
+            ForgeError: a new token is needed, and the forge did not issue one.
         """
 
     async def account(self) -> User | None:
         """Return the token's account; `None` if only the forge knows it.
 
         Raises:
-            SettingsError, ForgeError: as from `current`.
+            SettingsError: no credential is configured, or it cannot be read.
+            ForgeError: the forge did not say whose token it is.
         """
 
     async def identity(self) -> str:
         """Return a text that changes if the token may belong to another account; never the token itself.
 
         Raises:
-            SettingsError, ForgeError: as from `current`.
+            SettingsError: no credential is configured, or it cannot be read.
+            ForgeError: a new token is needed, and the forge did not issue one.
         """
 
     async def aclose(self) -> None:
@@ -146,7 +148,7 @@ class Token:
         pass
 
     async def identity(self) -> str:
-        """Return a hash of the token: another token may be another account's."""
+        """Return a hash of the token, because a different token may belong to a different account."""
         return hashlib.sha256(self.read().encode()).hexdigest()
 
     def read(self) -> str:
@@ -190,12 +192,12 @@ class Pages(Generic[_T]):
 
 @dataclass(frozen=True)
 class _Page(Generic[_T]):
-    """One page, with what the forge says about the others.
+    """One page of a list, with the facts that the forge states about the whole list.
 
     Attributes:
         size: the number of entries; 0 if the answer is not a list.
-        last: the number of the last page, as far as the forge says so.
-        total: the number of entries of the whole list, as far as the forge says so.
+        last: the number of the last page; `None` if the forge does not state it.
+        total: the number of entries of the whole list; `None` if the forge does not state it.
     """
 
     content: _T
@@ -215,10 +217,6 @@ class _Page(Generic[_T]):
     def has_next(self, number: int, largest: int) -> bool:
         """Whether there is a further page.
 
-        Without links, a page without entries proves nothing: Gitea leaves entries out after it has cut the
-        list into pages. But it says of most lists how many entries there are. Without that too, a page that
-        is as large as we asked for may have a next one.
-
         Args:
             number: the number of this page.
             largest: the number of entries of the largest page so far. An administrator may allow fewer than
@@ -226,6 +224,8 @@ class _Page(Generic[_T]):
         """
         if self.links:
             return "next" in self.links
+        # An empty page is not the end on Gitea, which leaves entries out after it has cut the list into
+        # pages. It sends no links, but states the total of most lists.
         if self.total is not None:
             return number * (largest or PAGE_SIZE) < self.total
         return self.size >= PAGE_SIZE
@@ -233,7 +233,7 @@ class _Page(Generic[_T]):
 
 @dataclass
 class ForgeClient:
-    """Sends calls to one forge.
+    """The HTTP client of one forge.
 
     Attributes:
         host: the host's name in error messages.
@@ -242,8 +242,8 @@ class ForgeClient:
         transport: replaces the network in tests.
         page_size: the most entries that the forge puts into a page; `None` until it was asked.
         account: the login of the token's account, for messages; empty until it is known.
-        redirected: the paths, in lower case, of repositories of which requests were redirected, most likely
-            because the repositories have other names now.
+        redirected: the paths, in lower case, of repositories whose requests were redirected, most likely
+            because the repositories were renamed.
     """
 
     host: str
@@ -310,9 +310,8 @@ class ForgeClient:
     def newest_first(self, type_: type[list[_T]], call: Call, *, limit: int) -> Pages[list[_T]]:
         """Return at most `limit` pages, the last one first, of a list that the forge sorts oldest first.
 
-        What is left out is older than all that is read. A forge that does not say which page is the last one
-        (GitLab, of more than 10,000 entries) has a list whose newest entries may be out of reach: then there
-        are no pages at all.
+        Entries beyond the limit are the oldest. If the forge does not state the number of the last page
+        (GitLab, for more than 10,000 entries) and the list is longer than the limit, no page is returned.
         """
 
         async def read(pages: Pages[list[_T]]) -> AsyncIterator[list[_T]]:
@@ -322,6 +321,7 @@ class ForgeClient:
                 forward = self.pages(type_, call, limit=limit)
                 found = [page async for page in forward]
                 pages.complete = forward.complete
+                # The newest entries may be out of reach. Older ones alone would look like the newest.
                 for page in reversed(found if forward.complete else []):
                     yield page
                 return
@@ -346,7 +346,7 @@ class ForgeClient:
         )
 
     async def log(self, call: Call, marks: re.Pattern[str]) -> str:
-        """Return the end of a log as plain text; empty if it expired or we may not read it.
+        """Return the end of a log as plain text; empty if the log has expired or we may not read it.
 
         Args:
             marks: matches the marks that the forge itself writes into logs.
@@ -360,8 +360,7 @@ class ForgeClient:
     async def end_of(self, call: Call, limit: int, *, with_token: bool = True) -> bytes:
         """Return the last `limit` bytes of an answer, e.g. of a log.
 
-        A redirect to another host is followed without our token, because forges store logs in object stores
-        and sign the address. The request is not repeated after a failure.
+        A redirect to another host is followed without our token. The request is not repeated after a failure.
 
         Raises:
             ForgeError: there is no complete answer within `TOTAL_TIMEOUT` and `_LONGEST`.
@@ -378,6 +377,7 @@ class ForgeClient:
                     async with self._client().stream("GET", url, headers=headers) as response:
                         if response.next_request is not None:
                             target = str(response.next_request.url)
+                            # Forges keep logs in object stores, whose signed addresses need no token.
                             if _origin(target) != _origin(self.api_url):
                                 headers = {}
                             url = target
@@ -398,10 +398,10 @@ class ForgeClient:
         raise ForgeError(f"{self.host} redirects more than {_REDIRECTS} times while {call.what}")
 
     def parse(self, type_: type[_T], response: httpx.Response, call: Call) -> _T:
-        """Read an answer as `type_`. Some forges write an empty list as null.
+        """Validate a response as `type_`. Some forges write an empty list as null.
 
         Raises:
-            ForgeUnavailableError: the answer has another form; the message names the first wrong field.
+            ForgeUnavailableError: the response has another form; the message names the first wrong field.
         """
         empty = get_origin(type_) is list and response.content.strip() == b"null"
         try:
@@ -485,11 +485,9 @@ class ForgeClient:
         return response
 
     async def _holds(self, call: Call, target: str) -> bool:
-        """Whether a redirect of a call leads to the same repository, whatever its name is now.
-
-        GitHub also redirects from an issue that somebody transferred to another repository. A task must
-        neither read nor write there.
-        """
+        """Whether a redirect of a call leads to the same repository, whatever its name is now."""
+        # GitHub also redirects from an issue that was transferred to another repository. A task must neither
+        # read nor write there.
         name = call.about.lower()
         if name in self._repositories and self._repositories[name].holds(target):
             return True
@@ -501,13 +499,10 @@ class ForgeClient:
         return self._repositories[name].holds(target)
 
     async def _sent(self, call: Call) -> httpx.Response:
-        """Send one request and return the answer with any status.
-
-        A request with a token that the forge does not accept has no effect there. It is sent once more if
-        there is another token.
-        """
+        """Send one request, once more with a new token after a 401. Return the response with any status."""
         token = await self.token.current(call.about)
         response = await self._sent_with(token, call)
+        # A request whose token is refused has no effect, so repeating it is safe for every method.
         if response.status_code == 401:
             other = await self.token.current(call.about, refused=token)
             if other != token:
@@ -515,7 +510,7 @@ class ForgeClient:
         return response
 
     async def _sent_with(self, token: str, call: Call) -> httpx.Response:
-        """Send one request with this token when the rate permits it."""
+        """Send one request with this token as soon as the rate limits permit it."""
         headers = self._headers(token)
         if self.pace is not None:
             await self.pace.turn(call.kind)
@@ -538,15 +533,16 @@ class ForgeClient:
         return response
 
     async def _fenced(self, event: str, _: object) -> None:
-        """Check the fence again as a request is written: the process may have slept while it connected.
+        """Check the fence again just before a request is written.
 
-        httpx calls this before and after each step of a request (its extension `trace`).
+        httpx calls this before and after each step of a request (extension `trace`).
         """
+        # The process may have been suspended while it connected, and another replica may have its Lease now.
         if self.pace is not None and event.endswith("send_request_headers.started"):
             self.pace.fence()
 
     def _client(self) -> httpx.AsyncClient:
-        """Return the pool of connections, made at first use."""
+        """Return the connection pool, which is created at first use."""
         if self._pool is None:
             # With `True`, httpx reads the certificates again for each proxy, which takes 25 ms.
             verify = client_context() if self.transport is None else True
@@ -562,10 +558,10 @@ class ForgeClient:
 
 
 def _transport(verify: ssl.SSLContext | bool) -> httpx.AsyncBaseTransport | None:
-    """Return a transport that never delivers a request after the client gave it up; `None` behind a proxy.
+    """Return a transport that drops unsent requests when the client gives up; `None` behind a proxy.
 
-    Linux goes on sending what a closed connection has left. So after a cut of the network, the forge would
-    receive an old comment later than the newer one that we wrote meanwhile. A proxy may do so on its own.
+    Linux continues to send the rest of a closed connection. So after a network failure, the forge could
+    receive an old comment after a newer one. A proxy may delay requests in any case.
     """
     if getproxies() or not hasattr(socket, "TCP_USER_TIMEOUT"):
         return None  # httpx then makes a transport for each proxy of the environment
@@ -574,12 +570,10 @@ def _transport(verify: ssl.SSLContext | bool) -> httpx.AsyncBaseTransport | None
 
 
 def answered_at(response: httpx.Response, clock: Clock) -> datetime:
-    """Return when the forge gave an answer, by its own clock; by ours if it does not say so.
-
-    The header `Date` has whole seconds, and GitLab's times are finer. So this is the end of that second: no
-    time in the answer is later.
-    """
+    """Return the time of a response by the forge's clock, or by ours if it has no header `Date`."""
     date = _date_of(response.headers)
+    # The header has whole seconds, and GitLab's times are finer. No time in the response is later than the
+    # end of that second.
     return clock.now() if date is None else date.replace(microsecond=999_999)
 
 

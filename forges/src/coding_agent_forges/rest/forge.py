@@ -1,4 +1,4 @@
-"""`Forge`: everything that the system does on a forge, with the code that is the same for all REST APIs."""
+"""`Forge`: the interface to a forge, with the code that the clients of all forges share."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _REACTION = "eyes"
 
 @dataclass(frozen=True)
 class Attachment:
-    """Where an attached file can be read.
+    """The address of an attached file.
 
     Attributes:
         address: a path of the forge's API, or a whole address.
@@ -173,11 +173,11 @@ class Forge(ABC):
 
     @abstractmethod
     async def _path_of(self, repository: str) -> str:
-        """Return the present path of a repository that may have been renamed or given to another owner."""
+        """Return the present path of a repository that may have been renamed or transferred."""
 
     @abstractmethod
     async def _is_private(self, item: Item) -> bool:
-        """Whether only people with an approved account can see the item's repository (`tasks.trust_of`)."""
+        """Whether only people with an approved account can see the item's repository."""
 
     @abstractmethod
     async def _head_of(self, found: ItemResponse, item: Item) -> Head:
@@ -189,11 +189,11 @@ class Forge(ABC):
 
     @abstractmethod
     async def read(self, item: Item) -> ItemDetails:
-        """Read the item. `item` in the answer has the repository's present path."""
+        """Read the item. The `item` of the details has the repository's present path."""
 
     @abstractmethod
     async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
-        """Return what was changed on the item after a time: title, text, and the branch of a change.
+        """Return the changes to the item's title, text and branch after a time.
 
         If the forge does not say who made a change, the revision has no user.
 
@@ -217,21 +217,21 @@ class Forge(ABC):
 
     @abstractmethod
     async def failed_checks(self, change: ItemDetails) -> Checks:
-        """Return the failed checks of a change's newest commit. Parts that cannot be read raise no error."""
+        """Return the failed checks of a change's newest commit. A part that cannot be read is left out."""
 
     @abstractmethod
     async def _open_changes(self) -> OpenChanges:
-        """See `open_changes`. The hidden lines in comments are not checked yet."""
+        """Return the open changes of our account, without having checked the hidden lines in comments."""
 
     @abstractmethod
     async def _snapshot(self, change: Item) -> ChangeSnapshot:
-        """See `snapshot`. The hidden lines in comments are not checked yet."""
+        """Return one change, without having checked the hidden lines in its comments."""
 
     async def open_changes(self) -> OpenChanges:
         """Return the open changes that our account opened in the configured scope, at most 200.
 
-        Facts that the forge computes or indexes in the background may be some seconds old. A change that
-        cannot be read holds back no other.
+        Facts that the forge computes or indexes in the background may be some seconds old. If a change cannot
+        be read, the others are still returned.
 
         Raises:
             ForgeError: the changes cannot be listed.
@@ -240,7 +240,7 @@ class Forge(ABC):
         return replace(found, snapshots=tuple([await self._with_checked(one) for one in found.snapshots]))
 
     async def snapshot(self, change: Item) -> ChangeSnapshot:
-        """Return one change, whoever opened it, with nothing from earlier answers."""
+        """Return one change, whoever opened it, without using cached responses."""
         return await self._with_checked(await self._snapshot(change))
 
     @abstractmethod
@@ -253,7 +253,7 @@ class Forge(ABC):
 
     @abstractmethod
     async def rerun_check(self, change: Item, run: str) -> None:
-        """Ask the forge to run a job again. A lost answer is an error, although the job may run.
+        """Ask the forge to run a job again. A lost response raises an error, although the job may run.
 
         Args:
             run: the job's id (`CheckResult.id`).
@@ -264,7 +264,7 @@ class Forge(ABC):
 
     @abstractmethod
     async def set_status(self, item: Item, commit: str, status: CommitStatus) -> None:
-        """Give a commit of the item's repository a status. This can be repeated.
+        """Set a status of a commit in the item's repository. The call can be repeated.
 
         Raises:
             ForgeError: also if the repository does not have the commit.
@@ -280,11 +280,11 @@ class Forge(ABC):
 
     @abstractmethod
     async def resolve(self, change: Item, thread: ReviewThread) -> None:
-        """Mark a thread as resolved. This can be repeated."""
+        """Mark a thread as resolved. The call can be repeated."""
 
     @abstractmethod
     async def request_review(self, change: Item, logins: Sequence[str]) -> None:
-        """Ask people for a review, also those who have given one.
+        """Ask people for a review, including those who have already reviewed.
 
         On GitLab, this takes back a person's request for changes.
 
@@ -294,7 +294,7 @@ class Forge(ABC):
 
     @abstractmethod
     async def mark_ready(self, change: Item) -> None:
-        """Mark a draft as ready for review. This can be repeated."""
+        """Mark a draft as ready for review. The call can be repeated."""
 
     @abstractmethod
     async def add_label(self, item: Item, label: str) -> None:
@@ -320,7 +320,7 @@ class Forge(ABC):
         """
 
     def signed_commits(self, repository: str) -> SignedCommits:
-        """Return the object that lets the forge itself make and sign commits in a repository.
+        """Return the interface through which the forge itself makes and signs commits in a repository.
 
         Raises:
             SettingsError: this platform signs no commits.
@@ -336,7 +336,7 @@ class Forge(ABC):
         return self.settings.host
 
     async def whoami(self) -> str:
-        """Return the login of our token's account, which is cached."""
+        """Return the login of our token's account. It is read once and cached."""
         return (await self._account()).login
 
     async def _account(self) -> User:
@@ -351,11 +351,11 @@ class Forge(ABC):
         return known
 
     async def token_expiry(self) -> datetime | None:
-        """Return when our token expires, in UTC; `None` if it never does, or if the forge cannot say it."""
+        """Return when our token expires, in UTC; `None` if it never does, or if the forge does not say."""
         return None
 
     async def commit_identity(self) -> CommitIdentity:
-        """Return the name and e-mail address of our token's account, which are cached."""
+        """Return the name and e-mail address of our token's account. They are read once and cached."""
         own = await self._account()
         return CommitIdentity(own.name or own.login, own.commit_email or self._private_email(own))
 
@@ -400,7 +400,7 @@ class Forge(ABC):
         """Return the request of origin `poll` for a labeled item.
 
         Args:
-            private: which repositories are private, as far as this poll knows; more are added.
+            private: whether each repository that this poll has read is private; the call adds to it.
 
         Raises:
             ForgeNotFoundError: the item was deleted after it was listed.
@@ -424,8 +424,8 @@ class Forge(ABC):
             ours=member and found.author.id == (await self._account()).id,
             prefix=self.branch_prefix,
         )
-        # Labels that an item was created with may have no event: the author applied them. If the history was
-        # not read to its end, somebody else may have applied them.
+        # Labels that were set when the item was created may have no event; then the author applied them. But
+        # if the history was not read to its end, somebody else may have applied them.
         author = found.author.login if history.complete else ""
         return TaskRequest(
             item=item,
@@ -439,7 +439,7 @@ class Forge(ABC):
         )
 
     async def label_application(self, item: Item) -> LabelEvent | None:
-        """Return when one of `Labels.triggers` was last applied; `None` if the history does not show it.
+        """Return the last application of one of `Labels.triggers`; `None` if the history does not show it.
 
         Raises:
             ForgeListTooLongError: the history was not read to its end, and what was read does not show it.
@@ -454,7 +454,7 @@ class Forge(ABC):
         return applied
 
     async def label_history(self, item: Item, since: datetime | None, *, older: int = 0) -> Read[LabelEvent]:
-        """Return when labels of `Labels.active` were applied and removed; the newest event is first.
+        """Return the events in which labels of `Labels.active` were applied or removed; the newest is first.
 
         Args:
             since: a time by the forge's clock. Older events are left out, except that the last application of
@@ -502,13 +502,13 @@ class Forge(ABC):
     async def locate(self, item: Item) -> Item:
         """Return the item with its repository's present path (a key may have only the project id).
 
-        A request is sent only if an earlier one has shown that the repository may have another name now.
+        This sends a request only if an earlier request for the repository was redirected.
         """
         now = await self.current_path(item.repository)
         return item if now.lower() == item.repository.lower() else _in_repository(item, now)
 
     async def current_path(self, repository: str) -> str:
-        """Return a repository's present path, if an earlier request has shown that it may be another one."""
+        """Return a repository's present path. Only if a request was redirected is the forge asked for it."""
         return await self._path_of(repository) if repository.lower() in self.client.redirected else repository
 
     async def read_state(self, item: Item) -> ItemState:
@@ -538,7 +538,7 @@ class Forge(ABC):
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
         """Return the oldest comment by our own account that contains `marker`.
 
-        If its hidden line is not signed as it must be, the comment is returned without that line.
+        If the signature of its hidden line is not valid, the comment is returned without that line.
 
         Raises:
             ForgeListTooLongError: there are more comments than are read, and ours is not among them.
@@ -612,25 +612,25 @@ class Forge(ABC):
         return replace(comment, body=await self._checked(item, comment.body))
 
     async def _with_checked(self, found: ChangeSnapshot) -> ChangeSnapshot:
-        """Return the snapshot with checked hidden lines in our comments.
-
-        A body that was cut is left as it is, because nobody reads a hidden line in it (`our_comment`).
-        """
+        """Return the snapshot with checked hidden lines in our comments."""
         comments = list(found.comments)
         for index, one in enumerate(comments):
+            # A body of this length was cut before its hidden line.
             if one.author.id == found.own.id and len(one.body) < BODY_LIMIT:
                 comments[index] = replace(one, body=await self._checked(found.item, one.body))
         return found if comments == list(found.comments) else replace(found, comments=tuple(comments))
 
     async def _checked(self, item: Item, body: str) -> str:
-        """Return the body of a comment of ours without the signature, and without a line that is not ours."""
+        """Return the body of our comment without its signature, and without a hidden line by others."""
         found = self.hidden_lines.checked(item, body)
         if found.place and not await self._is_same_repository(item, found.place):
             return self.hidden_lines.ignored(item, body, f"it was signed for the repository {found.place}")
         return found.body
 
     async def _is_same_repository(self, item: Item, place: str) -> bool:
-        """Whether the place of a valid signature is another name of the item's repository."""
+        """Whether the repository in a valid signature is the item's repository under another name."""
+        # The signature covers the repository, because somebody could otherwise have a line signed for the
+        # same number in a repository of their own. A renamed repository must keep its signed lines.
         own = str(item.project_id or item.repository)
         try:
             return (await self._path_of(place)).lower() == (await self._path_of(own)).lower()
@@ -642,7 +642,7 @@ class Forge(ABC):
     async def open_change(
         self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool = False
     ) -> Change:
-        """Like `find_change`, but opens a change if there is none.
+        """Return the open change from `branch` in the item's repository, and open one if there is none.
 
         Args:
             draft: whether the new change is a draft, if the forge has drafts there.
@@ -685,7 +685,7 @@ class Forge(ABC):
         return False
 
     async def react(self, item: Item, comment: str) -> None:
-        """Add the reaction `eyes` to the comment of an executed command. Idempotent."""
+        """Add the reaction `eyes` to the comment of an executed command. The call can be repeated."""
         call = Call(
             "POST",
             f"{self._comment_path(item, comment)}/{self.REACTIONS}",
@@ -721,8 +721,9 @@ class Forge(ABC):
         """Return the URL of a repository of this forge, with credentials for fetch and push.
 
         Args:
-            refused: a token that git could not use; see `TokenSource.current`.
-            redirected: whether git was redirected. The forge is asked for the repository's present path then.
+            refused: a token that git could not use, e.g. because it was revoked. It is returned again if
+                there is no other.
+            redirected: whether git was redirected, so that the forge is asked for the present path.
         """
         present = await (self._path_of(repository) if redirected else self.current_path(repository))
         url = clone_url(self.settings.api_url, present)
@@ -734,7 +735,7 @@ class Forge(ABC):
 
 
 def too_many_labeled(host: str, labels: Iterable[str]) -> ForgeListTooLongError:
-    """Return the error of a search for labeled items that has more results than are read."""
+    """Return the error for a search for labeled items with more results than are read."""
     return ForgeListTooLongError(
         f"{host} has more items labeled {' or '.join(map(repr, sorted(labels)))} than one poll reads. Polls "
         "find the others when these have been worked on; webhooks find them at once."
@@ -742,7 +743,7 @@ def too_many_labeled(host: str, labels: Iterable[str]) -> ForgeListTooLongError:
 
 
 def require_all_changes(item: Item, branch: str, *, complete: bool) -> None:
-    """Raise `ForgeListTooLongError` if a list in which no change was found has further pages."""
+    """Raise `ForgeListTooLongError` if a list of changes was not read to its end and no change was found."""
     if not complete:
         raise ForgeListTooLongError(
             f"The list of open changes of {item.repository} is longer than what is read of it. It shows none "
@@ -751,7 +752,7 @@ def require_all_changes(item: Item, branch: str, *, complete: bool) -> None:
 
 
 def newest_comments(found: Sequence[Comment], *, complete: bool) -> Read[Comment]:
-    """Return the newest comments, at most `COMMENT_LIMIT`, of a list with the oldest first.
+    """Return the newest comments, at most `COMMENT_LIMIT`, from a list with the oldest first.
 
     Args:
         complete: whether the forge has no comments that are older than these.
@@ -761,7 +762,7 @@ def newest_comments(found: Sequence[Comment], *, complete: bool) -> Read[Comment
 
 
 def _require_all(pages: Pages[Any], what: str, item: Item) -> None:
-    """Raise `ForgeListTooLongError` if a list in which nothing was found has further pages."""
+    """Raise `ForgeListTooLongError` if a list was not read to its end and nothing was found in it."""
     if not pages.complete:
         raise ForgeListTooLongError(
             f"{item.display} has more {what} than are read, so it is not known whether ours is among them."
@@ -773,5 +774,5 @@ def _in_repository(item: Item, repository: str) -> Item:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two bodies are the same except line ends and outer white space, which forges change."""
+    """Whether two bodies differ at most in line ends and outer white space, which forges change."""
     return one.replace("\r\n", "\n").strip() == other.replace("\r\n", "\n").strip()

@@ -1,4 +1,4 @@
-"""Reads open changes one by one, so that a change that cannot be read does not hold back the others."""
+"""Reads open changes one by one, so that one unreadable change does not block the others."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ async def read_each(
     *,
     new: Callable[[], _Known],
 ) -> OpenChanges:
-    """Return the snapshots of those of our changes that are open, for `Forge.open_changes`.
+    """Read our listed changes, and return the snapshots of those that are still open.
 
     Args:
         items: the changes that the forge lists.
-        known: earlier answers, by the identity of the change; what is known about other changes is dropped.
-        read: reads one change, and updates what is known about it.
-        new: makes the value for a change about which nothing is known.
+        known: cached responses by the identity of the change; those of unlisted changes are dropped.
+        read: reads one change, and updates its cached responses.
+        new: returns an empty cache for a change.
 
     Raises:
         CodingAgentError: an error that is not about one change alone.
@@ -55,12 +55,12 @@ async def read_each(
 
 
 def why_unreadable(error: Exception, item: Item, *, of_one_change: bool) -> str:
-    """Return why one change cannot be read, for `OpenChanges`.
+    """Return the reason, for people, why one change cannot be read.
 
     Args:
-        error: what reading the change raised. A defect that only this change shows must not stop the rounds
-            of all others.
-        of_one_change: whether an error of the forge says nothing about the forge as a whole.
+        error: the error that reading the change raised. An error of our own code is only logged, because a
+            defect that one change shows must not stop the rounds of all others.
+        of_one_change: whether an error of the forge concerns this change alone.
 
     Raises:
         CodingAgentError: `error`, if the other changes cannot be read either.

@@ -1,4 +1,4 @@
-"""Keeps requests to a forge within the configured rate and the forge's limits, and interprets its errors.
+"""Limits the rate of requests to a forge, and interprets its errors.
 
 Each kind of request has its own limits, because forges limit new comments more than edits and labels
 (`platforms.RequestLimits`). A request is sent when every limit for its kind permits it. GitHub's limits:
@@ -40,7 +40,7 @@ _RATE_LIMIT_PHRASES = ("secondary rate limit", "rate limit exceeded", "abuse det
 class Bucket:
     """A token bucket with at most `capacity` tokens and `rate` new ones per second, in monotonic seconds.
 
-    A token that is taken from an empty bucket makes the level negative. It may be used once the level is 0.
+    A token can be taken in advance: the level becomes negative, and the token may be used once it is 0.
     """
 
     capacity: float
@@ -56,7 +56,7 @@ class Bucket:
         self.level, self.at = self._level(now) - 1.0, now
 
     def resize(self, capacity: float, rate: float) -> None:
-        """Change the limits. The bucket stays as full as it is, so that going to and fro gains nothing."""
+        """Change the limits. The fill level in percent stays, so that repeated changes add no tokens."""
         self.level *= capacity / self.capacity
         self.capacity, self.rate = capacity, rate
 
@@ -71,7 +71,7 @@ class Bucket:
 
 @dataclass
 class Window:
-    """Permits at most `limit` requests in any `seconds`. Unlike a bucket, it permits all of them at once."""
+    """A sliding window with at most `limit` requests in `seconds`, which may be sent all at once."""
 
     limit: float
     seconds: float
@@ -90,14 +90,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Rate:
-    """Limits of one forge host.
+    """The rate limits for one forge host.
 
     Attributes:
         per_second: all requests per second, after a burst.
         burst: how many requests may be sent at once after a quiet time.
         per_hour: all requests per hour.
-        hourly_share: the part of the hourly limit that the forge's answers state which takes the place of
-            `per_hour`; `None`: `per_hour` stays. The limit of a GitHub App grows with its installation.
+        hourly_share: the share of the hourly limit in the forge's responses that replaces `per_hour`; `None`
+            keeps `per_hour`. The limit of a GitHub App grows with its installation.
         writes_per_minute: requests that write or create something per minute, after a burst.
         creates_per_minute: requests that create something per minute, after a burst.
         keep: requests of the forge's limit that are left to other programs with the same token.
@@ -116,7 +116,7 @@ class Rate:
 
 
 class Paced:
-    """Limits the rate of requests to one forge host.
+    """A rate limiter for the requests to one forge host.
 
     Attributes:
         answers: the number of requests that the forge has answered, without 5xx and rate limits.
@@ -140,11 +140,11 @@ class Paced:
         self._until = 0.0
 
     async def turn(self, kind: RequestKind) -> None:
-        """Return when a request of this kind may be sent.
+        """Wait until a request of this kind may be sent.
 
         Raises:
             NotYetError: the wait would be longer than `Rate.patience`; `retry_after` says how long.
-            Exception: that of `fence`.
+            Exception: the error of `fence`.
         """
         now = self._clock.monotonic()
         buckets = self._buckets[kind]
@@ -173,7 +173,7 @@ class Paced:
             )
 
     def answered(self, method: str, status: int | None, headers: Mapping[str, str], content: bytes) -> None:
-        """Record an answer and the rate limit that it shows; the status is `None` without an answer."""
+        """Record a response and the rate limit in its headers. The status is `None` if no response came."""
         if status is not None and _available(status, headers, content):
             self.answers += 1
         limit = stated_limit(status, headers)
@@ -185,19 +185,15 @@ class Paced:
 
 
 def _hourly(limit: float) -> tuple[float, float]:
-    """Return capacity and rate of the bucket for an hour's limit.
-
-    A full bucket and the tokens that it gains in an hour must not exceed the limit. A burst can use most of
-    them at once. The others are spread over the hour, so that requests never stop for long.
-    """
+    """Return capacity and rate of the bucket for an hourly limit."""
+    # A full bucket and the tokens that it gains in an hour must not exceed the limit together. A burst may
+    # use most of them. The others are spread over the hour, so that requests never stop for long.
     return limit * _AT_ONCE, limit * (1 - _AT_ONCE) / 3600
 
 
 def stated_limit(status: int | None, headers: Mapping[str, str]) -> int | None:
-    """Return the hourly limit of our token that an answer of GitHub states.
-
-    Searches have a limit of their own, and the answer to a refused token states the limit of strangers.
-    """
+    """Return the hourly limit of our token from a response of GitHub; `None` if it states no such limit."""
+    # Searches have a separate limit, and the response to a refused token states the limit of strangers.
     if status is None or status >= 400 or headers.get("x-ratelimit-resource") != "core":
         return None
     limit = headers.get("x-ratelimit-limit", "")
@@ -205,7 +201,7 @@ def stated_limit(status: int | None, headers: Mapping[str, str]) -> int | None:
 
 
 def _available(status: int, headers: Mapping[str, str], content: bytes) -> bool:
-    """Whether an answer, even a refusal, shows that the forge is available."""
+    """Whether a response shows that the forge is available. An ordinary refusal does."""
     if status in (408, 425) or status >= 500:
         return False
     return not rate_limited(status, headers, content)
@@ -214,10 +210,10 @@ def _available(status: int, headers: Mapping[str, str], content: bytes) -> bool:
 def asked_pause(
     status: int | None, headers: Mapping[str, str], content: bytes, *, keep: int, now: datetime
 ) -> float | None:
-    """Return the seconds to pause after an answer, or `None` for no pause.
+    """Return the seconds to pause after a response; `None` if no pause is needed.
 
-    GitHub sends the same `x-ratelimit-` headers with the answers of its GraphQL API, where they count points.
-    It advises to read them rather than to ask for `rateLimit` in queries:
+    GitHub's GraphQL API sends the `x-ratelimit-` headers of its REST API too, with points in place of
+    requests. GitHub advises to read them rather than to query `rateLimit`:
     https://docs.github.com/graphql/overview/rate-limits-and-query-limits-for-the-graphql-api
 
     Args:
@@ -253,10 +249,10 @@ def forge_error(
     now: datetime,
     account: str = "",
 ) -> ForgeError:
-    """Return the error for an answer with a status of 300 or more.
+    """Return the error for a response with a status of 300 or more.
 
     Args:
-        headers: the answer's headers, with names in lower case.
+        headers: the response's headers, with names in lower case.
         token: where a person sets our token.
         account: the login of the token's account; empty if it is not known yet.
     """
@@ -305,7 +301,7 @@ def forge_error(
 
 
 def rate_limited(status: int, headers: Mapping[str, str], content: bytes) -> bool:
-    """Whether an answer means that we send too many requests and that the forge did nothing.
+    """Whether a response means that we sent too many requests, so that the forge did nothing.
 
     GitHub answers 403 or 429, and shows that no requests remain, or sends Retry-After or a phrase in the
     message (documentation, *Rate limits for the REST API*). GitLab answers 429. GitHub's GraphQL API also

@@ -1,6 +1,6 @@
-"""The types of answers that all forges share: items, comments, events, reactions. Pure.
+"""The types of responses that all forges share: items, comments, events, reactions. Pure.
 
-One type reads the same answer of all forges; its fields list each forge's names.
+One type reads the responses of all forges; its fields list each forge's names as aliases.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class CommentResponse(ResponseModel):
 
     @property
     def is_public(self) -> bool:
-        """Whether everybody who can read the item can read this, and a person wrote it.
+        """Whether a person wrote the comment, and everybody who can read the item can read it.
 
-        What the model reads ends in public: in commits, replies and our comment.
+        The model reads public comments only, because its output is public: commits, replies and our comment.
         """
         return not (self.system or self.internal or self.confidential)
 
@@ -92,7 +92,7 @@ class CommentResponse(ResponseModel):
         )
 
     def published(self, at: datetime) -> Comment:
-        """Return the comment of a review that was submitted, and so could first be read, at a time."""
+        """Return the comment with the time of its review's submission, from which on others can read it."""
         comment = self.comment()
         return replace(comment, created_at=max(comment.created_at, at))
 

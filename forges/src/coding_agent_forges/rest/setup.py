@@ -1,7 +1,7 @@
-"""`ForgeSetup`: sets up repositories of a forge for the agent, and reads what an installation needs there.
+"""`ForgeSetup`: sets up repositories of a forge for the agent, and diagnoses their set-up.
 
-It reads the token and its rights in a repository, creates labels and a webhook, and reads the webhook's last
-deliveries. The programs need none of this; `kubectl agenttask init` and `doctor` use it.
+It reads the rights of the token in a repository, creates labels and a webhook, and reads the webhook's last
+deliveries. Only `kubectl agenttask init` and `doctor` use it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIST_PAGES = 40
 
 @dataclass(frozen=True)
 class TokenRights:
-    """What a token may do, and for how long.
+    """The rights of a token, and when they expire.
 
     Attributes:
         scopes: the token's scopes; `None` if the forge does not tell them.
@@ -44,7 +44,7 @@ class TokenRights:
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """What the forge says about our token.
+    """The facts about our token that the forge states.
 
     Attributes:
         login: the token's account.
@@ -58,7 +58,7 @@ class TokenFacts:
 
 @dataclass(frozen=True)
 class RepositoryFacts:
-    """What our account may do in a repository.
+    """The rights of our account in a repository.
 
     Attributes:
         path: the repository's path as the forge spells it.
@@ -91,7 +91,7 @@ class RepositoryWebhook:
 
 @dataclass(frozen=True)
 class DeliveryResponse:
-    """How a delivery of a webhook ended.
+    """The result of a delivery of a webhook.
 
     Attributes:
         event: the event's name at the forge.
@@ -103,7 +103,7 @@ class DeliveryResponse:
 
 
 class _Hook(ResponseModel):
-    """A webhook. GitLab says in `alert_status` that it stopped sending to one that failed often."""
+    """A webhook. GitLab sets `alert_status` when it has stopped sending because of many failures."""
 
     id: int
     # GitHub's own `url` is the webhook's address in the API.
@@ -124,7 +124,7 @@ class OwnedRepository(ResponseModel):
 
 @dataclass(frozen=True)
 class ForgeSetup(ABC):
-    """The set-up of one forge. All methods raise `ForgeError`, as those of `Forge` do.
+    """The interface to set up repositories of one forge. All methods raise `ForgeError`.
 
     Example:
         setup = setup_of(forge)
@@ -147,7 +147,7 @@ class ForgeSetup(ABC):
 
     @abstractmethod
     def poll_scope(self, repositories: Sequence[str]) -> dict[str, object]:
-        """Return the settings of the forge's section with which a poll searches only these repositories.
+        """Return the settings with which a poll searches only these repositories.
 
         Raises:
             ValueError: one poll cannot search them all.
@@ -163,14 +163,14 @@ class ForgeSetup(ABC):
 
     @abstractmethod
     async def repository(self, repository: str) -> RepositoryFacts:
-        """Return what our account may do in a repository."""
+        """Return the rights of our account in a repository."""
 
     @abstractmethod
     async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryResponse]:
         """Return the last deliveries, the newest first; empty if the forge's API does not show them."""
 
     async def token(self) -> TokenFacts:
-        """Return whose token it is, and what it may do."""
+        """Return the account and the rights of our token."""
         call = Call("GET", "/user", "asking who our token belongs to")
         response = await self.forge.client.send(call)
         user = self.forge.client.parse(User, response, call)
@@ -197,7 +197,7 @@ class ForgeSetup(ABC):
         return self.forge.settings.all_spelled(label.name for label in found.values)
 
     async def create_label(self, repository: str, label: NewLabel) -> None:
-        """Create a label. A label of this name that somebody made in the meantime is left as it is."""
+        """Create a label. If a label of this name exists already, it is left unchanged."""
         call = Call(
             "POST",
             self._repository_path(repository, "labels"),
@@ -228,7 +228,7 @@ class ForgeSetup(ABC):
 
 
 def _require_all(found: Read[Any], what: str, repository: str) -> None:
-    """Raise an error if a list was not read to its end: whatever is made then might be there already."""
+    """Raise an error if a list was not read to its end, because an object to create may already exist."""
     if not found.complete:
         raise ForgeListTooLongError(
             f"{repository} has more than {len(found.values)} {what}, which is more than are read. Delete "
@@ -237,6 +237,6 @@ def _require_all(found: Read[Any], what: str, repository: str) -> None:
 
 
 def setup_of(forge: Forge) -> ForgeSetup:
-    """Return the set-up of a forge, from `SETUP` in its platform's folder."""
+    """Return the `ForgeSetup` of a forge, which its platform's module `setup` names `SETUP`."""
     kind: type[ForgeSetup] = forge_module(Platform(forge.platform), "setup").SETUP
     return kind(forge)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class FileChanges:
-    """What a commit changes. All files are ordinary ones: no links, and not executable.
+    """The file changes of a commit. All files are ordinary ones: no links, and not executable.
 
     Attributes:
         additions: the whole contents of new and changed files, by path.
@@ -21,10 +21,10 @@ class FileChanges:
 
 
 class SignedCommits(Protocol):
-    """Makes commits in one repository. The token's account is their author."""
+    """The interface to make commits in one repository. The token's account is their author."""
 
     async def create_branch(self, branch: str, commit: str) -> None:
-        """Create a branch at a commit; a branch that exists stays where it is. This can be repeated.
+        """Create a branch at a commit. An existing branch is not moved. The call can be repeated.
 
         Raises:
             ForgeError: the branch was not created, or it is unknown whether it was.
@@ -38,5 +38,5 @@ class SignedCommits(Protocol):
             message: the commit's message; its first line is the headline.
 
         Raises:
-            ForgeError: no commit was made, or it is unknown whether one was. The branch says which.
+            ForgeError: no commit was made, or it is unknown whether one was; the branch then shows it.
         """

@@ -85,7 +85,7 @@ class AgentTasks:
         return None if body is None else AgentTask.of(body)
 
     async def newest(self, task: AgentTask) -> AgentTask | None:
-        """Return the task's current version; `None` if it is gone, even if another task has its name."""
+        """Return the task's current version; `None` if it was deleted, even if a new task has its name."""
         found = await self.get(task.name)
         return found if found is not None and found.uid == task.uid else None
 
@@ -128,7 +128,7 @@ class AgentTasks:
     async def set_conditions(
         self, task: AgentTask, wanted: Sequence[Condition], now: datetime
     ) -> AgentTask | None:
-        """Set conditions of a task whatever others write meanwhile.
+        """Set conditions of a task, and repeat this if others write the task at the same time.
 
         Returns:
             The task with the conditions; `None` if it is gone.

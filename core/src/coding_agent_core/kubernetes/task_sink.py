@@ -1,4 +1,4 @@
-"""Stores tasks as AgentTasks: exactly one for each application of the label (docs/decisions/0010)."""
+"""Stores tasks as AgentTasks: exactly one for each application of the label."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _RACES = 10
 
 
 class KubernetesSink:
-    """The `TaskSink` on the API server, for one event loop. It connects with the first call.
+    """The task sink on the API server, for one event loop. It connects with the first call.
 
     Args:
         namespace: the namespace for the tasks; `None` for that of the credentials.
@@ -106,24 +106,24 @@ class KubernetesSink:
         self._was_connected = True
 
     async def submit(self, request: TaskRequest) -> Submission:
-        """Admit and store a task; see `TaskSink`."""
+        """Admit the request, and store it as an AgentTask. A failed request is repeated for a few seconds."""
         unanswered: set[str] = set()
         return await self._bounded(lambda tasks: self._submit(tasks, request, unanswered))
 
     async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
-        """Cancel the item's task if admission says so; see `TaskSink`."""
+        """Cancel all active runs of the item, if admission decides so."""
         return await self._bounded(lambda tasks: self._withdraw(tasks, withdrawal))
 
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
-        """Store a command in the item's newest AgentTask, for the reporter; see `TaskSink`."""
+        """Store a command in the item's newest AgentTask, for the reporter."""
         return await self._bounded(lambda tasks: self._command(tasks, command))
 
     async def look(self, items: Sequence[Item], author: str = "") -> str | None:
-        """Ask the reporter for a look; see `LookSink`."""
+        """Ask the reporter to scan a change, in an annotation of the items' newest AgentTask."""
         return await self._bounded(lambda tasks: self._look(tasks, items, author))
 
     async def connected(self) -> bool:
-        """Whether tasks can be stored now; see `TaskSink`."""
+        """Whether tasks can be stored now, as a read of one task shows."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 await (await self._connected()).probe()
@@ -142,7 +142,7 @@ class KubernetesSink:
             await self._tasks.aclose()
 
     async def _submit(self, tasks: AgentTasks, request: TaskRequest, unanswered: set[str]) -> Submission:
-        """Admit the request by the item's runs.
+        """Admit the request, based on the item's runs.
 
         Args:
             unanswered: the names of tasks that this submission may have created, because an answer was lost.
@@ -151,6 +151,8 @@ class KubernetesSink:
         if request.trigger.round is not None:
             return await self._submit_round(tasks, request, unanswered)
         taken: set[str] = set()
+        # The item of a fresh label has almost never a run. Creating run 1 without a read saves a request, and
+        # the API server refuses it if the name is taken.
         if is_fresh(request.trigger) and not unanswered:
             name = task_name(request.item)
             if await self._create(tasks, request, 1, unanswered):
@@ -159,6 +161,7 @@ class KubernetesSink:
         for _ in range(_RACES):
             stored = await _stored(tasks, request.item, taken)
             runs = runs_of(request.item, stored)
+            # A request whose response was lost may have created the task. Then it has exactly our trigger.
             own = next((task for task in runs if task.name in unanswered), None)
             if own is not None and own.spec.trigger == request.trigger:
                 return Submission(task=own.name)
@@ -169,7 +172,7 @@ class KubernetesSink:
                 decision = admit(request.trigger, latest)
                 if isinstance(decision, Duplicate):
                     record = note(runs[-1], request.trigger, decision, latest)
-                    # If the record fails, the task has changed, and the decision may be another one now.
+                    # If the patch fails, the task has changed, so the decision is made again.
                     if record is None or await tasks.patch(runs[-1], record):
                         return Submission(task=decision.task, duplicate=decision.why)
                     continue
@@ -190,7 +193,7 @@ class KubernetesSink:
     async def _submit_round(
         self, tasks: AgentTasks, request: TaskRequest, unanswered: set[str]
     ) -> Submission:
-        """Create a round, unless its cause has had one: the name follows from the cause."""
+        """Create a round, unless its cause had one, which would have the same name."""
         name = task_name(request.item, round_part=request.trigger.name_part)
         runs = await _runs(tasks, request.item)
         if any(run.name == name for run in runs):
@@ -210,7 +213,7 @@ class KubernetesSink:
         *,
         check: str | None = None,
     ) -> bool:
-        """Create a run; return whether its name was free."""
+        """Create a run. Return `False` if its name is taken."""
         task = manifest(
             request,
             run=run,
@@ -219,7 +222,8 @@ class KubernetesSink:
             check_label=check,
         )
         name = task["metadata"]["name"]
-        # If the name is taken at the first try, another submission took it, even in the same microsecond.
+        # If the first request finds the name taken, the task is another submission's. After a lost response,
+        # it may be our own.
         first = name not in unanswered
         unanswered.add(name)
         created = await tasks.create(task)
@@ -239,7 +243,7 @@ class KubernetesSink:
                     if await tasks.patch(runs[-1], check_label(why)):
                         return Keep(f"{why}; the reporter cancels the task if the item shows no label")
                 case Cancel() as cancelled:
-                    # Only one run works, unless there is a duplicate that the operator has not found yet.
+                    # More than one run is active only if the operator has not found a duplicate yet.
                     patch = cancellation(withdrawal.reason, withdrawal.cause, cancelled.withdrawn_before)
                     if all([await tasks.patch(task, patch) for task in runs if works(task)]):
                         return cancelled
@@ -277,7 +281,7 @@ class KubernetesSink:
         return None
 
     async def _bounded(self, operation: Callable[[AgentTasks], Awaitable[_T]]) -> _T:
-        """Run an operation, and retry it from its first read if this can help, within the total time."""
+        """Run an operation within the total time; repeat it from its first read after a temporary error."""
         problem: BaseException | None = None
 
         def remember(error: BaseException, *_: float) -> None:
@@ -331,9 +335,9 @@ def _why_check_label(trigger: Trigger) -> str | None:
 
 
 async def _as_trusted_as_its_issue(tasks: AgentTasks, request: TaskRequest) -> TaskRequest:
-    """Return the request, but trusted if it is about the agent's own work for an issue with trusted tasks.
+    """Return the request, marked as trusted if its change is our work for an issue with trusted tasks.
 
-    An issue without a task, or one whose tasks were removed, does not count as trusted.
+    An issue without stored tasks is not trusted.
     """
     if request.trusted or request.answers is None:
         return request
@@ -350,15 +354,16 @@ async def _runs(tasks: AgentTasks, item: Item) -> list[AgentTask]:
 async def _stored(tasks: AgentTasks, item: Item, taken: Collection[str]) -> list[AgentTask]:
     """Return the tasks with the item's label, and the tasks whose names were taken.
 
-    The item's runs are among them. A task whose name was taken is listed already, unless somebody removed its
-    labels or it belongs to another item. If the API server cannot list, run 1 shows whether the item has
-    other runs: it has none without run 1, and none before a further run was announced on run 1.
+    The item's runs are among them. A task whose name was taken is not listed if somebody removed its labels,
+    or if it belongs to another item.
     """
     try:
         listed = list(await tasks.runs(item))
     except ApiError as error:
         if not error.uncached:
             raise
+        # The API server refuses lists for seconds after a change of the CRD, but single reads work. Run 1 is
+        # deleted last, and further runs are announced on it. So it shows whether the item has other runs.
         first = await tasks.get(task_name(item))
         if first is not None and (is_announced(first) or not runs_of(item, [first])):
             raise

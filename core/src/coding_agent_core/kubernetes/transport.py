@@ -42,7 +42,7 @@ _AGENT = {"User-Agent": "coding-agent"}
 
 @dataclass(frozen=True)
 class Access:
-    """A way to a cluster.
+    """The source of the address and the credentials of a cluster.
 
     Attributes:
         kubeconfig: the file or files, separated by `:`; `None` for the pod's service account.
@@ -52,10 +52,10 @@ class Access:
 
     @staticmethod
     def find(environment: Mapping[str, str] = os.environ, account: Path = _SERVICE_ACCOUNT) -> Access:
-        """Find this process's way to a cluster.
+        """Return where this process finds its credentials for a cluster.
 
         Raises:
-            SettingsError: the process has none.
+            SettingsError: it has neither a kubeconfig nor a service account.
         """
         if given := environment.get("KUBECONFIG"):
             if not any(Path(file).expanduser().is_file() for file in given.split(os.pathsep)):
@@ -96,7 +96,7 @@ class Access:
 
 
 def _session(context: ssl.SSLContext) -> aiohttp.ClientSession:
-    """Return a session for watches. It has no limit, because each watch keeps its own connection."""
+    """Return a session for watches, without a limit of connections, because each watch keeps one open."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=context),
         headers={"Accept": "application/json", **_AGENT},
@@ -132,7 +132,7 @@ class Page(NamedTuple):
 
 
 class ApiError(CodingAgentError):
-    """The API server refused a request, or did not answer.
+    """The error if the API server refuses a request or does not answer.
 
     Attributes:
         status: the HTTP status. It is `None` if there was no answer; then the request may have been executed.
@@ -146,7 +146,7 @@ class ApiError(CodingAgentError):
 
     @property
     def conflict(self) -> bool:
-        """Whether the object has changed since it was read, or a new object's name is taken: read it again.
+        """Whether the object has changed since it was read, or the name of a new object is taken.
 
         The API server answers 422 if a JSON patch's `test` fails, but also if an object is invalid.
         """
@@ -226,7 +226,7 @@ class ApiServer:
         return Page(items, str(metadata["resourceVersion"]), metadata.get("continue") or "")
 
     async def pages(self, path: str, query: Query, size: int) -> AsyncIterator[Page]:
-        """Yield the same objects in pages of `size`, so that memory does not grow with their number."""
+        """Yield the selected objects in pages of `size`, so that memory does not grow with their number."""
         query = [*query, ("limit", str(size))]
         page = await self.list(path, query)
         yield page

@@ -1,1 +1,1 @@
-"""The queues in which tasks wait. `coding_agent_core.queues.interfaces` says what each queue can do."""
+"""The queues in which tasks wait, and their interfaces in `coding_agent_core.queues.interfaces`."""

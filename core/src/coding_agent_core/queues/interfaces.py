@@ -1,4 +1,4 @@
-"""The messages that programs send each other through a queue, and what every queue can do. Pure."""
+"""The interfaces that every queue implements, and the notices that programs send through it. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from coding_agent_core.task.queued_task import QueuedTask
 
 
 class LookRequest(Frozen):
-    """Something happened to a change that may be ours, so somebody has to look (docs/decisions/0029).
+    """A request to scan a change, because something happened to it. The change may not be ours.
 
     Attributes:
         item: the change, or the issue that its branch answers.
-        author: the login of who wrote the comment or review; empty if something else happened.
+        author: the login of the author of a comment or review; empty for any other event.
     """
 
     item: Item
@@ -36,7 +36,7 @@ def item_of_notice(notice: Notice) -> Item:
 
 
 class TaskSink(Protocol):
-    """Takes label applications and commands.
+    """The interface that stores label applications, withdrawals and commands.
 
     When a method returns, the task or command is stored as safely as possible.
     """
@@ -68,7 +68,7 @@ class TaskSink(Protocol):
         ...
 
     async def connected(self) -> bool:
-        """Whether a task submitted now would be accepted. Answers within 2 seconds and never raises."""
+        """Whether a task submitted now would be accepted. It takes at most 2 seconds and never raises."""
         ...
 
     async def aclose(self) -> None: ...
@@ -76,15 +76,15 @@ class TaskSink(Protocol):
 
 @runtime_checkable
 class LookSink(Protocol):
-    """Remembers that a change has to be looked at."""
+    """The interface that stores requests to scan a change."""
 
     async def look(self, items: Sequence[Item], author: str = "") -> str | None:
-        """Ask for a look at a change, or at the open changes of our account.
+        """Request a scan of a change, or of all open changes of our account.
 
         Args:
             items: the change if it is known, and the issue that its branch answers. An AgentTask of one of
                 them keeps the request.
-            author: as in `LookRequest`.
+            author: the login of the author of a comment or review; empty for any other event.
 
         Returns:
             The name of a task of the items; `None` if nothing can keep the request.
@@ -115,17 +115,17 @@ class Claim(Protocol):
 
     @property
     def why_cancelled(self) -> str:
-        """The reason as one plain sentence, once `cancelled` is set."""
+        """The reason for the cancellation as one plain sentence, once `cancelled` is set."""
         ...
 
     @property
     def cancel_cause(self) -> WithdrawalCause | None:
-        """What a person did, once `cancelled` is set."""
+        """The act of a person that cancelled the task, once `cancelled` is set."""
         ...
 
     @property
     def withdrawn_before(self) -> datetime | None:
-        """The same as in `LatestTask`, once `cancelled` is set."""
+        """The time, by the forge's clock, before which labels were withdrawn, once `cancelled` is set."""
         ...
 
     @property
@@ -155,22 +155,22 @@ class Claim(Protocol):
         ...
 
     def ending(self) -> None:
-        """Note that the end is about to be reported: a label applied from now on starts the next run.
+        """Tell the queue that the end is about to be reported. A later label starts the next run.
 
-        Call this before you write the final labels. Otherwise a label applied between these and `done` would
-        count as a duplicate of this task.
+        Call this before the final labels are written. Otherwise a label that is applied between them and
+        `done` would count as a duplicate of this task.
         """
         ...
 
     def labeled(self, at: datetime) -> None:
-        """Note when the label that the attempt works for was applied, by the forge's clock.
+        """Tell the queue when the label that the attempt works for was applied, by the forge's clock.
 
         An earlier removal of the label does not cancel the attempt, whenever the removal becomes known.
         """
         ...
 
     def answered(self, until: datetime | None) -> None:
-        """Note that the task answers only applications of the label up to this time, by the forge's clock.
+        """Tell the queue up to which time, by the forge's clock, the task answers applications of the label.
 
         Call this before `done`, `retry` or `dead_letter`.
         """
@@ -198,7 +198,7 @@ class Claim(Protocol):
 
 class TaskSource(Protocol):
     def claims(self, stop: asyncio.Event) -> AsyncGenerator[Claim, None]:
-        """Yield one claim at a time, as tasks arrive, until `stop` is set; reconnect when necessary.
+        """Yield claims one by one, as tasks arrive, until `stop` is set. A lost connection is opened again.
 
         Several iterators can run at the same time (`consumer.concurrency`).
 
@@ -215,14 +215,14 @@ class TaskSource(Protocol):
 
 
 class NoticeSource(Protocol):
-    """Delivers notices in installations without a reporter, and says what its queue knows of the tasks.
+    """The interface that delivers notices and answers questions about tasks, where there is no reporter.
 
     A broker knows messages and not tasks, so there the item's labels and our comment show the tasks.
     """
 
     @property
     def tasks(self) -> TaskSink | None:
-        """Carries out what commands ask for; `None` if a command changes the item's labels instead."""
+        """The executor of commands; `None` if commands change the item's labels instead."""
         ...
 
     def waits(self, task: QueuedTask) -> bool:
@@ -242,18 +242,19 @@ class NoticeSource(Protocol):
         ...
 
     async def looks(self, host: str) -> bool:
-        """Whether this process looks at our open changes on a forge regularly.
+        """Whether this process regularly scans our open changes on a forge.
 
-        One of the processes that share a queue does. Another one follows when that process has ended.
+        Of the processes that share a queue, only one scans. When it has ended, another process takes over.
         """
         ...
 
     def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
-        """Yield the notices about one forge's items, one at a time, until `stop` is set; reconnect if needed.
+        """Yield the notices about one forge's items one by one, until `stop` is set.
 
-        Signs that a task waits (`QueuedTask`) come after all other notices; otherwise the order is that of
-        arrival. A caller that asks for the next notice has handled the last one; a caller that closes the
-        iterator has not. Each forge has one iterator, and all of them run at the same time.
+        Notices that a task waits (`QueuedTask`) come after all others, because they only make it visible;
+        otherwise the order is that of arrival. A notice counts as handled when the caller asks for the next
+        one; if the caller closes the iterator, it does not. Each forge has one iterator, so that a forge that
+        is unavailable does not delay the notices of others.
         """
         ...
 

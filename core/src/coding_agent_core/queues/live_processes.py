@@ -1,7 +1,8 @@
-"""Finds which processes with a queue in memory are alive on this machine.
+"""Registers processes with a queue in memory, and tells whether one is still alive on this machine.
 
-A task in memory is lost with its process, and the item's comment names the process. Each process locks its
-own file. The kernel releases the lock when the process ends, however it ends.
+A task in memory is lost with its process, which the item's comment names. Each process locks a file of its
+own. The kernel releases the lock when the process ends for any reason. A process id or a time stamp would be
+wrong after a reboot or in a container.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _logger = logging.getLogger("coding_agent.queue")
 
 
 class Process:
-    """This process, as one of those that use the same folder.
+    """This process in a folder of registered processes.
 
     Attributes:
         id: 32 hexadecimal digits.

@@ -1,4 +1,4 @@
-"""The queue that needs no services, in the memory of one process.
+"""The queue in the memory of one process, which needs no other service.
 
 Nothing survives the process. The next poll finds the lost tasks: waiting tasks by their labels, and started
 tasks by our comments (`resume`).
@@ -40,13 +40,13 @@ KEEP_ENDED = timedelta(days=7)
 
 @dataclass(eq=False)
 class Entry:
-    """A task that this queue knows.
+    """A task in the queue, or one that ended a short time ago.
 
     Attributes:
         after: the item's previous run, which must end before this one can be claimed.
-        is_round: the same as in `LatestTask`.
-        handled: whether the worker that last claimed the task has asked for the next one, so that it reports
-            nothing more about this task. Until then the claim stays, even after a retry.
+        is_round: whether the task is a round, which no label asked for.
+        handled: whether the worker that last claimed the task has asked for the next one, so it reports no
+            more about this task. Until then the claim stays, even after a retry.
         delayed: whether a retry waits for its delay.
         ending: whether the end is being reported on the item. Admission then sees the task as ended.
         again: the newest label application that counted as this task's while the task was active.
@@ -89,7 +89,7 @@ class Entry:
 
 @dataclass
 class _Notices:
-    """The notices about one forge's items, by item, kind and author; at most one of each waits.
+    """The notices about one forge's items, with at most one for each item, kind and author.
 
     Attributes:
         urgent: withdrawals and commands. They come before the signs.
@@ -102,7 +102,7 @@ class _Notices:
 
 
 class MemoryQueue:
-    """`TaskSink` and `TaskSource` in one: give the same object to both sides, in one event loop.
+    """The queue in memory: sink, source and source of notices in one object, for one event loop.
 
     Args:
         keep_ended: how long an ended task is remembered for admission.
@@ -182,12 +182,12 @@ class MemoryQueue:
         return entry.task
 
     def knows(self, item: Item, uuid: str) -> bool:
-        """Whether this process has this task of the item, or another task of it that has not ended."""
+        """Whether this process has this task, or another task of the item that has not ended."""
         entry = self._latest.get(item.identity)
         return item.identity in self._active_of or (entry is not None and entry.task.uuid == uuid)
 
     def resume(self, task: QueuedTask) -> bool:
-        """Take over a started task from a process that has ended; return whether there was room for it."""
+        """Take over a started task from a process that has ended. Return `False` if the queue is full."""
         if self._closed or len(self._active) >= self._active_limit:
             return False
         if not self.knows(task.request.item, task.uuid):
@@ -244,7 +244,7 @@ class MemoryQueue:
         return CommandStored("memory")
 
     async def look(self, items: Sequence[Item], author: str = "") -> str | None:
-        """See `LookSink`."""
+        """Store a notice that asks for a scan of the first of the items."""
         if self._closed:
             raise QueueUnavailableError("The queue was closed; this program is ending.")
         for item in items[:1]:
@@ -253,7 +253,7 @@ class MemoryQueue:
         return None
 
     async def looks(self, host: str) -> bool:
-        """See `NoticeSource`."""
+        """Return `True`, because no other process shares this queue."""
         return True
 
     def _notify(self, key: tuple[str, str, str], notice: Notice) -> None:
@@ -273,7 +273,7 @@ class MemoryQueue:
 
     @asynccontextmanager
     async def item_lock(self, item: Item) -> AsyncIterator[bool]:
-        """See `NoticeSource`. While the lock is held, no task of the item can be claimed."""
+        """Hold the item's lock during the context. No task of the item can be claimed meanwhile."""
         identity = item.identity
         free = all(entry.claim is None for entry in self._active_of.get(identity, ()))
         if not free or identity in self._locked:
@@ -293,26 +293,26 @@ class MemoryQueue:
 
     @property
     def tasks(self) -> MemoryQueue:
-        """See `NoticeSource`."""
+        """The executor of commands, which is this queue itself."""
         return self
 
     def latest_task(self, item: Item) -> QueuedTask | None:
-        """See `NoticeSource`."""
+        """Return the item's newest task, even if it has ended; `None` if the queue knows none."""
         entry = self._latest.get(item.identity)
         return entry.task if entry else None
 
     def is_wanted(self, item: Item) -> bool:
-        """See `NoticeSource`."""
+        """Whether the item has a task that has not ended and is not cancelled."""
         latest = self.latest(item)
         return latest is not None and not latest.terminal and not latest.cancel_requested
 
     def is_cancelled(self, item: Item) -> bool:
-        """See `NoticeSource`."""
+        """Whether the item's newest task was cancelled."""
         latest = self.latest(item)
         return latest is not None and latest.cancel_requested
 
     def waits(self, task: QueuedTask) -> bool:
-        """See `NoticeSource`."""
+        """Whether the task is the item's newest one and has neither ended nor been cancelled."""
         entry = self._latest.get(task.request.item.identity)
         known = entry is not None and entry.task.uuid == task.uuid
         return known and entry is not None and not entry.ended and not entry.cancel_requested
@@ -321,7 +321,7 @@ class MemoryQueue:
         return not self._closed and len(self._active) < self._active_limit
 
     def drain(self) -> None:
-        """From now on, end the iterators when no task waits or runs."""
+        """Make the iterators end as soon as no task waits or runs."""
         self._draining = True
         self._wake()
 
@@ -362,9 +362,10 @@ class MemoryQueue:
         await asyncio.gather(*self._delays, return_exceptions=True)
 
     def labeled(self, entry: Entry, at: datetime) -> None:
-        """Note when the label that the entry's attempt works for was applied. The claim calls this."""
+        """Record when the label that the entry's attempt works for was applied. The claim calls this."""
         if entry.labeled_at is None or at > entry.labeled_at:
             entry.labeled_at = at
+        # If the label is newer than the withdrawal, the withdrawal no longer cancels the task.
         claim, before = entry.claim, entry.withdrawn_before
         if entry.cancel_requested and claim is not None and before is not None and at >= before:
             entry.cancel_requested, entry.withdrawn_before = False, None
@@ -400,13 +401,12 @@ class MemoryQueue:
         waiting.add_done_callback(self._delays.discard)
 
     def _handled(self, entry: Entry, claim: MemoryClaim) -> None:
-        """Note that the worker has reported everything, so that a retry may start.
-
-        If the task was cancelled meanwhile, the item may still announce another attempt, so a notice follows.
-        """
+        """Record that the worker has reported everything, so that a retry may start."""
         entry.handled = True
         if entry.claim is claim and claim.settled.is_set():
             entry.claim = None
+            # A worker that did not know of the cancellation may have announced another attempt on the item.
+            # The notice corrects this.
             if entry.cancel_requested:
                 self.end(entry)
                 item = entry.task.request.item
@@ -426,7 +426,7 @@ class MemoryQueue:
         return None
 
     def end(self, entry: Entry) -> None:
-        """Note that the task has ended. The claim calls this."""
+        """Record that the task has ended. The claim calls this."""
         entry.ended = True
         entry.claim = None
         identity = entry.task.request.item.identity
@@ -457,7 +457,7 @@ class MemoryQueue:
 
 @dataclass(eq=False)
 class MemoryClaim:
-    """See `Claim`. To end the claim twice, or after another consumer claimed the task, does nothing."""
+    """The claim of a task in memory. Ending it a second time, or after the task was lost, has no effect."""
 
     task: QueuedTask
     redelivered: bool
@@ -473,14 +473,14 @@ class MemoryClaim:
 
     @asynccontextmanager
     async def item_lock(self) -> AsyncIterator[bool]:
-        """Return at once: only one task of an item can be claimed, so the claim's holder holds the item."""
+        """Hold the item's lock, which the claim has already: only one task of an item can be claimed."""
         yield not self.lost.is_set()
 
     async def holds_item(self) -> bool:
         return not self.lost.is_set()
 
     def ending(self) -> None:
-        """From now on, let a label start the next run, which waits until this one ends."""
+        """Make a label that is applied from now on start the next run, which waits until this one ends."""
         self.entry.ending = True
 
     def labeled(self, at: datetime) -> None:
@@ -495,13 +495,13 @@ class MemoryClaim:
             self.queue.end(self.entry)
 
     async def retry(self, delay: float, attempt: int) -> float:
-        """Start an attempt later. If the task is cancelled before the worker is done, it ends instead."""
+        """Start an attempt after the delay. If the task is cancelled before the worker is done, it ends."""
         if self._open():
             self.queue.retry(self.entry, delay, attempt)
         return delay
 
     async def dead_letter(self, reason: str) -> None:
-        """Give up on the task; only the log keeps it."""
+        """Give up on the task. Only the log shows it afterwards, because memory has no dead-letter queue."""
         if self._open():
             _logger.error("Gave up on task %s, attempt %d: %s", self.task.name, self.task.attempt, reason)
             self.queue.end(self.entry)

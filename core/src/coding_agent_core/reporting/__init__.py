@@ -1,1 +1,1 @@
-"""What people read on an item, and what they ask there: labels, the comment, commands."""
+"""The labels and the comment that show a task on its item, and the commands that people write there."""

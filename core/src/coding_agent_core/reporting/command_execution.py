@@ -1,7 +1,7 @@
 """Executes the commands in comments, for the reporter, or for the consumer if there is no reporter.
 
 Every step can be repeated: the comment of an executed command has our reaction, and a run that the command
-created has the command's id. See docs/decisions/0015.
+created has the command's id.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _logger = logging.getLogger("coding_agent.commands")
 
 
 def reason_not_to_run(name: CommandName, phase: Phase | None) -> str | None:
-    """Return why `/run` or `/retry` starts nothing on an open item, or `None` if admission decides.
+    """Return why `/run` or `/retry` starts nothing on an open item; `None` if admission has to decide.
 
     Args:
         phase: the phase of the item's newest task; `CANCELLED` also while that task is being cancelled.
@@ -98,7 +98,8 @@ async def execute(
     """Check that the author may use the command, and execute it.
 
     Raises:
-        ForgeUnavailableError, QueueUnavailableError: this is not possible now; repeat the call later.
+        ForgeUnavailableError: the forge is not available; repeat the call later.
+        QueueUnavailableError: the queue is not available; repeat the call later.
     """
     try:
         result, text = await _execute(command, target)
@@ -106,7 +107,7 @@ async def execute(
         raise
     except ForgeError as error:
         result, text = ExecutionResult.FAILED, str(error)
-    # People without the right get no answer on the item; only the log shows the refusal.
+    # A refusal is only logged. If it were answered on the item, anybody could make the bot write.
     warn = result in (ExecutionResult.REFUSED, ExecutionResult.FAILED)
     what = f"/{command.name} by {command.user} on {command.item.display}"
     _logger.log(logging.WARNING if warn else logging.INFO, "%s: %s: %s", what, result, text)
@@ -140,6 +141,7 @@ async def _act(command: IssueCommand, target: Target) -> tuple[ExecutionResult, 
     if command.name is CommandName.CANCEL:
         withdrawal = command.withdrawal()
         decision = await target.tasks.withdraw(withdrawal)
+        # A command that looks older than the label may be newer, if the forge's clock was set back.
         if isinstance(decision, Keep) and decision.older_than is not None:
             state = await target.forge.read_state(command.item)
             if clock_was_set_back_since(state, decision.older_than):

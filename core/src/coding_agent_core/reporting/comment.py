@@ -1,7 +1,7 @@
-"""Shows a task on its item: the labels for a phase, the text of the one comment, and the links in it.
+"""Shows a task on its item: the labels for a phase, the text of our only comment, and the links in it.
 
-The comment also contains the task's state in a hidden HTML comment. With RabbitMQ, nothing else remembers
-items, so after a crash a consumer reads in the comment whether a task was started before.
+The comment also contains the task's state in a hidden HTML comment. RabbitMQ does not know items, so after a
+crash a consumer reads from the comment whether a task was started before.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Links:
-    """Checks which branch and which change an item may show as the work of its task.
+    """The check whether a branch and a change can be the work of a task.
 
     The agent reports both from its pod, and a compromised agent can report anything.
 
@@ -213,7 +213,8 @@ async def show_labels(
     """Add the labels of a phase, then remove those of other phases.
 
     Args:
-        answered_until: the same as in `publish`.
+        answered_until: at the end of a task, a label that asks for a task stays if it was applied after this
+            time, by the forge's clock. With `EVERY_LABEL_STAYS`, all of these labels stay in any phase.
     """
     seen = await forge.read_state(item)
     add, remove = label_changes(phase, labels, seen.labels)
@@ -224,17 +225,16 @@ async def show_labels(
             applied = await forge.label_application(item)
         except ForgeListTooLongError:
             applied = None
+        # If the history does not show who applied the label and when, it may ask for the next task.
         if applied is None or applied.at > answered_until:
             remove = [label for label in remove if label not in labels.triggers]
     await swap_labels(forge, item, add, remove)
 
 
 async def swap_labels(forge: ItemForge, item: Item, add: Iterable[str], remove: Iterable[str]) -> None:
-    """Add labels, then remove others.
-
-    Because of this order, the forge's `unlabeled` event still shows one of the bot's labels, so that it does
-    not look like a person's cancellation.
-    """
+    """Add labels, then remove others."""
+    # In this order, the item in the `unlabeled` event still has one of our labels. An event without any would
+    # look like a person's cancellation.
     for label in add:
         await forge.add_label(item, label)
     for label in remove:
@@ -246,7 +246,7 @@ def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tupl
     wanted: set[str] = set()
     match phase:
         case Phase.QUEUED | Phase.SUSPENDED:
-            # The label that asks for the task stays until it starts, but the end of an earlier run is over.
+            # The label that asks for the task stays until the task starts, unlike labels of an earlier end.
             wanted = set(labels.active & present)
         case Phase.STARTING | Phase.RUNNING | Phase.BACKOFF:
             wanted = {labels.processing_label}
@@ -345,11 +345,11 @@ def comment_with_rounds(body: str, rounds: RoundRecord, sentence: str) -> str:
 
 
 def comment_with_change_rounds(body: str, item: Item, change_url: str, rounds: str) -> str:
-    """Return our comment on an issue with the rounds of its change, as `comment` shows `Report.rounds`.
+    """Return our comment on an issue with a line about the rounds of its change.
 
     Returns:
-        The same text if the comment does not show that a task opened this change and succeeded. After a
-        withdrawal, nothing is added.
+        The unchanged text if the comment does not show that a task opened this change and succeeded, or if
+        the task was withdrawn.
 
     Args:
         item: the issue.
@@ -365,10 +365,8 @@ def comment_with_change_rounds(body: str, item: Item, change_url: str, rounds: s
 
 
 def is_same_change(one: str, other: str) -> bool:
-    """Whether two URLs of an issue's change name the same one, although the repository may have a new name.
-
-    A change is in the repository of its issue, so its number tells it from all others.
-    """
+    """Whether two URLs name the same change of an issue, although the repository may have been renamed."""
+    # A change is in the repository of its issue, so the number identifies it.
     return one.rsplit("/", 2)[1:] == other.rsplit("/", 2)[1:]
 
 
@@ -386,7 +384,7 @@ def _rounds_line(item: Item, rounds: str) -> str:
 
 
 def comment_with_notes(body: str, notes: Sequence[str]) -> str:
-    """Return our comment with other notes on the change's next round (`Report.notes`)."""
+    """Return our comment with new notes on the change's next round in place of the old ones."""
     line = _noted(notes) if notes else ""
     if _NOTES.search(body):
         return _NOTES.sub(lambda _: f"{line}\n\n" if line else "", body, count=1)
@@ -395,7 +393,7 @@ def comment_with_notes(body: str, notes: Sequence[str]) -> str:
 
 
 def has_notes(body: str, notes: Sequence[str]) -> bool:
-    """Whether our comment shows these notes and no others. The beginning of a long comment is enough."""
+    """Whether our comment shows exactly these notes. The text may lack the end of a long comment."""
     found = _NOTES.search(body)
     return (found[0].strip() if found else "") == (_noted(notes) if notes else "")
 
@@ -411,7 +409,7 @@ def _hidden(state: State) -> str:
 
 
 def _evidence(evidence: Evidence) -> list[str]:
-    """Return what the evidence pods show: the verdict, a table, and the ends of the outputs."""
+    """Return the section about the evidence: the verdict, a table, and the ends of the outputs."""
     lines = [f"Verification of `{evidence.commit[:12]}`: {inline(evidence.description)}", ""]
     head = evidence.head
     if head is None or not head.commands:
@@ -443,7 +441,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def retry_cause(attempt: str, reason: str, message: str) -> str:
-    """Say why there is another attempt; the comment shows this while that attempt runs.
+    """Return a sentence that says why there is another attempt, for the comment while that attempt runs.
 
     Args:
         attempt: the name of the attempt that ended, e.g. `Attempt 2`.
@@ -452,7 +450,7 @@ def retry_cause(attempt: str, reason: str, message: str) -> str:
 
 
 def _denied(denied: Sequence[Denial]) -> str:
-    """Name the denied hosts, because they often explain a failure that only an administrator can prevent."""
+    """Return a sentence that names the denied hosts, which often explain a failure."""
     hosts = ", ".join(
         f"`{entry.host}` ({entry.count} {'time' if entry.count == 1 else 'times'})" for entry in denied
     )
@@ -460,7 +458,7 @@ def _denied(denied: Sequence[Denial]) -> str:
 
 
 def read_state(body: str) -> State | None:
-    """Read the state in a comment of ours; return `None` if there is none or it cannot be read."""
+    """Read the hidden state of our comment. Return `None` if it has none, or if the state cannot be read."""
     found = hidden_line(body)
     if found is None:
         return None
@@ -511,7 +509,7 @@ def _facts(report: Report) -> list[str]:
 
 
 def _models(used: Usage) -> list[str]:
-    """Return a table of the usage of each model, if there were several."""
+    """Return a table with the usage of each model; empty if there was only one."""
     if not used.models:
         return []
     rows = [
@@ -544,10 +542,8 @@ def _support(text: str) -> str:
 
 
 def _transcript(place: str, task: str) -> str:
-    """Link to the transcript.
-
-    A path of a server or the name of a bucket helps nobody on the forge, and the item may be public.
-    """
+    """Return a link to the transcript if it has a web address."""
+    # The path on a server or the name of a bucket helps nobody on the forge, and the item may be public.
     if re.fullmatch(r"https?://[^\s<>()\[\]]+", place):
         return f"[Transcript]({place})"
     return f"The transcript is kept: `kubectl agenttask describe {task}` shows where."

@@ -18,9 +18,9 @@ _CAUSES = {
 
 
 def summary_of(record: RoundRecord) -> str:
-    """Return how many rounds a change has had, what they were for, and what the model cost, as a phrase.
+    """Return a phrase with the number of a change's rounds, their kinds, and the cost of the model.
 
-    Superseded rounds are not counted, but paid for. The phrase is empty if no round has ended.
+    Superseded rounds do not count in the number, but in the cost. The phrase is empty if no round has ended.
     """
     kinds = Counter(entry.kind for entry in record.rounds if entry.counted)
     if not kinds:

@@ -1,4 +1,4 @@
-"""The queue on RabbitMQ, with pika in a separate thread (docs/decisions/0005).
+"""The queue on RabbitMQ, with pika in a separate thread.
 
 `messages` defines queues and messages, `connection` offers pika as coroutines, `publisher` contains the sink
 and the source of notices, and `consumer` the source of tasks.

@@ -1,4 +1,4 @@
-"""pika as coroutines in a separate thread: connections, channels, deliveries and item locks."""
+"""Coroutines around pika in a separate thread: connections, channels, deliveries and item locks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _T = TypeVar("_T")
 
 
 class BrokerError(QueueUnavailableError):
-    """The broker cannot be reached, refused something, or did not answer in time."""
+    """The error if the broker cannot be reached, refuses a request, or does not answer in time."""
 
 
 class ChannelClosedError(BrokerError):
-    """The broker closed the channel.
+    """The error if the broker has closed the channel.
 
     Attributes:
         code: the AMQP reply code: 404 (no such queue), 405 (locked by another connection), or 406 (other
@@ -203,10 +203,11 @@ class Connection:
                 )
 
     async def lock(self, name: str, patience: float) -> bool:
-        """Take a lock for this connection; `False` if another has it and keeps it for `patience` seconds.
+        """Take a lock for this connection. Return `False` if another keeps it for `patience` seconds.
 
         The lock is an exclusive queue: the broker refuses the declaration of any other connection with 405.
-        The lock ends with its connection, even if the process is killed (docs/decisions/0005).
+        The broker deletes the queue when the connection ends, even if the process is killed, so that a lock
+        needs no timeout.
 
         Raises:
             BrokerError: the connection is gone.
@@ -298,7 +299,12 @@ class Channel:
         return bool(self.raw.is_open) and self.connection.is_open
 
     async def call(self, method: Callable[..., object], **arguments: Any) -> Any:
-        """Call a method of `raw` and wait for the broker's answer, a pika frame. Raises as `wait` does."""
+        """Call a method of `raw`, and return the broker's response, a pika frame.
+
+        Raises:
+            ChannelClosedError: the broker closed the channel.
+            BrokerError: the connection is gone.
+        """
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
             method(callback=lambda frame: _resolve(answer, frame), **arguments)
@@ -343,7 +349,7 @@ class Channel:
 
 
 def closed_error(reason: BaseException) -> BrokerError:
-    """Return our error for the reason why a channel or connection is gone."""
+    """Return our error for the reason that pika gives for a closed channel or connection."""
     if isinstance(reason, exceptions.ChannelClosedByBroker):
         message = f"RabbitMQ closed the channel: {reason.reply_text}"
         return ChannelClosedError(message, int(reason.reply_code))
@@ -351,7 +357,7 @@ def closed_error(reason: BaseException) -> BrokerError:
 
 
 def was_silent(connection: Connection) -> bool:
-    """Whether the connection ended for lack of heartbeats. Then the broker may not know of its end yet."""
+    """Whether the connection ended for lack of heartbeats, so that the broker may not know of its end yet."""
     return connection.closed.done() and isinstance(
         connection.closed.result(), exceptions.AMQPHeartbeatTimeout
     )
@@ -362,7 +368,7 @@ def text(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return the reason in pika's wrappers: `AMQPConnectionError(AMQPConnectionWorkflowFailed([...]))`."""
+    """Return the cause within pika's errors: `AMQPConnectionError(AMQPConnectionWorkflowFailed([...]))`."""
     for _ in range(5):
         parts = (*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args)
         inner = [part for part in parts if isinstance(part, BaseException)]

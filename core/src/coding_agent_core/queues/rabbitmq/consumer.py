@@ -46,7 +46,7 @@ _logger = logging.getLogger("coding_agent.queue")
 
 
 class RabbitMQSource:
-    """See `TaskSource`. Each iterator has its own connection, so that item locks exclude each other.
+    """The source of tasks. Each iterator has its own connection, so that item locks exclude each other.
 
     Args:
         hosts: the host of each platform, for messages that do not name their host.
@@ -112,7 +112,7 @@ class RabbitMQSource:
 
 @dataclass(eq=False)
 class RabbitMQClaim:
-    """See `Claim`. The events belong to the program's loop, everything else to the connection's thread.
+    """The claim of a message. Its events belong to the program's loop, all else to the connection's thread.
 
     Attributes:
         is_locked: whether we hold the item's lock, which is then taken again after a reconnection.
@@ -137,9 +137,9 @@ class RabbitMQClaim:
 
     @asynccontextmanager
     async def item_lock(self) -> AsyncIterator[bool]:
-        """Hold the item's lock among all consumers of the broker; see `Claim` and docs/decisions/0005.
+        """Hold the item's lock among all consumers of the broker; `False` if another consumer has it.
 
-        If another consumer has the lock, end the claim with `retry` and never with `done`, because that
+        In that case the caller must end the claim with `retry` and never with `done`, because the other
         consumer may still crash.
         """
         held = not self._io.stopped and await self._io.run(self.connection.lock_item(self))
@@ -153,13 +153,13 @@ class RabbitMQClaim:
         return not self._io.stopped and await self._io.run(self.connection.holds_item(self))
 
     def ending(self) -> None:
-        """Do nothing: each application of the label has its own message."""
+        """Do nothing, because each application of the label has its own message."""
 
     def labeled(self, at: datetime) -> None:
-        """Do nothing: no withdrawal reaches a claim."""
+        """Do nothing, because no withdrawal reaches a claim."""
 
     def answered(self, until: datetime | None) -> None:
-        """Do nothing, as in `ending`."""
+        """Do nothing, because each application of the label has its own message."""
 
     async def done(self) -> None:
         await self._settle(None)
@@ -167,13 +167,13 @@ class RabbitMQClaim:
     async def retry(self, delay: float, attempt: int) -> float | None:
         """Publish a copy for later, wait for its confirmation, and then acknowledge the original.
 
-        A crash in between leaves both messages, never none. If the broker is away for longer than
-        `Timing.settle`, it delivers the original again instead.
+        A crash in between leaves both messages, so that the task is never lost. If the broker is unavailable
+        for longer than `Timing.settle`, it delivers the original again.
         """
         seconds = delay_seconds(delay)
         copy = self.task.model_copy(update={"attempt": attempt})
         comes_again = attempt == self.task.attempt
-        # Another consumer may have started this very attempt.
+        # A message for the same attempt keeps this mark: another consumer may have started the attempt.
         redelivered = comes_again and self.redelivered
         message = delayed_message(self._queue, copy, seconds, redelivered=redelivered)
         return seconds if await self._settle(message, comes_again=comes_again) else None
@@ -186,7 +186,7 @@ class RabbitMQClaim:
         await self._settle(dead_message(self._queue, self.task, reason))
 
     async def _settle(self, copy: Message | None, *, comes_again: bool = False) -> bool:
-        """End the claim; return whether this worked. Otherwise the message is back in the queue."""
+        """End the claim. Return `False` if this failed and the message is back in the queue."""
         done = False
         if not self._io.stopped:  # otherwise the source was closed
             done = await self._io.run(self.connection.settle(self, copy, comes_again=comes_again))
@@ -198,8 +198,8 @@ class RabbitMQClaim:
 class ConsumerConnection:
     """A connection that consumes one task at a time, and reconnects. Its methods run in the `io` thread.
 
-    While a task is claimed, nothing else is consumed, even after a reconnection. Then the broker may deliver
-    the task's message to another consumer, which cannot work on it without the item's lock.
+    While a task is claimed, nothing else is consumed. After a reconnection, the broker may deliver the task's
+    message to another consumer, which cannot work on it without the item's lock.
 
     Attributes:
         loop: the program's event loop, in which a claim's events are set.
@@ -227,7 +227,7 @@ class ConsumerConnection:
         self._serving = asyncio.create_task(self._serve())
 
     async def close(self) -> None:
-        """Close the connection; a claimed task goes back to the queue. Repeat a call that was cancelled."""
+        """Close the connection. A claimed task goes back to the queue. A cancelled call can be repeated."""
         ending = [*self._rejecting, *([self._serving] if self._serving else [])]
         if not self._closing:
             self._closing = True
@@ -243,6 +243,7 @@ class ConsumerConnection:
 
     async def lock_item(self, claim: RabbitMQClaim) -> bool:
         """Take the item's lock. If the connection is lost, wait for the next one."""
+        # The last holder may have lost only its connection, so it gets time to take the lock again.
         if claim.redelivered:
             await asyncio.sleep(self.timing.relock_grace)
         patience = self.timing.lock_patience
@@ -251,7 +252,7 @@ class ConsumerConnection:
         return held
 
     async def holds_item(self, claim: RabbitMQClaim) -> bool:
-        """Whether the lock is still ours. If the connection is lost, wait until the lock was taken again."""
+        """Whether we hold the lock. If the connection is lost, wait until the lock has been taken again."""
 
         async def is_locked(connection: Connection) -> bool:
             return claim.is_locked and not claim.is_lost
@@ -259,7 +260,7 @@ class ConsumerConnection:
         return await self._while_claimed(claim, is_locked)
 
     async def unlock_item(self, claim: RabbitMQClaim) -> None:
-        """Release the lock, and delete the waiting queue, because the item's message no longer waits."""
+        """Release the lock, and delete the item's waiting queue, because its message no longer waits."""
         if claim.is_locked:
             claim.is_locked = False
             with suppress(BrokerError, TimeoutError):
@@ -268,7 +269,7 @@ class ConsumerConnection:
                     await self._open_connection().delete(claim.lock, waiting)
 
     async def settle(self, claim: RabbitMQClaim, copy: Message | None, *, comes_again: bool) -> bool:
-        """Publish the copy if there is one, then acknowledge the message; return whether that was done.
+        """Publish the copy, if any, and then acknowledge the message. Return whether this succeeded.
 
         Args:
             comes_again: whether the copy is for the same attempt, which must not count as finished.
@@ -290,7 +291,7 @@ class ConsumerConnection:
         return True
 
     async def abandon(self, claim: RabbitMQClaim) -> None:
-        """End the claim without an acknowledgement; if the message is still ours, it goes back."""
+        """End the claim without an acknowledgement, so that the message goes back to the queue."""
         if self.claim is claim:
             claim.delivery.requeue()
             self._end_claim()
@@ -298,7 +299,7 @@ class ConsumerConnection:
     async def _while_claimed(
         self, claim: RabbitMQClaim, action: Callable[[Connection], Awaitable[bool]]
     ) -> bool:
-        """Do the action once there is a connection.
+        """Run an action as soon as there is a connection, again if the connection is lost.
 
         Returns:
             The action's result, or `False` after `Timing.settle` or if the claim has ended.

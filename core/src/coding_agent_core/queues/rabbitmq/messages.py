@@ -1,4 +1,4 @@
-"""Names of queues and their messages on a broker, and which attempts this process has finished. Pure."""
+"""The names of queues and their messages on a broker, and the attempts that a process has finished. Pure."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def command_queue(queue: str, host: str) -> str:
 
 
 def sign_queue(queue: str, host: str) -> str:
-    """Return the name of the queue for signs that a task waits, which come after commands."""
+    """Return the name of the queue for notices that a task waits, which come after commands."""
     return f"{queue}.signs.{host.lower()}"
 
 
@@ -77,7 +77,7 @@ NOTICE_ARGUMENTS: Mapping[str, object] = {"x-expires": 7 * 24 * 3600 * 1000}
 
 
 def delay_seconds(delay: float) -> int:
-    """Round a delay up to one of a few lengths in seconds, at least 1, because each has its own queue."""
+    """Round a delay up to one of a few lengths in seconds, at least 1, because each length needs a queue."""
     seconds = min(max(1, math.ceil(delay)), MAX_DELAY_SECONDS)
     step = max(1, (1 << seconds.bit_length()) // _DELAY_STEPS)
     return min(-(-seconds // step) * step, MAX_DELAY_SECONDS)
@@ -109,7 +109,7 @@ def lock_queue(queue: str, item: Item) -> str:
 
 
 def looks_queue(queue: str, host: str) -> str:
-    """Return the name of the exclusive queue of the consumer that looks at our open changes on a forge."""
+    """Return the name of the exclusive queue of the consumer that scans our open changes on a forge."""
     return f"{queue}.looks.{host.lower()}"
 
 
@@ -156,7 +156,7 @@ class _NoticeMessage(Frozen):
 
 
 def notice_message(queue: str, notice: Notice) -> Message:
-    """Return a notice's message. A sign is not persistent: without it, the item shows nothing at first."""
+    """Return a notice's message. A notice that a task waits is not persistent, because it may be lost."""
     is_sign = isinstance(notice, QueuedTask)
     place = sign_queue if is_sign else command_queue
     return Message(
@@ -190,10 +190,10 @@ def _encode(task: QueuedTask) -> bytes:
 
 
 class DeliveryTracker:
-    """Remembers the attempts that this process has finished, so that it does not repeat them.
+    """The attempts that this process has finished, so that it does not repeat them.
 
     If an acknowledgement is lost with its channel, the broker delivers the message again within minutes. So
-    it is enough to remember a limited number of attempts.
+    a limited number of attempts is enough.
     """
 
     def __init__(self) -> None:
@@ -210,7 +210,7 @@ class DeliveryTracker:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a consumer's connection waits, in seconds.
+    """The time limits of a consumer's connection, in seconds.
 
     Attributes:
         connect: the limit of one try to connect.

@@ -66,7 +66,7 @@ _ANNOUNCEMENTS = 256
 
 
 class ConfirmingChannel(Channel):
-    """A channel on which the broker confirms each message. Several messages may be under way at a time."""
+    """A channel on which the broker confirms each message. Several messages can be unconfirmed at a time."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
@@ -126,7 +126,7 @@ class ConfirmingChannel(Channel):
 
 
 class RabbitMQSink:
-    """See `TaskSink`. It connects for the first task and sends all tasks over the same connection."""
+    """The task sink. It connects for the first task, and sends all tasks over the same connection."""
 
     def __init__(self, settings: RabbitMQ) -> None:
         self._settings = settings
@@ -154,7 +154,7 @@ class RabbitMQSink:
         return Submission(task.name)
 
     async def withdraw(self, withdrawal: Withdrawal) -> Cancel:
-        """Publish the withdrawal, because a broker cannot take a message back.
+        """Publish the withdrawal as a notice, because a broker cannot take a message back.
 
         The consumer checks the labels before and during its work.
         """
@@ -168,7 +168,7 @@ class RabbitMQSink:
         return CommandStored(message.queue)
 
     async def look(self, items: Sequence[Item], author: str = "") -> str | None:
-        """See `LookSink`. A consumer keeps the request in its memory, because it looks regularly too."""
+        """Publish a request for a scan. A consumer keeps it only in memory, as it scans regularly too."""
         for item in items[:1]:
             message = notice_message(self._settings.queue, LookRequest(item=item, author=author))
             await self._io.run(self._publish(message, f"look at {item.display}"))
@@ -199,9 +199,11 @@ class RabbitMQSink:
         """Publish a task, then announce it.
 
         Args:
-            wait: whether to return only when the task is announced. The answer to a webhook does not wait.
+            wait: whether to return only after the announcement. A webhook's response does not wait.
         """
         await self._publish(task_message(self._settings.queue, task), f"task {task.name}")
+        # An announcement costs the broker more than the task. Under load it is skipped, so that no event has
+        # to be refused. The item then shows nothing until the task starts.
         if len(self._announcing) >= _ANNOUNCEMENTS:
             return
         announcing = asyncio.create_task(self._announce(task, waiting))
@@ -213,9 +215,8 @@ class RabbitMQSink:
     async def _publish(self, message: Message, what: str) -> None:
         """Publish within the time that the settings allow.
 
-        An idle connection may be dead unnoticed, so the first try on an existing connection gets half of the
-        time. This leaves enough for a second try on a new connection. Two tries can leave the message in the
-        queue twice, which the consumer makes harmless (by a task's claim, or a command's reaction).
+        Two tries can leave the message in the queue twice. This is harmless: a task has its claim, and an
+        executed command has our reaction.
 
         Raises:
             BrokerError: the broker did not confirm the message.
@@ -237,6 +238,8 @@ class RabbitMQSink:
                 continue
             tries += 1
             try:
+                # An idle connection may be dead unnoticed. So the first try gets half of the time, which
+                # leaves enough for a second try on a new connection.
                 async with asyncio.timeout(deadline.left if is_new or tries > 1 else deadline.left / 2):
                     await self._send(channel, message)
             except TimeoutError:
@@ -333,7 +336,7 @@ class RabbitMQSink:
             return self._channel
 
     async def _open_announcements(self) -> ConfirmingChannel:
-        """Open a separate channel, because a slow declaration of a queue blocks all else on its channel."""
+        """Open a separate channel, because a slow declaration blocks everything else on its channel."""
         connection = (await self._open_channel()).connection
         async with self._connecting:
             channel = self._announcements
@@ -348,7 +351,7 @@ class RabbitMQSink:
 
 
 class RabbitMQNotices:
-    """See `NoticeSource`. Several consumers share the notices; an unacknowledged one is delivered again."""
+    """The source of notices. Consumers share them, and an unacknowledged one is delivered again."""
 
     tasks = None
 
@@ -361,21 +364,21 @@ class RabbitMQNotices:
         return forge.notices(stop)
 
     def waits(self, task: QueuedTask) -> bool:
-        """See `NoticeSource`. A broker does not know that a task no longer waits."""
+        """Return `True`, because a broker does not know whether a task has stopped waiting."""
         return True
 
     def is_wanted(self, item: Item) -> None:
-        """See `NoticeSource`. A broker knows no tasks, so only the item's labels show this."""
+        """Return `None`, because a broker does not know tasks; the item's labels show them."""
 
     def latest_task(self, item: Item) -> None:
-        """See `NoticeSource`. A broker knows no tasks."""
+        """Return `None`, because a broker does not know tasks."""
 
     def is_cancelled(self, item: Item) -> bool:
-        """See `NoticeSource`. A broker does not know that a task was cancelled."""
+        """Return `False`, because a broker does not know whether a task was cancelled."""
         return False
 
     async def looks(self, host: str) -> bool:
-        """See `NoticeSource`; the consumer whose connection has the queue `<queue>.looks.<host>` looks."""
+        """Whether this process scans, because its connection holds the queue `<queue>.looks.<host>`."""
         forge = self._forges.get(host.lower())
         return forge is not None and await forge.looks()
 
@@ -389,7 +392,7 @@ class RabbitMQNotices:
 
 
 class _ForgeNotices:
-    """Receives the notices about one forge's items over a separate connection in a separate thread."""
+    """The receiver of the notices about one forge's items, with its own connection and thread."""
 
     def __init__(self, settings: RabbitMQ, host: str) -> None:
         self._settings = settings
@@ -467,7 +470,7 @@ class _ForgeNotices:
                     await self._connection.delete(lock)
 
     async def _receive(self) -> UnackedDelivery:
-        """Return the next notice; commands come first. At most one notice of each queue is held here."""
+        """Return the next notice, commands first. At most one notice of each queue is held here."""
         if self._channel is None or not self._channel.is_open:
             if self._connection is not None:
                 self._connection.drop()

@@ -1,6 +1,6 @@
-"""The webhook endpoint: from the bytes of a request to the stored task and the answer.
+"""The webhook endpoint, which verifies a request, stores its task, and replies.
 
-`WebhookEndpoint` refuses requests that cannot be authentic before it reads their body, and nothing is parsed
+`WebhookEndpoint` refuses requests that cannot be authentic before it reads their body, and parses no payload
 before it is verified. `Intake` acts on the meaning of an authentic request.
 """
 
@@ -79,7 +79,7 @@ WEBHOOKS: Mapping[Platform, PlatformWebhooks] = {
 
 
 class _DisconnectedError(Exception):
-    """The sender closed the connection before its request was complete."""
+    """The error if the sender closed the connection before its request was complete."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Webhooks:
 
 
 class WebhookEndpoint:
-    """Answers `POST /webhook/<platform>`."""
+    """The handler of `POST /webhook/<platform>`."""
 
     def __init__(self, settings: Settings, intake: Intake, allowlist: Allowlist) -> None:
         self._intake, self._allowlist = intake, allowlist
@@ -111,7 +111,7 @@ class WebhookEndpoint:
         }
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Answer a request for a webhook's path; return `False` for any other path."""
+        """Reply to a request for a webhook's path. Return `False` for any other path."""
         # Forges do not follow redirects, so a slash at the end is accepted here.
         webhooks = self._paths.get(scope["path"].removesuffix("/")) if scope["type"] == "http" else None
         if webhooks is None:
@@ -155,7 +155,7 @@ class WebhookEndpoint:
             _logger.warning("The sender closed the connection before its request was complete")
             return replies.refused(400, "the body was cut short", "disconnected")
         except Exception:
-            # The answer is 503 and not 500, because the event can be sent again, e.g. by a redelivery.
+            # The status is 503 and not 500, because the event can be sent again, e.g. by a redelivery.
             _logger.exception("Unexpected error while answering a %s webhook", webhooks.title)
             return replies.unavailable("an internal error; the event was not processed", "internal_error")
 
@@ -167,13 +167,14 @@ class WebhookEndpoint:
         client: Address | None,
         receive: Receive,
     ) -> dict[str, Any] | WebhookReply:
-        """Return the payload of an authentic request, or the refusal."""
+        """Return the payload of an authentic request, or the reply that refuses it."""
         refusal = self._refused_network(client)
         if refusal is not None:
             return refusal
         verification = webhooks.module.verification(headers, webhooks.secrets.current())
         if verification is None:
             return self._not_verified(webhooks, delivery, client)
+        # Under overload, a request is refused before its body takes memory.
         if self._intake.turns.overloaded:
             return replies.overloaded()
         try:
@@ -292,9 +293,9 @@ async def _send(send: Send, answer: WebhookReply) -> None:
 
 @dataclass
 class Intake:
-    """Turns verified webhooks into tasks, cancellations and commands.
+    """The rules that turn verified webhooks into tasks, cancellations and commands.
 
-    No task or command is answered 200 before the queue has stored it.
+    The reply is 200 only after the queue has stored the task or command.
     """
 
     settings: Settings
@@ -306,7 +307,7 @@ class Intake:
     def meaning(
         self, webhooks: Webhooks, delivery: Delivery, payload: dict[str, Any]
     ) -> Meaning | WebhookReply:
-        """Return what an authentic webhook means, or the refusal."""
+        """Return the meaning of an authentic webhook, or the reply that refuses an unreadable one."""
         if not delivery.event:
             _logger.error("The request has no %s header", webhooks.module.EVENT_HEADER)
             return replies.refused(400, f"the header {webhooks.module.EVENT_HEADER} is missing", "unreadable")
@@ -323,7 +324,7 @@ class Intake:
         return meaning
 
     async def act(self, webhooks: Webhooks, meaning: Meaning) -> WebhookReply:
-        """Act on what an authentic webhook means."""
+        """Carry out the meaning of an authentic webhook, and return the reply."""
         if isinstance(meaning, Ignored):
             level = logging.WARNING if meaning.unexpected else logging.INFO
             _logger.log(level, "Ignored: %s", meaning.reason)
@@ -397,7 +398,7 @@ def _item_of(meaning: Accepted | Withdrawn | Commanded | Look) -> str:
 
 
 def _is_withdrawal(meaning: Accepted | Withdrawn | Commanded | Look) -> bool:
-    """Whether the event may stop work. Such events come first, because work that goes on costs money."""
+    """Whether the event may stop work. Such events are stored first, because unwanted work costs money."""
     if isinstance(meaning, Commanded):
         return meaning.command.name is CommandName.CANCEL
     return isinstance(meaning, Withdrawn)

@@ -1,4 +1,4 @@
-"""Handles the labeled items of a forge one by one, so that no item's error holds back another item."""
+"""Handles the labeled items of a forge one by one, so that an item's error does not stop the others."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Pass:
 class LabeledItems:
     """The items of a forge that have one of some labels.
 
-    If a pass ends early, the next one begins with the items that were not tried. So every item has its turn
-    even if faults end each pass.
+    If a pass ends early, the next one begins with the items that were not tried. So every item is handled at
+    some time, even if faults end each pass.
 
     Attributes:
         labels: by default `Labels.triggers`.
@@ -91,13 +91,13 @@ class LabeledItems:
         return Pass(len(listed), len(failing), cut, self._partial)
 
     async def _listed(self) -> tuple[list[LabeledItem], str | None]:
-        """Return the items that the forge lists, and why some may be missing."""
+        """Return the items that the forge lists, and the reason why some may be missing."""
         listed: list[LabeledItem] = []
         try:
             async for one in self.forge.labeled(self.labels):
                 listed.append(one)
         except ForgeListTooLongError as error:
-            # This is no fault: the others follow later. An item that is not listed keeps its task.
+            # This is not an error: the other items follow when these have been handled.
             _logger.log(logging.DEBUG if self._partial else logging.WARNING, "%s", error)
             self._partial = True
             return listed, None
@@ -133,10 +133,10 @@ class LabeledItems:
 
 
 def in_turn(listed: Sequence[LabeledItem], last: tuple[str, int] | None) -> list[tuple[int, LabeledItem]]:
-    """Return the items with their places in the list, beginning after the one that was tried last.
+    """Return the items with their indexes in the list, beginning after the item that was tried last.
 
     Args:
-        last: the identity and the former place of that item, which may have left the list since.
+        last: the identity and the former index of that item, which may no longer be in the list.
     """
     if last is None:
         return list(enumerate(listed))

@@ -40,7 +40,7 @@ LARGE_WAIT = 5.0
 
 
 class AddressCheck(Enum):
-    """Whether an address may send webhooks."""
+    """The result of the check whether an address may send webhooks."""
 
     ALLOWED = "allowed"
     REFUSED = "refused"
@@ -49,7 +49,7 @@ class AddressCheck(Enum):
 
 
 class Allowlist:
-    """Decides which addresses may send webhooks; all may if `webhook.allowed_networks` is empty."""
+    """The networks that may send webhooks; if `webhook.allowed_networks` is empty, all may."""
 
     def __init__(self, settings: Settings, *, client: httpx.AsyncClient | None = None) -> None:
         entries = settings.webhook.allowed_networks
@@ -61,7 +61,7 @@ class Allowlist:
         self._client = client
 
     def check(self, address: Address | None) -> AddressCheck:
-        """Decide about a client's address. A client without one (a Unix socket) is on this machine."""
+        """Check a client's address. A client without an address (a Unix socket) is on this machine."""
         if self._open or address is None or contains(self._fixed, address):
             return AddressCheck.ALLOWED
         if self._github is None:
@@ -71,7 +71,7 @@ class Allowlist:
     async def follow_github(
         self, *, refresh: float = REFRESH_INTERVAL, retry: float = RETRY_INTERVAL, rounds: int | None = None
     ) -> None:
-        """Read GitHub's addresses and keep them current until cancelled; a failure changes nothing."""
+        """Read GitHub's addresses again and again until cancelled. After a failure, the old ones stay."""
         async with self._client or httpx.AsyncClient(timeout=_TIMEOUT) as client:
             while rounds is None or rounds > 0:
                 known = await self._read(client)
@@ -130,15 +130,15 @@ class RateLimits:
 
 
 class NoRoomError(Exception):
-    """Too many bytes of other bodies are in memory."""
+    """The error if other bodies take too much memory."""
 
 
 class BodyRoom:
-    """Limits the bytes of bodies in memory. One client can take half of them.
+    """The limit on the bytes of bodies in memory. One client can use at most half of them.
 
-    The bytes of small bodies count as they arrive, so that slow senders hold little. If there is no room, the
-    body that has been arriving for the longest time gives way, because an authentic body is complete within
-    milliseconds. A larger body reserves its announced size before any of it is read, and waits for room.
+    The bytes of small bodies count as they arrive, so that slow senders use little. If the limit is reached,
+    the body that has been arriving for the longest time is dropped, because an authentic body is complete
+    within milliseconds. A larger body waits until its announced size is free before any of it is read.
     """
 
     def __init__(self, largest: int) -> None:
@@ -147,23 +147,23 @@ class BodyRoom:
         self._large = _Bytes(large, max(large // 2, largest))
 
     def reserve(self, client: str, size: int) -> Reservation:
-        """Return room for a body of at most `size` bytes, to be held while its context is open."""
+        """Return a reservation for a body of at most `size` bytes, to be held while its context is open."""
         small = size <= SMALL_BODY
         return Reservation(self._small if small else self._large, client, None if small else size)
 
 
 class Reservation:
-    """The room of one body, which is given back at the end of the context.
+    """The memory of one body, which is released at the end of the context.
 
     Args:
         announced: the bytes to reserve at once; `None` if bytes count as they arrive.
 
     Attributes:
-        evicted: whether the room was taken for another body.
+        evicted: whether the memory was taken for another body.
         on_eviction: a function that must end the reading of this body.
 
     Raises:
-        NoRoomError: on entry, if there is no room for a larger body, even after a while.
+        NoRoomError: on entry, if too little memory becomes free for a larger body within the time limit.
     """
 
     def __init__(self, room: _Bytes, client: str, announced: int | None) -> None:
@@ -182,10 +182,10 @@ class Reservation:
         self._give_back()
 
     def arrived(self, count: int) -> None:
-        """Count bytes that are kept in memory. If there is no room, the oldest body must give way.
+        """Count bytes that are kept in memory. If the limit is reached, the oldest body is dropped.
 
         Raises:
-            NoRoomError: this body is the one that must give way.
+            NoRoomError: this body was dropped.
         """
         if self._announced is not None:
             return
@@ -197,7 +197,7 @@ class Reservation:
         self._room.small[self] = None
 
     def evict(self) -> None:
-        """Give the room back before the body has arrived."""
+        """Drop the body before it is complete, and release its memory."""
         self.evicted = True
         self._give_back()
         self.on_eviction()
@@ -210,7 +210,7 @@ class Reservation:
 
 
 class _Bytes:
-    """Bytes that can be taken and given back.
+    """A number of bytes, of which clients take some and give them back.
 
     Attributes:
         small: the reservations that hold bytes of small bodies; the oldest is first.
@@ -230,7 +230,7 @@ class _Bytes:
         return True
 
     def oldest_in_the_way(self, client: str, size: int) -> Reservation | None:
-        """Return the oldest small body of this client if it has its share, or of the largest client."""
+        """Return the oldest small body of this client if its share is used up, or of the largest client."""
         has_its_share = self._held[client] + size > self._per_client
         owner = client if has_its_share else max(self._held, key=self._held.__getitem__)
         return next((holder for holder in self.small if holder.client == owner), None)

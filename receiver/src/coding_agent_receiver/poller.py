@@ -1,4 +1,4 @@
-"""Polls: submits labeled items that no webhook reported, and asks the forge for missed deliveries."""
+"""Polls forges: submits labeled items that no webhook reported, and requests missed deliveries again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STOP_GRACE = 10.0
 
 
 def scope_problem(settings: Settings) -> str | None:
-    """Return why polls of `task_source` need a narrower scope, and the settings for it, or `None`.
+    """Return why polls of `task_source` need a narrower scope, with the settings for it, or `None`.
 
     On a self-managed forge, the whole installation is an acceptable scope.
     """
@@ -45,7 +45,7 @@ class PollReport:
         created: the names of the tasks that were created.
         duplicates: the number of items that already had a task.
         failed: the number of items that could not be read or submitted.
-        problem: why the poll ended early or asked for no missed deliveries; `None` if neither is so.
+        problem: why the poll ended early or could not request missed deliveries; `None` if all went well.
     """
 
     found: int
@@ -57,14 +57,14 @@ class PollReport:
 
 @dataclass
 class _Poll:
-    """What one poll has submitted so far."""
+    """The submissions of one poll so far."""
 
     created: list[str] = field(default_factory=list)
     duplicates: int = 0
 
 
 class Poller:
-    """Polls one forge.
+    """The poller of one forge.
 
     Example:
         poller = Poller(settings, forge, sink, PollMetrics(registry))
@@ -81,7 +81,7 @@ class Poller:
         self._ignored: set[str] = set()
 
     async def once(self) -> PollReport:
-        """Submit every labeled item once. The report has the errors, and the next poll retries."""
+        """Submit every labeled item once. Errors are in the report, and the next poll repeats what failed."""
         poll = _Poll()
         passes, not_redelivered = await both(self._items(poll), self._redeliver())
         failed = sum(one.failed for one in passes)
@@ -156,15 +156,16 @@ class Poller:
             self._metrics.recovered.labels(self._forge.platform).inc()
 
     async def _applied_by_us(self, request: TaskRequest) -> bool:
-        # Without a time, `user` is the item's author, because it is not known who applied the label.
+        # If the time is not known, neither is who applied the label, and `user` is the item's author.
         if self._settings.own_label_counts or request.trigger.labeled_at is None:
             return False
         return request.user.casefold() == (await self._forge.whoami()).casefold()
 
     async def _redeliver(self) -> str | None:
-        """Ask for missed deliveries beside the submissions, so that neither waits for the other's errors.
+        """Request missed deliveries again. This runs beside the submissions, so that neither stops the other.
 
-        Return why this failed.
+        Returns:
+            Why this failed; `None` if it did not.
         """
         try:
             asked = await self._forge.redeliver_missed(self._settings)

@@ -163,7 +163,7 @@ class PollMetrics:
 
 
 def _show_from_zero(*metrics: Counter | Histogram) -> None:
-    """Show each platform's series from the start, because `increase()` does not see one that begins at 1."""
+    """Create each platform's series with 0, because `increase()` does not see a series that begins at 1."""
     for metric in metrics:
         for platform in Platform:
             metric.labels(platform.value)

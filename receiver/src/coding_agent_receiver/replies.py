@@ -52,7 +52,7 @@ def ignored(reason: str) -> WebhookReply:
 
 
 def refused(status: int, reason: str, result: str, **headers: str) -> WebhookReply:
-    """Return the answer if nothing was done and it would not help to send the same request again."""
+    """Return the reply to a request that had no effect and would have none if it were sent again."""
     return WebhookReply(status, {"status": "error", "reason": safe(reason)}, result, headers)
 
 
@@ -61,15 +61,15 @@ def unreadable(error: BodyError) -> WebhookReply:
 
 
 def unavailable(reason: str, result: str = "unavailable") -> WebhookReply:
-    """Return the answer if nothing was stored and it can help to send the same request again."""
+    """Return the reply to a request that was not stored and should be sent again."""
     return refused(503, reason, result, **{"Retry-After": str(RETRY_AFTER)})
 
 
 def overloaded() -> WebhookReply:
-    """Return the answer of `unavailable` if too many webhooks arrive at once."""
+    """Return the reply if too many webhooks arrive at once; the sender should send the request again."""
     return unavailable("too many webhooks at once", "overloaded")
 
 
 def too_many(wait: int) -> WebhookReply:
-    """Return the answer if the sender exceeded its rate limit and must wait for some seconds."""
+    """Return the reply to a sender that exceeded its rate limit and must wait for some seconds."""
     return refused(429, "too many requests", "rate_limited", **{"Retry-After": str(wait)})

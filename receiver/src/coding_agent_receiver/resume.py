@@ -1,7 +1,7 @@
-"""Finds the tasks that a process with the queue in its memory had when it was killed.
+"""Finds the tasks of a killed process that had its queue in memory.
 
-Such an item has the processing label, so the poll does not find it by the label that asks for a task. Our
-comment on the item names task, attempt and process.
+The item of such a task has the processing label, so the poll does not find it by the label that asks for a
+task. Our comment on the item names task, attempt and process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def resume_task(forge: Forge, queue: MemoryQueue, request: TaskRequest) ->
     """
     found = await forge.find_comment(request.item, MARKER)
     state = read_state(found.body) if found else None
-    # Without a process, the task was in RabbitMQ or on Kubernetes.
+    # A comment that names no process belongs to a task in RabbitMQ or on Kubernetes.
     if state is None or state.process is None or queue.process is None:
         return
     if queue.process.is_alive(state.process):
@@ -45,7 +45,7 @@ async def resume_task(forge: Forge, queue: MemoryQueue, request: TaskRequest) ->
 
 
 def resumed(request: TaskRequest, state: State) -> QueuedTask:
-    """Return the task of a process that ended, as a durable queue would contain it. Pure.
+    """Return the task of an ended process in the form that a durable queue would store. Pure.
 
     Args:
         request: the request that a poll makes for the item. It may name another person.

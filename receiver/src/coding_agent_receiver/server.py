@@ -89,7 +89,7 @@ async def serve(
 
 
 class _App(FastAPI):
-    """FastAPI with the webhook endpoint in front of its middleware."""
+    """The FastAPI application, with the webhook endpoint in front of its middleware."""
 
     endpoint: WebhookEndpoint
 

@@ -20,12 +20,12 @@ answer, and Gitea waits 5."""
 
 
 class OverloadedError(Exception):
-    """More events arrive than the queue can store."""
+    """The error if more events arrive than the queue can store."""
 
 
 @dataclass(eq=False)
 class Waiter:
-    """An event that waits in the line.
+    """An event that waits to be stored.
 
     Attributes:
         item: identifies the event's item.
@@ -43,10 +43,10 @@ def withdrawn_items(line: Sequence[Waiter]) -> frozenset[str]:
 
 
 def next_in_line(line: Sequence[Waiter], busy: Collection[str]) -> Waiter | None:
-    """Return the event whose turn it is, or `None` if none can be stored now.
+    """Return the event to store next; `None` if none can be stored now.
 
-    A withdrawal that overtakes the label of its own item finds no task, and the label starts one afterwards.
-    So the events of an item keep their order, and those before a withdrawal come first with it.
+    Events of withdrawn items come first. But the events of one item keep their order: a withdrawal that is
+    stored before the label of its own item finds no task, and the label then starts one.
 
     Args:
         line: the events that wait, in the order of their arrival.
@@ -61,7 +61,7 @@ def next_in_line(line: Sequence[Waiter], busy: Collection[str]) -> Waiter | None
 
 
 class Turns:
-    """Lets a number of events be stored at the same time.
+    """A limit on the number of events that are stored at the same time, with a line for the others.
 
     Attributes:
         waiting: the events in line, in the order of their arrival.
@@ -111,7 +111,7 @@ class Turns:
             self._end(waiter)
 
     def _make_room(self, waiter: Waiter) -> None:
-        """Let the newest event that is not about a withdrawn item leave the line for a withdrawal."""
+        """Refuse the newest event of an item that is not withdrawn, to make room for a withdrawal."""
         kept = withdrawn_items(self.waiting) | {waiter.item}
         leaving = next((one for one in reversed(self.waiting) if one.item not in kept), None)
         if not waiter.is_withdrawal or leaving is None:
@@ -138,8 +138,8 @@ class Turns:
                 return
             self.waiting.remove(waiter)
             if waiter.granted.done():
-                # The wait was cancelled, by its time limit or by the sender, and its task has not run since
-                # then. Nobody would end a turn that it got now.
+                # The wait was cancelled by its time limit or by the sender, but its task has not run since.
+                # If the event got a turn now, nobody would end the turn.
                 continue
             self.busy.add(waiter.item)
             waiter.granted.set_result(None)

@@ -1,4 +1,4 @@
-"""Reads a webhook's request: which client sends it, and whether its body is JSON. Pure."""
+"""Reads the client's address and the JSON body of a webhook's request. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from coding_agent_core.platforms.addresses import Address, Network, contains, pa
 
 
 def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address | None:
-    """Return the right-most hop that is not a trusted proxy. The client itself can write any hop left of it.
+    """Return the address of the client: the right-most hop that is not a trusted proxy.
+
+    The client itself can write any hop left of this one.
 
     Args:
         peer: the address of the connection's other end.
@@ -34,7 +36,7 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Networ
 
 
 class BodyError(CodingAgentError):
-    """The body cannot be read as a webhook's payload.
+    """The error if the body cannot be read as a webhook's payload.
 
     Attributes:
         status: the HTTP status of the answer: 400, 408, 413, 415 or 422.

@@ -70,7 +70,7 @@ class Proxy:
         self._written: tuple[str, str] | None = None
 
     def write(self) -> bool:
-        """Write what Squid reads. Return whether its configuration has changed.
+        """Write Squid's files. Return whether its configuration has changed.
 
         Raises:
             SettingsError: the settings are wrong, the key is missing, or Squid refuses its configuration.
@@ -132,7 +132,7 @@ class Proxy:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file that only this user can read, and replace it at once, so that nobody reads half of it."""
+    """Replace a file atomically with one that only this user can read."""
     new = path.with_suffix(".part")
     new.touch(mode=0o600)
     new.write_text(text, encoding="utf-8")
@@ -140,14 +140,14 @@ def _replace(path: Path, text: str) -> None:
 
 
 class Denials:
-    """How often each host was denied to each attempt, since this process started."""
+    """The number of denials of each host to each attempt, since this process started."""
 
     def __init__(self) -> None:
         self._attempts: OrderedDict[str, dict[str, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def take(self, entry: dict[str, Any]) -> bool:
-        """Count a line of Squid's log if it is a denial. Return whether it is one."""
+        """Count a line of Squid's log if it is a denial, and return whether it is."""
         job = job_of(unquote(entry["user"]))
         if job is None or entry["status"] != 403 or "_DENIED" not in entry["result"]:
             return False

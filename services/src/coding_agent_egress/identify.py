@@ -16,14 +16,14 @@ from coding_agent_core.task.egress import is_valid, job_of
 
 
 def answer(line: str, keys: list[str]) -> str:
-    """Return the answer to one line."""
+    """Return `OK` or `ERR` for one line of user name and password."""
     user, _, given = line.strip().partition(" ")
     name = unquote(user)
     return "OK" if job_of(name) and is_valid(name, unquote(given), keys) else "ERR"
 
 
 def answer_lines(keys: Path, lines: TextIO, answers: TextIO) -> None:
-    """Answer lines until the input ends. The file has one key per line, and is read again for each answer."""
+    """Answer lines until the input ends. The file has one key per line, and is read again for each line."""
     for line in lines:
         print(answer(line, keys.read_text(encoding="utf-8").splitlines()), file=answers, flush=True)
 

@@ -1,4 +1,4 @@
-"""Make Squid's configuration from the settings, without I/O.
+"""Squid's configuration, which is made from the settings without I/O.
 
 Squid checks a request in this order: a valid password, a host in the user's list, a public address. The name
 is resolved last, so that a name that a command invents never reaches a name server.
@@ -84,7 +84,7 @@ class EgressSettings(ForgeSections, extra="ignore"):
 
 @dataclass(frozen=True)
 class ProxyTarget:
-    """Hosts that may be reached.
+    """A host, or the hosts of a domain, that may be reached.
 
     Attributes:
         host: a name, an address, or `*.` and a domain.
@@ -108,7 +108,7 @@ class ProxyTarget:
 
 @dataclass(frozen=True)
 class ProxyFiles:
-    """Where the proxy listens and keeps what it needs.
+    """The ports and files of the proxy.
 
     Attributes:
         port: the port for attempts, on all addresses unless `host` names one.
@@ -223,7 +223,7 @@ def _program(place: ProxyFiles) -> list[str]:
 
 
 def _parent(parent: ParentProxy | None, login: str | None) -> list[str]:
-    """Let Squid reach hosts directly, or through a parent proxy unless they have a private address.
+    """Return the lines for a parent proxy, through which Squid reaches all hosts without a private address.
 
     A host that only the parent can resolve has no address here, so it is reached through the parent. A login
     has URL escapes (http://www.squid-cache.org/Doc/config/cache_peer).
@@ -242,7 +242,7 @@ def _parent(parent: ParentProxy | None, login: str | None) -> list[str]:
 
 
 def _allow(name: str, user: str, targets: Iterable[ProxyTarget], address: str) -> Iterator[str]:
-    """Allow a user these targets, if the addresses that they resolve to are acceptable."""
+    """Yield the lines that allow a user these targets, if they resolve to acceptable addresses."""
     by_port: dict[int | None, set[str]] = {}
     for target in targets:
         by_port.setdefault(target.port, set()).add(target.regex)

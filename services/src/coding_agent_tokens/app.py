@@ -33,7 +33,7 @@ _LARGEST_BODY = 4096
 
 
 class TokenGiver(Protocol):
-    """Gives tokens of the App; see `AppTokens`."""
+    """The interface that issues tokens of the App."""
 
     async def token(
         self, repository: str, purpose: Purpose, refused: str = "", within: tuple[str, ...] | None = None
@@ -44,7 +44,7 @@ class TokenGiver(Protocol):
 
 @dataclass(frozen=True)
 class Identification:
-    """The facts by which the service finds out who asks.
+    """The identification of callers.
 
     Attributes:
         host: the web host of the forge whose App this is.
@@ -59,7 +59,7 @@ class Identification:
     namespaces: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     async def caller(self, request: Request) -> Caller | None:
-        """Return who sends a request; `None` if the sender may not have tokens.
+        """Return the sender of a request; `None` if the sender may not have tokens.
 
         Raises:
             ReviewsLimitedError: the API server was asked too often.
@@ -86,7 +86,7 @@ class _Wanted(BaseModel):
 
 
 class _RefusalError(Exception):
-    """A request is not answered with what it asks for.
+    """The error if a request is refused.
 
     Attributes:
         retry_after: the seconds for the caller to wait; `None` if waiting does not help.
@@ -100,7 +100,7 @@ class _RefusalError(Exception):
 
 
 def token_app(tokens: TokenGiver, identification: Identification, metrics: TokenMetrics) -> FastAPI:
-    """Return the app. Every answer but 200 has a `message` for people."""
+    """Return the ASGI application. Every response but 200 has a `message` for people."""
     app = FastAPI(title="coding agent tokens", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/health")
@@ -130,7 +130,8 @@ def token_app(tokens: TokenGiver, identification: Identification, metrics: Token
         return response
 
     async def give_token(request: Request, caller: Caller) -> JSONResponse:
-        # A parameter of the endpoint would be read without a limit, and before it is known who asks.
+        # The body is read here. A parameter of the endpoint would be read without a limit, and before the
+        # caller is identified.
         wanted = _wanted(await _read(request))
         scope = caller.scope(identification.namespaces)
         refusal = caller.refusal(wanted.repository, scope)
@@ -149,7 +150,7 @@ def token_app(tokens: TokenGiver, identification: Identification, metrics: Token
 
 
 async def _caller(identification: Identification, request: Request) -> Caller:
-    """Find out who asks.
+    """Identify the sender of a request.
 
     Raises:
         _RefusalError: the sender may not have tokens, or this cannot be found out now.
@@ -169,10 +170,10 @@ async def _caller(identification: Identification, request: Request) -> Caller:
 
 
 async def _read(request: Request) -> bytes:
-    """Return the body.
+    """Return the body of a request.
 
     Raises:
-        _RefusalError: it is too large.
+        _RefusalError: the body is too large.
     """
     body = b""
     async for part in request.stream():
@@ -192,10 +193,10 @@ def _wanted(body: bytes) -> _Wanted:
 
 
 async def _given(caller: Caller, answer: Awaitable[JSONResponse]) -> JSONResponse:
-    """Return the answer.
+    """Wait for the response with a token.
 
     Raises:
-        _RefusalError: there is no token, with the sentence that says why.
+        _RefusalError: there is no token; the sentence says why.
     """
     try:
         return await answer

@@ -1,4 +1,4 @@
-"""Who asks for a token, and for which repositories and purpose they may have one. Pure."""
+"""The callers of the token service, and the repositories for which they get tokens. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AUDIENCE = "coding-agent-tokens"
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who may have tokens.
+    """An attempt or a program that may have tokens.
 
     Attributes:
         name: the Job of an attempt, or a ServiceAccount, for the log.
@@ -42,7 +42,7 @@ class Caller:
 
         Args:
             repository: `owner/name`; empty for all repositories of an installation within the scope.
-            scope: see `scope`.
+            scope: owners and repositories for which the caller's namespace gets tokens; `None` for all.
         """
         if self.repository is not None and self.repository.lower() != repository.lower():
             asked = repository or "all repositories"
@@ -75,7 +75,7 @@ def review_request(token: str) -> dict[str, Any]:
 def program_of(review: Mapping[str, Any], programs: Mapping[str, Purpose]) -> Caller | None:
     """Return the program that a TokenReview identifies; `None` if it identifies none of ours.
 
-    An API server that does not know audiences leaves them out, and its answer then proves nothing.
+    If the API server does not know audiences, it leaves them out, and the token may be for another service.
 
     Args:
         programs: user names of ServiceAccounts, `system:serviceaccount:NAMESPACE:NAME`.

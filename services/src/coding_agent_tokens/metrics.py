@@ -16,7 +16,7 @@ from coding_agent_forges.github.auth.app import AppProblem, AppRefusedError
 
 
 class Result(StrEnum):
-    """How a request ended. If the App gets no token, the result may also be an `AppProblem`."""
+    """The result of a request. If GitHub refuses a token, the result may also be an `AppProblem`."""
 
     GIVEN = "Given"
     CALLER_UNKNOWN = "CallerUnknown"

@@ -32,7 +32,7 @@ Review = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
 class ReviewsLimitedError(CodingAgentError):
-    """The API server was not asked, because it was asked too often.
+    """The error if the API server was not asked because of a limit.
 
     Attributes:
         status: the HTTP status of the answer: 429 if this address asked too often, 503 if all together did.
@@ -52,7 +52,7 @@ class _Known(NamedTuple):
 
 
 class Reviews:
-    """Knows programs by the tokens of their ServiceAccounts.
+    """The identification of programs by the tokens of their ServiceAccounts.
 
     Args:
         programs: the purpose of each program, by its ServiceAccount's user name.
@@ -70,10 +70,10 @@ class Reviews:
     async def program(self, credential: str, address: str) -> Caller | None:
         """Return the program that a credential identifies; `None` if it identifies none of ours.
 
-        Requests with the same credential share one review.
+        Concurrent requests with the same credential share one review.
 
         Args:
-            address: where the request comes from.
+            address: the address of the sender.
 
         Raises:
             ReviewsLimitedError: there were too many reviews.

@@ -43,7 +43,7 @@ _logger = logging.getLogger("coding_agent.user_config")
 
 
 class UnreadableError(Exception):
-    """A settings file is not a YAML mapping; the message names the file."""
+    """The error if a settings file is not a YAML mapping; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,9 @@ def _read(path: Path, directory: Path) -> dict[str, Any] | None:
 
 
 def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the override over the base. The base's key for its own address is not used for another one."""
+    """Return the base with the values of the override."""
     result = dict(base)
+    # The base's key belongs to the base's address, and must not be sent to another one.
     if "base_url" in override:
         result.pop("api_key", None)
     for key, value in override.items():

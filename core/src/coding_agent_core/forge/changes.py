@@ -1,6 +1,6 @@
 """Types of a change that our account opened, as one snapshot shows it. Pure.
 
-The rules of rounds (`coding_agent_core.round_rules`) decide by a snapshot alone, so it has the same words for
+The rules of rounds (`coding_agent_core.rounds`) decide from a snapshot alone, so it has the same words for
 all forges, and each type says how the forges' words are mapped to it. All times are by the forge's clock. All
 texts and lists are cut to a limit when a value is made, because people outside write most of them.
 """

@@ -1,1 +1,1 @@
-"""The platforms of forges: how they differ, and text that is inert on each of them."""
+"""The platforms of forges: their differences, and functions that make text inert on all of them."""

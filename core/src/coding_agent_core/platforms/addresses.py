@@ -1,4 +1,4 @@
-"""Addresses of clients and servers, and which clients share a limit. Pure."""
+"""The addresses of clients and servers, and the groups of clients that share a limit. Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def contains(networks: Iterable[Network], address: Address) -> bool:
 
 @lru_cache(maxsize=1024)
 def client_group(address: Address | None) -> str:
-    """Return the group that shares one limit: an IPv4 address, or an IPv6 /64, which is one client's."""
+    """Return the group of a client, which shares one limit: an IPv4 address, or an IPv6 /64."""
     if address is None:
         return "local"
     if isinstance(address, IPv6Address):

@@ -1,4 +1,4 @@
-"""Types for the differences between platforms outside their clients; `registry` has the values. Pure."""
+"""The types of the facts in which platforms differ; `registry` has the facts themselves. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class KeyForm:
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """How much one account may send, by the vendor's documentation; `None` if no limit is documented.
+    """The limits for one account in the vendor's documentation; `None` if no limit is documented.
 
     Attributes:
         creates_per_minute, creates_per_hour: new comments and changes. Edits and labels do not count.
@@ -65,7 +65,7 @@ class PlatformFacts:
             the item is a change.
         example: an example of such an address.
         active_text: regular expressions for text that has an effect in the forge's Markdown; see `text`.
-        active_blocks: the same for text that has an effect at the start of a line, even within code.
+        active_blocks: regular expressions for text that has an effect at the start of a line, even in code.
         webhook_setting: the setting in `webhook.<platform>` that verifies webhooks.
         labels_ignore_case: whether names of labels that differ only in letter case are one label.
         how_to_renew: how people renew a token before it expires, as a clause; empty if tokens never expire.
@@ -92,7 +92,7 @@ class PlatformFacts:
     how_to_renew: str = ""
 
     def label_key(self, name: str) -> str:
-        """Return what is the same for all names of one label."""
+        """Return the key of a label's name; all spellings of one label have the same key."""
         return name.casefold() if self.labels_ignore_case else name
 
 

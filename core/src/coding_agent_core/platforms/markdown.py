@@ -1,4 +1,4 @@
-"""Makes foreign text fit to show in Markdown: without control characters, and inert. Pure.
+"""Makes foreign text safe to show in Markdown: without control characters, and inert. Pure.
 
 Forges execute text with the rights of the account that wrote it, which is ours. So all text that can reach a
 comment, the title or description of a change, or a commit's message goes through `inline`, `quotation` or
@@ -54,7 +54,7 @@ def quotation(text: str) -> str:
 
 
 def quoted_code(text: str) -> str:
-    """Return the text as a code block in a quotation; its Markdown is not rendered or able to end it."""
+    """Return the text as a code block in a quotation. Its Markdown has no effect and cannot end it."""
     lines = [_BLOCK.sub(_broken, line) for line in _plain(text).split("\n")]
     return _quoted(["```", *lines, "```"])
 

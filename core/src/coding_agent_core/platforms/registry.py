@@ -1,4 +1,4 @@
-"""The platforms of forges, and where the code of each platform is. Pure.
+"""The platforms of forges, and the import of each platform's code. Pure.
 
 The distribution `forges` has a folder for each platform, with modules of the same names. Core imports them by
 name: items need `facts` at once, the settings need `settings`, and only `client` needs an HTTP library. So
@@ -16,7 +16,7 @@ from coding_agent_core.platforms.facts import ItemKind, PlatformFacts
 
 
 class Platform(StrEnum):
-    """A forge's product. The host identifies an installation of it."""
+    """The product of a forge. An installation of it is identified by its host."""
 
     GITHUB = "github"
     GITLAB = "gitlab"

@@ -1,4 +1,4 @@
-"""Makes foreign text fit to show: short, and without control characters. Pure.
+"""Makes foreign text safe to show: short, and without control characters. Pure.
 
 `markdown` also makes it inert in comments, titles and commit messages.
 """
@@ -61,7 +61,7 @@ _PROBLEMS = {
 
 
 def problem_of(detail: Mapping[str, Any]) -> str:
-    """Return what is wrong with a field: one of `ValidationError.errors` as a sentence without subject."""
+    """Return the problem of a field, one of `ValidationError.errors`, as a sentence without a subject."""
     ours = _PROBLEMS.get(detail["type"])
     if ours is None:
         return str(detail["msg"]).removeprefix("Value error, ")
@@ -104,7 +104,7 @@ def one_line(text: str, length: int) -> str:
 
 
 def fenced(mark: str, title: str, text: str) -> str:
-    """Return a text as data for a model, between marks that the text cannot know."""
+    """Return a text as data for a model, between marks that the text's author cannot know."""
     return f"<<<{mark} {title}\n{text}\n{mark}>>>"
 
 

@@ -1,7 +1,7 @@
-"""The HTTP server of all programs: uvicorn, with limits on what clients can take.
+"""The HTTP server of all programs: uvicorn, with limits on the memory and connections of clients.
 
-uvicorn itself limits neither the size nor the time of a request's head or body, nor what many clients take
-together: one connection can fill the memory, and a few thousand half heads stay open for ever.
+uvicorn itself limits neither the size nor the time of a request's head or body, nor the total of all clients:
+one connection can fill the memory, and a few thousand incomplete heads stay open for ever.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ _logger = logging.getLogger("coding_agent.http_server")
 
 @dataclass(frozen=True)
 class Limits:
-    """What clients can take. Sizes are in bytes, times in seconds.
+    """The limits for clients. Sizes are in bytes, times in seconds.
 
     Attributes:
-        connections: at a time; below the usual limit of 1,024 open files.
-        connections_of_address: at a time; an Ingress controller has only one address.
-        head_size: of a request's line and header fields, and of the trailers of a chunked body. Forges send a
-            few thousand.
+        connections: the connections at a time; below the usual limit of 1,024 open files.
+        connections_of_address: the connections of one address at a time; an Ingress controller has only one.
+        head_size: the size of a request's line and header fields, and of the trailers of a chunked body.
+            Forges send a few thousand bytes.
         head_fields: the number of header fields, each of which takes some hundred bytes, however short it is.
-        head_time: within which a head must arrive, counted from the connection or from its first bytes.
-        body_size: of a request; `None` if the application limits it.
-        body_time: within which a body must arrive; `None` if the application limits it.
-        read_time: a client that takes nothing of an answer for this long counts as gone.
-        keep_alive: for which a connection without a request stays open: longer than the usual timeout of
-            load balancers (60 s), so that the server does not close it just as the next request arrives.
-        grace: for requests under way after the server was told to stop. Kubernetes kills after 30.
+        head_time: the time in which a head must arrive, from the connection or from its first bytes on.
+        body_size: the size of a request's body; `None` if the application limits it.
+        body_time: the time in which a body must arrive; `None` if the application limits it.
+        read_time: the time after which a client that reads nothing of a response counts as gone.
+        keep_alive: the time for which a connection without a request stays open: longer than the usual
+            timeout of load balancers (60 s), so that the server does not close it just as the next request
+            arrives.
+        grace: the time for requests under way after a stop was requested. Kubernetes kills after 30 s.
     """
 
     connections: int = 900
@@ -60,7 +61,7 @@ PAGE_LIMITS = Limits(connections=128, connections_of_address=64, body_size=0, gr
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a program that serves, on uvloop if it is installed."""
+    """Run a server program, on uvloop if it is installed."""
     with asyncio.Runner(loop_factory=uvicorn.Config("", log_config=None).get_loop_factory()) as runner:
         runner.run(main)
 
@@ -112,8 +113,8 @@ async def serve(
     The caller handles signals.
 
     Args:
-        log_level: of uvicorn in this process. `error` hides its lines about starting and stopping, and
-            `critical` also those about requests that were cancelled at the end.
+        log_level: the level of uvicorn's logs in this process. `error` hides its lines about starting and
+            stopping, and `critical` also those about requests that were cancelled at the end.
     """
     server = _Server(_Config(app, limits, lifespan, log_level))
     stopping = asyncio.create_task(_stop(server, stop))
@@ -172,7 +173,7 @@ async def metrics_served(
 
 
 class _Config(uvicorn.Config):
-    """uvicorn's configuration, which its protocol gets too."""
+    """The configuration of uvicorn with our limits, which its protocol reads too."""
 
     def __init__(
         self, app: Callable[..., Any], limits: Limits, lifespan: Literal["auto", "off"], log_level: str | None
@@ -197,9 +198,10 @@ class _Config(uvicorn.Config):
 class LimitedHttp(HttpToolsProtocol):
     """uvicorn's HTTP protocol with limits on connections, heads, bodies, and clients that do not read.
 
-    If there are too many connections, the oldest one whose request is not complete is closed. Head and body
-    of an answer are sent in one write. With two writes, a receiver could be killed between them; the proxy in
-    front would already have passed on the head and could not retry with another replica.
+    If there are too many connections, the oldest one whose request is not complete is closed, so that the
+    next client is always served. Head and body of a response are sent in one write. With two writes, a
+    receiver could be killed between them; the proxy in front would already have passed on the head and could
+    not retry with another replica.
     """
 
     _deadline: asyncio.TimerHandle | None = None

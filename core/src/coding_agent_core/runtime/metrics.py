@@ -1,4 +1,4 @@
-"""Metrics of all programs: the classes, the registry of a process, and the page that Prometheus reads.
+"""The metrics of all programs: the classes, the registry of a process, and the page for Prometheus.
 
 A module that defines metrics imports their classes from here, so that no program has `_created` series. An
 attempt serves no metrics, so it does not import this.

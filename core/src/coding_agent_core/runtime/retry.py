@@ -71,7 +71,7 @@ def backoff(failures: int, first: float, longest: float, chance: float | None = 
 def asked_wait(asked: float, longest: float, chance: float | None = None) -> float:
     """Return the seconds to wait if a server asks for a delay: up to a tenth more, but at most `longest`.
 
-    Waits are spread even at the limit, where they are up to a tenth shorter than `longest`.
+    At the limit, waits are up to a tenth shorter than `longest`, so that they are spread there too.
 
     Args:
         chance: a number in [0, 1), random by default, so that clients do not all return at once.
@@ -82,7 +82,7 @@ def asked_wait(asked: float, longest: float, chance: float | None = None) -> flo
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Limits of retries.
+    """The policy of retries: limits of tries and times.
 
     Attributes:
         tries: the maximum number of tries, including the first.
@@ -124,7 +124,9 @@ async def retry(
     retryable: Callable[[BaseException], bool],
     before_wait: Callable[[BaseException, float, int], None],
 ) -> _T:
-    """Run the action, again after retryable errors while the policy permits it, and then raise the error.
+    """Run an action, and repeat it after retryable errors as long as the policy permits.
+
+    When the policy permits no further try, the last error is raised.
 
     An error's attribute `retry_after` gives the seconds for which the server asks to wait.
 
@@ -160,7 +162,7 @@ async def while_unavailable(
     clock: Clock | None = None,
     longest_wait: float = 60.0,
 ) -> _T:
-    """Run the action, and retry it while the forge is not available, for work that must not fail then.
+    """Run an action, and repeat it while the forge is not available, for work that must survive an outage.
 
     Args:
         within: the seconds after which the last error is raised.
@@ -181,11 +183,11 @@ async def while_unavailable(
 
 
 class StoppedError(Exception):
-    """The work was cancelled because of a stop."""
+    """The error if work was cancelled because of a stop."""
 
 
 async def first_of(*waits: Awaitable[object]) -> None:
-    """Wait until one of the waits ends, and cancel the others. Raises its error if it has one."""
+    """Wait until one of the waits ends, and cancel the others. If the first one failed, raise its error."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -198,9 +200,9 @@ async def first_of(*waits: Awaitable[object]) -> None:
 
 
 async def both(first: Awaitable[_T], second: Awaitable[_U]) -> tuple[_T, _U]:
-    """Return the results of two requests that run at once, as none needs the other's answer.
+    """Run two independent requests concurrently, and return both results.
 
-    Both end before this returns or raises. If both fail, this raises the first one's error.
+    Both have ended when this returns or raises. If both fail, it raises the error of the first argument.
     """
     found, other = await asyncio.gather(first, second, return_exceptions=True)
     if isinstance(found, BaseException):
@@ -218,7 +220,7 @@ async def run_until(
     timeout: float | None = None,
     cleanup: float | None = None,
 ) -> _T:
-    """Run the action; cancel it `grace` seconds after `stop` is set, or after `timeout` seconds.
+    """Run an action; cancel it `grace` seconds after `stop` is set, or after `timeout` seconds.
 
     Args:
         cleanup: the seconds to wait for the end of cancelled work.
@@ -267,9 +269,10 @@ class Shared(Generic[_K, _T]):
         return key in self._running
 
     async def run(self, key: _K, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Return the result of the work that is under way for the key, or start it.
+        """Return the result of the work for a key, which is started unless it is under way.
 
-        If a caller is cancelled, the work goes on, because others may wait for it. All get its error.
+        If a caller is cancelled, the work continues, because others may wait for it. If it fails, all callers
+        get its error.
         """
         running = self._running.get(key)
         if running is None:
@@ -284,7 +287,7 @@ class Shared(Generic[_K, _T]):
 
 
 async def pause_until(stop: asyncio.Event, seconds: float) -> None:
-    """Wait for some seconds, or until `stop` is set. If it is set already, wait the whole time."""
+    """Wait for some seconds, or until `stop` becomes set. If it is set before, wait the whole time."""
     if stop.is_set():
         await asyncio.sleep(seconds)
         return

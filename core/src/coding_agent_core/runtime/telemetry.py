@@ -1,6 +1,6 @@
-"""Logs of all programs.
+"""The logs of all programs.
 
-They are text lines, or JSON lines for clusters. `bound` adds fields of a request or a task to all lines that
+Logs are text lines, or JSON lines for clusters. `bound` adds fields of a request or a task to all lines that
 are logged in its block. Control characters in messages are escaped so that foreign data cannot start a new
 line.
 """
@@ -51,7 +51,7 @@ def bound(**fields: str | None) -> Iterator[None]:
 
 
 class TextFormatter(logging.Formatter):
-    """Formats lines like `2024-01-15 10:30:45 INFO [webhook.server] message delivery=…`, in local time."""
+    """The text format: `2024-01-15 10:30:45 INFO [webhook.server] message delivery=…`, in local time."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s [%(name)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -63,7 +63,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats each line as JSON: `time` (UTC), `level`, `logger`, `message`, the context, `exception`."""
+    """The JSON format: `time` (UTC), `level`, `logger`, `message`, the context, `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, str] = {

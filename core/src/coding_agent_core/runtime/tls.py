@@ -1,4 +1,4 @@
-"""Which certificates of servers the programs trust."""
+"""The certificates of servers that the programs trust."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 
 
 def client_context() -> ssl.SSLContext:
-    """Return how all clients here check a server's certificate. `SSL_CERT_FILE` can name other authorities.
+    """Return the TLS context of all clients. `SSL_CERT_FILE` can name other certificate authorities.
 
     The clients share one context, because reading the authorities' certificates takes 30 ms of CPU time.
     """

@@ -1,4 +1,4 @@
-"""Metrics of what attempts used."""
+"""The metrics of the model usage of attempts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_MODELS = 50
 
 
 class UsageMetrics:
-    """Counts the usage of attempts by repository and model."""
+    """The counters of attempts' usage by repository and model."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
@@ -44,7 +44,7 @@ class UsageMetrics:
                 self._cost.labels(*labels, used.cost.currency).inc(float(used.cost.amount))
 
     def _label(self, model: str) -> str:
-        """Limit the number of series: an agent chooses the names, as far as its provider answers."""
+        """Return the label for a model. The number of labels is limited, because an agent chooses models."""
         if model not in self._models and len(self._models) >= _MAX_MODELS:
             return OTHER_MODELS
         self._models.add(model)

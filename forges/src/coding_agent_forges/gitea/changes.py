@@ -1,6 +1,6 @@
 """Reads the open pull requests of our account from Gitea as snapshots.
 
-Each look reads a pull request and the statuses of its newest commit. The rest is read again only if something
+Each scan reads a pull request and the statuses of its newest commit. The rest is read again only if something
 has changed, or if a thread is not resolved, because nothing else shows that somebody resolves it.
 """
 
@@ -107,7 +107,7 @@ class _PullRequest(ItemResponse):
 
 
 class _Listed(ResponseModel):
-    """A pull request in a search: enough to name it."""
+    """A pull request in a search result, with the fields that identify it."""
 
     number: int
     repository: str = Field(validation_alias=AliasPath("repository", "full_name"))
@@ -120,13 +120,13 @@ class _Branch(ResponseModel):
 
     @property
     def required(self) -> tuple[str, ...]:
-        """The patterns of the statuses that the branch's protection demands."""
+        """The patterns of the statuses that the branch's protection requires."""
         return tuple(self.status_check_contexts or ()) if self.enable_status_check else ()
 
 
 @dataclass(frozen=True)
 class _Discussed:
-    """What people said and did, as of one state of the pull request."""
+    """The discussion and the events of a pull request, read in one of its states."""
 
     of: object
     timeline: Read[TimelineEntry]
@@ -150,7 +150,7 @@ class _Discussed:
 
 @dataclass
 class KnownPullRequest:
-    """Earlier answers about one pull request.
+    """The cached responses about one pull request.
 
     Attributes:
         refused: head and base of a pull request that did not merge, and since when.
@@ -162,11 +162,11 @@ class KnownPullRequest:
 
 @dataclass
 class GiteaChanges:
-    """Reads pull requests of our account.
+    """The reader of our account's pull requests.
 
     Attributes:
         own: our account.
-        known: earlier answers, by the identity of the pull request.
+        known: cached responses by the identity of the pull request.
     """
 
     client: ForgeClient
@@ -176,7 +176,7 @@ class GiteaChanges:
     _base_checks: dict[tuple[str, str], tuple[CheckResult, ...]] = field(default_factory=dict)
 
     async def open(self) -> OpenChanges:
-        """See `Forge.open_changes`. Gitea's search index may be old; what it finds is read anew."""
+        """Return our open pull requests. Gitea's search index may be old, so each result is read anew."""
         params: dict[str, str | int] = {"type": "pulls", "state": "open", "created": "true", "limit": _PAGE}
         if self.settings.owner:
             params["owner"] = self.settings.owner
@@ -186,7 +186,7 @@ class GiteaChanges:
         return await read_each(Read(items, listed.left_out), self.known, self._read, new=KnownPullRequest)
 
     async def one(self, item: Item) -> ChangeSnapshot:
-        """See `Forge.snapshot`. If the change does not merge, it is read again after some seconds."""
+        """Return one pull request. If it does not merge, it is read again after some seconds."""
         known = KnownPullRequest()
         snapshot = await self._read(item, known)
         if known.refused is None:
@@ -263,7 +263,8 @@ class GiteaChanges:
         return self._base_checks[key]
 
     def _mergeability(self, found: _PullRequest, known: KnownPullRequest, read_at: datetime) -> Mergeability:
-        """Return whether the change merges. A conflict is known only after some time without an answer."""
+        """Return whether the change merges. It has a conflict only if it does not merge for some time."""
+        # `mergeable` is also false while Gitea still examines new commits.
         if found.mergeable or found.draft or not found.open:
             known.refused = None
             if found.mergeable:
@@ -330,7 +331,7 @@ def without_draft(title: str) -> str:
 
 
 def actor_of(user: User) -> Actor:
-    """Return an account. Gitea does not say whether a person or a program uses it."""
+    """Convert an account. Gitea does not say whether a person or a program uses it."""
     return Actor("", user.login) if user == GHOST or user.id <= 0 else Actor(str(user.id), user.login)
 
 
@@ -359,7 +360,7 @@ def _review(reviewed: Reviewed) -> SubmittedReview:
 
 
 def _thread(comments: Sequence[LineComment], reviewed: Reviewed) -> ReviewThread:
-    """Return a thread of a review, which Gitea resolves and answers by the id of its first comment."""
+    """Convert a thread of a review. Gitea identifies it by the id of its first comment."""
     remarks = tuple(
         Remark(
             id=str(comment.id),

@@ -1,4 +1,4 @@
-"""Gitea and Forgejo.
+"""The client for Gitea and Forgejo.
 
 In Gitea's REST API, a pull request is an issue too: its labels and comments are at the issue endpoints.
 """
@@ -112,7 +112,7 @@ class _Permission(ResponseModel):
 
 @dataclass
 class GiteaForge(Forge):
-    """One Gitea with one token."""
+    """One installation of Gitea, with one token."""
 
     platform = Platform.GITEA
     HEADERS = {"Accept": "application/json"}  # noqa: RUF012
@@ -141,14 +141,14 @@ class GiteaForge(Forge):
         return _repo_path(item, "issues", "comments", comment)
 
     def _private_email(self, user: User) -> str:
-        """See `Forge`. An administrator can change the host with `NO_REPLY_ADDRESS`."""
+        """Return the private e-mail address. An administrator can set its host with `NO_REPLY_ADDRESS`."""
         host = urlsplit(web_base(self.settings.api_url)).hostname
         return f"{user.id}{self.ID_MARK}{user.login.lower()}@noreply.{host}"
 
     async def _search(
         self, kind: ItemKind, labels: frozenset[str]
     ) -> AsyncIterator[tuple[ItemResponse, Item]]:
-        """See `Forge`. Gitea ignores names of labels that do not exist, and without any finds all items."""
+        """Yield the labeled items. If none of the labels exists, Gitea would find all items."""
         params: dict[str, str | int] = {
             "labels": ",".join(sorted(labels)),
             "type": "issues" if kind is ItemKind.ISSUE else "pulls",
@@ -184,7 +184,7 @@ class GiteaForge(Forge):
         )
 
     def _history(self, item: Item) -> Pages[list[HistoryEvent]]:
-        """See `Forge`. Gitea lists the oldest first: of a list that is too long, the newest are not known."""
+        """Return the events of an item's history; none if it is too long, as Gitea lists the oldest first."""
 
         async def read(pages: Pages[list[HistoryEvent]]) -> AsyncIterator[list[HistoryEvent]]:
             timeline = await GiteaDiscussion(self.client, item).timeline()
@@ -213,7 +213,7 @@ class GiteaForge(Forge):
         return await self.client.get(_PullRequest, call)
 
     async def read(self, item: Item) -> ItemDetails:
-        """See `Forge`. An empty repository names the default branch that it will have."""
+        """Read the item. An empty repository names the default branch that it will have."""
         if item.kind is ItemKind.CHANGE:
             pull = await self._pull(item)
             return replace(
@@ -248,7 +248,7 @@ class GiteaForge(Forge):
         return BranchFacts(default, protected, frozenset({found.fork_of.lower()} - {""}), found.archived)
 
     async def comments(self, item: Item) -> Read[Comment]:
-        """See `Forge`. Gitea returns all comments at once."""
+        """Return the newest comments. Gitea returns all comments at once."""
         call = self._comments_call(item, self.OLDEST_FIRST)
         found = await self.client.get(list[CommentResponse], call)
         return newest_comments([comment.comment() for comment in found], complete=True)
@@ -274,11 +274,11 @@ class GiteaForge(Forge):
         return GiteaChanges(self.client, self.settings, await self._account(), self._known)
 
     async def check_log(self, change: Item, run: str) -> str:
-        """See `Forge`. A commit status has no log."""
+        """Return an empty text, because a commit status has no log."""
         return ""
 
     async def rerun_check(self, change: Item, run: str) -> None:
-        """See `Forge`. A commit status cannot be made again."""
+        """Raise an error, because the check behind a commit status cannot be run again."""
         raise ForgeError(f"{self.host} cannot run a check of {change.display} again")
 
     async def set_status(self, item: Item, commit: str, status: CommitStatus) -> None:
@@ -289,7 +289,7 @@ class GiteaForge(Forge):
         await self.client.send(Call("POST", _repo_path(item, "statuses", commit), what, json=body))
 
     async def reply(self, change: Item, thread: ReviewThread, body: str) -> None:
-        """See `Forge`. Gitea has this since 1.27."""
+        """Write a remark in a thread, with an API that Gitea has since 1.27."""
         where = _repo_path(change, "pulls", change.number, "comments", thread.id, "replies")
         await self.client.send(
             Call(
@@ -303,7 +303,7 @@ class GiteaForge(Forge):
         )
 
     async def resolve(self, change: Item, thread: ReviewThread) -> None:
-        """See `Forge`. Gitea has this since 1.26."""
+        """Mark a thread as resolved, with an API that Gitea has since 1.26."""
         where = _repo_path(change, "pulls", "comments", thread.id, "resolve")
         await self.client.send(Call("POST", where, f"resolving a thread of {change.display}"))
 
@@ -313,14 +313,14 @@ class GiteaForge(Forge):
         await self.client.send(Call("POST", where, what, json={"reviewers": list(logins)}))
 
     async def mark_ready(self, change: Item) -> None:
-        """See `Forge`. For Gitea, a pull request is a draft if its title begins so."""
+        """Mark a draft as ready by removing the beginning of its title that makes it a draft on Gitea."""
         title = (await self._pull(change)).title
         if without_draft(title) != title:
             what, body = f"marking {change.display} as ready", {"title": without_draft(title)}
             await self.client.send(Call("PATCH", _repo_path(change, "pulls", change.number), what, json=body))
 
     async def add_label(self, item: Item, label: str) -> None:
-        """See `Forge`. Gitea leaves out names of labels that do not exist, so we create the label then."""
+        """Add one label, and create it if necessary, because Gitea ignores labels that do not exist."""
         what = f"adding the label {label!r} to {item.display}"
         call = Call("POST", self._item_path(item, "labels"), what, json={"labels": [label]})
         if label in [found.name for found in await self.client.get(list[RepositoryLabel], call)]:
@@ -329,7 +329,7 @@ class GiteaForge(Forge):
         await self.client.send(replace(call, json={"labels": [number]}))
 
     async def remove_label(self, item: Item, label: str) -> bool:
-        """See `Forge`. Gitea does not say whether the label was there, so the labels are read first.
+        """Remove one label. Gitea does not say whether the label was there, so the labels are read first.
 
         Two simultaneous callers may both get `True`, but the item's lock in the queue prevents this.
         """
@@ -341,7 +341,7 @@ class GiteaForge(Forge):
         return bool(ids)
 
     async def find_change(self, item: Item, *, branch: str) -> Change | None:
-        """See `Forge`. Gitea's list has no filter for a branch.
+        """Return the open change from a branch. Gitea's list of changes has no filter for a branch.
 
         `/pulls/{base}/{head}` shows one pull request of two branches, in whatever state (see
         `GetPullRequestByBaseHeadInfo` in its source), so it can hide the open one behind a closed one.
@@ -380,7 +380,7 @@ class GiteaForge(Forge):
             return None
 
     async def permission(self, item: Item, user: str) -> Permission:
-        """See `Forge`. Gitea answers only administrators of the repository. It has no role for triage."""
+        """Return a person's permission. Gitea shows it only to administrators, and has no triage role."""
         what = f"reading what {user} may do in the repository of {item.display}"
         call = Call("GET", _repo_path(item, "collaborators", user, "permission"), what)
         try:
@@ -398,7 +398,7 @@ class GiteaForge(Forge):
         return Permission.WRITE if known or answer.permission == "owner" else Permission.NONE
 
     def _attachment_of(self, item: Item, link: str) -> Attachment | None:
-        """See `Forge`. Links to attachments can be relative; Gitea takes our token there too."""
+        """Return the attachment of a link, which can be relative. Gitea accepts our token there too."""
         web = web_base(self.settings.api_url)
         found = _ATTACHMENT.fullmatch(link.removeprefix(web))
         return Attachment(f"{web}/attachments/{found[1]}", with_token=True) if found is not None else None

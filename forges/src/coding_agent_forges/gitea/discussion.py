@@ -1,4 +1,4 @@
-"""Reads what people say about an item from Gitea: its timeline, reviews with threads, and commit statuses."""
+"""Reads the discussion of an item from Gitea: timeline, reviews with threads, and commit statuses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _FAILED = ("failure", "error")
 
 
 class TimelineEntry(CommentResponse, HistoryEvent):
-    """An entry of an item's timeline: a comment, or what somebody did.
+    """An entry of an item's timeline: a comment or an event.
 
     Attributes:
         kind: `comment`, `label`, `change_title`, `pull_push`, `review`, `reopen` and others
@@ -89,7 +89,7 @@ class ReviewResponse(ResponseModel):
 
     @property
     def verdict(self) -> str | None:
-        """What the reviewer decided; `None` for a draft and for what is not a review."""
+        """The reviewer's verdict; `None` for a draft and for an entry that is not a review."""
         found = _VERDICTS.get(self.state)
         return "dismissed" if found and self.dismissed else found
 
@@ -139,7 +139,7 @@ class _File(ResponseModel):
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A review with the comments on lines that were written in it or as answers to it.
+    """A review with its comments on lines and the answers to them.
 
     Attributes:
         published_at: when others could first read it.
@@ -153,7 +153,7 @@ class Reviewed:
 
 @dataclass(frozen=True)
 class GiteaDiscussion:
-    """Reads one item."""
+    """The reader of one item's discussion."""
 
     client: ForgeClient
     item: Item
@@ -192,7 +192,7 @@ class GiteaDiscussion:
         return Read(tuple(found), (f"what comes after {_PAGES} pages of the timeline",))
 
     async def _page_size(self) -> int:
-        """Return how many entries a page has, of which an administrator may have allowed fewer."""
+        """Return the number of entries in a page, which an administrator may have limited."""
         if self.client.page_size is None:
             call = Call("GET", "/settings/api", "reading how large the pages of lists are")
             try:
@@ -257,7 +257,7 @@ class GiteaDiscussion:
         return tuple(map(tuple, threads.values()))
 
     async def read(self) -> Discussion:
-        """See `Forge.discussion`. Gitea does not say whether the lines of a thread were changed later."""
+        """Return the reviews and threads. Gitea does not say whether a thread's lines were changed later."""
         reviewed = await self.reviewed(await self.timeline())
         threads = [(one, thread) for one in reviewed.values for thread in one.threads]
         renames = await self._renames() if threads else {}
@@ -291,7 +291,7 @@ class GiteaDiscussion:
         return Read(found, () if pages.complete else ("older commit statuses",))
 
     async def failed_checks(self, commit: str) -> Checks:
-        """Return the failed commit statuses. Gitea's API shows no log of what made them."""
+        """Return the failed commit statuses, without logs, which Gitea's API does not show."""
         try:
             statuses = await self.statuses(commit)
         except ForgeError as error:
@@ -312,7 +312,7 @@ def pushes(timeline: Iterable[TimelineEntry]) -> list[TimelineEntry]:
 
 
 def _thread(comments: Sequence[LineComment], published_at: datetime) -> Thread:
-    """Make a thread from its comments. Nobody could read them before their review was submitted."""
+    """Return the thread that consists of these comments, which appear when their review is submitted."""
     first = comments[0]
     return Thread(
         path=first.path,

@@ -1,4 +1,4 @@
-"""Labels of a repository on Gitea, which accepts two of one name."""
+"""Creates labels on Gitea, which accepts several labels of one name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def create_label(client: ForgeClient, repository: str, label: Mapping[str,
         label: the label's fields in Gitea's API, `name` among them.
 
     Raises:
-        ForgeError: as `ForgeClient.send` does.
+        ForgeError: the forge refused a request or did not respond.
     """
     name = label["name"]
     where = path("repos", *repository.split("/", 1), "labels")

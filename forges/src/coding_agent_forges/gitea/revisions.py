@@ -20,7 +20,7 @@ from coding_agent_forges.rest.client import ForgeClient
 
 
 class _Edited(ResponseModel):
-    """How often the text was edited; `None` if Gitea is older, and so does not say it."""
+    """The number of edits of the text; `None` in versions of Gitea that do not count them."""
 
     content_version: int | None = None
     updated_at: datetime
@@ -28,13 +28,13 @@ class _Edited(ResponseModel):
 
 @dataclass(frozen=True)
 class GiteaRevisions:
-    """Reads what was changed on one item."""
+    """The reader of one item's revisions."""
 
     client: ForgeClient
     details: ItemDetails
 
     async def since(self, since: datetime) -> tuple[Revision, ...]:
-        """See `Forge.revisions`."""
+        """Return the changes to the item's title, text and branch after a time."""
         item = self.details.item
         edited = await self._edited()
         read = await GiteaDiscussion(self.client, item).timeline(edited.updated_at)

@@ -1,4 +1,4 @@
-"""The set-up of a repository on Gitea and Forgejo, by the swagger document of an installation."""
+"""The set-up of a repository on Gitea and Forgejo, as the API's swagger document describes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EVENTS = ("issues", "issue_comment", "pull_request", "pull_request_sync", "pull
 
 
 class GiteaSetup(ForgeSetup):
-    """The set-up of one Gitea."""
+    """The set-up of repositories on one installation of Gitea."""
 
     LABEL_MARK: ClassVar[str] = "#"
 
@@ -35,7 +35,7 @@ class GiteaSetup(ForgeSetup):
         return {"type": "gitea", "active": True, "events": list(_EVENTS), "config": config}
 
     def poll_scope(self, repositories: Sequence[str]) -> dict[str, object]:
-        """See `ForgeSetup`. Gitea's search takes one owner."""
+        """Return the settings to poll these repositories, which must have one owner for Gitea's search."""
         owners = {repository.partition("/")[0] for repository in repositories}
         if len(owners) != 1:
             raise ValueError(
@@ -45,11 +45,11 @@ class GiteaSetup(ForgeSetup):
         return {"owner": owners.pop()}
 
     async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
-        """See `ForgeSetup`. Gitea's tokens never expire, and Gitea names a missing scope when it refuses."""
+        """Return the rights of our token, which never expires. Gitea names a missing scope in its refusal."""
         return TokenRights()
 
     async def repository(self, repository: str) -> RepositoryFacts:
-        """See `ForgeSetup`. Gitea tells only administrators what other people may do."""
+        """Return our rights in a repository. Only administrators can read the permissions of other people."""
         call = Call("GET", self._repository_path(repository), f"reading the repository {repository}")
         found = await self.forge.client.get(OwnedRepository, call)
         lacks = []
@@ -67,7 +67,7 @@ class GiteaSetup(ForgeSetup):
         return RepositoryFacts(found.full_name, tuple(lacks), found.admin)
 
     async def labels(self, repository: str) -> frozenset[str]:
-        """See `ForgeSetup`. An organization's labels can be applied in its repositories, too."""
+        """Return the names of the labels, including the organization's, which apply to its repositories."""
         owner = repository.partition("/")[0]
         call = Call("GET", path("orgs", owner, "labels"), f"reading the labels of {owner}")
         try:
@@ -78,11 +78,11 @@ class GiteaSetup(ForgeSetup):
         return shared | await super().labels(repository)
 
     async def create_label(self, repository: str, label: NewLabel) -> None:
-        """See `ForgeSetup`. Gitea refuses no second label of a name, so read `labels` before."""
+        """Create a label. Gitea allows two labels of one name, so callers must read `labels` before."""
         await create_label(self.forge.client, repository, self._label_body(label))
 
     async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryResponse]:
-        """See `ForgeSetup`. Gitea shows them only in its pages."""
+        """Return no deliveries, because Gitea shows them only on its web pages."""
         return []
 
 

@@ -1,4 +1,4 @@
-"""Gitea's webhooks: turns headers, payload and settings into a meaning. Pure.
+"""Interprets Gitea's webhooks, from their headers and payload and the settings. Pure.
 
 Shapes: `modules/structs/hook.go` in Gitea's source; what is sent when: `services/webhook/notifier.go`.
 
@@ -8,8 +8,8 @@ An event of labels has neither the label nor what happened to it, only the label
 - Replacing all labels shows none, as does removing the last one.
 - Clearing all labels shows those before.
 
-So no event of labels decides anything here (docs/decisions/0032): a shown label is a request that the item
-has to confirm, and a label that is not shown is a withdrawal that the item has to confirm.
+So an event of labels alone decides nothing. If it shows the label, it is a request, and otherwise a
+withdrawal. In both cases a program with a token reads the item to confirm it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def action_of(payload: Mapping[str, Any]) -> str:
 def interpret(
     delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
 ) -> Meaning:
-    """Return what an authentic event means.
+    """Return the meaning of an authentic event.
 
     Raises:
         FieldError: the event could start or stop a task, but a field is missing or has the wrong type.
@@ -74,9 +74,9 @@ def interpret(
 
 
 def _look(delivered: Delivery, fields: Fields, settings: Settings) -> Look | Ignored | None:
-    """Return the look at our changes that an event asks for; `None` if it is about no change.
+    """Return the scan of our changes that an event causes; `None` if the event concerns no change.
 
-    The event of a commit status names no branch, so the next regular look examines it.
+    The event of a commit status names no branch, so the next regular scan examines the status.
     """
     if delivered.event not in _LOOKS:
         return None
@@ -88,7 +88,7 @@ def _look(delivered: Delivery, fields: Fields, settings: Settings) -> Look | Ign
 
 
 def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
-    """Look after a review or another event of a pull request, but not after our own acts."""
+    """Return the scan after an event of a pull request; `None` if our own account caused the event."""
     is_review = fields.optional_text("action") == "reviewed"
     if not is_review and fields.optional_text("action") not in _CHANGE_ACTIONS:
         return None
@@ -106,7 +106,7 @@ def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored 
 
 
 def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
-    """Look after a person's comment, which may be an answer in a thread.
+    """Return the scan after a person's comment, which may be an answer in a thread.
 
     Older events do not name the branch; then the comment has to mention us.
     """
@@ -125,7 +125,7 @@ def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored
 
 
 def _look_at_run(fields: Fields, _: Settings) -> LookReason | None:
-    """Look when a workflow of Gitea Actions has ended, whoever started it."""
+    """Return the scan after a workflow of Gitea Actions has ended, whoever started it."""
     if fields.optional_text("action") != "completed":
         return None
     branch = fields.object("workflow_run").optional_text("head_branch")
@@ -141,7 +141,7 @@ _LOOKS: Mapping[str, Callable[[Fields, Settings], LookReason | Ignored | None]] 
 
 
 def _sender(fields: Fields) -> str:
-    """Return the login of the person who did it; empty if the event does not say so."""
+    """Return the login of the event's sender; empty if the event does not name one."""
     return fields.object("sender").optional_text("login") if fields.has("sender") else ""
 
 
@@ -152,7 +152,7 @@ def _is_by_us(fields: Fields, settings: Settings) -> bool:
 def _label_event(
     delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
 ) -> Meaning:
-    """Return what an event means for labels and commands."""
+    """Return the meaning of an event for tasks: a label, a withdrawal or a command."""
     event = delivered.event
     if event == COMMENT_EVENT and settings.webhook.commands.enabled:
         return _PAYLOAD.comment(delivered, Fields(payload), settings, received_at)
@@ -200,7 +200,7 @@ def _label_event(
 
 
 def _as_shown(accepted: Accepted) -> Accepted:
-    """Return the request of an item that shows the label, since the item's last change or longer.
+    """Return the request for an item that shows the label. It is not known when the label was applied.
 
     The id is left out, because a redelivery has another one.
     """

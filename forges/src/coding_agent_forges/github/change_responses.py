@@ -1,4 +1,4 @@
-"""The queries to GitHub's GraphQL API about our pull requests, and its answers. Pure.
+"""The queries to GitHub's GraphQL API about our pull requests, and the types of its responses. Pure.
 
 https://docs.github.com/graphql/reference/objects#pullrequest
 """
@@ -144,7 +144,7 @@ ONE = _of_one(_FIELDS, "")
 
 @dataclass(frozen=True)
 class Older:
-    """How the rest of a list of a pull request is read.
+    """The query for the further pages of a list of a pull request.
 
     Attributes:
         path: where the list is in the pull request.
@@ -226,7 +226,7 @@ EVENTS = {
 
 
 def _without_nulls(value: Any) -> Any:
-    """GraphQL puts null in place of an entry that it cannot show."""
+    """Return the list without null, which GraphQL puts in place of an entry that it cannot show."""
     return [entry for entry in value or () if entry is not None] if isinstance(value, list | None) else value
 
 
@@ -234,7 +234,7 @@ _Known = BeforeValidator(_without_nulls)
 
 
 class Account(ResponseModel):
-    """An actor. Mannequins of imported repositories have no number, and teams no login either."""
+    """An account. Mannequins of imported repositories have no number, and teams have no login either."""
 
     kind: str = Field(validation_alias="__typename")
     login: str = ""
@@ -242,7 +242,7 @@ class Account(ResponseModel):
 
 
 class _Authored(ResponseModel):
-    """Something that somebody wrote; the account is null if it was deleted."""
+    """A text with its author, which is null if the account was deleted."""
 
     id: int | None = Field(default=None, validation_alias="fullDatabaseId")
     account: Account | None = Field(default=None, validation_alias="author")
@@ -256,7 +256,7 @@ class _Authored(ResponseModel):
 
 
 class _Comment(_Authored):
-    """A comment, of a thread or by itself. A review's comments are drafts until it is submitted."""
+    """A comment in a thread or on the pull request. A review's comments are drafts until its submission."""
 
     created_at: datetime = Field(validation_alias="createdAt")
     state: str = "SUBMITTED"
@@ -465,7 +465,7 @@ class PullRequestResponse(ResponseModel):
 
     @property
     def required(self) -> frozenset[str] | None:
-        """The checks that a rule demands; `None` if the rules could not be read."""
+        """The names of the checks that a rule requires; `None` if the rules could not be read."""
         if self.rules is None:
             return frozenset(self.rule) if self.rule is not None else None
         named = (check.get("context", "") for rule in self.rules if rule for check in rule.checks)
@@ -485,7 +485,7 @@ class PullRequestResponse(ResponseModel):
 
 
 def actor_of(account: Account | None, *, member: bool | None = None) -> Actor:
-    """Return an account as the REST API names it; GraphQL leaves out the `[bot]` of an App's login."""
+    """Convert an account. GraphQL leaves out the `[bot]` at the end of an App's login in the REST API."""
     if account is None:
         return Actor("", "ghost")
     bot = account.kind == "Bot"
@@ -495,7 +495,7 @@ def actor_of(account: Account | None, *, member: bool | None = None) -> Actor:
 
 
 def thread_of(found: ThreadResponse) -> ReviewThread | None:
-    """Return a thread without drafts; `None` if nothing else is in it."""
+    """Convert a thread, without drafts of remarks; return `None` if it has no other remarks."""
     remarks = tuple(comment.remark() for comment in found.comments if comment.state != "PENDING")
     if not remarks:
         return None

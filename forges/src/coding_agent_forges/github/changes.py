@@ -74,7 +74,7 @@ _SCOPE = re.compile(r"(?<!\S)-?(?:repo|org|user):\S+")
 
 
 class _Run(ResponseModel):
-    """A run of a check; runs of one check on one commit have the same suite and name."""
+    """A run of a check. All runs of a check on one commit have the same suite and name."""
 
     id: int
     name: str
@@ -91,7 +91,7 @@ Earlier = dict[str, tuple[CheckConclusion, ...]]
 
 
 class _FieldError(GraphqlError):
-    """An error with the path of the field that it left null."""
+    """An error of GraphQL, with the path of the field that is null because of it."""
 
     path: tuple[str | int, ...] = ()
 
@@ -103,7 +103,7 @@ class _Found(ResponseModel):
 
 
 class _Listed(ResponseModel):
-    """A pull request in the search: enough to name it, and to see whether it has changed."""
+    """A pull request in a search result, with the fields that show whether it has changed."""
 
     number: int
     state: str
@@ -115,7 +115,7 @@ class KnownPullRequest:
     """An earlier snapshot of a pull request.
 
     Attributes:
-        shown: what the search showed of it then.
+        shown: the search result from which the snapshot was made.
     """
 
     shown: Mapping[str, Any]
@@ -124,13 +124,13 @@ class KnownPullRequest:
 
 @dataclass
 class Memory:
-    """Earlier answers, by the identity of the pull request.
+    """The cached responses, by the identity of the pull request.
 
     Attributes:
         earlier: earlier runs of the checks that failed, each with the commit and the checks for which they
             were read.
         pushes: the pushes to the branch, each with the head to which they led.
-        snapshots: the snapshots of the last look.
+        snapshots: the snapshots of the last scan.
         comments: the plain comments, by their ids. Those that are no longer among the newest are not read
             again, so an edit of them is seen only when a round starts.
     """
@@ -141,7 +141,7 @@ class Memory:
     comments: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def keep(self, identities: Collection[str]) -> None:
-        """Forget all other pull requests."""
+        """Drop the cached responses of all other pull requests."""
         remembered: tuple[dict[str, Any], ...] = (self.earlier, self.pushes, self.snapshots, self.comments)
         for known in remembered:
             for gone in known.keys() - identities:
@@ -159,7 +159,7 @@ class _QueryResponse(ResponseModel):
 
 @dataclass(frozen=True)
 class GitHubChanges:
-    """Reads pull requests of our account.
+    """The reader of our account's pull requests.
 
     Attributes:
         own: our account.
@@ -173,7 +173,7 @@ class GitHubChanges:
     memory: Memory = field(default_factory=Memory)
 
     async def open(self) -> OpenChanges:
-        """See `Forge.open_changes`. GitHub's search index may be old; what it finds is current.
+        """Return our open pull requests. GitHub's search index may be old, but each result is current.
 
         A pull request is read only if the search shows that it has changed.
         """
@@ -212,7 +212,7 @@ class GitHubChanges:
     async def _current(
         self, item: Item, shown: Mapping[str, Any] | None, read_at: datetime
     ) -> ChangeSnapshot:
-        """Return the last snapshot if nothing has changed since it was read, else a new one."""
+        """Return the cached snapshot if nothing has changed since it was read, and a new one otherwise."""
         known = self.memory.snapshots.pop(item.identity, None)
         if known is not None and known.shown == shown and read_at - known.snapshot.read_at < _READ_AGAIN:
             self.memory.snapshots[item.identity] = known
@@ -227,7 +227,7 @@ class GitHubChanges:
         return snapshot
 
     async def one(self, item: Item) -> ChangeSnapshot:
-        """See `Forge.snapshot`."""
+        """Return one pull request, without using cached responses."""
         return await replace(self, memory=Memory())._read(item)
 
     async def _read(self, item: Item) -> ChangeSnapshot:
@@ -257,7 +257,7 @@ class GitHubChanges:
     async def _add_older(
         self, change: dict[str, Any], older: Older, variables: Mapping[str, Any], what: str, repository: str
     ) -> list[_FieldError]:
-        """Add what a first answer lacks of a list, and return the errors about single entries."""
+        """Add the further pages of the lists to a first response. Return the errors about single entries."""
         errors: list[_FieldError] = []
         found = _at(change, older.path)
         for _ in range(older.pages):
@@ -273,7 +273,7 @@ class GitHubChanges:
         return errors
 
     def _add_known_comments(self, item: Item, found: dict[str, Any] | None) -> None:
-        """Add the older comments that an earlier look has read, if these are all that are missing."""
+        """Add the cached older comments, if no others are missing."""
         known = self.memory.comments.get(item.identity, {})
         newest = {one["fullDatabaseId"]: one for one in (found or {}).get("nodes") or () if one}
         together = {key: one for key, one in known.items() if key not in newest} | newest
@@ -300,7 +300,7 @@ class GitHubChanges:
             _join(thread["comments"], page)
 
     async def resolve(self, item: Item, thread: str) -> None:
-        """See `Forge.resolve`.
+        """Mark a thread as resolved.
 
         Args:
             thread: the GraphQL node id.
@@ -311,7 +311,7 @@ class GitHubChanges:
             raise graphql_error(answer.errors, f"{self.client.host} refused {what}")
 
     async def mark_ready(self, item: Item, node: str) -> None:
-        """See `Forge.mark_ready`. The REST API cannot do it.
+        """Mark a draft as ready for review, which the REST API cannot do.
 
         Args:
             node: the GraphQL node id of the pull request.
@@ -489,7 +489,7 @@ class GitHubChanges:
 
 
 def _at(value: Any, where: Sequence[str | int]) -> Any:
-    """Return what is below a value of an answer; `None` if it is not there."""
+    """Return the value at a path within a response; `None` if it is missing."""
     for step in where:
         try:
             value = value[step]
@@ -499,7 +499,7 @@ def _at(value: Any, where: Sequence[str | int]) -> Any:
 
 
 def _cursor(found: Any) -> str | None:
-    """Return the cursor of the next page of a list; `None` if there is none."""
+    """Return the cursor of a list's next page; `None` if this is the last page."""
     page = _at(found, ("pageInfo",)) or {}
     if page.get("hasPreviousPage"):
         return page.get("startCursor")
@@ -532,7 +532,7 @@ def _head_at(events: Sequence[ChangeEvent], head: str) -> datetime | None:
 
 
 def _checks_problem(contexts: Contexts, errors: Sequence[_FieldError]) -> str:
-    """Return why checks of the head commit could not be read; empty if all were.
+    """Return why checks of the head commit could not be read; empty if all were read.
 
     A fine-grained token may not read check runs: GitHub answers null for each, and an error with its path.
     Without checks there is neither a list nor an error. Errors below a check, e.g. about its workflow, leave

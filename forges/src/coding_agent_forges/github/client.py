@@ -1,4 +1,4 @@
-"""GitHub and GitHub Enterprise.
+"""The client for GitHub and GitHub Enterprise.
 
 In GitHub's REST API, a pull request is an issue too: its labels and comments are at the issue endpoints.
 """
@@ -120,7 +120,7 @@ class _PullRequest(ItemResponse):
 
 
 class _Permission(ResponseModel):
-    """What somebody may do. In `permission`, GitHub writes `maintain` as `write` and `triage` as `read`."""
+    """The rights of a person. In `permission`, GitHub writes `maintain` as `write` and `triage` as `read`."""
 
     permission: str = "none"
     triage: bool = Field(default=False, validation_alias=AliasPath("user", "permissions", "triage"))
@@ -128,7 +128,7 @@ class _Permission(ResponseModel):
 
 @dataclass
 class GitHubForge(Forge):
-    """One GitHub with one token."""
+    """One installation of GitHub, with one token."""
 
     platform = Platform.GITHUB
     # github.com and every supported GitHub Enterprise Server have this version of the REST API.
@@ -156,7 +156,7 @@ class GitHubForge(Forge):
             return None
         app = settings.app
         if app.service is None:
-            # Only this needs the libraries for keys, which not every program has.
+            # Imported here, because only this needs the libraries for keys, which not every program has.
             source: TokenSource = forge_module(cls.platform, "auth.app_tokens").AppTokenSource.of(
                 settings, app, clock
             )
@@ -175,7 +175,7 @@ class GitHubForge(Forge):
     async def _search(
         self, kind: ItemKind, labels: frozenset[str]
     ) -> AsyncIterator[tuple[ItemResponse, Item]]:
-        """See `Forge`. The items come from GitHub's search index, which may be outdated."""
+        """Yield the labeled items from GitHub's search index, which may be outdated."""
         query = search_query(kind, self.settings, labels)
         what = f"searching for items labeled {min(labels)!r}"
         since: datetime | None = None
@@ -245,7 +245,7 @@ class GitHubForge(Forge):
         return self._details(item, issue, base=repository.default_branch, repository=repository.full_name)
 
     async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
-        """See `Forge`. GitHub redirects from the old name of a renamed branch."""
+        """Return the facts about a branch. GitHub redirects from the old name of a renamed branch."""
         where = path("repos", *repository.split("/", 1))
 
         async def is_protected() -> bool:
@@ -292,7 +292,7 @@ class GitHubForge(Forge):
         return await (await self._changes()).one(change)
 
     async def check_log(self, change: Item, run: str) -> str:
-        """See `Forge`. A job of GitHub Actions has the id of its check run."""
+        """Return the end of a job's log. A job of GitHub Actions has the id of its check run."""
         return await GitHubDiscussion(self.client, change).log(run)
 
     async def rerun_check(self, change: Item, run: str) -> None:
@@ -308,7 +308,7 @@ class GitHubForge(Forge):
         await self.client.send(Call("POST", _repo_path(item, "statuses", commit), what, json=body))
 
     async def reply(self, change: Item, thread: ReviewThread, body: str) -> None:
-        """See `Forge`. GitHub knows a thread by its first remark."""
+        """Write a remark in a thread, which GitHub identifies by its first remark."""
         first = thread.remarks[0].id
         await self.client.send(
             Call(
@@ -345,11 +345,9 @@ class GitHubForge(Forge):
         await self.client.send(Call("POST", self._item_path(item, "labels"), what, json={"labels": [label]}))
 
     async def remove_label(self, item: Item, label: str) -> bool:
-        """See `Forge`. If several callers remove the label at once, only one gets `True`.
-
-        GitHub answers the second removal with 404. So the request is not repeated if its answer was lost: the
-        result would be `False` although we removed the label.
-        """
+        """Remove one label. If several callers remove it at the same time, only one gets `True`."""
+        # GitHub answers the second removal with 404. A request whose response was lost is therefore not
+        # repeated: the result would be `False` although we removed the label.
         address = self._item_path(item, "labels", label)
         what = f"removing the label {label!r} from {item.display}"
         call = Call("DELETE", address, what, repeat=Repeat.UNLESS_PROCESSED)
@@ -382,7 +380,7 @@ class GitHubForge(Forge):
     async def _create_change(
         self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool
     ) -> Change:
-        """See `Forge`. Private repositories of some plans have no drafts; then the change is not one."""
+        """Open a pull request. In private repositories of plans without drafts, it is not a draft."""
         call = Call(
             "POST",
             _repo_path(item, "pulls"),
@@ -415,14 +413,14 @@ class GitHubForge(Forge):
             return None
 
     async def token_expiry(self) -> datetime | None:
-        """See `Forge`. The tokens of an App live for an hour and are renewed, so there is nothing to say."""
+        """Return when a personal token expires; `None` for an App, whose tokens are renewed every hour."""
         if self.settings.app is not None:
             return None
         call = Call("GET", "/user", "asking when our token expires")
         return token_expiry_of((await self.client.send(call)).headers)
 
     async def permission(self, item: Item, user: str) -> Permission:
-        """See `Forge`. `NONE` also for repositories that our token cannot see."""
+        """Return a person's permission; `NONE` also in repositories that our token cannot see."""
         what = f"reading what {user} may do in the repository of {item.display}"
         call = Call("GET", _repo_path(item, "collaborators", user, "permission"), what)
         try:
@@ -435,7 +433,7 @@ class GitHubForge(Forge):
         return Permission.TRIAGE if answer.triage else Permission.NONE
 
     def _attachment_of(self, item: Item, link: str) -> Attachment | None:
-        """See `Forge`. Attachments are below GitHub's web address; some old ones are public."""
+        """Return the attachment of a link below GitHub's web address. Some old attachments are public."""
         web = web_base(self.settings.api_url)
         if _PUBLIC_ATTACHMENT.fullmatch(link) and web == "https://github.com":
             return Attachment(link, with_token=False)

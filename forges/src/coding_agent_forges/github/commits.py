@@ -1,4 +1,4 @@
-"""Makes commits through GitHub's GraphQL API. GitHub signs them, as it signs those of its web pages."""
+"""Makes commits through GitHub's GraphQL API, which GitHub signs like commits from its web pages."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class _MutationResponse(ResponseModel):
 
 @dataclass(frozen=True)
 class GitHubCommits:
-    """See `SignedCommits`. The mutation: https://docs.github.com/graphql/reference/mutations
+    """Signed commits in one repository, by a mutation (https://docs.github.com/graphql/reference/mutations).
 
     Attributes:
         repository: the repository's full path.
-        current_path: as in `Forge`. The mutation names the repository, and need not find it by an old name.
+        current_path: returns a repository's present path, because the mutation may not find an old name.
     """
 
     client: ForgeClient
@@ -49,7 +49,7 @@ class GitHubCommits:
     current_path: Callable[[str], Awaitable[str]]
 
     async def create_branch(self, branch: str, commit: str) -> None:
-        """See `SignedCommits`. The mutation appends to branches that exist, and creates none."""
+        """Create a branch at a commit, because the mutation only appends to existing branches."""
         where = path("repos", *self.repository.split("/", 1), "git", "refs")
         what = f"creating the branch {branch} of {self.repository}"
         body = {"ref": f"refs/heads/{branch}", "sha": commit}
@@ -60,7 +60,7 @@ class GitHubCommits:
                 raise
 
     async def append(self, branch: str, expected: str, message: str, changes: FileChanges) -> None:
-        """See `SignedCommits`. GitHub Enterprise Server signs only if its administrator has set this up."""
+        """Make a commit. GitHub Enterprise Server signs it only if its administrator has set this up."""
         headline, _, body = message.strip().partition("\n")
         asked = {
             "branch": {

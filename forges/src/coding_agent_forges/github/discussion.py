@@ -95,7 +95,7 @@ class _File(ResponseModel):
 
 
 class _ThreadState(ResponseModel):
-    """The state of a thread that GraphQL shows.
+    """The state of a thread, which only GraphQL shows.
 
     Attributes:
         first: the id of the first comment. GitHub sends it as text, because it can have more than 32 bits.
@@ -115,7 +115,7 @@ class _ThreadPage(ResponseModel):
 
 
 class _ReviewState(ResponseModel):
-    """The state of a review that GraphQL shows."""
+    """The state of a review, which only GraphQL shows."""
 
     id: int | None = Field(default=None, validation_alias="fullDatabaseId")
     edited_at: datetime | None = Field(default=None, validation_alias="lastEditedAt")
@@ -129,7 +129,7 @@ class GraphqlError(ResponseModel):
 
 
 def graphql_error(errors: Sequence[GraphqlError], what: str) -> ForgeError:
-    """Return our error for an answer without data. GitHub does not document its types of errors."""
+    """Return our error for a response without data. GitHub does not document its types of errors."""
     message = f"{what}: {'; '.join(error.message for error in errors) or 'the answer is empty'}"
     types = {error.type for error in errors}
     if "NOT_FOUND" in types:
@@ -141,7 +141,7 @@ def graphql_error(errors: Sequence[GraphqlError], what: str) -> ForgeError:
 
 @dataclass(frozen=True)
 class _States:
-    """The states that GraphQL shows, without those that could not be read.
+    """The states of threads and reviews that could be read.
 
     Attributes:
         threads: the states of threads, by the id of the thread's first comment.
@@ -215,7 +215,7 @@ class _Statuses(ResponseModel):
 
 @dataclass(frozen=True)
 class GitHubDiscussion:
-    """Reads reviews, threads and failed checks of one pull request."""
+    """The reader of the reviews, threads and failed checks of one pull request."""
 
     client: ForgeClient
     item: Item
@@ -377,7 +377,7 @@ class GitHubDiscussion:
         return Read(tuple(checks), () if pages.complete else ("older jobs",))
 
     async def log(self, job: int | str) -> str:
-        """Return the end of a job's log up to its error; empty if it cannot be read."""
+        """Return the end of a job's log, up to its error; empty if the log cannot be read."""
         what = f"reading the log of a check of {self.item.display}"
         call = Call("GET", self._repository("actions", "jobs", job, "logs"), what)
         return until_error(await self.client.log(call, _TIME))
@@ -406,12 +406,12 @@ def thread_of(
     state: _ThreadState | None,
     submitted: Mapping[int, datetime],
 ) -> Thread:
-    """Make a thread from its comments.
+    """Return the thread that consists of these comments.
 
     Args:
         comments: the comments; the oldest is first.
         state: the thread's state, if it is known.
-        submitted: when reviews were submitted, by their ids. Nobody could read their comments before that.
+        submitted: when reviews were submitted, by their ids; others can read their comments from then on.
     """
     first = comments[0]
     on_file = first.subject_type == "file"
@@ -448,6 +448,6 @@ def _joined(*texts: str) -> str:
 
 
 def until_error(log: str) -> str:
-    """Return a job's log up to its error, because GitHub Actions still cleans up after a failed step."""
+    """Return a job's log up to its error, without the output of the clean-up after a failed step."""
     before, error, after = log.rpartition(_ERROR)
     return f"{before}{error}{after.partition(chr(10))[0]}".rstrip() if error else log

@@ -1,6 +1,6 @@
-"""Asks GitHub to send missed deliveries again, which GitHub never does on its own.
+"""Asks GitHub to send missed deliveries again, because GitHub never does so on its own.
 
-An event counts as missed as long as none of its deliveries succeeded.
+An event is missed as long as none of its deliveries has succeeded.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class _HookDeliveryDetail(ResponseModel):
 
 @dataclass(frozen=True)
 class GitHubHooks:
-    """Reads the log of webhook deliveries, which GitHub keeps for 3 days.
+    """The reader of the log of webhook deliveries, which GitHub keeps for 3 days.
 
     The token needs the permission *Webhooks* (write). Repositories and organizations have the same API:
     https://docs.github.com/rest/repos/webhooks, https://docs.github.com/rest/orgs/webhooks
@@ -132,7 +132,7 @@ class GitHubHooks:
         return (await self.client.get(_HookDeliveryDetail, call)).payload or {}
 
     async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
-        """Ask for a redelivery, which has the same `X-GitHub-Delivery`."""
+        """Ask GitHub to send a delivery again; the redelivery has the same `X-GitHub-Delivery`."""
         what = f"having delivery {delivery.guid} of {hook.name} sent again"
         address = f"{hook.path}/deliveries/{delivery.id}/attempts"
         await self.client.send(Call("POST", address, what, repeat=Repeat.UNLESS_PROCESSED))
@@ -209,7 +209,7 @@ def missed(log: Iterable[HookDelivery], of: Collection[str]) -> Missed:
 def turns(deliveries: Sequence[HookDelivery], chance: Random) -> tuple[HookDelivery, ...]:
     """Return the deliveries that this poll examines, in their order: all, or `LIMIT` chosen at random.
 
-    A random choice prevents many deliveries without effect (their label is gone) from blocking the others.
+    The choice is random, so that many deliveries without effect (their label is gone) do not block others.
     """
     if len(deliveries) <= LIMIT:
         return tuple(deliveries)
@@ -225,7 +225,7 @@ def is_withdrawn(
     must get the event, because admission knows which applications have their run.
 
     Args:
-        history: the result of `Forge.label_history`, read after the item.
+        history: the events of the item's labels, read after the item.
     """
     if not item.open:
         return True

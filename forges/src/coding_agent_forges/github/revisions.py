@@ -41,7 +41,7 @@ query($owner: String!, $name: String!, $number: Int!) {
 
 
 class _Actor(ResponseModel):
-    """The account that did something. Only users and apps have logins that the REST API knows too."""
+    """The account of an actor. Only users and apps have logins that the REST API knows too."""
 
     kind: str = Field(validation_alias="__typename")
     name: str = Field(validation_alias="login")
@@ -103,7 +103,7 @@ class _Pusher(User):
 
 
 class Push(ResponseModel):
-    """Somebody moved a branch. The account is null if it was deleted."""
+    """A push to a branch. The account is null if it was deleted."""
 
     after: str
     timestamp: datetime
@@ -119,7 +119,7 @@ async def pushes_of(client: ForgeClient, repository: str, branch: str, what: str
     """Return the last pushes to a branch, the newest first.
 
     Args:
-        what: what is done, for errors.
+        what: a description of the request, for errors.
 
     Raises:
         ForgeError: e.g. because the token may not read them.
@@ -131,13 +131,13 @@ async def pushes_of(client: ForgeClient, repository: str, branch: str, what: str
 
 @dataclass(frozen=True)
 class GitHubRevisions:
-    """Reads what was changed on one item."""
+    """The reader of one item's revisions."""
 
     client: ForgeClient
     details: ItemDetails
 
     async def since(self, since: datetime) -> tuple[Revision, ...]:
-        """See `Forge.revisions`."""
+        """Return the changes to the item's title, text and branch after a time."""
         edited = await self._edits()
         newer = [revision for revision in edited.revisions() if revision.at and revision.at > since]
         found = [*newer, *edited.hidden(since)]

@@ -32,7 +32,7 @@ class _Delivery(ResponseModel):
 
 
 class GitHubSetup(ForgeSetup):
-    """The set-up of one GitHub."""
+    """The set-up of repositories on one installation of GitHub."""
 
     LABEL_MARK: ClassVar[str] = ""
 
@@ -41,12 +41,12 @@ class GitHubSetup(ForgeSetup):
         return {"name": "web", "active": True, "events": list(EVENTS), "config": config}
 
     def poll_scope(self, repositories: Sequence[str]) -> dict[str, object]:
-        """See `ForgeSetup`. GitHub finds items that have one of several qualifiers `repo`."""
+        """Return the settings to poll these repositories, with one qualifier `repo` for each in one query."""
         chosen = " ".join(f"repo:{repository}" for repository in repositories)
         return {"query": f"{GitHub().query} {chosen}"}
 
     async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
-        """See `ForgeSetup`.
+        """Return the rights of our token.
 
         Only classic tokens have scopes: GitHub lists them in `x-oauth-scopes` (documentation, *Scopes for
         OAuth apps*).

@@ -1,4 +1,4 @@
-"""GitHub's webhooks: turns headers, payload and settings into a meaning. Pure.
+"""Interprets GitHub's webhooks, from their headers and payload and the settings. Pure.
 
 Shapes: https://docs.github.com/webhooks/webhook-events-and-payloads (`issues`, `pull_request`,
 `issue_comment`).
@@ -54,7 +54,7 @@ def action_of(payload: Mapping[str, Any]) -> str:
 def interpret(
     delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
 ) -> Meaning:
-    """Return what an authentic event means.
+    """Return the meaning of an authentic event.
 
     Raises:
         FieldError: the event could start or stop a task, but a field is missing or has the wrong type.
@@ -69,7 +69,7 @@ def interpret(
 
 
 def _look(delivered: Delivery, fields: Fields, settings: Settings) -> Look | Ignored | None:
-    """Return the look at our changes that an event asks for; `None` if it is about no change.
+    """Return the scan of our changes that an event causes; `None` if the event concerns no change.
 
     A review sends one event for itself and one for each of its comments; only the first counts. Events of
     checks are judged by the branch and never by the sender.
@@ -84,7 +84,7 @@ def _look(delivered: Delivery, fields: Fields, settings: Settings) -> Look | Ign
 
 
 def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
-    """Look after a review or another event of a pull request, but not after our own acts."""
+    """Return the scan after an event of a pull request; `None` if our own account caused the event."""
     is_review = fields.has("review")
     if fields.optional_text("action") not in (_REVIEW_ACTIONS if is_review else _CHANGE_ACTIONS):
         return None
@@ -102,7 +102,7 @@ def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored 
 
 
 def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
-    """Look after a comment that mentions us. The event does not name the branch."""
+    """Return the scan after a comment that mentions us, whose event does not name the branch."""
     issue, body = fields.object("issue"), fields.object("comment").optional_text("body")
     if fields.optional_text("action") != "created" or not issue.has("pull_request"):
         return None
@@ -115,7 +115,7 @@ def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored
 
 
 def _look_at_check(fields: Fields, _: Settings) -> LookReason | None:
-    """Look when a check run or all checks of an App have ended."""
+    """Return the scan after a check run, or all checks of an App, have ended."""
     if fields.optional_text("action") != "completed":
         return None
     place = fields.object("check_run") if fields.has("check_run") else fields
@@ -143,7 +143,7 @@ _LOOKS: Mapping[str, Callable[[Fields, Settings], LookReason | Ignored | None]] 
 
 
 def _sender(fields: Fields) -> str:
-    """Return the login of the person who did it; empty if the event does not say so."""
+    """Return the login of the event's sender; empty if the event does not name one."""
     return fields.object("sender").optional_text("login") if fields.has("sender") else ""
 
 
@@ -152,7 +152,7 @@ def _is_by_us(fields: Fields, settings: Settings) -> bool:
 
 
 def _is_ours(who: Fields, settings: Settings) -> bool:
-    """Whether this is our account: by its number if the settings have it, otherwise by its login."""
+    """Whether this is our account, by its number if the settings have it, otherwise by its login."""
     number = cast("GitHub", settings.forge(Platform.GITHUB)).account_id
     if number is not None:
         return who.integer("id") == number
@@ -162,7 +162,7 @@ def _is_ours(who: Fields, settings: Settings) -> bool:
 def _label_event(
     delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
 ) -> Meaning:
-    """Return what an event means for labels and commands."""
+    """Return the meaning of an event for tasks: a label, a withdrawal or a command."""
     event = delivered.event
     if event == "ping":
         return Ignored("pong: the webhook is set up")
@@ -229,7 +229,7 @@ def _head(subject: Fields, repository: Fields) -> Head:
 
 
 def _unlabeled(delivered: Delivery, fields: Fields, settings: Settings) -> Meaning:
-    """Return what the removal of a label means.
+    """Return the meaning of a label's removal.
 
     In recorded events from GitHub, the item's labels still include the removed one. An event has no `label`
     if the label was deleted from the repository.

@@ -1,7 +1,7 @@
 """Reads the open merge requests of our account from GitLab as snapshots.
 
-A list has no pipeline and an old merge status, so each merge request is read by itself in each round. Its
-discussions, events and jobs are read again only if something in that answer says that they have changed.
+A list has no pipeline and an old merge status, so each scan reads each merge request by itself. Its
+discussions, events and jobs are read again only if that response shows that they have changed.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _Pipeline(ResponseModel):
 
 
 class _Listed(ResponseModel):
-    """A merge request in a list: enough to name it."""
+    """A merge request in a list, with the fields that identify it."""
 
     iid: int
     project_id: int
@@ -166,7 +166,7 @@ class _MergeRequest(_Listed, ItemResponse):
 
 
 class _Position(_Refs):
-    """Where a note is. Notes on images and whole files have no line."""
+    """The position of a note. Notes on images and whole files have no line."""
 
     old_path: Text = ""
     new_path: Text = ""
@@ -192,7 +192,7 @@ class _Reviewer(ResponseModel):
 
 
 class _Event(ResponseModel):
-    """An applied or removed label, or another state of the merge request."""
+    """An event: a label was applied or removed, or the state of the merge request changed."""
 
     user: User | None = None
     created_at: datetime
@@ -267,7 +267,7 @@ class _Job(ResponseModel):
 
 @dataclass(frozen=True)
 class _Discussed:
-    """What people said and did, as of one state of the merge request."""
+    """The discussion and the events of a merge request, read in one of its states."""
 
     of: tuple[object, ...]
     discussions: tuple[_Discussion, ...]
@@ -279,7 +279,7 @@ class _Discussed:
 
 @dataclass(frozen=True)
 class _Checked:
-    """The checks of a pipeline in one state."""
+    """The checks of a pipeline, read in one of its states."""
 
     of: tuple[object, ...]
     checks: Read[CheckResult]
@@ -287,7 +287,7 @@ class _Checked:
 
 @dataclass
 class KnownMergeRequest:
-    """Earlier answers about one merge request, and the commit at the tip of its base then."""
+    """The cached responses about one merge request, and the base's tip at that time."""
 
     discussed: _Discussed | None = None
     checked: _Checked | None = None
@@ -301,12 +301,12 @@ BaseChecks = dict[tuple[int, str], Read[CheckResult]]
 
 @dataclass
 class GitLabChanges:
-    """Reads merge requests of our account.
+    """The reader of our account's merge requests.
 
     Attributes:
         own: our account.
-        known: earlier answers, by the identity of the merge request.
-        base_checks: earlier answers about bases.
+        known: cached responses by the identity of the merge request.
+        base_checks: cached checks of bases.
     """
 
     client: ForgeClient
@@ -318,7 +318,7 @@ class GitLabChanges:
     _bases: BaseChecks = field(default_factory=dict)
 
     async def open(self) -> OpenChanges:
-        """See `Forge.open_changes`. Each merge request takes one request while nothing changes on it."""
+        """Return our open merge requests. A merge request without changes costs one request."""
         where = "/merge_requests"
         if self.settings.group_id and not self.settings.projects:
             where = path("groups", self.settings.group_id, "merge_requests")
@@ -332,7 +332,7 @@ class GitLabChanges:
         return found
 
     async def one(self, item: Item) -> ChangeSnapshot:
-        """See `Forge.snapshot`."""
+        """Return one merge request, without using cached responses."""
         return await replace(self, base_checks={})._read(item, KnownMergeRequest())
 
     def _in_scope(self, listed: _Listed) -> bool:
@@ -411,7 +411,7 @@ class GitLabChanges:
         )
 
     async def _tip(self, item: Item, found: _MergeRequest) -> str:
-        """Return the commit at the tip of the base, which is read once for all merge requests into it."""
+        """Return the commit at the base's tip. It is read once for all merge requests into this base."""
         base = found.project_id, found.target_branch
         if base not in self._tips:
             where = path("projects", found.project_id, "repository", "branches", found.target_branch)
@@ -423,7 +423,7 @@ class GitLabChanges:
         return self._tips[base]
 
     async def _check(self, item: Item, found: _MergeRequest, known: KnownMergeRequest) -> None:
-        """Read the checks of head and base, unless they are known: a pipeline that has ended stays so."""
+        """Read the checks of head and base. Those of a pipeline that has ended are not read again."""
         pipeline = found.pipeline
         if pipeline is None:
             known.checked, known.base_checks = None, Read()
@@ -464,9 +464,9 @@ class GitLabChanges:
         return await self.client.entries(list[_Job], call, limit=_JOB_PAGES)
 
     async def _base_checks(self, item: Item, found: _MergeRequest, sha: str) -> Read[CheckResult]:
-        """Return the checks of the newest pipeline for the base's tip, once for all merge requests into it.
+        """Return the checks of the newest pipeline for the base's tip.
 
-        They are read until there are some and all have ended.
+        They are cached for all merge requests into this base as soon as all of them have ended.
         """
         base = found.project_id, sha
         if sha and base not in self._bases:
@@ -540,7 +540,7 @@ def without_draft(title: str) -> str:
 
 
 def actor_of(user: User) -> Actor:
-    """Return an account. GitLab says only by the login that it is a bot."""
+    """Convert an account. Only the login shows that an account of GitLab is a bot."""
     if user == GHOST:
         return Actor("", user.login)
     kind = ActorKind.BOT if _BOT.fullmatch(user.login) else ActorKind.PERSON
@@ -559,7 +559,7 @@ def _remark(note: _Note, found: _MergeRequest) -> Remark:
 
 
 def _thread(discussion: _Discussion, found: _MergeRequest) -> ReviewThread | None:
-    """Return a thread; `None` if nobody wrote in it, except in internal notes.
+    """Convert a thread. Return `None` if it has only internal notes.
 
     With each push, GitLab updates the position of a thread as long as the thread's lines exist. So a position
     in an older version means that the lines were changed (`DiffNote#active?` in GitLab's source).
@@ -583,7 +583,7 @@ def _thread(discussion: _Discussion, found: _MergeRequest) -> ReviewThread | Non
 
 
 def _events(recorded: Sequence[_Event], notes: list[_Note]) -> tuple[ChangeEvent, ...]:
-    """Return what GitLab records as events, and what only its own notes show: pushes, drafts and reviews."""
+    """Return the events, including those that only GitLab's own notes show: pushes, drafts and reviews."""
     found = [
         ChangeEvent(kind, actor_of(note.author), note.created_at, reviewer=reviewer, number=note.id)
         for note in notes
@@ -599,7 +599,7 @@ def _events(recorded: Sequence[_Event], notes: list[_Note]) -> tuple[ChangeEvent
 
 
 def _noted(note: str) -> Iterator[tuple[ChangeEventKind, str]]:
-    """Yield what one of GitLab's own notes says that somebody did, and the login of whom a review is asked.
+    """Yield the kinds of events that one of GitLab's own notes reports, each with the requested reviewer.
 
     The texts are those of `SystemNotes::MergeRequestsService` and, of a request for a review, those of
     `SystemNotes::IssuablesService` in GitLab's source. That source was not at hand for "requested changes",

@@ -1,4 +1,4 @@
-"""GitLab.com and self-managed GitLab."""
+"""The client for GitLab.com and self-managed GitLab."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class _Member(ResponseModel):
 
 @dataclass
 class GitLabForge(Forge):
-    """One GitLab with one token."""
+    """One installation of GitLab, with one token."""
 
     platform = Platform.GITLAB
     HEADERS = {"Accept": "application/json"}  # noqa: RUF012
@@ -146,7 +146,7 @@ class GitLabForge(Forge):
     ) -> AsyncIterator[tuple[ItemResponse, Item]]:
         """Yield the items of all configured projects, label by label, because the lists have no "or".
 
-        A list that cannot be read holds back no other. A missing project is an error only if all are missing.
+        If a list cannot be read, the others are still read. Missing projects are an error only if all are.
         """
         missing = 0
         problem: ForgeError | None = None
@@ -197,10 +197,8 @@ class GitLabForge(Forge):
         return Head(found.source_project_id == found.project_id, found.source_branch)
 
     async def locate(self, item: Item) -> Item:
-        """See `Forge`. GitLab answers reads by the old path of a project with a redirect, and refuses writes.
-
-        So a project that is known by its path alone is asked for its number.
-        """
+        """Return the item with its project's number and present path."""
+        # GitLab redirects reads by the old path of a project, but refuses writes. The number stays valid.
         if item.repository and item.project_id is not None:
             return item
         call = Call("GET", _project_path(item), f"reading the project of {item.display}")
@@ -212,7 +210,7 @@ class GitLabForge(Forge):
         return (await self.client.get(_Project, call)).path_with_namespace
 
     async def read(self, item: Item) -> ItemDetails:
-        """See `Forge`. An empty project has no default branch, so `main` replaces it."""
+        """Read the item. An empty project has no default branch, so `main` is used."""
         call = Call("GET", self._item_path(item), f"reading {item.display}")
         item = await self.locate(item)
         if item.kind is ItemKind.ISSUE:
@@ -293,7 +291,7 @@ class GitLabForge(Forge):
         await self.client.send(call)
 
     async def set_status(self, item: Item, commit: str, status: CommitStatus) -> None:
-        """See `Forge`. GitLab answers 400 if the status has this state already."""
+        """Set a status of a commit. GitLab answers 400 if the status has this state already."""
         body = {"state": _STATES[status.state], "name": status.name, "description": status.description}
         if status.url:
             body["target_url"] = status.url
@@ -322,7 +320,7 @@ class GitLabForge(Forge):
         await self.client.send(Call("PUT", where, what, params={"resolved": "true"}))
 
     async def request_review(self, change: Item, logins: Sequence[str]) -> None:
-        """See `Forge`. The REST API cannot ask somebody again, but a quick action can.
+        """Ask people for a review with a quick action, because the REST API cannot ask anybody again.
 
         https://docs.gitlab.com/user/project/quick_actions/
         """
@@ -333,7 +331,7 @@ class GitLabForge(Forge):
         await self.client.send(Call("POST", where, what, json=body, repeat=Repeat.UNLESS_PROCESSED))
 
     async def mark_ready(self, change: Item) -> None:
-        """See `Forge`. For GitLab, a merge request is a draft if its title begins so."""
+        """Mark a draft as ready by removing the beginning of its title that makes it a draft on GitLab."""
         where, what = self._item_path(change), f"marking {change.display} as ready"
         title = (await self.client.get(ItemResponse, Call("GET", where, what))).title
         if without_draft(title) != title:
@@ -348,7 +346,7 @@ class GitLabForge(Forge):
         await self.client.send(Call("PUT", self._item_path(item), what, json={"add_labels": label}))
 
     async def remove_label(self, item: Item, label: str) -> bool:
-        """See `Forge`. GitLab does not say whether the label was there, so the labels are read first.
+        """Remove one label. GitLab does not say whether the label was there, so the labels are read first.
 
         Two simultaneous callers may both get `True`, but the item's lock in the queue prevents this.
         """
@@ -396,7 +394,7 @@ class GitLabForge(Forge):
         return next((found for found in users if found.login.lower() == login.lower()), None)
 
     async def token_expiry(self) -> datetime | None:
-        """See `Forge`. The token ends as this day begins, in UTC.
+        """Return when our token expires: at the beginning of a day, in UTC.
 
         The tokens of projects and groups are personal access tokens of bot users, so this answers for them
         too. GitLab before 15.5 does not know the path. https://docs.gitlab.com/api/personal_access_tokens/
@@ -409,7 +407,7 @@ class GitLabForge(Forge):
         return None if ends is None else datetime.combine(ends, time(), UTC)
 
     async def permission(self, item: Item, user: str) -> Permission:
-        """See `Forge`. Members of a group with access to the project count too."""
+        """Return a person's permission. Members of groups with access to the project count too."""
         what = f"reading what {user} may do in the project of {item.display}"
         known = await self._find_user(user)
         if known is None:
@@ -424,7 +422,7 @@ class GitLabForge(Forge):
         return Permission.WRITE if member.access_level >= _DEVELOPER else Permission.TRIAGE
 
     def _attachment_of(self, item: Item, link: str) -> Attachment | None:
-        """See `Forge`. Attachments are below the project, and links to them are often relative.
+        """Return the attachment of a link. Attachments are below the project, and links are often relative.
 
         GitLab's API can read them (documentation, *Markdown uploads API*).
         """

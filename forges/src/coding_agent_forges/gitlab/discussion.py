@@ -99,7 +99,7 @@ class _Job(ResponseModel):
 
 @dataclass(frozen=True)
 class GitLabDiscussion:
-    """Reads the threads and failed jobs of one merge request.
+    """The reader of the threads and failed jobs of one merge request.
 
     Attributes:
         path: the merge request's path in the API.
@@ -183,7 +183,7 @@ class GitLabDiscussion:
 def _thread(
     position: _Position, notes: list[_Note], refs: _DiffRefs, diffs: Mapping[str, list[_FileDiff]]
 ) -> Thread:
-    """Make a thread from its notes; the first note's position is the thread's.
+    """Return the thread that consists of these notes. Its position is that of the first note.
 
     With each push, GitLab updates the position of a thread as long as the thread's lines exist. So a position
     in an older version means that the lines were changed (`DiffNote#active?` in GitLab's source).
@@ -215,7 +215,7 @@ def hunk_at(diff: str, *, new_line: int | None, old_line: int | None, context: i
         diff: the diff from its first `@@` on.
         new_line: the number of the line after the change; `None` for a removed line.
         old_line: the number of a removed line before the change.
-        context: the most lines to return, including that line.
+        context: the maximum number of lines to return, including that line.
 
     Returns:
         The header of the hunk and the lines; empty if the diff does not show the line.

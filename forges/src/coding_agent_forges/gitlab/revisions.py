@@ -1,8 +1,8 @@
 """Finds out from GitLab who changed an item's title and text, and who pushed to its branch.
 
-The notes that GitLab itself writes say who did what (`app/services/system_notes` in its source). They are in
-English, whatever language people have chosen. The versions of a merge request say when its branch was
-moved: https://docs.gitlab.com/api/merge_requests/#get-merge-request-diff-versions
+The notes that GitLab itself writes name the author of a change (`app/services/system_notes` in its source).
+They are in English, whatever language people have chosen. The versions of a merge request say when its
+branch was moved: https://docs.gitlab.com/api/merge_requests/#get-merge-request-diff-versions
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Version(ResponseModel):
 
 @dataclass(frozen=True)
 class GitLabRevisions:
-    """Reads what was changed on one item.
+    """The reader of one item's revisions.
 
     Attributes:
         path: the item's path in the API.
@@ -48,7 +48,7 @@ class GitLabRevisions:
     details: ItemDetails
 
     async def since(self, since: datetime) -> tuple[Revision, ...]:
-        """See `Forge.revisions`."""
+        """Return the changes to the item's title, text and branch after a time."""
         found = await self._noted(since)
         if self.details.item.kind is ItemKind.CHANGE:
             noted = sum(revision.what is Revised.BRANCH for revision in found)

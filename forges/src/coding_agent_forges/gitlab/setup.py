@@ -61,7 +61,7 @@ class _Event(ResponseModel):
 
 
 class GitLabSetup(ForgeSetup):
-    """The set-up of one GitLab."""
+    """The set-up of projects on one installation of GitLab."""
 
     LABEL_MARK: ClassVar[str] = "#"
 
@@ -76,7 +76,7 @@ class GitLabSetup(ForgeSetup):
         return {"project_id": list(repositories)}
 
     async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
-        """See `ForgeSetup`. GitLab before 15.5 does not know the path."""
+        """Return the rights of our token. GitLab before 15.5 does not have this path."""
         call = Call("GET", "/personal_access_tokens/self", "asking for the scopes of our token")
         try:
             scopes = frozenset((await self.forge.client.get(_OwnToken, call)).scopes)
@@ -95,7 +95,7 @@ class GitLabSetup(ForgeSetup):
         return RepositoryFacts(found.path_with_namespace, tuple(lacks), found.level >= _MAINTAINER)
 
     async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryResponse]:
-        """See `ForgeSetup`. GitLab before 17.3 does not show them."""
+        """Return the last deliveries; empty for GitLab before 17.3, which does not show them."""
         where = self._repository_path(repository, "hooks", webhook.id, "events")
         call = Call("GET", where, f"reading the deliveries of the webhook of {repository}")
         try:

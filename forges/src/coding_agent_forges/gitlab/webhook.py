@@ -46,11 +46,11 @@ _PATH = re.compile(r"[A-Za-z0-9_.-]{1,255}(/[A-Za-z0-9_.-]{1,255}){1,21}", re.AS
 
 
 class GitLabToken:
-    """`X-Gitlab-Token`, which does not depend on the body."""
+    """The check of `X-Gitlab-Token`, which does not depend on the body."""
 
     @staticmethod
     def of(header: str | None, tokens: Sequence[str]) -> GitLabToken | None:
-        """Return the check, or `None` if the header is not one of the tokens.
+        """Return the check; `None` if the header is not one of the tokens.
 
         Args:
             header: the header's value as ASGI servers provide it, decoded as Latin-1.
@@ -93,7 +93,7 @@ def action_of(payload: Mapping[str, Any]) -> str:
 def interpret(
     delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
 ) -> Meaning:
-    """Return what an authentic event means.
+    """Return the meaning of an authentic event.
 
     Raises:
         FieldError: the event could start or stop a task, but a field is missing or has the wrong type.
@@ -108,7 +108,7 @@ def interpret(
 
 
 def _look(fields: Fields, settings: Settings) -> Look | Ignored | None:
-    """Return the look at our changes that an event asks for; `None` if it is about no change.
+    """Return the scan of our changes that an event causes; `None` if the event concerns no change.
 
     Reviews are comments here, so each comment of a person counts. Pipelines are judged by the branch and
     never by the sender. Our own push can send an event that approvals were reset, with us as the user.
@@ -155,7 +155,7 @@ _LOOKS: Mapping[str, tuple[str, Callable[[Fields], bool]]] = {
 def _label_event(
     delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
 ) -> Meaning:
-    """Return what an event means for labels and commands."""
+    """Return the meaning of an event for tasks: a label, a withdrawal or a command."""
     kind = payload.get("object_kind")
     if settings.webhook.commands.enabled and delivered.event in _NOTE_HOOKS and kind == "note":
         return _note(delivered, Fields(payload), settings, received_at)

@@ -1,1 +1,1 @@
-"""Webhooks: their proof, their fields, and what they mean on every forge."""
+"""The types and rules of webhooks that the parsers of all forges share."""

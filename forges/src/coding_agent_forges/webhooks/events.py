@@ -49,14 +49,14 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A label that asks for a task was applied."""
+    """The event that a label which asks for a task was applied."""
 
     request: TaskRequest
 
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """The last of our labels was removed, or the item was closed."""
+    """The event that the last of our labels was removed, or that the item was closed."""
 
     withdrawal: Withdrawal
 
@@ -77,20 +77,20 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Commanded:
-    """A comment is a command. The receiver cannot know whether its author may use the command."""
+    """The event that a comment is a command. The receiver cannot know whether its author may use it."""
 
     command: IssueCommand
 
 
 @dataclass(frozen=True)
 class Look:
-    """Something happened to a change that may be the agent's; what is to be done is decided elsewhere.
+    """The event that something happened to a change, so that it has to be scanned. It may not be ours.
 
     Attributes:
         items: the change, if the event names it, and the issue that the change's branch answers.
         why: what happened, as a clause for logs.
-        author: the login of who wrote the comment or review; empty if something else happened. Anybody can
-            write many comments.
+        author: the login of the author of a comment or review; empty for other events. Anybody can write many
+            comments.
     """
 
     items: tuple[Item, ...]
@@ -100,10 +100,11 @@ class Look:
 
 @dataclass(frozen=True)
 class LookReason:
-    """Why an event asks for a look, and what it says about the change.
+    """The reason for a scan, and the facts about the change in the event.
 
     Attributes:
-        why, author: the same as in `Look`.
+        why: what happened, as a clause for logs.
+        author: the login of the author of a comment or review; empty for other events.
         number: the number of the change, if the event has it.
         branch: the change's branch in this repository; `None` if the event does not have it.
     """
@@ -122,14 +123,14 @@ class PlatformWebhooks(Protocol):
 
     Attributes:
         EVENT_HEADER: the name of the header that names the event.
-        PROOF: what proves a request authentic, as a word for people.
+        PROOF: a word for people for the proof that a request is authentic.
     """
 
     EVENT_HEADER: str
     PROOF: str
 
     def verification(self, headers: Mapping[str, str], secrets: Sequence[str]) -> Verification | None:
-        """Return the check of a request with these headers, or `None` if no body can pass it."""
+        """Return the check of a request with these headers; `None` if no body can pass the check."""
         ...
 
     def delivery(self, headers: Mapping[str, str]) -> Delivery: ...
@@ -150,9 +151,9 @@ def comment_command(body: str, settings: Settings) -> CommandName | Ignored:
 
 
 def look(project: Item, reason: LookReason, settings: Settings) -> Look | Ignored:
-    """Return the look that an event asks for (docs/decisions/0029).
+    """Return the scan that an event causes.
 
-    The agent's changes are found by their branches, because nothing else in these events tells them apart.
+    The agent's changes are recognized by their branches, because these events have nothing else to tell.
 
     Args:
         project: any item of the repository.
@@ -173,7 +174,7 @@ def look(project: Item, reason: LookReason, settings: Settings) -> Look | Ignore
 
 
 def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> str | None:
-    """Return the label whose removal cancels the task, or `None` if the event cancels nothing.
+    """Return the label whose removal cancels the task; `None` if the event cancels nothing.
 
     Our own label changes add the next label before they remove the old one, so `left` contains the next one:
     the processing label after a label that asks for a task, and then the done or the failed label. A done
@@ -279,7 +280,8 @@ def withdrawal_of(
     Args:
         what: what happened, as the predicate of a sentence.
         ended: whether the item was closed.
-        of_trigger, user: the same as in `Withdrawal`.
+        of_trigger: whether a label that asks for a task was withdrawn.
+        user: the login of the account that removed the label; empty if it is not known.
     """
     noun = "issue" if item.kind is ItemKind.ISSUE else FACTS[item.platform].change_noun
     return Withdrawn(

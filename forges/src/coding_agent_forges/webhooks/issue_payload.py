@@ -1,4 +1,4 @@
-"""Reads what GitHub's and Gitea's webhooks have in the same fields: items and comments. Pure."""
+"""Reads items and comments, which GitHub's and Gitea's webhooks have in the same fields. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}", re.ASCII)
 
 @dataclass(frozen=True)
 class IssuePayload:
-    """Reads the payloads of one forge.
+    """The reader of one forge's payloads.
 
     Attributes:
         login: matches the logins that the forge gives to accounts.

@@ -1,4 +1,4 @@
-"""GitHub Apps: the permissions that a use needs, the claims of a JWT, and the meaning of a refusal. Pure."""
+"""The rules of GitHub Apps: permissions for each purpose, claims of a JWT, and reasons of refusals. Pure."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Permissions:
 
     Attributes:
         required: without one of them, there is no token.
-        optional: what the token also gets if the installation has it.
+        optional: permissions that the token also gets if the installation has them.
     """
 
     required: Mapping[str, str]
     optional: Mapping[str, str]
 
     def missing(self, granted: Mapping[str, str]) -> list[str]:
-        """Return what an installation lacks, for people: `Issues (write)`."""
+        """Return the permissions that an installation lacks, for people: `Issues (write)`."""
         return [
             f"{name.replace('_', ' ').capitalize()} ({level})"
             for name, level in self.required.items()
@@ -86,7 +86,7 @@ _PERMISSIONS: Mapping[Purpose, Permissions] = {
 
 
 def permissions_for(purpose: Purpose, repository: str) -> Permissions:
-    """Return what a token needs. A token for all repositories of an installation may only read.
+    """Return the permissions that a token needs. A token for all repositories may only read.
 
     Args:
         repository: `owner/name`; empty for all repositories, e.g. for a search.
@@ -96,13 +96,13 @@ def permissions_for(purpose: Purpose, repository: str) -> Permissions:
 
 
 def covers(scope: Sequence[str], repository: str) -> bool:
-    """Whether owners (`acme`) and repositories (`acme/pricing`) have a repository among them."""
+    """Whether a repository is in a scope of owners (`acme`) and repositories (`acme/pricing`)."""
     wanted = repository.lower()
     return bool({wanted, wanted.partition("/")[0]} & {entry.lower() for entry in scope})
 
 
 def names_within(scope: Sequence[str], owner: str) -> list[str] | None:
-    """Return the names of an owner's repositories in a scope; `None` if it has the owner with all of them."""
+    """Return the names of an owner's repositories in a scope; `None` if the scope has the whole owner."""
     if owner.lower() in (entry.lower() for entry in scope):
         return None
     parts = [entry.partition("/") for entry in scope]
@@ -119,7 +119,7 @@ def claims(app_id: int, now: datetime) -> dict[str, int | str]:
 
 
 def token_hash(token: str) -> str:
-    """Return the name by which a caller tells the token service which token GitHub did not accept."""
+    """Return the hash with which a caller tells the token service which token GitHub did not accept."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -145,7 +145,7 @@ class AppInstallation(ResponseModel):
 
 
 class AppProblem(StrEnum):
-    """The reasons why there is no token until a person changes something."""
+    """The reasons why GitHub refuses a token until a person changes something."""
 
     KEY_REFUSED = "KeyRefused"
     APP_UNKNOWN = "AppUnknown"
@@ -158,7 +158,7 @@ class AppProblem(StrEnum):
 
 
 class AppRefusedError(ForgeRefusedError):
-    """The App gets no token until a person changes something; the message says what and where."""
+    """The error if GitHub refuses a token until a person changes what the message says."""
 
     def __init__(self, problem: AppProblem, message: str, *, status: int | None = None) -> None:
         super().__init__(message, status=status)
@@ -166,7 +166,7 @@ class AppRefusedError(ForgeRefusedError):
 
 
 def app_problem(error: ForgeError, *, by_id: bool) -> AppProblem | None:
-    """Return what a refusal of the App's requests means; `None` if it is something else, e.g. a rate limit.
+    """Return the reason of a refusal; `None` if it is not about the App, e.g. a rate limit.
 
     GitHub has no codes for these refusals, so this reads the status and phrases of the message. Each phrase
     has a space or a quote, so the name of a repository in the message cannot match.

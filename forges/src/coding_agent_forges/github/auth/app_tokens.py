@@ -74,10 +74,11 @@ class AppJwt:
         self._key = Secrets(self.key or SecretSettings(files=(self.app.private_key_file,)))
 
     async def current(self, repository: str, refused: str = "") -> str:
-        """Return a new JWT. If one was refused, the App is wrong, and another one would be refused too.
+        """Return a new JWT; if one was refused, return it again, because every other would be refused too.
 
         Raises:
-            TokenMissingError, SettingsError: as from `read_key`.
+            TokenMissingError: the file with the key is absent or empty.
+            SettingsError: the file is not a private RSA key.
         """
         given = dict(claims(self.app.app_id, self.clock.now()))
         return refused or jwt.encode(given, self.read_key(), algorithm="RS256")
@@ -154,7 +155,7 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """A recent refusal, and until when the same is not asked for again, as in `_Kept`."""
+    """A recent refusal, and the monotonic time in seconds until which the request is not repeated."""
 
     problem: AppProblem
     message: str
@@ -162,7 +163,7 @@ class _Refusal:
     until: float
 
     def error(self) -> AppRefusedError:
-        """Return a new error, because each `raise` of the same one makes its traceback longer."""
+        """Return a new error, because each `raise` of one error makes its traceback longer."""
         return AppRefusedError(self.problem, self.message, status=self.status)
 
 
@@ -268,7 +269,7 @@ class AppTokens:
         await self._client.aclose()
 
     async def _unless_refused(self, which: _Which, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Do the work, or raise its last refusal again if that is not older than `_AGAIN_AFTER`."""
+        """Do the work. If it was refused less than `_AGAIN_AFTER` seconds ago, raise that refusal again."""
         now = self._clock.monotonic()
         self._refusals = {one: refusal for one, refusal in self._refusals.items() if refusal.until > now}
         if which in self._refusals:
@@ -353,7 +354,7 @@ class AppTokens:
         return await asked, None
 
     async def _lookup(self, repository: str) -> tuple[AppInstallation, int | None]:
-        """Like `_installation`, whichever installation the settings name.
+        """Ask GitHub for the installation of a repository, whichever installation the settings name.
 
         GitHub finds a renamed repository by its old name, and redirects to its id. But it gives no token for
         an old name.
@@ -397,7 +398,7 @@ class AppTokens:
     async def _asked(
         self, request: Callable[[], Awaitable[_T]], places: AppPlaces, *, by_id: bool = False
     ) -> _T:
-        """Send a request. If GitHub refuses it for a known reason, raise the sentence for it."""
+        """Send a request. If GitHub refuses it for a known reason, the error says what to change."""
         try:
             return await request()
         except ForgeError as error:
@@ -413,7 +414,7 @@ class AppTokens:
 
 @dataclass
 class _Given:
-    """The source of one token that was just issued."""
+    """A source that always returns one token, which was just issued."""
 
     token: str = field(repr=False)
     place: str = "`github.app`"
@@ -433,7 +434,7 @@ class _Given:
 
 @dataclass
 class AppTokenSource:
-    """The tokens of a process that holds the App's key itself; a `TokenSource`.
+    """The token source of a process that holds the App's key itself.
 
     Attributes:
         place: where a person sets the App, for messages.
@@ -468,7 +469,7 @@ class AppTokenSource:
 
 
 def _chosen(repository: str, renamed: int | None) -> dict[str, object]:
-    """Return the part of a request that names the repository of a token; empty for all repositories."""
+    """Return the fields of a request that limit a token to a repository; empty for all repositories."""
     if renamed is not None:
         return {"repository_ids": [renamed]}
     return {"repositories": [repository.partition("/")[2]]} if repository else {}

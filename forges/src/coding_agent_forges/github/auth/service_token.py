@@ -1,4 +1,4 @@
-"""The token of a GitHub App as attempts and programs get it: from the token service, and renewed in time."""
+"""The client of the token service, from which attempts and programs get tokens of the GitHub App."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _Model = TypeVar("_Model", bound=ResponseModel)
 
 
 class TokenResponse(ResponseModel):
-    """The token service's answer.
+    """The token service's response.
 
     Attributes:
         expires_in: the seconds for which the token is valid.
@@ -58,11 +58,11 @@ class _Kept:
 
 @dataclass
 class ServiceTokens:
-    """Asks the token service for tokens, each for one repository; a `TokenSource`.
+    """The token source that asks the token service, for each repository separately.
 
     Attributes:
         url: the service's base URL.
-        credential: what identifies us now, e.g. a projected token of our ServiceAccount.
+        credential: returns our current credential, e.g. a projected token of our ServiceAccount.
         only: the only repository for which an attempt gets a token. It sends this token with all requests,
             even about another repository, which the token opens if that repository is public. Empty for a
             program that works on all repositories.
@@ -90,7 +90,7 @@ class ServiceTokens:
         return await self._renewals.run(repository.lower(), lambda: self._renew(repository, refused))
 
     async def _renew(self, repository: str, refused: str) -> str:
-        """Ask the service. While it does not answer, a token serves until it expires."""
+        """Renew a token. While the service does not respond, the old token is used until it expires."""
         wanted = {"repository": repository, **({"refused": token_hash(refused)} if refused else {})}
         kept = self._kept.get(repository.lower(), _Kept())
         try:
@@ -120,7 +120,7 @@ class ServiceTokens:
         pass
 
     async def _ask(self, method: str, path: str, body: Mapping[str, str] | None = None) -> bytes:
-        """Send one request and return the content of its answer."""
+        """Send one request and return the body of the response."""
         credential = self.credential.first()
         if credential is None:
             raise TokenMissingError(MISSING)
@@ -149,7 +149,7 @@ def _parsed(type_: type[_Model], content: bytes) -> _Model:
 
 
 def service_error(status: int, retry_after: str, content: bytes) -> ForgeError:
-    """Return the error for a refusal of the token service, which has a sentence for a person."""
+    """Return the error for a refusal of the token service, with the service's sentence for people."""
     try:
         said = str(json.loads(content)["message"])[:1000]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -23,7 +23,7 @@ SHORTEST_KEY = 32
 
 
 class TokenCredential(BaseModel, frozen=True, extra="forbid"):
-    """What a credential says.
+    """The claims of a credential.
 
     Attributes:
         job: the name of the attempt's Job, for the service's log.
@@ -42,7 +42,7 @@ class TokenCredential(BaseModel, frozen=True, extra="forbid"):
 
 
 def signed(credential: TokenCredential, key: str) -> str:
-    """Return the credential as the attempt sends it.
+    """Return the signed credential, which the attempt sends.
 
     Raises:
         ValueError: the key is too short.
@@ -62,7 +62,7 @@ def signed(credential: TokenCredential, key: str) -> str:
 
 
 def read_credential(text: str, keys: Iterable[str], now: datetime) -> TokenCredential | None:
-    """Return what a credential says if it is signed with one of the keys and has not expired; else `None`.
+    """Return a credential's claims; `None` if no key has signed it, or if it has expired.
 
     Args:
         keys: during a rotation, the old and the new one. Keys that are too short are ignored.

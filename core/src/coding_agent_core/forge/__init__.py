@@ -1,1 +1,1 @@
-"""An item and a change as a forge shows them, and what the rules need of a forge."""
+"""The types of items and changes on a forge, and the interface that the rules need of a forge."""

@@ -283,7 +283,7 @@ class ChangeEventKind(StrEnum):
 
 @dataclass(frozen=True)
 class ChangeEvent:
-    """Somebody did something else to the change than to write.
+    """An event on the change that is neither a remark nor a review.
 
     Attributes:
         actor: `None` if the forge does not say who it was.
@@ -385,7 +385,7 @@ class OpenChanges:
 
     Attributes:
         unreadable: the changes that could not be read, and why, each as a sentence.
-        left_out: the same as in `Read`: a forge lists only so many changes.
+        left_out: the changes that were not read, as phrases, because a forge lists a limited number.
     """
 
     snapshots: tuple[ChangeSnapshot, ...]

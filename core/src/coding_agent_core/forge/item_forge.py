@@ -1,4 +1,4 @@
-"""What core needs of a forge: to read and write one item and the changes of our account.
+"""The interface that core needs of a forge, to read and write one item and our account's changes.
 
 `coding_agent_forges` has the implementation, which core does not import.
 """
@@ -23,7 +23,7 @@ class ItemForge(Protocol):
 
     @property
     def host(self) -> str:
-        """The installation's host, as in `Item.host`."""
+        """The web host of the installation, e.g. `github.com`."""
 
     async def whoami(self) -> str:
         """Return the login of our token's account, which is cached."""

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 class Permission(IntEnum):
-    """What somebody may do in a repository. Each permission includes the lower ones."""
+    """The permission of a person in a repository. Each permission includes the lower ones."""
 
     NONE = 0
     """The person may at most read and comment."""
@@ -65,7 +65,7 @@ class ItemDetails:
         head_branch: the branch of a change; `None` for an issue.
         head_sha: the commit at the tip of a change's branch; `None` for an issue.
         head_repository: the full path of the repository with a change's branch; `None` for an issue.
-        updated_at: the same as in `ItemState`.
+        updated_at: the time of the newest change that is shown, in whole seconds of the forge's clock.
     """
 
     item: Item
@@ -87,7 +87,7 @@ class ItemState:
     """The state of an item that one request shows.
 
     Attributes:
-        open: the same as in `ItemDetails`.
+        open: whether the item is neither closed nor merged.
         updated_at: the time of the newest change that is shown, in whole seconds of the forge's clock. Labels
             that are shown were applied at this time or earlier; other labels are applied then or later.
     """
@@ -144,7 +144,7 @@ def clock_was_set_back_since(item: ItemState, known: datetime | None) -> bool:
 
 
 class Revised(StrEnum):
-    """What somebody changed on an item."""
+    """The part of an item that somebody changed."""
 
     TITLE = "title"
     TEXT = "text"
@@ -186,7 +186,7 @@ class CloneSource:
 
 @dataclass(frozen=True)
 class BranchFacts:
-    """What a forge says about a branch and its repository.
+    """The facts about a branch and its repository that a forge states.
 
     Attributes:
         default: the repository's default branch; `None` while the repository is empty.
@@ -355,7 +355,7 @@ def answered_by(updated_at: datetime | None, *, labeled: bool) -> datetime | Non
     """Return the latest time, by the forge's clock, at which a label can have been applied before a read.
 
     Args:
-        updated_at: the same as in `ItemState`.
+        updated_at: the time of the newest change that is shown, in whole seconds of the forge's clock.
         labeled: whether the item showed the label.
     """
     return updated_at if updated_at is None or labeled else updated_at - timedelta(seconds=1)

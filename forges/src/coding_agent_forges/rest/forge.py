@@ -332,7 +332,7 @@ class Forge(ABC):
 
     @property
     def host(self) -> str:
-        """The installation's host, as in `Item.host`."""
+        """The web host of the installation, e.g. `github.com`."""
         return self.settings.host
 
     async def whoami(self) -> str:

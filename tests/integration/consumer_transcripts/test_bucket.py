@@ -21,7 +21,7 @@ NOW = datetime.now(UTC)
 USE_AND_EXIT = """
 import asyncio, sys
 from coding_agent_consumer.transcripts.store import S3Bucket
-from coding_agent_core.settings.attempt_settings import S3
+from coding_agent_core.settings.connections import S3
 async def main():
     bucket = S3Bucket(S3.model_validate_json(sys.argv[1]))
     for number in range(50):

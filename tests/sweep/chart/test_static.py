@@ -163,7 +163,7 @@ def test_with_an_app_only_the_token_service_mounts_its_key_and_nobody_a_token() 
         "operator": {"egress", "tokens"},
         "egress": {"egress"},
         "tokens": {"tokens", "key-of-the-app"},
-        "reporter": set(),
+        "reporter": {"comments"},
         "poller-github": set(),
         "selftest": {"webhook"},
     }
@@ -187,7 +187,7 @@ def test_every_pod_is_restricted_and_mounts_only_what_it_may() -> None:
         "receiver": {"webhook"},
         "operator": {"egress"},
         "egress": {"egress"},
-        "reporter": {"github", "gitlab"},
+        "reporter": {"comments", "github", "gitlab"},
         "poller-github": {"github"},
         "poller-gitlab": {"gitlab"},
         "user-config": {"user-config"},

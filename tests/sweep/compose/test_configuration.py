@@ -35,6 +35,7 @@ SECRETS = {
         "gitea_token",
         "openai_api_key",
         "anthropic_api_key",
+        "comment_key",
         "gemini_api_key",
         "user_config_api_key",
         "egress_key",

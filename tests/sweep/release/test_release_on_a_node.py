@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.xdist_group("release"),
 ]
 
-VERIFIER = ROOT / "examples" / "containerd" / "verify-coding-agent"
+VERIFIER = ROOT / "docs" / "examples" / "containerd" / "verify-coding-agent"
 OPERATOR = "coding-agent-operator"
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coding_agent_core.forge.hidden_line import Checked, checked, signed
+from coding_agent_core.forge.hidden_line import CheckedBody, checked, signed
 from coding_agent_core.platforms.addresses import client_group
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.reporting.comment import Links, Report, comment, read_state
@@ -186,7 +186,7 @@ def comment_state(data: bytes) -> bool:
     body = data.decode("utf-8", "replace")
     name = command_in(body, tuple(CommandName))
     assert name is None or body.startswith(f"/{name}")
-    assert checked(signed(body, issue(), _KEYS), issue(), _KEYS) == Checked(body)
+    assert checked(signed(body, issue(), _KEYS), issue(), _KEYS) == CheckedBody(body)
     assert read_state(checked(body, issue(), _KEYS).body) is None, "nobody signed it"
     state = read_state(body)
     if state is None:

@@ -1,1 +1,1 @@
-"""The operator turns AgentTasks into Jobs: `task_plan` and `fair_share` contain the rules."""
+"""The operator turns AgentTasks into Jobs: `tasks.plan` and `scheduling.fair_share` contain the rules."""

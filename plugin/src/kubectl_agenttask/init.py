@@ -94,7 +94,7 @@ class GitHubApp:
 
 
 @dataclass(frozen=True)
-class Checked:
+class InitChecks:
     """The results of all checks, and the login of the agent's account."""
 
     findings: tuple[Finding, ...]
@@ -238,7 +238,7 @@ class _Initializer:
             raise PluginError("the App is not registered yet: run the command again with --code 'ADDRESS'.")
         return code_of(self._asker.text("Address", "--code"))
 
-    def _check(self, answers: InitInput, setup: ForgeSetup, app: GitHubApp | None) -> Checked:
+    def _check(self, answers: InitInput, setup: ForgeSetup, app: GitHubApp | None) -> InitChecks:
         """Check everything that can be checked without a change, and print it."""
         found = list(self._own_clock())
         if app is not None:
@@ -252,7 +252,7 @@ class _Initializer:
         found.append(ask_model(answers.llm, answers.model_key, key_place(answers.llm)))
         for finding in found:
             self._session.out.print(finding.line, soft_wrap=True)
-        return Checked(tuple(found), account)
+        return InitChecks(tuple(found), account)
 
     async def _token_checks(self, answers: InitInput, setup: ForgeSetup) -> tuple[str, list[Finding]]:
         """Return the login of the token's account, empty if the forge refuses the token, and the findings."""
@@ -287,7 +287,7 @@ class _Initializer:
         theirs = self._installation.server_time()
         return [] if theirs is None else clock_findings("the API server", theirs, datetime.now(UTC))
 
-    def _confirm(self, answers: InitInput, checked: Checked) -> None:
+    def _confirm(self, answers: InitInput, checked: InitChecks) -> None:
         if checked.failed:
             raise PluginError(
                 f"{checked.failed} of {len(checked.findings)} checks failed, and nothing else was changed. "

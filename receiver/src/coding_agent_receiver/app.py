@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any, cast
 
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.forge.proof import Verification
 from coding_agent_core.platforms.addresses import Address, client_group
 from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
 from coding_agent_core.platforms.text import safe
@@ -39,6 +38,7 @@ from coding_agent_forges.webhooks.events import (
     Withdrawn,
 )
 from coding_agent_forges.webhooks.payload import FieldError
+from coding_agent_forges.webhooks.proof import Verification
 from starlette.types import Receive, Scope, Send
 
 from coding_agent_receiver import replies

@@ -13,7 +13,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.registry import FACTS, Platform
 from coding_agent_core.queues.interfaces import TaskSink
 from coding_agent_core.runtime import http_server
-from coding_agent_core.runtime.http_server import Limits, listen, stop_on_signals
+from coding_agent_core.runtime.http_server import ClientLimits, listen, stop_on_signals
 from coding_agent_core.runtime.metrics import exposition
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
@@ -30,7 +30,7 @@ from coding_agent_receiver.receiver_metrics import ReceiverMetrics, wants_text
 
 _logger = logging.getLogger("webhook.server")
 
-LIMITS = Limits(body_size=None, body_time=None)
+LIMITS = ClientLimits(body_size=None, body_time=None)
 """Limits of the server. `WebhookEndpoint` limits bodies."""
 
 _HEALTH_TIMEOUT = 3.0
@@ -59,7 +59,7 @@ async def serve(
     stop: asyncio.Event,
     started: Callable[[int], None] | None = None,
     app: FastAPI | None = None,
-    limits: Limits = LIMITS,
+    limits: ClientLimits = LIMITS,
 ) -> None:
     """Serve until `stop` is set, then finish the requests under way. The caller handles signals and the sink.
 

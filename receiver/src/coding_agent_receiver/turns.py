@@ -12,7 +12,7 @@ STORING_AT_ONCE = 32
 after the work was done."""
 IN_LINE = 300
 """Maximum number of events that wait for their turn at the queue. With those at the queue, they leave more
-than 100 of one address's connections (`http_server.Limits`), which is all that an Ingress controller has. An
+than 100 of the connections of one address (`ClientLimits`), which is all that an Ingress controller has. An
 event that finds no connection gets no 503 either."""
 LONGEST_WAIT = 4.0
 """Maximum number of seconds of such a wait; then the answer is 503. GitHub and GitLab wait 10 seconds for an

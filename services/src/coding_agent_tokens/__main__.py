@@ -22,7 +22,7 @@ from typing import Any
 from coding_agent_core.errors import CodingAgentError, SettingsError
 from coding_agent_core.kubernetes.transport import Access, ApiServer
 from coding_agent_core.runtime import http_server
-from coding_agent_core.runtime.http_server import Limits, listen, metrics_served, stop_on_signals
+from coding_agent_core.runtime.http_server import ClientLimits, listen, metrics_served, stop_on_signals
 from coding_agent_core.runtime.metrics import metrics_page, process_registry
 from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.runtime.telemetry import configure
@@ -38,7 +38,7 @@ from coding_agent_tokens.reviews import Reviews
 _logger = logging.getLogger("coding_agent.tokens")
 _REVIEW_TIMEOUT = 10.0
 """Maximum number of seconds for one TokenReview."""
-LIMITS = Limits()
+LIMITS = ClientLimits()
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 VARIABLES = Variables({"GITHUB_API_URL": ("github", "api_url"), **LOGGING_VARIABLES})
 _ROLE = "the ClusterRole of the token service"

@@ -30,12 +30,12 @@ from typing import Annotated, Any
 import yaml
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.registry import Platform
-from coding_agent_core.runtime.http_server import Limits, listen, run, serve, stop_on_signals
+from coding_agent_core.runtime.http_server import ClientLimits, listen, run, serve, stop_on_signals
 from fastapi import FastAPI, Header
 from fastapi.responses import JSONResponse
 
 EX_CONFIG = 78
-LIMITS = Limits(grace=10)
+LIMITS = ClientLimits(grace=10)
 
 _USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 """Matches logins; a login that matches cannot lead out of the folder."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from coding_agent_consumer.gateway import Upstream, WireFormat, gateway_server
 from coding_agent_consumer.gateway.gateway_server import open_gateway
-from coding_agent_core.runtime.http_server import PAGE_LIMITS, Limits, listen, metrics_served, serve
+from coding_agent_core.runtime.http_server import PAGE_LIMITS, ClientLimits, listen, metrics_served, serve
 from coding_agent_core.runtime.metrics import metrics_page
 from coding_agent_forges.github.app_settings import App
 from coding_agent_forges.github.settings import GitHub
@@ -35,7 +35,7 @@ Listener = Callable[..., contextlib.AbstractAsyncContextManager[int]]
 
 
 @asynccontextmanager
-async def app_served(app: Any, limits: Limits) -> AsyncIterator[int]:
+async def app_served(app: Any, limits: ClientLimits) -> AsyncIterator[int]:
     listener, stop = listen("127.0.0.1", 0), asyncio.Event()
     port = listener.getsockname()[1]
     serving = asyncio.create_task(serve(app, listener, stop, limits))

@@ -16,7 +16,7 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.queues.live_processes import Process
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting.comment import Report, State, comment, read_state
-from coding_agent_core.rounds.scan import ChangeLooks
+from coding_agent_core.rounds.scan import ChangeScans
 from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Settings
@@ -80,7 +80,7 @@ class Signing:
 
     async def looked(self, item: Item) -> State | None:
         policy = Settings().rounds.policy(Labels())
-        looks = ChangeLooks(self.forge, policy, lambda *_: 0.0, lambda: 0.0)
+        looks = ChangeScans(self.forge, policy, lambda *_: 0.0, lambda: 0.0)
         [listed] = (await self.forge.open_changes()).snapshots
         state = await looks.state(identity_hash(item.identity), listed)
         assert await looks.state(identity_hash(item.identity), await self.forge.snapshot(item)) == state

@@ -10,7 +10,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 from coding_agent_consumer.rounds import scan as looks_module
-from coding_agent_consumer.rounds.scan import ConsumerLooks
+from coding_agent_consumer.rounds.scan import ConsumerScans
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.changes import Actor, ChangeSnapshot, CheckConclusion, OpenChanges
 from coding_agent_core.forge.values import MARKER, Comment, ItemState, Permission
@@ -93,7 +93,7 @@ class Place:
     def __init__(self, *changes: ChangeSnapshot) -> None:
         self.forge, self.queue = FakeForge(*changes), MemoryQueue()
         forge: Any = self.forge
-        self.looks = ConsumerLooks(SETTINGS, forge, self.queue, self.queue)
+        self.looks = ConsumerScans(SETTINGS, forge, self.queue, self.queue)
 
     def shows(self, state: State, kind: ItemKind = ItemKind.CHANGE, number: int = 8) -> None:
         self.forge.comments[kind, number] = comment(reports.report(state))
@@ -277,7 +277,7 @@ async def test_an_event_looks_at_the_change_that_it_names(
     place, stop = Place(RED, other), asyncio.Event()
     forge: Any = Counted(RED, other)
     place.forge = forge
-    place.looks = ConsumerLooks(SETTINGS, forge, place.queue, place.queue)
+    place.looks = ConsumerScans(SETTINGS, forge, place.queue, place.queue)
     monkeypatch.setattr(place.queue, "looks", AsyncMock(return_value=is_regular))
     running = asyncio.create_task(place.looks.run(stop))
     async with asyncio.timeout(60):

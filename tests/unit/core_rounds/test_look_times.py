@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.platforms.facts import ItemKind
-from coding_agent_core.rounds.scan import LookTimes
+from coding_agent_core.rounds.scan import ScanTimes
 from coding_agent_core.task.model import Item
 
 from tests.unit.core_rounds.making import change
@@ -35,7 +35,7 @@ class World:
     broken: bool = False
 
     def __post_init__(self) -> None:
-        self.times = LookTimes(60.0, lambda: self.now)
+        self.times = ScanTimes(60.0, lambda: self.now)
 
     async def at_all(self) -> float:
         return await self._look(ALL, 60.0)

@@ -8,7 +8,7 @@ from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.runtime.retry import Clock, RetryPolicy
 from coding_agent_forges.rest.calls import Call
 from coding_agent_forges.rest.client import ForgeClient, Token
-from coding_agent_forges.rest.pacing import Paced, Rate
+from coding_agent_forges.rest.pacing import Paced, RequestRate
 
 from tests.fixtures.token_service import secrets_of
 
@@ -34,7 +34,7 @@ async def test_a_lease_that_is_lost_while_a_request_connects_keeps_writes_back()
             raise LeaseLostError("lost")
 
     clock = Clock()
-    pace = Paced("h", Rate(per_second=100, burst=10), clock)
+    pace = Paced("h", RequestRate(per_second=100, burst=10), clock)
     pace.fence = fence
     server = await asyncio.start_server(forge, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.hidden_line import Checked, HiddenLines, checked, signed
+from coding_agent_core.forge.hidden_line import CheckedBody, HiddenLines, checked, signed
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
@@ -103,7 +103,7 @@ def test_a_line_of_another_repository_is_left_to_the_forge() -> None:
 def test_any_text_can_be_signed_and_checked(text: str) -> None:
     """An answer in JSON can contain half of a surrogate pair."""
     body = f'{MARKER}{{"uuid":"{text}"}} -->'
-    assert checked(signed(body, ITEM, [KEY]), ITEM, [KEY]) == Checked(body)
+    assert checked(signed(body, ITEM, [KEY]), ITEM, [KEY]) == CheckedBody(body)
 
 
 def test_an_ignored_line_is_not_signed_when_the_comment_is_edited() -> None:

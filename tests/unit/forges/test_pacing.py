@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError, NotYetError, RequestKind
 from coding_agent_core.runtime.retry import Clock
-from coding_agent_forges.rest.pacing import Paced, Rate, asked_pause, stated_limit
+from coding_agent_forges.rest.pacing import Paced, RequestRate, asked_pause, stated_limit
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-FAST = Rate(per_second=1000, burst=1000, writes_per_minute=600_000, per_hour=10_000_000)
+FAST = RequestRate(per_second=1000, burst=1000, writes_per_minute=600_000, per_hour=10_000_000)
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Time:
 
 async def test_new_comments_have_a_budget_of_their_own() -> None:
     time = Time()
-    rate = Rate(per_second=100, burst=10, per_hour=360_000, creates_per_minute=30, creates_per_hour=12)
+    rate = RequestRate(per_second=100, burst=10, per_hour=360_000, creates_per_minute=30, creates_per_hour=12)
     pace = Paced("h", rate, time.clock())
     for _ in range(12):
         await pace.turn(RequestKind.CREATE)
@@ -98,7 +98,7 @@ def test_only_a_success_states_the_limit_of_our_token(
 
 async def test_writes_have_a_limit_of_their_own() -> None:
     time = Time()
-    rate = Rate(per_second=100, burst=100, writes_per_minute=60, per_hour=360_000)
+    rate = RequestRate(per_second=100, burst=100, writes_per_minute=60, per_hour=360_000)
     pace = Paced("h", rate, time.clock())
     for _ in range(130):
         await pace.turn(RequestKind.WRITE)
@@ -133,7 +133,7 @@ async def test_a_pause_that_begins_while_a_request_waits_for_its_turn_is_kept(as
         await time.sleep(seconds)
 
     clock = Clock(now=lambda: NOW, monotonic=lambda: time.at, sleep=sleep)
-    pace = Paced("h", Rate(per_second=2, burst=1), clock)
+    pace = Paced("h", RequestRate(per_second=2, burst=1), clock)
     await pace.turn(RequestKind.READ)
     if asked < FAST.patience:
         await pace.turn(RequestKind.READ)
@@ -151,7 +151,7 @@ class ClosedError(Exception):
 @pytest.mark.parametrize("kind", [RequestKind.WRITE, RequestKind.CREATE])
 async def test_the_fence_is_asked_for_each_write_after_its_wait(kind: RequestKind) -> None:
     time = Time()
-    pace = Paced("h", Rate(per_second=1, burst=1), time.clock())
+    pace = Paced("h", RequestRate(per_second=1, burst=1), time.clock())
     asked = []
 
     def fence() -> None:
@@ -170,7 +170,7 @@ async def test_the_fence_is_asked_for_each_write_after_its_wait(kind: RequestKin
 
 async def test_our_own_limit_is_no_outage_of_the_forge() -> None:
     time = Time()
-    rate = Rate(per_second=100, burst=10, writes_per_minute=60, per_hour=360_000, patience=0.9)
+    rate = RequestRate(per_second=100, burst=10, writes_per_minute=60, per_hour=360_000, patience=0.9)
     pace = Paced("h", rate, time.clock())
     for _ in range(10):
         await pace.turn(RequestKind.WRITE)

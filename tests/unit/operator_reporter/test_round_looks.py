@@ -43,7 +43,7 @@ from coding_agent_forges.rest.calls import Read
 from coding_agent_operator.reporter import round_scans
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, reconcile
 from coding_agent_operator.reporter.report import TaskMemory, unreported, with_round
-from coding_agent_operator.reporter.round_scans import LEFT_OUT, ReporterLooks
+from coding_agent_operator.reporter.round_scans import LEFT_OUT, ReporterScans
 
 from tests.unit.consumer_rounds.test_looks import ASKED, INFRASTRUCTURE, RED, FakeForge
 from tests.unit.core_reporting import making as reports
@@ -56,11 +56,11 @@ class NoTasks:
         return ()
 
 
-def looks(forge: FakeForge) -> ReporterLooks:
+def looks(forge: FakeForge) -> ReporterScans:
     parts: dict[str, Any] = {"forge": forge, "tasks": NoTasks(), "links": None, "sink": None}
     clock: dict[str, Any] = {"clock": lambda: NOON, "monotonic": lambda: 0.0}
     context = ForgeContext(labels=Labels(), settings=cast("Reporter", None), **parts, **clock)
-    return ReporterLooks(context, Rounds(enabled=True), "coding-agent/", lambda _key: None)
+    return ReporterScans(context, Rounds(enabled=True), "coding-agent/", lambda _key: None)
 
 
 async def test_why_no_round_follows_is_shown_until_it_is_over() -> None:

@@ -6,9 +6,9 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.proof import BodySignature
 from coding_agent_core.platforms.addresses import client_group, parse_address
 from coding_agent_forges.gitlab.webhook import GitLabToken
+from coding_agent_forges.webhooks.proof import BodySignature
 from coding_agent_receiver.webhook_request import (
     BodyError,
     client_address,

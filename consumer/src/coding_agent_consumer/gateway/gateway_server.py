@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.runtime.http_server import Limits, listen, serve
+from coding_agent_core.runtime.http_server import ClientLimits, listen, serve
 from coding_agent_core.settings.llm import Price
 from coding_agent_core.task.usage import Allowance, Usage
 
@@ -19,7 +19,7 @@ from coding_agent_consumer.gateway.ledger import Ledger
 from coding_agent_consumer.gateway.providers import open_providers
 from coding_agent_consumer.gateway.upstream import Upstream
 
-LIMITS = Limits(
+LIMITS = ClientLimits(
     connections=64, connections_of_address=64, head_size=HEAD_LIMIT, body_size=None, body_time=None, grace=2
 )
 """Limits of the server. All clients have one address, and `GatewayApp` limits bodies."""
@@ -36,7 +36,7 @@ async def open_gateway(
     timeout: float = 300.0,
     host: str = "127.0.0.1",
     on_counted: Callable[[Usage], None] = lambda _: None,
-    limits: Limits = LIMITS,
+    limits: ClientLimits = LIMITS,
 ) -> AsyncIterator[Gateway]:
     """Serve a gateway on a free port.
 

@@ -46,7 +46,7 @@ from coding_agent_consumer.item.forge_tasks import (
     remembered,
     state_of,
 )
-from coding_agent_consumer.rounds.scan import ConsumerLooks
+from coding_agent_consumer.rounds.scan import ConsumerScans
 
 _logger = logging.getLogger("coding_agent.notices")
 
@@ -95,11 +95,11 @@ async def handle_notices(
 
 def round_looks(
     settings: Settings, source: NoticeSource, forges: Mapping[str, Forge], sink: TaskSink | None
-) -> dict[str, ConsumerLooks]:
+) -> dict[str, ConsumerScans]:
     """Return the scanners of our open changes, by host; empty if rounds are disabled."""
     if sink is None or not settings.rounds.enabled:
         return {}
-    return {host: ConsumerLooks(settings, forge, source, sink) for host, forge in forges.items()}
+    return {host: ConsumerScans(settings, forge, source, sink) for host, forge in forges.items()}
 
 
 async def look_once(settings: Settings, source: NoticeSource, sink: TaskSink, stop: asyncio.Event) -> None:
@@ -163,7 +163,7 @@ class NoticeHandler:
     source: NoticeSource
     forges: Mapping[str, Forge]
     metrics: CommandMetrics | None = None
-    looks: Mapping[str, ConsumerLooks] = field(default_factory=dict)
+    looks: Mapping[str, ConsumerScans] = field(default_factory=dict)
 
     async def handle(self, notice: Notice) -> None:
         """Handle a notice. This raises ForgeError or QueueUnavailableError."""

@@ -25,7 +25,7 @@ from coding_agent_core.reporting.comment import (
 from coding_agent_core.reporting.round_summary import summary_of
 from coding_agent_core.rounds.notes import as_written, notes_of, our_comment
 from coding_agent_core.rounds.reruns import run_again
-from coding_agent_core.rounds.scan import ChangeLooks, ChangeRounds, LookTimes, show_on_issue
+from coding_agent_core.rounds.scan import ChangeRounds, ChangeScans, ScanTimes, show_on_issue
 from coding_agent_core.runtime.retry import Clock, StoppedError, backoff, first_of, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import Outcome
@@ -49,7 +49,7 @@ _FIRST_RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 
 
 @dataclass
-class ConsumerLooks:
+class ConsumerScans:
     """Scans the open changes of one forge.
 
     Args:
@@ -68,8 +68,8 @@ class ConsumerLooks:
 
     def __post_init__(self) -> None:
         policy = self.settings.rounds.policy(self.settings.labels(self.forge.platform))
-        self._changes = ChangeLooks(self.forge, policy, _delay, self.clock.monotonic)
-        self._times = LookTimes(self.settings.rounds.interval, self.clock.monotonic)
+        self._changes = ChangeScans(self.forge, policy, _delay, self.clock.monotonic)
+        self._times = ScanTimes(self.settings.rounds.interval, self.clock.monotonic)
 
     def ask(self, request: LookRequest) -> None:
         """Request a scan soon, although another process may scan regularly."""

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.proof import any_equal, encoded
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.settings.model import SHORTEST_COMMENT_KEY
 from coding_agent_core.settings.section import Secrets, SecretSettings
@@ -49,7 +48,7 @@ def hidden_line(body: str) -> slice | None:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedBody:
     """A comment's body without its signature.
 
     Attributes:
@@ -76,27 +75,29 @@ def signed(body: str, item: Item, keys: Sequence[str]) -> str:
     return f"{body[: found.stop]}{signature}{body[found.stop :]}"
 
 
-def checked(body: str, item: Item, keys: Sequence[str]) -> Checked:
+def checked(body: str, item: Item, keys: Sequence[str]) -> CheckedBody:
     """Check the signature of a body's first hidden line, which is the one that `read_state` reads.
 
     The signature may be by any of the keys. Without keys, nothing is checked.
     """
     found = hidden_line(body)
     if found is None:
-        return Checked(body)
+        return CheckedBody(body)
     signature = _SIGNATURE.match(body, found.stop)
     plain = body if signature is None else body[: found.stop] + body[signature.end() :]
     if not keys:
-        return Checked(plain)
+        return CheckedBody(plain)
     if signature is None:
-        return Checked(_without_lines(body), "it is not signed")
+        return CheckedBody(_without_lines(body), "it is not signed")
     place, mac = signature[1], bytes.fromhex(signature[2])
-    if not any_equal(mac, (_mac(key, item, place, body[found]) for key in keys)):
+    # Every key is tried, so that the time of the answer does not tell which one is right.
+    equal = [hmac.compare_digest(mac, _mac(key, item, place, body[found])) for key in keys]
+    if not any(equal):
         problem = (
             "its signature is wrong: the line was edited or copied from elsewhere, or the key is another"
         )
-        return Checked(_without_lines(body), problem)
-    return Checked(plain, place="" if place == _place(item) else place)
+        return CheckedBody(_without_lines(body), problem)
+    return CheckedBody(plain, place="" if place == _place(item) else place)
 
 
 def _without_lines(body: str) -> str:
@@ -112,7 +113,9 @@ def _mac(key: str, item: Item, place: str, line: str) -> bytes:
     # No part has a line break, so different parts never give the same message.
     message = "\n".join((platform, host, place, kind, number, line))
     # An answer in JSON can contain half of a surrogate pair.
-    return hmac.digest(encoded(key), message.encode("utf-8", "surrogatepass"), hashlib.sha256)
+    return hmac.digest(
+        key.encode("utf-8", "surrogateescape"), message.encode("utf-8", "surrogatepass"), hashlib.sha256
+    )
 
 
 @dataclass
@@ -127,10 +130,10 @@ class HiddenLines:
         """Return `signed` with the keys of now."""
         return signed(body, item, self._keys())
 
-    def checked(self, item: Item, body: str) -> Checked:
+    def checked(self, item: Item, body: str) -> CheckedBody:
         """Return `checked` with the keys of now."""
         if hidden_line(body) is None:
-            return Checked(body)
+            return CheckedBody(body)
         found = checked(body, item, self._keys())
         if found.problem:
             self.ignored(item, body, found.problem)

@@ -248,7 +248,7 @@ class Review:
 
     Attributes:
         verdict: `approved`, `changes requested`, `commented` or `dismissed`.
-        updated_at: the same as in `Comment`.
+        updated_at: when the review was last edited, by the forge's clock; `None` if it is not known.
     """
 
     author: str

@@ -14,7 +14,7 @@ from coding_agent_core.task.model import Item
 from coding_agent_core.task.round_cause import Rerun, named
 from coding_agent_core.task.round_record import RerunEntry
 
-_logger = logging.getLogger("coding_agent.round_rules.reruns")
+_logger = logging.getLogger("coding_agent.rounds")
 
 
 @dataclass(frozen=True)

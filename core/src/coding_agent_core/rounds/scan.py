@@ -26,7 +26,7 @@ from coding_agent_core.task.model import Item, identity_hash
 from coding_agent_core.task.round_cause import PERMISSIONS_LIMIT, RoundPolicy, Work
 from coding_agent_core.task.round_record import RoundRecord
 
-_logger = logging.getLogger("coding_agent.round_looks")
+_logger = logging.getLogger("coding_agent.rounds")
 
 _PERMISSION_S = 600.0
 """Seconds for which looks rely on a permission. When a round starts, permissions are read anew."""
@@ -41,12 +41,12 @@ _KNOWN = 1000
 _FAILURES = 3
 """After this many failed changes in a row, the forge or the queue is the problem, and the look ends."""
 
-LookAt = Callable[[str, ChangeSnapshot], Awaitable[float | None]]
+ScanHandler = Callable[[str, ChangeSnapshot], Awaitable[float | None]]
 """Handles a change, whose item has this hash; returns in how many seconds time alone makes a round due."""
 
 
 @dataclass(frozen=True)
-class AskedLook:
+class RequestedScan:
     """A scan that events have requested.
 
     Attributes:
@@ -60,7 +60,7 @@ class AskedLook:
 
 
 @dataclass
-class LookTimes:
+class ScanTimes:
     """The schedule of scans: of the changes that events have named, and of all open changes. Pure.
 
     Anybody can write many comments. So the first comment of a stranger causes a scan of the change at once,
@@ -79,7 +79,7 @@ class LookTimes:
     monotonic: Callable[[], float]
     regular: float = -inf
     is_early: bool = False
-    _asked: dict[str, AskedLook] = field(default_factory=dict)
+    _asked: dict[str, RequestedScan] = field(default_factory=dict)
     _limited_until: dict[str, float] = field(default_factory=dict)
     """When strangers' comments may cause the next look at a change; times that are over are dropped."""
 
@@ -89,7 +89,7 @@ class LookTimes:
         due = max(now, self._limited_until.get(key, now)) if is_limited else now
         known = self._asked.get(key)
         if known is None or due < known.due:
-            self._asked[key] = AskedLook(item, due, is_limited)
+            self._asked[key] = RequestedScan(item, due, is_limited)
 
     def is_asked(self, item: Item) -> bool:
         """Whether a requested scan of the item has not been done yet."""
@@ -194,7 +194,7 @@ async def show_on_issue(forge: ItemForge, issue: Item, rounds: ChangeRounds) -> 
 
 
 @dataclass
-class ChangeLooks:
+class ChangeScans:
     """Scans the open changes of one forge.
 
     Args:
@@ -222,7 +222,7 @@ class ChangeLooks:
     _lists_all: bool = True
     _aside: dict[str, SetAside] = field(default_factory=dict)
 
-    async def look(self, interval: float, look_at: LookAt) -> float:
+    async def look(self, interval: float, look_at: ScanHandler) -> float:
         """Scan all open changes once. Return the seconds until the next scan, at most `interval`.
 
         Raises:
@@ -249,7 +249,7 @@ class ChangeLooks:
             wait = wait if soonest is None else min(wait, soonest)
         return wait
 
-    async def look_at(self, item: Item, look_at: LookAt) -> float:
+    async def look_at(self, item: Item, look_at: ScanHandler) -> float:
         """Scan one change. Return the seconds until a round becomes due without an event, or infinity.
 
         Raises:
@@ -273,7 +273,7 @@ class ChangeLooks:
         return not is_one_of(login, self.policy.bots) and not self._may_write(item, login)
 
     async def _handled(
-        self, key: str, snapshot: ChangeSnapshot, look_at: LookAt, *, is_last: bool
+        self, key: str, snapshot: ChangeSnapshot, look_at: ScanHandler, *, is_last: bool
     ) -> tuple[bool, float | None]:
         """Handle a change, and leave it out for a while if this fails.
 

@@ -25,7 +25,7 @@ _logger = logging.getLogger("coding_agent.http_server")
 
 
 @dataclass(frozen=True)
-class Limits:
+class ClientLimits:
     """The limits for clients. Sizes are in bytes, times in seconds.
 
     Attributes:
@@ -56,7 +56,7 @@ class Limits:
     grace: int = 25
 
 
-PAGE_LIMITS = Limits(connections=128, connections_of_address=64, body_size=0, grace=1)
+PAGE_LIMITS = ClientLimits(connections=128, connections_of_address=64, body_size=0, grace=1)
 """Limits of a server whose answers are ready at once: probes and metrics."""
 
 
@@ -103,7 +103,7 @@ async def serve(
     app: Callable[..., Any],
     listener: socket.socket,
     stop: asyncio.Event,
-    limits: Limits,
+    limits: ClientLimits,
     *,
     lifespan: Literal["auto", "off"] = "auto",
     log_level: Literal["error", "critical"] | None = None,
@@ -131,7 +131,7 @@ Page = Callable[[Mapping[bytes, bytes]], tuple[int, str, bytes]]
 
 @contextlib.asynccontextmanager
 async def pages_served(
-    listener: socket.socket, pages: Mapping[str, Page], limits: Limits = PAGE_LIMITS
+    listener: socket.socket, pages: Mapping[str, Page], limits: ClientLimits = PAGE_LIMITS
 ) -> AsyncIterator[None]:
     """Serve a page for each path during the `with` block."""
 
@@ -158,7 +158,7 @@ async def pages_served(
 
 @contextlib.asynccontextmanager
 async def metrics_served(
-    host: str, port: int, page: Page, limits: Limits = PAGE_LIMITS
+    host: str, port: int, page: Page, limits: ClientLimits = PAGE_LIMITS
 ) -> AsyncIterator[None]:
     """Serve a program's metrics during the `with` block; if the address is not available, only log this."""
     try:
@@ -176,7 +176,11 @@ class _Config(uvicorn.Config):
     """The configuration of uvicorn with our limits, which its protocol reads too."""
 
     def __init__(
-        self, app: Callable[..., Any], limits: Limits, lifespan: Literal["auto", "off"], log_level: str | None
+        self,
+        app: Callable[..., Any],
+        limits: ClientLimits,
+        lifespan: Literal["auto", "off"],
+        log_level: str | None,
     ) -> None:
         super().__init__(
             app,

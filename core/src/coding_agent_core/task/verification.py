@@ -25,7 +25,7 @@ VERIFY_STATUS = "coding-agent/verify"
 check. Nothing but evidence has this name."""
 RED_ON_BASE = "Fails on the base branch too"
 NOT_CHECKED = "Could not be checked"
-"""Beginnings of descriptions of `VERIFY_STATUS`, by which `round_rules` knows what no round can fix."""
+"""Beginnings of descriptions of `VERIFY_STATUS`, by which `rounds.checks` knows what no round can fix."""
 VERIFY_VARIABLE = "CODING_AGENT_VERIFY"
 """The environment variable of an evidence pod's containers that contains `VerifyInput` as JSON."""
 MAX_TRIES = 3

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.forge.proof import BodySignature, Verification
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.platforms.text import safe
@@ -31,6 +30,7 @@ from coding_agent_forges.webhooks import events
 from coding_agent_forges.webhooks.events import Accepted, Delivery, Ignored, Look, LookReason, Meaning
 from coding_agent_forges.webhooks.issue_payload import COMMENT_EVENT, IssuePayload
 from coding_agent_forges.webhooks.payload import FieldError, Fields
+from coding_agent_forges.webhooks.proof import BodySignature, Verification
 
 EVENT_HEADER = "X-Gitea-Event"
 PROOF = "signature"

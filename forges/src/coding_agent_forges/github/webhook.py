@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from coding_agent_core.forge.proof import BodySignature, Verification
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.platforms.text import safe
@@ -26,6 +25,7 @@ from coding_agent_forges.webhooks import events
 from coding_agent_forges.webhooks.events import Delivery, Ignored, Look, LookReason, Meaning
 from coding_agent_forges.webhooks.issue_payload import COMMENT_EVENT, IssuePayload
 from coding_agent_forges.webhooks.payload import FieldError, Fields
+from coding_agent_forges.webhooks.proof import BodySignature, Verification
 
 EVENT_HEADER = "X-GitHub-Event"
 PROOF = "signature"

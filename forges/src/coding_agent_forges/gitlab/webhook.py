@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.forge.proof import Verification, any_equal, encoded
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.platforms.text import safe
@@ -21,6 +20,7 @@ from coding_agent_core.task.model import Head, Item, Trust, trust_of
 from coding_agent_forges.webhooks import events
 from coding_agent_forges.webhooks.events import Delivery, Ignored, Look, LookReason, Meaning
 from coding_agent_forges.webhooks.payload import FieldError, Fields
+from coding_agent_forges.webhooks.proof import Verification, any_equal, encoded
 
 EVENT_HEADER = "X-Gitlab-Event"
 PROOF = "token"

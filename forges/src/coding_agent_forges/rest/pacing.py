@@ -89,7 +89,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Rate:
+class RequestRate:
     """The rate limits for one forge host.
 
     Attributes:
@@ -124,7 +124,7 @@ class Paced:
             write now, because another replica may have taken its Lease.
     """
 
-    def __init__(self, host: str, rate: Rate, clock: Clock) -> None:
+    def __init__(self, host: str, rate: RequestRate, clock: Clock) -> None:
         self.host = host
         self.answers = 0
         self.fence: Callable[[], None] = lambda: None
@@ -143,7 +143,7 @@ class Paced:
         """Wait until a request of this kind may be sent.
 
         Raises:
-            NotYetError: the wait would be longer than `Rate.patience`; `retry_after` says how long.
+            NotYetError: the wait would be longer than `RequestRate.patience`; `retry_after` says how long.
             Exception: the error of `fence`.
         """
         now = self._clock.monotonic()

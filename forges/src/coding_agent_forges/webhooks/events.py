@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from coding_agent_core.forge.proof import Verification
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms.addresses import host_of
 from coding_agent_core.platforms.facts import ItemKind
@@ -32,6 +31,7 @@ from coding_agent_core.task.model import (
 from coding_agent_core.task.runners import RunnerName
 
 from coding_agent_forges.webhooks.payload import FieldError, Fields, display_text
+from coding_agent_forges.webhooks.proof import Verification
 
 
 @dataclass(frozen=True)

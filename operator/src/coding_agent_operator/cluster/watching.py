@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import kopf
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.runtime.http_server import PAGE_LIMITS, Limits, Page, listen, pages_served
+from coding_agent_core.runtime.http_server import PAGE_LIMITS, ClientLimits, Page, listen, pages_served
 from coding_agent_core.runtime.metrics import REGISTRY, metrics_page
 
 from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache
@@ -264,7 +264,7 @@ async def probes_served(
     *,
     alive: Callable[[], str | None],
     ready: Callable[[], str | None],
-    limits: Limits = PAGE_LIMITS,
+    limits: ClientLimits = PAGE_LIMITS,
 ) -> AsyncIterator[None]:
     """Serve `/livez`, `/readyz` and `/metrics` during the `with` block.
 

@@ -41,14 +41,14 @@ from coding_agent_core.task.agenttask import (
 from coding_agent_core.task.round_record import RerunEntry
 from coding_agent_forges.connect import connect_all, connect_forge
 from coding_agent_forges.rest.forge import Forge
-from coding_agent_forges.rest.pacing import Paced, Rate
+from coding_agent_forges.rest.pacing import Paced, RequestRate
 
 from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache
 from coding_agent_operator.cluster.lease import Lease, identity
 from coding_agent_operator.cluster.watching import Relist, Selector, probes_served, watch
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, ReconcileTask, rank_of
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile
-from coding_agent_operator.reporter.round_scans import ReporterLooks
+from coding_agent_operator.reporter.round_scans import ReporterScans
 from coding_agent_operator.reporter.token_expiry import ReporterPod, TokenExpiry
 
 _logger = logging.getLogger("reporter")
@@ -105,7 +105,7 @@ class _CountingPace(Paced):
         super().answered(method, status, headers, content)
 
 
-def rate_for(settings: Reporter, platform: Platform, host: str) -> Rate:
+def rate_for(settings: Reporter, platform: Platform, host: str) -> RequestRate:
     """Return a host's rate limits: the configured ones, or our share of the vendor's documented ones."""
     facts = FACTS[platform]
     known = facts.web_limits if host == facts.web_host else facts.limits
@@ -113,7 +113,7 @@ def rate_for(settings: Reporter, platform: Platform, host: str) -> Rate:
     def share(configured: float | None, documented: int | None) -> float:
         return configured or (inf if documented is None else documented * _SHARE)
 
-    return Rate(
+    return RequestRate(
         per_second=settings.requests_per_second,
         burst=settings.burst,
         per_hour=share(settings.requests_per_hour, known.per_hour),
@@ -158,7 +158,7 @@ class ReporterController:
             behind=WATCH_BEHIND.set,
         )
         self._workers = {}
-        self._looks: dict[str, ReporterLooks] = {}
+        self._looks: dict[str, ReporterScans] = {}
         for host, (forge, pace) in forges.items():
             context = ForgeContext(
                 forge=forge,
@@ -176,7 +176,7 @@ class ReporterController:
                 change_rounds=partial(self._change_rounds, host),
             )
             if settings.rounds.enabled:
-                self._looks[host] = ReporterLooks(
+                self._looks[host] = ReporterScans(
                     context, settings.rounds, settings.consumer.branch_prefix, self._notes_changed
                 )
             self._workers[host] = self._new_worker(host, partial(reconcile, context), pace)

@@ -31,7 +31,7 @@ from coding_agent_core.reporting.comment import (
 from coding_agent_core.reporting.round_summary import summary_of
 from coding_agent_core.rounds.notes import as_written, notes_of, our_comment, shows
 from coding_agent_core.rounds.reruns import RerunResult, run_again
-from coding_agent_core.rounds.scan import ChangeLooks, ChangeRounds, LookTimes, show_on_issue
+from coding_agent_core.rounds.scan import ChangeRounds, ChangeScans, ScanTimes, show_on_issue
 from coding_agent_core.runtime.metrics import Counter, Gauge
 from coding_agent_core.runtime.retry import backoff
 from coding_agent_core.settings.rounds import Rounds
@@ -54,7 +54,7 @@ from coding_agent_operator.reporter.commit_statuses import foreign_evidence, own
 from coding_agent_operator.reporter.reconcile_item import ForgeContext
 from coding_agent_operator.reporter.report import cancellation_cause, has_problem, report_of, with_round
 
-_logger = logging.getLogger("reporter.round_looks")
+_logger = logging.getLogger("reporter.rounds")
 
 ROUNDS = Counter("coding_agent_reporter_rounds", "Rounds that were created, by cause.", ["cause"])
 LOOKS = Counter(
@@ -103,7 +103,7 @@ class IssueRounds:
 
 
 @dataclass
-class ReporterLooks:
+class ReporterScans:
     """Scans the open changes of one forge, and creates the rounds that are due.
 
     Args:
@@ -132,8 +132,8 @@ class ReporterLooks:
 
     def __post_init__(self) -> None:
         policy = self.settings.policy(self.context.labels)
-        self._changes = ChangeLooks(self.context.forge, policy, self._delay, self.context.monotonic)
-        self._times = LookTimes(self.settings.interval, self.context.monotonic)
+        self._changes = ChangeScans(self.context.forge, policy, self._delay, self.context.monotonic)
+        self._times = ScanTimes(self.settings.interval, self.context.monotonic)
 
     def ask(self, task: AgentTask) -> None:
         """Schedule a scan soon, because an annotation of the task asks for it."""

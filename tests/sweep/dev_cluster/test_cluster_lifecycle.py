@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from coding_agent_cluster import apt, cgroups, cluster, paths
 from coding_agent_cluster.commands import run
+from coding_agent_cluster.node_config import NodeFolders
 from coding_agent_cluster.wait import until
 
 pytestmark = [
@@ -93,6 +94,12 @@ def test_up_is_quick_and_idempotent_and_down_leaves_nothing(scatter: list[str]) 
     again = cluster.up(NAME)
     assert {n: again.processes.pid(n) for n in first} == first
 
+    # What a test that was killed gave to containerd.
+    folders = NodeFolders(again.root)
+    given = (folders.registries, folders.image_verifiers)
+    for folder in given:
+        folder.mkdir()
+
     downs: list[float] = []
     ups: list[float] = []
     while not ups or ((min(downs) >= DOWN_S or min(ups) >= WARM_UP_S) and len(ups) < TRIES):
@@ -100,6 +107,7 @@ def test_up_is_quick_and_idempotent_and_down_leaves_nothing(scatter: list[str]) 
         cluster.down(NAME)
         downs.append(time.monotonic() - begin)
         assert nothing_left()
+        assert not any(folder.exists() for folder in given)
         assert [path for path in SCATTER if Path(path).exists()] == scatter
 
         begin = time.monotonic()

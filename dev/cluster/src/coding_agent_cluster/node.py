@@ -121,8 +121,13 @@ class Node:
         return self._ctr("images", "list", "-q").split()
 
     def forget(self) -> None:
-        """Drop what belongs to pods, and keep the images; only when down."""
-        for folder in (self._folders.kubelet, self._folders.pod_logs, self._folders.addresses):
+        """Drop what belongs to pods and what others gave to containerd, and keep the images; only when down.
+
+        A test that is killed leaves its registries and image verifiers behind, and the next cluster must not
+        ask them.
+        """
+        pods = (self._folders.kubelet, self._folders.pod_logs, self._folders.addresses)
+        for folder in (*pods, self._folders.registries, self._folders.image_verifiers):
             shutil.rmtree(folder, ignore_errors=True)
 
     def kill(self, name: str) -> None:

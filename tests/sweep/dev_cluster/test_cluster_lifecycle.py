@@ -94,10 +94,10 @@ def test_up_is_quick_and_idempotent_and_down_leaves_nothing(scatter: list[str]) 
     again = cluster.up(NAME)
     assert {n: again.processes.pid(n) for n in first} == first
 
-    # What a test that was killed gave to containerd.
+    # A test that is killed does not remove what it gave to containerd.
     folders = NodeFolders(again.root)
-    given = (folders.registries, folders.image_verifiers)
-    for folder in given:
+    leftovers = (folders.registries, folders.image_verifiers)
+    for folder in leftovers:
         folder.mkdir()
 
     downs: list[float] = []
@@ -107,7 +107,7 @@ def test_up_is_quick_and_idempotent_and_down_leaves_nothing(scatter: list[str]) 
         cluster.down(NAME)
         downs.append(time.monotonic() - begin)
         assert nothing_left()
-        assert not any(folder.exists() for folder in given)
+        assert not any(folder.exists() for folder in leftovers)
         assert [path for path in SCATTER if Path(path).exists()] == scatter
 
         begin = time.monotonic()

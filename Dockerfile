@@ -71,9 +71,11 @@ LABEL org.opencontainers.image.title="coding-agent-egress" \
 
 # For development only: a sandbox forge with real git repositories and a scripted model, for use in a cluster.
 FROM tools AS sandbox-app
-COPY dev/forge dev/forge
-COPY dev/model dev/model
-RUN build-app.sh ./dev/forge ./dev/model
+COPY dev/testbed/pyproject.toml dev/testbed/
+COPY dev/testbed/src/coding_agent_testbed/__init__.py dev/testbed/src/coding_agent_testbed/
+COPY dev/testbed/src/coding_agent_testbed/forge dev/testbed/src/coding_agent_testbed/forge
+COPY dev/testbed/src/coding_agent_testbed/model dev/testbed/src/coding_agent_testbed/model
+RUN build-app.sh ./dev/testbed
 
 FROM ${BASE_IMAGE} AS sandbox
 # The public base has no git. A base that has git needs no package server.
@@ -83,13 +85,13 @@ COPY requirements/sandbox.txt /opt/requirements.txt
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     /opt/tools/bin/build-environment.sh /opt/requirements.txt
 COPY --from=sandbox-app /opt/app /opt/app
-COPY dev/forge/samples /app/samples
-COPY dev/model/scripts /app/scripts
+COPY dev/testbed/samples /app/samples
+COPY dev/testbed/scripts /app/scripts
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 WORKDIR /app
 USER 10001:10001
 ENTRYPOINT ["python", "-m"]
-CMD ["coding_agent_forge", "--help"]
+CMD ["coding_agent_testbed.forge", "--help"]
 ARG VERSION=dev REVISION="" SOURCE=""
 LABEL org.opencontainers.image.title="coding-agent-sandbox" \
       org.opencontainers.image.description="Sandbox forge and scripted model, for developing the coding agent" \

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PACKAGES := core forges receiver operator consumer services plugin dev/forge dev/model dev/demo dev/cluster dev/docs dev/bench dev/gitea dev/release
+PACKAGES := core forges receiver operator consumer services plugin dev/testbed dev/demo dev/docs dev/release
 SOURCES := $(addsuffix /src,$(PACKAGES)) main.py tests
 # Tests wait more than they compute: four workers for two cores.
 JOBS ?= 4
@@ -18,7 +18,7 @@ PYTEST := $(VENV)/bin/pytest --durations=15 --durations-min=5
 unexport PYTHONDONTWRITEBYTECODE
 
 include dev/make/venv.mk
--include dev/cluster/cluster.mk
+-include dev/testbed/cluster.mk
 
 .PHONY: help
 help: ## list these commands
@@ -59,7 +59,7 @@ e2e: setup-e2e $(VENV)/.dev node-parts ## test end to end through the chart, on 
 	@$(PYTEST) tests/e2e
 
 # Load on a node, how quickly a cluster starts, and nine CLI agents at a time: not while other tests run.
-ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test_cluster_lifecycle.py \
+ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/testbed/test_cluster_lifecycle.py \
 	tests/sweep/runners/test_runners_on_a_node.py
 # `make test` runs the other trials, and `-m long` the long ones: each test has one place.
 NODE_TRIALS := $(wildcard tests/security/test_*node.py)
@@ -112,7 +112,7 @@ release-packages: $(VENV)/.dev
 
 .PHONY: bench
 bench: $(VENV)/.dev ## measure what the parts cost, as ratios of one run (NAMES="receiver operator", JSON=FILE, QUICK=1, PUBLISH=1)
-	@$(PY) -m coding_agent_bench $(NAMES) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
+	@$(PY) -m coding_agent_testbed.bench $(NAMES) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
 
 .PHONY: format
 format: $(VENV)/.dev ## format the code and fix what can be fixed

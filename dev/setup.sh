@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the system packages that a make target needs: dev/setup.sh demo|test|e2e|sweep.
 # As root on Debian or Ubuntu it installs what is missing; elsewhere it prints the command.
-# Python packages (dev/make/venv.mk) and Go with what it builds (dev/cluster) need no root and are installed elsewhere.
+# Python packages (dev/make/venv.mk) and Go with what it builds (dev/testbed) need no root and are installed elsewhere.
 set -euo pipefail
 tier=${1:?"give a tier: demo, test, e2e or sweep"}
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"

@@ -8,10 +8,8 @@ lock() { # NAME FILE...
         --no-emit-package coding-agent-forges \
         --no-emit-package coding-agent-receiver --no-emit-package coding-agent-operator \
         --no-emit-package coding-agent-consumer --no-emit-package coding-agent-services \
-        --no-emit-package coding-agent-forge --no-emit-package coding-agent-model \
-        --no-emit-package kubectl-agenttask --no-emit-package coding-agent-demo --no-emit-package coding-agent-cluster \
-        --no-emit-package coding-agent-docs --no-emit-package coding-agent-bench \
-        --no-emit-package coding-agent-gitea --no-emit-package coding-agent-release \
+        --no-emit-package kubectl-agenttask --no-emit-package coding-agent-testbed --no-emit-package coding-agent-demo \
+        --no-emit-package coding-agent-docs --no-emit-package coding-agent-release \
         --no-header --no-annotate --output-file "requirements/$name.txt" "$@"
 }
 lock receiver receiver/pyproject.toml services/pyproject.toml --extra tokens
@@ -19,8 +17,8 @@ lock operator operator/pyproject.toml
 lock consumer consumer/pyproject.toml
 lock user-config services/pyproject.toml --extra user-config
 lock egress services/pyproject.toml
-lock sandbox dev/forge/pyproject.toml dev/model/pyproject.toml
-lock demo receiver/pyproject.toml consumer/pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml
+lock sandbox dev/testbed/pyproject.toml
+lock demo receiver/pyproject.toml consumer/pyproject.toml dev/testbed/pyproject.toml dev/demo/pyproject.toml
 lock dev pyproject.toml dev/*/pyproject.toml --group dev
 lock release --group pyproject.toml:release
 lock fuzz --group pyproject.toml:fuzz

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from coding_agent_cluster import cluster as local
-from coding_agent_cluster.errors import ClusterError
+from coding_agent_testbed.cluster import cluster as local
+from coding_agent_testbed.cluster.errors import ClusterError
 
 from tests.chaos import audit
 from tests.chaos.judging import BROKEN, CLEAN, RUN, VIOLATED, UnreadableRunError, judge_folder

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from coding_agent_forge import git
-from coding_agent_forge.model import Item, Thread
+from coding_agent_testbed.forge import git
+from coding_agent_testbed.forge.model import Item, Thread
 
 from tests.chaos.ci import Behavior
 from tests.chaos.people import MEMBER, STRANGER, Act, ActKind, People, Perform, SkippedAct, State, Step

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from coding_agent_forge.model import Check, Item, Kind
+from coding_agent_testbed.forge.model import Check, Item, Kind
 
 from tests.chaos.forges import ForgeRefusal, PeoplesForge
 

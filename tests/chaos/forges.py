@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from coding_agent_forge.eventlog import ForgeEvent
-from coding_agent_forge.faults import Fault
-from coding_agent_forge.model import Check, Item, Kind, Repository, Thread
+from coding_agent_testbed.forge.eventlog import ForgeEvent
+from coding_agent_testbed.forge.faults import Fault
+from coding_agent_testbed.forge.model import Check, Item, Kind, Repository, Thread
 
 
 class ForgeRefusal(Exception):
@@ -24,7 +24,7 @@ class PeoplesForge(Protocol):
 
     Raises:
         KeyError: the repository or the item does not exist.
-        coding_agent_forge.errors.HttpError, ForgeRefusal: the forge refuses it.
+        coding_agent_testbed.forge.errors.HttpError, ForgeRefusal: the forge refuses it.
     """
 
     def repository(self, full_name: str) -> Repository:

@@ -13,8 +13,8 @@ from decimal import Decimal
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from coding_agent_cluster.node_config import PAUSE_IMAGE
-from coding_agent_cluster.pki import NODE_NAME
+from coding_agent_testbed.cluster.node_config import PAUSE_IMAGE
+from coding_agent_testbed.cluster.pki import NODE_NAME
 from kubernetes.client import ApiException
 from kubernetes.utils.quantity import parse_quantity
 

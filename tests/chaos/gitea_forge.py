@@ -18,11 +18,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from coding_agent_forge.eventlog import ForgeEvent
-from coding_agent_forge.faults import Fault
-from coding_agent_forge.model import Check, Comment, Item, Kind, Label, Repository, Thread, Tips, User
-from coding_agent_gitea import Account, Api, GiteaError, GiteaServer, prepare
-from coding_agent_gitea.sample import LABELS, sample_files
+from coding_agent_testbed.forge.eventlog import ForgeEvent
+from coding_agent_testbed.forge.faults import Fault
+from coding_agent_testbed.forge.model import Check, Comment, Item, Kind, Label, Repository, Thread, Tips, User
+from coding_agent_testbed.gitea import Account, Api, GiteaError, GiteaServer, prepare
+from coding_agent_testbed.gitea.sample import LABELS, sample_files
 
 from tests.chaos.forges import ForgeRefusal
 from tests.chaos.gitea_history import VERDICTS, pages, read_events, threads

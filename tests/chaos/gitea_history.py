@@ -16,10 +16,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from coding_agent_forge import git
-from coding_agent_forge.eventlog import ForgeEvent, pushed_refs
-from coding_agent_forge.model import Kind
-from coding_agent_gitea import Api
+from coding_agent_testbed.forge import git
+from coding_agent_testbed.forge.eventlog import ForgeEvent, pushed_refs
+from coding_agent_testbed.forge.model import Kind
+from coding_agent_testbed.gitea import Api
 
 from tests.chaos.recorder import Write
 
@@ -44,7 +44,7 @@ def read_events(
         bot: the login of the system's account, whose commit statuses are no checks.
 
     Raises:
-        coding_agent_gitea.GiteaError: Gitea does not answer.
+        coding_agent_testbed.gitea.GiteaError: Gitea does not answer.
     """
     found: list[ForgeEvent] = []
     for name, folder in repositories.items():

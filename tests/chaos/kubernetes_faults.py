@@ -11,9 +11,9 @@ from itertools import count
 from random import Random
 from typing import TYPE_CHECKING
 
-from coding_agent_cluster.access import KubectlError
-from coding_agent_cluster.errors import ClusterError
-from coding_agent_cluster.pki import NODE_NAME
+from coding_agent_testbed.cluster.access import KubectlError
+from coding_agent_testbed.cluster.errors import ClusterError
+from coding_agent_testbed.cluster.pki import NODE_NAME
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 

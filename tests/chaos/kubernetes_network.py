@@ -15,8 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from coding_agent_cluster.commands import run
-from coding_agent_cluster.network import LOOPBACK
+from coding_agent_testbed.cluster.commands import run
+from coding_agent_testbed.cluster.network import LOOPBACK
 
 from tests.chaos.processes import children_of
 from tests.chaos.world import Effect, NothingToBreakError, StartFault, Undo

@@ -14,13 +14,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from coding_agent_cluster import images, sandbox
-from coding_agent_cluster.cluster import PLANE_NAMES, Cluster
-from coding_agent_cluster.commands import run
-from coding_agent_cluster.dump import namespace_dump
-from coding_agent_cluster.errors import ClusterError
-from coding_agent_cluster.node import NAMES as NODE_NAMES
-from coding_agent_cluster.node_config import NodeFolders
+from coding_agent_testbed.cluster import images, sandbox
+from coding_agent_testbed.cluster.cluster import PLANE_NAMES, Cluster
+from coding_agent_testbed.cluster.commands import run
+from coding_agent_testbed.cluster.dump import namespace_dump
+from coding_agent_testbed.cluster.errors import ClusterError
+from coding_agent_testbed.cluster.node import NAMES as NODE_NAMES
+from coding_agent_testbed.cluster.node_config import NodeFolders
 
 from tests.chaos import audit
 from tests.chaos.api_proxy import ApiProxy

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from coding_agent_forge import git
-from coding_agent_forge.eventlog import ForgeEvent
-from coding_agent_forge.model import Kind
+from coding_agent_testbed.forge import git
+from coding_agent_testbed.forge.eventlog import ForgeEvent
+from coding_agent_testbed.forge.model import Kind
 
 from tests.chaos.forges import TriedForge
 

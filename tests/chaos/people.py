@@ -20,8 +20,8 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from coding_agent_forge.errors import HttpError
-from coding_agent_forge.model import Item, Repository
+from coding_agent_testbed.forge.errors import HttpError
+from coding_agent_testbed.forge.model import Item, Repository
 
 from tests.chaos.ci import Ci
 from tests.chaos.clock import Clock

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from coding_agent_cluster import cluster as local
-from coding_agent_cluster.cluster import Cluster
-from coding_agent_cluster.errors import ClusterError
+from coding_agent_testbed.cluster import cluster as local
+from coding_agent_testbed.cluster.cluster import Cluster
+from coding_agent_testbed.cluster.errors import ClusterError
 
 from tests.chaos import audit
 from tests.chaos.judging import BROKEN, CLEAN, VERDICT, VIOLATED, judge_folder

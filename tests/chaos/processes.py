@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from coding_agent_cluster.processes import fingerprint
+from coding_agent_testbed.cluster.processes import fingerprint
 
 from tests.chaos.world import Effect, Undo
 

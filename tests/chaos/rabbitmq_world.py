@@ -18,8 +18,8 @@ from typing import Any
 
 import httpx
 import yaml
-from coding_agent_bench.broker import Broker
-from coding_agent_cluster.network import free_ports
+from coding_agent_testbed.bench.broker import Broker
+from coding_agent_testbed.cluster.network import free_ports
 
 from tests.chaos.forges import TriedForge
 from tests.chaos.history import ENDED

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import uvicorn
-from coding_agent_forge.faults import Fault, Faults
+from coding_agent_testbed.forge.faults import Fault, Faults
 
 _START_SECONDS = 30.0
 _UPSTREAM_SECONDS = 90.0

@@ -20,8 +20,8 @@ from random import Random
 from typing import Any
 
 from coding_agent_core.platforms.addresses import host_of
-from coding_agent_forge.server import ForgeServer
-from coding_agent_model.server import ModelServer
+from coding_agent_testbed.forge.server import ForgeServer
+from coding_agent_testbed.model.server import ModelServer
 
 from tests.chaos import mergeability
 from tests.chaos.gitea_forge import GiteaForge

@@ -7,7 +7,7 @@ without a change. Any other title, such as that of a change: some work, and a fi
 
 from __future__ import annotations
 
-from coding_agent_model.script import Call, Failure, Script, Turn
+from coding_agent_testbed.model.script import Call, Failure, Script, Turn
 
 _ITEM = r"(?P<name>item-\d+)"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from coding_agent_cluster.commands import run
-from coding_agent_cluster.wait import until
+from coding_agent_testbed.cluster.commands import run
+from coding_agent_testbed.cluster.wait import until
 
 from tests.chart.release import Release
 

@@ -14,10 +14,10 @@ from html import unescape
 from pathlib import Path
 from typing import Any, Self
 
-from coding_agent_cluster.wait import until
 from coding_agent_core.task.verification import VERIFY_STATUS
-from coding_agent_gitea import Account, Api, GiteaServer, WebSession, make_sample, prepare
-from coding_agent_model.script import Script
+from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.gitea import Account, Api, GiteaServer, WebSession, make_sample, prepare
+from coding_agent_testbed.model.script import Script
 
 from tests.chart.release import Release
 from tests.fixtures.system import BOT, DONE, PROCESSING, SECRET

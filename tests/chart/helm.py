@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_cluster import build
+from coding_agent_testbed.cluster import build
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "coding-agent"
 VALUES_FILES = sorted((CHART / "ci").glob("*-values.yaml"))

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coding_agent_forge.model import Item, Kind
-from coding_agent_forge.server import ForgeServer
-from coding_agent_model.script import Script
-from coding_agent_model.server import ModelServer
+from coding_agent_testbed.forge.model import Item, Kind
+from coding_agent_testbed.forge.server import ForgeServer
+from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.model.server import ModelServer
 
 from tests.chart.edge import certificate
 from tests.chart.release import Release

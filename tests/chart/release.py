@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_cluster.access import Access, KubectlError
-from coding_agent_cluster.wait import until
+from coding_agent_testbed.cluster.access import Access, KubectlError
+from coding_agent_testbed.cluster.wait import until
 
 from tests.chart.helm import CHART, helm
 from tests.fixtures.system import over

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from coding_agent_cluster.commands import run
-from coding_agent_cluster.errors import ClusterError
-from coding_agent_cluster.wait import until
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reporting.comment import read_state
 from coding_agent_core.task.round_record import RoundEnd
 from coding_agent_core.task.verification import VERIFY_STATUS
-from coding_agent_forge.model import Item, Kind
-from coding_agent_forge.server import ForgeServer
-from coding_agent_model.script import Script, Turn
+from coding_agent_testbed.cluster.commands import run
+from coding_agent_testbed.cluster.errors import ClusterError
+from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.forge.model import Item, Kind
+from coding_agent_testbed.forge.server import ForgeServer
+from coding_agent_testbed.model.script import Script, Turn
 
 from tests.fixtures.system import BOT, DONE
 

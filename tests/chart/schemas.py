@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_cluster.gomod import module_source
-from coding_agent_cluster.parts import MODULES
+from coding_agent_testbed.cluster.gomod import module_source
+from coding_agent_testbed.cluster.parts import MODULES
 
 LOCATION = "{{.ResourceKind}}{{.KindSuffix}}.json"
 """kubeconform's template of a file's name."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coding_agent_cluster.access import Access
+from coding_agent_testbed.cluster.access import Access
 
 SECURITY = {
     "allowPrivilegeEscalation": False,

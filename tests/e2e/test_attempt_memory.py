@@ -1,7 +1,7 @@
 """Memory that runs out on a real node: in the workspace a command fails, in the agent an attempt."""
 
 import pytest
-from coding_agent_model.script import Script, Turn
+from coding_agent_testbed.model.script import Script, Turn
 
 from tests.fixtures.system_in_pods import StartPods, with_container
 from tests.integration.main_job.scripts import finish, run, script, write

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_cluster import images
-from coding_agent_cluster.commands import run
-from coding_agent_forge.server import ForgeServer
-from coding_agent_model.script import Call, Turn
+from coding_agent_testbed.cluster import images
+from coding_agent_testbed.cluster.commands import run
+from coding_agent_testbed.forge.server import ForgeServer
+from coding_agent_testbed.model.script import Call, Turn
 
 from tests.chart import gitea_story
 from tests.chart.edge import Edge, forwarder

@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from coding_agent_cluster import cluster as local
-from coding_agent_cluster import images, layout
-from coding_agent_cluster.wait import until
+from coding_agent_testbed.cluster import cluster as local
+from coding_agent_testbed.cluster import images, layout
+from coding_agent_testbed.cluster.wait import until
 
 from tests.e2e.pods import SECURITY, container, job, job_end
 from tests.fixtures.cluster import ClusterUnderTest
@@ -80,7 +80,7 @@ IMAGES = {
         megabytes=70,
     ),
     "sandbox": Contents(
-        "coding_agent_forge,coding_agent_model",
+        "coding_agent_testbed.forge,coding_agent_testbed.model",
         f"kopf,kubernetes,pika,coding_agent_core,{AGENT}",
         megabytes=24,
     ),

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import apt, oci, paths
-from coding_agent_cluster.cluster import Cluster
+from coding_agent_testbed.cluster import apt, oci, paths
+from coding_agent_testbed.cluster.cluster import Cluster
 
 from tests.fixtures.system import REPOSITORY
 from tests.fixtures.system_in_pods import StartPods, with_container

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from coding_agent_core.task.reasons import Reason
-from coding_agent_forge.git import git, set_branch
-from coding_agent_forge.model import Kind, Repository, Role
+from coding_agent_testbed.forge.git import git, set_branch
+from coding_agent_testbed.forge.model import Kind, Repository, Role
 
 from tests.fixtures.forge import commit
 from tests.fixtures.system import REPOSITORY, System

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_cluster.access import Access, KubectlError
-from coding_agent_cluster.wait import until
 from coding_agent_core.task.agenttask import ANNOTATION_CREATED_BY
+from coding_agent_testbed.cluster.access import Access, KubectlError
+from coding_agent_testbed.cluster.wait import until
 
 from tests.chart.helm import CHART, render_text
 from tests.fixtures import accounts

@@ -2,8 +2,8 @@
 
 import httpx
 import pytest
-from coding_agent_forge import markup
-from coding_agent_forge.model import Item
+from coding_agent_testbed.forge import markup
+from coding_agent_testbed.forge.model import Item
 
 from tests.fixtures.system import BOT, BOT_TOKEN, DONE, REPOSITORY, StartSystem, System, until
 from tests.integration.main_job.scripts import finish, script, write

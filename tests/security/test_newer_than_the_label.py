@@ -14,9 +14,9 @@ import pytest
 from coding_agent_core.forge.values import ItemDetails, Revision
 from coding_agent_core.task.attempts import AttemptInput, Outcome
 from coding_agent_core.task.reasons import Reason
-from coding_agent_forge.model import Kind, Role
 from coding_agent_forges.github.client import GitHubForge
-from coding_agent_model.script import Script
+from coding_agent_testbed.forge.model import Kind, Role
+from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.forge import PERSON_TOKEN, READER_TOKEN, git, git_url
 from tests.fixtures.system import BOT, REPOSITORY

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_cluster.wait import until
-from coding_agent_model.script import Script
+from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.model.script import Script
 
 from tests.chart.helm import CHART, render_text
 from tests.chart.place import node_values

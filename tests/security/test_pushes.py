@@ -9,8 +9,8 @@ import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.reasons import Reason
-from coding_agent_forge.model import Kind, Role
-from coding_agent_model.script import Script
+from coding_agent_testbed.forge.model import Kind, Role
+from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.forge import commit
 from tests.fixtures.system import REPOSITORY

@@ -6,7 +6,7 @@ The decoy: the rights that an account has are found by the same question as thos
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster.access import Access, KubectlError
+from coding_agent_testbed.cluster.access import Access, KubectlError
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest

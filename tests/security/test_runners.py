@@ -26,9 +26,9 @@ from coding_agent_core.task.attempts import AttemptInput, Outcome
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.runners import RunnerName
 from coding_agent_demo.programs import CACHE, program_folder, version_of
-from coding_agent_forge.model import Kind, Role
-from coding_agent_model.script import Call, Script, Turn
-from coding_agent_model.server import ModelServer
+from coding_agent_testbed.forge.model import Kind, Role
+from coding_agent_testbed.model.script import Call, Script, Turn
+from coding_agent_testbed.model.server import ModelServer
 
 from tests.fixtures.forge import commit
 from tests.fixtures.system import (

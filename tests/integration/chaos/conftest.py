@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_forge import ForgeServer
+from coding_agent_testbed.forge import ForgeServer
 
 BOT = "coding-agent-bot"
 REPOSITORIES = ("acme/pricing", "acme/shop", "octo/demo")

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from coding_agent_forge import ForgeServer
-from coding_agent_forge.model import Item
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.forge.model import Item
 
 from tests.chaos.change_acts import CHANGE_KINDS
 from tests.chaos.ci import NAME, Behavior

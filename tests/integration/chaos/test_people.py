@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from coding_agent_forge import ForgeServer
-from coding_agent_forge.git import commit_files, git, set_branch
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.forge.git import commit_files, git, set_branch
 
 from tests.chaos.people import Act, Cast, People, plan
 from tests.integration.chaos.conftest import BOT, PEOPLE, REPOSITORIES

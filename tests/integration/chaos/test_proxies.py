@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from coding_agent_forge import ForgeServer
+from coding_agent_testbed.forge import ForgeServer
 
 from tests.chaos.proxies import DeliveryProxy, TcpProxy, Treatment
 from tests.fixtures.hook_receiver import HookReceiver

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.task.round_record import RoundRecord
-from coding_agent_model.script import Script
+from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.system import REPOSITORY, StartSystem
 from tests.integration.consumer_attempt.ours import BRANCH, FILE, US, Ours

@@ -19,8 +19,8 @@ from coding_agent_core.task.queued_task import QueuedTask
 from coding_agent_core.task.round_cause import RoundCause, Work
 from coding_agent_core.task.round_record import RoundEnd, RoundRecord
 from coding_agent_core.task.round_report import recorded, trigger_of
-from coding_agent_forge.model import Kind
 from coding_agent_forges.connect import connect_forge
+from coding_agent_testbed.forge.model import Kind
 
 from tests.fixtures.system import REPOSITORY
 from tests.integration.consumer_attempt.place import AttemptPlace

@@ -20,8 +20,8 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import AttemptInput, EarlierAttempts, Outcome
 from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
 from coding_agent_core.task.queued_task import QueuedTask
-from coding_agent_forge.model import Kind
 from coding_agent_forges.connect import connect_forge
+from coding_agent_testbed.forge.model import Kind
 
 from tests.fixtures.system import BOT, BOT_TOKEN, MODEL_KEY, REPOSITORY, System, over, until
 

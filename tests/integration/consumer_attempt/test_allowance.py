@@ -10,7 +10,7 @@ from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.usage import Allowance
-from coding_agent_model.script import Turn
+from coding_agent_testbed.model.script import Turn
 
 from tests.fixtures.system import MODEL_KEY
 from tests.integration.consumer_attempt.conftest import MakePlace

@@ -15,8 +15,8 @@ from coding_agent_core.settings.forges import Labels
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.model import Phase
 from coding_agent_core.task.reasons import Reason
-from coding_agent_forge.model import Item
-from coding_agent_model.script import Script, Turn
+from coding_agent_testbed.forge.model import Item
+from coding_agent_testbed.model.script import Script, Turn
 
 from tests.fixtures.forge import commit
 from tests.fixtures.system import BOT, PROCESSING, REPOSITORY, until

@@ -18,7 +18,7 @@ from coding_agent_core.task.attempts import AttemptInput, Outcome
 from coding_agent_core.task.environment import Environment, EnvironmentFileError, RepositoryFile, read_file
 from coding_agent_core.task.reasons import Reason, ReasonClass
 from coding_agent_core.task.runners import RunnerName
-from coding_agent_forge.model import Role
+from coding_agent_testbed.forge.model import Role
 
 from tests.fixtures.forge import commit
 from tests.fixtures.system import MODEL_KEY, REPOSITORY, until

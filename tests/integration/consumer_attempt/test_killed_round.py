@@ -11,8 +11,8 @@ from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.round_cause import RoundCause, RoundKind
 from coding_agent_core.task.round_record import RoundEnd, marked_answers
-from coding_agent_forge.model import Kind
-from coding_agent_model.script import Script
+from coding_agent_testbed.forge.model import Kind
+from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.system import REPOSITORY
 from tests.integration.consumer_attempt.ours import BRANCH, FILE, ROUNDS, US, OpenOurs, Ours, both

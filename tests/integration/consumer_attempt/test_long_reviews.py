@@ -8,7 +8,7 @@ import pytest
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.round_cause import PERMISSIONS_LIMIT, RoundCause, RoundKind
 from coding_agent_core.task.round_record import RoundEnd, RoundResult, entry_of, marked_answers, with_entry
-from coding_agent_forge.model import Kind, User
+from coding_agent_testbed.forge.model import Kind, User
 
 from tests.fixtures.system import REPOSITORY
 from tests.integration.consumer_attempt.ours import FILE, US, OpenOurs, both

@@ -21,10 +21,10 @@ from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.round_cause import RoundCause, RoundKind, StopReason
 from coding_agent_core.task.round_record import RoundEnd, RoundResult, answer_mark, entry_of, with_entry
 from coding_agent_core.task.usage import Usage
-from coding_agent_forge.model import Kind, Role
 from coding_agent_forges.github.client import GitHubForge
 from coding_agent_forges.github.commits import GitHubCommits
 from coding_agent_forges.gitlab.client import GitLabForge
+from coding_agent_testbed.forge.model import Kind, Role
 
 from tests.fixtures.system import REPOSITORY
 from tests.integration.consumer_attempt.ours import BRANCH, FILE, ROUNDS, US, OpenOurs, both

@@ -20,7 +20,7 @@ from coding_agent_core.task.verification import (
     VerifyReport,
     VerifyResult,
 )
-from coding_agent_model.script import Script
+from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.system import BOT_TOKEN, until
 from tests.integration.consumer_attempt.conftest import MakePlace

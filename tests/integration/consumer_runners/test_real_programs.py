@@ -14,7 +14,7 @@ from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.usage import Allowance
 from coding_agent_core.task.verification import VerifyReport
 from coding_agent_demo.programs import program_folder
-from coding_agent_model.script import Call, Failure, Script, Turn
+from coding_agent_testbed.model.script import Call, Failure, Script, Turn
 
 from tests.fixtures.system import MODEL_KEY
 from tests.integration.consumer_attempt.conftest import make_place

@@ -4,7 +4,7 @@ What the operator does between them is in tests/unit/operator/test_job.py, and a
 """
 
 from coding_agent_core.task.reasons import Reason
-from coding_agent_model.script import Failure, Script, Turn
+from coding_agent_testbed.model.script import Failure, Script, Turn
 
 from tests.fixtures.s3 import SECRET, S3Server
 from tests.integration.consumer_attempt.conftest import MakePlace

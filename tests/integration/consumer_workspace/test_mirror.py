@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster.wait import until
 from coding_agent_consumer.repository import mirror as module
 from coding_agent_consumer.repository.clone import BareClone
 from coding_agent_consumer.repository.mirror import Mirror
+from coding_agent_testbed.cluster.wait import until
 
 from tests.integration.consumer_workspace.git_server import GitServer, git, permitted
 

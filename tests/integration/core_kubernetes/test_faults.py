@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from aiohttp import web
-from coding_agent_bench.broker import freeze
 from coding_agent_core.kubernetes.task_sink import TOTAL_TIMEOUT
 from coding_agent_core.task.model import task_name
+from coding_agent_testbed.bench.broker import freeze
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.system import Program

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_cluster import wait
+from coding_agent_testbed.cluster import wait
 
 from tests.fixtures.deliveries import SECRET
 from tests.fixtures.system import BOT, BOT_TOKEN, REPOSITORY, Program, StartSystem, System, until

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from coding_agent_cluster.wait import until
 from coding_agent_core.task import agenttask
 from coding_agent_core.task.model import task_name
+from coding_agent_testbed.cluster.wait import until
 
 from tests.fixtures import accounts
 from tests.fixtures.audit import requests

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from coding_agent_cluster.network import free_ports
 from coding_agent_consumer.workspace.egress import denials, egress_proxy, proxy_variables
 from coding_agent_core.task.egress import Denial, Role, user_name, variables
+from coding_agent_testbed.cluster.network import free_ports
 
 from tests.fixtures.egress import EgressProxy, StartEgress
 from tests.fixtures.system import until

@@ -11,9 +11,9 @@ from coding_agent_core.platforms.registry import FACTS, Platform
 from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.model import Item
-from coding_agent_forge import ForgeServer
 from coding_agent_forges.connect import connect_forge
 from coding_agent_forges.rest.forge import Forge
+from coding_agent_testbed.forge import ForgeServer
 
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, push_fix
 

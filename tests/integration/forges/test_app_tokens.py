@@ -26,8 +26,6 @@ from coding_agent_core.runtime.retry import Clock, RetryPolicy
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.task.reasons import Reason
-from coding_agent_forge import ForgeServer
-from coding_agent_forge.apps import App, Installation
 from coding_agent_forges.connect import connect_forge
 from coding_agent_forges.github.app_settings import Purpose
 from coding_agent_forges.github.auth.app import AppProblem, AppRefusedError, token_hash
@@ -36,6 +34,8 @@ from coding_agent_forges.github.auth.service_token import ServiceTokens
 from coding_agent_forges.github.auth.token_credential import TokenCredential, signed
 from coding_agent_forges.rest.pacing import Paced
 from coding_agent_operator.reporter.reporter_program import rate_for
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.forge.apps import App, Installation
 
 from tests.fixtures.forge import REPOSITORY, client, git, git_url, plant_fault
 from tests.fixtures.github_app import GRANTED, app_settings, create_app, install, key_pair

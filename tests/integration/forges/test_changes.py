@@ -30,12 +30,12 @@ from coding_agent_core.reporting.comment import Report, State, comment
 from coding_agent_core.rounds.scan import ChangeRounds, show_on_issue
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.task.model import Item, Phase
-from coding_agent_forge import ForgeServer
-from coding_agent_forge.git import branch_sha, git
 from coding_agent_forges.github import changes
 from coding_agent_forges.github.change_responses import OLDER, OLDER_REMARKS
 from coding_agent_forges.github.discussion import graphql_url
 from coding_agent_forges.rest.calls import Call
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.forge.git import branch_sha, git
 
 from tests.fixtures.forge import REPOSITORY, plant_fault
 from tests.fixtures.github_graphql import validate_exchange

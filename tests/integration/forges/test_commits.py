@@ -12,8 +12,8 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     SettingsError,
 )
-from coding_agent_forge.git import branch_sha
 from coding_agent_forges.rest.signed_commits import FileChanges
+from coding_agent_testbed.forge.git import branch_sha
 
 from tests.fixtures.forge import BOT_TOKEN, READER_TOKEN, REPOSITORY, client
 from tests.fixtures.github_graphql import validate_exchange

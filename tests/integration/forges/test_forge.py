@@ -11,9 +11,9 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.model import Origin
-from coding_agent_forge.git import set_branch
-from coding_agent_forge.model import Role
 from coding_agent_forges.connect import connect_forge
+from coding_agent_testbed.forge.git import set_branch
+from coding_agent_testbed.forge.model import Role
 
 from tests.fixtures.forge import REPOSITORY, commit, polled, push_fix
 from tests.integration.forges.conftest import BRANCH, LABEL, World

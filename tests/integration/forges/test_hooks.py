@@ -8,9 +8,9 @@ import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_forge import ForgeServer
 from coding_agent_forges.connect import connect_forge
 from coding_agent_forges.github.redelivery import GitHubHooks, Hook, HookDelivery
+from coding_agent_testbed.forge import ForgeServer
 
 from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, REPOSITORY
 from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, PREFIX, validate_request

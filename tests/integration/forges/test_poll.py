@@ -8,9 +8,9 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.model import Settings
-from coding_agent_forge import ForgeServer
 from coding_agent_forges.connect import connect_forge
 from coding_agent_receiver.poller import Poller
+from coding_agent_testbed.forge import ForgeServer
 
 from tests.fixtures.deliveries import RecordingSink
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, push_fix

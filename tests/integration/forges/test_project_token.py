@@ -12,9 +12,9 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.model import Settings
-from coding_agent_forge import ForgeServer, Seed
 from coding_agent_forges.connect import connect_forge
 from coding_agent_forges.rest.forge import Forge
+from coding_agent_testbed.forge import ForgeServer, Seed
 
 from tests.fixtures.forge import REPOSITORY, SAMPLES, client
 from tests.integration.forges.conftest import BRANCH, World

@@ -10,7 +10,7 @@ from coding_agent_core.forge.values import Revised, Revision
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.task.model import Item, whole_second
-from coding_agent_forge.model import Role
+from coding_agent_testbed.forge.model import Role
 
 from tests.fixtures.forge import READER_TOKEN, REPOSITORY, git, git_url, plant_fault
 from tests.integration.forges.conftest import BRANCH, World

@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime
 import pytest
 from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError
 from coding_agent_core.platforms.registry import Platform
-from coding_agent_forge.model import Role
 from coding_agent_forges.rest.setup import ForgeSetup, NewLabel, setup_of
+from coding_agent_testbed.forge.model import Role
 
 from tests.fixtures.forge import REPOSITORY
 from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, PREFIX, validate_request, validate_response

@@ -2,8 +2,8 @@
 
 import time
 
-from coding_agent_forge.model import Comment
-from coding_agent_model.script import Script
+from coding_agent_testbed.forge.model import Comment
+from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, System, until
 from tests.integration.main_job.scripts import finish, run, write

@@ -1,7 +1,7 @@
 """Commands in comments and labels that name an agent, end to end in one process."""
 
 import httpx
-from coding_agent_forge.model import Comment
+from coding_agent_testbed.forge.model import Comment
 
 from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
 from tests.integration.issue_commands.steps import (

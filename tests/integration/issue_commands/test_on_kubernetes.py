@@ -11,8 +11,8 @@ import pytest
 from coding_agent_core.task.agenttask import AgentTask
 from coding_agent_core.task.commands import stored_commands
 from coding_agent_core.task.model import Phase, task_name
-from coding_agent_forge import ForgeServer
-from coding_agent_forge.model import Comment
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.forge.model import Comment
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from coding_agent_core.reporting.comment import State
 from coding_agent_core.task.model import Phase, whole_second
-from coding_agent_forge.eventlog import ForgeEvent
+from coding_agent_testbed.forge.eventlog import ForgeEvent
 
 BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
 ASKING = {BOT, PROCESSING}

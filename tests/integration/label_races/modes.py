@@ -20,10 +20,10 @@ from coding_agent_core.reporting.comment import read_state
 from coding_agent_core.task.agenttask import ANNOTATION_CANCEL_CAUSE, AgentTask
 from coding_agent_core.task.model import Item, Phase, WithdrawalCause, task_name, whole_second
 from coding_agent_core.task.reasons import Reason
-from coding_agent_forge import ForgeServer, Kind
-from coding_agent_forge.eventlog import ForgeEvent
-from coding_agent_model.script import Script
-from coding_agent_model.server import ModelServer
+from coding_agent_testbed.forge import ForgeServer, Kind
+from coding_agent_testbed.forge.eventlog import ForgeEvent
+from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.model.server import ModelServer
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.deliveries import SECRET, TOKEN

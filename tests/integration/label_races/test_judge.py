@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from coding_agent_core.reporting.comment import State
 from coding_agent_core.task.model import Phase
-from coding_agent_forge import Kind
-from coding_agent_forge.eventlog import ForgeEvent
+from coding_agent_testbed.forge import Kind
+from coding_agent_testbed.forge.eventlog import ForgeEvent
 
 from tests.integration.label_races.judge import BOT, DONE, PROCESSING, SeenRun, Shown, problems
 

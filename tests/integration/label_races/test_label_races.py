@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reporting.comment import read_state
-from coding_agent_forge import ForgeServer
-from coding_agent_forge.deliveries import PENDING
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.forge.deliveries import PENDING
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from coding_agent_model.script import Call, Script, Turn, load_scripts
+from coding_agent_testbed.model.script import Call, Script, Turn, load_scripts
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def fixes_the_bug() -> list[Script]:
     """The demo's script: reads the failing test, edits, runs the tests, finishes."""
-    return load_scripts(ROOT / "dev" / "model" / "scripts")
+    return load_scripts(ROOT / "dev" / "testbed" / "scripts")
 
 
 def run(command: str) -> Turn:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from coding_agent_cluster.network import free_ports
-from coding_agent_forge.server import ForgeServer
-from coding_agent_model.server import ModelServer
+from coding_agent_testbed.cluster.network import free_ports
+from coding_agent_testbed.forge.server import ForgeServer
+from coding_agent_testbed.model.server import ModelServer
 
 from tests.chart.edge import certificate
 from tests.chart.helm import one, render

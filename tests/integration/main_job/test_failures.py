@@ -1,7 +1,7 @@
 """What goes wrong, or was asked for by a stranger, ends with the right labels and a plain sentence."""
 
 import pytest
-from coding_agent_model.script import Call, Failure, Script, Turn
+from coding_agent_testbed.model.script import Call, Failure, Script, Turn
 
 from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
 from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script, write

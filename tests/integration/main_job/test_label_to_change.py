@@ -4,10 +4,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from coding_agent_forge.model import Kind
-from coding_agent_forge.server import ForgeServer
-from coding_agent_model.script import Call, Script, Turn
-from coding_agent_model.server import ModelServer
+from coding_agent_testbed.forge.model import Kind
+from coding_agent_testbed.forge.server import ForgeServer
+from coding_agent_testbed.model.script import Call, Script, Turn
+from coding_agent_testbed.model.server import ModelServer
 
 from tests.chart.edge import certificate
 from tests.fixtures.forge import client

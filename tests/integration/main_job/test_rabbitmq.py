@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from coding_agent_model.script import Script
+from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import DONE, REPOSITORY, Program, StartSystem, System, over, until

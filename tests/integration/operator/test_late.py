@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_cluster.access import KubectlError
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.usage import Cost, Usage
+from coding_agent_testbed.cluster.access import KubectlError
 
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of
 from tests.integration.operator.pod_driver import RUNS, PodDriver, ended, reported

@@ -11,11 +11,11 @@ from typing import Any, Self, TypeVar
 
 import httpx
 import yaml
-from coding_agent_cluster.wait import until
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.task import agenttask
 from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
+from coding_agent_testbed.cluster.wait import until
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest

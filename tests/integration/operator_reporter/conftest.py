@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_forge import ForgeServer
+from coding_agent_testbed.forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install

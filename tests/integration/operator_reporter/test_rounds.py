@@ -24,8 +24,8 @@ from coding_agent_core.task.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LO
 from coding_agent_core.task.model import Item, Phase, Trigger, WithdrawalCause
 from coding_agent_core.task.round_record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.task.round_report import cause_of, report_of_round
-from coding_agent_forge.model import Check, Kind
 from coding_agent_forges.webhooks.events import Look
+from coding_agent_testbed.forge.model import Check, Kind
 
 from tests.fixtures.accounts import account
 from tests.fixtures.hook_receiver import HookReceiver, Received

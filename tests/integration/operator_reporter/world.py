@@ -14,8 +14,8 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.task import agenttask
 from coding_agent_core.task.model import Item, Origin, Phase, TaskRequest, Trigger
-from coding_agent_forge import ForgeServer
-from coding_agent_forge.model import Comment
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.forge.model import Comment
 from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.cluster import PlaneUnderTest
@@ -59,7 +59,7 @@ SEED = {
         {
             "owner": "acme",
             "name": "pricing",
-            "files": str(ROOT / "dev" / "forge" / "samples" / "pricing"),
+            "files": str(ROOT / "dev" / "testbed" / "samples" / "pricing"),
             "roles": {"coding-agent-bot": "write"},
         }
     ],

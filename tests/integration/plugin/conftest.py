@@ -10,8 +10,8 @@ from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
-from coding_agent_forge import ForgeServer
-from coding_agent_model import ModelServer
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.model import ModelServer
 from kubectl_agenttask.__main__ import main
 
 from tests.fixtures.cluster import PlaneUnderTest

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from coding_agent_forge import ForgeServer
-from coding_agent_model import ModelServer
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.model import ModelServer
 
 from tests.chart.release import Release
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import yaml
 from coding_agent_docs.blocks import blocks, matches
 from coding_agent_docs.paths import DOCS
-from coding_agent_forge import Flavour, ForgeServer
-from coding_agent_forge.model import Role
+from coding_agent_testbed.forge import Flavour, ForgeServer
+from coding_agent_testbed.forge.model import Role
 
 from tests.fixtures.crd import install as install_crd
 from tests.fixtures.crd import of_november_28, older

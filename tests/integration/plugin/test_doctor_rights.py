@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_forge import Fault, ForgeServer
+from coding_agent_testbed.forge import Fault, ForgeServer
 from kubectl_agenttask import DeniedError
 from kubectl_agenttask.findings import Level
 from kubectl_agenttask.forge_checks import ForgeExamination

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from coding_agent_model import ModelServer
+from coding_agent_testbed.model import ModelServer
 
 from tests.fixtures.crd import install, older
 from tests.fixtures.model import API_KEY

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_forge import ForgeServer
-from coding_agent_forge.model import Role
 from coding_agent_forges.connect import connect_forge
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.forge.model import Role
 from kubectl_agenttask.destinations import Destination, ServicePods
 from kubectl_agenttask.services import pods_behind
 from kubernetes.client import DiscoveryV1Api

@@ -15,9 +15,9 @@ from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.reporting.comment import State, comment, read_state
 from coding_agent_core.task.model import Phase
 from coding_agent_core.task.round_record import RoundRecord, answer_mark
-from coding_agent_forge.model import Item as ForgeItem
-from coding_agent_forge.model import Kind
-from coding_agent_model.script import Script
+from coding_agent_testbed.forge.model import Item as ForgeItem
+from coding_agent_testbed.forge.model import Kind
+from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
 from tests.integration.main_job.scripts import finish, run, write

@@ -11,8 +11,8 @@ import pytest
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform, forge_module
 from coding_agent_core.settings.model import Settings
-from coding_agent_forge import ForgeServer
 from coding_agent_forges.webhooks.events import Ignored, Look, Meaning
+from coding_agent_testbed.forge import ForgeServer
 
 from tests.fixtures.forge import REPOSITORY
 from tests.fixtures.hook_receiver import HookReceiver, Received

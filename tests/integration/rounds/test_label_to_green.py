@@ -22,8 +22,8 @@ from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reporting.comment import read_state
 from coding_agent_core.task.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
 from coding_agent_core.task.round_record import RoundEnd, RoundRecord
-from coding_agent_forge.model import Kind
-from coding_agent_model.script import Script
+from coding_agent_testbed.forge.model import Kind
+from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install

@@ -9,11 +9,11 @@ import pytest
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.model import Item
-from coding_agent_forge import ForgeServer
-from coding_agent_forge.apps import App
 from coding_agent_forges.connect import connect_forge
 from coding_agent_forges.github.app_settings import Purpose
 from coding_agent_forges.rest.forge import Forge
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.forge.apps import App
 
 from tests.fixtures.forge import REPOSITORY, polled
 from tests.fixtures.github_app import GRANTED, app_settings, create_app, install

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_core.runtime.retry import Clock
-from coding_agent_forge import ForgeServer
 from coding_agent_forges.github.app_settings import Purpose
 from coding_agent_forges.github.auth.app import TOKEN_PATH
+from coding_agent_testbed.forge import ForgeServer
 from fastapi import FastAPI
 
 from tests.fixtures.forge import REPOSITORY

@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from coding_agent_cluster.network import free_ports
-from coding_agent_forge import ForgeServer
 from coding_agent_forges.github.app_settings import Purpose
 from coding_agent_forges.github.auth.token_credential import TokenCredential, signed
+from coding_agent_testbed.cluster.network import free_ports
+from coding_agent_testbed.forge import ForgeServer
 
 from tests.fixtures.accounts import until_may
 from tests.fixtures.cluster import PlaneUnderTest

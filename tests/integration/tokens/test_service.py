@@ -10,13 +10,13 @@ import pytest
 from coding_agent_core.errors import CodingAgentError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.runtime.metrics import CollectorRegistry
 from coding_agent_core.runtime.retry import Clock
-from coding_agent_forge import ForgeServer
-from coding_agent_forge.model import Grant
 from coding_agent_forges.github.app_settings import Purpose
 from coding_agent_forges.github.auth.app import TOKEN_PATH
 from coding_agent_forges.github.auth.service_token import ServiceTokens
 from coding_agent_forges.github.auth.token_credential import TokenCredential, signed
 from coding_agent_forges.rest.client import issued_tokens
+from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.forge.model import Grant
 from coding_agent_tokens.callers import AUDIENCE
 
 from tests.fixtures.forge import REPOSITORY

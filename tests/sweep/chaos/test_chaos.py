@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import cluster as local
+from coding_agent_testbed.cluster import cluster as local
 
 from tests.chaos import audit
 from tests.chaos.judging import CLEAN, judge_folder

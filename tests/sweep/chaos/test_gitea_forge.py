@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_gitea import GiteaError, find
+from coding_agent_testbed.gitea import GiteaError, find
 
 from tests.chaos import mergeability
 from tests.chaos.change_acts import BOT, CHANGE_KINDS

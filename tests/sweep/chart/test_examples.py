@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_cluster.access import KubectlError
-from coding_agent_cluster.gomod import module_source
-from coding_agent_cluster.parts import MODULES
+from coding_agent_testbed.cluster.access import KubectlError
+from coding_agent_testbed.cluster.gomod import module_source
+from coding_agent_testbed.cluster.parts import MODULES
 
 from tests.chart import schemas
 from tests.chart.helm import CHART, objects_of, one, render_text

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import build
+from coding_agent_testbed.cluster import build
 
 from tests.sweep.compose.project import Project, render
 

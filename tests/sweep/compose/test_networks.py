@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from coding_agent_forge.server import ForgeServer
-from coding_agent_model.script import Call, Script, Turn
-from coding_agent_model.server import ModelServer
+from coding_agent_testbed.forge.server import ForgeServer
+from coding_agent_testbed.model.script import Call, Script, Turn
+from coding_agent_testbed.model.server import ModelServer
 
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import BOT_TOKEN, DONE, MODEL_KEY, SECRET, System, sample_repository, until

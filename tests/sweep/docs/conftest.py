@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import build, parts, paths, standalone
 from coding_agent_core.task.reasons import Reason
 from coding_agent_docs.blocks import Block, blocks
 from coding_agent_docs.paths import DOCS, ROOT
+from coding_agent_testbed.cluster import build, parts, paths, standalone
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install

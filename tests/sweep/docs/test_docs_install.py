@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import build
-from coding_agent_cluster.access import KubectlError
 from coding_agent_docs.blocks import blocks
+from coding_agent_testbed.cluster import build
+from coding_agent_testbed.cluster.access import KubectlError
 
 from tests.fixtures.cluster import ClusterUnderTest
 from tests.sweep.docs.played import INSTALL_ON_A_NODE

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from coding_agent_cluster import build
 from coding_agent_docs.blocks import blocks
 from coding_agent_docs.paths import ROOT
+from coding_agent_testbed.cluster import build
 
 from tests.chart.place import Place, node_values, place
 from tests.fixtures.cluster import ClusterUnderTest

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import build
 from coding_agent_docs import site
 from coding_agent_docs.errors import DocsError
 from coding_agent_docs.paths import ROOT
+from coding_agent_testbed.cluster import build
 
 from tests.chart.run import run
 

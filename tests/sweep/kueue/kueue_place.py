@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_cluster.access import KubectlError
 from coding_agent_core.task.reasons import Reason
 from coding_agent_docs.blocks import blocks
+from coding_agent_testbed.cluster.access import KubectlError
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_cluster.access import KubectlError
+from coding_agent_testbed.cluster.access import KubectlError
 
 from tests.fixtures.cluster import KueueUnderTest
 from tests.fixtures.crd import install

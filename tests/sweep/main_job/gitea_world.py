@@ -11,8 +11,8 @@ import yaml
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms.addresses import host_of
 from coding_agent_core.reporting.comment import read_state
-from coding_agent_model.script import Script
-from coding_agent_model.server import ModelServer
+from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.model.server import ModelServer
 
 from tests.fixtures.preloaded import start_main
 from tests.fixtures.system import BOT, DONE, MODEL_KEY, PROCESSING, SECRET, Program, until

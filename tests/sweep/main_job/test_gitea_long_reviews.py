@@ -15,7 +15,7 @@ import pytest
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reporting.comment import State, read_state
 from coding_agent_core.task.round_record import EndedRound, RoundEnd, answer_mark, marked_answers
-from coding_agent_model.script import Script
+from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.system import BOT, DONE, until
 from tests.integration.main_job.scripts import finish, run, write

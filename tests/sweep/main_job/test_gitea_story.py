@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.values import MARKER
-from coding_agent_model.script import Script
+from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.system import BOT, DONE, PROCESSING, until
 from tests.integration.main_job.scripts import finish, run, write

@@ -9,8 +9,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from coding_agent_cluster.access import KubectlError
-from coding_agent_model.script import Script, Turn
+from coding_agent_testbed.cluster.access import KubectlError
+from coding_agent_testbed.model.script import Script, Turn
 
 from tests.e2e.pods import processes
 from tests.fixtures.system import REPOSITORY

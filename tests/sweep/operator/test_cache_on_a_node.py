@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_cluster.cluster import Cluster
+from coding_agent_testbed.cluster.cluster import Cluster
 
 from tests.fixtures.system_in_pods import PodSystem, StartPods
 from tests.integration.main_job.scripts import finish, run, script

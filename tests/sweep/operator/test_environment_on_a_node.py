@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import images
 from coding_agent_core.settings.job_settings import FS_GROUP
 from coding_agent_core.task.environment import ENVIRONMENT_FILE
+from coding_agent_testbed.cluster import images
 
 from tests.fixtures.cluster import ClusterUnderTest
 from tests.fixtures.forge import git

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.task.model import Phase
-from coding_agent_forge import ForgeServer
+from coding_agent_testbed.forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import CrashProxy

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import build
+from coding_agent_testbed.cluster import build
 
 from tests.sweep.release.registry import Registry
 

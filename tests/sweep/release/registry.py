@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from coding_agent_cluster import build
-from coding_agent_cluster.network import free_ports
+from coding_agent_testbed.cluster import build
+from coding_agent_testbed.cluster.network import free_ports
 
 from tests.fixtures.system import until
 

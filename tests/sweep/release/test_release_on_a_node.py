@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from coding_agent_cluster import build
-from coding_agent_cluster import cluster as local
-from coding_agent_cluster.node_config import NodeFolders
+from coding_agent_testbed.cluster import build
+from coding_agent_testbed.cluster import cluster as local
+from coding_agent_testbed.cluster.node_config import NodeFolders
 
 from tests.chart.release import Release
 from tests.e2e.pods import container, pod

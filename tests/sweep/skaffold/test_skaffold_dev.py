@@ -5,9 +5,9 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_cluster.errors import NotReadyError
-from coding_agent_cluster.quick_start import configuration, manifests
-from coding_agent_cluster.wait import until
+from coding_agent_testbed.cluster.errors import NotReadyError
+from coding_agent_testbed.cluster.quick_start import configuration, manifests
+from coding_agent_testbed.cluster.wait import until
 
 from tests.chart.release import Release
 from tests.fixtures.cluster import ClusterUnderTest

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_forge import git
-from coding_agent_gitea import Api
+from coding_agent_testbed.forge import git
+from coding_agent_testbed.gitea import Api
 
 from tests.chaos.gitea_history import read_events
 from tests.chaos.proxies import events_of

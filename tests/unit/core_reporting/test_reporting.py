@@ -27,8 +27,8 @@ from coding_agent_core.task.model import Item, Phase
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.round_record import RerunEntry, RoundRecord
 from coding_agent_core.task.usage import Usage
-from coding_agent_forge import markup
 from coding_agent_forges.rest.forge import Forge
+from coding_agent_testbed.forge import markup
 from hypothesis import given
 from hypothesis import strategies as st
 

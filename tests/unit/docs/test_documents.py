@@ -24,7 +24,7 @@ PINNED = (
     ("consumer/runners.Dockerfile", r"^ARG \w+_VERSION=(\S+)$"),
     ("requirements/consumer.txt", r"^(?:anthropic|openai|google-genai|google-auth|pydantic-ai-slim)==(\S+)"),
     (
-        "dev/cluster/go/*/go.mod",
+        "dev/testbed/go/*/go.mod",
         r"^(?:\s|require )(?:k8s.io/kubernetes|\S+/(?:kueue|contour|gofakes3|compose/v5|argo-cd/v3"
         r"|(?:helm|source)-controller)) v(\S+)",
     ),

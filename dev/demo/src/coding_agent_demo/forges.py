@@ -10,7 +10,7 @@ from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.platforms.registry import Platform
 
 ROOT = Path(__file__).resolve().parents[4]
-SAMPLES = ROOT / "dev" / "forge" / "samples"
+SAMPLES = ROOT / "dev" / "testbed" / "samples"
 REPOSITORY = "acme/pricing"
 ISSUES = (SAMPLES / "pricing.issue.md", SAMPLES / "price-steps.issue.md")
 """The issues 1 and 2. Alice opened both, and the first has the label `bug`."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from coding_agent_cluster.errors import ClusterError
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.platforms.registry import Platform
-from coding_agent_forge.seed import read_issue
-from coding_agent_gitea import (
+from coding_agent_testbed.cluster.errors import ClusterError
+from coding_agent_testbed.forge.seed import read_issue
+from coding_agent_testbed.gitea import (
     BUILD_TIME,
     Account,
     Api,

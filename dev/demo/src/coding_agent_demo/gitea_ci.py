@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Self
 
 import httpx
-from coding_agent_forge import git
-from coding_agent_forge.ci import output_of
-from coding_agent_gitea import Api, GiteaError
+from coding_agent_testbed.forge import git
+from coding_agent_testbed.forge.ci import output_of
+from coding_agent_testbed.gitea import Api, GiteaError
 
 _LOOK_SECONDS = 0.5
 _STOP_SECONDS = 90.0

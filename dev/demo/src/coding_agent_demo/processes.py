@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 _CACHE = os.environ.get("CODING_AGENT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
 CACHE_ROOT = Path(_CACHE).expanduser().absolute() / "coding-agent"
-"""The same folder as for dev/cluster."""
+"""The same folder as for the cluster of the test bed."""
 LOGS = "logs"
 """The folder with one log for each process, in the folder of a demo."""
 _START_SECONDS = 120.0
@@ -88,7 +88,8 @@ def _tail(log: Path) -> str:
 def free_ports(count: int) -> list[int]:
     """Ports free a moment ago, below those that Linux gives to connections (32768 and up, ip(7)).
 
-    Each byte of a file stands for a port, as in dev/cluster, so that no program that locks it draws the same
+    Each byte of a file stands for a port, as in the cluster of the test bed, so that no program that locks
+    it draws the same
     one. The file stays open: the kernel drops the locks when this process ends.
     """
     CACHE_ROOT.mkdir(parents=True, exist_ok=True)

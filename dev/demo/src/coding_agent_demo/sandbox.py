@@ -1,4 +1,4 @@
-"""The sandbox forge of a demo: dev/forge in its own process, which plays GitHub or GitLab."""
+"""The sandbox forge of a demo, in its own process: it plays GitHub or GitLab."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def running_sandbox(
         DemoError: it does not come up.
     """
     [port] = free_ports(1)
-    prefix: str = import_module(f"coding_agent_forge.{platform}.flavour").PREFIX
+    prefix: str = import_module(f"coding_agent_testbed.forge.{platform}.flavour").PREFIX
     repositories = folder / "repositories"
     sandbox = Sandbox(
         platform=platform,
@@ -73,7 +73,7 @@ def running_sandbox(
     )
     seed = folder / "seed.yaml"
     seed.write_text(yaml.safe_dump(_seed(sandbox, hook, checks)), encoding="utf-8")
-    command = [sys.executable, "-u", "-m", "coding_agent_forge", "--flavour", str(platform)]
+    command = [sys.executable, "-u", "-m", "coding_agent_testbed.forge", "--flavour", str(platform)]
     command += ["--port", str(port), "--data", str(repositories), "--seed", str(seed)]
     with process(folder, "forge", command, sandbox.url):
         yield sandbox

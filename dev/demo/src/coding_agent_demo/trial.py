@@ -412,7 +412,7 @@ def running_agent(place: Place, token: str, trial: Trial, name: str, folder: Pat
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     python = [sys.executable, "-u"]
-    model = ["-m", "coding_agent_model", "--port", str(model_port), "--scripts", str(told)]
+    model = ["-m", "coding_agent_testbed.model", "--port", str(model_port), "--scripts", str(told)]
     agent = [str(ROOT / "main.py"), "--config", str(config), "--mode", "webhook"]
     secret = {_variable(place.platform): token}
     with (

@@ -78,7 +78,7 @@ def running_world(
     model_port, receiver_port = free_ports(2)
     receiver_url = f"http://127.0.0.1:{receiver_port}"
     hook = f"{receiver_url}/webhook/{platform}"
-    scripts = ROOT / "dev" / "model" / "scripts" / ("shell" if runner else "")
+    scripts = ROOT / "dev" / "testbed" / "scripts" / ("shell" if runner else "")
     python = [sys.executable, "-u"]
     with contextlib.ExitStack() as stack:
         forge = stack.enter_context(_forge(console, platform, folder, hook, CHECKS if rounds else {}))
@@ -86,7 +86,7 @@ def running_world(
         settings = _config(world, receiver_port, runner) | ({"rounds": ROUNDS} if rounds else {})
         config = folder / "config.yaml"
         config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-        model = ["-m", "coding_agent_model", "--port", str(model_port), "--scripts", str(scripts)]
+        model = ["-m", "coding_agent_testbed.model", "--port", str(model_port), "--scripts", str(scripts)]
         command = [*python, *model, "--api-key", "sandbox-key"]
         stack.enter_context(process(folder, "model", command, f"{world.model_url}/_sandbox/usage"))
         command = [*python, str(ROOT / "main.py"), "--config", str(config), "--mode", "webhook"]

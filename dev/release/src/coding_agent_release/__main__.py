@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from coding_agent_cluster import build, paths
-from coding_agent_cluster.errors import ClusterError
+from coding_agent_testbed.cluster import build, paths
+from coding_agent_testbed.cluster.errors import ClusterError
 
 from coding_agent_release import chart, notes, plugin, signing, version
 from coding_agent_release.errors import ReleaseError

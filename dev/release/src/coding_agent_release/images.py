@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from coding_agent_cluster import commands, images
-from coding_agent_cluster.buildah import buildah
+from coding_agent_testbed.cluster import commands, images
+from coding_agent_testbed.cluster.buildah import buildah
 
 from coding_agent_release.chart import image_name
 from coding_agent_release.errors import ReleaseError

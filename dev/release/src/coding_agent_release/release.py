@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from coding_agent_cluster import commands
+from coding_agent_testbed.cluster import commands
 
 from coding_agent_release import chart, images, notes, plugin, signing, version
 from coding_agent_release.errors import ReleaseError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from coding_agent_cluster import commands
+from coding_agent_testbed.cluster import commands
 
 from coding_agent_release.errors import ReleaseError
 

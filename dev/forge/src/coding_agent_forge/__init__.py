@@ -1,8 +1,0 @@
-"""A sandbox forge for development and tests: GitHub and GitLab shapes over real git repositories."""
-
-from coding_agent_forge.faults import Fault
-from coding_agent_forge.model import Flavour, Kind
-from coding_agent_forge.seed import Seed
-from coding_agent_forge.server import ForgeServer
-
-__all__ = ["Fault", "Flavour", "ForgeServer", "Kind", "Seed"]

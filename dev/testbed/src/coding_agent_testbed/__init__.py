@@ -1,0 +1,1 @@
+"""Sandbox forges, a real Gitea, a scripted model, a local Kubernetes cluster and benchmarks."""

@@ -1,16 +1,17 @@
-"""The page about AgentTask: its fields from the CustomResourceDefinition, its reasons from the code's table.
+"""The page about AgentTask: its fields from the CustomResourceDefinition, its conditions, reasons and Events.
 
 The meaning of conditions, waiting reasons and Events is written here, because the code has no text for it. A
-test holds these three tables equal to what the operator and the reporter set.
+test holds these three tables equal to what the operator and the reporter set. Troubleshooting has the reasons
+of attempts that have ended.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
-from coding_agent_core.task.reasons import REASONS, ReasonClass
 
 from coding_agent_docs.errors import DocsError
 from coding_agent_docs.paths import CRD
@@ -91,15 +92,12 @@ EVENTS = {
 """The meaning of each Event."""
 
 _POD_EVENT = "\nIf the pod of an attempt does not end, the task has an Event with that reason of attempts.\n"
-_CONSEQUENCE = {
-    ReasonClass.SUCCEEDED: "the task succeeds",
-    ReasonClass.TRANSIENT: "another attempt, while there are any left",
-    ReasonClass.PERMANENT: "the task fails",
-    ReasonClass.OUT_OF_BUDGET: "the task fails",
-    ReasonClass.RESTARTED: "another attempt; this one does not count",
-    ReasonClass.DISRUPTED: "another attempt; this one does not count",
-    ReasonClass.CANCELLED: "the task is cancelled",
-}
+_ENDED = """
+## Reasons of attempts and of ended tasks
+
+[Troubleshooting](../troubleshooting.md#failed) has these reasons: whether another attempt follows, what they
+mean and what to do.
+"""
 
 
 def agenttask_page(head: str) -> str:
@@ -111,21 +109,30 @@ def agenttask_page(head: str) -> str:
     crd = yaml.safe_load(CRD.read_text(encoding="utf-8"))
     [version] = crd["spec"]["versions"]
     fields = version["schema"]["openAPIV3Schema"]["properties"]
+    described: dict[str, str] = {}
     return (
         head
-        + "".join(_object("spec", fields["spec"]))
-        + "".join(_object("status", fields["status"]))
+        + "".join(_object("spec", fields["spec"], described))
+        + "".join(_object("status", fields["status"], described))
         + _table("Conditions", "condition", CONDITIONS)
         + _table("Reasons of a task that has not ended", "reason", WAITING)
-        + _reasons()
+        + _ENDED
         + _table("Events", "Event", EVENTS)
         + _POD_EVENT
     )
 
 
-def _object(path: str, schema: Schema) -> Iterator[str]:
-    """Yield the lines of a section for the object, and of one for each object in it."""
+def _object(path: str, schema: Schema, described: dict[str, str]) -> Iterator[str]:
+    """Yield the lines of a section for the object, and of one for each object in it.
+
+    `described` has the section of each set of fields. Fields that have a section are not listed again.
+    """
     yield f"\n## {path}\n\n{schema['description']}\n"
+    fields = json.dumps([schema["properties"], schema.get("required", [])])
+    first = described.setdefault(fields, path)
+    if first != path:
+        yield f"\nIt has the fields of `{first}`.\n"
+        return
     yield "\n| field | type | default | meaning |\n|---|---|---|---|\n"
     required = schema.get("required", [])
     inner: list[tuple[str, Schema]] = []
@@ -140,7 +147,7 @@ def _object(path: str, schema: Schema) -> Iterator[str]:
         elif "properties" in items:
             inner.append((f"{path}.{name}[]", {**items, "description": field["description"]}))
     for place, field in inner:
-        yield from _object(place, field)
+        yield from _object(place, field, described)
 
 
 def _default(field: Schema) -> str:
@@ -166,18 +173,6 @@ def _type(field: Schema) -> str:
     if "maxLength" in field:
         return f"{field['type']}, up to {field['maxLength']} characters"
     return str(field["type"])
-
-
-def _reasons() -> str:
-    rows = "".join(
-        f"| `{reason}` | {_cell(facts.message)} | {_CONSEQUENCE[facts.outcome_class]} |\n"
-        for reason, facts in REASONS.items()
-    )
-    return (
-        "\n## Reasons of attempts and of ended tasks\n\n"
-        "What a person can do about each: [Troubleshooting](../troubleshooting.md#failed).\n\n"
-        f"| reason | meaning | what follows |\n|---|---|---|\n{rows}"
-    )
 
 
 def _table(title: str, name: str, rows: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import annotated_types
 import yaml
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
 from coding_agent_core.settings.section import SecretSettings
 from pydantic import BaseModel
@@ -73,6 +74,30 @@ def groups(model: type[BaseModel] = Settings, path: str = "") -> Iterator[Group]
     yield Group(path, _first(model.__doc__ or ""), tuple(keys))
     for kind, at in below:
         yield from groups(kind, at)
+
+
+def with_forges_together(sections: list[Group]) -> list[Group]:
+    """Return the sections, with the keys that all forges have alike once, in a section of their own."""
+    forges = [section for section in sections if section.path in {platform.value for platform in Platform}]
+    alike = [
+        [replace(key, path=key.path.replace(f"`{section.path}.", "`FORGE.")) for key in section.keys]
+        for section in forges
+    ]
+    common = [key for key in alike[0] if all(key in others for others in alike)]
+    names = ", ".join(f"`{section.path}`" for section in forges)
+    together = Group(
+        "FORGE", f"What {names} have in common: write the forge's name for `FORGE`.", tuple(common)
+    )
+    own = {
+        section.path: replace(
+            section,
+            keys=tuple(key for key, form in zip(section.keys, forms, strict=True) if form not in common),
+        )
+        for section, forms in zip(forges, alike, strict=True)
+    }
+    first = sections.index(forges[0])
+    result = [own.get(section.path, section) for section in sections]
+    return [*result[:first], together, *result[first:]]
 
 
 def undocumented() -> list[str]:

@@ -10,7 +10,7 @@ from coding_agent_docs.agenttask_reference import agenttask_page
 from coding_agent_docs.errors import DocsError
 from coding_agent_docs.metrics_reference import metrics
 from coding_agent_docs.paths import AGENTTASK, CHART_SCHEMA, CONFIGURATION, LABELS, METRICS
-from coding_agent_docs.settings_reference import Group, groups
+from coding_agent_docs.settings_reference import Group, groups, with_forges_together
 from coding_agent_docs.states_reference import states_section
 
 _CONFIGURATION = """\
@@ -125,7 +125,8 @@ def write() -> list[Path]:
 
 def configuration() -> str:
     """Return the page of the settings."""
-    sections = "".join(_section(group) for group in groups() if group.keys)
+    shown = [group for group in with_forges_together(list(groups())) if group.keys]
+    sections = "".join(_section(group) for group in shown)
     return _CONFIGURATION + sections + _CHART + "".join(_chart_rows())
 
 

@@ -81,7 +81,7 @@ IMAGES = {
     ),
     "sandbox": Contents(
         "coding_agent_testbed.forge,coding_agent_testbed.model",
-        f"kopf,kubernetes,pika,coding_agent_core,{AGENT}",
+        f"kopf,kubernetes,pika,coding_agent_core,coding_agent_testbed.cluster,{AGENT}",
         megabytes=24,
     ),
 }

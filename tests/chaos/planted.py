@@ -76,7 +76,7 @@ PLANTED = {
     "ack before store": Planted(
         "receiver/src/coding_agent_receiver/app.py",
         "submission = await self.sink.submit(request)",
-        "asyncio.ensure_future(self.sink.submit(request)); return answers.success('later')",
+        "asyncio.ensure_future(self.sink.submit(request)); return replies.success('later')",
         "kubernetes",
         frozenset({"unstored"}),
         _schedule(

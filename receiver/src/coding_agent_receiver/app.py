@@ -94,9 +94,16 @@ class Webhooks:
     def title(self) -> str:
         return FACTS[self.platform].title
 
+    @property
+    def path(self) -> str:
+        return f"/webhook/{self.platform}"
+
 
 class WebhookEndpoint:
-    """The handler of `POST /webhook/<platform>`."""
+    """The ASGI handler of `POST /webhook/<platform>`.
+
+    It reads the body itself, as it arrives, because its limits depend on who sends it.
+    """
 
     def __init__(self, settings: Settings, intake: Intake, allowlist: Allowlist) -> None:
         self._intake, self._allowlist = intake, allowlist
@@ -105,20 +112,13 @@ class WebhookEndpoint:
         self._largest = settings.webhook.max_body_bytes
         self._room = BodyRoom(self._largest)
         self._trusted = networks(settings.webhook.trusted_proxies)
-        self._paths = {
-            f"/webhook/{platform}": Webhooks(platform, module, Secrets(settings.webhook.secret(platform)))
+        self.webhooks = tuple(
+            Webhooks(platform, module, Secrets(settings.webhook.secret(platform)))
             for platform, module in WEBHOOKS.items()
-        }
+        )
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Reply to a request for a webhook's path. Return `False` for any other path."""
-        # Forges do not follow redirects, so a slash at the end is accepted here.
-        webhooks = self._paths.get(scope["path"].removesuffix("/")) if scope["type"] == "http" else None
-        if webhooks is None:
-            return False
-        if scope["method"] != "POST":
-            await _send(send, replies.refused(405, "Method Not Allowed", "refused", Allow="POST"))
-            return True
+    async def handle(self, webhooks: Webhooks, scope: Scope, receive: Receive, send: Send) -> None:
+        """Reply to a `POST` to the path of these webhooks."""
         start = time.perf_counter()
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])
@@ -134,7 +134,6 @@ class WebhookEndpoint:
             seconds=time.perf_counter() - start,
         )
         await _send(send, answer)
-        return True
 
     async def _answer(
         self, webhooks: Webhooks, delivery: Delivery, headers: Headers, scope: Scope, receive: Receive

@@ -12,6 +12,20 @@ from coding_agent_receiver.webhook_request import BodyError
 RETRY_AFTER = 30
 """Seconds after which a sender may try again if the task could not be stored."""
 
+DESCRIBED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The task or command is stored, or the event does not concern this installation"},
+    400: {"description": "The body is not JSON, or a header is missing"},
+    401: {"description": "The signature or token is missing or wrong"},
+    403: {"description": "The sender's address is not allowed"},
+    408: {"description": "The body did not arrive in time"},
+    413: {"description": "The body is too large"},
+    415: {"description": "The body is not `application/json`"},
+    422: {"description": "The payload does not have the expected form"},
+    429: {"description": "The sender exceeded its rate limit; `Retry-After` says when it may send again"},
+    503: {"description": "The event was not stored and should be sent again after `Retry-After` seconds"},
+}
+"""The statuses of the replies, for the OpenAPI description."""
+
 
 @dataclass(frozen=True)
 class WebhookReply:

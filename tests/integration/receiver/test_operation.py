@@ -9,11 +9,20 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_receiver.server import create_app, run, serve
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.fixtures.deliveries import NOW, RecordingSink, github_issue, gitlab_issue, settings
+from tests.fixtures.deliveries import (
+    NOW,
+    RecordingSink,
+    encode,
+    github_headers,
+    github_issue,
+    gitlab_issue,
+    settings,
+)
 from tests.fixtures.receiver import receiving
 
 
@@ -53,6 +62,28 @@ async def test_health_answers_though_the_queue_cannot_tell(monkeypatch: pytest.M
     monkeypatch.setattr("coding_agent_receiver.server._HEALTH_TIMEOUT", 0.05)
     async with client(create_app(settings(), HangingSink())) as http:
         assert (await http.get("/health")).json()["queue_connected"] is False
+
+
+async def test_the_openapi_description_lists_the_webhooks() -> None:
+    async with client(create_app(settings(), RecordingSink())) as http:
+        described = (await http.get("/openapi.json")).json()["paths"]
+        assert {path for path in described if path.startswith("/webhook")} == {
+            f"/webhook/{platform}" for platform in Platform
+        }
+        for platform in Platform:
+            [(method, operation)] = described[f"/webhook/{platform}"].items()
+            assert method == "post"
+            assert set(operation["requestBody"]["content"]) == {"application/json"}
+            assert {"200", "401", "413", "503"} <= operation["responses"].keys()
+
+
+async def test_webhooks_are_accepted_with_a_slash_at_the_end() -> None:
+    sink, body = RecordingSink(), encode(github_issue())
+    async with client(create_app(settings(), sink)) as http:
+        sent = await http.post("/webhook/github/", content=body, headers=github_headers(body))
+        assert (sent.status_code, len(sink.submitted)) == (200, 1)
+        for path in ("/webhook", "/webhook/", "/webhook/github/x", "/webhook/elsewhere"):
+            assert (await http.post(path, content=body, headers=github_headers(body))).status_code == 404
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.receiver import RateLimit, rates_of
-from coding_agent_receiver import app, limits, server
+from coding_agent_receiver import app, limits
 from coding_agent_receiver.limits import (
     SMALL_BODY,
     AddressCheck,
@@ -19,8 +20,10 @@ from coding_agent_receiver.limits import (
     NoRoomError,
     Reservation,
 )
+from coding_agent_receiver.receiver_metrics import ReceiverMetrics
+from prometheus_client import CollectorRegistry
 
-from tests.fixtures.deliveries import RecordingSink, encode, github_headers, github_issue
+from tests.fixtures.deliveries import NOW, RecordingSink, encode, github_headers, github_issue
 from tests.fixtures.deliveries import settings as configured
 
 SIZE = SMALL_BODY + 1
@@ -130,9 +133,13 @@ async def test_the_wait_for_room_is_not_taken_from_the_time_in_which_the_body_mu
         "client": ("127.0.0.1", 1),
         "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
     }
-    receiver: Any = server.create_app(configured(max_body_bytes=SIZE), RecordingSink())
-    async with receiver.endpoint._room.reserve("another client", SIZE):
-        answering = asyncio.create_task(receiver(scope, receive, send))
+    receiver_settings = configured(max_body_bytes=SIZE)
+    metrics = ReceiverMetrics(CollectorRegistry())
+    intake = app.Intake(receiver_settings, RecordingSink(), metrics, lambda: NOW)
+    endpoint: Any = app.WebhookEndpoint(receiver_settings, intake, Allowlist(receiver_settings))
+    github = next(webhooks for webhooks in endpoint.webhooks if webhooks.platform is Platform.GITHUB)
+    async with endpoint._room.reserve("another client", SIZE):
+        answering = asyncio.create_task(endpoint.handle(github, scope, receive, send))
         await asyncio.sleep(0)
         waited = 4.0
     await answering
